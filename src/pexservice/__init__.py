@@ -1,0 +1,3 @@
+"""
+A durable cursor over the Fibonacci sequence, served over HTTP by Twisted.
+"""
