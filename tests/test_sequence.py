@@ -30,9 +30,7 @@ def fibonacci(position: int) -> tuple[int, int]:
     F(position) and F(position + 1) by matrix powers over integers.
     """
 
-    def multiply(
-        a: tuple[int, int, int], b: tuple[int, int, int]
-    ) -> tuple[int, int, int]:
+    def multiply(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
         # A symmetric matrix [[x, y], [y, z]] as (x, y, z).
         return (
             a[0] * b[0] + a[1] * b[1],
@@ -64,9 +62,7 @@ def test_steps_from_the_origin() -> None:
         value, following = following, value + following
 
 
-@pytest.mark.parametrize(
-    "position", [*range(1001), 20_577, 20_578, 100_000, 1_000_000]
-)
+@pytest.mark.parametrize("position", [*range(1001), 20_577, 20_578, 100_000, 1_000_000])
 def test_term_at(position: int) -> None:
     """
     A term reached by its position is exact, and so are both its neighbours.

@@ -126,7 +126,7 @@ def term_at(position: int) -> Term:
     # From (F(k), F(k+1)) to (F(2k), F(2k+1)), one bit of the position at a time:
     #   F(2k)   = F(k) * (2 F(k+1) - F(k))
     #   F(2k+1) = F(k)^2 + F(k+1)^2
-    for bit in bin(position)[2:]:
+    for bit in f"{position:b}":
         doubled = multiply(value, subtract(add(following, following), value))
         doubled_following = add(multiply(value, value), multiply(following, following))
         if bit == "0":

@@ -1,0 +1,5 @@
+"""
+Where the cursor survives.
+
+C{interface} says what a store promises, C{lmdb} keeps the promise on one machine.
+"""

@@ -1,0 +1,192 @@
+"""
+A directory that one process owns, and that holds a whole store or none.
+
+The store is made beside its place and renamed into it, so a power cut while it is
+made leaves either nothing or a store.  Ownership is an advisory lock on the
+directory itself: the kernel lets go of it when the process dies, however it dies,
+and no file is left to be mistaken for one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
+
+#: The file that is the store.
+DATA = "data.mdb"
+
+#: LMDB's reader table; says nothing that lasts.
+LOCK = "lock.mdb"
+
+#: Where a store is made before it is renamed into its place.
+NURSERY = "creating"
+
+#: What a file system brings itself.
+_OTHERS = frozenset(("lost+found",))
+
+#: File systems whose locks and memory maps do not hold what a store needs.
+_NETWORK = frozenset(
+    (
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+    )
+)
+
+
+def file_system_type(path: Path, mountinfo: str | None = None) -> str:
+    """
+    The type of the file system that C{path} is on, as C{/proc/self/mountinfo}
+    names it, or C{"unknown"}.
+
+    @param path: absolute and without symbolic links; need not exist.
+    @param mountinfo: the table to look it up in, instead of this process's.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return "unknown"
+    found, longest = "unknown", -1
+    for line in mountinfo.splitlines():
+        mount, _, source = line.partition(" - ")
+        # Spaces and the like stand there as octal escapes.
+        point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
+        depth = len(Path(point).parts)
+        # Of two mounts on one point, the later one hides the earlier.
+        if path.is_relative_to(point) and depth >= longest:
+            found, longest = source.split(" ")[0], depth
+    return found
+
+
+def _refuse_network(path: Path) -> None:
+    kind = file_system_type(path)
+    if kind in _NETWORK:
+        raise StoreUnusable(
+            f"the store {path} is on a network file system ({kind}), where locks and"
+            " memory maps are not reliable; put it on a local disk"
+        )
+
+
+def sync(path: Path) -> None:
+    """
+    Make what C{path}, a directory, lists durable.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Directory:
+    """
+    @ivar path: absolute, symbolic links resolved.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(os.path.realpath(path))
+        self._descriptor: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Directory {self.path}>"
+
+    def own(self) -> None:
+        """
+        Become the one process that uses this directory; make it if need be.
+
+        @raise StoreBusy: another process owns it.
+        @raise StoreUnusable: there can be no such directory.
+        """
+        _refuse_network(self.path)
+        try:
+            # Not its parents: a name mistyped must not grow a tree.
+            with suppress(FileExistsError):
+                self.path.mkdir(0o700)
+                sync(self.path.parent)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StoreBusy(f"the store {self.path} is in use by another process") from None
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """
+        Let another process own it.
+        """
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def holds_a_store(self) -> bool:
+        """
+        @raise StoreDamaged: it holds part of one.
+        @raise StoreUnusable: it holds something else, and must stay untouched.
+        """
+        try:
+            names = {entry.name for entry in self.path.iterdir()} - _OTHERS
+        except OSError as error:
+            raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
+        if DATA in names:
+            return True
+        if LOCK in names:
+            raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
+        if names - {NURSERY}:
+            raise StoreUnusable(
+                f"the directory {self.path} holds something else"
+                f" ({min(names - {NURSERY})}); give the store a directory of its own"
+            )
+        return False
+
+    def install(self, make: Callable[[Path], None]) -> None:
+        """
+        Put a new store in place, durably.
+
+        @param make: makes a store in the directory that it is given.
+        @raise StoreUnusable: it could not be made.
+        """
+        nursery = self.path / NURSERY
+        try:
+            self.tidy()
+            if self.path.stat().st_uid == os.geteuid():
+                self.path.chmod(0o700)
+            nursery.mkdir(0o700)
+            make(nursery)
+            sync(nursery)
+            (nursery / DATA).rename(self.path / DATA)
+            sync(self.path)
+            self.tidy()
+        except OSError as error:
+            raise StoreUnusable(
+                f"the store {self.path} cannot be made: {error.strerror}"
+            ) from error
+
+    def tidy(self) -> None:
+        """
+        Remove what an interrupted L{install} left.
+        """
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path / NURSERY)

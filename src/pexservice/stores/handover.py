@@ -1,0 +1,129 @@
+"""
+Where a store's blocking commit runs: inline, or in one exclusive thread.
+
+A hand-over to a thread and back costs more than a commit that takes a fifth of a
+millisecond, but a commit that takes ten must not stall every reader.  Which disk it
+is shows only in the measuring, so commits begin in the thread, move inline while
+they are measured short, and go back at the first stall.  The stall itself, one
+commit, is the price, and each further stall raises the number of short commits that
+it takes to come back inline, so a disk that stalls again and again is paid for
+ever less often.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+T = TypeVar("T")
+
+#: A commit up to this long costs the least inline.  Seconds; the hand-over itself
+#: takes about 0.1 ms, and a reader is not to wait for more than a few of them.
+SHORT = 0.001
+
+#: A commit longer than this, inline, was a stall.  Seconds.
+STALL = 0.003
+
+#: How many short commits in the thread it takes to come inline at first.
+PROOF = 16
+
+#: To how many the stalls raise it at most.
+LONGEST_PROOF = 4096
+
+
+class Placement:
+    """
+    The policy: pure, fed with measured durations.
+
+    @ivar inline: whether the next call is to run inline.
+    """
+
+    def __init__(self, *, ever_inline: bool = True) -> None:
+        """
+        @param ever_inline: L{False} with one core only: there the client works
+            while the thread waits for the disk.
+        """
+        self.inline = False
+        self._ever_inline = ever_inline
+        self._proof = PROOF
+        self._short = 0
+
+    def took(self, seconds: float) -> None:
+        """
+        The call that was placed by C{inline} took so long.
+        """
+        if seconds > (STALL if self.inline else SHORT):
+            if self.inline:
+                self._proof = min(2 * self._proof, LONGEST_PROOF)
+            self._short = 0
+            self.inline = False
+            return
+        self._short += 1
+        if not self.inline:
+            self.inline = self._ever_inline and self._short >= self._proof
+            if self.inline:
+                self._short = 0
+        elif self._short >= LONGEST_PROOF:
+            # Calm for long enough to forget the stalls.
+            self._short, self._proof = 0, PROOF
+
+
+def placement_for_this_machine() -> Placement:
+    """
+    A policy for as many cores as this process may run on.
+    """
+    return Placement(ever_inline=len(os.sched_getaffinity(0)) > 1)
+
+
+class Handover:
+    """
+    Runs one blocking call at a time where the policy says.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        placement: Placement,
+        monotonic: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._reactor = reactor
+        self._placement = placement
+        self._monotonic = monotonic
+        # One thread, so calls that were handed over run in order.
+        self._pool = ThreadPool(0, 1, name="store")
+
+    def run(self, call: Callable[[], T]) -> Deferred[T]:
+        """
+        @return: fires in the reactor's thread with what C{call} returned or
+            raised; already fired when it ran inline.
+        """
+
+        def measured() -> T:
+            started = self._monotonic()
+            try:
+                return call()
+            finally:
+                # In the thread this is still safe: the caller starts no second
+                # call before this one's result has come.
+                self._placement.took(self._monotonic() - started)
+
+        if self._placement.inline:
+            return execute(measured)
+        if not self._pool.started:
+            self._pool.start()
+        done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, measured)
+        return done
+
+    def stop(self) -> None:
+        """
+        End the thread, after the call that it may be in.
+        """
+        if self._pool.started:
+            self._pool.stop()

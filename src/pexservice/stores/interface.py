@@ -1,0 +1,142 @@
+"""
+What a store promises to the committer, whatever it stands on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from pexservice.cursor import Transition
+
+#: How many idempotency keys are kept; the oldest go first.
+KEPT_KEYS = 100_000
+
+#: The longest idempotency key, in ASCII characters.
+LONGEST_KEY = 255
+
+
+class StoreUnusable(Exception):
+    """
+    The store cannot be opened.  The message names it and says what to do.
+    """
+
+
+class StoreBusy(StoreUnusable):
+    """
+    Another process owns the store.
+    """
+
+
+class StoreDamaged(StoreUnusable):
+    """
+    What is there contradicts itself.  Nobody repairs it by starting again, and
+    nothing resets it.
+    """
+
+
+class NotTaken(Exception):
+    """
+    The store surely did not take the batch: it never happened.
+    """
+
+
+class OutcomeUnknown(Exception):
+    """
+    The store failed while the batch was under way.  Only opening it again tells
+    whether the batch happened.
+    """
+
+
+class Remembered(NamedTuple):
+    """
+    What the first use of an idempotency key did.
+    """
+
+    transition: Transition
+    revision: int
+    position: int
+
+
+class Row(NamedTuple):
+    """
+    One transition of the history: the state it led to, and when.
+
+    @ivar time_ns: nanoseconds since the epoch, when its batch was committed.
+    """
+
+    revision: int
+    position: int
+    transition: Transition
+    time_ns: int
+
+
+@frozen
+class Batch:
+    """
+    What one transaction takes: consecutive transitions and where they lead.
+
+    @ivar first_revision: the revision of the first transition.
+    @ivar start_position: the position before the first transition.
+    @ivar transitions: one byte each, L{Transition}'s value; never empty.
+    @ivar position: the position after the last transition.
+    @ivar time_ns: nanoseconds since the epoch.
+    @ivar keys: the idempotency keys used in this batch, oldest first.
+    """
+
+    first_revision: int
+    start_position: int
+    transitions: bytes
+    position: int
+    time_ns: int
+    keys: tuple[tuple[bytes, Remembered], ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """
+        The revision after the last transition.
+        """
+        return self.first_revision + len(self.transitions) - 1
+
+
+class IStore(Interface):
+    """
+    One cursor, kept.  Opened once, used by one committer, closed once.
+    """
+
+    def open() -> Deferred[tuple[int, int]]:
+        """
+        Take the store, make it if there is none, and read it.
+
+        @return: fires with (revision, position); (0, 0) for a new store only.
+        @raise StoreUnusable: or one of its kinds.
+        """
+
+    def commit(batch: Batch) -> Deferred[None]:
+        """
+        Take the whole batch, durably, or nothing of it.  Never called while an
+        earlier commit is under way.
+
+        @raise NotTaken: it surely did not happen; the store goes on.
+        @raise Exception: any other means that the outcome is unknown; the store
+            must not be used any more but to close it.
+        """
+
+    def recall(key: bytes) -> Deferred[Remembered | None]:
+        """
+        What the first use of C{key} did, among the last L{KEPT_KEYS} keys.
+        """
+
+    def history(before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        At most C{limit} durable transitions, newest first: those with a revision
+        below C{before}, or the latest.
+        """
+
+    def close() -> Deferred[None]:
+        """
+        Let go of the store.  Harmless when it never opened.
+        """

@@ -1,0 +1,3 @@
+"""
+One module a room; C{functional} runs the real daemon.
+"""

@@ -1,0 +1,3 @@
+"""
+What survives, and how.
+"""

@@ -1,0 +1,17 @@
+"""
+A hand-over that hands nothing over.
+"""
+
+from __future__ import annotations
+
+from pexservice.stores.handover import Handover, Placement
+from tests.fakes import Mailbox
+
+
+def inline() -> Handover:
+    """
+    Runs each call where it is made.
+    """
+    placement = Placement()
+    placement.inline = True
+    return Handover(Mailbox(), placement, monotonic=lambda: 0.0)

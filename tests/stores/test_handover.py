@@ -1,0 +1,146 @@
+"""
+Where a blocking commit runs.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from twisted.python.failure import Failure
+
+from pexservice.stores.handover import (
+    LONGEST_PROOF,
+    PROOF,
+    SHORT,
+    STALL,
+    Handover,
+    Placement,
+    placement_for_this_machine,
+)
+from tests.fakes import Mailbox
+
+LITTLE = SHORT / 4
+
+
+def feed(placement: Placement, seconds: float, times: int) -> None:
+    """
+    So many calls of the same duration.
+    """
+    for _ in range(times):
+        placement.took(seconds)
+
+
+def test_begins_in_the_thread() -> None:
+    """
+    Nothing runs inline before the disk is known to be fast.
+    """
+    placement = Placement()
+    assert not placement.inline
+    feed(placement, LITTLE, PROOF - 1)
+    assert not placement.inline
+    placement.took(LITTLE)
+    assert placement.inline
+
+
+def test_a_slow_disk_stays_in_the_thread() -> None:
+    """
+    One slow call begins the proof anew.
+    """
+    placement = Placement()
+    for _ in range(10):
+        feed(placement, LITTLE, PROOF - 1)
+        placement.took(2 * SHORT)
+    assert not placement.inline
+
+
+def test_a_stall_goes_back_to_the_thread() -> None:
+    """
+    A stall is paid once; a call that is merely slowish is not one.
+    """
+    placement = Placement()
+    feed(placement, LITTLE, PROOF)
+    placement.took((SHORT + STALL) / 2)
+    assert placement.inline
+    placement.took(2 * STALL)
+    assert not placement.inline
+
+
+def test_each_stall_makes_the_way_back_longer() -> None:
+    """
+    A disk that stalls again and again is tried ever less often, within a bound, and
+    a long calm forgets it all.
+    """
+    placement = Placement()
+    proofs = []
+    for _ in range(12):
+        count = 0
+        while not placement.inline:
+            placement.took(LITTLE)
+            count += 1
+        proofs.append(count)
+        placement.took(2 * STALL)
+    assert proofs == [min(PROOF * 2**n, LONGEST_PROOF) for n in range(12)]
+    feed(placement, LITTLE, LONGEST_PROOF)
+    assert placement.inline
+    feed(placement, LITTLE, LONGEST_PROOF)
+    placement.took(2 * STALL)
+    feed(placement, LITTLE, 2 * PROOF)
+    assert placement.inline
+
+
+def test_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    With one core only, never inline.
+    """
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    placement = placement_for_this_machine()
+    feed(placement, LITTLE, 2 * LONGEST_PROOF)
+    assert not placement.inline
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    placement = placement_for_this_machine()
+    feed(placement, LITTLE, PROOF)
+    assert placement.inline
+
+
+def test_a_call_in_the_thread() -> None:
+    """
+    It runs elsewhere and answers here; its duration is measured there.
+    """
+    mailbox, placement, ticks = Mailbox(), Placement(), iter([1.0, 1.0 + 2 * SHORT])
+    handover = Handover(mailbox, placement, monotonic=lambda: next(ticks))
+    ran: list[threading.Thread] = []
+    handover.run(threading.current_thread).addCallback(ran.append)
+    assert ran == []
+    mailbox.take()
+    assert ran[0] is not threading.current_thread()
+    handover.stop()
+    assert not ran[0].is_alive()
+
+
+def test_a_failure_in_the_thread() -> None:
+    """
+    What the call raises comes back as it is.
+    """
+    mailbox = Mailbox()
+    handover = Handover(mailbox, Placement())
+    failures: list[int | Failure] = []
+    handover.run(lambda: 1 // 0).addBoth(failures.append)
+    mailbox.take()
+    (failure,) = failures
+    assert isinstance(failure, Failure)
+    assert failure.check(ZeroDivisionError)
+    handover.stop()
+
+
+def test_a_call_inline() -> None:
+    """
+    It has run, here, when the call returns.
+    """
+    placement = Placement()
+    feed(placement, LITTLE, PROOF)
+    handover = Handover(Mailbox(), placement, monotonic=lambda: 0.0)
+    threads: list[threading.Thread] = []
+    handover.run(threading.current_thread).addCallback(threads.append)
+    assert threads == [threading.current_thread()]
+    handover.stop()
