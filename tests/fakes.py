@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from pexservice.cursor import Transition, follow_position
@@ -20,6 +22,8 @@ from pexservice.stores.interface import (
     Remembered,
     Row,
 )
+
+T = TypeVar("T")
 
 
 @implementer(IReactorFromThreads)
@@ -47,6 +51,37 @@ class Mailbox:
         """
         assert self._arrived.acquire(timeout=60)
         self._calls.pop(0)()
+
+
+class Turns(Clock):
+    """
+    A clock that makes one turn at a time.  C{Clock.advance} would never come back
+    from a call that asks for the next turn again and again.
+    """
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """
+        Let C{seconds} pass, then make the calls that are due and no later ones.
+        """
+        self.rightNow += seconds
+        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+            if call in self.calls:
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+
+def now(deferred: Deferred[T]) -> T:
+    """
+    What C{deferred} has fired with, or what it has failed with.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+    deferred.addCallbacks(results.append, lambda f: failures.append(f.value))
+    if failures:
+        raise failures[0]
+    (result,) = results
+    return result
 
 
 def replay(batch: Batch) -> Iterator[Row]:

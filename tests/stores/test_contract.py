@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from pexservice.cursor import Transition, follow_position
@@ -17,10 +15,8 @@ from pexservice.stores.directory import Directory
 from pexservice.stores.interface import Batch, IStore, Remembered, Row
 from pexservice.stores.lmdb import SLACK, LmdbStore
 from pexservice.stores.verify import verify
-from tests.fakes import MemoryStore, replay
+from tests.fakes import MemoryStore, now, replay
 from tests.stores.inline import inline
-
-T = TypeVar("T")
 
 Maker = Callable[[], IStore]
 
@@ -67,19 +63,6 @@ def store(make: Maker) -> Iterator[IStore]:
     assert now(store.open()) == (0, 0)
     yield store
     now(store.close())
-
-
-def now(deferred: Deferred[T]) -> T:
-    """
-    What C{deferred} has fired with, or what it has failed with.
-    """
-    results: list[T] = []
-    failures: list[BaseException] = []
-    deferred.addCallbacks(results.append, lambda f: failures.append(f.value))
-    if failures:
-        raise failures[0]
-    (result,) = results
-    return result
 
 
 def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:

@@ -23,8 +23,9 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import SLACK, LmdbStore
 from pexservice.stores.verify import DATABASES, verify, verify_in_child
+from tests.fakes import now
 from tests.stores.inline import inline
-from tests.stores.test_contract import batch, end, now
+from tests.stores.test_contract import batch, end
 
 
 def at(path: Path, **kwargs: object) -> LmdbStore:

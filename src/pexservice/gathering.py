@@ -1,0 +1,57 @@
+"""
+How long a batch waits for company.
+
+A durable commit costs the same for one transition as for a thousand, so waiting for
+those who are about to arrive multiplies the throughput, and waiting for nobody only
+adds latency.  Clients of a keep-alive server answer in step: as many as shared the
+last batch will be back within a moment of its answer.  So a batch is ready when as
+many wait as shared the last one, or when waiting cannot pay any more.
+
+Pure: fed with counts and durations, reads no clock.
+"""
+
+from __future__ import annotations
+
+#: Waiting longer than this many usual commits cannot pay.
+COMMITS = 3
+
+#: No batch waits longer than this for company, however slow commits are.  Seconds.
+LONGEST_WAIT = 0.002
+
+#: What a commit is taken to cost before one was measured.  Seconds; the reference
+#: disk's median.
+FIRST_GUESS = 0.00025
+
+#: The weight of the newest commit in the usual one's duration.
+NEWEST = 0.1
+
+
+class Gathering:
+    """
+    The policy for one committer.
+    """
+
+    def __init__(self) -> None:
+        self._expected = 1
+        self._usual = FIRST_GUESS
+
+    def ready(self, waiting: int, waited: float) -> bool:
+        """
+        Shall a batch that C{waiting} transitions share, the first of them for
+        C{waited} seconds, be committed now?
+        """
+        return waiting >= self._expected or waited >= self.longest_wait
+
+    @property
+    def longest_wait(self) -> float:
+        """
+        Seconds that a batch may wait for company.
+        """
+        return min(COMMITS * self._usual, LONGEST_WAIT)
+
+    def committed(self, size: int, seconds: float) -> None:
+        """
+        C{size} transitions shared a commit that took C{seconds}.
+        """
+        self._expected = size
+        self._usual += NEWEST * (seconds - self._usual)
