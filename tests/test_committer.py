@@ -223,7 +223,7 @@ def test_a_condition(bench: Bench) -> None:
     A move with an unmet condition changes nothing and tells the present state.
     """
     bench.commit(3)
-    met = bench.submit(condition=lambda revision: revision == 3)
+    met = bench.submit(condition=lambda state: state.revision == 3)
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
     assert met == [(How.MOVED, 4, 4)]
@@ -236,9 +236,9 @@ def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
     Of two moves on the same condition one is made, and the other is told only when
     what it was told is durable.
     """
-    results = [bench.submit(condition=lambda revision: revision == 0) for _ in "12"]
+    results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
-    late = bench.submit(condition=lambda revision: revision == 0)
+    late = bench.submit(condition=lambda state: state.revision == 0)
     assert [*results, late] == [[], [], []]
     bench.store.finish()
     assert results == [[(How.MOVED, 1, 1)], [(How.UNMET, 1, 1)]]
@@ -291,10 +291,10 @@ def test_a_key_beats_a_condition(bench: Bench) -> None:
     """
     A repeat is answered as the first time, though its condition holds no more.
     """
-    bench.submit(key=b"k", condition=lambda revision: revision == 0)
+    bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     bench.turn()
     bench.store.finish()
-    again = bench.submit(key=b"k", condition=lambda revision: revision == 0)
+    again = bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     assert again == [(How.REPLAYED, 1, 1)]
 
 
@@ -498,7 +498,9 @@ class AnyOrder(RuleBasedStateMachine):
         A step, maybe with a key, maybe on a condition that holds or does not.
         """
         revision = self.bench.committer.latest.revision
-        condition = None if behind is None else lambda now: now == revision - behind
+        condition = (
+            None if behind is None else lambda now: now.revision == revision - behind
+        )
         # A key belongs to one transition, or every other submission is a 422.
         name = None if key is None else key + transition.value
 

@@ -56,7 +56,13 @@ LONGEST_DELAY = 0.01
 class KeyReused(Exception):
     """
     The idempotency key belongs to another transition.
+
+    @ivar used: that one.
     """
+
+    def __init__(self, used: Transition) -> None:
+        super().__init__(f"the key was used for {used.word}")
+        self.used = used
 
 
 class How(Enum):
@@ -88,12 +94,12 @@ class Move:
     What a caller wants.
 
     @ivar key: an idempotency key of at most L{LONGEST_KEY} bytes.
-    @ivar condition: told the present revision, says whether to move.
+    @ivar condition: told the present state, says whether to move.
     """
 
     transition: Transition
     key: bytes | None = None
-    condition: Callable[[int], bool] | None = None
+    condition: Callable[[State], bool] | None = None
 
 
 class Waiter(Protocol):
@@ -278,7 +284,7 @@ class Committer:
         self, move: Move, used: Transition, state: State, batch: _Gathered | None
     ) -> Deferred[Outcome]:
         if used is not move.transition:
-            return fail(KeyReused(f"the key was used for {used.word}"))
+            return fail(KeyReused(used))
         deferred: Deferred[Outcome] = Deferred()
         self._tell(_fires(deferred), Outcome(How.REPLAYED, state), batch)
         return deferred
@@ -290,7 +296,7 @@ class Committer:
         if self._refusal is not None:
             waiter(self._refusal)
             return
-        if move.condition is not None and not move.condition(self.latest.revision):
+        if move.condition is not None and not move.condition(self.latest):
             batch = self._open if self._open.transitions else self._under_way
             self._tell(waiter, Outcome(How.UNMET, self.latest), batch)
             return

@@ -1,0 +1,212 @@
+"""
+The command line.  It checks what can be checked without opening anything, and says
+in one line what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from twisted.application.service import IService
+from twisted.internet import endpoints
+from twisted.python import usage
+
+from pexservice.worker import Settings, Worker
+
+_JOURNAL_LIMIT = 100_000_000
+_CONNECTIONS_LIMIT = 1_000_000
+
+#: RFC 6454's serialization of an origin, as browsers send it.
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
+
+_KINDS = ("tcp", "tcp6", "unix", "systemd")
+
+
+def _number(least: int, most: int) -> object:
+    def coerce(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError(f"must be from {least} to {most}")
+        return number
+
+    # usage.Options shows it in its messages.
+    coerce.coerceDoc = f"From {least} to {most}."  # type: ignore[attr-defined]
+    return coerce
+
+
+def _on_or_off(text: str) -> bool:
+    choices = {"on": True, "off": False}
+    if text not in choices:
+        raise ValueError("must be on or off")
+    return choices[text]
+
+
+def _directory(url: str) -> str:
+    scheme, _, directory = url.partition(":")
+    if scheme != "lmdb" or not directory:
+        raise ValueError("must be lmdb:DIRECTORY")
+    return directory
+
+
+class WorkerOptions(usage.Options):
+    """
+    The options of one worker.
+    """
+
+    command: ClassVar[str] = "pexservice-worker"
+    longdesc = (
+        "One worker: it serves, and ends when it cannot go on. For who brings a"
+        " supervisor of their own."
+    )
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        [
+            "store",
+            None,
+            "lmdb:pexservice-data",
+            "Where the cursor is kept: lmdb:DIRECTORY.",
+            _directory,
+        ],
+        [
+            "synchronous-commit",
+            None,
+            "on",
+            "on: a step is on disk before its answer. off: at most 10 ms after it, and"
+            " lost if the process dies in between.",
+            _on_or_off,
+        ],
+        [
+            "journal",
+            None,
+            100_000,
+            "How many transitions /history goes back.",
+            _number(1, _JOURNAL_LIMIT),
+        ],
+        [
+            "token-file",
+            None,
+            None,
+            "A file of bearer tokens, one a line, that may move the cursor; without it"
+            " everybody may.",
+        ],
+        [
+            "access-log",
+            None,
+            None,
+            "A file for an access log in the combined format; - for the daemon's own.",
+        ],
+        [
+            "max-connections",
+            None,
+            10_000,
+            "How many connections may be open; beyond it the longest idle one goes.",
+            _number(1, _CONNECTIONS_LIMIT),
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["cors-origin"] = []
+
+    def opt_listen(self, description: str) -> None:
+        """
+        A Twisted server endpoint to listen on: tcp:, tcp6:, unix: or systemd:. May be
+        given more than once. [default: tcp:8081:interface=127.0.0.1]
+        """
+        kind = description.partition(":")[0]
+        try:
+            if kind not in _KINDS:
+                raise ValueError("it must begin with tcp:, tcp6:, unix: or systemd:")  # noqa: TRY301
+            # Nothing is opened, so no reactor is needed.
+            endpoints.serverFromString(None, description)
+        except (ValueError, TypeError, LookupError) as error:
+            raise usage.UsageError(f"--listen {description}: {error}") from error
+        self["listen"].append(description)
+
+    def opt_cors_origin(self, origin: str) -> None:
+        """
+        An origin, as https://example.org, whose pages may use the API. May be given
+        more than once.
+        """
+        if not _ORIGIN.fullmatch(origin):
+            raise usage.UsageError(
+                f"--cors-origin {origin}: must be an origin as https://example.org,"
+                " without a path"
+            )
+        self["cors-origin"].append(origin)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        As the inherited one, but who makes a mistake sees it: twistd would print the
+        whole of its own help before it.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(
+                f"{self.command}: {error}; see twistd {self.command} --help"
+            ) from None
+
+    def parseArgs(self, *words: str) -> None:
+        """
+        There are none.
+        """
+        if words:
+            raise usage.UsageError(f"there is no argument {words[0]}, only options")
+
+    def settings(self) -> Settings:
+        """
+        For a worker.
+        """
+        parent: Mapping[str, object] = self.parent or {}
+        return Settings(
+            listen=tuple(self["listen"]) or Settings().listen,
+            store=_directory(self["store"]),
+            synchronous_commit=_on_or_off(self["synchronous-commit"]),
+            journal=self["journal"],
+            token_file=self["token-file"],
+            cors_origins=tuple(self["cors-origin"]),
+            access_log=self["access-log"],
+            max_connections=self["max-connections"],
+            foreground=bool(parent.get("nodaemon", True)),
+        )
+
+
+class ServiceOptions(WorkerOptions):
+    """
+    The options of the whole service.
+    """
+
+    command: ClassVar[str] = "pexservice"
+    longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
+
+
+def _make_worker(options: WorkerOptions) -> IService:
+    """
+    A worker by C{options}.  Opens nothing: twistd forks after this.
+    """
+    # Here, not at import: the first import of the reactor chooses it.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    return Worker(options.settings(), reactor)  # type: ignore[arg-type]
+
+
+class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
+    """
+    C{twistd pexservice}.
+    """
+
+    Options = ServiceOptions
+    makeService = staticmethod(_make_worker)
+
+
+class worker:  # noqa: N801 as above
+    """
+    C{twistd pexservice-worker}.
+    """
+
+    Options = WorkerOptions
+    makeService = staticmethod(_make_worker)

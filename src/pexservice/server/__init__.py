@@ -1,0 +1,3 @@
+"""
+Connections: what is taken as a request, from whom, and how many.
+"""

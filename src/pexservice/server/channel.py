@@ -1,0 +1,355 @@
+"""
+Twisted's HTTP channel, stricter.
+
+Twisted parses; this module decides what of it is a request.  It answers what Twisted
+drops without a word (a long request line, a large header section), refuses what
+RFC 9112 says to refuse and Twisted lets pass (no C{Host}, two of them, control
+characters, a length given twice), and stores no body: no endpoint reads one.
+
+What is refused here may have left the two sides with different ideas of where the
+next request begins.  So the answer is the connection's last, and the rest of what
+the client sends is read and dropped for a moment: closing at once would reset the
+connection, and a reset may overtake the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
+from zope.interface import implementer
+
+from pexservice.web import problems
+from pexservice.web.problems import Problem
+from pexservice.web.replies import Reply
+
+if TYPE_CHECKING:
+    from pexservice.server.site import PexSite
+
+_log = Logger()
+
+#: The longest request line, and the largest header section.  Bytes.
+LONGEST_REQUEST_LINE = 8192
+LARGEST_HEADERS = 16384
+MOST_HEADERS = 100
+
+#: The largest body that is read, to be dropped.  Bytes.
+LARGEST_BODY = 65536
+
+#: How long the rest of a refused request is read.  Seconds.
+LINGER = 2
+
+#: An absolute-form request target; RFC 9112 3.2.2 has servers take them.
+_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+
+#: RFC 3986's host and port, as far as its characters go.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+
+#: What no header value may contain: all controls but the tab.
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class PexRequest(server.Request):
+    """
+    A request without a body, answered by the site's one resource.
+    """
+
+    channel: PexChannel
+    _body_size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        The body's length is known, or L{None} for a chunked one.  It is not kept.
+        """
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """
+        Some of the body.
+        """
+        self._body_size += len(data)
+        if self._body_size > LARGEST_BODY:
+            self.channel.refuse(problems.too_much_content(LARGEST_BODY))
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        All of it is there.
+        """
+        absolute = _ABSOLUTE.match(path)
+        if absolute is not None:
+            path = path[absolute.end() :]
+            if not path.startswith(b"/"):
+                path = b"/" + path
+        super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        """
+        As the inherited one, without naming the server's version, without decoding
+        the path, and straight to the one resource.
+        """
+        self.site = self.channel.site
+        self.setHeader(b"Date", datetimeToString())
+        self.prepath, self.postpath = [], self.path[1:].split(b"/")
+        try:
+            self.render(self.site.resource)
+        except Exception:  # noqa: BLE001 whatever it is, the caller is answered
+            self.processingFailed(Failure())
+
+    def processingFailed(self, reason: Failure) -> None:
+        """
+        A bug got past the resource.
+        """
+        _log.failure("a request failed", failure=reason)
+        if self.startedWriting:
+            self.channel.loseConnection()
+            return
+        accept = self.requestHeaders.getRawHeaders(b"accept")
+        body = problems.our_fault().reply(accept).apply(self)
+        self.write(body)
+        self.finish()
+
+    def getRequestHostname(self) -> bytes:
+        """
+        Nothing here depends on the C{Host}, and what routes by it must not fail by
+        a strange one.
+        """
+        return b"localhost"
+
+
+@implementer(IHalfCloseableProtocol)
+class PexChannel(HTTPChannel):
+    """
+    One connection.
+    """
+
+    site: PexSite
+    transport: ITCPTransport
+    requestFactory = PexRequest
+    totalHeadersSize = LONGEST_REQUEST_LINE + LARGEST_HEADERS
+    maxHeaders = MOST_HEADERS
+    # The longest line, which is a header of the largest size or a request line.
+    MAX_LENGTH = LARGEST_HEADERS
+
+    _refused = False
+    _half_closed = False
+
+    # Between requests, and so free to be closed for somebody else.
+    idle = True
+
+    def connectionMade(self) -> None:
+        """
+        See L{IProtocol.connectionMade}.
+        """
+        super().connectionMade()
+        refusal = self.site.connections.admit(self)
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        See L{IProtocol.connectionLost}.
+        """
+        self.site.connections.leave(self)
+        super().connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """
+        The client will send no more, but may wait for answers.
+        """
+        self._half_closed = True
+        if self._refused or not self._handlingRequest:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """
+        We will send no more; see L{refuse}.
+        """
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        See L{IProtocol.dataReceived}.
+        """
+        if not self._refused:
+            self.idle = False
+            super().dataReceived(data)
+            if self._waits_for_a_request():
+                self.idle = True
+
+    def _waits_for_a_request(self) -> bool:
+        return not self.requests and not self._buffer
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        A line of the request's head.
+        """
+        if self._refused:
+            return
+        if self._receivedHeaderSize == 0 and len(line) > LONGEST_REQUEST_LINE:
+            self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
+            return
+        super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        A line has not ended in as many bytes as the longest may have.
+        """
+        if self._receivedHeaderSize == 0:
+            self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
+        else:
+            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
+
+    def headerReceived(self, line: bytes) -> bool:
+        """
+        One header, maybe of several lines.
+        """
+        if self._refused:
+            return False
+        _, _, value = line.partition(b":")
+        if _CONTROLS.search(value):
+            self.refuse(problems.malformed("a header has a control character in it"))
+            return False
+        try:
+            taken: bool = super().headerReceived(line)
+        except ValueError:
+            # A Content-Length of more digits than Python reads.
+            self.refuse(problems.too_much_content(LARGEST_BODY))
+            return False
+        return taken
+
+    def allHeadersReceived(self) -> None:
+        """
+        The head is complete.
+        """
+        if self._refused:
+            return
+        problem = self._flaw()
+        if problem is None:
+            super().allHeadersReceived()
+        else:
+            self.refuse(problem)
+
+    def _flaw(self) -> Problem | None:
+        headers = self.requests[-1].requestHeaders
+        hosts = headers.getRawHeaders(b"host", [])
+        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
+            return problems.malformed("a request has one Host header")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            return problems.malformed("the Host header is not a host")
+        coding = headers.getRawHeaders(b"transfer-encoding", [])
+        if coding and self._version == b"HTTP/1.0":
+            return problems.malformed("HTTP/1.0 has no Transfer-Encoding")
+        if coding and headers.hasHeader(b"content-length"):
+            return problems.malformed("Transfer-Encoding or Content-Length, not both")
+        if self.length is not None and self.length > LARGEST_BODY:
+            return problems.too_much_content(LARGEST_BODY)
+        return None
+
+    def allContentReceived(self) -> None:
+        """
+        The request is complete.
+        """
+        if not self._refused:
+            super().allContentReceived()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """
+        Some of a body, or what comes after the request that is being answered.
+        """
+        if not self._refused:
+            super().rawDataReceived(data)
+
+    def checkPersistence(self, request: PexRequest, version: bytes) -> bool:
+        """
+        May the connection be used again?  An answer always has its length, so also
+        one of HTTP/1.0 if the client asks for it.
+        """
+        tokens = {
+            token.strip().lower()
+            for value in request.requestHeaders.getRawHeaders(b"connection", [])
+            for token in value.split(b",")
+        }
+        if version == b"HTTP/1.1":
+            persistent = b"close" not in tokens
+        else:
+            persistent = b"keep-alive" in tokens
+        if self.site.connections.closing:
+            persistent = False
+        if not persistent:
+            request.setHeader(b"Connection", b"close")
+        elif version != b"HTTP/1.1":
+            request.setHeader(b"Connection", b"keep-alive")
+        return persistent
+
+    def requestDone(self, request: PexRequest) -> None:
+        """
+        A request is answered.
+        """
+        if self.site.connections.closing:
+            self.persistent = False
+        super().requestDone(request)
+        if self._waits_for_a_request():
+            self.idle = True
+            self.site.connections.rested(self)
+            if self._half_closed and self.persistent:
+                self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """
+        Twisted could not parse it.  What it was shows in what was counted.
+        """
+        if (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        ):
+            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
+        else:
+            self.refuse(problems.malformed("this is not a request as HTTP/1.1 has them"))
+
+    def refuse(self, problem: Problem) -> None:
+        """
+        Answer C{problem}, and nothing more on this connection.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        accept = None
+        if self.requests:
+            accept = self.requests[-1].requestHeaders.getRawHeaders(b"accept")
+        self.transport.write(_written(problem.reply(accept)))
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+            self.setTimeout(LINGER)
+        else:
+            self.loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """
+        Nothing came for too long.
+        """
+        if self._refused:
+            self.setTimeout(None)
+            self.transport.abortConnection()
+        else:
+            super().timeoutConnection()
+
+
+def _written(reply: Reply) -> bytes:
+    """
+    The bytes of a connection's last answer.
+    """
+    phrase = RESPONSES[reply.status]
+    head = [b"HTTP/1.1 %d %b" % (reply.status, phrase)]
+    head += [b"%b: %b" % header for header in reply.headers]
+    head += [
+        b"Date: " + datetimeToString(),
+        b"Content-Length: %d" % len(reply.body),
+        b"Connection: close",
+    ]
+    return b"\r\n".join([*head, b"", reply.body])

@@ -1,0 +1,56 @@
+"""
+The protocol factory: one resource, for every connection of one worker.
+"""
+
+from __future__ import annotations
+
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from pexservice.server.channel import PexChannel, PexRequest
+from pexservice.server.connections import Connections
+
+#: How long a connection may say nothing before or within a request.  Seconds.
+IDLE_TIMEOUT = 60
+
+#: The access log's own name for the daemon's log.
+OWN_LOG = "-"
+
+
+class PexSite(Site):
+    """
+    @ivar connections: those that are open.
+    """
+
+    # Instead of the one that may also become an HTTP/2 channel.
+    protocol = PexChannel  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        resource: Resource,
+        connections: Connections,
+        *,
+        access_log: str | None = None,
+        reactor: object = None,
+    ) -> None:
+        """
+        @param access_log: the path of the access log, L{OWN_LOG} for the daemon's
+            log, or none.
+        """
+        super().__init__(
+            resource,
+            requestFactory=PexRequest,
+            logPath=None if access_log in (None, OWN_LOG) else access_log,
+            timeout=IDLE_TIMEOUT,
+            reactor=reactor,
+        )
+        self.connections = connections
+        self._logs = access_log is not None
+
+    def log(self, request: Request) -> None:
+        """
+        A line in the access log, if there is one: it costs as much as an answer.
+        """
+        if self._logs:
+            super().log(request)

@@ -1,0 +1,3 @@
+"""
+What callers see: the resource tree and how its answers are written.
+"""

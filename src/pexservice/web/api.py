@@ -1,0 +1,335 @@
+"""
+The resource tree.
+
+Two layers.  The L{Guard} looks at the bytes of the path before anybody decodes or
+normalizes them, and at the method: werkzeug, below Klein, would take C{//next} and
+C{/%6eext} for C{/next}, and run a GET's handler for HEAD.  What it lets through goes
+to the Klein tree of L{Api}, whose handlers return an answer or raise a L{Problem}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import ClassVar, NoReturn, cast
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+
+from pexservice.committer import Committer, How, KeyReused, Move, Outcome
+from pexservice.cursor import State, Transition
+from pexservice.stores.interface import LONGEST_KEY, NotTaken, OutcomeUnknown, Row
+from pexservice.web import problems
+from pexservice.web.access import Access
+from pexservice.web.conditions import Tags, parse_tags
+from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
+from pexservice.web.problems import Problem
+from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
+from pexservice.web.representations import (
+    chosen,
+    history_reply,
+    state_headers,
+    state_reply,
+)
+
+_log = Logger()
+
+_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
+
+#: More digits than any revision has.
+_NUMBER = re.compile(rb"[0-9]{1,20}")
+
+_DEFAULT_ROWS = 100
+_MOST_ROWS = 1000
+
+
+class Guard(Resource):
+    """
+    Lets through what has a path and a method of the table, literally.
+    """
+
+    isLeaf = True
+
+    def __init__(self, inner: Resource, access: Access) -> None:
+        super().__init__()
+        self._inner = inner
+        self._access = access
+
+    def render(self, request: IRequest) -> bytes | int:
+        """
+        See L{IResource.render}.
+        """
+        for name, value in self._access.headers(request):
+            request.responseHeaders.addRawHeader(name, value)
+        path = request.uri.partition(b"?")[0]
+        endpoint = BY_PATH.get(path)
+        if path == b"*" and request.method == b"OPTIONS":
+            return Reply(204, ((b"Allow", b"GET, HEAD, POST, OPTIONS"),)).apply(request)
+        if endpoint is None:
+            return _refuse(request, problems.no_such_path(map(bytes.decode, BY_PATH)))
+        if request.method == b"OPTIONS":
+            preflight = self._access.preflight_headers(request, endpoint.allow)
+            return Reply(204, ((b"Allow", endpoint.allow), *preflight)).apply(request)
+        if request.method not in endpoint.methods:
+            return _refuse(request, problems.wrong_method(endpoint.allow))
+        answer: bytes | int = self._inner.render(request)
+        return answer
+
+
+def _accept(request: IRequest) -> list[bytes] | None:
+    values: list[bytes] | None = request.requestHeaders.getRawHeaders(b"accept")
+    return values
+
+
+def _refuse(request: IRequest, problem: Problem) -> bytes:
+    return problem.reply(_accept(request)).apply(request)
+
+
+class Api:
+    """
+    The Klein tree over one committer.
+    """
+
+    app: ClassVar[Klein] = Klein()
+
+    def __init__(self, committer: Committer, access: Access) -> None:
+        self._committer = committer
+        self._access = access
+
+    def resource(self) -> Resource:
+        """
+        The whole tree.
+        """
+        return Guard(self.app.resource(), self._access)
+
+    @app.handle_errors(Problem)
+    def _problem(self, request: IRequest, failure: Failure) -> bytes:
+        return _refuse(request, cast(Problem, failure.value))
+
+    @app.handle_errors(Exception)
+    def _bug(self, request: IRequest, failure: Failure) -> bytes:
+        _log.failure("{method} failed", failure=failure, method=request.method)
+        return _refuse(request, problems.our_fault())
+
+    @app.route("/")
+    def index(self, request: IRequest) -> bytes:
+        """
+        What there is.
+        """
+        kind = best_of((TEXT, JSON), _accept(request))
+        headers: tuple[Header, ...] = (
+            (
+                b"Content-Type",
+                b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
+            ),
+            (b"Vary", b"Accept"),
+        )
+        return Reply(200, headers, JSON_INDEX if kind == JSON else TEXT_INDEX).apply(
+            request
+        )
+
+    @app.route("/current")
+    def current(self, request: IRequest) -> bytes:
+        """
+        The value at the cursor.
+        """
+        return self._unless_known(
+            request, lambda: state_reply(self._committer.visible, chosen(_accept(request)))
+        )
+
+    def _unless_known(self, request: IRequest, make: Callable[[], Reply]) -> bytes:
+        """
+        Answer a read by its preconditions: 412, 304, or what C{make} returns.
+        """
+        if_match, if_none_match = _conditions(request)
+        state = self._committer.visible
+        present = state_headers(state, chosen(_accept(request)))
+        if if_match is not None and not if_match.match_strongly(state):
+            raise problems.unmet_precondition(present)
+        if if_none_match is not None and if_none_match.match_weakly(state):
+            return Reply(304, present).apply(request)
+        return make().apply(request)
+
+    @app.route("/next", methods=["GET", "POST"])
+    def next(self, request: IRequest) -> Deferred[bytes]:
+        """
+        One up.
+        """
+        return self._move(request, Transition.NEXT)
+
+    @app.route("/previous", methods=["GET", "POST"])
+    def previous(self, request: IRequest) -> Deferred[bytes]:
+        """
+        One down.
+        """
+        return self._move(request, Transition.PREVIOUS)
+
+    @app.route("/reset", methods=["GET", "POST"])
+    def reset(self, request: IRequest) -> Deferred[bytes]:
+        """
+        Back to 0.
+        """
+        return self._move(request, Transition.RESET)
+
+    def _move(self, request: IRequest, transition: Transition) -> Deferred[bytes]:
+        self._access.check_move(request)
+        key = _key(request)
+        if_match, if_none_match = _conditions(request)
+        representation = chosen(_accept(request))
+
+        def moved(outcome: Outcome) -> bytes:
+            if outcome.how is How.UNMET:
+                return self._unmet(request, outcome, if_match, representation)
+            replayed: list[Header] = []
+            if outcome.how is How.REPLAYED:
+                replayed.append((b"Idempotency-Replayed", b"true"))
+            return state_reply(outcome.state, representation, *replayed).apply(request)
+
+        move = Move(transition, key, _condition(if_match, if_none_match))
+        return self._committer.submit(move).addCallbacks(moved, _explain)
+
+    def _unmet(
+        self,
+        request: IRequest,
+        outcome: Outcome,
+        if_match: Tags | None,
+        representation: str,
+    ) -> bytes:
+        present = state_headers(outcome.state, representation)
+        # RFC 9110 13.1.2: an If-None-Match that is not met is a 304 for GET.
+        by_match = if_match is not None and not if_match.match_strongly(outcome.state)
+        if request.method == b"GET" and not by_match:
+            return Reply(304, present).apply(request)
+        raise problems.unmet_precondition(present)
+
+    @app.route("/history")
+    def history(self, request: IRequest) -> Deferred[bytes] | bytes:
+        """
+        The latest transitions.
+        """
+        limit = _number(request, b"limit", 1, _MOST_ROWS)
+        before = _number(request, b"before", 1, None)
+        rows_wanted = _DEFAULT_ROWS if limit is None else limit
+        state = self._committer.durable
+
+        def found(rows: list[Row]) -> bytes:
+            following = None
+            # One more than was wanted was asked for, to see whether there is one.
+            if len(rows) > rows_wanted:
+                del rows[rows_wanted:]
+                following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
+            reply = history_reply(state, chosen(_accept(request)), rows, following)
+            return reply.apply(request)
+
+        return self._committer.history(before, rows_wanted + 1).addCallback(found)
+
+    @app.route("/livez")
+    def livez(self, request: IRequest) -> bytes:
+        """
+        Who can answer this is alive.
+        """
+        return _health(request, "livez", {"reactor": None})
+
+    @app.route("/readyz")
+    def readyz(self, request: IRequest) -> bytes:
+        """
+        Would a step be taken?
+        """
+        refusal = self._committer.refusal
+        return _health(
+            request, "readyz", {"store": None if refusal is None else str(refusal)}
+        )
+
+
+def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> bytes:
+    """
+    Kubernetes' conventions: C{ok}, or each check on a line.
+
+    @param checks: by name, why it fails, if it does.
+    """
+    failing = [reason for reason in checks.values() if reason is not None]
+    if b"verbose" in request.args or failing:
+        lines = [
+            f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
+            for check, reason in checks.items()
+        ]
+        outcome = "failed" if failing else "passed"
+        body = "\n".join([*lines, f"{name} check {outcome}", ""])
+    else:
+        body = "ok\n"
+    headers = (
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Cache-Control", b"no-store"),
+    )
+    return Reply(503 if failing else 200, headers, body.encode()).apply(request)
+
+
+def _explain(failure: Failure) -> NoReturn:
+    """
+    The committer's refusals as problems.
+    """
+    error = failure.value
+    if isinstance(error, KeyReused):
+        raise problems.key_reused(error.used.word)
+    if isinstance(error, NotTaken):
+        raise problems.not_taken(str(error))
+    if isinstance(error, OutcomeUnknown):
+        raise problems.outcome_unknown()
+    failure.raiseException()
+
+
+def _conditions(request: IRequest) -> tuple[Tags | None, Tags | None]:
+    raw = request.requestHeaders.getRawHeaders
+    return (
+        parse_tags("If-Match", raw(b"if-match")),
+        parse_tags("If-None-Match", raw(b"if-none-match")),
+    )
+
+
+def _condition(
+    if_match: Tags | None, if_none_match: Tags | None
+) -> Callable[[State], bool] | None:
+    if if_match is None and if_none_match is None:
+        return None
+
+    def met(state: State) -> bool:
+        return (if_match is None or if_match.match_strongly(state)) and (
+            if_none_match is None or not if_none_match.match_weakly(state)
+        )
+
+    return met
+
+
+def _key(request: IRequest) -> bytes | None:
+    values = request.requestHeaders.getRawHeaders(b"idempotency-key")
+    if values is None:
+        return None
+    (key, *more) = values
+    if more or not _KEY.fullmatch(key):
+        raise problems.malformed(
+            f"Idempotency-Key must be given once and have 1 to {LONGEST_KEY} visible"
+            " ASCII characters"
+        )
+    result: bytes = key
+    return result
+
+
+def _number(request: IRequest, name: bytes, least: int, most: int | None) -> int | None:
+    """
+    The query parameter C{name}, if it is there.
+    """
+    values = request.args.get(name)
+    if values is None:
+        return None
+    if len(values) == 1 and _NUMBER.fullmatch(values[0]):
+        number = int(values[0])
+        if least <= number and (most is None or number <= most):
+            return number
+    upper = "up" if most is None else f"to {most}"
+    raise problems.malformed(
+        f"the parameter {name.decode()} must be given once, a number from {least} {upper}"
+    )

@@ -1,0 +1,81 @@
+"""
+The endpoints there are: one table for the guard, the description and the routes.
+"""
+
+from __future__ import annotations
+
+import json
+
+from attrs import frozen
+
+READ = (b"GET", b"HEAD")
+MOVE = (b"POST", b"GET")
+
+
+@frozen
+class Endpoint:
+    """
+    @ivar methods: besides C{OPTIONS}, which each takes.
+    """
+
+    path: str
+    methods: tuple[bytes, ...]
+    summary: str
+
+    @property
+    def allow(self) -> bytes:
+        """
+        The value of an C{Allow} header.
+        """
+        return b", ".join((*self.methods, b"OPTIONS"))
+
+
+ENDPOINTS = (
+    Endpoint("/", READ, "this description"),
+    Endpoint("/current", READ, "the value at the cursor"),
+    Endpoint("/next", MOVE, "move one up and answer the value there"),
+    Endpoint("/previous", MOVE, "move one down, not below 0, and answer the value there"),
+    Endpoint("/reset", MOVE, "move to 0 and answer the value there"),
+    Endpoint(
+        "/history",
+        READ,
+        "the latest transitions, newest first; ?limit=1..1000 ?before=REVISION",
+    ),
+    Endpoint("/livez", READ, "is the process alive; ?verbose"),
+    Endpoint("/readyz", READ, "does it take steps; ?verbose"),
+)
+
+BY_PATH = {endpoint.path.encode(): endpoint for endpoint in ENDPOINTS}
+
+
+def _text() -> str:
+    methods = [b" ".join(each.methods).decode() for each in ENDPOINTS]
+    wide = max(map(len, methods)) + 2
+    deep = max(len(each.path) for each in ENDPOINTS) + 2
+    lines = [
+        f"{method:{wide}}{each.path:{deep}}{each.summary}\n"
+        for method, each in zip(methods, ENDPOINTS, strict=True)
+    ]
+    return (
+        "A cursor on the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
+        "Every answered step is on disk.\n\n"
+        + "".join(lines)
+        + "\nAccept: application/json gives JSON."
+        " Steps take Idempotency-Key and If-Match.\n"
+    )
+
+
+#: The description as text and as JSON.
+TEXT_INDEX = _text().encode()
+JSON_INDEX = json.dumps(
+    {
+        "endpoints": [
+            {
+                "path": each.path,
+                "methods": [method.decode() for method in each.methods],
+                "description": each.summary,
+            }
+            for each in ENDPOINTS
+        ]
+    }
+).encode()

@@ -1,0 +1,249 @@
+"""
+What callers are told when they do not get what they asked for.
+
+One function for each outcome, so that its status, its name and its words stand
+together.  The words say what is wrong and what to do about it.  They are a line of
+text by default, and RFC 9457's problem details for those who accept JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+
+from attrs import field, frozen
+
+from pexservice.web.replies import Header, Reply, accepts_json
+
+#: Problem types are names, not addresses: there is no page to fetch.
+TYPE_PREFIX = "urn:problem-type:pexservice:"
+
+
+@frozen(kw_only=True)
+class Problem(Exception):
+    """
+    An outcome that is not what was asked for; raised by whoever finds it.
+
+    @ivar name: the last part of the problem type, stable.
+    @ivar detail: one line.
+    @ivar closing: the connection cannot be used after it.
+    """
+
+    status: HTTPStatus
+    name: str
+    detail: str
+    headers: tuple[Header, ...] = ()
+    closing: bool = field(default=False)
+
+    def reply(self, accept: Sequence[bytes] | None) -> Reply:
+        """
+        @param accept: the request's C{Accept} values, if it had any.
+        """
+        if accepts_json(accept):
+            kind = b"application/problem+json"
+            body = json.dumps(
+                {
+                    "type": TYPE_PREFIX + self.name,
+                    "title": self.status.phrase,
+                    "status": self.status.value,
+                    "detail": self.detail,
+                }
+            ).encode()
+        else:
+            kind = b"text/plain; charset=utf-8"
+            body = f"{self.detail}\n".encode()
+        return Reply(
+            self.status.value,
+            (
+                (b"Content-Type", kind),
+                (b"Cache-Control", b"no-store"),
+                (b"Vary", b"Accept"),
+                *self.headers,
+            ),
+            body,
+        )
+
+
+def malformed(detail: str, *, closing: bool = False) -> Problem:
+    """
+    400: the request, or one of its headers or parameters, cannot be understood.
+    """
+    return Problem(
+        status=HTTPStatus.BAD_REQUEST, name="bad-request", detail=detail, closing=closing
+    )
+
+
+def no_token() -> Problem:
+    """
+    401: moving the cursor takes a token.
+    """
+    return Problem(
+        status=HTTPStatus.UNAUTHORIZED,
+        name="unauthorized",
+        detail="moving the cursor takes a token; send Authorization: Bearer TOKEN",
+        headers=((b"WWW-Authenticate", b'Bearer realm="pexservice"'),),
+    )
+
+
+def wrong_token() -> Problem:
+    """
+    401: it takes another token.
+    """
+    return Problem(
+        status=HTTPStatus.UNAUTHORIZED,
+        name="unauthorized",
+        detail="this token may not move the cursor; ask the operator for one that may",
+        headers=(
+            (b"WWW-Authenticate", b'Bearer realm="pexservice", error="invalid_token"'),
+        ),
+    )
+
+
+def not_on_purpose(how: str) -> Problem:
+    """
+    403: a browser sent a GET that moves, but nobody meant to move the cursor.
+    """
+    return Problem(
+        status=HTTPStatus.FORBIDDEN,
+        name="not-on-purpose",
+        detail=f"a GET that moves the cursor is refused {how}; use POST",
+    )
+
+
+def no_such_path(paths: Iterable[str]) -> Problem:
+    """
+    404: paths are matched literally.
+    """
+    return Problem(
+        status=HTTPStatus.NOT_FOUND,
+        name="not-found",
+        detail=f"there is no such path; there are {' '.join(paths)}",
+    )
+
+
+def wrong_method(allowed: bytes) -> Problem:
+    """
+    405: the path takes other methods.
+    """
+    return Problem(
+        status=HTTPStatus.METHOD_NOT_ALLOWED,
+        name="method-not-allowed",
+        detail=f"this path takes {allowed.decode()}",
+        headers=((b"Allow", allowed),),
+    )
+
+
+def unmet_precondition(present: tuple[Header, ...]) -> Problem:
+    """
+    412: the cursor is at another revision.
+
+    @param present: the present state's headers.
+    """
+    return Problem(
+        status=HTTPStatus.PRECONDITION_FAILED,
+        name="precondition-failed",
+        detail="the cursor is at another revision, see Pex-Revision; nothing was moved",
+        headers=present,
+    )
+
+
+def too_much_content(limit: int) -> Problem:
+    """
+    413: no endpoint reads a body, so a large one is a mistake.
+    """
+    return Problem(
+        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        name="content-too-large",
+        detail=f"a request body may have {limit} bytes; no endpoint needs one",
+        closing=True,
+    )
+
+
+def too_long_target(limit: int) -> Problem:
+    """
+    414: no request line here is long.
+    """
+    return Problem(
+        status=HTTPStatus.REQUEST_URI_TOO_LONG,
+        name="uri-too-long",
+        detail=f"a request line may have {limit} bytes; shorten the query",
+        closing=True,
+    )
+
+
+def key_reused(used: str) -> Problem:
+    """
+    422: an idempotency key stands for one request.
+    """
+    return Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        name="key-reused",
+        detail=f"this Idempotency-Key was used for /{used}; make a new key for each step",
+    )
+
+
+def too_many_headers(size: int, count: int) -> Problem:
+    """
+    431: the header section is larger than anybody needs.
+    """
+    return Problem(
+        status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        name="headers-too-large",
+        detail=f"the headers of a request may have {size} bytes in {count} lines",
+        closing=True,
+    )
+
+
+def our_fault() -> Problem:
+    """
+    500: a bug.  The log has the rest.
+    """
+    return Problem(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        name="internal-error",
+        detail="the service failed to answer; its log says why",
+    )
+
+
+_LATER = ((b"Retry-After", b"1"),)
+
+
+def not_taken(reason: str) -> Problem:
+    """
+    503: the step surely did not happen.
+    """
+    return Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        name="not-taken",
+        detail=f"{reason}; nothing was moved, try again",
+        headers=_LATER,
+    )
+
+
+def outcome_unknown() -> Problem:
+    """
+    503: the step may have happened.
+    """
+    return Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        name="outcome-unknown",
+        detail=(
+            "the store failed while the step was under way, so it may have been taken;"
+            " read /current, or repeat it with the same Idempotency-Key"
+        ),
+        headers=_LATER,
+    )
+
+
+def too_many_connections(limit: int) -> Problem:
+    """
+    503: every connection that may be open is busy.
+    """
+    return Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        name="too-many-connections",
+        detail=f"{limit} connections are busy; try again",
+        headers=_LATER,
+        closing=True,
+    )
