@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import ClassVar, NoReturn, cast
+from urllib.parse import parse_qs
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -41,7 +42,7 @@ _log = Logger()
 _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
 
 #: More digits than any revision has.
-_NUMBER = re.compile(rb"[0-9]{1,20}")
+_NUMBER = re.compile(r"[0-9]{1,20}")
 
 _DEFAULT_ROWS = 100
 _MOST_ROWS = 1000
@@ -137,13 +138,15 @@ class Api:
         """
         The value at the cursor.
         """
-        return self._unless_known(
-            request, lambda: state_reply(self._committer.visible, chosen(_accept(request)))
-        )
+        known = self._known(request)
+        if known is None:
+            known = state_reply(self._committer.visible, chosen(_accept(request)))
+        return known.apply(request)
 
-    def _unless_known(self, request: IRequest, make: Callable[[], Reply]) -> bytes:
+    def _known(self, request: IRequest) -> Reply | None:
         """
-        Answer a read by its preconditions: 412, 304, or what C{make} returns.
+        @return: 304, if a read's preconditions say that its caller knows the answer.
+        @raise Problem: 412, if they say that it does not want it.
         """
         if_match, if_none_match = _conditions(request)
         state = self._committer.visible
@@ -151,8 +154,8 @@ class Api:
         if if_match is not None and not if_match.match_strongly(state):
             raise problems.unmet_precondition(present)
         if if_none_match is not None and if_none_match.match_weakly(state):
-            return Reply(304, present).apply(request)
-        return make().apply(request)
+            return Reply(304, present)
+        return None
 
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: IRequest) -> Deferred[bytes]:
@@ -211,10 +214,13 @@ class Api:
         """
         The latest transitions.
         """
-        limit = _number(request, b"limit", 1, _MOST_ROWS)
-        before = _number(request, b"before", 1, None)
+        limit = _number(request, "limit", 1, _MOST_ROWS)
+        before = _number(request, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
-        state = self._committer.durable
+        known = self._known(request)
+        if known is not None:
+            return known.apply(request)
+        state = self._committer.visible
 
         def found(rows: list[Row]) -> bytes:
             following = None
@@ -252,7 +258,7 @@ def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> byte
     @param checks: by name, why it fails, if it does.
     """
     failing = [reason for reason in checks.values() if reason is not None]
-    if b"verbose" in request.args or failing:
+    if "verbose" in _query(request) or failing:
         lines = [
             f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
             for check, reason in checks.items()
@@ -318,11 +324,19 @@ def _key(request: IRequest) -> bytes | None:
     return result
 
 
-def _number(request: IRequest, name: bytes, least: int, most: int | None) -> int | None:
+def _query(request: IRequest) -> dict[str, list[str]]:
+    """
+    The query's parameters, also those without a value, which Twisted leaves out.
+    """
+    query = request.uri.partition(b"?")[2].decode("latin-1")
+    return parse_qs(query, keep_blank_values=True)
+
+
+def _number(request: IRequest, name: str, least: int, most: int | None) -> int | None:
     """
     The query parameter C{name}, if it is there.
     """
-    values = request.args.get(name)
+    values = _query(request).get(name)
     if values is None:
         return None
     if len(values) == 1 and _NUMBER.fullmatch(values[0]):
@@ -331,5 +345,5 @@ def _number(request: IRequest, name: bytes, least: int, most: int | None) -> int
             return number
     upper = "up" if most is None else f"to {most}"
     raise problems.malformed(
-        f"the parameter {name.decode()} must be given once, a number from {least} {upper}"
+        f"the parameter {name} must be given once, a number from {least} {upper}"
     )

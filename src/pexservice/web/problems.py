@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
-from attrs import field, frozen
+from attrs import frozen
 
 from pexservice.web.replies import Header, Reply, accepts_json
 
@@ -27,14 +27,12 @@ class Problem(Exception):
 
     @ivar name: the last part of the problem type, stable.
     @ivar detail: one line.
-    @ivar closing: the connection cannot be used after it.
     """
 
     status: HTTPStatus
     name: str
     detail: str
     headers: tuple[Header, ...] = ()
-    closing: bool = field(default=False)
 
     def reply(self, accept: Sequence[bytes] | None) -> Reply:
         """
@@ -53,25 +51,21 @@ class Problem(Exception):
         else:
             kind = b"text/plain; charset=utf-8"
             body = f"{self.detail}\n".encode()
-        return Reply(
-            self.status.value,
-            (
-                (b"Content-Type", kind),
-                (b"Cache-Control", b"no-store"),
-                (b"Vary", b"Accept"),
-                *self.headers,
-            ),
-            body,
-        )
+        # The present state's headers, of a 412, have the latter two already.
+        headers = {
+            b"Content-Type": kind,
+            b"Cache-Control": b"no-store",
+            b"Vary": b"Accept",
+            **dict(self.headers),
+        }
+        return Reply(self.status.value, tuple(headers.items()), body)
 
 
-def malformed(detail: str, *, closing: bool = False) -> Problem:
+def malformed(detail: str) -> Problem:
     """
     400: the request, or one of its headers or parameters, cannot be understood.
     """
-    return Problem(
-        status=HTTPStatus.BAD_REQUEST, name="bad-request", detail=detail, closing=closing
-    )
+    return Problem(status=HTTPStatus.BAD_REQUEST, name="bad-request", detail=detail)
 
 
 def no_token() -> Problem:
@@ -156,7 +150,6 @@ def too_much_content(limit: int) -> Problem:
         status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         name="content-too-large",
         detail=f"a request body may have {limit} bytes; no endpoint needs one",
-        closing=True,
     )
 
 
@@ -168,7 +161,6 @@ def too_long_target(limit: int) -> Problem:
         status=HTTPStatus.REQUEST_URI_TOO_LONG,
         name="uri-too-long",
         detail=f"a request line may have {limit} bytes; shorten the query",
-        closing=True,
     )
 
 
@@ -191,7 +183,6 @@ def too_many_headers(size: int, count: int) -> Problem:
         status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         name="headers-too-large",
         detail=f"the headers of a request may have {size} bytes in {count} lines",
-        closing=True,
     )
 
 
@@ -245,5 +236,4 @@ def too_many_connections(limit: int) -> Problem:
         name="too-many-connections",
         detail=f"{limit} connections are busy; try again",
         headers=_LATER,
-        closing=True,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attrs import frozen
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
@@ -37,7 +38,7 @@ class Reply:
         request.setResponseCode(self.status)
         for name, value in self.headers:
             request.responseHeaders.addRawHeader(name, value)
-        if self.body:
+        if self.status not in NO_BODY_CODES:
             # Also in the answer to a HEAD, which says how long the body would be.
             request.responseHeaders.setRawHeaders(
                 b"Content-Length", [b"%d" % len(self.body)]

@@ -1,0 +1,3 @@
+"""
+What callers see.
+"""
