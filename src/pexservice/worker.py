@@ -10,9 +10,11 @@ from pathlib import Path
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet import endpoints
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
+    IAddress,
     IListeningPort,
     IReactorCore,
     IReactorFromThreads,
@@ -121,8 +123,9 @@ class Worker(Service):
             reactor=self._reactor,
         )
         for description in settings.listen:
-            self._ports.append(await self._listen(description, site))
-            self._log.info("listening on {description}", description=description)
+            port = await self._listen(description, site)
+            self._ports.append(port)
+            self._log.info("listening on {address}", address=_shown(port.getHost()))
         self._log.info("the cursor is at {state}", state=committer.durable)
 
     async def _listen(self, description: str, site: PexSite) -> IListeningPort:
@@ -198,6 +201,17 @@ def _check_writable(access_log: str | None) -> None:
                 pass
         except OSError as error:
             raise CannotStart(f"the access log {access_log}: {error.strerror}") from error
+
+
+def _shown(address: IAddress) -> str:
+    """
+    C{address} as people write it.
+    """
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    return str(address)
 
 
 def _stopped(port: IListeningPort) -> Deferred[None]:

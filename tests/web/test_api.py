@@ -183,7 +183,7 @@ def test_head(call: Caller, path: str) -> None:
         "/index.html",
         "/api/next",
         "/next%00",
-        "/ü",
+        "/\u00fc",
     ],
 )
 def test_paths_are_literal(call: Caller, path: str) -> None:
@@ -222,7 +222,7 @@ def test_problems_as_json(call: Caller, accept: str) -> None:
     assert answer["Content-Type"] == "application/problem+json"
     assert answer.json == {
         "type": "urn:problem-type:pexservice:method-not-allowed",
-        "title": "Method Not Allowed",
+        "title": "Method not allowed",
         "status": 405,
         "detail": "this path takes POST, GET, OPTIONS",
     }

@@ -23,7 +23,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
+from twisted.web.http import HTTPChannel, datetimeToString
 from zope.interface import implementer
 
 from pexservice.web import problems
@@ -344,8 +344,7 @@ def _written(reply: Reply) -> bytes:
     """
     The bytes of a connection's last answer.
     """
-    phrase = RESPONSES[reply.status]
-    head = [b"HTTP/1.1 %d %b" % (reply.status, phrase)]
+    head = [b"HTTP/1.1 %d %b" % (reply.status, reply.phrase)]
     head += [b"%b: %b" % header for header in reply.headers]
     head += [
         b"Date: " + datetimeToString(),

@@ -23,6 +23,9 @@ class PexSite(Site):
     @ivar connections: those that are open.
     """
 
+    # Twisted's own lines about a factory that starts say nothing of ours.
+    noisy = False
+
     # Instead of the one that may also become an HTTP/2 channel.
     protocol = PexChannel  # type: ignore[assignment]
 

@@ -43,7 +43,7 @@ class Problem(Exception):
             body = json.dumps(
                 {
                     "type": TYPE_PREFIX + self.name,
-                    "title": self.status.phrase,
+                    "title": self.name.replace("-", " ").capitalize(),
                     "status": self.status.value,
                     "detail": self.detail,
                 }

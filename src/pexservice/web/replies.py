@@ -5,6 +5,7 @@ An answer before it is sent, and what every answer has to be decided by.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from attrs import frozen
 from twisted.web.http import NO_BODY_CODES
@@ -29,13 +30,20 @@ class Reply:
     headers: tuple[Header, ...]
     body: bytes = b""
 
+    @property
+    def phrase(self) -> bytes:
+        """
+        The status in words.  Twisted's own table ends before 431.
+        """
+        return HTTPStatus(self.status).phrase.encode()
+
     def apply(self, request: IRequest) -> bytes:
         """
         Set C{request}'s status and headers.
 
         @return: the body, for who sends it.
         """
-        request.setResponseCode(self.status)
+        request.setResponseCode(self.status, self.phrase)
         for name, value in self.headers:
             request.responseHeaders.addRawHeader(name, value)
         if self.status not in NO_BODY_CODES:

@@ -1,0 +1,3 @@
+"""
+The real daemon over real sockets.
+"""

@@ -1,0 +1,183 @@
+"""
+A daemon of the test's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+#: How long anything may take before the test gives up.  Seconds; a safety net, far
+#: from what it takes.
+PATIENCE = 60
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+
+def twistd(*arguments: str) -> list[str]:
+    """
+    The command line of C{twistd}.
+    """
+    code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
+    return [sys.executable, "-W", "error", "-c", code, *arguments]
+
+
+class Daemon:
+    """
+    C{twistd -n} with one of our services, in a directory of its own.
+
+    @ivar port: where it listens.
+    """
+
+    def __init__(self, path: Path, *options: str, command: str = "pexservice") -> None:
+        self.path = path
+        self.log = path / "log"
+        listen = [] if "--listen" in options else ["--listen", LOOPBACK]
+        with self.log.open("ab") as log:
+            start = log.tell()
+            self.process = subprocess.Popen(
+                twistd("-n", "--pidfile=", command, *listen, *options),
+                cwd=path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            found = self._wait_for(r"the cursor is at", start)
+            address = re.search(r"listening on 127\.0\.0\.1:(\d+)", found)
+            self.port = int(address[1]) if address else 0
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_for(self, pattern: str, start: int = 0) -> str:
+        """
+        Wait until the log has C{pattern}.
+
+        @return: the log, from C{start}.
+        """
+        for _ in patiently():
+            said = self.log.read_bytes()[start:].decode()
+            if re.search(pattern, said):
+                return said
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f"no {pattern!r} in the log:\n{said}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        """
+        Stop it, and see that it stopped well, unless the test has.
+        """
+        if self.process.poll() is None:
+            status = self.stop()
+            assert error is not None or status in (0, -signal.SIGTERM), status
+
+    def stop(self) -> int:
+        """
+        SIGTERM.
+
+        @return: the exit status.
+        """
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """
+        Until it ends.
+
+        @return: the exit status.
+        """
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """
+        SIGKILL.
+        """
+        self.process.kill()
+        self.process.wait()
+
+    def connect(self) -> HTTPConnection:
+        """
+        A connection to it.
+        """
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def ask(
+        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> tuple[HTTPResponse, bytes]:
+        """
+        One request on a connection of its own.
+        """
+        connection = self.connect()
+        try:
+            connection.request(method, path, headers=headers or {})
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+
+def patiently() -> Iterator[None]:
+    """
+    Time to look again, until L{PATIENCE} is over.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.01)
+
+
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """
+    Run C{twistd} to its end.
+    """
+    return subprocess.run(
+        twistd(*arguments),
+        cwd=path,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@contextmanager
+def background(path: Path, *options: str) -> Iterator[int]:
+    """
+    A daemonised service.
+
+    @return: its process id.
+    """
+    started = run(path, "pexservice", *options)
+    assert (started.returncode, started.stderr) == (0, "")
+    pid = int((path / "twistd.pid").read_text())
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        for _ in patiently():
+            if not Path(f"/proc/{pid}").exists():
+                break

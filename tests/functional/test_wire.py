@@ -1,0 +1,414 @@
+"""
+What is taken as a request, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.daemon import PATIENCE, Daemon
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    One for all: what is refused changes nothing.
+    """
+    with Daemon(tmp_path_factory.mktemp("wire"), "--max-connections", "50") as daemon:
+        yield daemon
+        assert "Traceback" not in daemon.log.read_text()
+
+
+def connect(daemon: Daemon) -> socket.socket:
+    """
+    A raw connection.
+    """
+    return socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """
+    Until the other side closes.
+    """
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
+
+
+def exchange(daemon: Daemon, sent: bytes) -> bytes:
+    """
+    Send bytes, and read until the daemon closes.
+    """
+    with connect(daemon) as connection:
+        connection.sendall(sent)
+        return read_all(connection)
+
+
+def request(line: bytes, *headers: bytes) -> bytes:
+    """
+    A request with a Host.
+    """
+    return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
+
+
+def revision(daemon: Daemon) -> int:
+    """
+    Where the cursor is.
+    """
+    return int(daemon.ask("/current")[0].headers["Pex-Revision"])
+
+
+LONG = b"x" * 20_000
+
+REFUSED = {
+    "no Host": (b"POST /next HTTP/1.1\r\n\r\n", 400),
+    "two Hosts": (request(b"POST /next HTTP/1.1", b"Host: localhost"), 400),
+    "a Host that is none": (b"POST /next HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "a Host with a path": (b"POST /next HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    "no version": (request(b"POST /next"), 400),
+    "another protocol": (request(b"POST /next SPDY/3"), 400),
+    "another version": (request(b"POST /next HTTP/2.0"), 400),
+    "too many words": (request(b"POST /next now HTTP/1.1"), 400),
+    "no words": (b" \r\n\r\n", 400),
+    "binary": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "a header without a colon": (request(b"POST /next HTTP/1.1", b"colon"), 400),
+    "a header without a name": (request(b"POST /next HTTP/1.1", b": value"), 400),
+    "a space before the colon": (request(b"POST /next HTTP/1.1", b"Name : value"), 400),
+    "a name with a space": (request(b"POST /next HTTP/1.1", b"A name: value"), 400),
+    "a null in a value": (request(b"POST /next HTTP/1.1", b"Name: a\0b"), 400),
+    "a return in a value": (request(b"POST /next HTTP/1.1", b"Name: a\rb"), 400),
+    "an escape in a value": (request(b"POST /next HTTP/1.1", b"Name: a\x1bb"), 400),
+    "a length that is none": (
+        request(b"POST /next HTTP/1.1", b"Content-Length: +5") + b"12345",
+        400,
+    ),
+    "a negative length": (request(b"POST /next HTTP/1.1", b"Content-Length: -1"), 400),
+    "two lengths": (
+        request(b"POST /next HTTP/1.1", b"Content-Length: 5", b"Content-Length: 6"),
+        400,
+    ),
+    "a length and chunks": (
+        request(b"POST /next HTTP/1.1", b"Content-Length: 5", b"Transfer-Encoding: chunked")
+        + b"0\r\n\r\n",
+        400,
+    ),
+    "chunks and a length": (
+        request(b"POST /next HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 5")
+        + b"0\r\n\r\n",
+        400,
+    ),
+    "chunks in HTTP/1.0": (
+        request(b"POST /next HTTP/1.0", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        400,
+    ),
+    "an unknown coding": (
+        request(b"POST /next HTTP/1.1", b"Transfer-Encoding: gzip, chunked"),
+        400,
+    ),
+    "a chunk of no size": (
+        request(b"POST /next HTTP/1.1", b"Transfer-Encoding: chunked") + b"xyz\r\n",
+        400,
+    ),
+    "too large a body": (request(b"POST /next HTTP/1.1", b"Content-Length: 65537"), 413),
+    "far too large a body": (
+        request(b"POST /next HTTP/1.1", b"Content-Length: " + b"9" * 5000),
+        413,
+    ),
+    "too large a body, asking first": (
+        request(b"POST /next HTTP/1.1", b"Content-Length: 65537", b"Expect: 100-continue"),
+        413,
+    ),
+    "too many chunks": (
+        request(b"POST /next HTTP/1.1", b"Transfer-Encoding: chunked")
+        + b"1000\r\n%b\r\n" % (b"x" * 4096) * 17,
+        413,
+    ),
+    "a long line": (request(b"POST /next?" + LONG[:9000] + b" HTTP/1.1"), 414),
+    "a very long line": (request(b"POST /next?" + LONG + b" HTTP/1.1"), 414),
+    "a line without an end": (b"POST /next?" + LONG, 414),
+    "a long header": (request(b"POST /next HTTP/1.1", b"Name: " + LONG), 431),
+    "a header without an end": (
+        b"POST /next HTTP/1.1\r\nHost: localhost\r\nName: " + LONG,
+        431,
+    ),
+    "many headers": (request(b"POST /next HTTP/1.1", *[b"Name: value"] * 200), 431),
+    "large headers": (
+        request(b"POST /next HTTP/1.1", *[b"Name: " + LONG[:1000]] * 40),
+        431,
+    ),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED)
+def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
+    """
+    Answered with a status, a line that says why and where it ends, and closed; what
+    comes behind it on the connection is not a request any more; nothing moves.
+    """
+    before = revision(daemon)
+    received = exchange(daemon, sent + request(b"POST /next HTTP/1.1"))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), received
+    assert b"\r\nConnection: close" in head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head
+    assert body.endswith(b"\n")
+    assert body.count(b"\n") == 1
+    assert revision(daemon) == before
+
+
+def test_refused_as_json(daemon: Daemon) -> None:
+    """
+    Also here those who accept JSON get JSON.
+    """
+    sent = request(
+        b"POST /next HTTP/1.1", b"Accept: application/json", b"Content-Length: 65537"
+    )
+    received = exchange(daemon, sent)
+    assert b"Content-Type: application/problem+json\r\n" in received
+    assert received.endswith(b'endpoint needs one"}')
+
+
+def test_no_version_number(daemon: Daemon) -> None:
+    """
+    No answer names the server.
+    """
+    for sent in (request(b"GET /current HTTP/1.0"), b"nonsense\r\n\r\n"):
+        assert b"server:" not in exchange(daemon, sent).lower()
+
+
+def test_the_whole_answer(daemon: Daemon) -> None:
+    """
+    These bytes, but for the date and the numbers, are what a caller gets.
+    """
+    received = exchange(daemon, request(b"GET /current HTTP/1.0"))
+    assert re.fullmatch(
+        rb"HTTP/1\.0 200 OK\r\n"
+        rb"Connection: close\r\n"
+        rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n"
+        rb"Content-Type: text/plain; charset=utf-8\r\n"
+        rb"Pex-Revision: \d+\r\n"
+        rb"Pex-Position: \d+\r\n"
+        rb'ETag: "\d+"\r\n'
+        rb"Cache-Control: no-store\r\n"
+        rb"Vary: Accept\r\n"
+        rb"Content-Length: \d+\r\n"
+        rb"\r\n\d+\n",
+        received,
+    ), received
+
+
+@pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/nothing"])
+def test_head(daemon: Daemon, path: str) -> None:
+    """
+    The length of what GET would answer, and nothing of it.
+    """
+    get, body = daemon.ask(path)
+    head, nothing = daemon.ask(path, "HEAD")
+    assert (head.status, nothing) == (get.status, b"")
+    assert head.headers["Content-Length"] == str(len(body))
+
+
+TAKEN = {
+    "no body": b"",
+    "a length of 0": b"Content-Length: 0\r\n\r\n",
+    "a body": b"Content-Length: 5\r\n\r\n12345",
+    "the largest body": b"Content-Length: 65536\r\n\r\n" + b"x" * 65536,
+    "a form": (
+        b"Content-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 7\r\n\r\nlimit=x"
+    ),
+    "chunks": b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n",
+    "a folded header": b"Name: a\r\n b\r\n\r\n",
+    "a tab in a value": b"Name: a\tb\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("rest", TAKEN.values(), ids=TAKEN)
+def test_bodies_are_dropped(daemon: Daemon, rest: bytes) -> None:
+    """
+    A body changes nothing, and the next request is found behind it.
+    """
+    sent = b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + (rest or b"\r\n")
+    before = revision(daemon)
+    received = exchange(
+        daemon, sent + request(b"GET /current HTTP/1.1", b"Connection: close")
+    )
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert received.count(b"Pex-Revision: %d\r\n" % (before + 1)) == 2
+
+
+def test_asking_first(daemon: Daemon) -> None:
+    """
+    Who asks whether to send a body is told to.
+    """
+    with connect(daemon) as connection:
+        connection.sendall(
+            request(
+                b"POST /next HTTP/1.1",
+                b"Expect: 100-continue",
+                b"Content-Length: 2",
+                b"Connection: close",
+            )
+        )
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"ab")
+        assert read_all(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://example.org/current", b"HTTP://localhost:8081/current?x=y"]
+)
+def test_absolute_form(daemon: Daemon, target: bytes) -> None:
+    """
+    RFC 9112: a server takes the absolute form too.
+    """
+    received = exchange(daemon, request(b"GET " + target + b" HTTP/1.0"))
+    assert received.startswith(b"HTTP/1.0 200 OK\r\n")
+    received = exchange(daemon, request(b"GET http://example.org HTTP/1.0"))
+    assert b"A cursor on the Fibonacci sequence" in received
+
+
+def test_the_server_as_a_whole(daemon: Daemon) -> None:
+    """
+    C{OPTIONS *} is about no path.
+    """
+    received = exchange(daemon, request(b"OPTIONS * HTTP/1.0"))
+    assert received.startswith(b"HTTP/1.0 204 No Content\r\n")
+    assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in received
+    received = exchange(daemon, request(b"GET * HTTP/1.0"))
+    assert received.startswith(b"HTTP/1.0 404 Not Found\r\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "kept"),
+    [
+        (b"1.1", None, True),
+        (b"1.1", b"keep-alive", True),
+        (b"1.1", b"close", False),
+        (b"1.1", b"Foo, Close", False),
+        (b"1.0", None, False),
+        (b"1.0", b"Keep-Alive", True),
+        (b"1.0", b"close", False),
+    ],
+)
+def test_persistence(
+    daemon: Daemon,
+    version: bytes,
+    connection: bytes | None,
+    kept: bool,  # noqa: FBT001 pytest passes it by its name
+) -> None:
+    """
+    Whether the connection may be used again, as the client asks.
+    """
+    headers = [] if connection is None else [b"Connection: " + connection]
+    first = request(b"GET /current HTTP/" + version, *headers)
+    received = exchange(daemon, first + request(b"GET /current HTTP/1.0"))
+    assert received.count(b" 200 OK\r\n") == 1 + kept
+    answer = received.split(b"\r\n\r\n")[0]
+    assert (b"Connection: close" in answer) == (not kept)
+    assert (b"Connection: keep-alive" in answer) == (kept and version == b"1.0")
+
+
+def test_a_strange_host(daemon: Daemon) -> None:
+    """
+    Nothing depends on the Host, whatever it is called.
+    """
+    for host in (b"", b"a..b", b"x" * 300, b"[::1]:8081", b"xn--zz", b"%41:80"):
+        sent = b"GET /current HTTP/1.0\r\nHost: " + host + b"\r\n\r\n"
+        assert exchange(daemon, sent).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
+def test_pipelining(daemon: Daemon) -> None:
+    """
+    Many requests sent at once are answered in order, each once.
+    """
+    before = revision(daemon)
+    sent = request(b"POST /next HTTP/1.1") * 999
+    received = exchange(daemon, sent + request(b"POST /next HTTP/1.0"))
+    revisions = [int(each) for each in re.findall(rb"Pex-Revision: (\d+)", received)]
+    assert revisions == [*range(before + 1, before + 1001)]
+
+
+def test_byte_by_byte(daemon: Daemon) -> None:
+    """
+    However the network cuts it.
+    """
+    with connect(daemon) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request(b"GET /current HTTP/1.1", b"Connection: close"):
+            connection.sendall(bytes((byte,)))
+        assert read_all(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_half_closed(daemon: Daemon) -> None:
+    """
+    Who has sent all their requests and says so gets all the answers.
+    """
+    before = revision(daemon)
+    with connect(daemon) as connection:
+        connection.sendall(request(b"POST /next HTTP/1.1") * 3)
+        connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert revision(daemon) == before + 3
+
+
+def test_half_a_request(daemon: Daemon) -> None:
+    """
+    Who leaves within a request has sent none.
+    """
+    before = revision(daemon)
+    with connect(daemon) as connection:
+        connection.sendall(request(b"POST /next HTTP/1.1")[:-2])
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b""
+    assert revision(daemon) == before
+
+
+def test_leaving(daemon: Daemon) -> None:
+    """
+    Clients that leave while their step is under way cost nobody anything.
+    """
+    before = revision(daemon)
+    for _ in range(200):
+        with connect(daemon) as connection:
+            connection.sendall(request(b"POST /next HTTP/1.1"))
+    answer, _ = daemon.ask("/next", "POST")
+    assert int(answer.headers["Pex-Revision"]) > before
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_too_many_connections(tmp_path: Path) -> None:
+    """
+    The one that rested longest makes room; when all are busy, the newcomer is told
+    so.
+    """
+    with Daemon(tmp_path, "--max-connections", "3") as daemon:
+        resting = [connect(daemon) for _ in range(3)]
+        for each in resting:
+            each.sendall(request(b"GET /current HTTP/1.1"))
+            assert each.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        resting[0].sendall(request(b"GET /current HTTP/1.1"))
+        assert resting[0].recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
+        assert resting[1].recv(1000) == b""
+        # A connection within a request is busy.
+        newest = connect(daemon)
+        for each in (resting[0], resting[2], newest):
+            each.sendall(
+                request(
+                    b"POST /next HTTP/1.1", b"Expect: 100-continue", b"Content-Length: 1"
+                )
+            )
+            assert each.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        answered = exchange(daemon, b"")
+        assert answered.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"3 connections are busy; try again\n" in answered
+        for each in (*resting, newest):
+            each.close()
