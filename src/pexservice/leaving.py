@@ -64,7 +64,9 @@ class Leaving:
             return
         self._leaving = True
         self._log.critical("{reason}", reason=reason)
-        sys.stderr.write(f"pexservice: {reason}\n")
+        # twistd has put its log in the place of sys.stderr.
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"pexservice: {reason}\n")
         self._at_exit(_end, status)
         self._reactor.callWhenRunning(self._stop)
 

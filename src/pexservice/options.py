@@ -6,8 +6,10 @@ in one line what is wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import ClassVar, NoReturn
 
 from twisted.application.service import IService
 from twisted.internet import endpoints
@@ -24,30 +26,25 @@ _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 _KINDS = ("tcp", "tcp6", "unix", "systemd")
 
 
-def _number(least: int, most: int) -> object:
+def _number(option: str, least: int, most: int) -> Callable[[str], int]:
     def coerce(text: str) -> int:
-        number = int(text)
-        if not least <= number <= most:
-            raise ValueError(f"must be from {least} to {most}")
-        return number
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"--{option} {text}: must be from {least} to {most}")
+        return int(text)
 
-    # usage.Options shows it in its messages.
-    coerce.coerceDoc = f"From {least} to {most}."  # type: ignore[attr-defined]
     return coerce
 
 
-def _on_or_off(text: str) -> bool:
-    choices = {"on": True, "off": False}
-    if text not in choices:
-        raise ValueError("must be on or off")
-    return choices[text]
+def _on_or_off(text: str) -> str:
+    if text not in ("on", "off"):
+        raise ValueError(f"--synchronous-commit {text}: must be on or off")
+    return text
 
 
-def _directory(url: str) -> str:
-    scheme, _, directory = url.partition(":")
-    if scheme != "lmdb" or not directory:
-        raise ValueError("must be lmdb:DIRECTORY")
-    return directory
+def _store(url: str) -> str:
+    if not re.fullmatch(r"lmdb:.+", url):
+        raise ValueError(f"--store {url}: must be lmdb:DIRECTORY")
+    return url
 
 
 class WorkerOptions(usage.Options):
@@ -67,7 +64,7 @@ class WorkerOptions(usage.Options):
             None,
             "lmdb:pexservice-data",
             "Where the cursor is kept: lmdb:DIRECTORY.",
-            _directory,
+            _store,
         ],
         [
             "synchronous-commit",
@@ -82,7 +79,7 @@ class WorkerOptions(usage.Options):
             None,
             100_000,
             "How many transitions /history goes back.",
-            _number(1, _JOURNAL_LIMIT),
+            _number("journal", 1, _JOURNAL_LIMIT),
         ],
         [
             "token-file",
@@ -102,7 +99,7 @@ class WorkerOptions(usage.Options):
             None,
             10_000,
             "How many connections may be open; beyond it the longest idle one goes.",
-            _number(1, _CONNECTIONS_LIMIT),
+            _number("max-connections", 1, _CONNECTIONS_LIMIT),
         ],
     ]
 
@@ -112,10 +109,7 @@ class WorkerOptions(usage.Options):
         self["cors-origin"] = []
 
     def opt_listen(self, description: str) -> None:
-        """
-        A Twisted server endpoint to listen on: tcp:, tcp6:, unix: or systemd:. May be
-        given more than once. [default: tcp:8081:interface=127.0.0.1]
-        """
+        """An endpoint to listen on; repeatable [default: tcp:8081:interface=127.0.0.1]."""
         kind = description.partition(":")[0]
         try:
             if kind not in _KINDS:
@@ -127,16 +121,18 @@ class WorkerOptions(usage.Options):
         self["listen"].append(description)
 
     def opt_cors_origin(self, origin: str) -> None:
-        """
-        An origin, as https://example.org, whose pages may use the API. May be given
-        more than once.
-        """
+        """An origin, as https://example.org, whose pages may use the API; repeatable."""
         if not _ORIGIN.fullmatch(origin):
             raise usage.UsageError(
                 f"--cors-origin {origin}: must be an origin as https://example.org,"
                 " without a path"
             )
         self["cors-origin"].append(origin)
+
+    def opt_version(self) -> NoReturn:
+        """Display the version and exit."""
+        sys.stdout.write(f"pexservice {version('pexservice')}\n")
+        sys.exit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -146,8 +142,10 @@ class WorkerOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
+            # Twisted's words for what a coercion raised, which names the option.
+            wrong = str(error).removeprefix("Parameter type enforcement failed: ")
             raise SystemExit(
-                f"{self.command}: {error}; see twistd {self.command} --help"
+                f"{self.command}: {wrong}; see twistd {self.command} --help"
             ) from None
 
     def parseArgs(self, *words: str) -> None:
@@ -164,8 +162,8 @@ class WorkerOptions(usage.Options):
         parent: Mapping[str, object] = self.parent or {}
         return Settings(
             listen=tuple(self["listen"]) or Settings().listen,
-            store=_directory(self["store"]),
-            synchronous_commit=_on_or_off(self["synchronous-commit"]),
+            store=self["store"].removeprefix("lmdb:"),
+            synchronous_commit=self["synchronous-commit"] == "on",
             journal=self["journal"],
             token_file=self["token-file"],
             cors_origins=tuple(self["cors-origin"]),

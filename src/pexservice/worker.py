@@ -106,6 +106,7 @@ class Worker(Service):
 
     async def _start(self) -> None:
         settings = self._settings
+        _check_writable(settings.access_log)
         tokens = None if settings.token_file is None else read_tokens(settings.token_file)
         access = Access(tokens, settings.cors_origins)
         self._committer = committer = Committer(
@@ -115,7 +116,6 @@ class Worker(Service):
             fatal=self._store_failed,
         )
         await committer.start()
-        _check_writable(settings.access_log)
         site = PexSite(
             Api(committer, access).resource(),
             self._connections,

@@ -1,0 +1,305 @@
+"""
+Starting, stopping, and not starting.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.directory import DATA
+from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, background, patiently, run
+
+STORE = "pexservice-data"
+
+COMMANDS = ["pexservice", "pexservice-worker"]
+
+
+def value(daemon: Daemon, path: str) -> bytes:
+    """
+    What C{path} answers.
+    """
+    return daemon.ask(path)[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
+    """
+    The example of the README, over a restart.
+    """
+    with Daemon(tmp_path, command=command) as daemon:
+        steps = [value(daemon, "/next") for _ in range(8)]
+        assert steps == [b"%d\n" % n for n in (1, 1, 2, 3, 5, 8, 13, 21)]
+    with Daemon(tmp_path, command=command) as daemon:
+        assert value(daemon, "/current") == b"21\n"
+        assert value(daemon, "/previous") == b"13\n"
+        assert value(daemon, "/current") == b"13\n"
+        assert value(daemon, "/reset") == b"0\n"
+        assert value(daemon, "/previous") == b"0\n"
+        assert value(daemon, "/history").count(b"\n") == 11
+        daemon.kill()
+    with Daemon(tmp_path, command=command) as daemon:
+        answer, body = daemon.ask("/current")
+        assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
+
+
+def test_the_default_store_is_private(tmp_path: Path) -> None:
+    """
+    It is made below the directory the daemon starts in, for its owner alone.
+    """
+    with Daemon(tmp_path):
+        assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o700
+        assert stat.S_IMODE((tmp_path / STORE / DATA).stat().st_mode) == 0o600
+
+
+def test_every_option(tmp_path: Path) -> None:
+    """
+    All of them together, and each does what it says.
+    """
+    (tmp_path / "tokens").write_text("secret\n")
+    (tmp_path / "tokens").chmod(0o600)
+    with Daemon(
+        tmp_path,
+        *("--store", "lmdb:elsewhere", "--journal", "5", "--token-file", "tokens"),
+        *("--cors-origin", "https://example.org", "--access-log", "access.log"),
+        *("--synchronous-commit", "off", "--max-connections", "10"),
+        *("--listen", LOOPBACK, "--listen", "unix:socket"),
+    ) as daemon:
+        assert daemon.ask("/next")[0].status == 401
+        headers = {"Authorization": "Bearer secret", "Origin": "https://example.org"}
+        for _ in range(8):
+            answer, _ = daemon.ask("/next", "POST", headers)
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://example.org"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "socket"))
+            connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
+            assert connection.recv(1000).endswith(b"\r\n\r\n21\n")
+        # History is what is committed, which is a moment after the answer here.
+        for _ in patiently():
+            if value(daemon, "/history").count(b"\n") == 5:
+                break
+        assert (tmp_path / "elsewhere" / DATA).exists()
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    assert '"POST /next HTTP/1.1" 200 3 "-" "-"' in lines[8]
+    assert '"GET /next HTTP/1.1" 401 ' in lines[0]
+    with Daemon(tmp_path, "--store", "lmdb:elsewhere") as daemon:
+        assert value(daemon, "/current") == b"21\n"
+
+
+def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
+    """
+    C{-} is where the daemon logs, and without the option there is none.
+    """
+    with Daemon(tmp_path, "--access-log", "-") as daemon:
+        value(daemon, "/current")
+    assert '"GET /current HTTP/1.1" 200 2' in daemon.log.read_text()
+    daemon.log.unlink()
+    with Daemon(tmp_path) as daemon:
+        value(daemon, "/current")
+    assert "/current" not in daemon.log.read_text()
+
+
+def test_no_value_in_the_log(tmp_path: Path) -> None:
+    """
+    Not at start, not at the end, at a position with many digits.
+    """
+    with Daemon(tmp_path, "--access-log", "-") as daemon:
+        for _ in range(100):
+            answer = value(daemon, "/next")
+    with Daemon(tmp_path):
+        pass
+    assert answer.strip() == b"354224848179261915075"
+    assert answer.strip() not in daemon.log.read_bytes()
+
+
+def refused(path: Path, *options: str, status: int = 1, command: str = "pexservice") -> str:
+    """
+    Start what cannot start.
+
+    @return: the line on standard error.
+    """
+    ended = run(path, "-n", "--pidfile=", command, *options)
+    assert ended.returncode == status, ended
+    assert "Traceback" not in ended.stdout + ended.stderr
+    (line,) = ended.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--listen", "8081", "--listen 8081: it must begin with tcp:, tcp6:"),
+        ("--listen", "tcp:port", "--listen tcp:port:"),
+        ("--listen", "tcp", "--listen tcp:"),
+        ("--listen", "tcp:8081:color=red", "--listen tcp:8081:color=red:"),
+        ("--listen", "ssl:8081", "--listen ssl:8081: it must begin with"),
+        ("--store", "elsewhere", ": must be lmdb:DIRECTORY"),
+        ("--store", "lmdb:", ": must be lmdb:DIRECTORY"),
+        ("--store", "etcd:http://127.0.0.1:2379", ": must be lmdb:DIRECTORY"),
+        ("--synchronous-commit", "maybe", "--synchronous-commit maybe: must be on or off"),
+        ("--journal", "0", "--journal 0: must be from 1 to 100000000"),
+        ("--journal", "many", "--journal many: must be"),
+        ("--max-connections", "0", "--max-connections 0: must be from"),
+        ("--cors-origin", "*", "--cors-origin *: must be an origin"),
+        ("--cors-origin", "https://example.org/", "without a path"),
+        ("--cors-origin", "example.org", "must be an origin"),
+        ("--token-file", "missing", "the token file missing: No such file"),
+        ("--access-log", "missing/log", "the access log missing/log: No such file"),
+        ("--colour", "red", "--colour"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_option(
+    tmp_path: Path, command: str, option: str, value: str, message: str
+) -> None:
+    """
+    One line on standard error that names it, and nothing is made but what the
+    options before it asked for.
+    """
+    line = refused(tmp_path, option, value, command=command)
+    assert line.startswith(("pexservice: ", f"{command}: "))
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_argument(tmp_path: Path) -> None:
+    """
+    There are none.
+    """
+    assert "there is no argument now, only options" in refused(tmp_path, "now")
+
+
+def test_a_busy_address(tmp_path: Path) -> None:
+    """
+    It is named.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
+        line = refused(tmp_path, "--listen", listen)
+        assert line == f"pexservice: cannot listen on {listen}: Address already in use"
+
+
+def test_an_address_of_somebody_else(tmp_path: Path) -> None:
+    """
+    It is named, also as the second of two.
+    """
+    listen = "tcp:0:interface=192.0.2.1"
+    line = refused(tmp_path, "--listen", LOOPBACK, "--listen", listen)
+    assert line == f"pexservice: cannot listen on {listen}: Cannot assign requested address"
+
+
+def test_a_store_in_use(tmp_path: Path) -> None:
+    """
+    The second process is told so, and the first one is not disturbed.
+    """
+    with Daemon(tmp_path) as daemon:
+        line = refused(tmp_path, "--listen", LOOPBACK)
+        assert (
+            line == f"pexservice: the store {tmp_path}/{STORE} is in use by another process"
+        )
+        assert value(daemon, "/next") == b"1\n"
+
+
+def test_a_damaged_store(tmp_path: Path) -> None:
+    """
+    Exit status 78, and not a byte of it changes.
+    """
+    with Daemon(tmp_path) as daemon:
+        value(daemon, "/next")
+    data = tmp_path / STORE / DATA
+    data.write_bytes(data.read_bytes()[:8192])
+    before = data.read_bytes()
+    for _ in range(2):
+        line = refused(tmp_path, "--listen", LOOPBACK, status=78)
+        assert line.startswith(f"pexservice: the store {tmp_path}/{STORE} is damaged: ")
+    assert data.read_bytes() == before
+
+
+def test_a_foreign_directory(tmp_path: Path) -> None:
+    """
+    A directory with something else in it is no place for a store.
+    """
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").touch()
+    line = refused(tmp_path, "--store", "lmdb:letters", "--listen", LOOPBACK)
+    assert line.endswith(
+        "holds something else (a.txt); give the store a directory of its own"
+    )
+    assert [each.name for each in (tmp_path / "letters").iterdir()] == ["a.txt"]
+
+
+def test_daemonised(tmp_path: Path) -> None:
+    """
+    A pid file and a log file while it runs, and the pid file goes with it.
+    """
+    socket_path = tmp_path / "socket"
+    with background(tmp_path, "--listen", "unix:socket") as pid:
+        for _ in patiently():
+            if socket_path.exists():
+                break
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(socket_path))
+            connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+            assert connection.recv(1000).endswith(b"\r\n\r\n1\n")
+        assert pid
+    assert not (tmp_path / "twistd.pid").exists()
+    log = (tmp_path / "twistd.log").read_text()
+    assert "the cursor is at" in log
+    assert "Server Shut Down" in log
+    assert "Traceback" not in log
+
+
+def test_daemonised_and_refused(tmp_path: Path) -> None:
+    """
+    Who starts a daemon that cannot start sees why and an exit status that is not 0,
+    and no pid file stays.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
+        ended = run(tmp_path, "pexservice", "--listen", listen)
+    assert ended.returncode == 1
+    assert f"cannot listen on {listen}: Address already" in ended.stderr
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
+    """
+    As in the foreground.
+    """
+    ended = run(tmp_path, "pexservice", "--journal", "0")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("pexservice: ")
+
+
+def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+    """
+    A request that was begun is answered, a connection that rests is closed, and the
+    process ends by the signal.
+    """
+    with Daemon(tmp_path) as daemon:
+        resting, begun = (
+            socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) for _ in "12"
+        )
+        resting.sendall(b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert resting.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        begun.sendall(
+            b"POST /next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert begun.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        daemon.process.terminate()
+        assert resting.recv(1000) == b""
+        begun.sendall(b"x")
+        answer = b""
+        while chunk := begun.recv(1000):
+            answer += chunk
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"the service is stopping; nothing was moved" in answer
+        assert daemon.wait() in (0, -signal.SIGTERM)
+        resting.close()
+        begun.close()

@@ -1,0 +1,54 @@
+"""
+Far along the sequence, over HTTP.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.daemon import Daemon
+from tests.test_sequence import fibonacci
+
+#: Beyond F(20,578), the first with more digits than Python makes a text of an int.
+STEPS = 20_600
+
+
+@pytest.fixture
+def unlimited_int_digits() -> Iterator[None]:
+    """
+    For the independent computation.
+    """
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(limit)
+
+
+@pytest.mark.usefixtures("unlimited_int_digits")
+def test_beyond_4300_digits(tmp_path: Path) -> None:
+    """
+    Every one of 20,600 steps is the sum of the two before it, and the last one is
+    what an independent computation says.
+    """
+    with Daemon(tmp_path) as daemon:
+        connection = daemon.connect()
+        before, value = 1, 0
+        for position in range(1, STEPS + 1):
+            connection.request("POST", "/next")
+            response = connection.getresponse()
+            body = response.read()
+            before, value = value, before + value
+            assert int(response.headers["Pex-Position"]) == position
+            assert int(response.headers["Content-Length"]) == len(body)
+            # The text of an int is quadratic, so not each of them.
+            if position % 100 == 0:
+                assert body == b"%d\n" % value
+        connection.close()
+    assert body.decode() == f"{fibonacci(STEPS)[0]}\n"
+    assert len(body) == 4306
+    with Daemon(tmp_path) as daemon:
+        assert daemon.ask("/current")[1] == body
