@@ -1,0 +1,30 @@
+# make run     start the service on http://127.0.0.1:8081
+# make test    run every test, the linter and the type checker
+# make clean   remove what the two have made, but not the service's data
+
+PYTHON ?= python3
+VENV := .venv
+SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
+
+.PHONY: run test clean
+
+run: $(VENV)/installed
+	$(VENV)/bin/twistd -n pexservice
+
+test: $(VENV)/tox
+	$(VENV)/bin/tox run $(TOX_ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/pip install --quiet .
+	touch $@
+
+$(VENV)/tox: $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet 'tox>=4.20'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name '*.egg-info' -prune -exec rm -rf {} +
