@@ -62,7 +62,7 @@ INITIAL = State(0, ORIGIN)
 
 def state_at(revision: int, position: int) -> State:
     """
-    The state that two stored numbers stand for; 23 ms at position 1,000,000.
+    The state that two stored numbers stand for; 21 ms at position 1,000,000.
 
     @raise ValueError: either number is negative.
     """

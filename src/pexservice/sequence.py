@@ -7,7 +7,7 @@ Values are L{decimal.Decimal} because a service hands out I{text}.  Both the
 addition that makes a step and the conversion to digits are linear in the number
 of digits there, while the text of an C{int} takes quadratic time and is refused
 by Python beyond 4,300 digits (F(20,578)).  At position 1,000,000 (208,988
-digits) a step takes 0.02 ms and its text 0.5 ms; C{docs/benchmarks.md} has the
+digits) a step takes 0.02 ms and its text 0.3 ms; C{docs/benchmarks.md} has the
 table.
 
 The context has the largest precision there is and traps L{decimal.Inexact}, so a
@@ -115,7 +115,7 @@ def digits(value: Decimal) -> bytes:
 def term_at(position: int) -> Term:
     """
     The term at C{position}, by fast doubling: one round of three
-    multiplications for each bit of C{position}, 23 ms at 1,000,000.
+    multiplications for each bit of C{position}, 21 ms at 1,000,000.
 
     @raise ValueError: C{position} is negative.
     """

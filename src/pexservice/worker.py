@@ -126,7 +126,10 @@ class Worker(Service):
             port = await self._listen(description, site)
             self._ports.append(port)
             self._log.info("listening on {address}", address=_shown(port.getHost()))
-        self._log.info("the cursor is at {state}", state=committer.durable)
+        self._log.info(
+            "the cursor is at revision {state.revision}, position {state.position}",
+            state=committer.durable,
+        )
 
     async def _listen(self, description: str, site: PexSite) -> IListeningPort:
         try:
