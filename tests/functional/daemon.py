@@ -29,7 +29,9 @@ def twistd(*arguments: str) -> list[str]:
     The command line of C{twistd}.
     """
     code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
-    return [sys.executable, "-W", "error", "-c", code, *arguments]
+    # Twisted leaves a socket that it could not bind to the garbage collector.
+    warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
+    return [sys.executable, *warnings, "-c", code, *arguments]
 
 
 class Daemon:

@@ -47,6 +47,19 @@ def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
         assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
 
 
+def test_twistd_knows_it(tmp_path: Path) -> None:
+    """
+    What is installed shows up among twistd's commands, and has help of its own.
+    """
+    shown = run(tmp_path, "--help")
+    for command in COMMANDS:
+        assert f"    {command} " in shown.stdout
+        own = run(tmp_path, command, "--help")
+        assert (own.returncode, own.stderr) == (0, "")
+        assert "--synchronous-commit=" in own.stdout
+        assert run(tmp_path, command, "--version").stdout.startswith("pexservice 0.")
+
+
 def test_the_default_store_is_private(tmp_path: Path) -> None:
     """
     It is made below the directory the daemon starts in, for its owner alone.

@@ -332,6 +332,25 @@ def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
     verify(path)
 
 
+def test_a_million_steps(tmp_path: Path) -> None:
+    """
+    With the default journal, a store after 1,000,000 steps is not larger than after
+    200,000.
+    """
+    path = tmp_path / "store"
+    store = at(path)
+    state, sizes = now(store.open()), []
+    for count in range(1, 5001):
+        taken = batch(state, b"nnnp" * 50)
+        now(store.commit(taken))
+        state = end(taken)
+        if count in (1000, 5000):
+            sizes.append((path / DATA).stat().st_size)
+    now(store.close())
+    assert state[0] == 1_000_000
+    assert sizes[1] <= sizes[0]
+
+
 def test_a_shorter_journal(tmp_path: Path) -> None:
     """
     A store that kept more is trimmed by the first commit that is told to keep less.
