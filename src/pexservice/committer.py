@@ -186,6 +186,8 @@ class Committer:
         self._answer_first = not synchronous
         self._look_ups = DeferredLock()
         self._drained: list[Deferred[None]] = []
+        self._settling: list[Deferred[None]] = []
+        self._read = False
 
     async def start(self) -> None:
         """
@@ -196,6 +198,7 @@ class Committer:
         revision, position = await self._store.open()
         self.durable = self.latest = state_at(revision, position)
         self._open = _Gathered(self.latest)
+        self._read = True
         self._refusal = None
 
     async def stop(self) -> None:
@@ -224,6 +227,29 @@ class Committer:
         The state that readers are shown.
         """
         return self.latest if self._answer_first else self.durable
+
+    def settled(self) -> Deferred[None]:
+        """
+        @return: fires when the commit that is under way now, if any, has ended.
+        """
+        if self._under_way is None:
+            return succeed(None)
+        settled: Deferred[None] = Deferred()
+        self._settling.append(settled)
+        return settled
+
+    @property
+    def unread(self) -> NotTaken | None:
+        """
+        Why there is no state to show, if there is none.
+        """
+        return None if self._read else self._refusal
+
+    def unusable(self, reason: str) -> None:
+        """
+        The store could not be opened, for C{reason}.
+        """
+        self._refusal = NotTaken(reason)
 
     @property
     def refusal(self) -> NotTaken | None:
@@ -378,6 +404,9 @@ class Committer:
             ended.  Those that its answers brought about, as the next request of a
             pipeline, wait for the next turn, or a pipeline would nest commits.
         """
+        settling, self._settling = self._settling, []
+        for each in settling:
+            each.callback(None)
         draining = bool(self._open.transitions and self._drained)
         if draining or (arrived and not self._answer_first):
             self._commit()

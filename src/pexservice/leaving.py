@@ -42,30 +42,39 @@ class CannotStart(Exception):
 class Leaving:
     """
     Ends this process.
+
+    @ivar leaving: it is decided.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorCore, at_exit: Callable[..., object] = atexit.register
+        self,
+        reactor: IReactorCore,
+        *,
+        terminal: bool = True,
+        at_exit: Callable[..., object] = atexit.register,
     ) -> None:
+        """
+        @param terminal: somebody reads standard error, besides the log.
+        """
         self._reactor = reactor
+        self._terminal = terminal
         self._at_exit = at_exit
-        self._leaving = False
+        self.leaving = False
 
     def leave(self, status: Status, reason: str) -> None:
         """
         Stop the reactor, as soon as it runs, and end with C{status}.
 
-        @param reason: one line.  It goes into the log, and to standard error for
-            who started the process by hand.
+        @param reason: one line, for the log and the terminal.
         """
-        if self._leaving:
+        if self.leaving:
             return
-        self._leaving = True
+        self.leaving = True
         self._log.critical("{reason}", reason=reason)
         # twistd has put its log in the place of sys.stderr.
-        if sys.__stderr__ is not None:
+        if self._terminal and sys.__stderr__ is not None:
             sys.__stderr__.write(f"pexservice: {reason}\n")
         self._at_exit(_end, status)
         self._reactor.callWhenRunning(self._stop)

@@ -15,15 +15,19 @@ from twisted.application.service import IService
 from twisted.internet import endpoints
 from twisted.python import usage
 
-from pexservice.worker import Settings, Worker
+from pexservice.settings import Settings, Supervision
 
 _JOURNAL_LIMIT = 100_000_000
 _CONNECTIONS_LIMIT = 1_000_000
+_DESCRIPTOR_LIMIT = 1_000_000
+
+#: A watchdog shorter than this would bite a worker that is merely busy.  Seconds.
+_SHORTEST = 0.5
 
 #: RFC 6454's serialization of an origin, as browsers send it.
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
-_KINDS = ("tcp", "tcp6", "unix", "systemd")
+_KINDS = ("tcp:", "tcp6:", "unix:", "systemd:")
 
 
 def _number(option: str, least: int, most: int) -> Callable[[str], int]:
@@ -33,6 +37,12 @@ def _number(option: str, least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return coerce
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < _SHORTEST:
+        raise ValueError(f"--watchdog {text}: must be {_SHORTEST} seconds or more")
+    return float(text)
 
 
 def _on_or_off(text: str) -> str:
@@ -47,16 +57,13 @@ def _store(url: str) -> str:
     return url
 
 
-class WorkerOptions(usage.Options):
+class CommonOptions(usage.Options):
     """
-    The options of one worker.
+    What a worker is told, by whomever.
     """
 
-    command: ClassVar[str] = "pexservice-worker"
-    longdesc = (
-        "One worker: it serves, and ends when it cannot go on. For who brings a"
-        " supervisor of their own."
-    )
+    command: ClassVar[str]
+    kinds: ClassVar[Sequence[str]] = _KINDS
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
         [
@@ -110,10 +117,10 @@ class WorkerOptions(usage.Options):
 
     def opt_listen(self, description: str) -> None:
         """An endpoint to listen on; repeatable [default: tcp:8081:interface=127.0.0.1]."""
-        kind = description.partition(":")[0]
+        kind = description.partition(":")[0] + ":"
         try:
-            if kind not in _KINDS:
-                raise ValueError("it must begin with tcp:, tcp6:, unix: or systemd:")  # noqa: TRY301
+            if kind not in self.kinds:
+                raise ValueError(f"it must begin with {', '.join(self.kinds)}")  # noqa: TRY301
             # Nothing is opened, so no reactor is needed.
             endpoints.serverFromString(None, description)
         except (ValueError, TypeError, LookupError) as error:
@@ -170,24 +177,92 @@ class WorkerOptions(usage.Options):
             access_log=self["access-log"],
             max_connections=self["max-connections"],
             foreground=bool(parent.get("nodaemon", True)),
+            lifeline=self.get("lifeline"),
+            quick_check=bool(self.get("quick-check")),
         )
 
 
-class ServiceOptions(WorkerOptions):
+class WorkerOptions(CommonOptions):
+    """
+    The options of one worker.
+    """
+
+    command: ClassVar[str] = "pexservice-worker"
+    kinds = (*_KINDS, "fd:")
+    longdesc = (
+        "One worker: it serves, and ends when it cannot go on. For who brings a"
+        " supervisor of their own."
+    )
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        [
+            "lifeline",
+            None,
+            None,
+            "For a supervisor: a pipe's descriptor; end when it ends, and wait for a"
+            " store in use.",
+            _number("lifeline", 3, _DESCRIPTOR_LIMIT),
+        ],
+    ]
+    optFlags: ClassVar[Sequence[Sequence[object]]] = [
+        [
+            "quick-check",
+            None,
+            "For a supervisor: the store was verified before, look at the cursor only.",
+        ],
+    ]
+
+
+class ServiceOptions(CommonOptions):
     """
     The options of the whole service.
     """
 
     command: ClassVar[str] = "pexservice"
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        [
+            "standby",
+            None,
+            1,
+            "How many warm workers wait to take over, 0 or 1.",
+            _number("standby", 0, 1),
+        ],
+        [
+            "watchdog",
+            None,
+            5.0,
+            "Seconds of silence after which a worker is replaced.",
+            _seconds,
+        ],
+    ]
+
+    def supervision(self) -> Supervision:
+        """
+        For the supervisor.
+        """
+        return Supervision(standby=self["standby"], watchdog=self["watchdog"])
+
+
+def _make_service(options: ServiceOptions) -> IService:
+    """
+    A supervisor by C{options}.  Opens nothing: twistd forks after this.
+    """
+    # Here, not at import: the first import of the reactor chooses it.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    from pexservice.supervisor import Supervisor  # noqa: PLC0415 as lean as it can be
+
+    return Supervisor(options.settings(), options.supervision(), reactor)
 
 
 def _make_worker(options: WorkerOptions) -> IService:
     """
-    A worker by C{options}.  Opens nothing: twistd forks after this.
+    A worker by C{options}.  Opens nothing either.
     """
-    # Here, not at import: the first import of the reactor chooses it.
-    from twisted.internet import reactor  # noqa: PLC0415
+    from twisted.internet import reactor  # noqa: PLC0415 as above
+
+    # A supervisor, which reads these options too, has no use for what this imports.
+    from pexservice.worker import Worker  # noqa: PLC0415
 
     return Worker(options.settings(), reactor)  # type: ignore[arg-type]
 
@@ -198,7 +273,7 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
     """
 
     Options = ServiceOptions
-    makeService = staticmethod(_make_worker)
+    makeService = staticmethod(_make_service)
 
 
 class worker:  # noqa: N801 as above

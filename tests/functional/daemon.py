@@ -115,10 +115,12 @@ class Daemon:
 
     def kill(self) -> None:
         """
-        SIGKILL.
+        SIGKILL.  A supervisor's workers end by themselves.
         """
+        workers = children(self.process.pid)
         self.process.kill()
         self.process.wait()
+        until_gone(*workers)
 
     def connect(self) -> HTTPConnection:
         """
@@ -139,6 +141,27 @@ class Daemon:
             return response, response.read()
         finally:
             connection.close()
+
+
+def children(pid: int) -> list[int]:
+    """
+    The children of a process.
+    """
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in found.split()]
+
+
+def until_gone(*pids: int) -> None:
+    """
+    Wait until there is no such process any more.
+    """
+    for _ in patiently():
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+    raise AssertionError(f"of {pids} some are still there")
 
 
 def patiently() -> Iterator[None]:
@@ -180,6 +203,4 @@ def background(path: Path, *options: str) -> Iterator[int]:
         yield pid
     finally:
         os.kill(pid, signal.SIGTERM)
-        for _ in patiently():
-            if not Path(f"/proc/{pid}").exists():
-                break
+        until_gone(pid)

@@ -96,6 +96,9 @@ class PexRequest(server.Request):
         """
         self.site = self.channel.site
         self.setHeader(b"Date", datetimeToString())
+        if self.site.connections.closing:
+            self.channel.persistent = False
+            self.setHeader(b"Connection", b"close")
         self.prepath, self.postpath = [], self.path[1:].split(b"/")
         try:
             self.render(self.site.resource)
@@ -140,8 +143,9 @@ class PexChannel(HTTPChannel):
     _refused = False
     _half_closed = False
 
-    # Between requests, and so free to be closed for somebody else.
+    # Between requests, and so free to be closed for somebody else; has had one.
     idle = True
+    answered = False
 
     def connectionMade(self) -> None:
         """
@@ -279,8 +283,6 @@ class PexChannel(HTTPChannel):
             persistent = b"close" not in tokens
         else:
             persistent = b"keep-alive" in tokens
-        if self.site.connections.closing:
-            persistent = False
         if not persistent:
             request.setHeader(b"Connection", b"close")
         elif version != b"HTTP/1.1":
@@ -291,8 +293,7 @@ class PexChannel(HTTPChannel):
         """
         A request is answered.
         """
-        if self.site.connections.closing:
-            self.persistent = False
+        self.answered = True
         super().requestDone(request)
         if self._waits_for_a_request():
             self.idle = True

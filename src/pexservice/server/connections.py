@@ -14,9 +14,13 @@ from pexservice.web.problems import Problem, too_many_connections
 class Connection(Protocol):
     """
     What the table needs of a channel.
+
+    @ivar idle: it is between requests.
+    @ivar answered: it has had one.
     """
 
     idle: bool
+    answered: bool
 
     def loseConnection(self) -> None:
         """
@@ -42,6 +46,7 @@ class Connections:
         self._open: dict[Connection, None] = {}
         self._emptied: list[Deferred[None]] = []
         self.closing = False
+        self._parting = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -66,7 +71,9 @@ class Connections:
         """
         C{connection} has answered and waits for a request.
         """
-        if connection in self._open:
+        if self._parting:
+            connection.loseConnection()
+        elif connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
@@ -87,16 +94,28 @@ class Connections:
         for each in list(self._open):
             each.forceAbortClient()
 
-    def close(self) -> Deferred[None]:
+    def close_resting(self) -> None:
         """
-        Close those that rest now, and the others after the request they are in.
+        Close those that wait for another request, now or when they come to it.  One
+        that has sent none yet is about to, so it may.
+        """
+        self._parting = True
+        for each in list(self._open):
+            if each.idle and each.answered:
+                each.loseConnection()
 
-        @return: fires when all are closed.
+    def close_idle(self) -> None:
         """
-        self.closing = True
+        Close also those that have not sent any request.
+        """
         for each in list(self._open):
             if each.idle:
                 each.loseConnection()
+
+    def emptied(self) -> Deferred[None]:
+        """
+        @return: fires when no connection is open.
+        """
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()

@@ -8,14 +8,12 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from pexservice.files import OWN_LOG
 from pexservice.server.channel import PexChannel, PexRequest
 from pexservice.server.connections import Connections
 
 #: How long a connection may say nothing before or within a request.  Seconds.
 IDLE_TIMEOUT = 60
-
-#: The access log's own name for the daemon's log.
-OWN_LOG = "-"
 
 
 class PexSite(Site):

@@ -117,6 +117,16 @@ class Directory:
         @raise StoreBusy: another process owns it.
         @raise StoreUnusable: there can be no such directory.
         """
+        self._own(fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def await_ownership(self) -> None:
+        """
+        As L{own}, but block until it is free.  The kernel wakes who waits the moment
+        that the owner dies.
+        """
+        self._own(fcntl.LOCK_EX)
+
+    def _own(self, operation: int) -> None:
         _refuse_network(self.path)
         try:
             # Not its parents: a name mistyped must not grow a tree.
@@ -127,7 +137,7 @@ class Directory:
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation)
         except BlockingIOError:
             os.close(descriptor)
             raise StoreBusy(f"the store {self.path} is in use by another process") from None

@@ -13,6 +13,7 @@ ever less often.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,6 +21,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -119,6 +121,26 @@ class Handover:
         if not self._pool.started:
             self._pool.start()
         done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, measured)
+        return done
+
+    def wait(self, call: Callable[[], None]) -> Deferred[None]:
+        """
+        Run a call that may never return, in a thread that does not keep the process
+        from ending.
+
+        @return: fires in the reactor's thread.
+        """
+        done: Deferred[None] = Deferred()
+
+        def waits() -> None:
+            try:
+                call()
+            except Exception:  # noqa: BLE001 it is not lost
+                self._reactor.callFromThread(done.errback, Failure())
+            else:
+                self._reactor.callFromThread(done.callback, None)
+
+        threading.Thread(target=waits, name="wait", daemon=True).start()
         return done
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lmdb
 from attrs import frozen
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from zope.interface import implementer
 
 from pexservice.stores import records
@@ -29,6 +29,7 @@ from pexservice.stores.interface import (
     NotTaken,
     Remembered,
     Row,
+    StoreBusy,
     StoreUnusable,
 )
 from pexservice.stores.verify import (
@@ -91,12 +92,15 @@ class LmdbStore:
         *,
         journal: int = 100_000,
         verify: Callable[[Path], None] = verify_in_child,
+        waiting: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: reads the whole store before this process maps it.
+        @param waiting: called when another process has the store, to wait for it
+            then; by default it is not waited for.
         @param map_size: bytes; by default enough for C{journal}.
         """
         self.directory = directory
@@ -104,6 +108,7 @@ class LmdbStore:
         self._kept_transitions = journal
         self._kept_keys = kept_keys
         self._verify = verify
+        self._waiting = waiting
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
         self._opened: _Open | None = None
         self._extent = _Extent(0, 1, 0)
@@ -119,13 +124,24 @@ class LmdbStore:
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.  Blocks: there is nobody to serve yet.
+        See L{IStore.open}.  Blocks, but for waiting: there is nobody to serve yet.
         """
-        return execute(self._open)
+        return self._own().addCallback(lambda _: self._open())
+
+    def _own(self) -> Deferred[None]:
+        if self._waiting is None:
+            return execute(self.directory.own)
+        try:
+            self.directory.own()
+        except StoreBusy:
+            self._waiting()
+            return self._handover.wait(self.directory.await_ownership)
+        except StoreUnusable:
+            return fail()
+        return succeed(None)
 
     def _open(self) -> tuple[int, int]:
         path = self.directory.path
-        self.directory.own()
         try:
             if self.directory.holds_a_store():
                 self.directory.tidy()

@@ -146,8 +146,19 @@ def verify_in_child(path: Path) -> None:
     """
     L{verify}, survived whatever the store does to the process that reads it.
     """
+    ask_child(path, "pexservice.stores.verify", str(path))
+
+
+def ask_child(path: Path, module: str, *arguments: str) -> None:
+    """
+    Have a process of its own look at the store in C{path}, and take its word.
+
+    @param module: its C{main} ends with L{DAMAGED_STATUS}, 1 or 0, and a line on
+        standard output that says what is wrong.
+    @raise StoreUnusable: something is.
+    """
     child = subprocess.run(
-        [sys.executable, "-m", "pexservice.stores.verify", str(path)],
+        [sys.executable, "-m", module, *arguments],
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

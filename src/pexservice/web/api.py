@@ -146,8 +146,12 @@ class Api:
     def _known(self, request: IRequest) -> Reply | None:
         """
         @return: 304, if a read's preconditions say that its caller knows the answer.
-        @raise Problem: 412, if they say that it does not want it.
+        @raise Problem: 412, if they say that it does not want it; 503, if the cursor
+            could not be read.
         """
+        unread = self._committer.unread
+        if unread is not None:
+            raise problems.not_taken(str(unread))
         if_match, if_none_match = _conditions(request)
         state = self._committer.visible
         present = state_headers(state, chosen(_accept(request)))

@@ -3,6 +3,13 @@ What C{twistd} finds.
 """
 
 from twisted.application.service import ServiceMaker
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 
 pexservice = ServiceMaker(
     "pexservice",
@@ -17,3 +24,25 @@ pexservice_worker = ServiceMaker(
     "One pexservice worker, for who brings a supervisor of their own.",
     "pexservice-worker",
 )
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class FdParser:
+    """
+    C{fd:N}, a listening socket that was handed down.
+    """
+
+    prefix = "fd"
+
+    def parseStreamServer(
+        self, reactor: IReactorCore, *args: object, **kwargs: object
+    ) -> IStreamServerEndpoint:
+        """
+        See L{IStreamServerEndpointStringParser.parseStreamServer}.
+        """
+        from pexservice.inherited import InheritedEndpoint  # noqa: PLC0415 as lazy as the rest
+
+        return InheritedEndpoint.parse(reactor, *args, **kwargs)
+
+
+pexservice_fd = FdParser()

@@ -1,0 +1,89 @@
+"""
+The endpoint C{fd:N}: a listening socket that somebody else opened and handed down.
+
+Letting go of it must leave the socket as it is, for whoever comes next accepts from
+it too.  So a Unix socket's file, which Twisted removes with its port, stays.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import fdesc, tcp, unix
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: How many connections may wait to be accepted while one worker takes over from
+#: another; the kernel's limit, net.core.somaxconn, is 4096 by default.
+BACKLOG = 4096
+
+
+class InheritedUNIXPort(unix.Port):
+    """
+    A port on somebody else's Unix socket.
+    """
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        Close our descriptor, and only that.
+        """
+        tcp.Port.connectionLost(self, reason)
+
+
+@implementer(IStreamServerEndpoint)
+class InheritedEndpoint:
+    """
+    @ivar descriptor: of a listening stream socket.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        self._reactor = reactor
+        self.descriptor = descriptor
+
+    @classmethod
+    def parse(cls, reactor: Any, *args: object, **kwargs: object) -> InheritedEndpoint:
+        """
+        C{fd:N}, taken apart.
+
+        @raise ValueError: it is something else.
+        """
+        if len(args) != 1 or kwargs or not str(args[0]).isdecimal():
+            raise ValueError("must be fd:N, the number of a listening socket")
+        return cls(reactor, int(str(args[0])))
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        See L{IStreamServerEndpoint.listen}.
+        """
+        return maybeDeferred(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        with socket.socket(fileno=os.dup(self.descriptor)) as inherited:
+            fdesc.setNonBlocking(self.descriptor)
+            if inherited.family == socket.AF_UNIX:
+                port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
+                    self._reactor, self.descriptor, factory
+                )
+                # Listening sets the file's permissions: to what they are.
+                port.mode = stat.S_IMODE(Path(inherited.getsockname()).stat().st_mode)
+                port.startListening()
+            else:
+                port = self._reactor.adoptStreamPort(
+                    self.descriptor, inherited.family, factory
+                )
+            # Listening has also set Twisted's backlog of 50.
+            inherited.listen(BACKLOG)
+        # The port has its own copy.
+        os.close(self.descriptor)
+        listening: IListeningPort = port
+        return listening

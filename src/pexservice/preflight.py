@@ -1,0 +1,68 @@
+"""
+Would a worker start?  Asked before there is one, so that whoever starts the service
+is told at once: C{python -m pexservice.preflight}, with a worker's options.
+
+It does what a worker does before it listens, and reads the whole store, in a process
+of its own: reading a damaged store may be the end of the process that does it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pexservice.files import check_files
+from pexservice.leaving import CannotStart
+from pexservice.options import WorkerOptions
+from pexservice.stores.directory import Directory
+from pexservice.stores.handover import Handover, Placement
+from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb import LmdbStore
+from pexservice.stores.verify import DAMAGED_STATUS, verify
+from pexservice.web.access import BadTokens
+
+
+@implementer(IReactorFromThreads)
+class _NoThreads:
+    """
+    Nothing here is handed to a thread.
+    """
+
+    def callFromThread(self, callable: object, *args: object, **kwargs: object) -> None:  # noqa: A002 the interface's name
+        """
+        See L{IReactorFromThreads.callFromThread}.
+        """
+        raise AssertionError("there is no thread")
+
+
+def main(arguments: list[str]) -> int:
+    """
+    The command.
+    """
+    options = WorkerOptions()
+    options.parseOptions(arguments)
+    settings = options.settings()
+    store = LmdbStore(
+        Directory(settings.store),
+        Handover(_NoThreads(), Placement()),
+        journal=settings.journal,
+        verify=verify,
+    )
+    failures: list[Failure] = []
+    try:
+        check_files(settings)
+        store.open().addErrback(failures.append)
+        if failures:
+            failures[0].raiseException()
+        store.close()
+    except (CannotStart, BadTokens, StoreUnusable) as error:
+        sys.stdout.write(f"{error}\n")
+        return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

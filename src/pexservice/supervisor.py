@@ -1,0 +1,454 @@
+"""
+Keep-alive: sockets, processes, watchdog.
+
+The supervisor opens the listening sockets and never accepts from them.  It hands
+them down to its workers, which all try to own the store: one does and serves, the
+others stand by with everything imported and sleep in the kernel until the lock is
+free.  So when the one that serves dies, however it dies, the next one goes on within
+milliseconds without any message, and a connection that came in between waits in the
+socket's queue.
+
+Each worker says in systemd's notify protocol what it is and that it is alive.  One
+that is silent is made to say where it hangs, and is killed.  One that ends is
+replaced; unless it says that there is no use in that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IListeningPort, IProcessTransport, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.runner.procmon import ProcessMonitor
+
+from pexservice.inherited import BACKLOG
+from pexservice.leaving import CannotStart, Leaving, Status
+from pexservice.listening import listen, shown, stop_listening
+from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING, Listener, Notifier
+from pexservice.settings import Settings, Supervision
+from pexservice.spawning import Command, Spawner
+from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.verify import ask_child
+
+#: What a worker is run by.  Its own process group's time is in the supervisor's log.
+WORKER = (
+    *(sys.executable, "-m", "pexservice"),
+    *("--nodaemon", "--pidfile=", "--logger=pexservice.supervised.observer"),
+    "pexservice-worker",
+)
+
+#: How long a worker may take to say its first word.  Seconds; a large store is read
+#: in that time.
+START_PATIENCE = 60.0
+
+#: How long one that is silent has to write its traceback.  Seconds.
+LAST_WORDS = 1.0
+
+#: How long a replacement may take until it stands by.  Seconds.
+REPLACEMENT_PATIENCE = 30.0
+
+#: Ends that make a look at the whole store advisable: what reading a missing page
+#: leads to, and what a worker says when the store failed.
+_SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FAILED}
+
+#: What systemd tells us, and not our workers.
+_OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+
+
+@define
+class _Worker:
+    """
+    What is known of a worker that runs.
+
+    @ivar heard: when it spoke last, or began.
+    @ivar spoke: it has said its first word.
+    @ivar condemned: it was silent, and is to die.
+    """
+
+    name: str
+    process: IProcessTransport
+    heard: float
+    spoke: bool = False
+    condemned: bool = False
+    standing_by: bool = False
+    ready: bool = False
+    status: str = ""
+
+
+class _Deaf(Factory):
+    """
+    For sockets that are never accepted from here.
+    """
+
+    noisy = False
+
+
+class Supervisor(ProcessMonitor):
+    """
+    The service that keeps the service alive.
+    """
+
+    log = Logger()
+
+    # procmon's: a worker that lived for a second is replaced at once, one that did
+    # not after a delay that begins at 0.05 seconds and doubles up to 5.
+    threshold = 1
+    minRestartDelay = 0.05  # type: ignore[assignment]
+    maxRestartDelay = 5
+    # A worker that is told to stop takes less than 4 seconds.
+    killTime = 7
+
+    def __init__(
+        self,
+        settings: Settings,
+        supervision: Supervision,
+        reactor: object,
+        leaving: Leaving | None = None,
+    ) -> None:
+        self._settings = settings
+        self._supervision = supervision
+        self._clock_ = IReactorTime(reactor)
+        self._spawner = Spawner(reactor, self)
+        super().__init__(self._spawner)
+        self._base = reactor
+        self._leaving = leaving or Leaving(
+            reactor,  # type: ignore[arg-type]
+            terminal=settings.foreground,
+        )
+        self._ports: list[IListeningPort] = []
+        self._workers: dict[str, _Worker] = {}
+        self._names = (f"worker-{number}" for number in _count_up())
+        self._notifier = Notifier({})
+        self._listener: Listener | None = None
+        self._lifeline = (-1, -1)
+        self._roster: list[str] = []
+        self._suspicious = False
+        self._rolling = False
+        self._roll_again = False
+        self._changed: list[Deferred[None]] = []
+        self._watch = LoopingCall(self._look)
+        self._watch.clock = self._clock_
+        self._reap = LoopingCall(self._adopt_the_dead)
+        self._reap.clock = self._clock_
+
+    # Starting.
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the sockets, before twistd gives up the rights that they may need.
+        """
+        super().privilegedStartService()
+        failures: list[Failure] = []
+        Deferred.fromCoroutine(self._listen()).addErrback(failures.append)
+        if failures:
+            self._refuse(failures[0])
+
+    async def _listen(self) -> None:
+        for description in self._settings.listen:
+            port = await listen(self._base, description, _Deaf())
+            # Never accept: the workers do.
+            port.stopReading()  # type: ignore[attr-defined]
+            with socket.socket(fileno=os.dup(port.fileno())) as copy:  # type: ignore[attr-defined]
+                copy.listen(BACKLOG)
+            self._ports.append(port)
+            self.log.info("listening on {address}", address=shown(port.getHost()))
+
+    def startService(self) -> None:
+        """
+        See whether a worker would start, and start them.
+
+        @raise CannotStart: for who does not see standard error.
+        """
+        if self._leaving.leaving:
+            return
+        settings = self._settings
+        try:
+            arguments = settings.arguments()
+            ask_child(Path(settings.store).resolve(), "pexservice.preflight", *arguments)
+        except StoreUnusable:
+            self._refuse(Failure())
+            return
+        self._notifier = Notifier(os.environ)
+        self._lifeline = os.pipe()
+        self._listener = Listener(self._base, self._heard)  # type: ignore[arg-type]
+        self._listener.start()
+        for _ in range(1 + self._supervision.standby):
+            self._add()
+        signal.signal(
+            signal.SIGHUP,
+            lambda *_: self._base.callFromThread(self.replace),  # type: ignore[attr-defined]
+        )
+        super().startService()
+        self._watch.start(self._supervision.watchdog / 4, now=False)
+        if os.getpid() == 1:
+            self._reap.start(1.0)
+
+    def _refuse(self, failure: Failure) -> None:
+        reason = failure.getErrorMessage()
+        if not self._settings.foreground:
+            raise CannotStart(reason) from failure.value
+        damaged = isinstance(failure.value, StoreDamaged)
+        self._leaving.leave(Status.DAMAGED if damaged else Status.CANNOT_START, reason)
+
+    def _add(self) -> str:
+        """
+        One more worker.
+        """
+        name = next(self._names)
+        self._roster.append(name)
+        self.addProcess(name, list(WORKER))
+        return name
+
+    # What the workers are told, and what they do; see L{pexservice.spawning.Observer}.
+
+    def command(self, name: str) -> Command:
+        """
+        What a worker is told now; it depends on how the last one ended.
+        """
+        listener, (lifeline, _) = cast(Listener, self._listener), self._lifeline
+        ours = [port.fileno() for port in self._ports]  # type: ignore[attr-defined]
+        theirs = range(3, 3 + len(ours))
+        arguments = [*WORKER, *self._settings.arguments(), "--lifeline", str(theirs.stop)]
+        for number in theirs:
+            arguments += ["--listen", f"fd:{number}"]
+        if not self._suspicious:
+            arguments.append("--quick-check")
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(_OURS)
+        }
+        environment["NOTIFY_SOCKET"] = listener.name
+        environment["WATCHDOG_USEC"] = str(int(self._supervision.watchdog * 1e6))
+        descriptors = dict(zip((*theirs, theirs.stop), (*ours, lifeline), strict=True))
+        return Command(arguments, environment, descriptors)
+
+    def spawned(self, name: str, transport: IProcessTransport) -> None:
+        """
+        A worker runs.
+        """
+        self._workers[name] = _Worker(name, transport, self._clock_.seconds())
+        self.log.info("{name} is process {pid}", name=name, pid=transport.pid)
+
+    def said(self, name: str, line: str) -> None:
+        """
+        A worker has written a line.
+        """
+        self.log.info("[{name}] {line}", name=name, line=line)
+
+    def _heard(self, pid: int, lines: list[str]) -> None:
+        """
+        A process has notified us; maybe a worker.
+        """
+        worker = next(
+            (each for each in self._workers.values() if each.process.pid == pid), None
+        )
+        if worker is None:
+            return
+        worker.heard = self._clock_.seconds()
+        worker.spoke = True
+        for line in lines:
+            if line == READY:
+                worker.ready, worker.standing_by = True, False
+                self._suspicious = False
+                self.log.info("{name} serves", name=worker.name)
+                self._notifier.tell(READY)
+                self._tell_of_change()
+            elif line == STANDING_BY:
+                worker.standing_by = True
+                self.log.info("{name} stands by", name=worker.name)
+                self._tell_of_change()
+            elif line == STOPPING:
+                worker.ready = False
+            elif line == ALIVE:
+                self._notifier.tell(ALIVE)
+            elif line.startswith("STATUS="):
+                worker.status = line.removeprefix("STATUS=")
+                self._notifier.tell(line)
+
+    def ended(self, name: str, reason: Failure) -> None:
+        """
+        A worker has ended, and procmon is about to start another.
+        """
+        worker = self._workers.pop(name, None)
+        code, how = _how_it_ended(reason)
+        if worker is not None and self.running:
+            self.log.info("{name} ended {how}", name=name, how=how)
+        if code in _SUSPICIOUS:
+            self._suspicious = True
+        if code == Status.DAMAGED and self.running:
+            said = worker.status if worker is not None else ""
+            self._leaving.leave(Status.DAMAGED, said or f"{name} ended {how}")
+        self._tell_of_change()
+
+    def _tell_of_change(self) -> None:
+        changed, self._changed = self._changed, []
+        for each in changed:
+            each.callback(None)
+
+    def _change(self) -> Deferred[None]:
+        """
+        @return: fires when a worker begins to stand by or to serve, or ends.
+        """
+        changed: Deferred[None] = Deferred()
+        self._changed.append(changed)
+        return changed
+
+    # The watchdog.
+
+    def _look(self) -> None:
+        """
+        Is one of them silent?
+        """
+        now = self._clock_.seconds()
+        for worker in list(self._workers.values()):
+            patience = self._supervision.watchdog if worker.spoke else START_PATIENCE
+            if now - worker.heard > patience and not worker.condemned:
+                worker.condemned = True
+                self.log.error(
+                    "{name} has been silent for {seconds:.1f} seconds and is replaced",
+                    name=worker.name,
+                    seconds=now - worker.heard,
+                )
+                _signal(worker.process, "ABRT")
+                self._clock_.callLater(LAST_WORDS, _signal, worker.process, "KILL")
+
+    def _adopt_the_dead(self) -> None:
+        """
+        Process 1 of a container inherits what others leave, and has to bury it.
+        """
+        children = {each.process.pid for each in self._workers.values()}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            # Twisted waits for the workers itself.
+            if found is None or found.si_pid in children:
+                return
+            os.waitpid(found.si_pid, 0)
+
+    # Replacing and stopping.
+
+    def replace(self) -> None:
+        """
+        Replace the workers one by one, each with what the installed code and the
+        files are now, and without refusing anybody.
+        """
+        if self._rolling:
+            self._roll_again = True
+            return
+        self._rolling = True
+        Deferred.fromCoroutine(self._replace()).addErrback(
+            lambda failure: self.log.failure("the workers stay", failure=failure)
+        )
+
+    async def _replace(self) -> None:
+        self.log.info("replacing the workers")
+        try:
+            old = list(self._roster)
+            serving = [name for name in old if self._is_ready(name)]
+            # First who stands by: from here on the code that takes over is the new.
+            for name in set(old) - set(serving):
+                self.removeProcess(name)
+            new = self._add()
+            if not await self._until_it_stands_by(new):
+                self.log.error("{name} does not come up, so the others stay", name=new)
+                return
+            for name in serving:
+                self.removeProcess(name)
+                while name in self._workers:
+                    await self._change()
+            while len(self._roster) < 1 + self._supervision.standby:
+                await self._until_it_stands_by(self._add())
+            self.log.info("the workers are replaced")
+        finally:
+            self._rolling = False
+            if self._roll_again and self.running:
+                self._roll_again = False
+                self.replace()
+
+    def _is_ready(self, name: str) -> bool:
+        return name in self._workers and self._workers[name].ready
+
+    async def _until_it_stands_by(self, name: str) -> bool:
+        end = self._clock_.seconds() + REPLACEMENT_PATIENCE
+        ticking = LoopingCall(self._tell_of_change)
+        ticking.clock = self._clock_
+        ticking.start(1.0, now=False)
+        try:
+            while self.running and self._clock_.seconds() < end:
+                worker = self._workers.get(name)
+                if worker is not None and (worker.standing_by or worker.ready):
+                    return True
+                await self._change()
+        finally:
+            ticking.stop()
+        return False
+
+    def removeProcess(self, name: str) -> None:
+        """
+        See L{ProcessMonitor.removeProcess}.
+        """
+        if name in self.restart and self.restart[name].active():
+            self.restart[name].cancel()
+        self._roster.remove(name)
+        super().removeProcess(name)
+
+    def stopService(self) -> Deferred[None]:  # type: ignore[override]
+        """
+        Stop the workers, and be done when they are gone.
+        """
+        if self.running:
+            self._notifier.tell(STOPPING)
+            super().stopService()
+        for loop in (self._watch, self._reap):
+            if loop.running:
+                loop.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        while self._workers:
+            await self._change()
+        if self._listener is not None:
+            self._listener.stop()
+        for port, description in zip(self._ports, self._settings.listen, strict=False):
+            # systemd's sockets are not ours to remove.
+            if not description.startswith("systemd:"):
+                await stop_listening(port)
+
+
+def _count_up() -> Iterator[int]:
+    number = 1
+    while True:
+        yield number
+        number += 1
+
+
+def _signal(process: IProcessTransport, name: str) -> None:
+    try:
+        process.signalProcess(name)
+    except ProcessExitedAlready:
+        return
+
+
+def _how_it_ended(reason: Failure) -> tuple[int, str]:
+    """
+    @return: as L{subprocess} has it, minus the signal or the exit status; and in
+        words.
+    """
+    number = getattr(reason.value, "signal", None)
+    if number is not None:
+        return -number, f"by {signal.Signals(number).name}"
+    status = getattr(reason.value, "exitCode", None)
+    return status or 0, f"with status {status or 0}"
