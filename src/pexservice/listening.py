@@ -4,31 +4,57 @@ Listening where the command line says, and what to say when that fails.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from attrs import frozen
 from twisted.internet import endpoints
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 
 from pexservice.leaving import CannotStart
 
 
-async def listen(
-    reactor: object, description: str, factory: IProtocolFactory
-) -> IListeningPort:
+@frozen
+class Place:
     """
-    Listen at the endpoint that C{description} describes.
+    Where to listen, not listening yet.  Finding what a description means takes a few
+    milliseconds, which a worker has before it takes over and not then.
+    """
 
-    @raise CannotStart: it names the endpoint and the reason.
+    description: str
+    endpoint: IStreamServerEndpoint
+
+    async def listen(self, factory: IProtocolFactory) -> IListeningPort:
+        """
+        @raise CannotStart: it names the endpoint and the reason.
+        """
+        try:
+            port: IListeningPort = await self.endpoint.listen(factory)
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            raise self._failure(reason) from error
+        except (OSError, ValueError) as error:
+            raise self._failure(error) from error
+        return port
+
+    def _failure(self, reason: object) -> CannotStart:
+        return CannotStart(f"cannot listen on {self.description}: {reason}")
+
+
+def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
-    try:
-        endpoint = endpoints.serverFromString(reactor, description)
-        port: IListeningPort = await endpoint.listen(factory)
-    except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        raise CannotStart(f"cannot listen on {description}: {reason}") from error
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot listen on {description}: {error}") from error
-    return port
+    What C{descriptions} mean; the command line was checked, so each means something.
+    """
+    return [
+        Place(description, endpoints.serverFromString(reactor, description))
+        for description in descriptions
+    ]
 
 
 async def stop_listening(port: IListeningPort) -> None:

@@ -35,7 +35,7 @@ from twisted.runner.procmon import ProcessMonitor
 
 from pexservice.inherited import BACKLOG
 from pexservice.leaving import CannotStart, Leaving, Status
-from pexservice.listening import listen, shown, stop_listening
+from pexservice.listening import places, shown, stop_listening
 from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING, Listener, Notifier
 from pexservice.settings import Settings, Supervision
 from pexservice.spawning import Command, Spawner
@@ -52,6 +52,9 @@ WORKER = (
 #: How long a worker may take to say its first word.  Seconds; a large store is read
 #: in that time.
 START_PATIENCE = 60.0
+
+#: How long a start waits for a worker that takes over, at a time.  Seconds.
+HEAD_START = 0.05
 
 #: How long one that is silent has to write its traceback.  Seconds.
 LAST_WORDS = 1.0
@@ -156,8 +159,8 @@ class Supervisor(ProcessMonitor):
             self._refuse(failures[0])
 
     async def _listen(self) -> None:
-        for description in self._settings.listen:
-            port = await listen(self._base, description, _Deaf())
+        for place in places(self._base, self._settings.listen):
+            port = await place.listen(_Deaf())
             # Never accept: the workers do.
             port.stopReading()  # type: ignore[attr-defined]
             with socket.socket(fileno=os.dup(port.fileno())) as copy:  # type: ignore[attr-defined]
@@ -210,6 +213,18 @@ class Supervisor(ProcessMonitor):
         self._roster.append(name)
         self.addProcess(name, list(WORKER))
         return name
+
+    def startProcess(self, name: str) -> None:
+        """
+        See L{ProcessMonitor.startProcess}.  While one worker takes over from another,
+        it has the processors to itself.
+        """
+        workers = self._workers.values()
+        taking_over = any(each.standing_by for each in workers)
+        if taking_over and not any(each.ready for each in workers):
+            self.restart[name] = self._clock_.callLater(HEAD_START, self.startProcess, name)
+        else:
+            super().startProcess(name)
 
     # What the workers are told, and what they do; see L{pexservice.spawning.Observer}.
 

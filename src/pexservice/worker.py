@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from pexservice.committer import Committer
 from pexservice.files import check_files
 from pexservice.leaving import CannotStart, Leaving, Status
-from pexservice.listening import listen, shown, stop_listening
+from pexservice.listening import places, shown, stop_listening
 from pexservice.notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.server.connections import Connections
 from pexservice.server.site import PexSite
@@ -137,6 +137,7 @@ class Worker(Service):
             access_log=settings.access_log,
             reactor=self._reactor,
         )
+        where = places(self._reactor, settings.listen)
         try:
             await committer.start()
         except StoreDamaged:
@@ -147,8 +148,8 @@ class Worker(Service):
             committer.unusable(str(error))
             self._reactor.callLater(EXCUSE, self._fail_to_start, Failure())
         self._committer = committer
-        for description in settings.listen:
-            port = await listen(self._reactor, description, site)
+        for place in where:
+            port = await place.listen(site)
             self._ports.append(port)
             self._log.info("listening on {address}", address=shown(port.getHost()))
         if committer.unread is not None:
@@ -156,9 +157,9 @@ class Worker(Service):
             self._notifier.tell(f"STATUS={committer.unread}")
             return
         state = committer.durable
-        where = f"revision {state.revision}, position {state.position}"
-        self._log.info("the cursor is at {where}", where=where)
-        self._notifier.tell(READY, f"STATUS=serving since {where}")
+        cursor = f"revision {state.revision}, position {state.position}"
+        self._log.info("the cursor is at {cursor}", cursor=cursor)
+        self._notifier.tell(READY, f"STATUS=serving since {cursor}")
 
     def _fail_to_start(self, failure: Failure) -> None:
         if not failure.check(CannotStart, StoreUnusable, BadTokens):

@@ -12,6 +12,4 @@ def inline() -> Handover:
     """
     Runs each call where it is made.
     """
-    placement = Placement()
-    placement.inline = True
-    return Handover(Mailbox(), placement, monotonic=lambda: 0.0)
+    return Handover(Mailbox(), Placement(), monotonic=lambda: 0.0)

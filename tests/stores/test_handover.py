@@ -31,12 +31,30 @@ def feed(placement: Placement, seconds: float, times: int) -> None:
         placement.took(seconds)
 
 
-def test_begins_in_the_thread() -> None:
+def slow() -> Placement:
     """
-    Nothing runs inline before the disk is known to be fast.
+    One that has seen a stall.
     """
     placement = Placement()
-    assert not placement.inline
+    placement.took(2 * STALL)
+    return placement
+
+
+def test_begins_inline() -> None:
+    """
+    The first commit shows what the disk is like.
+    """
+    placement = Placement()
+    assert placement.inline
+    placement.took((SHORT + STALL) / 2)
+    assert placement.inline
+
+
+def test_a_stall_goes_to_the_thread_and_short_calls_come_back() -> None:
+    """
+    A stall is paid once.
+    """
+    placement = slow()
     feed(placement, LITTLE, PROOF - 1)
     assert not placement.inline
     placement.took(LITTLE)
@@ -47,22 +65,10 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
     """
     One slow call begins the proof anew.
     """
-    placement = Placement()
+    placement = slow()
     for _ in range(10):
         feed(placement, LITTLE, PROOF - 1)
         placement.took(2 * SHORT)
-    assert not placement.inline
-
-
-def test_a_stall_goes_back_to_the_thread() -> None:
-    """
-    A stall is paid once; a call that is merely slowish is not one.
-    """
-    placement = Placement()
-    feed(placement, LITTLE, PROOF)
-    placement.took((SHORT + STALL) / 2)
-    assert placement.inline
-    placement.took(2 * STALL)
     assert not placement.inline
 
 
@@ -74,18 +80,16 @@ def test_each_stall_makes_the_way_back_longer() -> None:
     placement = Placement()
     proofs = []
     for _ in range(12):
+        placement.took(2 * STALL)
         count = 0
         while not placement.inline:
             placement.took(LITTLE)
             count += 1
         proofs.append(count)
-        placement.took(2 * STALL)
     assert proofs == [min(PROOF * 2**n, LONGEST_PROOF) for n in range(12)]
     feed(placement, LITTLE, LONGEST_PROOF)
-    assert placement.inline
-    feed(placement, LITTLE, LONGEST_PROOF)
     placement.took(2 * STALL)
-    feed(placement, LITTLE, 2 * PROOF)
+    feed(placement, LITTLE, PROOF)
     assert placement.inline
 
 
@@ -98,16 +102,14 @@ def test_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(placement, LITTLE, 2 * LONGEST_PROOF)
     assert not placement.inline
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    placement = placement_for_this_machine()
-    feed(placement, LITTLE, PROOF)
-    assert placement.inline
+    assert placement_for_this_machine().inline
 
 
 def test_a_call_in_the_thread() -> None:
     """
     It runs elsewhere and answers here; its duration is measured there.
     """
-    mailbox, placement, ticks = Mailbox(), Placement(), iter([1.0, 1.0 + 2 * SHORT])
+    mailbox, placement, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
     handover = Handover(mailbox, placement, monotonic=lambda: next(ticks))
     ran: list[threading.Thread] = []
     handover.run(threading.current_thread).addCallback(ran.append)
@@ -123,7 +125,7 @@ def test_a_failure_in_the_thread() -> None:
     What the call raises comes back as it is.
     """
     mailbox = Mailbox()
-    handover = Handover(mailbox, Placement())
+    handover = Handover(mailbox, slow())
     failures: list[int | Failure] = []
     handover.run(lambda: 1 // 0).addBoth(failures.append)
     mailbox.take()
@@ -137,9 +139,7 @@ def test_a_call_inline() -> None:
     """
     It has run, here, when the call returns.
     """
-    placement = Placement()
-    feed(placement, LITTLE, PROOF)
-    handover = Handover(Mailbox(), placement, monotonic=lambda: 0.0)
+    handover = Handover(Mailbox(), Placement(), monotonic=lambda: 0.0)
     threads: list[threading.Thread] = []
     handover.run(threading.current_thread).addCallback(threads.append)
     assert threads == [threading.current_thread()]

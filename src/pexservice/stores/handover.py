@@ -3,10 +3,10 @@ Where a store's blocking commit runs: inline, or in one exclusive thread.
 
 A hand-over to a thread and back costs more than a commit that takes a fifth of a
 millisecond, but a commit that takes ten must not stall every reader.  Which disk it
-is shows only in the measuring, so commits begin in the thread, move inline while
-they are measured short, and go back at the first stall.  The stall itself, one
-commit, is the price, and each further stall raises the number of short commits that
-it takes to come back inline, so a disk that stalls again and again is paid for
+is shows only in the measuring, so commits begin inline, go to the thread at the
+first stall, and come back when enough of them were measured short.  The stall
+itself, one commit, is the price, and each further stall raises the number of short
+commits that it takes to come back, so a disk that stalls again and again is paid for
 ever less often.
 """
 
@@ -33,7 +33,7 @@ SHORT = 0.001
 #: A commit longer than this, inline, was a stall.  Seconds.
 STALL = 0.003
 
-#: How many short commits in the thread it takes to come inline at first.
+#: How many short commits in the thread it takes to come back after the first stall.
 PROOF = 16
 
 #: To how many the stalls raise it at most.
@@ -52,9 +52,10 @@ class Placement:
         @param ever_inline: L{False} with one core only: there the client works
             while the thread waits for the disk.
         """
-        self.inline = False
+        self.inline = ever_inline
         self._ever_inline = ever_inline
-        self._proof = PROOF
+        # The first stall makes it PROOF.
+        self._proof = PROOF // 2
         self._short = 0
 
     def took(self, seconds: float) -> None:
@@ -74,7 +75,7 @@ class Placement:
                 self._short = 0
         elif self._short >= LONGEST_PROOF:
             # Calm for long enough to forget the stalls.
-            self._short, self._proof = 0, PROOF
+            self._short, self._proof = 0, PROOF // 2
 
 
 def placement_for_this_machine() -> Placement:
