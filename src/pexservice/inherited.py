@@ -33,6 +33,9 @@ class InheritedUNIXPort(unix.Port):
     A port on somebody else's Unix socket.
     """
 
+    # Closing a descriptor is ours to do; shutting down would end it for everybody.
+    _shouldShutdown = False
+
     def connectionLost(self, reason: Failure) -> None:
         """
         Close our descriptor, and only that.

@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import ClassVar, NoReturn
 
+# Twisted imports pyOpenSSL where it is installed, 9 MiB for each of three processes,
+# and none of them speaks TLS by it.  None here is "not installed".
+sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
+
 from twisted.application.service import IService
 from twisted.internet import endpoints
 from twisted.python import usage

@@ -335,8 +335,8 @@ class Supervisor(ProcessMonitor):
                     name=worker.name,
                     seconds=now - worker.heard,
                 )
-                _signal(worker.process, "ABRT")
-                self._clock_.callLater(LAST_WORDS, _signal, worker.process, "KILL")
+                _send(worker.process, signal.SIGABRT)
+                self._clock_.callLater(LAST_WORDS, _send, worker.process, signal.SIGKILL)
 
     def _adopt_the_dead(self) -> None:
         """
@@ -450,9 +450,9 @@ def _count_up() -> Iterator[int]:
         number += 1
 
 
-def _signal(process: IProcessTransport, name: str) -> None:
+def _send(process: IProcessTransport, number: signal.Signals) -> None:
     try:
-        process.signalProcess(name)
+        process.signalProcess(number)
     except ProcessExitedAlready:
         return
 

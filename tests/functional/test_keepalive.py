@@ -1,0 +1,482 @@
+"""
+Whatever happens to a worker, callers notice a pause at most.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.directory import DATA
+from tests.functional.clients import Client, check
+from tests.functional.daemon import (
+    LOOPBACK,
+    PATIENCE,
+    Daemon,
+    children,
+    patiently,
+    twistd,
+    until_gone,
+)
+from tests.functional.failover import CLIENTS, count, failover, serving, until
+
+STORE = "pexservice-data"
+
+#: A pause that no failover makes.  Seconds; what it takes is in docs/benchmarks.md.
+FAR_TOO_LONG = 2.0
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """
+    A supervisor with its two workers up.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        yield daemon
+
+
+def both_are_up(daemon: Daemon) -> None:
+    """
+    One serves, one stands by.
+    """
+    until(daemon, "serves", 1)
+    until(daemon, "stands by", 1)
+
+
+def standing_by(daemon: Daemon) -> int:
+    """
+    The process id of the worker that stands by.
+    """
+    _, active = serving(daemon)
+    (pid,) = set(children(daemon.process.pid)) - {active}
+    return pid
+
+
+def step(daemon: Daemon) -> int:
+    """
+    @return: the revision after it.
+    """
+    answer, _ = daemon.ask("/next", "POST")
+    assert answer.status == 200
+    return int(answer.headers["Pex-Revision"])
+
+
+def wait_for(daemon: Daemon, pattern: str) -> str:
+    """
+    Wait until the log has C{pattern}.
+    """
+    for _ in patiently():
+        found = re.search(pattern, daemon.log.read_text())
+        if found:
+            return found[0]
+    raise AssertionError(f"no {pattern!r} in\n{daemon.log.read_text()}")
+
+
+@pytest.mark.parametrize(("standby", "kills"), [(1, 100), (0, 5)])
+def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
+    """
+    However often the worker that serves is killed under load: no connection is
+    refused, nothing acknowledged is lost, no key makes its step twice.
+    """
+    result = failover(tmp_path, kills, standby=standby)
+    print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
+    assert result.refused == 0
+    assert result.told > 20 * kills
+    assert result.median < FAR_TOO_LONG
+    # What was in the hands of a worker that was killed is all that was cut off.
+    assert result.broken <= kills * CLIENTS
+
+
+def test_a_worker_that_hangs(tmp_path: Path) -> None:
+    """
+    It says where, and is replaced within the watchdog's time and a little more; when
+    its successor serves it is gone, and so cannot write any more.
+    """
+    with Daemon(tmp_path, "--watchdog", "1") as daemon:
+        both_are_up(daemon)
+        before = step(daemon)
+        name, hanging = serving(daemon)
+        os.kill(hanging, signal.SIGSTOP)
+        began = time.monotonic()
+        connection = daemon.connect()
+        connection.request("POST", "/next")
+        # The lock is the right to write, and the kernel gave it up with the process.
+        assert connection.getresponse().headers["Pex-Revision"] == str(before + 1)
+        assert time.monotonic() - began < 1 + 2 + FAR_TOO_LONG
+        connection.close()
+        until_gone(hanging)
+        with pytest.raises(ProcessLookupError):
+            os.kill(hanging, signal.SIGCONT)
+        assert step(daemon) == before + 2
+        wait_for(daemon, f"{name} has been silent for 1.. seconds and is replaced")
+        wait_for(daemon, f"{name} ended by SIGKILL")
+
+
+def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
+    """
+    At SIGABRT, of every thread, into the supervisor's log.
+    """
+    name, pid = serving(daemon)
+    os.kill(pid, signal.SIGABRT)
+    wait_for(daemon, rf"\[{name}\] Fatal Python error: Aborted")
+    wait_for(daemon, rf"\[{name}\] +File .*epollreactor.*")
+    wait_for(daemon, f"{name} ended by SIGABRT")
+    step(daemon)
+
+
+def test_sighup_under_load(tmp_path: Path) -> None:
+    """
+    Twenty replacements of all workers, and of at least 20,000 requests, half of them
+    on connections that are kept, not one fails.
+    """
+    stopping = threading.Event()
+    with Daemon(tmp_path, "--journal", "10000000") as daemon:
+        both_are_up(daemon)
+        old = children(daemon.process.pid)
+        clients = [
+            Client(number, daemon.port, stopping, fresh=number % 4 < 2)
+            for number in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            for number in range(20):
+                daemon.process.send_signal(signal.SIGHUP)
+                for _ in patiently():
+                    done = daemon.log.read_text().count("the workers are replaced")
+                    if done == number + 1:
+                        break
+                assert done == number + 1
+            for _ in patiently():
+                if sum(len(each.told) for each in clients) >= 20_000:
+                    break
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        told, made = check(daemon, clients)
+        assert not set(old) & set(children(daemon.process.pid))
+        assert len(children(daemon.process.pid)) == 2
+    assert [sum(each.broken for each in clients), sum(e.refused for e in clients)] == [0, 0]
+    assert told >= 20_000
+    assert made == told
+
+
+def test_sighup_without_a_standby(tmp_path: Path) -> None:
+    """
+    There is one while it is needed.
+    """
+    with Daemon(tmp_path, "--standby", "0") as daemon:
+        until(daemon, "serves", 1)
+        old = children(daemon.process.pid)
+        before = step(daemon)
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "the workers are replaced")
+        new = children(daemon.process.pid)
+        assert (len(old), len(new)) == (1, 1)
+        assert old != new
+        assert step(daemon) == before + 1
+
+
+def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
+    """
+    What the files say when it comes; and when they say nonsense, those who know
+    better go on.
+    """
+    tokens = tmp_path / "tokens"
+    tokens.write_text("old\n")
+    tokens.chmod(0o600)
+    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
+        both_are_up(daemon)
+
+        def status(token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            return daemon.ask("/next", "POST", headers)[0].status
+
+        assert (status("old"), status("new")) == (200, 401)
+        tokens.write_text("new\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "the workers are replaced")
+        assert (status("old"), status("new")) == (401, 200)
+
+
+def test_the_standby_dies(daemon: Daemon) -> None:
+    """
+    There is another one, and nobody notices.
+    """
+    first = standing_by(daemon)
+    os.kill(first, signal.SIGKILL)
+    until(daemon, "stands by", 2)
+    assert standing_by(daemon) != first
+    assert count(daemon, "serves") == 1
+    step(daemon)
+
+
+def test_both_die_at_once(daemon: Daemon) -> None:
+    """
+    Callers wait for the next one, connected.
+    """
+    before = step(daemon)
+    for pid in children(daemon.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    assert step(daemon) == before + 1
+    until(daemon, "stands by", 2)
+
+
+def test_the_supervisor_dies(tmp_path: Path) -> None:
+    """
+    Its workers go with it, also one that stands by, and it can be started again at
+    the same address.
+    """
+    daemon = Daemon(tmp_path)
+    both_are_up(daemon)
+    before = step(daemon)
+    workers = children(daemon.process.pid)
+    daemon.process.kill()
+    daemon.process.wait()
+    until_gone(*workers)
+    listen = f"tcp:{daemon.port}:interface=127.0.0.1"
+    with Daemon(tmp_path, "--listen", listen) as again:
+        again.port = daemon.port
+        assert step(again) == before + 1
+
+
+def test_sigterm(tmp_path: Path) -> None:
+    """
+    The workers are gone before the supervisor is.
+    """
+    daemon = Daemon(tmp_path)
+    both_are_up(daemon)
+    workers = children(daemon.process.pid)
+    assert daemon.stop() in (0, -signal.SIGTERM)
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
+    assert count(daemon, "is process") == 2
+
+
+def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
+    """
+    The supervisor gives up, with the worker's reason in one line and status 78, and
+    the file stays as it is.
+    """
+    daemon = Daemon(tmp_path)
+    both_are_up(daemon)
+    step(daemon)
+    data = tmp_path / STORE / DATA
+    garbage = b"\xa5" * data.stat().st_size
+    # A new file, for nobody changes the one that is mapped.
+    (tmp_path / "garbage").write_bytes(garbage)
+    (tmp_path / "garbage").rename(data)
+    for pid in children(daemon.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    assert daemon.wait() == 78
+    said = f"\npexservice: the store {tmp_path}/{STORE} is damaged: "
+    assert said in daemon.log.read_text()
+    assert data.read_bytes() == garbage
+
+
+def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
+    """
+    The socket stays open and readiness says why, the workers do not spin, and when
+    the store is there again the service goes on.
+    """
+    before = step(daemon)
+    store, away = daemon.path / STORE, daemon.path / "away"
+    store.rename(away)
+    store.mkdir()
+    (store / "thesis.tex").touch()
+    for pid in children(daemon.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    answer, body = daemon.ask("/readyz")
+    assert answer.status == 503
+    assert b"holds something else (thesis.tex)" in body
+    assert daemon.ask("/livez")[0].status == 200
+    for method, path in (("GET", "/current"), ("POST", "/next"), ("GET", "/history")):
+        answer, body = daemon.ask(path, method)
+        assert (answer.status, b"thesis.tex" in body) == (503, True)
+    assert count(daemon, "is process") <= 6
+    shutil.rmtree(store)
+    away.rename(store)
+    for _ in patiently():
+        if daemon.ask("/readyz")[0].status == 200:
+            break
+    assert step(daemon) == before + 1
+
+
+def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
+    """
+    It is tried again, ever later, and the log says how it ended.
+    """
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
+        both_are_up(daemon)
+        tokens.unlink()
+        for pid in children(daemon.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(daemon, r"worker-\d ended with status 1\b")
+        wait_for(daemon, r"\[worker-\d\] .*the token file tokens: No such file")
+        tokens.write_text("secret\n")
+        assert step_with(daemon, "secret") == 1
+
+
+def step_with(daemon: Daemon, token: str) -> int:
+    """
+    L{step}, with a token.
+    """
+    answer, _ = daemon.ask("/next", "POST", {"Authorization": f"Bearer {token}"})
+    return int(answer.headers["Pex-Revision"])
+
+
+def test_it_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    That it is ready, that it is alive, what it does, and that it stops.
+    """
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+
+        def hear(line: str) -> None:
+            while line not in systemd.recv(4096).decode().splitlines():
+                pass
+
+        with Daemon(tmp_path, "--watchdog", "1"):
+            hear("READY=1")
+            hear("WATCHDOG=1")
+            hear("WATCHDOG=1")
+        hear("STOPPING=1")
+
+
+def test_a_worker_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Without a supervisor of ours the worker speaks for itself.
+    """
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+        said: list[str] = []
+        with Daemon(tmp_path, command="pexservice-worker"):
+            while said.count("WATCHDOG=1") < 3 or "READY=1" not in said:
+                said += systemd.recv(4096).decode().splitlines()
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """
+    Workers come and go, and the socket and its permissions stay.
+    """
+    path = tmp_path / "socket"
+    with Daemon(
+        tmp_path, "--listen", "unix:socket:mode=600", "--listen", LOOPBACK
+    ) as daemon:
+        both_are_up(daemon)
+        for number in range(1, 4):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE)
+                connection.connect(str(path))
+                connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+                assert b"\r\nPex-Revision: %d\r\n" % number in connection.recv(1000)
+            assert path.stat().st_mode & 0o777 == 0o600
+            daemon.process.send_signal(signal.SIGHUP)
+            for _ in patiently():
+                if daemon.log.read_text().count("the workers are replaced") == number:
+                    break
+    assert not path.exists()
+
+
+def test_as_process_1(tmp_path: Path) -> None:
+    """
+    In a container it is everybody's heir: it buries the orphans, keeps its workers
+    alive, and ends at SIGTERM.
+    """
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen(
+        [
+            *("unshare", *rights, "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *twistd("-n", "--pidfile=", "pexservice", "--listen", "unix:socket"),
+        ],
+        cwd=tmp_path,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        for _ in patiently():
+            said = (tmp_path / "log").read_text()
+            if "serves" in said and "stands by" in said:
+                break
+        (init,) = children(process.pid)
+        enter = ["nsenter", f"--target={init}", "--pid", "--mount"]
+        if rights:
+            enter += ["--user", "--preserve-credentials"]
+        # Each of these leaves an orphan behind that ends a moment later.
+        for _ in range(5):
+            subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
+        os.kill(children(init)[0], signal.SIGKILL)
+        for _ in patiently():
+            if len(children(init)) == 2 and not zombies(init):
+                break
+        assert len(children(init)) == 2
+        assert zombies(init) == []
+        os.kill(init, signal.SIGTERM)
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def zombies(pid: int) -> list[int]:
+    """
+    The children of C{pid} that are dead and not buried.
+    """
+    return [
+        child
+        for child in children(pid)
+        if ") Z " in (Path(f"/proc/{child}/stat").read_text())
+    ]
+
+
+def test_memory(daemon: Daemon) -> None:
+    """
+    Supervisor, worker and standby together hold at most 110 MiB after a load of
+    100,000 requests: their proportional set sizes, from the kernel.
+    """
+    connections = [daemon.connect() for _ in range(10)]
+    for number in range(100_000 // 10):
+        for connection in connections:
+            connection.request("POST", "/next" if number % 2 else "/previous")
+        for connection in connections:
+            connection.getresponse().read()
+    for connection in connections:
+        connection.close()
+    processes = [daemon.process.pid, *children(daemon.process.pid)]
+    sizes = [
+        int(re.findall(r"^Pss: +(\d+) kB", rollup(pid), re.MULTILINE)[0]) / 1024
+        for pid in processes
+    ]
+    print("MiB:", sizes, sum(sizes))
+    assert len(sizes) == 3
+    assert sum(sizes) <= 110
+
+
+def rollup(pid: int) -> str:
+    """
+    The kernel's sum over a process's maps.
+    """
+    return Path(f"/proc/{pid}/smaps_rollup").read_text()
