@@ -1,12 +1,13 @@
-# make run     start the service on http://127.0.0.1:8081
-# make test    run every test, the linter and the type checker
-# make clean   remove what the two have made, but not the service's data
+# make run       start the service on http://127.0.0.1:8081
+# make test      run every test, the linter and the type checker
+# make failover  kill the worker that serves a thousand times, print what callers notice
+# make clean     remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test clean
+.PHONY: run test failover clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -14,11 +15,18 @@ run: $(VENV)/installed
 test: $(VENV)/tox
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
+failover: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet .
+	touch $@
+
+$(VENV)/tested: $(VENV)/bin/python pyproject.toml setup.py
+	$(VENV)/bin/pip install --quiet '.[test]'
 	touch $@
 
 $(VENV)/tox: $(VENV)/bin/python

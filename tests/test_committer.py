@@ -361,6 +361,33 @@ def test_drain_nothing(bench: Bench) -> None:
     now(bench.committer.drain())
 
 
+def test_settled(bench: Bench) -> None:
+    """
+    A round trip ends with the commit that is under way, and is short without one.
+    """
+    now(bench.committer.settled())
+    bench.submit()
+    bench.turn()
+    settled: list[None] = []
+    bench.committer.settled().addCallback(settled.append)
+    bench.submit()
+    assert settled == []
+    bench.store.finish()
+    assert settled == [None]
+
+
+def test_a_cursor_that_was_not_read() -> None:
+    """
+    There is nothing to show, and it says why.
+    """
+    bench = Bench()
+    assert bench.committer.unread is None
+    committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
+    assert str(committer.unread) == "the cursor is not read yet"
+    committer.unusable("the store is away")
+    assert str(committer.unread) == "the store is away"
+
+
 def test_stop_closes_the_store(bench: Bench) -> None:
     """
     After the last commit.

@@ -44,12 +44,8 @@ class Notifier:
             it is alive.
         """
         name = environment.get("NOTIFY_SOCKET", "")
-        self._socket: socket.socket | None = None
-        if name:
-            self._socket = socket.socket(
-                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-            )
-            self._address = "\0" + name[1:] if name.startswith("@") else name
+        # A leading @ stands for the abstract namespace's null.
+        self._address = "\0" + name[1:] if name.startswith("@") else name
         own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environment.get("WATCHDOG_USEC", "")
         #: Seconds of silence that are too long, or L{None} if nobody listens.
@@ -61,9 +57,12 @@ class Notifier:
         """
         Send one datagram.  Who does not take it is not waited for.
         """
-        if self._socket is not None:
+        if not self._address:
+            return
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        with socket.socket(socket.AF_UNIX, kind) as sending:
             try:
-                self._socket.sendto("\n".join(lines).encode(), self._address)
+                sending.sendto("\n".join(lines).encode(), self._address)
             except OSError as error:
                 _log.warn("cannot notify {name}: {error}", name=self._address, error=error)
 
