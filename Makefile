@@ -25,7 +25,7 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet .
 	touch $@
 
-$(VENV)/tested: $(VENV)/bin/python pyproject.toml setup.py
+$(VENV)/tested: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet '.[test]'
 	touch $@
 
