@@ -11,16 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from pexservice.committer import (
-    LONGEST_DELAY,
-    Committer,
-    How,
-    KeyReused,
-    Move,
-    Outcome,
-)
+from pexservice.committer import LONGEST_DELAY, Committer
 from pexservice.cursor import Transition
 from pexservice.gathering import LONGEST_WAIT
+from pexservice.moves import How, KeyReused, Move, Outcome
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.fakes import MemoryStore, Turns, now
 

@@ -29,10 +29,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from typing import Protocol
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -40,6 +38,7 @@ from twisted.python.failure import Failure
 
 from pexservice.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.gathering import Gathering
+from pexservice.moves import How, KeyReused, Move, Outcome, Waiter
 from pexservice.stores.interface import (
     Batch,
     IStore,
@@ -51,66 +50,6 @@ from pexservice.stores.interface import (
 
 #: With synchronous commit off, how much later a commit may follow.  Seconds.
 LONGEST_DELAY = 0.01
-
-
-class KeyReused(Exception):
-    """
-    The idempotency key belongs to another transition.
-
-    @ivar used: that one.
-    """
-
-    def __init__(self, used: Transition) -> None:
-        super().__init__(f"the key was used for {used.word}")
-        self.used = used
-
-
-class How(Enum):
-    """
-    How an outcome came about.
-    """
-
-    #: The cursor moved.
-    MOVED = auto()
-    #: It had moved before, by the same idempotency key.
-    REPLAYED = auto()
-    #: It did not move, for the move's condition was not met.
-    UNMET = auto()
-
-
-@frozen
-class Outcome:
-    """
-    @ivar state: after the move; for an unmet condition, the present state.
-    """
-
-    how: How
-    state: State
-
-
-@frozen
-class Move:
-    """
-    What a caller wants.
-
-    @ivar key: an idempotency key of at most L{LONGEST_KEY} bytes.
-    @ivar condition: told the present state, says whether to move.
-    """
-
-    transition: Transition
-    key: bytes | None = None
-    condition: Callable[[State], bool] | None = None
-
-
-class Waiter(Protocol):
-    """
-    Told once, when its outcome is durable or will never be.
-    """
-
-    def __call__(self, outcome: Outcome | Exception, /) -> None:
-        """
-        @param outcome: or L{NotTaken}, or L{OutcomeUnknown}.
-        """
 
 
 @define

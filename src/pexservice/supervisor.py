@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IListeningPort, IProcessTransport, IReactorTime
@@ -33,10 +32,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.runner.procmon import ProcessMonitor
 
+from pexservice.crew import Crew
 from pexservice.inherited import BACKLOG
 from pexservice.leaving import CannotStart, Leaving, Status
 from pexservice.listening import places, shown, stop_listening
-from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING, Listener, Notifier
+from pexservice.notify import READY, STOPPING, Listener, Notifier
 from pexservice.settings import Settings, Supervision
 from pexservice.spawning import Command, Spawner
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
@@ -48,10 +48,6 @@ WORKER = (
     *("--nodaemon", "--pidfile=", "--logger=pexservice.supervised.observer"),
     "pexservice-worker",
 )
-
-#: How long a worker may take to say its first word.  Seconds; a large store is read
-#: in that time.
-START_PATIENCE = 60.0
 
 #: How long a start waits for a worker that takes over, at a time.  Seconds.
 HEAD_START = 0.05
@@ -68,26 +64,6 @@ _SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FA
 
 #: What systemd tells us, and not our workers.
 _OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
-
-
-@define
-class _Worker:
-    """
-    What is known of a worker that runs.
-
-    @ivar heard: when it spoke last, or began.
-    @ivar spoke: it has said its first word.
-    @ivar condemned: it was silent, and is to die.
-    """
-
-    name: str
-    process: IProcessTransport
-    heard: float
-    spoke: bool = False
-    condemned: bool = False
-    standing_by: bool = False
-    ready: bool = False
-    status: str = ""
 
 
 class _Deaf(Factory):
@@ -131,7 +107,7 @@ class Supervisor(ProcessMonitor):
             terminal=settings.foreground,
         )
         self._ports: list[IListeningPort] = []
-        self._workers: dict[str, _Worker] = {}
+        self._crew = Crew(self._clock_.seconds, supervision.watchdog)
         self._names = (f"worker-{number}" for number in _count_up())
         self._notifier = Notifier({})
         self._listener: Listener | None = None
@@ -140,7 +116,6 @@ class Supervisor(ProcessMonitor):
         self._suspicious = False
         self._rolling = False
         self._roll_again = False
-        self._changed: list[Deferred[None]] = []
         self._watch = LoopingCall(self._look)
         self._watch.clock = self._clock_
         self._reap = LoopingCall(self._adopt_the_dead)
@@ -219,9 +194,7 @@ class Supervisor(ProcessMonitor):
         See L{ProcessMonitor.startProcess}.  While one worker takes over from another,
         it has the processors to itself.
         """
-        workers = self._workers.values()
-        taking_over = any(each.standing_by for each in workers)
-        if taking_over and not any(each.ready for each in workers):
+        if self._crew.in_succession:
             self.restart[name] = self._clock_.callLater(HEAD_START, self.startProcess, name)
         else:
             super().startProcess(name)
@@ -252,8 +225,7 @@ class Supervisor(ProcessMonitor):
         """
         A worker runs.
         """
-        self._workers[name] = _Worker(name, transport, self._clock_.seconds())
-        self.log.info("{name} is process {pid}", name=name, pid=transport.pid)
+        self._crew.joined(name, transport)
 
     def said(self, name: str, line: str) -> None:
         """
@@ -263,61 +235,26 @@ class Supervisor(ProcessMonitor):
 
     def _heard(self, pid: int, lines: list[str]) -> None:
         """
-        A process has notified us; maybe a worker.
+        A process has notified us.
         """
-        worker = next(
-            (each for each in self._workers.values() if each.process.pid == pid), None
-        )
-        if worker is None:
-            return
-        worker.heard = self._clock_.seconds()
-        worker.spoke = True
-        for line in lines:
-            if line == READY:
-                worker.ready, worker.standing_by = True, False
-                self._suspicious = False
-                self.log.info("{name} serves", name=worker.name)
-                self._notifier.tell(READY)
-                self._tell_of_change()
-            elif line == STANDING_BY:
-                worker.standing_by = True
-                self.log.info("{name} stands by", name=worker.name)
-                self._tell_of_change()
-            elif line == STOPPING:
-                worker.ready = False
-            elif line == ALIVE:
-                self._notifier.tell(ALIVE)
-            elif line.startswith("STATUS="):
-                worker.status = line.removeprefix("STATUS=")
-                self._notifier.tell(line)
+        passed_on = self._crew.hear(pid, lines)
+        if READY in passed_on:
+            self._suspicious = False
+        if passed_on:
+            self._notifier.tell(*passed_on)
 
     def ended(self, name: str, reason: Failure) -> None:
         """
         A worker has ended, and procmon is about to start another.
         """
-        worker = self._workers.pop(name, None)
         code, how = _how_it_ended(reason)
-        if worker is not None and self.running:
-            self.log.info("{name} ended {how}", name=name, how=how)
+        status = self._crew.left(name)
         if code in _SUSPICIOUS:
             self._suspicious = True
-        if code == Status.DAMAGED and self.running:
-            said = worker.status if worker is not None else ""
-            self._leaving.leave(Status.DAMAGED, said or f"{name} ended {how}")
-        self._tell_of_change()
-
-    def _tell_of_change(self) -> None:
-        changed, self._changed = self._changed, []
-        for each in changed:
-            each.callback(None)
-
-    def _change(self) -> Deferred[None]:
-        """
-        @return: fires when a worker begins to stand by or to serve, or ends.
-        """
-        changed: Deferred[None] = Deferred()
-        self._changed.append(changed)
-        return changed
+        if self.running:
+            self.log.info("{name} ended {how}", name=name, how=how)
+            if code == Status.DAMAGED:
+                self._leaving.leave(Status.DAMAGED, status or f"{name} ended {how}")
 
     # The watchdog.
 
@@ -325,31 +262,21 @@ class Supervisor(ProcessMonitor):
         """
         Is one of them silent?
         """
-        now = self._clock_.seconds()
-        for worker in list(self._workers.values()):
-            patience = self._supervision.watchdog if worker.spoke else START_PATIENCE
-            if now - worker.heard > patience and not worker.condemned:
-                worker.condemned = True
-                self.log.error(
-                    "{name} has been silent for {seconds:.1f} seconds and is replaced",
-                    name=worker.name,
-                    seconds=now - worker.heard,
-                )
-                _send(worker.process, signal.SIGABRT)
-                self._clock_.callLater(LAST_WORDS, _send, worker.process, signal.SIGKILL)
+        for process in self._crew.condemn():
+            _send(process, signal.SIGABRT)
+            self._clock_.callLater(LAST_WORDS, _send, process, signal.SIGKILL)
 
     def _adopt_the_dead(self) -> None:
         """
         Process 1 of a container inherits what others leave, and has to bury it.
         """
-        children = {each.process.pid for each in self._workers.values()}
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
             # Twisted waits for the workers itself.
-            if found is None or found.si_pid in children:
+            if found is None or found.si_pid in self._crew.pids:
                 return
             os.waitpid(found.si_pid, 0)
 
@@ -372,20 +299,21 @@ class Supervisor(ProcessMonitor):
         self.log.info("replacing the workers")
         try:
             old = list(self._roster)
-            serving = [name for name in old if self._is_ready(name)]
+            serving = [name for name in old if self._crew.serves(name)]
             # First who stands by: from here on the code that takes over is the new.
             for name in set(old) - set(serving):
                 self.removeProcess(name)
             new = self._add()
-            if not await self._until_it_stands_by(new):
-                self.log.error("{name} does not come up, so the others stay", name=new)
+            if not await self._until_it_is_up(new):
+                if self.running:
+                    self._keep_the_old(new)
                 return
             for name in serving:
                 self.removeProcess(name)
-                while name in self._workers:
-                    await self._change()
+                while name in self._crew:
+                    await self._crew.change()
             while len(self._roster) < 1 + self._supervision.standby:
-                await self._until_it_stands_by(self._add())
+                await self._until_it_is_up(self._add())
             self.log.info("the workers are replaced")
         finally:
             self._rolling = False
@@ -393,20 +321,24 @@ class Supervisor(ProcessMonitor):
                 self._roll_again = False
                 self.replace()
 
-    def _is_ready(self, name: str) -> bool:
-        return name in self._workers and self._workers[name].ready
+    def _keep_the_old(self, new: str) -> None:
+        """
+        What would have been the next does not work, so what works goes on.
+        """
+        self.log.error("{name} does not come up, so the others stay", name=new)
+        if len(self._roster) > 1 + self._supervision.standby:
+            self.removeProcess(new)
 
-    async def _until_it_stands_by(self, name: str) -> bool:
+    async def _until_it_is_up(self, name: str) -> bool:
         end = self._clock_.seconds() + REPLACEMENT_PATIENCE
-        ticking = LoopingCall(self._tell_of_change)
+        ticking = LoopingCall(self._crew.stir)
         ticking.clock = self._clock_
         ticking.start(1.0, now=False)
         try:
             while self.running and self._clock_.seconds() < end:
-                worker = self._workers.get(name)
-                if worker is not None and (worker.standing_by or worker.ready):
+                if self._crew.is_up(name):
                     return True
-                await self._change()
+                await self._crew.change()
         finally:
             ticking.stop()
         return False
@@ -433,8 +365,8 @@ class Supervisor(ProcessMonitor):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        while self._workers:
-            await self._change()
+        while self._crew:
+            await self._crew.change()
         if self._listener is not None:
             self._listener.stop()
         for port, description in zip(self._ports, self._settings.listen, strict=False):

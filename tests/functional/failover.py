@@ -18,12 +18,14 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from attrs import frozen
 
-from tests.functional.clients import Client, check
+from tests.functional.clients import Client, Told, check
 from tests.functional.daemon import PATIENCE, Daemon, patiently
 
 CLIENTS = 32
@@ -120,18 +122,27 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
             for client in clients:
                 client.join(PATIENCE)
         told, _ = check(daemon, clients)
-    answers = sorted((each.began, each.ended) for c in clients for each in c.told)
     return Result(
         kills,
         told,
         sum(each.refused for each in clients),
         sum(each.broken for each in clients),
         sum(each.replayed for each in clients),
-        [
-            min(ended for began, ended in answers if began > moment) - moment
-            for moment in moment_of
-        ],
+        pauses(moment_of, [each for client in clients for each in client.told]),
     )
+
+
+def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
+    """
+    From each of C{moments} to the first answer to a request that was begun after it.
+    """
+    answers = sorted(answers, key=lambda each: each.began)
+    # By position among them, the earliest answer to that request or a later one.
+    earliest = [*accumulate((each.ended for each in reversed(answers)), min)][::-1]
+    return [
+        earliest[bisect_right(answers, moment, key=lambda each: each.began)] - moment
+        for moment in moments
+    ]
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from pexservice.committer import Committer, How, KeyReused, Move, Outcome
+from pexservice.committer import Committer
 from pexservice.cursor import State, Transition
+from pexservice.moves import How, KeyReused, Move, Outcome
 from pexservice.stores.interface import LONGEST_KEY, NotTaken, OutcomeUnknown, Row
 from pexservice.web import problems
 from pexservice.web.access import Access

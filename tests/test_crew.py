@@ -1,0 +1,159 @@
+"""
+What the supervisor knows of its workers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pexservice.crew import START_PATIENCE, Crew
+from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING
+from tests.fakes import Turns
+
+WATCHDOG = 5.0
+
+
+class Process:
+    """
+    A worker's transport, as far as it is looked at.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
+@pytest.fixture
+def clock() -> Turns:
+    """
+    The crew's.
+    """
+    return Turns()
+
+
+@pytest.fixture
+def crew(clock: Turns) -> Crew:
+    """
+    Two workers, as they begin.
+    """
+    crew = Crew(clock.seconds, WATCHDOG)
+    for pid in (1, 2):
+        joined(crew, f"worker-{pid}", pid)
+    return crew
+
+
+def joined(crew: Crew, name: str, pid: int) -> None:
+    """
+    A worker runs.
+    """
+    process: Any = Process(pid)
+    crew.joined(name, process)
+
+
+def condemned(crew: Crew) -> list[int]:
+    """
+    The process ids of those that have been silent for too long.
+    """
+    return [each.pid for each in crew.condemn()]
+
+
+def test_who_serves(crew: Crew) -> None:
+    """
+    By what they say.
+    """
+    assert not crew.is_up("worker-1")
+    crew.hear(1, [READY, "STATUS=serving"])
+    crew.hear(2, [STANDING_BY])
+    assert crew.serves("worker-1")
+    assert not crew.serves("worker-2")
+    assert crew.is_up("worker-2")
+    crew.hear(1, [STOPPING])
+    assert not crew.serves("worker-1")
+    assert not crew.is_up("nobody")
+
+
+def test_succession(crew: Crew) -> None:
+    """
+    Between the end of the one and the beginning of the other, and not when nobody is
+    there to take over.
+    """
+    assert not crew.in_succession
+    crew.hear(1, [READY])
+    crew.hear(2, [STANDING_BY])
+    assert not crew.in_succession
+    crew.left("worker-1")
+    assert crew.in_succession
+    crew.hear(2, [READY])
+    assert not crew.in_succession
+    crew.left("worker-2")
+    assert not crew.in_succession
+
+
+def test_what_is_passed_on(crew: Crew) -> None:
+    """
+    That the service is ready, that somebody is alive, and what the one that serves
+    does; nothing from strangers.
+    """
+    assert crew.hear(2, [STANDING_BY]) == []
+    assert crew.hear(2, [ALIVE]) == [ALIVE]
+    assert crew.hear(2, [READY, "STATUS=serving"]) == [READY, "STATUS=serving"]
+    assert crew.hear(2, [STOPPING, "MAINPID=7"]) == []
+    assert crew.hear(99, [READY, ALIVE]) == []
+
+
+def test_silence(crew: Crew, clock: Turns) -> None:
+    """
+    Who has spoken and is silent for too long is condemned, once.
+    """
+    crew.hear(1, [READY])
+    crew.hear(2, [STANDING_BY])
+    clock.turn(WATCHDOG - 1)
+    crew.hear(2, [ALIVE])
+    clock.turn(1.5)
+    assert condemned(crew) == [1]
+    assert condemned(crew) == []
+    clock.turn(WATCHDOG)
+    assert condemned(crew) == [2]
+
+
+def test_a_slow_start(crew: Crew, clock: Turns) -> None:
+    """
+    The first word may take longer, for a large store is read before it.
+    """
+    clock.turn(START_PATIENCE)
+    assert condemned(crew) == []
+    clock.turn(0.1)
+    assert condemned(crew) == [1, 2]
+
+
+def test_changes(crew: Crew) -> None:
+    """
+    Who waits is told when one begins to serve or to stand by, or ends, and not of
+    each beat.
+    """
+    for stirs, change in (
+        (False, lambda: crew.hear(1, [ALIVE])),
+        (True, lambda: crew.hear(1, [READY])),
+        (True, lambda: crew.hear(2, [STANDING_BY])),
+        (False, lambda: crew.hear(2, ["STATUS=waiting"])),
+        (True, lambda: crew.left("worker-2")),
+    ):
+        told: list[None] = []
+        crew.change().addCallback(told.append)
+        change()
+        assert bool(told) == stirs
+
+
+def test_the_end(crew: Crew) -> None:
+    """
+    Its last status is its reason; who never ran had none.
+    """
+    crew.hear(1, ["STATUS=the store is damaged"])
+    assert crew.left("worker-1") == "the store is damaged"
+    assert crew.left("worker-1") == ""
+    assert crew.left("nobody") == ""
+    assert "worker-1" not in crew
+    assert crew.pids == {2}
+    crew.left("worker-2")
+    assert not crew
