@@ -82,7 +82,8 @@ class Supervisor(ProcessMonitor):
     log = Logger()
 
     # procmon's: a worker that lived for a second is replaced at once, one that did
-    # not after a delay that begins at 0.05 seconds and doubles up to 5.
+    # not after a delay that begins at 0.05 seconds and doubles up to 5 until one of
+    # them serves.
     threshold = 1
     minRestartDelay = 0.05  # type: ignore[assignment]
     maxRestartDelay = 5
@@ -240,6 +241,8 @@ class Supervisor(ProcessMonitor):
         passed_on = self._crew.hear(pid, lines)
         if READY in passed_on:
             self._suspicious = False
+            # Starting works, so there is no reason to wait longer each time.
+            self.delay = dict.fromkeys(self.delay, self.minRestartDelay)
         if passed_on:
             self._notifier.tell(*passed_on)
 
