@@ -123,6 +123,52 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
         wait_for(daemon, f"{name} ended by SIGKILL")
 
 
+def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
+    """
+    Who was stopped keeps the store from its successor for as long as it lives, and so
+    may go on when it is resumed; once the successor has begun it is dead.
+    """
+    reading, writing = os.pipe()
+    log = (tmp_path / "second.log").open("wb")
+    with Daemon(tmp_path, command="pexservice-worker") as first:
+        second = subprocess.Popen(
+            twistd(
+                *("-n", "--pidfile=", "pexservice-worker", "--listen", "unix:second"),
+                *("--lifeline", str(reading)),
+            ),
+            cwd=tmp_path,
+            pass_fds=(reading,),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            before = step(first)
+            first.process.send_signal(signal.SIGSTOP)
+            for _ in patiently():
+                if "standing by" in (tmp_path / "second.log").read_text():
+                    break
+            assert not (tmp_path / "second").exists()
+            first.process.send_signal(signal.SIGCONT)
+            assert step(first) == before + 1
+            first.process.send_signal(signal.SIGSTOP)
+            first.kill()
+            for _ in patiently():
+                if (tmp_path / "second").exists():
+                    break
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE)
+                connection.connect(str(tmp_path / "second"))
+                connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+                answer = connection.recv(1000)
+            assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in answer
+        finally:
+            # The end of the pipe is the end of who follows it.
+            os.close(writing)
+            os.close(reading)
+            assert second.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
+            log.close()
+
+
 def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
     """
     At SIGABRT, of every thread, into the supervisor's log.
