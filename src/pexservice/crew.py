@@ -56,6 +56,7 @@ class Crew:
         self._seconds = seconds
         self._watchdog = watchdog
         self._members: dict[str, Member] = {}
+        self._looked = seconds()
         self._changes: list[Deferred[None]] = []
 
     def __contains__(self, name: str) -> bool:
@@ -116,6 +117,9 @@ class Crew:
         """
         A process says something; maybe a worker.
 
+        What it says of its state comes again with each beat, for a datagram may be
+        lost.
+
         @return: of its lines, those to be passed on to whoever started us.
         """
         member = next((m for m in self._members.values() if m.process.pid == pid), None)
@@ -124,11 +128,12 @@ class Crew:
         member.heard, member.spoke = self._seconds(), True
         passed_on = []
         for line in lines:
-            if line == READY:
+            if line == READY and not member.serves:
                 member.serves, member.standing_by = True, False
                 self._log.info("{name} serves", name=member.name)
                 self.stir()
-            elif line == STANDING_BY:
+                passed_on.append(line)
+            elif line == STANDING_BY and not member.standing_by:
                 member.standing_by = True
                 self._log.info("{name} stands by", name=member.name)
                 self.stir()
@@ -136,7 +141,7 @@ class Crew:
                 member.serves = False
             elif line.startswith("STATUS="):
                 member.status = line.removeprefix("STATUS=")
-            if line in (READY, ALIVE) or (member.serves and line.startswith("STATUS=")):
+            if line == ALIVE or (member.serves and line.startswith("STATUS=")):
                 passed_on.append(line)
         return passed_on
 
@@ -145,6 +150,11 @@ class Crew:
         @return: the processes that have been silent for too long, each once.
         """
         now, condemned = self._seconds(), []
+        late, self._looked = now - self._looked > self._watchdog / 2, now
+        if late:
+            # It is we who did not listen; what they said in that time is lost.
+            for member in self._members.values():
+                member.heard = now
         for member in self._members.values():
             patience = self._watchdog if member.spoke else START_PATIENCE
             silence = now - member.heard

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 # Twisted imports pyOpenSSL where it is installed, 9 MiB for each of three processes,
 # and none of them speaks TLS by it.  None here is "not installed".
@@ -247,28 +248,35 @@ class ServiceOptions(CommonOptions):
         return Supervision(standby=self["standby"], watchdog=self["watchdog"])
 
 
+def _steady_reactor() -> Any:
+    """
+    The reactor, which this import chooses, with timers by the monotonic clock:
+    Twisted's go by the wall clock, and a step of that would condemn every worker, or
+    nobody for as long.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    return reactor
+
+
 def _make_service(options: ServiceOptions) -> IService:
     """
     A supervisor by C{options}.  Opens nothing: twistd forks after this.
     """
-    # Here, not at import: the first import of the reactor chooses it.
-    from twisted.internet import reactor  # noqa: PLC0415
-
     from pexservice.supervisor import Supervisor  # noqa: PLC0415 as lean as it can be
 
-    return Supervisor(options.settings(), options.supervision(), reactor)
+    return Supervisor(options.settings(), options.supervision(), _steady_reactor())
 
 
 def _make_worker(options: WorkerOptions) -> IService:
     """
     A worker by C{options}.  Opens nothing either.
     """
-    from twisted.internet import reactor  # noqa: PLC0415 as above
-
     # A supervisor, which reads these options too, has no use for what this imports.
     from pexservice.worker import Worker  # noqa: PLC0415
 
-    return Worker(options.settings(), reactor)  # type: ignore[arg-type]
+    return Worker(options.settings(), _steady_reactor())
 
 
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for

@@ -147,10 +147,13 @@ class _Relay(ProcessProtocol):
         """
         It has ended and said all it had to say.
         """
-        for stream in self._streams.values():
-            stream.end()
-        self._observer.ended(self._name, reason)
-        self._inner.processEnded(reason)
+        try:
+            for stream in self._streams.values():
+                stream.end()
+            self._observer.ended(self._name, reason)
+        finally:
+            # Whatever goes wrong above, there is another start.
+            self._inner.processEnded(reason)
 
 
 class _NeverRan:
@@ -201,7 +204,7 @@ class Spawner:
             _log.error("cannot start a process: {error}", error=error)
             transport = _NeverRan()
             processProtocol.makeConnection(cast(IProcessTransport, transport))
-            ended = Failure(ProcessTerminated(status=0))
+            ended = Failure(ProcessTerminated(exitCode=1))
             self._time.callLater(0, relay.processEnded, ended)
             return transport
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -27,19 +27,23 @@ ORPHAN_GRACE = 0.8
 
 
 def heartbeat(
-    notifier: Notifier, reactor: IReactorTime, settled: Callable[[], Deferred[None]]
+    notifier: Notifier,
+    reactor: IReactorTime,
+    settled: Callable[[], Deferred[None]],
+    state: Callable[[], Sequence[str]],
 ) -> None:
     """
     Say that this process is alive, again and again, if somebody wants to know.
 
     @param settled: a round trip: fires when the commit under way has ended.  So
         neither a blocked reactor nor a stuck store is alive.
+    @param state: what to say with it.
     """
     if notifier.watchdog is None:
         return
 
     def beat() -> Deferred[None]:
-        return settled().addCallback(lambda _: notifier.tell(ALIVE))
+        return settled().addCallback(lambda _: notifier.tell(ALIVE, *state()))
 
     loop = LoopingCall(beat)
     loop.clock = reactor

@@ -56,7 +56,7 @@ HEAD_START = 0.05
 LAST_WORDS = 1.0
 
 #: How long a replacement may take until it stands by.  Seconds.
-REPLACEMENT_PATIENCE = 30.0
+REPLACEMENT_PATIENCE = 15.0
 
 #: Ends that make a look at the whole store advisable: what reading a missing page
 #: leads to, and what a worker says when the store failed.
@@ -240,7 +240,6 @@ class Supervisor(ProcessMonitor):
         """
         passed_on = self._crew.hear(pid, lines)
         if READY in passed_on:
-            self._suspicious = False
             # Starting works, so there is no reason to wait longer each time.
             self.delay = dict.fromkeys(self.delay, self.minRestartDelay)
         if passed_on:
@@ -303,19 +302,19 @@ class Supervisor(ProcessMonitor):
         try:
             old = list(self._roster)
             serving = [name for name in old if self._crew.serves(name)]
-            # First who stands by: from here on the code that takes over is the new.
-            for name in set(old) - set(serving):
-                self.removeProcess(name)
             new = self._add()
             if not await self._until_it_is_up(new):
                 if self.running:
-                    self._keep_the_old(new)
+                    self.log.error("{name} does not come up, the old ones stay", name=new)
+                    self.removeProcess(new)
                 return
-            for name in serving:
-                self.removeProcess(name)
-                while name in self._crew:
+            # First who stands by, so that it is the new one that takes over.
+            for group in (set(old) - set(serving), serving):
+                for name in group:
+                    self.removeProcess(name)
+                while any(name in self._crew for name in group):
                     await self._crew.change()
-            while len(self._roster) < 1 + self._supervision.standby:
+            while self.running and len(self._roster) < 1 + self._supervision.standby:
                 await self._until_it_is_up(self._add())
             self.log.info("the workers are replaced")
         finally:
@@ -323,14 +322,6 @@ class Supervisor(ProcessMonitor):
             if self._roll_again and self.running:
                 self._roll_again = False
                 self.replace()
-
-    def _keep_the_old(self, new: str) -> None:
-        """
-        What would have been the next does not work, so what works goes on.
-        """
-        self.log.error("{name} does not come up, so the others stay", name=new)
-        if len(self._roster) > 1 + self._supervision.standby:
-            self.removeProcess(new)
 
     async def _until_it_is_up(self, name: str) -> bool:
         end = self._clock_.seconds() + REPLACEMENT_PATIENCE
@@ -399,6 +390,8 @@ def _how_it_ended(reason: Failure) -> tuple[int, str]:
     """
     number = getattr(reason.value, "signal", None)
     if number is not None:
-        return -number, f"by {signal.Signals(number).name}"
+        # Not every signal has a name.
+        names = {each.value: each.name for each in signal.Signals}
+        return -number, f"by {names.get(number, f'signal {number}')}"
     status = getattr(reason.value, "exitCode", None)
     return status or 0, f"with status {status or 0}"

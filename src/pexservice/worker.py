@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
@@ -81,6 +83,7 @@ class Worker(Service):
         self._ports: list[IListeningPort] = []
         self._committer: Committer | None = None
         self._notifier = Notifier({})
+        self._state: tuple[str, ...] = ()
 
     def startService(self) -> None:
         """
@@ -93,7 +96,7 @@ class Worker(Service):
         if self._settings.lifeline is not None:
             follow_supervisor(
                 self._settings.lifeline,
-                lambda: self._reactor.callFromThread(self._reactor.stop),
+                lambda: self._reactor.callFromThread(self._orphaned),
             )
         started = Deferred.fromCoroutine(self._start())
         failures: list[Failure] = []
@@ -103,7 +106,12 @@ class Worker(Service):
         else:
             # Another process has the store, and it is waited for.
             started.addErrback(self._fail_to_start)
-        heartbeat(self._notifier, self._reactor, self._settled)
+        heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
+
+    def _orphaned(self) -> None:
+        # It may be stopping already, if who ended the supervisor ended us too.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
 
     def _settled(self) -> Deferred[None]:
         return succeed(None) if self._committer is None else self._committer.settled()
@@ -120,7 +128,7 @@ class Worker(Service):
 
     def _stand_by(self) -> None:
         self._log.info("standing by")
-        self._notifier.tell(STANDING_BY)
+        self._say(STANDING_BY)
 
     async def _start(self) -> None:
         settings = self._settings
@@ -154,12 +162,19 @@ class Worker(Service):
             self._log.info("listening on {address}", address=shown(port.getHost()))
         if committer.unread is not None:
             self._log.error("{reason}", reason=committer.unread)
-            self._notifier.tell(f"STATUS={committer.unread}")
+            self._say(f"STATUS={committer.unread}")
             return
         state = committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
         self._log.info("the cursor is at {cursor}", cursor=cursor)
-        self._notifier.tell(READY, f"STATUS=serving since {cursor}")
+        self._say(READY, f"STATUS=serving since {cursor}")
+
+    def _say(self, *state: str) -> None:
+        """
+        What this worker is, now and with each beat.
+        """
+        self._state = state
+        self._notifier.tell(*state)
 
     def _fail_to_start(self, failure: Failure) -> None:
         if not failure.check(CannotStart, StoreUnusable, BadTokens):
@@ -193,7 +208,7 @@ class Worker(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._notifier.tell(STOPPING)
+        self._say(STOPPING)
         connections, committer = self._connections, self._committer
         connections.closing = True
         if self._ports and committer is not None and committer.refusal is None:

@@ -173,7 +173,8 @@ def test_a_wrong_option(
     One line on standard error that names it, and nothing is made but what the
     options before it asked for.
     """
-    line = refused(tmp_path, option, value, command=command)
+    listen = [] if option == "--listen" else ["--listen", LOOPBACK]
+    line = refused(tmp_path, *listen, option, value, command=command)
     assert line.startswith(("pexservice: ", f"{command}: "))
     assert message in line
     assert list(tmp_path.iterdir()) == []

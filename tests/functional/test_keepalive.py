@@ -237,8 +237,7 @@ def test_sighup_without_a_standby(tmp_path: Path) -> None:
 
 def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
     """
-    What the files say when it comes; and when they say nonsense, those who know
-    better go on.
+    What the files say when it comes.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("old\n")
@@ -255,6 +254,35 @@ def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(daemon, "the workers are replaced")
         assert (status("old"), status("new")) == (401, 200)
+
+
+def test_a_death_without_a_name(daemon: Daemon) -> None:
+    """
+    Not every signal has one, and each ends a worker that is replaced.
+    """
+    _, pid = serving(daemon)
+    os.kill(pid, 40)
+    wait_for(daemon, "ended by signal 40")
+    until(daemon, "stands by", 2)
+    step(daemon)
+
+
+def test_sighup_with_nonsense(tmp_path: Path) -> None:
+    """
+    If the new one does not come up, the old ones stay, both of them.
+    """
+    (tmp_path / "tokens").write_text("secret\n")
+    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
+        both_are_up(daemon)
+        old = children(daemon.process.pid)
+        (tmp_path / "tokens").unlink()
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "worker-3 does not come up, the old ones stay")
+        for _ in patiently():
+            if set(children(daemon.process.pid)) == set(old):
+                break
+        assert set(children(daemon.process.pid)) == set(old)
+        assert step_with(daemon, "secret") == 1
 
 
 def test_the_standby_dies(daemon: Daemon) -> None:

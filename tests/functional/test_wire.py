@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import PATIENCE, Daemon
+from tests.functional.daemon import PATIENCE, Daemon, children
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,16 @@ REFUSED = {
         request(b"POST /next HTTP/1.0", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
         400,
     ),
+    "no coding": (request(b"POST /next HTTP/1.1", b"Transfer-Encoding: identity"), 400),
+    "no coding and chunks": (
+        request(
+            b"POST /next HTTP/1.1",
+            b"Transfer-Encoding: identity",
+            b"Transfer-Encoding: chunked",
+        )
+        + b"0\r\n\r\n",
+        400,
+    ),
     "an unknown coding": (
         request(b"POST /next HTTP/1.1", b"Transfer-Encoding: gzip, chunked"),
         400,
@@ -138,6 +149,14 @@ REFUSED = {
         431,
     ),
     "many headers": (request(b"POST /next HTTP/1.1", *[b"Name: value"] * 200), 431),
+    "a header of many lines": (
+        request(b"POST /next HTTP/1.1", b"Name: value", *[b" more"] * 100),
+        431,
+    ),
+    "two long headers": (
+        request(b"POST /next HTTP/1.1", *[b"Name: " + LONG[:9000]] * 2),
+        431,
+    ),
     "large headers": (
         request(b"POST /next HTTP/1.1", *[b"Name: " + LONG[:1000]] * 40),
         431,
@@ -160,6 +179,75 @@ def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
     assert body.endswith(b"\n")
     assert body.count(b"\n") == 1
     assert revision(daemon) == before
+
+
+@pytest.mark.parametrize("path", [b"/", b"/current", b"/next", b"/nothing"])
+def test_no_body_for_head(daemon: Daemon, path: bytes) -> None:
+    """
+    Whatever the answer to a HEAD is, it is a head; and the log is not full of it.
+    """
+    for head in (
+        request(b"HEAD %b HTTP/1.1" % path, b"Connection: close"),
+        b"HEAD %b HTTP/1.1\r\nHost: a b\r\n\r\n" % path,
+    ):
+        received = exchange(daemon, head)
+        assert received.endswith(b"\r\n\r\n")
+        assert re.search(rb"\r\nContent-Length: [1-9]", received)
+    assert "Warning" not in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("path", [b"/next", b"*"])
+def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
+    """
+    RFC 9110 forbids it.
+    """
+    received = exchange(
+        daemon, request(b"OPTIONS %b HTTP/1.1" % path, b"Connection: close")
+    )
+    assert received.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert b"Content-Length" not in received
+
+
+def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
+    """
+    Answers do not pile up in memory: while the client takes none, no more are made;
+    when it takes them, it gets them all.
+    """
+    count = 20_000
+    answer = b"Cache-Control: no-store\r\n"
+    with connect(daemon) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        before = memory(daemon)
+        sender = threading.Thread(
+            target=connection.sendall,
+            args=(
+                request(b"GET /history?limit=1000 HTTP/1.1") * count
+                + request(b"GET /current HTTP/1.0"),
+            ),
+        )
+        sender.start()
+        # Others have their turn all the while.
+        for _ in range(20):
+            assert daemon.ask("/livez")[1] == b"ok\n"
+        assert memory(daemon) - before < 50
+        received = 0
+        while chunk := connection.recv(1 << 20):
+            received += chunk.count(answer)
+        sender.join(PATIENCE)
+    assert received > count / 2
+
+
+def memory(daemon: Daemon) -> int:
+    """
+    What the daemon's workers hold, in MiB.
+    """
+    return (
+        sum(
+            int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+            for pid in children(daemon.process.pid)
+        )
+        // 1024
+    )
 
 
 def test_refused_as_json(daemon: Daemon) -> None:

@@ -62,6 +62,13 @@ class TestTokens:
         assert answer.status == 401
         assert 'error="invalid_token"' in (answer["WWW-Authenticate"] or "")
 
+    def test_two_tokens(self, call: Caller) -> None:
+        """
+        Which of them is meant?  None.
+        """
+        answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
+        assert answer.status == 401
+
     @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
     def test_reading_takes_none(self, call: Caller, path: str) -> None:
         """
@@ -123,10 +130,14 @@ class TestPurpose:
             ("Sec-Purpose", "prefetch;prerender"),
             ("Purpose", "prefetch"),
             ("X-Moz", "prefetch"),
+            ("Sec-Fetch-Site", ["same-origin", "cross-site"]),
+            ("Sec-Fetch-Site", ["cross-site", "same-origin"]),
+            ("Purpose", ["prefetch", "other"]),
+            ("Sec-Purpose", "other, prefetch"),
         ],
     )
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
-    def test_refused(self, path: str, name: str, value: str) -> None:
+    def test_refused(self, path: str, name: str, value: str | list[str]) -> None:
         """
         A GET that moves is refused, and does not; a POST is meant.
         """

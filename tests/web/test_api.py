@@ -4,6 +4,7 @@ The contract that callers see, endpoint by endpoint.
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 import pytest
@@ -117,6 +118,8 @@ def test_json_at_the_origin(call: Caller) -> None:
         ("application/json;q=0.5, text/plain;q=0.4", "json"),
         ("application/json;q=0.4, text/plain;q=0.5", "text"),
         ("application/json;q=0", "text"),
+        ("application/json; charset=utf-8", "json"),
+        ("application/json;indent=2;q=0.5, text/plain;q=0.4", "json"),
         ("text/plain;q=0.1, */*", "json"),
         ("nonsense", "text"),
         (";;q=,,", "text"),
@@ -366,6 +369,16 @@ class TestPreconditions:
         assert answer.status == 400
         assert name.encode() in answer.body
         assert call("GET", "/current")["Pex-Revision"] == "0"
+
+    def test_blanks_take_no_time(self, call: Caller) -> None:
+        """
+        A header as long as one may be is refused in a moment, not in its square.
+        """
+        began = time.monotonic()
+        for _ in range(20):
+            assert call("GET", "/current", If_Match=f'"a",{" " * 16000}x').status == 400
+        # Quadratic, it takes 25 seconds.
+        assert time.monotonic() - began < 5
 
     @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
     def test_not_modified(self, call: Caller, tags: str) -> None:
@@ -620,3 +633,6 @@ def test_with_synchronous_commit_off() -> None:
     answer = call("POST", "/next")
     assert isinstance(answer, Answer)
     assert call("GET", "/current").body == b"1\n"
+    # The history is of what is on disk, and so are its headers.
+    history = call("GET", "/history")
+    assert (history.body, history["ETag"]) == (b"", '"0"')

@@ -18,12 +18,17 @@ import re
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from pexservice.web import problems
@@ -135,13 +140,16 @@ class PexChannel(HTTPChannel):
     site: PexSite
     transport: ITCPTransport
     requestFactory = PexRequest
-    totalHeadersSize = LONGEST_REQUEST_LINE + LARGEST_HEADERS
     maxHeaders = MOST_HEADERS
     # The longest line, which is a header of the largest size or a request line.
     MAX_LENGTH = LARGEST_HEADERS
 
     _refused = False
     _half_closed = False
+    _header_lines = 0
+
+    # Set between two requests of a pipeline; see requestDone.
+    _next_request: IDelayedCall | None = None
 
     # Between requests, and so free to be closed for somebody else; has had one.
     idle = True
@@ -161,6 +169,9 @@ class PexChannel(HTTPChannel):
         See L{IProtocol.connectionLost}.
         """
         self.site.connections.leave(self)
+        if self._next_request is not None:
+            self._next_request.cancel()
+            self._next_request = None
         super().connectionLost(reason)
 
     def readConnectionLost(self) -> None:
@@ -168,7 +179,7 @@ class PexChannel(HTTPChannel):
         The client will send no more, but may wait for answers.
         """
         self._half_closed = True
-        if self._refused or not self._handlingRequest:
+        if self._refused or not (self._handlingRequest or self.paused):
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -195,9 +206,19 @@ class PexChannel(HTTPChannel):
         """
         if self._refused:
             return
-        if self._receivedHeaderSize == 0 and len(line) > LONGEST_REQUEST_LINE:
-            self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
-            return
+        if self._receivedHeaderSize == 0:
+            if len(line) > LONGEST_REQUEST_LINE:
+                self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
+                return
+            # Twisted counts the request line too.
+            self.totalHeadersSize = len(line) + LARGEST_HEADERS
+            self._header_lines = 0
+        else:
+            # Twisted does not count the lines of a folded header.
+            self._header_lines += bool(line)
+            if self._header_lines > MOST_HEADERS:
+                self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
+                return
         super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -246,13 +267,24 @@ class PexChannel(HTTPChannel):
             return problems.malformed("a request has one Host header")
         if hosts and not _HOST.fullmatch(hosts[0]):
             return problems.malformed("the Host header is not a host")
-        coding = headers.getRawHeaders(b"transfer-encoding", [])
-        if coding and self._version == b"HTTP/1.0":
-            return problems.malformed("HTTP/1.0 has no Transfer-Encoding")
-        if coding and headers.hasHeader(b"content-length"):
-            return problems.malformed("Transfer-Encoding or Content-Length, not both")
+        coding = self._flaw_of_the_coding(headers)
+        if coding is not None:
+            return problems.malformed(coding)
         if self.length is not None and self.length > LARGEST_BODY:
             return problems.too_much_content(LARGEST_BODY)
+        return None
+
+    def _flaw_of_the_coding(self, headers: Headers) -> str | None:
+        coding = headers.getRawHeaders(b"transfer-encoding", [])
+        if not coding:
+            return None
+        if [each.lower() for each in coding] != [b"chunked"]:
+            # "identity" too: nobody else knows it, and would see another request's end.
+            return "the one Transfer-Encoding is chunked"
+        if self._version == b"HTTP/1.0":
+            return "HTTP/1.0 has no Transfer-Encoding"
+        if headers.hasHeader(b"content-length"):
+            return "Transfer-Encoding or Content-Length, not both"
         return None
 
     def allContentReceived(self) -> None:
@@ -294,12 +326,46 @@ class PexChannel(HTTPChannel):
         A request is answered.
         """
         self.answered = True
+        if self.persistent and (self._buffer or self._dataBuffer):
+            # The next request is here already.  It waits for the next turn of the
+            # reactor, so that others get theirs, and for the client to have taken
+            # the answers, so that they do not pile up.
+            self.paused = True
         super().requestDone(request)
+        if self.paused:
+            self._networkProducer.pauseProducing()
+            self._take_up()
         if self._waits_for_a_request():
             self.idle = True
             self.site.connections.rested(self)
             if self._half_closed and self.persistent:
                 self.loseConnection()
+
+    def _take_up(self) -> None:
+        """
+        Go on with a pipeline, in the next turn, if the client takes answers.
+        """
+        if self.paused and self._next_request is None and not self._waitingForTransport:
+            self._next_request = self.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next_request = None
+        if self._waitingForTransport:
+            return
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
+        if self._half_closed and not (self._handlingRequest or self.paused):
+            self.loseConnection()
+
+    def resumeProducing(self) -> None:
+        """
+        The client has taken what was sent.
+        """
+        super().resumeProducing()
+        if self.paused:
+            self._networkProducer.pauseProducing()
+            self._take_up()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """
@@ -323,7 +389,10 @@ class PexChannel(HTTPChannel):
         accept = None
         if self.requests:
             accept = self.requests[-1].requestHeaders.getRawHeaders(b"accept")
-        self.transport.write(_written(problem.reply(accept)))
+        reply = problem.reply(accept)
+        # What Twisted's parser has found so far, if anything.
+        bodiless = getattr(self, "_command", b"") == b"HEAD"
+        self.transport.write(_head(reply) + (b"" if bodiless else reply.body))
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)
@@ -341,9 +410,9 @@ class PexChannel(HTTPChannel):
             super().timeoutConnection()
 
 
-def _written(reply: Reply) -> bytes:
+def _head(reply: Reply) -> bytes:
     """
-    The bytes of a connection's last answer.
+    The head of a connection's last answer.
     """
     head = [b"HTTP/1.1 %d %b" % (reply.status, reply.phrase)]
     head += [b"%b: %b" % header for header in reply.headers]
@@ -352,4 +421,4 @@ def _written(reply: Reply) -> bytes:
         b"Content-Length: %d" % len(reply.body),
         b"Connection: close",
     ]
-    return b"\r\n".join([*head, b"", reply.body])
+    return b"\r\n".join([*head, b"", b""])

@@ -4,7 +4,9 @@ The protocol factory: one resource, for every connection of one worker.
 
 from __future__ import annotations
 
-from twisted.web.http import Request
+import time
+
+from twisted.web.http import Request, datetimeToLogString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -48,6 +50,13 @@ class PexSite(Site):
         )
         self.connections = connections
         self._logs = access_log is not None
+
+    def _updateLogDateTime(self) -> None:
+        """
+        The inherited one takes the reactor's seconds for the time of day.
+        """
+        self._logDateTime = datetimeToLogString(time.time())
+        self._logDateTimeCall = self.reactor.callLater(1, self._updateLogDateTime)
 
     def log(self, request: Request) -> None:
         """

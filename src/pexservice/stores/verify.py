@@ -11,6 +11,7 @@ read; a line on standard output says what is wrong.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 DAMAGED_STATUS = 78
 
 DATABASES = (b"cursor", b"journal", b"keys")
+
+#: What reading a damaged map does to the process that reads it.
+_DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 #: Errors that say nothing about the store itself.
 _SURROUNDINGS = (
@@ -167,10 +171,15 @@ def ask_child(path: Path, module: str, *arguments: str) -> None:
     said = child.stdout.decode(errors="replace").strip()
     if child.returncode == DAMAGED_STATUS:
         raise StoreDamaged(said)
-    if child.returncode < 0:
+    if -child.returncode in _DEADLY:
         raise StoreDamaged(
             f"the store {path} is damaged: reading it ended by signal"
             f" {-child.returncode}; the file {DATA} may be shorter than it was"
+        )
+    if child.returncode < 0:
+        # Somebody else's doing, as the kernel's when memory is short.
+        raise StoreUnusable(
+            f"the store {path} was not read: signal {-child.returncode} ended it"
         )
     if child.returncode:
         raise StoreUnusable(

@@ -69,6 +69,14 @@ def read_tokens(path: str) -> frozenset[bytes]:
     return frozenset(tokens)
 
 
+def _values(request: IRequest, name: bytes) -> list[bytes]:
+    """
+    The elements of the header C{name}, from all its lines.
+    """
+    lines = request.requestHeaders.getRawHeaders(name, [])
+    return [element.strip() for line in lines for element in line.split(b",")]
+
+
 class Access:
     """
     The rules of one worker.
@@ -86,8 +94,8 @@ class Access:
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def _origin(self, request: IRequest) -> bytes | None:
-        origin: bytes | None = request.getHeader(b"origin")
-        return origin if origin in self._origins else None
+        values = _values(request, b"origin")
+        return values[0] if len(values) == 1 and values[0] in self._origins else None
 
     def check_move(self, request: IRequest) -> None:
         """
@@ -99,16 +107,18 @@ class Access:
             self._check_token(request, self._tokens)
 
     def _check_purpose(self, request: IRequest) -> None:
-        site = request.getHeader(b"sec-fetch-site")
-        if site == b"cross-site" and self._origin(request) is None:
+        # Of several values each counts: whoever added one knew something.
+        sites = _values(request, b"sec-fetch-site")
+        if b"cross-site" in sites and self._origin(request) is None:
             raise not_on_purpose("from another site")
         for name in (b"sec-purpose", b"purpose", b"x-moz"):
             # "prefetch", "prefetch;prerender", "preview"
-            if (request.getHeader(name) or b"").strip().lower().startswith(b"pre"):
+            if any(value.lower().startswith(b"pre") for value in _values(request, name)):
                 raise not_on_purpose("as a prefetch")
 
     def _check_token(self, request: IRequest, tokens: frozenset[bytes]) -> None:
-        scheme, _, token = (request.getHeader(b"authorization") or b"").partition(b" ")
+        given = request.requestHeaders.getRawHeaders(b"authorization", [])
+        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer":
             raise no_token()
         digest = sha256(token.strip()).digest()

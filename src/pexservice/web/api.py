@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from pexservice.committer import Committer
 from pexservice.cursor import State, Transition
@@ -70,14 +71,16 @@ class Guard(Resource):
         path = request.uri.partition(b"?")[0]
         endpoint = BY_PATH.get(path)
         if path == b"*" and request.method == b"OPTIONS":
-            return Reply(204, ((b"Allow", b"GET, HEAD, POST, OPTIONS"),)).apply(request)
+            return _finish(request, Reply(204, ((b"Allow", b"GET, HEAD, POST, OPTIONS"),)))
         if endpoint is None:
-            return _refuse(request, problems.no_such_path(map(bytes.decode, BY_PATH)))
+            problem = problems.no_such_path(map(bytes.decode, BY_PATH))
+            return _finish(request, problem.reply(_accept(request)))
         if request.method == b"OPTIONS":
             preflight = self._access.preflight_headers(request, endpoint.allow)
-            return Reply(204, ((b"Allow", endpoint.allow), *preflight)).apply(request)
+            return _finish(request, Reply(204, ((b"Allow", endpoint.allow), *preflight)))
         if request.method not in endpoint.methods:
-            return _refuse(request, problems.wrong_method(endpoint.allow))
+            problem = problems.wrong_method(endpoint.allow)
+            return _finish(request, problem.reply(_accept(request)))
         answer: bytes | int = self._inner.render(request)
         return answer
 
@@ -85,6 +88,16 @@ class Guard(Resource):
 def _accept(request: IRequest) -> list[bytes] | None:
     values: list[bytes] | None = request.requestHeaders.getRawHeaders(b"accept")
     return values
+
+
+def _finish(request: IRequest, reply: Reply) -> int:
+    """
+    Send C{reply}.  twisted.web itself would give a 204 a length, and warn of a body
+    for HEAD.
+    """
+    request.write(reply.apply(request))
+    request.finish()
+    return NOT_DONE_YET
 
 
 def _refuse(request: IRequest, problem: Problem) -> bytes:
@@ -139,12 +152,13 @@ class Api:
         """
         The value at the cursor.
         """
-        known = self._known(request)
+        state = self._committer.visible
+        known = self._known(request, state)
         if known is None:
-            known = state_reply(self._committer.visible, chosen(_accept(request)))
+            known = state_reply(state, chosen(_accept(request)))
         return known.apply(request)
 
-    def _known(self, request: IRequest) -> Reply | None:
+    def _known(self, request: IRequest, state: State) -> Reply | None:
         """
         @return: 304, if a read's preconditions say that its caller knows the answer.
         @raise Problem: 412, if they say that it does not want it; 503, if the cursor
@@ -154,7 +168,6 @@ class Api:
         if unread is not None:
             raise problems.not_taken(str(unread))
         if_match, if_none_match = _conditions(request)
-        state = self._committer.visible
         present = state_headers(state, chosen(_accept(request)))
         if if_match is not None and not if_match.match_strongly(state):
             raise problems.unmet_precondition(present)
@@ -222,10 +235,11 @@ class Api:
         limit = _number(request, "limit", 1, _MOST_ROWS)
         before = _number(request, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
-        known = self._known(request)
+        # The rows are those on disk, whatever readers of the cursor are shown.
+        state = self._committer.durable
+        known = self._known(request, state)
         if known is not None:
             return known.apply(request)
-        state = self._committer.visible
 
         def found(rows: list[Row]) -> bytes:
             following = None

@@ -14,9 +14,10 @@ from pexservice.web.problems import malformed
 from pexservice.web.representations import matches
 
 # One element of a list: maybe a tag, and the comma after it.  Opaque parts may
-# have commas in them, so the list cannot simply be split.
+# have commas in them, so the list cannot simply be split.  Blanks are matched in one
+# place only for each way through it, or a long run of them would take its square.
 _ELEMENT = re.compile(
-    rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(?:,|$)'
+    rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
 
 

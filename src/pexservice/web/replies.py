@@ -63,11 +63,12 @@ def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
     """
     if not accept:
         return offers[0]
-    parsed = parse_accept_header(
-        b",".join(accept).decode("latin-1"),
-        MIMEAccept,
+    parsed = parse_accept_header(b",".join(accept).decode("latin-1"), MIMEAccept)
+    # A type's parameters, as a charset, make no difference to what is offered.
+    plain = MIMEAccept(
+        (kind.partition(";")[0].strip(), quality) for kind, quality in parsed
     )
-    return parsed.best_match(offers, default=offers[0])
+    return plain.best_match(offers, default=offers[0])
 
 
 def accepts_json(accept: Sequence[bytes] | None) -> bool:
