@@ -154,12 +154,23 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in found.split()]
 
 
+def alive(pid: int) -> bool:
+    """
+    Is there such a process?  One that is dead and not buried is none: not every
+    process 1 of a container buries what others leave.
+    """
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 def until_gone(*pids: int) -> None:
     """
     Wait until there is no such process any more.
     """
     for _ in patiently():
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if not any(map(alive, pids)):
             return
     raise AssertionError(f"of {pids} some are still there")
 
