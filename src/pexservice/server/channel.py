@@ -4,7 +4,7 @@ Twisted's HTTP channel, stricter.
 Twisted parses; this module decides what of it is a request.  It answers what Twisted
 drops without a word (a long request line, a large header section), refuses what
 RFC 9112 says to refuse and Twisted lets pass (no C{Host}, two of them, control
-characters, a length given twice), and stores no body: no endpoint reads one.
+characters, a coding that nobody else knows).
 
 What is refused here may have left the two sides with different ideas of where the
 next request begins.  So the answer is the connection's last, and the rest of what
@@ -15,7 +15,6 @@ connection, and a reset may overtake the answer.
 from __future__ import annotations
 
 import re
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import (
@@ -24,13 +23,12 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from pexservice.server.request import LARGEST_BODY, PexRequest
 from pexservice.web import problems
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply
@@ -38,97 +36,19 @@ from pexservice.web.replies import Reply
 if TYPE_CHECKING:
     from pexservice.server.site import PexSite
 
-_log = Logger()
-
 #: The longest request line, and the largest header section.  Bytes.
 LONGEST_REQUEST_LINE = 8192
 LARGEST_HEADERS = 16384
 MOST_HEADERS = 100
 
-#: The largest body that is read, to be dropped.  Bytes.
-LARGEST_BODY = 65536
-
 #: How long the rest of a refused request is read.  Seconds.
 LINGER = 2
-
-#: An absolute-form request target; RFC 9112 3.2.2 has servers take them.
-_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 #: RFC 3986's host and port, as far as its characters go.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 
 #: What no header value may contain: all controls but the tab.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class PexRequest(server.Request):
-    """
-    A request without a body, answered by the site's one resource.
-    """
-
-    channel: PexChannel
-    _body_size = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """
-        The body's length is known, or L{None} for a chunked one.  It is not kept.
-        """
-        self.content = BytesIO()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """
-        Some of the body.
-        """
-        self._body_size += len(data)
-        if self._body_size > LARGEST_BODY:
-            self.channel.refuse(problems.too_much_content(LARGEST_BODY))
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """
-        All of it is there.
-        """
-        absolute = _ABSOLUTE.match(path)
-        if absolute is not None:
-            path = path[absolute.end() :]
-            if not path.startswith(b"/"):
-                path = b"/" + path
-        super().requestReceived(command, path, version)
-
-    def process(self) -> None:
-        """
-        As the inherited one, without naming the server's version, without decoding
-        the path, and straight to the one resource.
-        """
-        self.site = self.channel.site
-        self.setHeader(b"Date", datetimeToString())
-        if self.site.connections.closing:
-            self.channel.persistent = False
-            self.setHeader(b"Connection", b"close")
-        self.prepath, self.postpath = [], self.path[1:].split(b"/")
-        try:
-            self.render(self.site.resource)
-        except Exception:  # noqa: BLE001 whatever it is, the caller is answered
-            self.processingFailed(Failure())
-
-    def processingFailed(self, reason: Failure) -> None:
-        """
-        A bug got past the resource.
-        """
-        _log.failure("a request failed", failure=reason)
-        if self.startedWriting:
-            self.channel.loseConnection()
-            return
-        accept = self.requestHeaders.getRawHeaders(b"accept")
-        body = problems.our_fault().reply(accept).apply(self)
-        self.write(body)
-        self.finish()
-
-    def getRequestHostname(self) -> bytes:
-        """
-        Nothing here depends on the C{Host}, and what routes by it must not fail by
-        a strange one.
-        """
-        return b"localhost"
 
 
 @implementer(IHalfCloseableProtocol)

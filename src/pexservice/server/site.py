@@ -11,8 +11,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from pexservice.files import OWN_LOG
-from pexservice.server.channel import PexChannel, PexRequest
+from pexservice.server.channel import PexChannel
 from pexservice.server.connections import Connections
+from pexservice.server.request import PexRequest
 
 #: How long a connection may say nothing before or within a request.  Seconds.
 IDLE_TIMEOUT = 60
