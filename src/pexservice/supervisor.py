@@ -42,7 +42,7 @@ from pexservice.spawning import Command, Spawner
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.verify import ask_child
 
-#: What a worker is run by.  Its own process group's time is in the supervisor's log.
+#: How a worker is run.  Its log has no times, for the supervisor's log has them.
 WORKER = (
     *(sys.executable, "-m", "pexservice"),
     *("--nodaemon", "--pidfile=", "--logger=pexservice.supervised.observer"),
@@ -100,8 +100,7 @@ class Supervisor(ProcessMonitor):
         self._settings = settings
         self._supervision = supervision
         self._clock_ = IReactorTime(reactor)
-        self._spawner = Spawner(reactor, self)
-        super().__init__(self._spawner)
+        super().__init__(Spawner(reactor, self))
         self._base = reactor
         self._leaving = leaving or Leaving(
             reactor,  # type: ignore[arg-type]
