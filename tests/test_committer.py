@@ -59,8 +59,10 @@ class Bench:
 
     def turn(self) -> None:
         """
-        One turn of the reactor.
+        The turn of the reactor that brought what was submitted, and one that brings
+        nothing.
         """
+        self.clock.turn()
         self.clock.turn()
 
     def commit(self, count: int = 1) -> None:
@@ -127,6 +129,7 @@ def test_company_under_way(bench: Bench) -> None:
         bench.submit()
         bench.turn()
     bench.store.finish()
+    bench.turn()
     assert bench.store.under_way is not None
     assert bench.store.under_way.transitions == b"nnnnn"
     bench.store.finish()

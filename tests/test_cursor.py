@@ -15,6 +15,7 @@ from pexservice.cursor import (
     follow_position,
     state_at,
 )
+from pexservice.sequence import Neighbours
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -26,7 +27,7 @@ def test_each_transition() -> None:
     state = INITIAL
     seen = []
     for transition in (NEXT, NEXT, NEXT, PREVIOUS, RESET):
-        state = follow(state, transition)
+        state = follow(state, transition, Neighbours())
         seen.append((state.revision, state.position, state.term.text))
     assert seen == [(1, 1, b"1"), (2, 2, b"1"), (3, 3, b"2"), (4, 2, b"1"), (5, 0, b"0")]
 
@@ -35,7 +36,7 @@ def test_previous_at_the_origin() -> None:
     """
     A previous at 0 stays there and counts as a revision.
     """
-    state = follow(INITIAL, PREVIOUS)
+    state = follow(INITIAL, PREVIOUS, Neighbours())
     assert (state.revision, state.position) == (1, 0)
 
 
@@ -46,7 +47,7 @@ def test_positions_agree_with_states(transitions: list[Transition]) -> None:
     """
     state, position = INITIAL, 0
     for transition in transitions:
-        state = follow(state, transition)
+        state = follow(state, transition, Neighbours())
         position = follow_position(position, transition)
     assert (state.revision, state.position) == (len(transitions), position)
     rebuilt = state_at(len(transitions), position)

@@ -7,14 +7,23 @@ from __future__ import annotations
 from pexservice.gathering import COMMITS, FIRST_GUESS, LONGEST_WAIT, Gathering
 
 
+def ready(
+    gathering: Gathering, waiting: int, waited: float = 0.0, idle: float = 0.0
+) -> bool:
+    """
+    After a turn that brought no more.
+    """
+    return gathering.ready(waiting, quiet=True, idle=idle, waited=waited)
+
+
 def test_one_client_never_waits() -> None:
     """
     Who is alone is committed at once.
     """
     gathering = Gathering()
-    assert gathering.ready(1, 0.0)
+    assert ready(gathering, 1)
     gathering.committed(1, 0.0002)
-    assert gathering.ready(1, 0.0)
+    assert ready(gathering, 1)
 
 
 def test_waits_for_as_many_as_last_time() -> None:
@@ -23,9 +32,30 @@ def test_waits_for_as_many_as_last_time() -> None:
     """
     gathering = Gathering()
     gathering.committed(10, 0.0002)
-    assert not gathering.ready(9, 0.0001)
-    assert gathering.ready(10, 0.0)
-    assert gathering.ready(11, 0.0)
+    assert not ready(gathering, 9, 0.0001)
+    assert ready(gathering, 10)
+    assert ready(gathering, 11)
+
+
+def test_waits_while_more_arrive() -> None:
+    """
+    Connections that queue are accepted one a turn: as long as each turn brings
+    somebody, a batch grows, or one of one would be followed by one of one for ever.
+    """
+    gathering = Gathering()
+    assert not gathering.ready(5, quiet=False, idle=0.0, waited=FIRST_GUESS)
+    assert gathering.ready(5, quiet=True, idle=0.0, waited=FIRST_GUESS)
+    assert gathering.ready(5, quiet=False, idle=0.0, waited=COMMITS * FIRST_GUESS)
+
+
+def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
+    """
+    In that time those who are there could have been answered.
+    """
+    gathering = Gathering()
+    gathering.committed(10, FIRST_GUESS)
+    assert not ready(gathering, 9, FIRST_GUESS, idle=0.9 * FIRST_GUESS)
+    assert ready(gathering, 9, FIRST_GUESS, idle=FIRST_GUESS)
 
 
 def test_gives_up_waiting() -> None:
@@ -35,10 +65,10 @@ def test_gives_up_waiting() -> None:
     """
     gathering = Gathering()
     gathering.committed(10, FIRST_GUESS)
-    assert not gathering.ready(1, 0.9 * COMMITS * FIRST_GUESS)
-    assert gathering.ready(1, COMMITS * FIRST_GUESS)
+    assert not ready(gathering, 1, 0.9 * COMMITS * FIRST_GUESS)
+    assert ready(gathering, 1, COMMITS * FIRST_GUESS)
     gathering.committed(1, FIRST_GUESS)
-    assert gathering.ready(1, 0.0)
+    assert ready(gathering, 1)
 
 
 def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:

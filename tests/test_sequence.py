@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pexservice.sequence import ORIGIN, digits, term_at
+from pexservice.sequence import (
+    MOST_DIGITS,
+    MOST_NEIGHBOURS,
+    ORIGIN,
+    Neighbours,
+    digits,
+    term_at,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +115,47 @@ def test_the_text_is_made_once() -> None:
     """
     term = term_at(100)
     assert term.text is term.text
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_neighbours_are_the_terms(steps: list[bool]) -> None:
+    """
+    A term that was kept is the one that a step would make.
+    """
+    neighbours, term = Neighbours(), ORIGIN
+    for up in steps:
+        expected = term.forward() if up else term.backward()
+        term = neighbours.forward(term) if up else neighbours.backward(term)
+        assert (term.position, term.value, term.following) == (
+            expected.position,
+            expected.value,
+            expected.following,
+        )
+
+
+def test_to_and_fro_makes_a_text_once() -> None:
+    """
+    Who comes by again finds the digits made.
+    """
+    neighbours = Neighbours()
+    there = neighbours.forward(term_at(1000))
+    back = neighbours.backward(there)
+    assert neighbours.forward(back) is there
+    assert neighbours.backward(there) is back
+
+
+def test_neighbours_are_few() -> None:
+    """
+    Terms are kept up to a number, and large ones up to a number of digits.
+    """
+    neighbours, term = Neighbours(), ORIGIN
+    for _ in range(2 * MOST_NEIGHBOURS):
+        term = neighbours.forward(term)
+    assert len(neighbours) == MOST_NEIGHBOURS
+    term = term_at(1_000_000)
+    for _ in range(50):
+        term = neighbours.forward(term)
+    assert len(neighbours) <= MOST_DIGITS / 200_000
 
 
 def test_repr_has_no_value() -> None:

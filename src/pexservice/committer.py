@@ -27,6 +27,7 @@ then, and no more of them are.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,7 @@ from twisted.python.failure import Failure
 from pexservice.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.gathering import Gathering
 from pexservice.moves import How, KeyReused, Move, Outcome, Waiter
+from pexservice.sequence import Neighbours
 from pexservice.stores.interface import (
     Batch,
     IStore,
@@ -59,10 +61,14 @@ class _Gathered:
 
     @ivar before: the state that its first transition was applied to.
     @ivar since: when the first transition came, on the monotonic clock.
+    @ivar considered: how many there were when it was last considered.
     """
 
     before: State
     since: float = 0.0
+    considered: int = 0
+    considered_at: float = 0.0
+    idle: float = 0.0
     transitions: bytearray = Factory(bytearray)
     answers: list[tuple[Waiter, Outcome]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
@@ -103,6 +109,7 @@ class Committer:
         fatal: Callable[[Failure], None],
         monotonic: Callable[[], float] = time.perf_counter,
         time_ns: Callable[[], int] = time.time_ns,
+        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         @param synchronous: commit before the answer.
@@ -115,7 +122,9 @@ class Committer:
         self._fatal = fatal
         self._monotonic = monotonic
         self._time_ns = time_ns
+        self._give_way = give_way
         self._gathering = Gathering()
+        self._neighbours = Neighbours()
         self.durable = self.latest = INITIAL
         self._open = _Gathered(INITIAL)
         self._under_way: _Gathered | None = None
@@ -268,7 +277,7 @@ class Committer:
         gathered = self._open
         if not gathered.transitions:
             gathered.since = self._monotonic()
-        self.latest = state = follow(self.latest, move.transition)
+        self.latest = state = follow(self.latest, move.transition, self._neighbours)
         gathered.transitions += move.transition.value
         if move.key is not None:
             gathered.keys[move.key] = (move.transition, state)
@@ -300,10 +309,20 @@ class Committer:
         self._consideration = None
         if self._under_way is not None or not self._open.transitions:
             return
-        waited = self._monotonic() - self._open.since
-        if self._answer_first or self._gathering.ready(len(self._open.transitions), waited):
+        gathered, now = self._open, self._monotonic()
+        waiting = len(gathered.transitions)
+        quiet = waiting == gathered.considered
+        if quiet:
+            gathered.idle += now - gathered.considered_at
+        gathered.considered, gathered.considered_at = waiting, now
+        if self._answer_first or self._gathering.ready(
+            waiting, quiet=quiet, idle=gathered.idle, waited=now - gathered.since
+        ):
             self._commit()
         else:
+            if quiet:
+                # Who is waited for may be waiting for this very processor.
+                self._give_way()
             self._consider_in(0)
 
     def _commit(self) -> None:
@@ -346,11 +365,12 @@ class Committer:
         settling, self._settling = self._settling, []
         for each in settling:
             each.callback(None)
-        draining = bool(self._open.transitions and self._drained)
-        if draining or (arrived and not self._answer_first):
+        if self._open.transitions and self._drained:
             self._commit()
         elif arrived and self._consideration is None:
-            self._consider_in(LONGEST_DELAY)
+            self._open.considered = len(self._open.transitions)
+            self._open.considered_at = self._monotonic()
+            self._consider_in(LONGEST_DELAY if self._answer_first else 0)
         if self._under_way is None and not self._open.transitions:
             drained, self._drained = self._drained, []
             for each in drained:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from pexservice.sequence import ORIGIN, Term, term_at
+from pexservice.sequence import ORIGIN, Neighbours, Term, term_at
 
 
 class Transition(Enum):
@@ -71,17 +71,17 @@ def state_at(revision: int, position: int) -> State:
     return State(revision, term_at(position))
 
 
-def follow(state: State, transition: Transition) -> State:
+def follow(state: State, transition: Transition, neighbours: Neighbours) -> State:
     """
     The state after C{transition}.  Each transition counts as a revision, also
     one that leaves the position where it is.
     """
-    revision = state.revision + 1
+    revision, term = state
     if transition is Transition.NEXT:
-        return State(revision, state.term.forward())
+        return State(revision + 1, neighbours.forward(term))
     if transition is Transition.PREVIOUS:
-        return State(revision, state.term.backward())
-    return State(revision, ORIGIN)
+        return State(revision + 1, neighbours.backward(term))
+    return State(revision + 1, ORIGIN)
 
 
 def follow_position(position: int, transition: Transition) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pexservice.leaving import CannotStart
+from pexservice.server.tls import context
 from pexservice.settings import Settings
 from pexservice.web.access import read_tokens
 
@@ -28,4 +29,6 @@ def check_files(settings: Settings) -> frozenset[bytes] | None:
                 pass
         except OSError as error:
             raise CannotStart(f"the access log {path}: {error.strerror}") from error
+    if settings.tls is not None:
+        context(*settings.tls)
     return None if settings.token_file is None else read_tokens(settings.token_file)

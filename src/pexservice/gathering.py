@@ -5,7 +5,12 @@ A durable commit costs the same for one transition as for a thousand, so waiting
 those who are about to arrive multiplies the throughput, and waiting for nobody only
 adds latency.  Clients of a keep-alive server answer in step: as many as shared the
 last batch will be back within a moment of its answer.  So a batch is ready when as
-many wait as shared the last one, or when waiting cannot pay any more.
+many wait as shared the last one and the last turn of the reactor brought no more, or
+when waiting cannot pay any more.
+
+The quiet turn is what lets batches grow.  New connections are accepted one a turn,
+and without it a batch of one is followed by a batch of one for as long as others
+queue.
 
 Pure: fed with counts and durations, reads no clock.
 """
@@ -35,12 +40,18 @@ class Gathering:
         self._expected = 1
         self._usual = FIRST_GUESS
 
-    def ready(self, waiting: int, waited: float) -> bool:
+    def ready(self, waiting: int, *, quiet: bool, idle: float, waited: float) -> bool:
         """
-        Shall a batch that C{waiting} transitions share, the first of them for
-        C{waited} seconds, be committed now?
+        Shall a batch be committed now?
+
+        @param waiting: how many transitions share it.
+        @param quiet: whether the last turn of the reactor brought no more.
+        @param idle: how long such turns took.  Seconds, as all times here.
+        @param waited: how long ago the first of them came.
         """
-        return waiting >= self._expected or waited >= self.longest_wait
+        if quiet and waiting >= self._expected:
+            return True
+        return idle >= self._usual or waited >= self.longest_wait
 
     @property
     def longest_wait(self) -> float:

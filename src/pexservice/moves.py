@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from attrs import frozen
 
@@ -38,8 +38,7 @@ class How(Enum):
     UNMET = auto()
 
 
-@frozen
-class Outcome:
+class Outcome(NamedTuple):
     """
     @ivar state: after the move; for an unmet condition, the present state.
     """

@@ -9,12 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any, ClassVar, NoReturn
 
-# Twisted imports pyOpenSSL where it is installed, 9 MiB for each of three processes,
-# and none of them speaks TLS by it.  None here is "not installed".
-sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
+import pexservice.lean  # noqa: F401 before Twisted
+
+# isort: split
 
 from twisted.application.service import IService
 from twisted.internet import endpoints
@@ -24,6 +24,7 @@ from pexservice.settings import Settings, Supervision
 
 _JOURNAL_LIMIT = 100_000_000
 _CONNECTIONS_LIMIT = 1_000_000
+_RATE_LIMIT = 1_000_000
 _DESCRIPTOR_LIMIT = 1_000_000
 
 #: A watchdog shorter than this would bite a worker that is merely busy.  Seconds.
@@ -113,12 +114,28 @@ class CommonOptions(usage.Options):
             "How many connections may be open; beyond it the longest idle one goes.",
             _number("max-connections", 1, _CONNECTIONS_LIMIT),
         ],
+        [
+            "rate-limit",
+            None,
+            None,
+            "Requests a second for each client address; those over it are refused.",
+            _number("rate-limit", 1, _RATE_LIMIT),
+        ],
+        [
+            "tls-certificate",
+            None,
+            None,
+            "A PEM file with a certificate and its chain, to serve HTTPS on every"
+            " listener; takes --tls-key.",
+        ],
+        ["tls-key", None, None, "A PEM file with the certificate's key."],
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
         self["cors-origin"] = []
+        self["trusted-proxy"] = []
 
     def opt_listen(self, description: str) -> None:
         """An endpoint to listen on; repeatable [default: tcp:8081:interface=127.0.0.1]."""
@@ -141,8 +158,20 @@ class CommonOptions(usage.Options):
             )
         self["cors-origin"].append(origin)
 
+    def opt_trusted_proxy(self, address: str) -> None:
+        """The address of a proxy whose X-Forwarded-For counts, besides any that comes through a unix: listener; repeatable."""  # noqa: E501 one line of --help, which wraps it
+        try:
+            ip_address(address)
+        except ValueError:
+            raise usage.UsageError(
+                f"--trusted-proxy {address}: must be an IP address"
+            ) from None
+        self["trusted-proxy"].append(address)
+
     def opt_version(self) -> NoReturn:
         """Display the version and exit."""
+        from importlib.metadata import version  # noqa: PLC0415 a megabyte
+
         sys.stdout.write(f"pexservice {version('pexservice')}\n")
         sys.exit(0)
 
@@ -159,6 +188,13 @@ class CommonOptions(usage.Options):
             raise SystemExit(
                 f"{self.command}: {wrong}; see twistd {self.command} --help"
             ) from None
+
+    def postOptions(self) -> None:
+        """
+        What goes together.
+        """
+        if (self["tls-certificate"] is None) is not (self["tls-key"] is None):
+            raise usage.UsageError("--tls-certificate and --tls-key go together")
 
     def parseArgs(self, *words: str) -> None:
         """
@@ -181,6 +217,11 @@ class CommonOptions(usage.Options):
             cors_origins=tuple(self["cors-origin"]),
             access_log=self["access-log"],
             max_connections=self["max-connections"],
+            rate_limit=self["rate-limit"],
+            trusted_proxies=tuple(self["trusted-proxy"]),
+            tls=None
+            if self["tls-key"] is None
+            else (self["tls-certificate"], self["tls-key"]),
             foreground=bool(parent.get("nodaemon", True)),
             lifeline=self.get("lifeline"),
             quick_check=bool(self.get("quick-check")),

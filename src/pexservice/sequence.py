@@ -104,6 +104,52 @@ class Term:
 
 ORIGIN = Term(0, Decimal(0), Decimal(1))
 
+#: How much L{Neighbours} keep: terms, and digits in all, which with the text are about
+#: 1.5 bytes each.
+MOST_NEIGHBOURS = 1024
+MOST_DIGITS = 4_000_000
+
+#: Digits of F(n) by n: log10 of the golden ratio.
+_DIGITS_A_POSITION = 0.20898764
+
+
+class Neighbours:
+    """
+    The terms that a cursor has lately been at, so that one that goes to and fro makes
+    each value and its digits once.  Those that were made first go first.
+    """
+
+    def __init__(self) -> None:
+        self._known = {0: ORIGIN}
+        self._digits = 0.0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def forward(self, term: Term) -> Term:
+        """
+        The term after C{term}.
+        """
+        known = self._known.get(term.position + 1)
+        return self._keep(term.forward()) if known is None else known
+
+    def backward(self, term: Term) -> Term:
+        """
+        The term before C{term}, or the one at position 0.
+        """
+        known = self._known.get(term.position - 1 if term.position else 0)
+        return self._keep(term.backward()) if known is None else known
+
+    def _keep(self, term: Term) -> Term:
+        known = self._known
+        known[term.position] = term
+        self._digits += term.position * _DIGITS_A_POSITION
+        while len(known) > MOST_NEIGHBOURS or self._digits > MOST_DIGITS:
+            oldest = next(iter(known))
+            del known[oldest]
+            self._digits -= oldest * _DIGITS_A_POSITION
+        return term
+
 
 def digits(value: Decimal) -> bytes:
     """

@@ -17,6 +17,9 @@ class Settings:
     @ivar listen: endpoint descriptions.
     @ivar store: the directory of an LMDB store.
     @ivar journal: how many transitions the history goes back.
+    @ivar rate_limit: requests a second for each client address.
+    @ivar trusted_proxies: addresses whose X-Forwarded-For counts.
+    @ivar tls: the PEM files of a certificate and its key.
     @ivar foreground: whether who started the process sees its standard error and
         its exit status.
     @ivar lifeline: the descriptor of a pipe whose other end the supervisor holds.
@@ -32,6 +35,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     access_log: str | None = None
     max_connections: int = 10_000
+    rate_limit: int | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    tls: tuple[str, str] | None = None
     foreground: bool = True
     lifeline: int | None = None
     quick_check: bool = False
@@ -48,6 +54,13 @@ class Settings:
             yield from ("--token-file", self.token_file)
         if self.access_log is not None:
             yield from ("--access-log", self.access_log)
+        if self.rate_limit is not None:
+            yield from ("--rate-limit", str(self.rate_limit))
+        if self.tls is not None:
+            certificate, key = self.tls
+            yield from ("--tls-certificate", certificate, "--tls-key", key)
+        for proxy in self.trusted_proxies:
+            yield from ("--trusted-proxy", proxy)
         for origin in self.cors_origins:
             yield from ("--cors-origin", origin)
 

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -42,9 +43,11 @@ from pexservice.spawning import Command, Spawner
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.verify import ask_child
 
-#: How a worker is run.  Its log has no times, for the supervisor's log has them.
+#: How a worker is run: on uvloop where that is installed.  Its log has no times, for
+#: the supervisor's log has them.
 WORKER = (
     *(sys.executable, "-m", "pexservice"),
+    *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
     *("--nodaemon", "--pidfile=", "--logger=pexservice.supervised.observer"),
     "pexservice-worker",
 )

@@ -4,6 +4,7 @@ One worker, put together from plain values: store, committer, tree, listeners.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,21 +23,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.committer import Committer
+from pexservice.descriptors import room_for
 from pexservice.files import check_files
 from pexservice.leaving import CannotStart, Leaving, Status
-from pexservice.listening import places, shown, stop_listening
+from pexservice.listening import Place, places, shown, stop_listening
 from pexservice.notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.server.connections import Connections
+from pexservice.server.hot import Hot
 from pexservice.server.site import PexSite
+from pexservice.server.tls import context, wrapped
 from pexservice.settings import Settings
 from pexservice.stores.directory import Directory
-from pexservice.stores.handover import Handover, placement_for_this_machine
+from pexservice.stores.handover import Handover, Placement
 from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import LmdbStore
 from pexservice.stores.verify import verify_in_child
 from pexservice.supervised import follow_supervisor, heartbeat
 from pexservice.web.access import Access, BadTokens
 from pexservice.web.api import Api
+from pexservice.web.clients import Clients
+from pexservice.web.limit import RateLimit
 
 #: How long a stopping worker goes on taking requests, each answered as its
 #: connection's last.  A connection that is used is then closed by an answer and not
@@ -80,6 +86,7 @@ class Worker(Service):
         )
         self._make_store = make_store or self._lmdb_store
         self._connections = Connections(settings.max_connections)
+        self._hot: Hot | None = None
         self._ports: list[IListeningPort] = []
         self._committer: Committer | None = None
         self._notifier = Notifier({})
@@ -120,7 +127,7 @@ class Worker(Service):
         settings = self._settings
         return LmdbStore(
             Directory(settings.store),
-            Handover(self._reactor, placement_for_this_machine()),
+            Handover(self._reactor, Placement()),
             journal=settings.journal,
             verify=(lambda _: None) if settings.quick_check else verify_in_child,
             waiting=None if settings.lifeline is None else self._stand_by,
@@ -132,6 +139,15 @@ class Worker(Service):
 
     async def _start(self) -> None:
         settings = self._settings
+        room = room_for(settings.max_connections)
+        if room < settings.max_connections:
+            self._log.warn(
+                "--max-connections {wanted}: the limit of open files has room for"
+                " {room}; raise it with ulimit -n or LimitNOFILE=",
+                wanted=settings.max_connections,
+                room=room,
+            )
+            self._connections.limit = room
         access = Access(check_files(settings), settings.cors_origins)
         committer = Committer(
             self._make_store(),
@@ -139,13 +155,10 @@ class Worker(Service):
             synchronous=settings.synchronous_commit,
             fatal=self._store_failed,
         )
-        site = PexSite(
-            Api(committer, access).resource(),
-            self._connections,
-            access_log=settings.access_log,
-            reactor=self._reactor,
-        )
+        site = self._site(committer, access)
         where = places(self._reactor, settings.listen)
+        # What is here now stays for good, so no collection need look at it again.
+        gc.freeze()
         try:
             await committer.start()
         except StoreDamaged:
@@ -157,7 +170,7 @@ class Worker(Service):
             self._reactor.callLater(EXCUSE, self._fail_to_start, Failure())
         self._committer = committer
         for place in where:
-            port = await place.listen(site)
+            port = await self._listen(place, site)
             self._ports.append(port)
             self._log.info("listening on {address}", address=shown(port.getHost()))
         if committer.unread is not None:
@@ -168,6 +181,38 @@ class Worker(Service):
         cursor = f"revision {state.revision}, position {state.position}"
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._say(READY, f"STATUS=serving since {cursor}")
+
+    def _site(self, committer: Committer, access: Access) -> PexSite:
+        settings = self._settings
+        rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
+        limit = None if rate is None else RateLimit(rate)
+        self._hot = Hot(
+            committer,
+            self._connections,
+            self._reactor,
+            clients=clients,
+            limit=limit,
+            # A request that is answered from the memo is not logged.
+            remembers=settings.access_log is None,
+        )
+        return PexSite(
+            Api(committer, access, limit).resource(),
+            self._hot,
+            clients,
+            self._reactor,
+            access_log=settings.access_log,
+        )
+
+    async def _listen(self, place: Place, site: PexSite) -> IListeningPort:
+        tls = self._settings.tls
+        loop = getattr(self._reactor, "loop", None)
+        if loop is not None:
+            # Only where its reactor is, uvloop is needed.
+            from pexservice.server.native import NativePort  # noqa: PLC0415
+
+            secure = None if tls is None else context(*tls)
+            return NativePort(await place.listen(site), loop, site, secure)
+        return await place.listen(site if tls is None else wrapped(site, *tls))
 
     def _say(self, *state: str) -> None:
         """
@@ -211,6 +256,8 @@ class Worker(Service):
         self._say(STOPPING)
         connections, committer = self._connections, self._committer
         connections.closing = True
+        if self._hot is not None:
+            self._hot.retire()
         if self._ports and committer is not None and committer.refusal is None:
             await self._within(FAREWELL, connections.emptied())
         ports, self._ports = self._ports, []

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -173,6 +174,16 @@ def until_gone(*pids: int) -> None:
         if not any(map(alive, pids)):
             return
     raise AssertionError(f"of {pids} some are still there")
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """
+    Until the other side closes.
+    """
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
 
 
 def patiently() -> Iterator[None]:

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.directory import DATA
-from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, background, patiently, run
+from tests.functional.daemon import (
+    LOOPBACK,
+    PATIENCE,
+    Daemon,
+    background,
+    patiently,
+    read_all,
+    run,
+)
 
 STORE = "pexservice-data"
 
@@ -90,7 +98,7 @@ def test_every_option(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(tmp_path / "socket"))
             connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
-            assert connection.recv(1000).endswith(b"\r\n\r\n21\n")
+            assert read_all(connection).endswith(b"\r\n\r\n21\n")
         # History is what is committed, which is a moment after the answer here.
         for _ in patiently():
             if value(daemon, "/history").count(b"\n") == 5:

@@ -176,7 +176,7 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
     name, pid = serving(daemon)
     os.kill(pid, signal.SIGABRT)
     wait_for(daemon, rf"\[{name}\] Fatal Python error: Aborted")
-    wait_for(daemon, rf"\[{name}\] +File .*epollreactor.*")
+    wait_for(daemon, rf"\[{name}\] +File .*(epoll|asyncio)reactor.*")
     wait_for(daemon, f"{name} ended by SIGABRT")
     step(daemon)
 

@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import PATIENCE, Daemon, children
+from tests.functional.daemon import PATIENCE, Daemon, children, read_all
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+@pytest.fixture(scope="module", params=["pexservice", "pexservice-worker"])
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
     """
-    One for all: what is refused changes nothing.
+    One for all: what is refused changes nothing.  The supervisor's worker is on
+    uvloop, and one by itself on Twisted's own reactor.
     """
-    with Daemon(tmp_path_factory.mktemp("wire"), "--max-connections", "50") as daemon:
+    path = tmp_path_factory.mktemp("wire")
+    with Daemon(path, "--max-connections", "50", command=request.param) as daemon:
         yield daemon
         assert "Traceback" not in daemon.log.read_text()
 
@@ -29,16 +33,6 @@ def connect(daemon: Daemon) -> socket.socket:
     A raw connection.
     """
     return socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """
-    Until the other side closes.
-    """
-    received = b""
-    while chunk := connection.recv(65536):
-        received += chunk
-    return received
 
 
 def exchange(daemon: Daemon, sent: bytes) -> bytes:
@@ -234,17 +228,24 @@ def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
     assert received > count * 50_000
 
 
+def worker(daemon: Daemon) -> int:
+    """
+    The process that serves: the one with the store open.
+    """
+    for pid in (daemon.process.pid, *children(daemon.process.pid)):
+        if any(
+            each.resolve().name == "data.mdb" for each in Path(f"/proc/{pid}/fd").iterdir()
+        ):
+            return pid
+    raise AssertionError("nobody has the store")
+
+
 def memory(daemon: Daemon) -> int:
     """
-    What the daemon's workers hold, in MiB.
+    What the process that serves holds, in MiB.
     """
-    return (
-        sum(
-            int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
-            for pid in children(daemon.process.pid)
-        )
-        // 1024
-    )
+    status = Path(f"/proc/{worker(daemon)}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
 
 
 def test_refused_as_json(daemon: Daemon) -> None:

@@ -19,21 +19,22 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IHalfCloseableProtocol,
     ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
-from zope.interface import implementer
 
+from pexservice.server.memo import LARGEST_CHUNK
 from pexservice.server.request import LARGEST_BODY, PexRequest
 from pexservice.web import problems
+from pexservice.web.meaning import meaning_of
 from pexservice.web.problems import Problem
-from pexservice.web.replies import Reply
+from pexservice.web.replies import Reply, accepts_json
 
 if TYPE_CHECKING:
+    from pexservice.server.connection import Connection
     from pexservice.server.site import PexSite
 
 #: The longest request line, and the largest header section.  Bytes.
@@ -51,13 +52,15 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-@implementer(IHalfCloseableProtocol)
 class PexChannel(HTTPChannel):
     """
-    One connection.
+    What one connection has that the memo does not know.
+
+    @ivar connection: the protocol that has the transport and its events.
     """
 
     site: PexSite
+    connection: Connection
     transport: ITCPTransport
     requestFactory = PexRequest
     maxHeaders = MOST_HEADERS
@@ -71,24 +74,13 @@ class PexChannel(HTTPChannel):
     # Set between two requests of a pipeline; see requestDone.
     _next_request: IDelayedCall | None = None
 
-    # Between requests, and so free to be closed for somebody else; has had one.
-    idle = True
-    answered = False
-
-    def connectionMade(self) -> None:
-        """
-        See L{IProtocol.connectionMade}.
-        """
-        super().connectionMade()
-        refusal = self.site.connections.admit(self)
-        if refusal is not None:
-            self.refuse(refusal)
+    # The requests that the chunk of bytes at hand has completed.
+    _completed: tuple[PexRequest, ...] = ()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         See L{IProtocol.connectionLost}.
         """
-        self.site.connections.leave(self)
         if self._next_request is not None:
             self._next_request.cancel()
             self._next_request = None
@@ -102,20 +94,52 @@ class PexChannel(HTTPChannel):
         if self._refused or not (self._handlingRequest or self.paused):
             self.loseConnection()
 
-    def writeConnectionLost(self) -> None:
-        """
-        We will send no more; see L{refuse}.
-        """
-
     def dataReceived(self, data: bytes) -> None:
         """
         See L{IProtocol.dataReceived}.
         """
-        if not self._refused:
-            self.idle = False
-            super().dataReceived(data)
-            if self._waits_for_a_request():
-                self.idle = True
+        if self._refused:
+            return
+        connection = self.connection
+        # At rest, so that what comes now is the beginning of a request.
+        alone = connection.idle and len(data) <= LARGEST_CHUNK
+        connection.idle = False
+        self._completed = ()
+        super().dataReceived(data)
+        if self._refused:
+            connection.since = 0.0
+        elif self._waits_for_a_request():
+            connection.idle = True
+        elif not (connection.since or self._handlingRequest or self.paused):
+            connection.since = self.site.hot.seconds()
+        if alone and len(self._completed) == 1 and not (self._buffer or self._dataBuffer):
+            self._remember(data, self._completed[0])
+
+    def _remember(self, chunk: bytes, request: PexRequest) -> None:
+        """
+        C{request} came alone in C{chunk}: have it answered without parsing the next
+        time, if what it means follows from its bytes only.
+        """
+        meaning, headers = meaning_of(request), request.requestHeaders
+        if (
+            meaning is None
+            # Something is sent before the answer.
+            or headers.hasHeader(b"expect")
+            or headers.hasHeader(b"transfer-encoding")
+            or request.body_size
+            # What goes wrong would have to be said in JSON.
+            or accepts_json(headers.getRawHeaders(b"accept"))
+        ):
+            return
+        connection = request.responseHeaders.getRawHeaders(b"connection", [None])
+        self.site.hot.learn(
+            chunk,
+            meaning,
+            request.clientproto,
+            connection[-1],
+            not self.persistent,
+            forwarded=request.forwarded(),
+        )
 
     def _waits_for_a_request(self) -> bool:
         return not self.requests and not self._buffer
@@ -212,6 +236,8 @@ class PexChannel(HTTPChannel):
         The request is complete.
         """
         if not self._refused:
+            self.connection.since = 0.0
+            self._completed += (self.requests[-1],)
             super().allContentReceived()
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -245,7 +271,8 @@ class PexChannel(HTTPChannel):
         """
         A request is answered.
         """
-        self.answered = True
+        connection = self.connection
+        connection.answered = True
         if self.persistent and (self._buffer or self._dataBuffer):
             # The next request is here already.  It waits for the next turn of the
             # reactor, so that others get theirs, and for the client to have taken
@@ -256,9 +283,10 @@ class PexChannel(HTTPChannel):
             self._networkProducer.pauseProducing()
             self._take_up()
         if self._waits_for_a_request():
-            self.idle = True
-            self.site.connections.rested(self)
-            if self._half_closed and self.persistent:
+            connection.idle = True
+            connection.touched = self.site.hot.seconds()
+            parting = self._half_closed or self.site.connections.parting
+            if parting and self.persistent:
                 self.loseConnection()
 
     def _take_up(self) -> None:
@@ -278,10 +306,18 @@ class PexChannel(HTTPChannel):
         if self._half_closed and not (self._handlingRequest or self.paused):
             self.loseConnection()
 
+    def pauseProducing(self) -> None:
+        """
+        The client does not take what is sent.
+        """
+        self.connection.stalled = self.connection.stalled or self.site.hot.seconds()
+        super().pauseProducing()
+
     def resumeProducing(self) -> None:
         """
         The client has taken what was sent.
         """
+        self.connection.stalled = 0.0
         super().resumeProducing()
         if self.paused:
             self._networkProducer.pauseProducing()
@@ -321,13 +357,10 @@ class PexChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """
-        Nothing came for too long.
+        The client of a refused request still sends.
         """
-        if self._refused:
-            self.setTimeout(None)
-            self.transport.abortConnection()
-        else:
-            super().timeoutConnection()
+        self.setTimeout(None)
+        self.transport.abortConnection()
 
 
 def _head(reply: Reply) -> bytes:

@@ -1,33 +1,58 @@
 """
-How many connections there are, and which of them go when there are too many.
+How many connections there are, and which of them go: when there are too many, when
+they take too long, when the worker stops.
+
+No connection has a timer of its own.  One sweep a second looks at all of them, which
+at 10,000 takes a millisecond, and a request costs nothing but writing down when it
+was.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from pexservice.web.problems import Problem, too_many_connections
 
+#: How long a connection may rest between two requests.  Seconds.
+IDLE_TIMEOUT = 60
 
-class Connection(Protocol):
+#: How long a request may take to arrive, head and body.  Seconds.
+REQUEST_TIMEOUT = 20
+
+#: How long a client may take no byte of what it is sent.  Seconds.
+STALL_TIMEOUT = 60
+
+#: A search for a resting connection that found none is repeated when this many times
+#: as long as it took went by: a flood of connections must not become one of searches.
+REST_BETWEEN_SEARCHES = 10
+
+
+class Swept(Protocol):
     """
-    What the table needs of a channel.
-
-    @ivar idle: it is between requests.
-    @ivar answered: it has had one.
+    What the table needs of a connection; see L{pexservice.server.connection}.
     """
 
     idle: bool
     answered: bool
+    touched: float
+    since: float
+    stalled: float
 
     def loseConnection(self) -> None:
         """
         Close it when all was sent.
         """
 
-    def forceAbortClient(self) -> None:
+    def time_out(self) -> None:
+        """
+        Tell the client that its request took too long.
+        """
+
+    def abort(self) -> None:
         """
         Close it at once.
         """
@@ -35,71 +60,107 @@ class Connection(Protocol):
 
 class Connections:
     """
-    The open connections of one worker, those that rested longest first.
+    The open connections of one worker.
 
+    @ivar limit: how many there may be.
     @ivar closing: no connection outlives the request it is in.
+    @ivar parting: nor one that comes to rest.
+    @ivar seconds: a monotonic clock.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        # An ordered set.
-        self._open: dict[Connection, None] = {}
+    def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self._open: set[Swept] = set()
+        # Told to close to make room for others, and not closed yet.
+        self._displaced: set[Swept] = set()
         self._emptied: list[Deferred[None]] = []
         self.closing = False
-        self._parting = False
+        self.parting = False
+        self.seconds = seconds
+        # Those that rested when last was looked, the longest last, and since when.
+        self._resting: list[tuple[float, Swept]] = []
+        self._next_search = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: Connection) -> Problem | None:
+    def admit(self, connection: Swept) -> Problem | None:
         """
         Take a new connection.  When there are too many, the one that rested longest
         makes room.
 
         @return: why it is not taken.
         """
-        if len(self._open) >= self._limit:
-            resting = next((each for each in self._open if each.idle), None)
+        if len(self._open) >= self.limit:
+            resting = self._rested_longest()
             if resting is None:
-                return too_many_connections(self._limit)
-            del self._open[resting]
+                return too_many_connections(self.limit)
+            self._open.discard(resting)
+            self._displaced.add(resting)
             resting.loseConnection()
-        self._open[connection] = None
+        self._open.add(connection)
         return None
 
-    def rested(self, connection: Connection) -> None:
-        """
-        C{connection} has answered and waits for a request.
-        """
-        if self._parting:
-            connection.loseConnection()
-        elif connection in self._open:
-            del self._open[connection]
-            self._open[connection] = None
+    def _rested_longest(self) -> Swept | None:
+        found = self._still_resting()
+        if found is None:
+            begun = self.seconds()
+            if begun < self._next_search:
+                return None
+            self._resting = [(each.touched, each) for each in self._open if each.idle]
+            self._resting.sort(key=lambda resting: resting[0], reverse=True)
+            took = self.seconds() - begun
+            self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
+            found = self._still_resting()
+        return found
 
-    def leave(self, connection: Connection) -> None:
+    def _still_resting(self) -> Swept | None:
+        """
+        The next of those found resting that has not moved since.
+        """
+        while self._resting:
+            touched, each = self._resting.pop()
+            if each in self._open and each.idle and each.touched == touched:
+                return each
+        return None
+
+    def leave(self, connection: Swept) -> None:
         """
         C{connection} is closed.
         """
-        self._open.pop(connection, None)
-        if not self._open:
+        self._open.discard(connection)
+        self._displaced.discard(connection)
+        if not self._open and self._emptied:
             emptied, self._emptied = self._emptied, []
             for each in emptied:
                 each.callback(None)
+
+    def sweep(self) -> None:
+        """
+        See which of them have taken too long; to be called once a second.
+        """
+        now = self.seconds()
+        for each in [*self._open, *self._displaced]:
+            if each.stalled and now - each.stalled > STALL_TIMEOUT:
+                each.abort()
+            elif each.since and now - each.since > REQUEST_TIMEOUT:
+                each.time_out()
+            elif each.idle and now - each.touched > IDLE_TIMEOUT:
+                each.loseConnection()
 
     def abort(self) -> None:
         """
         Close all of them now, whatever they are in.
         """
-        for each in list(self._open):
-            each.forceAbortClient()
+        for each in [*self._open, *self._displaced]:
+            each.abort()
 
     def close_resting(self) -> None:
         """
         Close those that wait for another request, now or when they come to it.  One
         that has sent none yet is about to, so it may.
         """
-        self._parting = True
+        self.parting = True
         for each in list(self._open):
             if each.idle and each.answered:
                 each.loseConnection()

@@ -8,6 +8,7 @@ import re
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
@@ -30,10 +31,12 @@ _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 class PexRequest(server.Request):
     """
     A request without a body, answered by the site's one resource.
+
+    @ivar body_size: the bytes of the body that have come; they are dropped.
     """
 
     channel: PexChannel
-    _body_size = 0
+    body_size = 0
 
     def gotLength(self, length: int | None) -> None:
         """
@@ -45,9 +48,22 @@ class PexRequest(server.Request):
         """
         Some of the body.
         """
-        self._body_size += len(data)
-        if self._body_size > LARGEST_BODY:
+        self.body_size += len(data)
+        if self.body_size > LARGEST_BODY:
             self.channel.refuse(problems.too_much_content(LARGEST_BODY))
+
+    def forwarded(self) -> tuple[bytes, ...]:
+        """
+        The values of C{X-Forwarded-For}.
+        """
+        return tuple(self.requestHeaders.getRawHeaders(b"x-forwarded-for", ()))
+
+    def getClientAddress(self) -> IAddress:
+        """
+        See L{IRequest.getClientAddress}: who sent the request, as far as that is known.
+        """
+        site = self.channel.site
+        return site.clients.address(self.channel.getPeer(), self.forwarded())
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """

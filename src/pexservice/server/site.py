@@ -6,37 +6,38 @@ from __future__ import annotations
 
 import time
 
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.web.http import Request, datetimeToLogString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from pexservice.files import OWN_LOG
 from pexservice.server.channel import PexChannel
-from pexservice.server.connections import Connections
+from pexservice.server.connection import Connection
+from pexservice.server.hot import Hot
 from pexservice.server.request import PexRequest
-
-#: How long a connection may say nothing before or within a request.  Seconds.
-IDLE_TIMEOUT = 60
+from pexservice.web.clients import Clients
 
 
 class PexSite(Site):
     """
+    @ivar hot: for what the memo knows.
     @ivar connections: those that are open.
+    @ivar clients: who they are.
     """
 
     # Twisted's own lines about a factory that starts say nothing of ours.
     noisy = False
 
-    # Instead of the one that may also become an HTTP/2 channel.
-    protocol = PexChannel  # type: ignore[assignment]
-
     def __init__(
         self,
         resource: Resource,
-        connections: Connections,
+        hot: Hot,
+        clients: Clients,
+        reactor: IReactorTime,
         *,
         access_log: str | None = None,
-        reactor: object = None,
     ) -> None:
         """
         @param access_log: the path of the access log, L{OWN_LOG} for the daemon's
@@ -46,11 +47,53 @@ class PexSite(Site):
             resource,
             requestFactory=PexRequest,
             logPath=None if access_log in (None, OWN_LOG) else access_log,
-            timeout=IDLE_TIMEOUT,
+            timeout=None,
             reactor=reactor,
         )
-        self.connections = connections
+        self.hot = hot
+        self.connections = hot.connections
+        self.clients = clients
         self._logs = access_log is not None
+        self._each_second = LoopingCall(self._tick)
+        self._each_second.clock = reactor
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
+        """
+        See L{IProtocolFactory.buildProtocol}.
+        """
+        return Connection(self)
+
+    def channel(self, connection: Connection) -> PexChannel:
+        """
+        A channel for C{connection}.
+        """
+        channel = PexChannel()
+        channel.factory = self
+        channel.site = self
+        channel.connection = connection
+        channel.requestFactory = PexRequest
+        channel.callLater = self.reactor.callLater  # type: ignore[method-assign,assignment]
+        channel.timeOut = None
+        return channel
+
+    def startFactory(self) -> None:
+        """
+        See L{Factory.startFactory}.
+        """
+        super().startFactory()
+        self._each_second.start(1.0, now=False)
+
+    def stopFactory(self) -> None:
+        """
+        See L{Factory.stopFactory}.
+        """
+        super().stopFactory()
+        if self._each_second.running:
+            self._each_second.stop()
+
+    def _tick(self) -> None:
+        self.hot.answers.tick()
+        self.connections.sweep()
 
     def _updateLogDateTime(self) -> None:
         """

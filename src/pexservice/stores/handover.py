@@ -12,7 +12,6 @@ ever less often.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -26,17 +25,24 @@ from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
 
-#: A commit up to this long costs the least inline.  Seconds; the hand-over itself
-#: takes about 0.1 ms, and a reader is not to wait for more than a few of them.
+#: Inline, commits that usually take longer would hold up readers for more than the
+#: hand-over costs.  Seconds.
 SHORT = 0.001
 
-#: A commit longer than this, inline, was a stall.  Seconds.
+#: In the thread, a commit up to this long may be a short one: what is measured there
+#: has the wait for the interpreter in it, up to a millisecond under load.  Seconds.
+MAYBE_SHORT = 0.002
+
+#: A single commit longer than this, inline, was a stall.  Seconds.
 STALL = 0.003
 
-#: How many short commits in the thread it takes to come back after the first stall.
+#: The weight of the newest commit in the usual one's duration.
+NEWEST = 0.1
+
+#: How many maybe short commits in the thread it takes to come back the first time.
 PROOF = 16
 
-#: To how many the stalls raise it at most.
+#: To how many each return to the thread, doubling it, raises that at most.
 LONGEST_PROOF = 4096
 
 
@@ -47,13 +53,9 @@ class Placement:
     @ivar inline: whether the next call is to run inline.
     """
 
-    def __init__(self, *, ever_inline: bool = True) -> None:
-        """
-        @param ever_inline: L{False} with one core only: there the client works
-            while the thread waits for the disk.
-        """
-        self.inline = ever_inline
-        self._ever_inline = ever_inline
+    def __init__(self) -> None:
+        self.inline = True
+        self._usual = 0.0
         # The first stall makes it PROOF.
         self._proof = PROOF // 2
         self._short = 0
@@ -62,27 +64,25 @@ class Placement:
         """
         The call that was placed by C{inline} took so long.
         """
-        if seconds > (STALL if self.inline else SHORT):
-            if self.inline:
-                self._proof = min(2 * self._proof, LONGEST_PROOF)
+        if self.inline:
+            self._took_inline(seconds)
+        elif seconds > MAYBE_SHORT:
             self._short = 0
-            self.inline = False
+        else:
+            self._short += 1
+            if self._short >= self._proof:
+                self.inline, self._short, self._usual = True, 0, 0.0
+
+    def _took_inline(self, seconds: float) -> None:
+        self._usual += NEWEST * (seconds - self._usual)
+        if seconds > STALL or self._usual > SHORT:
+            self.inline, self._short = False, 0
+            self._proof = min(2 * self._proof, LONGEST_PROOF)
             return
         self._short += 1
-        if not self.inline:
-            self.inline = self._ever_inline and self._short >= self._proof
-            if self.inline:
-                self._short = 0
-        elif self._short >= LONGEST_PROOF:
+        if self._short >= LONGEST_PROOF:
             # Calm for long enough to forget the stalls.
             self._short, self._proof = 0, PROOF // 2
-
-
-def placement_for_this_machine() -> Placement:
-    """
-    A policy for as many cores as this process may run on.
-    """
-    return Placement(ever_inline=len(os.sched_getaffinity(0)) > 1)
 
 
 class Handover:

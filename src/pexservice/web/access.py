@@ -93,6 +93,13 @@ class Access:
         self._tokens = tokens
         self._origins = frozenset(origin.encode() for origin in origins)
 
+    @property
+    def open_to_all(self) -> bool:
+        """
+        Neither a token nor an origin makes a difference.
+        """
+        return self._tokens is None and not self._origins
+
     def _origin(self, request: IRequest) -> bytes | None:
         values = _values(request, b"origin")
         return values[0] if len(values) == 1 and values[0] in self._origins else None

@@ -30,6 +30,8 @@ from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.conditions import Tags, parse_tags
 from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
+from pexservice.web.limit import RateLimit
+from pexservice.web.meaning import Meaning, means
 from pexservice.web.problems import Problem
 from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
 from pexservice.web.representations import (
@@ -57,10 +59,11 @@ class Guard(Resource):
 
     isLeaf = True
 
-    def __init__(self, inner: Resource, access: Access) -> None:
+    def __init__(self, inner: Resource, access: Access, limit: RateLimit | None) -> None:
         super().__init__()
         self._inner = inner
         self._access = access
+        self._limit = limit
 
     def render(self, request: IRequest) -> bytes | int:
         """
@@ -68,6 +71,9 @@ class Guard(Resource):
         """
         for name, value in self._access.headers(request):
             request.responseHeaders.addRawHeader(name, value)
+        if self._limit is not None and not self._limit.take(request.getClientAddress()):
+            problem = problems.too_many_requests(self._limit.rate)
+            return _finish(request, problem.reply(_accept(request)))
         path = request.uri.partition(b"?")[0]
         endpoint = BY_PATH.get(path)
         if path == b"*" and request.method == b"OPTIONS":
@@ -111,15 +117,18 @@ class Api:
 
     app: ClassVar[Klein] = Klein()
 
-    def __init__(self, committer: Committer, access: Access) -> None:
+    def __init__(
+        self, committer: Committer, access: Access, limit: RateLimit | None = None
+    ) -> None:
         self._committer = committer
         self._access = access
+        self._limit = limit
 
     def resource(self) -> Resource:
         """
         The whole tree.
         """
-        return Guard(self.app.resource(), self._access)
+        return Guard(self.app.resource(), self._access, self._limit)
 
     @app.handle_errors(Problem)
     def _problem(self, request: IRequest, failure: Failure) -> bytes:
@@ -152,11 +161,22 @@ class Api:
         """
         The value at the cursor.
         """
-        state = self._committer.visible
+        state, representation = self._committer.visible, chosen(_accept(request))
         known = self._known(request, state)
         if known is None:
-            known = state_reply(state, chosen(_accept(request)))
+            if request.method == b"GET":
+                self._means(request, Meaning.CURRENT, representation)
+            known = state_reply(state, representation)
         return known.apply(request)
+
+    def _means(self, request: IRequest, meaning: Meaning, representation: str) -> None:
+        """
+        Say so, if nothing else in C{request} counted.
+        """
+        raw = request.requestHeaders.hasHeader
+        conditional = raw(b"if-match") or raw(b"if-none-match")
+        if representation == TEXT and not conditional and self._access.open_to_all:
+            means(request, meaning)
 
     def _known(self, request: IRequest, state: State) -> Reply | None:
         """
@@ -210,6 +230,8 @@ class Api:
                 replayed.append((b"Idempotency-Replayed", b"true"))
             return state_reply(outcome.state, representation, *replayed).apply(request)
 
+        if key is None:
+            self._means(request, Meaning(transition), representation)
         move = Move(transition, key, _condition(if_match, if_none_match))
         return self._committer.submit(move).addCallbacks(moved, _explain)
 
@@ -295,15 +317,10 @@ def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> byte
 
 def _explain(failure: Failure) -> NoReturn:
     """
-    The committer's refusals as problems.
+    The committer's refusals as problems; a bug stays one.
     """
-    error = failure.value
-    if isinstance(error, KeyReused):
-        raise problems.key_reused(error.used.word)
-    if isinstance(error, NotTaken):
-        raise problems.not_taken(str(error))
-    if isinstance(error, OutcomeUnknown):
-        raise problems.outcome_unknown()
+    if failure.check(KeyReused, NotTaken, OutcomeUnknown):
+        raise problems.of_refusal(failure.value)
     failure.raiseException()
 
 

@@ -14,6 +14,8 @@ from http import HTTPStatus
 
 from attrs import frozen
 
+from pexservice.moves import KeyReused
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.replies import Header, Reply, accepts_json
 
 #: Problem types are names, not addresses: there is no page to fetch.
@@ -223,6 +225,42 @@ def outcome_unknown() -> Problem:
             "the store failed while the step was under way, so it may have been taken;"
             " read /current, or repeat it with the same Idempotency-Key"
         ),
+        headers=_LATER,
+    )
+
+
+def of_refusal(error: BaseException | None) -> Problem:
+    """
+    What the committer said instead of an outcome.
+    """
+    if isinstance(error, KeyReused):
+        return key_reused(error.used.word)
+    if isinstance(error, NotTaken):
+        return not_taken(str(error))
+    if isinstance(error, OutcomeUnknown):
+        return outcome_unknown()
+    return our_fault()
+
+
+def too_slow(seconds: float) -> Problem:
+    """
+    408: the request did not arrive in time.
+    """
+    return Problem(
+        status=HTTPStatus.REQUEST_TIMEOUT,
+        name="request-timeout",
+        detail=f"a request has {seconds:g} seconds to arrive; send it whole",
+    )
+
+
+def too_many_requests(rate: int) -> Problem:
+    """
+    429: this client asks too often.
+    """
+    return Problem(
+        status=HTTPStatus.TOO_MANY_REQUESTS,
+        name="too-many-requests",
+        detail=f"a client address has {rate} requests a second; slow down",
         headers=_LATER,
     )
 

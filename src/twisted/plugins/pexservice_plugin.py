@@ -2,6 +2,7 @@
 What C{twistd} finds.
 """
 
+from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 from twisted.internet.interfaces import (
     IReactorCore,
@@ -23,6 +24,12 @@ pexservice_worker = ServiceMaker(
     "pexservice.options.worker",
     "One pexservice worker, for who brings a supervisor of their own.",
     "pexservice-worker",
+)
+
+pexservice_uvloop = Reactor(
+    "uvloop",
+    "pexservice.server.uvloopreactor",
+    "Twisted's asyncio reactor on uvloop's event loop.",
 )
 
 

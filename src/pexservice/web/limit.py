@@ -1,0 +1,75 @@
+"""
+How many requests a second one client address may send.
+
+The generic cell rate algorithm: of each address only the time is kept at which its
+allowance would be whole again.  An address without such a time, or with one that has
+gone by, has all of it, which is one second's worth; so what is in the past can be
+forgotten, and memory is bounded by those who asked within the last second, and in a
+flood of addresses by L{MOST_ADDRESSES}.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address as IPv6
+
+from twisted.internet.address import IPv6Address
+from twisted.internet.interfaces import IAddress
+
+#: When as many addresses are known, those that asked longest ago are forgotten.
+#: About 10 MiB.
+MOST_ADDRESSES = 65536
+
+
+class RateLimit:
+    """
+    @ivar rate: requests a second.
+    """
+
+    def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self._cost = 1 / rate
+        # And a little, for what sums of fractions round away.
+        self._burst = 1 - self._cost + 1e-9
+        self._seconds = seconds
+        # In the order of the latest request.
+        self._whole_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._whole_at)
+
+    def take(self, address: IAddress) -> bool:
+        """
+        May C{address} have another request?  One that may not costs it nothing.
+        """
+        name = network(address)
+        now, known = self._seconds(), self._whole_at
+        # To the end of the order.
+        whole_at = max(known.pop(name, now), now)
+        allowed = whole_at - now <= self._burst
+        known[name] = whole_at + self._cost if allowed else whole_at
+        if len(known) > MOST_ADDRESSES:
+            self._forget(now)
+        return allowed
+
+    def _forget(self, now: float) -> None:
+        past = [name for name, whole_at in self._whole_at.items() if whole_at <= now]
+        for name in past or list(self._whole_at)[: MOST_ADDRESSES // 4]:
+            del self._whole_at[name]
+
+
+def network(address: IAddress) -> str:
+    """
+    What counts as one client: an IPv4 address, an IPv6 network of 64 bits, of which
+    a client has all addresses, or all that come through a Unix socket.
+    """
+    if isinstance(address, IPv6Address):
+        return _network_of_64_bits(address.host)
+    return getattr(address, "host", "")
+
+
+@lru_cache(maxsize=1024)
+def _network_of_64_bits(host: str) -> str:
+    return str(IPv6(int(IPv6(host.partition("%")[0])) >> 64 << 64))

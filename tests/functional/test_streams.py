@@ -1,0 +1,238 @@
+"""
+Connections under stress, on uvloop's transports and on Twisted's own.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.functional.daemon import PATIENCE, Daemon, patiently, read_all, run
+from tests.functional.stores import make_store
+from tests.functional.test_wire import (
+    connect,
+    exchange,
+    memory,
+    request,
+    revision,
+    worker,
+)
+
+FAR = 100_000
+
+KINDS = ("pexservice", "pexservice-worker")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """
+    One far along, so that each answer has 20,899 digits.
+    """
+    path = tmp_path_factory.mktemp("streams")
+    make_store(path / "pexservice-data", FAR)
+    with Daemon(path, command=request.param) as daemon:
+        yield daemon
+        assert "Traceback" not in daemon.log.read_text()
+
+
+def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
+    """
+    A client that asks again and again, each time in a packet of its own, and reads
+    nothing, is not read from any more after a while.
+    """
+    asked = request(b"GET /current HTTP/1.1")
+    before, sent = memory(daemon), 0
+    with connect(daemon) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(1)
+        try:
+            while sent < 100_000:
+                connection.sendall(asked)
+                sent += 1
+                if sent < 20:
+                    # Let it learn and be found in the memo.
+                    daemon.ask("/livez")
+        except TimeoutError:
+            pass
+        assert sent < 100_000
+        assert memory(daemon) - before < 30
+        # And when it reads, it goes on.
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert daemon.ask("/livez")[1] == b"ok\n"
+
+
+def test_one_step_at_a_time(daemon: Daemon) -> None:
+    """
+    Steps that are sent without waiting for the answers are answered in order.
+    """
+    step, before = request(b"POST /next HTTP/1.1"), revision(daemon)
+    with connect(daemon) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(50):
+            connection.sendall(step)
+        connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    found = [line for line in received.split(b"\r\n") if line.startswith(b"Pex-Revision")]
+    assert found == [b"Pex-Revision: %d" % (before + n) for n in range(1, 51)]
+
+
+def test_resets(daemon: Daemon) -> None:
+    """
+    Clients that reset the connection while their step is under way, or half an answer
+    is sent, cost nobody anything.
+    """
+    for _ in range(100):
+        connection = connect(daemon)
+        connection.sendall(request(b"POST /next HTTP/1.1"))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    assert daemon.ask("/current")[0].status == 200
+
+
+def test_out_of_descriptors(tmp_path: Path) -> None:
+    """
+    When there are no more file descriptors, those that are connected are served, and
+    when there are again, so is everybody.
+    """
+    for kind in KINDS:
+        path = tmp_path / kind
+        path.mkdir()
+        with Daemon(path, command=kind) as daemon:
+            pid = worker(daemon)
+            kept = connect(daemon)
+            kept.sendall(request(b"GET /current HTTP/1.1"))
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limit[1]))
+            crowd = [connect(daemon) for _ in range(20)]
+            kept.sendall(request(b"POST /next HTTP/1.1"))
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            for each in crowd:
+                each.close()
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+            for _ in patiently():
+                if b"200 OK" in exchange(daemon, request(b"GET /current HTTP/1.0")):
+                    break
+            assert worker(daemon) == pid
+            kept.close()
+
+
+def test_few_descriptors(tmp_path: Path) -> None:
+    """
+    The limit is raised to what the connections need; when the system does not allow
+    that, the log says how many there may be.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limit[1]))
+        with Daemon(tmp_path, "--max-connections", "300") as daemon:
+            raised, _ = resource.prlimit(worker(daemon), resource.RLIMIT_NOFILE)
+            assert raised == 364
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    wanted = str(limit[1])
+    if limit[1] < 1_000_000:
+        with Daemon(tmp_path, "--max-connections", wanted) as daemon:
+            assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
+
+
+def test_the_rate_of_a_client(tmp_path: Path) -> None:
+    """
+    Over real sockets: so many, and then 429 and when to come again.
+    """
+    with Daemon(tmp_path, "--rate-limit", "5") as daemon:
+        sent = request(b"GET /current HTTP/1.1") * 8 + request(b"GET /current HTTP/1.0")
+        received = exchange(daemon, sent)
+        assert received.count(b" 200 OK\r\n") in range(5, 8)
+        assert received.count(b" 429 Too Many Requests\r\n") >= 2
+        assert b"Retry-After: 1\r\n" in received
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """
+    Who signs.
+    """
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """
+    The options with a certificate and its key.
+    """
+    path = tmp_path_factory.mktemp("tls")
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    for number, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(path / "certificate.pem", append=number > 0)
+    issued.private_key_pem.write_to_path(path / "key.pem")
+    return [
+        *("--tls-certificate", str(path / "certificate.pem")),
+        *("--tls-key", str(path / "key.pem")),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_https(kind: str, tmp_path: Path, files: list[str], authority: trustme.CA) -> None:
+    """
+    The same answers, on connections that are kept, and large ones too; who speaks
+    without TLS gets nothing.
+    """
+    make_store(tmp_path / "pexservice-data", FAR)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with Daemon(tmp_path, *files, command=kind) as daemon:
+        client = HTTPSConnection(
+            "127.0.0.1", daemon.port, timeout=PATIENCE, context=trusting
+        )
+        for n in range(1, 30):
+            client.request("POST", "/next")
+            answer = client.getresponse()
+            assert answer.headers["Pex-Position"] == str(FAR + n)
+            assert len(answer.read()) in range(20_899, 20_910)
+        assert not exchange(daemon, request(b"GET /current HTTP/1.0")).startswith(b"HTTP")
+        client.close()
+        raw = connect(daemon)
+        with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
+            secure.sendall(request(b"GET /current HTTP/1.1") * 3)
+            secure.sendall(request(b"GET /current HTTP/1.0"))
+            assert read_all(secure).count(b" 200 OK\r\n") == 4
+        assert "Traceback" not in daemon.log.read_text()
+
+
+def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
+    """
+    One line names the file and what is wrong with it.
+    """
+    certificate, key = files[1], files[3]
+    for options, words in (
+        (["--tls-key", key], "--tls-certificate and --tls-key go together"),
+        (["--tls-key", "none", "--tls-certificate", certificate], "none: No such file"),
+        (["--tls-key", certificate, "--tls-certificate", certificate], "certificate.pem"),
+        (["--tls-key", key, "--tls-certificate", key], "key.pem"),
+    ):
+        listen = ("--listen", "tcp:0:interface=127.0.0.1")
+        ended = run(tmp_path, "-n", "--pidfile=", "pexservice", *listen, *options)
+        assert ended.returncode == 1
+        assert words in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_reactor_is_offered(tmp_path: Path) -> None:
+    """
+    C{twistd --reactor} knows it.
+    """
+    nowhere = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
+    ended = run(tmp_path, "-n", "--pidfile=", "--reactor=uvloop", *nowhere)
+    assert "UvloopReactor" in ended.stdout
