@@ -21,5 +21,6 @@ def make_store(path: Path, position: int) -> None:
         Directory(str(path)), Handover(Mailbox(), Placement()), verify=lambda _: None
     )
     now(store.open())
-    now(store.commit(Batch(1, 0, b"n" * position, position, time_ns=0)))
+    if position:
+        now(store.commit(Batch(1, 0, b"n" * position, position, time_ns=0)))
     now(store.close())

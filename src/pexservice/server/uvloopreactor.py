@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Handle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -97,6 +98,17 @@ class UvloopReactor(AsyncioSelectorReactor):
         if delay == 0 and not (args or kwargs):
             return _NextTurn(self, callable)
         return super().callLater(delay, callable, *args, **kwargs)
+
+    def callFromThread(  # type: ignore[override]
+        self,
+        callable: Callable[..., Any],  # noqa: A002 the interface's name
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """
+        See L{IReactorFromThreads.callFromThread}.
+        """
+        self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 
     def stop(self) -> None:
         """

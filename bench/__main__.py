@@ -1,0 +1,307 @@
+"""
+Start ours and the others, put load on them in turns, write docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+from bench import cells, peers, report
+from bench.cells import PEER, Cell, Row
+from bench.load import Load, Measured, Target, measure
+from bench.peers import OFF, OURS
+
+
+def say(line: str) -> None:
+    """
+    Progress.
+    """
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def _peer(text: str) -> Target:
+    name, _, url = text.partition("=")
+    if not name or not url.startswith("http://"):
+        raise argparse.ArgumentTypeError("must be NAME=http://HOST:PORT")
+    return Target(name, url.rstrip("/"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3, help="of a run (%(default)s)")
+    parser.add_argument(
+        "--peer",
+        type=_peer,
+        action="append",
+        default=[],
+        metavar="NAME=URL",
+        help="another server with /current, /next and /previous, running already",
+    )
+    parser.add_argument(
+        "--one-core-peer",
+        type=_peer,
+        action="append",
+        default=[],
+        metavar="NAME=URL",
+        help="one that is bound to the first core (taskset -c 0)",
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORDS",
+        help="the loads that have these words in their name, and no page",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=Path("docs/benchmarks.md"),
+        help="the page to write the results into (%(default)s)",
+    )
+    return parser.parse_args()
+
+
+def _median(found: Sequence[Measured]) -> Measured:
+    percentiles: dict[float, list[float]] = defaultdict(list)
+    for each in found:
+        for percentile, milliseconds in each.percentiles.items():
+            percentiles[percentile].append(milliseconds)
+    return Measured(
+        statistics.median(each.rate for each in found),
+        {percentile: statistics.median(each) for percentile, each in percentiles.items()},
+    )
+
+
+def in_turns(
+    targets: Iterable[Target], load: Load, rounds: int, seconds: float
+) -> dict[str, Measured]:
+    """
+    C{load} on each of C{targets}, A B A B.
+
+    @return: medians by name.
+    """
+    found: dict[str, list[Measured]] = defaultdict(list)
+    for _ in range(rounds):
+        for target in targets:
+            found[target.name].append(measure(target, load, seconds))
+    medians = {name: _median(each) for name, each in found.items()}
+    rates = ", ".join(f"{name} {each.rate:,.0f}" for name, each in medians.items())
+    say(f"{load}: {rates}")
+    return medians
+
+
+class Session:
+    """
+    One run of the whole.
+    """
+
+    def __init__(self, options: argparse.Namespace, path: Path) -> None:
+        self._options = options
+        self._path = path
+        self._turns = partial(in_turns, rounds=options.rounds, seconds=options.seconds)
+        self._rows: list[Row] = []
+        self._medians: dict[Load, dict[str, Measured]] = {}
+
+    def run(self) -> list[Row]:
+        """
+        Everything.
+        """
+        with peers.all_of_them(self._path, say) as targets:
+            self._table(cells.CELLS, [*targets, *self._options.peer], self._options.peer)
+            if not self._options.only:
+                self._latency()
+                self._bound(targets)
+                by_connections = self._by_connections(targets)
+        if not self._options.only or "core" in self._options.only:
+            with peers.ours(self._path / "one core", one_core=True) as target:
+                pinned = self._options.one_core_peer
+                self._table(cells.ONE_CORE, [target, *pinned], pinned)
+        if not self._options.only:
+            by_position = self._by_position()
+            self._write(by_connections, by_position)
+        return self._rows
+
+    def _table(
+        self, wanted: Iterable[Cell], targets: Sequence[Target], named: Sequence[Target]
+    ) -> None:
+        names = [peer.name for peer in named]
+        for cell in wanted:
+            if self._options.only not in str(cell.load):
+                continue
+            asked = {*cell.names, *(names if PEER in cell.names else [])}
+            present = [each for each in targets if each.name in asked]
+            medians = self._turns(present, cell.load)
+            self._medians[cell.load] = medians
+            self._rows += cells.rows(cell, medians, names)
+
+    def _latency(self) -> None:
+        medians = self._medians[cells.LATENCY]
+        for peer in self._options.peer:
+            ours, theirs = (medians[name].percentiles[99] for name in (OURS, peer.name))
+            load = f"{cells.LATENCY}, 99th percentile"
+            least = 1 / cells.MOST_LATENCY
+            self._rows.append(Row(load, ours, peer.name, theirs, least, unit="ms"))
+
+    def _bound(self, targets: Sequence[Target]) -> None:
+        """
+        How near the durable steps of few connections come to what a commit allows.
+        """
+        commit = commit_milliseconds(self._path / "commit", cells.BOUND.connections)
+        ours = [each for each in targets if each.name == OURS]
+        look = Load("wrk", cells.BOUND.connections, steps=False)
+        request = self._turns(ours, look)[OURS].percentiles[50]
+        bound = 1000 * cells.BOUND.connections / (commit + request)
+        say(
+            f"a commit {commit:.3f} ms, a request {request:.3f} ms, so at most {bound:,.0f}"
+        )
+        rate = self._medians[cells.BOUND][OURS].rate
+        name = f"the bound: {commit:.2f} ms for a commit, {request:.2f} ms for a request"
+        self._rows.append(Row(str(cells.BOUND), rate, name, bound, cells.LEAST_OF_BOUND))
+
+    def _by_connections(
+        self, targets: Sequence[Target]
+    ) -> dict[str, list[tuple[float, float]]]:
+        points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        wanted = [each for each in targets if each.name in (OURS, OFF, cells.WEBDIS)]
+        for connections in cells.CONNECTIONS:
+            load = Load("wrk", connections)
+            for name, each in in_turns(
+                [*wanted, *self._options.peer], load, 1, self._options.seconds
+            ).items():
+                points[name].append((connections, each.rate))
+        return points
+
+    def _by_position(self) -> dict[str, list[tuple[float, float]]]:
+        points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for position in cells.POSITIONS:
+            for what, load in (
+                ("/current", Load("wrk", 10, steps=False)),
+                ("/next", Load("wrk", 10, up_only=True)),
+            ):
+                medians = self._far(position, load)
+                points[what].append((position or 1, medians[OURS].rate))
+                points[f"{what}, constant text"].append(
+                    (position or 1, medians["constant"].rate)
+                )
+                if position >= cells.POSITIONS[-2]:
+                    self._rows.append(
+                        Row(
+                            f"`{what}` at {position:,}, wrk c{load.connections}",
+                            medians[OURS].rate,
+                            "itself with a constant text",
+                            medians["constant"].rate,
+                            cells.LEAST_OF_CONSTANT,
+                        )
+                    )
+        return points
+
+    def _far(self, position: int, load: Load) -> dict[str, Measured]:
+        name = f"far {position} {load.steps}"
+        digits = max(1, int(position * 0.20898764))
+        started: list[AbstractContextManager[Target]] = [
+            peers.far(self._path / name, position, None),
+            peers.far(self._path / f"{name} constant", position, digits),
+        ]
+        with started[0] as ours, started[1] as constant:
+            return self._turns([ours, constant], load)
+
+    def _write(
+        self,
+        by_connections: Mapping[str, Sequence[tuple[float, float]]],
+        by_position: Mapping[str, Sequence[tuple[float, float]]],
+    ) -> None:
+        page: Path = self._options.page
+        plots = page.with_suffix("")
+        latencies = {
+            name: sorted(each.percentiles.items())
+            for name, each in self._medians[cells.LATENCY].items()
+            if each.percentiles and name != peers.FLOOR
+        }
+        report.plot(
+            plots / "connections.svg",
+            "Steps a second by connections (wrk)",
+            ("connections", "steps/s"),
+            by_connections,
+        )
+        report.plot(
+            plots / "latency.svg",
+            f"Latency: {cells.LATENCY}",
+            ("percentile", "milliseconds"),
+            latencies,
+            logarithmic=False,
+        )
+        report.plot(
+            plots / "position.svg",
+            "Cost by position (wrk c10)",
+            ("position", "requests/s"),
+            by_position,
+        )
+        pictures = [
+            f"![{what}]({plots.name}/{name}.svg)"
+            for name, what in (
+                ("connections", "Throughput by connections"),
+                ("latency", "Latency distribution"),
+                ("position", "Cost by position"),
+            )
+        ]
+        report.write(
+            page,
+            [
+                *report.machine(self._options.rounds, self._options.seconds),
+                "",
+                *report.table(self._rows),
+                "",
+                "\n\n".join(pictures),
+            ],
+        )
+
+
+def commit_milliseconds(path: Path, size: int) -> float:
+    """
+    The median duration of a commit of C{size} steps, by the store itself.
+    """
+    from tests.fakes import Mailbox, now  # noqa: PLC0415
+
+    from pexservice.stores.directory import Directory  # noqa: PLC0415
+    from pexservice.stores.handover import Handover, Placement  # noqa: PLC0415
+    from pexservice.stores.interface import Batch  # noqa: PLC0415
+    from pexservice.stores.lmdb import LmdbStore  # noqa: PLC0415
+
+    store = LmdbStore(
+        Directory(str(path)), Handover(Mailbox(), Placement()), verify=lambda _: None
+    )
+    now(store.open())
+    durations = []
+    for number in range(2000):
+        batch = Batch(1 + number * size, 0, b"np" * (size // 2), 0, time.time_ns())
+        started = time.perf_counter()
+        store._commit(batch)  # noqa: SLF001 inline, whatever the placement
+        durations.append(time.perf_counter() - started)
+    now(store.close())
+    return 1000 * statistics.median(durations)
+
+
+def main() -> int:
+    """
+    The command.
+    """
+    options = _arguments()
+    build = Path("build")
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as path:
+        rows = Session(options, Path(path).resolve()).run()
+    sys.stdout.write("\n".join([*report.table(rows), ""]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

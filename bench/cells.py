@@ -1,0 +1,127 @@
+"""
+What is compared with what, and what is expected of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import Factory, frozen
+
+from bench.load import Load, Measured
+from bench.peers import CEILING, FLOOR, OFF, OURS
+
+#: Stands for every server that was named on the command line.
+PEER = "(peer)"
+
+WEBDIS = "webdis + Redis"
+
+
+@frozen
+class Cell:
+    """
+    One kind of load.
+
+    @ivar least: for each server that ours is compared with, the least ratio.
+    @ivar off: the same, for ours with the answer before the commit.
+    @ivar others: who is measured too.
+    """
+
+    load: Load
+    least: Mapping[str, float]
+    off: Mapping[str, float] = Factory(dict)
+    others: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """
+        Who is measured, in turns.
+        """
+        off = [OFF] if self.off else []
+        return [OURS, *off, *self.least, *self.others]
+
+
+def _steps(tool: str, connections: int, peer: float, **more: float) -> Cell:
+    least = {PEER: peer, WEBDIS: 1.1, FLOOR: 4.0, **more}
+    return Cell(Load(tool, connections), least, off={PEER: 1.15})
+
+
+CELLS = (
+    Cell(
+        Load("wrk", 64, steps=False),
+        {CEILING: 0.85, PEER: 1.4, "nginx": 1.0, FLOOR: 4.0},
+        others=("granian", "uvicorn"),
+    ),
+    Cell(
+        Load("ab", 10, steps=False),
+        {PEER: 1.15, "nginx": 1.0, FLOOR: 4.0},
+        others=(CEILING, "granian", "uvicorn"),
+    ),
+    _steps("wrk", 10, 0.0),
+    _steps("wrk", 64, 1.0, granian=1.0),
+    _steps("wrk", 256, 1.25),
+    _steps("ab", 10, 0.85),
+    _steps("ab", 50, 1.2),
+)
+
+#: With the server and the client on the first core.
+ONE_CORE = (
+    Cell(Load("ab", 10, one_core=True), {PEER: 0.9}),
+    Cell(Load("wrk", 64, one_core=True), {PEER: 0.9}),
+)
+
+#: Of the durable steps with as many connections, the latency at the 99th percentile is
+#: at most so many times the peer's.
+LATENCY = Load("wrk", 64)
+MOST_LATENCY = 3.0
+
+#: Durable steps with few connections are bounded by c / (a commit + the same request
+#: without a store).
+BOUND = Load("wrk", 10)
+LEAST_OF_BOUND = 0.75
+
+#: By connections, for a plot.
+CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+#: Far along the sequence: at least so much of the same server with a constant text.
+POSITIONS = (0, 1_000, 10_000, 100_000, 1_000_000)
+LEAST_OF_CONSTANT = 0.8
+
+
+@frozen
+class Row:
+    """
+    A line of the table.
+    """
+
+    cell: str
+    ours: float
+    against: str
+    theirs: float
+    least: float
+    unit: str = "/s"
+
+    @property
+    def ratio(self) -> float:
+        """
+        Of ours to theirs; upside down for times, so that more is better.
+        """
+        if self.unit == "ms":
+            return self.theirs / self.ours
+        return self.ours / self.theirs
+
+
+def rows(cell: Cell, medians: Mapping[str, Measured], peers: Sequence[str]) -> list[Row]:
+    """
+    What C{cell} says, of the servers that were there.
+    """
+    found = []
+    for name, least in ((OURS, cell.least), (OFF, cell.off)):
+        for against, ratio in least.items():
+            for other in peers if against == PEER else [against]:
+                if other in medians and ratio:
+                    label = str(cell.load) + (", answer first" if name == OFF else "")
+                    found.append(
+                        Row(label, medians[name].rate, other, medians[other].rate, ratio)
+                    )
+    return found

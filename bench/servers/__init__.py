@@ -1,0 +1,3 @@
+"""
+Small servers to compare with, each a program.
+"""
