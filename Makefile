@@ -1,13 +1,14 @@
 # make run       start the service on http://127.0.0.1:8081
 # make test      run every test, the linter and the type checker
 # make failover  kill the worker that serves a thousand times, print what callers notice
+# make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make clean     remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover clean
+.PHONY: run test failover bench clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -18,6 +19,9 @@ test: $(VENV)/tox
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
 
+bench: $(VENV)/benched
+	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -27,6 +31,10 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/tested: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/benched: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/pip install --quiet '.[test,bench]'
 	touch $@
 
 $(VENV)/tox: $(VENV)/bin/python

@@ -39,7 +39,8 @@ def main() -> None:
 
     from pexservice.sequence import Term  # noqa: PLC0415
 
-    text = b"7" * int(sys.argv[1])
+    # A character that is nowhere else in an answer.
+    text = b"~" * int(sys.argv[1])
     Term.text = property(lambda _: text)  # type: ignore[method-assign,assignment]
     sys.argv[:] = ["twistd", *sys.argv[2:]]
     run()

@@ -277,11 +277,15 @@ class Committer:
         gathered = self._open
         if not gathered.transitions:
             gathered.since = self._monotonic()
-        self.latest = state = follow(self.latest, move.transition, self._neighbours)
-        gathered.transitions += move.transition.value
+        transition = move.transition
+        self.latest = state = follow(self.latest, transition, self._neighbours)
+        gathered.transitions += transition.value
         if move.key is not None:
-            gathered.keys[move.key] = (move.transition, state)
-        self._tell(waiter, Outcome(How.MOVED, state), gathered)
+            gathered.keys[move.key] = (transition, state)
+        if self._answer_first:
+            waiter(Outcome(How.MOVED, state))
+        else:
+            gathered.answers.append((waiter, Outcome(How.MOVED, state)))
         if self._under_way is None and self._consideration is None:
             # At the end of this turn of the reactor, when all that arrived with
             # this one is here.

@@ -24,7 +24,6 @@ from pexservice.web.representations import state_reply
 # A state whose numbers are nowhere else in an answer about it.
 _REVISION, _POSITION, _VALUE = 7777777771, 7777777772, 7777777773
 _PROBE = State(_REVISION, Term(_POSITION, Decimal(_VALUE), Decimal(0)))
-_LENGTH = len(str(_VALUE)) + 1
 
 
 def render(reply: Reply, variant: Variant) -> bytes:
@@ -44,11 +43,14 @@ def _template(variant: Variant) -> bytes:
     """
     For the revision, the position, the revision, the length and the text.
     """
-    text = render(state_reply(_PROBE, TEXT), variant).replace(b"%", b"%%")
+    template = render(state_reply(_PROBE, TEXT), variant).replace(b"%", b"%%")
     for number in (_REVISION, _POSITION):
-        text = text.replace(b"%d" % number, b"%d")
-    text = text.replace(b"Content-Length: %d" % _LENGTH, b"Content-Length: %d")
-    return text.replace(b"%d" % _VALUE, b"%b")
+        template = template.replace(b"%d" % number, b"%d")
+    text = _PROBE.term.text
+    template = template.replace(
+        b"Content-Length: %d" % (len(text) + 1), b"Content-Length: %d"
+    )
+    return template.replace(text, b"%b")
 
 
 class Answers:

@@ -93,12 +93,11 @@ class Access:
         self._tokens = tokens
         self._origins = frozenset(origin.encode() for origin in origins)
 
-    @property
-    def open_to_all(self) -> bool:
+    def counts(self, *, move: bool) -> bool:
         """
-        Neither a token nor an origin makes a difference.
+        Does who sends a request make a difference?
         """
-        return self._tokens is None and not self._origins
+        return bool(self._origins) or (move and self._tokens is not None)
 
     def _origin(self, request: IRequest) -> bytes | None:
         values = _values(request, b"origin")

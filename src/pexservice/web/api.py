@@ -175,7 +175,8 @@ class Api:
         """
         raw = request.requestHeaders.hasHeader
         conditional = raw(b"if-match") or raw(b"if-none-match")
-        if representation == TEXT and not conditional and self._access.open_to_all:
+        move = meaning is not Meaning.CURRENT
+        if representation == TEXT and not (conditional or self._access.counts(move=move)):
             means(request, meaning)
 
     def _known(self, request: IRequest, state: State) -> Reply | None:
