@@ -2,13 +2,14 @@
 # make test      run every test, the linter and the type checker
 # make failover  kill the worker that serves a thousand times, print what callers notice
 # make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
+# make evidence  put what the laboratories found into docs/reliability.md
 # make clean     remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench clean
+.PHONY: run test failover bench evidence clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -21,6 +22,9 @@ failover: $(VENV)/tested
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
+
+evidence: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.evidence
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

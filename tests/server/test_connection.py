@@ -144,6 +144,21 @@ def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> No
         assert answers[0] == answers[1]
 
 
+def test_a_step_that_fails_for_who_reads_json() -> None:
+    """
+    Who accepts a problem as JSON and the value as text gets each: so such a request
+    is not remembered.
+    """
+    server = Server()
+    request = NEXT[:-2] + b"Accept: application/problem+json\r\n\r\n"
+    assert b"text/plain" in ask(server, request).received
+    server.store.held = True
+    wire = ask(server, request)
+    server.store.finish(NotTaken("full"))
+    wire.turns()
+    assert b"Content-Type: application/problem+json" in wire.received
+
+
 def test_a_drip_is_told(server: Server) -> None:
     """
     A request that does not arrive in time, and not one that is about to.

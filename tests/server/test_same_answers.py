@@ -43,6 +43,12 @@ USUAL = st.sampled_from(
         for header in ("", "Connection: keep-alive\r\n", "Accept: */*\r\n")
     ]
 )
+#: The same with one thing that may count.
+ALMOST_USUAL = st.builds(
+    lambda usual, header: usual[:-2] + f"{header}\r\n\r\n".encode(),
+    USUAL,
+    st.sampled_from(HEADERS),
+)
 ANYTHING = st.builds(
     lambda method, path, version, hosts, headers, body: "\r\n".join(
         [f"{method} {path} {version}", *hosts, *headers, "", body]
@@ -56,12 +62,15 @@ ANYTHING = st.builds(
 )
 
 
+KEYED = b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\r\n"
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> list[bytes]:
     """
     Chunks of requests, some repeated, in whatever pieces.
     """
-    few = draw(st.lists(USUAL | ANYTHING, min_size=1, max_size=5))
+    few = draw(st.lists(USUAL | ALMOST_USUAL | ANYTHING, min_size=1, max_size=5))
     requests = draw(st.lists(st.sampled_from(few), min_size=1, max_size=12))
     how = draw(st.sampled_from(("whole", "whole", "whole", "together", "cut")))
     if how == "whole":
@@ -115,6 +124,7 @@ def hold(
     None,
     (),
 )
+@example([([KEYED] * 3, True, True), ([KEYED] * 3, False, True)], None, ())
 def test_same_answers(
     talks: list[tuple[list[bytes], bool, bool]],
     tokens: frozenset[bytes] | None,

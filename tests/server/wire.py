@@ -52,6 +52,7 @@ class Server:
             self.clock,
             fatal=self.failures.append,
             monotonic=self.clock.seconds,
+            time_ns=lambda: 7,
             give_way=lambda: None,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
