@@ -3,13 +3,14 @@
 # make failover  kill the worker that serves a thousand times, print what callers notice
 # make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make evidence  put what the laboratories found into docs/reliability.md
+# make deb       build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make clean     remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench evidence clean
+.PHONY: run test failover bench evidence deb clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -22,6 +23,13 @@ failover: $(VENV)/tested
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
+
+# From a copy, so that the tree stays as it is.
+deb:
+	rm -rf build/deb
+	mkdir -p build/deb/pexservice
+	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
+	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
 
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence

@@ -17,7 +17,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -275,11 +275,13 @@ class NativePort:
         options: dict[str, Any] = {"sock": listening, "backlog": BACKLOG, "ssl": self._tls}
         if self._tls is not None:
             options["ssl_handshake_timeout"] = HANDSHAKE_TIMEOUT
-        listen = (
-            self._loop.create_unix_server
-            if listening.family == socket.AF_UNIX
-            else self._loop.create_server
-        )
+        listen: Callable[..., Coroutine[Any, Any, asyncio.AbstractServer]]
+        if listening.family == socket.AF_UNIX:
+            # The file is not uvloop's to remove: the next worker listens on it too.
+            options["cleanup_socket"] = False
+            listen = self._loop.create_unix_server
+        else:
+            listen = self._loop.create_server
         self._server = _at_once(
             listen(
                 lambda: NativeConnection(self._site),  # type: ignore[arg-type,return-value]
