@@ -9,8 +9,10 @@ import threading
 from twisted.python.failure import Failure
 
 from pexservice.stores.handover import (
+    HANG,
     LONGEST_PROOF,
     MAYBE_SHORT,
+    OFTEN,
     PROOF,
     SHORT,
     STALL,
@@ -32,10 +34,10 @@ def feed(placement: Placement, seconds: float, times: int) -> None:
 
 def slow() -> Placement:
     """
-    One that has seen a stall.
+    One that has seen a hang.
     """
     placement = Placement()
-    placement.took(2 * STALL)
+    placement.took(2 * HANG)
     return placement
 
 
@@ -49,9 +51,9 @@ def test_begins_inline() -> None:
     assert placement.inline
 
 
-def test_a_stall_goes_to_the_thread_and_short_calls_come_back() -> None:
+def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
     """
-    A stall is paid once.
+    A hang is paid once.
     """
     placement = slow()
     feed(placement, LITTLE, PROOF - 1)
@@ -71,15 +73,15 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
     assert not placement.inline
 
 
-def test_each_stall_makes_the_way_back_longer() -> None:
+def test_each_return_makes_the_way_back_longer() -> None:
     """
-    A disk that stalls again and again is tried ever less often, within a bound, and
+    A disk that hangs again and again is tried ever less often, within a bound, and
     a long calm forgets it all.
     """
     placement = Placement()
     proofs = []
     for _ in range(12):
-        placement.took(2 * STALL)
+        placement.took(2 * HANG)
         count = 0
         while not placement.inline:
             placement.took(LITTLE)
@@ -87,9 +89,26 @@ def test_each_stall_makes_the_way_back_longer() -> None:
         proofs.append(count)
     assert proofs == [min(PROOF * 2**n, LONGEST_PROOF) for n in range(12)]
     feed(placement, LITTLE, LONGEST_PROOF)
-    placement.took(2 * STALL)
+    placement.took(2 * HANG)
     feed(placement, LITTLE, PROOF)
     assert placement.inline
+
+
+def test_a_stall_now_and_then_is_borne() -> None:
+    """
+    Every shared disk has some; often, they are too many.
+    """
+    placement = Placement()
+    for _ in range(20):
+        placement.took(2 * STALL)
+        feed(placement, LITTLE, OFTEN)
+        assert placement.inline
+    for _ in range(2):
+        placement.took(2 * STALL)
+        feed(placement, LITTLE, OFTEN // 4)
+        assert placement.inline
+    placement.took(2 * STALL)
+    assert not placement.inline
 
 
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:

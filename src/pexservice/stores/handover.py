@@ -2,12 +2,12 @@
 Where a store's blocking commit runs: inline, or in one exclusive thread.
 
 A hand-over to a thread and back costs more than a commit that takes a fifth of a
-millisecond, but a commit that takes ten must not stall every reader.  Which disk it
-is shows only in the measuring, so commits begin inline, go to the thread at the
-first stall, and come back when enough of them were measured short.  The stall
-itself, one commit, is the price, and each further stall raises the number of short
-commits that it takes to come back, so a disk that stalls again and again is paid for
-ever less often.
+millisecond, but one that takes ten must not hold up every reader each time.  Which
+disk it is shows only in the measuring, so commits begin inline, go to the thread when
+they are usually slow, stall often, or hang once, and come back when enough of them
+were measured short.  A stall now and then, as every shared disk has, costs less than
+the thread would.  Each return to the thread raises the number of short commits that
+it takes to come back, so a disk that goes on like that is paid for ever less often.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ SHORT = 0.001
 #: has the wait for the interpreter in it, up to a millisecond under load.  Seconds.
 MAYBE_SHORT = 0.002
 
-#: A single commit longer than this, inline, was a stall.  Seconds.
+#: A commit longer than this, inline, was a stall, and one this long a hang.  Seconds.
 STALL = 0.003
+HANG = 0.03
+
+#: More than two stalls in so many commits are too often.
+OFTEN = 256
 
 #: The weight of the newest commit in the usual one's duration.
 NEWEST = 0.1
@@ -55,7 +59,9 @@ class Placement:
     def __init__(self) -> None:
         self.inline = True
         self._usual = 0.0
-        # The first stall makes it PROOF.
+        # Falls by one with each commit, so it tells how many stalls were lately.
+        self._stalls = 0
+        # The first return makes it PROOF.
         self._proof = PROOF // 2
         self._short = 0
 
@@ -73,14 +79,16 @@ class Placement:
                 self.inline, self._short, self._usual = True, 0, 0.0
 
     def _took_inline(self, seconds: float) -> None:
-        self._usual += NEWEST * (seconds - self._usual)
-        if seconds > STALL or self._usual > SHORT:
-            self.inline, self._short = False, 0
+        # What is usual is no matter of a single stall, however long.
+        self._usual += NEWEST * (min(seconds, STALL) - self._usual)
+        self._stalls = max(0, self._stalls - 1) + (OFTEN if seconds > STALL else 0)
+        if seconds > HANG or self._stalls > 2 * OFTEN or self._usual > SHORT:
+            self.inline, self._short, self._stalls = False, 0, 0
             self._proof = min(2 * self._proof, LONGEST_PROOF)
             return
         self._short += 1
         if self._short >= LONGEST_PROOF:
-            # Calm for long enough to forget the stalls.
+            # Here for long enough to forget the thread.
             self._short, self._proof = 0, PROOF // 2
 
 
