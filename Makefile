@@ -1,16 +1,32 @@
-# make run       start the service on http://127.0.0.1:8081
-# make test      run every test, the linter and the type checker
-# make failover  kill the worker that serves a thousand times, print what callers notice
-# make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
-# make evidence  put what the laboratories found into docs/reliability.md
-# make deb       build/deb/pexservice_VERSION_all.deb, on Debian 13
-# make clean     remove what the two have made, but not the service's data
+# make run         start the service on http://127.0.0.1:8081
+# make test        run every test, the linter and the type checker
+# make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
+# make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
+# make clean       remove what these have made, but not the service's data
+#
+# The laboratories, in their long form; make test runs a short one of each.
+# Those for which it says so take root.
+#
+# make failover    kill the worker that serves a thousand times, print what callers notice
+# make power-cuts  cut the power under load a thousand times; root, 15 minutes
+# make faults      have every system call fail once, and for ever
+# make histories   200 kills under clients whose whole record is checked
+# make simulate    20,000 simulated runs of committer and supervisor, with every failure
+# make model       a thousand generated conversations with the daemon, against a model
+# make attacks     malformed requests by the hundred, and slow clients
+# make resources   a full disk, no memory, a clock that jumps, a disk that hangs; root
+# make soak        an hour of mixed load with kills, see what grows; MINUTES=60 KILL_EVERY=60
+# make evidence    put what they found into docs/reliability.md
 
 PYTHON ?= python3
 VENV := .venv
+SEEDS ?= 20000
+MINUTES ?= 60
+KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench evidence deb clean
+.PHONY: run test bench deb clean
+.PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -20,6 +36,30 @@ test: $(VENV)/tox
 
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+
+power-cuts: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
+
+faults: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.faults
+
+histories: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.histories $(KILLS)
+
+simulate: $(VENV)/tested
+	$(VENV)/bin/python -m tests.simulation 1 $(SEEDS)
+
+model: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.model $(EXAMPLES)
+
+attacks: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.attacks
+
+resources: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.shortages
+
+soak: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.soak $(MINUTES) $(KILL_EVERY)
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
