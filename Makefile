@@ -1,6 +1,7 @@
 # make run       start the service on http://127.0.0.1:8081
 # make test      run every test, the linter and the type checker
 # make failover  kill the worker that serves a thousand times, print what callers notice
+# make power-cuts  cut the power under load a thousand times; takes root and 15 minutes
 # make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make clean     remove what the two have made, but not the service's data
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench clean
+.PHONY: run test failover power-cuts bench clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -18,6 +19,9 @@ test: $(VENV)/tox
 
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+
+power-cuts: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
