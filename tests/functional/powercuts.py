@@ -151,7 +151,8 @@ class Store:
         """
         assert [each for client in clients for each in client.surprises] == []
         told = [answer for client in clients for answer in client.told]
-        lost = [each for each in told if each.revision > _revision(daemon)]
+        revision = _revision(daemon)
+        lost = [each for each in told if each.revision > revision]
         assert not lost, f"{len(lost)} of {len(told)} acknowledged steps are lost"
 
         keyed = {key: each for client in clients for key, each in client.keyed.items()}
@@ -160,8 +161,8 @@ class Store:
 
         rows = _newer(daemon, len(self.rows))
         position, _ = self.rows.get(len(self.rows), (0, ""))
-        for revision in range(len(self.rows) + 1, len(self.rows) + len(rows) + 1):
-            after, word = rows[revision]
+        for number in range(len(self.rows) + 1, len(self.rows) + len(rows) + 1):
+            after, word = rows[number]
             position = follow_position(position, Transition[word.upper()])
             assert position == after
         self.rows |= rows
