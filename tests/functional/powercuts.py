@@ -152,6 +152,7 @@ class Store:
         assert [each for client in clients for each in client.surprises] == []
         told = [answer for client in clients for answer in client.told]
         revision = _revision(daemon)
+        assert revision >= len(self.rows), "what was compared before is lost"
         lost = [each for each in told if each.revision > revision]
         assert not lost, f"{len(lost)} of {len(told)} acknowledged steps are lost"
 
