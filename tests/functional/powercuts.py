@@ -16,8 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from attrs import Factory, astuple, define, frozen
@@ -85,6 +84,7 @@ class Store:
 
     volume: Volume
     life: str
+    halt: threading.Event
     rows: dict[int, tuple[int, str]] = Factory(dict)
     keyed: dict[str, Told] = Factory(dict)
     told: int = 0
@@ -100,6 +100,8 @@ class Store:
         control = Unsynced(self.volume.point / "control")
         clients: Sequence[Stepper] = []
         for cut in range(cuts):
+            if self.halt.is_set():
+                break
             whole = moments.randrange(WHOLE) == 0
             daemon = self._start("pexservice" if whole else "pexservice-worker")
             stopping = threading.Event()
@@ -149,7 +151,8 @@ class Store:
         """
         What the clients know from before the cut, with what is there after it.
         """
-        assert [each for client in clients for each in client.surprises] == []
+        surprises = [each for client in clients for each in client.surprises]
+        assert not surprises, surprises
         told = [answer for client in clients for answer in client.told]
         revision = _revision(daemon)
         assert revision >= len(self.rows), "what was compared before is lost"
@@ -228,10 +231,10 @@ def _revision(daemon: Daemon) -> int:
     return int(answer.headers["Pex-Revision"])
 
 
-def lives(path: Path, cuts: int, kind: Kind) -> Result:
+def lives(path: Path, cuts: int, kind: Kind, halt: threading.Event) -> Result:
     """
     One store after the other on file systems of one kind, until there were so many
-    cuts.
+    cuts, or C{halt} is set.
     """
     results = []
     for done in range(0, cuts, LIFE):
@@ -239,7 +242,7 @@ def lives(path: Path, cuts: int, kind: Kind) -> Result:
         place = path / life
         place.mkdir()
         with Volume(place, kind) as volume:
-            results.append(Store(volume, life).live(min(LIFE, cuts - done)))
+            results.append(Store(volume, life, halt).live(min(LIFE, cuts - done)))
     return add(results)
 
 
@@ -259,8 +262,14 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
         the negative control lost nothing, so that a loss could not have been seen.
     """
     each = -(-cuts // len(KINDS))
+    halt = threading.Event()
     with ThreadPoolExecutor(len(KINDS)) as threads:
-        results = [*threads.map(partial(lives, path, each), KINDS)]
+        lived = [threads.submit(lives, path, each, kind, halt) for kind in KINDS]
+        try:
+            wait(lived, return_when=FIRST_EXCEPTION)
+        finally:
+            halt.set()
+    results = [each.result() for each in lived]
     for kind, result in zip(KINDS, results, strict=True):
         assert result.losses, f"on {kind.name} the negative control lost nothing"
     whole = add(results)
