@@ -394,3 +394,25 @@ def test_any_other_failure_is_not_ours_to_judge(
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     monkeypatch.undo()
     now(store.close())
+
+
+def test_a_key_after_a_failed_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    When a commit in the thread has failed and nobody knows yet, LMDB has no more to
+    say about a key: a step with one surely does not happen.
+    """
+    store = at(tmp_path / "store")
+    now(store.open())
+
+    class Poisoned:
+        def begin(self) -> None:
+            raise lmdb.PanicError("Update of meta page failed")
+
+    opened = store._databases
+    monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
+    with pytest.raises(NotTaken):
+        now(store.recall(b"key"))
+    monkeypatch.undo()
+    now(store.close())

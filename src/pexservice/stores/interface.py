@@ -128,6 +128,8 @@ class IStore(Interface):
     def recall(key: bytes) -> Deferred[Remembered | None]:
         """
         What the first use of C{key} did, among the last L{KEPT_KEYS} keys.
+
+        @raise NotTaken: a commit has failed, so nobody can say any more.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:

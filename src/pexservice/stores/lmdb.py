@@ -269,8 +269,12 @@ class LmdbStore:
 
     def _recall(self, key: bytes) -> Remembered | None:
         databases = self._databases
-        with databases.env.begin() as txn:
-            value = txn.get(records.name_key(key), db=databases.keys)
+        try:
+            with databases.env.begin() as txn:
+                value = txn.get(records.name_key(key), db=databases.keys)
+        except lmdb.PanicError as error:
+            # A commit has failed in the thread and is about to say so.
+            raise NotTaken("the store failed") from error
         return None if value is None else records.read_remembered(key, value)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
