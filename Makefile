@@ -1,14 +1,17 @@
 # make run       start the service on http://127.0.0.1:8081
 # make test      run every test, the linter and the type checker
 # make failover  kill the worker that serves a thousand times, print what callers notice
+# make soak      an hour of mixed load with kills, see what grows; MINUTES=60 KILL_EVERY=60
 # make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make clean     remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
+MINUTES := 60
+KILL_EVERY := 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench clean
+.PHONY: run test failover soak bench clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -18,6 +21,9 @@ test: $(VENV)/tox
 
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+
+soak: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.soak $(MINUTES) $(KILL_EVERY)
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
