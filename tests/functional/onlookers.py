@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from pexservice.cursor import Transition, follow_position
 from tests.functional.clients import Client, Told
@@ -157,17 +157,18 @@ class Follower(_Onlooker):
     Compares the history with what the clients were told, which they may forget then.
 
     @ivar compared: the last revision that it has seen.
+    @ivar position: where it led to.
     @ivar told: how many answers it has found in the history.
     @ivar lost: those that it has not, and where the history is not of one piece.
     """
 
-    clients: Sequence[Client] = ()
+    clients: Sequence[Client] = field(kw_only=True)
+    compared: int = field(kw_only=True)
+    position: int = field(kw_only=True)
     pause: float = 0.5
-    compared: int = 0
     told: int = 0
     lost: list[str] = Factory(list)
 
-    _position: int = 0
     _rows: dict[int, tuple[int, str]] = Factory(dict)
     _unseen: list[Told] = Factory(list)
 
@@ -214,7 +215,7 @@ class Follower(_Onlooker):
         """
         for revision in range(self.compared + 1, max(rows, default=0) + 1):
             after, word = rows.get(revision, (-1, "next"))
-            if follow_position(self._position, Transition[word.upper()]) != after:
+            if follow_position(self.position, Transition[word.upper()]) != after:
                 self.lost.append(f"the history breaks off at revision {revision}")
-            self._position, self._rows[revision] = after, (after, word)
+            self.position, self._rows[revision] = after, (after, word)
             self.compared = revision

@@ -26,14 +26,19 @@ from pathlib import Path
 
 from attrs import Factory, define, frozen
 
-from pexservice.stores.directory import DATA
+from pexservice.cursor import Transition
+from pexservice.stores.directory import DATA, Directory
+from pexservice.stores.interface import KEPT_KEYS, Batch, Remembered
+from pexservice.stores.lmdb import LmdbStore
 from pexservice.stores.verify import verify
+from tests.fakes import now
 from tests.functional.clients import Client
 from tests.functional.daemon import PATIENCE, Daemon, alive, children, patiently, until_gone
 from tests.functional.evidence import Evidence, record
 from tests.functional.failover import serving
 from tests.functional.onlookers import Follower, Reader, SlowReader
 from tests.functional.test_keepalive import STORE, rollup
+from tests.stores.inline import inline
 
 #: By these numbers they use keys or not, and open a connection for each step or not.
 STEPPERS = 6
@@ -45,6 +50,15 @@ TOLERANCE = 0.05
 MEMORY_SLACK = 4.0
 DESCRIPTOR_SLACK = 16
 FILE_SLACK = 1.0
+
+#: What a worker may take in its life beyond what it began with.  MiB.
+LIFE_SLACK = 12.0
+
+#: How many transitions the history has; it is that long after a minute.
+JOURNAL = "20000"
+
+#: How many steps an aged store had at a time.
+BATCH = 250
 
 
 @frozen
@@ -59,6 +73,25 @@ class Sample:
     memory: float
     descriptors: int
     file: float
+
+
+def age(path: Path) -> None:
+    """
+    Make a store that has forgotten idempotency keys already, so that only what it
+    should not keep makes it larger.
+    """
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    now(store.open())
+    for first in range(1, 2 * KEPT_KEYS, BATCH):
+        keys = (
+            # Those of a client have a common beginning.
+            (b"%d-before-%d" % (n % STEPPERS, n), Remembered(Transition.NEXT, n, n))
+            for n in range(first, first + BATCH)
+        )
+        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, tuple(keys))
+        now(store.commit(batch))
+    now(store.commit(Batch(batch.revision + 1, batch.position, b"r", 0, 0)))
+    now(store.close())
 
 
 def sample(daemon: Daemon) -> Sample:
@@ -78,6 +111,9 @@ def sample(daemon: Daemon) -> Sample:
 class Soak:
     """
     What is known of one, so far.
+
+    @ivar young: samples of workers that began to serve a moment ago.
+    @ivar samples: of the same, before they were killed.
     """
 
     steppers: Sequence[Client]
@@ -85,6 +121,7 @@ class Soak:
     follower: Follower
     kills: int = 0
     replaced: int = 0
+    young: list[Sample] = Factory(list)
     samples: list[Sample] = Factory(list)
 
     @property
@@ -103,7 +140,7 @@ class Soak:
         """
         newest = self.samples[-1]
         return (
-            f"{seconds / 60:5.1f} min: {self.follower.compared:,} steps,"
+            f"{seconds / 60:5.1f} min: {self.follower.told:,} steps told,"
             f" {sum(each.reads for each in self.readers):,} reads, {self.kills} kills,"
             f" {self.replaced} replaced, {self.refused} refused,"
             f" {len(self.follower.lost)} lost, {newest.memory:.1f} MiB,"
@@ -135,6 +172,10 @@ class Soak:
         """
         for name, first, second, slack in self._halves():
             assert second <= first * times + slack, (name, self.samples)
+        for young, old in zip(self.young, self.samples, strict=True):
+            # What one leaks is gone with it, and all of them leak the same.
+            assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
+            assert old.memory <= young.memory + LIFE_SLACK, (young, old)
 
     def _halves(self) -> Iterator[tuple[str, float, float, float]]:
         half = len(self.samples) // 2
@@ -162,7 +203,13 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
         Reader(port, stopping, json=number == 0, fresh=number == 1)
         for number in range(READERS)
     ]
-    follower = Follower(port, stopping, clients=steppers)
+    answer, _ = daemon.ask("/current")
+    revision, position = (
+        int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+    )
+    follower = Follower(
+        port, stopping, clients=steppers, compared=revision, position=position
+    )
     everybody = [*steppers, *readers, follower, SlowReader(port, stopping)]
     try:
         for each in everybody:
@@ -217,10 +264,12 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
     """
     began = time.monotonic()
     line = turn = began
-    with Daemon(path) as daemon:
+    with Daemon(path, "--journal", JOURNAL) as daemon:
         until_up(daemon)
         with mixed_load(daemon) as going:
             while (turn := turn + kill_every) <= began + 60 * minutes:
+                until_up(daemon)
+                going.young.append(sample(daemon))
                 time.sleep(max(0, turn - time.monotonic()))
                 until_up(daemon)
                 going.samples.append(sample(daemon))
@@ -245,7 +294,7 @@ def keep(going: Soak, minutes: float) -> None:
     """
     For the page.
     """
-    steps, told = going.follower.compared, going.follower.told
+    told = going.follower.told
     record(
         Evidence(
             name="soak",
@@ -253,7 +302,7 @@ def keep(going: Soak, minutes: float) -> None:
             " answered is lost, nobody is refused, and nothing grows",
             size=round(60 * minutes),
             unit="seconds",
-            result=f"{steps:,} steps made, {told:,} of them answered, {going.kills} kills"
+            result=f"{told:,} steps answered, {going.kills} kills"
             f" and {going.replaced} replacements: {len(going.follower.lost)} lost,"
             f" {going.refused} refused; the most in the first half and in the second:"
             f" {going.growth()}",
@@ -269,6 +318,7 @@ def main() -> None:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60
     kill_every = float(sys.argv[2]) if len(sys.argv) > 2 else 60
     with tempfile.TemporaryDirectory() as path:
+        age(Path(path) / STORE)
         going = soak(Path(path), minutes, kill_every)
     keep(going, minutes)
     print(going.growth())
