@@ -21,7 +21,7 @@ from pexservice.stores.interface import (
     StoreDamaged,
     StoreUnusable,
 )
-from pexservice.stores.lmdb import SLACK, LmdbStore
+from pexservice.stores.lmdb import RESERVE, SLACK, LmdbStore
 from pexservice.stores.verify import DATABASES, verify, verify_in_child
 from tests.fakes import now
 from tests.stores.inline import inline
@@ -349,6 +349,36 @@ def test_a_million_steps(tmp_path: Path) -> None:
     now(store.close())
     assert state[0] == 1_000_000
     assert sizes[1] <= sizes[0]
+
+
+def test_room_is_set_aside(tmp_path: Path) -> None:
+    """
+    Beyond what a store uses there is room on the disk that nobody else can take, also
+    when it has grown; the file is as long as ever, and opening it again takes no more.
+    """
+    path = tmp_path / "store"
+    store = at(path, journal=SLACK)
+    state = now(store.open())
+
+    def taken_beyond() -> int:
+        found = (path / DATA).stat()
+        return found.st_blocks * 512 - found.st_size
+
+    assert taken_beyond() >= RESERVE
+    large = batch(state, b"n" * RESERVE)
+    now(store.commit(large))
+    assert taken_beyond() < RESERVE // 2
+    now(store.commit(batch(end(large), b"n" * SLACK)))
+    assert taken_beyond() >= RESERVE
+    size = (path / DATA).stat().st_size
+    now(store.close())
+    for _ in range(3):
+        store = at(path)
+        now(store.open())
+        now(store.close())
+    assert taken_beyond() < 2 * RESERVE
+    assert (path / DATA).stat().st_size == size
+    verify(path)
 
 
 def test_a_shorter_journal(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ and no file is left to be mistaken for one.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -26,6 +27,9 @@ LOCK = "lock.mdb"
 
 #: Where a store is made before it is renamed into its place.
 NURSERY = "creating"
+
+#: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
+_KEEP_SIZE = 1
 
 #: What a file system brings itself.
 _OTHERS = frozenset(("lost+found",))
@@ -96,6 +100,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: Path, length: int) -> None:
+    """
+    Take the disk space for C{length} bytes of the file C{path}, holes in it included,
+    and leave its size and what it says as they are.
+
+    @raise OSError: there is not so much, or the file system cannot do that.
+    """
+    # os.posix_fallocate would make the file longer, and a file that was cut short
+    # should be seen to be.
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb+") as file:
+        offset, until = ctypes.c_long(0), ctypes.c_long(length)
+        if libc.fallocate(file.fileno(), _KEEP_SIZE, offset, until):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
 
 class Directory:

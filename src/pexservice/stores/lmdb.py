@@ -6,12 +6,15 @@ power cut at any moment leaves the state before it or after it.  LMDB's own flag
 that trade this away (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
 Retention is part of the commit: what is no longer kept goes in the transaction that
-adds, so its pages are used again and the file stops growing.
+adds, so its pages are used again and the file stops growing, but for a page more
+whenever a batch touches more of them than any did before.  For these there is room
+set aside on the disk, so a disk that others have filled does not stop the service.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -20,7 +23,7 @@ from twisted.internet.defer import Deferred, execute, fail, succeed
 from zope.interface import implementer
 
 from pexservice.stores import records
-from pexservice.stores.directory import DATA, Directory
+from pexservice.stores.directory import DATA, Directory, set_aside
 from pexservice.stores.handover import Handover
 from pexservice.stores.interface import (
     KEPT_KEYS,
@@ -49,6 +52,9 @@ SLACK = 256
 #: worst; 100,000 keys of 255 characters take 130 MB then.
 MAP_BASE = 256 << 20
 MAP_PER_TRANSITION = 128
+
+#: How much of the disk is taken beyond the pages in use.  Bytes.
+RESERVE = 4 << 20
 
 
 @frozen
@@ -112,6 +118,7 @@ class LmdbStore:
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
         self._opened: _Open | None = None
         self._extent = _Extent(0, 1, 0)
+        self._room = 0
 
     def __repr__(self) -> str:
         return f"<LmdbStore {self.directory.path}>"
@@ -179,7 +186,19 @@ class LmdbStore:
             env.close()
             raise
         self._opened, self._extent = opened, _Extent(revision, oldest, keys)
+        self._reserve(env)
         return revision, position
+
+    def _reserve(self, env: lmdb.Environment) -> None:
+        """
+        See that the disk has room for pages that are not in use yet.
+        """
+        used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if self._room < used + RESERVE // 2:
+            # Where there is none, the store goes on for as long as it can.
+            with suppress(OSError):
+                set_aside(self.directory.path / DATA, used + RESERVE)
+                self._room = used + RESERVE
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -203,7 +222,10 @@ class LmdbStore:
         except lmdb.MapFullError as error:
             # Found while it looked for pages, before it wrote any.
             raise self._full() from error
+        trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
+        if trimmed:
+            self._reserve(self._databases.env)
 
     def _full(self) -> NotTaken:
         return NotTaken(f"the store {self.directory.path} is full")
