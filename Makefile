@@ -1,14 +1,17 @@
-# make run       start the service on http://127.0.0.1:8081
-# make test      run every test, the linter and the type checker
-# make failover  kill the worker that serves a thousand times, print what callers notice
-# make bench     compare with other servers, write docs/benchmarks.md; takes 15 minutes
-# make clean     remove what the two have made, but not the service's data
+# make run         start the service on http://127.0.0.1:8081
+# make test        run every test, the linter and the type checker
+# make failover    kill the worker that serves a thousand times, print what callers notice
+# make histories   200 kills under clients whose whole record is checked
+# make simulate    20,000 simulated runs of committer and supervisor, with every failure
+# make model       a thousand generated conversations with the daemon, against a model
+# make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
+# make clean       remove what the two have made, but not the service's data
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test failover bench clean
+.PHONY: run test failover histories simulate model bench clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n pexservice
@@ -18,6 +21,15 @@ test: $(VENV)/tox
 
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+
+histories: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.histories $(KILLS)
+
+simulate: $(VENV)/tested
+	$(VENV)/bin/python -m tests.simulate $(SEEDS)
+
+model: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.model $(EXAMPLES)
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
