@@ -8,6 +8,7 @@
 # make clean       remove what the two have made, but not the service's data
 
 PYTHON ?= python3
+SEEDS ?= 20000
 VENV := .venv
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
@@ -26,7 +27,7 @@ histories: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.histories $(KILLS)
 
 simulate: $(VENV)/tested
-	$(VENV)/bin/python -m tests.simulate $(SEEDS)
+	$(VENV)/bin/python -m tests.simulation 1 $(SEEDS)
 
 model: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.model $(EXAMPLES)

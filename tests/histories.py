@@ -51,7 +51,7 @@ class Record:
         told = "refused" if self.refused else "unknown"
         if self.seen is not None:
             told = f"revision {self.seen[0]}, position {self.seen[1]}"
-        times = f"{self.called:g} to {self.returned:g}"
+        times = f"{round(self.called, 4)} to {round(self.returned, 4)}"
         return f"client {self.client}'s {name} ({told}; {times})"
 
 
