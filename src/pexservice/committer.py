@@ -239,6 +239,9 @@ class Committer:
         @return: fires when the look-up is done, with the deferred outcome in a
             tuple, so that the next look-up does not wait for the commit.
         """
+        if self._refusal is not None:
+            # While this one waited the store failed, or is about to be closed.
+            return succeed((fail(self._refusal),))
         for batch in filter(None, (self._under_way, self._open)):
             if key in batch.keys:
                 used, state = batch.keys[key]

@@ -252,9 +252,10 @@ class Supervisor(ProcessMonitor):
         A worker has ended, and procmon is about to start another.
         """
         code, how = _how_it_ended(reason)
-        status = self._crew.left(name)
         if code in _SUSPICIOUS:
+            # First: who waits for a worker to leave starts the next one at once.
             self._suspicious = True
+        status = self._crew.left(name)
         if self.running:
             self.log.info("{name} ended {how}", name=name, how=how)
             if code == Status.DAMAGED:
