@@ -444,5 +444,7 @@ def test_a_key_after_a_failed_commit(
     monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
     with pytest.raises(NotTaken):
         now(store.recall(b"key"))
+    with pytest.raises(NotTaken):
+        now(store.history(None, 1))
     monkeypatch.undo()
     now(store.close())

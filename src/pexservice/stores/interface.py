@@ -136,6 +136,8 @@ class IStore(Interface):
         """
         At most C{limit} durable transitions, newest first: those with a revision
         below C{before}, or the latest.
+
+        @raise NotTaken: as L{recall}.
         """
 
     def close() -> Deferred[None]:

@@ -13,8 +13,8 @@ set aside on the disk, so a disk that others have filled does not stop the servi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
@@ -289,14 +289,19 @@ class LmdbStore:
         """
         return execute(self._recall, key)
 
-    def _recall(self, key: bytes) -> Remembered | None:
-        databases = self._databases
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         try:
-            with databases.env.begin() as txn:
-                value = txn.get(records.name_key(key), db=databases.keys)
+            with self._databases.env.begin() as txn:
+                yield txn
         except lmdb.PanicError as error:
             # A commit has failed in the thread and is about to say so.
             raise NotTaken("the store failed") from error
+
+    def _recall(self, key: bytes) -> Remembered | None:
+        databases = self._databases
+        with self._reading() as txn:
+            value = txn.get(records.name_key(key), db=databases.keys)
         return None if value is None else records.read_remembered(key, value)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
@@ -310,7 +315,7 @@ class LmdbStore:
         before = newest + 1 if before is None else min(before, newest + 1)
         forgotten = newest - self._kept_transitions
         found: list[Row] = []
-        with databases.env.begin() as txn, txn.cursor(databases.journal) as rows:
+        with self._reading() as txn, txn.cursor(databases.journal) as rows:
             if rows.set_range(records.revision_key(before)):
                 more = rows.prev()
             else:

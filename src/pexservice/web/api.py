@@ -273,7 +273,9 @@ class Api:
             reply = history_reply(state, chosen(_accept(request)), rows, following)
             return reply.apply(request)
 
-        return self._committer.history(before, rows_wanted + 1).addCallback(found)
+        return self._committer.history(before, rows_wanted + 1).addCallbacks(
+            found, _explain
+        )
 
     @app.route("/livez")
     def livez(self, request: IRequest) -> bytes:
