@@ -32,9 +32,9 @@ http {{
     fastcgi_temp_path {path}/fastcgi;
     uwsgi_temp_path {path}/uwsgi;
     scgi_temp_path {path}/scgi;
-    client_header_timeout 1s;
-    client_body_timeout 1s;
-    keepalive_timeout 1s;
+    client_header_timeout 300ms;
+    client_body_timeout 300ms;
+    keepalive_timeout 300ms;
     upstream service {{
         server unix:{upstream};
         keepalive 8;
