@@ -196,7 +196,7 @@ class Worker(Service):
             remembers=settings.access_log is None,
         )
         return PexSite(
-            Api(committer, access, limit).resource(),
+            Api(committer, access, limit, self._reactor.callLater).resource(),
             self._hot,
             clients,
             self._reactor,

@@ -51,6 +51,12 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)
 #: What no header value may contain: all controls but the tab.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
+#: What no request line contains and Twisted lets pass.
+_NOT_ASCII = re.compile(rb"[\x7f-\xff]")
+
+#: A line of the trailers, which Twisted keeps and does not look at.
+_TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+
 
 class PexChannel(HTTPChannel):
     """
@@ -154,6 +160,9 @@ class PexChannel(HTTPChannel):
             if len(line) > LONGEST_REQUEST_LINE:
                 self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
                 return
+            if _NOT_ASCII.search(line):
+                self.refuse(problems.malformed("a request line is plain ASCII"))
+                return
             # Twisted counts the request line too.
             self.totalHeadersSize = len(line) + LARGEST_HEADERS
             self._header_lines = 0
@@ -235,10 +244,16 @@ class PexChannel(HTTPChannel):
         """
         The request is complete.
         """
-        if not self._refused:
+        if self._refused:
+            return
+        trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if all(map(_TRAILER.fullmatch, trailers)):
             self.connection.since = 0.0
             self._completed += (self.requests[-1],)
             super().allContentReceived()
+        else:
+            # Somebody else may have seen the end of the body before them.
+            self.refuse(problems.malformed("the trailers are not headers"))
 
     def rawDataReceived(self, data: bytes) -> None:
         """

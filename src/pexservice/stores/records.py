@@ -112,13 +112,18 @@ def write_row(batch: Batch) -> tuple[bytes, bytes]:
     return key, _seal(key, payload)
 
 
+def _row(key: bytes, value: bytes) -> bytes:
+    payload = _unseal(key, value)
+    if len(payload) <= _JOURNAL.size:
+        raise BadRecord(f"the journal row {key!r} holds no transition")
+    return payload
+
+
 def read_row(key: bytes, value: bytes) -> list[Row]:
     """
     Replay one journal row: its transitions, oldest first.
     """
-    payload = _unseal(key, value)
-    if len(payload) <= _JOURNAL.size:
-        raise BadRecord(f"the journal row {key!r} holds no transition")
+    payload = _row(key, value)
     time_ns, position = _JOURNAL.unpack_from(payload)
     rows = []
     for revision, code in enumerate(payload[_JOURNAL.size :], read_revision_key(key)):
@@ -132,7 +137,7 @@ def start_of_row(key: bytes, value: bytes) -> int:
     """
     The position before a journal row's first transition.
     """
-    position: int = _JOURNAL.unpack_from(_unseal(key, value))[1]
+    position: int = _JOURNAL.unpack_from(_row(key, value))[1]
     return position
 
 

@@ -32,6 +32,7 @@ from pexservice.web.conditions import Tags, parse_tags
 from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
 from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning, means
+from pexservice.web.pacing import Later, Pacing
 from pexservice.web.problems import Problem
 from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
 from pexservice.web.representations import (
@@ -118,9 +119,18 @@ class Api:
     app: ClassVar[Klein] = Klein()
 
     def __init__(
-        self, committer: Committer, access: Access, limit: RateLimit | None = None
+        self,
+        committer: Committer,
+        access: Access,
+        limit: RateLimit | None = None,
+        later: Later | None = None,
     ) -> None:
+        """
+        @param later: the reactor's C{callLater}, to make pages of the history
+            one by one.
+        """
         self._committer = committer
+        self._pages = Pacing(later)
         self._access = access
         self._limit = limit
 
@@ -251,13 +261,18 @@ class Api:
         raise problems.unmet_precondition(present)
 
     @app.route("/history")
-    def history(self, request: IRequest) -> Deferred[bytes] | bytes:
+    def history(self, request: IRequest) -> Deferred[bytes]:
         """
         The latest transitions.
         """
         limit = _number(request, "limit", 1, _MOST_ROWS)
         before = _number(request, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
+        return self._pages.run(lambda: self._page(request, before, rows_wanted))
+
+    def _page(
+        self, request: IRequest, before: int | None, rows_wanted: int
+    ) -> Deferred[bytes] | bytes:
         # The rows are those on disk, whatever readers of the cursor are shown.
         state = self._committer.durable
         known = self._known(request, state)
