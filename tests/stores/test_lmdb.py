@@ -139,6 +139,46 @@ def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {DATA, LOCK, "lost+found"}
 
 
+def test_a_store_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One line says so, whatever LMDB's own error is; and then it can.
+    """
+    path = tmp_path / "store"
+
+    def failing(*_: object, **__: object) -> None:
+        raise lmdb.DiskError("No space left on device")
+
+    monkeypatch.setattr("pexservice.stores.lmdb.lmdb.open", failing)
+    with pytest.raises(StoreUnusable, match=f"{path} cannot be made: No space"):
+        now(at(path).open())
+    monkeypatch.undo()
+    store = at(path)
+    assert now(store.open()) == (0, 0)
+    now(store.close())
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path) -> None:
+    """
+    A store that cannot be opened for what surrounds it is not called damaged, or
+    nobody would try again.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 1)
+    for error in (lmdb.DiskError("full"), OSError("no process to verify it with")):
+
+        def failing(_: object, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(StoreUnusable, match=f"{path} cannot be opened") as caught:
+            now(at(path, verify=failing).open())
+        assert caught.type is StoreUnusable
+    store = at(path)
+    assert now(store.open()) == state
+    now(store.close())
+
+
 def truncate_to(fraction: float) -> Callable[[bytes], bytes]:
     """
     Cut off what comes after C{fraction} of the file.

@@ -162,6 +162,11 @@ class Directory:
         except BlockingIOError:
             os.close(descriptor)
             raise StoreBusy(f"the store {self.path} is in use by another process") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreUnusable(
+                f"the store {self.path} cannot be locked: {error.strerror}"
+            ) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -202,6 +207,8 @@ class Directory:
         nursery = self.path / NURSERY
         try:
             self.tidy()
+            # Whoever made it may have failed to do this.
+            sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
             nursery.mkdir(0o700)
@@ -209,7 +216,7 @@ class Directory:
             sync(nursery)
             (nursery / DATA).rename(self.path / DATA)
             sync(self.path)
-            self.tidy()
+            shutil.rmtree(nursery)
         except OSError as error:
             raise StoreUnusable(
                 f"the store {self.path} cannot be made: {error.strerror}"
@@ -219,5 +226,8 @@ class Directory:
         """
         Remove what an interrupted L{install} left.
         """
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.path / NURSERY)
+        nursery = self.path / NURSERY
+        if nursery.exists():
+            # A store may have been put in place, and not yet durably.
+            sync(self.path)
+            shutil.rmtree(nursery)

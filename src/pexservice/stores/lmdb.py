@@ -152,18 +152,26 @@ class LmdbStore:
     def _open(self) -> tuple[int, int]:
         path = self.directory.path
         try:
-            if self.directory.holds_a_store():
-                self.directory.tidy()
-                self._verify(path)
-            else:
-                self.directory.install(_make)
             try:
+                if self.directory.holds_a_store():
+                    self.directory.tidy()
+                    self._verify(path)
+                else:
+                    self._make()
                 return self._open_environment(path)
             except (lmdb.Error, records.BadRecord, OSError) as error:
                 raise blame(path, error) from error
         except BaseException:
             self._close()
             raise
+
+    def _make(self) -> None:
+        try:
+            self.directory.install(_make)
+        except lmdb.Error as error:
+            raise StoreUnusable(
+                f"the store {self.directory.path} cannot be made: {error}"
+            ) from error
 
     def _open_environment(self, path: Path) -> tuple[int, int]:
         env = lmdb.open(

@@ -33,6 +33,7 @@ _DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.
 #: Errors that say nothing about the store itself.
 _SURROUNDINGS = (
     OSError,
+    lmdb.DiskError,
     lmdb.LockError,
     lmdb.MemoryError,
     lmdb.ReadersFullError,
