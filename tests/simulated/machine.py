@@ -51,6 +51,13 @@ class _Supervisor(Supervisor):
         serves = process.phase is Phase.SERVING
         return self._crew.is_up(process.name) and self._crew.serves(process.name) == serves
 
+    @property
+    def replaces(self) -> bool:
+        """
+        Is it about to replace the workers?
+        """
+        return self._rolling
+
 
 @implementer(IReactorProcess, IReactorTime)
 class Machine(Turns):

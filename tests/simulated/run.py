@@ -292,14 +292,15 @@ class Simulation:
 
     def _is_well(self) -> bool:
         """
-        Every client has its answer, one worker serves, one stands by, and the
-        supervisor knows which.
+        Every client has its answer, one worker serves, one stands by, the supervisor
+        knows which and has nothing in hand.
         """
         machine = self.machine
         phases = sorted(each.phase.name for each in machine.processes)
         return (
             not self.clients.waiting
             and not machine.backlog
+            and not machine.supervisor.replaces
             and phases == ["SERVING", "STANDING_BY"]
             and all(each.runs for each in machine.processes)
             and all(machine.supervisor.knows(each) for each in machine.processes)
@@ -307,10 +308,10 @@ class Simulation:
 
     def _state(self) -> str:
         machine = self.machine
-        processes = [f"{each} is {each.phase.name}" for each in machine.processes]
-        return (
-            f"{', '.join(processes) or 'no process'}; {self.clients.waiting} clients wait"
-        )
+        said = [f"{each} is {each.phase.name}" for each in machine.processes]
+        if machine.supervisor.replaces:
+            said.append("the workers are being replaced")
+        return ", ".join([*said, f"{self.clients.waiting} clients wait"])
 
     def _judge(self) -> None:
         disk = self.machine.disk
