@@ -24,21 +24,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
-from pexservice.cursor import Transition
-from pexservice.stores.directory import DATA, Directory
-from pexservice.stores.interface import KEPT_KEYS, Batch, Remembered
-from pexservice.stores.lmdb import LmdbStore
 from pexservice.stores.verify import verify
-from tests.fakes import now
+from tests.functional.ageing import Sample, age, sample
 from tests.functional.clients import Client
-from tests.functional.daemon import PATIENCE, Daemon, alive, children, patiently, until_gone
+from tests.functional.daemon import PATIENCE, Daemon, alive, patiently, until_gone
 from tests.functional.evidence import Evidence, record
 from tests.functional.failover import serving
 from tests.functional.onlookers import Follower, Reader, SlowReader
-from tests.functional.test_keepalive import STORE, rollup
-from tests.stores.inline import inline
+from tests.functional.test_keepalive import STORE
 
 #: By these numbers they use keys or not, and open a connection for each step or not.
 STEPPERS = 6
@@ -52,59 +47,13 @@ DESCRIPTOR_SLACK = 16
 FILE_SLACK = 1.0
 
 #: What a worker may take in its life beyond what it began with.  MiB.
-LIFE_SLACK = 12.0
+LIFE_SLACK = 6.0
+
+#: How many kills there are, however little time there is.
+LEAST = 4
 
 #: How many transitions the history has; it is that long after a minute.
 JOURNAL = "20000"
-
-#: How many steps an aged store had at a time.
-BATCH = 250
-
-
-@frozen
-class Sample:
-    """
-    What the service takes, all processes together.
-
-    @ivar memory: MiB, proportional.
-    @ivar file: MiB.
-    """
-
-    memory: float
-    descriptors: int
-    file: float
-
-
-def age(path: Path) -> None:
-    """
-    Make a store that has forgotten idempotency keys already, so that only what it
-    should not keep makes it larger.
-    """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
-    now(store.open())
-    for first in range(1, 2 * KEPT_KEYS, BATCH):
-        keys = (
-            # Those of a client have a common beginning.
-            (b"%d-before-%d" % (n % STEPPERS, n), Remembered(Transition.NEXT, n, n))
-            for n in range(first, first + BATCH)
-        )
-        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, tuple(keys))
-        now(store.commit(batch))
-    now(store.commit(Batch(batch.revision + 1, batch.position, b"r", 0, 0)))
-    now(store.close())
-
-
-def sample(daemon: Daemon) -> Sample:
-    """
-    Now, when a worker serves and one stands by.
-    """
-    processes = [daemon.process.pid, *children(daemon.process.pid)]
-    sizes = [re.findall(r"^Pss: +(\d+) kB", rollup(pid), re.MULTILINE) for pid in processes]
-    return Sample(
-        sum(int(size) for (size,) in sizes) / 1024,
-        sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
-        (daemon.path / STORE / DATA).stat().st_size / (1 << 20),
-    )
 
 
 @define
@@ -175,7 +124,7 @@ class Soak:
         for young, old in zip(self.young, self.samples, strict=True):
             # What one leaks is gone with it, and all of them leak the same.
             assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
-            assert old.memory <= young.memory + LIFE_SLACK, (young, old)
+            assert old.own <= young.own + LIFE_SLACK, (young, old)
 
     def _halves(self) -> Iterator[tuple[str, float, float, float]]:
         half = len(self.samples) // 2
@@ -262,15 +211,15 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
     @param replace_every: kills.
     @raise AssertionError: something was lost, refused, or answered wrongly.
     """
-    began = time.monotonic()
-    line = turn = began
+    line = began = time.monotonic()
     with Daemon(path, "--journal", JOURNAL) as daemon:
         until_up(daemon)
         with mixed_load(daemon) as going:
-            while (turn := turn + kill_every) <= began + 60 * minutes:
+            while going.kills < LEAST or time.monotonic() < began + 60 * minutes:
                 until_up(daemon)
                 going.young.append(sample(daemon))
-                time.sleep(max(0, turn - time.monotonic()))
+                # It lives for so long, however long it took to come up.
+                time.sleep(kill_every)
                 until_up(daemon)
                 going.samples.append(sample(daemon))
                 _, pid = serving(daemon)

@@ -21,7 +21,6 @@ def test_soak(tmp_path: Path) -> None:
     """
     going = soak(tmp_path, MINUTES, KILL_EVERY, replace_every=3)
     assert going.replaced
-    assert going.kills >= 3
     assert going.follower.told > 1000
     assert all(each.reads for each in going.readers)
     going.check_flatness(2)
