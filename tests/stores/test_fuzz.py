@@ -55,10 +55,9 @@ def again(key: bytes, value: bytes, rewrite: Callable[[], tuple[bytes, bytes]]) 
     """
     try:
         written = rewrite()
-    except records.BadRecord as bad:
-        assert "\n" not in str(bad)
-    else:
-        assert written == (key, value)
+    except records.BadRecord:
+        return
+    assert written == (key, value)
 
 
 many = settings(max_examples=500, deadline=None)
