@@ -267,7 +267,7 @@ def test_daemonised(tmp_path: Path) -> None:
             connection.settimeout(PATIENCE)
             connection.connect(str(socket_path))
             connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-            assert connection.recv(1000).endswith(b"\r\n\r\n1\n")
+            assert read_all(connection).endswith(b"\r\n\r\n1\n")
         assert pid
     assert not (tmp_path / "twistd.pid").exists()
     log = (tmp_path / "twistd.log").read_text()
