@@ -12,8 +12,10 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
@@ -80,7 +82,9 @@ class Leaving:
         self._reactor.callWhenRunning(self._stop)
 
     def _stop(self) -> None:
-        self._reactor.stop()
+        # It may be stopping already: the last commit of all may fail.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
 
 
 def _end(status: int) -> None:

@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from attrs import Factory, define
@@ -66,8 +67,10 @@ def check_disk(path: Path, expected: Expected, options: Sequence[str]) -> None:
 
     @raise AssertionError: or it is another.
     """
-    with Daemon(path, *store_option(path), *options, command=WORKER) as daemon:
-        conversation = Conversation(daemon.port)
+    with (
+        Daemon(path, *store_option(path), *options, command=WORKER) as daemon,
+        closing(Conversation(daemon.port)) as conversation,
+    ):
         shown = conversation.read("/current")
         assert shown is not None
         at = shown[0]
@@ -79,7 +82,6 @@ def check_disk(path: Path, expected: Expected, options: Sequence[str]) -> None:
         assert known == again
         assert known.at is not None
         assert known.at[0] <= at[0] + 1
-        conversation.close()
 
 
 def _check_history(daemon: Daemon, at: At) -> None:
@@ -89,6 +91,16 @@ def _check_history(daemon: Daemon, at: At) -> None:
         assert sorted(rows) == [*range(min(rows), max(rows) + 1)]
     else:
         assert at == (0, 0)
+
+
+def _told(error: AssertionError) -> str:
+    """
+    Where it was seen, and the end of the log.
+    """
+    *_, where = traceback.extract_tb(error.__traceback__)
+    return "\n".join(
+        [f"  line {where.lineno}, {where.line}", *str(error).splitlines()[-8:]]
+    )
 
 
 @define
@@ -111,9 +123,9 @@ class Laboratory:
         """
         return sum(each.total() for each in self.outcomes.values())
 
-    def column(self, phase: Phase, kind: Kind, longest: int = LONGEST) -> None:
+    def column(self, phase: Phase, kind: Kind, longest: int) -> None:
         """
-        The first call fails, the second, and so on.
+        The first call fails, the second, and so on, until there is none.
         """
         for error, forever in kind.failures():
             number = 1
@@ -144,8 +156,8 @@ class Laboratory:
             try:
                 outcome = phase.run(case, expected)
                 check_disk(path, expected, phase.options)
-            except AssertionError:
-                outcome, said = "WRONG", traceback.format_exc()
+            except AssertionError as error:
+                outcome, said = "WRONG", _told(error)
             met = injected(case.trace)
             with self._lock:
                 if said:
@@ -183,6 +195,17 @@ class Laboratory:
         )
 
 
+def run(
+    laboratory: Laboratory, columns: Sequence[tuple[Phase, Kind]], longest: int
+) -> None:
+    """
+    All C{columns}, a few at a time, with the first C{longest} calls of each.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for done in [pool.submit(laboratory.column, *each, longest) for each in columns]:
+            done.result()
+
+
 def main() -> None:
     """
     Try all, and print what came of it.
@@ -201,9 +224,7 @@ def main() -> None:
             for kind in phase.kinds
             if arguments.call in ("", kind.call)
         ]
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            for done in [pool.submit(laboratory.column, *each) for each in columns]:
-                done.result()
+        run(laboratory, columns, LONGEST)
     for (phase, reactor), row in sorted(laboratory.outcomes.items()):
         print(f"{phase}, {reactor}: {row.total():,}")
         for outcome, count in row.most_common():

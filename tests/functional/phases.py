@@ -7,6 +7,7 @@ from __future__ import annotations
 import select
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -23,6 +24,9 @@ PREPARED = 257
 
 #: With this, the next step trims a prepared store.
 ROTATING = ("--journal", "1")
+
+#: How a worker ends that was asked to.
+STOPPED = (0, -signal.SIGTERM)
 
 # What a call is on, of those that are to fail.
 STORE, CONNECTION, LOG, BOTH, ANY = "store", "connection", "log", "store and log", "any"
@@ -42,6 +46,12 @@ class Kind:
     on: str
     ever: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
+
+    def first(self) -> Kind:
+        """
+        The same, with its first error only.
+        """
+        return Kind(self.call, self.on, once=self.ever[:1])
 
     def failures(self) -> Iterator[tuple[str, bool]]:
         """
@@ -164,21 +174,23 @@ def start(case: Case, expected: Expected, *more: str) -> str:
     with Victim(case.path, reactor=case.phase.reactor, strace=strace) as victim:
         if not victim.serves():
             assert victim.wait() == Status.CANNOT_START, victim.said()
-            (*_, reason) = victim.said().splitlines()
-            assert reason.startswith("pexservice: "), victim.said()
-            assert str(case.path / "disk") in reason, reason
+            lines = victim.said().splitlines()
+            reasons = [line for line in lines if line.startswith("pexservice: ")]
+            assert len(reasons) == 1, victim.said()
+            assert str(case.path / "disk") in reasons[0], victim.said()
             assert "Traceback" not in victim.said(), victim.said()
             return "did not start, and said why"
-        conversation = Conversation(victim.port)
+        conversation = victim.connect()
         shown = conversation.read("/current")
         assert shown is not None
         expected.shown(shown[0])
         answer = conversation.ask("next")
         expected.heard(answer)
-        conversation.close()
-        if answer.kind != "outcome unknown":
+        if answer.kind == "outcome unknown":
+            assert victim.wait() == Status.STORE_FAILED, victim.said()
+        else:
             victim.terminate()
-        _ended(victim, answer)
+            assert victim.wait() in STOPPED, victim.said()
         return f"started; {answer.kind}"
 
 
@@ -187,16 +199,6 @@ def start_with_children(case: Case, expected: Expected) -> str:
     The same, and the process that verifies the store fails too.
     """
     return start(case, expected, "-f", "--seccomp-bpf")
-
-
-def _ended(victim: Victim, *answers: Answer) -> None:
-    """
-    It ends, and says so where the store failed.
-    """
-    status = victim.wait()
-    if any(answer.kind == "outcome unknown" for answer in answers):
-        assert status == Status.STORE_FAILED, victim.said()
-    assert status in (0, -signal.SIGTERM, Status.STORE_FAILED), victim.said()
 
 
 # What it does while it serves.
@@ -242,20 +244,18 @@ def _goes_on(victim: Victim, expected: Expected, answers: Sequence[Answer]) -> s
     """
     Nothing fails any more: it serves as if nothing had been, or ends by itself.
     """
+    if victim.process.poll() in STOPPED:
+        return "stopped"
     if not any(answer.kind == "outcome unknown" for answer in answers):
-        try:
-            conversation = Conversation(victim.port)
-        except OSError:
-            pass
-        else:
-            answer = conversation.ask("next")
+        # Who is ending takes no connection.
+        with suppress(ConnectionError):
+            answer = victim.connect().ask("next")
             expected.heard(answer)
-            conversation.close()
             if answer.kind == "answered":
                 victim.terminate()
-                _ended(victim)
+                assert victim.wait() in STOPPED, victim.said()
                 return "went on"
-    assert victim.wait() in (Status.STORE_FAILED, 0, -signal.SIGTERM), victim.said()
+    assert victim.wait() == Status.STORE_FAILED, victim.said()
     return "ended"
 
 
@@ -264,7 +264,7 @@ def _known(victim: Victim) -> tuple[Conversation, list[str]]:
     A connection that has been used, and what strace calls it.
     """
     before = victim.sockets()
-    conversation = Conversation(victim.port)
+    conversation = victim.connect()
     assert conversation.read("/current") is not None
     return conversation, [*(victim.sockets() - before)]
 
@@ -298,7 +298,7 @@ def together(victim: Victim, attach: Attach) -> list[Answer]:
     Commits in the store's thread, and a step that comes while one is under way.
     """
     conversation, connection = _known(victim)
-    others = [Conversation(victim.port) for _ in range(2)]
+    others = [victim.connect() for _ in range(2)]
     slow = stall(victim)
     answers = [conversation.ask("next")]
     slow.detach()
@@ -328,7 +328,7 @@ def connect(victim: Victim, attach: Attach) -> list[Answer]:
     A step on a new connection.
     """
     tracer = attach(())
-    conversation = Conversation(victim.port)
+    conversation = victim.connect()
     conversation.send("next")
     for _ in patiently():
         if select.select([conversation.socket], [], [], 0)[0] or tracer.injected():
@@ -347,8 +347,8 @@ def shut_down(victim: Victim, attach: Attach) -> list[Answer]:
     conversation.send("next")
     victim.terminate()
     answer = conversation.receive()
-    conversation.close()
-    _ended(victim, answer)
+    # Who is asked to stop says that it did, also when the last commit fails.
+    assert victim.wait() in (*STOPPED, Status.STORE_FAILED), victim.said()
     return [answer]
 
 

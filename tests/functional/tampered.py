@@ -16,6 +16,7 @@ from typing import Self
 
 from attrs import frozen
 
+from tests.functional.conversation import Conversation
 from tests.functional.daemon import LOOPBACK, PATIENCE, children, patiently, twistd
 
 WORKER = "pexservice-worker"
@@ -81,6 +82,7 @@ class Victim:
                 stderr=subprocess.STDOUT,
             )
         self._traced = bool(strace)
+        self._conversations: list[Conversation] = []
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +93,8 @@ class Victim:
         __: BaseException | None,
         ___: TracebackType | None,
     ) -> None:
+        for each in self._conversations:
+            each.close()
         if self.process.poll() is None:
             # strace passes on no signal, and what it started would stay.
             for pid in children(self.process.pid) if self._traced else []:
@@ -112,6 +116,13 @@ class Victim:
                 return False
         raise AssertionError(f"it neither serves nor ends:\n{said}")
 
+    def connect(self) -> Conversation:
+        """
+        A connection, closed when this ends.
+        """
+        self._conversations.append(Conversation(self.port))
+        return self._conversations[-1]
+
     def said(self) -> str:
         """
         Its log.
@@ -130,7 +141,10 @@ class Victim:
         """
         @return: how it ended; strace ends as what it started.
         """
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.said()}") from None
 
     def sockets(self) -> set[str]:
         """

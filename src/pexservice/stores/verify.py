@@ -34,6 +34,7 @@ _DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.
 _SURROUNDINGS = (
     OSError,
     lmdb.DiskError,
+    lmdb.InvalidParameterError,
     lmdb.LockError,
     lmdb.MemoryError,
     lmdb.ReadersFullError,

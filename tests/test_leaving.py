@@ -1,0 +1,42 @@
+"""
+How the process ends.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.testing import MemoryReactor
+
+from pexservice.leaving import Leaving, Status
+
+
+class Stopping(MemoryReactor):
+    """
+    A reactor that is stopping already.
+    """
+
+    def callWhenRunning(self, callable: object, *args: object, **kwargs: object) -> None:
+        """
+        At once, as a reactor does that has started.
+        """
+        callable(*args, **kwargs)  # type: ignore[operator]
+
+    def stop(self) -> None:
+        """
+        As Twisted's reactors do.
+        """
+        raise ReactorNotRunning
+
+
+def test_while_it_is_stopping() -> None:
+    """
+    The last commit of all may fail.  That is said and no error of its own, or who
+    asked for the step would get no answer.
+    """
+    at_exit: list[object] = []
+    leaving = Leaving(
+        Stopping(), terminal=False, at_exit=lambda *call: at_exit.append(call[1])
+    )
+    leaving.leave(Status.STORE_FAILED, "the store failed")
+    assert leaving.leaving
+    assert at_exit == [Status.STORE_FAILED]
