@@ -1,11 +1,14 @@
 """
-What Twisted's parser lets pass and the channel does not.
+What Twisted's parser lets pass and the channel does not, and what it does only once.
 """
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from pexservice.server.connections import REQUEST_TIMEOUT
 from tests.server.wire import Server
 
 HEAD = b"POST /next HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -72,3 +75,45 @@ def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert received.count(b"HTTP/1.1") == 1
     assert (closed, revision) == (True, 0)
+
+
+EMPTY = b"\r\n"
+LOOK = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "statuses"),
+    [
+        # Old browsers send one behind each request.
+        ([LOOK, EMPTY, LOOK, EMPTY, LOOK], [200, 200, 200]),
+        ([EMPTY + LOOK, EMPTY, EMPTY + LOOK], [200, 400]),
+        ([LOOK, EMPTY, EMPTY, LOOK], [200, 400]),
+        ([LOOK + EMPTY, LOOK + EMPTY, LOOK], [200, 200, 200]),
+    ],
+)
+@pytest.mark.parametrize("remembers", [True, False])
+def test_one_empty_line(
+    chunks: list[bytes],
+    statuses: list[int],
+    remembers: bool,  # noqa: FBT001 pytest passes it by its name
+) -> None:
+    """
+    One is passed over before each request, with the memo and without.
+    """
+    wire = Server(remembers=remembers).connect()
+    for chunk in chunks:
+        wire.send(chunk)
+        wire.turns()
+    assert [int(each) for each in re.findall(rb"HTTP/1.1 (\d+)", wire.received)] == statuses
+
+
+def test_an_empty_line_begins_a_request() -> None:
+    """
+    Who sends one and nothing more is not resting, and is told when the time is over.
+    """
+    server = Server()
+    wire = server.connect()
+    wire.send(EMPTY)
+    server.clock.rightNow += REQUEST_TIMEOUT + 1
+    server.connections.sweep()
+    assert wire.received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")

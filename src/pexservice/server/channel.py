@@ -77,6 +77,10 @@ class PexChannel(HTTPChannel):
     _half_closed = False
     _header_lines = 0
 
+    # An empty line was passed over, so the next request has begun: Twisted takes no
+    # second one, and the memo knows nothing of the first.
+    _empty_line = False
+
     # Set between two requests of a pipeline; see requestDone.
     _next_request: IDelayedCall | None = None
 
@@ -148,7 +152,7 @@ class PexChannel(HTTPChannel):
         )
 
     def _waits_for_a_request(self) -> bool:
-        return not self.requests and not self._buffer
+        return not (self.requests or self._buffer or self._empty_line)
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -157,6 +161,7 @@ class PexChannel(HTTPChannel):
         if self._refused:
             return
         if self._receivedHeaderSize == 0:
+            self._empty_line = not line
             if len(line) > LONGEST_REQUEST_LINE:
                 self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
                 return
