@@ -7,12 +7,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import lmdb
 from attrs import frozen
 
 from pexservice.cursor import Transition
 from pexservice.stores.directory import DATA, Directory
 from pexservice.stores.interface import KEPT_KEYS, Batch, Remembered
 from pexservice.stores.lmdb import LmdbStore
+from pexservice.stores.verify import DATABASES
 from tests.fakes import now
 from tests.functional.daemon import Daemon, children
 from tests.functional.test_keepalive import STORE, rollup
@@ -31,12 +33,14 @@ class Sample:
     @ivar own: of it, what is no file's: a map of the store counts as far as it was
         touched, and each worker begins with none.  MiB.
     @ivar file: MiB.
+    @ivar rows: in the journal; a file with pages to spare does not show them.
     """
 
     memory: float
     own: float
     descriptors: int
     file: float
+    rows: int
 
 
 def age(path: Path) -> None:
@@ -68,9 +72,16 @@ def sample(daemon: Daemon) -> Sample:
         sum(map(int, re.findall(rf"^{name}: +(\d+) kB", said, re.MULTILINE))) / 1024
         for name in ("Pss", "Pss_Anon")
     )
+    store = daemon.path / STORE
+    with (
+        lmdb.open(str(store), max_dbs=len(DATABASES), readonly=True) as env,
+        env.begin() as txn,
+    ):
+        rows = txn.stat(env.open_db(b"journal", txn, create=False))["entries"]
     return Sample(
         whole,
         own,
         sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
-        (daemon.path / STORE / DATA).stat().st_size / (1 << 20),
+        (store / DATA).stat().st_size / (1 << 20),
+        rows,
     )

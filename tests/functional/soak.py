@@ -26,6 +26,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
+from pexservice.stores.lmdb import SLACK
 from pexservice.stores.verify import verify
 from tests.functional.ageing import Sample, age, sample
 from tests.functional.clients import Client
@@ -53,7 +54,7 @@ LIFE_SLACK = 6.0
 LEAST = 4
 
 #: How many transitions the history has; it is that long after a minute.
-JOURNAL = "20000"
+JOURNAL = 20_000
 
 
 @define
@@ -104,6 +105,8 @@ class Soak:
         assert [each for client in self.steppers for each in client.surprises] == []
         assert [each for reader in self.readers for each in reader.surprises] == []
         assert self.refused == 0
+        # A row has a transition or more, and they are trimmed a slice at a time.
+        assert max(each.rows for each in self.samples) <= JOURNAL + 2 * SLACK
 
     def growth(self) -> str:
         """
@@ -212,7 +215,7 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
     @raise AssertionError: something was lost, refused, or answered wrongly.
     """
     line = began = time.monotonic()
-    with Daemon(path, "--journal", JOURNAL) as daemon:
+    with Daemon(path, "--journal", str(JOURNAL)) as daemon:
         until_up(daemon)
         with mixed_load(daemon) as going:
             while going.kills < LEAST or time.monotonic() < began + 60 * minutes:
