@@ -186,6 +186,22 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
+def read_answer(connection: socket.socket) -> bytes:
+    """
+    One answer, head and body; the two may come in pieces.
+    """
+    received = b""
+    while True:
+        head, separator, body = received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        if separator and len(body) >= int(length[1] if length else 0):
+            return received
+        chunk = connection.recv(65536)
+        if not chunk:
+            return received
+        received += chunk
+
+
 def patiently() -> Iterator[None]:
     """
     Time to look again, until L{PATIENCE} is over.

@@ -19,6 +19,7 @@ from tests.functional.daemon import (
     background,
     patiently,
     read_all,
+    read_answer,
     run,
 )
 
@@ -308,7 +309,7 @@ def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) for _ in "12"
         )
         resting.sendall(b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert resting.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert read_answer(resting).startswith(b"HTTP/1.1 200 OK")
         begun.sendall(
             b"POST /next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
             b"Expect: 100-continue\r\n\r\n"

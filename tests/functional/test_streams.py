@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.functional.daemon import PATIENCE, Daemon, patiently, read_all, run
+from tests.functional.daemon import (
+    PATIENCE,
+    Daemon,
+    patiently,
+    read_all,
+    read_answer,
+    run,
+)
 from tests.functional.stores import make_store
 from tests.functional.test_wire import (
     connect,
@@ -111,13 +118,13 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
             pid = worker(daemon)
             kept = connect(daemon)
             kept.sendall(request(b"GET /current HTTP/1.1"))
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
             limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limit[1]))
             crowd = [connect(daemon) for _ in range(20)]
             kept.sendall(request(b"POST /next HTTP/1.1"))
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
             for each in crowd:
                 each.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import PATIENCE, Daemon, children, read_all
+from tests.functional.daemon import PATIENCE, Daemon, children, read_all, read_answer
 
 
 @pytest.fixture(scope="module", params=["pexservice", "pexservice-worker"])
@@ -479,9 +479,9 @@ def test_too_many_connections(tmp_path: Path) -> None:
         resting = [connect(daemon) for _ in range(3)]
         for each in resting:
             each.sendall(request(b"GET /current HTTP/1.1"))
-            assert each.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert read_answer(each).startswith(b"HTTP/1.1 200 OK\r\n")
         resting[0].sendall(request(b"GET /current HTTP/1.1"))
-        assert resting[0].recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert read_answer(resting[0]).startswith(b"HTTP/1.1 200 OK\r\n")
         assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
         assert resting[1].recv(1000) == b""
         # A connection within a request is busy.
