@@ -208,13 +208,18 @@ def test_one_too_many() -> None:
     A resting one goes; when all are in a request, the new one is told and goes.
     """
     server = Server(connections=2)
+    # So that the memo knows it.
+    ask(server, NEXT).lose()
     server.store.held = True
     first, second = ask(server, CURRENT), ask(server, NEXT)
     third = ask(server, NEXT)
     assert (first.closed, third.closed) == (True, False)
-    fourth = ask(server)
+    fourth = server.connect()
     assert statuses(fourth) == [503]
     assert fourth.closed
+    latest = server.committer.latest
+    fourth.protocol.dataReceived(NEXT)
+    assert server.committer.latest == latest
     assert not second.closed
 
 

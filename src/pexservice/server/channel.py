@@ -302,7 +302,7 @@ class PexChannel(HTTPChannel):
         if self.paused:
             self._networkProducer.pauseProducing()
             self._take_up()
-        if self._waits_for_a_request():
+        if self._waits_for_a_request() and not self._refused:
             connection.idle = True
             connection.touched = self.site.hot.seconds()
             parting = self._half_closed or self.site.connections.parting
@@ -362,6 +362,8 @@ class PexChannel(HTTPChannel):
         if self._refused:
             return
         self._refused = True
+        # Nor may the memo answer any.
+        self.connection.idle = False
         accept = None
         if self.requests:
             accept = self.requests[-1].requestHeaders.getRawHeaders(b"accept")
