@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -122,6 +123,35 @@ class Conversation(Asking):
         assert bodies == values
         assert answers.count(b"HTTP/1.1 200 OK\r\n") == len(values)
         self.world.answers["200"] += len(values)
+
+    @rule(word=st.sampled_from(WORDS), count=st.integers(2, 8))
+    def together(self, *, word: str, count: int) -> None:
+        """
+        The same step by many at once, who share commits: each is told one of them.
+        """
+        sent = f"POST /{word} HTTP/1.0\r\n\r\n".encode()
+        address = ("127.0.0.1", self.world.daemon.port)
+        with ExitStack() as stack:
+            crowd = [
+                stack.enter_context(socket.create_connection(address)) for _ in range(count)
+            ]
+            for each in crowd:
+                each.sendall(sent)
+            answers = [read_all(each) for each in crowd]
+        told = []
+        for answer in answers:
+            found = re.search(
+                rb"\r\nPex-Revision: (\d+)\r\nPex-Position: (\d+)\r\n", answer
+            )
+            assert found is not None, answer
+            told.append((int(found[1]), int(found[2]), answer.rpartition(b"\r\n")[2]))
+        made = []
+        for _ in range(count):
+            self.model.step(word)
+            value = b"%d\n" % fibonacci(self.model.position)
+            made.append((self.model.revision, self.model.position, value))
+        assert sorted(told) == made
+        self.world.answers["200"] += count
 
     @rule(method=_READS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS)
     def current(
@@ -242,7 +272,7 @@ class Conversation(Asking):
         self._ask(path, wish, problem(status, name, wish))
 
     @precondition(lambda self: not self.restarted)
-    @rule(how=st.sampled_from([*["not"] * 10, "SIGTERM", "SIGKILL"]))
+    @rule(how=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))
     def restart(self, *, how: str) -> None:
         """
         Rarely, and once in a conversation: it goes on with all that it knew.

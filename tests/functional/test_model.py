@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.functional.model import converse
 
 #: What takes less than half a minute; a good part goes to restarts, which are drawn.
-EXAMPLES = 40
+EXAMPLES = 30
 
 
 def test_conversations(tmp_path: Path) -> None:
@@ -19,5 +19,5 @@ def test_conversations(tmp_path: Path) -> None:
     answers = converse(tmp_path, EXAMPLES)
     print(answers)
     assert answers["200"] > 10 * EXAMPLES
-    for what in ("204", "304", "400", "404", "405", "412"):
-        assert answers[what] > 0, what
+    # And of those that are not a plain success.
+    assert answers.total() - answers["200"] > 2 * EXAMPLES
