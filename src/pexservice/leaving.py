@@ -77,7 +77,9 @@ class Leaving:
         self._log.critical("{reason}", reason=reason)
         # twistd has put its log in the place of sys.stderr.
         if self._terminal and sys.__stderr__ is not None:
-            sys.__stderr__.write(f"pexservice: {reason}\n")
+            # A full disk may have both the store and what this is redirected to.
+            with suppress(OSError):
+                sys.__stderr__.write(f"pexservice: {reason}\n")
         self._at_exit(_end, status)
         self._reactor.callWhenRunning(self._stop)
 

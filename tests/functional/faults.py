@@ -45,6 +45,14 @@ LONGEST = 300
 #: How many runs at a time.
 PARALLEL = 3
 
+#: What is said on the page, by what is found in an outcome.
+_SUMMARY = {
+    "did not start": "starts refused with one line that says why",
+    "outcome unknown": "times 503 outcome-unknown",
+    "broken": "broken connections",
+    "WRONG": "wrong",
+}
+
 
 def prepare(path: Path) -> None:
     """
@@ -127,15 +135,19 @@ class Laboratory:
         """
         The first call fails, the second, and so on, until there is none.
         """
+        failed = 0
         for error, forever in kind.failures():
             number = 1
             while number <= longest and self.one(
                 phase, Fault(kind.call, error, number, forever), kind.on
             ):
                 number += 1
-            if number == 1:
+            failed += number - 1
+            if not failed:
                 # There is no such call.
-                return
+                break
+        name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.on}"
+        print(f"{name}: {failed}", file=sys.stderr, flush=True)
 
     def one(self, phase: Phase, fault: Fault, on: str) -> bool:
         """
@@ -179,9 +191,11 @@ class Laboratory:
         """
         For the page.
         """
-        totals = ", ".join(
-            f"{name}: {count:,}" for name, count in self.totals().most_common()
-        )
+        summary: Counter[str] = Counter()
+        for outcome, count in self.totals().items():
+            said = (words for mark, words in _SUMMARY.items() if mark in outcome)
+            summary[next(said, "as if nothing had been")] += count
+        counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
         record(
             Evidence(
                 name="faults",
@@ -189,7 +203,7 @@ class Laboratory:
                 " and a restart serves again",
                 size=self.injections,
                 unit="failed calls",
-                result=totals,
+                result=f"{len(self.wrong)} wrong; {counted}",
                 command="make faults",
             )
         )
