@@ -337,7 +337,8 @@ PIPELINES: list[Attack] = [
     Attack(
         name="the last one, then steps",
         rule="RFC 9112 9.6: nothing behind a request with Connection: close is executed",
-        sent=step(b"Connection: close") + step() * 10,
+        sent=step(b"Connection: close"),
+        behind=step() * 10,
         statuses=[frozenset({200})],
         ends=True,
         moves=1,
@@ -345,7 +346,8 @@ PIPELINES: list[Attack] = [
     Attack(
         name="HTTP/1.0, then steps",
         rule="RFC 9112 9.3: nothing behind HTTP/1.0 without keep-alive is executed",
-        sent=request(b"POST /next HTTP/1.0") + step() * 10,
+        sent=request(b"POST /next HTTP/1.0"),
+        behind=step() * 10,
         statuses=[frozenset({200})],
         ends=True,
         moves=1,

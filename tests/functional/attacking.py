@@ -36,6 +36,7 @@ class Attack:
     @ivar statuses: for each final answer, those that are allowed.
     @ivar ends: the connection ends with the last of these answers; otherwise what is
         behind the attack is answered too.
+    @ivar behind: what is sent behind it.
     @ivar moves: how many steps it has that must be made.
     @ivar hangs: it is not whole and nothing is sent behind it.
     @ivar leaves: the client closes its half.
@@ -46,9 +47,17 @@ class Attack:
     sent: bytes
     statuses: Sequence[frozenset[int]]
     ends: bool = False
+    behind: bytes = BEHIND
     moves: int = 0
     hangs: bool = False
     leaves: bool = False
+
+    @property
+    def understood(self) -> bool:
+        """
+        Does it end with an answer that is no refusal?
+        """
+        return self.ends and not self.hangs and not self.statuses[-1] & REFUSALS
 
 
 @frozen
@@ -228,7 +237,7 @@ def whole(attack: Attack) -> list[bytes]:
     """
     In one piece.
     """
-    return [attack.sent if attack.hangs else attack.sent + BEHIND]
+    return [attack.sent if attack.hangs else attack.sent + attack.behind]
 
 
 def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[bytes]:
@@ -236,12 +245,13 @@ def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[byte
     Cut at some places.
     """
     (sent,) = whole(attack)
-    if attack.name.endswith(", then steps"):
-        # Who still sends when the last answer has gone may have it overtaken by a
-        # reset.
-        return [sent]
-    cuts = sorted(chance.randint(0, len(sent)) for _ in range(chance.randint(1, most)))
+    # Who sends on behind their own last request may have its answer overtaken by a
+    # reset, as with every server that does not wait for what it was not told of.
+    most_cut = len(attack.sent) if attack.understood else len(sent)
+    cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
     edges = [0, *cuts, len(sent)]
+    if attack.understood:
+        edges = [each for each in edges if each != len(attack.sent)]
     pieces = [sent[a:b] for a, b in pairwise(edges)]
     return [piece for piece in pieces if piece]
 
