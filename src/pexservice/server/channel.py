@@ -241,8 +241,7 @@ class PexChannel(HTTPChannel):
             return "the one Transfer-Encoding is chunked"
         if self._version == b"HTTP/1.0":
             return "HTTP/1.0 has no Transfer-Encoding"
-        if headers.hasHeader(b"content-length"):
-            return "Transfer-Encoding or Content-Length, not both"
+        # With a Content-Length besides, Twisted refuses it.
         return None
 
     def allContentReceived(self) -> None:
