@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import inf
 
 from pexservice.cursor import Transition
 
@@ -62,7 +63,7 @@ class Histogram:
         Each bound, the last one infinite, and how many values did not exceed it.
         """
         count = 0
-        for bound, more in zip((*self._bounds, float("inf")), self.counts, strict=True):
+        for bound, more in zip((*self._bounds, inf), self.counts, strict=True):
             count += more
             yield bound, count
 
