@@ -34,6 +34,7 @@ DURATIONS = (
 SIZES = tuple(float(1 << power) for power in range(12))
 
 _KINDS = tuple(Transition)
+_LETTERS = tuple(kind.value for kind in _KINDS)
 
 
 class Histogram:
@@ -96,8 +97,8 @@ class Counts:
         @param transitions: one byte each, L{Transition}'s value.
         """
         counts = self._outcomes[outcome]
-        for index, kind in enumerate(_KINDS):
-            counts[index] += transitions.count(kind.value)
+        for index, letter in enumerate(_LETTERS):
+            counts[index] += transitions.count(letter)
 
     def transitions(self) -> Iterator[tuple[Transition, str, int]]:
         """
