@@ -1,0 +1,114 @@
+"""
+C{pexctl} beside the real daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.directory import DATA, LOCK
+from tests.functional.clients import highest, whole_history
+from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon
+from tests.functional.loads import load, until_told
+
+STORE = "pexservice-data"
+
+PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
+MODULE = (sys.executable, "-m", "pexservice")
+
+
+def run(
+    path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
+) -> subprocess.CompletedProcess[str]:
+    """
+    One command, to its end.
+    """
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=path,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
+def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """
+    Of a service that takes steps, over TCP and a Unix socket, as a line or an object.
+    """
+    listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
+    with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
+        url = f"http://127.0.0.1:{daemon.port}"
+        for path in ("/next", "/next", "/previous"):
+            daemon.ask(path, "POST")
+        shown = run(tmp_path, "status", "unix:socket", command=command)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout == "ready: revision 3, position 1\n"
+        told = run(tmp_path, "status", "--json", url, command=command)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert json.loads(told.stdout) == {
+            "outcome": "ready",
+            "url": url,
+            "revision": 3,
+            "position": 1,
+        }
+    gone = run(tmp_path, "status", url, command=command)
+    assert (gone.returncode, gone.stdout) == (69, "")
+    assert gone.stderr == f"pexctl: {url}: Connection refused\n"
+
+
+def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
+    """
+    What is written meanwhile would look like damage.
+    """
+    with Daemon(tmp_path, command="pexservice-worker"):
+        refused = run(tmp_path, "verify", STORE)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is in use by another process; a backup can be made" in refused.stderr
+        assert run(tmp_path, "backup", STORE, "copy").returncode == 0
+    for store in (STORE, "copy"):
+        assert run(tmp_path, "verify", store).returncode == 0
+
+
+def test_restored(tmp_path: Path) -> None:
+    """
+    Backups made under load: a service on one of them has a cursor that somebody was
+    told of, no older than the backup, and the whole history up to it, keys included.
+    """
+    oldest: dict[str, int] = {}
+    with Daemon(tmp_path) as daemon:
+        with load(daemon) as clients:
+            for name in ("first", "second", "third"):
+                until_told(clients, 500)
+                oldest[name] = highest(clients)
+                made = run(tmp_path, "backup", STORE, name)
+                assert (made.returncode, made.stderr) == (0, "")
+            until_told(clients, 500)
+        rows = whole_history(daemon)
+    told = {each.revision: each.position for client in clients for each in client.told}
+    by_key = clients[1].told[0]
+    for name, least in oldest.items():
+        assert {each.name for each in (tmp_path / name).iterdir()} == {DATA}
+        with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
+            answer, _ = daemon.ask("/current")
+            revision = int(answer.headers["Pex-Revision"])
+            assert least <= revision < len(rows)
+            assert int(answer.headers["Pex-Position"]) == told[revision]
+            assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
+            again, _ = daemon.ask(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
+            assert again.headers["Idempotency-Replayed"] == "true"
+            assert again.headers["Pex-Revision"] == str(by_key.revision)
+            # And it is a store like any other.
+            assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == str(
+                revision + 1
+            )
+    assert not list(tmp_path.glob(".*partial*"))
+    assert (tmp_path / STORE / LOCK).exists()
