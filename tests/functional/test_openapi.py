@@ -14,8 +14,9 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pexservice.web.described import DESCRIBED
 from pexservice.web.endpoints import READ, Endpoint
-from pexservice.web.openapi import DESCRIBED, document
+from pexservice.web.openapi import document
 from tests.functional.daemon import Daemon
 
 HERE = Path(__file__).parent

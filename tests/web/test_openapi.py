@@ -19,10 +19,12 @@ from pexservice.server.connections import REQUEST_TIMEOUT
 from pexservice.server.request import LARGEST_BODY
 from pexservice.web import problems
 from pexservice.web.components import PROBLEMS
+from pexservice.web.described import DESCRIBED
 from pexservice.web.endpoints import ENDPOINTS, READ, Endpoint
-from pexservice.web.openapi import DESCRIBED, document, rendered
+from pexservice.web.openapi import document, rendered
 from pexservice.web.problems import Problem
 from tests.web.caller import Caller
+from tests.web.reference import PAGE, reference
 
 
 @pytest.fixture
@@ -103,9 +105,9 @@ def test_every_reference_leads_somewhere() -> None:
 
     found = set(references(whole))
     assert found
-    for reference in found:
+    for each in found:
         at = whole
-        for name in reference.removeprefix("#/").split("/"):
+        for name in each.removeprefix("#/").split("/"):
             at = at[name]
 
 
@@ -173,3 +175,10 @@ def test_no_version_of_the_software(call: Caller) -> None:
     """
     assert call("GET", "/openapi.json").json["info"]["version"] == "1.0.0"
     assert b"Twisted" not in rendered().body
+
+
+def test_the_page_is_up_to_date() -> None:
+    """
+    docs/http-api.md is what C{make api-docs} makes.
+    """
+    assert PAGE.read_text() == reference(document())

@@ -210,6 +210,7 @@ PARAMETERS: dict[str, Json] = {
     "If-None-Match": _tags(
         "If-None-Match", "Only if the cursor is at none of these; else 304, for POST 412."
     ),
+    "Known-Document": _tags("If-None-Match", "304 if it is still the one with this tag."),
     "limit": {
         "name": "limit",
         "in": "query",
