@@ -5,6 +5,7 @@ C{pexctl} beside the real daemon.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ import pytest
 
 from pexservice.stores.directory import DATA, LOCK
 from tests.functional.clients import highest, whole_history
-from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon
+from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.functional.loads import load, until_told
+from tests.functional.stores import make_store
 
 STORE = "pexservice-data"
 
@@ -116,6 +118,29 @@ def test_restored(tmp_path: Path) -> None:
             )
     assert not list(tmp_path.glob(".*partial*"))
     assert (tmp_path / STORE / LOCK).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    """
+    Leaves all of it at its place or nothing, and what it may leave beside is not in
+    the way of the next one.
+    """
+    make_store(tmp_path / "store", 1000)
+    with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:
+        for _ in patiently():
+            if ended.poll() is not None or list(tmp_path.glob(".copy.partial-*")):
+                break
+        ended.send_signal(number)
+        status = ended.wait(PATIENCE)
+    if number == signal.SIGTERM:
+        assert status in (0, 128 + number)
+        assert not list(tmp_path.glob(".copy.partial-*"))
+    if (tmp_path / "copy").exists():
+        # It was done before the signal came.
+        assert run(tmp_path, "verify", "copy").returncode == 0
+    assert run(tmp_path, "backup", "store", "again").returncode == 0
+    assert run(tmp_path, "verify", "again").returncode == 0
 
 
 @contextmanager
