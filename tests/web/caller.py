@@ -16,6 +16,7 @@ from twisted.web.http_headers import Headers
 from pexservice.committer import Committer
 from pexservice.web.access import Access
 from pexservice.web.api import Api
+from pexservice.web.events import Events
 from tests.fakes import MemoryStore, Turns, now
 
 
@@ -68,7 +69,9 @@ class Caller:
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
-        self._treq: Any = StubTreq(Api(self.committer, access or Access()).resource())
+        self.events = Events(self.committer, self.clock.callLater)
+        api = Api(self.committer, access or Access(), self.events)
+        self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
         """

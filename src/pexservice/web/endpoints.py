@@ -10,6 +10,7 @@ from attrs import frozen
 
 READ = (b"GET", b"HEAD")
 MOVE = (b"POST", b"GET")
+STREAM = (b"GET",)
 
 
 @frozen
@@ -41,6 +42,7 @@ ENDPOINTS = (
         READ,
         "the latest transitions, newest first; ?limit=1..1000 ?before=REVISION",
     ),
+    Endpoint("/events", STREAM, "the cursor whenever it moves, as Server-Sent Events"),
     Endpoint("/livez", READ, "is the process alive; ?verbose"),
     Endpoint("/readyz", READ, "does it take steps; ?verbose"),
 )
