@@ -35,8 +35,9 @@ from pexservice.web.events import Events
 from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning, means
 from pexservice.web.pacing import Later, Pacing
+from pexservice.web.page import page
 from pexservice.web.problems import Problem
-from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
+from pexservice.web.replies import HTML, JSON, TEXT, Header, Reply, best_of
 from pexservice.web.representations import (
     chosen,
     history_reply,
@@ -136,6 +137,7 @@ class Api:
         self._pages = Pacing(later)
         self._access = access
         self._events = events
+        self._page_for_browsers = page()
         self._limit = limit
 
     def resource(self) -> Resource:
@@ -156,9 +158,12 @@ class Api:
     @app.route("/")
     def index(self, request: IRequest) -> bytes:
         """
-        What there is.
+        What there is, and for browsers the live page.
         """
-        kind = best_of((TEXT, JSON), _accept(request))
+        kind = best_of((TEXT, JSON, HTML), _accept(request))
+        if kind == HTML:
+            _, if_none_match = _conditions(request)
+            return self._page_for_browsers.reply(if_none_match).apply(request)
         headers: tuple[Header, ...] = (
             (
                 b"Content-Type",

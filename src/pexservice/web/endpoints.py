@@ -32,7 +32,7 @@ class Endpoint:
 
 
 ENDPOINTS = (
-    Endpoint("/", READ, "this description"),
+    Endpoint("/", READ, "this description; for browsers, a live page"),
     Endpoint("/current", READ, "the value at the cursor"),
     Endpoint("/next", MOVE, "move one up and answer the value there"),
     Endpoint("/previous", MOVE, "move one down, not below 0, and answer the value there"),
