@@ -73,7 +73,7 @@ async function fromText(answer) {
 }
 
 function folded(text) {
-  return text.length <= END ? text : `${text.slice(0, 8)}…${text.slice(-8)}`;
+  return text.length <= 15 ? text : `${text.slice(0, 6)}…${text.slice(-6)}`;
 }
 
 function show(state) {
@@ -91,9 +91,10 @@ function show(state) {
   $("value").dataset.length = long || state.digits > 36 ? "long" : state.digits > 14 ? "medium" : "short";
   $("fold").hidden = state.digits <= END;
   $("expand").hidden = !long;
-  const near = (value) => (value === undefined ? "…" : value === null ? "nothing" : folded(value));
-  write("before", near(state.previous));
-  write("after", near(state.next));
+  // The neighbours of a long value are not told.
+  $("before").parentElement.hidden = $("after").parentElement.hidden = state.next === undefined;
+  write("before", state.previous ? folded(state.previous) : "nothing");
+  write("after", folded(state.next ?? ""));
   if ($("expand").hidden && !$("all").hidden) expand(false);
   if (!$("all").hidden) layOut();
   history();
