@@ -2,6 +2,7 @@
 # make test        run every test, the linter and the type checker
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
+# make screenshots the pictures in docs/page/; takes Debian's chromium, and root
 # make clean       remove what these have made, but not the service's data
 #
 # The laboratories, in their long form; make test runs a short one of each.
@@ -23,9 +24,9 @@ VENV := .venv
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/*')
 
-.PHONY: run test bench deb clean
+.PHONY: run test bench deb screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -71,6 +72,9 @@ deb:
 	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
 
+screenshots: $(VENV)/browsing
+	$(VENV)/bin/python -m tests.functional.screenshots
+
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence
 
@@ -83,6 +87,10 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/tested: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/browsing: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/pip install --quiet '.[test,browser]'
 	touch $@
 
 $(VENV)/benched: $(VENV)/bin/python $(SOURCES)

@@ -22,8 +22,11 @@ NETWORK = "Failed to load resource:"
 
 # What the policy of the page forbade, told as an error.
 _TELL_VIOLATIONS = """
-    addEventListener("securitypolicyviolation", (violation) => console.error(
-        `policy: ${violation.violatedDirective} ${violation.blockedURI}`))
+    window.violations = []
+    addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
+        violations.push(violatedDirective)
+        console.error(`the policy forbids ${blockedURI}: ${violatedDirective}`)
+    })
 """
 
 
