@@ -231,6 +231,54 @@ def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
     assert daemon.ask("/current")[0].headers["Pex-Revision"] == "2"
 
 
+def test_giving_up(daemon: Daemon, views: Open) -> None:
+    """
+    After a minute the page says what is not known, and goes on when it is told to,
+    with the same key and with the steps that wait behind.
+    """
+    view = views(daemon)
+    view.until_connection()
+    keys: list[str] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        route.abort()
+
+    view.page.clock.install()
+    view.page.route("**/next", lose)
+    view.press("next")
+    view.press("next")
+    view.page.wait_for_function(
+        "() => document.getElementById('message').innerText.includes('is sent again')"
+    )
+    view.page.clock.fast_forward(70_000)
+    view["again"].wait_for()
+    assert "Whether the step was made is not known" in view("message")
+    assert len(set(keys)) == 1
+    view.page.unroute("**/next")
+    with view.page.expect_request("**/next") as request:
+        view["again"].click()
+    assert request.value.headers["idempotency-key"] == keys[0]
+    view.until("position", "2")
+    view.until("message", "")
+    assert not view["again"].is_visible()
+
+
+def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
+    """
+    With a gap, when the worker has died and the cursor has not moved.
+    """
+    view = views(daemon)
+    view.until_connection()
+    step(daemon)
+    view.until("position", "1")
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.page.wait_for_function(
+        "() => document.querySelector('#positions .line').getAttribute('d')"
+        ".split('M').length === 3"
+    )
+
+
 def test_a_refusal(daemon: Daemon, views: Open) -> None:
     """
     Is shown in the service's words, and the next step has its turn.

@@ -136,18 +136,22 @@ def test_a_long_value_is_left_out() -> None:
     """
     Its digits are counted, and its ends are there.
     """
-    for position in (4784, 4785):
-        state = state_at(7, position)
-        told = data(event(state))
-        text = state.term.text.decode()
-        assert (told["position"], told["revision"]) == (position, 7)
-        if len(text) <= MOST_DIGITS:
-            assert told["current"] == text
-            assert "digits" not in told
-        else:
-            assert told["digits"] == len(text) == MOST_DIGITS + 1
-            assert (told["first"], told["last"]) == (text[:32], text[-32:])
-            assert "current" not in told
+    state = state_at(7, 4787)
+    text = state.term.text.decode()
+    assert data(event(state)) == {
+        "position": 4787,
+        "digits": len(text),
+        "first": text[:32],
+        "last": text[-32:],
+        "revision": 7,
+    }
+
+
+def test_a_value_that_is_not_too_long() -> None:
+    """
+    The last that is told whole.
+    """
+    assert len(data(event(state_at(7, 4786)))["current"]) == MOST_DIGITS
 
 
 def test_a_comment_now_and_then() -> None:

@@ -191,6 +191,9 @@ function connect() {
     // A failover is over before anybody could have been told of it.
     if (lostAt !== null && performance.now() - lostAt > 3000) write("said", "Connected again.");
     lostAt = null;
+    // If the cursor is where it was, nothing is told, and this page goes on from there.
+    after(300).then(() => shown && samples.at(-1) === null && sample(shown));
+    history();
   });
   source.addEventListener("message", (event) => {
     const told = JSON.parse(event.data);
