@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import Daemon, read_all
+from tests.functional.daemon import Daemon, read_all, until_gone
 from tests.functional.test_wire import connect, request, worker
 
 WATCH = b"GET /events HTTP/1.1"
@@ -98,6 +98,8 @@ def test_over_a_failover(tmp_path: Path) -> None:
                 daemon.ask("/next", "POST")
                 received += read_until(connection, rb"id: \d+\ndata: .*\n\n\r\n")
                 assert re.findall(rb"id: (\d+)\n", received) == [b"%d" % (kill + 1)]
-                os.kill(worker(daemon), signal.SIGKILL)
+                killed = worker(daemon)
+                os.kill(killed, signal.SIGKILL)
+                until_gone(killed)
                 with suppress(ConnectionResetError):
                     assert read_all(connection) == b""

@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, Route
 
 from tests.functional.browser import View, chromium, open_view
-from tests.functional.daemon import Daemon, patiently
+from tests.functional.daemon import Daemon, patiently, until_gone
 from tests.functional.stores import make_store
 from tests.functional.test_wire import worker
 
@@ -146,6 +146,7 @@ def test_a_crash_while_it_is_open(daemon: Daemon, views: Open) -> None:
     for kill in range(1, 3):
         killed = worker(daemon)
         os.kill(killed, signal.SIGKILL)
+        until_gone(killed)
         step(daemon)
         view.until("position", str(2 * kill - 1))
         view.press("next")
