@@ -35,6 +35,30 @@ Every answer about the cursor has `Pex-Revision`, `Pex-Position`, `Content-Lengt
 `Cache-Control: no-store`, `Vary: Accept` and a strong `ETag`: `"10"` for text, \
 `"10-json"` for JSON.
 
+## Events
+
+`/events` is a stream of Server-Sent Events, whatever `Accept` says.
+The present state comes at once, and then one event after each move, but no sooner than \
+a tenth of a second after the last: moves in between share one, which has the newest \
+state.
+With `Last-Event-ID`, as browsers send it when they come back, the present state is left \
+out if it is that one.
+After 15 seconds without a move a comment is sent.
+
+`data` is the state as JSON.
+A value of more than 1000 digits is left out, and its neighbours; `digits` counts them, \
+and `first` and `last` are the 32 at each end.
+
+A client that does not read misses states, never the newest, and is closed when it has \
+taken nothing for 60 seconds.
+A stream is its connection's last answer; it ends when its worker does, and whoever \
+comes back after `retry` milliseconds goes on with the next one.
+There are 250 streams, or a quarter of the connections that there may be if that is \
+less; one more is 503 with `Retry-After`.
+After a stop of a service that answers before it commits a revision may come a second \
+time, for another state, and a client that resumes with it does not notice until the \
+next move.
+
 ## Safety of a step
 
 `Idempotency-Key`, 1 to 255 visible ASCII characters: the first use moves, a repeat \
