@@ -26,7 +26,7 @@ RUN /pip/bin/pip wheel --wheel-dir /wheels --no-deps .
 RUN set -- --python /opt/pexservice/bin/python install --no-cache-dir /wheels/*.whl; \
     /pip/bin/pip "$@" --only-binary :all: \
     || { apt-get update \
-        && apt-get install --yes --no-install-recommends gcc libc6-dev make python3-dev \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev make patch python3-dev \
         && /pip/bin/pip "$@"; }
 # Nobody can write twisted's plugin cache in the result.
 RUN /opt/pexservice/bin/twistd --help > /dev/null
@@ -49,4 +49,4 @@ ENTRYPOINT ["/opt/pexservice/bin/python", "-m", "pexservice", "--nodaemon", "--p
 # hangs is the supervisor's business.  bash, which every Debian has, starts in
 # milliseconds and Python does not.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8081 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -u 3 _ status _ && [ \"$status\" = 200 ]"]
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8081 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 4 -u 3 _ status _ && [ \"$status\" = 200 ]"]
