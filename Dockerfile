@@ -36,6 +36,7 @@ LABEL org.opencontainers.image.title="pexservice" \
     org.opencontainers.image.description="A durable cursor over the Fibonacci sequence, over HTTP" \
     org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/pexservice /opt/pexservice
+ENV PATH=/opt/pexservice/bin:$PATH
 # A new volume takes over whose it is.
 RUN install --directory --owner 10001 --group 10001 --mode 0700 /data
 USER 10001:10001
@@ -43,7 +44,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8081
 # The supervisor is process 1: it buries orphans, and SIGTERM, the default, ends it well.
-ENTRYPOINT ["/opt/pexservice/bin/python", "-m", "pexservice", "--nodaemon", "--pidfile=", \
+ENTRYPOINT ["python", "-m", "pexservice", "--nodaemon", "--pidfile=", \
     "pexservice", "--listen", "tcp:8081", "--store", "lmdb:/data/store"]
 # Docker has one notion of health, so it is whether a step would be taken; a worker that
 # hangs is the supervisor's business.  bash, which every Debian has, starts in
