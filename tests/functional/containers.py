@@ -133,6 +133,8 @@ class Podman:
     def container(self, volume: str, *options: str) -> Iterator[Container]:
         """
         A new one, which has been started.
+
+        @param volume: or a directory.
         """
         name = self(
             "run", "--detach", *_LIMITS, f"--volume={volume}:/data", IMAGE, *options

@@ -6,6 +6,7 @@ for, and with as few rights as there can be.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_nobody_is_root(podman: Podman) -> None:
         assert podman("inspect", "--format={{.Config.User}}", IMAGE) == "10001:10001"
         assert container.execute("command -v cc gcc pip pip3 || true") == ""
         assert container.execute("find / -xdev -writable -type f || true") == ""
+
+
+def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> None:
+    """
+    One that is root's, and that the service's group may write to, will do.
+    """
+    os.chown(tmp_path, 0, 10001)
+    tmp_path.chmod(0o2775)
+    for value in ("1\n", "1\n"):
+        with podman.container(str(tmp_path)) as container:
+            container.until(SERVES)
+            assert container.ask("/next", "--request", "POST") == value
 
 
 def test_a_damaged_store_stays_as_it_is(podman: Podman) -> None:
