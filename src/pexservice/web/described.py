@@ -174,7 +174,11 @@ DESCRIBED: dict[str, Described] = {
             200: {
                 "description": "What there is.",
                 "headers": headers("Vary"),
-                "content": _content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
+                "content": {
+                    **_content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
+                    # For browsers, which ask for it.
+                    "text/html": {"schema": {"type": "string"}},
+                },
             }
         },
     ),
