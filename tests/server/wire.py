@@ -12,6 +12,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from pexservice.committer import Committer
+from pexservice.metrics import Metrics
 from pexservice.server.connection import Connection
 from pexservice.server.connections import Connections
 from pexservice.server.hot import Hot
@@ -71,7 +72,8 @@ class Server:
             remembers=remembers,
         )
         self.events = Events(self.committer, self.clock.callLater, streams)
-        api = Api(self.committer, access or Access(), self.events, limit)
+        scrape = Metrics(self.committer, self.hot).reply
+        api = Api(self.committer, access or Access(), self.events, limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
     def connect(self, peer: object = None) -> Wire:
