@@ -16,7 +16,7 @@ from tests.web.caller import Answer, Caller
 
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
-ALLOW = {**dict.fromkeys(MOVING, "POST, GET, OPTIONS"), "/events": "GET, OPTIONS"}
+ALLOW = {**dict.fromkeys(MOVING, "POST, GET, OPTIONS"), **dict.fromkeys(("/events", "/metrics"), "GET, OPTIONS")}
 READING = ["/", "/current", "/history", "/livez", "/readyz"]
 
 
