@@ -2,6 +2,7 @@
 # make test        run every test, the linter and the type checker
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
+# make api-docs    write docs/http-api.md from the OpenAPI document
 # make screenshots the pictures in docs/page/; takes Debian's chromium, and root
 # make clean       remove what these have made, but not the service's data
 #
@@ -26,7 +27,7 @@ MINUTES ?= 60
 KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/*')
 
-.PHONY: run test bench deb screenshots clean
+.PHONY: run test bench deb api-docs screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -73,6 +74,9 @@ deb:
 	mkdir -p build/deb/pexservice
 	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
+
+api-docs: $(VENV)/tested
+	$(VENV)/bin/python -m tests.web.reference
 
 screenshots: $(VENV)/browsing
 	$(VENV)/bin/python -m tests.functional.screenshots

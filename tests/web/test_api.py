@@ -16,8 +16,11 @@ from tests.web.caller import Answer, Caller
 
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
-ALLOW = {**dict.fromkeys(MOVING, "POST, GET, OPTIONS"), **dict.fromkeys(("/events", "/metrics"), "GET, OPTIONS")}
-READING = ["/", "/current", "/history", "/livez", "/readyz"]
+ALLOW = {
+    **dict.fromkeys(MOVING, "POST, GET, OPTIONS"),
+    **dict.fromkeys(("/events", "/metrics"), "GET, OPTIONS"),
+}
+READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
 
 
 @pytest.fixture

@@ -346,6 +346,23 @@ class Api:
             raise problems.no_such_path(map(bytes.decode, BY_PATH))
         return self._scrape(_accept(request)).apply(request)
 
+    @app.route("/openapi.json")
+    def openapi(self, request: IRequest) -> bytes:
+        """
+        The description of all this.
+        """
+        # Most workers are never asked for it.
+        from pexservice.web.openapi import rendered  # noqa: PLC0415
+
+        body, tag = rendered()
+        headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
+        known = request.requestHeaders.getRawHeaders(b"if-none-match")
+        if_none_match = parse_tags("If-None-Match", known)
+        if if_none_match is not None and if_none_match.name(tag):
+            return Reply(304, headers).apply(request)
+        content_type = (b"Content-Type", JSON.encode())
+        return Reply(200, (content_type, *headers), body).apply(request)
+
 
 def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> bytes:
     """
