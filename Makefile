@@ -4,6 +4,7 @@
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make api-docs    write docs/http-api.md from the OpenAPI document
 # make screenshots the pictures in docs/page/; takes Debian's chromium, and root
+# make image-test  build the container image from Debian alone and try it; root
 # make clean       remove what these have made, but not the service's data
 #
 # The laboratories, in their long form; make test runs a short one of each.
@@ -27,7 +28,7 @@ MINUTES ?= 60
 KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\)')
 
-.PHONY: run test bench deb api-docs screenshots clean
+.PHONY: run test bench deb image-test api-docs screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -80,6 +81,9 @@ api-docs: $(VENV)/tested
 
 screenshots: $(VENV)/browsing
 	$(VENV)/bin/python -m tests.functional.screenshots
+
+image-test: $(VENV)/tested
+	$(VENV)/bin/pytest tests/functional/test_image.py
 
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence

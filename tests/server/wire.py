@@ -71,8 +71,8 @@ class Server:
             limit=limit,
             remembers=remembers,
         )
-        self.events = Events(self.committer, self.clock.callLater, streams)
         scrape = Metrics(self.committer, self.hot).reply
+        self.events = Events(self.committer, self.clock.callLater, streams)
         api = Api(self.committer, access or Access(), self.events, limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 

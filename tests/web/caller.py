@@ -82,10 +82,10 @@ class Caller:
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
-        self.events = Events(self.committer, self.clock.callLater)
         # Nothing comes through it here.
         self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
         scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
+        self.events = Events(self.committer, self.clock.callLater)
         api = Api(self.committer, access or Access(), self.events, scrape=scrape)
         self._treq: Any = StubTreq(api.resource())
 

@@ -16,11 +16,11 @@ from tests.web.caller import Answer, Caller
 
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
+READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
 ALLOW = {
     **dict.fromkeys(MOVING, "POST, GET, OPTIONS"),
-    **dict.fromkeys(("/events", "/metrics"), "GET, OPTIONS"),
+    **dict.fromkeys(["/events", "/metrics"], "GET, OPTIONS"),
 }
-READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pexservice.cursor import state_at
 from pexservice.web.components import SCHEMAS, Json, headers
 from pexservice.web.endpoints import JSON_INDEX, TEXT_INDEX
 from pexservice.web.events import event
-from pexservice.web.replies import HTML, JSON, TEXT
+from pexservice.web.replies import JSON, TEXT
 
 _STATE_HEADERS = ("Pex-Revision", "Pex-Position", "ETag", "Cache-Control", "Vary")
 
@@ -37,6 +37,30 @@ Every answer about the cursor has `Pex-Revision`, `Pex-Position`, `Content-Lengt
 `Cache-Control: no-store`, `Vary: Accept` and a strong `ETag`: `"10"` for text, \
 `"10-json"` for JSON.
 
+## Events
+
+`/events` is a stream of Server-Sent Events, whatever `Accept` says.
+The present state comes at once, and then one event after each move, but no sooner than \
+a tenth of a second after the last: moves in between share one, which has the newest \
+state.
+With `Last-Event-ID`, as browsers send it when they come back, the present state is left \
+out if it is that one.
+After 15 seconds without a move a comment is sent.
+
+`data` is the state as JSON.
+A value of more than 1000 digits is left out, and its neighbours; `digits` counts them, \
+and `first` and `last` are the 32 at each end.
+
+A client that does not read misses states, never the newest, and is closed when it has \
+taken nothing for 60 seconds.
+A stream is its connection's last answer; it ends when its worker does, and whoever \
+comes back after `retry` milliseconds goes on with the next one.
+There are 250 streams, or a quarter of the connections that there may be if that is \
+less; one more is 503 with `Retry-After`.
+After a stop of a service that answers before it commits a revision may come a second \
+time, for another state, and a client that resumes with it does not notice until the \
+next move.
+
 ## Safety of a step
 
 `Idempotency-Key`, 1 to 255 visible ASCII characters: the first use moves, a repeat \
@@ -54,39 +78,6 @@ Preconditions take either form of the tag, and lists of tags.
 A GET that moves is there because the original API has it: many clients and proxies send \
 a GET again on their own.
 Use POST.
-
-## Events
-
-`/events` is a stream, whatever `Accept` says:
-
-    $ curl -N http://localhost:8081/events
-    retry: 500
-
-    id: 10
-    data: {"position":10,"current":"55","previous":"34","next":"89","revision":10}
-
-The present state comes at once, and then one event after each move, but no sooner than a \
-tenth of a second after the last: moves in between share one, which has the newest state.
-`id` is the revision.
-With `Last-Event-ID`, which browsers send when they come back, the present state is left \
-out if it is that one.
-After 15 seconds without a move a comment is sent.
-
-A value of more than 1000 digits is left out, and its neighbours; `digits` counts them, \
-and `first` and `last` are the 32 at each end:
-
-    {"position":100000,"digits":20899,"first":"25974069347221724166155034021275",\
-"last":"80289236362349895374653428746875","revision":100000}
-
-A client that does not read misses states, never the newest, and is closed when it has \
-taken nothing for 60 seconds.
-A stream is its connection's last answer.
-It ends when the service stops or its worker is replaced, and with its worker when that \
-dies; whoever comes back after `retry` milliseconds goes on with the next one.
-There are 250 streams, or a quarter of `--max-connections` if that is less; one more is \
-503, with `Retry-After`.
-Of a service with `--synchronous-commit off` a revision may come a second time after a \
-crash, for another state; a client that resumes with it is told at the next move.
 
 ## Access
 
@@ -180,14 +171,15 @@ def _plain(description: str, kind: str, example: str, *names: str) -> Json:
 
 DESCRIBED: dict[str, Described] = {
     "/": Described(
-        "The endpoints that there are; for browsers, a live page.",
+        "The endpoints that there are.",
         {
             200: {
                 "description": "What there is.",
                 "headers": headers("Vary"),
                 "content": {
                     **_content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
-                    HTML: {"schema": {"type": "string"}},
+                    # For browsers, which ask for it.
+                    "text/html": {"schema": {"type": "string"}},
                 },
             },
             304: {"description": "The browser has the page already."},
@@ -223,7 +215,8 @@ DESCRIBED: dict[str, Described] = {
         (412,),
     ),
     "/events": Described(
-        "Server-Sent Events: the cursor whenever it has moved, at most 10 times a second.",
+        "Server-Sent Events: the cursor whenever it has moved, at most 10 times a second."
+        " The `id` of an event is the revision.",
         {
             200: _plain(
                 "A stream that does not end.",

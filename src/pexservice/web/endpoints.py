@@ -10,8 +10,7 @@ from attrs import frozen
 
 READ = (b"GET", b"HEAD")
 MOVE = (b"POST", b"GET")
-# Of a stream, and of what is made anew each time.
-GET = (b"GET",)
+STREAM = (b"GET",)
 
 
 @frozen
@@ -43,10 +42,10 @@ ENDPOINTS = (
         READ,
         "the latest transitions, newest first; ?limit=1..1000 ?before=REVISION",
     ),
-    Endpoint("/events", GET, "the cursor whenever it moves, as Server-Sent Events"),
+    Endpoint("/events", STREAM, "the cursor whenever it moves, as Server-Sent Events"),
     Endpoint("/livez", READ, "is the process alive; ?verbose"),
     Endpoint("/readyz", READ, "does it take steps; ?verbose"),
-    Endpoint("/metrics", GET, "what it counts, for Prometheus"),
+    Endpoint("/metrics", (b"GET",), "what it counts, for Prometheus"),
     Endpoint("/openapi.json", READ, "this API, described as OpenAPI 3.1"),
 )
 
