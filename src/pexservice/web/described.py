@@ -247,7 +247,7 @@ DESCRIBED: dict[str, Described] = {
     ),
     "/metrics": Described(
         "Prometheus' text format.",
-        {200: _plain("The metrics.", TEXT, "pex_revision 10\n")},
+        {200: _plain("The metrics.", TEXT, "pexservice_revision 10.0\n")},
     ),
     "/openapi.json": Described(
         "This document.",
