@@ -3,7 +3,7 @@
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make api-docs    write docs/http-api.md from the OpenAPI document
-# make screenshots the pictures in docs/page/; takes Debian's chromium, and root
+# make screenshots the pictures in docs/page/; takes Debian's chromium
 # make image-test  build the container image from Debian alone and try it; root
 # make clean       remove what these have made, but not the service's data
 #
