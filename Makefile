@@ -69,7 +69,7 @@ deb:
 	rm -rf build/deb
 	mkdir -p build/deb/pexservice
 	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
-	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
+	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence
