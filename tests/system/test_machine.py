@@ -61,7 +61,7 @@ def test_life(root: Path) -> None:
 def _unpack(archive: Path, place: Path) -> None:
     with tarfile.open(archive) as contents:
         # As root may: devices and all.
-        contents.extractall(place, filter="fully_trusted")
+        contents.extractall(place, filter="fully_trusted")  # noqa: S202 our own archives
 
 
 def _autopkgtest(machine: Machine) -> None:
@@ -69,8 +69,9 @@ def _autopkgtest(machine: Machine) -> None:
     The null runner takes the machine that it is on, and is told that it may.
     """
     told = machine.run(
-        *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
-        *("--", "null", "--fake-capability=isolation-container"),
+        # With two slashes: a tree that needs no building.
+        *("autopkgtest", "--no-built-binaries", "/root/source/pexservice//"),
+        *("--ignore-restrictions=isolation-container", "--", "null"),
     )
     print(told)
     results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", told))
