@@ -10,7 +10,7 @@
 #
 # make failover    kill the worker that serves a thousand times, print what callers notice
 # make power-cuts  cut the power under load a thousand times; root, 15 minutes
-# make faults      have every system call fail once, and for ever
+# make faults      have every system call fail once, and for ever; root, 40 minutes
 # make histories   200 kills under clients whose whole record is checked
 # make simulate    20,000 simulated runs of committer and supervisor, with every failure
 # make model       a thousand generated conversations with the daemon, against a model
@@ -38,8 +38,10 @@ test: $(VENV)/tox
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
 
+# In a mount namespace of its own: one that is made meanwhile, by a container say, would
+# keep a volume mounted that was cut off.
 power-cuts: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
+	unshare --mount $(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
 
 faults: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.faults

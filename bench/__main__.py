@@ -119,7 +119,7 @@ class Session:
             self._table(cells.CELLS, [*targets, *self._options.peer], self._options.peer)
             if not self._options.only:
                 self._latency()
-                self._bound(targets)
+                self._bound()
                 by_connections = self._by_connections(targets)
         if not self._options.only or "core" in self._options.only:
             with peers.ours(self._path / "one core", one_core=True) as target:
@@ -151,14 +151,13 @@ class Session:
             least = 1 / cells.MOST_LATENCY
             self._rows.append(Row(load, ours, peer.name, theirs, least, unit="ms"))
 
-    def _bound(self, targets: Sequence[Target]) -> None:
+    def _bound(self) -> None:
         """
         How near the durable steps of few connections come to what a commit allows.
         """
         commit = commit_milliseconds(self._path / "commit", cells.BOUND.connections)
-        ours = [each for each in targets if each.name == OURS]
-        look = Load("wrk", cells.BOUND.connections, steps=False)
-        request = self._turns(ours, look)[OURS].percentiles[50]
+        # The same steps, answered without waiting for the store.
+        request = self._medians[cells.BOUND][OFF].percentiles[50]
         bound = 1000 * cells.BOUND.connections / (commit + request)
         say(
             f"a commit {commit:.3f} ms, a request {request:.3f} ms, so at most {bound:,.0f}"
@@ -185,6 +184,7 @@ class Session:
         for position in cells.POSITIONS:
             for what, load in (
                 ("/current", Load("wrk", 10, steps=False)),
+                ("to and fro", Load("wrk", 10)),
                 ("/next", Load("wrk", 10, up_only=True)),
             ):
                 medians = self._far(position, load)
@@ -205,7 +205,7 @@ class Session:
         return points
 
     def _far(self, position: int, load: Load) -> dict[str, Measured]:
-        name = f"far {position} {load.steps}"
+        name = f"far {position} {load.steps} {load.up_only}"
         digits = max(1, int(position * 0.20898764))
         started: list[AbstractContextManager[Target]] = [
             peers.far(self._path / name, position, None),

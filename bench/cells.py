@@ -43,7 +43,8 @@ class Cell:
 
 def _steps(tool: str, connections: int, peer: float, **more: float) -> Cell:
     least = {PEER: peer, WEBDIS: 1.1, FLOOR: 4.0, **more}
-    return Cell(Load(tool, connections), least, off={PEER: 1.15})
+    # What bounds every server on uvloop, with or without a disk.
+    return Cell(Load(tool, connections), least, off={PEER: 1.15}, others=(CEILING,))
 
 
 CELLS = (
@@ -92,13 +93,15 @@ LEAST_OF_CONSTANT = 0.8
 class Row:
     """
     A line of the table.
+
+    @ivar least: of the ratio; L{None} where it is only told.
     """
 
     cell: str
     ours: float
     against: str
     theirs: float
-    least: float
+    least: float | None
     unit: str = "/s"
 
     @property
@@ -116,10 +119,11 @@ def rows(cell: Cell, medians: Mapping[str, Measured], peers: Sequence[str]) -> l
     What C{cell} says, of the servers that were there.
     """
     found = []
-    for name, least in ((OURS, cell.least), (OFF, cell.off)):
+    only_told = dict.fromkeys(cell.others)
+    for name, least in ((OURS, {**cell.least, **only_told}), (OFF, cell.off)):
         for against, ratio in least.items():
             for other in peers if against == PEER else [against]:
-                if other in medians and ratio:
+                if other in medians and ratio != 0:
                     label = str(cell.load) + (", answer first" if name == OFF else "")
                     found.append(
                         Row(label, medians[name].rate, other, medians[other].rate, ratio)

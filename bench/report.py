@@ -32,10 +32,13 @@ def table(rows: Sequence[Row]) -> list[str]:
             f"{value:,.2f} ms" if row.unit == "ms" else f"{value:,.0f}/s"
             for value in (row.ours, row.theirs)
         )
-        held = "held" if row.ratio >= row.least else "**not held**"
+        least = held = ""
+        if row.least is not None:
+            least = f"{row.least:.2f}"
+            held = "held" if row.ratio >= row.least else "**not held**"
         lines.append(
             f"| {row.cell} | {ours} | {row.against} | {theirs}"
-            f" | {row.ratio:.2f} | {row.least:.2f} | {held} |"
+            f" | {row.ratio:.2f} | {least} | {held} |"
         )
     return lines
 

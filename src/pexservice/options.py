@@ -224,6 +224,7 @@ class CommonOptions(usage.Options):
             else (self["tls-certificate"], self["tls-key"]),
             foreground=bool(parent.get("nodaemon", True)),
             lifeline=self.get("lifeline"),
+            scoreboard=self.get("scoreboard"),
             quick_check=bool(self.get("quick-check")),
         )
 
@@ -247,6 +248,13 @@ class WorkerOptions(CommonOptions):
             "For a supervisor: a pipe's descriptor; end when it ends, and wait for a"
             " store in use.",
             _number("lifeline", 3, _DESCRIPTOR_LIMIT),
+        ],
+        [
+            "scoreboard",
+            None,
+            None,
+            "For a supervisor: the descriptor of what it counts, for /metrics.",
+            _number("scoreboard", 3, _DESCRIPTOR_LIMIT),
         ],
     ]
     optFlags: ClassVar[Sequence[Sequence[object]]] = [

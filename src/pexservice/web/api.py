@@ -10,7 +10,7 @@ to the Klein tree of L{Api}, whose handlers return an answer or raise a L{Proble
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, cast
 from urllib.parse import parse_qs
 
@@ -124,13 +124,17 @@ class Api:
         access: Access,
         limit: RateLimit | None = None,
         later: Later | None = None,
+        scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
     ) -> None:
         """
+        @param scrape: told the C{Accept} values of who wants the metrics, says them;
+            without it there are none.
         @param later: the reactor's C{callLater}, to make pages of the history
             one by one.
         """
         self._committer = committer
         self._pages = Pacing(later)
+        self._scrape = scrape
         self._access = access
         self._limit = limit
 
@@ -308,6 +312,15 @@ class Api:
         return _health(
             request, "readyz", {"store": None if refusal is None else str(refusal)}
         )
+
+    @app.route("/metrics")
+    def metrics(self, request: IRequest) -> bytes:
+        """
+        What is counted.
+        """
+        if self._scrape is None:
+            raise problems.no_such_path(map(bytes.decode, BY_PATH))
+        return self._scrape(_accept(request)).apply(request)
 
 
 def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> bytes:

@@ -43,6 +43,7 @@ ENDPOINTS = (
     ),
     Endpoint("/livez", READ, "is the process alive; ?verbose"),
     Endpoint("/readyz", READ, "does it take steps; ?verbose"),
+    Endpoint("/metrics", (b"GET",), "what it counts, for Prometheus"),
 )
 
 BY_PATH = {endpoint.path.encode(): endpoint for endpoint in ENDPOINTS}
