@@ -72,7 +72,7 @@ def _autopkgtest(machine: Machine) -> None:
     """
     told = machine.run(
         *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
-        *("--ignore-restrictions=isolation-container", "--", "null"),
+        *("--ignore-restrictions=breaks-testbed,isolation-container", "--", "null"),
     )
     print(told)
     results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", told))
