@@ -3,6 +3,9 @@
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make system      check the package, and install it on a machine that boots systemd; root
+# make api-docs    write docs/http-api.md from the OpenAPI document
+# make screenshots the pictures in docs/page/; takes Debian's chromium, and root
+# make image-test  build the container image from Debian alone and try it; root
 # make clean       remove what these have made, but not the service's data
 #
 # The laboratories, in their long form; make test runs a short one of each.
@@ -24,9 +27,9 @@ VENV := .venv
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/*')
 
-.PHONY: run test bench deb system clean
+.PHONY: run test bench deb system image-test api-docs screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -84,6 +87,15 @@ build/system/base.tar: debian/control | deb
 	"$$(dpkg-deb --field build/deb/pexservice_*.deb Depends | \
 	sed 's/([^)]*)//g; s/|[^,]*//g; s/:any//g; s/ //g')" trixie $@
 
+api-docs: $(VENV)/tested
+	$(VENV)/bin/python -m tests.web.reference
+
+screenshots: $(VENV)/browsing
+	$(VENV)/bin/python -m tests.functional.screenshots
+
+image-test: $(VENV)/tested
+	$(VENV)/bin/pytest tests/functional/test_image.py
+
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence
 
@@ -96,6 +108,10 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/tested: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/browsing: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/pip install --quiet '.[test,browser]'
 	touch $@
 
 $(VENV)/benched: $(VENV)/bin/python $(SOURCES)

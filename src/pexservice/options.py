@@ -20,6 +20,7 @@ from twisted.application.service import IService
 from twisted.internet import endpoints
 from twisted.python import usage
 
+from pexservice.help import grouped
 from pexservice.settings import Settings, Supervision
 
 _JOURNAL_LIMIT = 100_000_000
@@ -76,7 +77,7 @@ class CommonOptions(usage.Options):
             "store",
             None,
             "lmdb:pexservice-data",
-            "Where the cursor is kept: lmdb:DIRECTORY.",
+            "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there.",
             _store,
         ],
         [
@@ -138,7 +139,7 @@ class CommonOptions(usage.Options):
         self["trusted-proxy"] = []
 
     def opt_listen(self, description: str) -> None:
-        """An endpoint to listen on; repeatable [default: tcp:8081:interface=127.0.0.1]."""
+        """An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH or systemd:domain=INET:index=0; repeatable [default: tcp:8081:interface=127.0.0.1]."""  # noqa: E501 one line of --help, which wraps it
         kind = description.partition(":")[0] + ":"
         try:
             if kind not in self.kinds:
@@ -174,6 +175,12 @@ class CommonOptions(usage.Options):
 
         sys.stdout.write(f"pexservice {version('pexservice')}\n")
         sys.exit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """
+        What C{--help} shows.
+        """
+        return grouped(self)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """

@@ -14,6 +14,9 @@ from tests.functional.daemon import PATIENCE, children, patiently
 #: How long a command in it may take, an autopkgtest for one.  Seconds; a safety net.
 LONG = 20 * PATIENCE
 
+#: What the container ends with, to be started again.
+REBOOT_STATUS = 133
+
 _ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 
 
@@ -28,14 +31,17 @@ class Machine:
         self.root = root
         self._leader = 0
         self._console = root.with_suffix(".console")
+        self._process = self._boot()
+
+    def _boot(self) -> subprocess.Popen[bytes]:
         with self._console.open("wb") as console:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [
                     *("systemd-nspawn", "--boot", "--quiet", "--private-network"),
                     # There is no systemd on the outside that it could be entered with.
                     *("--register=no", "--keep-unit"),
-                    *("--machine", f"pexservice-{root.stat().st_ino}"),
-                    *("--directory", str(root)),
+                    *("--machine", f"pexservice-{self.root.stat().st_ino}"),
+                    *("--directory", str(self.root)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -60,14 +66,12 @@ class Machine:
 
     def _until_it_runs(self) -> None:
         """
-        Wait until another process 1 than before has started all that it should.
+        Wait until its process 1 has started all that it should.
         """
-        before = self._leader
         for _ in patiently():
             assert self._process.poll() is None, self._console.read_text()
-            found = set(children(self._process.pid)) - {before}
-            if found:
-                self._leader = found.pop()
+            for pid in children(self._process.pid):
+                self._leader = pid
                 if self._state() == "running":
                     return
         raise AssertionError(self._console.read_text())
@@ -105,6 +109,8 @@ class Machine:
         And wait until it is up again.
         """
         self.run("systemctl", "reboot")
+        assert self._process.wait(PATIENCE) == REBOOT_STATUS
+        self._process = self._boot()
         self._until_it_runs()
 
     def _end(self) -> None:

@@ -223,6 +223,7 @@ class LmdbStore:
             extent = self._write(txn, batch)
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
+            self._forget_dead_readers()
             raise self._full() from error
         except BaseException:
             txn.abort()
@@ -231,11 +232,20 @@ class LmdbStore:
             txn.commit()
         except lmdb.MapFullError as error:
             # Found while it looked for pages, before it wrote any.
+            self._forget_dead_readers()
             raise self._full() from error
         trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
         if trimmed:
+            self._forget_dead_readers()
             self._reserve(self._databases.env)
+
+    def _forget_dead_readers(self) -> None:
+        """
+        No page is used again that a reader might see, and a process that was killed
+        while it made a backup has left one.
+        """
+        self._databases.env.reader_check()
 
     def _full(self) -> NotTaken:
         return NotTaken(f"the store {self.directory.path} is full")
