@@ -27,7 +27,7 @@ VENV := .venv
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/*')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/templates/*')
 
 .PHONY: run test bench deb system image-test api-docs screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence

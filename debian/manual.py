@@ -6,11 +6,13 @@ that the two cannot drift: C{python3 debian/manual.py}, to C{debian/}.
 from __future__ import annotations
 
 import argparse
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pexservice.ctl import _parser
+from pexservice.help import GROUPS
 from pexservice.options import ServiceOptions
 
 _INTRODUCTION = r"""
@@ -113,6 +115,7 @@ def service(version: str) -> Iterator[str]:
     The lines of pexservice(8).
     """
     options = ServiceOptions()
+    values = {name: value for _, names in GROUPS for name, value in names.items()}
     yield f'.TH PEXSERVICE 8 "" "pexservice {version}"'
     yield _INTRODUCTION.strip()
     # What usage.Options prints in its --help, option by option.
@@ -120,7 +123,7 @@ def service(version: str) -> Iterator[str]:
         name = long.rstrip("=")
         if name not in options.docs or name == "version":
             continue
-        value = r" \fIVALUE\fR" if long.endswith("=") else ""
+        value = rf" \fI{quoted(values.get(name, 'VALUE'))}\fR" if long.endswith("=") else ""
         default = options.defaults.get(name)
         told = "" if default in (None, 0) else f" Default: {default}."
         text = " ".join((options.docs[name] or "").split())
@@ -157,6 +160,8 @@ def main() -> None:
     """
     Both.
     """
+    # The width that argparse writes for.
+    os.environ["COLUMNS"] = "80"
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     for name, lines in (("pexservice.8", service(version)), ("pexctl.1", ctl(version))):
         Path("debian", name).write_text("\n".join([*lines, ""]))

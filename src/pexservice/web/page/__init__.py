@@ -49,9 +49,9 @@ def page() -> Page:
     """
     Made once, from the three files.
     """
+    templates = files(__name__) / "templates"
     html, style, script = (
-        (files(__name__) / name).read_bytes()
-        for name in ("index.html", "style.css", "script.js")
+        (templates / name).read_bytes() for name in ("index.html", "style.css", "script.js")
     )
     body = _replace(html, _STYLE, b"<style>%b</style>" % style)
     body = _replace(body, _SCRIPT, b'<script type="module">%b</script>' % script)
