@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -44,6 +45,7 @@ class Member:
     url: str
     command: Sequence[str]
     log: Path
+    context: ssl.SSLContext | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -76,7 +78,9 @@ class Member:
         One call, POST if there is a message.
         """
         data = None if message is None else json.dumps(message).encode()
-        with urllib.request.urlopen(self.url + path, data, timeout=5) as answer:  # noqa: S310 ours
+        with urllib.request.urlopen(  # noqa: S310 ours
+            self.url + path, data, timeout=5, context=self.context
+        ) as answer:
             return json.loads(answer.read())
 
     def healthy(self) -> bool:
@@ -98,11 +102,17 @@ class Member:
 
 
 @contextmanager
-def cluster(path: Path, size: int = 1, *options: str) -> Iterator[list[Member]]:
+def cluster(
+    path: Path,
+    size: int = 1,
+    *options: str,
+    context: ssl.SSLContext | None = None,
+) -> Iterator[list[Member]]:
     """
     Of C{size} members, all of them healthy.
 
     @param options: for each of them.
+    @param context: to speak TLS with them.
     """
     program = shutil.which("etcd")
     assert program is not None, "apt install etcd-server"
@@ -111,7 +121,8 @@ def cluster(path: Path, size: int = 1, *options: str) -> Iterator[list[Member]]:
     initial = ",".join(f"n{number}={peer}" for number, peer in enumerate(peers))
     members = []
     for number, (port, peer) in enumerate(zip(ports[:size], peers, strict=True)):
-        name, url = f"n{number}", f"http://127.0.0.1:{port}"
+        scheme = "http" if context is None else "https"
+        name, url = f"n{number}", f"{scheme}://127.0.0.1:{port}"
         command = [
             program,
             *("--name", name, "--data-dir", str(path / name)),
@@ -119,7 +130,7 @@ def cluster(path: Path, size: int = 1, *options: str) -> Iterator[list[Member]]:
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", initial, "--log-level", "error", *options),
         ]
-        members.append(Member(name, url, command, path / f"{name}.log"))
+        members.append(Member(name, url, command, path / f"{name}.log", context))
     try:
         for member in members:
             member.start()

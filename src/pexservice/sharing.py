@@ -162,7 +162,11 @@ class SharedCommitter(Committer):
             self._log.failure("the store cannot be read", failure=failure)
         reason = failure.getErrorMessage()
         if self._refusal is None:
-            self._log.error("{reason}; nothing is taken until then", reason=reason)
+            self._log.error(
+                "{reason}, and nothing is taken until it does ({cause})",
+                reason=reason,
+                cause=getattr(failure.value, "__cause__", None),
+            )
             self._refusal = self._away = NotTaken(reason)
 
     def _end_reading(self, result: State | Failure) -> None:

@@ -35,7 +35,7 @@ from pexservice.server.tls import context, wrapped
 from pexservice.settings import Settings
 from pexservice.stores.directory import Directory
 from pexservice.stores.handover import Handover, Placement
-from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import ISharedStore, IStore, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import LmdbStore
 from pexservice.stores.verify import verify_in_child
 from pexservice.supervised import follow_supervisor, heartbeat
@@ -65,6 +65,14 @@ class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
     """
 
 
+def _committer_of(store: IStore) -> type[Committer]:
+    if not ISharedStore.providedBy(store):
+        return Committer
+    from pexservice.sharing import SharedCommitter  # noqa: PLC0415 rarely used
+
+    return SharedCommitter
+
+
 class Worker(Service):
     """
     The service that serves.
@@ -84,7 +92,7 @@ class Worker(Service):
         self._leaving = leaving or Leaving(
             reactor, terminal=settings.foreground and settings.lifeline is None
         )
-        self._make_store = make_store or self._lmdb_store
+        self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
         self._hot: Hot | None = None
         self._ports: list[IListeningPort] = []
@@ -107,12 +115,19 @@ class Worker(Service):
             )
         started = Deferred.fromCoroutine(self._start())
         failures: list[Failure] = []
-        started.addErrback(failures.append)
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            if starting:
+                failures.append(failure)
+            else:
+                # Another process has the store, or it is on other machines.
+                self._fail_to_start(failure)
+
+        started.addErrback(failed)
+        starting = False
         if failures:
             self._fail_to_start(failures[0])
-        else:
-            # Another process has the store, and it is waited for.
-            started.addErrback(self._fail_to_start)
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
 
     def _orphaned(self) -> None:
@@ -123,8 +138,13 @@ class Worker(Service):
     def _settled(self) -> Deferred[None]:
         return succeed(None) if self._committer is None else self._committer.settled()
 
-    def _lmdb_store(self) -> IStore:
+    def _store(self) -> IStore:
         settings = self._settings
+        if settings.etcd is not None:
+            # What is imported for it, the others do without.
+            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+
+            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
         return LmdbStore(
             Directory(settings.store),
             Handover(self._reactor, Placement()),
@@ -149,8 +169,9 @@ class Worker(Service):
             )
             self._connections.limit = room
         access = Access(check_files(settings), settings.cors_origins)
-        committer = Committer(
-            self._make_store(),
+        store = self._make_store()
+        committer = _committer_of(store)(
+            store,
             self._reactor,
             synchronous=settings.synchronous_commit,
             fatal=self._store_failed,

@@ -194,11 +194,11 @@ class Gateway:
         )
         self._token = answer["token"]
 
-    async def version(self) -> Message:
+    async def version(self, endpoint: str) -> Message:
         """
-        What C{/version} says.
+        What C{/version} says there.
         """
-        return await self._attempt("GET", "/version", None)
+        return await self._exchange("GET", f"{endpoint}/version", None)
 
     async def _attempt(self, method: str, path: str, message: Message | None) -> Message:
         turn = self._turn

@@ -33,7 +33,7 @@ _RESOURCE_EXHAUSTED = 8
 
 def check_version(name: str, answer: Message) -> None:
     """
-    @param name: of the cluster, for who reads it.
+    @param name: where it is, for who reads it.
     @raise StoreUnusable: it is too old, or no etcd.
     """
     said = str(answer.get("etcdserver", ""))
@@ -117,10 +117,3 @@ def explain(name: str, error: Exception) -> StoreUnusable:
         )
         return StoreUnusable(f"{name} refuses: {error}{hint}")
     return StoreUnusable(f"{name} does not answer, or has no quorum: {error}")
-
-
-def no_etcd(name: str, error: Exception) -> StoreUnusable:
-    """
-    Not even a version.
-    """
-    return StoreUnusable(f"{name} does not answer: {error}")

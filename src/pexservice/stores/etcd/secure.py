@@ -1,10 +1,10 @@
 """
-TLS to etcd, by pyOpenSSL, which is imported here and not before.
+TLS to etcd, by pyOpenSSL; see also L{pexservice.lean}.
 """
 
 from __future__ import annotations
 
-import sys
+import warnings
 from pathlib import Path
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
@@ -14,10 +14,6 @@ from zope.interface import implementer
 
 from pexservice.stores.etcd.address import Address
 from pexservice.stores.interface import StoreUnusable
-
-# See pexservice.lean.
-if sys.modules.get("OpenSSL", sys) is None:
-    del sys.modules["OpenSSL"]
 
 
 def agent(
@@ -49,6 +45,8 @@ def _policy(address: Address) -> IPolicyForHTTPS:
             [ssl.Certificate.loadPEM(each + end) for each in pem.split(end) if each.strip()]
         )
     if address.certificate is not None and address.key is not None:
+        # Twisted's doing, at each client certificate.
+        warnings.filterwarnings("ignore", "Passing pyOpenSSL", DeprecationWarning)
         parts = [Path(each).read_bytes() for each in (address.key, address.certificate)]
         ours = ssl.PrivateCertificate.loadPEM(b"\n".join(parts))
 

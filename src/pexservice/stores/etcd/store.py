@@ -144,7 +144,7 @@ class EtcdStore:
             try:
                 self._operation = await begin_operations(self._caller, self._keys)
             except (Refused, Unanswered) as error:
-                raise NotTaken(f"{self.name}: {error}") from error
+                raise NotTaken("etcd does not answer") from error
         # Also when it was not known what became of the last one: its number is used up.
         self._operation = self._operation.following()
         return self._operation
@@ -166,7 +166,7 @@ class EtcdStore:
                 answer = await self._caller.call("kv/txn", message)
             except Refused as error:
                 if not loose:
-                    raise NotTaken(f"{self.name} refuses: {error}") from error
+                    raise NotTaken(f"etcd refuses: {error}") from error
                 problem: Exception = error
             except Unanswered as error:
                 loose = loose or error.sent
@@ -175,7 +175,7 @@ class EtcdStore:
                 break
             if self._caller.seconds() >= end:
                 kind = OutcomeUnknown if loose else NotTaken
-                raise kind(f"{self.name} does not answer: {problem}") from problem
+                raise kind("etcd does not answer") from problem
             await self._caller.pause(attempt)
             attempt += 1
         if answer.get("succeeded"):
@@ -212,7 +212,7 @@ class EtcdStore:
         if loose and (refusal.operation is None if moved else refusal.used):
             # It cannot be seen any more whether one happened; or one may still, if
             # the used keys are forgotten before it comes.
-            raise OutcomeUnknown(f"{self.name} does not tell what became of a batch")
+            raise OutcomeUnknown("etcd does not tell what became of a batch")
         raise Conflict(cursor.revision, cursor.position, refusal.used)
 
     def _heard(self, cursor: Cursor) -> None:
@@ -263,7 +263,7 @@ class EtcdStore:
             await self._ask("kv/range", records.get(self._keys.cursor)),
         )
         if not found:
-            raise NotTaken(f"{self.name} has lost the cursor")
+            raise NotTaken("etcd has lost the cursor")
         cursor = records.read_cursor(found[0])
         self._heard(cursor)
         return cursor.revision, cursor.position
@@ -275,9 +275,9 @@ class EtcdStore:
         try:
             return await persist(self._caller, lambda: self._caller.call(path, message))
         except Refused as error:
-            raise NotTaken(f"{self.name} refuses: {error}") from error
+            raise NotTaken(f"etcd refuses: {error}") from error
         except Unanswered as error:
-            raise NotTaken(f"{self.name} does not answer: {error}") from error
+            raise NotTaken("etcd does not answer") from error
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
