@@ -2,6 +2,7 @@
 # make test        run every test, the linter and the type checker
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
+# make api-docs    write docs/http-api.md from the OpenAPI document
 # make clean       remove what these have made, but not the service's data
 #
 # The laboratories, in their long form; make test runs a short one of each.
@@ -9,7 +10,7 @@
 #
 # make failover    kill the worker that serves a thousand times, print what callers notice
 # make power-cuts  cut the power under load a thousand times; root, 15 minutes
-# make faults      have every system call fail once, and for ever
+# make faults      have every system call fail once, and for ever; root, 40 minutes
 # make histories   200 kills under clients whose whole record is checked
 # make simulate    20,000 simulated runs of committer and supervisor, with every failure
 # make model       a thousand generated conversations with the daemon, against a model
@@ -25,7 +26,7 @@ MINUTES ?= 60
 KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
 
-.PHONY: run test bench deb clean
+.PHONY: run test bench deb api-docs clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -37,8 +38,10 @@ test: $(VENV)/tox
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
 
+# In a mount namespace of its own: one that is made meanwhile, by a container say, would
+# keep a volume mounted that was cut off.
 power-cuts: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
+	unshare --mount $(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
 
 faults: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.faults
@@ -70,6 +73,9 @@ deb:
 	mkdir -p build/deb/pexservice
 	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
+
+api-docs: $(VENV)/tested
+	$(VENV)/bin/python -m tests.web.reference
 
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence

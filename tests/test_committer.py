@@ -4,6 +4,8 @@ Group commit, pumped one step at a time.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -73,6 +75,16 @@ class Bench:
             self.submit()
         self.turn()
         self.store.finish()
+
+    def counted(self) -> dict[str, int]:
+        """
+        What came of the steps up, down and to 0, by its word and their letter.
+        """
+        return {
+            f"{outcome} {kind.word[0]}": count
+            for kind, outcome, count in self.committer.counts.transitions()
+            if count
+        }
 
 
 @pytest.fixture
@@ -431,6 +443,63 @@ def test_history_shows_what_is_durable(bench: Bench) -> None:
     assert [row.revision for row in now(bench.committer.history(3, 1))] == [2]
 
 
+def test_what_came_of_it_is_counted(bench: Bench) -> None:
+    """
+    When it is known, and not before.
+    """
+    bench.submit(NEXT, key=b"k")
+    bench.submit(RESET)
+    bench.submit(NEXT, key=b"k")
+    bench.submit(PREVIOUS, condition=lambda _: False)
+    bench.turn()
+    assert bench.counted() == {}
+    bench.store.finish()
+    moved = {"moved n": 1, "moved r": 1}
+    assert bench.counted() == {**moved, "replayed n": 1, "unmet p": 1}
+    # And when there is nothing to wait for.
+    bench.submit(NEXT, key=b"k")
+    bench.submit(PREVIOUS, condition=lambda _: False)
+    assert bench.counted() == {**moved, "replayed n": 2, "unmet p": 2}
+    assert [list(bench.committer.counts.sizes.cumulative())[n] for n in (0, 1, -1)] == [
+        *((1.0, 0), (2.0, 1), (math.inf, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "word"), [(NotTaken("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
+)
+def test_what_did_not_happen_is_counted(
+    bench: Bench, failure: Exception, word: str
+) -> None:
+    """
+    With who was waiting beside it, and what was built on it, which surely did not.
+    """
+    bench.submit(NEXT, key=b"k")
+    bench.submit(NEXT, key=b"k")
+    bench.turn()
+    bench.submit(RESET)
+    bench.store.finish(failure)
+    # After the fatal one nothing more is taken.
+    bench.store.held = False
+    bench.submit(PREVIOUS)
+    bench.turn()
+    last = "moved p" if word == "not_taken" else "not_taken p"
+    assert bench.counted() == {f"{word} n": 2, "not_taken r": 1, last: 1}
+
+
+def test_answered_first_and_lost() -> None:
+    """
+    With synchronous commit off, it counts what the disk has taken and not what was
+    answered.
+    """
+    bench = Bench(synchronous=False)
+    bench.submit()
+    bench.clock.turn(LONGEST_DELAY)
+    assert bench.counted() == {}
+    bench.store.finish(NotTaken("full"))
+    assert bench.counted() == {"not_taken n": 1}
+
+
 def test_one_failing_waiter() -> None:
     """
     A waiter that raises is logged and the others are answered.
@@ -589,6 +658,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert (durable.revision, durable.position) == (store.revision, store.position)
         rows = {row.revision: row.position for row in store.rows}
         assert self.acknowledged.items() <= rows.items()
+        counts = self.bench.counted()
+        moved = sum(count for name, count in counts.items() if name.startswith("moved"))
+        assert moved == durable.revision
 
 
 TestAnyOrder = AnyOrder.TestCase

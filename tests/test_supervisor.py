@@ -4,15 +4,19 @@ What the supervisor decides by itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
-from twisted.internet.error import ProcessTerminated
+import pytest
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport
 from twisted.python.failure import Failure
 
+from pexservice import scoreboard
 from pexservice.leaving import Leaving, Status
-from pexservice.notify import Listener
+from pexservice.notify import READY, STANDING_BY, STOPPING, Listener
 from pexservice.settings import Settings, Supervision
 from pexservice.supervisor import Supervisor
 from tests.test_spawning import Processes
@@ -35,3 +39,109 @@ def test_a_suspicious_end_counts_at_once() -> None:
     assert "--quick-check" in supervisor.command("worker-1").arguments
     supervisor.ended("worker-1", Failure(ProcessTerminated(Status.STORE_FAILED)))
     assert ["--quick-check" in each for each in commands] == [False]
+
+
+def supervisor_with(*names: str) -> Supervisor:
+    """
+    One that runs, with a scoreboard, and workers that nobody has heard of.
+    """
+    leaving = cast(Leaving, SimpleNamespace(leaving=False, leave=lambda *_: None))
+    made = Supervisor(Settings(), Supervision(), Processes(), leaving)
+    made.running = True
+    for pid, name in enumerate(names, 1):
+        made._roster.append(name)
+        made.spawned(name, cast(IProcessTransport, SimpleNamespace(pid=pid)))
+    return made
+
+
+def ended(*, signal: int | None = None, status: int | None = None) -> Failure:
+    """
+    How a process ended.
+    """
+    return Failure(ProcessTerminated(status, signal))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (ended(signal=9), "killed"),
+        (ended(signal=15), "killed"),
+        (ended(status=Status.STORE_FAILED), "store_failed"),
+        (ended(status=Status.CANNOT_START), "cannot_start"),
+        (ended(status=Status.DAMAGED), "failed"),
+        (Failure(ProcessDone(0)), "failed"),
+    ],
+)
+def test_why_workers_are_restarted(how: Failure, reason: str) -> None:
+    """
+    Each end counts once, as one of the reasons.
+    """
+    supervisor = supervisor_with("worker-1")
+    supervisor.ended("worker-1", how)
+    restarts = supervisor._score.restarts
+    assert {each: count for each, count in restarts.items() if count} == {reason: 1}
+
+
+def test_a_worker_that_was_condemned_was_silent() -> None:
+    """
+    Whatever it takes to end it.
+    """
+    supervisor = supervisor_with("worker-1")
+    supervisor._crew._members["worker-1"].condemned = True
+    supervisor.ended("worker-1", ended(signal=9))
+    assert supervisor._score.restarts["silent"] == 1
+
+
+def test_only_who_served_fails_over() -> None:
+    """
+    A standby that dies is a restart; so is one that was told to go.  One that says that
+    it is stopping before it ends by itself has served all the same.
+    """
+    supervisor = supervisor_with("worker-1", "worker-2", "worker-3")
+    supervisor._heard(1, [READY])
+    supervisor.ended("worker-2", ended(signal=9))
+    assert supervisor._score.failovers == 0
+    supervisor._heard(1, [STOPPING])
+    supervisor.ended("worker-1", ended(status=Status.STORE_FAILED))
+    assert supervisor._score.failovers == 1
+    supervisor._heard(3, [READY])
+    supervisor._roster.remove("worker-3")
+    supervisor.ended("worker-3", Failure(ProcessDone(0)))
+    assert supervisor._score.failovers == 1
+    assert supervisor._score.restarts["replaced"] == 1
+
+
+def test_who_is_stopped_is_not_restarted() -> None:
+    """
+    When the supervisor stops, its workers end for good.
+    """
+    supervisor = supervisor_with("worker-1")
+    supervisor._heard(1, [READY])
+    supervisor.running = False
+    supervisor.ended("worker-1", ended(signal=15))
+    assert set(supervisor._score.restarts.values()) == {0}
+    assert supervisor._score.failovers == 0
+
+
+def test_the_score_is_shown_as_it_changes() -> None:
+    """
+    To workers, which have the descriptor under a number that they are told.
+    """
+    supervisor = supervisor_with("worker-1", "worker-2")
+    supervisor._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
+    assert "--scoreboard" not in supervisor.command("worker-1").arguments
+    supervisor._scoreboard = ours = scoreboard.create()
+    try:
+        command = supervisor.command("worker-1")
+        number = command.arguments[command.arguments.index("--scoreboard") + 1]
+        assert command.descriptors[int(number)] == ours
+        supervisor._heard(2, [STANDING_BY])
+        shown = scoreboard.read(ours)
+        assert shown is not None
+        assert (shown.standing_by, shown.standby, shown.failovers) == (1, 1, 0)
+        supervisor.ended("worker-2", ended(signal=9))
+        shown = scoreboard.read(ours)
+        assert shown is not None
+        assert (shown.standing_by, shown.restarts["killed"]) == (0, 1)
+    finally:
+        os.close(ours)

@@ -1,6 +1,9 @@
 """
-C{python -m pexservice} is C{twistd}, wherever that is installed.
+C{python -m pexservice} is C{twistd}, wherever that is installed, and C{pexctl} for the
+commands that it has.
 """
+
+import sys
 
 import pexservice.lean  # noqa: F401 before Twisted
 
@@ -8,5 +11,12 @@ import pexservice.lean  # noqa: F401 before Twisted
 
 from twisted.scripts.twistd import run
 
+#: Of L{pexservice.ctl}, which a worker has no use for.
+COMMANDS = ("status", "verify", "backup")
+
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        from pexservice.ctl import main
+
+        sys.exit(main())
     run()

@@ -37,6 +37,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.counts import MOVED, NOT_TAKEN, UNKNOWN, Counts
 from pexservice.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.gathering import Gathering
 from pexservice.moves import How, KeyReused, Move, Outcome, Waiter
@@ -62,6 +63,7 @@ class _Gathered:
     @ivar before: the state that its first transition was applied to.
     @ivar since: when the first transition came, on the monotonic clock.
     @ivar considered: how many there were when it was last considered.
+    @ivar told: what else is told when it is durable: how, to which transition.
     """
 
     before: State
@@ -72,6 +74,7 @@ class _Gathered:
     transitions: bytearray = Factory(bytearray)
     answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
+    told: list[tuple[How, Transition]] = Factory(list)
 
     def batch(self, after: State, time_ns: int) -> Batch:
         """
@@ -96,6 +99,7 @@ class Committer:
 
     @ivar durable: what the disk has.
     @ivar latest: what it will have when all that was submitted is taken.
+    @ivar counts: what came of everything.
     """
 
     _log = Logger()
@@ -128,6 +132,7 @@ class Committer:
         self._time_ns = time_ns
         self._give_way = give_way
         self._gathering = Gathering()
+        self.counts = Counts()
         self._neighbours = Neighbours()
         self.durable = self.latest = INITIAL
         self._open = _Gathered(INITIAL)
@@ -239,7 +244,7 @@ class Committer:
         @raise KeyReused: the key was used for another transition.
         """
         if self._refusal is not None:
-            return fail(self._refusal)
+            return self._refused(move, self._refusal)
         if move.key is not None:
             # One look-up at a time: of two uses of a key the second finds the
             # first one, in a batch or in the store, wherever it is by then.
@@ -258,7 +263,7 @@ class Committer:
         """
         if self._refusal is not None:
             # While this one waited the store failed, or is about to be closed.
-            return succeed((fail(self._refusal),))
+            return succeed((self._refused(move, self._refusal),))
         for batch in filter(None, (self._under_way, self._open)):
             if key in batch.keys:
                 used, state = batch.keys[key]
@@ -274,13 +279,17 @@ class Committer:
 
         return self._store.recall(key).addCallback(found)
 
+    def _refused(self, move: Move, refusal: NotTaken) -> Deferred[Outcome]:
+        self.counts.came(NOT_TAKEN, move.transition.value)
+        return fail(refusal)
+
     def _replay(
         self, move: Move, used: Transition, state: State, batch: _Gathered | None
     ) -> Deferred[Outcome]:
         if used is not move.transition:
             return fail(KeyReused(used))
         deferred: Deferred[Outcome] = Deferred()
-        self._tell(_fires(deferred), Outcome(How.REPLAYED, state), move, batch)
+        self._tell(_fires(deferred), move, Outcome(How.REPLAYED, state), batch)
         return deferred
 
     def move(self, move: Move, waiter: Waiter) -> None:
@@ -288,6 +297,7 @@ class Committer:
         What L{submit} does, without a look at the key and without a Deferred.
         """
         if self._refusal is not None:
+            self.counts.came(NOT_TAKEN, move.transition.value)
             waiter(self._refusal)
             return
         if move.condition is not None and not move.condition(self.latest):
@@ -315,17 +325,19 @@ class Committer:
         The latest state does not meet C{move}'s condition.
         """
         batch = self._open if self._open.transitions else self._under_way
-        self._tell(waiter, Outcome(How.UNMET, self.latest), move, batch)
+        self._tell(waiter, move, Outcome(How.UNMET, self.latest), batch)
 
     def _tell(
-        self, waiter: Waiter, outcome: Outcome, move: Move, batch: _Gathered | None
+        self, waiter: Waiter, move: Move, outcome: Outcome, batch: _Gathered | None
     ) -> None:
         """
         Tell C{waiter} the outcome of its C{move} when C{batch} is durable.
         """
         if batch is None or self._answer_first:
+            self.counts.came(outcome.how.word, move.transition.value)
             waiter(outcome)
         else:
+            batch.told.append((outcome.how, move.transition))
             batch.answers.append((waiter, outcome, move))
 
     def _consider_in(self, seconds: float) -> None:
@@ -366,9 +378,9 @@ class Committer:
         started = self._monotonic()
 
         def taken(_: None) -> bool:
-            self._gathering.committed(
-                len(gathered.transitions), self._monotonic() - started
-            )
+            size, seconds = len(gathered.transitions), self._monotonic() - started
+            self._gathering.committed(size, seconds)
+            self.counts.committed(size, seconds)
             self._under_way = None
             self.durable = after
             self._answer_first = not self._synchronous
@@ -456,11 +468,18 @@ class Committer:
         self._fatal(failure)
 
     def _answer(self, gathered: _Gathered, error: Exception | None = None) -> None:
+        self._count(gathered, error)
         for waiter, outcome, _ in gathered.answers:
             try:
                 waiter(error or outcome)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
+
+    def _count(self, gathered: _Gathered, error: Exception | None) -> None:
+        failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
+        self.counts.came(MOVED if error is None else failed, gathered.transitions)
+        for how, transition in gathered.told:
+            self.counts.came(how.word if error is None else failed, transition.value)
 
 
 def _fires(deferred: Deferred[Outcome]) -> Waiter:

@@ -29,6 +29,7 @@ class Member:
     @ivar heard: when it spoke last, or began.
     @ivar spoke: it has said its first word.
     @ivar condemned: it was silent for too long.
+    @ivar served: it serves, or has and is stopping.
     @ivar status: what it does, in its own words.
     """
 
@@ -39,6 +40,7 @@ class Member:
     condemned: bool = False
     standing_by: bool = False
     serves: bool = False
+    served: bool = False
     status: str = ""
 
 
@@ -86,6 +88,25 @@ class Crew:
             name in self._members and self._members[name].standing_by
         )
 
+    def served(self, name: str) -> bool:
+        """
+        Does C{name} serve, or has it served?
+        """
+        return name in self._members and self._members[name].served
+
+    def is_condemned(self, name: str) -> bool:
+        """
+        Was C{name} silent for too long?
+        """
+        return name in self._members and self._members[name].condemned
+
+    @property
+    def standing_by(self) -> int:
+        """
+        How many stand by.
+        """
+        return sum(each.standing_by for each in self._members.values())
+
     @property
     def in_succession(self) -> bool:
         """
@@ -129,7 +150,7 @@ class Crew:
         passed_on = []
         for line in lines:
             if line == READY and not member.serves:
-                member.serves, member.standing_by = True, False
+                member.serves, member.served, member.standing_by = True, True, False
                 self._log.info("{name} serves", name=member.name)
                 self.stir()
                 passed_on.append(line)

@@ -37,6 +37,13 @@ class How(Enum):
     #: It did not move, for the move's condition was not met.
     UNMET = auto()
 
+    @property
+    def word(self) -> str:
+        """
+        What it is counted as; see L{pexservice.counts.OUTCOMES}.
+        """
+        return self.name.lower()
+
 
 class Outcome(NamedTuple):
     """

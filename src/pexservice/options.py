@@ -20,6 +20,7 @@ from twisted.application.service import IService
 from twisted.internet import endpoints
 from twisted.python import usage
 
+from pexservice.help import grouped
 from pexservice.settings import Settings, Supervision
 
 _JOURNAL_LIMIT = 100_000_000
@@ -83,8 +84,8 @@ class CommonOptions(usage.Options):
             "store",
             None,
             "lmdb:pexservice-data",
-            "Where the cursor is kept: lmdb:DIRECTORY, or, shared by many nodes,"
-            " etcd:http://HOST:PORT[,http://HOST:PORT...][?prefix=pexservice/].",
+            "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there,"
+            " or, shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
             _store,
         ],
         [
@@ -146,7 +147,7 @@ class CommonOptions(usage.Options):
         self["trusted-proxy"] = []
 
     def opt_listen(self, description: str) -> None:
-        """An endpoint to listen on; repeatable [default: tcp:8081:interface=127.0.0.1]."""
+        """An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH or systemd:domain=INET:index=0; repeatable [default: tcp:8081:interface=127.0.0.1]."""  # noqa: E501 one line of --help, which wraps it
         kind = description.partition(":")[0] + ":"
         try:
             if kind not in self.kinds:
@@ -182,6 +183,12 @@ class CommonOptions(usage.Options):
 
         sys.stdout.write(f"pexservice {version('pexservice')}\n")
         sys.exit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """
+        What C{--help} shows.
+        """
+        return grouped(self)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -238,6 +245,7 @@ class CommonOptions(usage.Options):
             else (self["tls-certificate"], self["tls-key"]),
             foreground=bool(parent.get("nodaemon", True)),
             lifeline=self.get("lifeline"),
+            scoreboard=self.get("scoreboard"),
             quick_check=bool(self.get("quick-check")),
         )
 
@@ -261,6 +269,13 @@ class WorkerOptions(CommonOptions):
             "For a supervisor: a pipe's descriptor; end when it ends, and wait for a"
             " store in use.",
             _number("lifeline", 3, _DESCRIPTOR_LIMIT),
+        ],
+        [
+            "scoreboard",
+            None,
+            None,
+            "For a supervisor: the descriptor of what it counts, for /metrics.",
+            _number("scoreboard", 3, _DESCRIPTOR_LIMIT),
         ],
     ]
     optFlags: ClassVar[Sequence[Sequence[object]]] = [

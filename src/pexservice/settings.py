@@ -24,6 +24,8 @@ class Settings:
     @ivar foreground: whether who started the process sees its standard error and
         its exit status.
     @ivar lifeline: the descriptor of a pipe whose other end the supervisor holds.
+    @ivar scoreboard: the descriptor of the supervisor's L{scoreboard
+        <pexservice.scoreboard>}.
     @ivar quick_check: the store was verified a moment ago, so only look at the
         cursor.
     """
@@ -42,6 +44,7 @@ class Settings:
     tls: tuple[str, str] | None = None
     foreground: bool = True
     lifeline: int | None = None
+    scoreboard: int | None = None
     quick_check: bool = False
 
     def arguments(self) -> Iterator[str]:

@@ -209,7 +209,7 @@ class SharedCommitter(Committer):
                     continue
                 transition, state = batch.keys[key]
                 if transition is move.transition:
-                    self._tell(waiter, Outcome(How.REPLAYED, state), move, batch)
+                    self._tell(waiter, move, Outcome(How.REPLAYED, state), batch)
                 else:
                     waiter(KeyReused(transition))
                 return
@@ -240,10 +240,12 @@ class SharedCommitter(Committer):
         """
         The cursor was at C{state} after C{move} was asked for.
         """
-        if move.condition is None or move.condition(state):
+        if move is LOOK:
+            waiter(Outcome(How.UNMET, state))
+        elif move.condition is None or move.condition(state):
             self._place(move, waiter)
         else:
-            waiter(Outcome(How.UNMET, state))
+            self._tell(waiter, move, Outcome(How.UNMET, state), None)
 
     # Commits that fail.
 
@@ -289,7 +291,7 @@ class SharedCommitter(Committer):
                     self._place(move, waiter)
                 elif first.transition is move.transition:
                     state = self._near(first.revision, first.position)
-                    waiter(Outcome(How.REPLAYED, state))
+                    self._tell(waiter, move, Outcome(How.REPLAYED, state), None)
                 else:
                     waiter(KeyReused(first.transition))
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'

@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.runner.procmon import ProcessMonitor
 
+from pexservice import scoreboard
 from pexservice.crew import Crew
 from pexservice.inherited import BACKLOG
 from pexservice.leaving import CannotStart, Leaving, Status
@@ -64,6 +65,12 @@ REPLACEMENT_PATIENCE = 15.0
 #: Ends that make a look at the whole store advisable: what reading a missing page
 #: leads to, and what a worker says when the store failed.
 _SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FAILED}
+
+#: What a worker that ended by itself says.
+_REASONS: dict[int, str] = {
+    Status.STORE_FAILED: scoreboard.STORE_FAILED,
+    Status.CANNOT_START: scoreboard.CANNOT_START,
+}
 
 #: What systemd tells us, and not our workers.
 _OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
@@ -115,6 +122,8 @@ class Supervisor(ProcessMonitor):
         self._notifier = Notifier({})
         self._listener: Listener | None = None
         self._lifeline = (-1, -1)
+        self._score = scoreboard.Score(standby=supervision.standby)
+        self._scoreboard: int | None = None
         self._roster: list[str] = []
         self._suspicious = False
         self._rolling = False
@@ -163,6 +172,8 @@ class Supervisor(ProcessMonitor):
             return
         self._notifier = Notifier(os.environ)
         self._lifeline = os.pipe()
+        self._scoreboard = scoreboard.create()
+        self._show_score()
         self._listener = Listener(self._base, self._heard)  # type: ignore[arg-type]
         self._listener.start()
         for _ in range(1 + self._supervision.standby):
@@ -212,6 +223,10 @@ class Supervisor(ProcessMonitor):
         ours = [port.fileno() for port in self._ports]  # type: ignore[attr-defined]
         theirs = range(3, 3 + len(ours))
         arguments = [*WORKER, *self._settings.arguments(), "--lifeline", str(theirs.stop)]
+        descriptors = dict(zip((*theirs, theirs.stop), (*ours, lifeline), strict=True))
+        if self._scoreboard is not None:
+            descriptors[theirs.stop + 1] = self._scoreboard
+            arguments += ["--scoreboard", str(theirs.stop + 1)]
         for number in theirs:
             arguments += ["--listen", f"fd:{number}"]
         if not self._suspicious:
@@ -221,7 +236,6 @@ class Supervisor(ProcessMonitor):
         }
         environment["NOTIFY_SOCKET"] = listener.name
         environment["WATCHDOG_USEC"] = str(int(self._supervision.watchdog * 1e6))
-        descriptors = dict(zip((*theirs, theirs.stop), (*ours, lifeline), strict=True))
         return Command(arguments, environment, descriptors)
 
     def spawned(self, name: str, transport: IProcessTransport) -> None:
@@ -241,6 +255,7 @@ class Supervisor(ProcessMonitor):
         A process has notified us.
         """
         passed_on = self._crew.hear(pid, lines)
+        self._show_score()
         if READY in passed_on:
             # Starting works, so there is no reason to wait longer each time.
             self.delay = dict.fromkeys(self.delay, self.minRestartDelay)
@@ -255,11 +270,32 @@ class Supervisor(ProcessMonitor):
         if code in _SUSPICIOUS:
             # First: who waits for a worker to leave starts the next one at once.
             self._suspicious = True
+        if self.running:
+            self._count_end(name, code)
         status = self._crew.left(name)
+        self._show_score()
         if self.running:
             self.log.info("{name} ended {how}", name=name, how=how)
             if code == Status.DAMAGED:
                 self._leaving.leave(Status.DAMAGED, status or f"{name} ended {how}")
+
+    def _count_end(self, name: str, code: int) -> None:
+        planned = name not in self._roster
+        if planned:
+            reason = scoreboard.REPLACED
+        elif self._crew.is_condemned(name):
+            reason = scoreboard.SILENT
+        elif code < 0:
+            reason = scoreboard.KILLED
+        else:
+            reason = _REASONS.get(code, scoreboard.FAILED)
+        self._score.restarts[reason] += 1
+        self._score.failovers += self._crew.served(name) and not planned
+
+    def _show_score(self) -> None:
+        if self._scoreboard is not None:
+            self._score.standing_by = self._crew.standing_by
+            scoreboard.write(self._scoreboard, self._score)
 
     # The watchdog.
 

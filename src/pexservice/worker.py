@@ -22,11 +22,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice import scoreboard
 from pexservice.committer import Committer
 from pexservice.descriptors import room_for
 from pexservice.files import check_files
 from pexservice.leaving import CannotStart, Leaving, Status
 from pexservice.listening import Place, places, shown, stop_listening
+from pexservice.metrics import Metrics
 from pexservice.notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.server.connections import Connections
 from pexservice.server.hot import Hot
@@ -168,6 +170,13 @@ class Worker(Service):
                 room=room,
             )
             self._connections.limit = room
+        if settings.scoreboard is not None:
+            try:
+                scoreboard.inherit(settings.scoreboard)
+            except OSError as error:
+                raise CannotStart(
+                    f"--scoreboard {settings.scoreboard}: {error.strerror}"
+                ) from error
         access = Access(check_files(settings), settings.cors_origins)
         store = self._make_store()
         committer = _committer_of(store)(
@@ -176,7 +185,7 @@ class Worker(Service):
             synchronous=settings.synchronous_commit,
             fatal=self._store_failed,
         )
-        site = self._site(committer, access)
+        site = self._site(committer, access, store)
         where = places(self._reactor, settings.listen)
         # What is here now stays for good, so no collection need look at it again.
         gc.freeze()
@@ -203,7 +212,7 @@ class Worker(Service):
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._say(READY, f"STATUS=serving since {cursor}")
 
-    def _site(self, committer: Committer, access: Access) -> PexSite:
+    def _site(self, committer: Committer, access: Access, store: IStore) -> PexSite:
         settings = self._settings
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
@@ -216,8 +225,10 @@ class Worker(Service):
             # A request that is answered from the memo is not logged.
             remembers=settings.access_log is None,
         )
+        scrape = Metrics(committer, self._hot, store, settings.scoreboard).reply
+        api = Api(committer, access, limit, self._reactor.callLater, scrape)
         return PexSite(
-            Api(committer, access, limit, self._reactor.callLater).resource(),
+            api.resource(),
             self._hot,
             clients,
             self._reactor,

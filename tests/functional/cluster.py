@@ -349,11 +349,11 @@ def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Res
     with laboratory(path) as lab:
         lab.traffic()
         for _ in range(rounds):
-            for kind in FAULTS:
+            for kind, fault in FAULTS.items():
                 for leader in (True, False) if kind in followers else (True,):
                     number = lab.led(by=leader)
                     began = time.monotonic()
-                    with FAULTS[kind](lab, number):
+                    with fault(lab, number):
                         if kind == "killed" and leader:
                             recovery.append(lab.first_since(began))
                         time.sleep(LASTS)

@@ -1,5 +1,5 @@
 """
-What each request should be answered, by docs/api.md, from a few plain values.
+What each request should be answered, by docs/http-api.md, from a few plain values.
 
 Pure, and nothing here is the service's: its Fibonacci numbers are sums of integers.
 """

@@ -65,7 +65,7 @@ def test_twistd_knows_it(tmp_path: Path) -> None:
         assert f"    {command} " in shown.stdout
         own = run(tmp_path, command, "--help")
         assert (own.returncode, own.stderr) == (0, "")
-        assert "--synchronous-commit=" in own.stdout
+        assert "--synchronous-commit on|off" in own.stdout
         assert run(tmp_path, command, "--version").stdout.startswith("pexservice 0.")
 
 

@@ -170,3 +170,36 @@ def test_emptied() -> None:
     connections.leave(fakes[1])
     connections.emptied().addCallback(fired.append)
     assert fired == [None, None]
+
+
+def test_what_goes_is_counted_once() -> None:
+    """
+    By its reason, also when a connection takes its time to close.
+    """
+    clock = Turns()
+    clock.rightNow = 1000.0
+    idle, slow, stalled = Fake(touched=1000.0), Fake(idle=False), Fake(idle=False)
+    slow.since = stalled.stalled = 1000.0
+    connections = table(3, idle, slow, stalled, clock=clock)
+    assert connections.accepted == 3
+    clock.rightNow += REQUEST_TIMEOUT + 1
+    connections.sweep()
+    slow.since = 0.0
+    clock.rightNow += max(IDLE_TIMEOUT, STALL_TIMEOUT)
+    connections.sweep()
+    # As the real ones say it of themselves.
+    idle.stalled = clock.rightNow
+    connections.leave(stalled)
+    connections.sweep()
+    assert connections.closed == {"idle": 1, "slow": 1, "stalled": 1, "displaced": 0}
+
+
+def test_who_is_displaced_or_refused_is_counted() -> None:
+    """
+    The one made room, the other found none.
+    """
+    connections = table(1, Fake())
+    assert connections.admit(Fake(idle=False)) is None
+    assert connections.admit(Fake()) is not None
+    assert (connections.accepted, connections.refused) == (2, 1)
+    assert connections.closed["displaced"] == 1

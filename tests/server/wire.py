@@ -12,6 +12,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from pexservice.committer import Committer
+from pexservice.metrics import Metrics
 from pexservice.server.connection import Connection
 from pexservice.server.connections import Connections
 from pexservice.server.hot import Hot
@@ -68,7 +69,8 @@ class Server:
             limit=limit,
             remembers=remembers,
         )
-        api = Api(self.committer, access or Access(), limit)
+        scrape = Metrics(self.committer, self.hot).reply
+        api = Api(self.committer, access or Access(), limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
     def connect(self, peer: object = None) -> Wire:

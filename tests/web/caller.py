@@ -14,8 +14,12 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from pexservice.committer import Committer
+from pexservice.metrics import Metrics
+from pexservice.server.connections import Connections
+from pexservice.server.hot import Hot
 from pexservice.web.access import Access
 from pexservice.web.api import Api
+from pexservice.web.clients import Clients
 from tests.fakes import MemoryStore, Turns, now
 
 
@@ -55,7 +59,16 @@ class Caller:
     @ivar store: below the API; may hold its commits.
     """
 
-    def __init__(self, access: Access | None = None, *, synchronous: bool = True) -> None:
+    def __init__(
+        self,
+        access: Access | None = None,
+        *,
+        synchronous: bool = True,
+        supervisor: int | None = None,
+    ) -> None:
+        """
+        @param supervisor: the descriptor of its scoreboard.
+        """
         self.store = MemoryStore()
         self.clock = Turns()
         self.fatal: list[Failure] = []
@@ -68,7 +81,11 @@ class Caller:
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
-        self._treq: Any = StubTreq(Api(self.committer, access or Access()).resource())
+        # Nothing comes through it here.
+        self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
+        scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
+        api = Api(self.committer, access or Access(), scrape=scrape)
+        self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
         """

@@ -16,7 +16,7 @@ from tests.web.caller import Answer, Caller
 
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
-READING = ["/", "/current", "/history", "/livez", "/readyz"]
+READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
 
 
 @pytest.fixture

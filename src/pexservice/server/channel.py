@@ -145,6 +145,7 @@ class PexChannel(HTTPChannel):
         self.site.hot.learn(
             chunk,
             meaning,
+            request.method,
             request.clientproto,
             connection[-1],
             not self.persistent,
@@ -241,8 +242,7 @@ class PexChannel(HTTPChannel):
             return "the one Transfer-Encoding is chunked"
         if self._version == b"HTTP/1.0":
             return "HTTP/1.0 has no Transfer-Encoding"
-        if headers.hasHeader(b"content-length"):
-            return "Transfer-Encoding or Content-Length, not both"
+        # With a Content-Length besides, Twisted refuses it.
         return None
 
     def allContentReceived(self) -> None:
@@ -293,6 +293,7 @@ class PexChannel(HTTPChannel):
         """
         connection = self.connection
         connection.answered = True
+        self.site.hot.requests.parsed(request.path, request.method, request.code)
         if self.persistent and (self._buffer or self._dataBuffer):
             # The next request is here already.  It waits for the next turn of the
             # reactor, so that others get theirs, and for the client to have taken
@@ -362,6 +363,7 @@ class PexChannel(HTTPChannel):
         if self._refused:
             return
         self._refused = True
+        self.site.hot.requests.refused(problem.status.value)
         # Nor may the memo answer any.
         self.connection.idle = False
         accept = None

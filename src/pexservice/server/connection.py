@@ -24,7 +24,7 @@ from zope.interface import implementer
 from pexservice.moves import Outcome
 from pexservice.server.answers import render
 from pexservice.server.connections import REQUEST_TIMEOUT
-from pexservice.server.memo import Variant
+from pexservice.server.memo import Plan
 from pexservice.web.problems import of_refusal, too_slow
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Connection(Protocol):
     stalled = 0.0
     channel: PexChannel | None = None
 
-    # Of the step that is under way here.
-    _variant: Variant | None = None
+    # The step that is under way here.
+    _plan: Plan | None = None
     # What came while it was.
     _queued: bytes | None = None
     _half_closed = False
@@ -117,20 +117,21 @@ class Connection(Protocol):
             self._take(data)
         elif plan.move is None:
             self.write(hot.answers.current(hot.committer.visible, plan.variant))
+            plan.tally.ok += 1
             self.answered = True
             self.touched = hot.seconds()
             if plan.variant.last:
                 self.loseConnection()
         else:
             self.idle = False
-            self._variant = plan.variant
+            self._plan = plan
             hot.committer.move(plan.move, self._moved)
 
     def _take(self, data: bytes) -> None:
         """
         What the memo does not know, or not now.
         """
-        if self._variant is None:
+        if self._plan is None:
             (self.channel or self._take_channel()).dataReceived(data)
         else:
             # It has to wait for its turn, and the client with what comes after it.
@@ -141,14 +142,16 @@ class Connection(Protocol):
         """
         The step is durable, or will never be.  See L{pexservice.moves.Waiter}.
         """
-        variant, self._variant = self._variant, None
-        if variant is None or not self.connected:
+        plan, self._plan = self._plan, None
+        if plan is None or not self.connected:
             return
-        hot = self._hot
+        hot, variant = self._hot, plan.variant
         if isinstance(outcome, Outcome):
             self.write(hot.answers.moved(outcome.state, variant))
+            plan.tally.ok += 1
         else:
             self.write(render(of_refusal(outcome).reply(None), variant))
+            plan.tally.unavailable += 1
         self.answered = True
         self.touched = hot.seconds()
         if self._queued is not None and not variant.last:
@@ -173,7 +176,7 @@ class Connection(Protocol):
         The client will send no more, but may wait for answers.
         """
         self._half_closed = True
-        if self.channel is not None and self._variant is None and not self._queued:
+        if self.channel is not None and self._plan is None and not self._queued:
             self.channel.readConnectionLost()
         elif self.idle:
             self.loseConnection()

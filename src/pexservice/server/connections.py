@@ -30,6 +30,9 @@ STALL_TIMEOUT = 60
 #: as long as it took went by: a flood of connections must not become one of searches.
 REST_BETWEEN_SEARCHES = 10
 
+#: Why connections are closed: for each of the above, and to make room for others.
+REASONS = ("idle", "slow", "stalled", "displaced")
+
 
 class Swept(Protocol):
     """
@@ -63,6 +66,9 @@ class Connections:
     The open connections of one worker.
 
     @ivar limit: how many there may be.
+    @ivar accepted: how many were taken.
+    @ivar refused: how many were not.
+    @ivar closed: how many were closed from here, by the reason.
     @ivar closing: no connection outlives the request it is in.
     @ivar parting: nor one that comes to rest.
     @ivar seconds: a monotonic clock.
@@ -74,6 +80,8 @@ class Connections:
         # Told to close to make room for others, and not closed yet.
         self._displaced: set[Swept] = set()
         self._emptied: list[Deferred[None]] = []
+        self.accepted = self.refused = 0
+        self.closed = dict.fromkeys(REASONS, 0)
         self.closing = False
         self.parting = False
         self.seconds = seconds
@@ -94,11 +102,14 @@ class Connections:
         if len(self._open) >= self.limit:
             resting = self._rested_longest()
             if resting is None:
+                self.refused += 1
                 return too_many_connections(self.limit)
             self._open.discard(resting)
             self._displaced.add(resting)
+            self.closed["displaced"] += 1
             resting.loseConnection()
         self._open.add(connection)
+        self.accepted += 1
         return None
 
     def _rested_longest(self) -> Swept | None:
@@ -142,10 +153,14 @@ class Connections:
         now = self.seconds()
         for each in [*self._open, *self._displaced]:
             if each.stalled and now - each.stalled > STALL_TIMEOUT:
+                self.closed["stalled"] += 1
                 each.abort()
             elif each.since and now - each.since > REQUEST_TIMEOUT:
+                self.closed["slow"] += 1
                 each.time_out()
             elif each.idle and now - each.touched > IDLE_TIMEOUT:
+                # Not again while it is being closed.
+                self.closed["idle"] += not each.stalled
                 each.loseConnection()
 
     def abort(self) -> None:

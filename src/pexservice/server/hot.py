@@ -10,6 +10,7 @@ from pexservice.committer import Committer
 from pexservice.moves import Move
 from pexservice.server.answers import Answers
 from pexservice.server.memo import Memo, Plan, Variant
+from pexservice.server.tally import Requests
 from pexservice.web.clients import Clients
 from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 class Hot:
     """
     @ivar plans: of the memo.
+    @ivar requests: those that were answered, also by others.
     @ivar seconds: a monotonic clock.
     @ivar call_later: the reactor's.
     """
@@ -44,6 +46,7 @@ class Hot:
         self.committer = committer
         self.connections = connections
         self.answers = Answers()
+        self.requests = Requests()
         self.limit = limit
         self.seconds = connections.seconds
         self.call_later = reactor.callLater
@@ -63,18 +66,20 @@ class Hot:
         self,
         chunk: bytes,
         meaning: Meaning,
+        method: bytes,
         *of_answer: *tuple[bytes, bytes | None, bool],
         forwarded: tuple[bytes, ...],
     ) -> None:
         """
-        C{chunk} was found to be a request for C{meaning}.
+        C{chunk} was found to be a request for C{meaning} by C{method}.
 
         @param of_answer: the attributes of its L{Variant}.
         """
         variant = self._variants.get(of_answer)
         if variant is None:
             variant = self._variants[of_answer] = Variant(*of_answer)
-        self._memo.learn(chunk, Plan(self._moves[meaning], variant, forwarded))
+        tally = self.requests.tally(meaning, method)
+        self._memo.learn(chunk, Plan(self._moves[meaning], variant, tally, forwarded))
 
     def admits(self, connection: Connection, plan: Plan) -> bool:
         """

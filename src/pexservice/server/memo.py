@@ -16,6 +16,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from pexservice.moves import Move
+from pexservice.server.tally import Tally
 
 #: The largest chunk that is remembered; browsers' requests are smaller.  Bytes.
 LARGEST_CHUNK = 2048
@@ -45,11 +46,13 @@ class Plan:
     What a chunk of bytes means.
 
     @ivar move: L{None} for a look at the cursor in memory.
+    @ivar tally: where it is counted.
     @ivar forwarded: whom the request came from, as its sender says.
     """
 
     move: Move | None
     variant: Variant
+    tally: Tally
     forwarded: tuple[bytes, ...] = ()
 
 

@@ -177,6 +177,12 @@ class Directory:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def file_system(self) -> os.statvfs_result | None:
+        """
+        How much room there is on the file system of a directory that we own.
+        """
+        return None if self._descriptor is None else os.fstatvfs(self._descriptor)
+
     def holds_a_store(self) -> bool:
         """
         @raise StoreDamaged: it holds part of one.

@@ -122,6 +122,35 @@ class Batch:
         return self.first_revision + len(self.transitions) - 1
 
 
+class Space(NamedTuple):
+    """
+    How much room there is for a store.  Bytes.
+
+    @ivar used: of the store's file, pages that it has freed for itself included.
+    @ivar limit: what the file may grow to.
+    @ivar free: on its file system, for us.
+    @ivar size: of the file system.
+    """
+
+    used: int
+    limit: int
+    free: int
+    size: int
+
+
+class IOnDisk(Interface):
+    """
+    Of a store that takes room on a disk of this machine.
+    """
+
+    def space() -> Space | None:
+        """
+        Does not block.
+
+        @return: L{None} while the store is not open.
+        """
+
+
 class IStore(Interface):
     """
     One cursor, kept.  Opened once, used by one committer, closed once.

@@ -28,10 +28,12 @@ from pexservice.stores.handover import Handover
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
+    IOnDisk,
     IStore,
     NotTaken,
     Remembered,
     Row,
+    Space,
     StoreBusy,
     StoreUnusable,
 )
@@ -85,7 +87,7 @@ class _Extent:
     keys: int
 
 
-@implementer(IStore)
+@implementer(IStore, IOnDisk)
 class LmdbStore:
     """
     @ivar directory: where it is.
@@ -201,7 +203,7 @@ class LmdbStore:
         """
         See that the disk has room for pages that are not in use yet.
         """
-        used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        used = _used(env)
         if self._room < used + RESERVE // 2:
             # Where there is none, the store goes on for as long as it can.
             with suppress(OSError):
@@ -221,6 +223,7 @@ class LmdbStore:
             extent = self._write(txn, batch)
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
+            self._forget_dead_readers()
             raise self._full() from error
         except BaseException:
             txn.abort()
@@ -229,11 +232,20 @@ class LmdbStore:
             txn.commit()
         except lmdb.MapFullError as error:
             # Found while it looked for pages, before it wrote any.
+            self._forget_dead_readers()
             raise self._full() from error
         trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
         if trimmed:
+            self._forget_dead_readers()
             self._reserve(self._databases.env)
+
+    def _forget_dead_readers(self) -> None:
+        """
+        No page is used again that a reader might see, and a process that was killed
+        while it made a backup has left one.
+        """
+        self._databases.env.reader_check()
 
     def _full(self) -> NotTaken:
         return NotTaken(f"the store {self.directory.path} is full")
@@ -335,6 +347,21 @@ class LmdbStore:
                 more = rows.prev() and bool(found) and found[-1].revision > forgotten + 1
         return found
 
+    def space(self) -> Space | None:
+        """
+        See L{IOnDisk.space}.
+        """
+        disk = self.directory.file_system()
+        if self._opened is None or disk is None:
+            return None
+        env = self._opened.env
+        return Space(
+            used=_used(env),
+            limit=env.info()["map_size"],
+            free=disk.f_bavail * disk.f_frsize,
+            size=disk.f_blocks * disk.f_frsize,
+        )
+
     def close(self) -> Deferred[None]:
         """
         See L{IStore.close}.
@@ -347,6 +374,10 @@ class LmdbStore:
             self._opened.env.close()
             self._opened = None
         self.directory.release()
+
+
+def _used(env: lmdb.Environment) -> int:
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
 def _trust(_: Path) -> None:

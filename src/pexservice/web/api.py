@@ -10,7 +10,7 @@ to the Klein tree of L{Api}, whose handlers return an answer or raise a L{Proble
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, cast
 from urllib.parse import parse_qs
 
@@ -124,13 +124,17 @@ class Api:
         access: Access,
         limit: RateLimit | None = None,
         later: Later | None = None,
+        scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
     ) -> None:
         """
+        @param scrape: told the C{Accept} values of who wants the metrics, says them;
+            without it there are none.
         @param later: the reactor's C{callLater}, to make pages of the history
             one by one.
         """
         self._committer = committer
         self._pages = Pacing(later)
+        self._scrape = scrape
         self._access = access
         self._limit = limit
 
@@ -320,6 +324,32 @@ class Api:
         return _health(
             request, "readyz", {"store": None if refusal is None else str(refusal)}
         )
+
+    @app.route("/metrics")
+    def metrics(self, request: IRequest) -> bytes:
+        """
+        What is counted.
+        """
+        if self._scrape is None:
+            raise problems.no_such_path(map(bytes.decode, BY_PATH))
+        return self._scrape(_accept(request)).apply(request)
+
+    @app.route("/openapi.json")
+    def openapi(self, request: IRequest) -> bytes:
+        """
+        The description of all this.
+        """
+        # Most workers are never asked for it.
+        from pexservice.web.openapi import rendered  # noqa: PLC0415
+
+        body, tag = rendered()
+        headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
+        known = request.requestHeaders.getRawHeaders(b"if-none-match")
+        if_none_match = parse_tags("If-None-Match", known)
+        if if_none_match is not None and if_none_match.name(tag):
+            return Reply(304, headers).apply(request)
+        content_type = (b"Content-Type", JSON.encode())
+        return Reply(200, (content_type, *headers), body).apply(request)
 
 
 def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> bytes:

@@ -45,6 +45,12 @@ class Tags:
         """
         return self.anything or any(matches(tag, state) for tag in self.strong | self.weak)
 
+    def name(self, tag: str) -> bool:
+        """
+        The same for what has one tag only, whose opaque part is C{tag}.
+        """
+        return self.anything or tag in self.strong | self.weak
+
 
 def parse_tags(name: str, values: Sequence[bytes] | None) -> Tags | None:
     """

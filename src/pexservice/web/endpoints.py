@@ -43,6 +43,8 @@ ENDPOINTS = (
     ),
     Endpoint("/livez", READ, "is the process alive; ?verbose"),
     Endpoint("/readyz", READ, "does it take steps; ?verbose"),
+    Endpoint("/metrics", (b"GET",), "what it counts, for Prometheus"),
+    Endpoint("/openapi.json", READ, "this API, described as OpenAPI 3.1"),
 )
 
 BY_PATH = {endpoint.path.encode(): endpoint for endpoint in ENDPOINTS}

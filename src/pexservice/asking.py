@@ -1,0 +1,118 @@
+"""
+Is a running service ready, and where is its cursor?  Asked over HTTP, as any client
+would, without reading a value.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from urllib.parse import SplitResult, urlsplit
+
+from attrs import frozen
+
+
+class Unreachable(Exception):
+    """
+    Nobody answers there, or somebody else does.
+    """
+
+
+class NotReady(Exception):
+    """
+    It answers, and would not take a step.
+    """
+
+
+@frozen(kw_only=True)
+class Status:
+    """
+    Of a service that is ready.
+    """
+
+    url: str
+    revision: int
+    position: int
+
+
+class _UnixConnection(HTTPConnection):
+    """
+    HTTP over a Unix socket.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """
+        See L{HTTPConnection.connect}.
+        """
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def is_url(url: str) -> bool:
+    """
+    Is it one that L{status_of} takes?
+    """
+    try:
+        parts = urlsplit(url)
+        there = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    known = parts.scheme in ("http", "https", "unix")
+    return known and bool(there) and not (parts.query or parts.fragment)
+
+
+def _connection(parts: SplitResult, timeout: float) -> HTTPConnection:
+    if parts.scheme == "unix":
+        return _UnixConnection(parts.path, timeout)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def status_of(url: str, timeout: float) -> Status:
+    """
+    @param timeout: seconds, for each answer.
+    @raise NotReady: it says so.
+    @raise Unreachable: nobody says anything, or nothing that is known.
+    """
+    parts = urlsplit(url)
+    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
+    try:
+        with closing(_connection(parts, timeout)) as connection:
+            ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
+            current, _ = _ask(connection, "HEAD", f"{prefix}/current")
+    except HTTPException as error:
+        raise Unreachable(f"{url} does not speak HTTP: {error!r}") from error
+    except OSError as error:
+        raise Unreachable(f"{url}: {error.strerror or error}") from error
+    if ready.status == 503:  # noqa: PLR2004
+        raise NotReady(f"{url} is not ready: {_reasons(body)}")
+    numbers = [current.headers.get(f"Pex-{name}", "") for name in ("Revision", "Position")]
+    if (ready.status, current.status) != (200, 200) or not all(map(str.isdigit, numbers)):
+        raise Unreachable(
+            f"{url} answers /readyz with {ready.status} and /current with"
+            f" {current.status}; it is no pexservice, or is busy"
+        )
+    revision, position = map(int, numbers)
+    return Status(url=url, revision=revision, position=position)
+
+
+def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
+    connection.request(method, path)
+    answer = connection.getresponse()
+    # More than any of ours has; what somebody else sends may have no end.
+    return answer, answer.read(65536).decode(errors="replace")
+
+
+def _reasons(body: str) -> str:
+    """
+    The checks that failed, or what stands there instead, on one line.
+    """
+    failed = re.findall(r"^\[-\](.+)$", body, re.MULTILINE)
+    return "; ".join(failed) or " ".join(body.split()) or "it does not say why"

@@ -1,0 +1,221 @@
+"""
+C{pexctl} beside the real daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.directory import DATA, LOCK
+from tests.functional.clients import highest, whole_history
+from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.functional.loads import load, until_told
+from tests.functional.stores import make_store
+
+STORE = "pexservice-data"
+
+PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
+MODULE = (sys.executable, "-m", "pexservice")
+
+
+def run(
+    path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
+) -> subprocess.CompletedProcess[str]:
+    """
+    One command, to its end.
+    """
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=path,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
+def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """
+    Of a service that takes steps, over TCP and a Unix socket, as a line or an object.
+    """
+    listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
+    with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
+        url = f"http://127.0.0.1:{daemon.port}"
+        for path in ("/next", "/next", "/previous"):
+            daemon.ask(path, "POST")
+        shown = run(tmp_path, "status", "unix:socket", command=command)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout == "ready: revision 3, position 1\n"
+        told = run(tmp_path, "status", "--json", url, command=command)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert json.loads(told.stdout) == {
+            "outcome": "ready",
+            "url": url,
+            "revision": 3,
+            "position": 1,
+        }
+    gone = run(tmp_path, "status", url, command=command)
+    assert (gone.returncode, gone.stdout) == (69, "")
+    assert gone.stderr == f"pexctl: {url}: Connection refused\n"
+
+
+def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
+    """
+    What is written meanwhile would look like damage.
+    """
+    with Daemon(tmp_path, command="pexservice-worker"):
+        refused = run(tmp_path, "verify", STORE)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is in use by another process; a backup can be made" in refused.stderr
+        assert run(tmp_path, "backup", STORE, "copy").returncode == 0
+    for store in (STORE, "copy"):
+        assert run(tmp_path, "verify", store).returncode == 0
+
+
+def test_restored(tmp_path: Path) -> None:
+    """
+    Backups made under load: a service on one of them has a cursor that somebody was
+    told of, no older than the backup, and the whole history up to it, keys included.
+    """
+    oldest: dict[str, int] = {}
+    with Daemon(tmp_path) as daemon:
+        with load(daemon) as clients:
+            for name in ("first", "second"):
+                until_told(clients, 200)
+                oldest[name] = highest(clients)
+                made = run(tmp_path, "backup", STORE, name)
+                assert (made.returncode, made.stderr) == (0, "")
+            until_told(clients, 200)
+        rows = whole_history(daemon)
+    told = {each.revision: each.position for client in clients for each in client.told}
+    by_key = clients[1].told[0]
+    for name, least in oldest.items():
+        assert {each.name for each in (tmp_path / name).iterdir()} == {DATA}
+        with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
+            answer, _ = daemon.ask("/current")
+            revision = int(answer.headers["Pex-Revision"])
+            assert least <= revision < len(rows)
+            assert int(answer.headers["Pex-Position"]) == told[revision]
+            assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
+            again, _ = daemon.ask(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
+            assert again.headers["Idempotency-Replayed"] == "true"
+            assert again.headers["Pex-Revision"] == str(by_key.revision)
+            # And it is a store like any other.
+            assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == str(
+                revision + 1
+            )
+    assert not list(tmp_path.glob(".*partial*"))
+    assert (tmp_path / STORE / LOCK).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    """
+    Leaves all of it at its place or nothing, and what it may leave beside is not in
+    the way of the next one.
+    """
+    make_store(tmp_path / "store", 1000)
+    with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:
+        for _ in patiently():
+            if ended.poll() is not None or list(tmp_path.glob(".copy.partial-*")):
+                break
+        ended.send_signal(number)
+        status = ended.wait(PATIENCE)
+    if number == signal.SIGTERM:
+        assert status in (0, 128 + number)
+        assert not list(tmp_path.glob(".copy.partial-*"))
+    if (tmp_path / "copy").exists():
+        # It was done before the signal came.
+        assert run(tmp_path, "verify", "copy").returncode == 0
+    assert run(tmp_path, "backup", "store", "again").returncode == 0
+    assert run(tmp_path, "verify", "again").returncode == 0
+
+
+@contextmanager
+def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
+    """
+    Somebody who answers C{answers}, by path, and 404 to the rest.
+
+    @return: the URL.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.get(self.path, (404, b"no"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Pex-Revision", "8")
+            self.send_header("Pex-Position", "5")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """
+            Nothing.
+            """
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{made.server_port}"
+        finally:
+            made.shutdown()
+            thread.join()
+
+
+def test_ready_behind_a_prefix(tmp_path: Path) -> None:
+    """
+    As a proxy may put it.
+    """
+    with server({"/a/readyz?verbose": (200, b""), "/a/current": (200, b"5\n")}) as url:
+        shown = run(tmp_path, "status", f"{url}/a/")
+        assert (shown.returncode, shown.stdout) == (0, "ready: revision 8, position 5\n")
+        assert run(tmp_path, "status", url).returncode == 69
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[+]a ok\n[-]store failed: full\nreadyz check failed\n", "store failed: full"),
+        (b"9 connections are busy\n", "9 connections are busy"),
+        (b"", "it does not say why"),
+    ],
+)
+def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
+    """
+    1, and why.
+    """
+    with server({"/readyz?verbose": (503, body)}) as url:
+        shown = run(tmp_path, "status", url, "--json")
+    assert shown.returncode == 1
+    assert shown.stderr == f"pexctl: {url} is not ready: {reason}\n"
+    assert json.loads(shown.stdout)["outcome"] == "not-ready"
+
+
+def test_somebody_else(tmp_path: Path) -> None:
+    """
+    69: what answers is another service.
+    """
+    with server({}) as url:
+        shown = run(tmp_path, "status", url)
+    assert shown.returncode == 69
+    assert shown.stderr == (
+        f"pexctl: {url} answers /readyz with 404 and /current with 404; it is no"
+        " pexservice, or is busy\n"
+    )

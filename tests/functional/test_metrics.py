@@ -1,0 +1,155 @@
+"""
+C{/metrics} of the real daemon, and what Prometheus' own tool says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.functional.daemon import PATIENCE, Daemon, patiently
+from tests.functional.failover import serving, until
+from tests.test_metrics import ROOT, samples
+
+RULES = ROOT / "deploy" / "prometheus"
+
+
+@pytest.fixture
+def promtool() -> str:
+    """
+    The program, of Debian's package prometheus.
+    """
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("needs promtool, of the package prometheus")
+    return found
+
+
+def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
+    """
+    What C{command} says, which ends well.
+    """
+    ran = subprocess.run(
+        command,
+        cwd=path,
+        check=False,
+        input=text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+    )
+    said = ran.stdout.decode()
+    assert ran.returncode == 0, said
+    return said
+
+
+def test_a_failover(tmp_path: Path, promtool: str) -> None:
+    """
+    The supervisor's counts outlive the worker that is asked, the worker's own begin
+    anew, and the revision is the store's; and Prometheus finds no fault in any of it.
+    """
+    with Daemon(tmp_path) as daemon:
+        until(daemon, "serves", 1)
+        until(daemon, "stands by", 1)
+        for _ in range(5):
+            daemon.ask("/next", "POST")
+        _, before = daemon.ask("/metrics")
+        found = samples(before)
+        assert found["pexservice_failovers_total"] == 0
+        assert found["pexservice_worker_restarts_total,reason=killed"] == 0
+        _, pid = serving(daemon)
+        os.kill(pid, signal.SIGKILL)
+        answer, _ = daemon.ask("/next", "POST")
+        assert answer.headers["Pex-Revision"] == "6"
+        for _ in patiently():
+            # It learns of the end later than the standby, which goes on at once.
+            _, text = daemon.ask("/metrics")
+            found = samples(text)
+            if found["pexservice_standby_workers"] and found["pexservice_failovers_total"]:
+                break
+        said = {
+            name.removeprefix("pexservice_"): value
+            for name, value in found.items()
+            if not name.startswith(("pexservice_http_requests_total", "process_"))
+        }
+        assert said["failovers_total"] == 1
+        assert said["standby_workers"] == said["standby_workers_wanted"] == 1
+        assert {
+            name: value
+            for name, value in said.items()
+            if name.startswith("worker_restarts_total") and value
+        } == {"worker_restarts_total,reason=killed": 1}
+        assert said["revision"] == said["position"] == 6
+        assert said["transitions_total,outcome=moved,transition=next"] == 1
+        assert said["commit_duration_seconds_count"] == 1
+        assert said["connections"] >= 1
+        assert said["store_used_bytes"] <= said["store_limit_bytes"]
+        assert (
+            0 < said["store_filesystem_free_bytes"] <= said["store_filesystem_size_bytes"]
+        )
+        assert run(promtool, "check", "metrics", text=text) == ""
+
+
+def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
+    """
+    Says nothing of a supervisor that it does not have.
+    """
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        _, text = daemon.ask("/metrics")
+        assert b"pexservice_revision 0.0\n" in text
+        assert b"restarts" not in text
+        assert run(promtool, "check", "metrics", text=text) == ""
+
+
+def test_the_alerts(promtool: str) -> None:
+    """
+    Are rules as Prometheus reads them, fire when they should, and not when all is well.
+    """
+    run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
+    run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
+    # None of them is left out there.
+    alerts = [
+        line.partition("alert: ")[2]
+        for line in (RULES / "alerts.yml").read_text().splitlines()
+        if "- alert: " in line
+    ]
+    tested = (RULES / "alerts_test.yml").read_text()
+    assert alerts
+    assert [name for name in alerts if f'"{name}"' not in tested] == []
+
+
+def test_the_dashboard(tmp_path: Path, promtool: str) -> None:
+    """
+    Asks nothing that Prometheus would not understand, and its panels do not overlap.
+    """
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
+    panels = dashboard["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    asked += [each["expr"] for each in dashboard["annotations"]["list"]]
+    rules = [
+        {"record": f"panel:{number}", "expr": each.replace("$__rate_interval", "5m")}
+        for number, each in enumerate(asked)
+    ]
+    # Every JSON is a YAML.
+    (tmp_path / "rules.yml").write_text(
+        json.dumps({"groups": [{"name": "panels", "rules": rules}]})
+    )
+    said = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", path=tmp_path)
+    assert f"{len(asked)} rules found" in said
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    covered: set[tuple[int, int]] = set()
+    for place in (panel["gridPos"] for panel in panels):
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not covered & cells
+        assert max(cells)[0] < 24
+        covered |= cells

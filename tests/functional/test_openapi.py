@@ -1,0 +1,102 @@
+"""
+The OpenAPI document, by those who read such documents.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from pexservice.web.described import DESCRIBED
+from pexservice.web.endpoints import READ, Endpoint
+from pexservice.web.openapi import document
+from tests.functional.daemon import Daemon
+
+HERE = Path(__file__).parent
+
+#: How many requests of each operation are generated, of each kind.
+EXAMPLES = 8
+
+
+def test_it_is_openapi() -> None:
+    """
+    What is served, and all that there are words for.
+    """
+    OpenAPIV31SpecValidator(document()).validate()
+    everything = [Endpoint(path, READ, "a path") for path in DESCRIBED]
+    OpenAPIV31SpecValidator(document(everything)).validate()
+
+
+def examples(part: Any) -> Iterator[tuple[Any, Any]]:
+    """
+    Every schema with an example that stands beside it.
+    """
+    if isinstance(part, list):
+        for each in part:
+            yield from examples(each)
+    elif isinstance(part, dict):
+        if "schema" in part:
+            if "example" in part:
+                yield part["schema"], part["example"]
+            for each in part.get("examples", {}).values():
+                yield part["schema"], each["value"]
+        for each in part.values():
+            yield from examples(each)
+
+
+def test_the_examples_are_examples() -> None:
+    """
+    Each is what its schema says.
+    """
+    whole = document()
+    found = list(examples(whole))
+    assert len(found) > len(whole["paths"])
+    for name, schema in whole["components"]["schemas"].items():
+        found += [
+            ({"$ref": f"#/components/schemas/{name}"}, each) for each in schema["examples"]
+        ]
+    for schema, example in found:
+        # The validator looks its references up in the schema itself.
+        Draft202012Validator(
+            {"components": whole["components"], **schema}, format_checker=FormatChecker()
+        ).validate(example)
+
+
+@pytest.mark.parametrize("kind", ["*/*", "application/json"])
+def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
+    """
+    What schemathesis makes of the document is answered as the document says: status,
+    headers and body, for requests that are right and for those that are wrong.
+    """
+    (tmp_path / "tokens").write_text("secret\n")
+    (tmp_path / "tokens").chmod(0o600)
+    with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
+        found = subprocess.run(
+            [
+                *(Path(sys.executable).parent / "schemathesis", "--no-color"),
+                *("--config-file", HERE / "schemathesis.toml", "run"),
+                f"http://127.0.0.1:{daemon.port}/openapi.json",
+                *(
+                    "--header",
+                    f"Accept: {kind}",
+                    "--header",
+                    "Authorization: Bearer secret",
+                ),
+                *("--max-examples", str(EXAMPLES), "--seed", "1"),
+                # How long an answer takes is not the question, on any machine.
+                *("--request-timeout", "60", "--suppress-health-check", "all"),
+            ],
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert daemon.ask("/current")[0].headers["Pex-Revision"] != "0"

@@ -1,0 +1,147 @@
+"""
+What answers tell, and what a request can reach: the whole table of attacks, and paths
+that try to get out, with an eye on every file that the worker touches.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from pexservice.stores.directory import DATA
+from tests.functional.attacking import request, whole
+from tests.functional.attacks import PROMPT
+from tests.functional.daemon import PATIENCE, Daemon, patiently, read_all
+from tests.functional.test_keepalive import STORE
+
+#: What somebody might be led out by.
+PATHS = (
+    b"/../../../../etc/passwd",
+    b"/..%2f..%2f..%2fetc%2fpasswd",
+    b"/%2e%2e/%2e%2e/etc/passwd",
+    b"/current/../../etc/passwd",
+    b"//etc/passwd",
+    b"/etc/passwd",
+    b"/current%00.txt",
+    b"/pexservice-data/data.mdb",
+    b"/current?file=/etc/passwd",
+    b"/history?before=../../etc/passwd",
+    b"/history?limit=1&store=/tmp/other",
+)
+
+#: Headers that have a path or a program in them where others would look one up.
+HEADERS = (
+    b"Idempotency-Key: ../../../../tmp/owned",
+    b"Idempotency-Key: $(touch /tmp/owned)",
+    b'If-Match: "../../etc/passwd"',
+    b"Authorization: Bearer ../../etc/passwd",
+    b"X-Forwarded-For: ../../etc/passwd",
+    b"Origin: file:///etc/passwd",
+)
+
+
+def everything() -> Iterator[bytes]:
+    """
+    All that is sent.
+    """
+    for path in PATHS:
+        yield request(b"GET " + path + b" HTTP/1.1", b"Connection: close")
+    for header in HEADERS:
+        yield request(b"POST /next HTTP/1.1", header, b"Connection: close")
+    for attack in PROMPT:
+        yield from whole(attack)
+
+
+def ask(daemon: Daemon, sent: bytes) -> bytes:
+    """
+    Send it and nothing more.
+
+    @return: what came back until the end.
+    """
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as connection,
+        suppress(ConnectionError),
+    ):
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        return read_all(connection)
+    return b""
+
+
+@contextmanager
+def traced(pid: int, to: Path) -> Iterator[None]:
+    """
+    Write the calls of a process that have a path in them.
+    """
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-y",
+        "-e",
+        "trace=%file",
+        "-o",
+        str(to),
+        "-p",
+        str(pid),
+    ]
+    with subprocess.Popen(command) as tracer:
+        try:
+            for _ in patiently():
+                status = Path(f"/proc/{pid}/status").read_text()
+                assert tracer.poll() is None, "strace could not be attached"
+                if f"TracerPid:\t{tracer.pid}\n" in status:
+                    break
+            yield
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(PATIENCE)
+
+
+def test_what_answers_tell(tmp_path: Path) -> None:
+    """
+    No version, no path of this machine, no line of a traceback, whatever is sent.
+    """
+    secrets = [
+        str(tmp_path).encode(),
+        str(Path(sys.prefix)).encode(),
+        version("twisted").encode(),
+        version("klein").encode(),
+        *(b"site-packages", b"Traceback", b'File "', b"twisted", b"klein", b"werkzeug"),
+        b"Python/",
+    ]
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        received = b"".join(ask(daemon, sent) for sent in everything())
+        assert received.count(b"HTTP/1.1 4") > 200
+        for secret in secrets:
+            found = re.search(re.escape(secret), received, re.IGNORECASE)
+            assert found is None, received[max(0, found.start() - 200) :][:400]
+
+
+def test_what_a_request_reaches(tmp_path: Path) -> None:
+    """
+    No file but the store's is opened for whoever sends whatever, and none is made.
+    """
+    trace = tmp_path / "trace"
+    (tmp_path / "run").mkdir()
+    with Daemon(tmp_path / "run", command="pexservice-worker") as daemon:
+        # What is imported when it is first needed.
+        for sent in everything():
+            ask(daemon, sent)
+        before = {path.name for path in (tmp_path / "run").iterdir()}
+        with traced(daemon.process.pid, trace):
+            answers = [ask(daemon, sent) for sent in everything()]
+        assert len(answers) > 300
+        assert {path.name for path in (tmp_path / "run").iterdir()} == before
+    allowed = (str(tmp_path / "run" / STORE), "/etc/localtime", "/proc/")
+    touched = re.findall(r'"([^"]+)"', trace.read_text())
+    assert not [path for path in touched if not path.startswith(allowed)], touched
+    store = tmp_path / "run" / STORE
+    assert {path.name for path in store.iterdir()} <= {DATA, "lock.mdb"}

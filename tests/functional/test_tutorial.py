@@ -1,0 +1,39 @@
+"""
+The tutorial, command by command, on an empty system.
+"""
+
+from __future__ import annotations
+
+from tests.functional.tutorial import PAGE, Command, commands, transcript
+
+
+def test_what_matches() -> None:
+    """
+    What is printed, with room for what differs.
+    """
+    command = Command(root=False, line="ls", prints=("a …", "…", "b"))
+    assert command.matches("a 1\nb\n")
+    assert command.matches("a 1\nx\ny\nb\n")
+    assert not command.matches("a 1\n")
+    assert not command.matches("a \nb\n")
+    assert not command.matches("a 1\nb\nc\n")
+
+
+def test_commands() -> None:
+    """
+    They are found, and there are many.
+    """
+    (first, second) = commands("```console\n# a\n$ b\n1\n2\n```\n$ c\n")
+    assert first == Command(root=True, line="a", prints=())
+    assert second == Command(root=False, line="b", prints=("1", "2"))
+    assert len(commands(PAGE.read_text())) > 30
+
+
+def test_a_newcomer() -> None:
+    """
+    Every command does what the page says, and prints it.
+    """
+    for command, printed, status in transcript():
+        told = "\n".join(command.prints)
+        assert status == 0, f"{command.line}: status {status}, {printed}"
+        assert command.matches(printed), f"{command.line}:\n{printed}\ninstead of\n{told}"
