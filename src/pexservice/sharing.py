@@ -79,6 +79,7 @@ class SharedCommitter(Committer):
         """
         await super().start()
         self._probing.start(PROBE, now=False)
+        self._shared.watch(self._hear)
 
     async def stop(self) -> None:
         """
@@ -128,11 +129,25 @@ class SharedCommitter(Committer):
             self._cannot_read
         ).addBoth(self._end_reading).addErrback(self._give_up_on_ourselves)
 
-    def _has_read(self, cursor: tuple[int, int]) -> State:
-        state = self._near(*cursor)
-        if self._under_way is None and not self._open.transitions:
+    def _hear(self, revision: int, position: int) -> None:
+        """
+        The cursor is there, or was.
+        """
+        self._take_up(self._near(revision, position))
+
+    def _take_up(self, state: State) -> None:
+        """
+        Go on from C{state}, unless it is an old one, or there are moves that will show
+        where the cursor is.
+        """
+        idle = self._under_way is None and not self._open.transitions
+        if idle and state.revision > self.durable.revision:
             self.durable = self.latest = state
             self._open = _Gathered(state)
+
+    def _has_read(self, cursor: tuple[int, int]) -> State:
+        state = self._near(*cursor)
+        self._take_up(state)
         if self._away is not None and self._refusal is self._away:
             self._log.info("the store answers again")
             self._refusal = None

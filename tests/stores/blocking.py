@@ -62,6 +62,12 @@ class Blocking:
 
         return self._wait(commit)
 
+    def watch(self, heard: Callable[[int, int], None]) -> None:
+        """
+        See L{ISharedStore.watch}.
+        """
+        self._store.watch(heard)
+
     def read(self) -> Deferred[tuple[int, int]]:
         """
         See L{ISharedStore.read}.

@@ -4,7 +4,7 @@ What a store promises to the committer, whatever it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from attrs import frozen
@@ -207,6 +207,12 @@ class ISharedStore(IStore):
         @raise Conflict: others moved the cursor; it surely did not happen.
         @raise OutcomeUnknown: it may have happened, or may yet.  It can only happen
             before any later batch does, so the next one may be tried at once.
+        """
+
+    def watch(heard: Callable[[int, int], None]) -> None:
+        """
+        Call C{heard} with (revision, position) when the cursor is known to have moved,
+        whoever moved it.  That may be late, or never.
         """
 
     def read() -> Deferred[tuple[int, int]]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import random
+import typing
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
@@ -40,6 +43,9 @@ PATIENCE = 1.0
 
 #: How long in all, before who waits is told.  Seconds.
 DEADLINE = 5.0
+
+#: How long one watch lasts.  Seconds.
+LIFETIME = 60.0
 
 #: Between attempts: the first pause, which doubles, and the longest.  Seconds, of
 #: which a random half is waited, so that nodes do not come all at once.
@@ -78,7 +84,7 @@ class Unanswered(Exception):
         self.sent = sent
 
 
-class Caller(Protocol):
+class Caller(typing.Protocol):
     """
     What the store needs of a gateway, so that tests can put words into its mouth.
     """
@@ -183,6 +189,39 @@ class Gateway:
         await self._authenticate()
         return await self._attempt("POST", f"/v3/{path}", message)
 
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        A watch, for as long as it lasts.
+
+        @param take: called with each piece of the answer.
+        @raise Refused: it was not begun.
+        @raise Unanswered: nor that, or it broke.
+        """
+        if self.address.user is not None and self._token is None:
+            await self._authenticate()
+        endpoint = self._endpoint()
+        try:
+            await Deferred.fromCoroutine(
+                self._collect(f"{endpoint}/v3/watch", message, take)
+            ).addTimeout(LIFETIME, self._reactor)
+        except DeferredTimeout:
+            return
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise Unanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+
+    async def _collect(
+        self, url: str, message: Message, take: Callable[[bytes], None]
+    ) -> None:
+        headers = Headers({} if self._token is None else {"Authorization": [self._token]})
+        response = await self._client.request(
+            "POST", url, headers=headers, data=json.dumps(message).encode(), unbuffered=True
+        )
+        receiver = _Receiver(take)
+        response.deliverBody(receiver)
+        await receiver.ended
+
     async def _authenticate(self) -> None:
         """
         By name and password, for a token.
@@ -202,13 +241,17 @@ class Gateway:
 
     async def _attempt(self, method: str, path: str, message: Message | None) -> Message:
         turn = self._turn
-        endpoint = self.address.endpoints[turn % len(self.address.endpoints)]
+        endpoint = self._endpoint()
         try:
             return await self._exchange(method, endpoint + path, message)
         except Unanswered:
             if self._turn == turn:
                 self._turn += 1
             raise
+
+    def _endpoint(self) -> str:
+        endpoints = self.address.endpoints
+        return endpoints[self._turn % len(endpoints)]
 
     async def _exchange(self, method: str, url: str, message: Message | None) -> Message:
         headers = {"Grpc-Timeout": [f"{ATTEMPT_MS}m"]}
@@ -244,6 +287,35 @@ class Gateway:
         Let go of the connections.
         """
         await self._pool.closeCachedConnections()
+
+
+class _Receiver(Protocol):
+    """
+    Of an answer that goes on.
+
+    @ivar ended: fires when it does; to cancel it ends the connection.
+    """
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self.ended: Deferred[None] = Deferred(lambda _: self._drop())
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        See L{IProtocol.dataReceived}.
+        """
+        self._take(data)
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        See L{IProtocol.connectionLost}.
+        """
+        if not self.ended.called:
+            self.ended.callback(None)
 
 
 def _understand(url: str, status: int, body: bytes) -> Message:

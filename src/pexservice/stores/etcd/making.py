@@ -37,6 +37,7 @@ def etcd_store(url: str, reactor: IReactorTime, *, journal: int) -> EtcdStore:
         address.prefix,
         name=str(address),
         journal=journal,
+        stream=gateway.stream,
         prepare=lambda: _look_who_answers(gateway, address),
         close=gateway.close,
     )

@@ -33,6 +33,7 @@ from pexservice.stores.etcd.history import history
 from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
 from pexservice.stores.etcd.records import Cursor, Keys, Message, Operation, Refusal
 from pexservice.stores.etcd.trimming import trim
+from pexservice.stores.etcd.watch import Stream, Watch
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
@@ -67,11 +68,13 @@ class EtcdStore:
         name: str = "etcd",
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
+        stream: Stream | None = None,
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
         close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
+        @param stream: has a watch answered; without, it is not told what others did.
         @param prepare: called first; looks at who answers.
         @param close: called last.
         """
@@ -80,6 +83,8 @@ class EtcdStore:
         self._keys = Keys(prefix.encode())
         self._kept_transitions = journal
         self._kept_keys = kept_keys
+        self._stream = stream
+        self._watching: Watch | None = None
         self._prepare = prepare
         self._close_caller = close
         self._base_: Cursor | None = None
@@ -220,11 +225,17 @@ class EtcdStore:
         if self._base_ is None or cursor.modified > self._base_.modified:
             self._base_ = cursor
 
-    def hear(self, cursor: Cursor) -> None:
+    def watch(self, heard: Callable[[int, int], None]) -> None:
         """
-        The cursor was at C{cursor}, maybe long ago.
+        See L{ISharedStore.watch}.
         """
-        self._heard(cursor)
+
+        def hear(cursor: Cursor) -> None:
+            self._heard(cursor)
+            heard(self._base.revision, self._base.position)
+
+        if self._stream is not None:
+            self._watching = Watch(self._stream, self._caller.pause, self._keys, hear)
 
     def _trim(self, forgotten: int) -> None:
         """
@@ -312,6 +323,8 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
+        if self._watching is not None:
+            self._watching.stop()
         await self.trimmed()
         operation, self._operation = self._operation, None
         if operation is not None:
