@@ -81,7 +81,7 @@ class Node:
         """
         Have everything answered.
         """
-        for _ in range(20):
+        for _ in range(100):
             self.turn()
             while self.caller.waiting:
                 self.caller.answer()

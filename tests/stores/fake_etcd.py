@@ -170,6 +170,12 @@ class FakeCaller:
         """
         await deferLater(self.clock, 0.1)
 
+    async def rest(self, longest: float) -> None:
+        """
+        See L{Caller.rest}.
+        """
+        await deferLater(self.clock, longest)
+
     def seconds(self) -> float:
         """
         See L{Caller.seconds}.

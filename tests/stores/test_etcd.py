@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from pexservice.cursor import Transition
+from pexservice.stores.etcd.courtesy import LONGEST_WAIT, Courtesy
 from pexservice.stores.etcd.gateway import DEADLINE, Refused
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
@@ -145,6 +146,45 @@ def test_others_were_faster(bench: Bench) -> None:
     assert isinstance(conflict, Conflict)
     assert (conflict.revision, conflict.position, conflict.used) == (1, 1, {})
     assert bench.moved == [(1, 1)]
+
+
+def test_courtesy(bench: Bench) -> None:
+    """
+    Who has lost waits before the next one, and who hears in that time that another
+    node was faster again has asked etcd for nothing.
+    """
+    bench.commit()
+    bench.clock.advance(0.001)
+    now(bench.other.commit(OTHER))
+    bench.caller.answer()
+    ended = bench.commit(batch((1, 1), b"n"))
+    assert bench.caller.waiting == []
+    now(bench.other.commit(batch((1, 1), b"n")))
+    bench.store._heard(bench.other._base)
+    bench.later()
+    assert bench.caller.waiting == []
+    assert isinstance(ended[0], Conflict)
+
+
+def test_courtesy_ends() -> None:
+    """
+    The wait grows with each loss, up to a bound, and ends with some wins.
+    """
+    courtesy = Courtesy()
+    courtesy.won(0.01)
+    assert courtesy.longest() == 0
+    waits = []
+    for _ in range(10):
+        courtesy.lost(0.01)
+        waits.append(courtesy.longest())
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(0.01)
+    assert waits[-1] == pytest.approx(0.08)
+    for _ in range(5):
+        courtesy.won(0.01)
+    assert courtesy.longest() == 0
+    courtesy.lost(3.0)
+    assert courtesy.longest() == LONGEST_WAIT
 
 
 def test_never_happened(bench: Bench) -> None:

@@ -103,6 +103,11 @@ class Caller(typing.Protocol):
         Wait before the C{attempt}-th repetition, counted from 0.
         """
 
+    async def rest(self, longest: float) -> None:
+        """
+        Wait for a random part of C{longest} seconds.
+        """
+
     def seconds(self) -> float:
         """
         A monotonic clock.
@@ -171,6 +176,12 @@ class Gateway:
         """
         longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
         await deferLater(self._reactor, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
+
+    async def rest(self, longest: float) -> None:
+        """
+        See L{Caller.rest}.
+        """
+        await deferLater(self._reactor, random.uniform(0, longest))  # noqa: S311 likewise
 
     async def call(self, path: str, message: Message) -> Message:
         """

@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.stores.etcd import records
+from pexservice.stores.etcd.courtesy import Courtesy
 from pexservice.stores.etcd.gateway import DEADLINE, Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.history import history
 from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
@@ -83,6 +84,7 @@ class EtcdStore:
         self._keys = Keys(prefix.encode())
         self._kept_transitions = journal
         self._kept_keys = kept_keys
+        self._courtesy = Courtesy()
         self._stream = stream
         self._watching: Watch | None = None
         self._prepare = prepare
@@ -122,6 +124,10 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._commit(batch))
 
     async def _commit(self, batch: Batch) -> None:
+        longest = self._courtesy.longest()
+        if longest:
+            await self._caller.rest(longest)
+        operation = await self._next_operation()
         base = self._base
         if (base.revision + 1, base.position) != (
             batch.first_revision,
@@ -129,7 +135,6 @@ class EtcdStore:
         ):
             # Heard of since the batch began.
             raise Conflict(base.revision, base.position, {})
-        operation = await self._next_operation()
         revision = batch.revision
         trims = revision // SLACK != base.revision // SLACK
         message = records.transaction(
@@ -139,7 +144,13 @@ class EtcdStore:
             operation,
             max(0, revision - self._kept_transitions) if trims else None,
         )
-        await self._decide(message, batch, base, operation)
+        began = self._caller.seconds()
+        try:
+            await self._decide(message, batch, base, operation)
+        except Conflict:
+            self._courtesy.lost(self._caller.seconds() - began)
+            raise
+        self._courtesy.won(self._caller.seconds() - began)
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
             self._trim(ordinal - self._kept_keys)
