@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pexservice.lean  # noqa: F401 before Twisted
@@ -23,12 +24,16 @@ import pexservice.lean  # noqa: F401 before Twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
+from pexservice.committer import Committer
 from pexservice.cursor import Transition
 from pexservice.moves import Move
 from pexservice.sharing import SharedCommitter
+from pexservice.stores.directory import Directory
 from pexservice.stores.etcd.making import etcd_store
 from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.handover import Handover, Placement
 from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
+from pexservice.stores.lmdb import LmdbStore
 
 CALLERS = (64, 256)
 NODES = (1, 3)
@@ -81,13 +86,22 @@ def _one_each(store: EtcdStore) -> Step:
     return step
 
 
-def _grouped(committer: SharedCommitter) -> Step:
+def _grouped(committer: Committer) -> Step:
     move = Move(Transition.NEXT)
     return lambda: _submit(committer, move)
 
 
-async def _submit(committer: SharedCommitter, move: Move) -> object:
+async def _submit(committer: Committer, move: Move) -> object:
     return await committer.submit(move)
+
+
+def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) -> None:
+    cuts = statistics.quantiles(took, n=100) if len(took) > 1 else [0.0] * 99
+    sys.stdout.write(
+        f"| {nodes} | {callers} | {how} | {len(took) / seconds:,.0f}"
+        f" | {1e3 * cuts[49]:.1f} ms | {1e3 * cuts[98]:.1f} ms |\n"
+    )
+    sys.stdout.flush()
 
 
 async def measure(reactor: Any, url: str, seconds: float) -> None:
@@ -96,6 +110,18 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
     """
     sys.stdout.write("| nodes | callers | how | steps/s | median | 99% |\n")
     sys.stdout.write("|---:|---:|---|---:|---:|---:|\n")
+    for callers in CALLERS:
+        with TemporaryDirectory() as path:
+            directory = Directory(f"{path}/store")
+            embedded = Committer(
+                LmdbStore(directory, Handover(reactor, Placement())),
+                reactor,
+                fatal=lambda _: None,
+            )
+            await embedded.start()
+            took = await _load(callers, seconds, [_grouped(embedded)])
+            await embedded.stop()
+        _row("embedded", callers, "grouped", took, seconds)
     for nodes in NODES:
         for callers in CALLERS:
             for how in ("one each", "grouped"):
@@ -112,12 +138,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
                     else [*map(_one_each, stores)]
                 )
                 took = await _load(callers, seconds, steps)
-                cuts = statistics.quantiles(took, n=100) if len(took) > 1 else [0.0] * 99
-                sys.stdout.write(
-                    f"| {nodes} | {callers} | {how} | {len(took) / seconds:,.0f}"
-                    f" | {1e3 * cuts[49]:.1f} ms | {1e3 * cuts[98]:.1f} ms |\n"
-                )
-                sys.stdout.flush()
+                _row(str(nodes), callers, how, took, seconds)
                 for each in committers:
                     await each.stop()
 
