@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+from copy import deepcopy
 
 import pytest
 from attrs import Factory, define
@@ -243,6 +244,27 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     again = one.submit(key=b"k")
     one.settle()
     assert again == [(How.REPLAYED, 1, 1)]
+
+
+def test_restored(nodes: tuple[Node, Node]) -> None:
+    """
+    When etcd is restored from a snapshot under a node, the node goes on from there.
+    """
+    one, two = nodes
+    etcd = one.caller.etcd
+    for _ in range(2):
+        two.submit()
+        two.settle()
+    snapshot, revision = deepcopy(etcd.values), etcd.revision
+    for _ in range(5):
+        one.submit()
+        one.settle()
+    etcd.values, etcd.revision = snapshot, revision
+    told = [one.submit(), one.submit(condition=lambda state: state.revision < 7)]
+    one.settle()
+    told.append(one.submit(condition=lambda state: state.revision == 4))
+    one.settle()
+    assert told == [[(How.MOVED, 3, 3)], [(How.MOVED, 4, 4)], [(How.MOVED, 5, 5)]]
 
 
 def test_many_keys(nodes: tuple[Node, Node]) -> None:

@@ -140,10 +140,16 @@ class SharedCommitter(Committer):
         Go on from C{state}, unless it is an old one, or there are moves that will show
         where the cursor is.
         """
-        idle = self._under_way is None and not self._open.transitions
-        if idle and state.revision > self.durable.revision:
-            self.durable = self.latest = state
-            self._open = _Gathered(state)
+        if self._idle and state.revision > self.durable.revision:
+            self._begin_at(state)
+
+    @property
+    def _idle(self) -> bool:
+        return self._under_way is None and not self._open.transitions
+
+    def _begin_at(self, state: State) -> None:
+        self.durable = self.latest = state
+        self._open = _Gathered(state)
 
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self._near(*cursor)
@@ -258,6 +264,9 @@ class SharedCommitter(Committer):
         if move is LOOK:
             waiter(Outcome(How.UNMET, state))
         elif move.condition is None or move.condition(state):
+            if self._idle:
+                # Compared with another state, it might not be met for ever.
+                self._begin_at(state)
             self._place(move, waiter)
         else:
             self._tell(waiter, move, Outcome(How.UNMET, state), None)
@@ -291,9 +300,7 @@ class SharedCommitter(Committer):
             for batch in (gathered, self._open)
             for waiter, _, move in batch.answers
         ]
-        state = self._near(conflict.revision, conflict.position)
-        self.durable = self.latest = state
-        self._open = _Gathered(state)
+        self._begin_at(self._near(conflict.revision, conflict.position))
         self._again(moves, conflict.used)
 
     def _again(

@@ -237,10 +237,16 @@ class Gateway:
         """
         By name and password, for a token.
         """
+        try:
+            password = self.address.password()
+        except OSError as error:
+            raise Unanswered(
+                f"{self.address.password_file}: {error.strerror}", sent=False
+            ) from error
         answer = await self._attempt(
             "POST",
             "/v3/auth/authenticate",
-            {"name": self.address.user, "password": self.address.password()},
+            {"name": self.address.user, "password": password},
         )
         self._token = answer["token"]
 
@@ -250,11 +256,13 @@ class Gateway:
         """
         return await self._exchange("GET", f"{endpoint}/version", None)
 
-    async def _attempt(self, method: str, path: str, message: Message | None) -> Message:
+    async def _attempt(self, method: str, path: str, message: Message) -> Message:
         turn = self._turn
         endpoint = self._endpoint()
         try:
-            return await self._exchange(method, endpoint + path, message)
+            return _by_etcd(
+                endpoint, await self._exchange(method, endpoint + path, message)
+            )
         except Unanswered:
             if self._turn == turn:
                 self._turn += 1
@@ -347,6 +355,15 @@ def _understand(url: str, status: int, body: bytes) -> Message:
     if code in REFUSALS:
         raise Refused(code, said)
     raise Unanswered(f"{url}: {said}", sent=True)
+
+
+def _by_etcd(endpoint: str, answer: Message) -> Message:
+    """
+    C{answer}, if it has what each of etcd's has.
+    """
+    if "header" not in answer:
+        raise Unanswered(f"{endpoint} is not etcd's gateway", sent=True)
+    return answer
 
 
 def _say(error: Exception) -> str:

@@ -218,7 +218,8 @@ class EtcdStore:
         cursor = refusal.cursor
         if cursor is None:
             raise records.BadRecord(f"{self.name} has lost the cursor")
-        self._heard(cursor)
+        # Also when it is older than what was heard: whoever restored etcd meant it.
+        self._base_ = cursor
         if refusal.operation == operation.number:
             return
         if refusal.operation is None:
