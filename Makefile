@@ -3,6 +3,7 @@
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make system      check the package, and install it on a machine that boots systemd; root
+# make cluster     three etcd (Debian's etcd-server) and three nodes to play with
 # make api-docs    write docs/http-api.md from the OpenAPI document
 # make screenshots the pictures in docs/page/; takes Debian's chromium
 # make image-test  build the container image from Debian alone and try it; root
@@ -15,6 +16,7 @@
 # make power-cuts  cut the power under load a thousand times; root, 15 minutes
 # make faults      have every system call fail once, and for ever; root, 40 minutes
 # make histories   200 kills under clients whose whole record is checked
+# make cluster-faults  all that can happen to three etcd and three nodes, five times over
 # make simulate    20,000 simulated runs of committer and supervisor, with every failure
 # make model       a thousand generated conversations with the daemon, against a model
 # make attacks     malformed requests by the hundred, and slow clients
@@ -30,6 +32,7 @@ KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\)')
 
 .PHONY: run test bench deb system image-test api-docs screenshots clean
+.PHONY: cluster cluster-faults
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
 run: $(VENV)/installed
@@ -37,6 +40,12 @@ run: $(VENV)/installed
 
 test: $(VENV)/tox
 	$(VENV)/bin/tox run $(TOX_ARGS)
+
+cluster: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.playground
+
+cluster-faults: $(VENV)/tested
+	$(VENV)/bin/python -m tests.functional.cluster $(ROUNDS)
 
 failover: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.failover $(KILLS)

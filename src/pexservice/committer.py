@@ -72,7 +72,7 @@ class _Gathered:
     considered_at: float = 0.0
     idle: float = 0.0
     transitions: bytearray = Factory(bytearray)
-    answers: list[tuple[Waiter, Outcome]] = Factory(list)
+    answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
     told: list[tuple[How, Transition]] = Factory(list)
 
@@ -103,6 +103,10 @@ class Committer:
     """
 
     _log = Logger()
+
+    #: What L{move} is asked for a look at the cursor, where the L{visible} state is
+    #: not the answer.
+    looks: Move | None = None
 
     def __init__(
         self,
@@ -180,6 +184,19 @@ class Committer:
         The state that readers are shown.
         """
         return self.latest if self._answer_first else self.durable
+
+    def look(self) -> Deferred[State]:
+        """
+        @return: fires with the state to show to who asks now.
+        @raise NotTaken: nobody can say.
+        """
+        return succeed(self.visible)
+
+    def look_behind(self) -> Deferred[State]:
+        """
+        As L{look}; the state that the L{history} leads to.
+        """
+        return succeed(self.durable)
 
     def settled(self) -> Deferred[None]:
         """
@@ -284,8 +301,7 @@ class Committer:
             waiter(self._refusal)
             return
         if move.condition is not None and not move.condition(self.latest):
-            batch = self._open if self._open.transitions else self._under_way
-            self._tell(waiter, move, Outcome(How.UNMET, self.latest), batch)
+            self._unmet(move, waiter)
             return
         gathered = self._open
         if not gathered.transitions:
@@ -298,24 +314,31 @@ class Committer:
         if self._answer_first:
             waiter(Outcome(How.MOVED, state))
         else:
-            gathered.answers.append((waiter, Outcome(How.MOVED, state)))
+            gathered.answers.append((waiter, Outcome(How.MOVED, state), move))
         if self._under_way is None and self._consideration is None:
             # At the end of this turn of the reactor, when all that arrived with
             # this one is here.
             self._consider_in(LONGEST_DELAY if self._answer_first else 0)
 
+    def _unmet(self, move: Move, waiter: Waiter) -> None:
+        """
+        The latest state does not meet C{move}'s condition.
+        """
+        batch = self._open if self._open.transitions else self._under_way
+        self._tell(waiter, move, Outcome(How.UNMET, self.latest), batch)
+
     def _tell(
         self, waiter: Waiter, move: Move, outcome: Outcome, batch: _Gathered | None
     ) -> None:
         """
-        Tell C{waiter} its outcome when C{batch} is durable.
+        Tell C{waiter} the outcome of its C{move} when C{batch} is durable.
         """
         if batch is None or self._answer_first:
             self.counts.came(outcome.how.word, move.transition.value)
             waiter(outcome)
         else:
             batch.told.append((outcome.how, move.transition))
-            batch.answers.append((waiter, outcome))
+            batch.answers.append((waiter, outcome, move))
 
     def _consider_in(self, seconds: float) -> None:
         self._consideration = self._reactor.callLater(seconds, self._consider)
@@ -367,15 +390,23 @@ class Committer:
 
         def failed(failure: Failure) -> bool:
             self._under_way = None
-            if isinstance(failure.value, NotTaken):
-                self._undo(gathered, failure.value)
-            else:
-                self._give_up(gathered, failure)
-            return False
+            return self._failed(gathered, failure)
 
         committed = self._store.commit(gathered.batch(after, self._time_ns()))
         committed.addCallbacks(taken, failed).addCallback(self._go_on)
         committed.addErrback(self._give_up_on_ourselves)
+
+    def _failed(self, gathered: _Gathered, failure: Failure) -> bool:
+        """
+        The commit of C{gathered} failed.
+
+        @return: whether there is something to commit now.
+        """
+        if isinstance(failure.value, NotTaken):
+            self._undo(gathered, failure.value)
+        else:
+            self._give_up(gathered, failure)
+        return False
 
     def _go_on(self, arrived: bool) -> None:  # noqa: FBT001 the callback's one argument
         """
@@ -438,7 +469,7 @@ class Committer:
 
     def _answer(self, gathered: _Gathered, error: Exception | None = None) -> None:
         self._count(gathered, error)
-        for waiter, outcome in gathered.answers:
+        for waiter, outcome, _ in gathered.answers:
             try:
                 waiter(error or outcome)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'

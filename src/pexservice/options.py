@@ -59,8 +59,15 @@ def _on_or_off(text: str) -> str:
 
 
 def _store(url: str) -> str:
-    if not re.fullmatch(r"lmdb:.+", url):
-        raise ValueError(f"--store {url}: must be lmdb:DIRECTORY")
+    if url.startswith("etcd:"):
+        from pexservice.stores.etcd.address import parse  # noqa: PLC0415 rarely used
+
+        try:
+            parse(url)
+        except ValueError as error:
+            raise ValueError(f"--store {url}: {error}") from None
+    elif not re.fullmatch(r"lmdb:.+", url):
+        raise ValueError(f"--store {url}: must be lmdb:DIRECTORY or etcd:http://HOST:PORT")
     return url
 
 
@@ -77,7 +84,8 @@ class CommonOptions(usage.Options):
             "store",
             None,
             "lmdb:pexservice-data",
-            "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there.",
+            "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there,"
+            " or, shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
             _store,
         ],
         [
@@ -202,6 +210,11 @@ class CommonOptions(usage.Options):
         """
         if (self["tls-certificate"] is None) is not (self["tls-key"] is None):
             raise usage.UsageError("--tls-certificate and --tls-key go together")
+        if self["store"].startswith("etcd:") and self["synchronous-commit"] == "off":
+            raise usage.UsageError(
+                "--synchronous-commit off: not with etcd, where an answer that was given"
+                " before could be another node's too"
+            )
 
     def parseArgs(self, *words: str) -> None:
         """
@@ -218,6 +231,7 @@ class CommonOptions(usage.Options):
         return Settings(
             listen=tuple(self["listen"]) or Settings().listen,
             store=self["store"].removeprefix("lmdb:"),
+            etcd=self["store"] if self["store"].startswith("etcd:") else None,
             synchronous_commit=self["synchronous-commit"] == "on",
             journal=self["journal"],
             token_file=self["token-file"],

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import sys
 
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.files import check_files
 from pexservice.leaving import CannotStart
 from pexservice.options import WorkerOptions
+from pexservice.settings import Settings
 from pexservice.stores.directory import Directory
 from pexservice.stores.handover import Handover, Placement
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
@@ -38,13 +40,7 @@ class _NoThreads:
         raise AssertionError("there is no thread")
 
 
-def main(arguments: list[str]) -> int:
-    """
-    The command.
-    """
-    options = WorkerOptions()
-    options.parseOptions(arguments)
-    settings = options.settings()
+def _open_directory(settings: Settings) -> None:
     store = LmdbStore(
         Directory(settings.store),
         Handover(_NoThreads(), Placement()),
@@ -52,12 +48,51 @@ def main(arguments: list[str]) -> int:
         verify=verify,
     )
     failures: list[Failure] = []
+    store.open().addErrback(failures.append)
+    if failures:
+        failures[0].raiseException()
+    store.close()
+
+
+def _open_cluster(url: str, journal: int) -> None:
+    # Here answers have to be waited for.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+
+    store = etcd_store(url, IReactorTime(reactor), journal=journal)
+
+    async def look() -> None:
+        try:
+            await store.open()
+        finally:
+            await store.close()
+
+    failures: list[Failure] = []
+    looked = Deferred.fromCoroutine(look()).addErrback(failures.append)
+    looked.addCallback(lambda _: IReactorCore(reactor).callWhenRunning(_stop, reactor))
+    IReactorCore(reactor).run()
+    if failures:
+        failures[0].raiseException()
+
+
+def _stop(reactor: IReactorCore) -> None:
+    reactor.stop()
+
+
+def main(arguments: list[str]) -> int:
+    """
+    The command.
+    """
+    options = WorkerOptions()
+    options.parseOptions(arguments)
+    settings = options.settings()
     try:
         check_files(settings)
-        store.open().addErrback(failures.append)
-        if failures:
-            failures[0].raiseException()
-        store.close()
+        if settings.etcd is None:
+            _open_directory(settings)
+        else:
+            _open_cluster(settings.etcd, settings.journal)
     except (CannotStart, BadTokens, StoreUnusable) as error:
         sys.stdout.write(f"{error}\n")
         return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1

@@ -16,6 +16,7 @@ class Settings:
 
     @ivar listen: endpoint descriptions.
     @ivar store: the directory of an LMDB store.
+    @ivar etcd: where the store is instead, as C{--store} has it.
     @ivar journal: how many transitions the history goes back.
     @ivar rate_limit: requests a second for each client address.
     @ivar trusted_proxies: addresses whose X-Forwarded-For counts.
@@ -31,6 +32,7 @@ class Settings:
 
     listen: tuple[str, ...] = ("tcp:8081:interface=127.0.0.1",)
     store: str = "pexservice-data"
+    etcd: str | None = None
     synchronous_commit: bool = True
     journal: int = 100_000
     token_file: str | None = None
@@ -49,7 +51,7 @@ class Settings:
         """
         The command line that says the same, but for what a supervisor adds.
         """
-        yield from ("--store", f"lmdb:{self.store}")
+        yield from ("--store", self.etcd or f"lmdb:{self.store}")
         yield from ("--synchronous-commit", "on" if self.synchronous_commit else "off")
         yield from ("--journal", str(self.journal))
         yield from ("--max-connections", str(self.max_connections))

@@ -37,7 +37,7 @@ from pexservice.server.tls import context, wrapped
 from pexservice.settings import Settings
 from pexservice.stores.directory import Directory
 from pexservice.stores.handover import Handover, Placement
-from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import ISharedStore, IStore, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import LmdbStore
 from pexservice.stores.verify import verify_in_child
 from pexservice.supervised import follow_supervisor, heartbeat
@@ -68,6 +68,14 @@ class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
     """
 
 
+def _committer_of(store: IStore) -> type[Committer]:
+    if not ISharedStore.providedBy(store):
+        return Committer
+    from pexservice.sharing import SharedCommitter  # noqa: PLC0415 rarely used
+
+    return SharedCommitter
+
+
 class Worker(Service):
     """
     The service that serves.
@@ -87,7 +95,7 @@ class Worker(Service):
         self._leaving = leaving or Leaving(
             reactor, terminal=settings.foreground and settings.lifeline is None
         )
-        self._make_store = make_store or self._lmdb_store
+        self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
         self._hot: Hot | None = None
         self._events: Events | None = None
@@ -111,12 +119,19 @@ class Worker(Service):
             )
         started = Deferred.fromCoroutine(self._start())
         failures: list[Failure] = []
-        started.addErrback(failures.append)
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            if starting:
+                failures.append(failure)
+            else:
+                # Another process has the store, or it is on other machines.
+                self._fail_to_start(failure)
+
+        started.addErrback(failed)
+        starting = False
         if failures:
             self._fail_to_start(failures[0])
-        else:
-            # Another process has the store, and it is waited for.
-            started.addErrback(self._fail_to_start)
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
 
     def _orphaned(self) -> None:
@@ -127,8 +142,13 @@ class Worker(Service):
     def _settled(self) -> Deferred[None]:
         return succeed(None) if self._committer is None else self._committer.settled()
 
-    def _lmdb_store(self) -> IStore:
+    def _store(self) -> IStore:
         settings = self._settings
+        if settings.etcd is not None:
+            # What is imported for it, the others do without.
+            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+
+            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
         return LmdbStore(
             Directory(settings.store),
             Handover(self._reactor, Placement()),
@@ -161,7 +181,7 @@ class Worker(Service):
                 ) from error
         access = Access(check_files(settings), settings.cors_origins)
         store = self._make_store()
-        committer = Committer(
+        committer = _committer_of(store)(
             store,
             self._reactor,
             synchronous=settings.synchronous_commit,

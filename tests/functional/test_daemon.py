@@ -161,7 +161,7 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
         ("--listen", "ssl:8081", "--listen ssl:8081: it must begin with"),
         ("--store", "elsewhere", ": must be lmdb:DIRECTORY"),
         ("--store", "lmdb:", ": must be lmdb:DIRECTORY"),
-        ("--store", "etcd:http://127.0.0.1:2379", ": must be lmdb:DIRECTORY"),
+        ("--store", "etcd:127.0.0.1:2379", ": must be etcd:http://HOST:PORT"),
         ("--synchronous-commit", "maybe", "--synchronous-commit maybe: must be on or off"),
         ("--journal", "0", "--journal 0: must be from 1 to 100000000"),
         ("--journal", "many", "--journal many: must be"),

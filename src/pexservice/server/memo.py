@@ -45,7 +45,7 @@ class Plan:
     """
     What a chunk of bytes means.
 
-    @ivar move: L{None} for a look at the cursor.
+    @ivar move: L{None} for a look at the cursor in memory.
     @ivar tally: where it is counted.
     @ivar forwarded: whom the request came from, as its sender says.
     """

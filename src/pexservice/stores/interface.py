@@ -4,6 +4,7 @@ What a store promises to the committer, whatever it stands on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from attrs import frozen
@@ -49,6 +50,25 @@ class OutcomeUnknown(Exception):
     The store failed while the batch was under way.  Only opening it again tells
     whether the batch happened.
     """
+
+
+class Conflict(Exception):
+    """
+    The batch never happened, and never will: the cursor is not where it began, or a
+    key of it had been used.  Only a store that others write to says so.
+
+    @ivar revision: of the cursor, as far as the store knows.
+    @ivar position: likewise.
+    @ivar used: the batch's idempotency keys that had been used, with what for.
+    """
+
+    def __init__(
+        self, revision: int, position: int, used: Mapping[bytes, Remembered]
+    ) -> None:
+        super().__init__(f"the cursor is at revision {revision}")
+        self.revision = revision
+        self.position = position
+        self.used = used
 
 
 class Remembered(NamedTuple):
@@ -172,4 +192,33 @@ class IStore(Interface):
     def close() -> Deferred[None]:
         """
         Let go of the store.  Harmless when it never opened.
+        """
+
+
+class ISharedStore(IStore):
+    """
+    A store whose cursor others move too.  It goes on after a failure.
+    """
+
+    def commit(batch: Batch) -> Deferred[None]:
+        """
+        See L{IStore.commit}.
+
+        @raise Conflict: others moved the cursor; it surely did not happen.
+        @raise OutcomeUnknown: it may have happened, or may yet.  It can only happen
+            before any later batch does, so the next one may be tried at once.
+        """
+
+    def watch(heard: Callable[[int, int], None]) -> None:
+        """
+        Call C{heard} with (revision, position) when the cursor is known to have moved,
+        whoever moved it.  That may be late, or never.
+        """
+
+    def read() -> Deferred[tuple[int, int]]:
+        """
+        The cursor, as it is at a moment between this call and its answer.
+
+        @return: fires with (revision, position).
+        @raise NotTaken: nobody can say.
         """

@@ -181,17 +181,21 @@ class Api:
         )
 
     @app.route("/current")
-    def current(self, request: IRequest) -> bytes:
+    def current(self, request: IRequest) -> Deferred[bytes]:
         """
         The value at the cursor.
         """
-        state, representation = self._committer.visible, chosen(_accept(request))
-        known = self._known(request, state)
-        if known is None:
-            if request.method == b"GET":
-                self._means(request, Meaning.CURRENT, representation)
-            known = state_reply(state, representation)
-        return known.apply(request)
+        representation = chosen(_accept(request))
+
+        def seen(state: State) -> bytes:
+            known = self._known(request, state)
+            if known is None:
+                if request.method == b"GET":
+                    self._means(request, Meaning.CURRENT, representation)
+                known = state_reply(state, representation)
+            return known.apply(request)
+
+        return self._committer.look().addCallbacks(seen, _explain)
 
     def _means(self, request: IRequest, meaning: Meaning, representation: str) -> None:
         """
@@ -292,12 +296,20 @@ class Api:
 
     def _page(
         self, request: IRequest, before: int | None, rows_wanted: int
-    ) -> Deferred[bytes] | bytes:
+    ) -> Deferred[bytes]:
         # The rows are those on disk, whatever readers of the cursor are shown.
-        state = self._committer.durable
+        return self._committer.look_behind().addCallbacks(
+            lambda state: self._page_at(request, state, before, rows_wanted), _explain
+        )
+
+    def _page_at(
+        self, request: IRequest, state: State, before: int | None, rows_wanted: int
+    ) -> Deferred[bytes] | bytes:
         known = self._known(request, state)
         if known is not None:
             return known.apply(request)
+        newest = state.revision + 1
+        before = newest if before is None else min(before, newest)
 
         def found(rows: list[Row]) -> bytes:
             following = None

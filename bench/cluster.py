@@ -1,0 +1,156 @@
+"""
+What group commit is worth on etcd: steps a second and how long they take, by this
+service's committer and by one compare-and-swap a request, for as many callers at once
+as are asked for.
+
+C{python -m bench.cluster URL [SECONDS]}, on an etcd that may be filled: a prefix of its
+own is used.  Callers are in this process, so nothing but the committer, the store and
+etcd is measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pexservice.lean  # noqa: F401 before Twisted
+
+# isort: split
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import react
+
+from pexservice.committer import Committer
+from pexservice.cursor import Transition
+from pexservice.moves import Move
+from pexservice.sharing import SharedCommitter
+from pexservice.stores.directory import Directory
+from pexservice.stores.etcd.making import etcd_store
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.handover import Handover, Placement
+from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
+from pexservice.stores.lmdb import LmdbStore
+
+CALLERS = (64, 256)
+NODES = (1, 3)
+
+#: One step.
+Step = Callable[[], Coroutine[Any, Any, object]]
+
+
+async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
+    """
+    Have C{callers} step for so long, at each node in turn.
+
+    @return: how long each step took.
+    """
+    end, took = time.perf_counter() + seconds, list[float]()
+
+    async def caller(step: Step) -> None:
+        while (began := time.perf_counter()) < end:
+            try:
+                await step()
+            except (NotTaken, OutcomeUnknown):
+                # With hundreds of transactions at once, etcd does not answer in time.
+                continue
+            took.append(time.perf_counter() - began)
+
+    await gatherResults(
+        [
+            Deferred.fromCoroutine(caller(steps[number % len(steps)]))
+            for number in range(callers)
+        ]
+    )
+    return took
+
+
+def _one_each(store: EtcdStore) -> Step:
+    """
+    One compare-and-swap a step, again until nobody was faster.
+    """
+
+    async def step() -> None:
+        while True:
+            base = store._base  # noqa: SLF001 what a caller of its own would keep
+            batch = Batch(base.revision + 1, base.position, b"n", base.position + 1, 0)
+            try:
+                await store.commit(batch)
+            except Conflict:
+                continue
+            return
+
+    return step
+
+
+def _grouped(committer: Committer) -> Step:
+    move = Move(Transition.NEXT)
+    return lambda: _submit(committer, move)
+
+
+async def _submit(committer: Committer, move: Move) -> object:
+    return await committer.submit(move)
+
+
+def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) -> None:
+    cuts = statistics.quantiles(took, n=100) if len(took) > 1 else [0.0] * 99
+    sys.stdout.write(
+        f"| {nodes} | {callers} | {how} | {len(took) / seconds:,.0f}"
+        f" | {1e3 * cuts[49]:.1f} ms | {1e3 * cuts[98]:.1f} ms |\n"
+    )
+    sys.stdout.flush()
+
+
+async def measure(reactor: Any, url: str, seconds: float) -> None:
+    """
+    The table.
+    """
+    sys.stdout.write("| nodes | callers | how | steps/s | median | 99% |\n")
+    sys.stdout.write("|---:|---:|---|---:|---:|---:|\n")
+    for callers in CALLERS:
+        with TemporaryDirectory() as path:
+            directory = Directory(f"{path}/store")
+            embedded = Committer(
+                LmdbStore(directory, Handover(reactor, Placement())),
+                reactor,
+                fatal=lambda _: None,
+            )
+            await embedded.start()
+            took = await _load(callers, seconds, [_grouped(embedded)])
+            await embedded.stop()
+        _row("embedded", callers, "grouped", took, seconds)
+    for nodes in NODES:
+        for callers in CALLERS:
+            for how in ("one each", "grouped"):
+                prefix = f"{url}?prefix=bench/{nodes}/{callers}/{how.replace(' ', '-')}/"
+                stores = [etcd_store(prefix, reactor, journal=1000) for _ in range(nodes)]
+                committers = [
+                    SharedCommitter(each, reactor, fatal=lambda _: None) for each in stores
+                ]
+                for each in committers:
+                    await each.start()
+                steps = (
+                    [*map(_grouped, committers)]
+                    if how == "grouped"
+                    else [*map(_one_each, stores)]
+                )
+                took = await _load(callers, seconds, steps)
+                _row(str(nodes), callers, how, took, seconds)
+                for each in committers:
+                    await each.stop()
+
+
+def main() -> None:
+    """
+    The command.
+    """
+    url = sys.argv[1]
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0  # noqa: PLR2004
+    react(lambda reactor: Deferred.fromCoroutine(measure(reactor, url, seconds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""
+What C{--store etcd:...} says.
+
+C{etcd:http://HOST:PORT[,http://HOST:PORT...][?NAME=VALUE[&NAME=VALUE...]]}
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
+
+_PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
+
+#: The parameters, and what of L{Address} they are.
+_NAMES = {
+    "prefix": "prefix",
+    "ca": "ca",
+    "certificate": "certificate",
+    "key": "key",
+    "user": "user",
+    "password-file": "password_file",
+}
+
+
+@frozen(kw_only=True)
+class Address:
+    """
+    Where etcd is, and as whom we come.
+
+    @ivar endpoints: as C{http://127.0.0.1:2379}.
+    @ivar prefix: what all our keys begin with.
+    @ivar ca: a PEM file with who signed etcd's certificates; by default the system's.
+    @ivar certificate: a PEM file with our own, and C{key} with its key.
+    @ivar password_file: its first line is the password of C{user}.
+    """
+
+    endpoints: tuple[str, ...]
+    prefix: str = "pexservice/"
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+
+    @property
+    def secure(self) -> bool:
+        """
+        Does any endpoint speak TLS?
+        """
+        return any(each.startswith("https:") for each in self.endpoints)
+
+    def password(self) -> str:
+        """
+        @raise OSError: the file cannot be read.
+        """
+        lines = Path(self.password_file or "").read_text().splitlines()
+        return lines[0] if lines else ""
+
+    def __str__(self) -> str:
+        return f"etcd at {', '.join(self.endpoints)}"
+
+
+def parse(url: str) -> Address:
+    """
+    @raise ValueError: it says what is wrong.
+    """
+    body, _, query = url.removeprefix("etcd:").partition("?")
+    endpoints = body.split(",")
+    for each in endpoints:
+        if not _ENDPOINT.fullmatch(each):
+            raise ValueError(
+                "must be etcd:http://HOST:PORT[,http://HOST:PORT...], or https,"
+                f" and {each or 'nothing'} is no such address"
+            )
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise ValueError("what follows ? must be NAME=VALUE, joined by &") from None
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in _NAMES:
+            raise ValueError(f"there is no {name}, only {', '.join(_NAMES)}")
+        if not value or _NAMES[name] in given:
+            raise ValueError(f"{name} must be given once, with a value")
+        given[_NAMES[name]] = value
+    _check(given)
+    return Address(endpoints=tuple(each.rstrip("/") for each in endpoints), **given)
+
+
+def _check(given: dict[str, str]) -> None:
+    """
+    What goes together.
+    """
+    if ("certificate" in given) is not ("key" in given):
+        raise ValueError("certificate and key go together")
+    if ("user" in given) is not ("password_file" in given):
+        raise ValueError("user and password-file go together")
+    if not _PREFIX.fullmatch(given.get("prefix", "pexservice/")):
+        raise ValueError("prefix must have 1 to 200 visible ASCII characters")

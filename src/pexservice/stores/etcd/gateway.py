@@ -1,0 +1,372 @@
+"""
+etcd's JSON gateway, one call at a time, by whichever endpoint answers.
+
+A call ends in one of three ways, and everything above depends on which: it is
+answered; it was surely not done (L{Refused}, or L{Unanswered} and not C{sent}); or
+nobody knows.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import typing
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import treq
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
+from twisted.web.http import OK
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+
+from pexservice.stores.etcd.address import Address
+from pexservice.stores.etcd.records import Message
+
+T = TypeVar("T")
+
+#: How long one attempt has at etcd.  Shorter than an election, so that what was sent
+#: to a leader that is gone is tried with the next one as soon as there is one.
+#: Milliseconds.
+ATTEMPT_MS = 500
+
+#: How long an endpoint may keep us waiting, one that was stopped.  Seconds.
+PATIENCE = 1.0
+
+#: How long in all, before who waits is told.  Seconds.
+DEADLINE = 5.0
+
+#: How long one watch lasts.  Seconds.
+LIFETIME = 60.0
+
+#: Between attempts: the first pause, which doubles, and the longest.  Seconds, of
+#: which a random half is waited, so that nodes do not come all at once.
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 0.4
+
+#: gRPC's codes with which etcd says that it did nothing: INVALID_ARGUMENT, NOT_FOUND,
+#: PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and
+#: UNAUTHENTICATED.  Others, as UNAVAILABLE, come also when it may yet do it.
+REFUSALS = {3, 5, 7, 8, 9, 12, 16}
+
+_UNAUTHENTICATED = 16
+
+
+class Refused(Exception):
+    """
+    etcd says no, and has done nothing.
+
+    @ivar code: gRPC's.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unanswered(Exception):
+    """
+    No answer, or none that says what happened.
+
+    @ivar sent: etcd may have got it.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Caller(typing.Protocol):
+    """
+    What the store needs of a gateway, so that tests can put words into its mouth.
+    """
+
+    async def call(self, path: str, message: Message) -> Message:
+        """
+        One attempt.
+
+        @param path: below C{/v3/}.
+        @raise Refused: it was not done.
+        @raise Unanswered: nobody knows, if it was C{sent}.
+        """
+
+    async def pause(self, attempt: int) -> None:
+        """
+        Wait before the C{attempt}-th repetition, counted from 0.
+        """
+
+    async def rest(self, longest: float) -> None:
+        """
+        Wait for a random part of C{longest} seconds.
+        """
+
+    def seconds(self) -> float:
+        """
+        A monotonic clock.
+        """
+
+
+async def persist(
+    caller: Caller,
+    attempt: Callable[[], Coroutine[Any, Any, T]],
+    deadline: float = DEADLINE,
+) -> T:
+    """
+    Make an attempt, which may be made again, until it is answered.
+
+    @raise Refused: it was.
+    @raise Unanswered: not within C{deadline} seconds.
+    """
+    end, number = caller.seconds() + deadline, 0
+    while True:
+        try:
+            return await attempt()
+        except Unanswered:
+            if caller.seconds() >= end:
+                raise
+        await caller.pause(number)
+        number += 1
+
+
+class Gateway:
+    """
+    A connection to one etcd cluster.  See L{Caller}.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, address: Address, reactor: IReactorTime, agent: IAgent | None = None
+    ) -> None:
+        self.address = address
+        self._reactor = reactor
+        self._pool = HTTPConnectionPool(reactor)
+        # A POST is repeated by us, who know what that means.
+        self._pool.retryAutomatically = False
+        self._pool.maxPersistentPerHost = 8
+        self._client = treq.client.HTTPClient(agent or self._agent())
+        self._turn = 0
+        self._token: str | None = None
+
+    def _agent(self) -> IAgent:
+        if not self.address.secure:
+            made: IAgent = Agent(self._reactor, connectTimeout=PATIENCE, pool=self._pool)
+            return made
+        from pexservice.stores.etcd.secure import agent  # noqa: PLC0415 pyOpenSSL
+
+        return agent(self.address, self._reactor, PATIENCE, self._pool)
+
+    def seconds(self) -> float:
+        """
+        See L{Caller.seconds}.
+        """
+        return self._reactor.seconds()
+
+    async def pause(self, attempt: int) -> None:
+        """
+        See L{Caller.pause}.
+        """
+        longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+        await deferLater(self._reactor, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
+
+    async def rest(self, longest: float) -> None:
+        """
+        See L{Caller.rest}.
+        """
+        await deferLater(self._reactor, random.uniform(0, longest))  # noqa: S311 likewise
+
+    async def call(self, path: str, message: Message) -> Message:
+        """
+        See L{Caller.call}.
+        """
+        if self.address.user is not None and self._token is None:
+            await self._authenticate()
+        try:
+            return await self._attempt("POST", f"/v3/{path}", message)
+        except Refused as error:
+            # Tokens end, with time and with each change of what users may do.
+            stale = error.code == _UNAUTHENTICATED or "auth revision" in str(error)
+            if self._token is None or not stale:
+                raise
+        self._token = None
+        await self._authenticate()
+        return await self._attempt("POST", f"/v3/{path}", message)
+
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        A watch, for as long as it lasts.
+
+        @param take: called with each piece of the answer.
+        @raise Refused: it was not begun.
+        @raise Unanswered: nor that, or it broke.
+        """
+        if self.address.user is not None and self._token is None:
+            await self._authenticate()
+        endpoint = self._endpoint()
+        try:
+            await Deferred.fromCoroutine(
+                self._collect(f"{endpoint}/v3/watch", message, take)
+            ).addTimeout(LIFETIME, self._reactor)
+        except DeferredTimeout:
+            return
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise Unanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+
+    async def _collect(
+        self, url: str, message: Message, take: Callable[[bytes], None]
+    ) -> None:
+        headers = Headers({} if self._token is None else {"Authorization": [self._token]})
+        response = await self._client.request(
+            "POST", url, headers=headers, data=json.dumps(message).encode(), unbuffered=True
+        )
+        receiver = _Receiver(take)
+        response.deliverBody(receiver)
+        await receiver.ended
+
+    async def _authenticate(self) -> None:
+        """
+        By name and password, for a token.
+        """
+        try:
+            password = self.address.password()
+        except OSError as error:
+            raise Unanswered(
+                f"{self.address.password_file}: {error.strerror}", sent=False
+            ) from error
+        answer = await self._attempt(
+            "POST",
+            "/v3/auth/authenticate",
+            {"name": self.address.user, "password": password},
+        )
+        self._token = answer["token"]
+
+    async def version(self, endpoint: str) -> Message:
+        """
+        What C{/version} says there.
+        """
+        return await self._exchange("GET", f"{endpoint}/version", None)
+
+    async def _attempt(self, method: str, path: str, message: Message) -> Message:
+        turn = self._turn
+        endpoint = self._endpoint()
+        try:
+            return _by_etcd(
+                endpoint, await self._exchange(method, endpoint + path, message)
+            )
+        except Unanswered:
+            if self._turn == turn:
+                self._turn += 1
+            raise
+
+    def _endpoint(self) -> str:
+        endpoints = self.address.endpoints
+        return endpoints[self._turn % len(endpoints)]
+
+    async def _exchange(self, method: str, url: str, message: Message | None) -> Message:
+        headers = {"Grpc-Timeout": [f"{ATTEMPT_MS}m"]}
+        if self._token is not None:
+            headers["Authorization"] = [self._token]
+        try:
+            status, body = await self._within(self._send(method, url, headers, message))
+        except (ConnectError, DNSLookupError) as error:
+            raise Unanswered(f"{url}: {_say(error)}", sent=False) from error
+        except (DeferredTimeout, CancelledError) as error:
+            raise Unanswered(f"{url}: no answer in {PATIENCE} s", sent=True) from error
+        except Exception as error:
+            # However it broke, what was sent may have arrived.
+            raise Unanswered(f"{url}: {_say(error)}", sent=True) from error
+        return _understand(url, status, body)
+
+    def _within(
+        self, sent: Coroutine[Any, Any, tuple[int, bytes]]
+    ) -> Deferred[tuple[int, bytes]]:
+        return Deferred.fromCoroutine(sent).addTimeout(PATIENCE, self._reactor)
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
+    ) -> tuple[int, bytes]:
+        data = None if message is None else json.dumps(message).encode()
+        response = await self._client.request(
+            method, url, headers=Headers(headers), data=data
+        )
+        return response.code, await treq.content(response)
+
+    async def close(self) -> None:
+        """
+        Let go of the connections.
+        """
+        await self._pool.closeCachedConnections()
+
+
+class _Receiver(Protocol):
+    """
+    Of an answer that goes on.
+
+    @ivar ended: fires when it does; to cancel it ends the connection.
+    """
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self.ended: Deferred[None] = Deferred(lambda _: self._drop())
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        See L{IProtocol.dataReceived}.
+        """
+        self._take(data)
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        See L{IProtocol.connectionLost}.
+        """
+        if not self.ended.called:
+            self.ended.callback(None)
+
+
+def _understand(url: str, status: int, body: bytes) -> Message:
+    """
+    @raise Refused: it says no.
+    @raise Unanswered: it says something else.
+    """
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise Unanswered(f"{url} is not etcd's gateway: status {status}", sent=True)
+    code = answer.get("code", 0)
+    if status == OK and not code:
+        return answer
+    said = str(answer.get("message") or answer.get("error") or f"status {status}")
+    if code in REFUSALS:
+        raise Refused(code, said)
+    raise Unanswered(f"{url}: {said}", sent=True)
+
+
+def _by_etcd(endpoint: str, answer: Message) -> Message:
+    """
+    C{answer}, if it has what each of etcd's has.
+    """
+    if "header" not in answer:
+        raise Unanswered(f"{endpoint} is not etcd's gateway", sent=True)
+    return answer
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, ResponseFailed):
+        return ", ".join(failure.getErrorMessage() for failure in error.reasons)
+    return str(error) or type(error).__name__

@@ -1,0 +1,71 @@
+"""
+Pages of the journal.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from pexservice.stores.etcd import records
+from pexservice.stores.etcd.records import Keys, Message
+from pexservice.stores.interface import Row
+
+#: How many batches are read at a time.
+_ROWS = 100
+
+
+async def history(
+    ask: Callable[[Message], Coroutine[Any, Any, Message]],
+    keys: Keys,
+    before: int | None,
+    limit: int,
+    kept: int,
+) -> list[Row]:
+    """
+    See L{IStore.history}.
+
+    @param ask: has a transaction answered.
+    @param kept: how many transitions are to be shown.
+    """
+    found: list[Row] = []
+    # A row has its last revision in its key: those below the one of a revision end
+    # before it, and the first one from there on has it.
+    end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
+    whole: Message = {
+        "request_range": records.get(
+            keys.row(0), end, limit=str(_ROWS), sort_order="DESCEND", sort_target="KEY"
+        )
+    }
+    partly: Message = {
+        "request_range": records.get(end, keys.rows_end, limit="1", sort_order="ASCEND")
+    }
+    cursor: Message = {"request_range": records.get(keys.cursor)}
+    asked = [cursor, whole] if before is None else [cursor, partly, whole]
+    answer = await ask({"success": asked})
+    newest: int | None = None
+    while True:
+        at, *pages = [records.pairs(each["response_range"]) for each in answer["responses"]]
+        if newest is None:
+            newest = records.read_cursor(at[0]).revision if at else 0
+        for row in _rows(keys, pages):
+            if row.revision <= newest - kept or len(found) >= limit:
+                return found
+            if before is None or row.revision < before:
+                found.append(row)
+        if len(pages[-1]) < _ROWS:
+            return found
+        end = b64decode(pages[-1][-1]["key"])
+        whole["request_range"]["range_end"] = records.text(end)
+        answer = await ask({"success": [cursor, whole]})
+
+
+def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
+    """
+    Newest first.
+    """
+    for page in pages:
+        for pair in page:
+            last = keys.last_revision(b64decode(pair["key"]))
+            yield from reversed(records.read_row(pair, last))

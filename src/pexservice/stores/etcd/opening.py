@@ -1,0 +1,119 @@
+"""
+How a store on etcd is opened: who answers, whether it is one of ours, and what is
+needed before the first batch.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from twisted.logger import Logger
+
+from pexservice.stores.etcd import records
+from pexservice.stores.etcd.gateway import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.records import Cursor, Keys, Message, Operation
+from pexservice.stores.interface import StoreDamaged, StoreUnusable
+
+_log = Logger()
+
+#: Before it, the gateway is elsewhere.
+OLDEST = (3, 4, 0)
+
+#: From the first to before the second, a member that was paused may answer a
+#: linearizable read with what was.
+STALE = ((3, 5, 0), (3, 5, 28))
+
+#: How long an operation key outlives its process, at most, in seconds.  A process
+#: whose own has gone makes another one.
+LEASE = 24 * 3600
+
+_RESOURCE_EXHAUSTED = 8
+
+
+def check_version(name: str, answer: Message) -> None:
+    """
+    @param name: where it is, for who reads it.
+    @raise StoreUnusable: it is too old, or no etcd.
+    """
+    said = str(answer.get("etcdserver", ""))
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", said)
+    if found is None:
+        raise StoreUnusable(f"{name}: what answers there is not etcd")
+    version = tuple(map(int, found.groups()))
+    if version < OLDEST:
+        raise StoreUnusable(f"{name} has version {said}; it takes 3.4 or newer")
+    if STALE[0] <= version < STALE[1]:
+        _log.warn(
+            "{name} has version {version}: until 3.5.28, a member that was paused may"
+            " answer a read with an old state; better update it",
+            name=name,
+            version=said,
+        )
+
+
+async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
+    """
+    Read the cursor, and make it if there is nothing at all.
+
+    @raise StoreUnusable: or one of its kinds.
+    """
+
+    async def read() -> Message:
+        return await caller.call("kv/range", records.get(keys.prefix, keys.end, limit="2"))
+
+    try:
+        answer = await persist(caller, read)
+        found = records.pairs(answer)
+        if not found:
+            # Others may be doing the same; whoever is first, it is there then.
+            await persist(caller, lambda: caller.call("kv/txn", records.make(keys)))
+        answer = await persist(
+            caller, lambda: caller.call("kv/range", records.get(keys.cursor))
+        )
+    except (Refused, Unanswered) as error:
+        raise explain(name, error) from error
+    found = records.pairs(answer)
+    if not found:
+        raise StoreDamaged(
+            f"{name} has keys that begin with {keys.prefix.decode()}, but no cursor; choose"
+            " another prefix, or restore them all"
+        )
+    try:
+        return records.read_cursor(found[0])
+    except records.BadRecord as error:
+        raise StoreDamaged(f"{name}, {keys.cursor.decode()}: {error}") from error
+
+
+async def begin_operations(caller: Caller, keys: Keys) -> Operation:
+    """
+    A new operation key.  What happens to an attempt that got no answer is of no
+    matter: its lease ends.
+
+    @raise Refused: etcd does not want it.
+    @raise Unanswered: it does not answer.
+    """
+
+    async def attempt() -> Operation:
+        granted = await caller.call("lease/grant", {"TTL": str(LEASE)})
+        operation = Operation(keys.operation(secrets.token_hex(8)), 0, granted["ID"])
+        answer = await caller.call("kv/txn", records.begin_operations(operation))
+        if not answer.get("succeeded"):
+            raise Unanswered("the operation key was there", sent=True)
+        return operation
+
+    return await persist(caller, attempt)
+
+
+def explain(name: str, error: Exception) -> StoreUnusable:
+    """
+    What to tell who starts the service.
+    """
+    if isinstance(error, Refused):
+        hint = (
+            "; compact and defragment it, then disarm the alarm"
+            if error.code == _RESOURCE_EXHAUSTED
+            else ""
+        )
+        return StoreUnusable(f"{name} refuses: {error}{hint}")
+    return StoreUnusable(f"{name} does not answer, or has no quorum: {error}")

@@ -1,0 +1,93 @@
+"""
+Hear of what other nodes did, when they do it.
+
+Nothing depends on it: who wants to know the cursor reads it.  So a watch that hears
+nothing, because its connection is dead and nobody knows, costs no more than that the
+news come with the next read.  It is begun anew after a while in any case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from pexservice.stores.etcd import records
+from pexservice.stores.etcd.gateway import Refused, Unanswered
+from pexservice.stores.etcd.records import Cursor, Keys, Message
+
+#: The longest line that is kept; an event has some hundred bytes.
+_LONGEST = 65536
+
+#: What a watch is made by: a message, and what to do with each piece of the answer.
+Stream = Callable[[Message, Callable[[bytes], None]], Coroutine[Any, Any, None]]
+
+
+class Lines:
+    """
+    Takes an answer in pieces, and passes on the cursors that are in it.
+    """
+
+    def __init__(self, heard: Callable[[Cursor], None]) -> None:
+        self._heard = heard
+        self._rest = b""
+
+    def take(self, chunk: bytes) -> None:
+        """
+        Some of it.
+        """
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest if len(rest) < _LONGEST else b""
+        for line in lines:
+            try:
+                events = json.loads(line)["result"].get("events", [])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # An error, or not etcd: the watch is over then.
+                continue
+            for event in events:
+                # Without a type it was put.
+                if "type" not in event:
+                    self._heard(records.read_cursor(event["kv"]))
+
+
+class Watch:
+    """
+    On the cursor, until it is stopped.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        stream: Stream,
+        pause: Callable[[int], Coroutine[Any, Any, None]],
+        keys: Keys,
+        heard: Callable[[Cursor], None],
+    ) -> None:
+        """
+        @param pause: waits, before an attempt that follows one that ended.
+        @param heard: called with each cursor.
+        """
+        self._stream = stream
+        self._pause = pause
+        self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
+        self._heard = heard
+        self._watching = Deferred.fromCoroutine(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._stream(self._message, Lines(self._heard).take)
+            except (Refused, Unanswered) as error:
+                self._log.debug("the watch ended: {error}", error=error)
+            await self._pause(5)
+
+    def stop(self) -> None:
+        """
+        Hear no more.
+        """
+        self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._watching.cancel()

@@ -1,0 +1,144 @@
+"""
+An etcd cluster of the test's own: Debian's etcd-server, on loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+
+#: How long a cluster may take to come up.  Seconds; a safety net.
+PATIENCE = 60
+
+
+def free_ports(count: int) -> list[int]:
+    """
+    Ports that nobody listens on.  Chosen together, so they differ.
+    """
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@define(eq=False)
+class Member:
+    """
+    One etcd.
+
+    @ivar url: where its clients come.
+    """
+
+    name: str
+    url: str
+    command: Sequence[str]
+    log: Path
+    context: ssl.SSLContext | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """
+        Begin, or begin again with the same data.
+        """
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def signal(self, number: int) -> None:
+        """
+        Send a signal.
+        """
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """
+        SIGKILL.
+        """
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def ask(self, path: str, message: dict[str, Any] | None = None) -> Any:
+        """
+        One call, POST if there is a message.
+        """
+        data = None if message is None else json.dumps(message).encode()
+        with urllib.request.urlopen(  # noqa: S310 ours
+            self.url + path, data, timeout=5, context=self.context
+        ) as answer:
+            return json.loads(answer.read())
+
+    def healthy(self) -> bool:
+        """
+        Does it have a quorum?
+        """
+        with suppress(OSError, ValueError):
+            return bool(self.ask("/health")["health"] == "true")
+        return False
+
+    def leads(self) -> bool:
+        """
+        Is it the leader?
+        """
+        with suppress(OSError, ValueError, KeyError):
+            status = self.ask("/v3/maintenance/status", {})
+            return bool(status["leader"] == status["header"]["member_id"])
+        return False
+
+
+@contextmanager
+def cluster(
+    path: Path,
+    size: int = 1,
+    *options: str,
+    context: ssl.SSLContext | None = None,
+) -> Iterator[list[Member]]:
+    """
+    Of C{size} members, all of them healthy.
+
+    @param options: for each of them.
+    @param context: to speak TLS with them.
+    """
+    program = shutil.which("etcd")
+    assert program is not None, "apt install etcd-server"
+    ports = free_ports(2 * size)
+    peers = [f"http://127.0.0.1:{port}" for port in ports[size:]]
+    initial = ",".join(f"n{number}={peer}" for number, peer in enumerate(peers))
+    members = []
+    for number, (port, peer) in enumerate(zip(ports[:size], peers, strict=True)):
+        scheme = "http" if context is None else "https"
+        name, url = f"n{number}", f"{scheme}://127.0.0.1:{port}"
+        command = [
+            program,
+            *("--name", name, "--data-dir", str(path / name)),
+            *("--listen-client-urls", url, "--advertise-client-urls", url),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", initial, "--log-level", "error", *options),
+        ]
+        members.append(Member(name, url, command, path / f"{name}.log", context))
+    try:
+        for member in members:
+            member.start()
+        end = time.monotonic() + PATIENCE
+        while not all(member.healthy() for member in members):
+            assert time.monotonic() < end, "the cluster does not come up"
+            time.sleep(0.02)
+        yield members
+    finally:
+        for member in members:
+            member.kill()

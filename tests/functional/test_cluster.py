@@ -1,0 +1,295 @@
+"""
+Many nodes on a real etcd.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import ssl
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.etcd import Member, cluster, free_ports
+from tests.functional.cluster import CLIENTS, TRAFFIC, cluster_faults
+from tests.functional.daemon import Daemon, patiently, run
+
+
+def test_faults(tmp_path: Path) -> None:
+    """
+    Whatever happens to leaders, followers, nodes and connections, what 24 clients were
+    told one cursor can have told, and each key moved once.
+    """
+    result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
+    print(result)
+    assert result.looks > 10 * TRAFFIC
+    assert result.operations - result.looks > 10 * TRAFFIC
+    # Without a quorum, some outcomes were unknown and all nodes refused.
+    assert result.unknown > 0
+    assert result.unready > CLIENTS
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[Member]:
+    """
+    One etcd.
+    """
+    with cluster(tmp_path) as (member,):
+        yield member
+
+
+def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
+    """
+    Under a supervisor nobody waits for a lock: both workers serve, and the death of
+    one is noticed by nobody.
+    """
+    with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
+        said = daemon._wait_for(r"(?s)worker-\d serves.*worker-\d serves")
+        assert daemon.ask("/next", "POST")[1] == b"1\n"
+        pid = int(re.findall(r"worker-1 is process (\d+)", said)[0])
+        os.kill(pid, signal.SIGKILL)
+        for position in range(2, 30):
+            response, _ = daemon.ask("/next", "POST")
+            assert (response.status, response.headers["Pex-Position"]) == (
+                200,
+                str(position),
+            )
+        daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-1 serves")
+
+
+def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
+    """
+    What one node answered, the other shows, and its history and keys are the same.
+    """
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        path.mkdir()
+    store = ("--store", f"etcd:{member.url}?prefix=another/")
+    with (
+        Daemon(paths[0], *store, command="pexservice-worker") as one,
+        Daemon(paths[1], *store, command="pexservice-worker") as two,
+    ):
+        key = {"Idempotency-Key": "k"}
+        assert one.ask("/next", "POST", key)[1] == b"1\n"
+        assert two.ask("/current")[1] == b"1\n"
+        again, _ = two.ask("/next", "POST", key)
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert two.ask("/reset", "POST", key)[0].status == 422
+        assert two.ask("/next", "POST", {"If-Match": '"1"'})[0].status == 200
+        stale, _ = one.ask("/next", "POST", {"If-Match": '"1"'})
+        assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
+        assert one.ask("/history")[1] == two.ask("/history")[1]
+    keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
+    # Who stops leaves nothing of its own.
+    assert len(keys) == 5
+
+
+def _refused(path: Path, store: str) -> str:
+    """
+    What is said when the service does not start.
+    """
+    listen = ("--listen", "tcp:0:interface=127.0.0.1")
+    ended = run(path, "-n", "--pidfile=", "pexservice", *listen, "--store", store)
+    assert ended.returncode == 1, ended.stdout
+    (line,) = ended.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("store", "why"),
+    [
+        ("etcd:", "nothing is no such address"),
+        ("etcd:localhost:2379", "localhost:2379 is no such address"),
+        ("etcd:http://x:1?prefx=a", "there is no prefx"),
+        ("etcd:http://x:1?user=a", "user and password-file go together"),
+        ("etcd:http://x:1?user=a&password-file=none", "none: No such file"),
+        ("etcd:https://x:1?ca=none", "none: No such file"),
+    ],
+)
+def test_wrong_option(tmp_path: Path, store: str, why: str) -> None:
+    """
+    What is wrong with the option is one line.
+    """
+    assert why in _refused(tmp_path, store)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    """
+    So is an address where nobody is.
+    """
+    (port,) = free_ports(1)
+    said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
+    assert f"no etcd answers: http://127.0.0.1:{port}/version: " in said
+
+
+class _Old(BaseHTTPRequestHandler):
+    """
+    Answers C{/version}.
+    """
+
+    version = b"nothing of the kind"
+
+    def do_GET(self) -> None:
+        """
+        As etcd.
+        """
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.version)))
+        self.end_headers()
+        self.wfile.write(self.version)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """
+        Not.
+        """
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (b"nothing of the kind", "is not etcd's gateway: status 200"),
+        (b'{"name": "consul"}', "what answers there is not etcd"),
+        (b'{"etcdserver": "3.3.27"}', "has version 3.3.27; it takes 3.4 or newer"),
+    ],
+)
+def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
+    """
+    So is an address of something else, or of an etcd that is too old.
+    """
+    handler = type("Old", (_Old,), {"version": version})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert why in _refused(
+                tmp_path, f"etcd:http://127.0.0.1:{server.server_address[1]}"
+            )
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_no_quorum_at_the_start(tmp_path: Path) -> None:
+    """
+    So is a cluster that has lost its quorum.
+    """
+    with cluster(tmp_path, 3) as members:
+        for member in members[:2]:
+            member.signal(signal.SIGSTOP)
+        said = _refused(tmp_path, f"etcd:{members[2].url}")
+    assert "does not answer, or has no quorum" in said
+
+
+def test_no_space(member: Member, tmp_path: Path) -> None:
+    """
+    So is one that takes no writes; and one that runs says so with each step, and
+    shows the cursor.
+    """
+    alarm = {"alarm": "NOSPACE", "memberID": 0}
+    store = f"etcd:{member.url}"
+    with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+        assert daemon.ask("/next", "POST")[1] == b"1\n"
+        member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
+        response, body = daemon.ask("/next", "POST")
+        assert response.status == 503
+        assert b"database space exceeded; nothing was moved" in body
+        assert daemon.ask("/current")[1] == b"1\n"
+        assert "database space exceeded; compact and defragment" in _refused(
+            tmp_path, store
+        )
+        (at,) = member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]
+        member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **at})
+        assert daemon.ask("/next", "POST")[1] == b"1\n"
+
+
+def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
+    """
+    An etcd that may answer a read with an old state is named in the log.
+    """
+    version = member.ask("/version")["etcdserver"]
+    with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
+        said = daemon.log.read_text()
+    stale = (3, 5, 0) <= tuple(map(int, version.split("."))) < (3, 5, 28)
+    assert (f"has version {version}: until 3.5.28" in said) == stale
+
+
+def test_certificates_and_password(tmp_path: Path) -> None:
+    """
+    Over TLS, with a certificate of our own, as a user who may write below the prefix
+    only, also after etcd has forgotten who that is.
+    """
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    ca, certificate, key = (tmp_path / name for name in ("ca", "certificate", "key"))
+    authority.cert_pem.write_to_path(ca)
+    issued.private_key_pem.write_to_path(key)
+    certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    context = ssl.create_default_context(cafile=str(ca))
+    context.load_cert_chain(certificate, key)
+    options = [
+        *("--cert-file", str(certificate), "--key-file", str(key)),
+        *("--trusted-ca-file", str(ca), "--client-cert-auth"),
+        # Tokens that end within the test.
+        *("--auth-token-ttl", "1"),
+    ]
+    (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "wrong").write_text("guess\n")
+    with cluster(tmp_path, 1, *options, context=context) as (member,):
+        _enable_users(member)
+        url = f"etcd:{member.url}?ca={ca}"
+        ours = f"&certificate={certificate}&key={key}"
+        user = f"&user=pex&password-file={tmp_path}"
+        with Daemon(
+            tmp_path, "--store", f"{url}{ours}{user}/password", command="pexservice-worker"
+        ) as daemon:
+            for position in range(1, 40):
+                response, _ = daemon.ask("/next", "POST")
+                assert response.headers["Pex-Position"] == str(position)
+            # It forgets its tokens.
+            member.kill()
+            member.start()
+            for _ in patiently():
+                response, _ = daemon.ask("/next", "POST", {"Idempotency-Key": "k"})
+                if response.status == 200:
+                    break
+            assert response.headers["Pex-Position"] == "40"
+        assert "authentication failed" in _refused(tmp_path, f"{url}{ours}{user}/wrong")
+        assert "permission denied" in _refused(tmp_path, url + ours)
+        assert "no etcd answers" in _refused(tmp_path, url)
+        assert "no etcd answers" in _refused(tmp_path, f"etcd:{member.url}")
+
+
+def _enable_users(member: Member) -> None:
+    """
+    C{pex} may do what the service does, and C{root} everything.
+    """
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("user/add", {"name": "root", "password": "root"}),
+        ("role/add", {"name": "root"}),
+        ("user/grant", {"user": "root", "role": "root"}),
+        ("user/add", {"name": "pex", "password": "secret"}),
+        ("role/add", {"name": "pex"}),
+        (
+            "role/grant",
+            {
+                "name": "pex",
+                "perm": {
+                    "permType": "READWRITE",
+                    # From pexservice/ up to pexservice0.
+                    "key": "cGV4c2VydmljZS8=",
+                    "range_end": "cGV4c2VydmljZTA=",
+                },
+            },
+        ),
+        ("user/grant", {"user": "pex", "role": "pex"}),
+        ("enable", {}),
+    ]
+    for path, message in steps:
+        member.ask(f"/v3/auth/{path}", message)

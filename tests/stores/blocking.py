@@ -1,0 +1,93 @@
+"""
+A store that waits for its answers, so that what every store promises can be shown with
+one that speaks over a network.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.threads import blockingCallFromThread
+from zope.interface import implementer
+
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import Batch, ISharedStore, Remembered, Row
+
+T = TypeVar("T")
+
+
+@cache
+def running_reactor() -> Any:
+    """
+    The reactor, in a thread that ends with the process.
+    """
+    threading.Thread(
+        target=lambda: reactor.run(installSignalHandlers=False),  # type: ignore[call-arg]
+        daemon=True,
+    ).start()
+    return reactor
+
+
+@implementer(ISharedStore)
+class Blocking:
+    """
+    Each call comes back when it is done, and so has what follows from it.
+    """
+
+    def __init__(self, store: EtcdStore) -> None:
+        self._store = store
+
+    def _wait(self, call: Callable[..., Deferred[T]], *args: Any) -> Deferred[T]:
+        done: Deferred[T] = execute(blockingCallFromThread, running_reactor(), call, *args)
+        return done
+
+    def open(self) -> Deferred[tuple[int, int]]:
+        """
+        See L{IStore.open}.
+        """
+        return self._wait(self._store.open)
+
+    def commit(self, batch: Batch) -> Deferred[None]:
+        """
+        See L{IStore.commit}.
+        """
+
+        def commit() -> Deferred[None]:
+            return self._store.commit(batch).addCallback(lambda _: self._store.trimmed())
+
+        return self._wait(commit)
+
+    def watch(self, heard: Callable[[int, int], None]) -> None:
+        """
+        See L{ISharedStore.watch}.
+        """
+        self._store.watch(heard)
+
+    def read(self) -> Deferred[tuple[int, int]]:
+        """
+        See L{ISharedStore.read}.
+        """
+        return self._wait(self._store.read)
+
+    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+        """
+        See L{IStore.recall}.
+        """
+        return self._wait(self._store.recall, key)
+
+    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        See L{IStore.history}.
+        """
+        return self._wait(self._store.history, before, limit)
+
+    def close(self) -> Deferred[None]:
+        """
+        See L{IStore.close}.
+        """
+        return self._wait(self._store.close)

@@ -1,0 +1,111 @@
+"""
+What is heard of others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread
+
+from pexservice.stores.etcd.address import parse
+from pexservice.stores.etcd.gateway import Gateway, Unanswered
+from pexservice.stores.etcd.records import Cursor, Keys, Message, text, write_cursor
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.etcd.watch import Lines, Watch
+from tests.fakes import now
+from tests.functional.daemon import patiently
+from tests.stores.blocking import Blocking, running_reactor
+from tests.stores.test_contract import batch, end, member
+
+
+def _line(revision: int) -> bytes:
+    event = {
+        "kv": {
+            "key": text(b"p/cursor"),
+            "mod_revision": str(revision + 7),
+            "value": write_cursor(revision, 1, 0),
+        }
+    }
+    return json.dumps({"result": {"header": {}, "events": [event]}}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_lines(size: int) -> None:
+    """
+    In whatever pieces it comes, and whatever else is said.
+    """
+    heard: list[Cursor] = []
+    said = b"".join(
+        [
+            b'{"result":{"header":{},"created":true}}\n',
+            _line(1),
+            b'{"error":{"message":"no"}}\nnothing of the kind\n[]\n',
+            b'{"result":{"events":[{"type":"DELETE","kv":{"key":"cA=="}}]}}\n',
+            _line(2),
+        ]
+    )
+    lines = Lines(heard.append)
+    for start in range(0, len(said), size):
+        lines.take(said[start : start + size])
+    assert heard == [Cursor(8, 1, 1, 0), Cursor(9, 2, 1, 0)]
+
+
+def test_of_a_real_one() -> None:
+    """
+    What another node does is heard.
+    """
+    reactor = running_reactor()
+    address = parse(f"etcd:{member().url}?prefix=watched/")
+    gateways = [Gateway(address, reactor) for _ in range(2)]
+    one, two = (
+        Blocking(EtcdStore(each, address.prefix, stream=each.stream, close=each.close))
+        for each in gateways
+    )
+    heard: list[tuple[int, int]] = []
+    for each in (one, two):
+        now(each.open())
+    blockingCallFromThread(reactor, one.watch, lambda *cursor: heard.append(cursor))
+    taken = batch((0, 0), b"nn")
+    now(two.commit(taken))
+    # A watch that began late hears the next one.
+    for _ in patiently():
+        if heard:
+            break
+        taken = batch(end(taken), b"n")
+        now(two.commit(taken))
+    assert heard[0][0] in range(2, taken.revision + 1)
+    for each in (one, two):
+        now(each.close())
+
+
+def test_goes_on() -> None:
+    """
+    A watch that ends, however, begins again after a pause, until it is stopped.
+    """
+    streams: list[Deferred[None]] = []
+    pauses: list[Deferred[None]] = []
+    heard: list[Cursor] = []
+
+    async def stream(message: Message, take: Callable[[bytes], None]) -> None:
+        assert message == {"create_request": {"key": text(b"p/cursor")}}
+        streams.append(Deferred())
+        take(_line(len(streams)))
+        await streams[-1]
+
+    async def pause(_: int) -> None:
+        pauses.append(Deferred())
+        await pauses[-1]
+
+    watch = Watch(stream, pause, Keys(b"p/"), heard.append)
+    streams[0].callback(None)
+    assert (len(streams), len(pauses)) == (1, 1)
+    pauses[0].callback(None)
+    streams[1].errback(Unanswered("broken", sent=True))
+    pauses[1].callback(None)
+    assert [each.revision for each in heard] == [1, 2, 3]
+    watch.stop()
+    assert len(pauses) == 2
