@@ -4,7 +4,7 @@
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make system      check the package, and install it on a machine that boots systemd; root
 # make api-docs    write docs/http-api.md from the OpenAPI document
-# make screenshots the pictures in docs/page/; takes Debian's chromium, and root
+# make screenshots the pictures in docs/page/; takes Debian's chromium
 # make image-test  build the container image from Debian alone and try it; root
 # make clean       remove what these have made, but not the service's data
 #
@@ -27,7 +27,7 @@ VENV := .venv
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py' -o -path '*/page/templates/*')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\)')
 
 .PHONY: run test bench deb system image-test api-docs screenshots clean
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence

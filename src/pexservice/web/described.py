@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from pexservice.cursor import state_at
 from pexservice.web.components import SCHEMAS, Json, headers
 from pexservice.web.endpoints import JSON_INDEX, TEXT_INDEX
+from pexservice.web.events import event
 from pexservice.web.replies import JSON, TEXT
 
 _STATE_HEADERS = ("Pex-Revision", "Pex-Position", "ETag", "Cache-Control", "Vary")
@@ -179,7 +181,8 @@ DESCRIBED: dict[str, Described] = {
                     # For browsers, which ask for it.
                     "text/html": {"schema": {"type": "string"}},
                 },
-            }
+            },
+            304: {"description": "The browser has the page already."},
         },
     ),
     "/current": Described(
@@ -218,7 +221,7 @@ DESCRIBED: dict[str, Described] = {
             200: _plain(
                 "A stream that does not end.",
                 "text/event-stream",
-                f"id: 10\ndata: {json.dumps(_example('State'))}\n\n",
+                event(state_at(10, 10)).decode().rstrip(),
                 "Cache-Control",
             )
         },
@@ -244,7 +247,7 @@ DESCRIBED: dict[str, Described] = {
     ),
     "/metrics": Described(
         "Prometheus' text format.",
-        {200: _plain("The metrics.", TEXT, "pex_revision 10\n")},
+        {200: _plain("The metrics.", TEXT, "pexservice_revision 10.0\n")},
     ),
     "/openapi.json": Described(
         "This document.",

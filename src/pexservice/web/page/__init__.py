@@ -1,13 +1,14 @@
 """
-The live page, for browsers: C{index.html} with C{style.css} and C{script.js} put in.
+The live page, for browsers: C{index.html} with its style and its scripts put in.
 
 It is one answer, at a path that is there anyway.  So the API has no paths for the
-page's sake, the three cannot be of different versions while workers are replaced, and
-the Content-Security-Policy names the two by their hashes: nothing else runs.
+page's sake, its parts cannot be of different versions while workers are replaced, and
+the Content-Security-Policy names them by their hashes: nothing else runs.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from functools import lru_cache
 from hashlib import sha256
@@ -18,9 +19,13 @@ from attrs import frozen
 from pexservice.web.conditions import Tags
 from pexservice.web.replies import Header, Reply
 
+_TEMPLATES = files(__name__) / "templates"
+
 #: In C{index.html}, as a browser that opens the file itself would follow them.
-_STYLE = b'<link rel="stylesheet" href="style.css">'
-_SCRIPT = b'<script type="module" src="script.js"></script>'
+_PART = re.compile(
+    rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
+    rb'|<script src="(?P<script>[a-z.]+)"></script>'
+)
 
 
 @frozen
@@ -47,18 +52,21 @@ class Page:
 @lru_cache(maxsize=1)
 def page() -> Page:
     """
-    Made once, from the three files.
+    Made once, from the templates.
     """
-    templates = files(__name__) / "templates"
-    html, style, script = (
-        (templates / name).read_bytes() for name in ("index.html", "style.css", "script.js")
-    )
-    body = _replace(html, _STYLE, b"<style>%b</style>" % style)
-    body = _replace(body, _SCRIPT, b'<script type="module">%b</script>' % script)
+    hashes: dict[str, list[str]] = {"style": [], "script": []}
+
+    def put_in(part: re.Match[bytes]) -> bytes:
+        kind = part.lastgroup or ""
+        content = (_TEMPLATES / part[kind].decode()).read_bytes()
+        hashes[kind].append(f"'sha256-{b64encode(sha256(content).digest()).decode()}'")
+        return b"<%b>%b</%b>" % (kind.encode(), content, kind.encode())
+
+    body = _PART.sub(put_in, (_TEMPLATES / "index.html").read_bytes())
     tag = f"{sha256(body).hexdigest()[:16]}-html"
     policy = (
         "default-src 'none';"
-        f" script-src '{_hash(script)}'; style-src '{_hash(style)}';"
+        f" script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])};"
         # The icon is in the page too.
         " connect-src 'self'; img-src data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
@@ -70,19 +78,7 @@ def page() -> Page:
         (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
-        (b"Cross-Origin-Opener-Policy", b"same-origin"),
         (b"Referrer-Policy", b"no-referrer"),
         (b"X-Content-Type-Options", b"nosniff"),
     )
     return Page(body, headers, tag)
-
-
-def _replace(html: bytes, reference: bytes, content: bytes) -> bytes:
-    before, found, after = html.partition(reference)
-    if not found:
-        raise ValueError(f"index.html has no {reference.decode()}")
-    return before + content + after
-
-
-def _hash(content: bytes) -> str:
-    return "sha256-" + b64encode(sha256(content).digest()).decode()
