@@ -1,17 +1,21 @@
 """
-Reload and restart are not noticed, stop and start keep the cursor, and the options
-are those of C{/etc/default/pexservice}.
+Reload and restart are not noticed, stop and start keep the cursor, the options are
+those of C{/etc/default/pexservice}, and the address is the socket unit's.
 
 C{python3 -m tests.system.restarts}, as root where the package is installed.
 """
 
 from __future__ import annotations
 
+import shutil
+import socket
+import stat
 from pathlib import Path
 
-from tests.functional.daemon import patiently
+from tests.functional.daemon import PATIENCE, patiently, read_all
 from tests.system.installed import (
     SERVICE,
+    SOCKET,
     ask,
     assert_none_cut_off,
     cursor,
@@ -80,11 +84,44 @@ def options() -> None:
     run("systemctl", "restart", SERVICE)
 
 
+def elsewhere() -> None:
+    """
+    The address is the socket unit's, and a Unix socket keeps the mode it has there.
+    """
+    there = Path("/run/pexservice-test.sock")
+    dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text(f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n")
+    try:
+        move()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(there))
+            connection.sendall(
+                b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+        assert stat.filemode(there.stat().st_mode) == "srw-rw----"
+    finally:
+        shutil.rmtree(dropin.parent)
+        move()
+    there.unlink()
+    assert ask("/livez")[0].status == 200
+
+
+def move() -> None:
+    """
+    To where the socket unit says.
+    """
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", SOCKET)
+
+
 def main() -> None:
     """
     The test.
     """
-    for each in (reload, restart, stop, options):
+    for each in (reload, restart, stop, options, elsewhere):
         print(each.__name__, flush=True)
         each()
 
