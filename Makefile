@@ -4,6 +4,8 @@
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
 # make cluster     three etcd (Debian's etcd-server) and three nodes to play with
 # make api-docs    write docs/http-api.md from the OpenAPI document
+# make screenshots the pictures in docs/page/; takes Debian's chromium
+# make image-test  build the container image from Debian alone and try it; root
 # make clean       remove what these have made, but not the service's data
 #
 # The laboratories, in their long form; make test runs a short one of each.
@@ -26,9 +28,9 @@ VENV := .venv
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -name '*.py')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\)')
 
-.PHONY: run test bench deb api-docs clean
+.PHONY: run test bench deb image-test api-docs screenshots clean
 .PHONY: cluster cluster-faults
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
@@ -86,6 +88,12 @@ deb:
 api-docs: $(VENV)/tested
 	$(VENV)/bin/python -m tests.web.reference
 
+screenshots: $(VENV)/browsing
+	$(VENV)/bin/python -m tests.functional.screenshots
+
+image-test: $(VENV)/tested
+	$(VENV)/bin/pytest tests/functional/test_image.py
+
 evidence: $(VENV)/tested
 	$(VENV)/bin/python -m tests.functional.evidence
 
@@ -98,6 +106,10 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/tested: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/browsing: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/pip install --quiet '.[test,browser]'
 	touch $@
 
 $(VENV)/benched: $(VENV)/bin/python $(SOURCES)

@@ -163,3 +163,12 @@ def test_repr_has_no_value() -> None:
     A term in a log line costs no 20,899 digits.
     """
     assert repr(term_at(100_000)) == "<Term at position 100000>"
+
+
+@given(st.integers(0, 3000))
+def test_size(position: int) -> None:
+    """
+    As many digits as the text has.
+    """
+    term = term_at(position)
+    assert term.size == len(term.text)

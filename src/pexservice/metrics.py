@@ -183,7 +183,7 @@ FAMILIES: tuple[Family | Distribution, ...] = (
         "pexservice_position_digits",
         "gauge",
         "Decimal digits of the value there.",
-        _state(lambda state: state.term.value.adjusted() + 1),
+        _state(lambda state: state.term.size),
     ),
     Family(
         "pexservice_transitions_total",

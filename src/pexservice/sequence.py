@@ -67,6 +67,13 @@ class Term:
         return text
 
     @property
+    def size(self) -> int:
+        """
+        How many digits F(n) has, without making them.
+        """
+        return self.value.adjusted() + 1
+
+    @property
     def preceding(self) -> Decimal | None:
         """
         F(n-1), or L{None} at position 0, before which the sequence has nothing.

@@ -44,6 +44,7 @@ from pexservice.supervised import follow_supervisor, heartbeat
 from pexservice.web.access import Access, BadTokens
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.limit import RateLimit
 
 #: How long a stopping worker goes on taking requests, each answered as its
@@ -97,6 +98,7 @@ class Worker(Service):
         self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
         self._hot: Hot | None = None
+        self._events: Events | None = None
         self._ports: list[IListeningPort] = []
         self._committer: Committer | None = None
         self._notifier = Notifier({})
@@ -214,6 +216,10 @@ class Worker(Service):
 
     def _site(self, committer: Committer, access: Access, store: IStore) -> PexSite:
         settings = self._settings
+        later = self._reactor.callLater
+        # A stream makes no room for others, so most connections are not for streams.
+        most = min(MOST_STREAMS, max(1, self._connections.limit // 4))
+        self._events = events = Events(committer, later, most)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
         self._hot = Hot(
@@ -226,7 +232,7 @@ class Worker(Service):
             remembers=settings.access_log is None,
         )
         scrape = Metrics(committer, self._hot, store, settings.scoreboard).reply
-        api = Api(committer, access, limit, self._reactor.callLater, scrape)
+        api = Api(committer, access, events, limit, later=later, scrape=scrape)
         return PexSite(
             api.resource(),
             self._hot,
@@ -290,6 +296,8 @@ class Worker(Service):
         connections.closing = True
         if self._hot is not None:
             self._hot.retire()
+        if self._events is not None:
+            self._events.close()
         if self._ports and committer is not None and committer.refusal is None:
             await self._within(FAREWELL, connections.emptied())
         ports, self._ports = self._ports, []

@@ -1,5 +1,5 @@
 """
-Debian's nginx, as a reverse proxy in front of a service.
+Debian's nginx.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from tests.functional.daemon import PATIENCE, patiently
 #: Where Debian has it; a plain user's path does not.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
-#: It keeps its connections to the service, sends nothing twice, and is not patient.
 _CONFIGURATION = """
 daemon off;
 pid {path}/nginx.pid;
@@ -32,6 +31,12 @@ http {{
     fastcgi_temp_path {path}/fastcgi;
     uwsgi_temp_path {path}/uwsgi;
     scgi_temp_path {path}/scgi;
+    {http}
+}}
+"""
+
+#: It keeps its connections to the service, sends nothing twice, and is not patient.
+_PROXY = """
     client_header_timeout 300ms;
     client_body_timeout 300ms;
     keepalive_timeout 300ms;
@@ -49,7 +54,6 @@ http {{
             proxy_next_upstream off;
         }}
     }}
-}}
 """
 
 
@@ -60,6 +64,17 @@ def nginx(path: Path, upstream: Path) -> Iterator[int]:
     @param upstream: a Unix socket that the service listens on.
     @return: the port.
     """
+    with serving(path, lambda port: _PROXY.format(upstream=upstream, port=port)) as port:
+        yield port
+
+
+@contextmanager
+def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
+    """
+    @param path: a directory of its own.
+    @param http: what is configured, for a port of 127.0.0.1.
+    @return: the port.
+    """
     assert NGINX is not None
     # The kernel chooses the port; nginx takes the socket over as if it were from an
     # older nginx.
@@ -68,7 +83,7 @@ def nginx(path: Path, upstream: Path) -> Iterator[int]:
         configuration = path / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
         configuration.write_text(
-            _CONFIGURATION.format(path=path, upstream=upstream, port=port, user=user)
+            _CONFIGURATION.format(path=path, http=http(port), user=user)
         )
         process = subprocess.Popen(
             [NGINX, "-e", str(path / "error.log"), "-c", str(configuration)],

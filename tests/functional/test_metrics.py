@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import PATIENCE, Daemon, patiently
+from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.functional.daemon import run as run_twistd
 from tests.functional.failover import serving, until
 from tests.test_metrics import ROOT, samples
 
@@ -105,6 +106,16 @@ def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
         assert b"pexservice_revision 0.0\n" in text
         assert b"restarts" not in text
         assert run(promtool, "check", "metrics", text=text) == ""
+
+
+def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
+    """
+    One line that names the option.
+    """
+    worker = ("-n", "--pidfile=", "pexservice-worker", "--listen", LOOPBACK)
+    ran = run_twistd(tmp_path, *worker, "--scoreboard", "77")
+    assert ran.returncode == 1
+    assert ran.stderr == "pexservice: --scoreboard 77: Bad file descriptor\n"
 
 
 def test_the_alerts(promtool: str) -> None:

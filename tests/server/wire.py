@@ -20,6 +20,7 @@ from pexservice.server.site import PexSite
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.events import Events
 from pexservice.web.limit import RateLimit
 from tests.fakes import MemoryStore, Turns, now
 
@@ -41,6 +42,7 @@ class Server:
         rate: int | None = None,
         access: Access | None = None,
         connections: int = 100,
+        streams: int = 10,
         proxies: tuple[str, ...] = (),
     ) -> None:
         self.clock = Turns()
@@ -70,7 +72,8 @@ class Server:
             remembers=remembers,
         )
         scrape = Metrics(self.committer, self.hot).reply
-        api = Api(self.committer, access or Access(), limit, scrape=scrape)
+        self.events = Events(self.committer, self.clock.callLater, streams)
+        api = Api(self.committer, access or Access(), self.events, limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
     def connect(self, peer: object = None) -> Wire:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from zope.interface.verify import verifyObject
 
 from pexservice.stores import records
 from pexservice.stores.directory import DATA, LOCK, NURSERY, Directory
 from pexservice.stores.interface import (
     Batch,
+    IOnDisk,
     NotTaken,
     StoreBusy,
     StoreDamaged,
@@ -64,6 +66,27 @@ def snapshot(path: Path) -> dict[str, bytes]:
     Every file below C{path}.
     """
     return {str(each): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_space(tmp_path: Path) -> None:
+    """
+    While the store is open: how much of what it may take it takes, also when its
+    directory has lost its name.
+    """
+    filled(tmp_path / "store")
+    store = at(tmp_path / "store", map_size=1 << 24)
+    assert verifyObject(IOnDisk, store)
+    assert store.space() is None
+    now(store.open())
+    space = store.space()
+    assert space is not None
+    assert space.used == (tmp_path / "store" / DATA).stat().st_size
+    assert space.limit == 1 << 24
+    assert 0 < space.free <= space.size
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    assert store.space() is not None
+    now(store.close())
+    assert store.space() is None
 
 
 def test_nobody_else_reads_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pexservice.server.hot import Hot
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.events import Events
 from tests.fakes import MemoryStore, Turns, now
 
 
@@ -84,7 +85,8 @@ class Caller:
         # Nothing comes through it here.
         self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
         scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
-        api = Api(self.committer, access or Access(), scrape=scrape)
+        self.events = Events(self.committer, self.clock.callLater)
+        api = Api(self.committer, access or Access(), self.events, scrape=scrape)
         self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:

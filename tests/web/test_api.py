@@ -17,6 +17,10 @@ from tests.web.caller import Answer, Caller
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
 READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
+ALLOW = {
+    **dict.fromkeys(MOVING, "POST, GET, OPTIONS"),
+    **dict.fromkeys(["/events", "/metrics"], "GET, OPTIONS"),
+}
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_methods(call: Caller, endpoint: object) -> None:
     of them moves.
     """
     path = endpoint.path  # type: ignore[attr-defined]
-    allow = "POST, GET, OPTIONS" if path in MOVING else "GET, HEAD, OPTIONS"
+    allow = ALLOW.get(path, "GET, HEAD, OPTIONS")
     others = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"}
     for method in sorted(others - set(allow.split(", "))):
         answer = call(method, path)

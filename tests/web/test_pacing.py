@@ -101,7 +101,7 @@ def test_pages_of_the_history() -> None:
     pages; a client that leaves is forgotten.
     """
     server = Server()
-    api = Api(server.committer, Access(), None, server.clock.callLater)
+    api = Api(server.committer, Access(), server.events, later=server.clock.callLater)
     server.site.resource = api.resource()
     readers = [server.connect() for _ in range(4)]
     for each in readers:

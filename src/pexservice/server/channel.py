@@ -101,6 +101,9 @@ class PexChannel(HTTPChannel):
         The client will send no more, but may wait for answers.
         """
         self._half_closed = True
+        # What has no end of its own, a stream of events, ends here: whoever closes one
+        # most often does not wait for any more of it.
+        self.stopProducing()
         if self._refused or not (self._handlingRequest or self.paused):
             self.loseConnection()
 

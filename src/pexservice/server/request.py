@@ -105,6 +105,14 @@ class PexRequest(server.Request):
         self.write(body)
         self.finish()
 
+    def finish(self) -> None:
+        """
+        The answer is complete.  One that says so is its connection's last.
+        """
+        if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
+            self.channel.persistent = False
+        super().finish()
+
     def getRequestHostname(self) -> bytes:
         """
         Nothing here depends on the C{Host}, and what routes by it must not fail by

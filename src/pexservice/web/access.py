@@ -25,7 +25,9 @@ _EXPOSED = (
     b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"
     b" WWW-Authenticate"
 )
-_ACCEPTED = b"Accept, Authorization, Idempotency-Key, If-Match, If-None-Match"
+_ACCEPTED = (
+    b"Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+)
 
 #: How long a browser may remember a preflight's answer.  Seconds.
 _PREFLIGHT_AGE = b"600"

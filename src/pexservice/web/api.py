@@ -18,6 +18,7 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -30,11 +31,13 @@ from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.conditions import Tags, parse_tags
 from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
+from pexservice.web.events import Events
 from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning, means
 from pexservice.web.pacing import Later, Pacing
+from pexservice.web.page import page
 from pexservice.web.problems import Problem
-from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
+from pexservice.web.replies import HTML, JSON, TEXT, Header, Reply, best_of
 from pexservice.web.representations import (
     chosen,
     history_reply,
@@ -122,7 +125,9 @@ class Api:
         self,
         committer: Committer,
         access: Access,
+        events: Events,
         limit: RateLimit | None = None,
+        *,
         later: Later | None = None,
         scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
     ) -> None:
@@ -136,6 +141,8 @@ class Api:
         self._pages = Pacing(later)
         self._scrape = scrape
         self._access = access
+        self._events = events
+        self._page_for_browsers = page()
         self._limit = limit
 
     def resource(self) -> Resource:
@@ -156,9 +163,12 @@ class Api:
     @app.route("/")
     def index(self, request: IRequest) -> bytes:
         """
-        What there is.
+        What there is, and for browsers the live page.
         """
-        kind = best_of((TEXT, JSON), _accept(request))
+        kind = best_of((TEXT, JSON, HTML), _accept(request))
+        if kind == HTML:
+            _, if_none_match = _conditions(request)
+            return self._page_for_browsers.reply(if_none_match).apply(request)
         headers: tuple[Header, ...] = (
             (
                 b"Content-Type",
@@ -203,9 +213,7 @@ class Api:
         @raise Problem: 412, if they say that it does not want it; 503, if the cursor
             could not be read.
         """
-        unread = self._committer.unread
-        if unread is not None:
-            raise problems.not_taken(str(unread))
+        self._check_read()
         if_match, if_none_match = _conditions(request)
         present = state_headers(state, chosen(_accept(request)))
         if if_match is not None and not if_match.match_strongly(state):
@@ -213,6 +221,14 @@ class Api:
         if if_none_match is not None and if_none_match.match_weakly(state):
             return Reply(304, present)
         return None
+
+    def _check_read(self) -> None:
+        """
+        @raise Problem: the cursor could not be read.
+        """
+        unread = self._committer.unread
+        if unread is not None:
+            raise problems.not_taken(str(unread))
 
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: IRequest) -> Deferred[bytes]:
@@ -307,6 +323,14 @@ class Api:
         return self._committer.history(before, rows_wanted + 1).addCallbacks(
             found, _explain
         )
+
+    @app.route("/events")
+    def events(self, request: IRequest) -> Deferred[bytes]:
+        """
+        The cursor whenever it moves.
+        """
+        self._check_read()
+        return self._events.open(cast(Request, request))
 
     @app.route("/livez")
     def livez(self, request: IRequest) -> bytes:

@@ -44,6 +44,7 @@ PROBLEMS: tuple[Problem, ...] = (
     problems.not_taken("the store pexservice-data is full"),
     problems.outcome_unknown(),
     problems.too_many_connections(10_000),
+    problems.too_many_streams(250),
 )
 
 _WHOLE: Json = {"type": "integer", "minimum": 0}

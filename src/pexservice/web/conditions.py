@@ -45,11 +45,11 @@ class Tags:
         """
         return self.anything or any(matches(tag, state) for tag in self.strong | self.weak)
 
-    def name(self, tag: str) -> bool:
+    def name(self, opaque: str) -> bool:
         """
-        The same for what has one tag only, whose opaque part is C{tag}.
+        The same for what is no state, and has C{opaque} for the inside of its tag.
         """
-        return self.anything or tag in self.strong | self.weak
+        return self.anything or opaque in self.strong | self.weak
 
 
 def parse_tags(name: str, values: Sequence[bytes] | None) -> Tags | None:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from pexservice.cursor import state_at
 from pexservice.web.components import SCHEMAS, Json, headers
 from pexservice.web.endpoints import JSON_INDEX, TEXT_INDEX
+from pexservice.web.events import event
 from pexservice.web.replies import JSON, TEXT
 
 _STATE_HEADERS = ("Pex-Revision", "Pex-Position", "ETag", "Cache-Control", "Vary")
@@ -34,6 +36,30 @@ Values are strings there, because a JSON number beyond 2^53 is not exact; `previ
 Every answer about the cursor has `Pex-Revision`, `Pex-Position`, `Content-Length`, \
 `Cache-Control: no-store`, `Vary: Accept` and a strong `ETag`: `"10"` for text, \
 `"10-json"` for JSON.
+
+## Events
+
+`/events` is a stream of Server-Sent Events, whatever `Accept` says.
+The present state comes at once, and then one event after each move, but no sooner than \
+a tenth of a second after the last: moves in between share one, which has the newest \
+state.
+With `Last-Event-ID`, as browsers send it when they come back, the present state is left \
+out if it is that one.
+After 15 seconds without a move a comment is sent.
+
+`data` is the state as JSON.
+A value of more than 1000 digits is left out, and its neighbours; `digits` counts them, \
+and `first` and `last` are the 32 at each end.
+
+A client that does not read misses states, never the newest, and is closed when it has \
+taken nothing for 60 seconds.
+A stream is its connection's last answer; it ends when its worker does, and whoever \
+comes back after `retry` milliseconds goes on with the next one.
+There are 250 streams, or a quarter of the connections that there may be if that is \
+less; one more is 503 with `Retry-After`.
+After a stop of a service that answers before it commits a revision may come a second \
+time, for another state, and a client that resumes with it does not notice until the \
+next move.
 
 ## Safety of a step
 
@@ -150,8 +176,13 @@ DESCRIBED: dict[str, Described] = {
             200: {
                 "description": "What there is.",
                 "headers": headers("Vary"),
-                "content": _content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
-            }
+                "content": {
+                    **_content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
+                    # For browsers, which ask for it.
+                    "text/html": {"schema": {"type": "string"}},
+                },
+            },
+            304: {"description": "The browser has the page already."},
         },
     ),
     "/current": Described(
@@ -190,7 +221,7 @@ DESCRIBED: dict[str, Described] = {
             200: _plain(
                 "A stream that does not end.",
                 "text/event-stream",
-                f"id: 10\ndata: {json.dumps(_example('State'))}\n\n",
+                event(state_at(10, 10)).decode().rstrip(),
                 "Cache-Control",
             )
         },
@@ -216,7 +247,7 @@ DESCRIBED: dict[str, Described] = {
     ),
     "/metrics": Described(
         "Prometheus' text format.",
-        {200: _plain("The metrics.", TEXT, "pex_revision 10\n")},
+        {200: _plain("The metrics.", TEXT, "pexservice_revision 10.0\n")},
     ),
     "/openapi.json": Described(
         "This document.",

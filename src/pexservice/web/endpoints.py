@@ -10,6 +10,7 @@ from attrs import frozen
 
 READ = (b"GET", b"HEAD")
 MOVE = (b"POST", b"GET")
+STREAM = (b"GET",)
 
 
 @frozen
@@ -31,7 +32,7 @@ class Endpoint:
 
 
 ENDPOINTS = (
-    Endpoint("/", READ, "this description"),
+    Endpoint("/", READ, "this description; for browsers, a live page"),
     Endpoint("/current", READ, "the value at the cursor"),
     Endpoint("/next", MOVE, "move one up and answer the value there"),
     Endpoint("/previous", MOVE, "move one down, not below 0, and answer the value there"),
@@ -41,6 +42,7 @@ ENDPOINTS = (
         READ,
         "the latest transitions, newest first; ?limit=1..1000 ?before=REVISION",
     ),
+    Endpoint("/events", STREAM, "the cursor whenever it moves, as Server-Sent Events"),
     Endpoint("/livez", READ, "is the process alive; ?verbose"),
     Endpoint("/readyz", READ, "does it take steps; ?verbose"),
     Endpoint("/metrics", (b"GET",), "what it counts, for Prometheus"),

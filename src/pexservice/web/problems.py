@@ -265,6 +265,18 @@ def too_many_requests(rate: int) -> Problem:
     )
 
 
+def too_many_streams(limit: int) -> Problem:
+    """
+    503: as many watch the cursor as may.
+    """
+    return Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        name="too-many-streams",
+        detail=f"{limit} clients watch the cursor already; try again, or read /current",
+        headers=((b"Retry-After", b"10"),),
+    )
+
+
 def too_many_connections(limit: int) -> Problem:
     """
     503: every connection that may be open is busy.

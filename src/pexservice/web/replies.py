@@ -17,6 +17,7 @@ Header = tuple[bytes, bytes]
 
 TEXT = "text/plain"
 JSON = "application/json"
+HTML = "text/html"
 PROBLEM = "application/problem+json"
 
 

@@ -1,0 +1,228 @@
+"""
+Server-Sent Events: the cursor whenever it moves.
+
+A stream carries states, not transitions: who cannot take all of them gets the newest
+and never one behind it, so what is kept for a stream is whether it takes anything.
+The committer is not told of streams.  One timer, which runs while there are any,
+looks whether the cursor is still where it was, and a step costs nothing more than
+when nobody watches.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.web.http import Request
+from zope.interface import implementer
+
+from pexservice.committer import Committer
+from pexservice.cursor import State
+from pexservice.web.pacing import Later
+from pexservice.web.problems import too_many_streams
+from pexservice.web.representations import state_json
+
+#: How many streams there are at most.  Each takes a write of 12 microseconds
+#: ten times a second, so all of them 3 % of the time, and 12 KiB.
+MOST_STREAMS = 250
+
+#: How long a stream has nothing after an event.  Seconds.
+INTERVAL = 0.1
+
+#: After how many of these a comment is sent, for who would take silence for an end.
+#: 15 seconds.
+BEATS = 150
+
+#: After how long a client comes back.  Milliseconds.
+RETRY = 500
+
+#: A value of more digits is left out, and told by its ends: a million digits ten
+#: times a second are more than a page can take.
+MOST_DIGITS = 1000
+ENDS = 32
+
+_HEADERS = {
+    b"Content-Type": [b"text/event-stream"],
+    b"Cache-Control": [b"no-store"],
+    # To HTTP/1.0 the end of a stream is that of its connection; so it is to all.
+    b"Connection": [b"close"],
+    # nginx would keep events until it has some kilobytes of them.
+    b"X-Accel-Buffering": [b"no"],
+}
+
+
+def event(state: State) -> bytes:
+    """
+    C{state} as an event.
+    """
+    return b"id: %d\ndata: %b\n\n" % (state.revision, _data(state))
+
+
+def _data(state: State) -> bytes:
+    term = state.term
+    if term.size <= MOST_DIGITS:
+        return state_json(state)
+    return b'{"position":%d,"digits":%d,"first":"%b","last":"%b","revision":%d}' % (
+        term.position,
+        term.size,
+        term.text[:ENDS],
+        term.text[-ENDS:],
+        state.revision,
+    )
+
+
+@implementer(IPushProducer)
+class Stream:
+    """
+    One client's.
+
+    @ivar shown: what it was sent last, or knew when it came.
+    @ivar takes: whether it takes what it is sent.
+    @ivar rests: it is passed over at the next look, for its first event was since
+        the last one.
+    @ivar ended: fires with the rest of the answer, which is empty.
+    """
+
+    def __init__(self, request: Request, events: Events) -> None:
+        self._request = request
+        self._events = events
+        self.shown: State | None = None
+        self.takes = True
+        self.rests = False
+        self.ended: Deferred[bytes] = Deferred(lambda _: events.leave(self))
+
+    def begin(self, state: State, *, known: bool) -> None:
+        """
+        Send the head, and C{state} if it is not C{known}.
+        """
+        for name, values in _HEADERS.items():
+            self._request.responseHeaders.setRawHeaders(name, values)
+        self._request.registerProducer(self, True)  # noqa: FBT003 streaming
+        self.shown = state
+        beginning = b"retry: %d\n\n" % RETRY
+        self._request.write(beginning if known else beginning + event(state))
+
+    def send(self, data: bytes) -> None:
+        """
+        Send it.
+        """
+        self._request.write(data)
+
+    def end(self) -> None:
+        """
+        Nothing more comes.  Who does not take what is there already does not get it.
+        """
+        self._events.leave(self)
+        self._request.unregisterProducer()
+        if not self.takes:
+            cast(ITCPTransport, self._request.transport).abortConnection()
+        elif not self.ended.called:
+            self.ended.callback(b"")
+
+    def pauseProducing(self) -> None:
+        """
+        See L{IPushProducer.pauseProducing}.
+        """
+        self.takes = False
+
+    def resumeProducing(self) -> None:
+        """
+        See L{IPushProducer.resumeProducing}.
+        """
+        self.takes = True
+
+    def stopProducing(self) -> None:
+        """
+        See L{IProducer.stopProducing}.
+        """
+        self.end()
+
+
+class Events:
+    """
+    The streams of one worker.
+    """
+
+    def __init__(
+        self, committer: Committer, later: Later, most: int = MOST_STREAMS
+    ) -> None:
+        """
+        @param later: the reactor's C{callLater}.
+        @param most: how many streams there may be.
+        """
+        self._committer = committer
+        self._later = later
+        self.most = most
+        self._streams: set[Stream] = set()
+        self._looks = False
+        self._closed = False
+        # What the timer has found last, and how often it found the same since.
+        self._seen: State | None = None
+        self._silent = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, request: Request) -> Deferred[bytes]:
+        """
+        Answer C{request} with a stream.
+
+        @return: see L{Stream.ended}.
+        @raise Problem: there are too many.
+        """
+        if len(self._streams) >= self.most:
+            raise too_many_streams(self.most)
+        stream = Stream(request, self)
+        self._streams.add(stream)
+        state = self._committer.visible
+        known = request.requestHeaders.getRawHeaders(b"last-event-id")
+        stream.begin(state, known=known == [b"%d" % state.revision])
+        if self._closed:
+            # A browser comes back to a stream that ends, and to no other answer.
+            stream.end()
+        elif self._looks:
+            stream.rests = True
+        else:
+            self._look_later()
+        return stream.ended
+
+    def leave(self, stream: Stream) -> None:
+        """
+        C{stream} has ended.
+        """
+        self._streams.discard(stream)
+
+    def close(self) -> None:
+        """
+        End all streams, and each that is opened after this with its first event.
+        """
+        self._closed = True
+        for stream in list(self._streams):
+            stream.end()
+
+    def _look_later(self) -> None:
+        # Counted from now, so that a look which came late is not followed by another
+        # too soon.
+        self._looks = True
+        self._later(INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        if not self._streams:
+            return
+        self._look_later()
+        state = self._committer.visible
+        self._silent = self._silent + 1 if state is self._seen else 0
+        self._seen = state
+        beat = self._silent > 0 and self._silent % BEATS == 0
+        data = b""
+        for stream in list(self._streams):
+            if stream.rests or not stream.takes:
+                stream.rests = False
+            elif stream.shown is not state:
+                data = data or event(state)
+                stream.shown = state
+                stream.send(data)
+            elif beat:
+                stream.send(b":\n\n")

@@ -1,0 +1,82 @@
+"""
+The live page, for browsers: C{index.html} with its style and its scripts put in.
+
+It is one answer, at a path that is there anyway.  So the API has no paths for the
+page's sake, its parts cannot be of different versions while workers are replaced, and
+the Content-Security-Policy names them by their hashes: nothing else runs.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from functools import lru_cache
+from hashlib import sha256
+from importlib.resources import files
+
+from attrs import frozen
+
+from pexservice.web.conditions import Tags
+from pexservice.web.replies import Header, Reply
+
+#: In C{index.html}, as a browser that opens the file itself would follow them.
+_PART = re.compile(
+    rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
+    rb'|<script src="(?P<script>[a-z.]+)"></script>'
+)
+
+
+@frozen
+class Page:
+    """
+    @ivar tag: the opaque part of its ETag: it changes when the page does.
+    """
+
+    body: bytes
+    headers: tuple[Header, ...]
+    tag: str
+
+    def reply(self, if_none_match: Tags | None) -> Reply:
+        """
+        The page, or that the browser has it.
+        """
+        if if_none_match is not None and if_none_match.name(self.tag):
+            return Reply(304, self.headers)
+        return Reply(
+            200, (*self.headers, (b"Content-Type", b"text/html; charset=utf-8")), self.body
+        )
+
+
+@lru_cache(maxsize=1)
+def page() -> Page:
+    """
+    Made once, from the files beside this one.
+    """
+    hashes: dict[str, list[str]] = {"style": [], "script": []}
+
+    def put_in(part: re.Match[bytes]) -> bytes:
+        kind = part.lastgroup or ""
+        content = (files(__name__) / part[kind].decode()).read_bytes()
+        hashes[kind].append(f"'sha256-{b64encode(sha256(content).digest()).decode()}'")
+        return b"<%b>%b</%b>" % (kind.encode(), content, kind.encode())
+
+    body = _PART.sub(put_in, (files(__name__) / "index.html").read_bytes())
+    tag = f"{sha256(body).hexdigest()[:16]}-html"
+    policy = (
+        "default-src 'none';"
+        f" script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])};"
+        # The icon is in the page too.
+        " connect-src 'self'; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    headers = (
+        # Kept, and asked for again each time: a 304 has no body.
+        (b"Cache-Control", b"no-cache"),
+        (b"ETag", f'"{tag}"'.encode()),
+        (b"Vary", b"Accept"),
+        (b"Content-Security-Policy", policy.encode()),
+        (b"Referrer-Policy", b"no-referrer"),
+        (b"X-Content-Type-Options", b"nosniff"),
+    )
+    return Page(body, headers, tag)

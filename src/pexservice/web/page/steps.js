@@ -1,0 +1,129 @@
+// What is pressed is sent, in order, and sent again until there is an answer.
+"use strict";
+
+/** How long a step that gets no answer is repeated, with one key.  Milliseconds. */
+const PATIENCE = 60_000;
+const LONGEST_ANSWER = 15_000;
+const SHORTEST_REST = 250;
+const LONGEST_REST = 5_000;
+
+/** How many steps wait for their turn. */
+const MOST_WAITING = 20;
+
+/** In their order; the first is under way.  Each has a key of its own. */
+const waiting = [];
+let sending = false;
+let token = null;
+
+function newKey() {
+  // crypto.randomUUID is not there over plain HTTP from another machine.
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(36)).join("-");
+}
+
+function step(name) {
+  if (waiting.length >= MOST_WAITING) {
+    write("message", `${MOST_WAITING} steps wait for an answer already.`);
+    return;
+  }
+  waiting.push({ path: `/${name}`, key: newKey() });
+  work();
+}
+
+async function work() {
+  if (sending) return;
+  sending = true;
+  $("again").hidden = true;
+  while (waiting.length > 0 && (await send(waiting[0]))) waiting.shift();
+  sending = false;
+}
+
+/** Send a step until there is an answer; whether the next one has its turn. */
+async function send({ path, key }) {
+  const end = performance.now() + PATIENCE;
+  for (let rest = SHORTEST_REST; ; rest = Math.min(2 * rest, LONGEST_REST)) {
+    let why = "The service does not answer";
+    let atLeast = 0;
+    try {
+      const answer = await ask(path, key);
+      if (answer.ok) {
+        arrived(await answered(answer));
+        return true;
+      }
+      const problem = await answer.json();
+      if (answer.status === 401) {
+        askForToken(problem.detail);
+        return false;
+      }
+      if (![429, 502, 503, 504].includes(answer.status)) {
+        write("message", `The step was refused: ${problem.detail}`);
+        return true;
+      }
+      why = `The service says: ${problem.detail}`;
+      atLeast = 1000 * Number(answer.headers.get("Retry-After"));
+    } catch {
+      // No answer, or half of one: nobody knows whether the step was made, and the
+      // same key makes it safe to send it again.
+    }
+    if (performance.now() > end) {
+      write("message", `${why}. Whether the step was made is not known; sending it again makes it once.`);
+      $("again").hidden = false;
+      return false;
+    }
+    write("message", `${why}. The step is sent again, with the same key, until it does.`);
+    // Not all pages at the same moment.
+    await after(Math.max(rest, atLeast) * (0.75 + Math.random() / 2));
+  }
+}
+
+/** A short value as JSON, with its neighbours; a long one as text, once. */
+function ask(path, key) {
+  const short = shown?.current !== undefined;
+  const headers = {
+    Accept: short ? "application/json" : "application/problem+json, text/plain;q=0.9",
+    "Idempotency-Key": key,
+  };
+  if (token !== null) headers.Authorization = `Bearer ${token}`;
+  return fetch(path, { method: "POST", headers, signal: AbortSignal.timeout(LONGEST_ANSWER) });
+}
+
+async function answered(answer) {
+  const isText = answer.headers.get("Content-Type").startsWith("text/");
+  return isText ? fromText(answer) : whole(await answer.json());
+}
+
+function arrived(state) {
+  write("message", "");
+  // An event may have told of a later one.
+  if (shown === null || state.revision > shown.revision) show(state);
+  say();
+}
+
+let saying = null;
+
+/** Of many steps in a row only the last is read out. */
+function say() {
+  clearTimeout(saying);
+  saying = setTimeout(() => {
+    const value = shown.digits <= 16 ? (shown.current ?? shown.text) : `a number of ${shown.digits} digits`;
+    write("said", `Position ${shown.position}: ${value}`);
+  }, 700);
+}
+
+function askForToken(detail) {
+  write("message", `The step waits: ${detail.split(";")[0]}.`);
+  $("access").hidden = false;
+  $("token").focus();
+}
+
+$("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  $("token").value = "";
+  $("access").hidden = true;
+  document.querySelector("[data-step=next]").focus();
+  work();
+});
+$("again").addEventListener("click", work);
+for (const button of document.querySelectorAll("[data-step]")) {
+  button.addEventListener("click", () => step(button.dataset.step));
+}

@@ -1,0 +1,105 @@
+"""
+Server-Sent Events over real sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.functional.daemon import Daemon, read_all, until_gone
+from tests.functional.test_wire import connect, request, worker
+
+WATCH = b"GET /events HTTP/1.1"
+
+
+@pytest.fixture(params=["pexservice", "pexservice-worker"])
+def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
+    """
+    On uvloop's transports, and on Twisted's own.
+    """
+    with Daemon(tmp_path, command=request.param) as daemon:
+        yield daemon
+        assert "Traceback" not in daemon.log.read_text()
+
+
+def read_until(connection: socket.socket, pattern: bytes) -> bytes:
+    """
+    What comes, up to C{pattern}.
+    """
+    received = b""
+    while not re.search(pattern, received):
+        chunk = connection.recv(65536)
+        assert chunk, received
+        received += chunk
+    return received
+
+
+def test_a_stream(daemon: Daemon) -> None:
+    """
+    The state at once, and the newest when the cursor moves, until the client goes.
+    """
+    with connect(daemon) as connection:
+        connection.sendall(request(WATCH))
+        head = read_until(connection, rb"id: 0\n")
+        assert b"\r\nContent-Type: text/event-stream\r\n" in head
+        for _ in range(50):
+            daemon.ask("/next", "POST")
+        received = read_until(connection, rb"id: 50\n")
+        # Other than one each, however slow the machine is.
+        assert int(re.findall(rb"id: (\d+)\n", received)[0]) >= 1
+
+
+def test_http_1_0(daemon: Daemon) -> None:
+    """
+    Is sent no chunks, and the end of the stream is that of the connection.
+    """
+    with connect(daemon) as connection:
+        connection.sendall(request(b"GET /events HTTP/1.0", b"Last-Event-ID: 0"))
+        received = read_until(connection, rb"retry: \d+\n\n")
+        assert b"Transfer-Encoding" not in received
+        assert received.endswith(b"\r\n\r\nretry: 500\n\n")
+        daemon.ask("/next", "POST")
+        event = read_until(connection, rb"\n\n")
+        assert event.startswith(b'id: 1\ndata: {"position":1,')
+        # Whoever closes one side has gone.
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b""
+
+
+def test_the_end(daemon: Daemon) -> None:
+    """
+    A service that stops ends its streams in good order, and waits for none.
+    """
+    with connect(daemon) as connection:
+        connection.sendall(request(WATCH))
+        read_until(connection, rb"id: 0\n")
+        daemon.process.terminate()
+        assert read_all(connection).endswith(b"0\r\n\r\n")
+        daemon.wait()
+
+
+def test_over_a_failover(tmp_path: Path) -> None:
+    """
+    A stream dies with its worker; the next one takes it up where it was.
+    """
+    with Daemon(tmp_path) as daemon:
+        for kill in range(3):
+            with connect(daemon) as connection:
+                connection.sendall(request(WATCH, b"Last-Event-ID: %d" % kill))
+                received = read_until(connection, rb"retry: \d+\n\n")
+                daemon.ask("/next", "POST")
+                received += read_until(connection, rb"id: \d+\ndata: .*\n\n\r\n")
+                assert re.findall(rb"id: (\d+)\n", received) == [b"%d" % (kill + 1)]
+                killed = worker(daemon)
+                os.kill(killed, signal.SIGKILL)
+                until_gone(killed)
+                with suppress(ConnectionResetError):
+                    assert read_all(connection) == b""

@@ -1,0 +1,72 @@
+"""
+C{deploy/nginx/pexservice.conf}, as Debian's nginx understands it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.functional.daemon import PATIENCE, Daemon, read_all
+from tests.functional.nginx import NGINX, serving
+
+SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
+
+
+def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
+    """
+    A step arrives through TLS and nginx, and who made it is whom nginx says and not an
+    address that the client made up.  Without TLS there is only the way to it.
+    """
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    authority = trustme.CA()
+    listener = tmp_path / "http.sock"
+    proxy = tmp_path / "nginx"
+    proxy.mkdir()
+    certificate = authority.issue_cert("pex.example.org", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(proxy / "both.pem")
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+
+    def site(port: int) -> str:
+        """
+        With our places in the place of those that it names.
+        """
+        said = SITE.read_text()
+        for theirs, ours in (
+            (r"listen 80;", f"listen unix:{proxy}/plain.sock;"),
+            (r"listen 443", f"listen 127.0.0.1:{port}"),
+            (r"/run/pexservice/http\.sock", str(listener)),
+            (r"/etc/ssl/pexservice/(certificate|key)\.pem", f"{proxy}/both.pem"),
+        ):
+            said, count = re.subn(theirs, ours, said)
+            assert count
+        return said
+
+    options = ("--listen", f"unix:{listener}", "--access-log", "access.log")
+    with Daemon(tmp_path, *options), serving(proxy, site) as port:
+        for value in ("1", "1", "2"):
+            connection = HTTPSConnection(
+                "127.0.0.1", port, timeout=PATIENCE, context=trusted
+            )
+            connection.request("POST", "/next", headers={"X-Forwarded-For": "192.0.2.1"})
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, f"{value}\n".encode())
+            assert response.headers["Pex-Revision"]
+            connection.close()
+        with socket.socket(socket.AF_UNIX) as plain:
+            plain.connect(str(proxy / "plain.sock"))
+            plain.sendall(b"POST /next HTTP/1.0\r\nHost: pex.example.org\r\n\r\n")
+            answer = read_all(plain)
+        assert b" 308 " in answer
+        assert b"\r\nLocation: https://pex.example.org/next\r\n" in answer
+    logged = (tmp_path / "access.log").read_text()
+    assert logged.count("127.0.0.1") == 3
+    assert "192.0.2.1" not in logged

@@ -1,0 +1,525 @@
+"""
+The live page, in a browser.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Route
+
+from tests.functional.browser import View, chromium, open_view
+from tests.functional.daemon import Daemon, patiently, until_gone
+from tests.functional.stores import make_store
+from tests.functional.test_wire import worker
+
+#: F(100,000) has 20,899 digits.
+FAR = 100_000
+
+Open = Callable[..., View]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """
+    One for all; each page has a context of its own.
+    """
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def views(browser: Browser) -> Iterator[Open]:
+    """
+    Opens pages, which must have nothing to complain about but the network.
+    """
+    opened: list[View] = []
+
+    def opening(daemon: Daemon, **options: Any) -> View:
+        opened.append(open_view(browser, daemon, **options))
+        return opened[-1]
+
+    yield opening
+    for each in opened:
+        each.page.context.close()
+    assert [each.own_errors for each in opened] == [[]] * len(opened)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """
+    At the beginning of the sequence.
+    """
+    with Daemon(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    Far along.
+    """
+    path = tmp_path_factory.mktemp("far")
+    make_store(path / "pexservice-data", FAR)
+    with Daemon(path) as daemon:
+        yield daemon
+
+
+def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
+    """
+    Another client moves the cursor.
+    """
+    for _ in range(times):
+        assert daemon.ask(f"/{name}", "POST")[0].status == 200
+
+
+def test_buttons(daemon: Daemon, views: Open) -> None:
+    """
+    Each makes its step, whose result and history are shown.
+    """
+    view = views(daemon)
+    view.until("value", "0")
+    for name, position, value in (
+        *(("next", n, value) for n, value in enumerate((1, 1, 2, 3, 5, 8, 13), 1)),
+        ("previous", 6, 8),
+        ("reset", 0, 0),
+        ("previous", 0, 0),
+    ):
+        view.press(name)
+        view.until("position", str(position))
+        view.until("value", str(value))
+    view.until("revision", "10")
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "10"
+    view.page.wait_for_selector("#history tr:nth-child(10)")
+    view.page.wait_for_function(
+        "() => document.querySelector('#history td').textContent === '10'"
+    )
+    row = view["history"].locator("tr").first.inner_text().split()
+    assert row[:3] == ["10", "previous", "0"]
+    view.until("said", "Position 0: 0")
+    assert view("message") == ""
+    assert view.errors == []
+
+
+def test_many_clicks(daemon: Daemon, views: Open) -> None:
+    """
+    None is lost, and none made twice.
+    """
+    view = views(daemon)
+    for _ in range(30):
+        view.press("next")
+    view.until("position", "30")
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "30"
+
+
+def test_another_client(daemon: Daemon, views: Open) -> None:
+    """
+    What others do is seen at once, and not read out.
+    """
+    one, other = views(daemon), views(daemon)
+    one.until_connection()
+    step(daemon, times=12)
+    one.until("value", "144")
+    assert (one("before"), one("after")) == ("89", "233")
+    other.press("next")
+    one.until("value", "233")
+    assert one("said") == ""
+    # The trace has it too.
+    one.until("position-range", "0 to 13")
+    assert one.page.get_attribute("#positions .line", "d")
+    assert one.errors == other.errors == []
+
+
+def test_a_crash_while_it_is_open(daemon: Daemon, views: Open) -> None:
+    """
+    When the worker is killed the page goes on with the next one, by itself.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view.page.evaluate("window.untouched = true")
+    for kill in range(1, 3):
+        killed = worker(daemon)
+        os.kill(killed, signal.SIGKILL)
+        until_gone(killed)
+        step(daemon)
+        view.until("position", str(2 * kill - 1))
+        view.press("next")
+        view.until("position", str(2 * kill))
+        view.until_connection()
+    assert view.page.evaluate("window.untouched")
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
+
+
+def test_new_workers(daemon: Daemon, views: Open) -> None:
+    """
+    SIGHUP ends the streams, and the page is back with the new worker.
+    """
+    view = views(daemon)
+    view.until_connection()
+    daemon.process.send_signal(signal.SIGHUP)
+    for _ in patiently():
+        if daemon.log.read_text().count(" serves\n") > 1:
+            break
+    step(daemon)
+    view.until("position", "1")
+    view.until_connection()
+
+
+def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
+    """
+    The page says that the service is gone, keeps the step that was pressed, and
+    makes it once when the service is back.
+    """
+    with Daemon(tmp_path) as daemon:
+        view = views(daemon)
+        view.until_connection()
+        step(daemon, times=3)
+        view.until("position", "3")
+    view.until_connection("lost")
+    assert view("connection-words") == "Reconnecting"
+    view.press("next")
+    view.page.wait_for_function(
+        "() => document.getElementById('message').innerText.includes('is sent again')"
+    )
+    assert view("position") == "3"
+    with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1") as daemon:
+        view.until_connection()
+        view.until("position", "4")
+        view.until("message", "")
+        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
+
+
+def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
+    """
+    A step that was made, and whose answer was lost on the way, is sent again with
+    its key, and made once; so is one of which the service does not know.
+    """
+    view = views(daemon)
+    view.until_connection()
+    keys: list[str] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) == 1:
+            route.fetch()
+            route.abort()
+        elif len(keys) == 2:
+            route.fulfill(
+                status=503,
+                headers={"Retry-After": "0"},
+                content_type="application/problem+json",
+                body='{"detail": "it may have been taken"}',
+            )
+        else:
+            route.continue_()
+
+    view.page.route("**/next", lose)
+    view.press("next")
+    view.page.wait_for_function(
+        "() => document.getElementById('message').innerText.includes('may have been taken')"
+    )
+    view.until("message", "")
+    view.press("next")
+    view.until("position", "2")
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys)) == 2
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "2"
+
+
+def test_giving_up(daemon: Daemon, views: Open) -> None:
+    """
+    After a minute the page says what is not known, and goes on when it is told to,
+    with the same key and with the steps that wait behind.
+    """
+    view = views(daemon)
+    view.until_connection()
+    keys: list[str] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        route.abort()
+
+    view.page.clock.install()
+    view.page.route("**/next", lose)
+    view.press("next")
+    view.press("next")
+    view.page.wait_for_function(
+        "() => document.getElementById('message').innerText.includes('is sent again')"
+    )
+    view.page.clock.fast_forward(70_000)
+    view["again"].wait_for()
+    assert "Whether the step was made is not known" in view("message")
+    assert len(set(keys)) == 1
+    view.page.unroute("**/next")
+    with view.page.expect_request("**/next") as request:
+        view["again"].click()
+    assert request.value.headers["idempotency-key"] == keys[0]
+    view.until("position", "2")
+    view.until("message", "")
+    assert not view["again"].is_visible()
+
+
+def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
+    """
+    With a gap, when the worker has died and the cursor has not moved.
+    """
+    view = views(daemon)
+    view.until_connection()
+    step(daemon)
+    view.until("position", "1")
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.page.wait_for_function(
+        "() => document.querySelector('#positions .line').getAttribute('d')"
+        ".split('M').length === 3"
+    )
+
+
+def test_a_refusal(daemon: Daemon, views: Open) -> None:
+    """
+    Is shown in the service's words, and the next step has its turn.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view.page.route(
+        "**/reset",
+        lambda route: route.fulfill(
+            status=422,
+            content_type="application/problem+json",
+            body='{"detail": "make a new key"}',
+        ),
+    )
+    view.press("reset")
+    view.until("message", "The step was refused: make a new key")
+    view.press("next")
+    view.until("position", "1")
+
+
+def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
+    """
+    Its ends and its length are shown, the digits on demand and not all of them; a
+    copy has all.
+    """
+    view = views(far_daemon, permissions=["clipboard-read", "clipboard-write"])
+    view.until("digits", "20,899")
+    text = far_daemon.ask("/current")[1].decode().strip()
+    first, last = view("value").replace(" ", "").split("…")
+    assert text.startswith(first)
+    assert text.endswith(last)
+    assert len(first) == len(last) == 24
+    view["expand"].click()
+    view.page.wait_for_function(
+        "() => document.getElementById('all').innerText.length > 9000"
+    )
+    laid_out = view("all")
+    assert laid_out.startswith(text[:5000])
+    assert laid_out.endswith(text[-5000:])
+    assert "10,899 digits are left out here" in laid_out
+    assert view["expand"].get_attribute("aria-expanded") == "true"
+    view["copy"].click()
+    view.until("copied", "F(100,000) is copied.")
+    copied = view.page.evaluate("navigator.clipboard.readText()")
+    # Not the texts, which a failure would print.
+    assert (len(copied), hash(copied)) == (len(text), hash(text))
+    assert view.page.evaluate("document.body.innerText.length") < 15_000
+    view.press("next")
+    view.until("position", "100,001")
+    view["expand"].click()
+    assert not view["all"].is_visible()
+    assert view.errors == []
+
+
+def test_the_old_clipboard(daemon: Daemon, views: Open) -> None:
+    """
+    Where the browser has none of the new kind, as over plain HTTP from elsewhere.
+    """
+    view = views(daemon, permissions=["clipboard-read"])
+    step(daemon, times=150)
+    view.until("digits", "31")
+    view.page.evaluate("""() => {
+        const kept = navigator.clipboard;
+        window.pasted = () => kept.readText();
+        Object.defineProperty(navigator, "clipboard", { value: undefined });
+    }""")
+    view["copy"].click()
+    view.until("copied", "F(150) is copied.")
+    assert view.page.evaluate("window.pasted()") == view("value")
+
+
+def violations(view: View) -> list[str]:
+    """
+    What axe finds.
+    """
+    found = Axe().run(view.page)
+    return [
+        f"{each['id']}: {node['html']}"
+        for each in found.response["violations"]
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
+    """
+    Axe has nothing to say, in any state of the page.
+    """
+    view = views(daemon, color_scheme=scheme)
+    view.until("value", "0")
+    assert violations(view) == []
+    step(daemon, times=20)
+    view.until("position", "20")
+    view.page.wait_for_selector("#history tr:nth-child(10)")
+    view.page.route("**/next", lambda route: route.abort())
+    view.press("next")
+    view.page.wait_for_function("() => document.getElementById('message').innerText")
+    view.page.evaluate("document.getElementById('access').hidden = false")
+    view.page.evaluate("document.getElementById('again').hidden = false")
+    assert violations(view) == []
+    far = views(far_daemon, color_scheme=scheme)
+    far["expand"].click()
+    far.page.wait_for_function(
+        "() => document.getElementById('all').innerText.length > 9000"
+    )
+    assert violations(far) == []
+
+
+def test_keyboard(daemon: Daemon, views: Open) -> None:
+    """
+    Everything is reached by the tabulator, in the order in which it is seen, shows
+    that it is there, and is pressed by Enter and Space.
+    """
+    view = views(daemon)
+    view.until_connection()
+    seen = []
+    keyboard = view.page.keyboard
+    for press in ("Enter", "Space", None, None, None, None):
+        keyboard.press("Tab")
+        seen.append(view.page.evaluate("document.activeElement.innerText.trim()"))
+        style = "getComputedStyle(document.activeElement).outlineStyle"
+        assert view.page.evaluate(style) == "solid"
+        if press:
+            keyboard.press(press)
+            view.until("revision", str(len(seen)))
+    assert seen == ["← Previous", "Next →", "Reset", "/current", "/history", "/readyz"]
+    view.until("position", "1")
+
+
+@pytest.mark.parametrize("width", [320, 375, 768])
+def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
+    """
+    Nothing is wider than the screen.
+    """
+    step(daemon, times=300)
+    for each, digits in ((daemon, "63"), (far_daemon, "20,899")):
+        view = views(each, viewport={"width": width, "height": 700})
+        view.page.wait_for_function("() => document.getElementById('digits').innerText")
+        assert digits[:2] in view("digits")
+        if view["expand"].is_visible():
+            view["expand"].click()
+        view.page.wait_for_selector("#history tr:nth-child(10)")
+        assert view.page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_token(tmp_path: Path, views: Open) -> None:
+    """
+    Who has none is asked for it, the step waits, and the page keeps it to itself.
+    """
+    tokens = tmp_path / "tokens"
+    tokens.write_text("opensesame\n")
+    tokens.chmod(0o600)
+    with Daemon(tmp_path, "--token-file", str(tokens)) as daemon:
+        view = views(daemon)
+        view.until_connection()
+        assert not view["access"].is_visible()
+        view.press("next")
+        view.until("message", "The step waits: moving the cursor takes a token.")
+        for token, outcome in (("wrong", "wait"), ("opensesame", "move")):
+            view["token"].fill(token)
+            view.page.keyboard.press("Enter")
+            if outcome == "wait":
+                view.until("message", "The step waits: this token may not move the cursor.")
+        view.until("position", "1")
+        assert not view["access"].is_visible()
+        view.press("next")
+        view.until("position", "2")
+        kept = "localStorage.length + sessionStorage.length + document.cookie.length"
+        assert view.page.evaluate(kept) == 0
+        assert view["token"].input_value() == ""
+
+
+def test_nothing_else_runs(daemon: Daemon, browser: Browser) -> None:
+    """
+    The policy lets no other script run, and no other host be asked.
+    """
+    view = open_view(browser, daemon)
+    view.until_connection()
+    view.page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.append("window.ran = true");
+        document.body.append(script);
+    }""")
+    assert view.page.evaluate("window.ran") is None
+    asked = "fetch('http://localhost:9/').then(() => 'asked', () => 'not asked')"
+    assert view.page.evaluate(asked) == "not asked"
+    view.page.wait_for_function("() => window.violations.length > 1")
+    assert view.page.evaluate("window.violations") == [
+        "require-trusted-types-for",
+        "connect-src",
+    ]
+    view.page.context.close()
+
+
+def test_a_page_that_nobody_sees(daemon: Daemon, views: Open) -> None:
+    """
+    Takes no stream, and is up to date when somebody looks again.
+    """
+    view = views(daemon)
+    view.until_connection()
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    view.page.evaluate(hide, arg=True)
+    view.until_connection("resting")
+    step(daemon, times=7)
+    assert view("position") == "0"
+    view.page.evaluate(hide, arg=False)
+    view.until("position", "7")
+    view.until_connection()
+
+
+def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
+    """
+    It says that it has no connection, and has one when another page is closed.
+    """
+    with Daemon(tmp_path, "--max-connections", "8") as daemon:
+        first, second = views(daemon), views(daemon)
+        first.until_connection()
+        second.until_connection()
+        third = views(daemon)
+        third.until_connection("lost")
+        first.page.close()
+        third.until_connection()
+        third.press("next")
+        second.until("position", "1")
+
+
+def test_kept_and_asked_for_again(daemon: Daemon) -> None:
+    """
+    The page has a tag, and who has the page gets no second one; programs get the
+    text as ever.
+    """
+    browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer, body = daemon.ask("/", headers=browsers)
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert b"<title>pexservice" in body
+    again, nothing = daemon.ask(
+        "/", headers={**browsers, "If-None-Match": answer.headers["ETag"]}
+    )
+    assert (again.status, nothing) == (304, b"")
+    assert daemon.ask("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"
