@@ -2,6 +2,7 @@
 # make test        run every test, the linter and the type checker
 # make bench       compare with other servers, write docs/benchmarks.md; takes 15 minutes
 # make deb         build/deb/pexservice_VERSION_all.deb, on Debian 13
+# make system      check the package, and install it on a machine that boots systemd; root
 # make cluster     three etcd (Debian's etcd-server) and three nodes to play with
 # make api-docs    write docs/http-api.md from the OpenAPI document
 # make screenshots the pictures in docs/page/; takes Debian's chromium
@@ -30,7 +31,7 @@ MINUTES ?= 60
 KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\)')
 
-.PHONY: run test bench deb image-test api-docs screenshots clean
+.PHONY: run test bench deb system image-test api-docs screenshots clean
 .PHONY: cluster cluster-faults
 .PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
 
@@ -83,7 +84,17 @@ deb:
 	rm -rf build/deb
 	mkdir -p build/deb/pexservice
 	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
-	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
+	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
+
+system: deb build/system/base.tar $(VENV)/tested
+	$(VENV)/bin/pytest --system tests/system
+
+# With what the package depends on, so that the machine needs no network.
+build/system/base.tar: debian/control | deb
+	mkdir -p build/system
+	mmdebstrap --variant=minbase --include=autopkgtest,curl,dbus,dpkg-repack,systemd-sysv,\
+	"$$(dpkg-deb --field build/deb/pexservice_*.deb Depends | \
+	sed 's/([^)]*)//g; s/|[^,]*//g; s/:any//g; s/ //g')" trixie $@
 
 api-docs: $(VENV)/tested
 	$(VENV)/bin/python -m tests.web.reference

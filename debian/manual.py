@@ -1,21 +1,25 @@
 """
-Writes the manual page pexservice(8) from the options themselves, so that the two
-cannot drift.
+Writes the manual pages pexservice(8) and pexctl(1) from the options themselves, so
+that the two cannot drift: C{python3 debian/manual.py}, to C{debian/}.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+from pexservice.ctl import _parser
+from pexservice.help import GROUPS
 from pexservice.options import ServiceOptions
 
 _INTRODUCTION = r"""
 .SH NAME
 pexservice \- durable cursor over the Fibonacci sequence, over HTTP
 .SH SYNOPSIS
-.B twistd
+.B pexservice
 .RI [ "twistd's options" ]
 .B pexservice
 .RI [ options ]
@@ -32,6 +36,13 @@ The package starts it on 127.0.0.1:8081, through
 .BR pexservice.socket ,
 under the user
 .BR pexservice .
+.PP
+The command
+.B pexservice
+is Twisted's
+.BR twistd3 (1),
+which has this service, and another that is one worker of it,
+.BR pexservice-worker .
 .SH OPTIONS
 """
 
@@ -58,6 +69,7 @@ A worker's store failed; the next worker reads what is on disk.
 .B 78
 The store is damaged.
 Starting again does not help, and nothing resets, moves or overwrites it.
+The package's unit stops the socket too then.
 .SH FILES
 .TP
 .I /etc/default/pexservice
@@ -67,8 +79,24 @@ Options, in
 .I /var/lib/pexservice
 The store.
 It stays when the package is removed, and goes when it is purged.
+.SH EXAMPLES
+To listen elsewhere,
+.B systemctl edit pexservice.socket
+and say
+.PP
+.nf
+.RS
+[Socket]
+ListenStream=
+ListenStream=0.0.0.0:8081
+.RE
+.fi
+.PP
+then
+.BR "systemctl restart pexservice.socket" .
 .SH SEE ALSO
-.BR twistd (1),
+.BR pexctl (1),
+.BR twistd3 (1),
 .BR systemd.socket (5)
 """
 
@@ -77,32 +105,66 @@ def quoted(text: str) -> str:
     """
     For roff.
     """
-    return text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
+    text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
+    # A line that begins with a period is a request.
+    return "\n".join(rf"\&{line}" if line[:1] == "." else line for line in text.split("\n"))
 
 
-def main() -> None:
+def service(version: str) -> Iterator[str]:
     """
-    To standard output.
+    The lines of pexservice(8).
     """
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     options = ServiceOptions()
-    lines = [
-        f'.TH PEXSERVICE 8 "" "pexservice {project["version"]}"',
-        _INTRODUCTION.strip(),
-    ]
+    values = {name: value for _, names in GROUPS for name, value in names.items()}
+    yield f'.TH PEXSERVICE 8 "" "pexservice {version}"'
+    yield _INTRODUCTION.strip()
     # What usage.Options prints in its --help, option by option.
     for long in sorted(options.longOpt):
         name = long.rstrip("=")
         if name not in options.docs or name == "version":
             continue
-        value = r" \fIVALUE\fR" if long.endswith("=") else ""
+        value = rf" \fI{quoted(values.get(name, 'VALUE'))}\fR" if long.endswith("=") else ""
         default = options.defaults.get(name)
         told = "" if default in (None, 0) else f" Default: {default}."
-        text = (options.docs[name] or "").strip()
+        text = " ".join((options.docs[name] or "").split())
         if text and not text.endswith("."):
             text += "."
-        lines += [".TP", rf"\fB\-\-{quoted(name)}\fR{value}", quoted(text + told)]
-    sys.stdout.write("\n".join([*lines, _REST.strip(), ""]))
+        yield from (".TP", rf"\fB\-\-{quoted(name)}\fR{value}", quoted(text + told))
+    yield _REST.strip()
+
+
+def ctl(version: str) -> Iterator[str]:
+    """
+    The lines of pexctl(1).
+    """
+    parser = _parser()
+    yield f'.TH PEXCTL 1 "" "pexservice {version}"'
+    yield from (".SH NAME", r"pexctl \- look after a pexservice and its store")
+    yield from (".SH SYNOPSIS", ".B pexctl", ".I COMMAND", ".RI [ options ]")
+    (commands,) = (
+        each for each in parser._actions if isinstance(each, argparse._SubParsersAction)
+    )
+    yield ".SH COMMANDS"
+    for name, command in commands.choices.items():
+        yield f".SS {name}"
+        # The exit statuses are the same for all.
+        command.epilog = None
+        yield from (".nf", quoted(command.format_help().strip()), ".fi")
+    yield ".SH EXIT STATUS"
+    _, _, statuses = (parser.epilog or "").partition("\n")
+    yield from (".nf", quoted(statuses.rstrip()), ".fi")
+    yield from (".SH SEE ALSO", ".BR pexservice (8)")
+
+
+def main() -> None:
+    """
+    Both.
+    """
+    # The width that argparse writes for.
+    os.environ["COLUMNS"] = "80"
+    version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    for name, lines in (("pexservice.8", service(version)), ("pexctl.1", ctl(version))):
+        Path("debian", name).write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """
+    C{--system}: also those that C{make system} builds a package and a machine for.
+    """
+    parser.addoption("--system", action="store_true")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """
+    The others do not need either.
+    """
+    system = collection_path == Path(__file__).parent / "system"
+    return True if system and not config.getoption("system") else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,13 @@ GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
     ),
     (
         "How it is kept alive",
-        {"standby": "N", "watchdog": "SECONDS", "lifeline": "N", "quick-check": ""},
+        {
+            "standby": "N",
+            "watchdog": "SECONDS",
+            "lifeline": "N",
+            "scoreboard": "N",
+            "quick-check": "",
+        },
     ),
     ("What it tells", {"access-log": "FILE", "help": "", "version": ""}),
 )

@@ -300,7 +300,7 @@ def found(tried: int, told: int) -> None:
             size=tried,
             unit="shortages",
             result=f"{told:,} steps answered under them, 0 lost, 0 connections refused",
-            command="python -m tests.functional.shortages",
+            command="make resources",
         )
     )
 

@@ -1,18 +1,14 @@
 """
 The resource tree.
 
-Two layers.  The L{Guard} looks at the bytes of the path before anybody decodes or
-normalizes them, and at the method: werkzeug, below Klein, would take C{//next} and
-C{/%6eext} for C{/next}, and run a GET's handler for HEAD.  What it lets through goes
-to the Klein tree of L{Api}, whose handlers return an answer or raise a L{Problem}.
+Two layers.  What the L{Guard} lets through goes to the Klein tree of L{Api}, whose
+handlers return an answer or raise a L{Problem}.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, cast
-from urllib.parse import parse_qs
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -21,17 +17,18 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from pexservice.committer import Committer
 from pexservice.cursor import State, Transition
 from pexservice.moves import How, KeyReused, Move, Outcome
-from pexservice.stores.interface import LONGEST_KEY, NotTaken, OutcomeUnknown, Row
+from pexservice.stores.interface import NotTaken, OutcomeUnknown, Row
 from pexservice.web import problems
 from pexservice.web.access import Access
+from pexservice.web.asked import accept, conditions, key_of, number, query
 from pexservice.web.conditions import Tags, parse_tags
 from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
 from pexservice.web.events import Events
+from pexservice.web.guard import Guard
 from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning, means
 from pexservice.web.pacing import Later, Pacing
@@ -47,71 +44,8 @@ from pexservice.web.representations import (
 
 _log = Logger()
 
-_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
-
-#: More digits than any revision has.
-_NUMBER = re.compile(r"[0-9]{1,20}")
-
 _DEFAULT_ROWS = 100
 _MOST_ROWS = 1000
-
-
-class Guard(Resource):
-    """
-    Lets through what has a path and a method of the table, literally.
-    """
-
-    isLeaf = True
-
-    def __init__(self, inner: Resource, access: Access, limit: RateLimit | None) -> None:
-        super().__init__()
-        self._inner = inner
-        self._access = access
-        self._limit = limit
-
-    def render(self, request: IRequest) -> bytes | int:
-        """
-        See L{IResource.render}.
-        """
-        for name, value in self._access.headers(request):
-            request.responseHeaders.addRawHeader(name, value)
-        if self._limit is not None and not self._limit.take(request.getClientAddress()):
-            problem = problems.too_many_requests(self._limit.rate)
-            return _finish(request, problem.reply(_accept(request)))
-        path = request.uri.partition(b"?")[0]
-        endpoint = BY_PATH.get(path)
-        if path == b"*" and request.method == b"OPTIONS":
-            return _finish(request, Reply(204, ((b"Allow", b"GET, HEAD, POST, OPTIONS"),)))
-        if endpoint is None:
-            problem = problems.no_such_path(map(bytes.decode, BY_PATH))
-            return _finish(request, problem.reply(_accept(request)))
-        if request.method == b"OPTIONS":
-            preflight = self._access.preflight_headers(request, endpoint.allow)
-            return _finish(request, Reply(204, ((b"Allow", endpoint.allow), *preflight)))
-        if request.method not in endpoint.methods:
-            problem = problems.wrong_method(endpoint.allow)
-            return _finish(request, problem.reply(_accept(request)))
-        answer: bytes | int = self._inner.render(request)
-        return answer
-
-
-def _accept(request: IRequest) -> list[bytes] | None:
-    values: list[bytes] | None = request.requestHeaders.getRawHeaders(b"accept")
-    return values
-
-
-def _finish(request: IRequest, reply: Reply) -> int:
-    """
-    Send C{reply}.  twisted.web itself would give a 204 a length, and warn of a body
-    for HEAD.
-    """
-    request.write(reply.apply(request))
-    request.finish()
-    return NOT_DONE_YET
-
-
-def _refuse(request: IRequest, problem: Problem) -> bytes:
-    return problem.reply(_accept(request)).apply(request)
 
 
 class Api:
@@ -165,9 +99,9 @@ class Api:
         """
         What there is, and for browsers the live page.
         """
-        kind = best_of((TEXT, JSON, HTML), _accept(request))
+        kind = best_of((TEXT, JSON, HTML), accept(request))
         if kind == HTML:
-            _, if_none_match = _conditions(request)
+            _, if_none_match = conditions(request)
             return self._page_for_browsers.reply(if_none_match).apply(request)
         headers: tuple[Header, ...] = (
             (
@@ -185,7 +119,7 @@ class Api:
         """
         The value at the cursor.
         """
-        representation = chosen(_accept(request))
+        representation = chosen(accept(request))
 
         def seen(state: State) -> bytes:
             known = self._known(request, state)
@@ -214,8 +148,8 @@ class Api:
             could not be read.
         """
         self._check_read()
-        if_match, if_none_match = _conditions(request)
-        present = state_headers(state, chosen(_accept(request)))
+        if_match, if_none_match = conditions(request)
+        present = state_headers(state, chosen(accept(request)))
         if if_match is not None and not if_match.match_strongly(state):
             raise problems.unmet_precondition(present)
         if if_none_match is not None and if_none_match.match_weakly(state):
@@ -253,9 +187,9 @@ class Api:
 
     def _move(self, request: IRequest, transition: Transition) -> Deferred[bytes]:
         self._access.check_move(request)
-        key = _key(request)
-        if_match, if_none_match = _conditions(request)
-        representation = chosen(_accept(request))
+        key = key_of(request)
+        if_match, if_none_match = conditions(request)
+        representation = chosen(accept(request))
 
         def moved(outcome: Outcome) -> bytes:
             if outcome.how is How.UNMET:
@@ -289,8 +223,8 @@ class Api:
         """
         The latest transitions.
         """
-        limit = _number(request, "limit", 1, _MOST_ROWS)
-        before = _number(request, "before", 1, None)
+        limit = number(request, "limit", 1, _MOST_ROWS)
+        before = number(request, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
         return self._pages.run(lambda: self._page(request, before, rows_wanted))
 
@@ -317,7 +251,7 @@ class Api:
             if len(rows) > rows_wanted:
                 del rows[rows_wanted:]
                 following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
-            reply = history_reply(state, chosen(_accept(request)), rows, following)
+            reply = history_reply(state, chosen(accept(request)), rows, following)
             return reply.apply(request)
 
         return self._committer.history(before, rows_wanted + 1).addCallbacks(
@@ -356,7 +290,7 @@ class Api:
         """
         if self._scrape is None:
             raise problems.no_such_path(map(bytes.decode, BY_PATH))
-        return self._scrape(_accept(request)).apply(request)
+        return self._scrape(accept(request)).apply(request)
 
     @app.route("/openapi.json")
     def openapi(self, request: IRequest) -> bytes:
@@ -383,7 +317,7 @@ def _health(request: IRequest, name: str, checks: dict[str, str | None]) -> byte
     @param checks: by name, why it fails, if it does.
     """
     failing = [reason for reason in checks.values() if reason is not None]
-    if "verbose" in _query(request) or failing:
+    if "verbose" in query(request) or failing:
         lines = [
             f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
             for check, reason in checks.items()
@@ -408,12 +342,8 @@ def _explain(failure: Failure) -> NoReturn:
     failure.raiseException()
 
 
-def _conditions(request: IRequest) -> tuple[Tags | None, Tags | None]:
-    raw = request.requestHeaders.getRawHeaders
-    return (
-        parse_tags("If-Match", raw(b"if-match")),
-        parse_tags("If-None-Match", raw(b"if-none-match")),
-    )
+def _refuse(request: IRequest, problem: Problem) -> bytes:
+    return problem.reply(accept(request)).apply(request)
 
 
 def _condition(
@@ -428,42 +358,3 @@ def _condition(
         )
 
     return met
-
-
-def _key(request: IRequest) -> bytes | None:
-    values = request.requestHeaders.getRawHeaders(b"idempotency-key")
-    if values is None:
-        return None
-    (key, *more) = values
-    if more or not _KEY.fullmatch(key):
-        raise problems.malformed(
-            f"Idempotency-Key must be given once and have 1 to {LONGEST_KEY} visible"
-            " ASCII characters"
-        )
-    result: bytes = key
-    return result
-
-
-def _query(request: IRequest) -> dict[str, list[str]]:
-    """
-    The query's parameters, also those without a value, which Twisted leaves out.
-    """
-    query = request.uri.partition(b"?")[2].decode("latin-1")
-    return parse_qs(query, keep_blank_values=True)
-
-
-def _number(request: IRequest, name: str, least: int, most: int | None) -> int | None:
-    """
-    The query parameter C{name}, if it is there.
-    """
-    values = _query(request).get(name)
-    if values is None:
-        return None
-    if len(values) == 1 and _NUMBER.fullmatch(values[0]):
-        number = int(values[0])
-        if least <= number and (most is None or number <= most):
-            return number
-    upper = "up" if most is None else f"to {most}"
-    raise problems.malformed(
-        f"the parameter {name} must be given once, a number from {least} {upper}"
-    )

@@ -19,6 +19,8 @@ from attrs import frozen
 from pexservice.web.conditions import Tags
 from pexservice.web.replies import Header, Reply
 
+_TEMPLATES = files(__name__) / "templates"
+
 #: In C{index.html}, as a browser that opens the file itself would follow them.
 _PART = re.compile(
     rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
@@ -50,17 +52,17 @@ class Page:
 @lru_cache(maxsize=1)
 def page() -> Page:
     """
-    Made once, from the files beside this one.
+    Made once, from the templates.
     """
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
     def put_in(part: re.Match[bytes]) -> bytes:
         kind = part.lastgroup or ""
-        content = (files(__name__) / part[kind].decode()).read_bytes()
+        content = (_TEMPLATES / part[kind].decode()).read_bytes()
         hashes[kind].append(f"'sha256-{b64encode(sha256(content).digest()).decode()}'")
         return b"<%b>%b</%b>" % (kind.encode(), content, kind.encode())
 
-    body = _PART.sub(put_in, (files(__name__) / "index.html").read_bytes())
+    body = _PART.sub(put_in, (_TEMPLATES / "index.html").read_bytes())
     tag = f"{sha256(body).hexdigest()[:16]}-html"
     policy = (
         "default-src 'none';"

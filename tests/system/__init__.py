@@ -1,0 +1,3 @@
+"""
+Tests of the Debian package, installed on a real systemd.
+"""
