@@ -350,7 +350,7 @@ class Chance:
         ]
         for _ in range(steps):
             self.time += 1
-            (step,) = self.choose.choices(choices, [30, 30, 60, 0.3, 0.2, 0.3])
+            (step,) = self.choose.choices(choices, [30, 30, 60, 0.3, 1, 0.3])
             step(self.choose.choice(list(self.asking)))
         for _ in range(30):
             self.time += 1

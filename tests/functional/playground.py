@@ -29,8 +29,8 @@ http {
             proxy_pass http://pexservice;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
-            # A step is not repeated by who does not know what became of it.
-            proxy_next_upstream error timeout http_503;
+            # A POST that was sent is not sent to another node as well; a GET is.
+            proxy_next_upstream error timeout;
         }
     }
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import ssl
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,22 +19,7 @@ import pytest
 import trustme
 
 from tests.etcd import Member, cluster, free_ports
-from tests.functional.cluster import CLIENTS, TRAFFIC, cluster_faults
-from tests.functional.daemon import Daemon, patiently, run
-
-
-def test_faults(tmp_path: Path) -> None:
-    """
-    Whatever happens to leaders, followers, nodes and connections, what 24 clients were
-    told one cursor can have told, and each key moved once.
-    """
-    result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
-    print(result)
-    assert result.looks > 10 * TRAFFIC
-    assert result.operations - result.looks > 10 * TRAFFIC
-    # Without a quorum, some outcomes were unknown and all nodes refused.
-    assert result.unknown > 0
-    assert result.unready > CLIENTS
+from tests.functional.daemon import PATIENCE, Daemon, patiently, run
 
 
 @pytest.fixture
@@ -89,6 +75,30 @@ def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
     # Who stops leaves nothing of its own.
     assert len(keys) == 5
+
+
+def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
+    """
+    Who listens at one node hears of steps that another one made.
+    """
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        path.mkdir()
+    store = ("--store", f"etcd:{member.url}")
+    with (
+        Daemon(paths[0], *store, command="pexservice-worker") as one,
+        Daemon(paths[1], *store, command="pexservice-worker") as two,
+        socket.create_connection(("127.0.0.1", two.port), PATIENCE) as listening,
+    ):
+        listening.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        heard = b""
+        while b"id: 0\n" not in heard:
+            heard += listening.recv(65536)
+        assert one.ask("/next", "POST")[1] == b"1\n"
+        while b"id: 1\n" not in heard:
+            chunk = listening.recv(65536)
+            assert chunk, heard
+            heard += chunk
 
 
 def _refused(path: Path, store: str) -> str:

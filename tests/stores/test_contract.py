@@ -4,28 +4,18 @@ What every store promises, shown with each of them.
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from urllib.parse import quote
 
 import pytest
 from zope.interface.verify import verifyObject
 
 from pexservice.cursor import Transition, follow_position
 from pexservice.stores.directory import Directory
-from pexservice.stores.etcd.address import parse
-from pexservice.stores.etcd.gateway import Gateway
-from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, IStore, Remembered, Row
 from pexservice.stores.lmdb import SLACK, LmdbStore
 from pexservice.stores.verify import verify
-from tests.etcd import Member, cluster
 from tests.fakes import MemoryStore, now, replay
-from tests.stores.blocking import Blocking, running_reactor
 from tests.stores.inline import inline
 
 Maker = Callable[[], IStore]
@@ -55,36 +45,7 @@ def lmdb(path: Path) -> Maker:
     )
 
 
-def etcd(path: Path) -> Maker:
-    """
-    The one of many nodes, below a prefix of the test's own.
-    """
-    address = parse(f"etcd:{member().url}?prefix={quote(str(path))}/")
-
-    def make() -> Blocking:
-        gateway = Gateway(address, running_reactor())
-        return Blocking(
-            EtcdStore(
-                gateway, address.prefix, journal=KEPT, kept_keys=KEPT, close=gateway.close
-            )
-        )
-
-    return make
-
-
-@cache
-def member() -> Member:
-    """
-    One etcd for all tests of this process.
-    """
-    stack = ExitStack()
-    atexit.register(stack.close)
-    path = Path(stack.enter_context(TemporaryDirectory()))
-    (member,) = stack.enter_context(cluster(path))
-    return member
-
-
-@pytest.fixture(params=[memory, lmdb, etcd])
+@pytest.fixture(params=[memory, lmdb])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     """
     Makes a store on the same ground, however often.

@@ -5,6 +5,8 @@ What the gateway's answers mean.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -109,3 +111,27 @@ def test_right_version(version: str) -> None:
     All others are taken.
     """
     check_version("u", {"etcdserver": version})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--store", "etcd:http://h:1"], "None"),
+        (["--store", "etcd:http://h:1,https://h:2"], "<module"),
+        (["--store=etcd:https://h:1"], "<module"),
+        (["--cors-origin", "https://h"], "None"),
+    ],
+)
+def test_pyopenssl_only_for_https(arguments: list[str], expected: str) -> None:
+    """
+    What takes megabytes is loaded by who needs it.
+    """
+    code = (
+        "import sys, pexservice.lean, pexservice.stores.etcd.making, contextlib\n"
+        "with contextlib.suppress(ImportError): import twisted.internet.ssl\n"
+        "print(sys.modules.get('OpenSSL'))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.startswith(expected)

@@ -9,17 +9,10 @@ from collections.abc import Callable
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import blockingCallFromThread
 
-from pexservice.stores.etcd.address import parse
-from pexservice.stores.etcd.gateway import Gateway, Unanswered
+from pexservice.stores.etcd.gateway import Unanswered
 from pexservice.stores.etcd.records import Cursor, Keys, Message, text, write_cursor
-from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.watch import Lines, Watch
-from tests.fakes import now
-from tests.functional.daemon import patiently
-from tests.stores.blocking import Blocking, running_reactor
-from tests.stores.test_contract import batch, end, member
 
 
 def _line(revision: int) -> bytes:
@@ -52,34 +45,6 @@ def test_lines(size: int) -> None:
     for start in range(0, len(said), size):
         lines.take(said[start : start + size])
     assert heard == [Cursor(8, 1, 1, 0), Cursor(9, 2, 1, 0)]
-
-
-def test_of_a_real_one() -> None:
-    """
-    What another node does is heard.
-    """
-    reactor = running_reactor()
-    address = parse(f"etcd:{member().url}?prefix=watched/")
-    gateways = [Gateway(address, reactor) for _ in range(2)]
-    one, two = (
-        Blocking(EtcdStore(each, address.prefix, stream=each.stream, close=each.close))
-        for each in gateways
-    )
-    heard: list[tuple[int, int]] = []
-    for each in (one, two):
-        now(each.open())
-    blockingCallFromThread(reactor, one.watch, lambda *cursor: heard.append(cursor))
-    taken = batch((0, 0), b"nn")
-    now(two.commit(taken))
-    # A watch that began late hears the next one.
-    for _ in patiently():
-        if heard:
-            break
-        taken = batch(end(taken), b"n")
-        now(two.commit(taken))
-    assert heard[0][0] in range(2, taken.revision + 1)
-    for each in (one, two):
-        now(each.close())
 
 
 def test_goes_on() -> None:

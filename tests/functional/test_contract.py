@@ -1,0 +1,86 @@
+"""
+What every store promises, shown with a real etcd: the tests of
+L{tests.stores.test_contract}, unchanged.
+"""
+
+from __future__ import annotations
+
+import atexit
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+from urllib.parse import quote
+
+import pytest
+from twisted.internet.threads import blockingCallFromThread
+
+from pexservice.stores.etcd.address import parse
+from pexservice.stores.etcd.gateway import Gateway
+from pexservice.stores.etcd.store import EtcdStore
+from tests.etcd import Member, cluster
+from tests.fakes import now
+from tests.functional.daemon import patiently
+from tests.stores.blocking import Blocking, running_reactor
+from tests.stores.test_contract import *  # noqa: F403 its tests, and those to come
+from tests.stores.test_contract import KEPT, Maker, batch, end
+
+
+@cache
+def member() -> Member:
+    """
+    One etcd for all tests of this process.
+    """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    path = Path(stack.enter_context(TemporaryDirectory()))
+    (member,) = stack.enter_context(cluster(path))
+    return member
+
+
+@pytest.fixture(name="make")
+def make_on_etcd(tmp_path: Path) -> Maker:
+    """
+    Makes a store below a prefix of the test's own, however often.
+    """
+    address = parse(f"etcd:{member().url}?prefix={quote(str(tmp_path))}/")
+
+    def make() -> Blocking:
+        gateway = Gateway(address, running_reactor())
+        return Blocking(
+            EtcdStore(
+                gateway,
+                address.prefix,
+                journal=KEPT,
+                kept_keys=KEPT,
+                stream=gateway.stream,
+                close=gateway.close,
+            )
+        )
+
+    return make
+
+
+def test_a_watch(make: Maker) -> None:
+    """
+    What another node does is heard.
+    """
+    one, two = (cast(Blocking, make()) for _ in range(2))
+    heard: list[tuple[int, int]] = []
+    for each in (one, two):
+        now(each.open())
+    blockingCallFromThread(
+        running_reactor(), one.watch, lambda *cursor: heard.append(cursor)
+    )
+    taken = batch((0, 0), b"nn")
+    now(two.commit(taken))
+    # A watch that began late hears the next one.
+    for _ in patiently():
+        if heard:
+            break
+        taken = batch(end(taken), b"n")
+        now(two.commit(taken))
+    assert heard[0][0] in range(2, taken.revision + 1)
+    for each in (one, two):
+        now(each.close())
