@@ -31,7 +31,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -39,11 +38,11 @@ from twisted.python.failure import Failure
 
 from pexservice.counts import MOVED, NOT_TAKEN, UNKNOWN, Counts
 from pexservice.cursor import INITIAL, State, Transition, follow, state_at
+from pexservice.gathered import Gathered
 from pexservice.gathering import Gathering
-from pexservice.moves import How, KeyReused, Move, Outcome, Waiter
+from pexservice.moves import How, KeyReused, Move, Outcome, Waiter, fires
 from pexservice.sequence import Neighbours
 from pexservice.stores.interface import (
-    Batch,
     IStore,
     NotTaken,
     OutcomeUnknown,
@@ -53,44 +52,6 @@ from pexservice.stores.interface import (
 
 #: With synchronous commit off, how much later a commit may follow.  Seconds.
 LONGEST_DELAY = 0.01
-
-
-@define
-class _Gathered:
-    """
-    A batch in the making.
-
-    @ivar before: the state that its first transition was applied to.
-    @ivar since: when the first transition came, on the monotonic clock.
-    @ivar considered: how many there were when it was last considered.
-    @ivar told: what else is told when it is durable: how, to which transition.
-    """
-
-    before: State
-    since: float = 0.0
-    considered: int = 0
-    considered_at: float = 0.0
-    idle: float = 0.0
-    transitions: bytearray = Factory(bytearray)
-    answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
-    keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
-    told: list[tuple[How, Transition]] = Factory(list)
-
-    def batch(self, after: State, time_ns: int) -> Batch:
-        """
-        For the store.
-        """
-        return Batch(
-            first_revision=self.before.revision + 1,
-            start_position=self.before.position,
-            transitions=bytes(self.transitions),
-            position=after.position,
-            time_ns=time_ns,
-            keys=tuple(
-                (key, Remembered(transition, state.revision, state.position))
-                for key, (transition, state) in self.keys.items()
-            ),
-        )
 
 
 class Committer:
@@ -135,8 +96,8 @@ class Committer:
         self.counts = Counts()
         self._neighbours = Neighbours()
         self.durable = self.latest = INITIAL
-        self._open = _Gathered(INITIAL)
-        self._under_way: _Gathered | None = None
+        self._open = Gathered(INITIAL)
+        self._under_way: Gathered | None = None
         self._consideration: IDelayedCall | None = None
         self._refusal: NotTaken | None = NotTaken("the cursor is not read yet")
         # Off only while asked for and while the store takes what it is given.
@@ -154,7 +115,7 @@ class Committer:
         """
         revision, position = await self._store.open()
         self.durable = self.latest = state_at(revision, position)
-        self._open = _Gathered(self.latest)
+        self._open = Gathered(self.latest)
         self._read = True
         self._refusal = None
 
@@ -253,7 +214,7 @@ class Committer:
             ).addCallback(_unwrap)
             return locked
         deferred: Deferred[Outcome] = Deferred()
-        self.move(move, _fires(deferred))
+        self.move(move, fires(deferred))
         return deferred
 
     def _look_up(self, move: Move, key: bytes) -> Deferred[tuple[Deferred[Outcome]]]:
@@ -272,7 +233,7 @@ class Committer:
         def found(remembered: Remembered | None) -> tuple[Deferred[Outcome]]:
             if remembered is None:
                 deferred: Deferred[Outcome] = Deferred()
-                self.move(move, _fires(deferred))
+                self.move(move, fires(deferred))
                 return (deferred,)
             state = state_at(remembered.revision, remembered.position)
             return (self._replay(move, remembered.transition, state, None),)
@@ -284,12 +245,12 @@ class Committer:
         return fail(refusal)
 
     def _replay(
-        self, move: Move, used: Transition, state: State, batch: _Gathered | None
+        self, move: Move, used: Transition, state: State, batch: Gathered | None
     ) -> Deferred[Outcome]:
         if used is not move.transition:
             return fail(KeyReused(used))
         deferred: Deferred[Outcome] = Deferred()
-        self._tell(_fires(deferred), move, Outcome(How.REPLAYED, state), batch)
+        self._tell(fires(deferred), move, Outcome(How.REPLAYED, state), batch)
         return deferred
 
     def move(self, move: Move, waiter: Waiter) -> None:
@@ -328,7 +289,7 @@ class Committer:
         self._tell(waiter, move, Outcome(How.UNMET, self.latest), batch)
 
     def _tell(
-        self, waiter: Waiter, move: Move, outcome: Outcome, batch: _Gathered | None
+        self, waiter: Waiter, move: Move, outcome: Outcome, batch: Gathered | None
     ) -> None:
         """
         Tell C{waiter} the outcome of its C{move} when C{batch} is durable.
@@ -374,7 +335,7 @@ class Committer:
             self._consideration.cancel()
             self._consideration = None
         gathered, after = self._open, self.latest
-        self._under_way, self._open = gathered, _Gathered(after)
+        self._under_way, self._open = gathered, Gathered(after)
         started = self._monotonic()
 
         def taken(_: None) -> bool:
@@ -396,7 +357,7 @@ class Committer:
         committed.addCallbacks(taken, failed).addCallback(self._go_on)
         committed.addErrback(self._give_up_on_ourselves)
 
-    def _failed(self, gathered: _Gathered, failure: Failure) -> bool:
+    def _failed(self, gathered: Gathered, failure: Failure) -> bool:
         """
         The commit of C{gathered} failed.
 
@@ -428,7 +389,7 @@ class Committer:
             for each in drained:
                 each.callback(None)
 
-    def _undo(self, gathered: _Gathered, refusal: Exception) -> None:
+    def _undo(self, gathered: Gathered, refusal: Exception) -> None:
         """
         Neither the batch that was not taken nor what was built on it happened.
         """
@@ -445,17 +406,17 @@ class Committer:
                 "{refusal}: {lost} transitions were refused", refusal=refusal, lost=lost
             )
         self._answer_first = False
-        built_on_it, self._open = self._open, _Gathered(self.durable)
+        built_on_it, self._open = self._open, Gathered(self.durable)
         self.latest = self.durable
         for batch in (gathered, built_on_it):
             self._answer(batch, refusal)
 
-    def _give_up(self, gathered: _Gathered, failure: Failure) -> None:
+    def _give_up(self, gathered: Gathered, failure: Failure) -> None:
         """
         Nobody knows whether the disk has the batch; only reading it anew can tell.
         """
         self._refusal = NotTaken("the store failed")
-        built_on_it, self._open = self._open, _Gathered(self.durable)
+        built_on_it, self._open = self._open, Gathered(self.durable)
         self._answer_first = False
         self._fatal(failure)
         self._answer(
@@ -467,7 +428,7 @@ class Committer:
         self._refusal = self._refusal or NotTaken("the service failed")
         self._fatal(failure)
 
-    def _answer(self, gathered: _Gathered, error: Exception | None = None) -> None:
+    def _answer(self, gathered: Gathered, error: Exception | None = None) -> None:
         self._count(gathered, error)
         for waiter, outcome, _ in gathered.answers:
             try:
@@ -475,21 +436,11 @@ class Committer:
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    def _count(self, gathered: _Gathered, error: Exception | None) -> None:
+    def _count(self, gathered: Gathered, error: Exception | None) -> None:
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.came(MOVED if error is None else failed, gathered.transitions)
         for how, transition in gathered.told:
             self.counts.came(how.word if error is None else failed, transition.value)
-
-
-def _fires(deferred: Deferred[Outcome]) -> Waiter:
-    def waiter(outcome: Outcome | Exception, /) -> None:
-        if isinstance(outcome, Outcome):
-            deferred.callback(outcome)
-        else:
-            deferred.errback(outcome)
-
-    return waiter
 
 
 def _unwrap(wrapped: Sequence[Deferred[Outcome]]) -> Deferred[Outcome]:

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 
 from pexservice.cursor import State, Transition
 
@@ -77,3 +78,17 @@ class Waiter(Protocol):
         """
         @param outcome: or L{NotTaken}, or L{OutcomeUnknown}.
         """
+
+
+def fires(deferred: Deferred[Outcome]) -> Waiter:
+    """
+    @return: has C{deferred} fire.
+    """
+
+    def waiter(outcome: Outcome | Exception, /) -> None:
+        if isinstance(outcome, Outcome):
+            deferred.callback(outcome)
+        else:
+            deferred.errback(outcome)
+
+    return waiter

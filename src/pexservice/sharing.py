@@ -25,9 +25,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.committer import Committer, _fires, _Gathered
+from pexservice.committer import Committer
 from pexservice.cursor import State, Transition, state_at
-from pexservice.moves import How, KeyReused, Move, Outcome, Waiter
+from pexservice.gathered import Gathered
+from pexservice.moves import How, KeyReused, Move, Outcome, Waiter, fires
 from pexservice.stores.interface import (
     Conflict,
     ISharedStore,
@@ -149,7 +150,7 @@ class SharedCommitter(Committer):
 
     def _begin_at(self, state: State) -> None:
         self.durable = self.latest = state
-        self._open = _Gathered(state)
+        self._open = Gathered(state)
 
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self._near(*cursor)
@@ -215,7 +216,7 @@ class SharedCommitter(Committer):
         if move.key is None or self._refusal is not None:
             return super().submit(move)
         deferred: Deferred[Outcome] = Deferred()
-        self._place(move, _fires(deferred))
+        self._place(move, fires(deferred))
         return deferred
 
     def _place(self, move: Move, waiter: Waiter) -> None:
@@ -273,7 +274,7 @@ class SharedCommitter(Committer):
 
     # Commits that fail.
 
-    def _failed(self, gathered: _Gathered, failure: Failure) -> bool:
+    def _failed(self, gathered: Gathered, failure: Failure) -> bool:
         """
         See L{Committer._failed}.
         """
@@ -284,14 +285,14 @@ class SharedCommitter(Committer):
         if not isinstance(error, OutcomeUnknown):
             return super()._failed(gathered, failure)
         self._unavailable(failure)
-        built_on_it, self._open = self._open, _Gathered(self.durable)
+        built_on_it, self._open = self._open, Gathered(self.durable)
         self.latest = self.durable
         self._answer(gathered, error)
         # What was not sent can only happen by being asked for again.
         self._answer(built_on_it, _as_refusal(failure))
         return False
 
-    def _rebase(self, gathered: _Gathered, conflict: Conflict) -> None:
+    def _rebase(self, gathered: Gathered, conflict: Conflict) -> None:
         """
         What was submitted follows where the cursor is now.
         """
