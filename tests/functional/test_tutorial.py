@@ -4,6 +4,11 @@ The tutorial, command by command, on an empty system.
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
+
+from tests.functional.machine import need_root
 from tests.functional.tutorial import PAGE, Command, commands, transcript
 
 
@@ -33,6 +38,9 @@ def test_a_newcomer() -> None:
     """
     Every command does what the page says, and prints it.
     """
+    need_root()
+    if shutil.which("mmdebstrap") is None:
+        pytest.skip("mmdebstrap is not installed")
     for command, printed, status in transcript():
         told = "\n".join(command.prints)
         assert status == 0, f"{command.line}: status {status}, {printed}"
