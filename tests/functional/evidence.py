@@ -66,14 +66,16 @@ def table() -> list[str]:
     """
     All that is kept, in Markdown.
     """
-    lines = ["| promise | tried | result | again |", "|---|---:|---|---|"]
+    lines = ["| promise | tried | result | again | on |", "|---|---:|---|---|---|"]
+    machines = set()
     for path in sorted(KEPT.glob("*.json")):
         kept = Evidence(**json.loads(path.read_text()))
+        machines.add(kept.machine)
         lines.append(
             f"| {kept.promise} | {kept.size:,} {kept.unit} | {kept.result}"
-            f" ({kept.date}, {kept.machine}) | `{kept.command}` |"
+            f" | `{kept.command}` | {kept.date} |"
         )
-    return lines
+    return [*lines, "", f"On {'; '.join(sorted(machines))}."]
 
 
 def main() -> None:
