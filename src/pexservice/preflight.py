@@ -21,9 +21,8 @@ from pexservice.options import WorkerOptions
 from pexservice.settings import Settings
 from pexservice.stores.directory import Directory
 from pexservice.stores.handover import Handover, Placement
-from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import LmdbStore
-from pexservice.stores.verify import DAMAGED_STATUS, verify
+from pexservice.stores.verify import answer, verify
 from pexservice.web.access import BadTokens
 
 
@@ -80,24 +79,22 @@ def _stop(reactor: IReactorCore) -> None:
     reactor.stop()
 
 
-def main(arguments: list[str]) -> int:
+def look(arguments: list[str]) -> None:
     """
-    The command.
+    Would a worker with these arguments start?
+
+    @raise StoreUnusable: not on this store.
+    @raise CannotStart: nor with these files, or L{BadTokens}.
     """
     options = WorkerOptions()
     options.parseOptions(arguments)
     settings = options.settings()
-    try:
-        check_files(settings)
-        if settings.etcd is None:
-            _open_directory(settings)
-        else:
-            _open_cluster(settings.etcd, settings.journal)
-    except (CannotStart, BadTokens, StoreUnusable) as error:
-        sys.stdout.write(f"{error}\n")
-        return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1
-    return 0
+    check_files(settings)
+    if settings.etcd is None:
+        _open_directory(settings)
+    else:
+        _open_cluster(settings.etcd, settings.journal)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer(lambda: look(sys.argv[1:]), CannotStart, BadTokens))

@@ -28,8 +28,8 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import MAP_BASE
 from pexservice.stores.summary import Summary, existing, summary
 from pexservice.stores.verify import (
-    DAMAGED_STATUS,
     DATABASES,
+    answer,
     ask_child,
     blame,
     verify_in_child,
@@ -133,17 +133,5 @@ def _copy(env: lmdb.Environment, descriptor: int) -> None:
         env.copyfd(descriptor)
 
 
-def main(arguments: list[str]) -> int:
-    """
-    The command.
-    """
-    try:
-        copy_pages(*map(Path, arguments))
-    except StoreUnusable as error:
-        sys.stdout.write(f"{error}\n")
-        return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer(lambda: copy_pages(*map(Path, sys.argv[1:]))))

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -159,8 +160,7 @@ def ask_child(path: Path, module: str, *arguments: str) -> None:
     """
     Have a process of its own look at the store in C{path}, and take its word.
 
-    @param module: its C{main} ends with L{DAMAGED_STATUS}, 1 or 0, and a line on
-        standard output that says what is wrong.
+    @param module: what it runs, which ends with what L{answer} says.
     @raise StoreUnusable: something is.
     """
     child = subprocess.run(
@@ -189,17 +189,22 @@ def ask_child(path: Path, module: str, *arguments: str) -> None:
         )
 
 
-def main(arguments: list[str]) -> int:
+def answer(call: Callable[[], object], *also: type[Exception]) -> int:
     """
-    The command.
+    What a process does that L{ask_child} has started: C{call}, and a line on standard
+    output that says what is wrong.
+
+    @param also: what else C{call} raises for that.
+    @return: the exit status.
     """
+    known: tuple[type[Exception], ...] = (StoreUnusable, *also)
     try:
-        verify(Path(arguments[0]))
-    except StoreUnusable as error:
+        call()
+    except known as error:
         sys.stdout.write(f"{error}\n")
         return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer(lambda: verify(Path(sys.argv[1]))))
