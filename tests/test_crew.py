@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pexservice.crew import START_PATIENCE, Crew
+from pexservice.crew import HEAD_START, START_PATIENCE, Crew
 from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING
 from tests.fakes import Turns
 
@@ -73,20 +73,34 @@ def test_who_serves(crew: Crew) -> None:
     assert not crew.is_up("nobody")
 
 
-def test_succession(crew: Crew) -> None:
+def test_succession(crew: Crew, clock: Turns) -> None:
     """
     Between the end of the one and the beginning of the other, and not when nobody is
     there to take over.
     """
-    assert not crew.in_succession
     crew.hear(1, [READY])
     crew.hear(2, [STANDING_BY])
     assert not crew.in_succession
+    clock.turn(HEAD_START)
     crew.left("worker-1")
     assert crew.in_succession
     crew.hear(2, [READY])
     assert not crew.in_succession
+    crew.hear(2, [STOPPING])
+    assert not crew.in_succession
     crew.left("worker-2")
+    assert not crew.in_succession
+
+
+def test_who_has_begun_is_about_to_serve(crew: Crew, clock: Turns) -> None:
+    """
+    For a while; whoever has not come up by then does not keep others from it.
+    """
+    crew.left("worker-2")
+    crew.hear(1, [ALIVE])
+    clock.turn(HEAD_START - 0.1)
+    assert crew.in_succession
+    clock.turn(0.1)
     assert not crew.in_succession
 
 

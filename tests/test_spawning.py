@@ -58,6 +58,9 @@ class Processes(Turns):
     A reactor that only notes what it is to spawn.
     """
 
+    #: Of all that are spawned.
+    PID = 7
+
     refuses = False
 
     def __init__(self) -> None:
@@ -73,7 +76,7 @@ class Processes(Turns):
         if self.refuses:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         self.spawned.append((protocol, arguments, childFDs))
-        transport: Any = type("Transport", (), {"pid": 7})()
+        transport: Any = type("Transport", (), {"pid": self.PID})()
         protocol.makeConnection(transport)
         return transport  # type: ignore[no-any-return]
 

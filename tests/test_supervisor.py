@@ -18,7 +18,7 @@ from pexservice import scoreboard
 from pexservice.leaving import Leaving, Status
 from pexservice.notify import READY, STANDING_BY, STOPPING, Listener
 from pexservice.settings import Settings, Supervision
-from pexservice.supervisor import Supervisor
+from pexservice.supervisor import STEP_ASIDE, Supervisor
 from tests.test_spawning import Processes
 
 
@@ -52,6 +52,31 @@ def supervisor_with(*names: str) -> Supervisor:
         made._roster.append(name)
         made.spawned(name, cast(IProcessTransport, SimpleNamespace(pid=pid)))
     return made
+
+
+def test_one_begins_after_the_other() -> None:
+    """
+    The first has the processors until it serves, or has ended.
+    """
+    supervisor = supervisor_with()
+    supervisor._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
+    processes = cast(Processes, supervisor._base)
+
+    def begun() -> int:
+        processes.turn(STEP_ASIDE)
+        return len(processes.spawned)
+
+    first, _ = supervisor._add(), supervisor._add()
+    assert [begun(), begun(), begun()] == [1, 1, 1]
+    supervisor._heard(processes.PID, [READY])
+    assert [begun(), begun()] == [2, 2]
+
+    other = supervisor_with()
+    other._listener, processes = supervisor._listener, cast(Processes, other._base)
+    first, _ = other._add(), other._add()
+    assert begun() == 1
+    other._crew.left(first)
+    assert begun() == 2
 
 
 def ended(*, signal: int | None = None, status: int | None = None) -> Failure:

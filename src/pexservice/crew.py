@@ -20,12 +20,17 @@ from pexservice.notify import ALIVE, READY, STANDING_BY, STOPPING
 #: in that time.
 START_PATIENCE = 60.0
 
+#: How long others wait for one that begins, while nobody serves.  Seconds; a start
+#: takes half a one.
+HEAD_START = 5.0
+
 
 @define
 class Member:
     """
     One worker that runs.
 
+    @ivar began: when its process did.
     @ivar heard: when it spoke last, or began.
     @ivar spoke: it has said its first word.
     @ivar condemned: it was silent for too long.
@@ -35,6 +40,7 @@ class Member:
 
     name: str
     process: IProcessTransport
+    began: float
     heard: float
     spoke: bool = False
     condemned: bool = False
@@ -110,18 +116,21 @@ class Crew:
     @property
     def in_succession(self) -> bool:
         """
-        Nobody serves, and somebody is about to.
+        Nobody serves, and somebody is about to: who stands by, or who has begun and
+        not yet had the time.
         """
-        members = self._members.values()
-        return any(each.standing_by for each in members) and not any(
-            each.serves for each in members
+        members, recently = self._members.values(), self._seconds() - HEAD_START
+        return not any(each.serves for each in members) and any(
+            each.standing_by or (each.began > recently and not each.served)
+            for each in members
         )
 
     def joined(self, name: str, process: IProcessTransport) -> None:
         """
         A worker runs.
         """
-        self._members[name] = Member(name, process, self._seconds())
+        now = self._seconds()
+        self._members[name] = Member(name, process, began=now, heard=now)
         self._log.info("{name} is process {pid}", name=name, pid=process.pid)
 
     def left(self, name: str) -> str:

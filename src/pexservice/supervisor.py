@@ -53,8 +53,8 @@ WORKER = (
     "pexservice-worker",
 )
 
-#: How long a start waits for a worker that takes over, at a time.  Seconds.
-HEAD_START = 0.05
+#: How long a start waits for a worker that is about to serve, at a time.  Seconds.
+STEP_ASIDE = 0.05
 
 #: How long one that is silent has to write its traceback.  Seconds.
 LAST_WORDS = 1.0
@@ -205,11 +205,12 @@ class Supervisor(ProcessMonitor):
 
     def startProcess(self, name: str) -> None:
         """
-        See L{ProcessMonitor.startProcess}.  While one worker takes over from another,
-        it has the processors to itself.
+        See L{ProcessMonitor.startProcess}.  While one worker is about to serve, it has
+        the processors to itself: on one processor, two that start at once would make
+        the first answer half as late again.
         """
         if self._crew.in_succession:
-            self.restart[name] = self._clock_.callLater(HEAD_START, self.startProcess, name)
+            self.restart[name] = self._clock_.callLater(STEP_ASIDE, self.startProcess, name)
         else:
             super().startProcess(name)
 
