@@ -92,6 +92,13 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def full(self) -> bool:
+        """
+        Are there as many as there may be?
+        """
+        return len(self._open) >= self.limit
+
     def admit(self, connection: Swept) -> Problem | None:
         """
         Take a new connection.  When there are too many, the one that rested longest
@@ -99,7 +106,7 @@ class Connections:
 
         @return: why it is not taken.
         """
-        if len(self._open) >= self.limit:
+        if self.full:
             resting = self._rested_longest()
             if resting is None:
                 self.refused += 1

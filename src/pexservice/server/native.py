@@ -2,9 +2,10 @@
 Native streams: connections by uvloop's own transports.
 
 Twisted's TCP transports run on uvloop's loop as on any other, and cost half of its
-speed: each accept, read and write is Python's then.  So a port that Twisted has
-opened is accepted from by uvloop, and its connections get uvloop's transports, with
-Twisted's interfaces put around them by L{NativeTransport}.  What is above is the same
+speed: each accept, read and write is Python's then.  So from a port that
+Twisted has opened others accept, L{pexservice.server.accepting} or for TLS uvloop, and
+its connections get uvloop's transports, with Twisted's interfaces put around them by
+L{NativeTransport}.  What is above is the same
 L{Connection} that runs on every other reactor.
 
 uvloop calls a L{NativeConnection} as asyncio's protocols are called; the names in
@@ -18,7 +19,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -35,9 +36,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.inherited import BACKLOG
+from pexservice.server.accepting import Acceptor
 from pexservice.server.connection import Connection
 
 if TYPE_CHECKING:
+    from pexservice.server.brief import BriefTransport
     from pexservice.server.site import PexSite
 
 T = TypeVar("T")
@@ -211,10 +214,17 @@ class NativeConnection(Connection):
 
     def connection_made(self, native: asyncio.Transport) -> None:
         """
-        There is one.
+        There is one, or uvloop carries on what was a brief one's.
         """
         kind = NativeTCPTransport if native.can_write_eof() else NativeTransport
-        self.makeConnection(kind(native))
+        transport, brief = kind(native), cast("BriefTransport | None", self.transport)
+        if brief is None:
+            self.makeConnection(transport)
+            return
+        self.transport = transport
+        self.write = transport.write
+        transport.registerProducer(self, streaming=True)
+        brief.succeed(transport)
 
     # Bound by uvloop once a connection, so a chunk of bytes costs no further call.
     data_received = Connection.dataReceived
@@ -264,6 +274,7 @@ class NativePort:
     ) -> None:
         self._port, self._loop, self._site, self._tls = port, loop, site, tls
         self._server: asyncio.AbstractServer | None = None
+        self._acceptor: Acceptor | None = None
         self.startListening()
 
     def startListening(self) -> None:
@@ -272,9 +283,23 @@ class NativePort:
         """
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
-        options: dict[str, Any] = {"sock": listening, "backlog": BACKLOG, "ssl": self._tls}
-        if self._tls is not None:
-            options["ssl_handshake_timeout"] = HANDSHAKE_TIMEOUT
+        listening.listen(BACKLOG)
+        if self._tls is None:
+            connections, make = self._site.connections, self._connection
+            self._acceptor = Acceptor(listening, self._loop, connections, make)
+            self._acceptor.start()
+        else:
+            self._server = _at_once(self._serve(listening, self._tls))
+
+    def _serve(
+        self, listening: socket.socket, tls: ssl.SSLContext
+    ) -> Coroutine[Any, Any, asyncio.AbstractServer]:
+        options: dict[str, Any] = {
+            "sock": listening,
+            "backlog": BACKLOG,
+            "ssl": tls,
+            "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+        }
         listen: Callable[..., Coroutine[Any, Any, asyncio.AbstractServer]]
         if listening.family == socket.AF_UNIX:
             # The file is not uvloop's to remove: the next worker listens on it too.
@@ -282,17 +307,18 @@ class NativePort:
             listen = self._loop.create_unix_server
         else:
             listen = self._loop.create_server
-        self._server = _at_once(
-            listen(
-                lambda: NativeConnection(self._site),  # type: ignore[arg-type,return-value]
-                **options,
-            )
-        )
+        return listen(self._connection, **options)  # type: ignore[arg-type]
+
+    def _connection(self) -> NativeConnection:
+        return NativeConnection(self._site)
 
     def stopListening(self) -> Deferred[None] | None:
         """
         See L{IListeningPort.stopListening}.
         """
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
         if self._server is not None:
             self._server.close()
             self._server = None
