@@ -8,9 +8,9 @@ last batch will be back within a moment of its answer.  So a batch is ready when
 many wait as shared the last one and the last turn of the reactor brought no more, or
 when waiting cannot pay any more.
 
-The quiet turn is what lets batches grow.  New connections are accepted one a turn,
-and without it a batch of one is followed by a batch of one for as long as others
-queue.
+The quiet turn is what lets batches grow.  New connections are accepted a few a turn
+(one, on reactors other than uvloop's), and without it a batch of one is followed by a
+batch of one for as long as others queue.
 
 Pure: fed with counts and durations, reads no clock.
 """

@@ -30,6 +30,9 @@ from pexservice.server.memo import LARGEST_CHUNK
 if TYPE_CHECKING:
     from pexservice.server.native import NativeConnection, NativeTransport
 
+#: What is longer than the memo's longest is not mistaken for it.
+_ONE_MORE = LARGEST_CHUNK + 1
+
 _DONE = Failure(ConnectionDone())
 
 
@@ -97,7 +100,7 @@ class BriefTransport:
         if self.disconnecting:
             return
         try:
-            chunk = self._socket.recv(LARGEST_CHUNK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            chunk = self._socket.recv(_ONE_MORE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._waits = True
             self._loop.add_reader(self._socket.fileno(), self._readable)
