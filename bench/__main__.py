@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import cells, peers, report
 from bench.cells import PEER, Cell, Row
-from bench.load import Load, Measured, Target, measure
+from bench.load import BadAnswers, Load, Measured, Target, measure
 from bench.peers import OFF, OURS
 
 
@@ -87,12 +87,21 @@ def in_turns(
     """
     C{load} on each of C{targets}, A B A B.
 
-    @return: medians by name.
+    @return: medians by name, without those of others who broke down under it.
+    @raise BadAnswers: it was us.
     """
     found: dict[str, list[Measured]] = defaultdict(list)
+    left = list(targets)
     for _ in range(rounds):
-        for target in targets:
-            found[target.name].append(measure(target, load, seconds))
+        for target in list(left):
+            try:
+                found[target.name].append(measure(target, load, seconds))
+            except BadAnswers as error:
+                if target.counts:
+                    raise
+                say(f"{load}: {target.name} is left out: {error}")
+                left.remove(target)
+                found.pop(target.name, None)
     medians = {name: _median(each) for name, each in found.items()}
     rates = ", ".join(f"{name} {each.rate:,.0f}" for name, each in medians.items())
     say(f"{load}: {rates}")
@@ -146,6 +155,8 @@ class Session:
     def _latency(self) -> None:
         medians = self._medians[cells.LATENCY]
         for peer in self._options.peer:
+            if peer.name not in medians:
+                continue
             ours, theirs = (medians[name].percentiles[99] for name in (OURS, peer.name))
             load = f"{cells.LATENCY}, 99th percentile"
             least = 1 / cells.MOST_LATENCY
