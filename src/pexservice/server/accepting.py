@@ -14,7 +14,6 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -109,9 +108,8 @@ class Acceptor:
             # Whoever is refused is told so on a transport that can do everything.
             self._pass_on(accepted, connection)
         else:
-            connection.makeConnection(
-                BriefTransport(accepted, self._loop, connection, self._pass_on)
-            )
+            brief = BriefTransport(accepted, self._loop, connection, self._pass_on)
+            connection.makeConnection(brief)
 
     def _pass_on(self, accepted: socket.socket, connection: NativeConnection) -> None:
         """
@@ -136,6 +134,6 @@ class Acceptor:
                 self._log.failure("a connection failed", failure=Failure(error))
             accepted.close()
             if connection.connected:
-                connection.connectionLost(Failure(ConnectionLost(str(error))))
+                connection.connection_lost(error)
 
         passing.add_done_callback(passed)

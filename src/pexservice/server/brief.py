@@ -16,14 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ITransport
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from typing import TYPE_CHECKING
 
 from pexservice.server.memo import LARGEST_CHUNK
 
@@ -33,13 +28,12 @@ if TYPE_CHECKING:
 #: What is longer than the memo's longest is not mistaken for it.
 _ONE_MORE = LARGEST_CHUNK + 1
 
-_DONE = Failure(ConnectionDone())
 
-
-@implementer(ITransport)
 class BriefTransport:
     """
-    The transport of a connection until it is answered or passed on.
+    The transport of a connection until it is answered or passed on: as much of
+    L{ITransport<twisted.internet.interfaces.ITransport>} as a connection without a
+    channel and without a rate calls.
 
     @ivar disconnecting: it is being closed.
     """
@@ -136,11 +130,8 @@ class BriefTransport:
 
     def write(self, data: bytes) -> None:
         """
-        See L{ITransport.write}.
+        Send the answer.
         """
-        if self._passing:
-            self._unsent += data
-            return
         try:
             sent = self._socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -155,15 +146,9 @@ class BriefTransport:
                 self._socket.recv(len(self._request), socket.MSG_DONTWAIT)
             self._go()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        See L{ITransport.writeSequence}.
-        """
-        self.write(b"".join(data))
-
     def loseConnection(self) -> None:
         """
-        See L{ITransport.loseConnection}.
+        Close it when all was sent.
         """
         if not self.disconnecting:
             self.disconnecting = True
@@ -184,21 +169,7 @@ class BriefTransport:
             # all; also what came behind the request, and should not have.
             self._socket.recv(LARGEST_CHUNK, socket.MSG_DONTWAIT)
         self._socket.close()
-        self._connection.connectionLost(
-            _DONE if self._broken is None else Failure(ConnectionLost(str(self._broken)))
-        )
-
-    def getPeer(self) -> Any:
-        """
-        See L{ITransport.getPeer}.
-        """
-        raise NotImplementedError("who it is counts only after it was passed on")
-
-    def getHost(self) -> Any:
-        """
-        See L{ITransport.getHost}.
-        """
-        raise NotImplementedError("as getPeer")
+        self._connection.connection_lost(self._broken)
 
     # A client that takes no answer is uvloop's.
 
@@ -210,14 +181,4 @@ class BriefTransport:
     def unregisterProducer(self) -> None:
         """
         As L{registerProducer}.
-        """
-
-    def pauseProducing(self) -> None:
-        """
-        Nothing is read here anyway.
-        """
-
-    def resumeProducing(self) -> None:
-        """
-        As L{pauseProducing}.
         """

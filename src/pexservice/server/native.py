@@ -2,11 +2,11 @@
 Native streams: connections by uvloop's own transports.
 
 Twisted's TCP transports run on uvloop's loop as on any other, and cost half of its
-speed: each accept, read and write is Python's then.  So from a port that
-Twisted has opened others accept, L{pexservice.server.accepting} or for TLS uvloop, and
-its connections get uvloop's transports, with Twisted's interfaces put around them by
-L{NativeTransport}.  What is above is the same
-L{Connection} that runs on every other reactor.
+speed: each accept, read and write is Python's then.  So others accept from a port that
+Twisted has opened, L{pexservice.server.accepting} or for TLS uvloop, and connections
+get uvloop's transports, with Twisted's interfaces put around them by
+L{NativeTransport}.  What is above is the same L{Connection} that runs on every other
+reactor.
 
 uvloop calls a L{NativeConnection} as asyncio's protocols are called; the names in
 small letters with underscores are asyncio's.
@@ -252,7 +252,7 @@ class NativeConnection(Connection):
         """
         self.transport.drained()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: BaseException | None) -> None:
         """
         It is over.
         """
@@ -283,8 +283,8 @@ class NativePort:
         """
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
-        listening.listen(BACKLOG)
         if self._tls is None:
+            listening.listen(BACKLOG)
             connections, make = self._site.connections, self._connection
             self._acceptor = Acceptor(listening, self._loop, connections, make)
             self._acceptor.start()
