@@ -42,39 +42,39 @@ test: $(VENV)/tox
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
 cluster: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.playground
+	$(VENV)/bin/python -m tests.labs.cluster.playground
 
 cluster-faults: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.cluster $(ROUNDS)
+	$(VENV)/bin/python -m tests.labs.cluster.lab $(ROUNDS)
 
 failover: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.failover $(KILLS)
+	$(VENV)/bin/python -m tests.labs.failover.lab $(KILLS)
 
 # In a mount namespace of its own: one that is made meanwhile, by a container say, would
 # keep a volume mounted that was cut off.
 power-cuts: $(VENV)/tested
-	unshare --mount $(VENV)/bin/python -m tests.functional.powercuts $(CUTS)
+	unshare --mount $(VENV)/bin/python -m tests.labs.power_cuts.lab $(CUTS)
 
 faults: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.faults
+	$(VENV)/bin/python -m tests.labs.faults.lab
 
 histories: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.histories $(KILLS)
+	$(VENV)/bin/python -m tests.labs.histories.lab $(KILLS)
 
 simulate: $(VENV)/tested
-	$(VENV)/bin/python -m tests.simulation 1 $(SEEDS)
+	$(VENV)/bin/python -m tests.labs.simulation.lab 1 $(SEEDS)
 
 model: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.model $(EXAMPLES)
+	$(VENV)/bin/python -m tests.labs.model.lab $(EXAMPLES)
 
 attacks: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.attacks
+	$(VENV)/bin/python -m tests.labs.attacks.lab
 
 resources: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.shortages
+	$(VENV)/bin/python -m tests.labs.resources.lab
 
 soak: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.soak $(MINUTES) $(KILL_EVERY)
+	$(VENV)/bin/python -m tests.labs.soak.lab $(MINUTES) $(KILL_EVERY)
 
 bench: $(VENV)/benched
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
@@ -87,7 +87,7 @@ deb:
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
 system: deb build/system/base.tar $(VENV)/tested
-	$(VENV)/bin/pytest --system tests/system
+	$(VENV)/bin/pytest --system tests/packaging/system
 
 # With what the package depends on, so that the machine needs no network.
 build/system/base.tar: debian/control | deb
@@ -97,16 +97,16 @@ build/system/base.tar: debian/control | deb
 	sed 's/([^)]*)//g; s/|[^,]*//g; s/:any//g; s/ //g')" trixie $@
 
 api-docs: $(VENV)/tested
-	$(VENV)/bin/python -m tests.web.reference
+	$(VENV)/bin/python -m tests.support.http_reference
 
 screenshots: $(VENV)/browsing
-	$(VENV)/bin/python -m tests.functional.screenshots
+	$(VENV)/bin/python -m tests.support.screenshots
 
 image-test: $(VENV)/tested
-	$(VENV)/bin/pytest tests/functional/test_image.py
+	$(VENV)/bin/pytest tests/packaging/test_image.py
 
 evidence: $(VENV)/tested
-	$(VENV)/bin/python -m tests.functional.evidence
+	$(VENV)/bin/python -m tests.support.evidence
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -280,12 +280,12 @@ def commit_milliseconds(path: Path, size: int) -> float:
     """
     The median duration of a commit of C{size} steps, by the store itself.
     """
-    from tests.fakes import Mailbox, now  # noqa: PLC0415
+    from tests.support.fakes import Mailbox, now  # noqa: PLC0415
 
-    from pexservice.stores.directory import Directory  # noqa: PLC0415
-    from pexservice.stores.handover import Handover, Placement  # noqa: PLC0415
     from pexservice.stores.interface import Batch  # noqa: PLC0415
-    from pexservice.stores.lmdb import LmdbStore  # noqa: PLC0415
+    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
+    from pexservice.stores.lmdb.executor import Handover, Placement  # noqa: PLC0415
+    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
 
     store = LmdbStore(
         Directory(str(path)), Handover(Mailbox(), Placement()), verify=lambda _: None

@@ -17,23 +17,23 @@ from collections.abc import Callable, Coroutine
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pexservice.lean  # noqa: F401 before Twisted
+import pexservice.process.import_guard  # noqa: F401 before Twisted
 
 # isort: split
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
-from pexservice.committer import Committer
-from pexservice.cursor import Transition
-from pexservice.moves import Move
-from pexservice.sharing import SharedCommitter
-from pexservice.stores.directory import Directory
+from pexservice.commit.committer import Committer
+from pexservice.commit.optimistic import SharedCommitter
+from pexservice.commit.requests import Move
+from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.making import etcd_store
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.handover import Handover, Placement
 from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
-from pexservice.stores.lmdb import LmdbStore
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.store import LmdbStore
 
 CALLERS = (64, 256)
 NODES = (1, 3)

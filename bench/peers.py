@@ -98,7 +98,7 @@ def far(path: Path, position: int, constant: int | None) -> Iterator[Target]:
 
     @param constant: instead of every value, a text of so many digits.
     """
-    from tests.functional.stores import make_store  # noqa: PLC0415 needs the tests
+    from tests.support.stores import make_store  # noqa: PLC0415 needs the tests
 
     port = free_port()
     path.mkdir(parents=True)

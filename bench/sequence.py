@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from pexservice.sequence import digits, term_at
+from pexservice.core.sequence import digits, term_at
 
 POSITIONS = (0, 1_000, 10_000, 100_000, 1_000_000)
 

@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pexservice.ctl import _parser
-from pexservice.help import GROUPS
-from pexservice.options import ServiceOptions
+from pexservice.cli.help import GROUPS
+from pexservice.cli.pexctl import _parser
+from pexservice.cli.twistd import ServiceOptions
 
 _INTRODUCTION = r"""
 .SH NAME

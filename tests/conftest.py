@@ -22,7 +22,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     The others do not need either.
     """
-    system = collection_path == Path(__file__).parent / "system"
+    system = collection_path == Path(__file__).parent / "packaging" / "system"
     return True if system and not config.getoption("system") else None
 
 

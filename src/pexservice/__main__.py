@@ -5,18 +5,18 @@ commands that it has.
 
 import sys
 
-import pexservice.lean  # noqa: F401 before Twisted
+import pexservice.process.import_guard  # noqa: F401 before Twisted
 
 # isort: split
 
 from twisted.scripts.twistd import run
 
-#: Of L{pexservice.ctl}, which a worker has no use for.
+#: Of L{pexservice.cli.pexctl}, which a worker has no use for.
 COMMANDS = ("status", "verify", "backup")
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        from pexservice.ctl import main
+        from pexservice.cli.pexctl import main
 
         sys.exit(main())
     run()

@@ -28,14 +28,14 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 import twisted
-from pexservice import scoreboard
-from pexservice.committer import Committer
-from pexservice.counts import Counts, Histogram
-from pexservice.cursor import State
-from pexservice.scoreboard import Score
-from pexservice.server.connections import Connections
-from pexservice.server.hot import Hot
-from pexservice.server.tally import Requests
+from pexservice.commit.committer import Committer
+from pexservice.commit.counters import Counts, Histogram
+from pexservice.core.cursor import State
+from pexservice.process import scoreboard
+from pexservice.process.scoreboard import Score
+from pexservice.server.fast_path import Hot
+from pexservice.server.limits import Connections
+from pexservice.server.request_counters import Requests
 from pexservice.stores.interface import IOnDisk, IStore, Space
 from pexservice.web.replies import Reply
 

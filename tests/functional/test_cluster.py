@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.etcd import Member, cluster, free_ports
-from tests.functional.daemon import PATIENCE, Daemon, patiently, run
+from tests.support.daemon import PATIENCE, Daemon, patiently, run
+from tests.support.etcd import Member, cluster, free_ports
 
 
 @pytest.fixture

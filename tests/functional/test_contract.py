@@ -1,6 +1,6 @@
 """
 What every store promises, shown with a real etcd: the tests of
-L{tests.stores.test_contract}, unchanged.
+L{tests.unit.stores.test_contract}, unchanged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from twisted.internet.threads import blockingCallFromThread
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.etcd.gateway import Gateway
 from pexservice.stores.etcd.store import EtcdStore
-from tests.etcd import Member, cluster
-from tests.fakes import now
-from tests.functional.daemon import patiently
-from tests.stores.blocking import Blocking, running_reactor
-from tests.stores.test_contract import *  # noqa: F403 its tests, and those to come
-from tests.stores.test_contract import KEPT, Maker, batch, end
+from tests.support.blocking_store import Blocking, running_reactor
+from tests.support.daemon import patiently
+from tests.support.etcd import Member, cluster
+from tests.support.fakes import now
+from tests.unit.stores.test_contract import *  # noqa: F403 its tests, and those to come
+from tests.unit.stores.test_contract import KEPT, Maker, batch, end
 
 
 @cache

@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from tests.functional.clients import Client, check, highest
-from tests.functional.daemon import PATIENCE, Daemon
+from tests.support.clients import Client, check, highest
+from tests.support.daemon import PATIENCE, Daemon
 
 KILLS = 100
 CLIENTS = 32

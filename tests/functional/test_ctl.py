@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.directory import DATA, LOCK
-from tests.functional.clients import highest, whole_history
-from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, patiently
-from tests.functional.loads import load, until_told
-from tests.functional.stores import make_store
+from pexservice.stores.lmdb.directory import DATA, LOCK
+from tests.support.clients import highest, whole_history
+from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.support.loads import load, until_told
+from tests.support.stores import make_store
 
 STORE = "pexservice-data"
 

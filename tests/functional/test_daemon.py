@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.directory import DATA
-from tests.functional.daemon import (
+from pexservice.stores.lmdb.directory import DATA
+from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
     Daemon,

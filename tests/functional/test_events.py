@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import Daemon, read_all, until_gone
 from tests.functional.test_wire import connect, request, worker
+from tests.support.daemon import Daemon, read_all, until_gone
 
 WATCH = b"GET /events HTTP/1.1"
 

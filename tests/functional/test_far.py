@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import Daemon
-from tests.test_sequence import fibonacci
+from tests.support.daemon import Daemon
+from tests.unit.core.test_sequence import fibonacci
 
 #: Beyond F(20,578), the first with more digits than Python makes a text of an int.
 STEPS = 20_600

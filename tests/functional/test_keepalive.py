@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.directory import DATA
-from tests.functional.clients import Client, check
-from tests.functional.daemon import (
+from pexservice.stores.lmdb.directory import DATA
+from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
+from tests.support.clients import Client, check
+from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
     Daemon,
@@ -29,7 +30,6 @@ from tests.functional.daemon import (
     twistd,
     until_gone,
 )
-from tests.functional.failover import CLIENTS, count, failover, serving, until
 
 STORE = "pexservice-data"
 

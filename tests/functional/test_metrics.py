@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import LOOPBACK, PATIENCE, Daemon, patiently
-from tests.functional.daemon import run as run_twistd
-from tests.functional.failover import serving, until
-from tests.test_metrics import ROOT, samples
+from tests.labs.failover.lab import serving, until
+from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.support.daemon import run as run_twistd
+from tests.unit.test_metrics import ROOT, samples
 
 RULES = ROOT / "deploy" / "prometheus"
 

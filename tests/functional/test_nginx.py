@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.functional.daemon import PATIENCE, Daemon, read_all
-from tests.functional.nginx import NGINX, serving
+from tests.support.daemon import PATIENCE, Daemon, read_all
+from tests.support.nginx import NGINX, serving
 
 SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
 

@@ -14,10 +14,10 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from pexservice.web.described import DESCRIBED
 from pexservice.web.endpoints import READ, Endpoint
 from pexservice.web.openapi import document
-from tests.functional.daemon import Daemon
+from pexservice.web.openapi_operations import DESCRIBED
+from tests.support.daemon import Daemon
 
 HERE = Path(__file__).parent
 

@@ -14,10 +14,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Route
 
-from tests.functional.browser import View, chromium, open_view
-from tests.functional.daemon import Daemon, patiently, until_gone
-from tests.functional.stores import make_store
 from tests.functional.test_wire import worker
+from tests.support.browser import View, chromium, open_view
+from tests.support.daemon import Daemon, patiently, until_gone
+from tests.support.stores import make_store
 
 #: F(100,000) has 20,899 digits.
 FAR = 100_000

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.directory import DATA
-from tests.functional.attacking import request, whole
-from tests.functional.attacks import PROMPT
-from tests.functional.daemon import PATIENCE, Daemon, patiently, read_all
+from pexservice.stores.lmdb.directory import DATA
 from tests.functional.test_keepalive import STORE
+from tests.labs.attacks.attacking import request, whole
+from tests.labs.attacks.lab import PROMPT
+from tests.support.daemon import PATIENCE, Daemon, patiently, read_all
 
 #: What somebody might be led out by.
 PATHS = (

@@ -15,15 +15,6 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.functional.daemon import (
-    PATIENCE,
-    Daemon,
-    patiently,
-    read_all,
-    read_answer,
-    run,
-)
-from tests.functional.stores import make_store
 from tests.functional.test_wire import (
     connect,
     exchange,
@@ -32,6 +23,15 @@ from tests.functional.test_wire import (
     revision,
     worker,
 )
+from tests.support.daemon import (
+    PATIENCE,
+    Daemon,
+    patiently,
+    read_all,
+    read_answer,
+    run,
+)
+from tests.support.stores import make_store
 
 FAR = 100_000
 

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from tests.functional.machine import need_root
-from tests.functional.tutorial import PAGE, Command, commands, transcript
+from tests.labs.resources.machine import need_root
+from tests.support.tutorial import PAGE, Command, commands, transcript
 
 
 def test_what_matches() -> None:

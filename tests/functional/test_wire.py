@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemon import PATIENCE, Daemon, children, read_all, read_answer
+from tests.support.daemon import PATIENCE, Daemon, children, read_all, read_answer
 
 
 @pytest.fixture(scope="module", params=["pexservice", "pexservice-worker"])

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
 
-from pexservice.server.memo import LARGEST_CHUNK
+from pexservice.server.plan_cache import LARGEST_CHUNK
 from pexservice.server.request import LARGEST_BODY, PexRequest
 from pexservice.web import problems
 from pexservice.web.meaning import meaning_of

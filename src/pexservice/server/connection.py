@@ -21,10 +21,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.moves import Outcome
-from pexservice.server.answers import render
-from pexservice.server.connections import REQUEST_TIMEOUT
-from pexservice.server.memo import Plan
+from pexservice.commit.requests import Outcome
+from pexservice.server.limits import REQUEST_TIMEOUT
+from pexservice.server.plan_cache import Plan
+from pexservice.server.responses import render
 from pexservice.web.problems import of_refusal, too_slow
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Connection(Protocol):
 
     def _moved(self, outcome: Outcome | Exception, /) -> None:
         """
-        The step is durable, or will never be.  See L{pexservice.moves.Waiter}.
+        The step is durable, or will never be.  See L{pexservice.commit.requests.Waiter}.
         """
         plan, self._plan = self._plan, None
         if plan is None or not self.connected:

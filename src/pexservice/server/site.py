@@ -12,12 +12,12 @@ from twisted.web.http import Request, datetimeToLogString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from pexservice.files import OWN_LOG
 from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
-from pexservice.server.hot import Hot
+from pexservice.server.fast_path import Hot
 from pexservice.server.request import PexRequest
 from pexservice.web.clients import Clients
+from pexservice.worker.files import OWN_LOG
 
 
 class PexSite(Site):

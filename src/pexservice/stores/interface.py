@@ -11,7 +11,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
-from pexservice.cursor import Transition
+from pexservice.core.cursor import Transition
 
 #: How many idempotency keys are kept; the oldest go first.
 KEPT_KEYS = 100_000

@@ -18,21 +18,20 @@ from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from pexservice.committer import Committer
-from pexservice.cursor import State, Transition
-from pexservice.moves import How, KeyReused, Move, Outcome
+from pexservice.commit.committer import Committer
+from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown, Row
 from pexservice.web import problems
 from pexservice.web.access import Access
-from pexservice.web.asked import accept, conditions, key_of, number, query
-from pexservice.web.conditions import Tags, parse_tags
 from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard
-from pexservice.web.limit import RateLimit
 from pexservice.web.meaning import Meaning, means
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
+from pexservice.web.parameters import accept, conditions, key_of, number, query
+from pexservice.web.preconditions import Tags, parse_tags
 from pexservice.web.problems import Problem
 from pexservice.web.replies import HTML, JSON, TEXT, Header, Reply, best_of
 from pexservice.web.representations import (
@@ -41,6 +40,7 @@ from pexservice.web.representations import (
     state_headers,
     state_reply,
 )
+from pexservice.web.throttle import RateLimit
 
 _log = Logger()
 

@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.web.http import Request
 from zope.interface import implementer
 
-from pexservice.committer import Committer
-from pexservice.cursor import State
+from pexservice.commit.committer import Committer
+from pexservice.core.cursor import State
 from pexservice.web.pacing import Later
 from pexservice.web.problems import too_many_streams
 from pexservice.web.representations import state_json

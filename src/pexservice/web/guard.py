@@ -12,10 +12,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from pexservice.web import problems
 from pexservice.web.access import Access
-from pexservice.web.asked import accept
 from pexservice.web.endpoints import BY_PATH
-from pexservice.web.limit import RateLimit
+from pexservice.web.parameters import accept
 from pexservice.web.replies import Reply
+from pexservice.web.throttle import RateLimit
 
 
 class Guard(Resource):

@@ -3,7 +3,7 @@ What a request turned out to mean when nothing in it mattered but its endpoint.
 
 The handlers say so, for only they know that no condition, key, token or wish for
 another representation was in play.  The server remembers it; see
-L{pexservice.server.memo}.
+L{pexservice.server.plan_cache}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import Enum
 
 from twisted.web.iweb import IRequest
 
-from pexservice.cursor import Transition
+from pexservice.core.cursor import Transition
 
 
 class Meaning(Enum):

@@ -15,7 +15,9 @@ from functools import cache
 from hashlib import sha256
 from typing import NamedTuple
 
-from pexservice.web.components import (
+from pexservice.web.endpoints import ENDPOINTS, Endpoint
+from pexservice.web.openapi_operations import ABOUT, DESCRIBED, UNCHANGED, Described
+from pexservice.web.openapi_schemas import (
     HEADERS,
     PARAMETERS,
     SCHEMAS,
@@ -24,8 +26,6 @@ from pexservice.web.components import (
     headers,
     problem_answers,
 )
-from pexservice.web.described import ABOUT, DESCRIBED, UNCHANGED, Described
-from pexservice.web.endpoints import ENDPOINTS, Endpoint
 
 #: What can become of any request.
 _ALWAYS = (400, 408, 413, 414, 429, 431, 500, 503)

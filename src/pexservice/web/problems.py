@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from attrs import frozen
 
-from pexservice.moves import KeyReused
+from pexservice.commit.requests import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.replies import Header, Reply, accepts_json
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from pexservice.cursor import State
-from pexservice.sequence import digits
+from pexservice.core.cursor import State
+from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
 from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
 

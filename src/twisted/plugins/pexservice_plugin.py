@@ -14,21 +14,21 @@ from zope.interface import implementer
 
 pexservice = ServiceMaker(
     "pexservice",
-    "pexservice.options.service",
+    "pexservice.cli.twistd.service",
     "A durable cursor over the Fibonacci sequence, over HTTP.",
     "pexservice",
 )
 
 pexservice_worker = ServiceMaker(
     "pexservice worker",
-    "pexservice.options.worker",
+    "pexservice.cli.twistd.worker",
     "One pexservice worker, for who brings a supervisor of their own.",
     "pexservice-worker",
 )
 
 pexservice_uvloop = Reactor(
     "uvloop",
-    "pexservice.server.uvloopreactor",
+    "pexservice.server.transport.reactor",
     "Twisted's asyncio reactor on uvloop's event loop.",
 )
 
@@ -47,7 +47,7 @@ class FdParser:
         """
         See L{IStreamServerEndpointStringParser.parseStreamServer}.
         """
-        from pexservice.inherited import InheritedEndpoint  # noqa: PLC0415 as lazy as the rest
+        from pexservice.process.fd_endpoint import InheritedEndpoint  # noqa: PLC0415 as lazy as the rest
 
         return InheritedEndpoint.parse(reactor, *args, **kwargs)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from pexservice.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, Remembered, Row
 
 #: Goes up when a record's meaning changes.

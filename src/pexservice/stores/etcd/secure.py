@@ -1,5 +1,5 @@
 """
-TLS to etcd, by pyOpenSSL; see also L{pexservice.lean}.
+TLS to etcd, by pyOpenSSL; see also L{pexservice.process.import_guard}.
 """
 
 from __future__ import annotations

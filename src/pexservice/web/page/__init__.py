@@ -16,7 +16,7 @@ from importlib.resources import files
 
 from attrs import frozen
 
-from pexservice.web.conditions import Tags
+from pexservice.web.preconditions import Tags
 from pexservice.web.replies import Header, Reply
 
 _TEMPLATES = files(__name__) / "templates"

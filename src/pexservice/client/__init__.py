@@ -1,0 +1,3 @@
+"""
+Programs that call a running service.
+"""

@@ -1,0 +1,3 @@
+"""
+Group commit: transitions become durable in batches, one commit for each.
+"""

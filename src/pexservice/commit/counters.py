@@ -1,0 +1,109 @@
+"""
+What the committer counts, once a batch, in plain numbers.
+
+A counter here is an attribute or an element of a list.  Nobody reads it until somebody
+asks for C{/metrics}; see L{pexservice.metrics}.
+
+Pure: no Twisted, no store, no clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from math import inf
+
+from pexservice.core.cursor import Transition
+
+#: What can come of a transition that was asked for; see
+#: L{pexservice.commit.requests.How} for the first three.
+MOVED, REPLAYED, UNMET, NOT_TAKEN, UNKNOWN = OUTCOMES = (
+    *("moved", "replayed", "unmet"),
+    # It surely did not happen, and nobody knows whether it did.
+    *("not_taken", "unknown"),
+)
+
+#: Upper bounds of the classes that commits are counted in.  Seconds: from a third of
+#: what the reference disk takes to what the watchdog ends.
+DURATIONS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+
+#: The same for how many transitions shared one.
+SIZES = tuple(float(1 << power) for power in range(12))
+
+_KINDS = tuple(Transition)
+_LETTERS = tuple(kind.value for kind in _KINDS)
+
+
+class Histogram:
+    """
+    @ivar counts: how many values were in each class; the last one has those beyond
+        all bounds.
+    @ivar total: the sum of all values.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """
+        @param bounds: the greatest value of each class, ascending.
+        """
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """
+        There was one more.
+        """
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """
+        Each bound, the last one infinite, and how many values did not exceed it.
+        """
+        count = 0
+        for bound, more in zip((*self._bounds, inf), self.counts, strict=True):
+            count += more
+            yield bound, count
+
+
+class Counts:
+    """
+    Of one committer.
+
+    @ivar durations: of the commits that were taken.
+    @ivar sizes: how many transitions each of them had.
+    """
+
+    def __init__(self) -> None:
+        self.durations = Histogram(DURATIONS)
+        self.sizes = Histogram(SIZES)
+        self._outcomes = {outcome: [0] * len(_KINDS) for outcome in OUTCOMES}
+
+    def committed(self, size: int, seconds: float) -> None:
+        """
+        C{size} transitions shared a commit that took C{seconds}.
+        """
+        self.durations.observe(seconds)
+        self.sizes.observe(size)
+
+    def came(self, outcome: str, transitions: bytes | bytearray) -> None:
+        """
+        That is what came of them.
+
+        @param outcome: one of L{OUTCOMES}.
+        @param transitions: one byte each, L{Transition}'s value.
+        """
+        counts = self._outcomes[outcome]
+        for index, letter in enumerate(_LETTERS):
+            counts[index] += transitions.count(letter)
+
+    def transitions(self) -> Iterator[tuple[Transition, str, int]]:
+        """
+        How many there were of each kind and outcome.
+        """
+        for outcome, counts in self._outcomes.items():
+            for kind, count in zip(_KINDS, counts, strict=True):
+                yield kind, outcome, count

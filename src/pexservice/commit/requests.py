@@ -1,0 +1,94 @@
+"""
+What callers ask of the committer, and what they are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from pexservice.core.cursor import State, Transition
+
+
+class KeyReused(Exception):
+    """
+    The idempotency key belongs to another transition.
+
+    @ivar used: that one.
+    """
+
+    def __init__(self, used: Transition) -> None:
+        super().__init__(f"the key was used for {used.word}")
+        self.used = used
+
+
+class How(Enum):
+    """
+    How an outcome came about.
+    """
+
+    #: The cursor moved.
+    MOVED = auto()
+    #: It had moved before, by the same idempotency key.
+    REPLAYED = auto()
+    #: It did not move, for the move's condition was not met.
+    UNMET = auto()
+
+    @property
+    def word(self) -> str:
+        """
+        What it is counted as; see L{pexservice.commit.counters.OUTCOMES}.
+        """
+        return self.name.lower()
+
+
+class Outcome(NamedTuple):
+    """
+    @ivar state: after the move; for an unmet condition, the present state.
+    """
+
+    how: How
+    state: State
+
+
+@frozen
+class Move:
+    """
+    What a caller wants.
+
+    @ivar key: an idempotency key of at most L{LONGEST_KEY} bytes.
+    @ivar condition: told the present state, says whether to move.
+    """
+
+    transition: Transition
+    key: bytes | None = None
+    condition: Callable[[State], bool] | None = None
+
+
+class Waiter(Protocol):
+    """
+    Told once, when its outcome is durable or will never be.
+    """
+
+    def __call__(self, outcome: Outcome | Exception, /) -> None:
+        """
+        @param outcome: or L{NotTaken}, or L{OutcomeUnknown}.
+        """
+
+
+def fires(deferred: Deferred[Outcome]) -> Waiter:
+    """
+    @return: has C{deferred} fire.
+    """
+
+    def waiter(outcome: Outcome | Exception, /) -> None:
+        if isinstance(outcome, Outcome):
+            deferred.callback(outcome)
+        else:
+            deferred.errback(outcome)
+
+    return waiter

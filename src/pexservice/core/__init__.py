@@ -1,0 +1,3 @@
+"""
+The sequence and the cursor: pure, without Twisted, LMDB or a clock.
+"""

@@ -1,0 +1,3 @@
+"""
+Being a Unix process: descriptors, exit statuses, signs of life.
+"""

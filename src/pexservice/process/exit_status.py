@@ -1,0 +1,98 @@
+"""
+How the process ends when it cannot go on: one line that says why, and a status.
+
+C{sys.exit} in a callback of the reactor does not end the process, and
+C{reactor.stop()} ends it with status 0.  So the status is set at the very end, when
+twistd has stopped its services and removed its pid file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore
+from twisted.logger import Logger
+
+
+class Status(IntEnum):
+    """
+    Exit statuses, a protocol with whoever started the process.  Values of
+    C{sysexits.h} where it has one that fits.
+    """
+
+    #: It could not start; trying again may help.
+    CANNOT_START = 1
+    #: EX_IOERR: the store failed while it ran; the next process reads what is there.
+    STORE_FAILED = 74
+    #: EX_CONFIG: the store is damaged; starting again will not help.
+    DAMAGED = 78
+
+
+class CannotStart(Exception):
+    """
+    What twistd shows on the terminal of who started a daemon: the class's name and
+    the message, a hundred bytes in all, and an exit status of 1, always.
+    """
+
+    # The module's whole name would take the place of the message's end.
+    __module__ = "pexservice"
+
+
+class Leaving:
+    """
+    Ends this process.
+
+    @ivar leaving: it is decided.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorCore,
+        *,
+        terminal: bool = True,
+        at_exit: Callable[..., object] = atexit.register,
+    ) -> None:
+        """
+        @param terminal: somebody reads standard error, besides the log.
+        """
+        self._reactor = reactor
+        self._terminal = terminal
+        self._at_exit = at_exit
+        self.leaving = False
+
+    def leave(self, status: Status, reason: str) -> None:
+        """
+        Stop the reactor, as soon as it runs, and end with C{status}.
+
+        @param reason: one line, for the log and the terminal.
+        """
+        if self.leaving:
+            return
+        self.leaving = True
+        self._log.critical("{reason}", reason=reason)
+        # twistd has put its log in the place of sys.stderr.
+        if self._terminal and sys.__stderr__ is not None:
+            # A full disk may have both the store and what this is redirected to.
+            with suppress(OSError):
+                sys.__stderr__.write(f"pexservice: {reason}\n")
+        self._at_exit(_end, status)
+        self._reactor.callWhenRunning(self._stop)
+
+    def _stop(self) -> None:
+        # It may be stopping already: the last commit of all may fail.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

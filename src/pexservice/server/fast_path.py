@@ -1,0 +1,98 @@
+"""
+What the connections of one worker share to answer what the memo knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pexservice.commit.committer import Committer
+from pexservice.commit.requests import Move
+from pexservice.server.plan_cache import Memo, Plan, Variant
+from pexservice.server.request_counters import Requests
+from pexservice.server.responses import Answers
+from pexservice.web.clients import Clients
+from pexservice.web.meaning import Meaning
+from pexservice.web.throttle import RateLimit
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from pexservice.server.connection import Connection
+    from pexservice.server.limits import Connections
+
+
+class Hot:
+    """
+    @ivar plans: of the memo.
+    @ivar requests: those that were answered, also by others.
+    @ivar seconds: a monotonic clock.
+    @ivar call_later: the reactor's.
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        connections: Connections,
+        reactor: IReactorTime,
+        *,
+        clients: Clients,
+        limit: RateLimit | None = None,
+        remembers: bool = True,
+    ) -> None:
+        """
+        @param remembers: L{False} to have every request parsed.
+        """
+        self.committer = committer
+        self.connections = connections
+        self.answers = Answers()
+        self.requests = Requests()
+        self.limit = limit
+        self.seconds = connections.seconds
+        self.call_later = reactor.callLater
+        self._clients = clients
+        self._memo = Memo()
+        self.plans = self._memo.plans
+        self._moves = {
+            meaning: committer.looks if meaning.value is None else Move(meaning.value)
+            for meaning in Meaning
+        }
+        # Few, so that a template is made once for each.
+        self._variants: dict[tuple[bytes, bytes | None, bool], Variant] = {}
+        if not remembers:
+            self.retire()
+
+    def learn(
+        self,
+        chunk: bytes,
+        meaning: Meaning,
+        method: bytes,
+        *of_answer: *tuple[bytes, bytes | None, bool],
+        forwarded: tuple[bytes, ...],
+    ) -> None:
+        """
+        C{chunk} was found to be a request for C{meaning} by C{method}.
+
+        @param of_answer: the attributes of its L{Variant}.
+        """
+        variant = self._variants.get(of_answer)
+        if variant is None:
+            variant = self._variants[of_answer] = Variant(*of_answer)
+        tally = self.requests.tally(meaning, method)
+        self._memo.learn(chunk, Plan(self._moves[meaning], variant, tally, forwarded))
+
+    def admits(self, connection: Connection, plan: Plan) -> bool:
+        """
+        Is the request within its client's rate?  One that is not goes the long way,
+        where it is refused.
+        """
+        peer = connection.transport.getPeer()
+        return self.limit is None or self.limit.take(
+            self._clients.address(peer, plan.forwarded)
+        )
+
+    def retire(self) -> None:
+        """
+        Answer nothing any more.
+        """
+        self._memo.retire()

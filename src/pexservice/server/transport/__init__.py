@@ -1,0 +1,3 @@
+"""
+Bytes in and out: the reactor, the listeners, uvloop's streams, TLS.
+"""

@@ -1,0 +1,140 @@
+"""
+Accepting, as many connections a turn as there are.
+
+uvloop's own servers accept one connection in a turn of its loop, and make a transport
+of each at once.  Who comes with a connection for each request pays for that every
+time, so such connections are accepted here, are L{brief
+<pexservice.server.transport.nonpersistent>} at first, and are passed on to uvloop when
+they turn out not to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.server.transport.nonpersistent import BriefTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pexservice.server.limits import Connections
+    from pexservice.server.transport.streams import NativeConnection
+
+#: How many connections one turn takes at most, so that those that are there get
+#: their turns too.
+MOST_AT_ONCE = 16
+
+#: How long those who come wait when there are no descriptors or no memory for them.
+#: Seconds.
+PAUSE = 0.1
+
+
+class Acceptor:
+    """
+    Of one listening socket.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        connections: Connections,
+        make: Callable[[], NativeConnection],
+        give_way: Callable[[], None] = os.sched_yield,
+    ) -> None:
+        """
+        @param listening: not a blocking one.  L{stop} closes it.
+        @param make: makes the protocol of a connection.
+        """
+        self._listening = listening
+        self._loop = loop
+        self._connections = connections
+        self._make = make
+        self._give_way = give_way
+        # Since the last that was accepted there was nothing to accept another with.
+        self._short = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._passing: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """
+        Accept from now on.
+        """
+        self._pause = None
+        self._loop.add_reader(self._listening, self._accept)
+
+    def stop(self) -> None:
+        """
+        Accept no more.
+        """
+        if self._pause is None:
+            self._loop.remove_reader(self._listening)
+        else:
+            self._pause.cancel()
+        self._listening.close()
+
+    def _accept(self) -> None:
+        for _ in range(MOST_AT_ONCE):
+            try:
+                accepted, _address = self._listening.accept()
+            except BlockingIOError:
+                break
+            except (ConnectionAbortedError, PermissionError):
+                # It is gone already, or a firewall keeps it out.
+                continue
+            except OSError as error:
+                if not self._short:
+                    self._log.error("those who connect have to wait: {error}", error=error)
+                self._short = True
+                # What is not accepted keeps the socket readable.
+                self._loop.remove_reader(self._listening)
+                self._pause = self._loop.call_later(PAUSE, self.start)
+                break
+            self._short = False
+            self._take(accepted)
+        # Who has connected and is about to send may wait for this very processor.
+        self._give_way()
+
+    def _take(self, accepted: socket.socket) -> None:
+        connection = self._make()
+        if self._connections.full:
+            # Whoever is refused is told so on a transport that can do everything.
+            self._pass_on(accepted, connection)
+        else:
+            brief = BriefTransport(accepted, self._loop, connection, self._pass_on)
+            connection.makeConnection(brief)
+
+    def _pass_on(self, accepted: socket.socket, connection: NativeConnection) -> None:
+        """
+        Have uvloop carry C{connection} from now on.
+        """
+        passing = self._loop.create_task(
+            self._loop.connect_accepted_socket(
+                lambda: connection,  # type: ignore[type-var]
+                accepted,
+            )
+        )
+        self._passing.add(passing)
+
+        def passed(_: asyncio.Task[Any]) -> None:
+            self._passing.discard(passing)
+            if passing.cancelled():
+                return
+            error = passing.exception()
+            if error is None:
+                return
+            if not isinstance(error, OSError):
+                self._log.failure("a connection failed", failure=Failure(error))
+            accepted.close()
+            if connection.connected:
+                connection.connection_lost(error)
+
+        passing.add_done_callback(passed)

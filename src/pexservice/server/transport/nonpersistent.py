@@ -1,0 +1,184 @@
+"""
+Brief connections: those that end with the answer to their first request.
+
+A client that opens a connection for each request pays, with every request, for a
+transport of uvloop's: made, watched, read once, written once, closed in the turn
+after.  A request that the memo knows needs none of it.  So a new connection has a
+transport that looks at what has come without taking it.  What the memo knows as a
+connection's last request is answered through the socket itself, in as few system
+calls as there can be; everything else is passed on to uvloop, with nothing read.
+
+The protocol above is the same L{Connection<pexservice.server.connection.Connection>}
+all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pexservice.server.plan_cache import LARGEST_CHUNK
+
+if TYPE_CHECKING:
+    from pexservice.server.transport.streams import NativeConnection, NativeTransport
+
+#: What is longer than the memo's longest is not mistaken for it.
+_ONE_MORE = LARGEST_CHUNK + 1
+
+
+class BriefTransport:
+    """
+    The transport of a connection until it is answered or passed on: as much of
+    L{ITransport<twisted.internet.interfaces.ITransport>} as a connection without a
+    channel and without a rate calls.
+
+    @ivar disconnecting: it is being closed.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_broken",
+        "_connection",
+        "_loop",
+        "_pass_on",
+        "_passing",
+        "_request",
+        "_socket",
+        "_unsent",
+        "_waits",
+        "disconnecting",
+    )
+
+    def __init__(
+        self,
+        accepted: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        connection: NativeConnection,
+        pass_on: Callable[[socket.socket, NativeConnection], None],
+    ) -> None:
+        """
+        @param pass_on: have uvloop carry the connection, in a later turn.
+        """
+        self._socket = accepted
+        self._loop = loop
+        self._connection = connection
+        self._pass_on = pass_on
+        # The loop tells when something comes.
+        self._waits = False
+        # What is being answered; it has not been taken from the socket yet.
+        self._request = b""
+        self._unsent = b""
+        self._broken: OSError | None = None
+        self._passing = False
+        self._abort = False
+        self.disconnecting = False
+        # Who connects sends at once, so by the next turn it is mostly here.
+        loop.call_soon(self._look)
+
+    def _readable(self) -> None:
+        self._wait_no_more()
+        self._look()
+
+    def _wait_no_more(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _look(self) -> None:
+        """
+        What has come?
+        """
+        if self.disconnecting:
+            return
+        try:
+            chunk = self._socket.recv(_ONE_MORE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._waits = True
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+            return
+        except OSError:
+            # uvloop will meet it too.
+            chunk = b""
+        connection = self._connection
+        hot = connection.site.hot
+        plan = hot.plans.get(chunk)
+        # Who is over the rate is told so by a channel.
+        if plan is not None and plan.variant.last and hot.limit is None:
+            self._request = chunk
+            connection.dataReceived(chunk)
+        else:
+            self._go()
+
+    def _go(self) -> None:
+        self._passing = True
+        self._pass_on(self._socket, self._connection)
+
+    def succeed(self, transport: NativeTransport) -> None:
+        """
+        C{transport} carries the connection from now on.
+        """
+        if self._abort:
+            transport.abortConnection()
+            return
+        if self._unsent:
+            transport.write(self._unsent)
+        if self.disconnecting:
+            transport.loseConnection()
+
+    def write(self, data: bytes) -> None:
+        """
+        Send the answer.
+        """
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._broken = error
+            return
+        if sent < len(data):
+            # The client has to take some of it first, and uvloop can wait for that.
+            self._unsent = data[sent:]
+            with suppress(OSError):
+                self._socket.recv(len(self._request), socket.MSG_DONTWAIT)
+            self._go()
+
+    def loseConnection(self) -> None:
+        """
+        Close it when all was sent.
+        """
+        if not self.disconnecting:
+            self.disconnecting = True
+            if not self._passing:
+                self._close()
+
+    def abortConnection(self) -> None:
+        """
+        Close it, whatever is not sent yet.
+        """
+        self._abort = True
+        self.loseConnection()
+
+    def _close(self) -> None:
+        self._wait_no_more()
+        with suppress(OSError):
+            # What is not taken would make the kernel reset the connection, answer and
+            # all; also what came behind the request, and should not have.
+            self._socket.recv(LARGEST_CHUNK, socket.MSG_DONTWAIT)
+        self._socket.close()
+        self._connection.connection_lost(self._broken)
+
+    # A client that takes no answer is uvloop's.
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: FBT001 the interface's
+        """
+        There is no backpressure here.
+        """
+
+    def unregisterProducer(self) -> None:
+        """
+        As L{registerProducer}.
+        """

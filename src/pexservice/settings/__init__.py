@@ -1,0 +1,3 @@
+"""
+The options of the service as plain values.
+"""

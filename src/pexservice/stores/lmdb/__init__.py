@@ -1,0 +1,3 @@
+"""
+The store on a local disk, in LMDB.
+"""

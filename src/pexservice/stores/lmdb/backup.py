@@ -1,0 +1,137 @@
+"""
+Copy a store, also one that a service is using.
+
+LMDB's readers and its writer do not wait for each other, in two processes either: what
+is read is one committed state, and the service goes on.  While the copy reads, no page
+that it might read is used again, so the file of a busy service grows by some pages for
+each commit; hence the copy goes into the page cache, and from there to the disk
+afterwards.
+
+The pages are read in a process of its own, C{python -m pexservice.stores.lmdb.backup STORE
+FILE}: a page that is missing is the end of it, as L{pexservice.stores.lmdb.verify} says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
+from pexservice.stores.lmdb.store import MAP_BASE
+from pexservice.stores.lmdb.summary import Summary, existing, summary
+from pexservice.stores.lmdb.verify import (
+    DATABASES,
+    answer,
+    ask_child,
+    blame,
+    verify_in_child,
+)
+
+
+def backup(source: str, target: str) -> Summary:
+    """
+    Put a copy of the store in C{source} where nothing is yet, whole or not at all.
+
+    @raise StoreUnusable: there is something, or the store or its copy is not whole.
+    """
+    directory = existing(source)
+    place = Path(os.path.abspath(target))  # noqa: PTH100 a link there is something
+    if os.path.lexists(place):
+        raise StoreUnusable(f"{place} exists already; a backup goes where nothing is")
+    try:
+        with _beside(place) as made:
+            ask_child(
+                directory.path,
+                "pexservice.stores.lmdb.backup",
+                *(str(directory.path), str(made / DATA)),
+            )
+            _verify(directory.path, made)
+            sync(made)
+            made.rename(place)
+            sync(place.parent)
+    except OSError as error:
+        raise StoreUnusable(f"the backup {place}: {error.strerror}") from error
+    return summary(place)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """
+    A directory next to C{place}, which is removed unless it was renamed.
+    """
+    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
+    try:
+        yield made
+    finally:
+        if made.exists():
+            shutil.rmtree(made)
+
+
+def _verify(source: Path, copy: Path) -> None:
+    try:
+        verify_in_child(copy)
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            f"the store {source} is damaged, and its copy was removed: {error}"
+        ) from None
+
+
+def copy_pages(source: Path, file: Path) -> None:
+    """
+    Write the pages in use of the store in C{source} to C{file}, durably.
+
+    @raise StoreUnusable: they cannot be read, or not be written.
+    """
+    directory = Directory(str(source))
+    # With LMDB's reader table, if there is one: it keeps whoever writes from using
+    # pages again that are being read.  Without, nobody has the store open; then it
+    # is not made here, where it would belong to who makes backups.
+    shared = (directory.path / LOCK).exists()
+    if not shared:
+        directory.own()
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with lmdb.open(
+                str(source),
+                # It may grow before it is read.
+                map_size=MAP_BASE + 2 * (source / DATA).stat().st_size,
+                max_dbs=len(DATABASES),
+                readonly=True,
+                lock=shared,
+                create=False,
+            ) as env:
+                _copy(env, descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (lmdb.Error, OSError) as error:
+        if isinstance(found := blame(source, error), StoreDamaged):
+            raise found from error
+        raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
+    finally:
+        directory.release()
+
+
+def _copy(env: lmdb.Environment, descriptor: int) -> None:
+    try:
+        # Only what is in use, and without the writer's lock.
+        env.copyfd(descriptor, compact=True)
+    except lmdb.IncompatibleError:
+        # Of a page that neither the data nor the free list knows, LMDB cannot tell
+        # that it is not in use.  As it is, then.
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        env.copyfd(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(answer(lambda: copy_pages(*map(Path, sys.argv[1:]))))

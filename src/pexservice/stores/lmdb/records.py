@@ -1,0 +1,195 @@
+"""
+The bytes on disk.
+
+Pure, and all of them here.  Integers are big-endian, so that keys sort by number.
+Each record ends in the CRC-32 of what stands before it I{and} of the key it is
+stored under, so a record that turns up in the wrong place is as damaged as a
+flipped bit.
+
+============  =======================  ==========================================
+database      key                      value, before the CRC
+============  =======================  ==========================================
+``cursor``    ``cursor``               format version, revision, position
+``journal``   first revision (8)       time (8), start position (8), transitions
+``keys``      ``k`` + idempotency key  transition (1), revision (8), position (8)
+``keys``      ``r`` + revision (8)     idempotency key
+============  =======================  ==========================================
+
+A key's two records let it be found by its name, and the oldest keys by their age.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+from pexservice.core.cursor import Transition, follow_position
+from pexservice.stores.interface import Batch, Remembered, Row
+
+#: Goes up when a record's meaning changes.
+FORMAT_VERSION = 1
+
+CURSOR_KEY = b"cursor"
+
+_CURSOR = struct.Struct(">HQQ")
+_JOURNAL = struct.Struct(">qQ")
+_REMEMBERED = struct.Struct(">cQQ")
+_REVISION = struct.Struct(">Q")
+_CRC = struct.Struct(">I")
+
+
+class BadRecord(Exception):
+    """
+    A record that this program cannot have written.
+    """
+
+
+def _seal(key: bytes, payload: bytes) -> bytes:
+    return payload + _CRC.pack(crc32(payload, crc32(key)))
+
+
+def _unseal(key: bytes, value: bytes) -> bytes:
+    payload, crc = value[: -_CRC.size], value[-_CRC.size :]
+    if len(crc) != _CRC.size or crc32(payload, crc32(key)) != _CRC.unpack(crc)[0]:
+        raise BadRecord(f"the record {key!r} does not match its checksum")
+    return payload
+
+
+def _unpack(form: struct.Struct, key: bytes, payload: bytes) -> tuple[int, ...]:
+    if len(payload) != form.size:
+        raise BadRecord(f"the record {key!r} has {len(payload)} bytes, not {form.size}")
+    return form.unpack(payload)
+
+
+def _transition(code: bytes) -> Transition:
+    try:
+        return Transition(code)
+    except ValueError:
+        raise BadRecord(f"there is no transition {code!r}") from None
+
+
+def write_cursor(revision: int, position: int) -> bytes:
+    """
+    The cursor's record, 22 bytes whatever the numbers.
+    """
+    return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, revision, position))
+
+
+def read_cursor(value: bytes) -> tuple[int, int]:
+    """
+    @return: (revision, position)
+    @raise BadRecord: also for a format of another version.
+    """
+    version, revision, position = _unpack(_CURSOR, CURSOR_KEY, _unseal(CURSOR_KEY, value))
+    if version != FORMAT_VERSION:
+        raise BadRecord(
+            f"the store has format {version}, this program knows {FORMAT_VERSION}"
+        )
+    return revision, position
+
+
+def revision_key(revision: int) -> bytes:
+    """
+    The key of the journal row that begins with C{revision}.
+    """
+    return _REVISION.pack(revision)
+
+
+def read_revision_key(key: bytes) -> int:
+    """
+    The first revision of the journal row under C{key}.
+    """
+    return _unpack(_REVISION, key, key)[0]
+
+
+def write_row(batch: Batch) -> tuple[bytes, bytes]:
+    """
+    C{batch}'s journal row: key, and value of 20 bytes and one for each transition.
+    """
+    key = revision_key(batch.first_revision)
+    payload = _JOURNAL.pack(batch.time_ns, batch.start_position) + batch.transitions
+    return key, _seal(key, payload)
+
+
+def _row(key: bytes, value: bytes) -> bytes:
+    payload = _unseal(key, value)
+    if len(payload) <= _JOURNAL.size:
+        raise BadRecord(f"the journal row {key!r} holds no transition")
+    return payload
+
+
+def read_row(key: bytes, value: bytes) -> list[Row]:
+    """
+    Replay one journal row: its transitions, oldest first.
+    """
+    payload = _row(key, value)
+    time_ns, position = _JOURNAL.unpack_from(payload)
+    rows = []
+    for revision, code in enumerate(payload[_JOURNAL.size :], read_revision_key(key)):
+        transition = _transition(bytes((code,)))
+        position = follow_position(position, transition)
+        rows.append(Row(revision, position, transition, time_ns))
+    return rows
+
+
+def start_of_row(key: bytes, value: bytes) -> int:
+    """
+    The position before a journal row's first transition.
+    """
+    position: int = _JOURNAL.unpack_from(_row(key, value))[1]
+    return position
+
+
+def name_key(key: bytes) -> bytes:
+    """
+    Where the idempotency key C{key} is found by its name.
+    """
+    return b"k" + key
+
+
+def age_key(revision: int) -> bytes:
+    """
+    Where the idempotency key first used at C{revision} is found by its age.
+    """
+    return b"r" + _REVISION.pack(revision)
+
+
+#: No key by age sorts before it, and every key by name does.
+OLDEST_AGE_KEY = age_key(0)
+
+
+def write_remembered(key: bytes, remembered: Remembered) -> Iterator[tuple[bytes, bytes]]:
+    """
+    Both records of an idempotency key.
+    """
+    by_name, by_age = name_key(key), age_key(remembered.revision)
+    yield (
+        by_name,
+        _seal(
+            by_name,
+            _REMEMBERED.pack(
+                remembered.transition.value, remembered.revision, remembered.position
+            ),
+        ),
+    )
+    yield by_age, _seal(by_age, key)
+
+
+def read_remembered(key: bytes, value: bytes) -> Remembered:
+    """
+    What the record under L{name_key}C{(key)} says.
+    """
+    by_name = name_key(key)
+    payload = _unseal(by_name, value)
+    if len(payload) != _REMEMBERED.size:
+        raise BadRecord(f"the record {by_name!r} has {len(payload)} bytes")
+    code, revision, position = _REMEMBERED.unpack(payload)
+    return Remembered(_transition(code), revision, position)
+
+
+def read_aged(by_age: bytes, value: bytes) -> bytes:
+    """
+    The idempotency key that the record under C{by_age} names.
+    """
+    return _unseal(by_age, value)

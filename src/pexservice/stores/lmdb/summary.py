@@ -1,0 +1,53 @@
+"""
+What a whole store has in it, in a few words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+from attrs import frozen
+
+from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.verify import DATABASES, check_cursor
+
+
+@frozen(kw_only=True)
+class Summary:
+    """
+    @ivar store: its directory.
+    @ivar size: the length of its file, in bytes.
+    """
+
+    store: str
+    revision: int
+    position: int
+    size: int
+
+
+def existing(path: str) -> Directory:
+    """
+    A directory that holds a store.
+
+    @raise StoreUnusable: it does not.
+    """
+    directory = Directory(path)
+    if not directory.holds_a_store():
+        raise StoreUnusable(f"there is no store in {directory.path}")
+    return directory
+
+
+def summary(path: Path) -> Summary:
+    """
+    Of the store in C{path}, which was verified, and which nobody writes to.
+    """
+    with lmdb.open(
+        str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
+    ) as env:
+        cursor, journal, _ = (env.open_db(name, create=False) for name in DATABASES)
+        with env.begin() as txn:
+            revision, position = check_cursor(txn, cursor, journal)
+    size = (path / DATA).stat().st_size
+    return Summary(store=str(path), revision=revision, position=position, size=size)

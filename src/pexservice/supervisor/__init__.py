@@ -1,0 +1,3 @@
+"""
+Keep-alive: the supervisor starts the workers and replaces those that end.
+"""

@@ -1,0 +1,3 @@
+"""
+One worker process: it owns the store and answers requests.
+"""

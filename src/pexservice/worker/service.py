@@ -1,0 +1,324 @@
+"""
+One worker, put together from plain values: store, committer, tree, listeners.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorCore,
+    IReactorFromThreads,
+    IReactorTime,
+)
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.commit.committer import Committer
+from pexservice.metrics import Metrics
+from pexservice.process import scoreboard
+from pexservice.process.descriptors import room_for
+from pexservice.process.exit_status import CannotStart, Leaving, Status
+from pexservice.process.listening import Place, places, shown, stop_listening
+from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
+from pexservice.server.fast_path import Hot
+from pexservice.server.limits import Connections
+from pexservice.server.site import PexSite
+from pexservice.server.transport.tls import context, wrapped
+from pexservice.settings.options import Settings
+from pexservice.stores.interface import ISharedStore, IStore, StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import verify_in_child
+from pexservice.web.access import Access, BadTokens
+from pexservice.web.api import Api
+from pexservice.web.clients import Clients
+from pexservice.web.events import MOST_STREAMS, Events
+from pexservice.web.throttle import RateLimit
+from pexservice.worker.files import check_files
+from pexservice.worker.lifecycle import follow_supervisor, heartbeat
+
+#: How long a stopping worker goes on taking requests, each answered as its
+#: connection's last.  A connection that is used is then closed by an answer and not
+#: in the face of its next request.  Seconds.
+FAREWELL = 0.3
+
+#: How long it waits, without taking new connections, for the first request of one
+#: that was taken already, and for what is under way.  Seconds.
+PATIENCE = 0.5
+GRACE = 2
+
+#: How long a worker whose store cannot be opened says so, before it ends and another
+#: one tries.  Seconds.
+EXCUSE = 5
+
+
+class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
+    """
+    What a worker needs of one.
+    """
+
+
+def _committer_of(store: IStore) -> type[Committer]:
+    if not ISharedStore.providedBy(store):
+        return Committer
+    from pexservice.commit.optimistic import SharedCommitter  # noqa: PLC0415 rarely used
+
+    return SharedCommitter
+
+
+class Worker(Service):
+    """
+    The service that serves.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Reactor,
+        leaving: Leaving | None = None,
+        make_store: Callable[[], IStore] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._leaving = leaving or Leaving(
+            reactor, terminal=settings.foreground and settings.lifeline is None
+        )
+        self._make_store = make_store or self._store
+        self._connections = Connections(settings.max_connections)
+        self._hot: Hot | None = None
+        self._events: Events | None = None
+        self._ports: list[IListeningPort] = []
+        self._committer: Committer | None = None
+        self._notifier = Notifier({})
+        self._state: tuple[str, ...] = ()
+
+    def startService(self) -> None:
+        """
+        Open the store, then listen.
+
+        @raise CannotStart: for who does not see standard error.
+        """
+        super().startService()
+        self._notifier = Notifier(os.environ)
+        if self._settings.lifeline is not None:
+            follow_supervisor(
+                self._settings.lifeline,
+                lambda: self._reactor.callFromThread(self._orphaned),
+            )
+        started = Deferred.fromCoroutine(self._start())
+        failures: list[Failure] = []
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            if starting:
+                failures.append(failure)
+            else:
+                # Another process has the store, or it is on other machines.
+                self._fail_to_start(failure)
+
+        started.addErrback(failed)
+        starting = False
+        if failures:
+            self._fail_to_start(failures[0])
+        heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
+
+    def _orphaned(self) -> None:
+        # It may be stopping already, if who ended the supervisor ended us too.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+    def _settled(self) -> Deferred[None]:
+        return succeed(None) if self._committer is None else self._committer.settled()
+
+    def _store(self) -> IStore:
+        settings = self._settings
+        if settings.etcd is not None:
+            # What is imported for it, the others do without.
+            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+
+            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
+        return LmdbStore(
+            Directory(settings.store),
+            Handover(self._reactor, Placement()),
+            journal=settings.journal,
+            verify=(lambda _: None) if settings.quick_check else verify_in_child,
+            waiting=None if settings.lifeline is None else self._stand_by,
+        )
+
+    def _stand_by(self) -> None:
+        self._log.info("standing by")
+        self._say(STANDING_BY)
+
+    async def _start(self) -> None:
+        settings = self._settings
+        room = room_for(settings.max_connections)
+        if room < settings.max_connections:
+            self._log.warn(
+                "--max-connections {wanted}: the limit of open files has room for"
+                " {room}; raise it with ulimit -n or LimitNOFILE=",
+                wanted=settings.max_connections,
+                room=room,
+            )
+            self._connections.limit = room
+        if settings.scoreboard is not None:
+            try:
+                scoreboard.inherit(settings.scoreboard)
+            except OSError as error:
+                raise CannotStart(
+                    f"--scoreboard {settings.scoreboard}: {error.strerror}"
+                ) from error
+        access = Access(check_files(settings), settings.cors_origins)
+        store = self._make_store()
+        committer = _committer_of(store)(
+            store,
+            self._reactor,
+            synchronous=settings.synchronous_commit,
+            fatal=self._store_failed,
+        )
+        site = self._site(committer, access, store)
+        where = places(self._reactor, settings.listen)
+        # What is here now stays for good, so no collection need look at it again.
+        gc.freeze()
+        try:
+            await committer.start()
+        except StoreDamaged:
+            raise
+        except StoreUnusable as error:
+            if settings.lifeline is None:
+                raise
+            committer.unusable(str(error))
+            self._reactor.callLater(EXCUSE, self._fail_to_start, Failure())
+        self._committer = committer
+        for place in where:
+            port = await self._listen(place, site)
+            self._ports.append(port)
+            self._log.info("listening on {address}", address=shown(port.getHost()))
+        if committer.unread is not None:
+            self._log.error("{reason}", reason=committer.unread)
+            self._say(f"STATUS={committer.unread}")
+            return
+        state = committer.durable
+        cursor = f"revision {state.revision}, position {state.position}"
+        self._log.info("the cursor is at {cursor}", cursor=cursor)
+        self._say(READY, f"STATUS=serving since {cursor}")
+
+    def _site(self, committer: Committer, access: Access, store: IStore) -> PexSite:
+        settings = self._settings
+        later = self._reactor.callLater
+        # A stream makes no room for others, so most connections are not for streams.
+        most = min(MOST_STREAMS, max(1, self._connections.limit // 4))
+        self._events = events = Events(committer, later, most)
+        rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
+        limit = None if rate is None else RateLimit(rate)
+        self._hot = Hot(
+            committer,
+            self._connections,
+            self._reactor,
+            clients=clients,
+            limit=limit,
+            # A request that is answered from the memo is not logged.
+            remembers=settings.access_log is None,
+        )
+        scrape = Metrics(committer, self._hot, store, settings.scoreboard).reply
+        api = Api(committer, access, events, limit, later=later, scrape=scrape)
+        return PexSite(
+            api.resource(),
+            self._hot,
+            clients,
+            self._reactor,
+            access_log=settings.access_log,
+        )
+
+    async def _listen(self, place: Place, site: PexSite) -> IListeningPort:
+        tls = self._settings.tls
+        loop = getattr(self._reactor, "loop", None)
+        if loop is not None:
+            # Only where its reactor is, uvloop is needed.
+            from pexservice.server.transport.streams import NativePort  # noqa: PLC0415
+
+            secure = None if tls is None else context(*tls)
+            return NativePort(await place.listen(site), loop, site, secure)
+        return await place.listen(site if tls is None else wrapped(site, *tls))
+
+    def _say(self, *state: str) -> None:
+        """
+        What this worker is, now and with each beat.
+        """
+        self._state = state
+        self._notifier.tell(*state)
+
+    def _fail_to_start(self, failure: Failure) -> None:
+        if not failure.check(CannotStart, StoreUnusable, BadTokens):
+            # A bug, and the traceback is what there is to say.
+            failure.raiseException()
+        reason = failure.getErrorMessage()
+        if not self._settings.foreground and not self._reactor.running:
+            raise CannotStart(reason) from failure.value
+        damaged = isinstance(failure.value, StoreDamaged)
+        self._leave(Status.DAMAGED if damaged else Status.CANNOT_START, reason)
+
+    def _store_failed(self, failure: Failure) -> None:
+        """
+        Nobody knows what the disk has, so the next process has to look.
+        """
+        self._log.failure("the store failed", failure=failure)
+        reason = failure.getErrorMessage()
+        self._leave(
+            Status.STORE_FAILED, f"the store failed ({reason}), so this process ends"
+        )
+
+    def _leave(self, status: Status, reason: str) -> None:
+        self._notifier.tell(f"STATUS={reason}")
+        self._leaving.leave(status, reason)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no new connections, answer what was asked, commit, close the store.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._say(STOPPING)
+        connections, committer = self._connections, self._committer
+        connections.closing = True
+        if self._hot is not None:
+            self._hot.retire()
+        if self._events is not None:
+            self._events.close()
+        if self._ports and committer is not None and committer.refusal is None:
+            await self._within(FAREWELL, connections.emptied())
+        ports, self._ports = self._ports, []
+        await DeferredList([Deferred.fromCoroutine(stop_listening(port)) for port in ports])
+        connections.close_resting()
+        if not await self._within(PATIENCE, connections.emptied()):
+            connections.close_idle()
+        if not await self._within(GRACE, connections.emptied()):
+            connections.abort()
+        if committer is not None:
+            await committer.stop()
+
+    async def _within(self, seconds: float, done: Deferred[None]) -> bool:
+        """
+        Wait for C{done}, but no longer than C{seconds}.
+
+        @return: whether it was in time.
+        """
+        waited: Deferred[None] = deferLater(self._reactor, seconds, lambda: None)
+        _, first = await DeferredList([done, waited], fireOnOneCallback=True)
+        if first == 0:
+            waited.addErrback(lambda failure: failure.trap(CancelledError))
+            waited.cancel()
+        return bool(first == 0)

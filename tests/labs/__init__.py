@@ -1,0 +1,3 @@
+"""
+Laboratories: long experiments, each with a short form that is a test.
+"""

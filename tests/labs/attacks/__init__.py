@@ -1,0 +1,3 @@
+"""
+Malformed requests by the hundred, and slow clients.
+"""

@@ -1,0 +1,361 @@
+"""
+What an attack is, how one is made, and who judges it.
+
+- Each gets a status or a close, never silence, and never a 5xx of ours.
+- What is refused does not move the cursor, and its answer is the connection's last:
+  what comes behind it, in the same packet or later, is never executed.
+- The cursor moves exactly as often as the answers say.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
+
+from attrs import frozen
+
+from tests.support.daemon import PATIENCE, read_all
+
+#: What is behind each attack: a step that must be made or must not.
+BEHIND = b"POST /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+#: Statuses after which the two sides may differ about where a request begins.
+REFUSALS = frozenset({400, 408, 413, 414, 431})
+
+
+@frozen(kw_only=True)
+class Attack:
+    """
+    @ivar rule: where it is said what must come back, and what.
+    @ivar statuses: for each final answer, those that are allowed.
+    @ivar ends: the connection ends with the last of these answers; otherwise what is
+        behind the attack is answered too.
+    @ivar behind: what is sent behind it.
+    @ivar moves: how many steps it has that must be made.
+    @ivar hangs: it is not whole and nothing is sent behind it.
+    @ivar leaves: the client closes its half.
+    """
+
+    name: str
+    rule: str
+    sent: bytes
+    statuses: Sequence[frozenset[int]]
+    ends: bool = False
+    behind: bytes = BEHIND
+    moves: int = 0
+    hangs: bool = False
+    leaves: bool = False
+
+    @property
+    def understood(self) -> bool:
+        """
+        Does it end with an answer that is no refusal?
+        """
+        return self.ends and not self.hangs and not self.statuses[-1] & REFUSALS
+
+
+@frozen
+class Answer:
+    """
+    One of those that came back.
+    """
+
+    status: int
+    head: bytes
+    body: bytes
+
+    @property
+    def revision(self) -> int | None:
+        """
+        Where it says that the cursor is.
+        """
+        found = re.search(rb"\r\nPex-Revision: (\d+)", self.head)
+        return None if found is None else int(found[1])
+
+    @property
+    def last(self) -> bool:
+        """
+        Does it say that the connection ends?
+        """
+        return re.search(rb"(?i)\r\nConnection: close(\r\n|$)", self.head) is not None
+
+
+def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+    """
+    A request with a Host.
+    """
+    return b"\r\n".join([line, b"Host: localhost", *headers, b"", body])
+
+
+def step(*headers: bytes, body: bytes = b"") -> bytes:
+    """
+    A step, but for what is wrong with C{headers} and C{body}.
+    """
+    return request(b"POST /next HTTP/1.1", *headers, body=body)
+
+
+def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
+    """
+    Answered with a status that ends the connection.
+    """
+    allowed = frozenset({status} if isinstance(status, int) else status)
+    return [
+        Attack(name=name, rule=rule, sent=sent, statuses=[allowed], ends=True)
+        for name, sent in cases.items()
+    ]
+
+
+def answered(
+    rule: str,
+    status: int | Sequence[int],
+    cases: Mapping[str, bytes],
+    *,
+    moves: int = 0,
+    ends: bool = False,
+) -> list[Attack]:
+    """
+    Understood, whatever the answers are.
+    """
+    statuses = [status] if isinstance(status, int) else status
+    return [
+        Attack(
+            name=name,
+            rule=rule,
+            sent=sent,
+            statuses=[frozenset({each}) for each in statuses],
+            moves=moves,
+            ends=ends,
+        )
+        for name, sent in cases.items()
+    ]
+
+
+def hanging(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
+    """
+    Not whole: 408 when its time is over.
+    """
+    return [
+        Attack(
+            name=name,
+            rule=rule,
+            sent=sent,
+            statuses=[frozenset({408})],
+            ends=True,
+            hangs=True,
+        )
+        for name, sent in cases.items()
+    ]
+
+
+def left(
+    rule: str, statuses: Sequence[set[int]], cases: Mapping[str, bytes]
+) -> list[Attack]:
+    """
+    The client closes its half behind it.
+    """
+    return [
+        Attack(
+            name=name,
+            rule=rule,
+            sent=sent,
+            statuses=[frozenset(each) for each in statuses],
+            ends=True,
+            moves=sum(200 in each for each in statuses),
+            hangs=True,
+            leaves=True,
+        )
+        for name, sent in cases.items()
+    ]
+
+
+def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
+    """
+    The final answers.
+
+    @param bodiless: the first is to a HEAD.
+    @raise AssertionError: these are not answers.
+    """
+    answers: list[Answer] = []
+    while received:
+        if received.startswith(b"<html>"):
+            # nginx to a request without a version: a body, and the end.
+            break
+        head, end, rest = received.partition(b"\r\n\r\n")
+        line = re.match(rb"HTTP/1\.[01] (\d{3}) [ -~]*(\r\n|$)", head)
+        assert end, received
+        assert line is not None, received
+        status = int(line[1])
+        if status // 100 == 1:
+            received = rest
+            continue
+        length = re.search(rb"(?i)\r\nContent-Length: (\d+)(\r\n|$)", head)
+        empty = status in (204, 304) or (bodiless and not answers)
+        assert empty or length is not None, head
+        size = 0 if empty or length is None else int(length[1])
+        assert len(rest) >= size, received
+        answers.append(Answer(status, head, rest[:size]))
+        received = rest[size:]
+    return answers
+
+
+def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]:
+    """
+    Send an attack and what is behind it, and what comes after its end.
+
+    @raise AssertionError: nothing came back in time.
+    """
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(ConnectionError):
+            for number, piece in enumerate(pieces):
+                if number:
+                    # So that most pieces arrive by themselves; nothing depends on it.
+                    time.sleep(0.0005)
+                connection.sendall(piece)
+            if attack.leaves:
+                connection.shutdown(socket.SHUT_WR)
+        try:
+            received = read_all(connection)
+        except TimeoutError:
+            raise AssertionError("silence") from None
+        if not attack.leaves:
+            # It was told to be the last.  Whoever sends on all the same gets nothing.
+            with suppress(OSError):
+                connection.sendall(BEHIND)
+                connection.shutdown(socket.SHUT_WR)
+                received += read_all(connection)
+    return split(received, bodiless=attack.sent.startswith(b"HEAD "))
+
+
+def whole(attack: Attack) -> list[bytes]:
+    """
+    In one piece.
+    """
+    return [attack.sent if attack.hangs else attack.sent + attack.behind]
+
+
+def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[bytes]:
+    """
+    Cut at some places.
+    """
+    (sent,) = whole(attack)
+    # Who sends on behind their own last request may have its answer overtaken by a
+    # reset, as with every server that does not wait for what it was not told of.
+    most_cut = len(attack.sent) if attack.understood else len(sent)
+    cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
+    edges = [0, *cuts, len(sent)]
+    if attack.understood:
+        edges = [each for each in edges if each != len(attack.sent)]
+    pieces = [sent[a:b] for a, b in pairwise(edges)]
+    return [piece for piece in pieces if piece]
+
+
+def judge(attack: Attack, answers: Sequence[Answer]) -> None:
+    """
+    What the service itself answers.
+
+    @raise AssertionError: it is not what must come back.
+    """
+    got = [each.status for each in answers]
+    expected = [*attack.statuses, *([] if attack.ends else [frozenset({200})])]
+    assert len(got) == len(expected), got
+    for status, allowed in zip(got, expected, strict=True):
+        assert status in allowed, got
+        assert status < 500, got
+    for each in answers[:-1]:
+        assert not each.last, got
+    if answers and not attack.leaves:
+        assert answers[-1].last, answers[-1].head
+    for each in answers:
+        if each.status in REFUSALS and each.last and each.body:
+            assert each.body.index(b"\n") == len(each.body) - 1, each.body
+
+
+def judge_nginx(answers: Sequence[Answer]) -> None:
+    """
+    What comes through nginx, which has a taste of its own and may answer itself.
+    """
+    got = [each.status for each in answers]
+    # These would be its words for that the service left it without an answer.
+    assert not {500, 502, 503, 504} & {*got}, got
+
+
+def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
+    """
+    Whoever answered: what moved the cursor was answered, and each step made once.
+    """
+    told = {each.revision for each in answers if each.revision is not None}
+    steps = sorted(each for each in told if each > before)
+    assert steps == [*range(before + 1, after + 1)], (before, steps, after)
+
+
+@frozen
+class Front:
+    """
+    Where attacks go.
+
+    @ivar revision: asks the service itself where the cursor is.
+    @ivar nginx: it is nginx, with the service behind.
+    """
+
+    port: int
+    revision: Callable[[], int]
+    nginx: bool = False
+
+    def try_all(
+        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
+    ) -> list[str]:
+        """
+        One after the other.
+
+        @return: what went wrong.
+        """
+        return [trouble for each in attacks for trouble in self.try_at_once([each], cut)]
+
+    def try_at_once(
+        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
+    ) -> list[str]:
+        """
+        Those that take their time.
+        """
+        if self.nginx:
+            # It takes a client that closes its half for one that is gone, and a step
+            # that it has passed on by then is made and not answered.
+            attacks = [each for each in attacks if not (each.leaves and each.moves)]
+        before = self.revision()
+        wrong: list[str] = []
+        come: list[Answer] = []
+
+        def one(attack: Attack) -> None:
+            pieces = cut(attack)
+            try:
+                answers = exchange(self.port, attack, pieces)
+                come.extend(answers)
+                if self.nginx:
+                    judge_nginx(answers)
+                else:
+                    judge(attack, answers)
+            except (AssertionError, OSError) as error:
+                sizes = [*map(len, pieces)]
+                wrong.append(f"{attack.name} ({attack.rule}), {sizes} bytes: {error!r}")
+
+        if len(attacks) > 1:
+            with ThreadPoolExecutor(len(attacks)) as threads:
+                list(threads.map(one, attacks))
+        else:
+            list(map(one, attacks))
+        after = self.revision()
+        due = sum(each.moves + (not each.ends) for each in attacks)
+        try:
+            assert self.nginx or after - before == due, (before, due, after)
+            judge_moves(come, before, after)
+        except AssertionError as error:
+            names = ", ".join(each.name for each in attacks)
+            wrong.append(f"{names}: the cursor: {error!r}")
+        return wrong

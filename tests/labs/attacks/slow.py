@@ -1,0 +1,251 @@
+"""
+A thousand clients that send or read as slowly as they can, and how long everybody
+else waits meanwhile.
+
+Debian's C{slowhttptest} is the slow ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+
+from attrs import Factory, define, frozen
+
+from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.evidence import Evidence, record
+
+SLOWHTTPTEST = shutil.which("slowhttptest")
+
+CONNECTIONS = 1000
+
+#: By name, how they are slow, and with what.  C{slowhttptest} gets the path itself too,
+#: to see whether it is answered.
+WAYS = {
+    "slow headers": (["-H", "-i", "2"], "/current"),
+    "slow bodies": (["-B", "-i", "2", "-s", "60000"], "/current"),
+    # Ten answers of 60 KB each, a few bytes a second.
+    "slow reading": (
+        ["-X", "-k", "10", "-w", "1", "-y", "512", "-n", "1", "-z", "5"],
+        "/history?limit=1000",
+    ),
+}
+
+#: How much longer others may wait than without the slow ones.  The aim is 100 ms; a
+#: machine that is busy with something else must not fail this.
+FACTOR = 10
+GRACE = 1.0
+
+
+@define(eq=False)
+class Asker(threading.Thread):
+    """
+    Somebody else: steps and looks, on one connection and on fresh ones.
+
+    @ivar waited: for each answer.  Seconds.
+    @ivar steps: that were answered.
+    @ivar trouble: what ended it before its time.
+    """
+
+    port: int
+    stopping: threading.Event = Factory(threading.Event)
+    waited: list[float] = Factory(list)
+    steps: int = 0
+    trouble: list[BaseException] = Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def run(self) -> None:
+        """
+        Until told to stop.
+        """
+        kept = self._connect()
+        try:
+            while not self.stopping.is_set():
+                self._ask(kept, "GET", "/current")
+                self._ask(kept, "POST", "/next")
+                fresh = self._connect()
+                self._ask(fresh, "POST", "/next")
+                fresh.close()
+                self.steps += 2
+        except (OSError, AssertionError) as error:
+            self.trouble.append(error)
+        finally:
+            kept.close()
+
+    def _connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def _ask(self, connection: HTTPConnection, method: str, path: str) -> None:
+        began = time.monotonic()
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        self.waited.append(time.monotonic() - began)
+        assert answer.status == 200, (answer.status, body)
+
+
+@frozen
+class Waits:
+    """
+    Of others, while the slow ones are there.
+
+    @ivar answers: how many they got.
+    @ivar connected: how many slow ones there were at once.
+    @ivar median: Seconds.
+    @ivar percentile_99: Seconds.
+    """
+
+    answers: int
+    connected: int
+    median: float
+    percentile_99: float
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """
+    The value that C{share} of them do not exceed.
+    """
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
+def while_asking(daemon: Daemon, what: Callable[[Asker], int]) -> Waits:
+    """
+    Have somebody else ask while C{what} goes on, which tells how many slow ones
+    there were.
+    """
+    asker = Asker(daemon.port)
+    before = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+    asker.start()
+    try:
+        connected = what(asker)
+    finally:
+        asker.stopping.set()
+        asker.join(PATIENCE)
+    assert not asker.is_alive()
+    assert asker.trouble == []
+    after = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+    # The slow ones have asked for no step that was whole.
+    assert after == before + asker.steps
+    return Waits(
+        len(asker.waited),
+        connected,
+        percentile(asker.waited, 0.5),
+        percentile(asker.waited, 0.99),
+    )
+
+
+def in_peace(asker: Asker) -> int:
+    """
+    Nobody is slow, until there are answers enough to compare with.
+    """
+    for _ in patiently():
+        if len(asker.waited) >= 1000 or not asker.is_alive():
+            break
+    return 0
+
+
+def attack(daemon: Daemon, way: str, seconds: int) -> Waits:
+    """
+    @raise AssertionError: others were not answered, or the slow ones were not there.
+    """
+    options, path = WAYS[way]
+    assert SLOWHTTPTEST is not None
+
+    def run(_: Asker) -> int:
+        with tempfile.TemporaryDirectory() as place:
+            command = [
+                *(SLOWHTTPTEST or "", *options, "-c", str(CONNECTIONS), "-r", "500"),
+                *("-l", str(seconds), "-p", str(PATIENCE), "-g", "-o", f"{place}/found"),
+                *("-u", f"http://127.0.0.1:{daemon.port}{path}"),
+            ]
+            done = subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=seconds + PATIENCE,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            rows = csv.DictReader((Path(place) / "found.csv").read_text().splitlines())
+            return max(int(row["Connected"]) for row in rows)
+
+    waits = while_asking(daemon, run)
+    assert waits.connected >= 0.9 * CONNECTIONS, waits
+    return waits
+
+
+def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str, Waits]]:
+    """
+    One way after the other.
+
+    @return: what others waited in peace, and during each attack.
+    """
+    found = {}
+    with Daemon(path, command=command) as daemon:
+        for _ in range(1000):
+            daemon.ask("/next", "POST")
+        peace = while_asking(daemon, in_peace)
+        _show("in peace", peace)
+        for way in WAYS:
+            found[way] = waits = attack(daemon, way, seconds)
+            _show(way, waits)
+            assert waits.percentile_99 < FACTOR * peace.percentile_99 + GRACE, way
+        log = daemon.log.read_text()
+        assert "Traceback" not in log, log
+        assert "ended by" not in log, log
+    return peace, found
+
+
+def _show(way: str, waits: Waits) -> None:
+    print(
+        f"{way}: {waits.connected} slow ones; others got {waits.answers:,} answers,"
+        f" median {1000 * waits.median:.1f} ms,"
+        f" 99% within {1000 * waits.percentile_99:.1f} ms",
+        flush=True,
+    )
+
+
+def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
+    """
+    Record it.
+    """
+    peace = max(each.percentile_99 for each, _ in found)
+    worst = {way: max(attacks[way].percentile_99 for _, attacks in found) for way in WAYS}
+    figures = ", ".join(f"{way} {1000 * value:.0f} ms" for way, value in worst.items())
+    record(
+        Evidence(
+            name="slow",
+            promise="slow clients do not slow others down",
+            size=seconds * len(found) * len(WAYS),
+            unit=f"seconds of {CONNECTIONS} slow clients",
+            result=f"99% of others' answers within: {figures};"
+            f" {1000 * peace:.0f} ms without",
+            command="make attacks",
+        )
+    )
+
+
+def main(seconds: int = 30) -> None:
+    """
+    On both reactors, for longer than the service waits for a request.
+    """
+    found = []
+    for command in ("pexservice", "pexservice-worker"):
+        print(command, flush=True)
+        with tempfile.TemporaryDirectory() as path:
+            found.append(attack_all(Path(path), command, seconds))
+    keep(seconds, found)
+
+
+if __name__ == "__main__":
+    main()

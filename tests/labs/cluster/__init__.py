@@ -1,0 +1,3 @@
+"""
+Three etcd and three nodes, and every fault between them.
+"""

@@ -1,0 +1,439 @@
+"""
+Three etcd and three daemons, under clients that ask all of them and write down what
+they are told, while what carries them fails.
+
+C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form; the test calls
+L{cluster_faults} with one round.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+from attrs import Factory, define, frozen
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.etcd.records import read_remembered
+from tests.labs.cluster.proxy import Mood, Proxy
+from tests.labs.histories.lab import journal_of
+from tests.support.clients import Client, _number
+from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.etcd import Member, cluster, free_ports
+from tests.support.evidence import Evidence, record
+from tests.support.linearizability import Record, faults
+
+CLIENTS = 24
+
+#: How long each fault lasts, and how much traffic there is before the next one, on
+#: each node.  Seconds, answers.
+LASTS = 1.5
+TRAFFIC = 30
+
+#: How long the service may take to go on after the leader's death, in the long form.
+#: Seconds.
+RECOVERY = 3.0
+
+_WORDS = ["current", *(each.word for each in Transition)]
+
+
+@define(eq=False)
+class Caller(Client):
+    """
+    Writes down what it asked for and what it was told, and repeats what has a key
+    until it is told, at the next node each time.
+
+    @ivar ports: of the nodes.
+    @ivar moved: when it was last told of a step that it had begun since the
+        moment before, and that moment.
+    @ivar keys: by key, the revision that it was told.
+    @ivar answers: by port, how many.
+    """
+
+    ports: Sequence[int] = ()
+    records: list[Record] = Factory(list)
+    keys: dict[str, int] = Factory(dict)
+    answers: dict[int, int] = Factory(dict)
+    told: list[tuple[float, float]] = Factory(list)  # type: ignore[assignment]
+    last: int = 0
+    unready: int = 0
+
+    def run(self) -> None:
+        """
+        Until told to stop.
+        """
+        choose = random.Random(self.number)  # noqa: S311 nothing secret
+        count = 0
+        while not self.stopping.is_set():
+            count += 1
+            if choose.random() < 1 / 30:
+                # Those who left a node that failed come back.
+                self._close()
+                self.port = choose.choice(self.ports)
+            word = choose.choices(_WORDS, [30, 50, 19, 1])[0]
+            if word == "current":
+                self._ask(None, "GET /current HTTP/1.1\r\nHost: x\r\n\r\n", None)
+                continue
+            key = f"{self.number}-{count}" if self.number % 2 else None
+            header = "" if key is None else f"Idempotency-Key: {key}\r\n"
+            if key is None and choose.random() < 1 / 4:
+                header = f'If-Match: "{self.last}"\r\n'
+            sent = f"POST /{word} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+            self._ask(Transition[word.upper()], sent, key)
+        self._close()
+
+    def _ask(self, operation: Transition | None, sent: str, key: str | None) -> None:
+        called, refused = time.monotonic(), False
+        while not self.stopping.is_set():
+            refused = False
+            try:
+                answer = self._exchange(sent.encode())
+            except OSError:
+                self.broken += 1
+                self._elsewhere()
+            else:
+                if not answer.startswith(b"HTTP/1.1 503 "):
+                    self._write_down(operation, called, answer, key)
+                    return
+                refused = b"nothing was moved" in answer
+                self.unready += 1
+                self._elsewhere()
+            if key is None:
+                break
+        self.records.append(
+            Record(client=self.number, operation=operation, called=called, refused=refused)
+        )
+
+    def _elsewhere(self) -> None:
+        self._close()
+        self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
+        # Who is refused at once does not ask a thousand times a second.
+        time.sleep(0.02)
+
+    def _write_down(
+        self, operation: Transition | None, called: float, answer: bytes, key: str | None
+    ) -> None:
+        returned = time.monotonic()
+        status = answer[9:12]
+        if status not in (b"200", b"412"):
+            self.surprises.append(answer.decode())
+            return
+        revision, position = (
+            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
+        )
+        self.last = revision
+        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+        self.answers[self.port] = self.answers.get(self.port, 0) + 1
+        if key is not None:
+            self.keys[key] = revision
+        if status == b"200" and operation is not None:
+            self.told.append((called, returned))
+        self.records.append(
+            Record(
+                client=self.number,
+                operation=operation if status == b"200" else None,
+                called=called,
+                returned=returned,
+                seen=(revision, position),
+            )
+        )
+
+
+@define(eq=False)
+class Laboratory:
+    """
+    All that runs.
+    """
+
+    path: Path
+    members: Sequence[Member]
+    proxies: Sequence[Proxy]
+    daemons: list[Daemon]
+    ports: Sequence[int]
+    callers: Sequence[Caller] = ()
+
+    def start_daemon(self, number: int) -> Daemon:
+        """
+        One of ours, each with another etcd first.
+        """
+        order = [self.proxies[(number + turn) % 3].port for turn in range(3)]
+        path = self.path / f"d{number}"
+        path.mkdir(exist_ok=True)
+        return Daemon(
+            path,
+            *("--store", "etcd:" + ",".join(f"http://127.0.0.1:{port}" for port in order)),
+            *("--listen", f"tcp:{self.ports[number]}:interface=127.0.0.1"),
+            *("--journal", "100000000"),
+            command="pexservice-worker",
+        )
+
+    def led(self, *, by: bool = True) -> int:
+        """
+        @param by: wanted is the leader; else one that is not.
+        """
+        for _ in patiently():
+            leads = [each.leads() for each in self.members]
+            if any(leads):
+                return leads.index(by)
+        raise AssertionError("there is no leader")
+
+    def traffic(self) -> None:
+        """
+        Wait for some, on each node.
+        """
+        before = [*map(self._answers, self.ports)]
+        for _ in patiently():
+            now = [*map(self._answers, self.ports)]
+            if all(b - a >= TRAFFIC for a, b in zip(before, now, strict=True)):
+                return
+            for caller in self.callers:
+                assert caller.is_alive()
+        raise AssertionError(f"after {before} answers only {now}")
+
+    def _answers(self, port: int) -> int:
+        return sum(each.answers.get(port, 0) for each in self.callers)
+
+    def first_since(self, moment: float) -> float:
+        """
+        How long it took until a step was answered that was asked for since.
+        """
+        for _ in patiently():
+            for caller in self.callers:
+                for called, returned in reversed(caller.told[-5:]):
+                    if called > moment:
+                        return returned - moment
+        raise AssertionError("nothing goes on")
+
+
+Fault = Callable[[Laboratory, int], AbstractContextManager[None]]
+
+
+@contextmanager
+def killed(laboratory: Laboratory, number: int) -> Iterator[None]:
+    """
+    SIGKILL, and started again.
+    """
+    laboratory.members[number].kill()
+    yield
+    laboratory.members[number].start()
+
+
+@contextmanager
+def paused(laboratory: Laboratory, number: int) -> Iterator[None]:
+    """
+    SIGSTOP.
+    """
+    laboratory.members[number].signal(signal.SIGSTOP)
+    yield
+    laboratory.members[number].signal(signal.SIGCONT)
+
+
+@contextmanager
+def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
+    """
+    Two of them are stopped, for longer than a node waits: it says so, lives, and takes
+    nothing.
+    """
+    with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
+        for daemon in laboratory.daemons:
+            for _ in patiently():
+                response, _ = daemon.ask("/readyz")
+                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    break
+            else:
+                raise AssertionError("a node without a quorum is ready")
+            assert daemon.ask("/livez")[0].status == HTTPStatus.OK
+        yield
+
+
+@contextmanager
+def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
+    """
+    SIGKILL for one of ours.
+    """
+    laboratory.daemons[number].kill()
+    yield
+    laboratory.daemons[number] = laboratory.start_daemon(number)
+
+
+def moody(mood: Mood) -> Fault:
+    """
+    Its connections suffer.
+    """
+    return lambda laboratory, number: laboratory.proxies[number].being(mood)
+
+
+#: Each for the leader, and for one that is not.
+FAULTS: dict[str, Fault] = {
+    "killed": killed,
+    "paused": paused,
+    "without_quorum": without_quorum,
+    "node_killed": node_killed,
+    **{each.name.lower(): moody(each) for each in Mood if each is not Mood.FAIR},
+}
+
+
+@frozen
+class Result:
+    """
+    @ivar unknown: operations whose outcome nobody was told.
+    @ivar replayed: steps that had been made when they were repeated.
+    @ivar unready: answers 503.
+    @ivar recovery: after each death of a leader, seconds to the first answer to a
+        step that was asked for since.
+    """
+
+    faults: int
+    operations: int
+    looks: int
+    unknown: int
+    replayed: int
+    unready: int
+    recovery: tuple[float, ...]
+
+
+def _stop(lab: Laboratory, number: int) -> None:
+    daemon = lab.daemons[number]
+    if daemon.process.poll() is None:
+        daemon.stop()
+
+
+@contextmanager
+def laboratory(path: Path) -> Iterator[Laboratory]:
+    """
+    Three, three and twenty-four.
+    """
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        members = stack.enter_context(cluster(path, 3))
+        proxies = [Proxy(int(each.url.rpartition(":")[2])) for each in members]
+        for each in proxies:
+            stack.callback(each.close)
+        ports = free_ports(3)
+        lab = Laboratory(path, members, proxies, [], ports)
+        for number in range(3):
+            lab.daemons.append(lab.start_daemon(number))
+            # Whichever is there then.
+            stack.callback(_stop, lab, number)
+        lab.callers = [
+            Caller(n, ports[n % 3], stopping, fresh=n % 4 == 0, ports=ports)
+            for n in range(CLIENTS)
+        ]
+        try:
+            for caller in lab.callers:
+                caller.start()
+            yield lab
+        finally:
+            stopping.set()
+            for caller in lab.callers:
+                caller.join(PATIENCE)
+
+
+def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Result:
+    """
+    @param rounds: how often each of L{FAULTS} befalls the leader.
+    @param followers: those which befall one that is no leader, too.
+    @raise AssertionError: no single cursor can have told all this.
+    """
+    recovery: list[float] = []
+    made = 0
+    with laboratory(path) as lab:
+        lab.traffic()
+        for _ in range(rounds):
+            for kind, fault in FAULTS.items():
+                for leader in (True, False) if kind in followers else (True,):
+                    number = lab.led(by=leader)
+                    began = time.monotonic()
+                    with fault(lab, number):
+                        if kind == "killed" and leader:
+                            recovery.append(lab.first_since(began))
+                        time.sleep(LASTS)
+                    made += 1
+                    lab.traffic()
+        for caller in lab.callers:
+            caller.stopping.set()
+        for caller in lab.callers:
+            caller.join(PATIENCE)
+        journal = journal_of(lab.daemons[0])
+        for daemon in lab.daemons:
+            response, _ = daemon.ask("/current")
+            assert response.headers["Pex-Revision"] == str(len(journal))
+        _check_keys(lab)
+    assert [each for caller in lab.callers for each in caller.surprises] == []
+    records = [each for caller in lab.callers for each in caller.records]
+    found = faults(records, journal)
+    assert not found, "\n".join([f"{len(found)} faults", *found[:20]])
+    return Result(
+        made,
+        len(records),
+        sum(each.operation is None for each in records),
+        sum(each.seen is None and not each.refused for each in records),
+        sum(caller.replayed for caller in lab.callers),
+        sum(caller.unready for caller in lab.callers),
+        tuple(round(each, 2) for each in recovery),
+    )
+
+
+def _check_keys(lab: Laboratory) -> None:
+    """
+    Each key that was answered is in etcd with what was answered.
+    """
+    prefix = b"pexservice/keys/"
+    answer = lab.members[0].ask(
+        "/v3/kv/range",
+        {
+            "key": b64encode(prefix).decode(),
+            "range_end": b64encode(prefix[:-1] + b"0").decode(),
+        },
+    )
+    kept = {
+        b64decode(pair["key"]).removeprefix(prefix).decode(): read_remembered(pair).revision
+        for pair in answer["kvs"]
+    }
+    told = {
+        key: revision for caller in lab.callers for key, revision in caller.keys.items()
+    }
+    assert told
+    assert {key: kept.get(key) for key in told} == told
+    # No two keys claim the same step.
+    assert len(set(kept.values())) == len(kept)
+
+
+def main() -> None:
+    """
+    The long form.
+    """
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory() as path:
+        result = cluster_faults(Path(path), rounds, followers=FAULTS)
+    print(result)
+    assert max(result.recovery) < RECOVERY
+    record(
+        Evidence(
+            name="cluster",
+            promise="Many nodes are one cursor: whatever happens to etcd and to the way"
+            " there, each step is made once, and what was answered is seen by all.",
+            size=result.operations,
+            unit="operations",
+            result=f"{CLIENTS} clients of three nodes, {result.faults} faults of leaders"
+            " and followers (SIGKILL, SIGSTOP, no quorum, connections cut, delayed, silent,"
+            " deaf and half closed),"
+            f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
+            f" found made when repeated: the whole record is linearizable; a step"
+            f" after the leader's death took {max(result.recovery)} s at most",
+            command="make cluster-faults",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""
+What can happen to three etcd, three nodes, and what carries them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.labs.cluster.lab import CLIENTS, TRAFFIC, cluster_faults
+
+
+def test_faults(tmp_path: Path) -> None:
+    """
+    Whatever happens to leaders, followers, nodes and connections, what 24 clients were
+    told one cursor can have told, and each key moved once.
+    """
+    result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
+    print(result)
+    assert result.looks > 10 * TRAFFIC
+    assert result.operations - result.looks > 10 * TRAFFIC
+    # Without a quorum, some outcomes were unknown and all nodes refused.
+    assert result.unknown > 0
+    assert result.unready > CLIENTS

@@ -1,0 +1,3 @@
+"""
+Kill the serving worker again and again, and measure the pauses.
+"""

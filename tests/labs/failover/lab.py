@@ -1,0 +1,174 @@
+"""
+Kill the worker that serves, again and again, under load from clients that open a
+connection for each request, and measure what they notice.
+
+C{python -m tests.labs.failover.lab [KILLS]} prints the table of
+C{docs/benchmarks.md}; the tests call L{failover} with fewer kills.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.support.clients import Client, Told, check
+from tests.support.daemon import PATIENCE, Daemon, patiently
+
+CLIENTS = 32
+
+#: How long the load goes on before each kill, at least and at most.  Seconds.
+LOAD = (0.05, 0.25)
+
+JOURNAL = "10000000"
+
+
+@frozen
+class Result:
+    """
+    What the clients noticed.
+
+    @ivar pauses: from each kill to the first answer to a request that was begun
+        after it.  Seconds.
+    @ivar broken: connections that ended without an answer, of those in the hands of
+        a worker that was killed.
+    """
+
+    kills: int
+    told: int
+    refused: int
+    broken: int
+    replayed: int
+    pauses: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        """
+        Of the pauses.
+        """
+        return statistics.median(self.pauses)
+
+    @property
+    def percentile_99(self) -> float:
+        """
+        Of the pauses.
+        """
+        return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
+
+
+def serving(daemon: Daemon) -> tuple[str, int]:
+    """
+    The name and the process id of the worker that serves, by the log.
+    """
+    log = daemon.log.read_text()
+    (*_, name) = re.findall(r"\] (worker-\d+) serves", log)
+    (*_, pid) = re.findall(rf"\] {name} is process (\d+)", log)
+    return name, int(pid)
+
+
+def count(daemon: Daemon, what: str) -> int:
+    """
+    How often the log says of a worker that it C{what}.
+    """
+    return len(re.findall(rf"\] worker-\d+ {what}", daemon.log.read_text()))
+
+
+def until(daemon: Daemon, what: str, times: int) -> None:
+    """
+    Wait until the log has said that so often.
+    """
+    for _ in patiently():
+        if count(daemon, what) >= times:
+            return
+    raise AssertionError(f"{what} less than {times} times")
+
+
+def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
+    """
+    @raise AssertionError: an acknowledged step was lost, or one was made twice.
+    """
+    stopping = threading.Event()
+    moments = random.Random(kills)  # noqa: S311 nothing secret
+    moment_of: list[float] = []
+    with Daemon(path, "--journal", JOURNAL, "--standby", str(standby)) as daemon:
+        clients = [Client(n, daemon.port, stopping, fresh=True) for n in range(CLIENTS)]
+        try:
+            for client in clients:
+                client.start()
+            for number in range(kills):
+                until(daemon, "serves", number + 1)
+                if standby:
+                    until(daemon, "stands by", number + 1)
+                time.sleep(moments.uniform(*LOAD))
+                _, pid = serving(daemon)
+                moment_of.append(time.monotonic())
+                os.kill(pid, signal.SIGKILL)
+            until(daemon, "serves", kills + 1)
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        told, _ = check(daemon, clients)
+    return Result(
+        kills,
+        told,
+        sum(each.refused for each in clients),
+        sum(each.broken for each in clients),
+        sum(each.replayed for each in clients),
+        pauses(moment_of, [each for client in clients for each in client.told]),
+    )
+
+
+def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
+    """
+    From each of C{moments} to the first answer to a request that was begun after it.
+    """
+    answers = sorted(answers, key=lambda each: each.began)
+    # By position among them, the earliest answer to that request or a later one.
+    earliest = [*accumulate((each.ended for each in reversed(answers)), min)][::-1]
+    return [
+        earliest[bisect_right(answers, moment, key=lambda each: each.began)] - moment
+        for moment in moments
+    ]
+
+
+def main() -> None:
+    """
+    Print the table.
+    """
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    print("| | kills | answered | refused | cut off | pause, median | pause, 99% |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for title, number, standby in (
+        ("a warm standby", kills, 1),
+        ("`--standby 0`", max(kills // 20, 1), 0),
+    ):
+        with tempfile.TemporaryDirectory() as path:
+            result = failover(Path(path), number, standby=standby)
+        row = (
+            title,
+            f"{result.kills:,}",
+            f"{result.told:,}",
+            str(result.refused),
+            f"{result.broken:,}",
+            f"{1000 * result.median:.1f} ms",
+            f"{1000 * result.percentile_99:.1f} ms",
+        )
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

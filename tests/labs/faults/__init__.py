@@ -1,0 +1,3 @@
+"""
+Every system call fails once, and for good.
+"""

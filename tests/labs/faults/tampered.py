@@ -1,0 +1,228 @@
+"""
+A worker whose system calls fail, by strace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from attrs import frozen
+
+from tests.support.conversation import Conversation
+from tests.support.daemon import LOOPBACK, PATIENCE, children, patiently, twistd
+
+WORKER = "pexservice-worker"
+
+#: What strace writes behind a call that it made fail.
+INJECTED = "(INJECTED)"
+
+
+@frozen
+class Fault:
+    """
+    The C{number}-th such call of each thread fails, and with C{forever} all that
+    follow it.
+
+    @ivar call: strace's name of it, or several with commas.
+    @ivar error: as C{errno.h} has it.
+    """
+
+    call: str
+    error: str
+    number: int
+    forever: bool
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.error} {self.number}{'+' if self.forever else ''}"
+
+    def strace(self, output: Path, paths: Iterable[str], *more: str) -> list[str]:
+        """
+        The command line.
+
+        @param paths: only calls on them count; none for all calls.
+        @param more: what to trace.
+        """
+        when = f"{self.number}{'+' if self.forever else ''}"
+        inject = f"inject={self.call}:error={self.error}:when={when}"
+        only = [f"--trace-path={path}" for path in paths]
+        return ["strace", "-o", str(output), *_trace(self.call), "-e", inject, *only, *more]
+
+
+def _trace(call: str) -> list[str]:
+    return ["-e", f"trace={call}", "-e", "signal=none"]
+
+
+class Victim:
+    """
+    A worker that serves the store C{path/disk/store}.  Its log is C{path/victim}.
+
+    The store has a parent of its own, so that no file of Python's is in the way.
+    """
+
+    def __init__(
+        self, path: Path, *options: str, reactor: str, strace: Sequence[str] = ()
+    ) -> None:
+        self.log = path / "victim"
+        self.port = 0
+        arguments = twistd("-n", "--pidfile=", f"--reactor={reactor}", WORKER)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*strace, *arguments, "--listen", LOOPBACK, *store_option(path), *options],
+                cwd=path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._traced = bool(strace)
+        self._conversations: list[Conversation] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        for each in self._conversations:
+            each.close()
+        if self.process.poll() is None:
+            # strace passes on no signal, and what it started would stay.
+            for pid in children(self.process.pid) if self._traced else []:
+                _signal(pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.wait()
+
+    def serves(self) -> bool:
+        """
+        Wait until it does, or has ended.
+        """
+        for _ in patiently():
+            ended = self.process.poll() is not None
+            said = self.said()
+            if "the cursor is at" in said:
+                self.port = int(re.findall(r"listening on 127\.0\.0\.1:(\d+)", said)[0])
+                return True
+            if ended:
+                return False
+        raise AssertionError(f"it neither serves nor ends:\n{said}")
+
+    def connect(self) -> Conversation:
+        """
+        A connection, closed when this ends.
+        """
+        self._conversations.append(Conversation(self.port))
+        return self._conversations[-1]
+
+    def said(self) -> str:
+        """
+        Its log.
+        """
+        return self.log.read_text(errors="replace")
+
+    def terminate(self) -> None:
+        """
+        SIGTERM to the worker.
+        """
+        pid = self.process.pid
+        (pid,) = children(pid) if self._traced else (pid,)
+        _signal(pid, signal.SIGTERM)
+
+    def wait(self) -> int:
+        """
+        @return: how it ended; strace ends as what it started.
+        """
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.said()}") from None
+
+    def sockets(self) -> set[str]:
+        """
+        Those that it has open, as strace names them.
+        """
+        names = set()
+        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                names.add(str(each.readlink()))
+            except FileNotFoundError:
+                continue
+        return {name for name in names if name.startswith("socket:")}
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    # It may have ended by itself.
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def store_option(path: Path) -> list[str]:
+    """
+    Where the store is.
+    """
+    return ["--store", f"lmdb:{path / 'disk' / 'store'}"]
+
+
+class Tracer:
+    """
+    strace, attached to a worker that serves.
+    """
+
+    def __init__(self, command: Sequence[str], pid: int, output: Path) -> None:
+        self._output = output
+        said = output.with_suffix(".said")
+        with said.open("wb") as file:
+            self.process = subprocess.Popen(
+                [*command, "-f", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=file
+            )
+        for _ in patiently():
+            if " attached" in said.read_text() or self.process.poll() is not None:
+                break
+        if " attached" not in said.read_text():
+            self.detach()
+            raise CannotTrace(said.read_text().strip())
+
+    def detach(self) -> None:
+        """
+        Let the worker go on by itself.
+        """
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(PATIENCE)
+
+    def injected(self) -> bool:
+        """
+        Has a call failed?
+        """
+        return injected(self._output)
+
+
+class CannotTrace(Exception):
+    """
+    A user may not attach to a process.
+    """
+
+
+def injected(output: Path) -> bool:
+    """
+    Has a call failed, by what strace wrote?
+    """
+    return output.exists() and INJECTED in output.read_text(errors="replace")
+
+
+def stall(victim: Victim) -> Tracer:
+    """
+    While this is attached, the disk is slow.
+    """
+    slow = [*_trace("fdatasync"), "-e", "inject=fdatasync:delay_enter=20000"]
+    output = victim.log.with_name("stall")
+    return Tracer(["strace", "-o", str(output), *slow], victim.process.pid, output)

@@ -1,0 +1,3 @@
+"""
+Check the whole record of many clients for linearizability.
+"""

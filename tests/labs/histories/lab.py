@@ -1,0 +1,208 @@
+"""
+Kill the worker that serves under clients that step, look and step on a condition, and
+check all that they were told, by all of them together, as a record of one cursor.
+
+C{python -m tests.labs.histories.lab [KILLS]} is the long form; the test calls
+L{histories} with fewer kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import Factory, define, frozen
+
+from pexservice.core.cursor import Transition
+from tests.labs.failover.lab import JOURNAL, serving, until
+from tests.support.clients import Client, _number, whole_history
+from tests.support.daemon import PATIENCE, Daemon
+from tests.support.evidence import Evidence, record
+from tests.support.linearizability import Record, faults, positions
+
+CLIENTS = 16
+
+#: How long the load goes on before each kill, at least and at most.  Seconds.
+LOAD = (0.05, 0.25)
+
+_WORDS = ["current", *(each.word for each in Transition)]
+
+
+@define(eq=False)
+class Historian(Client):
+    """
+    Writes down when it asked for what, and what it was told.
+
+    @ivar records: each operation, also those whose outcome it does not know.
+    @ivar last: the revision that it was told last.
+    """
+
+    records: list[Record] = Factory(list)
+    last: int = 0
+
+    def run(self) -> None:
+        """
+        Until told to stop.
+        """
+        choose = random.Random(self.number)  # noqa: S311 nothing secret
+        count = 0
+        while not self.stopping.is_set():
+            count += 1
+            word = choose.choices(_WORDS, [40, 45, 14, 1])[0]
+            if word == "current":
+                self._ask(None, b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                continue
+            # A third have keys and repeat what they got no answer to; of the others
+            # every fourth step is for the revision that was seen last only.
+            header, repeats = "", self.number % 3 == 0
+            if repeats:
+                header = f"Idempotency-Key: {self.number}-{count}\r\n"
+            elif choose.random() < 1 / 4:
+                header = f'If-Match: "{self.last}"\r\n'
+            sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
+            self._ask(Transition[word.upper()], sent, repeats=repeats)
+        self._close()
+
+    def _ask(
+        self, operation: Transition | None, sent: bytes, *, repeats: bool = False
+    ) -> None:
+        called = time.monotonic()
+        while not self.stopping.is_set():
+            try:
+                answer = self._exchange(sent)
+            except OSError:
+                self.broken += 1
+                self._close()
+                if not repeats:
+                    break
+                continue
+            if self.fresh or b"\r\nConnection: close\r\n" in answer:
+                self._close()
+            self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+            self._write_down(operation, called, answer)
+            return
+        self.records.append(Record(client=self.number, operation=operation, called=called))
+
+    def _write_down(
+        self, operation: Transition | None, called: float, answer: bytes
+    ) -> None:
+        returned = time.monotonic()
+        status = answer[9:12]
+        if status not in (b"200", b"412"):
+            self.surprises.append(answer.decode())
+            return
+        revision, position = (
+            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
+        )
+        self.last = revision
+        self.records.append(
+            Record(
+                client=self.number,
+                # Who was told that the cursor is elsewhere has looked at it.
+                operation=operation if status == b"200" else None,
+                called=called,
+                returned=returned,
+                seen=(revision, position),
+            )
+        )
+
+
+@frozen
+class Result:
+    """
+    What the clients wrote down.
+
+    @ivar unknown: of the operations, those whose outcome nobody was told.
+    @ivar replayed: steps that had been made when they were repeated.
+    """
+
+    kills: int
+    operations: int
+    looks: int
+    unknown: int
+    replayed: int
+
+
+def journal_of(daemon: Daemon) -> Sequence[Transition]:
+    """
+    What was made, by the daemon's own history.
+
+    @raise AssertionError: the history contradicts itself.
+    """
+    rows = whole_history(daemon)
+    journal = [Transition[rows[n][1].upper()] for n in range(1, len(rows) + 1)]
+    assert [0, *(rows[n][0] for n in range(1, len(rows) + 1))] == positions(journal)
+    return journal
+
+
+def histories(path: Path, kills: int, *options: str) -> Result:
+    """
+    @param options: of the daemon.
+    @raise AssertionError: no single cursor can have told all this.
+    """
+    stopping = threading.Event()
+    moments = random.Random(kills)  # noqa: S311 nothing secret
+    with Daemon(path, "--journal", JOURNAL, *options) as daemon:
+        clients = [
+            Historian(n, daemon.port, stopping, fresh=n % 4 == 0) for n in range(CLIENTS)
+        ]
+        try:
+            for client in clients:
+                client.start()
+            for number in range(kills):
+                until(daemon, "serves", number + 1)
+                until(daemon, "stands by", number + 1)
+                time.sleep(moments.uniform(*LOAD))
+                _, pid = serving(daemon)
+                os.kill(pid, signal.SIGKILL)
+            until(daemon, "serves", kills + 1)
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        journal = journal_of(daemon)
+    assert [each for client in clients for each in client.surprises] == []
+    records = [each for client in clients for each in client.records]
+    found = faults(records, journal)
+    assert not found, "\n".join([f"{len(found)} faults", *found[:20]])
+    result = Result(
+        kills,
+        len(records),
+        sum(each.operation is None for each in records),
+        sum(each.seen is None for each in records),
+        sum(client.replayed for client in clients),
+    )
+    record(
+        Evidence(
+            name="histories",
+            promise="All callers together see one cursor: what was answered before a"
+            " request began is in what it sees, across every crash.",
+            size=result.operations,
+            unit="operations",
+            result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the worker that"
+            f" serves, {result.looks:,} looks, {result.unknown:,} outcomes unknown:"
+            " the whole record is linearizable",
+            command="make histories",
+        )
+    )
+    return result
+
+
+def main() -> None:
+    """
+    The long form.
+    """
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with tempfile.TemporaryDirectory() as path:
+        print(histories(Path(path), kills))
+
+
+if __name__ == "__main__":
+    main()

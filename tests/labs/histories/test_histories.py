@@ -1,0 +1,35 @@
+"""
+Many clients and one cursor, whatever happens to the workers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.labs.histories.lab import CLIENTS, histories
+
+KILLS = 10
+
+
+def test_the_whole_record(tmp_path: Path) -> None:
+    """
+    What sixteen clients were told, over ten kills, one cursor can have told them in
+    the order of the time.
+    """
+    result = histories(tmp_path, KILLS)
+    print(result)
+    # There was a load of all kinds, and some of it was cut off.
+    assert result.looks > 10 * KILLS
+    assert result.operations - result.looks > 10 * KILLS
+    assert 0 < result.unknown <= (KILLS + 1) * CLIENTS
+
+
+def test_would_find_what_was_lost(tmp_path: Path) -> None:
+    """
+    The control: where answers go out before the disk has the step, the same clients
+    and the same kills show it.
+    """
+    with pytest.raises(AssertionError, match=r"faults\n"):
+        histories(tmp_path, KILLS // 2, "--synchronous-commit", "off")

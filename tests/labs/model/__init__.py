@@ -1,0 +1,3 @@
+"""
+Generated conversations with the daemon, against a model.
+"""

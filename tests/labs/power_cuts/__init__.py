@@ -1,0 +1,3 @@
+"""
+Cut the power under load on file systems of the test's own.
+"""

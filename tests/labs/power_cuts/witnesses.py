@@ -1,0 +1,136 @@
+"""
+Who sees a power cut, and can tell what was there before it: clients of the service,
+and a writer that must lose something.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from select import select
+
+from attrs import Factory, define
+
+from tests.labs.power_cuts import unsynced
+from tests.support.clients import Client, Told
+from tests.support.daemon import PATIENCE
+
+#: What those without keys do, and nobody else does: so the history tells whose step
+#: each was, and a step with a key that was made twice shows as nobody's.
+KEYLESS_WORD = "previous"
+
+
+@define(eq=False)
+class Stepper(Client):
+    """
+    Steps as fast as it is answered, until an answer stays away.
+
+    @ivar life: makes the keys of this client unlike those of others.
+    @ivar keyed: by key, each answer to it.
+    @ivar unknown: the step that may or may not have been made, and its key.
+    """
+
+    life: str = ""
+    keyed: dict[str, Told] = Factory(dict)
+    unknown: tuple[str, str | None] | None = None
+
+    def run(self) -> None:
+        """
+        Until told to stop, or cut off.
+        """
+        choose = random.Random(f"{self.life}-{self.number}")  # noqa: S311 nothing secret
+        count = 0
+        while not self.stopping.is_set() and self.unknown is None:
+            count += 1
+            if self.number % 3:
+                word = choose.choices(["next", "reset"], [99, 1])[0]
+                self.step(word, f"{self.life}-{self.number}-{count}")
+            else:
+                self.step(KEYLESS_WORD, None)
+        self._close()
+
+    def step(self, word: str, key: str | None) -> bool:
+        """
+        One step.
+
+        @return: had it been made before?
+        """
+        header = "" if key is None else f"Idempotency-Key: {key}\r\n"
+        sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
+        began, replayed = time.monotonic(), self.replayed
+        try:
+            answer = self._exchange(sent)
+        except OSError:
+            answer = b"HTTP/1.1 503 "
+        if answer.startswith(b"HTTP/1.1 503 "):
+            # The store failed under it, or the daemon ended.
+            self.unknown = (word, key)
+            return False
+        self._note(word, began, answer)
+        if key is not None and not self.surprises:
+            self.keyed[key] = self.told[-1]
+        return self.replayed > replayed
+
+    def close(self) -> None:
+        """
+        For who was never started.
+        """
+        self._close()
+
+
+@define
+class Unsynced:
+    """
+    The negative control, on the volume whose power is cut.
+
+    @ivar cuts: how many it saw while it wrote.
+    @ivar losses: after how many of them something was missing that LMDB had
+        committed.
+    """
+
+    path: Path
+    cuts: int = 0
+    losses: int = 0
+
+    _process: subprocess.Popen[bytes] | None = None
+    _committed: int = 0
+
+    def start(self) -> None:
+        """
+        After the recovery; compare, and write on.
+        """
+        before = self._committed
+        self._process = subprocess.Popen(
+            [sys.executable, unsynced.__file__, str(self.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None
+        ready, _, _ = select([self._process.stdout], [], [], PATIENCE)
+        # Without syncs the file may be damaged as well, and the writer die of it.
+        found = self._process.stdout.readline() if ready else b""
+        if before:
+            self.cuts += 1
+            self.losses += not found or int(found) < before
+        if not found:
+            self.kill()
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def kill(self) -> None:
+        """
+        After the cut, or at the end.
+        """
+        self._committed = 0
+        if self._process is None:
+            return
+        self._process.kill()
+        said, _ = self._process.communicate()
+        self._process = None
+        # The last line may be half a line.
+        *lines, _ = said.split(b"\n")
+        self._committed = int(lines[-1]) if lines else 0

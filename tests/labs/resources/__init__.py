@@ -1,0 +1,3 @@
+"""
+A machine short of disk, memory, descriptors or time.
+"""

@@ -1,0 +1,315 @@
+"""
+What the machine can be short of, each tried on the whole service under load: disk,
+memory, descriptors, a clock that can be trusted, a disk that answers.
+
+C{python -m tests.labs.resources.lab [ROUNDS]} tries all of them again and again;
+the tests try each once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from select import select
+
+import lmdb
+
+from tests.functional.test_keepalive import both_are_up, wait_for
+from tests.labs.failover.lab import count, serving, until
+from tests.labs.resources.machine import (
+    fill,
+    memory_group,
+    own_clock,
+    slow_flushes,
+    small_disk,
+)
+from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
+from tests.support.evidence import Evidence, record
+from tests.support.loads import kept, load, surprises, until_told
+
+MANY = 32
+
+#: What a worker may take beyond what it has, so that it has less than 64.  MiB.
+ROOM = 8
+
+#: At most so many connections make it take more than that.
+CROWD = 900
+
+#: For a clock that jumps.  Seconds.
+WATCHDOG = 3
+
+#: A flush that hangs for a while.  Seconds.
+HANGING = 3.0
+
+
+def full_disk(path: Path) -> int:
+    """
+    Somebody else's file takes the last block while the service steps: it goes on, for
+    its records and its retention have a constant size, and for the pages that it needs
+    more now and then there is room set aside.  On a disk that is still full it can be
+    started again, has all that it told, and steps on.
+    """
+    with small_disk(path, 64) as disk:
+        store = ("--store", f"lmdb:{disk}/store", "--journal", "1000")
+        with Daemon(path, *store) as daemon, load(daemon, 2, keys=False) as few:
+            # The history is replaced some times, and all the pages that it needs for
+            # these few are there.
+            until_told(few, 5000)
+            fill(disk)
+            with load(daemon, MANY, keys=False) as many:
+                until_told(many, 10_000)
+        with Daemon(path, *store) as daemon:
+            # As long as somebody reads, no page can be used again.
+            with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
+                for _ in range(50):
+                    assert daemon.ask("/previous", "POST")[0].status == 200
+            clients = few + many
+            assert surprises(clients) == []
+            told = kept(daemon, clients, forgets=True)
+            with load(daemon, MANY, keys=False) as others:
+                until_told(others)
+            assert os.statvfs(disk).f_bavail == 0
+            assert surprises(others) == []
+            return told + kept(daemon, others, forgets=True)
+
+
+def no_room_to_grow(path: Path) -> int:
+    """
+    A disk that is full before the history is: when the store cannot take a step the
+    answer is 503, and says whether the step may have been made; what was told is
+    there.  When there is room again the service goes on by itself.
+    """
+    with small_disk(path, 16) as disk:
+        store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
+        filler = fill(disk, leaving=1 << 19)
+        with Daemon(path, *store) as daemon:
+            with load(daemon) as clients:
+                for _ in patiently():
+                    if surprises(clients):
+                        break
+                filler.unlink()
+                until_told(clients)
+            refused = surprises(clients)
+            assert refused
+            assert all(each.startswith("HTTP/1.1 503 ") for each in refused)
+            unknown = [each for each in refused if "may have been taken" in each]
+            assert len(unknown) + sum("was moved" in each for each in refused) == len(
+                refused
+            )
+            told = kept(daemon, clients)
+            # What was made and not told is what nobody knew of.
+            made = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+            assert made - told <= len(unknown) + sum(each.broken for each in clients)
+            assert "ended with status 74" in daemon.log.read_text()
+    return told
+
+
+def no_descriptors(path: Path) -> int:
+    """
+    A supervisor that can open nothing any more: the standby takes over as ever, no
+    third worker can be started, and when there are descriptors again one is.
+    """
+    with Daemon(path) as daemon:
+        both_are_up(daemon)
+        with load(daemon) as clients:
+            supervisor = daemon.process.pid
+            limit = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+            used = {int(each.name) for each in Path(f"/proc/{supervisor}/fd").iterdir()}
+            lowest = min(set(range(len(used) + 1)) - used)
+            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
+            _kill(daemon)
+            until(daemon, "serves", 2)
+            wait_for(daemon, "cannot start a process: .*Too many open files")
+            until_told(clients)
+            assert count(daemon, "is process") == 2
+            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
+            until(daemon, "stands by", 2)
+            _kill(daemon)
+            until(daemon, "serves", 3)
+            until_told(clients)
+        assert surprises(clients) == []
+        return kept(daemon, clients)
+
+
+def _kill(daemon: Daemon) -> None:
+    _, pid = serving(daemon)
+    os.kill(pid, signal.SIGKILL)
+
+
+def out_of_memory(path: Path) -> int:
+    """
+    A crowd of large requests, each without its last line, makes the worker larger than
+    it may be, and the kernel ends it: the standby takes over.
+    """
+    asked = (
+        b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + b"Name: %b\r\n" % (b"x" * 200) * 70
+    )
+    with memory_group(ROOM) as group, Daemon(path) as daemon, ExitStack() as crowd:
+        both_are_up(daemon)
+        with load(daemon) as clients:
+            until_told(clients)
+            name, pid = serving(daemon)
+            group.take_in(pid)
+            for _ in range(CROWD):
+                if not alive(pid):
+                    break
+                one = crowd.enter_context(
+                    socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+                )
+                # It may be ended in the middle of this.
+                with suppress(ConnectionError):
+                    one.sendall(asked)
+            until_gone(pid)
+            assert group.kills == 1
+            crowd.close()
+            until(daemon, "serves", 2)
+            until_told(clients)
+        wait_for(daemon, f"{name} ended by SIGKILL")
+        assert surprises(clients) == []
+        return kept(daemon, clients)
+
+
+def jumping_clock(path: Path) -> int:
+    """
+    The wall clock is set an hour forward, two back, and right again: steps go on, in
+    order, no worker is taken for silent, and the history has the times that the clock
+    showed.
+    """
+    with own_clock(path) as clock, Daemon(path, "--watchdog", str(WATCHDOG)) as daemon:
+        both_are_up(daemon)
+        with load(daemon) as clients:
+            for hours in (1, -1, 0):
+                clock.jump(hours)
+                _went_by(daemon, timedelta(hours=hours))
+                # Time to be taken for silent.
+                end = time.monotonic() + WATCHDOG
+                while time.monotonic() < end:
+                    until_told(clients, 100)
+        assert (count(daemon, "serves"), count(daemon, "is process")) == (1, 2)
+        assert "silent" not in daemon.log.read_text()
+        assert surprises(clients) == []
+        return kept(daemon, clients)
+
+
+def _went_by(daemon: Daemon, ahead: timedelta) -> None:
+    """
+    See that a step is in the history with the time of a clock so far ahead.
+    """
+    before = datetime.now(UTC)
+    answer, _ = daemon.ask(
+        "/next", "POST", {"Idempotency-Key": f"ahead-{ahead.total_seconds()}"}
+    )
+    after, revision = datetime.now(UTC), int(answer.headers["Pex-Revision"])
+    page = f"/history?limit=1&before={revision + 1}"
+    (row,) = json.loads(daemon.ask(page, headers={"Accept": "application/json"})[1])[
+        "transitions"
+    ]
+    assert row["revision"] == revision
+    # Microseconds, cut off.
+    found = datetime.fromisoformat(row["time"]) + timedelta(microseconds=1)
+    assert before <= found - ahead <= after + timedelta(microseconds=1)
+
+
+def hanging_disk(path: Path) -> int:
+    """
+    A flush that takes seconds holds up the step that waits for it, and neither readers
+    nor the signs of life.  Readers see what was durable before.
+    """
+    with Daemon(path, "--watchdog", "30") as daemon:
+        both_are_up(daemon)
+        _, pid = serving(daemon)
+        with slow_flushes(pid, HANGING), ExitStack() as kept_open:
+            # The first one hangs where it runs; it is then known what disk this is.
+            before, _ = daemon.ask("/next", "POST")
+            step = kept_open.enter_context(
+                socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+            )
+            step.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+            reads = 0
+            while not select([step], [], [], 0)[0]:
+                answer, _ = daemon.ask("/current")
+                live, _ = daemon.ask("/livez")
+                assert (answer.status, live.status) == (200, 200)
+                # The last of them may have come after it.
+                reads += answer.headers["Pex-Revision"] == before.headers["Pex-Revision"]
+            assert b"\r\nPex-Revision: 2\r\n" in step.recv(1000)
+        assert reads >= 10
+        assert count(daemon, "is process") == 2
+    return 2
+
+
+def hung_disk(path: Path) -> int:
+    """
+    A flush that takes longer than the watchdog has patience: the worker is replaced,
+    and the next one goes on.
+    """
+    with Daemon(path, "--watchdog", "1") as daemon:
+        both_are_up(daemon)
+        with load(daemon) as clients:
+            until_told(clients)
+            name, pid = serving(daemon)
+            with slow_flushes(pid, 10 * PATIENCE):
+                wait_for(daemon, f"{name} has been silent for .* seconds and is replaced")
+                wait_for(daemon, rf"\[{name}\] Fatal Python error: Aborted")
+                # What strace holds is not gone before strace lets go of it.
+            until(daemon, "serves", 2)
+            until_told(clients)
+            assert not alive(pid)
+        assert surprises(clients) == []
+        return kept(daemon, clients)
+
+
+SHORTAGES: Sequence[Callable[[Path], int]] = (
+    full_disk,
+    no_room_to_grow,
+    no_descriptors,
+    out_of_memory,
+    jumping_clock,
+    hanging_disk,
+    hung_disk,
+)
+
+
+def main() -> None:
+    """
+    Try all of them so often.
+    """
+    tried = told = 0
+    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 10):
+        for shortage in SHORTAGES:
+            with tempfile.TemporaryDirectory() as path:
+                told += shortage(Path(path))
+            tried += 1
+            print(f"{shortage.__name__}: {tried} tried, {told:,} steps told", flush=True)
+        found(tried, told)
+
+
+def found(tried: int, told: int) -> None:
+    """
+    Keep it for the page.
+    """
+    record(
+        Evidence(
+            name="resources",
+            promise="A full or hanging disk, no descriptors, no memory and a wall clock"
+            " that jumps stop nothing for longer than they last, and lose nothing",
+            size=tried,
+            unit="shortages",
+            result=f"{told:,} steps answered under them, 0 lost, 0 connections refused",
+            command="make resources",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""
+Whatever the machine is short of, nothing that was told is lost, and the service goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs.resources.lab import SHORTAGES, found
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[list[int]]:
+    """
+    How many steps were told in each shortage so far.
+    """
+    steps: list[int] = []
+    yield steps
+    if steps:
+        found(len(steps), sum(steps))
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda each: each.__name__)
+def test_resources(
+    shortage: Callable[[Path], int], tmp_path: Path, told: list[int]
+) -> None:
+    """
+    What must hold stands in each of them; see L{tests.labs.resources.lab}.
+    """
+    told.append(shortage(tmp_path))

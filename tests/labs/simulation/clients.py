@@ -1,0 +1,244 @@
+"""
+Clients that write down what they ask for and what they are told.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from attrs import Factory, define
+
+from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.core.cursor import State, Transition
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from tests.labs.simulation.machine import Machine
+from tests.labs.simulation.process import Answer, Request
+from tests.support.linearizability import Record
+
+CLIENTS = 5
+
+
+@define(eq=False)
+class Asking:
+    """
+    One operation of one client, however often it is sent.
+
+    @ivar sent: how many requests for it have no answer yet.
+    @ivar doubt: one of them broke off.
+    @ivar again: its key has made its step before.
+    @ivar moved: an answer said that it moved; other answers say that it had.
+    @ivar seen: what the first answer said.
+    """
+
+    client: int
+    operation: Transition | None
+    called: int
+    move: Move | None
+    sent: int = 0
+    doubt: bool = False
+    over: bool = False
+    again: bool = False
+    moved: bool = False
+    seen: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        """
+        Its idempotency key.
+        """
+        return None if self.move is None else self.move.key
+
+
+@define(eq=False)
+class Client:
+    """
+    One thing at a time.
+
+    @ivar asking: what it waits for.
+    @ivar last: the revision that it was told last.
+    @ivar known: by its keys, what they did.
+    """
+
+    number: int
+    asking: Asking | None = None
+    last: int = 0
+    keys: int = 0
+    known: list[Asking] = Factory(list)
+
+    def first_use(self, key: bytes | None) -> Asking | None:
+        """
+        What it knows that C{key} did.
+        """
+        return next((each for each in self.known if each.key == key), None)
+
+
+class Clients:
+    """
+    All of them.
+
+    @ivar records: what they wrote down.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.choose = machine.choose
+        self.records: list[Record] = []
+        self.clients = [Client(number) for number in range(CLIENTS)]
+        self.requests = 0
+
+    @property
+    def waiting(self) -> int:
+        """
+        How many wait for an answer.
+        """
+        return sum(each.asking is not None for each in self.clients)
+
+    def ask(self) -> None:
+        """
+        A client that waits for nothing asks for something.
+        """
+        choose = self.choose
+        client = choose.choice(self.clients)
+        if client.asking is not None:
+            return
+        operation = choose.choice([None, *Transition, Transition.NEXT])
+        move, key, condition = None, None, None
+        if operation is not None:
+            kind = choose.randrange(6)
+            if kind < 3:
+                client.keys += 1
+                key = b"%d-%d" % (client.number, client.keys)
+            elif kind == 3 and client.known:
+                key = choose.choice(client.known).key
+            elif kind == 4:
+                condition = partial(_is_at, client.last)
+            move = Move(operation, key, condition)
+        client.asking = Asking(client.number, operation, self.machine.tick, move)
+        client.asking.again = client.first_use(key) is not None
+        what = "current" if operation is None else operation.word
+        what += "" if key is None else f", key {key.decode()}"
+        what += "" if condition is None else f", at {client.last}"
+        self.machine.note(f"client {client.number} asks for {what}")
+        self._send(client, client.asking)
+
+    def _send(self, client: Client, asking: Asking) -> None:
+        self.requests += 1
+        asking.sent += 1
+        self.machine.backlog.append(
+            Request(
+                self.requests,
+                asking.move,
+                partial(self._answered, client, asking),
+                self.choose.randrange(2),
+            )
+        )
+
+    def _answered(self, client: Client, asking: Asking, answer: Answer) -> None:
+        """
+        What a client makes of an answer, or of none.
+        """
+        self.machine.note(f"client {client.number} is told {answer!r}")
+        asking.sent -= 1
+        if isinstance(answer, Outcome) and answer.how is not How.UNMET:
+            self._moved(client, asking, answer)
+        elif asking.over:
+            return
+        elif isinstance(answer, Outcome):
+            # Who is told that the cursor is elsewhere has looked at it.
+            self._end(client, asking, None, (answer.state.revision, answer.state.position))
+        elif isinstance(answer, tuple):
+            self._end(client, asking, None, answer)
+        elif isinstance(answer, KeyReused):
+            self._reused(client, asking, answer)
+        elif asking.operation is None:
+            # Who looked in vain has seen nothing.
+            self._give_up(client, asking)
+        else:
+            self._failed(client, asking, answer)
+
+    def _failed(self, client: Client, asking: Asking, answer: Answer) -> None:
+        assert answer is None or isinstance(answer, (NotTaken, OutcomeUnknown)), answer
+        asking.doubt |= not isinstance(answer, NotTaken)
+        if asking.key is not None and self.choose.random() < 0.8:
+            self._send(client, asking)
+        elif asking.doubt or asking.sent:
+            self._give_up(client, asking)
+        else:
+            self._end(client, asking, asking.operation, None)
+
+    def _moved(self, client: Client, asking: Asking, outcome: Outcome) -> None:
+        seen = (outcome.state.revision, outcome.state.position)
+        first = client.first_use(asking.key)
+        if outcome.how is How.MOVED:
+            assert not asking.moved, f"{asking.key!r} moved twice"
+            assert not asking.again, f"{asking.key!r} moved again"
+            asking.moved = True
+        if first is not None:
+            assert first.operation is asking.operation, f"{asking.key!r} for another step"
+            assert first.seen == seen, f"{asking.key!r} replayed another step"
+        if asking.over:
+            return
+        if asking.key is not None and first is None:
+            asking.seen = seen
+            client.known.append(asking)
+        self._end(client, asking, asking.operation, seen)
+
+    def _reused(self, client: Client, asking: Asking, reused: KeyReused) -> None:
+        first = client.first_use(asking.key)
+        assert first is not None
+        assert first.operation is reused.used is not asking.operation
+        self._end(client, asking, asking.operation, None)
+
+    def _end(
+        self,
+        client: Client,
+        asking: Asking,
+        operation: Transition | None,
+        seen: tuple[int, int] | None,
+    ) -> None:
+        """
+        Write down what was told; nothing is a refusal.
+        """
+        if seen is not None:
+            client.last = seen[0]
+        self._write(
+            asking,
+            Record(
+                client=client.number,
+                operation=operation,
+                called=asking.called,
+                returned=self.machine.tick,
+                seen=seen,
+                refused=seen is None,
+            ),
+        )
+        client.asking = None
+
+    def _give_up(self, client: Client, asking: Asking) -> None:
+        """
+        Nobody was told.
+        """
+        self._write(
+            asking,
+            Record(client=client.number, operation=asking.operation, called=asking.called),
+        )
+        client.asking = None
+
+    def _write(self, asking: Asking, told: Record) -> None:
+        asking.over = True
+        # A step that was made before is written down already.
+        if not asking.again:
+            self.records.append(told)
+
+    def repeat(self) -> None:
+        """
+        A client does not wait for the answer before it sends the same again.
+        """
+        client = self.choose.choice(self.clients)
+        if client.asking is not None and client.asking.key is not None:
+            self.machine.note(f"client {client.number} repeats")
+            self._send(client, client.asking)
+
+
+def _is_at(revision: int, state: State) -> bool:
+    return state.revision == revision

@@ -1,0 +1,90 @@
+"""
+A disk that outlives the processes.
+"""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from pexservice.stores.interface import Batch, IStore, Remembered, Row
+from tests.support.fakes import MemoryStore
+
+
+class DiskBroke(OSError):
+    """
+    A commit failed, and nobody knows how far it came.
+    """
+
+
+@implementer(IStore)
+@define(eq=False)
+class CrashableStore(MemoryStore):
+    """
+    One process's way to the disk.
+
+    @ivar disk: what outlives the process.
+    @ivar opened: fires when the process has the lock.
+    @ivar written: the batch under way is on the disk.
+    @ivar recalls: what is looked up now.
+    """
+
+    disk: MemoryStore = field(kw_only=True)
+    held: bool = True
+    opened: Deferred[tuple[int, int]] = field(factory=Deferred)
+    written: bool = False
+    broke: bool = False
+    recalls: list[tuple[Deferred[Remembered | None], Remembered | None]] = field(
+        factory=list
+    )
+
+    def open(self) -> Deferred[tuple[int, int]]:
+        """
+        See L{IStore.open}.
+        """
+        return self.opened
+
+    def give_lock(self) -> None:
+        """
+        It is the only one now, and reads the disk.
+        """
+        self.opened.callback((self.disk.revision, self.disk.position))
+
+    def commit(self, batch: Batch) -> Deferred[None]:
+        """
+        See L{IStore.commit}.
+        """
+        assert not self.broke, "a commit after one that failed"
+        assert not self.closed, "a commit after the end"
+        self.written = False
+        return super().commit(batch)
+
+    def write(self) -> None:
+        """
+        The batch under way reaches the disk.
+        """
+        assert self.under_way is not None
+        if not self.written:
+            self.written = True
+            self.disk._take(self.under_way)
+
+    def _take(self, batch: Batch) -> None:
+        if not self.written:
+            self.disk._take(batch)
+
+    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+        """
+        See L{IStore.recall}.
+        """
+        assert not self.broke, "a look-up after a commit that failed"
+        assert not self.closed, "a look-up after the end"
+        recalled: Deferred[Remembered | None] = Deferred()
+        self.recalls.append((recalled, self.disk.remembered.get(key)))
+        return recalled
+
+    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        See L{IStore.history}.
+        """
+        return self.disk.history(before, limit)

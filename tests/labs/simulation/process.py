@@ -1,0 +1,296 @@
+"""
+A process that takes its turns when it is given them.
+"""
+
+from __future__ import annotations
+
+import random
+import signal as signals
+from collections.abc import Callable
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Protocol, cast
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from pexservice.commit.committer import Committer
+from pexservice.commit.requests import Move, Outcome
+from pexservice.process.exit_status import Status
+from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
+from pexservice.stores.interface import Row
+from pexservice.worker.lifecycle import heartbeat
+from tests.labs.simulation.disk import CrashableStore, DiskBroke
+from tests.support.fakes import MemoryStore, Turns
+
+#: Seconds of silence that are too long.
+WATCHDOG = 5.0
+
+#: What a client is told: an outcome, a refusal, the revision and the position for a
+#: look, or nothing because the connection broke.
+Answer = Outcome | Exception | tuple[int, int] | None
+
+
+@define(eq=False)
+class Request:
+    """
+    On its way to a process, in one, or answered.
+
+    @ivar move: L{None} is a look.
+    @ivar answered: told once, when the client is.
+    """
+
+    number: int
+    move: Move | None
+    answered: Callable[[Answer], None]
+    way: int = 0
+    submitted: Deferred[None] | None = None
+
+
+class Phase(Enum):
+    """
+    Of a process.
+    """
+
+    BOOTING = auto()
+    STANDING_BY = auto()
+    SERVING = auto()
+    LEAVING = auto()
+    DRAINING = auto()
+
+
+class Hang(Enum):
+    """
+    How a process does not get on: asleep, and deaf to all but SIGKILL, or awake and
+    busy, so that SIGABRT ends it.
+    """
+
+    STOPPED = auto()
+    STUCK = auto()
+
+
+class Surroundings(Protocol):
+    """
+    What a process stands on.
+
+    @ivar choose: by the seed.
+    @ivar disk: what outlives it.
+    @ivar bugs: what should not have been raised.
+    """
+
+    choose: random.Random
+    disk: MemoryStore
+    bugs: list[Failure]
+
+    def seconds(self) -> float:
+        """
+        The time.
+        """
+
+    def drops(self) -> bool:
+        """
+        Is this notification lost?
+        """
+
+    def heard(self, pid: int, lines: list[str]) -> None:
+        """
+        A process notifies the supervisor.
+        """
+
+    def ended(self, process: Process, *, suspicious: bool) -> None:
+        """
+        A process is no more.
+
+        @param suspicious: the whole store is to be looked at now.
+        """
+
+
+class Process:
+    """
+    A worker, as far as the supervisor and callers notice.
+
+    @ivar signals: that it has not taken yet.
+    @ivar requests: that it has accepted and not answered.
+    @ivar sent: answers on their way.
+    @ivar spoke_at: when the supervisor heard of it last.
+    """
+
+    def __init__(
+        self, machine: Surroundings, name: str, protocol: ProcessProtocol, pid: int
+    ) -> None:
+        self.machine = machine
+        self.name = name
+        self.protocol = protocol
+        self.pid = pid
+        self.clock = Turns()
+        self.phase = Phase.BOOTING
+        self.hang: Hang | None = None
+        self.alive = True
+        self.status = 0
+        self.signals: list[int] = []
+        self.requests: list[Request] = []
+        self.sent: list[tuple[Request, Answer]] = []
+        self.spoke_at = machine.seconds()
+        self.store = CrashableStore(disk=machine.disk)
+        self.committer = Committer(
+            self.store,
+            self.clock,
+            fatal=self._failed,
+            monotonic=self.clock.seconds,
+            time_ns=lambda: 0,
+            give_way=lambda: None,
+        )
+        self._state: tuple[str, ...] = ()
+        protocol.makeConnection(cast(IProcessTransport, self))
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pid})"
+
+    @property
+    def runs(self) -> bool:
+        """
+        It gets on when it is given a turn.
+        """
+        return self.alive and self.hang is None
+
+    def signalProcess(self, which: str | int) -> None:
+        """
+        See L{IProcessTransport.signalProcess}.
+        """
+        if not self.alive:
+            raise ProcessExitedAlready
+        number = signals.Signals[f"SIG{which}"] if isinstance(which, str) else which
+        if number == signals.SIGABRT:
+            silence = self.machine.seconds() - self.spoke_at
+            assert silence > WATCHDOG, f"{self} was heard {silence} seconds ago"
+        self.signals.append(number)
+
+    def take_signals(self) -> None:
+        """
+        Do what it was told, as far as it can.
+        """
+        for number in sorted(self.signals, reverse=True):
+            if number == signals.SIGKILL or (
+                number == signals.SIGABRT and self.hang is not Hang.STOPPED
+            ):
+                self.end(signal=number)
+                return
+            if number == signals.SIGTERM and self.hang is None:
+                self.signals.remove(number)
+                self._leave()
+
+    def boot(self) -> None:
+        """
+        Get as far as the lock.
+        """
+        self.phase = Phase.STANDING_BY
+        started = Deferred.fromCoroutine(self.committer.start())
+        started.addCallback(self._serve).addErrback(self.machine.bugs.append)
+        self._say(STANDING_BY)
+        notifier = SimpleNamespace(watchdog=WATCHDOG, tell=self._tell)
+        heartbeat(
+            cast(Notifier, notifier),
+            self.clock,
+            self.committer.settled,
+            lambda: self._state,
+        )
+
+    def _serve(self, _: None) -> None:
+        self.phase = Phase.SERVING
+        self._say(READY, "STATUS=serving")
+
+    def _say(self, *state: str) -> None:
+        self._state = state
+        self._tell(*state)
+
+    def _tell(self, *lines: str) -> None:
+        if self.machine.drops():
+            return
+        self.spoke_at = self.machine.seconds()
+        self.machine.heard(self.pid, list(lines))
+
+    def turn(self) -> None:
+        """
+        One turn of its reactor.
+        """
+        self.clock.rightNow = self.machine.seconds()
+        self.clock.turn()
+
+    def accept(self, request: Request) -> None:
+        """
+        Hand C{request} to the committer, in one of the ways that there are.
+        """
+        self.requests.append(request)
+        committer, move = self.committer, request.move
+
+        def done(answer: Answer) -> None:
+            if request in self.requests:
+                self.requests.remove(request)
+                self.sent.append((request, answer))
+
+        def seen(rows: list[Row]) -> None:
+            done((rows[0].revision, rows[0].position) if rows else (0, 0))
+
+        if move is None and request.way:
+            committer.history(None, 1).addCallback(seen)
+        elif move is None:
+            done((committer.visible.revision, committer.visible.position))
+        elif move.key is None and request.way:
+            committer.move(move, done)
+        else:
+            request.submitted = committer.submit(move).addCallbacks(
+                done, lambda failure: done(failure.value)
+            )
+
+    def hang_up(self, request: Request) -> None:
+        """
+        The client of C{request} is gone.
+        """
+        self.requests.remove(request)
+        if request.submitted is not None:
+            request.submitted.cancel()
+        request.answered(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(DiskBroke):
+            self.machine.bugs.append(failure)
+        self._leave(Status.STORE_FAILED)
+
+    def _leave(self, status: int = 0) -> None:
+        if self.phase in (Phase.BOOTING, Phase.STANDING_BY):
+            self.end(status=0)
+        elif self.phase is Phase.SERVING:
+            self.phase = Phase.LEAVING
+            self.status = status
+            self._say(STOPPING)
+
+    def drain(self) -> None:
+        """
+        It has said its farewells.
+        """
+        self.phase = Phase.DRAINING
+        stopped = Deferred.fromCoroutine(self.committer.stop())
+        stopped.addCallback(lambda _: self.end(status=self.status))
+        stopped.addErrback(self.machine.bugs.append)
+
+    def end(self, *, status: int = 0, signal: int | None = None) -> None:
+        """
+        It is no more.
+        """
+        if not self.alive:
+            return
+        self.alive = False
+        suspicious = status == Status.STORE_FAILED or signal == signals.SIGABRT
+        self.machine.ended(self, suspicious=suspicious)
+        requests, self.requests = self.requests, []
+        for request in requests:
+            request.answered(None)
+        sent, self.sent = self.sent, []
+        for request, answer in sent:
+            request.answered(answer if self.machine.choose.random() < 1 / 2 else None)
+        reason = ProcessTerminated(status, signal) if status or signal else ProcessDone(0)
+        self.protocol.processEnded(Failure(reason))

@@ -1,0 +1,63 @@
+"""
+Whatever happens, in whatever order.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pexservice.commit.committer import Committer
+from pexservice.core.cursor import State
+from tests.labs.simulation.lab import Result, simulate
+from tests.labs.simulation.run import Simulation, Wrong
+
+#: The first seeds; C{make simulate} tries more.
+SEEDS = 1000
+
+
+def trace_of(seed: int) -> list[str]:
+    """
+    What happened.
+    """
+    simulation = Simulation(seed)
+    simulation.run()
+    return simulation.machine.trace
+
+
+def test_any_order() -> None:
+    """
+    The record of the clients is right in every run, and every run recovers.
+    """
+    result = simulate(1, SEEDS)
+    print(result)
+    assert isinstance(result, Result)
+    # There was enough to go wrong.
+    assert result.operations > 10 * SEEDS
+    assert result.processes > 3 * SEEDS
+    assert result.unknown > SEEDS
+
+
+@pytest.mark.parametrize("seed", range(1, 20))
+def test_a_seed_is_a_run(seed: int) -> None:
+    """
+    The same seed makes the same events, so what was found is found again.
+    """
+    assert trace_of(seed) == trace_of(seed)
+
+
+def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    If readers were shown what is not on disk yet, some seed would find it, name
+    itself, and find it again.
+    """
+
+    def latest(committer: Committer) -> State:
+        return committer.latest
+
+    monkeypatch.setattr(Committer, "visible", property(latest))
+    with pytest.raises(Wrong, match=r"seed \d+: ") as found:
+        simulate(1, SEEDS)
+    seed = int(str(found.value).split()[1].rstrip(":"))
+    with pytest.raises(Wrong) as again:
+        Simulation(seed).run()
+    assert str(again.value) == str(found.value)

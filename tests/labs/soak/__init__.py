@@ -1,0 +1,3 @@
+"""
+Mixed load with kills for an hour: see what grows.
+"""

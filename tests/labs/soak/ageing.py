@@ -1,0 +1,87 @@
+"""
+What grows with time, and a store that has some of it behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import lmdb
+from attrs import frozen
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import KEPT_KEYS, Batch, Remembered
+from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import DATABASES
+from tests.functional.test_keepalive import STORE, rollup
+from tests.support.daemon import Daemon, children
+from tests.support.fakes import now
+from tests.support.inline_executor import inline
+
+#: How many steps an aged store was taken at a time.
+BATCH = 250
+
+
+@frozen
+class Sample:
+    """
+    What the service takes, all processes together.
+
+    @ivar memory: MiB, proportional.
+    @ivar own: of it, what is no file's: a map of the store counts as far as it was
+        touched, and each worker begins with none.  MiB.
+    @ivar file: MiB.
+    @ivar rows: in the journal; a file with pages to spare does not show them.
+    """
+
+    memory: float
+    own: float
+    descriptors: int
+    file: float
+    rows: int
+
+
+def age(path: Path) -> None:
+    """
+    Make a store that has forgotten idempotency keys already, so that only what it
+    should not keep makes it larger.
+    """
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    now(store.open())
+    for first in range(1, 2 * KEPT_KEYS, BATCH):
+        keys = (
+            # As clients have them: those of one have a common beginning.
+            (b"%d-before-%d" % (n % 6, n), Remembered(Transition.NEXT, n, n))
+            for n in range(first, first + BATCH)
+        )
+        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, tuple(keys))
+        now(store.commit(batch))
+    now(store.commit(Batch(batch.revision + 1, batch.position, b"r", 0, 0)))
+    now(store.close())
+
+
+def sample(daemon: Daemon) -> Sample:
+    """
+    Now, when a worker serves and one stands by.
+    """
+    processes = [daemon.process.pid, *children(daemon.process.pid)]
+    said = "".join(rollup(pid) for pid in processes)
+    whole, own = (
+        sum(map(int, re.findall(rf"^{name}: +(\d+) kB", said, re.MULTILINE))) / 1024
+        for name in ("Pss", "Pss_Anon")
+    )
+    store = daemon.path / STORE
+    with (
+        lmdb.open(str(store), max_dbs=len(DATABASES), readonly=True) as env,
+        env.begin() as txn,
+    ):
+        rows = txn.stat(env.open_db(b"journal", txn, create=False))["entries"]
+    return Sample(
+        whole,
+        own,
+        sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
+        (store / DATA).stat().st_size / (1 << 20),
+        rows,
+    )

@@ -1,0 +1,281 @@
+"""
+An hour of mixed load on the whole service, with kills and replacements, and a look at
+what grows.
+
+C{python -m tests.labs.soak.lab [MINUTES] [KILL_EVERY]} prints a line each minute and
+the figures at the end; the tests call L{soak} for half a minute.
+
+Steps come from clients that keep records, with keys and without, on new connections
+and on kept ones.  A reader of the history follows it, compares it with the records, and
+has them forgotten, so an hour of them needs no room.  Others read values, as text and
+as JSON, and one asks for much and reads slowly.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import Factory, define
+
+from pexservice.stores.lmdb.store import SLACK
+from pexservice.stores.lmdb.verify import verify
+from tests.functional.test_keepalive import STORE
+from tests.labs.failover.lab import serving
+from tests.labs.soak.ageing import Sample, age, sample
+from tests.labs.soak.onlookers import Follower, Reader, SlowReader
+from tests.support.clients import Client
+from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
+from tests.support.evidence import Evidence, record
+
+#: By these numbers they use keys or not, and open a connection for each step or not.
+STEPPERS = 6
+READERS = 3
+
+#: The most that the second half may have more than the first, as a part of it and
+#: besides.  A worker's memory differs by some MiB with what it was doing.
+TOLERANCE = 0.05
+MEMORY_SLACK = 4.0
+DESCRIPTOR_SLACK = 16
+FILE_SLACK = 1.0
+
+#: What a worker may take in its life beyond what it began with.  MiB.
+LIFE_SLACK = 6.0
+
+#: How many kills there are, however little time there is.
+LEAST = 4
+
+#: How many transitions the history has; it is that long after a minute.
+JOURNAL = 20_000
+
+
+@define
+class Soak:
+    """
+    What is known of one, so far.
+
+    @ivar young: samples of workers that began to serve a moment ago.
+    @ivar samples: of the same, before they were killed.
+    """
+
+    steppers: Sequence[Client]
+    readers: Sequence[Reader]
+    follower: Follower
+    kills: int = 0
+    replaced: int = 0
+    young: list[Sample] = Factory(list)
+    samples: list[Sample] = Factory(list)
+
+    @property
+    def refused(self) -> int:
+        """
+        Connections that nobody took.
+        """
+        return sum(
+            [each.refused for each in self.steppers]
+            + [each.refused for each in self.readers]
+        )
+
+    def line(self, seconds: float) -> str:
+        """
+        How it is going.
+        """
+        newest = self.samples[-1]
+        return (
+            f"{seconds / 60:5.1f} min: {self.follower.told:,} steps told,"
+            f" {sum(each.reads for each in self.readers):,} reads, {self.kills} kills,"
+            f" {self.replaced} replaced, {self.refused} refused,"
+            f" {len(self.follower.lost)} lost, {newest.memory:.1f} MiB,"
+            f" {newest.descriptors} descriptors, store {newest.file:.2f} MiB"
+        )
+
+    def check(self) -> None:
+        """
+        @raise AssertionError: something was lost, refused, or answered wrongly.
+        """
+        assert self.follower.lost == []
+        assert [each for client in self.steppers for each in client.surprises] == []
+        assert [each for reader in self.readers for each in reader.surprises] == []
+        assert self.refused == 0
+        # A row has a transition or more, and they are trimmed a slice at a time.
+        assert max(each.rows for each in self.samples) <= JOURNAL + 2 * SLACK
+
+    def growth(self) -> str:
+        """
+        The most in the first half, and in the second.
+        """
+        return ", ".join(
+            f"{name} {first:.1f} then {second:.1f}"
+            for name, first, second, _ in self._halves()
+        )
+
+    def check_flatness(self, times: float = 1 + TOLERANCE) -> None:
+        """
+        @param times: how many times what it was something may become.
+        @raise AssertionError: something grows.
+        """
+        for name, first, second, slack in self._halves():
+            assert second <= first * times + slack, (name, self.samples)
+        for young, old in zip(self.young, self.samples, strict=True):
+            # What one leaks is gone with it, and all of them leak the same.
+            assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
+            assert old.own <= young.own + LIFE_SLACK, (young, old)
+
+    def _halves(self) -> Iterator[tuple[str, float, float, float]]:
+        half = len(self.samples) // 2
+        for name, of, slack in (
+            ("MiB", lambda each: each.memory, MEMORY_SLACK),
+            ("descriptors", lambda each: each.descriptors, DESCRIPTOR_SLACK),
+            ("MiB of store", lambda each: each.file, FILE_SLACK),
+        ):
+            yield (
+                name,
+                max(map(of, self.samples[:half])),
+                max(map(of, self.samples[half:])),
+                slack,
+            )
+
+
+@contextmanager
+def mixed_load(daemon: Daemon) -> Iterator[Soak]:
+    """
+    On all of them, until the end.
+    """
+    port, stopping = daemon.port, threading.Event()
+    steppers = [Client(n, port, stopping, fresh=n % 4 < 2) for n in range(STEPPERS)]
+    readers = [
+        Reader(port, stopping, json=number == 0, fresh=number == 1)
+        for number in range(READERS)
+    ]
+    answer, _ = daemon.ask("/current")
+    revision, position = (
+        int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+    )
+    follower = Follower(
+        port, stopping, clients=steppers, compared=revision, position=position
+    )
+    everybody = [*steppers, *readers, follower, SlowReader(port, stopping)]
+    try:
+        for each in everybody:
+            each.start()
+        yield Soak(steppers, readers, follower)
+    finally:
+        stopping.set()
+        for each in everybody:
+            each.join(PATIENCE)
+    # What was told since the last time.
+    follower.look()
+
+
+def states(daemon: Daemon) -> set[str]:
+    """
+    What the workers do, by the log.
+    """
+    said = r"\] (worker-\d+) (is process|stands by|serves|ended)"
+    return {*dict(re.findall(said, daemon.log.read_text())).values()}
+
+
+def until_up(daemon: Daemon) -> None:
+    """
+    Wait until one serves and one stands by.
+    """
+    for _ in patiently():
+        up = states(daemon) - {"ended"} == {"serves", "stands by"}
+        # The log may not have heard of a death yet.
+        if up and alive(serving(daemon)[1]):
+            return
+    raise AssertionError(daemon.log.read_text())
+
+
+def replace(daemon: Daemon) -> None:
+    """
+    Have the workers replaced.
+    """
+    done = "the workers are replaced"
+    before = daemon.log.read_text().count(done)
+    daemon.process.send_signal(signal.SIGHUP)
+    for _ in patiently():
+        if daemon.log.read_text().count(done) > before:
+            return
+    raise AssertionError("the workers are not replaced")
+
+
+def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10) -> Soak:
+    """
+    @param kill_every: seconds.
+    @param replace_every: kills.
+    @raise AssertionError: something was lost, refused, or answered wrongly.
+    """
+    line = began = time.monotonic()
+    with Daemon(path, "--journal", str(JOURNAL)) as daemon:
+        until_up(daemon)
+        with mixed_load(daemon) as going:
+            while going.kills < LEAST or time.monotonic() < began + 60 * minutes:
+                until_up(daemon)
+                going.young.append(sample(daemon))
+                # It lives for so long, however long it took to come up.
+                time.sleep(kill_every)
+                until_up(daemon)
+                going.samples.append(sample(daemon))
+                _, pid = serving(daemon)
+                os.kill(pid, signal.SIGKILL)
+                until_gone(pid)
+                going.kills += 1
+                if going.kills % replace_every == 0:
+                    until_up(daemon)
+                    replace(daemon)
+                    going.replaced += 1
+                if time.monotonic() >= line + min(60, 60 * minutes / 2):
+                    line = time.monotonic()
+                    print(going.line(line - began), flush=True)
+            until_up(daemon)
+        going.check()
+    verify(path / STORE)
+    return going
+
+
+def keep(going: Soak, minutes: float) -> None:
+    """
+    For the page.
+    """
+    told = going.follower.told
+    record(
+        Evidence(
+            name="soak",
+            promise="Under mixed load, with workers killed and replaced, nothing that was"
+            " answered is lost, nobody is refused, and nothing grows",
+            size=round(60 * minutes),
+            unit="seconds",
+            result=f"{told:,} steps answered, {going.kills} kills"
+            f" and {going.replaced} replacements: {len(going.follower.lost)} lost,"
+            f" {going.refused} refused; the most in the first half and in the second:"
+            f" {going.growth()}",
+            command="make soak",
+        )
+    )
+
+
+def main() -> None:
+    """
+    So many minutes, with a kill every so many seconds.
+    """
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60
+    kill_every = float(sys.argv[2]) if len(sys.argv) > 2 else 60
+    with tempfile.TemporaryDirectory() as path:
+        age(Path(path) / STORE)
+        going = soak(Path(path), minutes, kill_every)
+    keep(going, minutes)
+    print(going.growth())
+    going.check_flatness()
+
+
+if __name__ == "__main__":
+    main()

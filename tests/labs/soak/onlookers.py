@@ -1,0 +1,221 @@
+"""
+Who else uses the service during a soak: one that follows the history, some that read,
+one that reads slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException
+
+from attrs import Factory, define, field
+
+from pexservice.core.cursor import Transition, follow_position
+from tests.support.clients import Client, Told
+from tests.support.daemon import PATIENCE
+
+#: How many revisions back an answer may come that is compared: a step that was made
+#: before a kill and repeated after it is answered late.
+REMEMBERED = 200_000
+
+
+@define(eq=False)
+class _Onlooker(threading.Thread):
+    """
+    Does something again and again.
+
+    @ivar pause: between two times.  Seconds.
+    @ivar refused: how many connections nobody took.
+    @ivar broken: how many ended without an answer.
+    """
+
+    port: int
+    stopping: threading.Event
+    pause: float = 0.01
+    refused: int = 0
+    broken: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def run(self) -> None:
+        """
+        Until told to stop.
+        """
+        while not self.stopping.wait(self.pause):
+            try:
+                self.look()
+            except ConnectionRefusedError:
+                self.refused += 1
+            except (OSError, HTTPException):
+                self.broken += 1
+                self.close()
+        self.close()
+
+    def look(self) -> None:
+        """
+        Once.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """
+        The connection, if one is kept.
+        """
+
+
+@define(eq=False)
+class Reader(_Onlooker):
+    """
+    Reads values, which must be right, and never of an earlier revision than before.
+
+    @ivar json: ask for JSON.
+    @ivar fresh: open a connection for each request.
+    @ivar surprises: answers that were not right.
+    """
+
+    json: bool = False
+    fresh: bool = False
+    reads: int = 0
+    surprises: list[str] = Factory(list)
+
+    _connection: HTTPConnection | None = None
+    _revision: int = 0
+    _values: list[int] = Factory(lambda: [0, 1])
+
+    def look(self) -> None:
+        """
+        One value.
+        """
+        if self._connection is None:
+            self._connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        headers = {"Accept": "application/json"} if self.json else {}
+        self._connection.request("GET", "/current", headers=headers)
+        answer = self._connection.getresponse()
+        body = answer.read().decode()
+        if self.fresh:
+            self.close()
+        if answer.status != 200:
+            self.surprises.append(f"{answer.status} {body}")
+            return
+        revision, position = (
+            int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+        )
+        value = json.loads(body)["current"] if self.json else body.removesuffix("\n")
+        while len(self._values) <= position:
+            self._values.append(sum(self._values[-2:]))
+        if value != str(self._values[position]) or revision < self._revision:
+            self.surprises.append(f"revision {revision} after {self._revision}: {body}")
+        self._revision = revision
+        self.reads += 1
+
+    def close(self) -> None:
+        """
+        See L{_Onlooker.close}.
+        """
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@define(eq=False)
+class SlowReader(_Onlooker):
+    """
+    Asks for much at once and takes a little at a time.
+    """
+
+    pause: float = 0.1
+
+    _connection: socket.socket | None = None
+
+    def look(self) -> None:
+        """
+        A little.
+        """
+        if self._connection is None:
+            self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+            asked = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            self._connection.sendall(asked * 50)
+        if not self._connection.recv(2000):
+            raise ConnectionResetError
+
+    def close(self) -> None:
+        """
+        See L{_Onlooker.close}.
+        """
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@define(eq=False)
+class Follower(_Onlooker):
+    """
+    Compares the history with what the clients were told, which they may forget then.
+
+    @ivar compared: the last revision that it has seen.
+    @ivar position: where it led to.
+    @ivar told: how many answers it has found in the history.
+    @ivar lost: those that it has not, and where the history is not of one piece.
+    """
+
+    clients: Sequence[Client] = field(kw_only=True)
+    compared: int = field(kw_only=True)
+    position: int = field(kw_only=True)
+    pause: float = 0.5
+    told: int = 0
+    lost: list[str] = Factory(list)
+
+    _rows: dict[int, tuple[int, str]] = Factory(dict)
+    _unseen: list[Told] = Factory(list)
+
+    def look(self) -> None:
+        """
+        All that is new.
+        """
+        for client in self.clients:
+            # They go on while this is read, at the other end of it.
+            count = len(client.told)
+            self._unseen += client.told[:count]
+            del client.told[:count]
+        self._follow(self._new_rows())
+        for each in self._unseen:
+            # Whatever was told before the history was read is in it, and once.
+            if self._rows.pop(each.revision, None) == (each.position, each.word):
+                self.told += 1
+            else:
+                self.lost.append(f"{each}")
+        self._unseen.clear()
+        for revision in [*self._rows]:
+            if revision > self.compared - REMEMBERED:
+                break
+            del self._rows[revision]
+
+    def _new_rows(self) -> dict[int, tuple[int, str]]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        rows: dict[int, tuple[int, str]] = {}
+        path, more = "/history?limit=1000", True
+        try:
+            while path and more:
+                connection.request("GET", path, headers={"Accept": "application/json"})
+                page = json.loads(connection.getresponse().read())
+                for row in page["transitions"]:
+                    rows[row["revision"]] = (row["position"], row["transition"])
+                path, more = page["next"], min(rows, default=0) > self.compared + 1
+        finally:
+            connection.close()
+        return rows
+
+    def _follow(self, rows: dict[int, tuple[int, str]]) -> None:
+        """
+        See that they continue what was there before.
+        """
+        for revision in range(self.compared + 1, max(rows, default=0) + 1):
+            after, word = rows.get(revision, (-1, "next"))
+            if follow_position(self.position, Transition[word.upper()]) != after:
+                self.lost.append(f"the history breaks off at revision {revision}")
+            self.position, self._rows[revision] = after, (after, word)
+            self.compared = revision

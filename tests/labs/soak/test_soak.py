@@ -1,0 +1,27 @@
+"""
+Half a minute of the soak.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.labs.soak.lab import keep, soak
+
+MINUTES = 0.5
+
+#: Seconds.
+KILL_EVERY = 5
+
+
+def test_soak(tmp_path: Path) -> None:
+    """
+    Under mixed load and kills nothing that was told is lost, nobody is refused, and
+    every value is right.  Nothing doubles, either; whether it is flat takes longer.
+    """
+    going = soak(tmp_path, MINUTES, KILL_EVERY, replace_every=3)
+    assert going.replaced
+    assert going.follower.told > 1000
+    assert all(each.reads for each in going.readers)
+    going.check_flatness(2)
+    keep(going, MINUTES)

@@ -1,0 +1,3 @@
+"""
+Tests of what is shipped: the package, the image, the manifests.
+"""

@@ -1,0 +1,253 @@
+"""
+The image, built from nothing but Debian's packages and PyPI's, and containers of it.
+
+Made for a machine that is a container itself: no systemd, no network of the
+containers' own, nothing that stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from tests.support.daemon import PATIENCE, patiently
+
+ROOT = Path(__file__).parents[2]
+
+#: What it takes, and Debian's packages that have it.
+PROGRAMS = {
+    "curl": "curl",
+    "mmdebstrap": "mmdebstrap",
+    "nsenter": "util-linux",
+    "podman": "podman",
+    "runc": "runc",
+}
+
+IMAGE = "localhost/pexservice"
+
+#: How long packages may take to come.  Seconds.
+DOWNLOAD = 900
+
+#: Where Debian has the certificates that this machine trusts, some of which may be
+#: its own.
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+#: The server that all is meant for, and as little right as there can be.
+_LIMITS = (
+    "--memory=512m",
+    "--cpus=1",
+    "--pids-limit=64",
+    "--ulimit=nofile=20000:20000",
+    "--read-only",
+    "--read-only-tmpfs=false",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+    # With a loopback interface, which is all that the tests need.
+    "--network=none",
+)
+
+
+@frozen
+class Podman:
+    """
+    @ivar path: where it keeps everything.
+    """
+
+    path: Path
+
+    def __call__(self, *arguments: str, timeout: float = PATIENCE) -> str:
+        """
+        @return: what it writes to standard output.
+        """
+        done = self.attempt(*arguments, timeout=timeout)
+        assert not done.returncode, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def attempt(
+        self, *arguments: str, timeout: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        The same, for what may fail.
+        """
+        # For a machine without systemd.
+        command = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs")
+        kept = [f"--{each}={self.path / each}" for each in ("root", "runroot", "tmpdir")]
+        return subprocess.run(
+            [*command, *kept, *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"},
+        )
+
+    def build(self) -> None:
+        """
+        A base of plain Debian, which has no Python, and the image from it.
+        """
+        base, settings = self.path / "base.tar", self.path / "pip.conf"
+        _run("mmdebstrap", "--quiet", "--variant=apt", "trixie", str(base))
+        self("import", "--quiet", str(base), "localhost/base", timeout=DOWNLOAD)
+        base.unlink()
+        settings.write_text("[global]\ncert = /run/certificates\n")
+        self(
+            "build",
+            "--isolation=chroot",
+            "--network=host",
+            "--ulimit=nofile=20000:20000",
+            "--ulimit=nproc=20000:20000",
+            # The other one has no HEALTHCHECK.
+            "--format=docker",
+            f"--volume={settings}:/etc/pip.conf:ro",
+            f"--volume={_CERTIFICATES}:/run/certificates:ro",
+            "--build-arg=BASE=localhost/base",
+            f"--tag={IMAGE}",
+            str(ROOT),
+            timeout=DOWNLOAD,
+        )
+
+    @contextmanager
+    def volume(self) -> Iterator[str]:
+        """
+        A new one.
+
+        @return: its name.
+        """
+        name = self("volume", "create")
+        try:
+            yield name
+        finally:
+            self("volume", "rm", name)
+
+    @contextmanager
+    def container(self, volume: str, *options: str) -> Iterator[Container]:
+        """
+        A new one, which has been started.
+
+        @param volume: or a directory.
+        """
+        name = self(
+            "run", "--detach", *_LIMITS, f"--volume={volume}:/data", IMAGE, *options
+        )
+        try:
+            yield Container(self, name)
+        finally:
+            self("rm", "--force", "--time=0", name)
+
+
+@frozen
+class Container:
+    """
+    @ivar name: podman's.
+    """
+
+    podman: Podman
+    name: str
+
+    def inspect(self, what: str) -> str:
+        """
+        @param what: as C{.State.Status}.
+        """
+        return self.podman("inspect", f"--format={{{{{what}}}}}", self.name)
+
+    def log(self) -> str:
+        """
+        What it has written to standard output.
+        """
+        return self.podman("logs", self.name)
+
+    def execute(self, script: str) -> str:
+        """
+        Run a shell script in it.
+        """
+        return self.podman("exec", self.name, "bash", "-c", script)
+
+    def ask(self, path: str, *options: str) -> str:
+        """
+        One request, from inside its network.
+
+        @return: the body.
+        """
+        asking = ["--max-time", str(PATIENCE), *options, f"http://127.0.0.1:8081{path}"]
+        return _run(
+            "nsenter",
+            f"--target={self.inspect('.State.Pid')}",
+            "--net",
+            *("curl", "--silent", "--show-error", "--fail-with-body"),
+            *asking,
+        )
+
+    def until(self, pattern: str, after: str = "") -> str:
+        """
+        Wait until its log has C{pattern}, in what came after it had only said
+        C{after}.
+
+        @return: the log.
+        """
+        said = ""
+        for _ in patiently():
+            said = self.log()
+            if re.search(pattern, said.removeprefix(after)):
+                return said
+        raise AssertionError(f"no {pattern!r} in the log:\n{said}")
+
+    def until_ended(self) -> int:
+        """
+        Wait until it ends by itself.
+
+        @return: its exit status.
+        """
+        return int(self.podman("wait", self.name))
+
+    def stop(self, grace: int = 10) -> int:
+        """
+        As Docker does, whose grace is ten seconds; then it kills.
+
+        @return: the exit status, of which 137 is SIGKILL's.
+        """
+        self.podman("stop", f"--time={grace}", self.name)
+        return int(self.inspect(".State.ExitCode"))
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DOWNLOAD,
+    )
+    assert not done.returncode, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def built() -> Iterator[Podman]:
+    """
+    Podman with the image, in a place that is removed afterwards.
+    """
+    if os.geteuid():
+        pytest.skip("needs root")
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}, of Debian's package {package}")
+    # podman takes no long names.
+    with tempfile.TemporaryDirectory(prefix="pex-", dir="/tmp") as path:
+        podman = Podman(Path(path))
+        try:
+            podman.build()
+            yield podman
+        finally:
+            # It leaves the layers mounted otherwise.
+            podman("system", "reset", "--force", timeout=DOWNLOAD)

@@ -1,0 +1,98 @@
+"""
+Whatever is killed comes back, nobody is refused meanwhile, and nothing that was
+answered is lost.  Only a damaged store is left alone.
+
+C{python3 -m tests.packaging.system.crash}, as root where the package is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.packaging.system.installed import (
+    SERVICE,
+    SOCKET,
+    cursor,
+    load,
+    run,
+    serving,
+    shown,
+    supervisor,
+    until_another_serves,
+)
+from tests.support.daemon import patiently
+
+STORE = Path("/var/lib/pexservice/data.mdb")
+
+
+def killed_worker() -> None:
+    """
+    The standby takes over.
+    """
+    with load():
+        worker = serving()
+        os.kill(worker, signal.SIGKILL)
+        until_another_serves(worker)
+
+
+def stopped_worker() -> None:
+    """
+    One that hangs is replaced, after the watchdog's 5 seconds.
+    """
+    with load():
+        worker = serving()
+        os.kill(worker, signal.SIGSTOP)
+        until_another_serves(worker)
+
+
+def killed_supervisor() -> None:
+    """
+    Another is started, by systemd.
+    """
+    restarts = int(shown("NRestarts"))
+    with load():
+        chief = supervisor()
+        os.kill(chief, signal.SIGKILL)
+        for _ in patiently():
+            if supervisor() not in (0, chief):
+                break
+        serving()
+    assert int(shown("NRestarts")) == restarts + 1
+
+
+def damaged_store() -> None:
+    """
+    The service ends for good, does not touch it, and starts again when it is told to.
+    """
+    before = cursor()
+    run("systemctl", "stop", SERVICE, SOCKET)
+    whole = STORE.read_bytes()
+    damaged = b"\0" * 4096 * 4 + whole[4096 * 4 :]
+    STORE.write_bytes(damaged)
+    run("systemctl", "start", SERVICE, status=1)
+    for _ in patiently():
+        if shown("ActiveState", SOCKET) == "inactive":
+            break
+    assert shown("ActiveState", SOCKET) == "inactive"
+    assert shown("ActiveState") == "failed"
+    assert (shown("ExecMainStatus"), shown("NRestarts")) == ("78", "0")
+    assert STORE.read_bytes() == damaged
+
+    STORE.write_bytes(whole)
+    run("systemctl", "start", SERVICE)
+    assert cursor() == before
+
+
+def main() -> None:
+    """
+    The test.
+    """
+    for each in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
+        print(each.__name__, flush=True)
+        each()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""
+The service as the package installed it on this machine, and those who use it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+
+from attrs import frozen
+
+from tests.support.clients import Client
+from tests.support.daemon import PATIENCE, patiently
+
+PORT = 8081
+SERVICE = "pexservice.service"
+SOCKET = "pexservice.socket"
+
+
+def run(*command: str, status: int = 0) -> str:
+    """
+    Run a command to its end.
+
+    @return: what it wrote.
+    """
+    ended = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=5 * PATIENCE,
+    )
+    assert ended.returncode == status, f"{command}: {ended.returncode}\n{ended.stdout}"
+    return ended.stdout
+
+
+def shown(name: str, unit: str = SERVICE) -> str:
+    """
+    What systemd has as a property of a unit.
+    """
+    return run("systemctl", "show", "--value", "--property", name, unit).strip()
+
+
+def supervisor() -> int:
+    """
+    The process id of the supervisor; 0 without one.
+    """
+    return int(shown("MainPID"))
+
+
+def said() -> str:
+    """
+    What the supervisor that runs now has logged.
+    """
+    return run("journalctl", "--output=cat", f"_PID={supervisor()}")
+
+
+def serving() -> int:
+    """
+    The process id of the worker that serves, by the log.
+    """
+    for _ in patiently():
+        log = said()
+        names = re.findall(r"(worker-\d+) serves", log)
+        pids = re.findall(rf"{names[-1]} is process (\d+)", log) if names else []
+        if pids:
+            return int(pids[-1])
+    raise AssertionError(f"none serves:\n{log}")
+
+
+def until_another_serves(than: int) -> int:
+    """
+    @return: the process id of the worker that serves then.
+    """
+    for _ in patiently():
+        pid = serving()
+        if pid != than:
+            return pid
+    raise AssertionError(f"{than} still serves")
+
+
+def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
+    """
+    One request on a connection of its own.
+    """
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response, response.read().decode()
+    finally:
+        connection.close()
+
+
+@frozen
+class Cursor:
+    """
+    Where it is.
+    """
+
+    revision: int
+    position: int
+
+
+def cursor() -> Cursor:
+    """
+    By C{/current}.
+    """
+    response, text = ask("/current")
+    assert response.status == 200, text
+    headers = response.headers
+    return Cursor(int(headers["Pex-Revision"]), int(headers["Pex-Position"]))
+
+
+@contextmanager
+def load() -> Iterator[Sequence[Client]]:
+    """
+    Clients that step as fast as they are answered, each step on a connection of its
+    own and with a key, so that one that got no answer is sent again.
+
+    Nobody is refused, and each step is made once: the revisions that they are told
+    are all there are.  What else must hold is for the caller to say.
+    """
+    stopping = threading.Event()
+    # Odd: those use keys, of which none was used before.
+    number = 2 * secrets.randbits(40) + 1
+    clients = [Client(number + 2 * n, PORT, stopping, fresh=True) for n in range(4)]
+    before = cursor().revision
+    try:
+        for client in clients:
+            client.start()
+        until_answered(clients)
+        yield clients
+        until_answered(clients)
+    finally:
+        stopping.set()
+        for client in clients:
+            client.join(PATIENCE)
+    assert [each for client in clients for each in client.surprises] == []
+    assert [client.refused for client in clients] == [0] * len(clients)
+    told = sorted(answer.revision for client in clients for answer in client.told)
+    assert told == [*range(before + 1, cursor().revision + 1)]
+    cut_off = sum(client.broken for client in clients)
+    print(f"{len(told)} steps, {cut_off} sent again", flush=True)
+
+
+def until_answered(clients: Sequence[Client]) -> None:
+    """
+    Wait until each has an answer to a request that it begins from now on.
+    """
+    now = time.monotonic()
+    for _ in patiently():
+        if all(client.told and client.told[-1].began > now for client in clients):
+            return
+    raise AssertionError("nobody answers")
+
+
+def assert_none_cut_off(clients: Sequence[Client]) -> None:
+    """
+    No connection ended without its answer.
+    """
+    assert [client.broken for client in clients] == [0] * len(clients)

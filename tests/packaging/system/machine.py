@@ -1,0 +1,123 @@
+"""
+A machine of the test's own: a container that boots its own systemd.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.daemon import PATIENCE, children, patiently
+
+#: How long a command in it may take, an autopkgtest for one.  Seconds; a safety net.
+LONG = 20 * PATIENCE
+
+#: What the container ends with, to be started again.
+REBOOT_STATUS = 133
+
+_ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+
+
+class Machine:
+    """
+    It has no network but its own loopback, so that its ports are nobody else's.
+
+    @ivar root: the tree that it runs from.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._leader = 0
+        self._console = root.with_suffix(".console")
+        self._process = self._boot()
+
+    def _boot(self) -> subprocess.Popen[bytes]:
+        with self._console.open("wb") as console:
+            return subprocess.Popen(
+                [
+                    *("systemd-nspawn", "--boot", "--quiet", "--private-network"),
+                    # There is no systemd on the outside that it could be entered with.
+                    *("--register=no", "--keep-unit"),
+                    *("--machine", f"pexservice-{self.root.stat().st_ino}"),
+                    *("--directory", str(self.root)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        try:
+            self._until_it_runs()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _until_it_runs(self) -> None:
+        """
+        Wait until its process 1 has started all that it should.
+        """
+        for _ in patiently():
+            assert self._process.poll() is None, self._console.read_text()
+            for pid in children(self._process.pid):
+                self._leader = pid
+                if self._state() == "running":
+                    return
+        raise AssertionError(self._console.read_text())
+
+    def _state(self) -> str:
+        return self.attempt("systemctl", "is-system-running", "--wait").stdout.strip()
+
+    def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """
+        Run a command in it, to its end.
+        """
+        inside = ("nsenter", f"--target={self._leader}", "--all", "--wdns=/")
+        return subprocess.run(
+            [*inside, *_ENVIRONMENT, *command],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LONG,
+        )
+
+    def run(self, *command: str) -> str:
+        """
+        The same, of one that ends well.
+
+        @return: what it wrote.
+        """
+        ended = self.attempt(*command)
+        assert ended.returncode == 0, f"{command}: {ended.returncode}\n{ended.stdout}"
+        return ended.stdout
+
+    def reboot(self) -> None:
+        """
+        And wait until it is up again.
+        """
+        self.run("systemctl", "reboot")
+        assert self._process.wait(PATIENCE) == REBOOT_STATUS
+        self._process = self._boot()
+        self._until_it_runs()
+
+    def _end(self) -> None:
+        # Which it takes for a power button.
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,130 @@
+"""
+Reload and restart are not noticed, stop and start keep the cursor, the options are
+those of C{/etc/default/pexservice}, and the address is the socket unit's.
+
+C{python3 -m tests.packaging.system.restarts}, as root where the package is installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import stat
+from pathlib import Path
+
+from tests.packaging.system.installed import (
+    SERVICE,
+    SOCKET,
+    ask,
+    assert_none_cut_off,
+    cursor,
+    load,
+    run,
+    said,
+    serving,
+    shown,
+    supervisor,
+)
+from tests.support.daemon import PATIENCE, patiently, read_all
+
+OPTIONS = Path("/etc/default/pexservice")
+
+
+def reload() -> None:
+    """
+    The workers are others, the supervisor is the same, and nobody notices.
+    """
+    chief, worker = supervisor(), serving()
+    with load() as clients:
+        run("systemctl", "reload", SERVICE)
+        for _ in patiently():
+            if "the workers are replaced" in said():
+                break
+    assert_none_cut_off(clients)
+    assert supervisor() == chief
+    assert serving() != worker
+
+
+def restart() -> None:
+    """
+    All are others, and nobody notices but for a pause.
+    """
+    chief = supervisor()
+    with load() as clients:
+        run("systemctl", "restart", SERVICE)
+    assert_none_cut_off(clients)
+    assert supervisor() != chief
+
+
+def stop() -> None:
+    """
+    It stops, and starts where it was, at the latest when somebody comes.
+    """
+    before = cursor()
+    run("systemctl", "stop", SERVICE)
+    assert shown("Result") == "success"
+    assert supervisor() == 0
+    assert cursor() == before
+    assert supervisor() != 0
+
+
+def options() -> None:
+    """
+    They are read when it starts.
+    """
+    kept = OPTIONS.read_text()
+    OPTIONS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
+    try:
+        run("systemctl", "restart", SERVICE)
+        for _ in range(5):
+            ask("/next", "POST")
+        assert len(ask("/history")[1].splitlines()) == 3
+    finally:
+        OPTIONS.write_text(kept)
+    run("systemctl", "restart", SERVICE)
+
+
+def elsewhere() -> None:
+    """
+    The address is the socket unit's, and a Unix socket keeps the mode it has there.
+    """
+    there = Path("/run/pexservice-test.sock")
+    dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text(f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n")
+    try:
+        move()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(there))
+            connection.sendall(
+                b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+        assert stat.filemode(there.stat().st_mode) == "srw-rw----"
+    finally:
+        shutil.rmtree(dropin.parent)
+        move()
+    there.unlink()
+    assert ask("/livez")[0].status == 200
+
+
+def move() -> None:
+    """
+    To where the socket unit says.
+    """
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", SOCKET)
+
+
+def main() -> None:
+    """
+    The test.
+    """
+    for each in (reload, restart, stop, options, elsewhere):
+        print(each.__name__, flush=True)
+        each()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""
+The package on a machine with a real systemd, from its installation to its purge.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.system.built import BASE, built
+from tests.packaging.system.machine import Machine
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """
+    The machine's tree, where it can be looked at if the test fails.
+    """
+    place = BASE.parent / "machine"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    _unpack(BASE, place)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_life(root: Path) -> None:
+    """
+    It is installed by apt and serves; passes its autopkgtests, which crash, reload,
+    restart and upgrade it under load; has its cursor after a reboot; keeps it when
+    it is removed; and leaves nothing when it is purged.
+    """
+    source = root / "root" / "source"
+    source.mkdir()
+    _unpack(built(".tar.xz"), source)
+    # By this autopkgtest knows a tree that it has no need to build.
+    (source / "pexservice" / "debian" / "files").touch()
+    shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
+    with Machine(root) as machine:
+        machine.run("apt-get", "install", "--yes", "/root/pexservice.deb")
+        _autopkgtest(machine)
+
+        before = _cursor(machine)
+        assert before > (0, 0)
+        machine.reboot()
+        assert _cursor(machine) == before
+
+        machine.run("apt-get", "remove", "--yes", "pexservice")
+        assert not _listens(machine)
+        machine.run("apt-get", "install", "--yes", "/root/pexservice.deb")
+        assert _cursor(machine) == before
+
+        machine.run("apt-get", "purge", "--yes", "pexservice")
+        assert not _listens(machine)
+        assert _left(machine) == []
+
+
+def _unpack(archive: Path, place: Path) -> None:
+    with tarfile.open(archive) as contents:
+        # As root may: devices and all.
+        contents.extractall(place, filter="fully_trusted")  # noqa: S202 our own archives
+
+
+def _autopkgtest(machine: Machine) -> None:
+    """
+    The null runner takes the machine that it is on, and is told that it may.
+    """
+    told = machine.run(
+        *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
+        *("--ignore-restrictions=breaks-testbed,isolation-container", "--", "null"),
+    )
+    print(told)
+    results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", told))
+    assert results == dict.fromkeys(("smoke", "service", "crash", "upgrade"), "PASS")
+
+
+def _cursor(machine: Machine) -> tuple[int, int]:
+    """
+    @return: its revision and its position.
+    """
+    told = machine.run(
+        *("curl", "--silent", "--show-error", "--fail", "--include"),
+        "http://127.0.0.1:8081/current",
+    )
+    revision, position = (
+        re.findall(rf"(?m)^Pex-{name}: (\d+)", told) for name in ("Revision", "Position")
+    )
+    return int(revision[0]), int(position[0])
+
+
+def _listens(machine: Machine) -> bool:
+    """
+    Does anybody take connections?
+    """
+    return machine.attempt("curl", "--silent", "http://127.0.0.1:8081/").returncode == 0
+
+
+def _left(machine: Machine) -> list[str]:
+    """
+    Files of the package's, and those that speak of it.
+    """
+    named = machine.run(
+        "find", "/etc", "/run", "/usr", "/var", "-xdev", "-name", "*pexservice*"
+    )
+    cache = "/usr/lib/python3/dist-packages/twisted/plugins/dropin.cache"
+    speaking = machine.attempt("grep", "--files-with-matches", "pexservice", cache)
+    return (named + speaking.stdout).splitlines()

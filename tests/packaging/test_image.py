@@ -1,0 +1,171 @@
+"""
+The container image, in a container with the limits of the server that it is meant
+for, and with as few rights as there can be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.containers import IMAGE, Podman, built
+from tests.support.daemon import patiently
+
+SERVES = r"(worker-\d+) serves"
+
+STANDS_BY = r"worker-\d+ stands by"
+
+STEPS = 1000
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[Podman]:
+    """
+    With the image.
+    """
+    with built() as podman:
+        yield podman
+
+
+def test_it_serves(podman: Podman) -> None:
+    """
+    Every endpoint answers, on uvloop, in a container of 512 MiB and one processor.
+    """
+    with podman.volume() as volume, podman.container(volume) as container:
+        log = container.until(SERVES)
+        assert container.ask("/next", "--request", "POST") == "1\n"
+        container.ask(f"/next?[1-{STEPS}]", "--request", "POST")
+        assert container.ask("/previous", "--request", "POST").startswith("434665576")
+        assert container.ask("/current").startswith("434665576")
+        assert f"revision {STEPS + 2} previous" in container.ask("/history?limit=1")
+        assert container.ask("/livez") == container.ask("/readyz") == "ok\n"
+        assert container.ask("/reset", "--request", "POST") == "0\n"
+        assert container.execute(
+            "cat /sys/fs/cgroup/memory.max"
+            " || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
+        ) == str(512 << 20)
+        assert "UvloopReactor" in log
+        # It was made when the image was, and nobody could write it now.
+        assert "plugin cache" not in log
+
+
+def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
+    """
+    The image's HEALTHCHECK passes when a step would be taken, and not when nobody
+    answers.
+    """
+    with podman.volume() as volume, podman.container(volume) as container:
+        container.until(STANDS_BY)
+        check = ("healthcheck", "run", container.name)
+        podman(*check)
+        # The supervisor first: it would replace the workers.
+        podman("kill", "--signal=STOP", container.name)
+        container.execute("kill -STOP $(cat /proc/1/task/1/children)")
+        assert podman.attempt(*check).returncode == 1
+
+
+def test_a_step_outlives_its_container(podman: Podman) -> None:
+    """
+    SIGTERM ends it within Docker's grace, with status 0; the next container with the
+    volume goes on where it was, after a SIGKILL of everything too.
+    """
+    with podman.volume() as volume:
+        with podman.container(volume) as container:
+            container.until(SERVES)
+            container.ask("/next?[1-10]", "--request", "POST")
+            assert container.stop() == 0
+            before = container.log()
+            podman("start", container.name)
+            container.until(SERVES, before)
+            assert container.ask("/next", "--request", "POST") == "89\n"
+            podman("kill", container.name)
+        with podman.container(volume) as container:
+            container.until(SERVES)
+            assert container.ask("/current") == "89\n"
+
+
+def test_a_killed_worker_is_replaced(podman: Podman) -> None:
+    """
+    The worker that serves is killed: the other one goes on, and a third stands by.
+    """
+    with podman.volume() as volume, podman.container(volume) as container:
+        container.until(STANDS_BY)
+        before = container.until(SERVES)
+        container.ask("/next?[1-10]", "--request", "POST")
+        container.execute(f"kill -9 {_serving(before)}")
+        assert container.ask("/next", "--request", "POST") == "89\n"
+        container.until(STANDS_BY, before)
+
+
+def test_orphans_are_buried(podman: Podman) -> None:
+    """
+    What a process in the container leaves behind is gone once it has ended.
+    """
+    with podman.volume() as volume, podman.container(volume) as container:
+        container.until(SERVES)
+        container.execute("sleep 0.1 < /dev/null > /dev/null 2>&1 & true")
+        for _ in patiently():
+            if "(sleep)" not in container.execute("cat /proc/[0-9]*/stat || true"):
+                break
+        else:
+            raise AssertionError("it is still there")
+
+
+def test_nobody_is_root(podman: Podman) -> None:
+    """
+    Every process is of one user that is not root, by its number, as Kubernetes wants
+    it; there is nothing to install or compile with; only the volume can be written.
+    """
+    with podman.volume() as volume, podman.container(volume) as container:
+        container.until(STANDS_BY)
+        _, *users = podman("top", container.name, "huser").split()
+        assert set(users) == {"10001"}
+        assert podman("inspect", "--format={{.Config.User}}", IMAGE) == "10001:10001"
+        assert container.execute("command -v cc gcc pip pip3 || true") == ""
+        assert container.execute("find / -xdev -writable -type f || true") == ""
+
+
+def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> None:
+    """
+    One that is root's, and that the service's group may write to, will do.
+    """
+    os.chown(tmp_path, 0, 10001)
+    tmp_path.chmod(0o2775)
+    for value in ("1\n", "1\n"):
+        with podman.container(str(tmp_path)) as container:
+            container.until(SERVES)
+            assert container.ask("/next", "--request", "POST") == value
+
+
+def test_a_damaged_store_stays_as_it_is(podman: Podman) -> None:
+    """
+    Exit status 78, one line that says so, and not a byte of it changed.
+    """
+    with podman.volume() as volume:
+        with podman.container(volume) as container:
+            container.until(SERVES)
+            assert container.stop() == 0
+        data = _place(podman, volume) / "store" / "data.mdb"
+        damaged = data.read_bytes()[:8192]
+        data.write_bytes(damaged)
+        with podman.container(volume) as container:
+            assert container.until_ended() == 78
+            assert "the store /data/store is damaged" in container.log()
+        assert data.read_bytes() == damaged
+
+
+def _place(podman: Podman, volume: str) -> Path:
+    return Path(json.loads(podman("volume", "inspect", volume))[0]["Mountpoint"])
+
+
+def _serving(log: str) -> int:
+    """
+    The process, as the container numbers it.
+    """
+    name = re.findall(SERVES, log)[-1]
+    return int(re.findall(rf"{name} is process (\d+)", log)[-1])

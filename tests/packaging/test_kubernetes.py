@@ -1,0 +1,170 @@
+"""
+What C{deploy/kubernetes} says is what Kubernetes understands, what its strictest
+profile asks for, and what the image has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate import (  # type: ignore[import-untyped]
+    ValidationError,
+    latest_version,
+    validate,
+)
+
+from pexservice.web.endpoints import BY_PATH
+
+ROOT = Path(__file__).parents[2]
+PLACE = ROOT / "deploy" / "kubernetes"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+#: The first in which ReadWriteOncePod is there for good.
+OLDEST = "1.29"
+
+_KUSTOMIZATION = yaml.safe_load((PLACE / "kustomization.yaml").read_text())
+
+MANIFESTS: dict[str, Any] = {
+    name: yaml.safe_load((PLACE / name).read_text()) for name in _KUSTOMIZATION["resources"]
+}
+
+_SET = MANIFESTS["statefulset.yaml"]["spec"]
+POD = _SET["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+
+@pytest.mark.parametrize("release", [OLDEST, latest_version()])
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_schemas_know_all_of_it(name: str, release: str) -> None:
+    """
+    Every manifest is valid under the schemas of the oldest release that will do and of
+    the newest there is, which would not take a word that they do not know.
+    """
+    manifest = MANIFESTS[name]
+    validate(manifest, release, strict=True)
+    with pytest.raises(ValidationError):
+        validate({**manifest, "spec": {**manifest["spec"], "x": 1}}, release, strict=True)
+
+
+def test_nothing_is_left_out() -> None:
+    """
+    What is there is applied.
+    """
+    there = {each.name for each in PLACE.glob("*.yaml")}
+    assert there == {"kustomization.yaml", *MANIFESTS}
+
+
+def test_the_restricted_profile() -> None:
+    """
+    The pod is what the Pod Security Standards call restricted, with a read-only root
+    and without a token for the cluster besides.
+    """
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & POD.keys()
+    assert POD["automountServiceAccountToken"] is False
+    pod = POD["securityContext"]
+    assert pod["runAsNonRoot"] is True
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert "volumes" not in POD
+
+
+def test_it_is_one_with_the_image() -> None:
+    """
+    User, port, volume and version are the image's, the probes ask what there is, and
+    the grace is longer than a stop may take.
+    """
+    context = POD["securityContext"]
+    user = f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert _said("USER") == user == f"{context['fsGroup']}:{context['fsGroup']}"
+    (port,) = CONTAINER["ports"]
+    assert _said("EXPOSE") == str(port["containerPort"])
+    (mount,) = CONTAINER["volumeMounts"]
+    (claim,) = _SET["volumeClaimTemplates"]
+    assert _said("VOLUME") == mount["mountPath"]
+    assert mount["name"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    (image,) = _KUSTOMIZATION["images"]
+    assert image == {"name": CONTAINER["image"], "newTag": version("pexservice")}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = CONTAINER[probe]["httpGet"]
+        assert asked["path"].encode() in BY_PATH
+        assert asked["port"] == port["name"]
+    assert POD["terminationGracePeriodSeconds"] > 11
+
+
+def test_who_belongs_together() -> None:
+    """
+    Service and network policy are about the pods of the set, and there is one.
+    """
+    labels = _SET["template"]["metadata"]["labels"]
+    assert labels == _SET["selector"]["matchLabels"]
+    assert labels == MANIFESTS["service.yaml"]["spec"]["selector"]
+    policy = MANIFESTS["networkpolicy.yaml"]["spec"]
+    assert labels == policy["podSelector"]["matchLabels"]
+    assert policy["egress"] == []
+    assert _SET["replicas"] == 1
+    assert _SET["serviceName"] == MANIFESTS["service.yaml"]["metadata"]["name"]
+
+
+def test_kubectl_and_kustomize() -> None:
+    """
+    Both build the same, and kubectl, which knows the types without a cluster, loses
+    nothing of the set when it reads it.
+    """
+    built = _run("kustomize", "build", str(PLACE))
+    assert built == _run("kubectl", "kustomize", str(PLACE))
+    manifests = {each["kind"]: each for each in yaml.safe_load_all(built)}
+    assert len(manifests) == len(MANIFESTS)
+    given = manifests["StatefulSet"]
+    # With another image, for what stays the same is not written.
+    change = ("kubectl", "set", "image", "--local", "--filename=-", "pexservice=another")
+    read = json.loads(_run(*change, "--output=json", read=json.dumps(given)))
+    assert _missing(given, read) == [".spec.template.spec.containers[0].image"]
+
+
+def _said(instruction: str) -> str:
+    """
+    What the image's last stage says.
+    """
+    said: list[str] = re.findall(rf"^{instruction} (.+)$", DOCKERFILE, re.MULTILINE)
+    return said[-1]
+
+
+def _missing(given: object, read: object, where: str = "") -> list[str]:
+    """
+    Where C{read} has not what was given.
+    """
+    match given, read:
+        case dict(), dict():
+            return [
+                path
+                for key, value in given.items()
+                for path in _missing(value, read.get(key), f"{where}.{key}")
+            ]
+        case list(), list() if len(given) == len(read):
+            return [
+                path
+                for index, pair in enumerate(zip(given, read, strict=True))
+                for path in _missing(*pair, f"{where}[{index}]")
+            ]
+    return [] if given == read else [where]
+
+
+def _run(*command: str, read: str = "") -> str:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no {command[0]}")
+    return subprocess.run(
+        command, input=read, check=True, capture_output=True, text=True, timeout=60
+    ).stdout

@@ -1,0 +1,87 @@
+"""
+What C{deploy/kubernetes/etcd} says is what Kubernetes and the service understand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate import (  # type: ignore[import-untyped]
+    latest_version,
+    validate,
+)
+
+from pexservice.cli.twistd import ServiceOptions
+from pexservice.stores.etcd.address import parse
+from tests.packaging.test_kubernetes import OLDEST, PLACE, POD, _run
+
+BUILT: list[dict[str, Any]] = [
+    *yaml.safe_load_all(_run("kustomize", "build", str(PLACE / "etcd")))
+]
+
+
+def _one(kind: str) -> dict[str, Any]:
+    (found,) = (each["spec"] for each in BUILT if each["kind"] == kind)
+    return dict(found)
+
+
+@pytest.mark.parametrize("release", [OLDEST, latest_version()])
+@pytest.mark.parametrize("number", range(len(BUILT)))
+def test_the_schemas_know_all_of_it(number: int, release: str) -> None:
+    """
+    Every manifest is valid, as those of the single node are.
+    """
+    validate(BUILT[number], release, strict=True)
+
+
+def test_nodes_find_etcd() -> None:
+    """
+    The service takes what it is told, and that names each of the etcd there are.
+    """
+    (container,) = _one("Deployment")["template"]["spec"]["containers"]
+    options = ServiceOptions()
+    options.parseOptions(container["args"])
+    assert options["standby"] == 0
+    etcd = _one("StatefulSet")
+    names = [f"pexservice-etcd-{number}" for number in range(etcd["replicas"])]
+    assert etcd["serviceName"] == "pexservice-etcd"
+    assert parse(options["store"]).endpoints == tuple(
+        f"http://{name}.pexservice-etcd:2379" for name in names
+    )
+    (initial,) = (
+        each
+        for each in etcd["template"]["spec"]["containers"][0]["args"]
+        if each.startswith("--initial-cluster=")
+    )
+    assert initial.removeprefix("--initial-cluster=").split(",") == [
+        f"{name}=http://{name}.pexservice-etcd:2380" for name in names
+    ]
+
+
+def test_one_may_be_missing() -> None:
+    """
+    Three nodes on different machines, and one at a time may be taken away.
+    """
+    nodes = _one("Deployment")
+    assert nodes["replicas"] == 3
+    pod = nodes["template"]["spec"]
+    assert {each["topologyKey"] for each in pod["topologySpreadConstraints"]} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    budgets = [each["spec"] for each in BUILT if each["kind"] == "PodDisruptionBudget"]
+    assert [each["maxUnavailable"] for each in budgets] == [1, 1]
+
+
+def test_as_careful_as_the_single_one() -> None:
+    """
+    The nodes run as the single one does, and are asked the same.
+    """
+    pod = _one("Deployment")["template"]["spec"]
+    (ours,), (single,) = pod["containers"], POD["containers"]
+    assert ours["securityContext"] == single["securityContext"]
+    assert ours["readinessProbe"] == single["readinessProbe"]
+    assert ours["livenessProbe"] == single["livenessProbe"]
+    assert pod["securityContext"].items() <= POD["securityContext"].items()

@@ -1,0 +1,122 @@
+"""
+Debian's Chromium, and the live page in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+
+from tests.support.daemon import PATIENCE, Daemon
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+#: What Chromium itself writes when a server goes away, or refuses.
+NETWORK = "Failed to load resource:"
+
+# What the policy of the page forbade, told as an error.
+_TELL_VIOLATIONS = """
+    window.violations = []
+    addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
+        violations.push(violatedDirective)
+        console.error(`the policy forbids ${blockedURI}: ${violatedDirective}`)
+    })
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """
+    The browser.
+    """
+    if not CHROMIUM.exists():
+        pytest.skip("it takes Debian's chromium")
+    with sync_playwright() as playwright:
+        # Its sandbox does not run as root.
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
+
+
+# Playwright keeps notes in the object whose method it is given.
+@define(slots=False)
+class View:
+    """
+    The page in a context of its own.
+
+    @ivar errors: what the console had of them.
+    """
+
+    page: Page
+    errors: list[str] = field(factory=list)
+
+    def __getitem__(self, name: str) -> Locator:
+        """
+        The element with that id.
+        """
+        return self.page.locator(f"#{name}")
+
+    def __call__(self, name: str) -> str:
+        """
+        The text of the element with that id.
+        """
+        return self[name].inner_text()
+
+    def press(self, name: str) -> None:
+        """
+        Click the button that makes this step.
+        """
+        self.page.click(f"[data-step={name}]")
+
+    def until(self, name: str, text: str) -> None:
+        """
+        Wait until the element C{name} has this text.
+        """
+        self.page.wait_for_function(
+            "([name, text]) => document.getElementById(name).innerText === text",
+            arg=[name, text],
+        )
+
+    def until_connection(self, state: str = "live") -> None:
+        """
+        Wait until the connection is in this state.
+        """
+        self.page.wait_for_selector(f"#connection[data-state={state}]")
+
+    def noted(self, message: ConsoleMessage) -> None:
+        """
+        The console has a line.
+        """
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    @property
+    def own_errors(self) -> list[str]:
+        """
+        Those that are not the network's.
+        """
+        return [each for each in self.errors if not each.startswith(NETWORK)]
+
+
+def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
+    """
+    The page of C{daemon}, connected.
+
+    @param options: of Playwright's C{new_context}.
+    """
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE * 1000)
+    context.add_init_script(_TELL_VIOLATIONS)
+    view = View(context.new_page())
+    view.page.on("console", view.noted)
+    view.page.on("pageerror", lambda error: view.errors.append(str(error)))
+    view.page.goto(f"http://127.0.0.1:{daemon.port}/")
+    return view

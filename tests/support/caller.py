@@ -1,0 +1,131 @@
+"""
+A caller of the API, without a network.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attrs import frozen
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
+
+from pexservice.commit.committer import Committer
+from pexservice.metrics import Metrics
+from pexservice.server.fast_path import Hot
+from pexservice.server.limits import Connections
+from pexservice.web.access import Access
+from pexservice.web.api import Api
+from pexservice.web.clients import Clients
+from pexservice.web.events import Events
+from tests.support.fakes import MemoryStore, Turns, now
+
+
+@frozen
+class Answer:
+    """
+    What came back.
+
+    @ivar length: what C{Content-Length} said; Twisted takes it out of the headers.
+    """
+
+    status: int
+    headers: Headers
+    length: int | str
+    body: bytes
+
+    def __getitem__(self, name: str) -> str | None:
+        """
+        The header C{name}, which must not be there twice.
+        """
+        values = self.headers.getRawHeaders(name)
+        if values is None:
+            return None
+        (value,) = values
+        return value
+
+    @property
+    def json(self) -> Any:
+        """
+        The body.
+        """
+        return json.loads(self.body)
+
+
+class Caller:
+    """
+    @ivar store: below the API; may hold its commits.
+    """
+
+    def __init__(
+        self,
+        access: Access | None = None,
+        *,
+        synchronous: bool = True,
+        supervisor: int | None = None,
+    ) -> None:
+        """
+        @param supervisor: the descriptor of its scoreboard.
+        """
+        self.store = MemoryStore()
+        self.clock = Turns()
+        self.fatal: list[Failure] = []
+        self.committer = Committer(
+            self.store,
+            self.clock,
+            synchronous=synchronous,
+            fatal=self.fatal.append,
+            monotonic=self.clock.seconds,
+            time_ns=lambda: 1_795_000_000_123_456_789,
+        )
+        now(Deferred.fromCoroutine(self.committer.start()))
+        # Nothing comes through it here.
+        self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
+        scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
+        self.events = Events(self.committer, self.clock.callLater)
+        api = Api(self.committer, access or Access(), self.events, scrape=scrape)
+        self._treq: Any = StubTreq(api.resource())
+
+    def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
+        """
+        Send a request; C{Accept_Language="de"} becomes C{Accept-Language: de}.
+
+        @return: gets the answer when it is there.
+        """
+        answers: list[Answer] = []
+        raw = Headers()
+        for name, value in headers.items():
+            values = [value] if isinstance(value, str) else value
+            raw.setRawHeaders(name.replace("_", "-"), values)
+        sent: Deferred[Any] = self._treq.request(
+            method, f"http://localhost{path}", headers=raw
+        )
+
+        def got(response: Any) -> None:
+            self._treq.content(response).addCallback(
+                lambda body: answers.append(
+                    Answer(response.code, response.headers, response.length, body)
+                )
+            )
+
+        sent.addCallback(got)
+        self.turn()
+        return answers
+
+    def turn(self) -> None:
+        """
+        Let a batch that gathers be committed, and answers arrive.
+        """
+        self._treq.flush()
+        self.clock.turn(1.0)
+        self._treq.flush()
+
+    def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
+        """
+        Send a request and get its answer.
+        """
+        (answer,) = self.begin(method, path, **headers)
+        return answer

@@ -1,0 +1,186 @@
+"""
+Clients that keep their own records, and the check of the records.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from attrs import Factory, define, frozen
+
+from pexservice.core.cursor import Transition, follow_position
+from tests.support.daemon import PATIENCE, Daemon
+
+
+@frozen
+class Told:
+    """
+    One answer.
+
+    @ivar began: when the request was begun, on the monotonic clock.
+    @ivar ended: when the answer was there.
+    """
+
+    revision: int
+    position: int
+    word: str
+    began: float
+    ended: float
+
+
+@define(eq=False)
+class Client(threading.Thread):
+    """
+    Steps as fast as it is answered, and waits when nobody is there.
+
+    @ivar fresh: open a connection for each request.
+    @ivar told: each answer.
+    @ivar refused: how many connections nobody took.
+    @ivar broken: how many ended without an answer.
+    @ivar replayed: how many steps had been made when they were repeated.
+    @ivar surprises: answers that were not 200.
+    """
+
+    number: int
+    port: int
+    stopping: threading.Event
+    fresh: bool = False
+    told: list[Told] = Factory(list)
+    refused: int = 0
+    broken: int = 0
+    replayed: int = 0
+    surprises: list[str] = Factory(list)
+
+    _connection: socket.socket | None = None
+
+    def __attrs_post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def run(self) -> None:
+        """
+        Until told to stop.
+        """
+        choose = random.Random(self.number)  # noqa: S311 nothing secret
+        count = 0
+        while not self.stopping.is_set():
+            count += 1
+            word = choose.choices(["next", "previous", "reset"], [90, 9, 1])[0]
+            # Every other client uses keys, and repeats what it got no answer to.
+            self._step(word, f"{self.number}-{count}" if self.number % 2 else None)
+        self._close()
+
+    def _step(self, word: str, key: str | None) -> None:
+        header = "" if key is None else f"Idempotency-Key: {key}\r\n"
+        sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
+        began = time.monotonic()
+        while not self.stopping.is_set():
+            try:
+                answer = self._exchange(sent)
+            except ConnectionRefusedError:
+                self.refused += 1
+                time.sleep(0.01)
+            except OSError:
+                self.broken += 1
+                self._close()
+                if key is None:
+                    return
+            else:
+                self._note(word, began, answer)
+                if self.fresh or b"\r\nConnection: close\r\n" in answer:
+                    self._close()
+                return
+
+    def _exchange(self, sent: bytes) -> bytes:
+        """
+        As little as can be: what the client takes is missing to the service.
+        """
+        if self._connection is None:
+            self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        self._connection.sendall(sent)
+        answer = b""
+        while True:
+            received = self._connection.recv(65536)
+            if not received:
+                raise ConnectionResetError
+            answer += received
+            head, end, body = answer.partition(b"\r\n\r\n")
+            if end and len(body) == _number(rb"Content-Length", head):
+                return answer
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _note(self, word: str, began: float, answer: bytes) -> None:
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            self.surprises.append(answer.decode())
+            return
+        revision, position = (
+            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
+        )
+        self.told.append(Told(revision, position, word, began, time.monotonic()))
+        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+
+
+def _number(name: bytes, head: bytes) -> int:
+    """
+    The number in the header C{name}.
+    """
+    found = re.search(rb"\r\n%b: (\d+)" % name, head)
+    assert found is not None, head
+    return int(found[1])
+
+
+def highest(clients: Sequence[Client]) -> int:
+    """
+    The highest revision that one of them was told.
+    """
+    return max((each.told[-1].revision for each in clients if each.told), default=0)
+
+
+def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
+    """
+    By revision, where each transition led, followed page by page.
+    """
+    rows, path = {}, "/history?limit=1000"
+    while path:
+        page = json.loads(daemon.ask(path, headers={"Accept": "application/json"})[1])
+        for row in page["transitions"]:
+            assert row["revision"] not in rows
+            rows[row["revision"]] = (row["position"], row["transition"])
+        path = page["next"]
+    return rows
+
+
+def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
+    """
+    The clients' records against the history, and the history against the cursor.
+
+    @return: how many steps were told, and how many were made.
+    """
+    rows = whole_history(daemon)
+    told = [answer for client in clients for answer in client.told]
+    assert [each for client in clients for each in client.surprises] == []
+    # Nobody was told what somebody else was told, nor what was not made.
+    assert len({each.revision for each in told}) == len(told)
+    for each in told:
+        assert rows[each.revision] == (each.position, each.word)
+
+    position = 0
+    for revision in range(1, len(rows) + 1):
+        after, word = rows[revision]
+        position = follow_position(position, Transition[word.upper()])
+        assert position == after
+    answer, _ = daemon.ask("/current")
+    assert (
+        int(answer.headers["Pex-Revision"]),
+        int(answer.headers["Pex-Position"]),
+    ) == (len(rows), position)
+    return len(told), len(rows)

@@ -1,0 +1,162 @@
+"""
+Steps, what came of them, and where the cursor may be by that.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException
+from itertools import permutations
+
+from attrs import define, frozen
+
+from pexservice.core.cursor import Transition, follow_position
+from tests.support.daemon import PATIENCE
+
+#: (revision, position)
+At = tuple[int, int]
+
+#: How a 503 ends.
+_REFUSALS = {
+    b"; nothing was moved, try again\n": "not taken",
+    b" or repeat it with the same Idempotency-Key\n": "outcome unknown",
+}
+
+
+@frozen
+class Answer:
+    """
+    What a caller got to a step.
+
+    @ivar kind: C{answered}, C{not taken}, C{outcome unknown} or C{broken}.
+    @ivar at: where it says that the cursor is, when it was answered.
+    """
+
+    word: str
+    kind: str
+    at: At | None = None
+
+
+class Conversation:
+    """
+    One connection.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        self._connection.connect()
+        self._word = ""
+
+    def send(self, word: str, **headers: str) -> None:
+        """
+        Ask for a step, and do not wait.  What breaks now shows in the answer.
+        """
+        self._word = word
+        asked = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            self._connection.request("POST", f"/{word}", headers=asked)
+        except OSError:
+            self.close()
+
+    @property
+    def socket(self) -> socket.socket:
+        """
+        To wait for.
+        """
+        return self._connection.sock
+
+    def receive(self) -> Answer:
+        """
+        What came of it.
+
+        @raise AssertionError: none of what may.
+        """
+        try:
+            response = self._connection.getresponse()
+            body = response.read()
+        except TimeoutError:
+            raise AssertionError(f"{self._word} has no answer") from None
+        except (OSError, HTTPException):
+            return Answer(self._word, "broken")
+        if response.status == 200:
+            at = (response.headers["Pex-Revision"], response.headers["Pex-Position"])
+            return Answer(self._word, "answered", (int(at[0]), int(at[1])))
+        for end, kind in _REFUSALS.items():
+            if response.status == 503 and body.endswith(end):
+                return Answer(self._word, kind)
+        raise AssertionError(f"{self._word} was answered {response.status} {body!r}")
+
+    def ask(self, word: str, **headers: str) -> Answer:
+        """
+        A step, and what came of it.
+        """
+        self.send(word, **headers)
+        return self.receive()
+
+    def read(self, path: str) -> tuple[At, list[dict[str, object]]] | None:
+        """
+        Look at C{/current} or C{/history}.
+
+        @return: where the cursor is and the transitions, or L{None} if it broke.
+        """
+        try:
+            self._connection.request("GET", path, headers={"Accept": "application/json"})
+            response = self._connection.getresponse()
+            body = json.loads(response.read())
+        except TimeoutError:
+            raise AssertionError(f"{path} has no answer") from None
+        except (OSError, HTTPException):
+            return None
+        assert response.status == 200, body
+        if "transitions" in body:
+            return (0, 0), body["transitions"]
+        return (body["revision"], body["position"]), []
+
+    def close(self) -> None:
+        """
+        Hang up.
+        """
+        self._connection.close()
+
+
+@define
+class Expected:
+    """
+    Where the cursor may be on disk, by all that was answered.
+    """
+
+    possible: set[At]
+
+    def heard(self, *answers: Answer) -> None:
+        """
+        Answers to steps that were asked for together, so in any order.
+
+        @raise AssertionError: one of them is not true.
+        """
+        found = {at for order in permutations(answers) for at in self._after(order)}
+        assert found, f"from {self.possible}, {answers}"
+        self.possible = found
+
+    def _after(self, answers: Sequence[Answer]) -> set[At]:
+        possible = self.possible
+        for answer in answers:
+            moved = {_follow(at, answer.word) for at in possible}
+            if answer.kind == "answered":
+                possible = moved & {answer.at} if answer.at else set()
+            elif answer.kind != "not taken":
+                possible = possible | moved
+        return possible
+
+    def shown(self, at: At) -> None:
+        """
+        A reader was shown this, so a crash cannot take it back.
+        """
+        assert at in self.possible, f"{at} was shown, possible were {self.possible}"
+        self.possible = {each for each in self.possible if each >= at}
+
+
+def _follow(at: At, word: str) -> At:
+    revision, position = at
+    return revision + 1, follow_position(position, Transition[word.upper()])

@@ -1,0 +1,92 @@
+"""
+What the laboratories found, for docs/reliability.md.
+
+A laboratory calls L{record} at its end, in whatever size it was run.  C{python -m
+tests.support.evidence} puts the largest run of each into the page.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attrs import asdict, frozen
+
+ROOT = Path(__file__).parents[2]
+
+#: One file for each laboratory, of its largest run so far.
+KEPT = ROOT / "build" / "evidence"
+
+PAGE = ROOT / "docs" / "reliability.md"
+
+_BEGIN = "<!-- what follows is written by make evidence -->"
+_END = "<!-- and this is its end -->"
+
+
+@frozen(kw_only=True)
+class Evidence:
+    """
+    @ivar name: of the laboratory; a word.
+    @ivar promise: what it stands for, as a caller would put it.
+    @ivar size: how much was tried, the larger the better.
+    @ivar unit: what C{size} counts.
+    @ivar result: what was found, with figures.
+    @ivar command: what repeats it.
+    """
+
+    name: str
+    promise: str
+    size: int
+    unit: str
+    result: str
+    command: str
+    date: str = ""
+    machine: str = ""
+
+
+def record(evidence: Evidence) -> None:
+    """
+    Keep it, unless a larger run is kept already.
+    """
+    path = KEPT / f"{evidence.name}.json"
+    if path.exists() and json.loads(path.read_text())["size"] > evidence.size:
+        return
+    KEPT.mkdir(parents=True, exist_ok=True)
+    kept = asdict(evidence) | {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"Linux {platform.release()}, Python {platform.python_version()}",
+    }
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def table() -> list[str]:
+    """
+    All that is kept, in Markdown.
+    """
+    lines = ["| promise | tried | result | again | on |", "|---|---:|---|---|---|"]
+    machines = set()
+    for path in sorted(KEPT.glob("*.json")):
+        kept = Evidence(**json.loads(path.read_text()))
+        machines.add(kept.machine)
+        lines.append(
+            f"| {kept.promise} | {kept.size:,} {kept.unit} | {kept.result}"
+            f" | `{kept.command}` | {kept.date} |"
+        )
+    return [*lines, "", f"On {'; '.join(sorted(machines))}."]
+
+
+def main() -> None:
+    """
+    Write the page.
+    """
+    before, _, rest = PAGE.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    PAGE.write_text("\n".join([before + _BEGIN, "", *table(), "", _END]) + after)
+    sys.stdout.write("\n".join([*table(), ""]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""
+Stand-ins that implement the interfaces they stand in for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from pexservice.core.cursor import Transition, follow_position
+from pexservice.stores.interface import (
+    KEPT_KEYS,
+    Batch,
+    IStore,
+    Remembered,
+    Row,
+)
+
+T = TypeVar("T")
+
+
+@implementer(IReactorFromThreads)
+class Mailbox:
+    """
+    Keeps what threads send to the reactor until the test takes it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[], object]] = []
+        self._arrived = threading.Semaphore(0)
+
+    def callFromThread(
+        self, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
+        """
+        See L{IReactorFromThreads}.
+        """
+        self._calls.append(lambda: callable(*args, **kwargs))
+        self._arrived.release()
+
+    def take(self) -> None:
+        """
+        Wait for one call and run it.
+        """
+        assert self._arrived.acquire(timeout=60)
+        self._calls.pop(0)()
+
+
+class Turns(Clock):
+    """
+    A clock that makes one turn at a time.  C{Clock.advance} would never come back
+    from a call that asks for the next turn again and again.
+    """
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """
+        Let C{seconds} pass, then make the calls that are due and no later ones.
+        """
+        self.rightNow += seconds
+        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+            if call in self.calls:
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+
+def now(deferred: Deferred[T]) -> T:
+    """
+    What C{deferred} has fired with, or what it has failed with.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+    deferred.addCallbacks(results.append, lambda f: failures.append(f.value))
+    if failures:
+        raise failures[0]
+    (result,) = results
+    return result
+
+
+def replay(batch: Batch) -> Iterator[Row]:
+    """
+    The rows of C{batch}, oldest first.
+    """
+    position = batch.start_position
+    for revision, code in enumerate(batch.transitions, batch.first_revision):
+        transition = Transition(bytes((code,)))
+        position = follow_position(position, transition)
+        yield Row(revision, position, transition, batch.time_ns)
+
+
+@implementer(IStore)
+@define(eq=False)
+class MemoryStore:
+    """
+    A store that forgets with the process.  A test may hold its commits and then
+    end them one at a time.
+
+    @ivar held: while true, commits wait for L{finish}.
+    @ivar batches: what was committed.
+    """
+
+    kept_keys: int = KEPT_KEYS
+    journal: int = 100_000
+    held: bool = False
+    failure: Exception | None = None
+    batches: list[Batch] = field(factory=list)
+    remembered: dict[bytes, Remembered] = field(factory=dict)
+    revision: int = 0
+    position: int = 0
+    rows: list[Row] = field(factory=list)
+    closed: bool = False
+    _under_way: tuple[Batch, Deferred[None]] | None = None
+
+    def open(self) -> Deferred[tuple[int, int]]:
+        """
+        See L{IStore.open}.
+        """
+        return succeed((self.revision, self.position))
+
+    def commit(self, batch: Batch) -> Deferred[None]:
+        """
+        See L{IStore.commit}.
+        """
+        assert self._under_way is None, "a commit while another is under way"
+        assert batch.transitions, "an empty batch"
+        if self.held:
+            done: Deferred[None] = Deferred()
+            self._under_way = (batch, done)
+            return done
+        if self.failure is not None:
+            return fail(self.failure)
+        self._take(batch)
+        return succeed(None)
+
+    def _take(self, batch: Batch) -> None:
+        rows = list(replay(batch))
+        assert (batch.first_revision, batch.start_position) == (
+            self.revision + 1,
+            self.position,
+        )
+        self.revision, self.position = batch.revision, batch.position
+        assert rows[-1][:2] == (self.revision, self.position)
+        self.batches.append(batch)
+        self.rows = [*self.rows, *rows][-self.journal :]
+        self.remembered.update(batch.keys)
+        for key in list(self.remembered)[: -self.kept_keys]:
+            del self.remembered[key]
+
+    @property
+    def under_way(self) -> Batch | None:
+        """
+        The batch that a held commit has.
+        """
+        return self._under_way and self._under_way[0]
+
+    def finish(self, failure: Exception | None = None) -> None:
+        """
+        End the commit under way.
+        """
+        assert self._under_way is not None
+        (batch, done), self._under_way = self._under_way, None
+        if failure is None:
+            self._take(batch)
+            done.callback(None)
+        else:
+            done.errback(failure)
+
+    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+        """
+        See L{IStore.recall}.
+        """
+        return succeed(self.remembered.get(key))
+
+    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        See L{IStore.history}.
+        """
+        rows = [row for row in self.rows if before is None or row.revision < before]
+        return succeed(rows[::-1][:limit])
+
+    def close(self) -> Deferred[None]:
+        """
+        See L{IStore.close}.
+        """
+        self.closed = True
+        return succeed(None)

@@ -1,0 +1,230 @@
+"""
+Were many clients served by one cursor?
+
+Each client writes down what it asked for, when, and what it was told.  Such records
+are right if one cursor could have told all of it, making one step at a time: each
+operation took its place at one moment between its call and its return, and saw what
+the cursor was then.
+
+There are two ways to find that out, which share nothing but the cursor's rules.
+L{faults} takes what was made in the end, in order, and so knows every place: sorting
+is all that is left, n log n, and it says what is wrong.  L{linearizable} knows
+nothing and searches all orders, as Wing and Gong do, with a memory of where it has
+been; for short records.
+
+Pure: no clock, no service.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from attrs import frozen
+
+from pexservice.core.cursor import Transition, follow_position
+
+
+@frozen(kw_only=True, eq=False)
+class Record:
+    """
+    One operation of one client.
+
+    @ivar operation: L{None} for a look at the cursor; an unmet precondition is one.
+    @ivar called: when it began, on any clock that all clients share.
+    @ivar returned: when its end was known; infinite if it never was.
+    @ivar seen: the revision and the position that it was told.  Without, nobody
+        knows whether it was made, or when: maybe after it was given up.
+    @ivar refused: it was told that nothing was made, and nothing may have been.
+    """
+
+    client: int
+    operation: Transition | None
+    called: float
+    returned: float = math.inf
+    seen: tuple[int, int] | None = None
+    refused: bool = False
+
+    def __str__(self) -> str:
+        name = "current" if self.operation is None else self.operation.word
+        told = "refused" if self.refused else "unknown"
+        if self.seen is not None:
+            told = f"revision {self.seen[0]}, position {self.seen[1]}"
+        times = f"{round(self.called, 4)} to {round(self.returned, 4)}"
+        return f"client {self.client}'s {name} ({told}; {times})"
+
+
+def positions(journal: Sequence[Transition]) -> list[int]:
+    """
+    By revision, from 0, where C{journal} leads.
+    """
+    return list(accumulate(journal, follow_position, initial=0))
+
+
+def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str]:
+    """
+    @param journal: the transitions that were made, from revision 1 to the last.
+    @return: what no single cursor can have told; empty if all is well.
+    """
+    found = [*_contradictions(records, journal)]
+    # A record that cannot be has no place.
+    return found or [*_disorder(records, journal)]
+
+
+def _contradictions(
+    records: Sequence[Record], journal: Sequence[Transition]
+) -> Iterator[str]:
+    """
+    Between each record and what was made, whatever the time.
+    """
+    led_to = positions(journal)
+    made: dict[int, Record] = {}
+    for record in records:
+        if record.seen is None:
+            continue
+        revision, position = record.seen
+        move = record.operation
+        if not (move is not None) <= revision < len(led_to):
+            yield f"{record}: there is no such revision, the last is {len(journal)}"
+        elif position != led_to[revision]:
+            yield f"{record}: the position is {led_to[revision]}"
+        elif move is not None and move is not journal[revision - 1]:
+            yield f"{record}: that was {journal[revision - 1].word}"
+        elif move is not None and made.setdefault(revision, record) is not record:
+            yield f"{record}: that was {made[revision]}"
+
+
+def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Iterator[str]:
+    """
+    Between the order of the revisions and that of the time; and revisions that nobody
+    asked for.
+    """
+    size = len(journal) + 1
+    # By revision, who shows that it was not made before, or not after: who saw the
+    # revision before it still after being called, and who had seen it on returning.
+    not_before: list[Record | None] = [None] * (size + 1)
+    not_after: list[Record | None] = [None] * size
+    owned: set[int] = set()
+    for record in records:
+        if record.seen is None:
+            continue
+        revision = record.seen[0]
+        begins = revision + (record.operation is None)
+        if record.operation is not None:
+            owned.add(revision)
+        not_before[begins] = _later(not_before[begins], record)
+        not_after[revision] = _sooner(not_after[revision], record)
+    latest = None
+    for revision in range(1, size):
+        latest = _later(latest, not_before[revision])
+        seen = not_after[revision]
+        if latest is not None and seen is not None and latest.called > seen.returned:
+            if latest.operation is None:
+                yield f"{latest}: stale, it began after {seen} had ended"
+            else:
+                yield f"{seen}: from the future, {latest} began after it had ended"
+    yield from _unasked(records, journal, owned, not_after)
+
+
+def _unasked(
+    records: Sequence[Record],
+    journal: Sequence[Transition],
+    owned: set[int],
+    not_after: Sequence[Record | None],
+) -> Iterator[str]:
+    """
+    Each revision that nobody was told is one of those whose end is not known, and
+    was asked for before anybody saw it.
+    """
+    deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
+    unknown = [each for each in records if each.seen is None and not each.refused]
+    for transition in Transition:
+        asked = iter(
+            sorted(
+                (each for each in unknown if each.operation is transition),
+                key=lambda each: each.called,
+            )
+        )
+        for revision, made in enumerate(journal, 1):
+            if made is not transition or revision in owned:
+                continue
+            # If the one who asked first came too late, so did all others.
+            asking, seen = next(asked, None), deadlines[revision]
+            if asking is None:
+                yield f"revision {revision}, {made.word}: nobody asked for it"
+            elif seen is not None and asking.called > seen.returned:
+                yield f"{seen}: from the future, {asking} began after it had ended"
+
+
+def _later(one: Record | None, other: Record | None) -> Record | None:
+    if one is None or other is None:
+        return one or other
+    return one if one.called >= other.called else other
+
+
+def _sooner(one: Record | None, other: Record | None) -> Record | None:
+    if one is None or other is None:
+        return one or other
+    return one if one.returned <= other.returned else other
+
+
+def linearizable(
+    records: Sequence[Record], journal: Sequence[Transition] | None = None
+) -> bool:
+    """
+    Is there an order?
+
+    @param journal: what it has to lead to, if that is known.
+    """
+    pending = [
+        each
+        for each in records
+        if not each.refused and (each.seen is not None or each.operation is not None)
+    ]
+    return _search(frozenset(pending), (0, 0), journal, set())
+
+
+def _search(
+    pending: frozenset[Record],
+    state: tuple[int, int],
+    journal: Sequence[Transition] | None,
+    been: set[tuple[frozenset[Record], tuple[int, int]]],
+) -> bool:
+    """
+    Can C{pending} follow when the cursor is at C{state}?
+
+    @param been: from where it could not.
+    """
+    if all(each.seen is None for each in pending) and (
+        journal is None or state[0] == len(journal)
+    ):
+        return True
+    if (pending, state) in been:
+        return False
+    been.add((pending, state))
+    # Who ends first is not preceded by those who begin after that.
+    first_end = min((each.returned for each in pending if each.seen), default=math.inf)
+    for record in pending:
+        after = _apply(record, state, journal)
+        if (
+            record.called <= first_end
+            and after is not None
+            and record.seen in (None, after)
+            and _search(pending - {record}, after, journal, been)
+        ):
+            return True
+    return False
+
+
+def _apply(
+    record: Record, state: tuple[int, int], journal: Sequence[Transition] | None
+) -> tuple[int, int] | None:
+    revision, position = state
+    if record.operation is None:
+        return state
+    if journal is not None and (
+        revision == len(journal) or journal[revision] is not record.operation
+    ):
+        return None
+    return revision + 1, follow_position(position, record.operation)

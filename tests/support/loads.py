@@ -1,0 +1,87 @@
+"""
+A load from clients that keep records, and the check of the records for a history that
+forgets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pexservice.core.cursor import Transition, follow_position
+from tests.support.clients import Client, highest, whole_history
+from tests.support.daemon import PATIENCE, Daemon, patiently
+
+CLIENTS = 8
+
+#: How many steps show that it goes on.
+ENOUGH = 3000
+
+
+@contextmanager
+def load(
+    daemon: Daemon, number: int = CLIENTS, *, keys: bool = True
+) -> Iterator[list[Client]]:
+    """
+    Clients that step as fast as they are answered.
+    """
+    stopping = threading.Event()
+    # Those with an odd number use keys.
+    numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
+    clients = [Client(n, daemon.port, stopping, fresh=n % 4 < 2) for n in numbers]
+    try:
+        for client in clients:
+            client.start()
+        yield clients
+    finally:
+        stopping.set()
+        for client in clients:
+            client.join(PATIENCE)
+
+
+def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
+    """
+    Wait until the clients have been told of so many more steps.
+    """
+    before = sum(len(each.told) for each in clients)
+    for _ in patiently():
+        if sum(len(each.told) for each in clients) >= before + more:
+            return
+    raise AssertionError(f"less than {more} steps")
+
+
+def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:
+    """
+    See that nothing which was told is lost, and that what is there is of one piece.
+
+    @param forgets: the history may not go back to the first of the steps.
+    @return: how many steps were told.
+    """
+    rows = whole_history(daemon)
+    answer, _ = daemon.ask("/current")
+    newest, oldest = int(answer.headers["Pex-Revision"]), min(rows)
+    assert sorted(rows) == list(range(oldest, newest + 1))
+    assert forgets or oldest == 1
+    told = {each.revision: each for client in clients for each in client.told}
+    assert len(told) == sum(len(each.told) for each in clients)
+    assert highest(clients) <= newest
+    for revision, each in told.items():
+        if revision >= oldest:
+            assert rows[revision] == (each.position, each.word)
+        rows[revision] = (each.position, each.word)
+    # Older steps that nobody was told of leave gaps.
+    for revision in rows.keys() - {1}:
+        if revision - 1 in rows:
+            (before, _), (after, word) = rows[revision - 1], rows[revision]
+            assert follow_position(before, Transition[word.upper()]) == after
+    assert int(answer.headers["Pex-Position"]) == rows[newest][0]
+    assert [each.refused for each in clients] == [0] * len(clients)
+    return len(told)
+
+
+def surprises(clients: Sequence[Client]) -> list[str]:
+    """
+    Answers that were not 200.
+    """
+    return [each for client in clients for each in client.surprises]

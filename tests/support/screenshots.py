@@ -1,0 +1,65 @@
+"""
+Pictures of the live page for C{docs/page/}: at the start, under way, and when the
+service has gone.
+
+A picture is of this moment's fonts and speed, so it is made by hand (C{make
+screenshots}) and looked at.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.support.browser import chromium, open_view
+from tests.support.daemon import Daemon
+
+PICTURES = Path("docs/page")
+
+SIZE = {"width": 1100, "height": 980}
+
+#: How long the cursor goes about.  Seconds.
+WALK = 50
+
+
+def _walk(daemon: Daemon) -> None:
+    """
+    Up and down, at a changing pace.
+    """
+    chance = random.Random(1)  # noqa: S311 no secret
+    connection = daemon.connect()
+    begun = time.monotonic()
+    while (gone := time.monotonic() - begun) < WALK:
+        up = 0.9 if gone % 20 < 14 else 0.2
+        path = "/next" if chance.random() < up else "/previous"
+        connection.request("POST", path)
+        connection.getresponse().read()
+        time.sleep(chance.uniform(0, 0.5 if gone % 16 < 8 else 0.1))
+    connection.close()
+
+
+def main() -> None:
+    """
+    Make them.
+    """
+    PICTURES.mkdir(exist_ok=True)
+    with TemporaryDirectory() as path, chromium() as browser:
+        with Daemon(Path(path)) as daemon:
+            view = open_view(browser, daemon, viewport=SIZE)
+            view.until("value", "0")
+            view.page.screenshot(path=PICTURES / "start.png")
+            dark = open_view(browser, daemon, viewport=SIZE, color_scheme="dark")
+            dark.until_connection()
+            _walk(daemon)
+            view.page.wait_for_timeout(1500)
+            view.page.screenshot(path=PICTURES / "under-way.png")
+        dark.until_connection("lost")
+        dark.press("next")
+        dark.page.wait_for_timeout(4000)
+        dark.page.screenshot(path=PICTURES / "reconnecting.png")
+
+
+if __name__ == "__main__":
+    main()

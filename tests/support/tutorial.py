@@ -1,0 +1,205 @@
+"""
+A page of commands and what they print, run as a newcomer would: on an empty system.
+
+C{python -m tests.support.tutorial} prints the transcript.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self, cast
+
+from attrs import frozen
+
+ROOT = Path(__file__).parents[2]
+
+PAGE = ROOT / "docs" / "tutorial.md"
+
+#: Where the parts begin that need no network, and may not have one, for other services
+#: may have the port on this machine.
+OFFLINE = "## Run"
+
+#: Stands for anything in what is printed; on a line by itself, for any lines.
+ANYTHING = "…"
+
+#: How long it may take to make an empty system.  Seconds; a safety net.
+BOOTSTRAP_PATIENCE = 900
+
+USER = "newcomer"
+
+
+@frozen
+class Command:
+    """
+    @ivar root: it is root's.
+    @ivar prints: the lines that must come back.
+    """
+
+    root: bool
+    line: str
+    prints: tuple[str, ...]
+
+    def matches(self, printed: str) -> bool:
+        """
+        Is that what the page says?  JSON comes without a newline at its end.
+        """
+        if printed and not printed.endswith("\n"):
+            printed += "\n"
+        parts = []
+        for line in self.prints:
+            if line == ANYTHING:
+                parts.append("(?:.*\n)*")
+            else:
+                parts.append(re.escape(line).replace(re.escape(ANYTHING), ".+") + "\n")
+        return re.fullmatch("".join(parts), printed) is not None
+
+
+def commands(page: str) -> list[Command]:
+    """
+    Those in a page's C{console} blocks.
+    """
+    found: list[Command] = []
+    for block in re.findall(r"^```console\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        line, prints = "", list[str]()
+        for each in [*block.splitlines(), "$ "]:
+            if each.startswith(("$ ", "# ")):
+                if line:
+                    found.append(Command(line[0] == "#", line[2:], tuple(prints)))
+                line, prints = each, []
+            else:
+                prints.append(each)
+    return found
+
+
+class Shell:
+    """
+    One of a user's, in an empty system.
+    """
+
+    def __init__(self, tree: Path, user: str, *, online: bool) -> None:
+        # What is started in it ends with it.
+        spaces = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={tree}/proc"]
+        begin = (
+            f"cd ~{user} && exec setpriv --reuid={user} --regid={user} --init-groups bash"
+        )
+        if not online:
+            # Nothing but this machine itself.
+            spaces.append("--net")
+            begin = f"ip link set lo up && {begin}"
+        self._process = subprocess.Popen(
+            [*spaces, "chroot", str(tree), "bash", "-c", begin],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME": "/root" if user == "root" else f"/home/{user}",
+                "LANG": "C.UTF-8",
+                "DEBIAN_FRONTEND": "noninteractive",
+                **{name: value for name, value in os.environ.items() if "PROXY" in name},
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """
+        End it and all that runs in it.
+        """
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, line: str) -> tuple[str, int]:
+        """
+        @return: what was printed, and the exit status.
+        """
+        tell, hear = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        mark = "the command has ended with"
+        tell.write(f"{line}\nprintf '%s %d\\n' '{mark}' $?\n")
+        tell.flush()
+        printed: list[str] = []
+        for said in hear:
+            before, found, status = said.partition(mark)
+            printed.append(before)
+            if found:
+                return "".join(printed), int(status)
+        raise AssertionError(f"the shell is gone: {line}: {''.join(printed)}")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=BOOTSTRAP_PATIENCE
+    )
+    return done.stdout
+
+
+@contextmanager
+def empty_system() -> Iterator[Path]:
+    """
+    Debian with what every server has, and this source in a user's home.
+    """
+    with tempfile.TemporaryDirectory(prefix="tutorial-") as path:
+        tree = Path(path) / "tree"
+        _run(
+            *("mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt/lists"),
+            *("--include=ca-certificates,iproute2,util-linux", "trixie", str(tree)),
+        )
+        # It trusts whom we trust.
+        shutil.copy(
+            "/etc/ssl/certs/ca-certificates.crt", tree / "etc/ssl/certs/ca-certificates.crt"
+        )
+        for name in ("resolv.conf", "hosts"):
+            shutil.copy(f"/etc/{name}", tree / "etc" / name)
+        _run("chroot", str(tree), "useradd", "--create-home", USER)
+        home = tree / "home" / USER
+        # What it prints goes into a pipe here, and it would draw its progress.
+        (home / ".curlrc").write_text("no-progress-meter\n")
+        for name in _run("git", "-C", str(ROOT), "ls-files", "-z").split("\0")[:-1]:
+            to = home / "pexservice" / name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to)
+        _run("chroot", str(tree), "chown", "-R", f"{USER}:", f"/home/{USER}")
+        yield tree
+
+
+def transcript() -> Iterator[tuple[Command, str, int]]:
+    """
+    Run the page.
+
+    @return: each command, what it printed and its exit status.
+    """
+    before, _, after = PAGE.read_text().partition(f"{OFFLINE}\n")
+    with empty_system() as tree:
+        for part, online in ((before, True), (after, False)):
+            with (
+                Shell(tree, "root", online=online) as root,
+                Shell(tree, USER, online=online) as user,
+            ):
+                for command in commands(part):
+                    yield (command, *(root if command.root else user).run(command.line))
+
+
+def main() -> None:
+    """
+    To standard output.
+    """
+    for command, printed, status in transcript():
+        as_told = "" if command.matches(printed) and not status else "  <-- not as told"
+        sys.stdout.write(
+            f"{'#' if command.root else '$'} {command.line}{as_told}\n{printed}"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

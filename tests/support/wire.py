@@ -1,0 +1,181 @@
+"""
+A connection without a network: bytes in, bytes out, turn by turn.
+"""
+
+from __future__ import annotations
+
+import re
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from pexservice.commit.committer import Committer
+from pexservice.metrics import Metrics
+from pexservice.server.connection import Connection
+from pexservice.server.fast_path import Hot
+from pexservice.server.limits import Connections
+from pexservice.server.site import PexSite
+from pexservice.web.access import Access
+from pexservice.web.api import Api
+from pexservice.web.clients import Clients
+from pexservice.web.events import Events
+from pexservice.web.throttle import RateLimit
+from tests.support.fakes import MemoryStore, Turns, now
+
+_DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
+
+#: More turns than any conversation here takes.
+ENOUGH = 200
+
+
+class Server:
+    """
+    One worker's web and connections over a store in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        remembers: bool = True,
+        rate: int | None = None,
+        access: Access | None = None,
+        connections: int = 100,
+        streams: int = 10,
+        proxies: tuple[str, ...] = (),
+    ) -> None:
+        self.clock = Turns()
+        # 0 stands for "not" with some times.
+        self.clock.rightNow = 1000.0
+        self.store = MemoryStore()
+        self.failures: list[Failure] = []
+        self.committer = Committer(
+            self.store,
+            self.clock,
+            fatal=self.failures.append,
+            monotonic=self.clock.seconds,
+            # Two servers that did the same tell the same history.
+            time_ns=lambda: 1_795_000_000_123_456_789,
+            give_way=lambda: None,
+        )
+        now(Deferred.fromCoroutine(self.committer.start()))
+        self.connections = Connections(connections, self.clock.seconds)
+        clients = Clients(proxies)
+        limit = None if rate is None else RateLimit(rate, self.clock.seconds)
+        self.hot = Hot(
+            self.committer,
+            self.connections,
+            self.clock,
+            clients=clients,
+            limit=limit,
+            remembers=remembers,
+        )
+        scrape = Metrics(self.committer, self.hot).reply
+        self.events = Events(self.committer, self.clock.callLater, streams)
+        api = Api(self.committer, access or Access(), self.events, limit, scrape=scrape)
+        self.site = PexSite(api.resource(), self.hot, clients, self.clock)
+
+    def connect(self, peer: object = None) -> Wire:
+        """
+        A new connection.
+        """
+        return Wire(self, peer)
+
+    def turns(self, count: int = ENOUGH) -> None:
+        """
+        Let everything happen that can.
+        """
+        for _ in range(count):
+            self.clock.turn()
+
+
+class _Transport(StringTransport):
+    """
+    Twisted's, which can be closed in one direction, and reads when it is told to.
+    """
+
+    aborted = False
+    half_closed = False
+
+    def unregisterProducer(self) -> None:
+        """
+        See L{IConsumer.unregisterProducer}; as with real ones, also without any.
+        """
+        self.producer = None
+
+    def loseWriteConnection(self) -> None:
+        """
+        See L{ITCPTransport.loseWriteConnection}.
+        """
+        self.half_closed = True
+
+    def abortConnection(self) -> None:
+        """
+        See L{ITCPTransport.abortConnection}.
+        """
+        self.aborted = True
+        super().abortConnection()
+
+
+class Wire:
+    """
+    The client's end.
+    """
+
+    def __init__(self, server: Server, peer: object) -> None:
+        self._server = server
+        self.transport = _Transport(peerAddress=peer)
+        self.protocol: Connection = server.site.buildProtocol(None)
+        self._waiting: list[bytes] = []
+        self.protocol.makeConnection(self.transport)
+
+    def send(self, *chunks: bytes) -> None:
+        """
+        Have C{chunks} arrive, each when the other end reads.
+        """
+        self._waiting += chunks
+        self._arrive()
+
+    def _arrive(self) -> None:
+        while (
+            self._waiting
+            and self.transport.producerState == "producing"
+            and not self.transport.disconnecting
+        ):
+            self.protocol.dataReceived(self._waiting.pop(0))
+
+    def turns(self, count: int = ENOUGH) -> None:
+        """
+        Let everything happen that can.
+        """
+        for _ in range(count):
+            self._server.clock.turn()
+            self._arrive()
+
+    def end(self) -> None:
+        """
+        The client will send no more.
+        """
+        self.turns()
+        self.protocol.readConnectionLost()
+
+    def lose(self) -> None:
+        """
+        The connection is gone.
+        """
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def received(self) -> bytes:
+        """
+        What the client has received, without the dates.
+        """
+        return _DATE.sub(b"", self.transport.value())
+
+    @property
+    def closed(self) -> bool:
+        """
+        Whether the other end has closed, or will send no more.
+        """
+        return bool(self.transport.disconnecting) or self.transport.half_closed

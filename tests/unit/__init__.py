@@ -1,0 +1,3 @@
+"""
+Tests of one module each; the folders mirror C{src/pexservice}.
+"""

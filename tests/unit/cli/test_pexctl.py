@@ -1,0 +1,195 @@
+"""
+C{pexctl}: what it says, where, and with which status it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pexservice import __main__ as module
+from pexservice.cli.pexctl import main
+from pexservice.client.status import is_url
+from pexservice.stores.lmdb.directory import DATA, Directory
+from tests.support.stores import make_store
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> Iterator[None]:
+    """
+    The command has its own for SIGTERM.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """
+    One at position 7.
+    """
+    make_store(tmp_path / "store", 7)
+    return tmp_path / "store"
+
+
+def test_the_module_knows_the_commands(capsys: Captured) -> None:
+    """
+    C{python -m pexservice} hands over what would else be twistd's.
+    """
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for command in module.COMMANDS:
+        assert f"\n    {command} " in shown
+
+
+@pytest.mark.parametrize("command", [[], [*module.COMMANDS[:1]], [*module.COMMANDS[2:]]])
+def test_help(command: list[str], capsys: Captured) -> None:
+    """
+    Names each status that there is.
+    """
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    shown = capsys.readouterr().out
+    for status in ("0 ", "1 ", "2 ", "69", "78"):
+        assert f"\n  {status} " in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: COMMAND"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["verify"], "required: STORE"),
+        (["backup", "store"], "required: TO"),
+        (["status", "gopher:x"], "gopher:x: must be http://HOST:PORT"),
+        (["status", "--timeout", "0"], "0: must be seconds, more than 0"),
+        (["status", "--timeout", "soon"], "soon: must be seconds"),
+    ],
+)
+def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:
+    """
+    2, and what is wrong.
+    """
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["lmdb:{}", "{}"])
+def test_verify(store: Path, url: str, capsys: Captured) -> None:
+    """
+    A whole store, named as the service's option has it or plainly.
+    """
+    size = (store / DATA).stat().st_size
+    assert main(["verify", url.format(store)]) == 0
+    assert capsys.readouterr() == (
+        f"{store} is whole: revision 7, position 7, {size} bytes\n",
+        "",
+    )
+    assert main(["verify", "--json", url.format(store)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "outcome": "whole",
+        "store": str(store),
+        "revision": 7,
+        "position": 7,
+        "size": size,
+    }
+
+
+def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
+    """
+    78, and the line is on standard error also when an object is wanted.
+    """
+    (store / DATA).write_bytes(b"")
+    assert main(["verify", str(store)]) == 78
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"pexctl: the store {store} is damaged: ")
+    assert main(["verify", "--json", str(store)]) == 78
+    out, again = capsys.readouterr()
+    assert again == err
+    assert json.loads(out) == {
+        "outcome": "damaged",
+        "error": err.removeprefix("pexctl: ").strip(),
+    }
+
+
+def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
+    """
+    1, and it stays in use.
+    """
+    owner = Directory(str(store))
+    owner.own()
+    assert main(["verify", str(store)]) == 1
+    assert "is in use by another process; a backup can be made" in capsys.readouterr().err
+    owner.release()
+    assert main(["verify", str(store)]) == 0
+
+
+def test_verify_nothing(tmp_path: Path, capsys: Captured) -> None:
+    """
+    1, and no directory is made.
+    """
+    assert main(["verify", str(tmp_path / "store")]) == 1
+    assert capsys.readouterr().err.endswith("/store: No such file or directory\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_backup(store: Path, capsys: Captured) -> None:
+    """
+    Once; the second time there is something already.
+    """
+    copy = store.parent / "copy"
+    assert main(["backup", "--json", str(store), str(copy)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told.pop("size"), told) == (
+        (copy / DATA).stat().st_size,
+        {"outcome": "backed-up", "store": str(copy), "revision": 7, "position": 7},
+    )
+    assert main(["backup", str(store), str(copy)]) == 1
+    assert capsys.readouterr().err == (
+        f"pexctl: {copy} exists already; a backup goes where nothing is\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("http://127.0.0.1:8081", True),
+        ("https://example.org/fibonacci/", True),
+        ("http://[::1]:8081", True),
+        ("unix:/run/pexservice.socket", True),
+        ("unix:socket", True),
+        ("unix:", False),
+        ("http://", False),
+        ("http://:8081", False),
+        ("http://localhost:x", False),
+        ("http://localhost:99999", False),
+        ("http://[", False),
+        ("localhost:8081", False),
+        ("http://localhost?x", False),
+    ],
+)
+def test_urls(url: str, *, good: bool) -> None:
+    """
+    What can be asked.
+    """
+    assert is_url(url) == good
+
+
+def test_nobody(tmp_path: Path, capsys: Captured) -> None:
+    """
+    69 as well.
+    """
+    assert main(["status", f"unix:{tmp_path}/socket", "--json"]) == 69
+    out, err = capsys.readouterr()
+    assert err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"
+    assert json.loads(out)["outcome"] == "unreachable"

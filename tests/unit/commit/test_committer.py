@@ -1,0 +1,667 @@
+"""
+Group commit, pumped one step at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from pexservice.commit.batching_policy import LONGEST_WAIT
+from pexservice.commit.committer import LONGEST_DELAY, Committer
+from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from tests.support.fakes import MemoryStore, Turns, now
+
+NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
+
+
+class Bench:
+    """
+    A committer on a store whose commits the test ends, and a clock it turns.
+    """
+
+    def __init__(self, *, held: bool = True, synchronous: bool = True) -> None:
+        self.store = MemoryStore(held=held)
+        self.clock = Turns()
+        self.fatal: list[Failure] = []
+        self.order: list[int] = []
+        self.committer = Committer(
+            self.store,
+            self.clock,
+            synchronous=synchronous,
+            fatal=self.fatal.append,
+            monotonic=self.clock.seconds,
+            time_ns=lambda: 7,
+        )
+        now(Deferred.fromCoroutine(self.committer.start()))
+
+    def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
+        """
+        @return: a list that gets the outcome, (how, revision, position), or the
+            exception.
+        """
+        results: list[object] = []
+
+        def done(outcome: Outcome) -> None:
+            self.order.append(outcome.state.revision)
+            results.append((outcome.how, outcome.state.revision, outcome.state.position))
+
+        self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+            done, lambda failure: results.append(failure.value)
+        )
+        return results
+
+    def turn(self) -> None:
+        """
+        The turn of the reactor that brought what was submitted, and one that brings
+        nothing.
+        """
+        self.clock.turn()
+        self.clock.turn()
+
+    def commit(self, count: int = 1) -> None:
+        """
+        Submit C{count} steps and let them become durable.
+        """
+        for _ in range(count):
+            self.submit()
+        self.turn()
+        self.store.finish()
+
+    def counted(self) -> dict[str, int]:
+        """
+        What came of the steps up, down and to 0, by its word and their letter.
+        """
+        return {
+            f"{outcome} {kind.word[0]}": count
+            for kind, outcome, count in self.committer.counts.transitions()
+            if count
+        }
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """
+    Held commits, synchronous.
+    """
+    return Bench()
+
+
+def sizes(bench: Bench) -> list[int]:
+    """
+    How many transitions each batch had.
+    """
+    return [len(batch.transitions) for batch in bench.store.batches]
+
+
+def test_answers_when_durable(bench: Bench) -> None:
+    """
+    Neither the answer nor the readers' state comes before the disk has it.
+    """
+    results = bench.submit()
+    bench.turn()
+    assert results == []
+    assert bench.committer.visible.revision == 0
+    bench.store.finish()
+    assert results == [(How.MOVED, 1, 1)]
+    assert bench.committer.visible.revision == 1
+    assert bench.store.batches[0].time_ns == 7
+
+
+def test_one_turn_is_one_batch(bench: Bench) -> None:
+    """
+    What arrives in one turn of the reactor shares a commit, and each has its own
+    answer, in order.
+    """
+    results = [bench.submit(each) for each in (NEXT, NEXT, NEXT, PREVIOUS, RESET)]
+    bench.turn()
+    assert bench.store.under_way is not None
+    assert bench.store.under_way.transitions == b"nnnpr"
+    bench.store.finish()
+    assert results == [[(How.MOVED, n + 1, p)] for n, p in enumerate((1, 2, 3, 2, 0))]
+    assert bench.order == [1, 2, 3, 4, 5]
+
+
+def test_company_under_way(bench: Bench) -> None:
+    """
+    What arrives while a commit is under way shares the next one, which begins when
+    the first has ended.
+    """
+    bench.submit()
+    bench.turn()
+    for _ in range(5):
+        bench.submit()
+        bench.turn()
+    bench.store.finish()
+    bench.turn()
+    assert bench.store.under_way is not None
+    assert bench.store.under_way.transitions == b"nnnnn"
+    bench.store.finish()
+    assert sizes(bench) == [1, 5]
+    assert bench.order == [1, 2, 3, 4, 5, 6]
+
+
+def test_waits_for_company(bench: Bench) -> None:
+    """
+    After a batch of four, three wait for the fourth, turn by turn, but not for ever.
+    """
+    bench.commit(4)
+    for _ in range(3):
+        bench.submit()
+    for _ in range(10):
+        bench.turn()
+    assert bench.store.under_way is None
+    bench.submit()
+    bench.turn()
+    bench.store.finish()
+    bench.submit()
+    bench.turn()
+    assert bench.store.under_way is None
+    bench.clock.turn(LONGEST_WAIT)
+    bench.store.finish()
+    assert sizes(bench) == [4, 4, 1]
+
+
+def test_an_answer_that_brings_the_next_request() -> None:
+    """
+    A pipeline, where each answer lets the next request in, neither nests commits nor
+    makes one wait.
+    """
+    bench = Bench(held=False)
+    left = 5000
+
+    def again(outcome: Outcome | Exception, /) -> None:
+        nonlocal left
+        assert isinstance(outcome, Outcome)
+        left -= 1
+        if left:
+            bench.committer.move(Move(NEXT), again)
+
+    bench.committer.move(Move(NEXT), again)
+    for _ in range(5000):
+        bench.turn()
+    assert left == 0
+    assert bench.committer.durable.position == 5000
+
+
+def test_a_batch_that_was_not_taken(bench: Bench) -> None:
+    """
+    It never happened, nor did what was built on it; the next step starts from what
+    the disk has.
+    """
+    bench.commit(2)
+    results = [bench.submit(key=b"a"), bench.submit()]
+    bench.turn()
+    built_on_it = bench.submit()
+    bench.store.finish(NotTaken("full"))
+    assert [type(each[0]) for each in (*results, built_on_it)] == [NotTaken] * 3
+    assert bench.fatal == []
+    after = bench.submit(key=b"a")
+    bench.turn()
+    bench.clock.turn(LONGEST_WAIT)
+    bench.store.finish()
+    assert after == [(How.MOVED, 3, 3)]
+
+
+def test_an_unknown_outcome(bench: Bench) -> None:
+    """
+    Its waiters are told so, what was built on it never happened, the process is told
+    to end, and nothing is taken any more.
+    """
+    results = bench.submit()
+    bench.turn()
+    built_on_it = bench.submit()
+    bench.store.finish(OSError("Input/output error"))
+    assert [type(each) for each in results + built_on_it] == [OutcomeUnknown, NotTaken]
+    assert isinstance(bench.fatal[0].value, OSError)
+    late, keyed = bench.submit(), bench.submit(key=b"k")
+    assert [type(each) for each in late + keyed] == [NotTaken, NotTaken]
+    assert bench.committer.visible.revision == 0
+
+
+def test_a_condition(bench: Bench) -> None:
+    """
+    A move with an unmet condition changes nothing and tells the present state.
+    """
+    bench.commit(3)
+    met = bench.submit(condition=lambda state: state.revision == 3)
+    bench.clock.turn(LONGEST_WAIT)
+    bench.store.finish()
+    assert met == [(How.MOVED, 4, 4)]
+    assert bench.submit(condition=lambda _: False) == [(How.UNMET, 4, 4)]
+    assert bench.committer.latest.revision == 4
+
+
+def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
+    """
+    Of two moves on the same condition one is made, and the other is told only when
+    what it was told is durable.
+    """
+    results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
+    bench.turn()
+    late = bench.submit(condition=lambda state: state.revision == 0)
+    assert [*results, late] == [[], [], []]
+    bench.store.finish()
+    assert results == [[(How.MOVED, 1, 1)], [(How.UNMET, 1, 1)]]
+    assert late == [(How.UNMET, 1, 1)]
+
+
+def test_looking_at_what_was_not_taken(bench: Bench) -> None:
+    """
+    Who was to be told of a state that then never was, is told so.
+    """
+    bench.submit()
+    bench.turn()
+    looked = bench.submit(condition=lambda _: False)
+    bench.store.finish(NotTaken("full"))
+    assert [type(each) for each in looked] == [NotTaken]
+
+
+def test_a_key_is_used_once(bench: Bench) -> None:
+    """
+    A repeated key is answered as the first time, wherever the first use is by then:
+    gathering, under way, or on disk.
+    """
+    first = bench.submit(key=b"k")
+    gathering = bench.submit(key=b"k")
+    bench.turn()
+    under_way = bench.submit(key=b"k")
+    assert first + gathering + under_way == []
+    bench.store.finish()
+    bench.commit()
+    on_disk = bench.submit(key=b"k")
+    assert first == [(How.MOVED, 1, 1)]
+    assert gathering == under_way == on_disk == [(How.REPLAYED, 1, 1)]
+    assert bench.committer.latest.revision == 2
+
+
+def test_a_key_of_another_transition(bench: Bench) -> None:
+    """
+    A key that was used for another transition is refused, wherever it is by then.
+    """
+    bench.submit(key=b"k")
+    gathering = bench.submit(RESET, key=b"k")
+    bench.turn()
+    under_way = bench.submit(RESET, key=b"k")
+    bench.store.finish()
+    on_disk = bench.submit(PREVIOUS, key=b"k")
+    assert [type(each) for each in gathering + under_way + on_disk] == [KeyReused] * 3
+
+
+def test_a_key_beats_a_condition(bench: Bench) -> None:
+    """
+    A repeat is answered as the first time, though its condition holds no more.
+    """
+    bench.submit(key=b"k", condition=lambda state: state.revision == 0)
+    bench.turn()
+    bench.store.finish()
+    again = bench.submit(key=b"k", condition=lambda state: state.revision == 0)
+    assert again == [(How.REPLAYED, 1, 1)]
+
+
+def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
+    """
+    What did not happen is not remembered.
+    """
+    assert bench.submit(key=b"k", condition=lambda _: False) == [(How.UNMET, 0, 0)]
+    again = bench.submit(key=b"k")
+    bench.turn()
+    bench.store.finish()
+    assert again == [(How.MOVED, 1, 1)]
+
+
+def test_a_look_up_that_waited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where look-ups take time, one that waited for another while the store failed does
+    not use the store any more.
+    """
+    look_ups: list[Deferred[None]] = []
+
+    def recall(_: bytes) -> Deferred[None]:
+        look_ups.append(Deferred())
+        return look_ups[-1]
+
+    monkeypatch.setattr(MemoryStore, "recall", lambda _, key: recall(key))
+    first, second = bench.submit(key=b"a"), bench.submit(key=b"b")
+    bench.submit()
+    bench.turn()
+    bench.store.finish(OSError("Input/output error"))
+    look_ups[0].callback(None)
+    assert [type(each) for each in first + second] == [NotTaken, NotTaken]
+    assert len(look_ups) == 1
+
+
+def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
+    """
+    A cancelled waiter is dropped; its step and its batch go on.
+    """
+    leaving = bench.committer.submit(Move(NEXT))
+    leaving.addErrback(lambda _: None)
+    staying = bench.submit()
+    bench.turn()
+    leaving.cancel()
+    bench.store.finish()
+    assert staying == [(How.MOVED, 2, 2)]
+
+
+def test_drain(bench: Bench) -> None:
+    """
+    Draining commits what is there and what waits behind it, then is done; what comes
+    later is refused.
+    """
+    under_way = bench.submit()
+    bench.turn()
+    gathered = bench.submit()
+    drained: list[None] = []
+    bench.committer.drain().addCallback(drained.append)
+    late = bench.submit()
+    assert isinstance(late[0], NotTaken)
+    bench.store.finish()
+    assert drained == []
+    bench.store.finish()
+    assert drained == [None]
+    assert under_way + gathered == [(How.MOVED, 1, 1), (How.MOVED, 2, 2)]
+
+
+def test_drain_what_only_gathered(bench: Bench) -> None:
+    """
+    Draining does not wait for company.
+    """
+    bench.commit(4)
+    alone = bench.submit()
+    drained: list[None] = []
+    bench.committer.drain().addCallback(drained.append)
+    bench.store.finish()
+    assert (alone, drained) == ([(How.MOVED, 5, 5)], [None])
+
+
+def test_drain_nothing(bench: Bench) -> None:
+    """
+    There is nothing to wait for.
+    """
+    now(bench.committer.drain())
+    now(bench.committer.drain())
+
+
+def test_settled(bench: Bench) -> None:
+    """
+    A round trip ends with the commit that is under way, and is short without one.
+    """
+    now(bench.committer.settled())
+    bench.submit()
+    bench.turn()
+    settled: list[None] = []
+    bench.committer.settled().addCallback(settled.append)
+    bench.submit()
+    assert settled == []
+    bench.store.finish()
+    assert settled == [None]
+
+
+def test_a_cursor_that_was_not_read() -> None:
+    """
+    There is nothing to show, and it says why.
+    """
+    bench = Bench()
+    assert bench.committer.unread is None
+    committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
+    assert str(committer.unread) == "the cursor is not read yet"
+    committer.unusable("the store is away")
+    assert str(committer.unread) == "the store is away"
+
+
+def test_stop_closes_the_store(bench: Bench) -> None:
+    """
+    After the last commit.
+    """
+    bench.submit()
+    stopped: list[None] = []
+    Deferred.fromCoroutine(bench.committer.stop()).addCallback(stopped.append)
+    assert not bench.store.closed
+    bench.store.finish()
+    assert bench.store.closed
+    assert stopped == [None]
+
+
+def test_history_shows_what_is_durable(bench: Bench) -> None:
+    """
+    No row is newer than the state the readers see.
+    """
+    bench.commit(3)
+    bench.submit()
+    bench.turn()
+    assert [row.revision for row in now(bench.committer.history(None, 10))] == [3, 2, 1]
+    assert [row.revision for row in now(bench.committer.history(99, 1))] == [3]
+    assert [row.revision for row in now(bench.committer.history(3, 1))] == [2]
+
+
+def test_what_came_of_it_is_counted(bench: Bench) -> None:
+    """
+    When it is known, and not before.
+    """
+    bench.submit(NEXT, key=b"k")
+    bench.submit(RESET)
+    bench.submit(NEXT, key=b"k")
+    bench.submit(PREVIOUS, condition=lambda _: False)
+    bench.turn()
+    assert bench.counted() == {}
+    bench.store.finish()
+    moved = {"moved n": 1, "moved r": 1}
+    assert bench.counted() == {**moved, "replayed n": 1, "unmet p": 1}
+    # And when there is nothing to wait for.
+    bench.submit(NEXT, key=b"k")
+    bench.submit(PREVIOUS, condition=lambda _: False)
+    assert bench.counted() == {**moved, "replayed n": 2, "unmet p": 2}
+    assert [list(bench.committer.counts.sizes.cumulative())[n] for n in (0, 1, -1)] == [
+        *((1.0, 0), (2.0, 1), (math.inf, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "word"), [(NotTaken("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
+)
+def test_what_did_not_happen_is_counted(
+    bench: Bench, failure: Exception, word: str
+) -> None:
+    """
+    With who was waiting beside it, and what was built on it, which surely did not.
+    """
+    bench.submit(NEXT, key=b"k")
+    bench.submit(NEXT, key=b"k")
+    bench.turn()
+    bench.submit(RESET)
+    bench.store.finish(failure)
+    # After the fatal one nothing more is taken.
+    bench.store.held = False
+    bench.submit(PREVIOUS)
+    bench.turn()
+    last = "moved p" if word == "not_taken" else "not_taken p"
+    assert bench.counted() == {f"{word} n": 2, "not_taken r": 1, last: 1}
+
+
+def test_answered_first_and_lost() -> None:
+    """
+    With synchronous commit off, it counts what the disk has taken and not what was
+    answered.
+    """
+    bench = Bench(synchronous=False)
+    bench.submit()
+    bench.clock.turn(LONGEST_DELAY)
+    assert bench.counted() == {}
+    bench.store.finish(NotTaken("full"))
+    assert bench.counted() == {"not_taken n": 1}
+
+
+def test_one_failing_waiter() -> None:
+    """
+    A waiter that raises is logged and the others are answered.
+    """
+    bench = Bench()
+
+    def raises(_: object, /) -> None:
+        raise ZeroDivisionError
+
+    bench.committer.move(Move(NEXT), raises)
+    after = bench.submit()
+    bench.turn()
+    bench.store.finish()
+    assert after == [(How.MOVED, 2, 2)]
+    assert not bench.fatal
+
+
+class TestAnswerFirst:
+    """
+    With synchronous commit off.
+    """
+
+    @pytest.fixture
+    def bench(self) -> Bench:
+        """
+        Held commits, answered before.
+        """
+        return Bench(synchronous=False)
+
+    def test_answers_at_once(self, bench: Bench) -> None:
+        """
+        The answer and the readers' state do not wait for the disk; the commit
+        follows within its time.
+        """
+        assert bench.submit() == [(How.MOVED, 1, 1)]
+        assert bench.committer.visible.revision == 1
+        assert bench.submit(key=b"k") == [(How.MOVED, 2, 2)]
+        assert bench.submit(key=b"k") == [(How.REPLAYED, 2, 2)]
+        assert bench.store.under_way is None
+        bench.clock.turn(LONGEST_DELAY)
+        assert bench.store.under_way is not None
+        bench.submit()
+        bench.store.finish()
+        bench.clock.turn(LONGEST_DELAY)
+        bench.store.finish()
+        assert sizes(bench) == [2, 1]
+
+    def test_drain(self, bench: Bench) -> None:
+        """
+        Stopping leaves nothing uncommitted.
+        """
+        bench.submit()
+        bench.clock.turn(LONGEST_DELAY)
+        bench.submit()
+        drained: list[None] = []
+        bench.committer.drain().addCallback(drained.append)
+        bench.store.finish()
+        assert drained == []
+        bench.store.finish()
+        assert drained == [None]
+        assert sizes(bench) == [1, 1]
+
+    def test_a_store_that_refuses(self, bench: Bench) -> None:
+        """
+        Once the store has refused what was answered, nothing more is answered before
+        it is taken, until the store takes again.
+        """
+        bench.submit()
+        bench.clock.turn(LONGEST_DELAY)
+        bench.store.finish(NotTaken("full"))
+        assert bench.committer.visible.revision == 0
+        waits = bench.submit()
+        assert waits == []
+        bench.turn()
+        bench.store.finish()
+        assert waits == [(How.MOVED, 1, 1)]
+        assert bench.submit() == [(How.MOVED, 2, 2)]
+
+    def test_an_unknown_outcome(self, bench: Bench) -> None:
+        """
+        The process ends, and readers are not shown what may be lost.
+        """
+        bench.submit()
+        bench.clock.turn(LONGEST_DELAY)
+        bench.store.finish(OSError("Input/output error"))
+        assert len(bench.fatal) == 1
+        assert bench.committer.visible.revision == 0
+        assert isinstance(bench.submit()[0], NotTaken)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """
+    Whatever arrives and however commits end: what was acknowledged is durable, once,
+    in order, and exact.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.acknowledged: dict[int, int] = {}
+        self.keys: dict[bytes, int] = {}
+
+    @rule(
+        transition=st.sampled_from(list(Transition)),
+        key=st.none() | st.sampled_from([b"a", b"b", b"c"]),
+        behind=st.none() | st.integers(0, 2),
+    )
+    def submit(self, transition: Transition, key: bytes | None, behind: int | None) -> None:
+        """
+        A step, maybe with a key, maybe on a condition that holds or does not.
+        """
+        revision = self.bench.committer.latest.revision
+        condition = (
+            None if behind is None else lambda now: now.revision == revision - behind
+        )
+        # A key belongs to one transition, or every other submission is a 422.
+        name = None if key is None else key + transition.value
+
+        def answered(outcome: Outcome) -> None:
+            state = outcome.state
+            assert state.revision <= self.bench.store.revision, "not durable"
+            if outcome.how is How.MOVED:
+                assert state.revision not in self.acknowledged, "acknowledged twice"
+                self.acknowledged[state.revision] = state.position
+            if name is not None and outcome.how is not How.UNMET:
+                assert self.keys.setdefault(name, state.revision) == state.revision
+
+        def failed(failure: Failure) -> None:
+            assert isinstance(failure.value, NotTaken)
+
+        self.bench.committer.submit(Move(transition, name, condition)).addCallbacks(
+            answered, failed
+        )
+
+    @rule(seconds=st.sampled_from([0.0, LONGEST_WAIT]))
+    def turn(self, seconds: float) -> None:
+        """
+        Time goes by.
+        """
+        self.bench.clock.turn(seconds)
+
+    @precondition(lambda self: self.bench.store.under_way is not None)
+    @rule(taken=st.booleans())
+    def finish(self, taken: bool) -> None:  # noqa: FBT001 hypothesis names it
+        """
+        The commit under way ends.
+        """
+        self.bench.store.finish(None if taken else NotTaken("full"))
+
+    @invariant()
+    def agrees_with_the_store(self) -> None:
+        """
+        The durable state is the store's, and every acknowledged one is in its journal.
+        """
+        store, durable = self.bench.store, self.bench.committer.durable
+        assert (durable.revision, durable.position) == (store.revision, store.position)
+        rows = {row.revision: row.position for row in store.rows}
+        assert self.acknowledged.items() <= rows.items()
+        counts = self.bench.counted()
+        moved = sum(count for name, count in counts.items() if name.startswith("moved"))
+        assert moved == durable.revision
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,516 @@
+"""
+Many nodes, one cursor: pumped one step at a time, and by chance.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from copy import deepcopy
+
+import pytest
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from pexservice.commit.optimistic import LOOK, MOST_KEYS, SharedCommitter
+from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.core.cursor import Transition
+from pexservice.stores.etcd.gateway import Refused
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fakes import Turns, now
+from tests.support.linearizability import Record, faults
+
+NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
+
+#: Of a simulation; as many as CI has time for.
+SEEDS = int(os.environ.get("SEEDS", "60"))
+
+
+class Node:
+    """
+    One of many, whose messages the test has in its hands.
+    """
+
+    def __init__(self, etcd: FakeEtcd, clock: Turns) -> None:
+        self.clock = clock
+        self.caller = FakeCaller(etcd, clock)
+        self.fatal: list[Failure] = []
+        self.committer = SharedCommitter(
+            EtcdStore(self.caller, "p/"),
+            clock,
+            fatal=self.fatal.append,
+            monotonic=clock.seconds,
+            time_ns=lambda: 7,
+            give_way=lambda: None,
+        )
+        now(Deferred.fromCoroutine(self.committer.start()))
+        self.caller.open = False
+
+    def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
+        """
+        @return: gets (how, revision, position), or the exception.
+        """
+        told: list[object] = []
+        self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+            lambda outcome: told.append(_plain(outcome)),
+            lambda failure: told.append(failure.value),
+        )
+        return told
+
+    def look(self) -> list[object]:
+        """
+        @return: gets (revision, position), or the exception.
+        """
+        told: list[object] = []
+        self.committer.look().addCallbacks(
+            lambda state: told.append((state.revision, state.position)),
+            lambda failure: told.append(failure.value),
+        )
+        return told
+
+    def turn(self) -> None:
+        """
+        Let a batch that gathers be sent.
+        """
+        self.clock.turn(0.01)
+        self.clock.turn()
+
+    def settle(self) -> None:
+        """
+        Have everything answered.
+        """
+        for _ in range(100):
+            self.turn()
+            while self.caller.waiting:
+                self.caller.answer()
+
+
+def _plain(outcome: Outcome) -> tuple[How, int, int]:
+    return outcome.how, outcome.state.revision, outcome.state.position
+
+
+@pytest.fixture
+def nodes() -> tuple[Node, Node]:
+    """
+    Two of them.
+    """
+    etcd, clock = FakeEtcd(), Turns()
+    return Node(etcd, clock), Node(etcd, clock)
+
+
+def test_rebase(nodes: tuple[Node, Node]) -> None:
+    """
+    Who loses the race follows the winner, together with those who came meanwhile, in
+    order; and the answers are those of the batch that won.
+    """
+    one, two = nodes
+    told = [one.submit(), one.submit(RESET), one.submit()]
+    one.turn()
+    other = two.submit()
+    two.settle()
+    assert other == [(How.MOVED, 1, 1)]
+    told.append(one.submit())
+    one.settle()
+    assert told == [
+        [(How.MOVED, 2, 2)],
+        [(How.MOVED, 3, 0)],
+        [(How.MOVED, 4, 1)],
+        [(How.MOVED, 5, 2)],
+    ]
+
+
+def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
+    """
+    A key that two nodes take at once moves once, and both tell the same.
+    """
+    one, two = nodes
+    first, second = one.submit(key=b"k"), two.submit(key=b"k")
+    more, reused = two.submit(), two.submit(RESET, key=b"k")
+    one.turn()
+    two.turn()
+    one.settle()
+    two.settle()
+    assert first == [(How.MOVED, 1, 1)]
+    assert second == [(How.REPLAYED, 1, 1)]
+    assert more == [(How.MOVED, 2, 2)]
+    assert isinstance(reused[0], KeyReused)
+    reused = two.submit(RESET, key=b"k")
+    two.settle()
+    assert isinstance(reused[0], KeyReused)
+
+
+def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
+    """
+    A condition that was met when the move came, and is not any more when the batch is
+    tried again, is told the state that it was compared with.
+    """
+    one, two = nodes
+    told = one.submit(condition=lambda state: state.revision == 0)
+    one.turn()
+    two.submit()
+    two.settle()
+    one.settle()
+    assert told == [(How.UNMET, 1, 1)]
+
+
+def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
+    """
+    A condition that is not met by what the node knows may be met by what is.
+    """
+    one, two = nodes
+    two.submit()
+    two.settle()
+    told = one.submit(condition=lambda state: state.revision == 1)
+    one.settle()
+    assert told == [(How.MOVED, 2, 2)]
+
+
+def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
+    """
+    A batch under way may have happened before the move was asked for, so the state it
+    leads to is not told to who asks now.
+    """
+    one, two = nodes
+    one.submit()
+    one.turn()
+    one.caller.reach()
+    two.submit()
+    two.settle()
+    told = one.submit(condition=lambda state: state.revision == 0)
+    one.settle()
+    assert told == [(How.UNMET, 2, 2)]
+
+
+def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
+    """
+    Those who look at the same time share a read; who comes when it was sent waits for
+    the next one, and sees what happened before.
+    """
+    one, two = nodes
+    first = one.look()
+    second = [one.look(), one.look()]
+    one.caller.lose_answer()
+    assert len(one.caller.waiting) == 0
+    two.submit()
+    two.settle()
+    one.settle()
+    assert [first, *second] == [[(1, 1)]] * 3
+    assert one.committer.durable.position == 1
+
+
+def test_a_look_by_the_memo(nodes: tuple[Node, Node]) -> None:
+    """
+    What the memo asks for a look moves nothing and is read.
+    """
+    one, two = nodes
+    two.submit()
+    two.settle()
+    told: list[object] = []
+    one.committer.move(LOOK, told.append)
+    assert told == []
+    one.settle()
+    (outcome,) = told
+    assert isinstance(outcome, Outcome)
+    assert _plain(outcome) == (How.UNMET, 1, 1)
+
+
+def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
+    """
+    Who does not know says so, takes nothing until the store answers, and goes on.
+    """
+    one, _ = nodes
+    told, behind = one.submit(key=b"k"), None
+    while not told:
+        one.turn()
+        behind = behind or one.submit()
+        while one.caller.waiting:
+            one.caller.lose()
+        one.clock.turn(1)
+    assert isinstance(told[0], OutcomeUnknown)
+    assert behind is not None
+    assert isinstance(behind[0], NotTaken)
+    assert one.committer.refusal is not None
+    assert isinstance(one.submit()[0], NotTaken)
+    assert isinstance(one.look()[0], NotTaken)
+    assert one.fatal == []
+    # What was sent arrives late.
+    one.caller.arrive()
+    one.clock.turn(1)
+    one.settle()
+    assert one.committer.refusal is None
+    again = one.submit(key=b"k")
+    one.settle()
+    assert again == [(How.REPLAYED, 1, 1)]
+
+
+def test_restored(nodes: tuple[Node, Node]) -> None:
+    """
+    When etcd is restored from a snapshot under a node, the node goes on from there.
+    """
+    one, two = nodes
+    etcd = one.caller.etcd
+    for _ in range(2):
+        two.submit()
+        two.settle()
+    snapshot, revision = deepcopy(etcd.values), etcd.revision
+    for _ in range(5):
+        one.submit()
+        one.settle()
+    etcd.values, etcd.revision = snapshot, revision
+    told = [one.submit(), one.submit(condition=lambda state: state.revision < 7)]
+    one.settle()
+    told.append(one.submit(condition=lambda state: state.revision == 4))
+    one.settle()
+    assert told == [[(How.MOVED, 3, 3)], [(How.MOVED, 4, 4)], [(How.MOVED, 5, 5)]]
+
+
+def test_many_keys(nodes: tuple[Node, Node]) -> None:
+    """
+    No batch has more keys than etcd takes, also after a lost race; and all of them
+    are made.
+    """
+    one, two = nodes
+    count = 3 * MOST_KEYS + 1
+    told = [one.submit(key=b"%d" % number) for number in range(count)]
+    one.turn()
+    two.submit()
+    two.settle()
+    one.settle()
+    assert [each[0] for each in told] == [
+        (How.MOVED, number + 2, number + 2) for number in range(count)
+    ]
+    sizes = [len(each["compare"]) - 2 for each in one.caller.etcd.changes]
+    assert max(sizes) == MOST_KEYS
+
+
+def test_stopping(nodes: tuple[Node, Node]) -> None:
+    """
+    What was submitted is committed first, and nothing is taken after it.
+    """
+    one, _ = nodes
+    told = one.submit()
+    stopped = Deferred.fromCoroutine(one.committer.stop())
+    assert isinstance(one.submit()[0], NotTaken)
+    one.settle()
+    assert told == [(How.MOVED, 1, 1)]
+    assert now(stopped) is None
+
+
+@define(eq=False)
+class Request:
+    """
+    One operation of one client, asked for until its end is known if it has a key.
+    """
+
+    client: int
+    operation: Transition | None
+    called: float
+    key: bytes | None = None
+    record: Record | None = None
+    asked: bool = False
+
+
+@define(eq=False)
+class Chance:
+    """
+    Nodes, clients and a network, in an order that a seed chooses.
+    """
+
+    seed: int
+    etcd: FakeEtcd = Factory(FakeEtcd)
+    clock: Turns = Factory(Turns)
+    records: list[Record] = Factory(list)
+    repeating: list[Request] = Factory(list)
+    #: The requests under way, by node.
+    asking: dict[Node, list[Request]] = Factory(dict)
+    time: int = 0
+    requests: int = 0
+    unknown: int = 0
+    replayed: int = 0
+
+    choose: random.Random = Factory(
+        lambda self: random.Random(self.seed),  # noqa: S311 no secret
+        takes_self=True,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for _ in range(3):
+            self.asking[Node(self.etcd, self.clock)] = []
+
+    def run(self, steps: int) -> None:
+        """
+        Chance, and then everything answers.
+        """
+        choices = [
+            *(self.ask, self.turn, self.network),
+            *(self.crash, self.expire, self.outage),
+        ]
+        for _ in range(steps):
+            self.time += 1
+            (step,) = self.choose.choices(choices, [30, 30, 60, 0.3, 1, 0.3])
+            step(self.choose.choice(list(self.asking)))
+        for _ in range(30):
+            self.time += 1
+            self.clock.turn(0.5)
+            for node in self.asking:
+                while self.repeating and node.committer.refusal is None:
+                    self._begin(node, self.repeating.pop())
+                node.settle()
+                assert node.fatal == []
+        assert not self.repeating
+        assert not any(self.asking.values())
+
+    def ask(self, node: Node) -> None:
+        """
+        A client asks a node, for something new or what it has asked for before.
+        """
+        if self.repeating and self.choose.random() < 1 / 2:
+            self._begin(node, self.repeating.pop(0))
+            return
+        self.requests += 1
+        request = Request(
+            self.requests,
+            self.choose.choice([None, NEXT, NEXT, PREVIOUS, RESET]),
+            self.time,
+        )
+        if request.operation is not None and self.choose.random() < 1 / 2:
+            request.key = b"%d" % self.requests
+        self._begin(node, request)
+
+    def _begin(self, node: Node, request: Request) -> None:
+        self.asking[node].append(request)
+
+        def told(outcome: Outcome) -> None:
+            self._end(node, request, *_plain(outcome))
+
+        def failed(failure: Failure) -> None:
+            self._fail(node, request, failure.value)
+
+        if request.operation is None:
+            looked = node.committer.look()
+            looked.addCallbacks(
+                lambda state: self._end(
+                    node, request, How.UNMET, state.revision, state.position
+                ),
+                failed,
+            )
+            return
+        condition = None
+        if request.key is None and self.choose.random() < 1 / 3:
+            wanted = self.choose.choice([node.committer.durable.revision, 0])
+            condition = lambda state: state.revision == wanted  # noqa: E731
+        move = Move(request.operation, request.key, condition)
+        node.committer.submit(move).addCallbacks(told, failed)
+
+    def _end(
+        self, node: Node, request: Request, how: How, revision: int, position: int
+    ) -> None:
+        if request not in self.asking.get(node, []):
+            return  # The node has crashed, so nobody hears it.
+        self.asking[node].remove(request)
+        self.replayed += how is How.REPLAYED
+        self.records.append(
+            Record(
+                client=request.client,
+                operation=None if how is How.UNMET else request.operation,
+                called=request.called,
+                returned=self.time,
+                seen=(revision, position),
+            )
+        )
+
+    def _fail(self, node: Node, request: Request, error: BaseException | None) -> None:
+        if request not in self.asking.get(node, []):
+            return
+        assert isinstance(error, (NotTaken, OutcomeUnknown))
+        self.asking[node].remove(request)
+        self._give_up(request, refused=isinstance(error, NotTaken))
+
+    def _give_up(self, request: Request, *, refused: bool = False) -> None:
+        self.unknown += not refused
+        if request.key is not None:
+            self.repeating.append(request)
+        else:
+            self.records.append(
+                Record(
+                    client=request.client,
+                    operation=request.operation,
+                    called=request.called,
+                    refused=refused,
+                )
+            )
+
+    def turn(self, node: Node) -> None:
+        """
+        Time passes.
+        """
+        self.clock.turn(self.choose.choice([0, 0, 0.001, 0.1]))
+
+    def network(self, node: Node) -> None:
+        """
+        Something becomes of a message.
+        """
+        caller = node.caller
+        if caller.loose and self.choose.random() < 1 / 10:
+            self.choose.shuffle(caller.loose)
+            caller.arrive()
+        elif caller.waiting:
+            self.choose.shuffle(caller.waiting)
+            fates = [
+                *(caller.answer, caller.reach, caller.lose_answer, caller.lose),
+                lambda: caller.fail(Refused(8, "no space")),
+            ]
+            # What it has done it does not refuse.
+            refusals = 1 if caller.waiting[0].answer is None else 0
+            (fate,) = self.choose.choices(fates, [60, 20, 10, 10, refusals])
+            fate()
+
+    def outage(self, node: Node) -> None:
+        """
+        No answer comes to a node for long, and maybe nothing arrives.
+        """
+        caller = node.caller
+        fate = self.choose.choice([caller.lose, caller.lose_answer])
+        for _ in range(70):
+            while caller.waiting:
+                fate()
+            self.clock.turn(0.1)
+
+    def crash(self, node: Node) -> None:
+        """
+        A node dies, and what it has sent is still under way.
+        """
+        fresh = Node(self.etcd, self.clock)
+        fresh.caller.loose = [*node.caller.loose, *node.caller.waiting]
+        for request in self.asking.pop(node):
+            self._give_up(request)
+        # Nothing of it is heard any more.
+        node.caller.waiting = []
+        node.committer._probing.stop()
+        self.asking[fresh] = []
+
+    def expire(self, node: Node) -> None:
+        """
+        The lease of an operation key ends.
+        """
+        self.etcd.expire(str(self.choose.randint(1, self.etcd.leases)))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_by_chance(seed: int) -> None:
+    """
+    Whatever the network does to three nodes, all that their callers are told one
+    cursor can have told, in the order of the time; and a key moves once.
+    """
+    chance = Chance(seed)
+    chance.run(1500)
+    node = Node(chance.etcd, chance.clock)
+    node.caller.open = True
+    rows = now(node.committer.history(None, 100_000))
+    journal = [row.transition for row in reversed(rows)]
+    assert len(chance.records) == chance.requests
+    assert faults(chance.records, journal) == []
+    assert len(journal) > 100

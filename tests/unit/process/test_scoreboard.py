@@ -1,0 +1,105 @@
+"""
+What the supervisor counts, in memory that its workers read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pexservice.process import scoreboard
+from pexservice.process.scoreboard import REASONS, Score
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    """
+    Of a scoreboard.
+    """
+    made = scoreboard.create()
+    yield made
+    os.close(made)
+
+
+def score(number: int) -> Score:
+    """
+    One whose counts all say C{number}.
+    """
+    return Score(number, number, number, dict.fromkeys(REASONS, number))
+
+
+def test_what_is_written_is_read(descriptor: int) -> None:
+    """
+    The last of it, all counts in their places.
+    """
+    scoreboard.write(descriptor, score(1))
+    counts = {reason: number for number, reason in enumerate(REASONS, 4)}
+    written = Score(1, 2, 3, counts)
+    scoreboard.write(descriptor, written)
+    assert scoreboard.read(descriptor) == written
+
+
+def test_no_whole_record(descriptor: int) -> None:
+    """
+    Nothing is made up from one that is not there, not whole, or of another kind.
+    """
+    assert scoreboard.read(descriptor) is None
+    scoreboard.write(descriptor, score(7))
+    whole = os.pread(descriptor, 1000, 0)
+    for number in range(len(whole)):
+        changed = bytearray(whole)
+        changed[number] ^= 1
+        os.pwrite(descriptor, changed, 0)
+        assert scoreboard.read(descriptor) is None
+    os.pwrite(descriptor, whole, 0)
+    assert scoreboard.read(descriptor) == score(7)
+
+
+def test_a_reader_beside_a_writer(descriptor: int) -> None:
+    """
+    Never sees half of one record and half of another.
+    """
+    scoreboard.write(descriptor, score(0))
+    done = threading.Event()
+
+    def go_on_writing() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            scoreboard.write(descriptor, score(number))
+
+    writer = threading.Thread(target=go_on_writing)
+    writer.start()
+    try:
+        seen = [scoreboard.read(descriptor) for _ in range(2000)]
+    finally:
+        done.set()
+        writer.join()
+    numbers = [each.failovers for each in seen if each is not None]
+    assert numbers == sorted(numbers)
+    assert [each for each in seen if each is not None] == [score(n) for n in numbers]
+
+
+def test_something_else() -> None:
+    """
+    What is no file says so when the worker starts.
+    """
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(OSError, match="Illegal seek"):
+            scoreboard.inherit(reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_our_children_do_not_inherit_it(descriptor: int) -> None:
+    """
+    It is between the supervisor and its workers.
+    """
+    os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
+    scoreboard.inherit(descriptor)
+    assert not os.get_inheritable(descriptor)

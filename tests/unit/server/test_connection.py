@@ -1,0 +1,296 @@
+"""
+What a connection does besides answering.
+"""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
+
+from pexservice.server.limits import IDLE_TIMEOUT, REQUEST_TIMEOUT
+from pexservice.server.plan_cache import LARGEST_CHUNK, MOST_PLANS
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from tests.support.wire import Server, Wire
+
+NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.fixture
+def server() -> Server:
+    """
+    One that knows both requests.
+    """
+    made = Server()
+    for request in (NEXT, CURRENT):
+        ask(made, request)
+    assert list(made.hot.plans) == [NEXT, CURRENT]
+    return made
+
+
+def ask(server: Server, *chunks: bytes, peer: object = None) -> Wire:
+    """
+    Send C{chunks} on a new connection and let everything happen.
+    """
+    wire = server.connect(peer)
+    wire.send(*chunks)
+    wire.turns()
+    return wire
+
+
+def statuses(wire: Wire) -> list[int]:
+    """
+    Of the answers that it got.
+    """
+    return [
+        int(line.split()[1]) for line in wire.received.split(b"\n") if line[:5] == b"HTTP/"
+    ]
+
+
+def test_what_comes_during_a_step_waits(server: Server) -> None:
+    """
+    It is not read on until the step is answered, and then answered in order.
+    """
+    server.store.held = True
+    wire = server.connect()
+    wire.send(NEXT, CURRENT, NEXT)
+    assert wire.transport.producerState == "paused"
+    wire.turns()
+    assert wire.received == b""
+    server.store.held = False
+    server.store.finish()
+    wire.turns()
+    assert statuses(wire) == [200, 200, 200]
+    assert [b"Pex-Revision: %d" % n in wire.received for n in (1, 2, 3, 4)] == [
+        *(False, True, True, False)
+    ]
+
+
+@pytest.mark.parametrize("request_", [NEXT, CURRENT])
+def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> None:
+    """
+    A client that takes no answers can ask for no more, whether it has a channel or
+    not, until it takes them.
+    """
+    wire = server.connect()
+    wire.protocol.pauseProducing()
+    wire.send(request_, request_)
+    wire.turns()
+    assert wire.received == b""
+    assert wire.protocol.stalled
+    wire.protocol.resumeProducing()
+    wire.turns()
+    assert statuses(wire) == [200, 200]
+    assert not wire.protocol.stalled
+
+
+def test_half_closed_during_a_step(server: Server) -> None:
+    """
+    Who has nothing more to ask still gets the answer, and then the end.
+    """
+    server.store.held = True
+    wire = ask(server, NEXT)
+    wire.protocol.readConnectionLost()
+    assert not wire.closed
+    server.store.finish()
+    assert statuses(wire) == [200]
+    assert wire.closed
+
+
+def test_half_closed_between_requests(server: Server) -> None:
+    """
+    There is nothing to wait for.
+    """
+    wire = ask(server, CURRENT)
+    wire.protocol.readConnectionLost()
+    assert wire.closed
+
+
+def test_gone_during_a_step(server: Server) -> None:
+    """
+    The step is taken, and nobody is told.
+    """
+    server.store.held = True
+    wire = ask(server, NEXT, CURRENT)
+    wire.lose()
+    server.store.finish()
+    server.turns()
+    assert wire.received == b""
+    assert server.committer.durable.revision == 2
+    assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(NotTaken("full"), b"nothing was moved"), (OutcomeUnknown("?"), b"may have")],
+)
+def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> None:
+    """
+    The memo's way of saying so is the long way's.
+    """
+    answers = []
+    for request in (NEXT, NEXT.replace(b"Host", b"hOST")):
+        server.store.held = True
+        wire = ask(server, request)
+        server.store.finish(error)
+        wire.turns()
+        answers.append(wire.received)
+        if isinstance(error, OutcomeUnknown):
+            server = Server()
+            ask(server, NEXT)
+    assert statuses(wire) == [503]
+    assert words in answers[0]
+    if isinstance(error, NotTaken):
+        assert answers[0] == answers[1]
+
+
+def test_a_step_that_fails_for_who_reads_json() -> None:
+    """
+    Who accepts a problem as JSON and the value as text gets each: so such a request
+    is not remembered.
+    """
+    server = Server()
+    request = NEXT[:-2] + b"Accept: application/problem+json\r\n\r\n"
+    assert b"text/plain" in ask(server, request).received
+    server.store.held = True
+    wire = ask(server, request)
+    server.store.finish(NotTaken("full"))
+    wire.turns()
+    assert b"Content-Type: application/problem+json" in wire.received
+
+
+def test_a_drip_is_told(server: Server) -> None:
+    """
+    A request that does not arrive in time, and not one that is about to.
+    """
+    wire = server.connect()
+    for byte in NEXT[:20]:
+        wire.send(bytes([byte]))
+        server.connections.sweep()
+        assert wire.received == b""
+        server.clock.rightNow += REQUEST_TIMEOUT / 20
+    server.clock.rightNow += 1
+    server.connections.sweep()
+    assert statuses(wire) == [408]
+    assert wire.closed
+
+
+def test_a_drip_in_a_body() -> None:
+    """
+    The same, when the head is there.
+    """
+    server = Server()
+    wire = ask(server, NEXT[:-2] + b"Content-Length: 5\r\n\r\n12")
+    server.clock.rightNow += REQUEST_TIMEOUT + 1
+    server.connections.sweep()
+    assert statuses(wire) == [408]
+
+
+def test_resting_connections_go(server: Server) -> None:
+    """
+    After a while, and each request begins it anew, also one that the memo knows.
+    """
+    wires = [ask(server, CURRENT), ask(server, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")]
+    server.clock.rightNow += IDLE_TIMEOUT - 1
+    for wire in wires:
+        wire.send(CURRENT)
+        wire.turns()
+    server.clock.rightNow += IDLE_TIMEOUT - 1
+    server.connections.sweep()
+    assert [wire.closed for wire in wires] == [False, False]
+    server.clock.rightNow += 2
+    server.connections.sweep()
+    assert [wire.closed for wire in wires] == [True, True]
+
+
+def test_one_too_many() -> None:
+    """
+    A resting one goes; when all are in a request, the new one is told and goes.
+    """
+    server = Server(connections=2)
+    # So that the memo knows it.
+    ask(server, NEXT).lose()
+    server.store.held = True
+    first, second = ask(server, CURRENT), ask(server, NEXT)
+    third = ask(server, NEXT)
+    assert (first.closed, third.closed) == (True, False)
+    fourth = server.connect()
+    assert statuses(fourth) == [503]
+    assert fourth.closed
+    latest = server.committer.latest
+    fourth.protocol.dataReceived(NEXT)
+    assert server.committer.latest == latest
+    assert not second.closed
+
+
+def test_the_memo_is_bounded() -> None:
+    """
+    Those that were learnt first are forgotten, and what is large is not learnt.
+    """
+    server = Server()
+    wire = server.connect()
+    for number in range(MOST_PLANS + 10):
+        wire.send(b"GET /current?%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
+        wire.turns(3)
+    assert len(server.hot.plans) == MOST_PLANS
+    assert b"GET /current?9 " not in b"".join(server.hot.plans)
+    wire.send(CURRENT[:-2] + b"X: " + b"x" * LARGEST_CHUNK + b"\r\n\r\n")
+    assert max(map(len, server.hot.plans)) < 100
+
+
+def test_retired(server: Server) -> None:
+    """
+    When the worker stops, every answer has to say that it is the connection's last.
+    """
+    server.connections.closing = True
+    server.hot.retire()
+    for _ in range(2):
+        assert b"Connection: close" in ask(server, NEXT).received
+    assert server.hot.plans == {}
+
+
+def test_parting(server: Server) -> None:
+    """
+    A step that the memo knew ends its connection when those at rest are closed.
+    """
+    server.store.held = True
+    wire = ask(server, NEXT)
+    server.connections.close_resting()
+    assert not wire.closed
+    server.store.finish()
+    assert wire.closed
+
+
+def test_the_rate_of_one_client() -> None:
+    """
+    It holds with the memo as without, for each address on its own, and comes back.
+    """
+    server = Server(rate=5)
+    one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
+    for peer in (one, other):
+        wire = server.connect(peer)
+        for _ in range(7):
+            wire.send(CURRENT)
+            wire.turns()
+        assert statuses(wire) == [200] * 5 + [429] * 2
+        assert b"Retry-After: 1\r\n" in wire.received
+    server.clock.rightNow += 0.2
+    assert statuses(ask(server, NEXT, peer=one)) == [200]
+    assert statuses(ask(server, NEXT, peer=one)) == [429]
+    assert server.committer.durable.revision == 1
+
+
+def test_the_rate_behind_a_proxy() -> None:
+    """
+    Through a Unix socket, a client is whom the proxy names, also for the memo.
+    """
+    server = Server(rate=1)
+    for peer, expected in (
+        (UNIXAddress(None), 200),
+        (IPv4Address("TCP", "1.1.1.1", 1), 429),
+    ):
+        statuses_ = []
+        for host in (b"10.0.0.1", b"10.0.0.2"):
+            request = CURRENT[:-2] + b"X-Forwarded-For: " + host + b"\r\n\r\n"
+            statuses_ += statuses(ask(server, request, peer=peer))
+        assert statuses_ == [200, expected]

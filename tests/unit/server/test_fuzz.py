@@ -1,0 +1,171 @@
+"""
+Any bytes at all, for what reads a connection.
+
+Attacks of L{tests.labs.attacks.lab}, torn, mixed, cut and repeated, on connections
+without a network: whatever comes, nothing is raised and nothing is logged, what goes
+back is HTTP, and the cursor has made the steps that the answers tell of.  The same
+is held without the memo, and the same must come back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.logger import LogLevel, capturedLogs
+
+from pexservice.server.limits import IDLE_TIMEOUT, REQUEST_TIMEOUT
+from pexservice.server.plan_cache import LARGEST_CHUNK, MOST_PLANS
+from tests.labs.attacks.attacking import Answer, judge_moves, split
+from tests.labs.attacks.lab import TABLE
+from tests.support.wire import Server, Wire
+from tests.unit.server.test_same_answers import USUAL
+
+#: A HEAD's answer has no body, which who reads it must know.
+SEEDS = st.sampled_from(
+    [
+        each.sent
+        for each in TABLE
+        if 0 < len(each.sent) < LARGEST_CHUNK and b"HEAD" not in each.sent
+    ]
+)
+
+#: What parsers stumble over.
+BITS = st.sampled_from(
+    [
+        *(b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b";", b","),
+        *(b"%00", b"/", b"?", b"0\r\n\r\n", b"5\r\n12345\r\n", b"\xff", b"-", b"0x"),
+        *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: a\r\n"),
+        *(b"Connection: close\r\n", b"Expect: 100-continue\r\n", b" folded\r\n"),
+        *(b"POST /next HTTP/1.1\r\n", b"HTTP/1.0", b"HTTP/1.1", b"9" * 30),
+    ]
+)
+
+
+@st.composite
+def torn(draw: st.DrawFn) -> bytes:
+    """
+    A request with some of it replaced, taken out, put in, or doubled.
+    """
+    sent = draw(USUAL | SEEDS)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(sent)))
+        end = draw(st.integers(start, min(len(sent), start + 20)))
+        put = draw(
+            st.sampled_from((b"", sent[start:end] * 2)) | BITS | st.binary(max_size=4)
+        )
+        sent = sent[:start] + put + sent[end:]
+    return sent
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> list[bytes]:
+    """
+    What one client sends, in chunks.
+    """
+    few = draw(st.lists(torn() | USUAL, min_size=1, max_size=4))
+    sent = draw(st.lists(st.sampled_from(few), min_size=1, max_size=8))
+    if draw(st.booleans()):
+        return sent
+    stream = b"".join(sent)
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    return [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)]) if a < b]
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """
+    Nothing is logged as a failure, an error or a warning.
+    """
+    with capturedLogs() as events:
+        yield
+    assert [
+        event
+        for event in events
+        if "log_failure" in event or event["log_level"] >= LogLevel.warn
+    ] == []
+
+
+def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]:
+    """
+    @return: what comes back, and whether the connection is closed.
+    """
+    wire = server.connect()
+    for chunk in chunks:
+        wire.send(chunk)
+        wire.turns(3)
+    wire.turns()
+    if ending == "half":
+        wire.end()
+    elif ending == "silent":
+        for seconds in (REQUEST_TIMEOUT, REQUEST_TIMEOUT, IDLE_TIMEOUT):
+            server.clock.rightNow += seconds + 1
+            server.connections.sweep()
+            wire.turns()
+        assert wire.closed
+    found = wire.received, wire.closed
+    wire.lose()
+    server.turns()
+    return found
+
+
+def answers(wire: Wire) -> list[Answer]:
+    """
+    What came back, if it is HTTP.
+    """
+    return split(wire.received)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(talks(), st.sampled_from(("half", "silent", "gone"))),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_whatever_comes(held: list[tuple[list[bytes], str]]) -> None:
+    """
+    Nothing is raised, nothing is logged, no answer is a failure of ours, each step is
+    told of, the memo stays small, and it changes nothing.
+    """
+    with_memo, without = (Server(remembers=remembers) for remembers in (True, False))
+    with silence():
+        for chunks, ending in held:
+            before = with_memo.committer.durable.revision
+            received, closed = hold(with_memo, chunks, ending)
+            assert hold(without, chunks, ending) == (received, closed)
+            if b"HEAD" not in b"".join(chunks):
+                came = split(received)
+                assert all(each.status < 500 for each in came)
+                judge_moves(came, before, with_memo.committer.durable.revision)
+        for server in (with_memo, without):
+            wire = server.connect()
+            wire.send(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
+            wire.turns()
+            (answer,) = answers(wire)
+            assert answer.status == 200
+            assert server.failures == []
+    plans = with_memo.hot.plans
+    assert len(plans) <= MOST_PLANS
+    assert all(len(chunk) <= LARGEST_CHUNK for chunk in plans)
+    assert len(with_memo.connections) == 1
+
+
+def test_the_memo_is_bounded() -> None:
+    """
+    However many different requests come, and however large they are.
+    """
+    server, chance = Server(), random.Random(1)  # noqa: S311 nothing secret
+    wire = server.connect()
+    for number in range(2 * MOST_PLANS):
+        name = b"X" * chance.randrange(1, LARGEST_CHUNK)
+        wire.send(b"GET /current HTTP/1.1\r\nHost: h%d\r\n%b: 1\r\n\r\n" % (number, name))
+        wire.turns(1)
+    assert wire.received.count(b"HTTP/1.1 200 OK\r\n") == 2 * MOST_PLANS
+    assert len(server.hot.plans) == MOST_PLANS
+    assert max(map(len, server.hot.plans)) <= LARGEST_CHUNK

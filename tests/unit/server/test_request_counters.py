@@ -1,0 +1,136 @@
+"""
+Which requests are counted, and as what.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pexservice.server.request_counters import Requests
+from pexservice.stores.interface import NotTaken
+from pexservice.web.meaning import Meaning
+from tests.support.wire import Server
+
+NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
+
+#: What is the same, counted.
+COUNTED_NEXT = ("/next", "POST")
+COUNTED_CURRENT = ("/current", "GET")
+
+
+@pytest.fixture
+def server() -> Server:
+    """
+    With a memo that knows nothing yet.
+    """
+    return Server()
+
+
+def send(server: Server, *chunks: bytes) -> None:
+    """
+    Each on a connection of its own.
+    """
+    for chunk in chunks:
+        wire = server.connect()
+        wire.send(chunk)
+        wire.turns()
+
+
+def counted(server: Server) -> dict[tuple[str, str, int], int]:
+    """
+    What was answered.
+    """
+    return {
+        (endpoint, method, status): count
+        for endpoint, method, status, count in server.hot.requests.answered()
+        if count
+    }
+
+
+def hits_and_misses(server: Server) -> tuple[int, int]:
+    """
+    Of the memo.
+    """
+    return server.hot.requests.hits(), server.hot.requests.misses()
+
+
+def test_parsed_or_remembered(server: Server) -> None:
+    """
+    A request counts the same, whether the memo knew it or not.
+    """
+    send(server, *[NEXT] * 3, *[CURRENT] * 5)
+    assert counted(server) == {(*COUNTED_NEXT, 200): 3, (*COUNTED_CURRENT, 200): 5}
+    assert hits_and_misses(server) == (2 + 4, 2)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_step_that_was_not_taken(remembers: bool) -> None:  # noqa: FBT001 pytest names it
+    """
+    Counts as what its caller was told.
+    """
+    server = Server(remembers=remembers)
+    send(server, NEXT)
+    server.store.failure = NotTaken("full")
+    send(server, NEXT, NEXT)
+    assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 2}
+
+
+def test_who_is_gone_was_not_answered(server: Server) -> None:
+    """
+    A step whose client has left before its end counts as a transition only.
+    """
+    send(server, NEXT)
+    server.store.held = True
+    wire = server.connect()
+    wire.send(NEXT)
+    wire.turns()
+    wire.lose()
+    server.store.finish()
+    wire.turns()
+    assert server.committer.durable.revision == 2
+    assert counted(server) == {(*COUNTED_NEXT, 200): 1}
+
+
+@pytest.mark.parametrize(
+    ("request_", "key"),
+    [
+        (b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n", ("other", "GET", 404)),
+        (b"BREW /current HTTP/1.1\r\nHost: h\r\n\r\n", ("/current", "other", 405)),
+        (b"HEAD /next?x HTTP/1.1\r\nHost: h\r\n\r\n", ("/next", "HEAD", 405)),
+        (b"GET http://h/current HTTP/1.1\r\nHost: h\r\n\r\n", ("/current", "GET", 200)),
+        (b"GET /current HTTP/1.1\r\n\r\n", ("other", "other", 400)),
+        (b"nonsense\r\n\r\n", ("other", "other", 400)),
+    ],
+)
+def test_what_callers_make_up(
+    server: Server, request_: bytes, key: tuple[str, str, int]
+) -> None:
+    """
+    A path or a method that there is not is one for all, or callers could fill the
+    memory.
+    """
+    send(server, request_)
+    assert counted(server) == {key: 1}
+
+
+def test_no_room(server: Server) -> None:
+    """
+    Who is told that there are too many connections is answered, too.
+    """
+    server.connections.limit = 0
+    send(server, b"")
+    assert counted(server) == {("other", "other", 503): 1}
+    assert (server.connections.accepted, server.connections.refused) == (0, 1)
+
+
+def test_every_meaning_has_its_tally() -> None:
+    """
+    And one that says which it is.
+    """
+    requests = Requests()
+    for meaning in Meaning:
+        for method in (b"GET", b"POST")[: 1 if meaning is Meaning.CURRENT else 2]:
+            tally = requests.tally(meaning, method)
+            word = "current" if meaning.value is None else meaning.value.word
+            assert (tally.endpoint, tally.method) == (f"/{word}", method.decode())

@@ -1,0 +1,180 @@
+"""
+The memo changes nothing but the speed.
+
+Generated conversations are held twice, with the memo and without, and compared byte
+for byte but for the date.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pexservice.web.access import Access
+from tests.support.wire import Server
+
+PATHS = (
+    *("/current", "/next", "/previous", "/reset", "/", "/history", "/readyz"),
+    *("/next?x=1", "//next", "/next/", "/nowhere", "http://h/next", "/current?a#b"),
+)
+METHODS = ("GET", "POST", "HEAD", "PUT", "OPTIONS", "get", "BREW")
+VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/1.1 ", "HTTP/2.0")
+HEADERS = (
+    *("Accept: */*", "Accept: text/plain", "Accept: application/json", "Accept: a/b;q=x"),
+    *("Accept: application/problem+json", "Accept:", "X: " + "y" * 3000),
+    *("Connection: close", "Connection: keep-alive", "Connection: Upgrade, Close"),
+    *("Content-Length: 0", "Content-Length: 3", "Transfer-Encoding: chunked"),
+    *("Expect: 100-continue", "Idempotency-Key: k", "Idempotency-Key: l"),
+    *('If-Match: "1"', 'If-Match: "1", "2", "3", "4-json"', 'If-None-Match: "2"'),
+    *("If-Match: *", "If-None-Match: nonsense", "Sec-Fetch-Site: cross-site"),
+    *("Purpose: prefetch", "Origin: https://a.example", "Authorization: Bearer t"),
+    *("Range: bytes=0-0", "Cookie: a=b", "X-Forwarded-For: 1.2.3.4", "Bad Name: 1"),
+)
+
+#: What clients send most, so that much of it is found in the memo.
+USUAL = st.sampled_from(
+    [
+        f"{method} {path} {version}\r\nHost: h\r\n{header}\r\n".encode()
+        for method in ("GET", "POST")
+        for path in ("/current", "/next", "/previous", "/reset")
+        for version in ("HTTP/1.1", "HTTP/1.0")
+        for header in ("", "Connection: keep-alive\r\n", "Accept: */*\r\n")
+    ]
+)
+#: The same with one thing that may count.
+ALMOST_USUAL = st.builds(
+    lambda usual, header: usual[:-2] + f"{header}\r\n\r\n".encode(),
+    USUAL,
+    st.sampled_from(HEADERS),
+)
+ANYTHING = st.builds(
+    lambda method, path, version, hosts, headers, body: "\r\n".join(
+        [f"{method} {path} {version}", *hosts, *headers, "", body]
+    ).encode(),
+    st.sampled_from(METHODS),
+    st.sampled_from(PATHS),
+    st.sampled_from(VERSIONS),
+    st.sampled_from([["Host: h"]] * 5 + [[], ["Host: h", "Host: i"]]),
+    st.lists(st.sampled_from(HEADERS), max_size=3),
+    st.sampled_from([""] * 5 + ["abc", "3\r\nabc\r\n0\r\n\r\n", "0\r\n\r\n"]),
+)
+
+
+KEYED = b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\r\n"
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[bytes]:
+    """
+    Chunks of requests, some repeated, in whatever pieces.
+    """
+    few = draw(st.lists(USUAL | ALMOST_USUAL | ANYTHING, min_size=1, max_size=5))
+    requests = draw(st.lists(st.sampled_from(few), min_size=1, max_size=12))
+    how = draw(st.sampled_from(("whole", "whole", "whole", "together", "cut")))
+    if how == "whole":
+        return requests
+    stream = b"".join(requests)
+    if how == "together":
+        return [stream]
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    edges = [0, *cuts, len(stream)]
+    return [stream[start:end] for start, end in pairwise(edges) if end > start]
+
+
+def hold(
+    server: Server, chunks: list[bytes], *, patient: bool, ends: bool
+) -> tuple[bytes, bool]:
+    """
+    @param patient: the client waits for what it gets before it sends the next chunk.
+    @param ends: it then closes its half of the connection.
+    @return: what it got, and whether the connection was closed.
+    """
+    wire = server.connect()
+    for chunk in chunks:
+        wire.send(chunk)
+        if patient:
+            wire.turns()
+    wire.turns()
+    if ends:
+        wire.end()
+    wire.turns()
+    received, closed = wire.received, wire.closed
+    wire.lose()
+    return received, closed
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(conversations(), st.booleans(), st.booleans()), max_size=3),
+    st.sampled_from([None, frozenset({b"digest"})]),
+    st.sampled_from([(), ("https://a.example",)]),
+)
+@example([([b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"] * 5, True, True)], None, ())
+@example([([b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"] * 5, False, True)], None, ())
+@example(
+    [
+        (
+            [b"GET /current HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n"] * 3,
+            True,
+            True,
+        )
+    ],
+    None,
+    (),
+)
+@example([([KEYED] * 3, True, True), ([KEYED] * 3, False, True)], None, ())
+def test_same_answers(
+    talks: list[tuple[list[bytes], bool, bool]],
+    tokens: frozenset[bytes] | None,
+    origins: tuple[str, ...],
+) -> None:
+    """
+    All methods, paths, headers and versions, repeated, pipelined, in pieces: the same
+    bytes come back, and the cursor goes the same way.
+    """
+    with_memo, without = (
+        Server(remembers=remembers, access=Access(tokens, origins))
+        for remembers in (True, False)
+    )
+    for chunks, patient, ends in talks:
+        assert hold(with_memo, chunks, patient=patient, ends=ends) == hold(
+            without, chunks, patient=patient, ends=ends
+        )
+        # It says its revision and position, and not the term's identity.
+        assert repr(with_memo.committer.durable) == repr(without.committer.durable)
+    assert without.hot.plans == {}
+
+
+def test_split_at_every_byte() -> None:
+    """
+    Two requests cut anywhere, after the memo has learnt the whole of them.
+    """
+    one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
+    two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    servers = [Server(remembers=remembers) for remembers in (True, False)]
+    for cut in range(len(one + two) + 1):
+        stream = one + two
+        chunks = [one, two, *filter(None, (stream[:cut], stream[cut:])), two]
+        answers = {hold(server, chunks, patient=True, ends=True) for server in servers}
+        assert len(answers) == 1, cut
+    assert len(servers[0].hot.plans) == 2
+
+
+def test_most_of_it_is_remembered() -> None:
+    """
+    The comparison compares something: what clients usually send is found in the memo
+    the second time, and parsed the first time only.
+    """
+    server = Server()
+    one = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+    wire = server.connect()
+    wire.send(one)
+    wire.turns()
+    assert list(server.hot.plans) == [one]
+    other = server.connect()
+    other.send(one)
+    other.turns()
+    assert other.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert other.protocol.channel is None

@@ -1,0 +1,541 @@
+"""
+Connections that end with their first answer, over real sockets, turn by turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvloop
+from twisted.logger import LogLevel, capturedLogs
+
+from pexservice.core.cursor import state_at
+from pexservice.server.limits import IDLE_TIMEOUT
+from pexservice.server.transport import listener as accepting
+from pexservice.server.transport.listener import Acceptor
+from pexservice.server.transport.nonpersistent import BriefTransport
+from pexservice.server.transport.streams import NativeConnection
+from tests.support.wire import Server
+
+CURRENT = b"GET /current HTTP/1.0\r\nHost: h\r\n\r\n"
+NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+KEPT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
+
+#: How long anything may take; a safety net.  Seconds.
+PATIENCE = 20
+
+
+class Listening(socket.socket):
+    """
+    A listening socket that may be told not to accept.
+    """
+
+    error: OSError | None = None
+    times = 1
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """
+        See L{socket.socket.accept}.
+        """
+        if self.error is None or self.times == 0:
+            return super().accept()
+        self.times -= 1
+        raise self.error
+
+
+class Machine:
+    """
+    A worker's server on a real loop and a real listening socket.
+
+    @ivar passed: how many connections were passed on to the loop's own transports.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+        self.loop, self.server = loop, server
+        self.passed = 0
+        self.listening = Listening()
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen()
+        self.listening.settimeout(0)
+        self.address = self.listening.getsockname()
+        self.made: list[NativeConnection] = []
+        self._clients: list[socket.socket] = []
+        self.acceptor = Acceptor(self.listening, loop, server.connections, self._make)
+        real = self.acceptor._pass_on
+
+        def counted(*arguments: Any) -> None:
+            self.passed += 1
+            real(*arguments)
+
+        self.acceptor._pass_on = counted  # type: ignore[assignment,method-assign]
+        self.acceptor.start()
+
+    def _make(self) -> NativeConnection:
+        self.made.append(NativeConnection(self.server.site))
+        return self.made[-1]
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """
+        A client, which sends C{sent}.
+        """
+        client = socket.create_connection(self.address)
+        self._clients.append(client)
+        client.sendall(sent)
+        client.settimeout(0)
+        return client
+
+    def turn(self) -> None:
+        """
+        One of the loop, and one of the reactor's clock.
+        """
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+        self.server.clock.turn()
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """
+        Turn until C{holds}.
+        """
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < end, "it never comes"
+            self.turn()
+
+    def turns(self, count: int = 20) -> None:
+        """
+        As many as nothing here takes.
+        """
+        for _ in range(count):
+            self.turn()
+
+    def accepted(self, count: int = 1) -> None:
+        """
+        Turn until C{count} more connections are there.
+        """
+        wanted = len(self.made) + count
+        self.until(lambda: len(self.made) >= wanted)
+
+    def received(self, client: socket.socket) -> bytes:
+        """
+        All that C{client} gets until the end of its connection, without the date.
+        """
+        received = bytearray()
+
+        def ended() -> bool:
+            try:
+                chunk = client.recv(100_000)
+            except BlockingIOError:
+                return False
+            received.extend(chunk)
+            return not chunk
+
+        self.until(ended)
+        return re.sub(rb"(?m)^Date: [^\r]*\r\n", b"", bytes(received))
+
+    def ask(self, sent: bytes) -> bytes:
+        """
+        What a new client gets for C{sent}.
+        """
+        return self.received(self.connect(sent))
+
+    def end(self) -> None:
+        """
+        Close everything.
+        """
+        for client in self._clients:
+            client.close()
+        if self.listening.fileno() >= 0:
+            self.acceptor.stop()
+        self.server.connections.abort()
+        self.until(lambda: not len(self.server.connections))
+        self.turns(3)
+        self.loop.close()
+
+
+@pytest.fixture(params=[asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def loop(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoop:
+    """
+    Each of the loops that connections may be carried by.
+    """
+    made: asyncio.AbstractEventLoop = request.param()
+    return made
+
+
+@pytest.fixture
+def machine(loop: asyncio.AbstractEventLoop) -> Iterator[Machine]:
+    """
+    One whose memo knows L{CURRENT} and L{NEXT}, with the cursor at revision 1.
+    """
+    yield from running(loop, Server())
+
+
+def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine]:
+    """
+    A machine until the test is over.
+    """
+    made = Machine(loop, server)
+    for request in (NEXT, CURRENT):
+        assert b" 200 OK\r\n" in made.ask(request)
+    made.passed = 0
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def test_the_first_answer_is_the_last(machine: Machine) -> None:
+    """
+    What the memo knows is answered as a channel answers it, and no transport of the
+    loop's is made for it.
+    """
+    hot = machine.server.hot
+    assert [*hot.plans] == [NEXT, CURRENT]
+    brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
+    assert machine.passed == 0
+    assert hot.requests.hits() == 3
+    hot.retire()
+    parsed = machine.ask(CURRENT)
+    assert machine.passed == 1
+    assert brief[2] == parsed
+    assert b"Pex-Revision: 1\r\n" in brief[0]
+    assert b"Pex-Revision: 2\r\n" in brief[1]
+    assert machine.server.store.revision == 2
+    assert len(machine.server.connections) == 0
+
+
+def test_what_comes_later(machine: Machine) -> None:
+    """
+    Who takes a while to ask is waited for.
+    """
+    client = machine.connect()
+    machine.accepted()
+    machine.turns()
+    assert len(machine.server.connections) == 1
+    client.send(CURRENT)
+    assert machine.received(client).endswith(b"\r\n\r\n1\n")
+    assert machine.passed == 0
+
+
+def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
+    """
+    And not before, however brief the connection.
+    """
+    machine.server.store.held = True
+    client = machine.connect(NEXT)
+    machine.accepted()
+    machine.turns()
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    machine.server.store.finish()
+    assert b"Pex-Revision: 2\r\n" in machine.received(client)
+    assert machine.passed == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        KEPT + CURRENT,
+        NEXT.replace(b"close", b"keep-alive") + CURRENT,
+        CURRENT[:20],
+        b"x" * 10_000 + b"\r\n\r\n",
+        b"",
+    ],
+)
+def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
+    """
+    With nothing read: a pipeline, half a request, nonsense, an end without a request.
+    """
+    client = machine.connect(sent)
+    if not sent or sent == CURRENT[:20]:
+        client.shutdown(socket.SHUT_WR)
+    received = machine.received(client)
+    assert machine.passed == 1
+    assert received.count(b"200 OK") == 2 * sent.count(b"\r\n\r\nGET")
+    assert received.count(b"400 Bad") + received.count(b"414 ") == sent.count(b"xxxx\r\n")
+
+
+def test_a_kept_connection(machine: Machine) -> None:
+    """
+    It is uvloop's, also when the memo knows the request.
+    """
+    for _ in range(2):
+        client = machine.connect(KEPT)
+        received = bytearray()
+
+        def answered(client: socket.socket = client, to: bytearray = received) -> bool:
+            try:
+                to.extend(client.recv(1000))
+            except BlockingIOError:
+                return False
+            return to.endswith(b"\n1\n")
+
+        machine.until(answered)
+        received.clear()
+        client.send(KEPT)
+        machine.until(answered)
+        client.close()
+    assert machine.passed == 2
+    # It answered from the memo, and is told when the client takes nothing.
+    assert machine.made[-1].transport._producer is machine.made[-1]
+
+
+def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
+    """
+    What does not fit into the socket is uvloop's to send, all of it, and the end.
+    """
+    committer = machine.server.committer
+    committer.durable = committer.latest = state_at(1, 1_000_000)
+    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    client = machine.connect()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+    client.send(CURRENT)
+    received = machine.received(client)
+    assert machine.passed == 1
+    head, _, text = received.partition(b"\r\n\r\n")
+    assert text == committer.durable.term.text + b"\n"
+    assert b"Content-Length: %d" % len(text) in head
+
+
+def test_who_takes_nothing_is_ended(machine: Machine) -> None:
+    """
+    As on any other connection, when it has been so for a minute.
+    """
+    committer, connections = machine.server.committer, machine.server.connections
+    committer.durable = committer.latest = state_at(1, 1_000_000)
+    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    machine.connect(CURRENT)
+    machine.accepted()
+    machine.turns()
+    assert len(connections) == 1
+    machine.server.clock.turn(61)
+    connections.sweep()
+    machine.until(lambda: not len(connections))
+    assert connections.closed["stalled"] == 1
+
+
+def test_aborted_while_it_is_sent(machine: Machine) -> None:
+    """
+    It does not wait for a client that takes nothing.
+    """
+    committer, connections = machine.server.committer, machine.server.connections
+    committer.durable = committer.latest = state_at(1, 1_000_000)
+    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    machine.connect(CURRENT)
+    machine.until(lambda: machine.passed)
+    connections.abort()
+    machine.until(lambda: not len(connections))
+
+
+def test_a_client_that_is_gone(machine: Machine) -> None:
+    """
+    Its step is made all the same, and nobody else notices.
+    """
+    machine.server.store.held = True
+    client = machine.connect(NEXT)
+    other = machine.connect(NEXT)
+    machine.accepted(2)
+    machine.turns()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    machine.turns()
+    machine.server.store.finish()
+    assert b"Pex-Revision: 3\r\n" in machine.received(other)
+    machine.until(lambda: not len(machine.server.connections))
+    assert machine.server.store.revision == 3
+
+
+def test_more_behind_the_last_request(machine: Machine) -> None:
+    """
+    It is not answered, and does not cost the answer that is due.
+    """
+    machine.server.store.held = True
+    client = machine.connect(NEXT)
+    machine.accepted()
+    machine.turns()
+    client.send(b"\r\n" + NEXT)
+    machine.server.store.finish()
+    assert machine.received(client).count(b"200 OK") == 1
+    assert machine.server.store.revision == 2
+
+
+def test_a_connection_that_rests(machine: Machine) -> None:
+    """
+    It is closed by the sweep, or when the worker stops, in whatever it is.
+    """
+    connections = machine.server.connections
+    client = machine.connect()
+    machine.accepted()
+    machine.turns()
+    watched = brief(machine)._socket.fileno()
+    machine.server.clock.turn(IDLE_TIMEOUT + 1)
+    connections.sweep()
+    assert len(connections) == 0
+    # Whoever has that descriptor next is not watched for it.
+    assert not machine.loop.remove_reader(watched)
+    assert machine.received(client) == b""
+    client = machine.connect()
+    machine.accepted()
+    # Before it was looked at, maybe.
+    connections.close_idle()
+    assert len(connections) == 0
+    machine.turns()
+    assert machine.received(client) == b""
+    assert machine.passed == 0
+
+
+def brief(machine: Machine) -> BriefTransport:
+    """
+    The transport of the newest connection.
+    """
+    transport = machine.made[-1].transport
+    assert isinstance(transport, BriefTransport)
+    return transport
+
+
+def test_aborted_while_it_is_passed_on(machine: Machine) -> None:
+    """
+    It is over as soon as it can be.
+    """
+    connections = machine.server.connections
+    client = machine.connect(KEPT)
+    machine.until(lambda: machine.passed)
+    assert len(connections) == 1
+    connections.abort()
+    machine.until(lambda: not len(connections))
+    with pytest.raises(ConnectionResetError):
+        machine.received(client)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOTCONN, "gone"), ValueError("a bug")])
+def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
+    """
+    Then it is closed; a bug is told.
+    """
+
+    async def connect_accepted_socket(*_: object) -> None:
+        raise error
+
+    machine.acceptor._loop = cast(
+        asyncio.AbstractEventLoop,
+        SimpleNamespace(
+            create_task=machine.loop.create_task,
+            connect_accepted_socket=connect_accepted_socket,
+            call_soon=machine.loop.call_soon,
+            remove_reader=machine.loop.remove_reader,
+        ),
+    )
+    with capturedLogs() as events:
+        client = machine.connect(KEPT)
+        machine.until(lambda: machine.passed)
+        machine.until(lambda: not len(machine.server.connections))
+    assert [each["log_level"] for each in events] == [LogLevel.critical] * (
+        isinstance(error, ValueError)
+    )
+    with pytest.raises(ConnectionResetError):
+        machine.received(client)
+
+
+def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
+    """
+    Who is one too many is told so; one that rests makes room.
+    """
+    for machine in running(loop, Server(connections=1)):
+        machine.server.store.held = True
+        first = machine.connect(NEXT)
+        machine.accepted()
+        machine.turns()
+        second = machine.connect(CURRENT)
+        machine.until(partial(readable, second))
+        assert second.recv(1000).startswith(b"HTTP/1.1 503 ")
+        # It may be sent to, and is listened to for a while.
+        assert machine.passed == 1
+        machine.server.store.finish()
+        assert b"200 OK" in machine.received(first)
+        second.close()
+        resting = machine.connect()
+        machine.accepted()
+        assert b"200 OK" in machine.ask(CURRENT)
+        assert machine.received(resting) == b""
+
+
+def readable(client: socket.socket) -> bool:
+    """
+    Has something come?
+    """
+    try:
+        client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
+    """
+    It counts for these connections too.
+    """
+    for machine in running(loop, Server(rate=3)):
+        # One is left of the three.
+        assert b"200 OK" in machine.ask(CURRENT)
+        assert b"429 Too Many Requests" in machine.ask(CURRENT)
+        assert machine.passed == 2
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+)
+def test_no_descriptors(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """
+    Who comes waits a moment, and is served when there are some; the log says why, once.
+    """
+    monkeypatch.setattr(accepting, "PAUSE", 0.001)
+    machine.listening.error = OSError(number, "none left")
+    machine.listening.times = 3
+    with capturedLogs() as events:
+        assert b"200 OK" in machine.ask(CURRENT)
+    (event,) = [each for each in events if each["log_level"] is LogLevel.error]
+    assert "none left" in str(event["error"])
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM])
+def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
+    """
+    Is no reason for the others to wait.
+    """
+    machine.listening.error = OSError(number, "no")
+    with capturedLogs() as events:
+        assert b"200 OK" in machine.ask(CURRENT)
+    assert events == []
+
+
+def test_stopped(machine: Machine) -> None:
+    """
+    Nobody is accepted any more, whatever it was in; who is there is answered.
+    """
+    machine.server.store.held = True
+    client = machine.connect(NEXT)
+    machine.accepted()
+    machine.turns()
+    machine.listening.error = OSError(errno.EMFILE, "none left")
+    late = machine.connect(CURRENT)
+    machine.until(lambda: not machine.listening.times)
+    pause = machine.acceptor._pause
+    assert pause is not None
+    machine.acceptor.stop()
+    assert pause.cancelled()
+    machine.turns()
+    machine.server.store.finish()
+    assert b"200 OK" in machine.received(client)
+    with pytest.raises(ConnectionResetError):
+        machine.received(late)

@@ -1,0 +1,138 @@
+"""
+What the gateway's answers mean.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pexservice.stores.etcd.address import Address, parse
+from pexservice.stores.etcd.gateway import Refused, Unanswered, _understand
+from pexservice.stores.etcd.opening import check_version
+from pexservice.stores.interface import StoreUnusable
+
+
+def test_an_answer() -> None:
+    """
+    What etcd answers is passed on.
+    """
+    assert _understand("u", 200, b'{"succeeded": true}') == {"succeeded": True}
+
+
+@pytest.mark.parametrize("code", [3, 5, 7, 8, 9, 12, 16])
+def test_refusals(code: int) -> None:
+    """
+    With these codes it says that it did nothing.
+    """
+    body = json.dumps({"code": code, "message": "no"}).encode()
+    with pytest.raises(Refused, match="no"):
+        _understand("u", 400, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((503, json.dumps({"code": code}).encode()) for code in (1, 2, 4, 10, 13, 14, 15)),
+        (504, b'{"error": "context deadline exceeded", "code": 4}'),
+        (502, b""),
+        (500, b"{}"),
+        (200, b"[]"),
+        (200, b"<html>"),
+        (200, b'{"code": 14, "message": "etcdserver: request timed out"}'),
+    ],
+)
+def test_nobody_knows(status: int, body: bytes) -> None:
+    """
+    All else may have been done.
+    """
+    with pytest.raises(Unanswered) as caught:
+        _understand("u", status, body)
+    assert caught.value.sent
+
+
+def test_address() -> None:
+    """
+    All that can be said of it.
+    """
+    files = "ca=a&certificate=b&key=c&user=d&password-file=e"
+    assert parse(f"etcd:http://h:1,https://[::1]:2/?prefix=p/&{files}") == Address(
+        endpoints=("http://h:1", "https://[::1]:2"),
+        prefix="p/",
+        ca="a",
+        certificate="b",
+        key="c",
+        user="d",
+        password_file="e",  # noqa: S106 a name
+    )
+    assert parse("etcd:http://h").prefix == "pexservice/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "etcd:",
+        "etcd:h:1",
+        "etcd:http://a,",
+        "etcd:http://user:password@h:1",
+        "etcd:http://h:1/v3",
+        "etcd:http://h:1?prefix",
+        "etcd:http://h:1?prefix=",
+        "etcd:http://h:1?prefix=a%20b",
+        "etcd:http://h:1?prefix=a&prefix=b",
+        "etcd:http://h:1?key=a",
+        "etcd:http://h:1?password-file=a",
+        "etcd:http://h:1?what=a",
+    ],
+)
+def test_wrong_address(url: str) -> None:
+    """
+    What cannot be meant is refused.
+    """
+    with pytest.raises(ValueError, match=r"\w"):
+        parse(url)
+
+
+@pytest.mark.parametrize("version", ["", "3", "none", "2.3.8", "3.3.27"])
+def test_wrong_version(version: str) -> None:
+    """
+    So is what is too old, or no etcd.
+    """
+    with pytest.raises(StoreUnusable, match="u"):
+        check_version("u", {"etcdserver": version})
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "3.5.27", "3.5.28", "3.6.1", "4.0.0-rc.1"])
+def test_right_version(version: str) -> None:
+    """
+    All others are taken.
+    """
+    check_version("u", {"etcdserver": version})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--store", "etcd:http://h:1"], "None"),
+        (["--store", "etcd:http://h:1,https://h:2"], "<module"),
+        (["--store=etcd:https://h:1"], "<module"),
+        (["--cors-origin", "https://h"], "None"),
+    ],
+)
+def test_pyopenssl_only_for_https(arguments: list[str], expected: str) -> None:
+    """
+    What takes megabytes is loaded by who needs it.
+    """
+    code = (
+        "import sys, pexservice.process.import_guard, pexservice.stores.etcd.making\n"
+        "import contextlib\n"
+        "with contextlib.suppress(ImportError): import twisted.internet.ssl\n"
+        "print(sys.modules.get('OpenSSL'))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.startswith(expected)

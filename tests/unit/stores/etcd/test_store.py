@@ -1,0 +1,409 @@
+"""
+The store of many nodes: what it makes of answers that do not come.
+"""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.etcd.courtesy import LONGEST_WAIT, Courtesy
+from pexservice.stores.etcd.gateway import DEADLINE, Refused
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import (
+    Batch,
+    Conflict,
+    NotTaken,
+    OutcomeUnknown,
+    Remembered,
+    StoreDamaged,
+    StoreUnusable,
+)
+from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fakes import now
+from tests.unit.stores.test_contract import batch
+
+FIRST = batch((0, 0), b"nn", b"k")
+OTHER = batch((0, 0), b"n")
+
+
+class Bench:
+    """
+    A node whose messages the test has in its hands, and another one beside it.
+    """
+
+    def __init__(self) -> None:
+        self.etcd, self.clock = FakeEtcd(), Clock()
+        self.caller = FakeCaller(self.etcd, self.clock)
+        self.store = EtcdStore(self.caller, "p/")
+        self.other = EtcdStore(FakeCaller(self.etcd, self.clock), "p/")
+        for each in (self.store, self.other):
+            assert now(each.open()) == (0, 0)
+        self.caller.open = False
+
+    def commit(self, taken: Batch = FIRST) -> list[object]:
+        """
+        @return: gets what the commit ends with.
+        """
+        ended: list[object] = []
+        self.store.commit(taken).addCallbacks(ended.append, lambda f: ended.append(f.value))
+        return ended
+
+    def later(self) -> None:
+        """
+        The pause before the next attempt.
+        """
+        self.clock.advance(1)
+
+    @property
+    def moved(self) -> list[tuple[int, int]]:
+        """
+        What the history shows, oldest first.
+        """
+        rows = now(self.other.history(None, 100))
+        return [(row.revision, row.position) for row in reversed(rows)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """
+    Both of them open, and nothing moved yet.
+    """
+    return Bench()
+
+
+def test_answered(bench: Bench) -> None:
+    """
+    An answer ends it.
+    """
+    ended = bench.commit()
+    bench.caller.answer()
+    assert ended == [None]
+    assert bench.moved == [(1, 1), (2, 2)]
+
+
+def test_answer_lost(bench: Bench) -> None:
+    """
+    What happened without being told is found out by sending it again, and happens
+    once.
+    """
+    ended = bench.commit()
+    first = bench.caller.waiting[0].message
+    bench.caller.lose_answer()
+    assert ended == []
+    bench.later()
+    assert bench.caller.waiting[0].message == first
+    bench.caller.answer()
+    assert ended == [None]
+    assert bench.moved == [(1, 1), (2, 2)]
+    # And the store goes on from there.
+    ended = bench.commit(batch((2, 2), b"n"))
+    bench.caller.answer()
+    assert ended == [None]
+
+
+def test_message_lost(bench: Bench) -> None:
+    """
+    What did not arrive is sent again.  What arrives when it is not needed any more
+    changes nothing.
+    """
+    ended = bench.commit()
+    bench.caller.lose()
+    bench.later()
+    bench.caller.answer()
+    assert ended == [None]
+    bench.caller.arrive()
+    assert bench.moved == [(1, 1), (2, 2)]
+
+
+def test_happened_and_others_followed(bench: Bench) -> None:
+    """
+    What happened without being told did happen, also if others have moved since.
+    """
+    ended = bench.commit()
+    bench.caller.lose_answer()
+    now(bench.other.read())
+    now(bench.other.commit(batch((2, 2), b"r")))
+    bench.later()
+    bench.caller.answer()
+    assert ended == [None]
+    # The next batch of who believes to know where the cursor is needs no etcd.
+    (conflict,) = bench.commit(batch((2, 2), b"n"))
+    assert isinstance(conflict, Conflict)
+    assert (conflict.revision, conflict.position) == (3, 0)
+
+
+def test_others_were_faster(bench: Bench) -> None:
+    """
+    Who loses the race learns where the cursor is.
+    """
+    ended = bench.commit()
+    now(bench.other.commit(OTHER))
+    bench.caller.answer()
+    (conflict,) = ended
+    assert isinstance(conflict, Conflict)
+    assert (conflict.revision, conflict.position, conflict.used) == (1, 1, {})
+    assert bench.moved == [(1, 1)]
+
+
+def test_courtesy(bench: Bench) -> None:
+    """
+    Who has lost waits before the next one, and who hears in that time that another
+    node was faster again has asked etcd for nothing.
+    """
+    bench.commit()
+    bench.clock.advance(0.001)
+    now(bench.other.commit(OTHER))
+    bench.caller.answer()
+    ended = bench.commit(batch((1, 1), b"n"))
+    assert bench.caller.waiting == []
+    now(bench.other.commit(batch((1, 1), b"n")))
+    bench.store._heard(bench.other._base)
+    bench.later()
+    assert bench.caller.waiting == []
+    assert isinstance(ended[0], Conflict)
+
+
+def test_courtesy_ends() -> None:
+    """
+    The wait grows with each loss, up to a bound, and ends with some wins.
+    """
+    courtesy = Courtesy()
+    courtesy.won(0.01)
+    assert courtesy.longest() == 0
+    waits = []
+    for _ in range(10):
+        courtesy.lost(0.01)
+        waits.append(courtesy.longest())
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(0.01)
+    assert waits[-1] == pytest.approx(0.08)
+    for _ in range(5):
+        courtesy.won(0.01)
+    assert courtesy.longest() == 0
+    courtesy.lost(3.0)
+    assert courtesy.longest() == LONGEST_WAIT
+
+
+def test_never_happened(bench: Bench) -> None:
+    """
+    A message that got no answer has surely not happened, and never will, when the
+    cursor has moved and the operation key has not.
+    """
+    ended = bench.commit()
+    bench.caller.lose()
+    now(bench.other.commit(OTHER))
+    bench.later()
+    bench.caller.answer()
+    assert isinstance(ended[0], Conflict)
+    bench.caller.arrive()
+    assert bench.moved == [(1, 1)]
+
+
+def test_no_answer_at_all(bench: Bench) -> None:
+    """
+    After the deadline the outcome is unknown.  The store goes on: the late message
+    and the next batch exclude each other.
+    """
+    ended = bench.commit()
+    while not ended:
+        assert bench.clock.seconds() <= DEADLINE + 1
+        bench.caller.lose()
+        bench.later()
+    assert isinstance(ended[0], OutcomeUnknown)
+    again = bench.commit(OTHER)
+    bench.caller.arrive()
+    bench.caller.answer()
+    assert isinstance(again[0], Conflict)
+    assert bench.moved == [(1, 1), (2, 2)]
+
+
+def test_late_after_the_next(bench: Bench) -> None:
+    """
+    The other way round: the next batch happens, so the late one does not.
+    """
+    ended = bench.commit()
+    while not ended:
+        bench.caller.lose()
+        bench.later()
+    again = bench.commit(OTHER)
+    bench.caller.answer()
+    assert again == [None]
+    while bench.caller.loose:
+        bench.caller.arrive()
+    assert bench.moved == [(1, 1)]
+
+
+def test_never_sent(bench: Bench) -> None:
+    """
+    Where nobody takes the connection, nothing happened.
+    """
+    ended = bench.commit()
+    while not ended:
+        bench.caller.lose(sent=False)
+        bench.later()
+    assert isinstance(ended[0], NotTaken)
+
+
+def test_refused(bench: Bench) -> None:
+    """
+    What etcd refuses did not happen.
+    """
+    ended = bench.commit()
+    bench.caller.fail(Refused(8, "mvcc: database space exceeded"))
+    assert isinstance(ended[0], NotTaken)
+    assert "space exceeded" in str(ended[0])
+
+
+def test_refused_at_last(bench: Bench) -> None:
+    """
+    What it refuses the second time may have happened the first time.
+    """
+    ended = bench.commit()
+    bench.caller.lose_answer()
+    while not ended:
+        bench.later()
+        if bench.caller.waiting:
+            bench.caller.fail(Refused(8, "mvcc: database space exceeded"))
+    assert isinstance(ended[0], OutcomeUnknown)
+
+
+def test_operation_key_gone(bench: Bench) -> None:
+    """
+    When the lease of the operation key ends, nobody knows what happened before; and
+    the node makes another one.
+    """
+    ended = bench.commit()
+    bench.caller.lose_answer()
+    bench.etcd.expire("1")
+    bench.later()
+    bench.caller.answer()
+    assert isinstance(ended[0], OutcomeUnknown)
+    again = bench.commit(batch((2, 2), b"n"))
+    for _ in range(3):
+        bench.caller.answer()
+    assert again == [None]
+    assert bench.moved == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_operation_key_gone_before(bench: Bench) -> None:
+    """
+    A node that slept for a day goes on.
+    """
+    bench.etcd.expire("1")
+    ended = bench.commit()
+    bench.caller.answer()
+    assert isinstance(ended[0], Conflict)
+    ended = bench.commit()
+    for _ in range(3):
+        bench.caller.answer()
+    assert ended == [None]
+
+
+def test_key_used_elsewhere(bench: Bench) -> None:
+    """
+    A key that another node has used makes the batch fail, and says what for, also
+    where the cursor has been read since.
+    """
+    now(bench.other.commit(batch((0, 0), b"p", b"k")))
+    bench.caller.open = True
+    now(bench.store.read())
+    bench.caller.open = False
+    ended = bench.commit(batch((1, 0), b"n", b"k"))
+    bench.caller.answer()
+    (conflict,) = ended
+    assert isinstance(conflict, Conflict)
+    assert conflict.used == {b"k": Remembered(Transition.PREVIOUS, 1, 0)}
+    assert bench.moved == [(1, 0)]
+
+
+def test_key_used_and_copies_under_way(bench: Bench) -> None:
+    """
+    A copy that is under way could happen when the key that prevents it is forgotten,
+    so nobody claims that it never does.
+    """
+    now(bench.other.commit(batch((0, 0), b"p", b"k")))
+    bench.caller.open = True
+    now(bench.store.read())
+    bench.caller.open = False
+    ended = bench.commit(batch((1, 0), b"n", b"k"))
+    bench.caller.lose()
+    bench.later()
+    bench.caller.answer()
+    assert isinstance(ended[0], OutcomeUnknown)
+
+
+def test_late_trimming(bench: Bench) -> None:
+    """
+    A message that forgets keys and arrives late leaves those alone that were used
+    again.
+    """
+    etcd, clock = bench.etcd, bench.clock
+    caller = FakeCaller(etcd, clock)
+    forgetful = EtcdStore(caller, "p/", kept_keys=1)
+    assert now(forgetful.open()) == (0, 0)
+    state = (0, 0)
+    for number in range(127):
+        taken = batch(state, b"n", b"%d" % number)
+        now(forgetful.commit(taken))
+        state = (taken.revision, taken.position)
+    now(forgetful.commit(batch(state, b"n", b"last")))
+    now(forgetful.trimmed())
+    late = next(each for each in etcd.changes if len(each["success"]) > 100)
+    now(bench.other.read())
+    assert now(bench.other.recall(b"0")) is None
+    now(bench.other.commit(batch((128, 128), b"p", b"0")))
+    etcd.apply("kv/txn", late)
+    assert now(bench.other.recall(b"0")) == Remembered(Transition.PREVIOUS, 129, 127)
+
+
+def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:
+    return EtcdStore(FakeCaller(etcd, Clock()), "p/", name="etcd at x").open()
+
+
+def test_newer_format(bench: Bench) -> None:
+    """
+    A store of another version is named and left alone.
+    """
+    from base64 import b64encode  # noqa: PLC0415
+
+    value = b'{"format": 2, "revision": 1, "position": 1, "keys": 0}'
+    bench.etcd.values[b"p/cursor"].value = b64encode(value).decode()
+    with pytest.raises(StoreDamaged, match=r"p/cursor: it has format 2, .* knows 1"):
+        now(_open(bench.etcd))
+
+
+@pytest.mark.parametrize("value", ["bm9uc2Vuc2U=", "e30=", "W10="])
+def test_foreign(bench: Bench, value: str) -> None:
+    """
+    So is what is not ours.
+    """
+    bench.etcd.values[b"p/cursor"].value = value
+    with pytest.raises(StoreDamaged, match="not of this program"):
+        now(_open(bench.etcd))
+
+
+def test_cursor_lost(bench: Bench) -> None:
+    """
+    Where other keys are, a cursor that is missing is not made anew.
+    """
+    del bench.etcd.values[b"p/cursor"]
+    with pytest.raises(StoreDamaged, match="no cursor"):
+        now(_open(bench.etcd))
+    with pytest.raises(StoreUnusable):
+        now(_open(bench.etcd))
+
+
+def test_two_make_it_at_once() -> None:
+    """
+    Of two nodes that find nothing, one makes the store, and both have it.
+    """
+    etcd, clock = FakeEtcd(), Clock()
+    callers = [FakeCaller(etcd, clock, open=False) for _ in range(2)]
+    opened = [EtcdStore(each, "p/").open() for each in callers]
+    for _ in range(5):
+        for caller in callers:
+            caller.answer()
+    assert [now(each) for each in opened] == [(0, 0), (0, 0)]

@@ -1,0 +1,215 @@
+"""
+A copy is whole, or there is none.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import lmdb
+import pytest
+
+from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb import backup as module
+from pexservice.stores.lmdb.backup import backup
+from pexservice.stores.lmdb.directory import DATA, LOCK
+from pexservice.stores.lmdb.store import SLACK
+from pexservice.stores.lmdb.summary import existing, summary
+from tests.support.fakes import now
+from tests.unit.stores.lmdb.test_store import at, filled, mode
+from tests.unit.stores.test_contract import batch, end
+
+BATCHES = 30
+
+#: Holds a page of a store, as a backup does that takes long.
+READER = """
+import lmdb, sys
+txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
+print("reads", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """
+    One with something in it.
+    """
+    filled(tmp_path / "store", BATCHES)
+    return tmp_path / "store"
+
+
+def names(path: Path) -> set[str]:
+    """
+    What is there.
+    """
+    return {each.name for each in path.iterdir()}
+
+
+def test_a_copy(store: Path) -> None:
+    """
+    Says the same, is as private, and is no larger than it must be.
+    """
+    (store / LOCK).unlink()
+    made = backup(str(store), str(store.parent / "copy"))
+    original = summary(store)
+    assert (made.revision, made.position) == (original.revision, original.position)
+    assert made.store == str(store.parent / "copy")
+    assert made.size == (store.parent / "copy" / DATA).stat().st_size <= original.size
+    assert (mode(store.parent / "copy"), mode(store.parent / "copy" / DATA)) == (
+        0o700,
+        0o600,
+    )
+    assert names(store.parent) == {"store", "copy"}
+    # Nor was a reader table made, which would belong to whoever makes backups.
+    assert names(store) == names(store.parent / "copy") == {DATA}
+
+
+def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
+    """
+    By this very process, which goes on writing.
+    """
+    filled(tmp_path / "store", BATCHES)
+    store = at(tmp_path / "store")
+    state = now(store.open())
+    made = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
+    assert (made.revision, made.position) == state
+    now(store.commit(batch(state, b"n")))
+    now(store.close())
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_exists_is_refused(store: Path, kind: str) -> None:
+    """
+    Whatever it is, and it stays as it is.
+    """
+    place = store.parent / "copy"
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "directory":
+        place.mkdir()
+    else:
+        place.symlink_to("nowhere")
+    with pytest.raises(StoreUnusable, match="copy exists already"):
+        backup(str(store), str(place))
+    assert place.is_symlink() or place.is_dir() or place.read_text() == "mine"
+    assert names(store.parent) == {"store", "copy"}
+
+
+def test_where_nothing_can_be_made(store: Path) -> None:
+    """
+    It says which place that is.
+    """
+    with pytest.raises(StoreUnusable, match=r"backup /.*/no/copy: No such file"):
+        backup(str(store), str(store.parent / "no" / "copy"))
+
+
+def test_no_store(tmp_path: Path) -> None:
+    """
+    Nothing is made of nothing.
+    """
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
+        backup(str(tmp_path / "empty"), str(tmp_path / "copy"))
+    with pytest.raises(StoreUnusable, match="No such file"):
+        existing(str(tmp_path / "missing"))
+    assert names(tmp_path) == {"empty"}
+
+
+def test_a_damaged_store_is_not_copied(store: Path) -> None:
+    """
+    What is wrong is found in the copy, and that is removed.
+    """
+    data = store / DATA
+    # A byte of a record: LMDB does not see that it is another.
+    whole = bytearray(data.read_bytes())
+    whole[whole.rindex(b"key-29") + 3] ^= 1
+    data.write_bytes(whole)
+    with pytest.raises(StoreDamaged, match=f"the store {store} is damaged, and its copy"):
+        backup(str(store), str(store.parent / "copy"))
+    assert names(store.parent) == {"store"}
+
+
+def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
+    """
+    Reading it is the end of another process.
+    """
+    with (store / DATA).open("rb+") as file:
+        file.truncate(3 * 4096)
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        backup(str(store), str(store.parent / "copy"))
+    assert names(store.parent) == {"store"}
+
+
+def test_what_lmdb_cannot_account_for(store: Path) -> None:
+    """
+    A store with a lost page is copied as it is, and nothing of the first try is left.
+    """
+
+    class Leaky:
+        def copyfd(self, fd: int, *, compact: bool = False) -> None:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(b"half" * 5000 if compact else b"whole")
+            if compact:
+                raise lmdb.IncompatibleError("page leak")
+
+    file = store.parent / "file"
+    with file.open("wb", buffering=0) as made:
+        module._copy(cast(lmdb.Environment, Leaky()), made.fileno())
+    assert file.read_bytes() == b"whole"
+
+
+def killed_reader(path: Path) -> None:
+    """
+    Have a process end in the middle of reading the store in C{path}.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"reads\n"
+        reader.kill()
+        assert reader.wait() == -signal.SIGKILL
+
+
+def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None:
+    """
+    Or no page would ever be used again.
+    """
+    store = at(tmp_path / "store", journal=1)
+    state = now(store.open())
+    killed_reader(tmp_path / "store")
+    assert store._databases.env.info()["num_readers"] > 0
+    for _ in range(3):
+        taken = batch(state, b"n" * SLACK)
+        now(store.commit(taken))
+        state = end(taken)
+    assert store._databases.env.reader_check() == 0
+    now(store.close())
+
+
+def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> None:
+    """
+    One batch is refused, and the next one goes through.
+    """
+    store = at(tmp_path / "store", map_size=1 << 18)
+    state = now(store.open())
+    killed_reader(tmp_path / "store")
+
+    def step(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            taken = batch(state, b"n")
+            now(store.commit(taken))
+            state = end(taken)
+
+    with pytest.raises(NotTaken):
+        step(1000)
+    step(50)
+    now(store.close())

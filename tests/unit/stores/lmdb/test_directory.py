@@ -1,0 +1,121 @@
+"""
+Which file system a store would be on, who owns it, and what is durable of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.lmdb import directory
+from pexservice.stores.lmdb.directory import DATA, NURSERY, Directory, file_system_type
+
+MOUNTS = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:40 / /home rw - nfs4 server:/home rw,vers=4.2
+24 23 8:2 / /home/local rw master:3 - xfs /dev/sda2 rw
+25 22 0:41 / /with\040space rw - cifs //server/share rw
+26 22 0:42 / /twice rw - nfs server:/a rw
+27 26 8:3 / /twice rw - btrfs /dev/sda3 rw
+""".strip()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/pexservice", "ext4"),
+        ("/home/somebody/data", "nfs4"),
+        ("/homely", "ext4"),
+        ("/home/local/data", "xfs"),
+        ("/with space/data", "cifs"),
+        ("/twice/data", "btrfs"),
+    ],
+)
+def test_file_system_type(path: str, kind: str) -> None:
+    """
+    The longest mount point above the path decides, and of equals the latest.
+    """
+    assert file_system_type(Path(path), MOUNTS) == kind
+
+
+def test_of_this_machine(tmp_path: Path) -> None:
+    """
+    The machine's own table is understood.
+    """
+    assert file_system_type(tmp_path) != "unknown"
+
+
+def test_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is named, and nothing is made on it.
+    """
+    monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
+    with pytest.raises(StoreUnusable, match=r"network file system \(nfs4\)"):
+        Directory(str(tmp_path / "store")).own()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    For another reason than another process, which is named.
+    """
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
+    with pytest.raises(StoreUnusable, match=r"store cannot be locked: No locks available"):
+        Directory(str(tmp_path / "store")).own()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """
+    The directories that were made durable; the first three times it fails.
+    """
+    done: list[Path] = []
+    failures = iter(range(3))
+
+    def sync(path: Path) -> None:
+        if next(failures, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        done.append(path)
+
+    monkeypatch.setattr(directory, "sync", sync)
+    return done
+
+
+def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path]) -> None:
+    """
+    A start that failed between making something and making it durable leaves that to
+    the next one: an answer would be lost with a directory that a power cut undoes.
+    """
+    path = tmp_path / "store"
+
+    def make(nursery: Path) -> None:
+        (nursery / DATA).write_text("a store")
+
+    made = Directory(str(path))
+    with pytest.raises(StoreUnusable, match="Input/output error"):
+        made.own()
+    assert path.is_dir()
+    for _ in range(2):
+        with pytest.raises(StoreUnusable, match="cannot be made: Input/output error"):
+            made.install(make)
+    assert synced == []
+    made.install(make)
+    assert synced == [tmp_path, path / NURSERY, path]
+
+    # And one that is in place, with its rename not durable.
+    (path / NURSERY).mkdir()
+    made.tidy()
+    assert synced[3:] == [path]
+    assert [each.name for each in path.iterdir()] == [DATA]
+    made.tidy()
+    assert synced[4:] == []

@@ -1,0 +1,116 @@
+"""
+The bytes on disk.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import Remembered
+from pexservice.stores.lmdb import records
+from tests.support.fakes import replay
+from tests.unit.stores.test_contract import batch
+
+numbers = st.integers(0, 2**64 - 1)
+small = st.integers(0, 2**40)
+
+
+@given(numbers, numbers)
+def test_cursor(revision: int, position: int) -> None:
+    """
+    A cursor is read as it was written, in 22 bytes.
+    """
+    written = records.write_cursor(revision, position)
+    assert len(written) == 22
+    assert records.read_cursor(written) == (revision, position)
+
+
+def test_the_cursor_on_disk() -> None:
+    """
+    These bytes are the format; a store of last year has them.
+    """
+    assert records.write_cursor(258, 7).hex() == (
+        "000100000000000001020000000000000007af154f24"
+    )
+
+
+@given(small, small, st.lists(st.sampled_from(list(Transition)), min_size=1, max_size=9))
+def test_row(revision: int, position: int, transitions: list[Transition]) -> None:
+    """
+    A journal row replays to the transitions that went in.
+    """
+    written = batch((revision, position), b"".join(each.value for each in transitions))
+    key, value = records.write_row(written)
+    assert records.read_row(key, value) == list(replay(written))
+    assert len(value) == 20 + len(transitions)
+
+
+@given(
+    st.binary(min_size=1, max_size=255),
+    st.builds(Remembered, st.sampled_from(list(Transition)), small, small),
+)
+def test_remembered(key: bytes, remembered: Remembered) -> None:
+    """
+    A key leads to what it did, and its age to the key; keys by name sort first.
+    """
+    (by_name, value), (by_age, name) = records.write_remembered(key, remembered)
+    assert by_name < records.OLDEST_AGE_KEY <= by_age
+    assert records.read_remembered(key, value) == remembered
+    assert records.read_aged(by_age, name) == key
+    assert len(by_name) <= 511
+
+
+@given(st.data())
+def test_a_flipped_bit(data: st.DataObject) -> None:
+    """
+    No single flipped bit goes unnoticed, in whichever kind of record.
+    """
+    row_key, row = records.write_row(batch((5, 5), b"np"))
+    read, value = data.draw(
+        st.sampled_from(
+            [
+                (records.read_cursor, records.write_cursor(3, 2)),
+                (lambda value: records.read_row(row_key, value), row),
+            ]
+        )
+    )
+    bit = data.draw(st.integers(0, 8 * len(value) - 1))
+    flipped = int.from_bytes(value, "big") ^ (1 << bit)
+    with pytest.raises(records.BadRecord):
+        read(flipped.to_bytes(len(value), "big"))
+
+
+def test_a_record_in_the_wrong_place() -> None:
+    """
+    A whole record under another's key is damage too.
+    """
+    _, value = records.write_row(batch((5, 5), b"n"))
+    with pytest.raises(records.BadRecord, match="checksum"):
+        records.read_row(records.revision_key(7), value)
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    """
+    A record with a right checksum, whatever is in it.
+    """
+    return records._seal(key, payload)
+
+
+def test_what_nobody_wrote() -> None:
+    """
+    A right checksum does not make sense of a record that makes none.
+    """
+    key = records.revision_key(1)
+    with pytest.raises(records.BadRecord, match="no transition"):
+        records.read_row(key, seal(key, bytes(16)))
+    with pytest.raises(records.BadRecord, match="no transition b'x'"):
+        records.read_row(key, seal(key, bytes(16) + b"x"))
+    with pytest.raises(records.BadRecord, match="has 3 bytes, not 18"):
+        records.read_cursor(seal(records.CURSOR_KEY, b"abc"))
+    with pytest.raises(records.BadRecord, match="has 3 bytes, not 8"):
+        records.read_revision_key(b"abc")
+    with pytest.raises(records.BadRecord, match="has 3 bytes"):
+        records.read_remembered(b"key", seal(records.name_key(b"key"), b"abc"))

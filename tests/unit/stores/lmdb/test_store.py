@@ -1,0 +1,518 @@
+"""
+What the LMDB store promises beyond the contract: files, faults, sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+from zope.interface.verify import verifyObject
+
+from pexservice.stores.interface import (
+    Batch,
+    IOnDisk,
+    NotTaken,
+    StoreBusy,
+    StoreDamaged,
+    StoreUnusable,
+)
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, Directory
+from pexservice.stores.lmdb.store import RESERVE, SLACK, LmdbStore
+from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
+from tests.support.fakes import now
+from tests.support.inline_executor import inline
+from tests.unit.stores.test_contract import batch, end
+
+
+def at(path: Path, **kwargs: object) -> LmdbStore:
+    """
+    A store in C{path}.
+    """
+    arguments: dict[str, object] = {"verify": verify, **kwargs}
+    return LmdbStore(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
+
+
+def filled(path: Path, count: int = 500) -> tuple[int, int]:
+    """
+    Make a store of C{count} batches in C{path}.
+
+    @return: its state.
+    """
+    store = at(path)
+    state = now(store.open())
+    for number in range(count):
+        taken = batch(state, b"nnnp", b"key-%d" % number)
+        now(store.commit(taken))
+        state = end(taken)
+    now(store.close())
+    return state
+
+
+def mode(path: Path) -> int:
+    """
+    The permissions of C{path}.
+    """
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    """
+    Every file below C{path}.
+    """
+    return {str(each): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_space(tmp_path: Path) -> None:
+    """
+    While the store is open: how much of what it may take it takes, also when its
+    directory has lost its name.
+    """
+    filled(tmp_path / "store")
+    store = at(tmp_path / "store", map_size=1 << 24)
+    assert verifyObject(IOnDisk, store)
+    assert store.space() is None
+    now(store.open())
+    space = store.space()
+    assert space is not None
+    assert space.used == (tmp_path / "store" / DATA).stat().st_size
+    assert space.limit == 1 << 24
+    assert 0 < space.free <= space.size
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    assert store.space() is not None
+    now(store.close())
+    assert store.space() is None
+
+
+def test_nobody_else_reads_it(tmp_path: Path) -> None:
+    """
+    The directory is the owner's alone and so are the files, also where the
+    directory was there before and open to all.
+    """
+    os.umask(0o022)
+    made, given = tmp_path / "made", tmp_path / "given"
+    given.mkdir(0o755)
+    for path in (made, given):
+        store = at(path)
+        now(store.open())
+        assert (mode(path), mode(path / DATA)) == (0o700, 0o600)
+        now(store.close())
+
+
+def test_only_one_process(tmp_path: Path) -> None:
+    """
+    A second one is told that the store is in use, and by its name.
+    """
+    store = at(tmp_path / "store")
+    now(store.open())
+    with pytest.raises(StoreBusy, match=f"{tmp_path}/store is in use"):
+        now(at(tmp_path / "store").open())
+    now(store.close())
+    second = at(tmp_path / "store")
+    now(second.open())
+    now(second.close())
+
+
+def test_the_parent_must_exist(tmp_path: Path) -> None:
+    """
+    A mistyped path does not grow a tree.
+    """
+    with pytest.raises(StoreUnusable, match="No such file or directory"):
+        now(at(tmp_path / "missing" / "store").open())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    """
+    A file where the directory should be stays what it is.
+    """
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(StoreUnusable, match="Not a directory"):
+        now(at(path).open())
+    assert path.read_text() == "precious"
+
+
+def test_a_foreign_directory(tmp_path: Path) -> None:
+    """
+    A directory that holds something else is refused and not written to.
+    """
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(StoreUnusable, match=r"something else \(thesis.tex\)"):
+        now(at(tmp_path).open())
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("leftover", [b"", b"half a page", bytes(65536)])
+def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
+    """
+    What a power cut left of a store in the making is removed, and the store made.
+    """
+    (tmp_path / NURSERY).mkdir()
+    (tmp_path / NURSERY / DATA).write_bytes(leftover)
+    (tmp_path / "lost+found").mkdir()
+    store = at(tmp_path)
+    assert now(store.open()) == (0, 0)
+    now(store.close())
+    assert {each.name for each in tmp_path.iterdir()} == {DATA, LOCK, "lost+found"}
+
+
+def test_a_store_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One line says so, whatever LMDB's own error is; and then it can.
+    """
+    path = tmp_path / "store"
+
+    def failing(*_: object, **__: object) -> None:
+        raise lmdb.DiskError("No space left on device")
+
+    monkeypatch.setattr("pexservice.stores.lmdb.store.lmdb.open", failing)
+    with pytest.raises(StoreUnusable, match=f"{path} cannot be made: No space"):
+        now(at(path).open())
+    monkeypatch.undo()
+    store = at(path)
+    assert now(store.open()) == (0, 0)
+    now(store.close())
+
+
+def test_what_surrounds_a_store_is_no_damage(tmp_path: Path) -> None:
+    """
+    A store that cannot be opened for what surrounds it is not called damaged, or
+    nobody would try again.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 1)
+    for error in (
+        lmdb.DiskError("No space left on device"),
+        # What LMDB makes of a lock on its reader table that cannot be had.
+        lmdb.InvalidParameterError("Invalid argument"),
+        OSError("no process to verify it with"),
+    ):
+
+        def failing(_: object, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(StoreUnusable, match=f"{path} cannot be opened") as caught:
+            now(at(path, verify=failing).open())
+        assert caught.type is StoreUnusable
+    store = at(path)
+    assert now(store.open()) == state
+    now(store.close())
+
+
+def truncate_to(fraction: float) -> Callable[[bytes], bytes]:
+    """
+    Cut off what comes after C{fraction} of the file.
+    """
+    return lambda data: data[: int(len(data) * fraction)]
+
+
+def overwrite(start: int, length: int) -> Callable[[bytes], bytes]:
+    """
+    Zeros over C{length} bytes from C{start}.
+    """
+    return lambda data: data[:start] + bytes(length) + data[start + length :]
+
+
+DAMAGES = {
+    "empty": truncate_to(0),
+    "one page": lambda data: data[:4096],
+    "a half": truncate_to(0.5),
+    "all but the last pages": truncate_to(0.9),
+    "garbage": lambda data: b"\xa5" * len(data),
+    "zeros": lambda data: bytes(len(data)),
+    "both meta pages gone": overwrite(0, 8192),
+    "all data pages gone": lambda data: data[:8192] + bytes(len(data) - 8192),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """
+    A damaged store is called so, and not a byte of it changes.  The reading happens
+    in a process that may die of it.
+    """
+    path = tmp_path / "store"
+    filled(path)
+    data = path / DATA
+    data.write_bytes(damage(data.read_bytes()))
+    before = snapshot(path)
+    with pytest.raises(StoreDamaged, match=str(path)):
+        now(at(path, verify=verify_in_child).open())
+    assert snapshot(path) == before
+
+
+def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
+    """
+    The process that reads it first finds nothing wrong.
+    """
+    state = filled(tmp_path / "store")
+    store = at(tmp_path / "store", verify=verify_in_child)
+    assert now(store.open()) == state
+    now(store.close())
+
+
+def test_the_data_file_is_gone(tmp_path: Path) -> None:
+    """
+    Only the reader table left: there was a store, so no new one begins.
+    """
+    path = tmp_path / "store"
+    filled(path)
+    (path / DATA).unlink()
+    with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
+        now(at(path).open())
+
+
+def put(path: Path, database: bytes, key: bytes, value: bytes | None) -> None:
+    """
+    Write one record behind the store's back, or remove it.
+    """
+    with lmdb.open(str(path), max_dbs=3) as env:
+        opened = env.open_db(database)
+        with env.begin(write=True, db=opened) as txn:
+            if value is None:
+                assert txn.delete(key)
+            else:
+                txn.put(key, value)
+
+
+ROW = records.revision_key(5)
+
+CONTRADICTIONS = {
+    "cursor missing": (b"cursor", records.CURSOR_KEY, None),
+    "cursor torn": (b"cursor", records.CURSOR_KEY, records.write_cursor(2000, 1000)[:-1]),
+    "cursor elsewhere": (b"cursor", records.CURSOR_KEY, records.write_cursor(2000, 9)),
+    "cursor behind": (b"cursor", records.CURSOR_KEY, records.write_cursor(1996, 998)),
+    "row missing": (b"journal", ROW, None),
+    "row torn": (b"journal", ROW, b"torn"),
+    "row of others": (b"journal", *records.write_row(batch((4, 2), b"nn"))),
+    "row after the last": (b"journal", *records.write_row(batch((2000, 1000), b"n"))),
+    "key without its age": (b"keys", records.age_key(1), None),
+    "age without its key": (b"keys", records.name_key(b"key-0"), None),
+    "key torn": (b"keys", records.name_key(b"key-0"), b"torn"),
+}
+
+
+@pytest.mark.parametrize("record", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_contradictions(tmp_path: Path, record: tuple[bytes, bytes, bytes | None]) -> None:
+    """
+    Records that do not agree with each other are damage, although LMDB has nothing
+    to say against them.
+    """
+    path = tmp_path / "store"
+    assert filled(path) == (2000, 1000)
+    put(path, *record)
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        now(at(path).open())
+
+
+def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
+    """
+    Even who does not read the whole store reads the cursor against the journal.
+    """
+    path = tmp_path / "store"
+    filled(path)
+    put(path, *CONTRADICTIONS["cursor elsewhere"])
+    with pytest.raises(StoreDamaged, match="cursor is at 2000 and 9"):
+        now(at(path, verify=lambda _: None).open())
+
+
+def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A store of a format that this program does not know is refused by its number.
+    """
+    monkeypatch.setattr(records, "FORMAT_VERSION", 2)
+    now_open = at(tmp_path / "store")
+    now(now_open.open())
+    now(now_open.close())
+    monkeypatch.undo()
+    with pytest.raises(StoreDamaged, match="format 2, this program knows 1"):
+        now(at(tmp_path / "store").open())
+
+
+def test_a_batch_costs_its_row(tmp_path: Path) -> None:
+    """
+    A batch of 1,000 writes what a batch of 1 writes, but for 999 bytes in its row.
+    """
+
+    def rows(transitions: bytes) -> dict[bytes, list[int]]:
+        path = tmp_path / str(len(transitions))
+        store = at(path)
+        now(store.open())
+        now(store.commit(batch((0, 0), transitions)))
+        now(store.close())
+        with lmdb.open(str(path), max_dbs=3) as env, env.begin() as txn:
+            return {
+                name: [
+                    len(key) + len(value)
+                    for key, value in txn.cursor(env.open_db(name, txn))
+                ]
+                for name in DATABASES
+            }
+
+    one, thousand = rows(b"n"), rows(b"n" * 1000)
+    assert one == {b"cursor": [28], b"journal": [29], b"keys": []}
+    assert thousand == {**one, b"journal": [29 + 999]}
+
+
+def test_a_full_map(tmp_path: Path) -> None:
+    """
+    A batch that finds no room never happened, and the store goes on when the next
+    one needs less.
+    """
+    store = at(tmp_path / "store", map_size=128 * 1024)
+    state = now(store.open())
+    with pytest.raises(NotTaken, match="is full"):
+        now(store.commit(batch(state, b"n" * 200_000)))
+    taken = batch(state, b"nn", b"key")
+    now(store.commit(taken))
+    assert [row.revision for row in now(store.history(None, 10))] == [2, 1]
+    now(store.close())
+    again = at(tmp_path / "store")
+    assert now(again.open()) == (2, 2)
+    now(again.close())
+
+
+def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
+    """
+    Once the journal is as long as it is kept, and as many keys, the file does not
+    grow any more.
+    """
+    path = tmp_path / "store"
+    store = at(path, journal=1000, kept_keys=1000)
+    state = now(store.open())
+    sizes = []
+    for _ in range(4):
+        for number in range(2000):
+            taken = batch(state, b"n", b"key-%d-%d" % (state[0], number))
+            now(store.commit(taken))
+            state = end(taken)
+        sizes.append((path / DATA).stat().st_size)
+    assert sizes[-1] == sizes[1]
+    now(store.close())
+    verify(path)
+
+
+def test_a_million_steps(tmp_path: Path) -> None:
+    """
+    With the default journal, a store after 1,000,000 steps is not larger than after
+    200,000.
+    """
+    path = tmp_path / "store"
+    store = at(path)
+    state, sizes = now(store.open()), []
+    for count in range(1, 5001):
+        taken = batch(state, b"nnnp" * 50)
+        now(store.commit(taken))
+        state = end(taken)
+        if count in (1000, 5000):
+            sizes.append((path / DATA).stat().st_size)
+    now(store.close())
+    assert state[0] == 1_000_000
+    assert sizes[1] <= sizes[0]
+
+
+def test_room_is_set_aside(tmp_path: Path) -> None:
+    """
+    Beyond what a store uses there is room on the disk that nobody else can take, also
+    when it has grown; the file is as long as ever, and opening it again takes no more.
+    """
+    path = tmp_path / "store"
+    store = at(path, journal=SLACK)
+    state = now(store.open())
+
+    def taken_beyond() -> int:
+        found = (path / DATA).stat()
+        return found.st_blocks * 512 - found.st_size
+
+    assert taken_beyond() >= RESERVE
+    large = batch(state, b"n" * RESERVE)
+    now(store.commit(large))
+    assert taken_beyond() < RESERVE // 2
+    now(store.commit(batch(end(large), b"n" * SLACK)))
+    assert taken_beyond() >= RESERVE
+    size = (path / DATA).stat().st_size
+    now(store.close())
+    for _ in range(3):
+        store = at(path)
+        now(store.open())
+        now(store.close())
+    assert taken_beyond() < 2 * RESERVE
+    assert (path / DATA).stat().st_size == size
+    verify(path)
+
+
+def test_a_shorter_journal(tmp_path: Path) -> None:
+    """
+    A store that kept more is trimmed by the first commit that is told to keep less.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 2 * SLACK)
+    store = at(path, journal=4)
+    assert now(store.open()) == state
+    taken = batch(state, b"n")
+    now(store.commit(taken))
+    assert len(now(store.history(None, 1000))) == 4
+    now(store.close())
+    with lmdb.open(str(path), max_dbs=3) as env, env.begin() as txn:
+        assert txn.stat(env.open_db(b"journal", txn))["entries"] == 2
+
+
+def test_any_other_failure_is_not_ours_to_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A failed commit that is not a full map comes through as it is: the outcome is
+    unknown.
+    """
+    store = at(tmp_path / "store")
+    now(store.open())
+
+    class Broken:
+        def begin(self, *, write: bool) -> Broken:
+            assert write
+            return self
+
+        def put(self, *_: object, **__: object) -> None:
+            pass
+
+        def commit(self) -> None:
+            raise lmdb.DiskError("Input/output error")
+
+    opened = store._databases
+    monkeypatch.setattr(store, "_opened", type(opened)(Broken(), None, None, None))  # type: ignore[arg-type]
+    with pytest.raises(lmdb.DiskError):
+        now(store.commit(Batch(1, 0, b"n", 1, 0)))
+    monkeypatch.undo()
+    now(store.close())
+
+
+def test_a_key_after_a_failed_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    When a commit in the thread has failed and nobody knows yet, LMDB has no more to
+    say about a key: a step with one surely does not happen.
+    """
+    store = at(tmp_path / "store")
+    now(store.open())
+
+    class Poisoned:
+        def begin(self) -> None:
+            raise lmdb.PanicError("Update of meta page failed")
+
+    opened = store._databases
+    monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
+    with pytest.raises(NotTaken):
+        now(store.recall(b"key"))
+    with pytest.raises(NotTaken):
+        now(store.history(None, 1))
+    monkeypatch.undo()
+    now(store.close())

@@ -1,0 +1,199 @@
+"""
+What every store promises, shown with each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from pexservice.core.cursor import Transition, follow_position
+from pexservice.stores.interface import Batch, IStore, Remembered, Row
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.store import SLACK, LmdbStore
+from pexservice.stores.lmdb.verify import verify
+from tests.support.fakes import MemoryStore, now, replay
+from tests.support.inline_executor import inline
+
+Maker = Callable[[], IStore]
+
+#: Of each kind of store, how many keys and transitions it is to keep.
+KEPT = 10
+
+
+def memory(_: Path) -> Maker:
+    """
+    The fake, so that what is tested with it is tested with a store.
+    """
+    store = MemoryStore(kept_keys=KEPT, journal=KEPT)
+    return lambda: store
+
+
+def lmdb(path: Path) -> Maker:
+    """
+    The real one, on a directory of the test's own.
+    """
+    return lambda: LmdbStore(
+        Directory(str(path / "store")),
+        inline(),
+        journal=KEPT,
+        verify=verify,
+        kept_keys=KEPT,
+    )
+
+
+@pytest.fixture(params=[memory, lmdb])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
+    """
+    Makes a store on the same ground, however often.
+    """
+    maker: Maker = request.param(tmp_path)
+    return maker
+
+
+@pytest.fixture
+def store(make: Maker) -> Iterator[IStore]:
+    """
+    A new store, open.
+    """
+    store = make()
+    assert now(store.open()) == (0, 0)
+    yield store
+    now(store.close())
+
+
+def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
+    """
+    C{transitions} after the state (revision, position); C{keys} belong to the first
+    of them.
+    """
+    revision, start = after
+    position = start
+    remembered = []
+    for number, code in enumerate(transitions):
+        transition = Transition(bytes((code,)))
+        position = follow_position(position, transition)
+        if number < len(keys):
+            remembered.append(
+                (keys[number], Remembered(transition, revision + number + 1, position))
+            )
+    return Batch(
+        revision + 1,
+        start,
+        transitions,
+        position,
+        1_700_000_000_000_000_000 + revision,
+        tuple(remembered),
+    )
+
+
+def end(taken: Batch) -> tuple[int, int]:
+    """
+    The state after C{taken}.
+    """
+    return taken.revision, taken.position
+
+
+def test_provides_the_interface(store: IStore) -> None:
+    """
+    It has every method, with the arguments the interface gives it.
+    """
+    assert verifyObject(IStore, store)
+
+
+def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
+    """
+    What was committed is there when the store is opened again.
+    """
+    first = batch((0, 0), b"nnnp")
+    second = batch(end(first), b"n")
+    now(store.commit(first))
+    now(store.commit(second))
+    now(store.close())
+    again = make()
+    assert now(again.open()) == (5, 3)
+    assert now(again.history(None, 100)) == [*replay(first), *replay(second)][::-1]
+    now(again.close())
+
+
+def test_history_pages(store: IStore) -> None:
+    """
+    The history comes newest first, at most so many, from below a revision, across
+    the rows of the batches.
+    """
+    first = batch((0, 0), b"nnp")
+    second = batch(end(first), b"rnn")
+    for each in (first, second):
+        now(store.commit(each))
+    rows: list[Row] = [*replay(first), *replay(second)][::-1]
+    assert now(store.history(None, 4)) == rows[:4]
+    assert now(store.history(5, 100)) == rows[2:]
+    assert now(store.history(4, 2)) == rows[3:5]
+    assert now(store.history(1, 100)) == []
+    assert now(store.history(2**70, 1)) == rows[:1]
+
+
+def test_history_of_a_new_store(store: IStore) -> None:
+    """
+    Nothing has happened yet.
+    """
+    assert now(store.history(None, 100)) == []
+
+
+def test_history_forgets(store: IStore) -> None:
+    """
+    The history reaches as far back as it was told to, also within a batch, and
+    goes on doing so when the oldest rows are removed.
+    """
+    state = (0, 0)
+    for _ in range(2 * SLACK):
+        taken = batch(state, b"nn")
+        now(store.commit(taken))
+        state = end(taken)
+        assert [row.revision for row in now(store.history(None, 1000))] == [
+            *range(state[0], max(state[0] - KEPT, 0), -1)
+        ]
+    long = batch(state, b"n" * (3 * KEPT))
+    now(store.commit(long))
+    assert now(store.history(None, 1000)) == [*replay(long)][: -KEPT - 1 : -1]
+
+
+def test_remembers_keys(make: Maker, store: IStore) -> None:
+    """
+    A key is recalled with what its first use did, also after opening again.
+    """
+    longest = b"~" * 255
+    taken = batch((0, 0), b"np", b"one", longest)
+    now(store.commit(taken))
+    assert now(store.recall(b"one")) == Remembered(Transition.NEXT, 1, 1)
+    assert now(store.recall(b"two")) is None
+    now(store.close())
+    again = make()
+    now(again.open())
+    assert now(again.recall(longest)) == Remembered(Transition.PREVIOUS, 2, 0)
+    now(again.close())
+
+
+def test_forgets_the_oldest_keys(store: IStore) -> None:
+    """
+    At least the last so many keys are kept, and the older ones go, oldest first.
+    """
+    state = (0, 0)
+    names = [b"%d" % number for number in range(3 * SLACK)]
+    for name in names:
+        taken = batch(state, b"n", name)
+        now(store.commit(taken))
+        state = end(taken)
+    kept = [name for name in names if now(store.recall(name)) is not None]
+    assert kept == names[-len(kept) :]
+    assert KEPT <= len(kept) <= KEPT + SLACK
+
+
+def test_close_is_harmless(make: Maker) -> None:
+    """
+    A store that never opened can be closed.
+    """
+    now(make().close())

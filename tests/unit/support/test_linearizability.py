@@ -1,0 +1,278 @@
+"""
+The check of the records finds what is wrong, and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import pytest
+from attrs import evolve
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from pexservice.core.cursor import Transition, follow_position
+from tests.support.linearizability import Record, faults, linearizable
+
+NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
+
+#: Between two moments; a call and its return are up to twice that away from it.
+APART = 4
+
+Plant = Callable[[list[Record], list[Transition]], None]
+
+
+def recorded(seed: int, size: int) -> tuple[list[Record], list[Transition]]:
+    """
+    C{size} operations that one cursor served, each at a moment between its call and
+    its return, and what was made.  The outcome of a few is not known.
+    """
+    choose = random.Random(seed)  # noqa: S311 nothing secret
+    records: list[Record] = []
+    journal: list[Transition] = []
+    position = 0
+    for moment in range(0, APART * size, APART):
+        operation = choose.choice([NEXT, NEXT, PREVIOUS, RESET, None])
+        if operation is not None:
+            journal.append(operation)
+            position = follow_position(position, operation)
+        record = Record(
+            client=choose.randrange(16),
+            operation=operation,
+            called=moment - choose.randrange(2 * APART),
+            returned=moment + choose.randrange(2 * APART),
+            seen=(len(journal), position),
+        )
+        records.append(evolve(record, seen=None) if choose.random() < 0.1 else record)
+    return records, journal
+
+
+def spoil(choose: random.Random, records: list[Record], journal: list[Transition]) -> None:
+    """
+    Make one small change, after which it may be right or wrong.
+    """
+    index = choose.randrange(len(records))
+    record = records[index]
+    revision, position = record.seen or (choose.randrange(len(records)), 0)
+    match choose.randrange(9):
+        case 0:
+            seen = (max(revision + choose.choice([-1, 1]), 0), position)
+            records[index] = evolve(record, seen=seen, refused=False)
+        case 1:
+            records[index] = evolve(record, seen=(revision, position + 1), refused=False)
+        case 2:
+            operation = choose.choice([NEXT, PREVIOUS, RESET, None])
+            records[index] = evolve(record, operation=operation)
+        case 3 | 4:
+            off = choose.randint(-3 * APART, 3 * APART)
+            records[index] = evolve(
+                record, called=record.called + off, returned=record.returned + off
+            )
+        case 5:
+            records[index] = evolve(record, seen=None)
+        case 6:
+            records[index] = evolve(record, seen=None, refused=True)
+        case 7:
+            journal.insert(choose.randint(0, len(journal)), choose.choice([*Transition]))
+        case 8:
+            del records[index]
+            records.append(evolve(record))
+
+
+def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
+    """
+    Of at most C{most} transitions.
+    """
+    return [each for n in range(most + 1) for each in product(Transition, repeat=n)]
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
+def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
+    """
+    On short records, right and wrong ones, when it is known what was made.
+    """
+    records, journal = recorded(seed, size)
+    choose = random.Random(seed)  # noqa: S311 nothing secret
+    for _ in range(changes):
+        spoil(choose, records, journal)
+    found = faults(records, journal)
+    event(f"{changes} changes, {'wrong' if found else 'right'}")
+    assert linearizable(records, journal) == (not found), found
+    if changes == 0:
+        assert found == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 1, 2, 2]))
+def test_some_journal(seed: int, size: int, changes: int) -> None:
+    """
+    When it is not known what was made, there is an order exactly if there is a journal
+    that makes the records right.
+    """
+    records, journal = recorded(seed, size)
+    choose = random.Random(seed)  # noqa: S311 nothing secret
+    for _ in range(changes):
+        spoil(choose, records, journal)
+    some = any(not faults(records, each) for each in all_journals(len(records)))
+    event(f"{changes} changes, {'right' if some else 'wrong'}")
+    assert linearizable(records) == some
+
+
+def told(records: Sequence[Record], operation: Transition | None) -> int:
+    """
+    Where, in the middle of the records, somebody was told of C{operation}.
+    """
+    return next(
+        index
+        for index in range(len(records) // 2, len(records))
+        if records[index].operation is operation and records[index].seen
+    )
+
+
+def lost_acknowledgement(records: list[Record], journal: list[Transition]) -> None:
+    """
+    The last that was told is not there.
+    """
+    last = max(each.seen[0] for each in records if each.seen and each.operation)
+    del journal[last - 1 :]
+
+
+def stale_read(records: list[Record], _: list[Transition]) -> None:
+    """
+    Who looks is shown what was there before the last answer.
+    """
+    look = told(records, None)
+    after = records[look].returned + 10 * APART
+    records[look] = evolve(records[look], called=after, returned=after)
+
+
+def doubled_step(records: list[Record], journal: list[Transition]) -> None:
+    """
+    The last step was made twice and told once.
+    """
+    journal.extend([journal[-1]] * (1 + sum(each.seen is None for each in records)))
+
+
+def told_twice(records: list[Record], _: list[Transition]) -> None:
+    """
+    Two clients were told the same step.
+    """
+    step = told(records, NEXT)
+    records.append(evolve(records[step], client=17))
+
+
+def wrong_position(records: list[Record], _: list[Transition]) -> None:
+    """
+    Off by one.
+    """
+    step = told(records, NEXT)
+    revision, position = records[step].seen or (0, 0)
+    records[step] = evolve(records[step], seen=(revision, position + 1))
+
+
+def wrong_step(records: list[Record], _: list[Transition]) -> None:
+    """
+    Down where up was asked for.
+    """
+    step = told(records, NEXT)
+    records[step] = evolve(records[step], operation=PREVIOUS)
+
+
+def from_the_future(records: list[Record], _: list[Transition]) -> None:
+    """
+    Who looks is shown what nobody has asked for yet.
+    """
+    look = told(records, None)
+    before = records[look].called - 10 * APART
+    records[look] = evolve(records[look], called=before, returned=before)
+
+
+def refused_and_made(records: list[Record], _: list[Transition]) -> None:
+    """
+    What was made after all.
+    """
+    for index, each in enumerate(records):
+        if each.operation is PREVIOUS and (each.seen is None or index > len(records) / 2):
+            records[index] = evolve(each, seen=None, refused=True)
+
+
+def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
+    """
+    All that were cut off asked when it was made and seen already.
+    """
+    step = told(records, NEXT)
+    records[step] = evolve(records[step], seen=None)
+    for index, each in enumerate(records):
+        if each.operation is NEXT and each.seen is None:
+            records[index] = evolve(each, called=APART * len(records))
+
+
+PLANTS: dict[Plant, str] = {
+    lost_acknowledgement: "there is no such revision",
+    stale_read: "stale, it began after",
+    doubled_step: "nobody asked for it",
+    told_twice: "that was client",
+    wrong_position: "the position is",
+    wrong_step: "that was next",
+    from_the_future: "from the future",
+    refused_and_made: "nobody asked for it",
+    asked_for_too_late: "from the future",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("seed", range(5))
+def test_planted(plant: Plant, seed: int) -> None:
+    """
+    A single fault among thousands of operations is found and named, and what is
+    around it is not.
+    """
+    records, journal = recorded(seed, 5000)
+    assert faults(records, journal) == []
+    plant(records, journal)
+    found = faults(records, journal)
+    assert found
+    assert all(PLANTS[plant] in each for each in found), found
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_planted_short(plant: Plant) -> None:
+    """
+    The search finds it too.
+    """
+    records, journal = recorded(1, 14)
+    assert linearizable(records, journal)
+    plant(records, journal)
+    assert faults(records, journal)
+    assert not linearizable(records, journal)
+
+
+def test_unknown_outcomes() -> None:
+    """
+    A step whose outcome is not known may have been made, also after it was given up,
+    or not; and who did not see the end of a look has seen nothing.
+    """
+    records = [
+        Record(client=1, operation=NEXT, called=0, returned=1),
+        Record(client=2, operation=None, called=2, returned=3, seen=(0, 0)),
+        Record(client=3, operation=None, called=2),
+    ]
+    for journal in ([], [NEXT]):
+        assert faults(records, journal) == []
+        assert linearizable(records, journal)
+    assert faults(records, [NEXT, NEXT]) != []
+    assert not linearizable(records, [NEXT, NEXT])
+    assert linearizable(records)
+
+
+def test_nothing_is_right() -> None:
+    """
+    Nobody asked and nothing was made.
+    """
+    assert faults([], []) == []
+    assert linearizable([], [])
+    assert faults([], [NEXT]) == ["revision 1, next: nobody asked for it"]
+    assert not linearizable([], [NEXT])

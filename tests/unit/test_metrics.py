@@ -1,0 +1,240 @@
+"""
+What C{/metrics} says, and that what is written about it is so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pexservice.metrics import FAMILIES, Distribution
+from pexservice.process import scoreboard
+from pexservice.process.scoreboard import REASONS, Score
+from pexservice.stores.interface import NotTaken
+from tests.support.caller import Caller
+from tests.support.wire import Server
+
+ROOT = Path(__file__).parents[2]
+
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+OPEN = "application/openmetrics-text"
+
+
+def samples(text: bytes) -> dict[str, float]:
+    """
+    C{text}, taken apart by prometheus_client: C{name{label=value,...}} and the number.
+    """
+    return {
+        sample.name
+        + "".join(
+            f",{name}={value}" for name, value in sorted(sample.labels.items())
+        ): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def scrape(call: Caller) -> dict[str, float]:
+    """
+    What is there now.
+    """
+    answer = call("GET", "/metrics")
+    assert answer.status == 200
+    return samples(answer.body)
+
+
+def test_the_answer() -> None:
+    """
+    Prometheus' text, which nobody may keep; and GET is the only method.
+    """
+    call = Caller()
+    answer = call("GET", "/metrics")
+    assert (answer.status, answer["Content-Type"]) == (200, PLAIN)
+    assert (answer["Cache-Control"], answer["Vary"]) == ("no-store", "Accept")
+    assert answer.length == len(answer.body)
+    assert [call(method, "/metrics").status for method in ("HEAD", "POST")] == [405, 405]
+    assert call("OPTIONS", "/metrics")["Allow"] == "GET, OPTIONS"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", PLAIN),
+        ("text/html", PLAIN),
+        ("application/json", PLAIN),
+        (f"{OPEN};version=1.0.0;q=0.5, text/plain;version=0.0.4;q=0.2", OPEN),
+        (f"{OPEN};version=0.0.1,*/*", None),
+        ("text/plain;version=x", PLAIN),
+        (f"{OPEN};version=1.x.0", None),
+        (f"{OPEN};version=" + "9" * 5000, None),
+        ("a;version=\xe4;escaping=\xb2,,;=", PLAIN),
+    ],
+)
+def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
+    """
+    Whatever a client says that it wants: never a 406, and never a failure.
+
+    @param kind: L{None} where the versions of prometheus_client differ.
+    """
+    answer = Caller()("GET", "/metrics", Accept=accept)
+    assert answer.status == 200
+    said = str(answer["Content-Type"])
+    if kind is not None:
+        assert said.startswith(kind)
+    assert answer.body.endswith(b"# EOF\n") == said.startswith(OPEN)
+
+
+def test_steps() -> None:
+    """
+    Their kind and what came of them, where they led, and what the commits took.
+    """
+    call = Caller()
+    for _ in range(21):
+        call("POST", "/next")
+    call("POST", "/next", Idempotency_Key="k")
+    call("POST", "/next", Idempotency_Key="k")
+    call("POST", "/previous", If_Match='"1"')
+    call.store.failure = NotTaken("full")
+    call("POST", "/reset")
+    found = scrape(call)
+    counted = {
+        name.removeprefix("pexservice_transitions_total,outcome="): value
+        for name, value in found.items()
+        if name.startswith("pexservice_transitions_total") and value
+    }
+    assert counted == {
+        "moved,transition=next": 22,
+        "replayed,transition=next": 1,
+        "unmet,transition=previous": 1,
+        "not_taken,transition=reset": 1,
+    }
+    assert found["pexservice_revision"] == 22
+    assert found["pexservice_position"] == 22
+    # It is 17,711.
+    assert found["pexservice_position_digits"] == 5
+    assert found["pexservice_ready"] == 1
+    assert found["pexservice_commit_batch_size_sum"] == 22
+    assert found["pexservice_commit_batch_size_bucket,le=1.0"] == 22
+    assert found["pexservice_commit_duration_seconds_count"] == 22
+
+
+def test_the_value_is_not_told() -> None:
+    """
+    Nor is any number as long as it.
+    """
+    call = Caller()
+    for _ in range(100):
+        call("POST", "/next")
+    value = call("GET", "/current").body.strip()
+    assert len(value) == 21
+    assert value not in call("GET", "/metrics").body
+    assert scrape(call)["pexservice_position_digits"] == 21
+
+
+def test_requests_and_connections() -> None:
+    """
+    As the server has counted them.
+    """
+    server = Server()
+    step = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+    wire = server.connect()
+    for request in (step, step, step, b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"):
+        wire.send(request)
+        wire.turns()
+    text = wire.received.rpartition(b"\r\n\r\n")[2]
+    found = samples(text)
+    requests = "pexservice_http_requests_total,endpoint=/next,method=POST,status="
+    assert (found[requests + "200"], found[requests + "503"]) == (3, 0)
+    assert (found["pexservice_memo_hits_total"], found["pexservice_memo_misses_total"]) == (
+        *(2, 1),
+    )
+    assert found["pexservice_connections"] == 1
+    assert found["pexservice_connections_limit"] == 100
+    assert found["pexservice_connections_accepted_total"] == 1
+
+
+def test_a_store_that_was_not_read() -> None:
+    """
+    What nobody knows is left out, and everything else is there.
+    """
+    call = Caller()
+    call.committer._read = False
+    call.committer.unusable("the store is in use")
+    found = scrape(call)
+    assert "pexservice_revision" not in found
+    assert "pexservice_position_digits" not in found
+    assert found["pexservice_ready"] == 0
+    assert found["pexservice_memo_hits_total"] == 0
+
+
+def test_the_supervisor() -> None:
+    """
+    What it counts is there if there is one, and left out if not.
+    """
+    ours = re.compile("pexservice_(worker|failover|standby)")
+    assert [name for name in scrape(Caller()) if ours.match(name)] == []
+    descriptor = scoreboard.create()
+    try:
+        counts = {reason: number for number, reason in enumerate(REASONS, 10)}
+        scoreboard.write(descriptor, Score(3, 0, 1, counts))
+        found = scrape(Caller(supervisor=descriptor))
+    finally:
+        os.close(descriptor)
+    assert {name: value for name, value in found.items() if ours.match(name)} == {
+        "pexservice_failovers_total": 3,
+        "pexservice_standby_workers": 0,
+        "pexservice_standby_workers_wanted": 1,
+        **{
+            f"pexservice_worker_restarts_total,reason={reason}": number
+            for reason, number in counts.items()
+        },
+    }
+
+
+def test_the_process() -> None:
+    """
+    prometheus_client's own metrics of it are there.
+    """
+    found = scrape(Caller())
+    assert found["process_resident_memory_bytes"] > 1_000_000
+    assert found["process_open_fds"] >= 3
+
+
+def test_the_documentation() -> None:
+    """
+    Its table has every metric, and no other: name, kind, labels and help.
+    """
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)
+    assert rows == [
+        (
+            family.name,
+            family.kind,
+            ", ".join(f"`{label}`" for label in family.labels),
+            family.help,
+        )
+        for family in FAMILIES
+    ]
+
+
+@pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])
+def test_what_is_looked_at_exists(path: str) -> None:
+    """
+    The dashboard and the alerts name no metric that there is not.
+    """
+    exist = {family.name for family in FAMILIES if not isinstance(family, Distribution)}
+    exist |= {
+        f"{family.name}_{part}"
+        for family in FAMILIES
+        if isinstance(family, Distribution)
+        for part in ("bucket", "count", "sum")
+    }
+    exist |= {name for name in scrape(Caller()) if name.startswith("process_")}
+    said = (ROOT / "deploy" / path).read_text()
+    named = set(re.findall(r"\b(?:pexservice|process)_\w+", said))
+    assert named
+    assert named - exist == set()

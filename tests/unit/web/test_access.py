@@ -1,0 +1,228 @@
+"""
+Who may move the cursor.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from pexservice.web.access import Access, BadTokens, read_tokens
+from tests.support.caller import Caller
+
+ORIGIN = "https://pages.example.org"
+
+
+def digests(*tokens: str) -> frozenset[bytes]:
+    """
+    What is kept of C{tokens}.
+    """
+    return frozenset(sha256(token.encode()).digest() for token in tokens)
+
+
+@pytest.fixture
+def call() -> Caller:
+    """
+    Two tokens may move.
+    """
+    return Caller(Access(digests("first", "second")))
+
+
+class TestTokens:
+    """
+    C{--token-file}.
+    """
+
+    @pytest.mark.parametrize("value", ["Bearer first", "bearer  second", "BEARER first "])
+    def test_a_token(self, call: Caller, value: str) -> None:
+        """
+        Any of them moves; the scheme's case does not matter.
+        """
+        assert call("POST", "/next", Authorization=value).body == b"1\n"
+
+    @pytest.mark.parametrize("value", [None, "", "Basic Zmlyc3Q6", "first"])
+    def test_no_token(self, call: Caller, value: str | None) -> None:
+        """
+        401 with a challenge.
+        """
+        headers = {} if value is None else {"Authorization": value}
+        answer = call("POST", "/next", **headers)
+        assert answer.status == 401
+        assert answer["WWW-Authenticate"] == 'Bearer realm="pexservice"'
+        assert call("GET", "/current")["Pex-Revision"] == "0"
+
+    @pytest.mark.parametrize("value", ["Bearer third", "Bearer", "Bearer first second"])
+    def test_a_wrong_token(self, call: Caller, value: str) -> None:
+        """
+        401 that says so.
+        """
+        answer = call("GET", "/reset", Authorization=value)
+        assert answer.status == 401
+        assert 'error="invalid_token"' in (answer["WWW-Authenticate"] or "")
+
+    def test_two_tokens(self, call: Caller) -> None:
+        """
+        Which of them is meant?  None.
+        """
+        answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
+        assert answer.status == 401
+
+    @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
+    def test_reading_takes_none(self, call: Caller, path: str) -> None:
+        """
+        Tokens are for who moves.
+        """
+        assert call("GET", path).status == 200
+
+
+class TestTokenFile:
+    """
+    The file the tokens are in.
+    """
+
+    def test_read(self, tmp_path: Path) -> None:
+        """
+        One a line; comments and empty lines are passed over.
+        """
+        path = tmp_path / "tokens"
+        path.write_text("# team\nfirst\n\n  sec-ond~+/==  \n")
+        assert read_tokens(str(path)) == digests("first", "sec-ond~+/==")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "has no token"),
+            (b"# nobody\n\n", "has no token"),
+            (b"first\ntwo words\n", "line 2: a token is made of"),
+            (b"\xff\n", "is not plain ASCII"),
+        ],
+    )
+    def test_bad(self, tmp_path: Path, content: bytes, message: str) -> None:
+        """
+        It names the file, and the line.
+        """
+        path = tmp_path / "tokens"
+        path.write_bytes(content)
+        with pytest.raises(BadTokens, match=message) as caught:
+            read_tokens(str(path))
+        assert str(path) in str(caught.value)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        """
+        It names the file.
+        """
+        with pytest.raises(BadTokens, match=r"missing: No such file"):
+            read_tokens(str(tmp_path / "missing"))
+
+
+class TestPurpose:
+    """
+    Requests that nobody meant to move the cursor.
+    """
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Purpose", "prefetch"),
+            ("Sec-Purpose", "prefetch;prerender"),
+            ("Purpose", "prefetch"),
+            ("X-Moz", "prefetch"),
+            ("Sec-Fetch-Site", ["same-origin", "cross-site"]),
+            ("Sec-Fetch-Site", ["cross-site", "same-origin"]),
+            ("Purpose", ["prefetch", "other"]),
+            ("Sec-Purpose", "other, prefetch"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
+    def test_refused(self, path: str, name: str, value: str | list[str]) -> None:
+        """
+        A GET that moves is refused, and does not; a POST is meant.
+        """
+        call = Caller()
+        headers = {name.replace("-", "_"): value}
+        answer = call("GET", path, **headers)
+        assert (answer.status, b"use POST" in answer.body) == (403, True)
+        assert call("GET", "/current", **headers)["Pex-Revision"] == "0"
+        assert call("POST", path, **headers)["Pex-Revision"] == "1"
+
+    @pytest.mark.parametrize("value", ["same-origin", "same-site", "none"])
+    def test_taken(self, value: str) -> None:
+        """
+        What comes from the same site or from the address bar moves.
+        """
+        assert Caller()("GET", "/next", Sec_Fetch_Site=value).body == b"1\n"
+
+    def test_a_named_origin_may(self) -> None:
+        """
+        Its requests are cross-site and meant; prefetches are not, even there.
+        """
+        call = Caller(Access(origins=[ORIGIN]))
+        cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
+        assert call("GET", "/next", **cross).body == b"1\n"
+        assert call("GET", "/next", **cross, Sec_Purpose="prefetch").status == 403
+        cross["Origin"] = "https://example.org"
+        assert call("GET", "/next", **cross).status == 403
+
+
+class TestOrigins:
+    """
+    C{--cors-origin}.
+    """
+
+    @pytest.fixture
+    def call(self) -> Caller:
+        """
+        One origin is named.
+        """
+        return Caller(Access(digests("first"), [ORIGIN, "http://localhost:3000"]))
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [("GET", "/current"), ("POST", "/next"), ("GET", "/nothing"), ("PUT", "/next")],
+    )
+    def test_every_answer(self, call: Caller, method: str, path: str) -> None:
+        """
+        Also an error tells the named origin that its page may read it.
+        """
+        answer = call(method, path, Origin=ORIGIN)
+        assert answer["Access-Control-Allow-Origin"] == ORIGIN
+        assert "Pex-Revision" in (answer["Access-Control-Expose-Headers"] or "")
+        assert answer.headers.getRawHeaders("Vary") == ["Origin", "Accept"]
+
+    @pytest.mark.parametrize("origin", ["https://example.org", "null", ORIGIN + "."])
+    def test_others(self, call: Caller, origin: str) -> None:
+        """
+        Another origin is told nothing, and caches are told that it depends.
+        """
+        answer = call("GET", "/current", Origin=origin)
+        assert answer["Access-Control-Allow-Origin"] is None
+        assert answer.headers.getRawHeaders("Vary") == ["Origin", "Accept"]
+
+    def test_preflight(self, call: Caller) -> None:
+        """
+        A browser that asks first is told what it may send; no token is needed to ask.
+        """
+        asked = {
+            "Origin": ORIGIN,
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "idempotency-key, authorization",
+        }
+        answer = call("OPTIONS", "/next", **asked)
+        assert answer.status == 204
+        assert answer["Access-Control-Allow-Origin"] == ORIGIN
+        assert answer["Access-Control-Allow-Methods"] == "POST, GET, OPTIONS"
+        assert "Idempotency-Key" in (answer["Access-Control-Allow-Headers"] or "")
+        assert answer["Access-Control-Max-Age"] == "600"
+        asked["Origin"] = "https://example.org"
+        assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
+
+    def test_without_named_origins(self) -> None:
+        """
+        Nothing of it.
+        """
+        answer = Caller()("GET", "/current", Origin=ORIGIN)
+        assert answer["Access-Control-Allow-Origin"] is None
+        assert answer["Vary"] == "Accept"

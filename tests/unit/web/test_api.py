@@ -1,0 +1,642 @@
+"""
+The contract that callers see, endpoint by endpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import pytest
+from twisted.logger import ILogObserver, globalLogPublisher
+
+from pexservice.stores.interface import NotTaken
+from pexservice.web.endpoints import ENDPOINTS
+from tests.support.caller import Answer, Caller
+
+JSON = "application/json"
+MOVING = ["/next", "/previous", "/reset"]
+READING = ["/", "/current", "/history", "/livez", "/readyz", "/openapi.json"]
+ALLOW = {
+    **dict.fromkeys(MOVING, "POST, GET, OPTIONS"),
+    **dict.fromkeys(["/events", "/metrics"], "GET, OPTIONS"),
+}
+
+
+@pytest.fixture
+def call() -> Caller:
+    """
+    A new cursor.
+    """
+    return Caller()
+
+
+def values(call: Caller, *paths: str) -> list[str]:
+    """
+    What each of C{paths} answers, in turn.
+    """
+    return [call("POST" if path in MOVING else "GET", path).body.decode() for path in paths]
+
+
+def test_the_example(call: Caller) -> None:
+    """
+    Each answer shows the value after the move.
+    """
+    assert values(call, *["/next"] * 8) == [f"{n}\n" for n in (1, 1, 2, 3, 5, 8, 13, 21)]
+    assert values(call, "/previous", "/current", "/reset", "/previous", "/current") == [
+        "13\n",
+        "13\n",
+        "0\n",
+        "0\n",
+        "0\n",
+    ]
+    assert call("GET", "/current")["Pex-Revision"] == "11"
+
+
+@pytest.mark.parametrize("path", MOVING)
+def test_get_moves_as_post_does(call: Caller, path: str) -> None:
+    """
+    GET is kept because the original API has it.
+    """
+    for revision, method in enumerate(("POST", "GET"), 1):
+        assert call(method, path)["Pex-Revision"] == str(revision)
+
+
+def test_text(call: Caller) -> None:
+    """
+    The digits, a newline, and the headers of every answer about the cursor.
+    """
+    values(call, *["/next"] * 10)
+    answer = call("GET", "/current")
+    assert (answer.status, answer.body, answer.length) == (200, b"55\n", 3)
+    assert {name: answer[name] for name in EXPECTED} == EXPECTED
+
+
+EXPECTED = {
+    "Content-Type": "text/plain; charset=utf-8",
+    "Pex-Revision": "10",
+    "Pex-Position": "10",
+    "ETag": '"10"',
+    "Cache-Control": "no-store",
+    "Vary": "Accept",
+    "Transfer-Encoding": None,
+}
+
+
+def test_json(call: Caller) -> None:
+    """
+    Decimal strings, in this order, and an ETag of its own.
+    """
+    values(call, *["/next"] * 10)
+    answer = call("GET", "/current", Accept=JSON)
+    assert answer.body == (
+        b'{"position":10,"current":"55","previous":"34","next":"89","revision":10}'
+    )
+    assert (answer["Content-Type"], answer["ETag"]) == (JSON, '"10-json"')
+    assert answer["Vary"] == "Accept"
+
+
+def test_json_at_the_origin(call: Caller) -> None:
+    """
+    Nothing comes before it.
+    """
+    assert call("GET", "/current", Accept=JSON).json == {
+        "position": 0,
+        "current": "0",
+        "previous": None,
+        "next": "1",
+        "revision": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "text"),
+        ("", "text"),
+        ("text/plain", "text"),
+        ("text/html", "text"),
+        ("image/png", "text"),
+        ("application/json", "json"),
+        ("application/*", "json"),
+        ("application/json;q=0.5, text/plain;q=0.4", "json"),
+        ("application/json;q=0.4, text/plain;q=0.5", "text"),
+        ("application/json;q=0", "text"),
+        ("application/json; charset=utf-8", "json"),
+        ("application/json;indent=2;q=0.5, text/plain;q=0.4", "json"),
+        ("text/plain;q=0.1, */*", "json"),
+        ("nonsense", "text"),
+        (";;q=,,", "text"),
+    ],
+)
+def test_negotiation(call: Caller, accept: str, kind: str) -> None:
+    """
+    The preferred one of the two; text when nothing else is asked for.
+    """
+    content_type = call("GET", "/current", Accept=accept)["Content-Type"]
+    assert content_type == {"text": "text/plain; charset=utf-8", "json": JSON}[kind]
+
+
+def test_negotiation_over_two_headers(call: Caller) -> None:
+    """
+    Two C{Accept} lines are one list.
+    """
+    answer = call("GET", "/current", Accept=["text/plain;q=0.1", JSON])
+    assert answer["Content-Type"] == JSON
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[each.path for each in ENDPOINTS])
+def test_methods(call: Caller, endpoint: object) -> None:
+    """
+    Any other method is 405 and says which there are, OPTIONS says so too, and none
+    of them moves.
+    """
+    path = endpoint.path  # type: ignore[attr-defined]
+    allow = ALLOW.get(path, "GET, HEAD, OPTIONS")
+    others = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"}
+    for method in sorted(others - set(allow.split(", "))):
+        answer = call(method, path)
+        assert (method, answer.status, answer["Allow"]) == (method, 405, allow)
+    options = call("OPTIONS", path)
+    assert (options.status, options["Allow"], options.body) == (204, allow, b"")
+    assert call("GET", "/current")["Pex-Revision"] == "0"
+
+
+@pytest.mark.parametrize("path", READING)
+def test_head(call: Caller, path: str) -> None:
+    """
+    HEAD answers the headers of GET, and no body.
+    """
+    get, head = call("GET", path), call("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    for name in ("Content-Type", "ETag", "Pex-Revision"):
+        assert head[name] == get[name]
+    assert get.length == len(get.body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//next",
+        "/next/",
+        "/%6eext",
+        "/Next",
+        "/next;x",
+        "/nex",
+        "/next/..",
+        "/./next",
+        "/next%20",
+        "/next%3f",
+        "/index.html",
+        "/api/next",
+        "/next%00",
+        "/\u00fc",
+    ],
+)
+def test_paths_are_literal(call: Caller, path: str) -> None:
+    """
+    What is not written like a path here is none, and says which there are.
+    """
+    answer = call("POST", path)
+    assert answer.status == 404
+    assert b"/current /next /previous /reset" in answer.body
+    assert call("GET", "/current")["Pex-Revision"] == "0"
+
+
+def test_unknown_parameters_are_ignored(call: Caller) -> None:
+    """
+    Whatever they are.
+    """
+    assert call("POST", "/next?limit=x&%ff=%&&=").body == b"1\n"
+
+
+def test_problems_as_text(call: Caller) -> None:
+    """
+    One line.
+    """
+    answer = call("DELETE", "/next")
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.body == b"this path takes POST, GET, OPTIONS\n"
+    assert answer["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("accept", [JSON, "application/problem+json", "application/*"])
+def test_problems_as_json(call: Caller, accept: str) -> None:
+    """
+    RFC 9457 for those who accept JSON.
+    """
+    answer = call("DELETE", "/next", Accept=accept)
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json == {
+        "type": "urn:problem-type:pexservice:method-not-allowed",
+        "title": "Method not allowed",
+        "status": 405,
+        "detail": "this path takes POST, GET, OPTIONS",
+    }
+
+
+def test_index(call: Caller) -> None:
+    """
+    It names every endpoint, as text and as JSON.
+    """
+    text, json = call("GET", "/"), call("GET", "/", Accept=JSON)
+    assert text["Content-Type"] == "text/plain; charset=utf-8"
+    for endpoint in ENDPOINTS:
+        assert endpoint.path.encode() in text.body
+    assert [each["path"] for each in json.json["endpoints"]] == [
+        endpoint.path for endpoint in ENDPOINTS
+    ]
+    assert json.json["endpoints"][2]["methods"] == ["POST", "GET"]
+
+
+class TestIdempotency:
+    """
+    C{Idempotency-Key}.
+    """
+
+    def test_a_repeat(self, call: Caller) -> None:
+        """
+        Moves nothing, and answers what the first one answered, whatever came since.
+        """
+        first = call("POST", "/next", Idempotency_Key="k")
+        values(call, "/next", "/reset")
+        again = call("POST", "/next", Idempotency_Key="k")
+        assert (first.body, first["Idempotency-Replayed"]) == (b"1\n", None)
+        assert (again.body, again["Idempotency-Replayed"]) == (b"1\n", "true")
+        for name in ("ETag", "Pex-Revision", "Pex-Position"):
+            assert again[name] == first[name]
+        assert call("GET", "/current")["Pex-Revision"] == "3"
+
+    def test_a_repeat_by_get(self, call: Caller) -> None:
+        """
+        It is the transition that counts, not the method, nor the representation.
+        """
+        call("POST", "/next", Idempotency_Key="k")
+        again = call("GET", "/next", Idempotency_Key="k", Accept=JSON)
+        assert (again.json["revision"], again["Idempotency-Replayed"]) == (1, "true")
+
+    def test_another_endpoint(self, call: Caller) -> None:
+        """
+        422, and it says which one had it.
+        """
+        call("POST", "/next", Idempotency_Key="k")
+        answer = call("POST", "/reset", Idempotency_Key="k")
+        assert answer.status == 422
+        assert b"was used for /next" in answer.body
+        assert call("GET", "/current")["Pex-Revision"] == "1"
+
+    def test_two_at_once(self, call: Caller) -> None:
+        """
+        The second waits for the first.
+        """
+        call.store.held = True
+        first = call.begin("POST", "/next", Idempotency_Key="k")
+        second = call.begin("POST", "/next", Idempotency_Key="k")
+        assert first + second == []
+        call.store.finish()
+        call.turn()
+        assert [each["Idempotency-Replayed"] for each in first + second] == [None, "true"]
+        assert [each["Pex-Revision"] for each in first + second] == ["1", "1"]
+
+    @pytest.mark.parametrize(
+        "key", ["", " ", "a b", "\u00e9", "k" * 256, "a\x7f", ["a", "b"], ["a", "a"]]
+    )
+    def test_what_is_no_key(self, call: Caller, key: str | list[str]) -> None:
+        """
+        400, and nothing moves.
+        """
+        answer = call("POST", "/next", Idempotency_Key=key)
+        assert answer.status == 400
+        assert b"Idempotency-Key must be" in answer.body
+        assert call("GET", "/current")["Pex-Revision"] == "0"
+
+    @pytest.mark.parametrize("key", ["k" * 255, "!", "~", '"8e03978e-40d5"', "a,b;c"])
+    def test_what_is_a_key(self, call: Caller, key: str) -> None:
+        """
+        Any visible ASCII, and up to 255 of it.
+        """
+        call("POST", "/next", Idempotency_Key=key)
+        answer = call("POST", "/next", Idempotency_Key=key)
+        assert answer["Idempotency-Replayed"] == "true"
+
+    def test_reading_has_no_use_for_it(self, call: Caller) -> None:
+        """
+        On what does not move it is ignored.
+        """
+        assert call("GET", "/current", Idempotency_Key="a b").status == 200
+
+
+class TestPreconditions:
+    """
+    C{If-Match} and C{If-None-Match}.
+    """
+
+    @pytest.mark.parametrize(
+        "tags", ['"1"', '"1-json"', "*", '"9", "1"', ' "a,b" ,, "1-json"', ['"9"', '"1"']]
+    )
+    def test_if_match_holds(self, call: Caller, tags: str | list[str]) -> None:
+        """
+        Moves, by either form, in a list too.
+        """
+        call("POST", "/next")
+        assert call("POST", "/next", If_Match=tags)["Pex-Revision"] == "2"
+
+    @pytest.mark.parametrize("tags", ['"0"', '"2"', 'W/"1"', '"1-xml"', '"01"', '""'])
+    def test_if_match_does_not_hold(self, call: Caller, tags: str) -> None:
+        """
+        412 with the present state's headers, and nothing moves; a weak tag matches
+        nothing.
+        """
+        call("POST", "/next")
+        answer = call("POST", "/next", If_Match=tags)
+        assert answer.status == 412
+        assert {
+            name: answer[name] for name in ("Pex-Revision", "Pex-Position", "ETag")
+        } == {
+            "Pex-Revision": "1",
+            "Pex-Position": "1",
+            "ETag": '"1"',
+        }
+        assert answer["Cache-Control"] == "no-store"
+        assert call("GET", "/current")["Pex-Revision"] == "1"
+
+    @pytest.mark.parametrize(
+        "tags", ["", "1", '"1', "'1'", '"1" "2"', '"a\tb"', 'w/"1"', "*, *", '*, "1"', ","]
+    )
+    @pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+    @pytest.mark.parametrize("path", ["/next", "/current"])
+    def test_what_is_no_tag(self, call: Caller, path: str, name: str, tags: str) -> None:
+        """
+        400: a precondition that is not understood must not be passed over.
+        """
+        answer = call("GET", path, **{name.replace("-", "_"): tags})
+        assert answer.status == 400
+        assert name.encode() in answer.body
+        assert call("GET", "/current")["Pex-Revision"] == "0"
+
+    def test_blanks_take_no_time(self, call: Caller) -> None:
+        """
+        A header as long as one may be is refused in a moment, not in its square.
+        """
+        began = time.monotonic()
+        for _ in range(20):
+            assert call("GET", "/current", If_Match=f'"a",{" " * 16000}x').status == 400
+        # Quadratic, it takes 25 seconds.
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
+    def test_not_modified(self, call: Caller, tags: str) -> None:
+        """
+        304, with the headers and without a body, compared weakly.
+        """
+        for method in ("GET", "HEAD"):
+            answer = call(method, "/current", If_None_Match=tags)
+            assert (answer.status, answer.body, answer["ETag"]) == (304, b"", '"0"')
+            assert answer["Pex-Revision"] == "0"
+
+    def test_modified(self, call: Caller) -> None:
+        """
+        The value, when the tag is of another revision.
+        """
+        call("POST", "/next")
+        assert call("GET", "/current", If_None_Match='"0"').body == b"1\n"
+
+    def test_if_match_on_a_read(self, call: Caller) -> None:
+        """
+        It holds or it does not.
+        """
+        assert call("GET", "/current", If_Match='"0"').status == 200
+        assert call("GET", "/current", If_Match='"1"').status == 412
+
+    def test_if_none_match_on_a_move(self, call: Caller) -> None:
+        """
+        Moves if the cursor is elsewhere; else 412, and 304 for GET.
+        """
+        assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
+        assert call("POST", "/next", If_None_Match='"1"').status == 412
+        assert call("GET", "/next", If_None_Match='"1"').status == 304
+        assert call("GET", "/next", If_Match='"9"', If_None_Match='"1"').status == 412
+        assert call("GET", "/current")["Pex-Revision"] == "1"
+
+    def test_two_at_once(self, call: Caller) -> None:
+        """
+        Of two moves from one revision one is made; the other is told only when that
+        is durable.
+        """
+        call.store.held = True
+        first = call.begin("POST", "/next", If_Match='"0"')
+        second = call.begin("POST", "/next", If_Match='"0"')
+        assert first + second == []
+        call.store.finish()
+        call.turn()
+        assert [each.status for each in first + second] == [200, 412]
+        assert second[0]["Pex-Revision"] == "1"
+
+
+class TestHistory:
+    """
+    C{/history}.
+    """
+
+    def test_json(self, call: Caller) -> None:
+        """
+        Newest first, where each led and when, and no values.
+        """
+        values(call, "/next", "/next", "/previous")
+        answer = call("GET", "/history", Accept=JSON)
+        time = "2026-11-18T11:06:40.123456Z"
+        assert answer.json == {
+            "transitions": [
+                {"revision": 3, "position": 1, "transition": "previous", "time": time},
+                {"revision": 2, "position": 2, "transition": "next", "time": time},
+                {"revision": 1, "position": 1, "transition": "next", "time": time},
+            ],
+            "next": None,
+        }
+        assert (answer["Pex-Revision"], answer["ETag"]) == ("3", '"3-json"')
+
+    def test_text(self, call: Caller) -> None:
+        """
+        A line each.
+        """
+        values(call, "/next", "/reset")
+        assert call("GET", "/history").body.decode().splitlines() == [
+            "2026-11-18T11:06:40.123456Z revision 2 reset to position 0",
+            "2026-11-18T11:06:40.123456Z revision 1 next to position 1",
+        ]
+
+    def test_empty(self, call: Caller) -> None:
+        """
+        Nothing has happened; the answer says so in as many bytes.
+        """
+        answer = call("GET", "/history")
+        assert (answer.status, answer.body, answer.length) == (200, b"", 0)
+
+    def test_pages(self, call: Caller) -> None:
+        """
+        Following the links gives every transition once; 100 at a time by default.
+        """
+        values(call, *["/next"] * 250)
+        path, seen, sizes = "/history", [], []
+        while path:
+            answer = call("GET", path, Accept=JSON)
+            page = answer.json
+            seen += [each["revision"] for each in page["transitions"]]
+            sizes.append(len(page["transitions"]))
+            link = page["next"] and f'<{page["next"]}>; rel="next"'
+            assert answer["Link"] == link
+            path = page["next"]
+        assert seen == [*range(250, 0, -1)]
+        assert sizes == [100, 100, 50]
+
+    def test_parameters(self, call: Caller) -> None:
+        """
+        So many, from below a revision.
+        """
+        values(call, *["/next"] * 9)
+        page = call("GET", "/history?before=5&limit=2", Accept=JSON).json
+        assert [each["revision"] for each in page["transitions"]] == [4, 3]
+        assert page["next"] == "/history?before=3&limit=2"
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "limit=0",
+            "limit=1001",
+            "limit=",
+            "limit",
+            "limit=-1",
+            "limit=ten",
+            "limit=1.5",
+            "limit=1&limit=1",
+            "limit=%d9%a1",
+            "limit=+1",
+            "before=0",
+            "before=x",
+            "before=1e3",
+            "before=123456789012345678901",
+        ],
+    )
+    def test_bad_parameters(self, call: Caller, query: str) -> None:
+        """
+        400, and it names the parameter and its range.
+        """
+        answer = call("GET", f"/history?{query}")
+        assert answer.status == 400
+        assert f"the parameter {query.partition('=')[0]} must be" in answer.body.decode()
+
+    def test_largest_parameters(self, call: Caller) -> None:
+        """
+        The ends of the ranges belong to them.
+        """
+        assert call("GET", f"/history?limit=1000&before={2**64}").status == 200
+
+    def test_not_modified(self, call: Caller) -> None:
+        """
+        The same preconditions as for the cursor.
+        """
+        assert call("GET", "/history", If_None_Match='"0"').status == 304
+
+
+class TestFaults:
+    """
+    What the store's failures look like from outside.
+    """
+
+    def test_not_taken(self, call: Caller) -> None:
+        """
+        503: nothing was moved.
+        """
+        call.store.failure = NotTaken("the store is full")
+        answer = call("POST", "/next", Accept=JSON)
+        assert (answer.status, answer["Retry-After"]) == (503, "1")
+        assert answer.json["type"] == "urn:problem-type:pexservice:not-taken"
+        assert "the store is full; nothing was moved" in answer.json["detail"]
+        call.store.failure = None
+        assert call("POST", "/next").body == b"1\n"
+        assert not call.fatal
+
+    def test_unknown(self, call: Caller) -> None:
+        """
+        503 of a type of its own, and nothing more is taken; reads go on.
+        """
+        call("POST", "/next")
+        call.store.failure = OSError(5, "Input/output error")
+        answer = call("POST", "/next", Accept=JSON)
+        assert answer.status == 503
+        assert answer.json["type"] == "urn:problem-type:pexservice:outcome-unknown"
+        assert len(call.fatal) == 1
+        after = call("POST", "/next", Accept=JSON)
+        assert after.json["type"] == "urn:problem-type:pexservice:not-taken"
+        assert call("GET", "/current").body == b"1\n"
+        assert call("GET", "/readyz").status == 503
+
+    def test_a_bug(self, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        500 without a traceback; the log has it.
+        """
+        logged: list[object] = []
+        globalLogPublisher.addObserver(cast(ILogObserver, logged.append))
+        monkeypatch.setattr(call.committer, "history", lambda *_: 1 // 0)
+        answer = call("GET", "/history", Accept=JSON)
+        globalLogPublisher.removeObserver(cast(ILogObserver, logged.append))
+        assert answer.status == 500
+        assert answer.json["type"] == "urn:problem-type:pexservice:internal-error"
+        assert b"Zero" not in answer.body
+        assert "ZeroDivisionError" in str(logged)
+
+
+class TestHealth:
+    """
+    C{/livez} and C{/readyz}.
+    """
+
+    @pytest.mark.parametrize("path", ["/livez", "/readyz"])
+    def test_ok(self, call: Caller, path: str) -> None:
+        """
+        As Kubernetes has it.
+        """
+        answer = call("GET", path)
+        assert (answer.status, answer.body, answer["Cache-Control"]) == (
+            200,
+            b"ok\n",
+            "no-store",
+        )
+
+    @pytest.mark.parametrize(
+        "query", ["verbose", "verbose=", "verbose=true", "a=b&verbose"]
+    )
+    def test_verbose(self, call: Caller, query: str) -> None:
+        """
+        Each check on a line.
+        """
+        assert call("GET", f"/livez?{query}").body == (
+            b"[+]reactor ok\nlivez check passed\n"
+        )
+        assert call("GET", f"/readyz?{query}").body == b"[+]store ok\nreadyz check passed\n"
+
+    def test_draining(self, call: Caller) -> None:
+        """
+        A stopping service is alive and not ready.
+        """
+        call.committer.drain()
+        answer = call("GET", "/readyz")
+        assert answer.status == 503
+        assert answer.body == (
+            b"[-]store failed: the service is stopping\nreadyz check failed\n"
+        )
+        assert call("GET", "/livez").status == 200
+
+
+def test_with_synchronous_commit_off() -> None:
+    """
+    An answer does not wait for the disk.
+    """
+    call = Caller(synchronous=False)
+    call.store.held = True
+    answer = call("POST", "/next")
+    assert isinstance(answer, Answer)
+    assert call("GET", "/current").body == b"1\n"
+    # The history is of what is on disk, and so are its headers.
+    history = call("GET", "/history")
+    assert (history.body, history["ETag"]) == (b"", '"0"')

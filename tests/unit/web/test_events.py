@@ -1,0 +1,316 @@
+"""
+Server-Sent Events, over the connections that carry them, by a clock of the test's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pexservice.commit.requests import Move
+from pexservice.core.cursor import Transition, state_at
+from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
+from pexservice.web.events import BEATS, INTERVAL, MOST_DIGITS, event
+from tests.support.wire import Server, Wire
+
+NEXT = Move(Transition.NEXT)
+
+
+def watch(server: Server, *headers: str, version: str = "1.1") -> Wire:
+    """
+    A client that has asked for the events.
+    """
+    wire = server.connect()
+    lines = (f"GET /events HTTP/{version}", "Host: h", *headers, "", "")
+    wire.send("\r\n".join(lines).encode())
+    return wire
+
+
+def step(server: Server, times: int = 1) -> None:
+    """
+    Move one up, each time in a batch of its own.
+    """
+    for _ in range(times):
+        server.committer.move(NEXT, lambda _: None)
+        server.turns(10)
+
+
+def look(server: Server, times: int = 1) -> None:
+    """
+    Let the time between two events go by.
+    """
+    for _ in range(times):
+        server.clock.turn(INTERVAL)
+
+
+def revisions(wire: Wire) -> list[int]:
+    """
+    Of the events that have come.
+    """
+    return [int(each) for each in re.findall(rb"(?m)^id: (\d+)$", wire.received)]
+
+
+def data(received: bytes) -> Any:
+    """
+    What the last event says.
+    """
+    return json.loads(re.findall(rb"(?m)^data: (.*)$", received)[-1])
+
+
+def test_the_present_state_at_once() -> None:
+    """
+    As JSON has it, with the revision for an id.
+    """
+    server = Server()
+    step(server, 10)
+    wire = watch(server)
+    head, _, body = wire.received.partition(b"\r\n\r\n")
+    assert head.splitlines() == [
+        b"HTTP/1.1 200 OK",
+        b"Content-Type: text/event-stream",
+        b"Cache-Control: no-store",
+        b"Connection: close",
+        b"X-Accel-Buffering: no",
+        b"Transfer-Encoding: chunked",
+    ]
+    assert b"retry: 500\n\nid: 10\ndata: " in body
+    assert body.endswith(b"}\n\n\r\n")
+    assert data(body) == {
+        "position": 10,
+        "current": "55",
+        "previous": "34",
+        "next": "89",
+        "revision": 10,
+    }
+
+
+def test_moves_share_an_event() -> None:
+    """
+    However often the cursor moves, an event comes each tenth of a second, with the
+    newest; none comes while it rests.
+    """
+    server = Server()
+    wire = watch(server)
+    for _ in range(5):
+        step(server, 3)
+        look(server)
+    look(server, 5)
+    assert revisions(wire) == [0, 3, 6, 9, 12, 15]
+
+
+def test_who_comes_between_two_looks() -> None:
+    """
+    Has its second event no sooner than the others.
+    """
+    server = Server()
+    watch(server)
+    server.clock.turn(INTERVAL / 2)
+    late = watch(server)
+    step(server)
+    server.clock.turn(INTERVAL * 0.6)
+    assert revisions(late) == [0]
+    look(server)
+    assert revisions(late) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [("2", []), ("1", [2]), ("3", [2]), ("x", [2]), ("", [2])]
+)
+def test_resuming(last: str, expected: list[int]) -> None:
+    """
+    Who knows the present state is not told it again; anything else is no knowledge.
+    """
+    server = Server()
+    step(server, 2)
+    wire = watch(server, f"Last-Event-ID: {last}")
+    assert revisions(wire) == expected
+    step(server)
+    look(server)
+    assert revisions(wire) == [*expected, 3]
+
+
+def test_a_long_value_is_left_out() -> None:
+    """
+    Its digits are counted, and its ends are there.
+    """
+    state = state_at(7, 4787)
+    text = state.term.text.decode()
+    assert data(event(state)) == {
+        "position": 4787,
+        "digits": len(text),
+        "first": text[:32],
+        "last": text[-32:],
+        "revision": 7,
+    }
+
+
+def test_a_value_that_is_not_too_long() -> None:
+    """
+    The last that is told whole.
+    """
+    assert len(data(event(state_at(7, 4786)))["current"]) == MOST_DIGITS
+
+
+def test_a_comment_now_and_then() -> None:
+    """
+    After 15 seconds without an event, and each 15 seconds more.
+    """
+    server = Server()
+    wire = watch(server)
+    look(server, BEATS)
+    assert b":\n\n" not in wire.received
+    look(server)
+    assert wire.received.count(b"\r\n:\n\n\r\n") == 1
+    look(server, BEATS)
+    assert wire.received.count(b"\r\n:\n\n\r\n") == 2
+    step(server)
+    look(server, BEATS)
+    assert wire.received.count(b"\r\n:\n\n\r\n") == 2
+
+
+def test_who_does_not_read_misses_some() -> None:
+    """
+    Nothing is written for a client that takes nothing, and when it does again it
+    gets the newest only.
+    """
+    server = Server()
+    other, wire = watch(server), watch(server)
+    wire.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    for _ in range(BEATS * 2):
+        step(server)
+        look(server)
+    assert revisions(wire) == [0]
+    assert len(revisions(other)) == BEATS * 2 + 1
+    wire.protocol.channel.resumeProducing()  # type: ignore[union-attr]
+    look(server)
+    assert revisions(wire) == [0, BEATS * 2]
+
+
+def test_the_sweep() -> None:
+    """
+    A stream is neither idle nor late, for however long; but one that takes nothing
+    ends as any other answer.
+    """
+    server = Server()
+    healthy, stalled = watch(server), watch(server)
+    server.connections.sweep()
+    stalled.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    server.clock.rightNow += STALL_TIMEOUT + IDLE_TIMEOUT
+    server.connections.sweep()
+    assert (healthy.closed, stalled.transport.aborted) == (False, True)
+
+
+def test_no_timer_without_streams() -> None:
+    """
+    One for all of them, and none when the last has gone.
+    """
+    server = Server()
+    before = len(server.clock.calls)
+    wires = [watch(server) for _ in range(3)]
+    assert len(server.clock.calls) == before + 1
+    for wire in wires:
+        wire.lose()
+    look(server, 2)
+    assert (len(server.events), len(server.clock.calls)) == (0, before)
+    assert revisions(watch(server)) == [0]
+    assert len(server.clock.calls) == before + 1
+
+
+def test_a_cap() -> None:
+    """
+    One more is told when to come again, and let in when another has gone.
+    """
+    server = Server(streams=2)
+    first, _ = watch(server), watch(server)
+    refused = watch(server)
+    assert refused.received.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"Retry-After: 10\r\n" in refused.received
+    assert refused.received.endswith(
+        b"2 clients watch the cursor already; try again, or read /current\n"
+    )
+    assert not refused.closed
+    first.lose()
+    assert revisions(watch(server)) == [0]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_end(version: str) -> None:
+    """
+    When the worker stops all streams end, with all that was sent, and so do their
+    connections; one that comes later has an event, and is to come back.
+    """
+    server = Server()
+    wire = watch(server, "Connection: keep-alive", version=version)
+    assert not wire.closed
+    server.connections.closing = True
+    server.events.close()
+    assert wire.closed
+    late = watch(server, version=version)
+    assert (revisions(late), late.closed) == ([0], True)
+    for each in (wire, late):
+        assert each.received.endswith(b"0\r\n\r\n") is (version == "1.1")
+        assert each.received.count(b"Connection: close\r\n") == 1
+    assert len(server.events) == 0
+
+
+def test_the_end_of_who_does_not_read() -> None:
+    """
+    Nobody waits until it has taken the rest.
+    """
+    server = Server()
+    wire = watch(server)
+    wire.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    server.events.close()
+    assert wire.transport.aborted
+
+
+def test_a_client_that_closes_its_side() -> None:
+    """
+    Is gone, so its place is free at once.
+    """
+    server = Server()
+    wire = watch(server)
+    wire.end()
+    assert (wire.closed, len(server.events)) == (True, 0)
+
+
+def test_requests_behind_it() -> None:
+    """
+    Are never answered: a stream is its connection's last answer.
+    """
+    server = Server()
+    wire = server.connect()
+    ask = b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n"
+    wire.send(ask + b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n")
+    look(server, 3)
+    server.events.close()
+    server.turns()
+    assert wire.received.count(b"HTTP/1.1 ") == 1
+    assert server.committer.durable.revision == 0
+
+
+def test_no_cursor_to_show() -> None:
+    """
+    A store that could not be opened is said, as everywhere.
+    """
+    server = Server()
+    server.committer._read = False
+    server.committer.unusable("the store is not there")
+    wire = watch(server)
+    assert wire.received.startswith(b"HTTP/1.1 503 ")
+    assert b"the store is not there; nothing was moved" in wire.received
+
+
+def test_head_opens_no_stream() -> None:
+    """
+    405, since there would be nothing to say.
+    """
+    server = Server()
+    wire = server.connect()
+    wire.send(b"HEAD /events HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert wire.received.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert b"Allow: GET, OPTIONS\r\n" in wire.received
+    assert len(server.events) == 0

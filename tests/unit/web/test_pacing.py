@@ -1,0 +1,117 @@
+"""
+Long work is done in pieces, with rest in between.
+"""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from pexservice.web.access import Access
+from pexservice.web.api import Api
+from pexservice.web.pacing import REST, Pacing
+from tests.support.fakes import Turns, now
+from tests.support.wire import Server
+
+
+class Work:
+    """
+    Pieces that take a second each.
+
+    @ivar done: their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Turns()
+        self.pacing = Pacing(self.clock.callLater, self.clock.seconds)
+        self.done: list[int] = []
+
+    def begin(self, number: int) -> Deferred[None]:
+        """
+        Ask for a piece.
+        """
+
+        def work() -> None:
+            self.clock.rightNow += 1
+            self.done.append(number)
+
+        return self.pacing.run(work)
+
+
+def test_one_by_one() -> None:
+    """
+    The first at once, the others in order, each when the rest is over; then the next
+    one at once again.
+    """
+    work = Work()
+    for number in range(3):
+        work.begin(number)
+    for expected in ([0], [0, 1], [0, 1, 2], [0, 1, 2]):
+        assert work.done == expected
+        work.clock.turn(REST - 0.5)
+        assert work.done == expected
+        work.clock.turn(0.5)
+    assert not work.clock.calls
+    work.begin(3)
+    assert work.done == [0, 1, 2, 3]
+
+
+def test_leaving() -> None:
+    """
+    Who does not want it any more costs the others no time.
+    """
+    work = Work()
+    work.begin(0)
+    leaving = [work.begin(1) for _ in range(3)]
+    work.begin(2)
+    for each in leaving:
+        each.addErrback(lambda failure: failure.trap(CancelledError))
+        each.cancel()
+    work.clock.turn(REST)
+    assert work.done == [0, 2]
+
+
+def test_failing() -> None:
+    """
+    What fails has had its time, and the next one gets its own.
+    """
+    work = Work()
+    with pytest.raises(ZeroDivisionError):
+        now(work.pacing.run(lambda: 1 // 0))
+    failed = work.pacing.run(lambda: 1 // 0)
+    work.begin(1)
+    work.clock.turn()
+    with pytest.raises(ZeroDivisionError):
+        now(failed)
+    work.clock.turn()
+    assert work.done == [1]
+
+
+def test_without_pacing() -> None:
+    """
+    Without a clock nobody waits.
+    """
+    pacing = Pacing(None)
+    assert [now(pacing.run(lambda: 1)) for _ in range(3)] == [1, 1, 1]
+
+
+def test_pages_of_the_history() -> None:
+    """
+    While many ask for a page of the history at once, others are answered between two
+    pages; a client that leaves is forgotten.
+    """
+    server = Server()
+    api = Api(server.committer, Access(), server.events, later=server.clock.callLater)
+    server.site.resource = api.resource()
+    readers = [server.connect() for _ in range(4)]
+    for each in readers:
+        each.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [bool(each.received) for each in readers] == [True, False, False, False]
+    other = server.connect()
+    other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert other.received.endswith(b"ok\n")
+    readers[1].lose()
+    server.clock.turn(1)
+    assert [bool(each.received) for each in readers] == [True, False, True, False]
+    server.clock.turn(1)
+    assert readers[3].received.startswith(b"HTTP/1.1 200 OK\r\n")

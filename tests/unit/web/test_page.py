@@ -1,0 +1,89 @@
+"""
+The page as an answer: its policy, and when it is sent again.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+
+import pytest
+
+from pexservice.web.page import page
+from tests.support.caller import Caller
+
+#: What Chromium sends, and Firefox.
+BROWSERS = [
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+    "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "text/html",
+]
+
+
+@pytest.mark.parametrize("accept", BROWSERS)
+def test_for_browsers(accept: str) -> None:
+    """
+    Who prefers HTML gets the page, to be asked for again each time.
+    """
+    answer = Caller()("GET", "/", Accept=accept)
+    assert answer["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.length == len(answer.body)
+    assert (answer["Cache-Control"], answer["Vary"]) == ("no-cache", "Accept")
+    assert answer["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/plain", "text/*", "", "image/png"])
+def test_for_nobody_else(accept: str) -> None:
+    """
+    The description is text, as before there was a page.
+    """
+    answer = Caller()("GET", "/", Accept=accept)
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer["Content-Security-Policy"] is None
+
+
+def test_the_policy_names_what_is_in_it() -> None:
+    """
+    Each by its hash, and nothing is from elsewhere.
+    """
+    answer = Caller()("GET", "/", Accept="text/html")
+    policy = answer["Content-Security-Policy"] or ""
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    for kind, count in ((b"style", 1), (b"script", 6)):
+        parts = re.findall(b"<%b>(.*?)</%b>" % (kind, kind), answer.body, re.DOTALL)
+        hashes = [b64encode(sha256(each).digest()).decode() for each in parts]
+        sources = " ".join(f"'sha256-{each}'" for each in hashes)
+        assert f"{kind.decode()}-src {sources};" in policy
+        assert len(parts) == count
+    loaded = re.findall(rb"""(?:src|href)=["']?(?!data:)([^"'>]+)""", answer.body)
+    assert {each.decode() for each in loaded} == {
+        "/current",
+        "/history",
+        "/readyz?verbose",
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [("{}", 304), ("W/{}", 304), ('"x", {}', 304), ("*", 304), ('"x"', 200)],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_has_it(method: str, known: str, status: int) -> None:
+    """
+    Is told so, by its tag, which is the page's own.
+    """
+    call = Caller()
+    first = call("GET", "/", Accept="text/html")
+    assert first["ETag"] == f'"{page().tag}"'
+    again = call(method, "/", Accept="text/html", If_None_Match=known.format(first["ETag"]))
+    assert (again.status, again["ETag"]) == (status, first["ETag"])
+    assert bool(again.body) is (status == 200 and method == "GET")
+
+
+def test_a_tag_that_is_none() -> None:
+    """
+    400, as everywhere.
+    """
+    assert Caller()("GET", "/", Accept="text/html", If_None_Match="x").status == 400

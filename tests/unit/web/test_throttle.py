@@ -1,0 +1,61 @@
+"""
+How many requests a client may send.
+"""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+
+from pexservice.web.throttle import MOST_ADDRESSES, RateLimit, network
+from tests.support.fakes import Turns
+
+ONE = IPv4Address("TCP", "10.0.0.1", 1)
+
+
+@pytest.mark.parametrize("rate", [1, 3, 7, 10, 1000])
+def test_a_second_has_so_many(rate: int) -> None:
+    """
+    All at once or spread, and then one each time that one is due.
+    """
+    clock = Turns()
+    limit = RateLimit(rate, clock.seconds)
+    assert [limit.take(ONE) for _ in range(rate + 2)] == [True] * rate + [False] * 2
+    clock.rightNow += 1.0001 / rate
+    assert [limit.take(ONE) for _ in range(2)] == [True, False]
+    clock.rightNow += 100
+    assert [limit.take(ONE) for _ in range(rate + 1)] == [True] * rate + [False]
+
+
+def test_memory_is_bounded() -> None:
+    """
+    By who asked lately, and in a flood of addresses by a number.
+    """
+    clock = Turns()
+    limit = RateLimit(10, clock.seconds)
+    for number in range(2 * MOST_ADDRESSES):
+        limit.take(IPv4Address("TCP", str(number), 1))
+        clock.rightNow += 1e-7
+        assert len(limit) <= MOST_ADDRESSES
+    clock.rightNow += 1
+    for number in range(MOST_ADDRESSES):
+        limit.take(IPv4Address("TCP", f"x{number}", 1))
+        clock.rightNow += 1
+    assert len(limit) <= MOST_ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (ONE, "10.0.0.1"),
+        (IPv6Address("TCP", "2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::"),
+        (IPv6Address("TCP", "fe80::1%eth0", 1), "fe80::"),
+        (UNIXAddress(None), ""),
+    ],
+)
+def test_what_counts_as_one_client(address: IAddress, expected: str) -> None:
+    """
+    Of IPv6 a whole network: its owner has all its addresses.
+    """
+    assert network(address) == expected

@@ -1,0 +1,46 @@
+"""
+How tokens are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from hmac import compare_digest
+
+import pytest
+
+from pexservice.web import access
+from pexservice.web.access import Access
+from tests.support.caller import Caller
+
+TOKENS = ("first", "second", "third")
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, bytes]]]:
+    """
+    What was compared, by the comparison whose time tells nothing.
+    """
+    pairs: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        pairs.append((one, other))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(access, "compare_digest", compare)
+    yield pairs
+    assert all(len(one) == len(other) == 32 for one, other in pairs)
+
+
+@pytest.mark.parametrize("token", [*TOKENS, "firs", "first.", "", "z" * 4000])
+def test_all_of_them_each_time(token: str, compared: list[tuple[bytes, bytes]]) -> None:
+    """
+    Whichever matches, or none, and however long it is: digests of one length, and each
+    of those that are known once.
+    """
+    known = frozenset(sha256(each.encode()).digest() for each in TOKENS)
+    answer = Caller(Access(known))("POST", "/next", Authorization=f"Bearer {token}")
+    assert answer.status == (200 if token in TOKENS else 401)
+    assert {other for _, other in compared} == known
+    assert len(compared) == len(known)
