@@ -17,7 +17,9 @@ from pexservice.server.connection import Connection
 from pexservice.server.fast_path import Hot
 from pexservice.server.request import PexRequest
 from pexservice.web.clients import Clients
-from pexservice.worker.files import OWN_LOG
+
+#: The access log's name for the daemon's own log.
+OWN_LOG = "-"
 
 
 class PexSite(Site):

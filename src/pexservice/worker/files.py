@@ -7,12 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pexservice.process.exit_status import CannotStart
+from pexservice.server.site import OWN_LOG
 from pexservice.server.transport.tls import context
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
-
-#: The access log's name for the daemon's own log.
-OWN_LOG = "-"
 
 
 def check_files(settings: Settings) -> frozenset[bytes] | None:
