@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,6 +28,7 @@ from pexservice.commit.batch import Gathered
 from pexservice.commit.committer import Committer
 from pexservice.commit.requests import How, KeyReused, Move, Outcome, Waiter, fires
 from pexservice.core.cursor import State, Transition, state_at
+from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import (
     Conflict,
     ISharedStore,
@@ -71,23 +71,21 @@ class SharedCommitter(Committer):
         # What has to wait for the commit under way to end.
         self._backlog: list[tuple[Waiter, Move]] = []
         self._away: NotTaken | None = None
-        self._probing = LoopingCall(self._probe)
-        self._probing.clock = self._reactor
+        self._probing = Periodic(self._probe, self._reactor)
 
     async def start(self) -> None:
         """
         See L{Committer.start}.
         """
         await super().start()
-        self._probing.start(PROBE, now=False)
+        self._probing.start(PROBE)
         self._shared.watch(self._hear)
 
     async def stop(self) -> None:
         """
         See L{Committer.stop}.
         """
-        if self._probing.running:
-            self._probing.stop()
+        self._probing.stop()
         await super().stop()
 
     def drain(self) -> Deferred[None]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 import time
 
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.web.http import Request, datetimeToLogString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from pexservice.process.periodic import Periodic
 from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import Hot
@@ -56,8 +56,10 @@ class PexSite(Site):
         self.connections = hot.connections
         self.clients = clients
         self._logs = access_log is not None
-        self._each_second = LoopingCall(self._tick)
-        self._each_second.clock = reactor
+        # Apart, so that an error of the one does not cost the other.
+        self._each_second = [
+            Periodic(call, reactor) for call in (hot.answers.tick, hot.connections.sweep)
+        ]
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
         """
@@ -83,19 +85,16 @@ class PexSite(Site):
         See L{Factory.startFactory}.
         """
         super().startFactory()
-        self._each_second.start(1.0, now=False)
+        for each in self._each_second:
+            each.start(1.0)
 
     def stopFactory(self) -> None:
         """
         See L{Factory.stopFactory}.
         """
         super().stopFactory()
-        if self._each_second.running:
-            self._each_second.stop()
-
-    def _tick(self) -> None:
-        self.hot.answers.tick()
-        self.connections.sweep()
+        for each in self._each_second:
+            each.stop()
 
     def _updateLogDateTime(self) -> None:
         """

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import FileLogObserver, eventAsText
 
+from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import ALIVE, Notifier
 
 #: Beats within the time of silence that is too long.
@@ -45,9 +45,7 @@ def heartbeat(
     def beat() -> Deferred[None]:
         return settled().addCallback(lambda _: notifier.tell(ALIVE, *state()))
 
-    loop = LoopingCall(beat)
-    loop.clock = reactor
-    loop.start(notifier.watchdog / BEATS)
+    Periodic(beat, reactor).start(notifier.watchdog / BEATS, now=True)
 
 
 def follow_supervisor(lifeline: int, stop: Callable[[], object]) -> None:

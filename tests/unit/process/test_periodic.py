@@ -1,0 +1,79 @@
+"""
+Calls that are repeated whatever they raise.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+
+from pexservice.process.periodic import Periodic
+
+
+class Failing:
+    """
+    A function that raises when it is called for the first time.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        """
+        Count the call.
+        """
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError(24, "Too many open files")
+
+
+def test_an_exception_does_not_end_the_calls() -> None:
+    """
+    One call that raises is logged with its traceback, and the next is made at its time.
+    """
+    with capturedLogs() as events:
+        clock, function = Clock(), Failing()
+        periodic = Periodic(function, clock)
+        periodic.start(1.0)
+        assert function.calls == 0
+        clock.pump([1.0, 1.0, 1.0])
+        assert function.calls == 3
+        assert periodic.running
+    (failure,) = [each["log_failure"] for each in events if "log_failure" in each]
+    assert failure.check(OSError)
+
+
+def test_a_failed_deferred_does_not_end_the_calls() -> None:
+    """
+    What fails later is an error too, and while it is under way no other call is made.
+    """
+    clock, made = Clock(), list[Deferred[None]]()
+
+    def function() -> Deferred[None]:
+        made.append(Deferred())
+        return made[-1]
+
+    periodic = Periodic(function, clock)
+    periodic.start(1.0, now=True)
+    clock.advance(5.0)
+    assert len(made) == 1
+    made[0].errback(OSError(24, "Too many open files"))
+    clock.advance(1.0)
+    assert len(made) == 2
+
+
+def test_it_is_stopped() -> None:
+    """
+    After a stop no call is made, and another stop is no error.
+    """
+    clock, function = Clock(), Failing()
+    periodic = Periodic(function, clock)
+    periodic.stop()
+    periodic.start(1.0)
+    clock.advance(1.0)
+    periodic.stop()
+    periodic.stop()
+    clock.advance(5.0)
+    assert function.calls == 1
+    assert not periodic.running
