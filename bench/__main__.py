@@ -284,18 +284,20 @@ def commit_milliseconds(path: Path, size: int) -> float:
 
     from pexservice.stores.interface import Batch  # noqa: PLC0415
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
-    from pexservice.stores.lmdb.executor import Handover, Placement  # noqa: PLC0415
+    from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy  # noqa: PLC0415
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
 
     store = LmdbStore(
-        Directory(str(path)), Handover(Mailbox(), Placement()), verify=lambda _: None
+        Directory(str(path)),
+        CommitExecutor(Mailbox(), ExecutorPolicy()),
+        verify=lambda _: None,
     )
     now(store.open())
     durations = []
     for number in range(2000):
         batch = Batch(1 + number * size, 0, b"np" * (size // 2), 0, time.time_ns())
         started = time.perf_counter()
-        store._commit(batch)  # noqa: SLF001 inline, whatever the placement
+        store._commit(batch)  # noqa: SLF001 inline, whatever the policy
         durations.append(time.perf_counter() - started)
     now(store.close())
     return 1000 * statistics.median(durations)

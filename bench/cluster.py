@@ -32,7 +32,7 @@ from pexservice.stores.etcd.making import etcd_store
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
 
 CALLERS = (64, 256)
@@ -114,7 +114,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
         with TemporaryDirectory() as path:
             directory = Directory(f"{path}/store")
             embedded = Committer(
-                LmdbStore(directory, Handover(reactor, Placement())),
+                LmdbStore(directory, CommitExecutor(reactor, ExecutorPolicy())),
                 reactor,
                 fatal=lambda _: None,
             )

@@ -4,12 +4,12 @@ A hand-over that hands nothing over.
 
 from __future__ import annotations
 
-from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from tests.support.fakes import Mailbox
 
 
-def inline() -> Handover:
+def inline() -> CommitExecutor:
     """
     Runs each call where it is made.
     """
-    return Handover(Mailbox(), Placement(), monotonic=lambda: 0.0)
+    return CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)

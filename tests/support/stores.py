@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
 from tests.support.fakes import Mailbox, now
 
@@ -18,7 +18,9 @@ def make_store(path: Path, position: int) -> None:
     A store in C{path} whose cursor went up to C{position} in one batch.
     """
     store = LmdbStore(
-        Directory(str(path)), Handover(Mailbox(), Placement()), verify=lambda _: None
+        Directory(str(path)),
+        CommitExecutor(Mailbox(), ExecutorPolicy()),
+        verify=lambda _: None,
     )
     now(store.open())
     if position:

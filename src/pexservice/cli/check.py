@@ -19,7 +19,7 @@ from pexservice.cli.twistd import WorkerOptions
 from pexservice.process.exit_status import CannotStart
 from pexservice.settings.options import Settings
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import answer, verify
 from pexservice.web.access import BadTokens
@@ -42,7 +42,7 @@ class _NoThreads:
 def _open_directory(settings: Settings) -> None:
     store = LmdbStore(
         Directory(settings.store),
-        Handover(_NoThreads(), Placement()),
+        CommitExecutor(_NoThreads(), ExecutorPolicy()),
         journal=settings.journal,
         verify=verify,
     )

@@ -36,7 +36,7 @@ from pexservice.server.transport.tls import context, wrapped
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import ISharedStore, IStore, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import Handover, Placement
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.web.access import Access, BadTokens
@@ -151,7 +151,7 @@ class Worker(Service):
             return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
         return LmdbStore(
             Directory(settings.store),
-            Handover(self._reactor, Placement()),
+            CommitExecutor(self._reactor, ExecutorPolicy()),
             journal=settings.journal,
             verify=(lambda _: None) if settings.quick_check else verify_in_child,
             waiting=None if settings.lifeline is None else self._stand_by,

@@ -49,7 +49,7 @@ PROOF = 16
 LONGEST_PROOF = 4096
 
 
-class Placement:
+class ExecutorPolicy:
     """
     The policy: pure, fed with measured durations.
 
@@ -92,7 +92,7 @@ class Placement:
             self._short, self._proof = 0, PROOF // 2
 
 
-class Handover:
+class CommitExecutor:
     """
     Runs one blocking call at a time where the policy says.
     """
@@ -100,11 +100,11 @@ class Handover:
     def __init__(
         self,
         reactor: IReactorFromThreads,
-        placement: Placement,
+        policy: ExecutorPolicy,
         monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._reactor = reactor
-        self._placement = placement
+        self._policy = policy
         self._monotonic = monotonic
         # A queue and a thread of our own: Twisted's thread pool takes twice as long
         # to hand a call over and back.
@@ -124,9 +124,9 @@ class Handover:
             finally:
                 # In the thread this is still safe: the caller starts no second
                 # call before this one's result has come.
-                self._placement.took(self._monotonic() - started)
+                self._policy.took(self._monotonic() - started)
 
-        if self._placement.inline:
+        if self._policy.inline:
             return execute(measured)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="store")

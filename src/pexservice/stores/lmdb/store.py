@@ -36,7 +36,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, Directory, set_aside
-from pexservice.stores.lmdb.executor import Handover
+from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.verify import (
     DATABASES,
     blame,
@@ -96,7 +96,7 @@ class LmdbStore:
     def __init__(
         self,
         directory: Directory,
-        handover: Handover,
+        executor: CommitExecutor,
         *,
         journal: int = 100_000,
         verify: Callable[[Path], None] = verify_in_child,
@@ -112,7 +112,7 @@ class LmdbStore:
         @param map_size: bytes; by default enough for C{journal}.
         """
         self.directory = directory
-        self._handover = handover
+        self._executor = executor
         self._kept_transitions = journal
         self._kept_keys = kept_keys
         self._verify = verify
@@ -146,7 +146,7 @@ class LmdbStore:
             self._waiting()
             # Who takes over has no time to read it all; the last owner served from it.
             self._verify = _trust
-            return self._handover.wait(self.directory.await_ownership)
+            return self._executor.wait(self.directory.await_ownership)
         except StoreUnusable:
             return fail()
         return succeed(None)
@@ -214,7 +214,7 @@ class LmdbStore:
         """
         See L{IStore.commit}.
         """
-        return self._handover.run(lambda: self._commit(batch))
+        return self._executor.run(lambda: self._commit(batch))
 
     def _commit(self, batch: Batch) -> None:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
@@ -369,7 +369,7 @@ class LmdbStore:
         return execute(self._close)
 
     def _close(self) -> None:
-        self._handover.stop()
+        self._executor.stop()
         if self._opened is not None:
             self._opened.env.close()
             self._opened = None

@@ -16,61 +16,61 @@ from pexservice.stores.lmdb.executor import (
     PROOF,
     SHORT,
     STALL,
-    Handover,
-    Placement,
+    CommitExecutor,
+    ExecutorPolicy,
 )
 from tests.support.fakes import Mailbox
 
 LITTLE = SHORT / 4
 
 
-def feed(placement: Placement, seconds: float, times: int) -> None:
+def feed(policy: ExecutorPolicy, seconds: float, times: int) -> None:
     """
     So many calls of the same duration.
     """
     for _ in range(times):
-        placement.took(seconds)
+        policy.took(seconds)
 
 
-def slow() -> Placement:
+def slow() -> ExecutorPolicy:
     """
     One that has seen a hang.
     """
-    placement = Placement()
-    placement.took(2 * HANG)
-    return placement
+    policy = ExecutorPolicy()
+    policy.took(2 * HANG)
+    return policy
 
 
 def test_begins_inline() -> None:
     """
     The first commit shows what the disk is like.
     """
-    placement = Placement()
-    assert placement.inline
-    placement.took((SHORT + STALL) / 2)
-    assert placement.inline
+    policy = ExecutorPolicy()
+    assert policy.inline
+    policy.took((SHORT + STALL) / 2)
+    assert policy.inline
 
 
 def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
     """
     A hang is paid once.
     """
-    placement = slow()
-    feed(placement, LITTLE, PROOF - 1)
-    assert not placement.inline
-    placement.took(LITTLE)
-    assert placement.inline
+    policy = slow()
+    feed(policy, LITTLE, PROOF - 1)
+    assert not policy.inline
+    policy.took(LITTLE)
+    assert policy.inline
 
 
 def test_a_slow_disk_stays_in_the_thread() -> None:
     """
     One slow call begins the proof anew.
     """
-    placement = slow()
+    policy = slow()
     for _ in range(10):
-        feed(placement, LITTLE, PROOF - 1)
-        placement.took(1.1 * MAYBE_SHORT)
-    assert not placement.inline
+        feed(policy, LITTLE, PROOF - 1)
+        policy.took(1.1 * MAYBE_SHORT)
+    assert not policy.inline
 
 
 def test_each_return_makes_the_way_back_longer() -> None:
@@ -78,62 +78,62 @@ def test_each_return_makes_the_way_back_longer() -> None:
     A disk that hangs again and again is tried ever less often, within a bound, and
     a long calm forgets it all.
     """
-    placement = Placement()
+    policy = ExecutorPolicy()
     proofs = []
     for _ in range(12):
-        placement.took(2 * HANG)
+        policy.took(2 * HANG)
         count = 0
-        while not placement.inline:
-            placement.took(LITTLE)
+        while not policy.inline:
+            policy.took(LITTLE)
             count += 1
         proofs.append(count)
     assert proofs == [min(PROOF * 2**n, LONGEST_PROOF) for n in range(12)]
-    feed(placement, LITTLE, LONGEST_PROOF)
-    placement.took(2 * HANG)
-    feed(placement, LITTLE, PROOF)
-    assert placement.inline
+    feed(policy, LITTLE, LONGEST_PROOF)
+    policy.took(2 * HANG)
+    feed(policy, LITTLE, PROOF)
+    assert policy.inline
 
 
 def test_a_stall_now_and_then_is_borne() -> None:
     """
     Every shared disk has some; often, they are too many.
     """
-    placement = Placement()
+    policy = ExecutorPolicy()
     for _ in range(20):
-        placement.took(2 * STALL)
-        feed(placement, LITTLE, OFTEN)
-        assert placement.inline
+        policy.took(2 * STALL)
+        feed(policy, LITTLE, OFTEN)
+        assert policy.inline
     for _ in range(2):
-        placement.took(2 * STALL)
-        feed(placement, LITTLE, OFTEN // 4)
-        assert placement.inline
-    placement.took(2 * STALL)
-    assert not placement.inline
+        policy.took(2 * STALL)
+        feed(policy, LITTLE, OFTEN // 4)
+        assert policy.inline
+    policy.took(2 * STALL)
+    assert not policy.inline
 
 
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     """
     Without any stall.
     """
-    placement = Placement()
-    feed(placement, 1.5 * SHORT, 9)
-    assert placement.inline
-    feed(placement, 1.5 * SHORT, 3)
-    assert not placement.inline
+    policy = ExecutorPolicy()
+    feed(policy, 1.5 * SHORT, 9)
+    assert policy.inline
+    feed(policy, 1.5 * SHORT, 3)
+    assert not policy.inline
 
 
 def test_a_call_in_the_thread() -> None:
     """
     It runs elsewhere and answers here; its duration is measured there.
     """
-    mailbox, placement, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
-    handover = Handover(mailbox, placement, monotonic=lambda: next(ticks))
+    mailbox, policy, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
+    executor = CommitExecutor(mailbox, policy, monotonic=lambda: next(ticks))
     ran: list[threading.Thread] = []
-    handover.run(threading.current_thread).addCallback(ran.append)
+    executor.run(threading.current_thread).addCallback(ran.append)
     assert ran == []
     mailbox.take()
     assert ran[0] is not threading.current_thread()
-    handover.stop()
+    executor.stop()
     assert not ran[0].is_alive()
 
 
@@ -142,22 +142,22 @@ def test_a_failure_in_the_thread() -> None:
     What the call raises comes back as it is.
     """
     mailbox = Mailbox()
-    handover = Handover(mailbox, slow())
+    executor = CommitExecutor(mailbox, slow())
     failures: list[int | Failure] = []
-    handover.run(lambda: 1 // 0).addBoth(failures.append)
+    executor.run(lambda: 1 // 0).addBoth(failures.append)
     mailbox.take()
     (failure,) = failures
     assert isinstance(failure, Failure)
     assert failure.check(ZeroDivisionError)
-    handover.stop()
+    executor.stop()
 
 
 def test_a_call_inline() -> None:
     """
     It has run, here, when the call returns.
     """
-    handover = Handover(Mailbox(), Placement(), monotonic=lambda: 0.0)
+    executor = CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)
     threads: list[threading.Thread] = []
-    handover.run(threading.current_thread).addCallback(threads.append)
+    executor.run(threading.current_thread).addCallback(threads.append)
     assert threads == [threading.current_thread()]
-    handover.stop()
+    executor.stop()
