@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.optimistic import SharedCommitter
+from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.making import etcd_store
@@ -128,7 +128,8 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
                 prefix = f"{url}?prefix=bench/{nodes}/{callers}/{how.replace(' ', '-')}/"
                 stores = [etcd_store(prefix, reactor, journal=1000) for _ in range(nodes)]
                 committers = [
-                    SharedCommitter(each, reactor, fatal=lambda _: None) for each in stores
+                    OptimisticCommitter(each, reactor, fatal=lambda _: None)
+                    for each in stores
                 ]
                 for each in committers:
                     await each.start()

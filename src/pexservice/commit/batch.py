@@ -6,20 +6,20 @@ from __future__ import annotations
 
 from attrs import Factory, define
 
-from pexservice.commit.requests import How, Move, Outcome, Waiter
+from pexservice.commit.requests import Move, Outcome, Result, Waiter
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import Batch, Remembered
 
 
 @define
-class Gathered:
+class OpenBatch:
     """
     A batch in the making.
 
     @ivar before: the state that its first transition was applied to.
     @ivar since: when the first transition came, on the monotonic clock.
     @ivar considered: how many there were when it was last considered.
-    @ivar told: what else is told when it is durable: how, to which transition.
+    @ivar told: what else is told when it is durable: the result, of which transition.
     """
 
     before: State
@@ -30,7 +30,7 @@ class Gathered:
     transitions: bytearray = Factory(bytearray)
     answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
-    told: list[tuple[How, Transition]] = Factory(list)
+    told: list[tuple[Result, Transition]] = Factory(list)
 
     def batch(self, after: State, time_ns: int) -> Batch:
         """

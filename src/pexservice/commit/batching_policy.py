@@ -31,7 +31,7 @@ FIRST_GUESS = 0.00025
 NEWEST = 0.1
 
 
-class Gathering:
+class BatchingPolicy:
     """
     The policy for one committer.
     """

@@ -36,10 +36,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.commit.batch import Gathered
-from pexservice.commit.batching_policy import Gathering
-from pexservice.commit.counters import MOVED, NOT_TAKEN, UNKNOWN, Counts
-from pexservice.commit.requests import How, KeyReused, Move, Outcome, Waiter, fires
+from pexservice.commit.batch import OpenBatch
+from pexservice.commit.batching_policy import BatchingPolicy
+from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter, fires
 from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.core.sequence import Neighbours
 from pexservice.stores.interface import (
@@ -65,9 +65,9 @@ class Committer:
 
     _log = Logger()
 
-    #: What L{move} is asked for a look at the cursor, where the L{visible} state is
+    #: What L{move} is given for a read of the cursor, where the L{visible} state is
     #: not the answer.
-    looks: Move | None = None
+    read_move: Move | None = None
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class Committer:
         self._monotonic = monotonic
         self._time_ns = time_ns
         self._give_way = give_way
-        self._gathering = Gathering()
+        self._policy = BatchingPolicy()
         self.counts = Counts()
         self._neighbours = Neighbours()
         self.durable = self.latest = INITIAL
-        self._open = Gathered(INITIAL)
-        self._under_way: Gathered | None = None
+        self._open = OpenBatch(INITIAL)
+        self._under_way: OpenBatch | None = None
         self._consideration: IDelayedCall | None = None
         self._refusal: NotTaken | None = NotTaken("the cursor is not read yet")
         # Off only while asked for and while the store takes what it is given.
@@ -115,7 +115,7 @@ class Committer:
         """
         revision, position = await self._store.open()
         self.durable = self.latest = state_at(revision, position)
-        self._open = Gathered(self.latest)
+        self._open = OpenBatch(self.latest)
         self._read = True
         self._refusal = None
 
@@ -146,16 +146,16 @@ class Committer:
         """
         return self.latest if self._answer_first else self.durable
 
-    def look(self) -> Deferred[State]:
+    def read_current(self) -> Deferred[State]:
         """
         @return: fires with the state to show to who asks now.
         @raise NotTaken: nobody can say.
         """
         return succeed(self.visible)
 
-    def look_behind(self) -> Deferred[State]:
+    def read_durable(self) -> Deferred[State]:
         """
-        As L{look}; the state that the L{history} leads to.
+        As L{read_current}; the state that the L{history} leads to.
         """
         return succeed(self.durable)
 
@@ -245,12 +245,12 @@ class Committer:
         return fail(refusal)
 
     def _replay(
-        self, move: Move, used: Transition, state: State, batch: Gathered | None
+        self, move: Move, used: Transition, state: State, batch: OpenBatch | None
     ) -> Deferred[Outcome]:
         if used is not move.transition:
             return fail(KeyReused(used))
         deferred: Deferred[Outcome] = Deferred()
-        self._tell(fires(deferred), move, Outcome(How.REPLAYED, state), batch)
+        self._tell(fires(deferred), move, Outcome(Result.REPLAYED, state), batch)
         return deferred
 
     def move(self, move: Move, waiter: Waiter) -> None:
@@ -273,9 +273,9 @@ class Committer:
         if move.key is not None:
             gathered.keys[move.key] = (transition, state)
         if self._answer_first:
-            waiter(Outcome(How.MOVED, state))
+            waiter(Outcome(Result.APPLIED, state))
         else:
-            gathered.answers.append((waiter, Outcome(How.MOVED, state), move))
+            gathered.answers.append((waiter, Outcome(Result.APPLIED, state), move))
         if self._under_way is None and self._consideration is None:
             # At the end of this turn of the reactor, when all that arrived with
             # this one is here.
@@ -286,19 +286,19 @@ class Committer:
         The latest state does not meet C{move}'s condition.
         """
         batch = self._open if self._open.transitions else self._under_way
-        self._tell(waiter, move, Outcome(How.UNMET, self.latest), batch)
+        self._tell(waiter, move, Outcome(Result.PRECONDITION_FAILED, self.latest), batch)
 
     def _tell(
-        self, waiter: Waiter, move: Move, outcome: Outcome, batch: Gathered | None
+        self, waiter: Waiter, move: Move, outcome: Outcome, batch: OpenBatch | None
     ) -> None:
         """
         Tell C{waiter} the outcome of its C{move} when C{batch} is durable.
         """
         if batch is None or self._answer_first:
-            self.counts.came(outcome.how.word, move.transition.value)
+            self.counts.came(outcome.result.word, move.transition.value)
             waiter(outcome)
         else:
-            batch.told.append((outcome.how, move.transition))
+            batch.told.append((outcome.result, move.transition))
             batch.answers.append((waiter, outcome, move))
 
     def _consider_in(self, seconds: float) -> None:
@@ -320,7 +320,7 @@ class Committer:
         if quiet:
             gathered.idle += now - gathered.considered_at
         gathered.considered, gathered.considered_at = waiting, now
-        if self._answer_first or self._gathering.ready(
+        if self._answer_first or self._policy.ready(
             waiting, quiet=quiet, idle=gathered.idle, waited=now - gathered.since
         ):
             self._commit()
@@ -335,12 +335,12 @@ class Committer:
             self._consideration.cancel()
             self._consideration = None
         gathered, after = self._open, self.latest
-        self._under_way, self._open = gathered, Gathered(after)
+        self._under_way, self._open = gathered, OpenBatch(after)
         started = self._monotonic()
 
         def taken(_: None) -> bool:
             size, seconds = len(gathered.transitions), self._monotonic() - started
-            self._gathering.committed(size, seconds)
+            self._policy.committed(size, seconds)
             self.counts.committed(size, seconds)
             self._under_way = None
             self.durable = after
@@ -357,7 +357,7 @@ class Committer:
         committed.addCallbacks(taken, failed).addCallback(self._go_on)
         committed.addErrback(self._give_up_on_ourselves)
 
-    def _failed(self, gathered: Gathered, failure: Failure) -> bool:
+    def _failed(self, gathered: OpenBatch, failure: Failure) -> bool:
         """
         The commit of C{gathered} failed.
 
@@ -389,7 +389,7 @@ class Committer:
             for each in drained:
                 each.callback(None)
 
-    def _undo(self, gathered: Gathered, refusal: Exception) -> None:
+    def _undo(self, gathered: OpenBatch, refusal: Exception) -> None:
         """
         Neither the batch that was not taken nor what was built on it happened.
         """
@@ -406,17 +406,17 @@ class Committer:
                 "{refusal}: {lost} transitions were refused", refusal=refusal, lost=lost
             )
         self._answer_first = False
-        built_on_it, self._open = self._open, Gathered(self.durable)
+        built_on_it, self._open = self._open, OpenBatch(self.durable)
         self.latest = self.durable
         for batch in (gathered, built_on_it):
             self._answer(batch, refusal)
 
-    def _give_up(self, gathered: Gathered, failure: Failure) -> None:
+    def _give_up(self, gathered: OpenBatch, failure: Failure) -> None:
         """
         Nobody knows whether the disk has the batch; only reading it anew can tell.
         """
         self._refusal = NotTaken("the store failed")
-        built_on_it, self._open = self._open, Gathered(self.durable)
+        built_on_it, self._open = self._open, OpenBatch(self.durable)
         self._answer_first = False
         self._fatal(failure)
         self._answer(
@@ -428,7 +428,7 @@ class Committer:
         self._refusal = self._refusal or NotTaken("the service failed")
         self._fatal(failure)
 
-    def _answer(self, gathered: Gathered, error: Exception | None = None) -> None:
+    def _answer(self, gathered: OpenBatch, error: Exception | None = None) -> None:
         self._count(gathered, error)
         for waiter, outcome, _ in gathered.answers:
             try:
@@ -436,11 +436,11 @@ class Committer:
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    def _count(self, gathered: Gathered, error: Exception | None) -> None:
+    def _count(self, gathered: OpenBatch, error: Exception | None) -> None:
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
-        self.counts.came(MOVED if error is None else failed, gathered.transitions)
-        for how, transition in gathered.told:
-            self.counts.came(how.word if error is None else failed, transition.value)
+        self.counts.came(APPLIED if error is None else failed, gathered.transitions)
+        for result, transition in gathered.told:
+            self.counts.came(result.word if error is None else failed, transition.value)
 
 
 def _unwrap(wrapped: Sequence[Deferred[Outcome]]) -> Deferred[Outcome]:

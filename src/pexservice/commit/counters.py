@@ -16,8 +16,8 @@ from math import inf
 from pexservice.core.cursor import Transition
 
 #: What can come of a transition that was asked for; see
-#: L{pexservice.commit.requests.How} for the first three.
-MOVED, REPLAYED, UNMET, NOT_TAKEN, UNKNOWN = OUTCOMES = (
+#: L{pexservice.commit.requests.Result} for the first three.
+APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES = (
     *("moved", "replayed", "unmet"),
     # It surely did not happen, and nobody knows whether it did.
     *("not_taken", "unknown"),

@@ -24,9 +24,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.commit.batch import Gathered
+from pexservice.commit.batch import OpenBatch
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import How, KeyReused, Move, Outcome, Waiter, fires
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter, fires
 from pexservice.core.cursor import State, Transition, state_at
 from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import (
@@ -38,21 +38,21 @@ from pexservice.stores.interface import (
     Row,
 )
 
-#: How many keys one batch may have: what etcd takes in one transaction, less what
+#: Result many keys one batch may have: what etcd takes in one transaction, less what
 #: else is in it.
 MOST_KEYS = 100
 
-#: How often an idle store is asked whether it is there.  Seconds.
+#: Result often an idle store is asked whether it is there.  Seconds.
 PROBE = 1.0
 
-#: How many steps cost less than making a term from its position.
+#: Result many steps cost less than making a term from its position.
 NEAR = 100
 
-#: What the memo asks for a look: a move that nobody makes.
-LOOK = Move(Transition.NEXT, condition=lambda _: False)
+#: What the memo asks for a read: a move that nobody makes.
+READ = Move(Transition.NEXT, condition=lambda _: False)
 
 
-class SharedCommitter(Committer):
+class OptimisticCommitter(Committer):
     """
     One of many ways to the store.
 
@@ -61,7 +61,7 @@ class SharedCommitter(Committer):
 
     _log = Logger()
 
-    looks = LOOK
+    read_move = READ
 
     def __init__(self, store: ISharedStore, *args: Any, **kwargs: Any) -> None:
         super().__init__(store, *args, **kwargs)
@@ -105,15 +105,15 @@ class SharedCommitter(Committer):
 
     # Looks.
 
-    def look(self) -> Deferred[State]:
+    def read_current(self) -> Deferred[State]:
         """
-        See L{Committer.look}.  Those that wait share a read of the store; who comes
+        See L{Committer.read_current}.  Those that wait share a read of the store; who comes
         when that was sent already waits for the next one.
         """
         refusal = self.unread or (self._away if self._refusal is self._away else None)
         return self._read_store() if refusal is None else fail(refusal)
 
-    look_behind = look
+    read_durable = read_current
 
     def _read_store(self) -> Deferred[State]:
         waiting: Deferred[State] = Deferred()
@@ -148,7 +148,7 @@ class SharedCommitter(Committer):
 
     def _begin_at(self, state: State) -> None:
         self.durable = self.latest = state
-        self._open = Gathered(state)
+        self._open = OpenBatch(state)
 
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self._near(*cursor)
@@ -229,7 +229,7 @@ class SharedCommitter(Committer):
                     continue
                 transition, state = batch.keys[key]
                 if transition is move.transition:
-                    self._tell(waiter, move, Outcome(How.REPLAYED, state), batch)
+                    self._tell(waiter, move, Outcome(Result.REPLAYED, state), batch)
                 else:
                     waiter(KeyReused(transition))
                 return
@@ -243,13 +243,13 @@ class SharedCommitter(Committer):
         See L{Committer._unmet}.  That may be so only because others moved, or because
         of moves that never come to be.
         """
-        if move is not LOOK and self._open.transitions:
+        if move is not READ and self._open.transitions:
             super()._unmet(move, waiter)
-        elif move is not LOOK and self._under_way is not None:
+        elif move is not READ and self._under_way is not None:
             # It may have happened before this was asked for.
             self._backlog.append((waiter, move))
         else:
-            self.look().addCallbacks(
+            self.read_current().addCallbacks(
                 lambda state: self._judge(state, move, waiter),
                 lambda failure: waiter(_as_refusal(failure)),
             ).addErrback(
@@ -260,19 +260,19 @@ class SharedCommitter(Committer):
         """
         The cursor was at C{state} after C{move} was asked for.
         """
-        if move is LOOK:
-            waiter(Outcome(How.UNMET, state))
+        if move is READ:
+            waiter(Outcome(Result.PRECONDITION_FAILED, state))
         elif move.condition is None or move.condition(state):
             if self._idle:
                 # Compared with another state, it might not be met for ever.
                 self._begin_at(state)
             self._place(move, waiter)
         else:
-            self._tell(waiter, move, Outcome(How.UNMET, state), None)
+            self._tell(waiter, move, Outcome(Result.PRECONDITION_FAILED, state), None)
 
     # Commits that fail.
 
-    def _failed(self, gathered: Gathered, failure: Failure) -> bool:
+    def _failed(self, gathered: OpenBatch, failure: Failure) -> bool:
         """
         See L{Committer._failed}.
         """
@@ -283,14 +283,14 @@ class SharedCommitter(Committer):
         if not isinstance(error, OutcomeUnknown):
             return super()._failed(gathered, failure)
         self._unavailable(failure)
-        built_on_it, self._open = self._open, Gathered(self.durable)
+        built_on_it, self._open = self._open, OpenBatch(self.durable)
         self.latest = self.durable
         self._answer(gathered, error)
         # What was not sent can only happen by being asked for again.
         self._answer(built_on_it, _as_refusal(failure))
         return False
 
-    def _rebase(self, gathered: Gathered, conflict: Conflict) -> None:
+    def _rebase(self, gathered: OpenBatch, conflict: Conflict) -> None:
         """
         What was submitted follows where the cursor is now.
         """
@@ -312,7 +312,7 @@ class SharedCommitter(Committer):
                     self._place(move, waiter)
                 elif first.transition is move.transition:
                     state = self._near(first.revision, first.position)
-                    self._tell(waiter, move, Outcome(How.REPLAYED, state), None)
+                    self._tell(waiter, move, Outcome(Result.REPLAYED, state), None)
                 else:
                     waiter(KeyReused(first.transition))
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'

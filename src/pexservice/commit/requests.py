@@ -5,7 +5,7 @@ What callers ask of the committer, and what they are told.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from attrs import frozen
@@ -26,24 +26,24 @@ class KeyReused(Exception):
         self.used = used
 
 
-class How(Enum):
+class Result(Enum):
     """
-    How an outcome came about.
+    What came of a move.
     """
 
     #: The cursor moved.
-    MOVED = auto()
+    APPLIED = "moved"
     #: It had moved before, by the same idempotency key.
-    REPLAYED = auto()
+    REPLAYED = "replayed"
     #: It did not move, for the move's condition was not met.
-    UNMET = auto()
+    PRECONDITION_FAILED = "unmet"
 
     @property
     def word(self) -> str:
         """
         What it is counted as; see L{pexservice.commit.counters.OUTCOMES}.
         """
-        return self.name.lower()
+        return self.value
 
 
 class Outcome(NamedTuple):
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     @ivar state: after the move; for an unmet condition, the present state.
     """
 
-    how: How
+    result: Result
     state: State
 
 

@@ -54,7 +54,7 @@ class Hot:
         self._memo = Memo()
         self.plans = self._memo.plans
         self._moves = {
-            meaning: committer.looks if meaning.value is None else Move(meaning.value)
+            meaning: committer.read_move if meaning.value is None else Move(meaning.value)
             for meaning in Meaning
         }
         # Few, so that a template is made once for each.

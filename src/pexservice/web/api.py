@@ -19,7 +19,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown, Row
 from pexservice.web import problems
@@ -129,7 +129,7 @@ class Api:
                 known = state_reply(state, representation)
             return known.apply(request)
 
-        return self._committer.look().addCallbacks(seen, _explain)
+        return self._committer.read_current().addCallbacks(seen, _explain)
 
     def _means(self, request: IRequest, meaning: Meaning, representation: str) -> None:
         """
@@ -192,10 +192,10 @@ class Api:
         representation = chosen(accept(request))
 
         def moved(outcome: Outcome) -> bytes:
-            if outcome.how is How.UNMET:
+            if outcome.result is Result.PRECONDITION_FAILED:
                 return self._unmet(request, outcome, if_match, representation)
             replayed: list[Header] = []
-            if outcome.how is How.REPLAYED:
+            if outcome.result is Result.REPLAYED:
                 replayed.append((b"Idempotency-Replayed", b"true"))
             return state_reply(outcome.state, representation, *replayed).apply(request)
 
@@ -232,7 +232,7 @@ class Api:
         self, request: IRequest, before: int | None, rows_wanted: int
     ) -> Deferred[bytes]:
         # The rows are those on disk, whatever readers of the cursor are shown.
-        return self._committer.look_behind().addCallbacks(
+        return self._committer.read_durable().addCallbacks(
             lambda state: self._page_at(request, state, before, rows_wanted), _explain
         )
 

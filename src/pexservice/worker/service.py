@@ -47,17 +47,17 @@ from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
 from pexservice.worker.lifecycle import follow_supervisor, heartbeat
 
-#: How long a stopping worker goes on taking requests, each answered as its
+#: Result long a stopping worker goes on taking requests, each answered as its
 #: connection's last.  A connection that is used is then closed by an answer and not
 #: in the face of its next request.  Seconds.
 FAREWELL = 0.3
 
-#: How long it waits, without taking new connections, for the first request of one
+#: Result long it waits, without taking new connections, for the first request of one
 #: that was taken already, and for what is under way.  Seconds.
 PATIENCE = 0.5
 GRACE = 2
 
-#: How long a worker whose store cannot be opened says so, before it ends and another
+#: Result long a worker whose store cannot be opened says so, before it ends and another
 #: one tries.  Seconds.
 EXCUSE = 5
 
@@ -71,9 +71,9 @@ class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
 def _committer_of(store: IStore) -> type[Committer]:
     if not ISharedStore.providedBy(store):
         return Committer
-    from pexservice.commit.optimistic import SharedCommitter  # noqa: PLC0415 rarely used
+    from pexservice.commit.optimistic import OptimisticCommitter  # noqa: PLC0415 rarely used
 
-    return SharedCommitter
+    return OptimisticCommitter
 
 
 class Worker(Service):

@@ -8,7 +8,7 @@ from functools import partial
 
 from attrs import Factory, define
 
-from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.labs.simulation.machine import Machine
@@ -139,7 +139,7 @@ class Clients:
         """
         self.machine.note(f"client {client.number} is told {answer!r}")
         asking.sent -= 1
-        if isinstance(answer, Outcome) and answer.how is not How.UNMET:
+        if isinstance(answer, Outcome) and answer.result is not Result.PRECONDITION_FAILED:
             self._moved(client, asking, answer)
         elif asking.over:
             return
@@ -169,7 +169,7 @@ class Clients:
     def _moved(self, client: Client, asking: Asking, outcome: Outcome) -> None:
         seen = (outcome.state.revision, outcome.state.position)
         first = client.first_use(asking.key)
-        if outcome.how is How.MOVED:
+        if outcome.result is Result.APPLIED:
             assert not asking.moved, f"{asking.key!r} moved twice"
             assert not asking.again, f"{asking.key!r} moved again"
             asking.moved = True

@@ -18,14 +18,14 @@ from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Hang, Phase, Process
 from tests.support.linearizability import faults
 
-#: How many events a run has before the faults end.
+#: Result many events a run has before the faults end.
 EVENTS = 400
 
-#: How long the service may take to recover when the faults have ended.  Seconds of
+#: Result long the service may take to recover when the faults have ended.  Seconds of
 #: simulated time: a worker that hangs before its first word is waited for for 60.
 RECOVERY = 120.0
 
-#: How often each thing happens, and each fault if it is one of those of the run.
+#: Result often each thing happens, and each fault if it is one of those of the run.
 _EVENTS = {
     "ask": 20,
     "accept": 20,

@@ -4,11 +4,16 @@ How long a batch waits for company.
 
 from __future__ import annotations
 
-from pexservice.commit.batching_policy import COMMITS, FIRST_GUESS, LONGEST_WAIT, Gathering
+from pexservice.commit.batching_policy import (
+    COMMITS,
+    FIRST_GUESS,
+    LONGEST_WAIT,
+    BatchingPolicy,
+)
 
 
 def ready(
-    gathering: Gathering, waiting: int, waited: float = 0.0, idle: float = 0.0
+    gathering: BatchingPolicy, waiting: int, waited: float = 0.0, idle: float = 0.0
 ) -> bool:
     """
     After a turn that brought no more.
@@ -20,7 +25,7 @@ def test_one_client_never_waits() -> None:
     """
     Who is alone is committed at once.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     assert ready(gathering, 1)
     gathering.committed(1, 0.0002)
     assert ready(gathering, 1)
@@ -30,7 +35,7 @@ def test_waits_for_as_many_as_last_time() -> None:
     """
     Ten shared the last batch, so ten are likely to come again.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     gathering.committed(10, 0.0002)
     assert not ready(gathering, 9, 0.0001)
     assert ready(gathering, 10)
@@ -42,7 +47,7 @@ def test_waits_while_more_arrive() -> None:
     Connections that queue are accepted one a turn: as long as each turn brings
     somebody, a batch grows, or one of one would be followed by one of one for ever.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     assert not gathering.ready(5, quiet=False, idle=0.0, waited=FIRST_GUESS)
     assert gathering.ready(5, quiet=True, idle=0.0, waited=FIRST_GUESS)
     assert gathering.ready(5, quiet=False, idle=0.0, waited=COMMITS * FIRST_GUESS)
@@ -52,7 +57,7 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
     """
     In that time those who are there could have been answered.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)
     assert not ready(gathering, 9, FIRST_GUESS, idle=0.9 * FIRST_GUESS)
     assert ready(gathering, 9, FIRST_GUESS, idle=FIRST_GUESS)
@@ -63,7 +68,7 @@ def test_gives_up_waiting() -> None:
     After some usual commits' time whoever is there goes, and the next batch does not
     wait for those who stayed away.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)
     assert not ready(gathering, 1, 0.9 * COMMITS * FIRST_GUESS)
     assert ready(gathering, 1, COMMITS * FIRST_GUESS)
@@ -75,7 +80,7 @@ def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:
     """
     The wait follows what commits usually take, up to a bound.
     """
-    gathering = Gathering()
+    gathering = BatchingPolicy()
     for _ in range(100):
         gathering.committed(10, 0.0001)
     assert 0.00029 < gathering.longest_wait < 0.00031

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
 from pexservice.commit.committer import LONGEST_DELAY, Committer
-from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fakes import MemoryStore, Turns, now
@@ -45,14 +45,14 @@ class Bench:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
-        @return: a list that gets the outcome, (how, revision, position), or the
+        @return: a list that gets the outcome, (result, revision, position), or the
             exception.
         """
         results: list[object] = []
 
         def done(outcome: Outcome) -> None:
             self.order.append(outcome.state.revision)
-            results.append((outcome.how, outcome.state.revision, outcome.state.position))
+            results.append((outcome.result, outcome.state.revision, outcome.state.position))
 
         self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
             done, lambda failure: results.append(failure.value)
@@ -111,7 +111,7 @@ def test_answers_when_durable(bench: Bench) -> None:
     assert results == []
     assert bench.committer.visible.revision == 0
     bench.store.finish()
-    assert results == [(How.MOVED, 1, 1)]
+    assert results == [(Result.APPLIED, 1, 1)]
     assert bench.committer.visible.revision == 1
     assert bench.store.batches[0].time_ns == 7
 
@@ -126,7 +126,7 @@ def test_one_turn_is_one_batch(bench: Bench) -> None:
     assert bench.store.under_way is not None
     assert bench.store.under_way.transitions == b"nnnpr"
     bench.store.finish()
-    assert results == [[(How.MOVED, n + 1, p)] for n, p in enumerate((1, 2, 3, 2, 0))]
+    assert results == [[(Result.APPLIED, n + 1, p)] for n, p in enumerate((1, 2, 3, 2, 0))]
     assert bench.order == [1, 2, 3, 4, 5]
 
 
@@ -208,7 +208,7 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     bench.turn()
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
-    assert after == [(How.MOVED, 3, 3)]
+    assert after == [(Result.APPLIED, 3, 3)]
 
 
 def test_an_unknown_outcome(bench: Bench) -> None:
@@ -235,8 +235,8 @@ def test_a_condition(bench: Bench) -> None:
     met = bench.submit(condition=lambda state: state.revision == 3)
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
-    assert met == [(How.MOVED, 4, 4)]
-    assert bench.submit(condition=lambda _: False) == [(How.UNMET, 4, 4)]
+    assert met == [(Result.APPLIED, 4, 4)]
+    assert bench.submit(condition=lambda _: False) == [(Result.PRECONDITION_FAILED, 4, 4)]
     assert bench.committer.latest.revision == 4
 
 
@@ -250,8 +250,8 @@ def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
     late = bench.submit(condition=lambda state: state.revision == 0)
     assert [*results, late] == [[], [], []]
     bench.store.finish()
-    assert results == [[(How.MOVED, 1, 1)], [(How.UNMET, 1, 1)]]
-    assert late == [(How.UNMET, 1, 1)]
+    assert results == [[(Result.APPLIED, 1, 1)], [(Result.PRECONDITION_FAILED, 1, 1)]]
+    assert late == [(Result.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_looking_at_what_was_not_taken(bench: Bench) -> None:
@@ -278,8 +278,8 @@ def test_a_key_is_used_once(bench: Bench) -> None:
     bench.store.finish()
     bench.commit()
     on_disk = bench.submit(key=b"k")
-    assert first == [(How.MOVED, 1, 1)]
-    assert gathering == under_way == on_disk == [(How.REPLAYED, 1, 1)]
+    assert first == [(Result.APPLIED, 1, 1)]
+    assert gathering == under_way == on_disk == [(Result.REPLAYED, 1, 1)]
     assert bench.committer.latest.revision == 2
 
 
@@ -304,18 +304,20 @@ def test_a_key_beats_a_condition(bench: Bench) -> None:
     bench.turn()
     bench.store.finish()
     again = bench.submit(key=b"k", condition=lambda state: state.revision == 0)
-    assert again == [(How.REPLAYED, 1, 1)]
+    assert again == [(Result.REPLAYED, 1, 1)]
 
 
 def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
     """
     What did not happen is not remembered.
     """
-    assert bench.submit(key=b"k", condition=lambda _: False) == [(How.UNMET, 0, 0)]
+    assert bench.submit(key=b"k", condition=lambda _: False) == [
+        (Result.PRECONDITION_FAILED, 0, 0)
+    ]
     again = bench.submit(key=b"k")
     bench.turn()
     bench.store.finish()
-    assert again == [(How.MOVED, 1, 1)]
+    assert again == [(Result.APPLIED, 1, 1)]
 
 
 def test_a_look_up_that_waited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +351,7 @@ def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
     bench.turn()
     leaving.cancel()
     bench.store.finish()
-    assert staying == [(How.MOVED, 2, 2)]
+    assert staying == [(Result.APPLIED, 2, 2)]
 
 
 def test_drain(bench: Bench) -> None:
@@ -368,7 +370,7 @@ def test_drain(bench: Bench) -> None:
     assert drained == []
     bench.store.finish()
     assert drained == [None]
-    assert under_way + gathered == [(How.MOVED, 1, 1), (How.MOVED, 2, 2)]
+    assert under_way + gathered == [(Result.APPLIED, 1, 1), (Result.APPLIED, 2, 2)]
 
 
 def test_drain_what_only_gathered(bench: Bench) -> None:
@@ -380,7 +382,7 @@ def test_drain_what_only_gathered(bench: Bench) -> None:
     drained: list[None] = []
     bench.committer.drain().addCallback(drained.append)
     bench.store.finish()
-    assert (alone, drained) == ([(How.MOVED, 5, 5)], [None])
+    assert (alone, drained) == ([(Result.APPLIED, 5, 5)], [None])
 
 
 def test_drain_nothing(bench: Bench) -> None:
@@ -513,7 +515,7 @@ def test_one_failing_waiter() -> None:
     after = bench.submit()
     bench.turn()
     bench.store.finish()
-    assert after == [(How.MOVED, 2, 2)]
+    assert after == [(Result.APPLIED, 2, 2)]
     assert not bench.fatal
 
 
@@ -534,10 +536,10 @@ class TestAnswerFirst:
         The answer and the readers' state do not wait for the disk; the commit
         follows within its time.
         """
-        assert bench.submit() == [(How.MOVED, 1, 1)]
+        assert bench.submit() == [(Result.APPLIED, 1, 1)]
         assert bench.committer.visible.revision == 1
-        assert bench.submit(key=b"k") == [(How.MOVED, 2, 2)]
-        assert bench.submit(key=b"k") == [(How.REPLAYED, 2, 2)]
+        assert bench.submit(key=b"k") == [(Result.APPLIED, 2, 2)]
+        assert bench.submit(key=b"k") == [(Result.REPLAYED, 2, 2)]
         assert bench.store.under_way is None
         bench.clock.turn(LONGEST_DELAY)
         assert bench.store.under_way is not None
@@ -575,8 +577,8 @@ class TestAnswerFirst:
         assert waits == []
         bench.turn()
         bench.store.finish()
-        assert waits == [(How.MOVED, 1, 1)]
-        assert bench.submit() == [(How.MOVED, 2, 2)]
+        assert waits == [(Result.APPLIED, 1, 1)]
+        assert bench.submit() == [(Result.APPLIED, 2, 2)]
 
     def test_an_unknown_outcome(self, bench: Bench) -> None:
         """
@@ -621,10 +623,10 @@ class AnyOrder(RuleBasedStateMachine):
         def answered(outcome: Outcome) -> None:
             state = outcome.state
             assert state.revision <= self.bench.store.revision, "not durable"
-            if outcome.how is How.MOVED:
+            if outcome.result is Result.APPLIED:
                 assert state.revision not in self.acknowledged, "acknowledged twice"
                 self.acknowledged[state.revision] = state.position
-            if name is not None and outcome.how is not How.UNMET:
+            if name is not None and outcome.result is not Result.PRECONDITION_FAILED:
                 assert self.keys.setdefault(name, state.revision) == state.revision
 
         def failed(failure: Failure) -> None:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.commit.counters import (
+    APPLIED,
     DURATIONS,
-    MOVED,
     NOT_TAKEN,
+    PRECONDITION_FAILED,
     SIZES,
-    UNMET,
     Counts,
     Histogram,
 )
@@ -54,9 +54,9 @@ def test_transitions() -> None:
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}
     assert len(pairs) == 3 * 5
     assert set(pairs.values()) == {0}
-    counts.came(MOVED, b"nnpnr")
-    counts.came(MOVED, b"n")
-    counts.came(UNMET, b"p")
+    counts.came(APPLIED, b"nnpnr")
+    counts.came(APPLIED, b"n")
+    counts.came(PRECONDITION_FAILED, b"p")
     counts.came(NOT_TAKEN, bytearray(b"r"))
     assert [each for each in counts.transitions() if each[2]] == [
         (Transition.NEXT, "moved", 4),

@@ -13,8 +13,8 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from pexservice.commit.optimistic import LOOK, MOST_KEYS, SharedCommitter
-from pexservice.commit.requests import How, KeyReused, Move, Outcome
+from pexservice.commit.optimistic import MOST_KEYS, READ, OptimisticCommitter
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.gateway import Refused
 from pexservice.stores.etcd.store import EtcdStore
@@ -38,7 +38,7 @@ class Node:
         self.clock = clock
         self.caller = FakeCaller(etcd, clock)
         self.fatal: list[Failure] = []
-        self.committer = SharedCommitter(
+        self.committer = OptimisticCommitter(
             EtcdStore(self.caller, "p/"),
             clock,
             fatal=self.fatal.append,
@@ -51,7 +51,7 @@ class Node:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
-        @return: gets (how, revision, position), or the exception.
+        @return: gets (result, revision, position), or the exception.
         """
         told: list[object] = []
         self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
@@ -60,12 +60,12 @@ class Node:
         )
         return told
 
-    def look(self) -> list[object]:
+    def read(self) -> list[object]:
         """
         @return: gets (revision, position), or the exception.
         """
         told: list[object] = []
-        self.committer.look().addCallbacks(
+        self.committer.read_current().addCallbacks(
             lambda state: told.append((state.revision, state.position)),
             lambda failure: told.append(failure.value),
         )
@@ -88,8 +88,8 @@ class Node:
                 self.caller.answer()
 
 
-def _plain(outcome: Outcome) -> tuple[How, int, int]:
-    return outcome.how, outcome.state.revision, outcome.state.position
+def _plain(outcome: Outcome) -> tuple[Result, int, int]:
+    return outcome.result, outcome.state.revision, outcome.state.position
 
 
 @pytest.fixture
@@ -111,14 +111,14 @@ def test_rebase(nodes: tuple[Node, Node]) -> None:
     one.turn()
     other = two.submit()
     two.settle()
-    assert other == [(How.MOVED, 1, 1)]
+    assert other == [(Result.APPLIED, 1, 1)]
     told.append(one.submit())
     one.settle()
     assert told == [
-        [(How.MOVED, 2, 2)],
-        [(How.MOVED, 3, 0)],
-        [(How.MOVED, 4, 1)],
-        [(How.MOVED, 5, 2)],
+        [(Result.APPLIED, 2, 2)],
+        [(Result.APPLIED, 3, 0)],
+        [(Result.APPLIED, 4, 1)],
+        [(Result.APPLIED, 5, 2)],
     ]
 
 
@@ -133,9 +133,9 @@ def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
     two.turn()
     one.settle()
     two.settle()
-    assert first == [(How.MOVED, 1, 1)]
-    assert second == [(How.REPLAYED, 1, 1)]
-    assert more == [(How.MOVED, 2, 2)]
+    assert first == [(Result.APPLIED, 1, 1)]
+    assert second == [(Result.REPLAYED, 1, 1)]
+    assert more == [(Result.APPLIED, 2, 2)]
     assert isinstance(reused[0], KeyReused)
     reused = two.submit(RESET, key=b"k")
     two.settle()
@@ -153,7 +153,7 @@ def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
     two.submit()
     two.settle()
     one.settle()
-    assert told == [(How.UNMET, 1, 1)]
+    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
@@ -165,7 +165,7 @@ def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
     two.settle()
     told = one.submit(condition=lambda state: state.revision == 1)
     one.settle()
-    assert told == [(How.MOVED, 2, 2)]
+    assert told == [(Result.APPLIED, 2, 2)]
 
 
 def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
@@ -181,7 +181,7 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     two.settle()
     told = one.submit(condition=lambda state: state.revision == 0)
     one.settle()
-    assert told == [(How.UNMET, 2, 2)]
+    assert told == [(Result.PRECONDITION_FAILED, 2, 2)]
 
 
 def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
@@ -190,8 +190,8 @@ def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     the next one, and sees what happened before.
     """
     one, two = nodes
-    first = one.look()
-    second = [one.look(), one.look()]
+    first = one.read()
+    second = [one.read(), one.read()]
     one.caller.lose_answer()
     assert len(one.caller.waiting) == 0
     two.submit()
@@ -209,12 +209,12 @@ def test_a_look_by_the_memo(nodes: tuple[Node, Node]) -> None:
     two.submit()
     two.settle()
     told: list[object] = []
-    one.committer.move(LOOK, told.append)
+    one.committer.move(READ, told.append)
     assert told == []
     one.settle()
     (outcome,) = told
     assert isinstance(outcome, Outcome)
-    assert _plain(outcome) == (How.UNMET, 1, 1)
+    assert _plain(outcome) == (Result.PRECONDITION_FAILED, 1, 1)
 
 
 def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
@@ -234,7 +234,7 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     assert isinstance(behind[0], NotTaken)
     assert one.committer.refusal is not None
     assert isinstance(one.submit()[0], NotTaken)
-    assert isinstance(one.look()[0], NotTaken)
+    assert isinstance(one.read()[0], NotTaken)
     assert one.fatal == []
     # What was sent arrives late.
     one.caller.arrive()
@@ -243,7 +243,7 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     assert one.committer.refusal is None
     again = one.submit(key=b"k")
     one.settle()
-    assert again == [(How.REPLAYED, 1, 1)]
+    assert again == [(Result.REPLAYED, 1, 1)]
 
 
 def test_restored(nodes: tuple[Node, Node]) -> None:
@@ -264,7 +264,11 @@ def test_restored(nodes: tuple[Node, Node]) -> None:
     one.settle()
     told.append(one.submit(condition=lambda state: state.revision == 4))
     one.settle()
-    assert told == [[(How.MOVED, 3, 3)], [(How.MOVED, 4, 4)], [(How.MOVED, 5, 5)]]
+    assert told == [
+        [(Result.APPLIED, 3, 3)],
+        [(Result.APPLIED, 4, 4)],
+        [(Result.APPLIED, 5, 5)],
+    ]
 
 
 def test_many_keys(nodes: tuple[Node, Node]) -> None:
@@ -280,7 +284,7 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
     two.settle()
     one.settle()
     assert [each[0] for each in told] == [
-        (How.MOVED, number + 2, number + 2) for number in range(count)
+        (Result.APPLIED, number + 2, number + 2) for number in range(count)
     ]
     sizes = [len(each["compare"]) - 2 for each in one.caller.etcd.changes]
     assert max(sizes) == MOST_KEYS
@@ -295,7 +299,7 @@ def test_stopping(nodes: tuple[Node, Node]) -> None:
     stopped = Deferred.fromCoroutine(one.committer.stop())
     assert isinstance(one.submit()[0], NotTaken)
     one.settle()
-    assert told == [(How.MOVED, 1, 1)]
+    assert told == [(Result.APPLIED, 1, 1)]
     assert now(stopped) is None
 
 
@@ -390,10 +394,14 @@ class Chance:
             self._fail(node, request, failure.value)
 
         if request.operation is None:
-            looked = node.committer.look()
+            looked = node.committer.read_current()
             looked.addCallbacks(
                 lambda state: self._end(
-                    node, request, How.UNMET, state.revision, state.position
+                    node,
+                    request,
+                    Result.PRECONDITION_FAILED,
+                    state.revision,
+                    state.position,
                 ),
                 failed,
             )
@@ -406,16 +414,18 @@ class Chance:
         node.committer.submit(move).addCallbacks(told, failed)
 
     def _end(
-        self, node: Node, request: Request, how: How, revision: int, position: int
+        self, node: Node, request: Request, result: Result, revision: int, position: int
     ) -> None:
         if request not in self.asking.get(node, []):
             return  # The node has crashed, so nobody hears it.
         self.asking[node].remove(request)
-        self.replayed += how is How.REPLAYED
+        self.replayed += result is Result.REPLAYED
         self.records.append(
             Record(
                 client=request.client,
-                operation=None if how is How.UNMET else request.operation,
+                operation=None
+                if result is Result.PRECONDITION_FAILED
+                else request.operation,
                 called=request.called,
                 returned=self.time,
                 seen=(revision, position),
