@@ -93,3 +93,21 @@ def follow_position(position: int, transition: Transition) -> int:
     if transition is Transition.PREVIOUS:
         return max(position - 1, 0)
     return 0
+
+
+def skip_positions(position: int, transitions: bytes) -> int:
+    """
+    Return the position after many transitions, one byte each: their L{Transition}'s
+    value.  They are counted, and followed one by one only where the position may have
+    stayed at 0.
+    """
+    reset = transitions.rfind(Transition.RESET.value)
+    if reset >= 0:
+        position, transitions = 0, transitions[reset + 1 :]
+    backward = transitions.count(Transition.PREVIOUS.value)
+    if backward <= position:
+        return position + len(transitions) - 2 * backward
+    (back,) = Transition.PREVIOUS.value
+    for code in transitions:
+        position = max(position - 1, 0) if code == back else position + 1
+    return position

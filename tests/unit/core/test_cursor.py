@@ -4,6 +4,8 @@ What follows what.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from pexservice.core.cursor import (
     Transition,
     follow,
     follow_position,
+    skip_positions,
     state_at,
 )
 from pexservice.core.sequence import Neighbours
@@ -76,3 +79,16 @@ def test_repr_has_no_value() -> None:
     A state in a log line names two small numbers.
     """
     assert repr(state_at(7, 100_000)) == "<State revision=7 position=100000>"
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 1000])
+def test_many_at_once(start: int) -> None:
+    """
+    Skipping any transitions leads where following them one by one does.
+    """
+    for length in range(7):
+        for steps in itertools.product(Transition, repeat=length):
+            position = start
+            for step in steps:
+                position = follow_position(position, step)
+            assert skip_positions(start, b"".join(s.value for s in steps)) == position

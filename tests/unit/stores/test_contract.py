@@ -13,7 +13,8 @@ from zope.interface.verify import verifyObject
 from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, IStore, Remembered, Row
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.store import SLACK, LmdbStore
+from pexservice.stores.lmdb.retention import SLACK
+from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import verify
 from tests.support.fakes import MemoryStore, now, replay
 from tests.support.inline_executor import inline
@@ -159,6 +160,20 @@ def test_history_forgets(store: IStore) -> None:
     long = batch(state, b"n" * (3 * KEPT))
     now(store.commit(long))
     assert now(store.history(None, 1000)) == [*replay(long)][: -KEPT - 1 : -1]
+
+
+def test_history_of_one_long_batch(store: IStore) -> None:
+    """
+    Any part of a batch of thousands is what replaying all of it gives, whatever the
+    steps before that part were.
+    """
+    long = batch((0, 0), b"npprnnp" * 5000)
+    now(store.commit(long))
+    rows = [*replay(long)][::-1]
+    for before, limit in ((None, 1), (30_000, 3), (2, 5), (34_999, KEPT)):
+        end = rows[0].revision + 1 if before is None else before
+        kept = [row for row in rows[:KEPT] if row.revision < end]
+        assert now(store.history(before, limit)) == kept[:limit]
 
 
 def test_remembers_keys(make: Maker, store: IStore) -> None:

@@ -24,8 +24,8 @@ from pathlib import Path
 import lmdb
 
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb.databases import MAP_BASE
 from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
-from pexservice.stores.lmdb.store import MAP_BASE
 from pexservice.stores.lmdb.summary import Summary, existing, summary
 from pexservice.stores.lmdb.verify import (
     DATABASES,

@@ -24,7 +24,7 @@ import struct
 from collections.abc import Iterator
 from zlib import crc32
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, follow_position, skip_positions
 from pexservice.stores.interface import Batch, Remembered, Row
 
 #: Goes up when a record's meaning changes.
@@ -119,14 +119,23 @@ def _row(key: bytes, value: bytes) -> bytes:
     return payload
 
 
-def read_row(key: bytes, value: bytes) -> list[Row]:
+def read_row(
+    key: bytes, value: bytes, first: int = 0, before: int | None = None
+) -> list[Row]:
     """
     Replay one journal row: its transitions, oldest first.
+
+    @param first: leave out what is older than this revision.
+    @param before: leave out this revision and what is newer.
     """
     payload = _row(key, value)
     time_ns, position = _JOURNAL.unpack_from(payload)
+    begin, codes = read_revision_key(key), payload[_JOURNAL.size :]
+    skipped = max(first - begin, 0)
+    end = len(codes) if before is None else max(before - begin, 0)
+    position = skip_positions(position, codes[:skipped])
     rows = []
-    for revision, code in enumerate(payload[_JOURNAL.size :], read_revision_key(key)):
+    for revision, code in enumerate(codes[skipped:end], begin + skipped):
         transition = _transition(bytes((code,)))
         position = follow_position(position, transition)
         rows.append(Row(revision, position, transition, time_ns))

@@ -35,40 +35,25 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.databases import (
+    MAP_BASE,
+    Databases,
+    make_store,
+    open_databases,
+    used_bytes,
+)
 from pexservice.stores.lmdb.directory import DATA, Directory, set_aside
 from pexservice.stores.lmdb.executor import CommitExecutor
-from pexservice.stores.lmdb.verify import (
-    DATABASES,
-    blame,
-    check_cursor,
-    verify_in_child,
-)
+from pexservice.stores.lmdb.history import read_history
+from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, trim_keys
+from pexservice.stores.lmdb.verify import blame, check_cursor, verify_in_child
 
-#: How many revisions, or keys, too many may pile up before they are trimmed.  Each
-#: call into LMDB gives up the interpreter lock, so a commit in the thread is the
-#: faster the fewer it makes: trim many rows now and then rather than one each time.
-SLACK = 256
-
-#: What a map of any size needs, and each transition in the journal.  Bytes.  A row
-#: of one transition takes 37 bytes and LMDB's 16, in pages that are half full at
-#: worst; 100,000 keys of 255 characters take 130 MB then.
-MAP_BASE = 256 << 20
+#: Bytes of the map for each transition in the journal.  A row of one transition takes
+#: 37 bytes and LMDB's 16, in pages that are half full at worst.
 MAP_PER_TRANSITION = 128
 
 #: How much of the disk is taken beyond the pages in use.  Bytes.
 RESERVE = 4 << 20
-
-
-@frozen
-class _Open:
-    """
-    An open environment and its three databases.
-    """
-
-    env: lmdb.Environment
-    cursor: lmdb._Database
-    journal: lmdb._Database
-    keys: lmdb._Database
 
 
 @frozen
@@ -118,7 +103,7 @@ class LmdbStore:
         self._verify = verify
         self._waiting = waiting
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
-        self._opened: _Open | None = None
+        self._opened: Databases | None = None
         self._extent = _Extent(0, 1, 0)
         self._room = 0
 
@@ -126,7 +111,7 @@ class LmdbStore:
         return f"<LmdbStore {self.directory.path}>"
 
     @property
-    def _databases(self) -> _Open:
+    def _databases(self) -> Databases:
         if self._opened is None:
             raise StoreUnusable(f"the store {self.directory.path} is not open")
         return self._opened
@@ -169,41 +154,35 @@ class LmdbStore:
 
     def _make(self) -> None:
         try:
-            self.directory.install(_make)
+            self.directory.install(make_store)
         except lmdb.Error as error:
             raise StoreUnusable(
                 f"the store {self.directory.path} cannot be made: {error}"
             ) from error
 
     def _open_environment(self, path: Path) -> tuple[int, int]:
-        env = lmdb.open(
-            str(path),
-            # A store from the time of a longer journal needs room to be trimmed.
-            map_size=max(self._map_size, 2 * (path / DATA).stat().st_size),
-            max_dbs=len(DATABASES),
-            create=False,
-            mode=0o600,
-        )
+        # A store from the time of a longer journal needs room to be trimmed.
+        map_size = max(self._map_size, 2 * (path / DATA).stat().st_size)
+        opened = open_databases(path, map_size)
         try:
-            env.reader_check()
-            opened = _Open(env, *(env.open_db(name, create=False) for name in DATABASES))
-            with env.begin() as txn:
+            opened.env.reader_check()
+            with opened.env.begin() as txn:
                 revision, position = check_cursor(txn, opened.cursor, opened.journal)
                 with txn.cursor(opened.journal) as rows:
                     oldest = records.read_revision_key(rows.key()) if rows.first() else 1
                 keys = txn.stat(opened.keys)["entries"] // 2
         except BaseException:
-            env.close()
+            opened.env.close()
             raise
         self._opened, self._extent = opened, _Extent(revision, oldest, keys)
-        self._reserve(env)
+        self._reserve(opened.env)
         return revision, position
 
     def _reserve(self, env: lmdb.Environment) -> None:
         """
         See that the disk has room for pages that are not in use yet.
         """
-        used = _used(env)
+        used = used_bytes(env)
         if self._room < used + RESERVE // 2:
             # Where there is none, the store goes on for as long as it can.
             with suppress(OSError):
@@ -253,55 +232,26 @@ class LmdbStore:
     def _write(self, txn: lmdb.Transaction[bytes], batch: Batch) -> _Extent:
         databases, extent = self._databases, self._extent
         key, row = records.write_row(batch)
-        txn.put(key, row, db=databases.journal, append=True)
-        txn.put(
-            records.CURSOR_KEY,
-            records.write_cursor(batch.revision, batch.position),
-            db=databases.cursor,
-        )
+        if not txn.put(key, row, db=databases.journal, append=True):
+            raise records.BadRecord(
+                f"the journal has rows from revision {batch.first_revision} on already"
+            )
+        cursor = records.write_cursor(batch.revision, batch.position)
+        txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
         for name, remembered in batch.keys:
             for record in records.write_remembered(name, remembered):
-                txn.put(*record, db=databases.keys)
+                if not txn.put(*record, db=databases.keys, overwrite=False):
+                    raise records.BadRecord(f"there is a record {record[0]!r} already")
         oldest, keys = extent.oldest, extent.keys + len(batch.keys)
         if batch.revision - oldest >= self._kept_transitions + SLACK:
-            oldest = self._trim_journal(txn, batch.revision - self._kept_transitions)
+            forgotten = batch.revision - self._kept_transitions
+            oldest = trim_journal(txn, databases.journal, forgotten)
         if keys > self._kept_keys + SLACK:
-            self._trim_keys(txn, keys - self._kept_keys)
-            keys = self._kept_keys
+            # More than came, or there would be ever more of them.
+            count = min(keys - self._kept_keys, MOST_TRIMMED + len(batch.keys))
+            trim_keys(txn, databases.keys, count)
+            keys -= count
         return _Extent(batch.revision, oldest, keys)
-
-    def _trim_journal(self, txn: lmdb.Transaction[bytes], forgotten: int) -> int:
-        """
-        Remove the rows that hold nothing beyond revision C{forgotten}.
-
-        @return: the first revision of the oldest row that stays.
-        """
-        with txn.cursor(self._databases.journal) as rows:
-            rows.first()
-            while True:
-                first = records.read_revision_key(rows.key())
-                # A row ends where the next begins; the newest always stays.
-                if not rows.next():
-                    return first
-                if records.read_revision_key(rows.key()) > forgotten + 1:
-                    return first
-                rows.prev()
-                # Leaves the cursor on the row after it.
-                rows.delete()
-
-    def _trim_keys(self, txn: lmdb.Transaction[bytes], count: int) -> None:
-        """
-        Remove the C{count} oldest idempotency keys.
-        """
-        database = self._databases.keys
-        with txn.cursor(database) as keys:
-            keys.set_range(records.OLDEST_AGE_KEY)
-            for _ in range(count):
-                name = records.read_aged(*keys.item())
-                keys.delete()
-                txn.delete(records.name_key(name), db=database)
-                # The deletion by name may have moved the page under the cursor.
-                keys.set_range(records.OLDEST_AGE_KEY)
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
@@ -331,21 +281,15 @@ class LmdbStore:
         return execute(self._history, before, limit)
 
     def _history(self, before: int | None, limit: int) -> list[Row]:
-        databases, newest = self._databases, self._extent.revision
-        before = newest + 1 if before is None else min(before, newest + 1)
-        forgotten = newest - self._kept_transitions
-        found: list[Row] = []
-        with self._reading() as txn, txn.cursor(databases.journal) as rows:
-            if rows.set_range(records.revision_key(before)):
-                more = rows.prev()
-            else:
-                more = rows.last()
-            while more and len(found) < limit:
-                for row in reversed(records.read_row(*rows.item())):
-                    if forgotten < row.revision < before and len(found) < limit:
-                        found.append(row)
-                more = rows.prev() and bool(found) and found[-1].revision > forgotten + 1
-        return found
+        newest = self._extent.revision
+        with self._reading() as txn:
+            return read_history(
+                txn,
+                self._databases.journal,
+                before=newest + 1 if before is None else min(before, newest + 1),
+                forgotten=newest - self._kept_transitions,
+                limit=limit,
+            )
 
     def space(self) -> Space | None:
         """
@@ -356,7 +300,7 @@ class LmdbStore:
             return None
         env = self._opened.env
         return Space(
-            used=_used(env),
+            used=used_bytes(env),
             limit=env.info()["map_size"],
             free=disk.f_bavail * disk.f_frsize,
             size=disk.f_blocks * disk.f_frsize,
@@ -376,21 +320,7 @@ class LmdbStore:
         self.directory.release()
 
 
-def _used(env: lmdb.Environment) -> int:
-    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-
-
 def _trust(_: Path) -> None:
     """
     The store was verified before.
     """
-
-
-def _make(path: Path) -> None:
-    """
-    Make a store with the cursor at its origin.
-    """
-    with lmdb.open(str(path), map_size=MAP_BASE, max_dbs=len(DATABASES), mode=0o600) as env:
-        cursor, _, _ = (env.open_db(name) for name in DATABASES)
-        with env.begin(write=True) as txn:
-            txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)

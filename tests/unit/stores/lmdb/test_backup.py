@@ -17,7 +17,7 @@ from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import backup as module
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, LOCK
-from pexservice.stores.lmdb.store import SLACK
+from pexservice.stores.lmdb.retention import SLACK
 from pexservice.stores.lmdb.summary import existing, summary
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled, mode

@@ -13,6 +13,7 @@ import lmdb
 import pytest
 from zope.interface.verify import verifyObject
 
+from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import (
     Batch,
     IOnDisk,
@@ -23,7 +24,8 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, Directory
-from pexservice.stores.lmdb.store import RESERVE, SLACK, LmdbStore
+from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
+from pexservice.stores.lmdb.store import RESERVE, LmdbStore
 from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
@@ -465,6 +467,121 @@ def test_a_shorter_journal(tmp_path: Path) -> None:
         assert txn.stat(env.open_db(b"journal", txn))["entries"] == 2
 
 
+def counted(path: Path) -> dict[bytes, int]:
+    """
+    How many records each database of the store in C{path} has.
+    """
+    with lmdb.open(str(path), max_dbs=3) as env, env.begin() as txn:
+        return {name: txn.stat(env.open_db(name, txn))["entries"] for name in DATABASES}
+
+
+def test_a_much_shorter_journal(tmp_path: Path) -> None:
+    """
+    No commit removes more rows than it should, however many are too many; the history
+    is as short as asked for at once, and after some commits the store is too.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 3 * MOST_TRIMMED)
+    rows = 3 * MOST_TRIMMED
+    while rows > SLACK:
+        store = at(path, journal=4, kept_keys=4)
+        assert now(store.open()) == state
+        taken = batch(state, b"n")
+        now(store.commit(taken))
+        state = end(taken)
+        assert len(now(store.history(None, 1000))) == 4
+        now(store.close())
+        verify(path)
+        before, rows = rows, counted(path)[b"journal"]
+        assert before - MOST_TRIMMED <= rows < before
+    assert counted(path)[b"keys"] == 2 * 4
+
+
+def test_a_shorter_journal_of_long_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Rows that hold many transitions are many pages, so a commit removes fewer of them.
+    """
+    monkeypatch.setattr("pexservice.stores.lmdb.retention.MOST_TRANSITIONS", 10)
+    path = tmp_path / "store"
+    state = filled(path, SLACK)
+    store = at(path, journal=4)
+    now(store.open())
+    taken = batch(state, b"n")
+    now(store.commit(taken))
+    now(store.close())
+    # Three rows of four are ten, and there is the new one.
+    assert counted(path)[b"journal"] == SLACK - 3 + 1
+    verify(path)
+
+
+def test_many_keys_in_a_batch(tmp_path: Path) -> None:
+    """
+    Also when each batch brings more keys than a commit removes of a shorter journal,
+    there are not ever more of them.
+    """
+    path = tmp_path / "store"
+    store = at(path, kept_keys=10)
+    state = now(store.open())
+    for number in range(5):
+        names = [b"%d-%d" % (number, each) for each in range(2 * MOST_TRIMMED)]
+        taken = batch(state, b"n" * len(names), *names)
+        now(store.commit(taken))
+        state = end(taken)
+    now(store.close())
+    assert counted(path)[b"keys"] <= 2 * (10 + 2 * MOST_TRIMMED)
+
+
+def test_no_more_of_a_row_is_replayed_than_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The newest of a batch of 10,000 transitions costs one.
+    """
+    store = at(tmp_path / "store")
+    now(store.open())
+    now(store.commit(batch((0, 0), b"n" * 10_000)))
+    followed = []
+
+    def follow(position: int, transition: Transition) -> int:
+        followed.append(position)
+        return follow_position(position, transition)
+
+    monkeypatch.setattr(records, "follow_position", follow)
+    assert [row.revision for row in now(store.history(None, 1))] == [10_000]
+    assert followed == [9_999]
+    now(store.close())
+
+
+TAKEN = {
+    "journal": (b"journal", *records.write_row(batch((1, 1), b"n"))),
+    "key by name": (b"keys", records.name_key(b"key"), b"another's"),
+    "key by age": (b"keys", records.age_key(1), b"another's"),
+}
+
+
+@pytest.mark.parametrize("record", TAKEN.values(), ids=TAKEN)
+def test_another_owner_has_written(
+    tmp_path: Path, record: tuple[bytes, bytes, bytes]
+) -> None:
+    """
+    A record that is there although this process, which owns the store, did not write it
+    is not taken for its own: nothing of the batch is taken.
+    """
+    path = tmp_path / "store"
+    store = at(path)
+    now(store.open())
+    name, key, value = record
+    databases = store._databases
+    with databases.env.begin(write=True) as txn:
+        txn.put(key, value, db=getattr(databases, name.decode()))
+    with pytest.raises(records.BadRecord, match="already"):
+        now(store.commit(batch((0, 0), b"n", b"key")))
+    now(store.close())
+    assert counted(path)[b"cursor"] + counted(path)[b"journal"] <= 2
+
+
 def test_any_other_failure_is_not_ours_to_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,8 +597,8 @@ def test_any_other_failure_is_not_ours_to_judge(
             assert write
             return self
 
-        def put(self, *_: object, **__: object) -> None:
-            pass
+        def put(self, *_: object, **__: object) -> bool:
+            return True
 
         def commit(self) -> None:
             raise lmdb.DiskError("Input/output error")

@@ -1,0 +1,62 @@
+"""
+The one LMDB environment of a store, and the three databases in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+from attrs import frozen
+
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.verify import DATABASES
+
+#: The map of a store with an empty journal.  Bytes: 100,000 keys of 255 characters,
+#: in pages that are half full at worst, take 130 MB.
+MAP_BASE = 256 << 20
+
+
+@frozen
+class Databases:
+    """
+    An open environment and its databases.
+    """
+
+    env: lmdb.Environment
+    cursor: lmdb._Database
+    journal: lmdb._Database
+    keys: lmdb._Database
+
+
+def open_databases(path: Path, map_size: int) -> Databases:
+    """
+    Open the store in the directory C{path} for writing.
+
+    @param map_size: bytes that the file may grow to.
+    """
+    env = lmdb.open(
+        str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
+    )
+    try:
+        return Databases(env, *(env.open_db(name, create=False) for name in DATABASES))
+    except BaseException:
+        env.close()
+        raise
+
+
+def make_store(path: Path) -> None:
+    """
+    Make a store in the directory C{path}, with the cursor at its origin.
+    """
+    with lmdb.open(str(path), map_size=MAP_BASE, max_dbs=len(DATABASES), mode=0o600) as env:
+        cursor, _, _ = (env.open_db(name) for name in DATABASES)
+        with env.begin(write=True) as txn:
+            txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
+
+
+def used_bytes(env: lmdb.Environment) -> int:
+    """
+    Return how much of the file is in use, pages that are free again included.
+    """
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]

@@ -1,0 +1,39 @@
+"""
+Reading the journal backwards.
+"""
+
+from __future__ import annotations
+
+import lmdb
+
+from pexservice.stores.interface import Row
+from pexservice.stores.lmdb import records
+
+
+def read_history(
+    txn: lmdb.Transaction[bytes],
+    journal: lmdb._Database,
+    *,
+    before: int,
+    forgotten: int,
+    limit: int,
+) -> list[Row]:
+    """
+    Return at most C{limit} transitions, newest first.  Of a row, which may hold
+    thousands, no more are replayed than are returned.
+
+    @param before: the revision that follows the newest of them.
+    @param forgotten: the newest revision that is not kept any more.
+    """
+    found: list[Row] = []
+    with txn.cursor(journal) as rows:
+        beyond = rows.set_range(records.revision_key(before))
+        more = rows.prev() if beyond else rows.last()
+        while more:
+            first = max(before - (limit - len(found)), forgotten + 1)
+            if first >= before:
+                break
+            found += reversed(records.read_row(*rows.item(), first, before))
+            before = records.read_revision_key(rows.key())
+            more = rows.prev()
+    return found
