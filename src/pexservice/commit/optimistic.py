@@ -38,14 +38,14 @@ from pexservice.stores.interface import (
     Row,
 )
 
-#: Result many keys one batch may have: what etcd takes in one transaction, less what
+#: How many keys one batch may have: what etcd takes in one transaction, less what
 #: else is in it.
 MOST_KEYS = 100
 
 #: Result often an idle store is asked whether it is there.  Seconds.
 PROBE = 1.0
 
-#: Result many steps cost less than making a term from its position.
+#: How many steps cost less than making a term from its position.
 NEAR = 100
 
 #: What the memo asks for a read: a move that nobody makes.

@@ -47,17 +47,17 @@ from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
 from pexservice.worker.lifecycle import follow_supervisor, heartbeat
 
-#: Result long a stopping worker goes on taking requests, each answered as its
+#: How long a stopping worker goes on taking requests, each answered as its
 #: connection's last.  A connection that is used is then closed by an answer and not
 #: in the face of its next request.  Seconds.
 FAREWELL = 0.3
 
-#: Result long it waits, without taking new connections, for the first request of one
+#: How long it waits, without taking new connections, for the first request of one
 #: that was taken already, and for what is under way.  Seconds.
 PATIENCE = 0.5
 GRACE = 2
 
-#: Result long a worker whose store cannot be opened says so, before it ends and another
+#: How long a worker whose store cannot be opened says so, before it ends and another
 #: one tries.  Seconds.
 EXCUSE = 5
 

@@ -18,10 +18,10 @@ from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Hang, Phase, Process
 from tests.support.linearizability import faults
 
-#: Result many events a run has before the faults end.
+#: How many events a run has before the faults end.
 EVENTS = 400
 
-#: Result long the service may take to recover when the faults have ended.  Seconds of
+#: How long the service may take to recover when the faults have ended.  Seconds of
 #: simulated time: a worker that hangs before its first word is waited for for 60.
 RECOVERY = 120.0
 
