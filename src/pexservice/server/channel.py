@@ -15,7 +15,6 @@ connection, and a reset may overtake the answer.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -26,16 +25,14 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
 
+from pexservice.server.fast_path import Hot
+from pexservice.server.interfaces import IConnection, ISite, Phase
 from pexservice.server.plan_cache import LARGEST_CHUNK
 from pexservice.server.request import LARGEST_BODY, PexRequest
 from pexservice.web import problems
 from pexservice.web.meaning import meaning_of
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply, accepts_json
-
-if TYPE_CHECKING:
-    from pexservice.server.connection import Connection
-    from pexservice.server.site import PexSite
 
 #: The longest request line, and the largest header section.  Bytes.
 LONGEST_REQUEST_LINE = 8192
@@ -60,20 +57,16 @@ _TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\x00-\x08\x0a-\x1f\x7f]*"
 
 class PexChannel(HTTPChannel):
     """
-    What one connection has that the memo does not know.
-
-    @ivar connection: the protocol that has the transport and its events.
+    The parser of one connection, for all that the memo does not know.
     """
 
-    site: PexSite
-    connection: Connection
+    site: ISite
     transport: ITCPTransport
     requestFactory = PexRequest
     maxHeaders = MOST_HEADERS
     # The longest line, which is a header of the largest size or a request line.
     MAX_LENGTH = LARGEST_HEADERS
 
-    _refused = False
     _half_closed = False
     _header_lines = 0
 
@@ -86,6 +79,21 @@ class PexChannel(HTTPChannel):
 
     # The requests that the chunk of bytes at hand has completed.
     _completed: tuple[PexRequest, ...] = ()
+
+    def __init__(self, connection: IConnection, hot: Hot) -> None:
+        """
+        @param connection: the protocol that has the transport and its events.
+        """
+        super().__init__()
+        self._connection = connection
+        self._hot = hot
+
+    @property
+    def _over(self) -> bool:
+        """
+        Whether the connection's last answer was given.
+        """
+        return self._connection.phase in (Phase.DRAINING, Phase.CLOSED)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -104,27 +112,29 @@ class PexChannel(HTTPChannel):
         # What has no end of its own, a stream of events, ends here: whoever closes one
         # most often does not wait for any more of it.
         self.stopProducing()
-        if self._refused or not (self._handlingRequest or self.paused):
+        if self._over or not (self._handlingRequest or self.paused):
             self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """
         See L{IProtocol.dataReceived}.
         """
-        if self._refused:
+        if self._over:
             return
-        connection = self.connection
+        connection = self._connection
         # At rest, so that what comes now is the beginning of a request.
-        alone = connection.idle and len(data) <= LARGEST_CHUNK
-        connection.idle = False
+        alone = connection.phase is Phase.IDLE and len(data) <= LARGEST_CHUNK
+        connection.phase = Phase.RECEIVING
         self._completed = ()
         super().dataReceived(data)
-        if self._refused:
-            connection.since = 0.0
+        if self._over:
+            connection.receiving_since = 0.0
         elif self._waits_for_a_request():
-            connection.idle = True
-        elif not (connection.since or self._handlingRequest or self.paused):
-            connection.since = self.site.hot.seconds()
+            connection.phase = Phase.IDLE
+        elif self._handlingRequest or self.paused:
+            connection.phase = Phase.ANSWERING
+        elif not connection.receiving_since:
+            connection.receiving_since = self._hot.seconds()
         if alone and len(self._completed) == 1 and not (self._buffer or self._dataBuffer):
             self._remember(data, self._completed[0])
 
@@ -145,7 +155,7 @@ class PexChannel(HTTPChannel):
         ):
             return
         connection = request.responseHeaders.getRawHeaders(b"connection", [None])
-        self.site.hot.learn(
+        self._hot.learn(
             chunk,
             meaning,
             request.method,
@@ -162,7 +172,7 @@ class PexChannel(HTTPChannel):
         """
         A line of the request's head.
         """
-        if self._refused:
+        if self._over:
             return
         if self._receivedHeaderSize == 0:
             self._empty_line = not line
@@ -196,7 +206,7 @@ class PexChannel(HTTPChannel):
         """
         One header, maybe of several lines.
         """
-        if self._refused:
+        if self._over:
             return False
         _, _, value = line.partition(b":")
         if _CONTROLS.search(value):
@@ -214,7 +224,7 @@ class PexChannel(HTTPChannel):
         """
         The head is complete.
         """
-        if self._refused:
+        if self._over:
             return
         problem = self._flaw()
         if problem is None:
@@ -252,11 +262,11 @@ class PexChannel(HTTPChannel):
         """
         The request is complete.
         """
-        if self._refused:
+        if self._over:
             return
         trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
         if all(map(_TRAILER.fullmatch, trailers)):
-            self.connection.since = 0.0
+            self._connection.receiving_since = 0.0
             self._completed += (self.requests[-1],)
             super().allContentReceived()
         else:
@@ -267,7 +277,7 @@ class PexChannel(HTTPChannel):
         """
         Some of a body, or what comes after the request that is being answered.
         """
-        if not self._refused:
+        if not self._over:
             super().rawDataReceived(data)
 
     def checkPersistence(self, request: PexRequest, version: bytes) -> bool:
@@ -294,9 +304,9 @@ class PexChannel(HTTPChannel):
         """
         A request is answered.
         """
-        connection = self.connection
+        connection = self._connection
         connection.answered = True
-        self.site.hot.requests.parsed(request.path, request.method, request.code)
+        self._hot.requests.parsed(request.path, request.method, request.code)
         if self.persistent and (self._buffer or self._dataBuffer):
             # The next request is here already.  It waits for the next turn of the
             # reactor, so that others get theirs, and for the client to have taken
@@ -306,10 +316,10 @@ class PexChannel(HTTPChannel):
         if self.paused:
             self._networkProducer.pauseProducing()
             self._take_up()
-        if self._waits_for_a_request() and not self._refused:
-            connection.idle = True
-            connection.touched = self.site.hot.seconds()
-            parting = self._half_closed or self.site.connections.parting
+        if self._waits_for_a_request() and not self._over:
+            connection.phase = Phase.IDLE
+            connection.last_active = self._hot.seconds()
+            parting = self._half_closed or self._hot.connections.parting
             if parting and self.persistent:
                 self.loseConnection()
 
@@ -334,14 +344,15 @@ class PexChannel(HTTPChannel):
         """
         The client does not take what is sent.
         """
-        self.connection.stalled = self.connection.stalled or self.site.hot.seconds()
+        connection = self._connection
+        connection.blocked_since = connection.blocked_since or self._hot.seconds()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
         """
         The client has taken what was sent.
         """
-        self.connection.stalled = 0.0
+        self._connection.blocked_since = 0.0
         super().resumeProducing()
         if self.paused:
             self._networkProducer.pauseProducing()
@@ -363,12 +374,10 @@ class PexChannel(HTTPChannel):
         """
         Answer C{problem}, and nothing more on this connection.
         """
-        if self._refused:
+        if self._over:
             return
-        self._refused = True
-        self.site.hot.requests.refused(problem.status.value)
-        # Nor may the memo answer any.
-        self.connection.idle = False
+        self._connection.phase = Phase.DRAINING
+        self._hot.requests.refused(problem.status.value)
         accept = None
         if self.requests:
             accept = self.requests[-1].requestHeaders.getRawHeaders(b"accept")
@@ -381,6 +390,16 @@ class PexChannel(HTTPChannel):
             self.setTimeout(LINGER)
         else:
             self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """
+        Close the connection when all was sent.
+        """
+        connection = self._connection
+        connection.phase = Phase.DRAINING
+        # If the client does not take it, that is as bad as any other stall.
+        connection.blocked_since = connection.blocked_since or self._hot.seconds()
+        super().loseConnection()
 
     def timeoutConnection(self) -> None:
         """

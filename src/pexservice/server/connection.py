@@ -8,7 +8,7 @@ nothing is under way on the connection, so answers keep their order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from twisted.internet.interfaces import (
     IConsumer,
@@ -22,14 +22,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.commit.requests import Outcome
+from pexservice.server.channel import PexChannel
+from pexservice.server.fast_path import Hot
+from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT
 from pexservice.server.plan_cache import Plan
 from pexservice.server.responses import render
 from pexservice.web.problems import of_refusal, too_slow
 
-if TYPE_CHECKING:
-    from pexservice.server.channel import PexChannel
-    from pexservice.server.site import PexSite
+_IDLE = Phase.IDLE
 
 
 class Transport(ITransport, IConsumer, IPushProducer):
@@ -38,24 +39,18 @@ class Transport(ITransport, IConsumer, IPushProducer):
     """
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IConnection, IHalfCloseableProtocol, IPushProducer)
 class Connection(Protocol):
     """
     The protocol of a connection, on whatever transport.
-
-    @ivar idle: it is between requests, and so free to be closed for somebody else.
-    @ivar answered: it has had a request.
-    @ivar touched: when it was last between requests.  Seconds, monotonic.
-    @ivar since: when the request that is being received began, 0 for none.
-    @ivar stalled: since when the client takes no answers, 0 if it does.
     """
 
     transport: Transport
 
-    idle = True
+    phase = _IDLE
     answered = False
-    since = 0.0
-    stalled = 0.0
+    receiving_since = 0.0
+    blocked_since = 0.0
     channel: PexChannel | None = None
 
     # The step that is under way here.
@@ -64,10 +59,13 @@ class Connection(Protocol):
     _queued: bytes | None = None
     _half_closed = False
 
-    def __init__(self, site: PexSite) -> None:
-        self.site = site
-        self._hot = hot = site.hot
-        self.touched = hot.seconds()
+    def __init__(self, hot: Hot, make_channel: Callable[[Connection], PexChannel]) -> None:
+        """
+        @param make_channel: makes what parses the requests of a connection.
+        """
+        self.hot = hot
+        self._make_channel = make_channel
+        self.last_active = hot.seconds()
 
     def connectionMade(self) -> None:
         """
@@ -77,7 +75,7 @@ class Connection(Protocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, streaming=True)
         self.write = self.transport.write
-        refusal = self.site.connections.admit(self)
+        refusal = self.hot.connections.admit(self)
         if refusal is not None:
             self._take_channel().refuse(refusal)
 
@@ -86,8 +84,9 @@ class Connection(Protocol):
         See L{IProtocol.connectionLost}.
         """
         self.connected = 0
+        self.phase = Phase.CLOSED
         self._queued = None
-        self.site.connections.leave(self)
+        self.hot.connections.leave(self)
         if self.channel is not None:
             self.channel.connectionLost(reason)
 
@@ -97,9 +96,9 @@ class Connection(Protocol):
         the transport's wishes as a producer too.
         """
         self.transport.unregisterProducer()
-        self.channel = channel = self.site.channel(self)
+        self.channel = channel = self._make_channel(self)
         channel.makeConnection(self.transport)
-        if self.stalled:
+        if self.blocked_since:
             channel.pauseProducing()
         return channel
 
@@ -107,23 +106,23 @@ class Connection(Protocol):
         """
         See L{IProtocol.dataReceived}.
         """
-        hot = self._hot
+        hot = self.hot
         plan = hot.plans.get(data)
         if (
             plan is None
-            or not self.idle
-            or not (hot.limit is None or hot.admits(self, plan))
+            or self.phase is not _IDLE
+            or not (hot.limit is None or hot.admits(self.transport.getPeer(), plan))
         ):
             self._take(data)
         elif plan.move is None:
             self.write(hot.answers.current(hot.committer.visible, plan.variant))
             plan.tally.ok += 1
             self.answered = True
-            self.touched = hot.seconds()
+            self.last_active = hot.seconds()
             if plan.variant.last:
                 self.loseConnection()
         else:
-            self.idle = False
+            self.phase = Phase.ANSWERING
             self._plan = plan
             hot.committer.move(plan.move, self._moved)
 
@@ -145,7 +144,7 @@ class Connection(Protocol):
         plan, self._plan = self._plan, None
         if plan is None or not self.connected:
             return
-        hot, variant = self._hot, plan.variant
+        hot, variant = self.hot, plan.variant
         if isinstance(outcome, Outcome):
             self.write(hot.answers.moved(outcome.state, variant))
             plan.tally.ok += 1
@@ -153,12 +152,12 @@ class Connection(Protocol):
             self.write(render(of_refusal(outcome).reply(None), variant))
             plan.tally.unavailable += 1
         self.answered = True
-        self.touched = hot.seconds()
+        self.last_active = hot.seconds()
         if self._queued is not None and not variant.last:
             # In the next turn of the reactor, so that others get theirs.
             hot.call_later(0, self._go_on)
             return
-        self.idle = True
+        self.phase = _IDLE
         if variant.last or self._half_closed or hot.connections.parting:
             self.loseConnection()
 
@@ -166,8 +165,8 @@ class Connection(Protocol):
         queued, self._queued = self._queued, None
         if queued is None:
             return
-        self.idle = True
-        if not self.stalled:
+        self.phase = _IDLE
+        if not self.blocked_since:
             self.transport.resumeProducing()
         self.dataReceived(queued)
 
@@ -178,7 +177,7 @@ class Connection(Protocol):
         self._half_closed = True
         if self.channel is not None and self._plan is None and not self._queued:
             self.channel.readConnectionLost()
-        elif self.idle:
+        elif self.phase is _IDLE:
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -190,14 +189,14 @@ class Connection(Protocol):
         """
         The client takes no answers: it gets none, for it can ask nothing.
         """
-        self.stalled = self._hot.seconds()
+        self.blocked_since = self.hot.seconds()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """
         It has taken what was sent.
         """
-        self.stalled = 0.0
+        self.blocked_since = 0.0
         if self._queued is None:
             self.transport.resumeProducing()
 
@@ -210,9 +209,10 @@ class Connection(Protocol):
         """
         Close it when all was sent.
         """
-        # If the client does not take it, that is as bad as any other stall.
-        self.stalled = self.stalled or self._hot.seconds()
         if self.channel is None:
+            self.phase = Phase.DRAINING
+            # If the client does not take it, that is as bad as any other stall.
+            self.blocked_since = self.blocked_since or self.hot.seconds()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
         else:
@@ -222,7 +222,7 @@ class Connection(Protocol):
         """
         Tell the client that its request took too long.
         """
-        self.since = 0.0
+        self.receiving_since = 0.0
         if self.channel is not None:
             self.channel.refuse(too_slow(REQUEST_TIMEOUT))
 

@@ -4,22 +4,17 @@ What the connections of one worker share to answer what the memo knows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from twisted.internet.interfaces import IAddress, IReactorTime
 
 from pexservice.commit.committer import Committer
 from pexservice.commit.requests import Move
+from pexservice.server.limits import Connections
 from pexservice.server.plan_cache import Memo, Plan, Variant
 from pexservice.server.request_counters import Requests
 from pexservice.server.responses import Answers
 from pexservice.web.clients import Clients
 from pexservice.web.meaning import Meaning
 from pexservice.web.throttle import RateLimit
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-    from pexservice.server.connection import Connection
-    from pexservice.server.limits import Connections
 
 
 class Hot:
@@ -81,12 +76,11 @@ class Hot:
         tally = self.requests.tally(meaning, method)
         self._memo.learn(chunk, Plan(self._moves[meaning], variant, tally, forwarded))
 
-    def admits(self, connection: Connection, plan: Plan) -> bool:
+    def admits(self, peer: IAddress, plan: Plan) -> bool:
         """
         Is the request within its client's rate?  One that is not goes the long way,
         where it is refused.
         """
-        peer = connection.transport.getPeer()
         return self.limit is None or self.limit.take(
             self._clients.address(peer, plan.forwarded)
         )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from pexservice.server.interfaces import IConnection, Phase
 from pexservice.web.problems import Problem, too_many_connections
 
 #: How long a connection may rest between two requests.  Seconds.
@@ -34,33 +34,6 @@ REST_BETWEEN_SEARCHES = 10
 REASONS = ("idle", "slow", "stalled", "displaced")
 
 
-class Swept(Protocol):
-    """
-    What the table needs of a connection; see L{pexservice.server.connection}.
-    """
-
-    idle: bool
-    answered: bool
-    touched: float
-    since: float
-    stalled: float
-
-    def loseConnection(self) -> None:
-        """
-        Close it when all was sent.
-        """
-
-    def time_out(self) -> None:
-        """
-        Tell the client that its request took too long.
-        """
-
-    def abort(self) -> None:
-        """
-        Close it at once.
-        """
-
-
 class Connections:
     """
     The open connections of one worker.
@@ -76,9 +49,9 @@ class Connections:
 
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        self._open: set[Swept] = set()
+        self._open: set[IConnection] = set()
         # Told to close to make room for others, and not closed yet.
-        self._displaced: set[Swept] = set()
+        self._displaced: set[IConnection] = set()
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(REASONS, 0)
@@ -86,7 +59,7 @@ class Connections:
         self.parting = False
         self.seconds = seconds
         # Those that rested when last was looked, the longest last, and since when.
-        self._resting: list[tuple[float, Swept]] = []
+        self._resting: list[tuple[float, IConnection]] = []
         self._next_search = 0.0
 
     def __len__(self) -> int:
@@ -99,7 +72,7 @@ class Connections:
         """
         return len(self._open) >= self.limit
 
-    def admit(self, connection: Swept) -> Problem | None:
+    def admit(self, connection: IConnection) -> Problem | None:
         """
         Take a new connection.  When there are too many, the one that rested longest
         makes room.
@@ -119,30 +92,32 @@ class Connections:
         self.accepted += 1
         return None
 
-    def _rested_longest(self) -> Swept | None:
+    def _rested_longest(self) -> IConnection | None:
         found = self._still_resting()
         if found is None:
             begun = self.seconds()
             if begun < self._next_search:
                 return None
-            self._resting = [(each.touched, each) for each in self._open if each.idle]
+            self._resting = [
+                (each.last_active, each) for each in self._open if each.phase is Phase.IDLE
+            ]
             self._resting.sort(key=lambda resting: resting[0], reverse=True)
             took = self.seconds() - begun
             self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
             found = self._still_resting()
         return found
 
-    def _still_resting(self) -> Swept | None:
+    def _still_resting(self) -> IConnection | None:
         """
         The next of those found resting that has not moved since.
         """
         while self._resting:
-            touched, each = self._resting.pop()
-            if each in self._open and each.idle and each.touched == touched:
+            last_active, each = self._resting.pop()
+            if each.phase is Phase.IDLE and each.last_active == last_active:
                 return each
         return None
 
-    def leave(self, connection: Swept) -> None:
+    def leave(self, connection: IConnection) -> None:
         """
         C{connection} is closed.
         """
@@ -159,15 +134,14 @@ class Connections:
         """
         now = self.seconds()
         for each in [*self._open, *self._displaced]:
-            if each.stalled and now - each.stalled > STALL_TIMEOUT:
+            if each.blocked_since and now - each.blocked_since > STALL_TIMEOUT:
                 self.closed["stalled"] += 1
                 each.abort()
-            elif each.since and now - each.since > REQUEST_TIMEOUT:
+            elif each.receiving_since and now - each.receiving_since > REQUEST_TIMEOUT:
                 self.closed["slow"] += 1
                 each.time_out()
-            elif each.idle and now - each.touched > IDLE_TIMEOUT:
-                # Not again while it is being closed.
-                self.closed["idle"] += not each.stalled
+            elif each.phase is Phase.IDLE and now - each.last_active > IDLE_TIMEOUT:
+                self.closed["idle"] += 1
                 each.loseConnection()
 
     def abort(self) -> None:
@@ -184,7 +158,7 @@ class Connections:
         """
         self.parting = True
         for each in list(self._open):
-            if each.idle and each.answered:
+            if each.phase is Phase.IDLE and each.answered:
                 each.loseConnection()
 
     def close_idle(self) -> None:
@@ -192,7 +166,7 @@ class Connections:
         Close also those that have not sent any request.
         """
         for each in list(self._open):
-            if each.idle:
+            if each.phase is Phase.IDLE:
                 each.loseConnection()
 
     def emptied(self) -> Deferred[None]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -14,10 +13,8 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import datetimeToString
 
+from pexservice.server.interfaces import IChannel
 from pexservice.web import problems
-
-if TYPE_CHECKING:
-    from pexservice.server.channel import PexChannel
 
 _log = Logger()
 
@@ -35,7 +32,7 @@ class PexRequest(server.Request):
     @ivar body_size: the bytes of the body that have come; they are dropped.
     """
 
-    channel: PexChannel
+    channel: IChannel  # type: ignore[assignment]
     body_size = 0
 
     def gotLength(self, length: int | None) -> None:
@@ -62,8 +59,8 @@ class PexRequest(server.Request):
         """
         See L{IRequest.getClientAddress}: who sent the request, as far as that is known.
         """
-        site = self.channel.site
-        return site.clients.address(self.channel.getPeer(), self.forwarded())
+        channel = self.channel
+        return channel.site.address_of_client(channel.getPeer(), self.forwarded())
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """
@@ -81,14 +78,14 @@ class PexRequest(server.Request):
         As the inherited one, without naming the server's version, without decoding
         the path, and straight to the one resource.
         """
-        self.site = self.channel.site
+        site = self.channel.site
         self.setHeader(b"Date", datetimeToString())
-        if self.site.connections.closing:
+        if site.closing:
             self.channel.persistent = False
             self.setHeader(b"Connection", b"close")
         self.prepath, self.postpath = [], self.path[1:].split(b"/")
         try:
-            self.render(self.site.resource)
+            self.render(site.resource)
         except Exception:  # noqa: BLE001 whatever it is, the caller is answered
             self.processingFailed(Failure())
 

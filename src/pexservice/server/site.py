@@ -5,28 +5,32 @@ The protocol factory: one resource, for every connection of one worker.
 from __future__ import annotations
 
 import time
+from typing import TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.web.http import Request, datetimeToLogString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
+from zope.interface import implementer
 
 from pexservice.process.periodic import Periodic
 from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import Hot
+from pexservice.server.interfaces import ISite
 from pexservice.server.request import PexRequest
 from pexservice.web.clients import Clients
+
+C = TypeVar("C", bound=Connection)
 
 #: The access log's name for the daemon's own log.
 OWN_LOG = "-"
 
 
+@implementer(ISite)
 class PexSite(Site):
     """
     @ivar hot: for what the memo knows.
-    @ivar connections: those that are open.
-    @ivar clients: who they are.
     """
 
     # Twisted's own lines about a factory that starts say nothing of ours.
@@ -53,8 +57,7 @@ class PexSite(Site):
             reactor=reactor,
         )
         self.hot = hot
-        self.connections = hot.connections
-        self.clients = clients
+        self._clients = clients
         self._logs = access_log is not None
         # Apart, so that an error of the one does not cost the other.
         self._each_second = [
@@ -65,20 +68,33 @@ class PexSite(Site):
         """
         See L{IProtocolFactory.buildProtocol}.
         """
-        return Connection(self)
+        return self.connection(Connection)
 
-    def channel(self, connection: Connection) -> PexChannel:
+    def connection(self, kind: type[C]) -> C:
         """
-        A channel for C{connection}.
+        Return a new connection of C{kind}.
         """
-        channel = PexChannel()
-        channel.factory = self
-        channel.site = self
-        channel.connection = connection
-        channel.requestFactory = PexRequest
+        return kind(self.hot, self._channel)
+
+    def _channel(self, connection: Connection) -> PexChannel:
+        channel = PexChannel(connection, self.hot)
+        channel.factory = channel.site = self
         channel.callLater = self.reactor.callLater  # type: ignore[method-assign,assignment]
         channel.timeOut = None
         return channel
+
+    @property
+    def closing(self) -> bool:
+        """
+        Whether the worker stops, so that each answer is its connection's last.
+        """
+        return self.hot.connections.closing
+
+    def address_of_client(self, peer: IAddress, forwarded: tuple[bytes, ...]) -> IAddress:
+        """
+        Return the address of the client behind the other end of a connection.
+        """
+        return self._clients.address(peer, forwarded)
 
     def startFactory(self) -> None:
         """

@@ -77,11 +77,11 @@ def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> 
     wire.send(request_, request_)
     wire.turns()
     assert wire.received == b""
-    assert wire.protocol.stalled
+    assert wire.protocol.blocked_since
     wire.protocol.resumeProducing()
     wire.turns()
     assert statuses(wire) == [200, 200]
-    assert not wire.protocol.stalled
+    assert not wire.protocol.blocked_since
 
 
 def test_half_closed_during_a_step(server: Server) -> None:

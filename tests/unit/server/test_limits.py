@@ -5,7 +5,9 @@ Which connections go: for room, for time, for the end.
 from __future__ import annotations
 
 from attrs import define, field
+from zope.interface import implementer
 
+from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import (
     IDLE_TIMEOUT,
     REQUEST_TIMEOUT,
@@ -14,35 +16,39 @@ from pexservice.server.limits import (
 )
 from tests.support.fakes import Turns
 
+BUSY = Phase.ANSWERING
 
+
+@implementer(IConnection)
 @define(eq=False)
 class Fake:
     """
     A connection that writes down what happens to it.
     """
 
-    touched: float = 0.0
-    idle: bool = True
+    last_active: float = 0.0
+    phase: Phase = Phase.IDLE
     answered: bool = True
-    since: float = 0.0
-    stalled: float = 0.0
+    receiving_since: float = 0.0
+    blocked_since: float = 0.0
     fate: list[str] = field(factory=list)
 
     def loseConnection(self) -> None:
         """
-        See L{Swept.loseConnection}.
+        See L{IConnection.loseConnection}.
         """
+        self.phase = Phase.DRAINING
         self.fate.append("closed")
 
     def time_out(self) -> None:
         """
-        See L{Swept.time_out}.
+        See L{IConnection.time_out}.
         """
         self.fate.append("timed out")
 
     def abort(self) -> None:
         """
-        See L{Swept.abort}.
+        See L{IConnection.abort}.
         """
         self.fate.append("aborted")
 
@@ -61,10 +67,10 @@ def test_the_longest_resting_makes_room() -> None:
     """
     In the order in which they came to rest, whatever the order in which they came.
     """
-    fakes = [Fake(touched=touched) for touched in (3.0, 1.0, 2.0)]
+    fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
     for goes in (1, 2, 0):
-        assert connections.admit(Fake(touched=9.0, idle=False)) is None
+        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is None
         assert fakes[goes].fate == ["closed"]
     refusal = connections.admit(Fake())
     assert refusal is not None
@@ -76,11 +82,11 @@ def test_who_has_moved_since_the_search_stays() -> None:
     A search finds many, which are used up one by one; who was busy in between has
     not rested longest any more.
     """
-    first, second, third = (Fake(touched=float(n)) for n in range(3))
+    first, second, third = (Fake(last_active=float(n)) for n in range(3))
     connections = table(3, first, second, third)
-    connections.admit(Fake(idle=False))
-    second.touched = 5.0
-    connections.admit(Fake(idle=False))
+    connections.admit(Fake(phase=BUSY))
+    second.last_active = 5.0
+    connections.admit(Fake(phase=BUSY))
     assert (first.fate, second.fate, third.fate) == (["closed"], [], ["closed"])
 
 
@@ -96,14 +102,14 @@ def test_one_search_in_a_flood() -> None:
         """
 
         @property
-        def idle(self) -> bool:
+        def phase(self) -> Phase:
             nonlocal looked
             looked += 1
             clock.rightNow += 0.001
-            return False
+            return BUSY
 
-        @idle.setter
-        def idle(self, value: bool) -> None:
+        @phase.setter
+        def phase(self, value: Phase) -> None:
             pass
 
     clock = Turns()
@@ -125,12 +131,12 @@ def test_the_sweep() -> None:
     clock = Turns()
     now = clock.rightNow = 1000.0
     fates = {
-        "": Fake(touched=now - IDLE_TIMEOUT),
-        "closed": Fake(touched=now - IDLE_TIMEOUT - 1),
-        "timed out": Fake(idle=False, since=now - REQUEST_TIMEOUT - 1),
-        "aborted": Fake(idle=False, stalled=now - STALL_TIMEOUT - 1),
+        "": Fake(last_active=now - IDLE_TIMEOUT),
+        "closed": Fake(last_active=now - IDLE_TIMEOUT - 1),
+        "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT - 1),
+        "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT - 1),
     }
-    busy = Fake(idle=False, touched=0.0, since=now - REQUEST_TIMEOUT)
+    busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT)
     connections = table(10, *fates.values(), busy, clock=clock)
     connections.sweep()
     for fate, fake in fates.items():
@@ -146,9 +152,9 @@ def test_who_made_room_and_does_not_go() -> None:
     clock.rightNow = 1.0
     slow = Fake()
     connections = table(1, slow, clock=clock)
-    connections.admit(Fake(idle=False))
+    connections.admit(Fake(phase=BUSY))
     assert len(connections) == 1
-    slow.idle, slow.stalled = False, 1.0
+    slow.phase, slow.blocked_since = Phase.DRAINING, 1.0
     clock.rightNow += STALL_TIMEOUT + 1
     connections.sweep()
     assert slow.fate == ["closed", "aborted"]
@@ -178,17 +184,15 @@ def test_what_goes_is_counted_once() -> None:
     """
     clock = Turns()
     clock.rightNow = 1000.0
-    idle, slow, stalled = Fake(touched=1000.0), Fake(idle=False), Fake(idle=False)
-    slow.since = stalled.stalled = 1000.0
+    idle, slow, stalled = Fake(last_active=1000.0), Fake(phase=BUSY), Fake(phase=BUSY)
+    slow.receiving_since = stalled.blocked_since = 1000.0
     connections = table(3, idle, slow, stalled, clock=clock)
     assert connections.accepted == 3
     clock.rightNow += REQUEST_TIMEOUT + 1
     connections.sweep()
-    slow.since = 0.0
+    slow.receiving_since = 0.0
     clock.rightNow += max(IDLE_TIMEOUT, STALL_TIMEOUT)
     connections.sweep()
-    # As the real ones say it of themselves.
-    idle.stalled = clock.rightNow
     connections.leave(stalled)
     connections.sweep()
     assert connections.closed == {"idle": 1, "slow": 1, "stalled": 1, "displaced": 0}
@@ -199,7 +203,7 @@ def test_who_is_displaced_or_refused_is_counted() -> None:
     The one made room, the other found none.
     """
     connections = table(1, Fake())
-    assert connections.admit(Fake(idle=False)) is None
+    assert connections.admit(Fake(phase=BUSY)) is None
     assert connections.admit(Fake()) is not None
     assert (connections.accepted, connections.refused) == (2, 1)
     assert connections.closed["displaced"] == 1

@@ -103,7 +103,7 @@ class BriefTransport:
             # uvloop will meet it too.
             chunk = b""
         connection = self._connection
-        hot = connection.site.hot
+        hot = connection.hot
         plan = hot.plans.get(chunk)
         # Who is over the rate is told so by a channel.
         if plan is not None and plan.variant.last and hot.limit is None:

@@ -285,7 +285,7 @@ class NativePort:
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
         if self._tls is None:
             listening.listen(BACKLOG)
-            connections, make = self._site.connections, self._connection
+            connections, make = self._site.hot.connections, self._connection
             self._acceptor = Acceptor(listening, self._loop, connections, make)
             self._acceptor.start()
         else:
@@ -310,7 +310,7 @@ class NativePort:
         return listen(self._connection, **options)  # type: ignore[arg-type]
 
     def _connection(self) -> NativeConnection:
-        return NativeConnection(self._site)
+        return self._site.connection(NativeConnection)
 
     def stopListening(self) -> Deferred[None] | None:
         """

@@ -81,7 +81,7 @@ class Machine:
         self.acceptor.start()
 
     def _make(self) -> NativeConnection:
-        self.made.append(NativeConnection(self.server.site))
+        self.made.append(self.server.site.connection(NativeConnection))
         return self.made[-1]
 
     def connect(self, sent: bytes = b"") -> socket.socket:
