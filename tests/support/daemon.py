@@ -25,14 +25,18 @@ PATIENCE = 60
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 
-def twistd(*arguments: str) -> list[str]:
+def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     """
-    The command line of C{twistd}.
+    @param python: the interpreter, of the tests' environment or of another.
+    @return: the command line of C{twistd}.
     """
     code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
     # Twisted leaves a socket that it could not bind to the garbage collector.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
-    return [sys.executable, *warnings, "-c", code, *arguments]
+    if python != sys.executable:
+        # What is deprecated there is not ours to mend.
+        warnings = []
+    return [python, *warnings, "-c", code, *arguments]
 
 
 class Daemon:
@@ -42,14 +46,20 @@ class Daemon:
     @ivar port: where it listens.
     """
 
-    def __init__(self, path: Path, *options: str, command: str = "pexservice") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *options: str,
+        command: str = "pexservice",
+        python: str = sys.executable,
+    ) -> None:
         self.path = path
         self.log = path / "log"
         listen = [] if "--listen" in options else ["--listen", LOOPBACK]
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
-                twistd("-n", "--pidfile=", command, *listen, *options),
+                twistd("-n", "--pidfile=", command, *listen, *options, python=python),
                 cwd=path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -212,12 +222,14 @@ def patiently() -> Iterator[None]:
         time.sleep(0.01)
 
 
-def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    path: Path, *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     """
     Run C{twistd} to its end.
     """
     return subprocess.run(
-        twistd(*arguments),
+        twistd(*arguments, python=python),
         cwd=path,
         check=False,
         stdin=subprocess.DEVNULL,

@@ -1,0 +1,242 @@
+"""
+Version 0.1.0 is the oracle: what it answers is answered today, but for the differences
+that L{tests.support.wanted} lists.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import Factory, define
+
+from tests.support.command_lines import COMMANDS, command_lines, help_of
+from tests.support.daemon import PATIENCE, Daemon
+from tests.support.differences import Answer, Comparison, Outcome, compare
+from tests.support.installation import frozen
+from tests.support.oracle import Setup, Side, align
+from tests.support.setups import setups
+from tests.support.wanted import WANTED
+
+GROUPS = (
+    *(each.name for each in setups()),
+    *("access log", "help", "metrics", "openapi", "start"),
+)
+
+
+@define
+class Answers:
+    """
+    @ivar old: what version 0.1.0 answered, by case; the part before the slash is its
+        group.
+    @ivar new: the same of the version under test.
+    @ivar asked: what was sent or run, by case.
+    """
+
+    old: dict[str, Outcome] = Factory(dict)
+    new: dict[str, Outcome] = Factory(dict)
+    asked: dict[str, object] = Factory(dict)
+
+    def compared(self, group: str) -> Comparison:
+        """
+        @return: the differences in one group.
+        """
+        old, new = (
+            {name: each for name, each in side.items() if name.startswith(f"{group}/")}
+            for side in (self.old, self.new)
+        )
+        assert old
+        assert new
+        return compare(old, new, WANTED, self.asked)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """
+    All that both versions answer.
+    """
+    path = tmp_path_factory.mktemp("oracle")
+    oracle = frozen(path / "version-0.1.0").python
+    answers = Answers()
+    with ThreadPoolExecutor(3) as threads:
+        # Those that take longest begin first.
+        jobs = [
+            threads.submit(converse, each, answers, path / each.name, oracle)
+            for each in setups()
+        ]
+        for number, (name, command, line) in enumerate(command_lines()):
+            answers.asked[name] = (command, *line.options)
+            for side, found, python in (
+                ("old", answers.old, oracle),
+                ("new", answers.new, sys.executable),
+            ):
+                place = path / f"{number}-{side}"
+                one = partial(line.run, place, command, python)
+                jobs.append(threads.submit(keep, found, name, one))
+        for job in jobs:
+            job.result()
+    for command in COMMANDS:
+        answers.old |= help_of(path, command, oracle)
+        answers.new |= help_of(path, command, sys.executable)
+    return answers
+
+
+def keep(side: dict[str, Outcome], name: str, make: partial[Outcome]) -> None:
+    """
+    Put an outcome where it belongs.
+    """
+    side[name] = make()
+
+
+# Conversations.
+
+
+def connect(setup: Setup, daemon: Daemon) -> socket.socket:
+    """
+    @return: a connection as C{setup} has them.
+    """
+    if "unix:socket" in setup.options:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(PATIENCE)
+        connection.connect(str(daemon.path / "socket"))
+        return connection
+    connection = socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if "--tls-key" in setup.options:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context.wrap_socket(connection)
+    return connection
+
+
+def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
+    """
+    Start both versions by C{setup} and ask them all that it has.
+    """
+    with ExitStack() as stack:
+        sides = []
+        for name, python in (("old", oracle), ("new", sys.executable)):
+            place = path / name
+            place.mkdir(parents=True)
+            setup.prepare(place)
+            daemon = Daemon(place, *setup.options, command=setup.command, python=python)
+            stack.enter_context(daemon)
+            side = Side(daemon, setup, partial(connect, setup))
+            sides.append(stack.enter_context(side))
+        old, new = sides
+        for case in setup.cases:
+            name = f"{setup.name}/{case.name}"
+            assert name not in answers.asked, name
+            align(old, new)
+            answers.asked[name] = case.chunks
+            answers.old[name], answers.new[name] = old.hold(case), new.hold(case)
+        if setup.name == "supervised":
+            for side, found in ((old, answers.old), (new, answers.new)):
+                found.update(metrics(side.daemon))
+                found.update(openapi(side.daemon))
+    if "--access-log" in setup.options:
+        for side, found in ((old, answers.old), (new, answers.new)):
+            found.update(access_log(side.daemon))
+
+
+def metrics(daemon: Daemon) -> dict[str, Outcome]:
+    """
+    @return: each metric's type and the names of its labels, and the values of those that
+        count no requests.
+    """
+    _, text = daemon.ask("/metrics")
+    found: dict[str, Outcome] = {}
+    labels: dict[str, set[str]] = {}
+    kinds: dict[str, str] = {}
+    for line in text.decode().splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            kinds[name] = kind
+        elif not line.startswith("#"):
+            series = line.rpartition(" ")[0]
+            name, _, inner = series.partition("{")
+            if name.startswith("pexservice_http_requests"):
+                inner = re.sub(r'"[^"]*"', "...", inner)
+            labels.setdefault(name, set()).add(inner)
+    for name, inners in labels.items():
+        found[f"metrics/{name}"] = (Answer("", body="\n".join(sorted(inners)).encode()),)
+    for name, kind in kinds.items():
+        found[f"metrics/type of {name}"] = (Answer(kind),)
+    return found
+
+
+def openapi(daemon: Daemon) -> dict[str, Outcome]:
+    """
+    @return: each operation's parameters, statuses, headers and media types.
+    """
+    document = json.loads(daemon.ask("/openapi.json")[1])
+
+    def resolved(value: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in value:
+            found = document
+            for part in value["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            value = found
+        return value
+
+    found: dict[str, Outcome] = {}
+    for path, item in document["paths"].items():
+        common = item.pop("parameters", [])
+        for method, operation in item.items():
+            if not isinstance(operation, dict):
+                continue
+            lines = [
+                f"{each['in']} {each['name']}"
+                for each in map(resolved, [*common, *operation.get("parameters", [])])
+            ]
+            for status, response in operation["responses"].items():
+                for part in ("headers", "content"):
+                    there = resolved(response).get(part, {})
+                    lines += [f"{status} {part} {each}" for each in there]
+            name = f"openapi/{method.upper()} {path}"
+            found[name] = (Answer("", body="\n".join(sorted(lines)).encode()),)
+    return found
+
+
+def access_log(daemon: Daemon) -> dict[str, Outcome]:
+    """
+    @return: each line and how often it is there, without its time.
+    """
+    text = (daemon.path / "access.log").read_text("latin-1")
+    lines = Counter(re.sub(r"\[[^]]*\]", "[TIME]", line) for line in text.splitlines())
+    # What the oracle asked for itself is in nobody's case.
+    return {
+        f"access log/{line}": (Answer(str(count)),)
+        for line, count in lines.items()
+        if not line.startswith("10.")
+    }
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_same_answers(answers: Answers, group: str) -> None:
+    """
+    Each answer of each case is what version 0.1.0 answered, but for wanted differences.
+    """
+    found = answers.compared(group)
+    if found.unwanted:
+        count = sum(map(len, found.unwanted.values()))
+        pytest.fail(f"{count} cases differ from version 0.1.0:\n\n{found}", pytrace=False)
+
+
+def test_all_wanted_differences_are_there(answers: Answers) -> None:
+    """
+    The list of wanted differences has no entry that is not seen any more.
+    """
+    seen = [each for group in GROUPS for each in answers.compared(group).seen]
+    assert [each for each in WANTED if each not in seen] == []

@@ -1,0 +1,218 @@
+"""
+Compare what two versions of the service answer.
+
+The frozen version says what is right, for it is what callers have today.  Both versions
+are started alike and get the same conversations, command lines and wrong starts, in the
+same order.  What they answer is compared answer for answer, headers in their order,
+after what no two processes have alike is taken out: the date, times and paths.
+
+An answer that differs is an error, unless L{tests.support.wanted} lists the difference.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from attrs import define, evolve, field, frozen
+
+from tests.support.daemon import Daemon, read_answer
+from tests.support.differences import Answer, Outcome
+
+#: Seconds without a byte after which a version counts as silent.  None of them is
+#: reached but by a conversation to which one of the versions has no answer at all.
+SILENCE = 8
+
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+#: Headers that say how large or how old a body is, or what is in it.
+_ABOUT_THE_BODY = ("Content-Length", "ETag", "Content-Security-Policy")
+
+
+@frozen
+class Case:
+    """
+    One connection.
+
+    @ivar chunks: what is sent, each after what was sent before has been read.  The word
+        REVISION in it stands for the cursor's revision before the case.
+    @ivar leaves: the client closes its half behind it.
+    @ivar until: the client leaves when this has come; without it, when the other end
+        closes.
+    @ivar opaque: the body may differ, and what the headers say of it.
+    """
+
+    name: str
+    chunks: tuple[bytes, ...]
+    leaves: bool = False
+    until: bytes | None = None
+    opaque: bool = False
+
+
+@frozen
+class Setup:
+    """
+    One way to start the service, and what is asked of it.
+
+    @ivar secret: a header that lets the oracle itself move the cursor.
+    @ivar proxied: the daemon trusts the address in C{X-Forwarded-For}, and limits the
+        rate of each.
+    @ivar prepare: puts files into the directory where the daemon is to start.
+    """
+
+    name: str
+    cases: Sequence[Case]
+    options: Sequence[str] = ()
+    command: str = "pexservice"
+    secret: bytes = b""
+    proxied: bool = False
+    prepare: Callable[[Path], object] = lambda _: None
+
+
+@define
+class Side:
+    """
+    One of the two versions, running.
+
+    @ivar daemon: the service.
+    @ivar revision: of its cursor; C{position} likewise.
+    """
+
+    daemon: Daemon
+    _setup: Setup
+    _connect: Callable[[Daemon], socket.socket]
+    _control: socket.socket = field(init=False)
+    _asked: int = field(init=False, default=0)
+    revision: int = field(init=False, default=0)
+    position: int = field(init=False, default=0)
+
+    def __enter__(self) -> Self:
+        self._control = self._connect(self.daemon)
+        self.look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """
+        Hang up.
+        """
+        self._control.close()
+
+    def turn(self) -> None:
+        """
+        Return when the daemon has read what was sent to it before.
+        """
+        self._ask(b"GET /livez")
+
+    def look(self) -> None:
+        """
+        Learn where the cursor is.
+        """
+        self._take(self._ask(b"GET /current"))
+
+    def reset(self) -> None:
+        """
+        Move the cursor to position 0 and one revision further.
+        """
+        self._take(self._ask(b"POST /reset"))
+
+    def _take(self, answer: bytes) -> None:
+        head = answer.decode("latin-1").lower()
+        self.revision = int(head.partition("\r\npex-revision: ")[2].split("\r\n")[0])
+        self.position = int(head.partition("\r\npex-position: ")[2].split("\r\n")[0])
+
+    def _ask(self, request: bytes) -> bytes:
+        lines = [request + b" HTTP/1.1", b"Host: localhost", self._setup.secret]
+        if self._setup.proxied:
+            # Each time another client, so that none of them is refused.
+            self._asked += 1
+            high, low = divmod(self._asked, 250)
+            lines.append(b"X-Forwarded-For: 10.%d.%d.1" % (high, low))
+        self._control.sendall(b"\r\n".join([*filter(None, lines), b"", b""]))
+        answer = read_answer(self._control)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        return answer
+
+    def hold(self, case: Case) -> Outcome:
+        """
+        @return: what comes of C{case}.
+        """
+        before = self.revision
+        received = b""
+        broken: list[Answer] = []
+        with self._connect(self.daemon) as connection:
+            connection.settimeout(SILENCE)
+            # The other end has closed, and need not have waited for what comes now.
+            with suppress(ConnectionError):
+                for chunk in case.chunks:
+                    connection.sendall(chunk.replace(b"REVISION", b"%d" % before))
+                    self.turn()
+                if case.leaves:
+                    connection.shutdown(socket.SHUT_WR)
+            # The same may turn the end of what is received into a reset, which takes
+            # none of it away.
+            with suppress(ConnectionError):
+                try:
+                    while chunk := connection.recv(1 << 20):
+                        received += chunk
+                        if case.until is not None and case.until in received:
+                            break
+                except TimeoutError:
+                    broken.append(Answer("nothing more came"))
+        self.look()
+        moved = Answer(f"revisions moved: {self.revision - before}")
+        return (*(_plain(each, case) for each in parse(received)), *broken, moved)
+
+
+def align(one: Side, other: Side) -> None:
+    """
+    Bring both cursors to the same revision and position, wherever a case has left them.
+    """
+    while one.revision != other.revision:
+        min(one, other, key=lambda side: side.revision).reset()
+    if one.position != other.position:
+        one.reset()
+        other.reset()
+
+
+def parse(received: bytes) -> Outcome:
+    """
+    Cut a stream into its answers.
+
+    An answer to a HEAD, or a 304, has a length and no body; it is found by what follows
+    it, for no body here begins as an answer does.
+    """
+    answers: list[Answer] = []
+    while received:
+        head, end, rest = received.partition(b"\r\n\r\n")
+        if not end or not head.startswith(b"HTTP/1."):
+            answers.append(Answer("no HTTP", body=received))
+            break
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = [line.partition(": ")[::2] for line in lines]
+        answer = Answer(status, tuple((name, value) for name, value in headers))
+        length = answer.header("Content-Length")
+        if rest.startswith(b"HTTP/1.") or answer.code[:1] == "1":
+            size = 0
+        else:
+            size = len(rest) if length is None else int(length)
+        answers.append(evolve(answer, body=rest[:size]))
+        received = rest[size:]
+    return tuple(answers)
+
+
+def _plain(answer: Answer, case: Case) -> Answer:
+    """
+    Take out what no two processes have alike.
+    """
+    hidden = ("Date", *(_ABOUT_THE_BODY if case.opaque else ()))
+    headers = tuple(
+        (name, "..." if name in hidden else value) for name, value in answer.headers
+    )
+    opaque = case.opaque and answer.code == "200"
+    return Answer(
+        answer.status, headers, b"..." if opaque else _TIME.sub(b"TIME", answer.body)
+    )

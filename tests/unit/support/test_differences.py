@@ -1,0 +1,137 @@
+"""
+What the oracle takes for a difference, and what it lets pass.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.differences import (
+    Answer,
+    Outcome,
+    Undo,
+    Wanted,
+    added,
+    added_header,
+    changed_header,
+    compare,
+    instead,
+    newline_behind,
+    removed,
+    reworded,
+    words,
+)
+
+JSON = ("Content-Type", "application/json")
+
+
+def answer(code: int, body: bytes, *headers: tuple[str, str]) -> Answer:
+    """
+    @return: one with a length.
+    """
+    length = ("Content-Length", str(len(body)))
+    return Answer(f"HTTP/1.1 {code} Reason", (*headers, length), body)
+
+
+OK = answer(200, b"8\n", ("Vary", "Accept"))
+MOVED = Answer("revisions moved: 1")
+STAYED = Answer("revisions moved: 0")
+
+#: A way to take a difference back, the outcome before and after; and an outcome after
+#: that has another difference, too.
+UNDOS: dict[str, tuple[Undo, Outcome, Outcome, Outcome]] = {
+    "a header more": (
+        added_header("X", "y"),
+        (OK, MOVED),
+        (answer(200, b"8\n", ("X", "y"), ("Vary", "Accept")), MOVED),
+        (answer(200, b"8\n", ("X", "z"), ("Vary", "Accept")), MOVED),
+    ),
+    "a header more, which one answer always had": (
+        added_header("Vary", "Accept"),
+        (OK, answer(204, b"")),
+        (OK, answer(204, b"", ("Vary", "Accept"))),
+        (answer(200, b"8\n"), answer(204, b"", ("Vary", "Accept"))),
+    ),
+    "another value": (
+        changed_header("Vary", "Accept", "*"),
+        (OK,),
+        (answer(200, b"8\n", ("Vary", "*")),),
+        (answer(200, b"8\n", ("Vary", "+")),),
+    ),
+    "a newline": (
+        newline_behind("application/json"),
+        (answer(200, b"{}", JSON), OK),
+        (answer(200, b"{}\n", JSON), OK),
+        (answer(200, b"{}\n\n", JSON), OK),
+    ),
+    "another status": (
+        instead("200", "403", says="not"),
+        (OK, MOVED),
+        (answer(403, b"not so\n"), STAYED),
+        (answer(403, b"so\n"), STAYED),
+    ),
+    "something more": (added, (), (OK,), ()),
+    "something less": (removed, (OK,), (), (MOVED,)),
+    "other words": (
+        reworded,
+        (OK,),
+        (answer(200, b"nine\n", ("Vary", "Accept")),),
+        (MOVED,),
+    ),
+    "a word": (
+        words("two", "three"),
+        (answer(404, b"one two\n"), Answer("", (("Content-Length", "8"),))),
+        (answer(404, b"one three\n"), Answer("", (("Content-Length", "10"),))),
+        (answer(404, b"one three\n"), Answer("", (("Content-Length", "9"),))),
+    ),
+}
+
+
+@pytest.mark.parametrize(("undo", "old", "new", "other"), UNDOS.values(), ids=UNDOS)
+def test_wanted(undo: Undo, old: Outcome, new: Outcome, other: Outcome) -> None:
+    """
+    A difference passes when it is wanted, for this case, and is the only one.
+    """
+    wanted = Wanted("a reason", undo, "group/*")
+
+    def unwanted(name: str, after: Outcome, *known: Wanted) -> list[str]:
+        found = compare({name: old}, {name: after}, known, {})
+        assert found.seen == ([wanted] if known and name == "group/a" else [])
+        return [each for names in found.unwanted.values() for each in names]
+
+    assert unwanted("group/a", new, wanted) == []
+    assert unwanted("group/a", new) == ["group/a"]
+    assert unwanted("other/a", new, wanted) == ["other/a"]
+    found = compare({"group/a": old}, {"group/a": other}, [wanted], {})
+    assert bool(found.unwanted) is (other != old)
+
+
+def test_it_says_what_differs() -> None:
+    """
+    The request, what was answered, what is answered; once for all cases that differ in
+    the same way.
+    """
+    new = answer(404, b"8\n", ("Vary", "Accept"))
+    names = [f"case {number}" for number in range(5)]
+    found = compare(
+        dict.fromkeys(names, (OK,)), dict.fromkeys(names, (new,)), [], {names[0]: b"GET /"}
+    )
+    assert str(found) == (
+        "case 0, case 1, case 2 and 2 others\n"
+        "    asked: b'GET /'\n"
+        "    statuses were '200'\n"
+        "    statuses are  '404'\n"
+        "    was: HTTP/1.1 200 Reason b'8\\n'\n"
+        "    is:  HTTP/1.1 404 Reason b'8\\n'"
+    )
+
+
+def test_the_order_of_headers() -> None:
+    """
+    It is a difference.
+    """
+    one, two = ("A", "b"), ("C", "d")
+    found = compare(
+        {"a": (answer(200, b"", one, two),)}, {"a": (answer(200, b"", two, one),)}, [], {}
+    )
+    assert "is in this order:  ['C', 'A', 'Content-Length']" in str(found)
