@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
-from pexservice.commit.committer import LONGEST_DELAY, Committer
+from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST, Committer
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
@@ -548,6 +548,41 @@ class TestAnswerFirst:
         bench.clock.turn(LONGEST_DELAY)
         bench.store.finish()
         assert sizes(bench) == [2, 1]
+
+    def test_a_disk_that_hangs(self, bench: Bench) -> None:
+        """
+        While a commit does not end, so many steps are answered ahead of the next one and
+        the others wait for it; then the answers come at once again.
+        """
+        bench.submit()
+        bench.clock.turn(LONGEST_DELAY)
+        ahead = [bench.submit() for _ in range(MOST_ANSWERED_FIRST)]
+        assert all(ahead)
+        waiting = bench.submit()
+        assert waiting == []
+        bench.store.finish()
+        assert waiting == []
+        bench.clock.turn(LONGEST_DELAY)
+        assert bench.submit() == [
+            (Result.APPLIED, MOST_ANSWERED_FIRST + 3, MOST_ANSWERED_FIRST + 3)
+        ]
+        bench.store.finish()
+        assert waiting == [
+            (Result.APPLIED, MOST_ANSWERED_FIRST + 2, MOST_ANSWERED_FIRST + 2)
+        ]
+        assert sizes(bench) == [1, MOST_ANSWERED_FIRST + 1]
+
+    def test_who_waited_is_refused_with_the_others(self, bench: Bench) -> None:
+        """
+        A batch that was not taken never happened, also for who had waited for it.
+        """
+        for _ in range(MOST_ANSWERED_FIRST):
+            bench.submit()
+        waiting = bench.submit()
+        bench.clock.turn(LONGEST_DELAY)
+        bench.store.finish(NotTaken("full"))
+        (refusal,) = waiting
+        assert isinstance(refusal, NotTaken)
 
     def test_drain(self, bench: Bench) -> None:
         """
