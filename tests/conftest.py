@@ -5,10 +5,13 @@ What holds for every test.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from tests.support.needs import NEEDS, advice, missing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,13 +29,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if system and not config.getoption("system") else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """
+    Skip a test that needs something this machine lacks, before its fixtures are set up.
+    """
+    needed = {name for marker in item.iter_markers("needs") for name in marker.args}
+    if lacking := missing(sorted(needed)):
+        item.user_properties += [("lacking", name) for name in lacking]
+        pytest.skip("; ".join(map(advice, lacking)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """
-    Where C{CI} is set, a skipped test has failed: what was not run was not shown.
+    Fail a test that was skipped where C{CI} is set: nothing was shown by it.
+
+    A test that is expected to fail, and did, is reported as skipped too; that one is
+    let through, for it names the issue that it waits for.
     """
     report = yield
-    if report.skipped and "CI" in os.environ:
+    if report.skipped and not hasattr(report, "wasxfail") and "CI" in os.environ:
         report.outcome = "failed"
         report.longrepr = f"skipped: {report.longrepr}"
     return report
@@ -43,10 +60,37 @@ def pytest_make_collect_report() -> Generator[
     None, pytest.CollectReport, pytest.CollectReport
 ]:
     """
-    The same for a module that skips itself.
+    Do the same with a module that skips itself.
     """
     report = yield
     if report.skipped and "CI" in os.environ:
         report.outcome = "failed"
         report.longrepr = f"skipped: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """
+    Say at the end what was skipped, and how this machine would get what tests lacked.
+    """
+    yield
+    reports = [
+        report
+        for outcome in ("skipped", "failed", "error")
+        for report in terminalreporter.stats.get(outcome, ())
+    ]
+    lacking = Counter(
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "lacking"
+    )
+    if not lacking:
+        return
+    terminalreporter.section("skipped for what this machine lacks")
+    width = max(map(len, lacking))
+    for name, count in lacking.most_common():
+        terminalreporter.line(f"{count:5}  {name:{width}}  {NEEDS[name].remedy}")

@@ -31,6 +31,7 @@ def member(tmp_path: Path) -> Iterator[Member]:
         yield member
 
 
+@pytest.mark.needs("etcd")
 def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
     """
     Under a supervisor nobody waits for a lock: both workers serve, and the death of
@@ -50,6 +51,7 @@ def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
         daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-1 serves")
 
 
+@pytest.mark.needs("etcd")
 def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
     """
     What one node answered, the other shows, and its history and keys are the same.
@@ -77,6 +79,7 @@ def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
     assert len(keys) == 5
 
 
+@pytest.mark.needs("etcd")
 def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
     """
     Who listens at one node hears of steps that another one made.
@@ -186,6 +189,7 @@ def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
             thread.join()
 
 
+@pytest.mark.needs("etcd")
 def test_no_quorum_at_the_start(tmp_path: Path) -> None:
     """
     So is a cluster that has lost its quorum.
@@ -197,6 +201,7 @@ def test_no_quorum_at_the_start(tmp_path: Path) -> None:
     assert "does not answer, or has no quorum" in said
 
 
+@pytest.mark.needs("etcd")
 def test_no_space(member: Member, tmp_path: Path) -> None:
     """
     So is one that takes no writes; and one that runs says so with each step, and
@@ -219,6 +224,7 @@ def test_no_space(member: Member, tmp_path: Path) -> None:
         assert daemon.ask("/next", "POST")[1] == b"1\n"
 
 
+@pytest.mark.needs("etcd")
 def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
     """
     An etcd that may answer a read with an old state is named in the log.
@@ -230,6 +236,7 @@ def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
     assert (f"has version {version}: until 3.5.28" in said) == stale
 
 
+@pytest.mark.needs("etcd")
 def test_certificates_and_password(tmp_path: Path) -> None:
     """
     Over TLS, with a certificate of our own, as a user who may write below the prefix

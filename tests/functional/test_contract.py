@@ -26,6 +26,8 @@ from tests.support.fakes import now
 from tests.unit.stores.test_contract import *  # noqa: F403 its tests, and those to come
 from tests.unit.stores.test_contract import KEPT, Maker, batch, end
 
+pytestmark = pytest.mark.needs("etcd")
+
 
 @cache
 def member() -> Member:

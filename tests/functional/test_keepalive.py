@@ -475,6 +475,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.needs("namespaces")
 def test_as_process_1(tmp_path: Path) -> None:
     """
     In a container it is everybody's heir: it buries the orphans, keeps its workers

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from tests.labs.failover.lab import serving, until
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.support.daemon import run as run_twistd
+from tests.support.needs import program
 from tests.unit.test_metrics import ROOT, samples
 
 RULES = ROOT / "deploy" / "prometheus"
@@ -26,9 +26,8 @@ def promtool() -> str:
     """
     The program, of Debian's package prometheus.
     """
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("needs promtool, of the package prometheus")
+    found = program("promtool")
+    assert found is not None
     return found
 
 
@@ -50,6 +49,7 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
     return said
 
 
+@pytest.mark.needs("promtool")
 def test_a_failover(tmp_path: Path, promtool: str) -> None:
     """
     The supervisor's counts outlive the worker that is asked, the worker's own begin
@@ -97,6 +97,7 @@ def test_a_failover(tmp_path: Path, promtool: str) -> None:
         assert run(promtool, "check", "metrics", text=text) == ""
 
 
+@pytest.mark.needs("promtool")
 def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
     """
     Says nothing of a supervisor that it does not have.
@@ -118,6 +119,7 @@ def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
     assert ran.stderr == "pexservice: --scoreboard 77: Bad file descriptor\n"
 
 
+@pytest.mark.needs("promtool")
 def test_the_alerts(promtool: str) -> None:
     """
     Are rules as Prometheus reads them, fire when they should, and not when all is well.
@@ -135,6 +137,7 @@ def test_the_alerts(promtool: str) -> None:
     assert [name for name in alerts if f'"{name}"' not in tested] == []
 
 
+@pytest.mark.needs("promtool")
 def test_the_dashboard(tmp_path: Path, promtool: str) -> None:
     """
     Asks nothing that Prometheus would not understand, and its panels do not overlap.

@@ -14,18 +14,17 @@ import pytest
 import trustme
 
 from tests.support.daemon import PATIENCE, Daemon, read_all
-from tests.support.nginx import NGINX, serving
+from tests.support.nginx import serving
 
 SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
 
 
+@pytest.mark.needs("nginx")
 def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
     """
     A step arrives through TLS and nginx, and who made it is whom nginx says and not an
     address that the client made up.  Without TLS there is only the way to it.
     """
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     authority = trustme.CA()
     listener = tmp_path / "http.sock"
     proxy = tmp_path / "nginx"

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pexservice.web.endpoints import READ, Endpoint
 from pexservice.web.openapi import document
@@ -25,10 +23,13 @@ HERE = Path(__file__).parent
 EXAMPLES = 8
 
 
+@pytest.mark.needs("openapi-spec-validator")
 def test_it_is_openapi() -> None:
     """
     What is served, and all that there are words for.
     """
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
     OpenAPIV31SpecValidator(document()).validate()
     everything = [Endpoint(path, READ, "a path") for path in DESCRIBED]
     OpenAPIV31SpecValidator(document(everything)).validate()
@@ -51,10 +52,13 @@ def examples(part: Any) -> Iterator[tuple[Any, Any]]:
             yield from examples(each)
 
 
+@pytest.mark.needs("jsonschema")
 def test_the_examples_are_examples() -> None:
     """
     Each is what its schema says.
     """
+    from jsonschema import Draft202012Validator, FormatChecker
+
     whole = document()
     found = list(examples(whole))
     assert len(found) > len(whole["paths"])
@@ -69,6 +73,7 @@ def test_the_examples_are_examples() -> None:
         ).validate(example)
 
 
+@pytest.mark.needs("schemathesis")
 @pytest.mark.parametrize("kind", ["*/*", "application/json"])
 def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
     """

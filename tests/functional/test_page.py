@@ -8,19 +8,22 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Route
 
 from tests.functional.test_wire import worker
 from tests.support.browser import View, chromium, open_view
 from tests.support.daemon import Daemon, patiently, until_gone
 from tests.support.stores import make_store
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Route
+
 #: F(100,000) has 20,899 digits.
 FAR = 100_000
+
+pytestmark = pytest.mark.needs("chromium", "playwright")
 
 Open = Callable[..., View]
 
@@ -355,7 +358,9 @@ def violations(view: View) -> list[str]:
     """
     What axe finds.
     """
-    found = Axe().run(view.page)
+    from axe_playwright_python import sync_playwright  # type: ignore[import-untyped]
+
+    found = sync_playwright.Axe().run(view.page)
     return [
         f"{each['id']}: {node['html']}"
         for each in found.response["violations"]

@@ -6,7 +6,6 @@ that try to get out, with an eye on every file that the worker touches.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -128,12 +127,11 @@ def test_what_answers_tell(tmp_path: Path) -> None:
             assert found is None, received[max(0, found.start() - 200) :][:400]
 
 
+@pytest.mark.needs("strace")
 def test_what_a_request_reaches(tmp_path: Path) -> None:
     """
     No file but the store's is opened for whoever sends whatever, and none is made.
     """
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
     (tmp_path / "run").mkdir()
     with Daemon(tmp_path / "run", command="pexservice-worker") as daemon:

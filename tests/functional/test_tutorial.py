@@ -4,11 +4,8 @@ The tutorial, command by command, on an empty system.
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from tests.labs.resources.machine import need_root
 from tests.support.tutorial import PAGE, Command, commands, transcript
 
 
@@ -34,13 +31,11 @@ def test_commands() -> None:
     assert len(commands(PAGE.read_text())) > 30
 
 
+@pytest.mark.needs("root", "mmdebstrap")
 def test_a_newcomer() -> None:
     """
     Every command does what the page says, and prints it.
     """
-    need_root()
-    if shutil.which("mmdebstrap") is None:
-        pytest.skip("mmdebstrap is not installed")
     for command, printed, status in transcript():
         told = "\n".join(command.prints)
         assert status == 0, f"{command.line}: status {status}, {printed}"

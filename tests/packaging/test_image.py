@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.containers import IMAGE, Podman, built
+from tests.packaging.containers import IMAGE, PROGRAMS, Podman, built
 from tests.support.daemon import patiently
 
 SERVES = r"(worker-\d+) serves"
@@ -21,6 +21,8 @@ SERVES = r"(worker-\d+) serves"
 STANDS_BY = r"worker-\d+ stands by"
 
 STEPS = 1000
+
+pytestmark = pytest.mark.needs("root", *PROGRAMS)
 
 
 @pytest.fixture(scope="module")

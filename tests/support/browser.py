@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from attrs import define, field
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
 
 from tests.support.daemon import PATIENCE, Daemon
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -35,8 +36,8 @@ def chromium() -> Iterator[Browser]:
     """
     The browser.
     """
-    if not CHROMIUM.exists():
-        pytest.skip("it takes Debian's chromium")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         # Its sandbox does not run as root.
         browser = playwright.chromium.launch(

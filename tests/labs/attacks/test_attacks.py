@@ -19,7 +19,6 @@ from tests.labs.attacks.lab import (
     try_cut,
     wait_all,
 )
-from tests.support.nginx import NGINX
 
 #: How many of the table are cut in pieces.
 SAMPLE = 100
@@ -30,8 +29,6 @@ def them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Fron
     """
     Whom to attack.
     """
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     with fronts(tmp_path_factory.mktemp("attacks")) as them:
         yield them
 
@@ -48,6 +45,7 @@ def test_the_table() -> None:
     assert all(each.rule for each in TABLE)
 
 
+@pytest.mark.needs("nginx")
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks(them: Mapping[str, Front], name: str) -> None:
     """
@@ -58,6 +56,7 @@ def test_attacks(them: Mapping[str, Front], name: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.needs("nginx")
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
     """
@@ -70,6 +69,7 @@ def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
     assert not wrong, "\n".join([f"seed {seed}", *wrong])
 
 
+@pytest.mark.needs("nginx")
 def test_unfinished(them: Mapping[str, Front]) -> None:
     """
     Who stops within a request is told so when its time is over.

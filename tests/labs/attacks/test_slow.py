@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.attacks.slow import SLOWHTTPTEST, attack_all, keep
+from tests.labs.attacks.slow import attack_all, keep
 
 SECONDS = 8
 
 
+@pytest.mark.needs("slowhttptest")
 def test_slow_clients(tmp_path: Path) -> None:
     """
     Slow headers, slow bodies, slow reading: others are answered all the while.
     """
-    if SLOWHTTPTEST is None:
-        pytest.skip("slowhttptest is not installed")
     keep(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.labs.cluster.lab import CLIENTS, TRAFFIC, cluster_faults
 
 
+@pytest.mark.needs("etcd")
 def test_faults(tmp_path: Path) -> None:
     """
     Whatever happens to leaders, followers, nodes and connections, what 24 clients were

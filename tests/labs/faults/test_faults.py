@@ -4,14 +4,12 @@ System calls that fail, a sample of them; C{make faults} tries them all.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.labs.faults.lab import Laboratory, prepare, run
 from tests.labs.faults.phases import BOTH, CONNECTION, PHASES, STORE, UVLOOP
-from tests.labs.faults.tampered import CannotTrace
 
 #: By phase, calls and what they are on.
 SAMPLE = {
@@ -27,13 +25,12 @@ SAMPLE = {
 }
 
 
+@pytest.mark.needs("strace")
 def test_each_call_fails_once(tmp_path: Path) -> None:
     """
     Whichever fails, no answer is untrue, the disk has the state before or after, and
     a restart serves it.
     """
-    if shutil.which("strace") is None:
-        pytest.skip("there is no strace")
     laboratory = Laboratory(tmp_path / "store")
     prepare(laboratory.prepared)
     columns = [
@@ -44,10 +41,7 @@ def test_each_call_fails_once(tmp_path: Path) -> None:
         if (kind.call, kind.on) in SAMPLE.get(phase.name, ())
     ]
     assert len(columns) == sum(map(len, SAMPLE.values()))
-    try:
-        run(laboratory, columns, longest=2)
-    except CannotTrace as error:
-        pytest.skip(str(error))
+    run(laboratory, columns, longest=2)
     assert laboratory.wrong == []
     assert laboratory.injections > len(columns)
     assert laboratory.totals()["outcome unknown; ended"] > 0

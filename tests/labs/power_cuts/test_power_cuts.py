@@ -28,6 +28,7 @@ BIRTHS = 6
 LABOUR = (0.0, 0.02)
 
 
+@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
     """
     After each of fifty cuts the revision is at least the highest acknowledged, the
@@ -41,6 +42,7 @@ def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
     assert whole.unknown > 0
 
 
+@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_power_cut_while_a_store_is_made(tmp_path: Path, kind: Kind) -> None:
     """

@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -269,15 +269,16 @@ def hung_disk(path: Path) -> int:
         return kept(daemon, clients)
 
 
-SHORTAGES: Sequence[Callable[[Path], int]] = (
-    full_disk,
-    no_room_to_grow,
-    no_descriptors,
-    out_of_memory,
-    jumping_clock,
-    hanging_disk,
-    hung_disk,
-)
+#: By shortage, what it takes of the machine; see L{tests.support.needs}.
+SHORTAGES: Mapping[Callable[[Path], int], Sequence[str]] = {
+    full_disk: ("root", "mounts", "mkfs.ext4"),
+    no_room_to_grow: ("root", "mounts", "mkfs.ext4"),
+    no_descriptors: (),
+    out_of_memory: ("root", "memory controller"),
+    jumping_clock: ("faketime",),
+    hanging_disk: ("root", "strace"),
+    hung_disk: ("root", "strace"),
+}
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
 """
 Short rations: disks, memory and clocks that belong to a test, and a disk that hangs.
 
-Most of it needs root.  Who is not root, or has no such controller, gets a skip with
-the reason; see L{tests.conftest} for what that means in the CI.
+What each takes of the machine stands beside it in L{tests.labs.resources.lab.SHORTAGES}.
 """
 
 from __future__ import annotations
@@ -18,17 +17,7 @@ import pytest
 from attrs import frozen
 
 from tests.support.daemon import PATIENCE, patiently
-
-#: Debian's, on every architecture.
-_FAKETIME = "*/faketime/libfaketimeMT.so.1"
-
-
-def need_root() -> None:
-    """
-    Skip where there is none.
-    """
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+from tests.support.needs import faketime_library, memory_controller
 
 
 def _run(*command: str) -> None:
@@ -45,7 +34,6 @@ def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
 
     @return: where it is mounted.
     """
-    need_root()
     image, mounted = path / "disk.img", path / "disk"
     mounted.mkdir()
     with image.open("wb") as file:
@@ -110,39 +98,22 @@ class MemoryGroup:
         return int(words[words.index("oom_kill") + 1])
 
 
-def _memory_root() -> tuple[Path, int]:
-    """
-    Where the memory controller is mounted, and which version of it.
-    """
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount, _, source = line.partition(" - ")
-        where, (kind, _, options) = Path(mount.split(" ")[4]), source.split(" ")
-        if kind == "cgroup" and "memory" in options.split(","):
-            return where, 1
-        controllers = where / "cgroup.controllers"
-        if kind == "cgroup2" and "memory" in controllers.read_text().split():
-            return where, 2
-    pytest.skip("there is no memory controller")
-
-
 @contextmanager
 def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
     """
     A group with so much memory, of version 1 or 2, whichever there is.
     """
-    need_root()
-    root, version = _memory_root()
+    found = memory_controller()
+    assert found is not None
+    root, version = found
     if version == 1:
         limit, events = "memory.limit_in_bytes", "memory.oom_control"
     else:
         limit, events = "memory.max", "memory.events"
     path = root / f"pexservice-test-{os.getpid()}-{time.monotonic_ns()}"
-    try:
-        if version != 1:
-            (root / "cgroup.subtree_control").write_text("+memory")
-        path.mkdir()
-    except OSError as error:
-        pytest.skip(f"no memory group can be made: {error}")
+    if version != 1:
+        (root / "cgroup.subtree_control").write_text("+memory")
+    path.mkdir()
     try:
         group = MemoryGroup(path, limit, events)
         (path / limit).write_text(str(mebibytes << 20))
@@ -179,9 +150,8 @@ def own_clock(path: Path) -> Iterator[Clock]:
     Every process that is started meanwhile goes by the clock of this test; its
     monotonic clock is the machine's, for a wall clock that is set does not move that.
     """
-    (library, *_) = [*Path("/usr/lib").glob(_FAKETIME), None]
-    if library is None:
-        pytest.skip("needs libfaketime")
+    library = faketime_library()
+    assert library is not None
     clock = Clock(path / "clock")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LD_PRELOAD", str(library))
@@ -197,7 +167,6 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
     """
     Each flush that the process begins hangs for so long.
     """
-    need_root()
     inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
     command = ["strace", "-f", "-q", "-o", os.devnull, "-e", inject, "-p", str(pid)]
     tracer = subprocess.Popen(

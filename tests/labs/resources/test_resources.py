@@ -23,7 +23,13 @@ def told() -> Iterator[list[int]]:
         found(len(steps), sum(steps))
 
 
-@pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        pytest.param(each, id=each.__name__, marks=pytest.mark.needs(*needed))
+        for each, needed in SHORTAGES.items()
+    ],
+)
 def test_resources(
     shortage: Callable[[Path], int], tmp_path: Path, told: list[int]
 ) -> None:

@@ -42,6 +42,7 @@ def test_file_system_type(path: str, kind: str) -> None:
     assert file_system_type(Path(path), MOUNTS) == kind
 
 
+@pytest.mark.needs("mount table")
 def test_of_this_machine(tmp_path: Path) -> None:
     """
     The machine's own table is understood.

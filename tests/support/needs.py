@@ -1,0 +1,200 @@
+"""
+The programs, rights and libraries that some tests need, and how a machine gets them.
+
+A test says what it needs by the marker C{needs}: C{@pytest.mark.needs("etcd", "root")}.
+L{tests.conftest} asks L{missing} before the test's fixtures are set up, and nothing else
+decides that a test is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from attrs import frozen
+
+#: Where Debian has the programs of administrators; a plain user's path lacks it.
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+#: The capability to mount file systems, as a bit of C{CapEff}; see capabilities(7).
+_CAP_SYS_ADMIN = 21
+
+
+@frozen
+class Need:
+    """
+    Something that not every machine has.
+
+    @ivar remedy: how a machine gets it, to be read after "needs NAME:".
+    @ivar met: tells whether this machine has it.
+    """
+
+    remedy: str
+    met: Callable[[], bool]
+
+
+def program(name: str) -> str | None:
+    """
+    Return the path of an installed program, or C{None}.
+    """
+    return shutil.which(name, path=_PATH)
+
+
+def _program(name: str, package: str) -> Need:
+    return Need(f"apt install {package}", lambda: program(name) is not None)
+
+
+def _library(name: str, extra: str) -> Need:
+    return Need(f"pip install '.[{extra}]'", lambda: find_spec(name) is not None)
+
+
+def _runs(*command: str) -> bool:
+    """
+    Return whether a command can be run, and ends well.
+    """
+    try:
+        ended = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+    except OSError:
+        return False
+    return ended.returncode == 0
+
+
+def is_root() -> bool:
+    """
+    Return whether the tests run as root.
+    """
+    return os.geteuid() == 0
+
+
+def _mounts() -> bool:
+    """
+    Return whether file systems in files can be mounted.
+    """
+    status = Path("/proc/self/status").read_text()
+    (capabilities,) = (
+        int(line.split()[1], 16)
+        for line in status.splitlines()
+        if line.startswith("CapEff:")
+    )
+    return bool(capabilities >> _CAP_SYS_ADMIN & 1) and Path("/dev/loop-control").exists()
+
+
+def _mount_table() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+#: The rights that C{unshare} takes to make namespaces.
+UNSHARE_RIGHTS = [] if is_root() else ["--user", "--map-root-user"]
+
+
+def memory_controller() -> tuple[Path, int] | None:
+    """
+    Return where the kernel's memory controller is mounted, and its version: 1 or 2.
+    """
+    for line in _mount_table():
+        mount, _, source = line.partition(" - ")
+        where, (kind, _, options) = Path(mount.split(" ")[4]), source.split(" ")
+        if kind == "cgroup" and "memory" in options.split(","):
+            return where, 1
+        controllers = where / "cgroup.controllers"
+        if (
+            kind == "cgroup2"
+            and controllers.exists()
+            and "memory" in controllers.read_text().split()
+        ):
+            return where, 2
+    return None
+
+
+def _memory_groups() -> bool:
+    """
+    Return whether a group of processes can be given little memory.
+    """
+    found = memory_controller()
+    return found is not None and os.access(found[0], os.W_OK)
+
+
+def faketime_library() -> Path | None:
+    """
+    Return Debian's libfaketime, whatever the architecture.
+    """
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+#: Everything that a test may need, by the name that the marker has.
+NEEDS = {
+    # Rights, and what the kernel lets this process do.
+    "root": Need("run the tests as root", is_root),
+    "mounts": Need("let root mount loop devices", _mounts),
+    "memory controller": Need("a writable memory cgroup", _memory_groups),
+    "namespaces": Need(
+        "allow namespaces of processes",
+        lambda: _runs(
+            "unshare", *UNSHARE_RIGHTS, "--pid", "--fork", "--mount-proc", "true"
+        ),
+    ),
+    "mount table": Need(
+        "a root directory that is a mount point, which a chroot's need not be",
+        lambda: "/" in {line.split(" ")[4] for line in _mount_table()},
+    ),
+    # Debian's packages.
+    "chromium": _program("chromium", "chromium"),
+    "curl": _program("curl", "curl"),
+    "etcd": _program("etcd", "etcd-server"),
+    "faketime": Need("apt install faketime", lambda: faketime_library() is not None),
+    "kubectl": _program("kubectl", "kubectl"),
+    "kustomize": _program("kustomize", "kustomize"),
+    "mkfs.ext4": _program("mkfs.ext4", "e2fsprogs"),
+    "mkfs.xfs": _program("mkfs.xfs", "xfsprogs"),
+    "mmdebstrap": _program("mmdebstrap", "mmdebstrap"),
+    "mount": _program("mount", "mount"),
+    "nginx": _program("nginx", "nginx-light"),
+    "podman": _program("podman", "podman"),
+    "promtool": _program("promtool", "prometheus"),
+    "runc": _program("runc", "runc"),
+    "slowhttptest": _program("slowhttptest", "slowhttptest"),
+    "strace": Need(
+        "apt install strace, and let it trace",
+        lambda: _runs("strace", "-qq", "-o", os.devnull, "true"),
+    ),
+    # Python's packages, which Debian 13 lacks or has too old.
+    "axe": _library("axe_playwright_python", "browser"),
+    "jsonschema": _library("jsonschema", "api"),
+    "kubernetes-validate": _library("kubernetes_validate", "test"),
+    "openapi-spec-validator": _library("openapi_spec_validator", "api"),
+    "playwright": _library("playwright", "browser"),
+    "schemathesis": _library("schemathesis", "api"),
+}
+
+
+@cache
+def _met(name: str) -> bool:
+    return NEEDS[name].met()
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """
+    Return those of the needs that this machine does not meet, each asked once.
+
+    @raise KeyError: there is no such need.
+    """
+    return [name for name in names if not _met(name)]
+
+
+def advice(name: str) -> str:
+    """
+    Return a need with its remedy, as one line for people.
+    """
+    return f"needs {name}: {NEEDS[name].remedy}"

@@ -1,0 +1,104 @@
+"""
+What becomes of a test that needs something which the machine lacks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import conftest
+from tests.support.needs import NEEDS, Need, program
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+import pytest
+
+@pytest.fixture
+def built():
+    raise AssertionError("the needs are looked at first")
+
+@pytest.mark.needs("steam", "water")
+def test_both(built): pass
+
+@pytest.mark.needs("water")
+def test_one(built): pass
+
+@pytest.mark.needs("air")
+def test_none(): pass
+
+@pytest.mark.xfail(strict=True, reason="issue 1")
+def test_later(): raise AssertionError
+"""
+
+
+@pytest.fixture
+def machine(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """
+    Lack steam and water, and have air.
+    """
+    monkeypatch.setitem(NEEDS, "steam", Need("apt install steamd", lambda: False))
+    monkeypatch.setitem(NEEDS, "water", Need("apt install waterd", lambda: False))
+    monkeypatch.setitem(NEEDS, "air", Need("breathe", lambda: True))
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makeconftest(Path(conftest.__file__).read_text())
+    pytester.makepyprojecttoml("[tool.pytest.ini_options]\nmarkers = ['needs(*names): x']")
+    pytester.makepyfile(TESTS)
+    return pytester
+
+
+def test_it_is_skipped(machine: pytest.Pytester) -> None:
+    """
+    The run succeeds, and ends with what would bring what the skipped tests lacked.
+    """
+    ran = machine.runpytest_inprocess("-rs")
+    ran.assert_outcomes(passed=1, skipped=2, xfailed=1)
+    ran.stdout.fnmatch_lines(
+        [
+            "*needs steam: apt install steamd; needs water: apt install waterd",
+            "*skipped for what this machine lacks*",
+            "    2  water  apt install waterd",
+            "    1  steam  apt install steamd",
+        ]
+    )
+
+
+def test_it_fails_under_ci(
+    machine: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    There a skipped test has failed; one that is expected to fail has not.
+    """
+    monkeypatch.setenv("CI", "true")
+    ran = machine.runpytest_inprocess()
+    ran.assert_outcomes(passed=1, errors=2, xfailed=1)
+    ran.stdout.fnmatch_lines(["    2  water  apt install waterd"])
+
+
+def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
+    """
+    A name that was misspelt is an error, and not a test that is never run.
+    """
+    machine.makepyfile(
+        test_it="import pytest\n@pytest.mark.needs('wather')\ndef test(): pass"
+    )
+    machine.runpytest_inprocess("test_it.py").assert_outcomes(errors=1)
+
+
+def test_programs_of_administrators() -> None:
+    """
+    They are found where Debian has them, also by a user whose path lacks the place.
+    """
+    assert program("sh")
+    assert program("no such program") is None
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_every_need_can_be_looked_at(name: str) -> None:
+    """
+    Whatever the machine and the user, a need is met or not, and no error.
+    """
+    assert NEEDS[name].met() in (True, False)
+    assert NEEDS[name].remedy
