@@ -227,6 +227,7 @@ class Worker(Service):
             self._connections,
             self._reactor,
             clients=clients,
+            pages=access.pages,
             limit=limit,
             # A request that is answered from the memo is not logged.
             remembers=settings.access_log is None,
