@@ -41,7 +41,7 @@ class _NoThreads:
 
 def _open_directory(settings: Settings) -> None:
     store = LmdbStore(
-        Directory(settings.store),
+        Directory(settings.directory),
         CommitExecutor(_NoThreads(), ExecutorPolicy()),
         journal=settings.journal,
         verify=verify,

@@ -150,7 +150,7 @@ class Worker(Service):
 
             return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
         return LmdbStore(
-            Directory(settings.store),
+            Directory(settings.directory),
             CommitExecutor(self._reactor, ExecutorPolicy()),
             journal=settings.journal,
             verify=(lambda _: None) if settings.quick_check else verify_in_child,
