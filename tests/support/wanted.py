@@ -22,6 +22,15 @@ Some entries as they might be::
 
 from __future__ import annotations
 
-from tests.support.differences import Wanted
+from tests.support.differences import Wanted, added, removed, reworded
 
-WANTED: tuple[Wanted, ...] = ()
+WANTED: tuple[Wanted, ...] = (
+    Wanted("issue 14.5: groups in plain English", removed, "help/* line: *"),
+    Wanted("issue 14.5: groups in plain English", added, "help/* line: *"),
+    Wanted("issue 14.5: groups in plain English", reworded, "help/* --*"),
+    Wanted("issue 18.2", added, "help/* --config FILE"),
+    Wanted("issue 16.8", reworded, "start/*an option *"),
+    Wanted("issue 16.8", reworded, "start/*an address *"),
+    Wanted("issue 16.8", reworded, "start/*a store of no kind"),
+    Wanted("issue 16.8", reworded, "start/many standbys"),
+)
