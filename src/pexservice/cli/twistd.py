@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -22,6 +21,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from pexservice.cli.help import grouped
+from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, options_of
 from pexservice.settings.options import Settings, Source, Supervision
@@ -203,25 +203,13 @@ class ServiceOptions(CommonOptions):
         return self.made(Supervision)
 
 
-def _steady_reactor() -> Any:
-    """
-    The reactor, which this import chooses, with timers by the monotonic clock:
-    Twisted's go by the wall clock, and a step of that would condemn every worker, or
-    nobody for as long.
-    """
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    reactor.seconds = time.monotonic  # type: ignore[method-assign]
-    return reactor
-
-
 def _make_service(options: ServiceOptions) -> IService:
     """
     A supervisor by C{options}.  Opens nothing: twistd forks after this.
     """
     from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
 
-    return Supervisor(options.settings(), options.supervision(), _steady_reactor())
+    return Supervisor(options.settings(), options.supervision(), the_reactor())
 
 
 def _make_worker(options: WorkerOptions) -> IService:
@@ -231,7 +219,7 @@ def _make_worker(options: WorkerOptions) -> IService:
     # A supervisor, which reads these options too, has no use for what this imports.
     from pexservice.worker.service import Worker  # noqa: PLC0415
 
-    return Worker(options.settings(), _steady_reactor())
+    return Worker(options.settings(), the_reactor())
 
 
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
