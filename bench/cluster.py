@@ -28,7 +28,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.making import etcd_store
+from pexservice.stores.etcd.factory import etcd_store
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
 from pexservice.stores.lmdb.directory import Directory

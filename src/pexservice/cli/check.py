@@ -57,7 +57,7 @@ def _open_cluster(url: str, journal: int) -> None:
     # Here answers have to be waited for.
     from twisted.internet import reactor  # noqa: PLC0415
 
-    from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+    from pexservice.stores.etcd.factory import etcd_store  # noqa: PLC0415
 
     store = etcd_store(url, IReactorTime(reactor), journal=journal)
 

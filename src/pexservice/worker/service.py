@@ -146,7 +146,7 @@ class Worker(Service):
         settings = self._settings
         if settings.etcd is not None:
             # What is imported for it, the others do without.
-            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+            from pexservice.stores.etcd.factory import etcd_store  # noqa: PLC0415
 
             return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
         return LmdbStore(
