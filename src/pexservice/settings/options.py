@@ -18,6 +18,7 @@ from pexservice.settings.option import (
     STORE,
     option,
 )
+from pexservice.stores.registry import is_shared
 
 _DESCRIPTOR = values.number(3, 1_000_000)
 
@@ -172,7 +173,7 @@ class Settings:
         """
         if (self.tls_certificate is None) is not (self.tls_key is None):
             raise ValueError("--tls-certificate and --tls-key go together")
-        if self.etcd is not None and not self.synchronous_commit:
+        if is_shared(self.store) and not self.synchronous_commit:
             raise ValueError(
                 "--synchronous-commit off: not with etcd, where an answer that was given"
                 " before could be another node's too"
@@ -184,13 +185,6 @@ class Settings:
         The directory of an LMDB store.
         """
         return self.store.removeprefix("lmdb:")
-
-    @property
-    def etcd(self) -> str | None:
-        """
-        The URL of a store on etcd, if it is one.
-        """
-        return self.store if self.store.startswith("etcd:") else None
 
     @property
     def tls(self) -> tuple[str, str] | None:

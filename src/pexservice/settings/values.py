@@ -12,6 +12,8 @@ from ipaddress import ip_address
 
 from twisted.internet import endpoints
 
+from pexservice.stores.registry import UnknownScheme, check_url
+
 #: The kinds of endpoints that a worker can listen on; C{fd:} is a socket that its
 #: supervisor hands down.
 KINDS = ("tcp:", "tcp6:", "unix:", "systemd:", "fd:")
@@ -71,14 +73,12 @@ def store_url(url: str) -> str:
     """
     Check the URL of a store; nothing is opened.
     """
-    if url.startswith("etcd:"):
-        from pexservice.stores.etcd.address import parse  # noqa: PLC0415 rarely used
-
-        parse(url)
-    elif not re.fullmatch(r"lmdb:.+", url):
+    try:
+        check_url(url)
+    except UnknownScheme as error:
         likely = "etcd:" if re.match(r"https?://", url) else "lmdb:" * (":" not in url)
         hint = f" (did you mean {likely}{url}?)" if url and likely else ""
-        raise ValueError(f"must be lmdb:DIRECTORY or etcd:http://HOST:PORT{hint}")
+        raise ValueError(f"{error}{hint}") from None
     return url
 
 

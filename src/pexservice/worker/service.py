@@ -15,8 +15,6 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
-    IReactorFromThreads,
-    IReactorTime,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -34,11 +32,16 @@ from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
 from pexservice.server.transport.tls import context, wrapped
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import ISharedStore, IStore, StoreDamaged, StoreUnusable
-from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
-from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import verify_in_child
+from pexservice.stores.interface import (
+    ISharedStore,
+    IStore,
+    IStoreReactor,
+    StoreDamaged,
+    StoreOptions,
+    StoreUnusable,
+    Verification,
+)
+from pexservice.stores.registry import make_store
 from pexservice.web.access import Access, BadTokens
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
@@ -62,7 +65,7 @@ GRACE = 2
 EXCUSE = 5
 
 
-class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
+class Reactor(IReactorCore, IStoreReactor):
     """
     What a worker needs of one.
     """
@@ -144,17 +147,16 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings = self._settings
-        if settings.etcd is not None:
-            # What is imported for it, the others do without.
-            from pexservice.stores.etcd.factory import etcd_store  # noqa: PLC0415
-
-            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
-        return LmdbStore(
-            Directory(settings.directory),
-            CommitExecutor(self._reactor, ExecutorPolicy()),
-            journal=settings.journal,
-            verify=(lambda _: None) if settings.quick_check else verify_in_child,
-            waiting=None if settings.lifeline is None else self._stand_by,
+        return make_store(
+            settings.store,
+            StoreOptions(
+                reactor=self._reactor,
+                journal=settings.journal,
+                verification=Verification.QUICK
+                if settings.quick_check
+                else Verification.IN_CHILD,
+                standing_by=None if settings.lifeline is None else self._stand_by,
+            ),
         )
 
     def _stand_by(self) -> None:

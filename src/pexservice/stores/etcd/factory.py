@@ -4,56 +4,56 @@ A store on etcd, put together from what the command line says.
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
-from pexservice.stores.etcd.address import Address, parse
-from pexservice.stores.etcd.opening import check_version
-from pexservice.stores.interface import StoreUnusable
-
-try:
-    from pexservice.stores.etcd.gateway import Gateway, Refused, Unanswered
-    from pexservice.stores.etcd.store import EtcdStore
-except ImportError as error:
-    raise StoreUnusable(
-        f"--store etcd: takes treq, as pip install pexservice[etcd] has it: {error}"
-    ) from error
+from pexservice.stores.etcd.address import parse
+from pexservice.stores.interface import (
+    IStore,
+    IStoreFactory,
+    StoreOptions,
+    StoreUnusable,
+)
 
 
-def etcd_store(url: str, reactor: IReactorTime, *, journal: int) -> EtcdStore:
+@implementer(IStoreFactory)
+class EtcdFactory:
     """
-    @param url: as L{parse} takes it.
-    @param journal: how many transitions the history keeps.
-    @raise StoreUnusable: a file that it names cannot be used.
+    Makes the stores of C{etcd:http://HOST:PORT[,http://HOST:PORT...]}.
     """
-    address = parse(url)
-    if address.password_file is not None:
-        try:
-            address.password()
-        except OSError as error:
-            raise StoreUnusable(f"{address.password_file}: {error.strerror}") from error
-    gateway = Gateway(address, reactor)
-    return EtcdStore(
-        gateway,
-        address.prefix,
-        name=str(address),
-        journal=journal,
-        stream=gateway.stream,
-        prepare=lambda: _look_who_answers(gateway, address),
-        close=gateway.close,
-    )
+
+    shared = True
+
+    def check(self, url: str) -> None:
+        """
+        Check the addresses and the parameters.
+        """
+        parse(url)
+
+    def make(self, url: str, options: StoreOptions) -> IStore:
+        """
+        Make the store, to which nobody is connected yet.
+        """
+        # A supervisor checks URLs, and does without an HTTP client.
+        from pexservice.stores.etcd.gateway import Gateway  # noqa: PLC0415
+        from pexservice.stores.etcd.opening import check_members  # noqa: PLC0415
+        from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415
+
+        address = parse(url)
+        if address.password_file is not None:
+            try:
+                address.password()
+            except OSError as error:
+                raise StoreUnusable(f"{address.password_file}: {error.strerror}") from error
+        gateway = Gateway(address, options.reactor)
+        return EtcdStore(
+            gateway,
+            address.prefix,
+            name=str(address),
+            journal=options.journal,
+            stream=gateway.stream,
+            prepare=lambda: check_members(gateway, address),
+            close=gateway.close,
+        )
 
 
-async def _look_who_answers(gateway: Gateway, address: Address) -> None:
-    """
-    @raise StoreUnusable: nobody, or somebody else, or one that is too old.
-    """
-    problems: list[Exception] = []
-    for endpoint in address.endpoints:
-        try:
-            answer = await gateway.version(endpoint)
-        except (Refused, Unanswered) as error:
-            problems.append(error)
-        else:
-            check_version(endpoint, answer)
-    if len(problems) == len(address.endpoints):
-        raise StoreUnusable(f"no etcd answers: {'; '.join(map(str, problems))}")
+FACTORY = EtcdFactory()
