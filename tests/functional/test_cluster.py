@@ -19,7 +19,8 @@ import pytest
 import trustme
 
 from tests.support.daemon import PATIENCE, Daemon, patiently, run
-from tests.support.etcd import Member, cluster, free_ports
+from tests.support.etcd import Member, cluster
+from tests.support.ports import held_ports
 
 
 @pytest.fixture
@@ -137,8 +138,8 @@ def test_nobody_there(tmp_path: Path) -> None:
     """
     So is an address where nobody is.
     """
-    (port,) = free_ports(1)
-    said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
+    with held_ports(1) as (port,):
+        said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
     assert f"no etcd answers: http://127.0.0.1:{port}/version: " in said
 
 

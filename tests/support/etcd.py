@@ -5,8 +5,6 @@ An etcd cluster of the test's own: Debian's etcd-server, on loopback.
 from __future__ import annotations
 
 import json
-import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -18,19 +16,11 @@ from typing import Any
 
 from attrs import define
 
+from tests.support.needs import program
+from tests.support.ports import held_ports
+
 #: How long a cluster may take to come up.  Seconds; a safety net.
 PATIENCE = 60
-
-
-def free_ports(count: int) -> list[int]:
-    """
-    Ports that nobody listens on.  Chosen together, so they differ.
-    """
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @define(eq=False)
@@ -114,31 +104,31 @@ def cluster(
     @param options: for each of them.
     @param context: to speak TLS with them.
     """
-    program = shutil.which("etcd")
-    assert program is not None, "apt install etcd-server"
-    ports = free_ports(2 * size)
-    peers = [f"http://127.0.0.1:{port}" for port in ports[size:]]
-    initial = ",".join(f"n{number}={peer}" for number, peer in enumerate(peers))
-    members = []
-    for number, (port, peer) in enumerate(zip(ports[:size], peers, strict=True)):
-        scheme = "http" if context is None else "https"
-        name, url = f"n{number}", f"{scheme}://127.0.0.1:{port}"
-        command = [
-            program,
-            *("--name", name, "--data-dir", str(path / name)),
-            *("--listen-client-urls", url, "--advertise-client-urls", url),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", initial, "--log-level", "error", *options),
-        ]
-        members.append(Member(name, url, command, path / f"{name}.log", context))
-    try:
-        for member in members:
-            member.start()
-        end = time.monotonic() + PATIENCE
-        while not all(member.healthy() for member in members):
-            assert time.monotonic() < end, "the cluster does not come up"
-            time.sleep(0.02)
-        yield members
-    finally:
-        for member in members:
-            member.kill()
+    etcd = program("etcd")
+    assert etcd is not None, "apt install etcd-server"
+    with held_ports(2 * size) as ports:
+        peers = [f"http://127.0.0.1:{port}" for port in ports[size:]]
+        initial = ",".join(f"n{number}={peer}" for number, peer in enumerate(peers))
+        members = []
+        for number, (port, peer) in enumerate(zip(ports[:size], peers, strict=True)):
+            scheme = "http" if context is None else "https"
+            name, url = f"n{number}", f"{scheme}://127.0.0.1:{port}"
+            command = [
+                etcd,
+                *("--name", name, "--data-dir", str(path / name)),
+                *("--listen-client-urls", url, "--advertise-client-urls", url),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", initial, "--log-level", "error", *options),
+            ]
+            members.append(Member(name, url, command, path / f"{name}.log", context))
+        try:
+            for member in members:
+                member.start()
+            end = time.monotonic() + PATIENCE
+            while not all(member.healthy() for member in members):
+                assert time.monotonic() < end, "the cluster does not come up"
+                time.sleep(0.02)
+            yield members
+        finally:
+            for member in members:
+                member.kill()

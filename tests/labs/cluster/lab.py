@@ -28,9 +28,10 @@ from tests.labs.cluster.proxy import Mood, Proxy
 from tests.labs.histories.lab import journal_of
 from tests.support.clients import Client, _number
 from tests.support.daemon import PATIENCE, Daemon, patiently
-from tests.support.etcd import Member, cluster, free_ports
+from tests.support.etcd import Member, cluster
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults
+from tests.support.ports import held_ports
 
 CLIENTS = 24
 
@@ -318,7 +319,7 @@ def laboratory(path: Path) -> Iterator[Laboratory]:
         proxies = [Proxy(int(each.url.rpartition(":")[2])) for each in members]
         for each in proxies:
             stack.callback(each.close)
-        ports = free_ports(3)
+        ports = stack.enter_context(held_ports(3))
         lab = Laboratory(path, members, proxies, [], ports)
         for number in range(3):
             lab.daemons.append(lab.start_daemon(number))

@@ -1,0 +1,40 @@
+"""
+Ports that are held for a test.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from tests.support.ports import held_ports
+
+
+def test_held_ports() -> None:
+    """
+    Nobody is there; one server after the other may be, and no two at once.
+    """
+    with held_ports(2) as ports:
+        assert len(set(ports)) == 2
+        address = ("127.0.0.1", ports[0])
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        for _ in range(2):
+            with socket.create_server(address), socket.create_connection(address):
+                with pytest.raises(OSError, match="in use") as refused:
+                    socket.create_server(address)
+                assert refused.value.errno == errno.EADDRINUSE
+
+
+def test_nobody_is_given_a_held_port() -> None:
+    """
+    Whoever asks for any port gets another one, however many are asked for.
+    """
+    with held_ports(100) as held:
+        given = set()
+        for _ in range(100):
+            with held_ports(100) as others:
+                given |= set(others)
+        assert not given & set(held)
