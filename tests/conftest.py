@@ -11,19 +11,48 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forms import set_long
 from tests.support.needs import NEEDS, advice, missing
+
+_LABORATORIES = Path(__file__).parent / "labs"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """
-    C{--system}: also those that C{make system} builds a package and a machine for.
+    Add the options of these tests.
     """
-    parser.addoption("--system", action="store_true")
+    parser.addoption("--long", action="store_true", help="run tests in their long form")
+    parser.addoption(
+        "--system",
+        action="store_true",
+        help="also run the tests for which make system builds a package and a machine",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Choose the form of the tests.
+    """
+    set_long(config.getoption("long"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Mark the laboratories, and leave out what has a long form only.
+    """
+    for item in items:
+        if item.path.is_relative_to(_LABORATORIES):
+            item.add_marker(pytest.mark.lab)
+    if not config.getoption("long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """
-    The others do not need either.
+    Leave the tests of the system alone where they were not asked for.
     """
     system = collection_path == Path(__file__).parent / "packaging" / "system"
     return True if system and not config.getoption("system") else None

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tests.support.clients import Client, check, highest
 from tests.support.daemon import PATIENCE, Daemon
+from tests.support.forms import amount
 
-KILLS = 100
+KILLS = amount(short=10, long=100)
 CLIENTS = 32
 
 #: How long the load goes on before each kill, at least and at most.  Seconds.
@@ -28,7 +29,7 @@ JOURNAL = "10000000"
 
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """
-    After each of a hundred kills the revision is at least the highest acknowledged;
+    After each kill the revision is at least the highest acknowledged;
     each acknowledged revision was acknowledged once, or again to its key; the history
     has every one of them as it was told; and it replays to the cursor.
     """

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.forms import amount
+from tests.support.stores import make_store
 from tests.unit.core.test_sequence import fibonacci
 
 #: Beyond F(20,578), the first with more digits than Python makes a text of an int.
 STEPS = 20_600
+
+#: The position that the steps begin at.
+START = amount(short=20_000, long=0)
 
 
 @pytest.fixture
@@ -31,13 +36,15 @@ def unlimited_int_digits() -> Iterator[None]:
 @pytest.mark.usefixtures("unlimited_int_digits")
 def test_beyond_4300_digits(tmp_path: Path) -> None:
     """
-    Every one of 20,600 steps is the sum of the two before it, and the last one is
-    what an independent computation says.
+    Every step's value is the sum of the two before it, and the last one is what an
+    independent computation says.
     """
+    make_store(tmp_path / "pexservice-data", START)
     with Daemon(tmp_path) as daemon:
         connection = daemon.connect()
-        before, value = 1, 0
-        for position in range(1, STEPS + 1):
+        value, before = fibonacci(START)
+        before -= value
+        for position in range(START + 1, STEPS + 1):
             connection.request("POST", "/next")
             response = connection.getresponse()
             body = response.read()

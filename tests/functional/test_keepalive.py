@@ -30,6 +30,7 @@ from tests.support.daemon import (
     twistd,
     until_gone,
 )
+from tests.support.forms import amount
 
 STORE = "pexservice-data"
 
@@ -84,7 +85,9 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
     raise AssertionError(f"no {pattern!r} in\n{daemon.log.read_text()}")
 
 
-@pytest.mark.parametrize(("standby", "kills"), [(1, 100), (0, 5)])
+@pytest.mark.parametrize(
+    ("standby", "kills"), [(1, amount(short=10, long=100)), (0, amount(short=2, long=5))]
+)
 def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
     """
     However often the worker that serves is killed under load: no connection is

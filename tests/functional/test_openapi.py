@@ -17,6 +17,8 @@ from pexservice.web.openapi import document
 from pexservice.web.openapi_operations import DESCRIBED
 from tests.support.daemon import Daemon
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__).parent
 
 #: How many requests of each operation are generated, of each kind.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: F(100,000) has 20,899 digits.
 FAR = 100_000
 
-pytestmark = pytest.mark.needs("chromium", "playwright")
+pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
 Open = Callable[..., View]
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.tutorial import PAGE, Command, commands, transcript
 
+pytestmark = pytest.mark.once
+
 
 def test_what_matches() -> None:
     """
@@ -31,6 +33,7 @@ def test_commands() -> None:
     assert len(commands(PAGE.read_text())) > 30
 
 
+@pytest.mark.long
 @pytest.mark.needs("root", "mmdebstrap")
 def test_a_newcomer() -> None:
     """

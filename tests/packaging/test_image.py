@@ -22,7 +22,12 @@ STANDS_BY = r"worker-\d+ stands by"
 
 STEPS = 1000
 
-pytestmark = pytest.mark.needs("root", *PROGRAMS)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.needs("root", *PROGRAMS),
+    pytest.mark.once,
+    pytest.mark.xdist_group("image"),
+]
 
 
 @pytest.fixture(scope="module")

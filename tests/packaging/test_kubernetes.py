@@ -17,6 +17,8 @@ import yaml
 
 from pexservice.web.endpoints import BY_PATH
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

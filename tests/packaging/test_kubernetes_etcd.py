@@ -13,7 +13,7 @@ from pexservice.cli.twistd import ServiceOptions
 from pexservice.stores.etcd.address import parse
 from tests.packaging.test_kubernetes import PLACE, POD, _run, assert_valid
 
-pytestmark = pytest.mark.needs("kustomize")
+pytestmark = [pytest.mark.needs("kustomize"), pytest.mark.once]
 
 Manifests = list[dict[str, Any]]
 

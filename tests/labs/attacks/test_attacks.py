@@ -20,6 +20,8 @@ from tests.labs.attacks.lab import (
     wait_all,
 )
 
+pytestmark = pytest.mark.once
+
 #: How many of the table are cut in pieces.
 SAMPLE = 100
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.labs.attacks.slow import attack_all, keep
 
+pytestmark = pytest.mark.once
+
 SECONDS = 8
 
 

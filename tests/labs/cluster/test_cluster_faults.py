@@ -10,6 +10,8 @@ import pytest
 
 from tests.labs.cluster.lab import CLIENTS, TRAFFIC, cluster_faults
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.needs("etcd")
 def test_faults(tmp_path: Path) -> None:

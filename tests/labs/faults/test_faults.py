@@ -11,6 +11,8 @@ import pytest
 from tests.labs.faults.lab import Laboratory, prepare, run
 from tests.labs.faults.phases import BOTH, CONNECTION, PHASES, STORE, UVLOOP
 
+pytestmark = pytest.mark.once
+
 #: By phase, calls and what they are on.
 SAMPLE = {
     "start, new store": {("pwrite64", STORE), ("fsync", STORE), ("flock", STORE)},

@@ -18,6 +18,8 @@ from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.support.daemon import Daemon, patiently, twistd
 
+pytestmark = pytest.mark.once
+
 CUTS = 51
 
 #: On each file system.

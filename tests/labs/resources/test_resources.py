@@ -11,6 +11,8 @@ import pytest
 
 from tests.labs.resources.lab import SHORTAGES, found
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[list[int]]:

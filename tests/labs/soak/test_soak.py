@@ -6,7 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.labs.soak.lab import keep, soak
+
+pytestmark = pytest.mark.once
 
 MINUTES = 0.5
 
