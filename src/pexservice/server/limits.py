@@ -34,6 +34,11 @@ REST_BETWEEN_SEARCHES = 10
 REASONS = ("idle", "slow", "stalled", "displaced")
 
 
+#: A connection that is closing makes room at once, or clients that leave together would
+#: keep others out until the last of them is gone.
+_MAY_GO = (Phase.IDLE, Phase.DRAINING)
+
+
 class Connections:
     """
     The open connections of one worker.
@@ -99,7 +104,7 @@ class Connections:
             if begun < self._next_search:
                 return None
             self._resting = [
-                (each.last_active, each) for each in self._open if each.phase is Phase.IDLE
+                (each.last_active, each) for each in self._open if each.phase in _MAY_GO
             ]
             self._resting.sort(key=lambda resting: resting[0], reverse=True)
             took = self.seconds() - begun
@@ -113,7 +118,8 @@ class Connections:
         """
         while self._resting:
             last_active, each = self._resting.pop()
-            if each.phase is Phase.IDLE and each.last_active == last_active:
+            still = each.phase in _MAY_GO and each.last_active == last_active
+            if still and each in self._open:
                 return each
         return None
 
