@@ -23,10 +23,21 @@ import pexservice.process.import_guard  # noqa: F401 before Twisted
 from attrs import asdict
 
 from pexservice.client.status import NotReady, Unreachable, is_url, status_of
-from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import (
+    StoreBusy,
+    StoreDamaged,
+    StoreIncompatible,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.summary import Summary, existing, summary
-from pexservice.stores.lmdb.verify import DAMAGED_STATUS, verify_in_child
+from pexservice.stores.lmdb.verify import verify_in_child
+
+#: How it went, in one word, for those who ask for an object.
+_OUTCOMES: dict[type[StoreUnusable], str] = {
+    StoreDamaged: "damaged",
+    StoreIncompatible: "incompatible",
+}
 
 #: EX_UNAVAILABLE.
 UNREACHABLE_STATUS = 69
@@ -36,6 +47,7 @@ exit status:
   0   it is well: ready, whole, backed up
   1   it is not ready, or it could not be done
   2   the command line is wrong
+  64  the store has another format
   69  nobody answers as a pexservice does
   78  the store is damaged
 """
@@ -175,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(arguments, 1, "not-ready", error)
     except Unreachable as error:
         return _failed(arguments, UNREACHABLE_STATUS, "unreachable", error)
-    except StoreDamaged as error:
-        return _failed(arguments, DAMAGED_STATUS, "damaged", error)
     except StoreUnusable as error:
-        return _failed(arguments, 1, "failed", error)
+        return _failed(
+            arguments, error.exit_status, _OUTCOMES.get(type(error), "failed"), error
+        )
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     sys.stdout.write(f"{json.dumps(found) if arguments.json else line}\n")

@@ -28,6 +28,8 @@ class Status(IntEnum):
 
     #: It could not start; trying again may help.
     CANNOT_START = 1
+    #: EX_USAGE: a configuration that starting again does not mend.
+    MISCONFIGURED = 64
     #: EX_IOERR: the store failed while it ran; the next process reads what is there.
     STORE_FAILED = 74
     #: EX_CONFIG: the store is damaged; starting again will not help.

@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
@@ -15,6 +16,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
+    IReactorFromThreads,
+    IReactorTime,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -27,6 +30,7 @@ from pexservice.process.descriptors import room_for
 from pexservice.process.exit_status import CannotStart, Leaving, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
+from pexservice.process.verification import VerificationProgress
 from pexservice.server.fast_path import Hot
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
@@ -35,13 +39,14 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     ISharedStore,
     IStore,
-    IStoreReactor,
     StoreDamaged,
-    StoreOptions,
+    StoreIncompatible,
     StoreUnusable,
-    Verification,
 )
-from pexservice.stores.registry import make_store
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.web.access import Access, BadTokens
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
@@ -65,7 +70,7 @@ GRACE = 2
 EXCUSE = 5
 
 
-class Reactor(IReactorCore, IStoreReactor):
+class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
     """
     What a worker needs of one.
     """
@@ -77,6 +82,13 @@ def _committer_of(store: IStore) -> type[Committer]:
     from pexservice.commit.optimistic import OptimisticCommitter  # noqa: PLC0415 rarely used
 
     return OptimisticCommitter
+
+
+def _exit_status(failure: Failure, otherwise: Status) -> Status:
+    """
+    Return the status that the failure itself asks for.
+    """
+    return getattr(failure.value, "exit_status", otherwise)
 
 
 class Worker(Service):
@@ -147,17 +159,21 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings = self._settings
-        return make_store(
-            settings.store,
-            StoreOptions(
-                reactor=self._reactor,
-                journal=settings.journal,
-                verification=Verification.QUICK
-                if settings.quick_check
-                else Verification.IN_CHILD,
-                standing_by=None if settings.lifeline is None else self._stand_by,
-            ),
+        if settings.etcd is not None:
+            # What is imported for it, the others do without.
+            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
+
+            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
+        return LmdbStore(
+            Directory(settings.store),
+            CommitExecutor(self._reactor, ExecutorPolicy()),
+            journal=settings.journal,
+            verify=(lambda _: None) if settings.quick_check else self._verify,
+            waiting=None if settings.lifeline is None else self._stand_by,
         )
+
+    def _verify(self, path: Path) -> None:
+        verify_in_child(path, VerificationProgress(self._notifier.tell))
 
     def _stand_by(self) -> None:
         self._log.info("standing by")
@@ -195,7 +211,7 @@ class Worker(Service):
         gc.freeze()
         try:
             await committer.start()
-        except StoreDamaged:
+        except (StoreDamaged, StoreIncompatible):
             raise
         except StoreUnusable as error:
             if settings.lifeline is None:
@@ -229,7 +245,6 @@ class Worker(Service):
             self._connections,
             self._reactor,
             clients=clients,
-            pages=access.pages,
             limit=limit,
             # A request that is answered from the memo is not logged.
             remembers=settings.access_log is None,
@@ -269,8 +284,7 @@ class Worker(Service):
         reason = failure.getErrorMessage()
         if not self._settings.foreground and not self._reactor.running:
             raise CannotStart(reason) from failure.value
-        damaged = isinstance(failure.value, StoreDamaged)
-        self._leave(Status.DAMAGED if damaged else Status.CANNOT_START, reason)
+        self._leave(_exit_status(failure, Status.CANNOT_START), reason)
 
     def _store_failed(self, failure: Failure) -> None:
         """
@@ -278,9 +292,9 @@ class Worker(Service):
         """
         self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
-        self._leave(
-            Status.STORE_FAILED, f"the store failed ({reason}), so this process ends"
-        )
+        if not failure.check(StoreDamaged):
+            reason = f"the store failed ({reason}), so this process ends"
+        self._leave(_exit_status(failure, Status.STORE_FAILED), reason)
 
     def _leave(self, status: Status, reason: str) -> None:
         self._notifier.tell(f"STATUS={reason}")

@@ -9,11 +9,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from pexservice import __main__ as module
 from pexservice.cli.pexctl import main
 from pexservice.client.status import is_url
+from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, Directory
 from tests.support.stores import make_store
 
@@ -120,6 +122,22 @@ def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
         "outcome": "damaged",
         "error": err.removeprefix("pexctl: ").strip(),
     }
+
+
+def test_verify_a_store_of_another_format(
+    store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    64: it is not damaged, and the numbers of both formats are told.
+    """
+    with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
+        another.setattr(records, "FORMAT_VERSION", 7)
+        with env.begin(write=True, db=env.open_db(b"cursor")) as txn:
+            txn.put(records.CURSOR_KEY, records.write_cursor(7, 7))
+    assert main(["verify", "--json", str(store)]) == 64
+    out, err = capsys.readouterr()
+    assert "it has version 7, this program reads 1" in err
+    assert json.loads(out)["outcome"] == "incompatible"
 
 
 def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:

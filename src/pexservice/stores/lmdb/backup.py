@@ -24,16 +24,13 @@ from pathlib import Path
 import lmdb
 
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb.child import answer, ask_child
 from pexservice.stores.lmdb.databases import MAP_BASE
 from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
 from pexservice.stores.lmdb.summary import Summary, existing, summary
-from pexservice.stores.lmdb.verify import (
-    DATABASES,
-    answer,
-    ask_child,
-    blame,
-    verify_in_child,
-)
+from pexservice.stores.lmdb.verify import DATABASES, blame, verify_in_child
+
+_MODULE = "pexservice.stores.lmdb.backup"
 
 
 def backup(source: str, target: str) -> Summary:
@@ -48,11 +45,7 @@ def backup(source: str, target: str) -> Summary:
         raise StoreUnusable(f"{place} exists already; a backup goes where nothing is")
     try:
         with _beside(place) as made:
-            ask_child(
-                directory.path,
-                "pexservice.stores.lmdb.backup",
-                *(str(directory.path), str(made / DATA)),
-            )
+            ask_child(directory.path, _MODULE, str(directory.path), str(made / DATA))
             _verify(directory.path, made)
             sync(made)
             made.rename(place)
@@ -134,4 +127,4 @@ def _copy(env: lmdb.Environment, descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(lambda: copy_pages(*map(Path, sys.argv[1:]))))
+    sys.exit(answer(lambda _: copy_pages(*map(Path, sys.argv[1:]))))

@@ -33,16 +33,32 @@ FORMAT_VERSION = 1
 CURSOR_KEY = b"cursor"
 
 _CURSOR = struct.Struct(">HQQ")
+_VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
 _REMEMBERED = struct.Struct(">cQQ")
 _REVISION = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
 
 
+_TRANSITIONS = b"".join(each.value for each in Transition)
+
+
 class BadRecord(Exception):
     """
     A record that this program cannot have written.
     """
+
+
+class OtherFormat(Exception):
+    """
+    A cursor of a format that this program does not know.
+
+    @ivar version: of the format.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"it has version {version}, this program reads {FORMAT_VERSION}")
+        self.version = version
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:
@@ -79,13 +95,15 @@ def write_cursor(revision: int, position: int) -> bytes:
 def read_cursor(value: bytes) -> tuple[int, int]:
     """
     @return: (revision, position)
-    @raise BadRecord: also for a format of another version.
+    @raise OtherFormat: the store has a format of another version.
+    @raise BadRecord: this is no cursor.
     """
-    version, revision, position = _unpack(_CURSOR, CURSOR_KEY, _unseal(CURSOR_KEY, value))
+    payload = _unseal(CURSOR_KEY, value)
+    # In every format it begins with the version, and ends with a checksum.
+    (version,) = _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])
     if version != FORMAT_VERSION:
-        raise BadRecord(
-            f"the store has format {version}, this program knows {FORMAT_VERSION}"
-        )
+        raise OtherFormat(version)
+    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, payload)
     return revision, position
 
 
@@ -142,12 +160,18 @@ def read_row(
     return rows
 
 
-def start_of_row(key: bytes, value: bytes) -> int:
+def read_row_ends(key: bytes, value: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     """
-    The position before a journal row's first transition.
+    Return (revision, position) before a journal row and after it.  Its transitions are
+    looked at, but not replayed one by one.
     """
-    position: int = _JOURNAL.unpack_from(_row(key, value))[1]
-    return position
+    payload = _row(key, value)
+    _, position = _JOURNAL.unpack_from(payload)
+    first, codes = read_revision_key(key), payload[_JOURNAL.size :]
+    if foreign := codes.translate(None, _TRANSITIONS):
+        raise BadRecord(f"there is no transition {foreign[:1]!r}")
+    after = (first - 1 + len(codes), skip_positions(position, codes))
+    return (first - 1, position), after
 
 
 def name_key(key: bytes) -> bytes:

@@ -1,118 +1,198 @@
 """
 Read a whole store before trusting it.
 
-LMDB maps the file into memory.  A page that is missing or unreadable is then no
-error but a SIGBUS, so a store of unknown health is read in a process of its own
-first: C{python -m pexservice.stores.lmdb.verify DIRECTORY}.  It writes nothing, and its
-exit status is 0, 78 (C{EX_CONFIG}) when the store is damaged, or 1 when it cannot be
-read; a line on standard output says what is wrong.
+Two readers have to agree.  L{pexservice.stores.lmdb.pages} walks the file page by page;
+then LMDB, whose view is the one that is served, reads every record: each has its checksum,
+the keys are in order, looking one up finds what iterating found, and the journal leads to
+the cursor.
+
+C{python -m pexservice.stores.lmdb.verify DIRECTORY} does that in a process of its own, as
+L{pexservice.stores.lmdb.child} says.  It writes nothing.  Its exit status is 0, 78
+(C{EX_CONFIG}) when the store is damaged, 64 (C{EX_USAGE}) when it has another format, or 1
+when it cannot be read; a line on standard output says what is wrong.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
 
-from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.child import Meter, Progress, answer, ask_child
 from pexservice.stores.lmdb.directory import DATA
-
-#: The exit status that tells a supervisor not to try again.
-DAMAGED_STATUS = 78
+from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile
+from pexservice.stores.lmdb.pages import Contents, check_pages
 
 DATABASES = (b"cursor", b"journal", b"keys")
 
-#: What reading a damaged map does to the process that reads it.
-_DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
-
-#: Errors that say nothing about the store itself.
-_SURROUNDINGS = (
-    OSError,
-    lmdb.DiskError,
-    lmdb.InvalidParameterError,
-    lmdb.LockError,
-    lmdb.MemoryError,
-    lmdb.ReadersFullError,
-    lmdb.ReadonlyError,
-    lmdb.TlsFullError,
+#: Errors that mean that what is read is not what was written.  Others of LMDB's and of
+#: the system's say nothing about the store itself.
+_DAMAGE = (
+    BadPage,
+    records.BadRecord,
+    lmdb.CorruptedError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.NotFoundError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
 )
 
+#: Errors of another format.
+_OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
-def verify(path: Path) -> None:
+#: Everything that reading a store may raise.
+READING_ERRORS = (lmdb.Error, OSError, *_DAMAGE, *_OTHER_FORMAT)
+
+#: The part of the time that the pages take, beside the records.
+_PAGES = 0.25
+
+#: How often progress is reported.  Records.
+_STRIDE = 256
+
+
+def verify(path: Path, progress: Progress | None = None) -> None:
     """
-    Read every page and every record of the store in C{path}.
+    Read every page and every record of the store in C{path}, which nobody writes to.
 
+    @param progress: called several times a second with how much is done, in percent.
     @raise StoreDamaged: something in it is not what was written.
+    @raise StoreIncompatible: it has another format.
+    @raise StoreUnusable: it cannot be read.
     """
+    meter = Meter(progress or (lambda _: None))
+    meter.tell(0)
     try:
-        if not (path / DATA).stat().st_size:
-            # LMDB would take it for a store to be made.
-            raise StoreDamaged(f"the store {path} is damaged: its file {DATA} is empty")
+        contents = _check_file(path, lambda done: meter.tell(_PAGES * done))
         # Without locks: the caller owns the directory.
         with lmdb.open(
             str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
         ) as env:
-            _read_pages(env)
-            _read_records(env)
-    except (lmdb.Error, records.BadRecord, OSError) as error:
+            _read_records(
+                env, contents, lambda done: meter.tell(_PAGES + (1 - _PAGES) * done)
+            )
+    except READING_ERRORS as error:
         raise blame(path, error) from error
 
 
 def blame(path: Path, error: Exception) -> StoreUnusable:
     """
-    Is the store in C{path} damaged, or is it what surrounds it?
+    Return what C{error}, met while the store in C{path} was read, says about it.
     """
-    if isinstance(error, _SURROUNDINGS) or type(error) is lmdb.Error:
-        # LMDB's own class is what an errno becomes that has no class of its own.
-        return StoreUnusable(f"the store {path} cannot be opened: {error}")
-    return StoreDamaged(f"the store {path} is damaged: {error}")
+    if isinstance(error, _OTHER_FORMAT):
+        return StoreIncompatible(f"the store {path} is of another format: {error}")
+    if isinstance(error, _DAMAGE):
+        return StoreDamaged(f"the store {path} is damaged: {error}")
+    return StoreUnusable(f"the store {path} cannot be opened: {error}")
 
 
-def _read_pages(env: lmdb.Environment) -> None:
-    """
-    Touch every page in use, those of the free list included: a compacting copy
-    reads them all.
-    """
-    with Path(os.devnull).open("wb") as nowhere:
-        try:
-            env.copyfd(nowhere.fileno(), compact=True)
-        except lmdb.IncompatibleError:
-            # A page that neither the data nor the free list knows.  It is lost
-            # to use, and no record is on it.
-            return
+def _check_file(path: Path, progress: Callable[[float], object]) -> Contents:
+    file = os.open(path / DATA, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return check_pages(file, progress)
+    finally:
+        os.close(file)
 
 
-def _read_records(env: lmdb.Environment) -> None:
-    cursor, journal, keys = (env.open_db(name, create=False) for name in DATABASES)
+def _read_records(
+    env: lmdb.Environment, contents: Contents, progress: Callable[[float], object]
+) -> None:
+    if env.info()["last_txnid"] != contents.transaction:
+        raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
+    cursor = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        revision, position = check_cursor(txn, cursor, journal)
-        expected: tuple[int, int] | None = None
-        for key, value in txn.cursor(journal):
-            rows = records.read_row(key, value)
-            start = (rows[0].revision, records.start_of_row(key, value))
-            if expected not in (None, start):
-                raise records.BadRecord(f"the journal breaks off before {start[0]}")
-            expected = (rows[-1].revision + 1, rows[-1].position)
-        if expected not in (None, (revision + 1, position)):
-            raise records.BadRecord("the journal does not lead to the cursor")
-        _read_keys(txn, keys)
+        # First, for the rest may be otherwise in another format.
+        _cursor(txn, cursor)
+    if set(contents.entries) != set(DATABASES):
+        raise records.BadRecord(f"its databases are {sorted(contents.entries)}")
+    journal, keys = (env.open_db(name, create=False) for name in DATABASES[1:])
+    with env.begin() as txn:
+        reader = _Reader(txn, sum(contents.entries.values()), progress)
+        newest = check_cursor(txn, cursor, journal)
+        if [key for key, _ in reader.each(cursor)] != [records.CURSOR_KEY]:
+            raise records.BadRecord("it has more than one cursor")
+        _read_journal(reader.each(journal), newest)
+        _read_keys(reader, keys, newest[0])
 
 
-def _read_keys(txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
+class _Reader:
+    """
+    Reads databases with LMDB.
+    """
+
+    def __init__(
+        self,
+        txn: lmdb.Transaction[bytes],
+        total: int,
+        progress: Callable[[float], object],
+    ) -> None:
+        """
+        @param total: how many records there are to read.
+        """
+        self._txn = txn
+        self._total = total
+        self._progress = progress
+        self._done = 0
+
+    def each(self, database: lmdb._Database) -> Iterator[tuple[bytes, bytes]]:
+        """
+        Yield every record, in the order of the keys.
+
+        @raise BadRecord: they are not in order, or not as many as LMDB has counted, or
+            looking one up finds something else.
+        """
+        before, count = None, 0
+        for key, value in self._txn.cursor(database):
+            if before is not None and key <= before:
+                raise records.BadRecord(f"the record {key!r} comes after {before!r}")
+            if self._txn.get(key, db=database) != value:
+                raise records.BadRecord(f"looking up {key!r} does not find its record")
+            yield key, value
+            before, count = key, count + 1
+            self._done += 1
+            if not self._done % _STRIDE:
+                self._progress(self._done / self._total)
+        entries = self._txn.stat(database)["entries"]
+        if count != entries:
+            raise records.BadRecord(
+                f"there are {count} records where LMDB counts {entries}"
+            )
+
+    def look_up(self, database: lmdb._Database, key: bytes) -> bytes | None:
+        """
+        Return the record under C{key}.
+        """
+        return self._txn.get(key, db=database)
+
+
+def _read_journal(rows: Iterator[tuple[bytes, bytes]], newest: tuple[int, int]) -> None:
+    led_to: tuple[int, int] | None = None
+    for key, value in rows:
+        before, after = records.read_row_ends(key, value)
+        if led_to not in (None, before):
+            raise records.BadRecord(f"the journal breaks off after revision {before[0]}")
+        led_to = after
+    if led_to not in (None, newest):
+        raise records.BadRecord("the journal does not lead to the cursor")
+
+
+def _read_keys(reader: _Reader, keys: lmdb._Database, newest: int) -> None:
     aged = named = 0
-    for by, value in txn.cursor(keys):
+    for by, value in reader.each(keys):
         if by < records.OLDEST_AGE_KEY:
-            records.read_remembered(by[1:], value)
+            if records.read_remembered(by[1:], value).revision > newest:
+                raise records.BadRecord("an idempotency key is newer than the cursor")
             named += 1
         else:
             key = records.read_aged(by, value)
-            found = txn.get(records.name_key(key), db=keys)
+            found = reader.look_up(keys, records.name_key(key))
             if (
                 found is None
                 or records.age_key(records.read_remembered(key, found).revision) != by
@@ -121,6 +201,13 @@ def _read_keys(txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
             aged += 1
     if aged != named:
         raise records.BadRecord(f"of {named} idempotency keys {aged} have an age")
+
+
+def _cursor(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> tuple[int, int]:
+    value = txn.get(records.CURSOR_KEY, db=cursor)
+    if value is None:
+        raise records.BadRecord("it has no cursor")
+    return records.read_cursor(value)
 
 
 def check_cursor(
@@ -132,79 +219,28 @@ def check_cursor(
     @return: (revision, position)
     @raise records.BadRecord: it does not.
     """
-    value = txn.get(records.CURSOR_KEY, db=cursor)
-    if value is None:
-        raise records.BadRecord("it has no cursor")
-    found = records.read_cursor(value)
+    found = _cursor(txn, cursor)
     with txn.cursor(journal) as rows:
         if rows.last():
-            last = records.read_row(*rows.item())[-1]
-            if (last.revision, last.position) != found:
+            _, last = records.read_row_ends(*rows.item())
+            if last != found:
                 raise records.BadRecord(
-                    f"the journal ends at revision {last.revision} and position"
-                    f" {last.position}, the cursor is at {found[0]} and {found[1]}"
+                    f"the journal ends at revision {last[0]} and position {last[1]},"
+                    f" the cursor is at {found[0]} and {found[1]}"
                 )
         elif found != (0, 0):
             raise records.BadRecord(f"the journal of {found[0]} transitions is empty")
     return found
 
 
-def verify_in_child(path: Path) -> None:
+def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     """
-    L{verify}, survived whatever the store does to the process that reads it.
+    Verify as L{verify} does, and survive what the store does to the process that reads it.
+
+    This blocks, as L{ask_child} says.
     """
-    ask_child(path, "pexservice.stores.lmdb.verify", str(path))
-
-
-def ask_child(path: Path, module: str, *arguments: str) -> None:
-    """
-    Have a process of its own look at the store in C{path}, and take its word.
-
-    @param module: what it runs, which ends with what L{answer} says.
-    @raise StoreUnusable: something is.
-    """
-    child = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    said = child.stdout.decode(errors="replace").strip()
-    if child.returncode == DAMAGED_STATUS:
-        raise StoreDamaged(said)
-    if -child.returncode in _DEADLY:
-        raise StoreDamaged(
-            f"the store {path} is damaged: reading it ended by signal"
-            f" {-child.returncode}; the file {DATA} may be shorter than it was"
-        )
-    if child.returncode < 0:
-        # Somebody else's doing, as the kernel's when memory is short.
-        raise StoreUnusable(
-            f"the store {path} was not read: signal {-child.returncode} ended it"
-        )
-    if child.returncode:
-        raise StoreUnusable(
-            said.splitlines()[-1] if said else f"the store {path} cannot be verified"
-        )
-
-
-def answer(call: Callable[[], object], *also: type[Exception]) -> int:
-    """
-    What a process does that L{ask_child} has started: C{call}, and a line on standard
-    output that says what is wrong.
-
-    @param also: what else C{call} raises for that.
-    @return: the exit status.
-    """
-    known: tuple[type[Exception], ...] = (StoreUnusable, *also)
-    try:
-        call()
-    except known as error:
-        sys.stdout.write(f"{error}\n")
-        return DAMAGED_STATUS if isinstance(error, StoreDamaged) else 1
-    return 0
+    ask_child(path, "pexservice.stores.lmdb.verify", str(path), progress=progress)
 
 
 if __name__ == "__main__":
-    sys.exit(answer(lambda: verify(Path(sys.argv[1]))))
+    sys.exit(answer(partial(verify, Path(sys.argv[1]))))

@@ -79,5 +79,6 @@ def page() -> Page:
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
         (b"Referrer-Policy", b"no-referrer"),
+        (b"X-Content-Type-Options", b"nosniff"),
     )
     return Page(body, headers, tag)

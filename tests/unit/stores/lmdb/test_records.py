@@ -109,7 +109,11 @@ def test_what_nobody_wrote() -> None:
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
         records.read_row(key, seal(key, bytes(16) + b"x"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 18"):
-        records.read_cursor(seal(records.CURSOR_KEY, b"abc"))
+        records.read_cursor(seal(records.CURSOR_KEY, b"\0\1c"))
+    with pytest.raises(records.BadRecord, match="has 1 bytes, not 2"):
+        records.read_cursor(seal(records.CURSOR_KEY, b"a"))
+    with pytest.raises(records.OtherFormat, match="version 258, this program reads 1"):
+        records.read_cursor(seal(records.CURSOR_KEY, b"\1\2 and so on"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 8"):
         records.read_revision_key(b"abc")
     with pytest.raises(records.BadRecord, match="has 3 bytes"):

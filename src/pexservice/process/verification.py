@@ -1,0 +1,55 @@
+"""
+Telling whoever waits for a start how much of the store was verified.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from pexservice.process.sd_notify import ALIVE
+
+#: For how long each sign of progress keeps a start alive.  Seconds: a pause of a disk is
+#: shorter, and a verification that hangs is ended after it.
+EXTENSION = 30
+
+#: How often the log is told.  Seconds; a verification that is shorter is not worth a line.
+LOG_INTERVAL = 5.0
+
+
+class VerificationProgress:
+    """
+    Passes progress on: to the log, and in systemd's words to the process that started
+    this one, which takes it for a sign of life.
+
+    It blocks as little as a datagram does, and a verification that hangs says nothing.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        notify: Callable[..., object],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        @param notify: sends lines of systemd's protocol, one an argument.
+        """
+        self._notify = notify
+        self._monotonic = monotonic
+        self._next = monotonic() + LOG_INTERVAL
+
+    def __call__(self, percent: int) -> None:
+        """
+        Pass on that so much of the store was verified.
+        """
+        status = f"verifying the store: {percent} %"
+        self._notify(
+            f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={EXTENSION * 1_000_000}", ALIVE
+        )
+        now = self._monotonic()
+        if now >= self._next:
+            self._next = now + LOG_INTERVAL
+            self._log.info("{status}", status=status)

@@ -1,0 +1,149 @@
+"""
+A process of its own that reads a store.
+
+LMDB maps the file into memory.  A page that is missing or unreadable is then no error but
+a SIGBUS, so a store of unknown health is read by a process that may die of it.  Its
+standard output tells how far it is, in lines C{progress PERCENT}, and in other lines what
+is wrong.  It ends when nobody reads that any more.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pexservice.process.exit_status import Status
+from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
+from pexservice.stores.lmdb.directory import DATA
+
+#: Called with how much is done, in percent.
+Progress = Callable[[int], object]
+
+#: How often a child tells of its progress.  Seconds; less than any watchdog's patience.
+INTERVAL = 0.25
+
+_PROGRESS = "progress"
+
+#: What reading a damaged map does to the process that reads it.
+_DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+
+#: What the exit statuses of a child stand for; others say that trying again may help.
+_ERRORS: dict[int, type[StoreUnusable]] = {
+    each.exit_status: each for each in (StoreDamaged, StoreIncompatible)
+}
+
+
+def ask_child(
+    path: Path,
+    module: str,
+    *arguments: str,
+    progress: Progress | None = None,
+    started: Callable[[subprocess.Popen[str]], object] | None = None,
+) -> None:
+    """
+    Have a process of its own read the store in C{path}, and wait for its end.
+
+    This blocks: it is for a process that has nothing else to do until the store is known
+    to be whole.  Signal handlers run meanwhile, and C{progress} is called, so whoever waits
+    for this process can be told that it is alive.
+
+    @param module: the module to run, which ends with what L{answer} returns.
+    @param progress: called several times a second with how much is done, in percent, but
+        only while the child comes on: one that hangs is silent.
+    @param started: called with the process, for who may want to end it.
+    @raise StoreDamaged: the store is, or reading it killed the child.
+    @raise StoreIncompatible: it has another format.
+    @raise StoreUnusable: it could not be read.
+    """
+    said: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        try:
+            if started is not None:
+                started(child)
+            for line in child.stdout or ():
+                word, _, percent = line.strip().partition(" ")
+                if word != _PROGRESS or not percent.isdecimal():
+                    said.append(line)
+                elif progress is not None:
+                    progress(int(percent))
+        except BaseException:
+            child.kill()
+            raise
+    _judge(path, child.returncode, "".join(said).strip())
+
+
+def _judge(path: Path, status: int, said: str) -> None:
+    """
+    Raise what a child's end stands for.
+
+    @param status: as L{subprocess} has it.
+    """
+    if error := _ERRORS.get(status):
+        raise error(said)
+    if -status in _DEADLY:
+        raise StoreDamaged(
+            f"the store {path} is damaged: reading it ended by signal {-status};"
+            f" the file {DATA} may be shorter than it was"
+        )
+    if status < 0:
+        # Somebody else's doing, as the kernel's when memory is short.
+        raise StoreUnusable(f"the store {path} was not read: signal {-status} ended it")
+    if status:
+        raise StoreUnusable(
+            said.splitlines()[-1] if said else f"the store {path} cannot be verified"
+        )
+
+
+def answer(call: Callable[[Progress], object], *also: type[Exception]) -> int:
+    """
+    Make C{call} in a process that L{ask_child} has started, and write what is wrong.
+
+    @param call: takes what it reports its progress to.
+    @param also: what else C{call} raises for something that is wrong.
+    @return: the exit status.
+    """
+    known: tuple[type[Exception], ...] = (StoreUnusable, *also)
+    try:
+        call(_write_progress)
+    except known as error:
+        sys.stdout.write(f"{error}\n")
+        return getattr(error, "exit_status", Status.CANNOT_START)
+    return 0
+
+
+def _write_progress(percent: int) -> None:
+    sys.stdout.write(f"{_PROGRESS} {percent}\n")
+    sys.stdout.flush()
+
+
+class Meter:
+    """
+    Reports progress now and then, however often it is told.
+    """
+
+    def __init__(
+        self, report: Progress, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._report = report
+        self._monotonic = monotonic
+        self._next = monotonic()
+
+    def tell(self, fraction: float) -> None:
+        """
+        @param fraction: of the whole, 0 to 1.
+        """
+        now = self._monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            self._report(int(100 * fraction))

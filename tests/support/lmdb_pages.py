@@ -1,0 +1,66 @@
+"""
+The pages of a store's file, to damage one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from pexservice.stores.lmdb import pages
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.meta_pages import PAGE_HEADER
+from pexservice.stores.lmdb.pages import Contents, check_pages
+
+#: Of every file that is made on a machine whose memory has pages of this size.
+SIZE = 4096
+
+META, BRANCH, LEAF, OVERFLOW = "meta", "branch", "leaf", "overflow"
+
+_KINDS = {1: BRANCH, 2: LEAF}
+
+
+@contextmanager
+def opened(store: Path) -> Iterator[int]:
+    """
+    Open the file of C{store}, for reading.
+    """
+    file = os.open(store / DATA, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def check(store: Path) -> Contents:
+    """
+    Walk through C{store}.
+    """
+    with opened(store) as file:
+        return check_pages(file, lambda _: None)
+
+
+def pages_in_use(store: Path) -> dict[str, list[int]]:
+    """
+    Return the numbers of all pages of a sound store that are in use, by their kind, in
+    the order of the walk.
+    """
+    found: dict[str, list[int]] = {META: [0, 1], BRANCH: [], LEAF: [], OVERFLOW: []}
+    take, take_overflow = pages._Pages.take, pages._Pages.take_overflow
+
+    def taking(self: pages._Pages, number: int) -> bytes:
+        page = take(self, number)
+        found[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
+        return page
+
+    def taking_overflow(self: pages._Pages, number: int, length: int) -> int:
+        count = take_overflow(self, number, length)
+        found[OVERFLOW].extend(range(number, number + count))
+        return count
+
+    with patch.multiple(pages._Pages, take=taking, take_overflow=taking_overflow):
+        check(store)
+    return found

@@ -1,0 +1,197 @@
+"""
+A process that reads a store: what it says is passed on, and its end is judged.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from twisted.internet.task import Clock
+
+from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
+from pexservice.stores.lmdb.child import INTERVAL, Meter, Progress, answer, ask_child
+
+STORE = Path("/the/store")
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    Return the file of a module that a child can run by the name C{child_module}.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path / "child_module.py"
+
+
+def ask(module: Path, text: str, progress: Progress | None = None) -> None:
+    """
+    Run a child with this text.
+    """
+    module.write_text(text)
+    ask_child(STORE, module.stem, "argument", progress=progress)
+
+
+def test_progress(module: Path) -> None:
+    """
+    It is passed on while the child runs, and what else is said does not disturb.
+    """
+    told: list[int] = []
+    child = """
+import os, sys
+print("progress 1", flush=True)
+print("something else", flush=True)
+print("progress nothing", flush=True)
+print("progress 99", flush=True)
+assert sys.argv[1:] == ["argument"]
+"""
+    ask(module, child, told.append)
+    assert told == [1, 99]
+    ask(module, child)
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        ("print('bad'); sys.exit(78)", StoreDamaged, "^bad$"),
+        ("print('new'); sys.exit(64)", StoreIncompatible, "^new$"),
+        ("print('why'); sys.exit(1)", StoreUnusable, "^why$"),
+        ("sys.exit(1)", StoreUnusable, "/the/store cannot be verified"),
+        ("raise ValueError('bug')", StoreUnusable, "^ValueError: bug$"),
+        ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
+        ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
+        ("os.kill(os.getpid(), 9)", StoreUnusable, "signal 9 ended it"),
+    ],
+)
+def test_its_end(module: Path, end: str, error: type[Exception], message: str) -> None:
+    """
+    What its status stands for, and its words without those on progress.
+    """
+    with pytest.raises(error, match=message) as caught:
+        ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")
+    assert caught.type is error
+
+
+def test_it_can_be_ended(module: Path) -> None:
+    """
+    By whoever is told that it started.
+    """
+    module.write_text("import time\ntime.sleep(60)")
+
+    def started(child: subprocess.Popen[str]) -> None:
+        child.send_signal(signal.SIGTERM)
+
+    with pytest.raises(StoreUnusable, match="signal 15 ended it"):
+        ask_child(STORE, module.stem, started=started)
+
+
+def test_it_does_not_outlive_an_error(module: Path) -> None:
+    """
+    When passing its progress on fails, it is ended.
+    """
+
+    def failing(_: int) -> None:
+        raise KeyboardInterrupt
+
+    pid = module.with_name("pid")
+    with pytest.raises(KeyboardInterrupt):
+        ask(
+            module,
+            f"""
+import os, pathlib, time
+pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))
+print("progress 5", flush=True)
+time.sleep(60)
+""",
+            failing,
+        )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_it_does_not_outlive_its_parent(module: Path) -> None:
+    """
+    Its next word on progress, which nobody reads, is its end.
+    """
+    module.write_text(
+        """
+import sys, time
+from pexservice.stores.lmdb.child import answer
+
+def read(progress):
+    while True:
+        progress(5)
+        time.sleep(0.01)
+
+sys.exit(answer(read))
+"""
+    )
+    with subprocess.Popen(
+        [sys.executable, str(module)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"progress 5\n"
+        child.stdout.close()
+        assert child.wait(60) != 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 0),
+        (StoreUnusable("why"), 1),
+        (StoreDamaged("why"), 78),
+        (StoreIncompatible("why"), 64),
+        (KeyError("why"), 1),
+    ],
+)
+def test_answer(
+    capfd: pytest.CaptureFixture[str], error: Exception | None, status: int
+) -> None:
+    """
+    The other side: progress, a line for what is wrong, and the status.
+    """
+
+    def call(progress: Progress) -> None:
+        progress(7)
+        if error is not None:
+            raise error
+
+    assert answer(call, KeyError) == status
+    written = capfd.readouterr().out.splitlines()
+    assert written[0] == "progress 7"
+    assert written[1:] == ([] if error is None else [str(error)])
+
+
+def test_a_bug_is_not_hidden() -> None:
+    """
+    An exception that nobody expects ends the child with a traceback.
+    """
+
+    def call(_: Progress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        answer(call)
+
+
+def test_meter() -> None:
+    """
+    At once, then once in each interval in which something was done.
+    """
+    clock, told = Clock(), list[int]()
+    meter = Meter(told.append, clock.seconds)
+    meter.tell(0)
+    meter.tell(0.1)
+    clock.advance(INTERVAL / 2)
+    meter.tell(0.2)
+    clock.advance(INTERVAL / 2)
+    meter.tell(0.399)
+    meter.tell(0.5)
+    clock.advance(10 * INTERVAL)
+    meter.tell(1)
+    assert told == [0, 39, 100]

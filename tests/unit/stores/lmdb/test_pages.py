@@ -1,0 +1,430 @@
+"""
+The walk through the file: what LMDB writes passes, what it cannot have written does not.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import Batch, Remembered
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile, read_meta
+from pexservice.stores.lmdb.pages import check_pages
+from tests.support.fakes import now
+from tests.support.lmdb_pages import (
+    BRANCH,
+    LEAF,
+    OVERFLOW,
+    SIZE,
+    check,
+    opened,
+    pages_in_use,
+)
+from tests.unit.stores.lmdb.test_store import at
+
+#: Rows of the journal, with five keys each.
+BATCHES = 250
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    Make a store with trees of two levels, long values, and more free pages than fit into
+    one.
+    """
+    path = tmp_path_factory.mktemp("pages") / "store"
+    store = at(path, journal=3_000_000)
+    position, _ = now(store.open())
+
+    def commit(length: int, *keys: bytes) -> None:
+        nonlocal position
+        before, position = position, position + length
+        used = tuple(
+            (key, Remembered(Transition.NEXT, before + each, before + each))
+            for each, key in enumerate(keys, 1)
+        )
+        now(store.commit(Batch(before + 1, before, b"n" * length, position, 0, used)))
+
+    for number in range(BATCHES):
+        length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
+        commit(length, *(b"key-%d-%050d" % (each, number) for each in range(5)))
+    now(store.close())
+    # Forgets the longest row, whose pages become free.
+    store = at(path, journal=30_000)
+    now(store.open())
+    commit(1)
+    commit(1)
+    now(store.close())
+    return path
+
+
+@pytest.fixture
+def store(original: Path, tmp_path: Path) -> Path:
+    """
+    A copy to damage.
+    """
+    return Path(shutil.copytree(original, tmp_path / "store"))
+
+
+def test_a_sound_file(store: Path) -> None:
+    """
+    Every page is accounted for, and the numbers are LMDB's.
+    """
+    found = check(store)
+    with lmdb.open(str(store), max_dbs=3, readonly=True, lock=False) as env:
+        assert found.transaction == env.info()["last_txnid"]
+        with env.begin() as txn:
+            assert found.entries == {
+                name: txn.stat(env.open_db(name, txn, create=False))["entries"]
+                for name in (b"cursor", b"journal", b"keys")
+            }
+    assert found.lost == 0
+    used = pages_in_use(store)
+    # Of two trees at least, and the list of free pages is a long value.
+    assert len(used[BRANCH]) >= 2
+    assert len(used[OVERFLOW]) > 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
+    """
+    Keys and values of all sizes that are put, replaced and removed for long: after each
+    commit the walk finds as many records as there are, and no page that is lost.
+    """
+    chance = random.Random(seed)  # noqa: S311 to be repeated
+    there: dict[bytes, set[bytes]] = {b"one": set(), b"two": set()}
+    with lmdb.open(str(tmp_path), max_dbs=2, map_size=1 << 28, sync=False) as env:
+        opened = {name: env.open_db(name) for name in there}
+        for _ in range(60):
+            with env.begin(write=True) as txn:
+                for _ in range(chance.choice((1, 5, 200))):
+                    name = chance.choice(list(there))
+                    keys, database = there[name], opened[name]
+                    if keys and chance.random() < 0.45:
+                        key = chance.choice(sorted(keys))
+                        assert txn.delete(key, db=database)
+                        keys.discard(key)
+                    else:
+                        key = chance.randbytes(chance.choice((1, 8, 100, 511)))
+                        length = chance.choice((0, 7, 40, 1500, 2100, 5000, 70_000))
+                        txn.put(key, chance.randbytes(length), db=database)
+                        keys.add(key)
+            found = check(tmp_path)
+            assert found.entries == {name: len(keys) for name, keys in there.items()}
+            assert found.lost == 0
+
+
+def test_what_another_version_wrote() -> None:
+    """
+    The file that is kept from the first version, which another LMDB wrote.
+    """
+    found = check(Path(__file__).parents[3] / "nets" / "store-0.1.0")
+    assert found.entries[b"cursor"] == 1
+    assert found.lost == 0
+
+
+def test_progress(store: Path) -> None:
+    """
+    It grows from 0 to 1.
+    """
+    told: list[float] = []
+    with opened(store) as file:
+        check_pages(file, told.append)
+    assert told == sorted(told)
+    assert 0 <= told[0] <= told[-1] <= 1
+
+
+class File:
+    """
+    The bytes of a store's file.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / DATA
+        self._bytes = bytearray(self._path.read_bytes())
+        self.used = pages_in_use(store)
+
+    def page(self, number: int) -> bytes:
+        """
+        Return a page.
+        """
+        return bytes(self._bytes[number * SIZE : (number + 1) * SIZE])
+
+    def put(self, number: int, offset: int, new: bytes) -> None:
+        """
+        Write into a page, and into the file.
+        """
+        begin = number * SIZE + offset
+        self._bytes[begin : begin + len(new)] = new
+        with self._path.open("rb+") as file:
+            file.seek(begin)
+            file.write(new)
+
+    def cut(self, pages: int) -> None:
+        """
+        Keep the first pages only.
+        """
+        self._path.write_bytes(self._bytes[: pages * SIZE])
+
+    def number(self, number: int, offset: int, form: str) -> int:
+        """
+        Read a number from a page.
+        """
+        found: int = struct.unpack_from("<" + form, self.page(number), offset)[0]
+        return found
+
+    def newest_meta(self) -> int:
+        """
+        Return the page of the last transaction.
+        """
+        return max((0, 1), key=lambda number: self.number(number, TRANSACTION, "Q"))
+
+
+#: Offsets in a meta page: of the main tree's record, of the free tree's, and so on.
+FREE, MAIN, LAST_PAGE, TRANSACTION = 40, 88, 136, 144
+
+#: Offsets in a tree's record.
+FLAGS, DEPTH, BRANCHES, ENTRIES, ROOT = 4, 6, 8, 32, 40
+
+Damage = Callable[[File], None]
+
+
+def number(form: str, value: int) -> bytes:
+    """
+    Return a number as it is in the file.
+    """
+    return struct.pack("<" + form, value)
+
+
+def in_meta(offset: int, form: str, value: int | None = None) -> Damage:
+    """
+    Put another number into the newest meta page; by default, the next one.
+    """
+
+    def damage(file: File) -> None:
+        page = file.newest_meta()
+        new = file.number(page, offset, form) + 1 if value is None else value
+        file.put(page, offset, number(form, new))
+
+    return damage
+
+
+def in_page(kind: str, index: int, offset: int, form: str, value: int) -> Damage:
+    """
+    Put another number into a page of some kind.
+    """
+
+    def damage(file: File) -> None:
+        file.put(file.used[kind][index], offset, number(form, value))
+
+    return damage
+
+
+def swap(kind: str, first: int, second: int) -> Damage:
+    """
+    Exchange two pages, and let each have its number.
+    """
+
+    def damage(file: File) -> None:
+        one, other = file.used[kind][first], file.used[kind][second]
+        pages = file.page(one), file.page(other)
+        file.put(one, 8, pages[1][8:])
+        file.put(other, 8, pages[0][8:])
+
+    return damage
+
+
+def node(page: bytes, index: int) -> int:
+    """
+    Return where a node of a page begins.
+    """
+    begin: int = struct.unpack_from("<H", page, 16 + 2 * index)[0]
+    return begin
+
+
+def in_node(kind: str, page: int, index: int, offset: int, new: bytes) -> Damage:
+    """
+    Write into a node.
+    """
+
+    def damage(file: File) -> None:
+        where = file.used[kind][page]
+        file.put(where, node(file.page(where), index) + offset, new)
+
+    return damage
+
+
+def exchange_nodes(file: File) -> None:
+    """
+    Exchange two records of the last leaf.
+    """
+    page = file.used[LEAF][-1]
+    first, second = file.page(page)[16:18], file.page(page)[18:20]
+    file.put(page, 16, second + first)
+
+
+def drop_last_record(file: File) -> None:
+    """
+    Let the last leaf end one record earlier.
+    """
+    page = file.used[LEAF][-1]
+    file.put(page, 12, number("H", file.number(page, 12, "H") - 2))
+
+
+def one_bit_of_a_branch_key(file: File) -> None:
+    """
+    Change the key by which a child is found.
+    """
+    page = file.used[BRANCH][-1]
+    key = node(file.page(page), 1) + 8
+    file.put(page, key + 1, bytes((file.page(page)[key + 1] ^ 1,)))
+
+
+def free_a_page_in_use(file: File) -> None:
+    """
+    Let the list of free pages name the last leaf.
+    """
+    # The root of the free tree.
+    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    begin = node(file.page(root), 0)
+    count = file.number(root, begin + 16, "Q")
+    assert 0 < count < 100
+    for index in range(count):
+        at = begin + 24 + 8 * index
+        if index + 1 == count or file.number(root, at + 8, "Q") < file.used[LEAF][-1]:
+            file.put(root, at, number("Q", file.used[LEAF][-1]))
+            return
+
+
+def shorten(file: File) -> None:
+    """
+    Cut off the last page that is in use.
+    """
+    file.cut(max(map(max, file.used.values())))
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "transaction later": (in_meta(TRANSACTION, "Q"), "not of the last two"),
+    "transaction far": (in_meta(TRANSACTION, "Q", 1 << 40), "not of the last two"),
+    "both the same": (in_meta(TRANSACTION, "Q", 0), "not of the last two"),
+    "no magic": (in_meta(16, "I", 0), "no meta page"),
+    "another version": (in_meta(20, "I", 2), "no meta page"),
+    "no flag": (in_meta(10, "H", 0), "no meta page"),
+    "size of a page": (in_meta(FREE, "I", 8192), "page"),
+    "flags of the free tree": (in_meta(FREE + FLAGS, "H", 0), "flags 0"),
+    "flags of the main tree": (in_meta(MAIN + FLAGS, "H", 4), "flags 4"),
+    "depth": (in_meta(MAIN + DEPTH, "H"), "tree of databases"),
+    "no depth": (in_meta(MAIN + DEPTH, "H", 0), "a root and no depth"),
+    "too deep": (in_meta(MAIN + DEPTH, "H", 33), "depth 33"),
+    "branches": (in_meta(MAIN + BRANCHES, "Q"), "a record of"),
+    "entries": (in_meta(MAIN + ENTRIES, "Q"), "a record of"),
+    "root beyond": (in_meta(MAIN + ROOT, "Q", 1 << 60), "beyond the end"),
+    "root is a meta page": (in_meta(MAIN + ROOT, "Q", 1), "used twice"),
+    "last page": (in_meta(LAST_PAGE, "Q", 2), "beyond the end"),
+    "another's number": (in_page(LEAF, -1, 0, "Q", 5), "that is page 5"),
+    "another's flags": (in_page(LEAF, -1, 10, "H", 1), "with flags 1"),
+    "flags of a branch": (in_page(BRANCH, -1, 10, "H", 2), "with flags 2"),
+    "lower": (in_page(LEAF, -1, 12, "H", 0xFFFE), "bounds"),
+    "lower odd": (in_page(LEAF, -1, 12, "H", 21), "bounds"),
+    "no records": (in_page(LEAF, -1, 12, "H", 16), "bounds"),
+    "one child": (in_page(BRANCH, -1, 12, "H", 18), "bounds"),
+    "upper": (in_page(LEAF, -1, 14, "H", 4090), "outside"),
+    "upper beyond": (in_page(LEAF, -1, 14, "H", 4098), "bounds"),
+    "record outside": (in_page(LEAF, -1, 16, "H", 4095), "outside"),
+    "child beyond": (in_node(BRANCH, -1, 1, 0, b"\xff" * 6), "beyond the end"),
+    "child is a parent": (in_node(BRANCH, -1, 1, 0, bytes(6)), "used twice"),
+    "key of a branch": (one_bit_of_a_branch_key, "not looked for there"),
+    "length of a branch's key": (in_node(BRANCH, -1, 1, 6, b"\xff\xff"), "goes beyond"),
+    "key's length": (in_node(LEAF, -1, 0, 6, b"\xff\xff"), "goes beyond"),
+    "value's length": (in_node(LEAF, -1, 0, 0, b"\xff\xff"), "goes beyond"),
+    "value's kind": (in_node(LEAF, -1, 0, 4, b"\4"), "of kind 4"),
+    "order": (exchange_nodes, "out of order"),
+    "one record less": (drop_last_record, "a record of"),
+    "leaves exchanged": (swap(LEAF, -1, -2), "keys on page"),
+    "branches exchanged": (swap(BRANCH, 0, 1), "tree of"),
+    "overflow pages": (in_page(OVERFLOW, 0, 12, "I", 1 << 30), "beyond the end"),
+    "fewer overflow pages": (in_page(OVERFLOW, 0, 12, "I", 0), "no room"),
+    "overflow flags": (in_page(OVERFLOW, 0, 10, "H", 2), "long value"),
+    "free and in use": (free_a_page_in_use, "used twice, or is free"),
+    "shorter": (shorten, "beyond the end"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damage(store: Path, damage: Damage, message: str) -> None:
+    """
+    Each is found, and told for what it is.
+    """
+    damage(File(store))
+    with pytest.raises(BadPage, match=message):
+        check(store)
+
+
+def test_no_number_is_trusted(store: Path) -> None:
+    """
+    Any bytes in any page: the file passes or is refused, and nothing else happens.
+    """
+    file, refused = File(store), 0
+    for seed in range(600):
+        chance = random.Random(seed)  # noqa: S311 to be repeated
+        before = []
+        for _ in range(3):
+            page = chance.choice(file.used[chance.choice(list(file.used))])
+            offset = chance.randrange(chance.choice((1, 10, 16, 100, SIZE - 100)))
+            before.append((page, offset, file.page(page)[offset : offset + 100]))
+            file.put(page, offset, chance.randbytes(chance.choice((1, 2, 8, 100))))
+        try:
+            check(store)
+        except (BadPage, OtherFile):
+            refused += 1
+        for written in reversed(before):
+            file.put(*written)
+    assert refused > 300
+    check(store)
+
+
+def stamped(offset: int, order: str, version: int) -> Iterator[bytes]:
+    """
+    Yield meta pages of another LMDB.
+    """
+    for _ in range(2):
+        yield (bytes(offset) + struct.pack(order + "II", 0xBEEFC0DE, version)).ljust(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("offset", "order", "version", "message"),
+    [
+        (16, "<", 999, "data version 999 was written;"),
+        (24, "<", 3, "data version 3 was written;"),
+        (16, ">", 1, "data version 1 was written on a big-endian machine"),
+        (12, "<", 1, "data version 1 was written on a 32-bit machine"),
+    ],
+)
+def test_files_of_another_lmdb(
+    tmp_path: Path, offset: int, order: str, version: int, message: str
+) -> None:
+    """
+    They are not damaged, and the version is told.
+    """
+    (tmp_path / DATA).write_bytes(b"".join(stamped(offset, order, version)))
+    with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
+        read_meta(file)
+
+
+@pytest.mark.parametrize("length", [0, 7, 20, 152, SIZE, SIZE + 20])
+def test_a_file_that_ends_early(store: Path, length: int) -> None:
+    """
+    It is damaged.
+    """
+    data = (store / DATA).read_bytes()
+    (store / DATA).write_bytes(data[:length])
+    with opened(store) as file, pytest.raises(BadPage, match="the file ends before"):
+        read_meta(file)
