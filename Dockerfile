@@ -23,9 +23,9 @@ WORKDIR /source
 COPY . .
 RUN /pip/bin/pip wheel --wheel-dir /wheels --no-deps .
 # What has no wheel for this platform is compiled, and only then takes a compiler.
-# treq and tls are what --store etcd: takes; nobody else loads them.
+# tls is what --store etcd: takes for https; nobody else loads it.
 RUN set -- --python /opt/pexservice/bin/python install --no-cache-dir /wheels/*.whl \
-        'treq>=24.9' 'twisted[tls]>=24.11'; \
+        'twisted[tls]>=24.11'; \
     /pip/bin/pip "$@" --only-binary :all: \
     || { apt-get update \
         && apt-get install --yes --no-install-recommends gcc libc6-dev make patch python3-dev \

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import pexservice.process.import_guard  # noqa: F401 before Twisted
 
@@ -28,12 +28,18 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.making import etcd_store
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, Conflict, NotTaken, OutcomeUnknown
+from pexservice.stores.interface import (
+    Batch,
+    Conflict,
+    NotTaken,
+    OutcomeUnknown,
+    StoreOptions,
+)
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.registry import make_store
 
 CALLERS = (64, 256)
 NODES = (1, 3)
@@ -126,7 +132,13 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
         for callers in CALLERS:
             for how in ("one each", "grouped"):
                 prefix = f"{url}?prefix=bench/{nodes}/{callers}/{how.replace(' ', '-')}/"
-                stores = [etcd_store(prefix, reactor, journal=1000) for _ in range(nodes)]
+                stores = [
+                    cast(
+                        EtcdStore,
+                        make_store(prefix, StoreOptions(reactor=reactor, journal=1000)),
+                    )
+                    for _ in range(nodes)
+                ]
                 committers = [
                     OptimisticCommitter(each, reactor, fatal=lambda _: None)
                     for each in stores

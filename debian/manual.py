@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pexservice.cli.help import GROUPS
+from pexservice.cli.help import help_of
 from pexservice.cli.pexctl import _parser
 from pexservice.cli.twistd import ServiceOptions
 
@@ -119,22 +119,11 @@ def service(version: str) -> Iterator[str]:
     """
     The lines of pexservice(8).
     """
-    options = ServiceOptions()
-    values = {name: value for _, names in GROUPS for name, value in names.items()}
     yield f'.TH PEXSERVICE 8 "" "pexservice {version}"'
     yield _INTRODUCTION.strip()
-    # What usage.Options prints in its --help, option by option.
-    for long in sorted(options.longOpt):
-        name = long.rstrip("=")
-        if name not in options.docs or name == "version":
-            continue
-        value = rf" \fI{quoted(values.get(name, 'VALUE'))}\fR" if long.endswith("=") else ""
-        default = options.defaults.get(name)
-        told = "" if default in (None, 0) else f" Default: {default}."
-        text = " ".join((options.docs[name] or "").split())
-        if text and not text.endswith("."):
-            text += "."
-        yield from (".TP", rf"\fB\-\-{quoted(name)}\fR{value}", quoted(text + told))
+    for each in sorted(ServiceOptions.declared(), key=lambda option: option.name):
+        value = rf" \fI{quoted(each.value)}\fR" if each.value else ""
+        yield from (".TP", rf"\fB\-\-{quoted(each.name)}\fR{value}", quoted(help_of(each)))
     yield _REST.strip()
 
 

@@ -392,6 +392,40 @@ def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
     assert int(answer.headers["Pex-Revision"]) == before + 1
 
 
+def test_another_store_in_its_place(daemon: Daemon) -> None:
+    """
+    A service whose store is moved away takes no more steps, and goes on when it is moved
+    back.  With another one in its place the worker ends, and the next one serves from
+    what is there: nobody was told of a step that neither of them has.
+    """
+    store, away = daemon.path / STORE, daemon.path / "away"
+    for _ in range(3):
+        step(daemon)
+    shutil.copytree(store, daemon.path / "copy")
+    before = step(daemon)
+    store.rename(away)
+    for _ in patiently():
+        answer, body = daemon.ask("/next", "POST")
+        if answer.status != 200:
+            break
+        before = int(answer.headers["Pex-Revision"])
+    assert (answer.status, b"was moved away" in body) == (503, True)
+    assert int(daemon.ask("/current")[0].headers["Pex-Revision"]) == before
+    away.rename(store)
+    assert step(daemon) == before + 1
+    store.rename(away)
+    (daemon.path / "copy").rename(store)
+    # Until it is seen, the store that was moved away takes what it is given.
+    for _ in patiently():
+        answer, body = daemon.ask("/next", "POST")
+        if answer.status == 200 and int(answer.headers["Pex-Revision"]) == 4:
+            break
+        # What ends the worker is told as whatever ends one, and what follows as a refusal.
+        assert answer.status in (200, 503)
+    assert "another store was put in the place of" in daemon.log.read_text()
+    assert step(daemon) == 5
+
+
 def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
     """
     It is tried again, ever later, and the log says how it ended.

@@ -221,7 +221,7 @@ def access_log(daemon: Daemon) -> dict[str, Outcome]:
     return {
         f"access log/{line}": (Answer(str(count)),)
         for line, count in lines.items()
-        if not line.startswith("10.")
+        if not line.startswith('"10.')
     }
 
 

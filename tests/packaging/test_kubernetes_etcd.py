@@ -47,11 +47,11 @@ def test_nodes_find_etcd(built: Manifests) -> None:
     (container,) = _one(built, "Deployment")["template"]["spec"]["containers"]
     options = ServiceOptions()
     options.parseOptions(container["args"])
-    assert options["standby"] == 0
+    assert options.supervision().standby == 0
     etcd = _one(built, "StatefulSet")
     names = [f"pexservice-etcd-{number}" for number in range(etcd["replicas"])]
     assert etcd["serviceName"] == "pexservice-etcd"
-    assert parse(options["store"]).endpoints == tuple(
+    assert parse(options.settings().store).endpoints == tuple(
         f"http://{name}.pexservice-etcd:2379" for name in names
     )
     (initial,) = (

@@ -108,6 +108,35 @@ def changed_header(name: str, old_value: str, new_value: str) -> Undo:
     )
 
 
+def reordered(old: Outcome, new: Outcome) -> Outcome:
+    """
+    Undo: the new version sends the same headers in another order.
+    """
+    if len(old) != len(new):
+        return new
+    return tuple(
+        evolve(after, headers=before.headers)
+        if sorted(before.headers) == sorted(after.headers)
+        else after
+        for before, after in zip(old, new, strict=True)
+    )
+
+
+def added_lines(pattern: str) -> Undo:
+    """
+    Return the undo of lines that the new version has besides those of the old one.
+
+    @param pattern: a regular expression that such a line matches as a whole.
+    """
+
+    def undo(answer: Answer) -> Answer:
+        lines = answer.body.decode().split("\n")
+        kept = [line for line in lines if not re.fullmatch(pattern, line)]
+        return evolve(answer, body="\n".join(kept).encode())
+
+    return _each(undo)
+
+
 def newline_behind(media_type: str) -> Undo:
     """
     The new version ends bodies of one media type with a newline.

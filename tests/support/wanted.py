@@ -22,6 +22,65 @@ Some entries as they might be::
 
 from __future__ import annotations
 
-from tests.support.differences import Wanted
+from tests.support.differences import (
+    Wanted,
+    added,
+    added_header,
+    added_lines,
+    changed_header,
+    instead,
+    removed,
+    reordered,
+    reworded,
+    words,
+)
 
-WANTED: tuple[Wanted, ...] = ()
+_CROSS_ORIGIN = (
+    "a web page of another origin may not move the cursor; the service's operator can"
+    " name its origin in --cors-origin"
+)
+_PREFETCH = "a prefetch may not move the cursor; send the request when it is meant"
+_ACCEPTED = "Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+
+WANTED: tuple[Wanted, ...] = (
+    Wanted("issue 14.5: groups in plain English", removed, "help/* line: *"),
+    Wanted("issue 14.5: groups in plain English", added, "help/* line: *"),
+    Wanted("issue 14.5: groups in plain English", reworded, "help/* --*"),
+    Wanted("issue 18.2", added, "help/* --config FILE"),
+    Wanted("issue 16.8", reworded, "start/*an option *"),
+    Wanted("issue 16.8", reworded, "start/*an address *"),
+    Wanted("issue 16.8", reworded, "start/*a store of no kind"),
+    Wanted("issue 16.8", reworded, "start/many standbys"),
+    Wanted("issue 13.7", added_header("X-Content-Type-Options", "nosniff")),
+    Wanted("issue 13.7", added_header("Cross-Origin-Resource-Policy", "same-origin")),
+    # It stood last in the page's answer.
+    Wanted("issue 13.7", reordered, "*/* / Accept: text/html"),
+    Wanted(
+        "issue 13.7",
+        changed_header(
+            "Access-Control-Allow-Headers",
+            _ACCEPTED,
+            _ACCEPTED.replace("Idempotency", "Content-Type, Idempotency"),
+        ),
+    ),
+    *(
+        Wanted("issue 13.6", instead("?0[01] ?0[01] 200", "403 403 200", says), "*/next *")
+        for says in (_CROSS_ORIGIN, _PREFETCH)
+    ),
+    Wanted(
+        "issue 13.6",
+        words(
+            "a GET that moves the cursor is refused from another site; use POST",
+            _CROSS_ORIGIN,
+        ),
+    ),
+    Wanted(
+        "issue 13.6",
+        words("a GET that moves the cursor is refused as a prefetch; use POST", _PREFETCH),
+    ),
+    Wanted("issue 13.6", removed, 'access log/*T /next HTTP/1.1" ??? *'),
+    Wanted("issue 13.6", added, 'access log/*T /next HTTP/1.1" 403 *'),
+    Wanted("issue 13.6", added_lines("403 .*"), "openapi/POST *"),
+    Wanted("issue 13.6", added_lines("403 .*"), "openapi/GET /events"),
+    Wanted("issue 13.5", added_lines("421 .*"), "openapi/*"),
+)

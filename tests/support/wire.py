@@ -61,19 +61,20 @@ class Server:
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         self.connections = Connections(connections, self.clock.seconds)
-        clients = Clients(proxies)
+        clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
         self.hot = Hot(
             self.committer,
             self.connections,
             self.clock,
             clients=clients,
+            pages=access.pages,
             limit=limit,
             remembers=remembers,
         )
         scrape = Metrics(self.committer, self.hot).reply
         self.events = Events(self.committer, self.clock.callLater, streams)
-        api = Api(self.committer, access or Access(), self.events, limit, scrape=scrape)
+        api = Api(self.committer, access, self.events, limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
     def connect(self, peer: object = None) -> Wire:

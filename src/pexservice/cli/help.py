@@ -5,74 +5,45 @@ C{--help}: the options in groups, instead of in the order of the alphabet.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from twisted.python.usage import Options
+from pexservice.settings.option import GROUPS, Option
 
-#: By group, the options and what stands for their values.  One that is in none is
-#: told at the end.
-GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
-    (
-        "Where it listens",
-        {"listen": "ENDPOINT", "tls-certificate": "PEM", "tls-key": "PEM"},
-    ),
-    (
-        "What it keeps",
-        {"store": "URL", "synchronous-commit": "on|off", "journal": "N"},
-    ),
-    (
-        "Who may do what",
-        {
-            "token-file": "FILE",
-            "cors-origin": "ORIGIN",
-            "rate-limit": "N",
-            "max-connections": "N",
-            "trusted-proxy": "ADDRESS",
-        },
-    ),
-    (
-        "How it is kept alive",
-        {
-            "standby": "N",
-            "watchdog": "SECONDS",
-            "lifeline": "N",
-            "scoreboard": "N",
-            "quick-check": "",
-        },
-    ),
-    ("What it tells", {"access-log": "FILE", "help": "", "version": ""}),
-)
-
-#: The width of what stands before the descriptions, and of a line.
+#: The width of what stands before the descriptions, and of a line.  Characters.
 _INDENT = 26
 _WIDTH = 80
 
 
-def grouped(options: Options) -> str:
+def grouped(description: str, options: Iterable[Option]) -> str:
     """
-    What follows the synopsis.
+    Write what follows the synopsis.
     """
-    known = {long.rstrip("="): long.endswith("=") for long in options.longOpt}
-    placed = {name for _, names in GROUPS for name in names}
-    others = {name: "VALUE" * known[name] for name in sorted(known.keys() - placed)}
-    lines = ["", *textwrap.wrap(getattr(options, "longdesc", ""), _WIDTH)]
-    for title, names in (*GROUPS, ("Other", others)):
-        told = [name for name in names if name in known]
-        if told:
-            lines += ["", f"{title}:"]
-        for name in told:
-            lines += _option(options, name, names[name])
+    lines = ["", *textwrap.wrap(description, _WIDTH)]
+    by_group: dict[str, list[Option]] = {group: [] for group in GROUPS}
+    for option in options:
+        by_group[option.group].append(option)
+    for group, members in by_group.items():
+        if members:
+            lines += ["", f"{group}:"]
+        for each in members:
+            lines += _entry(f"--{each.name} {each.value}".rstrip(), help_of(each))
+    lines += ["", "Help:", *_entry("--help", "Display this help and exit.")]
+    lines += _entry("--version", "Display the version and exit.")
     return "\n".join([*lines, ""])
 
 
-def _option(options: Any, name: str, value: str) -> Iterator[str]:
-    default = options.defaults.get(name)
-    # Of a flag it is 0.
-    told = "" if default is None or not value else f" [default: {default}]"
-    # A docstring may have a line of its own for each part.
-    text = " ".join((options.docs[name] or "").split()) + told
-    head = f"  --{name} {value}".rstrip()
+def help_of(option: Option) -> str:
+    """
+    Return the help of C{option} with its default value, if it has one to show.
+    """
+    words = [
+        word for word in option.arguments(option.default) if word != f"--{option.name}"
+    ]
+    return option.help + (f" [default: {' '.join(words)}]" if words else "")
+
+
+def _entry(head: str, text: str) -> Iterator[str]:
+    head = f"  {head}"
     lines = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False)
     if len(head) > _INDENT - 2:
         yield head

@@ -42,7 +42,7 @@ from pexservice.stores.interface import (
 #: else is in it.
 MOST_KEYS = 100
 
-#: Result often an idle store is asked whether it is there.  Seconds.
+#: How often an idle store is asked whether it is there.  Seconds.
 PROBE = 1.0
 
 #: How many steps cost less than making a term from its position.

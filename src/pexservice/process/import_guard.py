@@ -1,15 +1,25 @@
 """
-To be imported before Twisted: what our processes do without.
+A guard that keeps pyOpenSSL out of a process until something there speaks TLS with it.
 
-Twisted imports pyOpenSSL where it is installed, 9 MiB for each of three processes, and
-only a worker that speaks TLS without uvloop needs it; see
-L{pexservice.server.transport.tls}.
-And one whose etcd speaks TLS.  Twisted decides once whether it has it, long before
-anybody has read the options, so they are looked for here.
+Twisted imports pyOpenSSL wherever it is installed: 9 MiB in each of three processes, of
+which a worker without uvloop or with a store behind HTTPS may need it, and only when its
+settings say so.  Importing this module before Twisted sets the guard.
 """
 
 import sys
 
-if not any("etcd:" in each and "https:" in each for each in sys.argv):
-    # None stands for a module that is not installed.
-    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
+_NAME = "OpenSSL"
+
+# None stands for a module that is not installed.
+sys.modules.setdefault(_NAME, None)  # type: ignore[arg-type]
+
+
+def lift() -> None:
+    """
+    Let pyOpenSSL be imported from now on.
+
+    Modules of Twisted that were imported before go on without it, so whatever needs it
+    imports C{twisted.internet.ssl} and C{twisted.protocols.tls} after this call.
+    """
+    if sys.modules.get(_NAME, sys) is None:
+        del sys.modules[_NAME]

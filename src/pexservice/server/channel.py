@@ -15,6 +15,7 @@ connection, and a reset may overtake the answer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -32,7 +33,7 @@ from pexservice.server.request import LARGEST_BODY, PexRequest
 from pexservice.web import problems
 from pexservice.web.meaning import meaning_of
 from pexservice.web.problems import Problem
-from pexservice.web.replies import Reply, accepts_json
+from pexservice.web.replies import Header, Reply, accepts_json
 
 #: The longest request line, and the largest header section.  Bytes.
 LONGEST_REQUEST_LINE = 8192
@@ -378,13 +379,16 @@ class PexChannel(HTTPChannel):
             return
         self._connection.phase = Phase.DRAINING
         self._hot.requests.refused(problem.status.value)
-        accept = None
+        accept, origins = None, []
         if self.requests:
-            accept = self.requests[-1].requestHeaders.getRawHeaders(b"accept")
+            headers = self.requests[-1].requestHeaders
+            accept = headers.getRawHeaders(b"accept")
+            origins = headers.getRawHeaders(b"origin", [])
         reply = problem.reply(accept)
+        told = self._hot.pages.answer_headers(origins)
         # What Twisted's parser has found so far, if anything.
         bodiless = getattr(self, "_command", b"") == b"HEAD"
-        self.transport.write(_head(reply) + (b"" if bodiless else reply.body))
+        self.transport.write(_head(reply, told) + (b"" if bodiless else reply.body))
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)
@@ -409,12 +413,14 @@ class PexChannel(HTTPChannel):
         self.transport.abortConnection()
 
 
-def _head(reply: Reply) -> bytes:
+def _head(reply: Reply, told: Sequence[Header]) -> bytes:
     """
-    The head of a connection's last answer.
+    Return the head of a connection's last answer.
+
+    @param told: what every answer tells a browser.
     """
     head = [b"HTTP/1.1 %d %b" % (reply.status, reply.phrase)]
-    head += [b"%b: %b" % header for header in reply.headers]
+    head += [b"%b: %b" % header for header in (*told, *reply.headers)]
     head += [
         b"Date: " + datetimeToString(),
         b"Content-Length: %d" % len(reply.body),

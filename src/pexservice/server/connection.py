@@ -27,7 +27,6 @@ from pexservice.server.fast_path import Hot
 from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT
 from pexservice.server.plan_cache import Plan
-from pexservice.server.responses import render
 from pexservice.web.problems import of_refusal, too_slow
 
 _IDLE = Phase.IDLE
@@ -149,7 +148,7 @@ class Connection(Protocol):
             self.write(hot.answers.moved(outcome.state, variant))
             plan.tally.ok += 1
         else:
-            self.write(render(of_refusal(outcome).reply(None), variant))
+            self.write(hot.answers.refused(of_refusal(outcome).reply(None), variant))
             plan.tally.unavailable += 1
         self.answered = True
         self.last_active = hot.seconds()

@@ -13,6 +13,7 @@ from pexservice.server.plan_cache import Memo, Plan, Variant
 from pexservice.server.request_counters import Requests
 from pexservice.server.responses import Answers
 from pexservice.web.clients import Clients
+from pexservice.web.cross_site import CrossSitePolicy
 from pexservice.web.meaning import Meaning
 from pexservice.web.throttle import RateLimit
 
@@ -20,6 +21,7 @@ from pexservice.web.throttle import RateLimit
 class Hot:
     """
     @ivar plans: of the memo.
+    @ivar pages: the rules for web pages.
     @ivar requests: those that were answered, also by others.
     @ivar seconds: a monotonic clock.
     @ivar call_later: the reactor's.
@@ -32,6 +34,7 @@ class Hot:
         reactor: IReactorTime,
         *,
         clients: Clients,
+        pages: CrossSitePolicy | None = None,
         limit: RateLimit | None = None,
         remembers: bool = True,
     ) -> None:
@@ -40,7 +43,8 @@ class Hot:
         """
         self.committer = committer
         self.connections = connections
-        self.answers = Answers()
+        self.pages = pages or CrossSitePolicy()
+        self.answers = Answers(self.pages.answer_headers(()))
         self.requests = Requests()
         self.limit = limit
         self.seconds = connections.seconds

@@ -11,6 +11,7 @@ about the cursor consists of is said once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from twisted.web.http import datetimeToString
@@ -18,7 +19,7 @@ from twisted.web.http import datetimeToString
 from pexservice.core.cursor import State
 from pexservice.core.sequence import Term
 from pexservice.server.plan_cache import Variant
-from pexservice.web.replies import TEXT, Reply
+from pexservice.web.replies import TEXT, Header, Reply
 from pexservice.web.representations import state_reply
 
 # A state whose numbers are nowhere else in an answer about it.
@@ -26,24 +27,26 @@ _REVISION, _POSITION, _VALUE = 7777777771, 7777777772, 7777777773
 _PROBE = State(_REVISION, Term(_POSITION, Decimal(_VALUE), Decimal(0)))
 
 
-def render(reply: Reply, variant: Variant) -> bytes:
+def render(reply: Reply, variant: Variant, told: Sequence[Header]) -> bytes:
     """
-    C{reply} as it goes over the wire.
+    Return C{reply} as it goes over the wire.
+
+    @param told: what every answer tells a browser.
     """
     lines = [b"%b %d %b" % (variant.version, reply.status, reply.phrase)]
     if variant.connection is not None:
         lines.append(b"Connection: " + variant.connection)
     lines.append(b"Date: " + datetimeToString())
-    lines += [b"%b: %b" % header for header in reply.headers]
+    lines += [b"%b: %b" % header for header in (*told, *reply.headers)]
     lines.append(b"Content-Length: %d" % len(reply.body))
     return b"\r\n".join([*lines, b"", reply.body])
 
 
-def _template(variant: Variant) -> bytes:
+def _template(variant: Variant, told: Sequence[Header]) -> bytes:
     """
-    For the revision, the position, the revision, the length and the text.
+    Return a format for the revision, the position, the revision, the length and the text.
     """
-    template = render(state_reply(_PROBE, TEXT), variant).replace(b"%", b"%%")
+    template = render(state_reply(_PROBE, TEXT), variant, told).replace(b"%", b"%%")
     for number in (_REVISION, _POSITION):
         template = template.replace(b"%d" % number, b"%d")
     text = _PROBE.term.text
@@ -58,7 +61,11 @@ class Answers:
     Of one worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Sequence[Header]) -> None:
+        """
+        @param told: what every answer tells a browser.
+        """
+        self._told = told
         self._templates: dict[Variant, bytes] = {}
         self._shown: State | None = None
         self._showing: dict[Variant, bytes] = {}
@@ -70,13 +77,19 @@ class Answers:
         self._templates.clear()
         self._shown = None
 
+    def refused(self, reply: Reply, variant: Variant) -> bytes:
+        """
+        Return the answer to a step that was not made.
+        """
+        return render(reply, variant, self._told)
+
     def moved(self, state: State, variant: Variant) -> bytes:
         """
         The answer to a step that led to C{state}.
         """
         template = self._templates.get(variant)
         if template is None:
-            template = self._templates[variant] = _template(variant)
+            template = self._templates[variant] = _template(variant, self._told)
         revision, term = state
         text = term.text
         return template % (revision, term.position, revision, len(text) + 1, text)

@@ -1,83 +1,240 @@
 """
-What the command line says, as plain values; see L{pexservice.cli.twistd}.
+The one table of options: what a worker and a supervisor are told, as plain values.
+
+To add an option, add an attribute here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import attrs
 
-from attrs import frozen
+from pexservice.settings import values
+from pexservice.settings.option import (
+    ACCESS,
+    CONFIGURATION,
+    KEEP_ALIVE,
+    LISTENING,
+    OUTPUT,
+    STORE,
+    option,
+)
+from pexservice.stores.registry import is_shared
+
+_DESCRIPTOR = values.number(3, 1_000_000)
+
+#: A watchdog shorter than this would end a worker that is merely busy.  Seconds.
+_SHORTEST_WATCHDOG = 0.5
 
 
-@frozen(kw_only=True)
+@attrs.frozen(kw_only=True)
 class Settings:
     """
-    Of one worker.
+    Settings of one worker process.
 
-    @ivar listen: endpoint descriptions.
-    @ivar store: the directory of an LMDB store.
-    @ivar etcd: where the store is instead, as C{--store} has it.
-    @ivar journal: how many transitions the history goes back.
-    @ivar rate_limit: requests a second for each client address.
-    @ivar trusted_proxies: addresses whose X-Forwarded-For counts.
-    @ivar tls: the PEM files of a certificate and its key.
-    @ivar foreground: whether who started the process sees its standard error and
-        its exit status.
-    @ivar lifeline: the descriptor of a pipe whose other end the supervisor holds.
-    @ivar scoreboard: the descriptor of the supervisor's L{scoreboard
-        <pexservice.process.scoreboard>}.
-    @ivar quick_check: the store was verified a moment ago, so only look at the
-        cursor.
+    @ivar foreground: whether somebody sees the process's standard error and its exit
+        status.  Not an option of ours, but of twistd.
     """
 
-    listen: tuple[str, ...] = ("tcp:8081:interface=127.0.0.1",)
-    store: str = "pexservice-data"
-    etcd: str | None = None
-    synchronous_commit: bool = True
-    journal: int = 100_000
-    token_file: str | None = None
-    cors_origins: tuple[str, ...] = ()
-    access_log: str | None = None
-    max_connections: int = 10_000
-    rate_limit: int | None = None
-    trusted_proxies: tuple[str, ...] = ()
-    tls: tuple[str, str] | None = None
+    listen: tuple[str, ...] = option(
+        ("tcp:8081:interface=127.0.0.1",),
+        "ENDPOINT",
+        "An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH"
+        " or systemd:domain=INET:index=0; may be repeated.",
+        group=LISTENING,
+        parse=values.endpoint,
+        path_after="unix:",
+        repeatable=True,
+    )
+    tls_certificate: str | None = option(
+        None,
+        "PEM",
+        "A PEM file with a certificate and its chain, to serve HTTPS on every listener;"
+        " takes --tls-key.",
+        group=LISTENING,
+        path_after="",
+    )
+    tls_key: str | None = option(
+        None,
+        "PEM",
+        "A PEM file with the certificate's key.",
+        group=LISTENING,
+        path_after="",
+    )
+    store: str = option(
+        "lmdb:pexservice-data",
+        "URL",
+        "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there, or,"
+        " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
+        group=STORE,
+        parse=values.store_url,
+        path_after="lmdb:",
+    )
+    synchronous_commit: bool = option(
+        True,  # noqa: FBT003 the default
+        "on|off",
+        "on: a step is on disk before its answer. off: at most 10 ms after it, and lost"
+        " if the process dies in between.",
+        group=STORE,
+        type=bool,
+        parse=values.on_or_off,
+    )
+    journal: int = option(
+        100_000,
+        "N",
+        "How many transitions /history goes back.",
+        group=STORE,
+        type=int,
+        parse=values.number(1, 100_000_000),
+    )
+    token_file: str | None = option(
+        None,
+        "FILE",
+        "A file of bearer tokens, one a line, that may move the cursor; without it"
+        " everybody may.",
+        group=ACCESS,
+        path_after="",
+    )
+    cors_origins: tuple[str, ...] = option(
+        (),
+        "ORIGIN",
+        "An origin, as https://example.org, whose pages may use the API; may be repeated.",
+        group=ACCESS,
+        parse=values.origin,
+        name="cors-origin",
+        repeatable=True,
+    )
+    rate_limit: int | None = option(
+        None,
+        "N",
+        "Requests a second for each client address; those over it are refused.",
+        group=ACCESS,
+        type=int,
+        parse=values.number(1, 1_000_000),
+    )
+    max_connections: int = option(
+        10_000,
+        "N",
+        "How many connections may be open; beyond it the longest idle one goes.",
+        group=ACCESS,
+        type=int,
+        parse=values.number(1, 1_000_000),
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        "ADDRESS",
+        "The address of a proxy whose X-Forwarded-For counts, besides any that comes"
+        " through a unix: listener; may be repeated.",
+        group=ACCESS,
+        parse=values.address,
+        name="trusted-proxy",
+        repeatable=True,
+    )
+    access_log: str | None = option(
+        None,
+        "FILE",
+        "A file for an access log in the combined format; - for the daemon's own.",
+        group=OUTPUT,
+        path_after="",
+    )
+    lifeline: int | None = option(
+        None,
+        "N",
+        "For a supervisor: a pipe's descriptor; end when it ends, and wait for a store"
+        " in use.",
+        group=KEEP_ALIVE,
+        type=int,
+        parse=_DESCRIPTOR,
+        hidden=True,
+    )
+    scoreboard: int | None = option(
+        None,
+        "N",
+        "For a supervisor: the descriptor of what it counts, for /metrics.",
+        group=KEEP_ALIVE,
+        type=int,
+        parse=_DESCRIPTOR,
+        hidden=True,
+    )
+    quick_check: bool = option(
+        False,  # noqa: FBT003 the default
+        "",
+        "For a supervisor: the store was verified before, look at the cursor only.",
+        group=KEEP_ALIVE,
+        type=bool,
+        hidden=True,
+    )
     foreground: bool = True
-    lifeline: int | None = None
-    scoreboard: int | None = None
-    quick_check: bool = False
 
-    def arguments(self) -> Iterator[str]:
+    def __attrs_post_init__(self) -> None:
         """
-        The command line that says the same, but for what a supervisor adds.
+        Check what goes together.
+
+        @raise ValueError: two options contradict each other.
         """
-        yield from ("--store", self.etcd or f"lmdb:{self.store}")
-        yield from ("--synchronous-commit", "on" if self.synchronous_commit else "off")
-        yield from ("--journal", str(self.journal))
-        yield from ("--max-connections", str(self.max_connections))
-        if self.token_file is not None:
-            yield from ("--token-file", self.token_file)
-        if self.access_log is not None:
-            yield from ("--access-log", self.access_log)
-        if self.rate_limit is not None:
-            yield from ("--rate-limit", str(self.rate_limit))
-        if self.tls is not None:
-            certificate, key = self.tls
-            yield from ("--tls-certificate", certificate, "--tls-key", key)
-        for proxy in self.trusted_proxies:
-            yield from ("--trusted-proxy", proxy)
-        for origin in self.cors_origins:
-            yield from ("--cors-origin", origin)
+        if (self.tls_certificate is None) is not (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key go together")
+        if is_shared(self.store) and not self.synchronous_commit:
+            raise ValueError(
+                "--synchronous-commit off: not with etcd, where an answer that was given"
+                " before could be another node's too"
+            )
+
+    @property
+    def directory(self) -> str:
+        """
+        The directory of an LMDB store.
+        """
+        return self.store.removeprefix("lmdb:")
+
+    @property
+    def tls(self) -> tuple[str, str] | None:
+        """
+        The files of a certificate and its key.
+        """
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return self.tls_certificate, self.tls_key
 
 
-@frozen(kw_only=True)
+@attrs.frozen(kw_only=True)
 class Supervision:
     """
-    Of the supervisor.
+    Settings of the supervisor.
 
-    @ivar standby: how many warm workers wait to take over, 0 or 1.
+    @ivar standby: how many warm workers wait to take over.
     @ivar watchdog: seconds of silence after which a worker is replaced.
     """
 
-    standby: int = 1
-    watchdog: float = 5.0
+    standby: int = option(
+        1,
+        "N",
+        "How many warm workers wait to take over, 0 or 1.",
+        group=KEEP_ALIVE,
+        type=int,
+        parse=values.number(0, 1),
+    )
+    watchdog: float = option(
+        5.0,
+        "SECONDS",
+        "Seconds of silence after which a worker is replaced.",
+        group=KEEP_ALIVE,
+        type=float,
+        parse=values.seconds(_SHORTEST_WATCHDOG),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """
+    Where else the options stand.
+
+    @ivar config: the configuration file.
+    """
+
+    config: str | None = option(
+        None,
+        "FILE",
+        "A TOML file of these options, by their names without the dashes; the command"
+        " line wins.",
+        group=CONFIGURATION,
+    )

@@ -1,6 +1,6 @@
 """
 Where the cursor survives.
 
-C{interface} says what a store promises, C{lmdb} keeps the promise on one machine, and
-C{etcd} on many.
+C{interface} says what a store promises, and C{registry} which store a URL names.
+C{lmdb} keeps the promise on one machine, and C{etcd} on many.
 """

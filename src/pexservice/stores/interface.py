@@ -5,11 +5,13 @@ What a store promises to the committer, whatever it stands on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from typing import ClassVar, NamedTuple
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from zope.interface import Interface
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from zope.interface import Attribute, Interface
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
@@ -237,4 +239,64 @@ class ISharedStore(IStore):
 
         @return: fires with (revision, position).
         @raise NotTaken: nobody can say.
+        """
+
+
+class Verification(Enum):
+    """
+    How a store that is there is read before it is used.
+    """
+
+    #: Whole, in a process of its own, which damaged pages may end.
+    IN_CHILD = auto()
+    #: Whole, in this process, which is such a one.
+    INLINE = auto()
+    #: Only what the next transition follows; the rest was read a moment ago.
+    QUICK = auto()
+
+
+class IStoreReactor(IReactorTime, IReactorFromThreads):
+    """
+    What stores need of a reactor.
+    """
+
+
+@frozen(kw_only=True)
+class StoreOptions:
+    """
+    What a store is made from besides its URL.  Each takes what concerns it.
+
+    @ivar journal: how many transitions the history keeps, 1 or more.
+    @ivar progress: called with how much of the store was verified, in percent.
+    @ivar standing_by: called when another process owns the store, and this one waits
+        for it.  Without it, a store in use is refused.
+    """
+
+    reactor: IStoreReactor
+    journal: int
+    verification: Verification = Verification.IN_CHILD
+    progress: Callable[[int], object] | None = None
+    standing_by: Callable[[], object] | None = None
+
+
+class IStoreFactory(Interface):
+    """
+    Makes the stores of one URL scheme.
+    """
+
+    shared: bool = Attribute("Whether the stores provide L{ISharedStore}.")
+
+    def check(url: str) -> None:
+        """
+        Check that C{url} can name a store, without touching it.
+
+        @raise ValueError: it cannot.  The message says why, without C{url}.
+        """
+
+    def make(url: str, options: StoreOptions) -> IStore:
+        """
+        Make the store, which is not open yet.
+
+        @raise ValueError: as L{check}.
+        @raise StoreUnusable: a file that C{url} names cannot be used.
         """

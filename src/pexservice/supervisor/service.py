@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IListeningPort, IProcessTransport, IReactorTime
@@ -38,6 +39,7 @@ from pexservice.process.exit_status import CannotStart, Leaving, Status
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STOPPING, Listener, Notifier
+from pexservice.settings.option import command_line
 from pexservice.settings.options import Settings, Supervision
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb.child import ask_child
@@ -165,8 +167,10 @@ class Supervisor(ProcessMonitor):
             return
         settings = self._settings
         try:
-            arguments = settings.arguments()
-            ask_child(Path(settings.store).resolve(), "pexservice.cli.check", *arguments)
+            arguments = command_line(settings)
+            ask_child(
+                Path(settings.directory).resolve(), "pexservice.cli.check", *arguments
+            )
         except StoreUnusable:
             self._refuse(Failure())
             return
@@ -224,7 +228,7 @@ class Supervisor(ProcessMonitor):
         listener, (lifeline, _) = cast(Listener, self._listener), self._lifeline
         ours = [port.fileno() for port in self._ports]  # type: ignore[attr-defined]
         theirs = range(3, 3 + len(ours))
-        arguments = [*WORKER, *self._settings.arguments(), "--lifeline", str(theirs.stop)]
+        arguments = [*WORKER, *self._passed_on(), "--lifeline", str(theirs.stop)]
         descriptors = dict(zip((*theirs, theirs.stop), (*ours, lifeline), strict=True))
         if self._scoreboard is not None:
             descriptors[theirs.stop + 1] = self._scoreboard
@@ -239,6 +243,10 @@ class Supervisor(ProcessMonitor):
         environment["NOTIFY_SOCKET"] = listener.name
         environment["WATCHDOG_USEC"] = str(int(self._supervision.watchdog * 1e6))
         return Command(arguments, environment, descriptors)
+
+    def _passed_on(self) -> Iterator[str]:
+        # The sockets are handed down instead.
+        return command_line(attrs.evolve(self._settings, listen=()))
 
     def spawned(self, name: str, transport: IProcessTransport) -> None:
         """

@@ -1,11 +1,11 @@
 """
-Who may move the cursor: tokens, browsers' origins, and requests nobody meant.
+Access to the cursor: the tokens that may move it, and the rules for web pages.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
@@ -13,24 +13,14 @@ from pathlib import Path
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from pexservice.web.problems import no_token, not_on_purpose, wrong_token
+from pexservice.web.cross_site import PURPOSES, CrossSitePolicy, check_purpose
+from pexservice.web.problems import Problem, no_token, wrong_token
 from pexservice.web.replies import Header
 
 _log = Logger()
 
 #: RFC 6750's b64token.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-
-_EXPOSED = (
-    b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"
-    b" WWW-Authenticate"
-)
-_ACCEPTED = (
-    b"Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
-)
-
-#: How long a browser may remember a preflight's answer.  Seconds.
-_PREFLIGHT_AGE = b"600"
 
 
 class BadTokens(Exception):
@@ -71,21 +61,33 @@ def read_tokens(path: str) -> frozenset[bytes]:
     return frozenset(tokens)
 
 
-def _values(request: IRequest, name: bytes) -> list[bytes]:
+def check_token(authorization: Sequence[bytes], tokens: frozenset[bytes]) -> Problem | None:
     """
-    The elements of the header C{name}, from all its lines.
+    Return 401 if a request may not move the cursor.
+
+    @param authorization: the values of its C{Authorization}.
+    @param tokens: SHA-256 digests of those that may.
     """
-    lines = request.requestHeaders.getRawHeaders(name, [])
-    return [element.strip() for line in lines for element in line.split(b",")]
+    given = authorization[0] if len(authorization) == 1 else b""
+    scheme, _, token = given.partition(b" ")
+    if scheme.lower() != b"bearer":
+        return no_token()
+    digest = sha256(token.strip()).digest()
+    # All of them, whichever matches: the time it takes tells nothing.
+    if not sum(compare_digest(digest, each) for each in tokens):
+        return wrong_token()
+    return None
 
 
 class Access:
     """
     The rules of one worker.
+
+    @ivar pages: those for web pages.
     """
 
     def __init__(
-        self, tokens: frozenset[bytes] | None = None, origins: Iterable[str] = ()
+        self, tokens: frozenset[bytes] | None = None, origins: Collection[str] = ()
     ) -> None:
         """
         @param tokens: digests of those that may move the cursor; L{None} when
@@ -93,72 +95,55 @@ class Access:
         @param origins: the origins whose pages may use the API.
         """
         self._tokens = tokens
-        self._origins = frozenset(origin.encode() for origin in origins)
+        self.pages = CrossSitePolicy(origins)
+        self._named_origins = bool(origins)
 
     def counts(self, *, move: bool) -> bool:
         """
-        Does who sends a request make a difference?
+        Return whether the sender of a request makes a difference to its answer.
         """
-        return bool(self._origins) or (move and self._tokens is not None)
-
-    def _origin(self, request: IRequest) -> bytes | None:
-        values = _values(request, b"origin")
-        return values[0] if len(values) == 1 and values[0] in self._origins else None
+        return self._named_origins or (move and self._tokens is not None)
 
     def check_move(self, request: IRequest) -> None:
         """
         @raise Problem: this request may not move the cursor.
         """
-        if request.method == b"GET":
-            self._check_purpose(request)
-        if self._tokens is not None:
-            self._check_token(request, self._tokens)
+        raw = request.requestHeaders.getRawHeaders
+        purposes = [value for name in PURPOSES for value in raw(name, ())]
+        problem = self._check_page(request, "move the cursor") or check_purpose(purposes)
+        if problem is None and self._tokens is not None:
+            problem = check_token(raw(b"authorization", ()), self._tokens)
+        if problem is not None:
+            raise problem
 
-    def _check_purpose(self, request: IRequest) -> None:
-        # Of several values each counts: whoever added one knew something.
-        sites = _values(request, b"sec-fetch-site")
-        if b"cross-site" in sites and self._origin(request) is None:
-            raise not_on_purpose("from another site")
-        for name in (b"sec-purpose", b"purpose", b"x-moz"):
-            # "prefetch", "prefetch;prerender", "preview"
-            if any(value.lower().startswith(b"pre") for value in _values(request, name)):
-                raise not_on_purpose("as a prefetch")
+    def check_watch(self, request: IRequest) -> None:
+        """
+        @raise Problem: this request may not take a stream of events.
+        """
+        problem = self._check_page(request, "watch the cursor")
+        if problem is not None:
+            raise problem
 
-    def _check_token(self, request: IRequest, tokens: frozenset[bytes]) -> None:
-        given = request.requestHeaders.getRawHeaders(b"authorization", [])
-        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        if scheme.lower() != b"bearer":
-            raise no_token()
-        digest = sha256(token.strip()).digest()
-        # All of them, whichever matches: the time it takes tells nothing.
-        if not sum(compare_digest(digest, each) for each in tokens):
-            raise wrong_token()
+    def _check_page(self, request: IRequest, deed: str) -> Problem | None:
+        raw = request.requestHeaders.getRawHeaders
+        host = raw(b"host", (None,))[0]
+        return self.pages.check(deed, host, raw(b"origin", ()), raw(b"sec-fetch-site", ()))
 
-    def headers(self, request: IRequest) -> list[Header]:
+    def headers(self, request: IRequest) -> tuple[Header, ...]:
         """
-        What an answer to C{request}, whatever it is, must tell a browser.
+        Return what an answer to C{request}, whatever it is, must tell a browser.
         """
-        if not self._origins:
-            return []
-        headers = [(b"Vary", b"Origin")]
-        origin = self._origin(request)
-        if origin is not None:
-            headers += [
-                (b"Access-Control-Allow-Origin", origin),
-                (b"Access-Control-Expose-Headers", _EXPOSED),
-            ]
-        return headers
+        return self.pages.answer_headers(
+            request.requestHeaders.getRawHeaders(b"origin", ())
+        )
 
-    def preflight_headers(self, request: IRequest, allowed: bytes) -> list[Header]:
+    def preflight_headers(self, request: IRequest, allow: bytes) -> tuple[Header, ...]:
         """
-        What the answer to an C{OPTIONS} must tell a browser that asks before it
-        sends a request of another origin's page.
+        Return what the answer to an C{OPTIONS} must tell a browser.
         """
-        asks = request.getHeader(b"access-control-request-method") is not None
-        if not asks or self._origin(request) is None:
-            return []
-        return [
-            (b"Access-Control-Allow-Methods", allowed),
-            (b"Access-Control-Allow-Headers", _ACCEPTED),
-            (b"Access-Control-Max-Age", _PREFLIGHT_AGE),
-        ]
+        headers = request.requestHeaders
+        return self.pages.preflight_headers(
+            headers.getRawHeaders(b"origin", ()),
+            allow,
+            asks=headers.hasHeader(b"access-control-request-method"),
+        )

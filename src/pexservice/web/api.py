@@ -28,12 +28,13 @@ from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard
 from pexservice.web.meaning import Meaning, means
+from pexservice.web.negotiation import best_of
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import accept, conditions, key_of, number, query
 from pexservice.web.preconditions import Tags, parse_tags
 from pexservice.web.problems import Problem
-from pexservice.web.replies import HTML, JSON, TEXT, Header, Reply, best_of
+from pexservice.web.replies import HTML, JSON, TEXT, Header, Reply
 from pexservice.web.representations import (
     chosen,
     history_reply,
@@ -263,6 +264,7 @@ class Api:
         """
         The cursor whenever it moves.
         """
+        self._access.check_watch(request)
         self._check_read()
         return self._events.open(cast(Request, request))
 

@@ -1,50 +1,118 @@
 """
-Who sent a request: the other end of the connection, unless that is a proxy.
+The address of the client that sent a request: the other end of the connection, unless
+that is a proxy.
 
 C{X-Forwarded-For} can be written by anybody, so it counts only from those who are
-known to be proxies: who comes through a Unix socket, which only the machine's own
-proxy can open, and the addresses that the operator names.
+known to be proxies: peers of a Unix socket, which only the machine's own proxy can
+open, and the addresses that the operator names.
+
+A dual-stack listener has an IPv4 client as C{::ffff:192.0.2.1}.  Here it becomes
+C{192.0.2.1}, and nobody else has to know.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
+#: An element of X-Forwarded-For: some proxies add the port.
+_ELEMENT = re.compile(
+    r"\[(?P<inner>[0-9a-f:.]{2,45})\](?::[0-9]{1,5})?"
+    r"|(?P<v4>[0-9.]{7,15}):[0-9]{1,5}"
+    r"|(?P<plain>[0-9a-f:.]{2,45})",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=1024)
+def normalized(text: str) -> str:
+    """
+    Return an IP address in its shortest form, an IPv4 address that is mapped into IPv6
+    as what it is.
+
+    @raise ValueError: C{text} is no IP address.
+    """
+    address = ip_address(text)
+    if isinstance(address, IPv6) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def host_of(address: IAddress) -> str:
+    """
+    Return the IP address of one end of a connection; of what has none, an empty string.
+    """
+    if isinstance(address, IPv4Address):
+        return address.host
+    return normalized(address.host) if isinstance(address, IPv6Address) else ""
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
+    return bool(host) and ip_address(host).is_loopback
+
+
+def is_loopback(address: IAddress) -> bool:
+    """
+    Return whether only this machine can reach C{address}; of a Unix socket, L{False}.
+    """
+    return _is_loopback(host_of(address))
+
+
+@lru_cache(maxsize=1024)
+def _forwarded_host(element: bytes) -> str | None:
+    found = _ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
+    try:
+        return None if found is None else normalized(found[found.lastgroup or 0])
+    except ValueError:
+        return None
+
+
+def _address(host: str) -> IAddress:
+    kind = IPv6Address if ":" in host else IPv4Address
+    return kind("TCP", host, 0)
+
 
 class Clients:
     """
-    The rules of one worker.
+    Tell clients from proxies.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
         """
         @param proxies: addresses of proxies that are believed.
         """
-        self._proxies = frozenset(str(ip_address(proxy)) for proxy in proxies)
+        self._proxies = frozenset(map(normalized, proxies))
 
     def address(self, peer: IAddress, forwarded: Sequence[bytes]) -> IAddress:
         """
+        Return the address of the client that sent a request.
+
+        @param peer: the other end of its connection.
         @param forwarded: the values of C{X-Forwarded-For}.  Each proxy adds at the
             end whom it heard from, so the last that is not itself a known proxy is
             the client; what stands before was written by whomever.
         """
-        if not forwarded or not self._believes(peer):
-            return peer
-        found = peer
-        for value in reversed(b",".join(forwarded).split(b",")):
-            try:
-                host = str(ip_address(value.strip().decode("ascii")))
-            except ValueError:
+        found = _address(host_of(peer)) if isinstance(peer, IPv6Address) else peer
+        if not forwarded or not self.trusts(peer):
+            return found
+        for element in reversed(b",".join(forwarded).split(b",")):
+            host = _forwarded_host(element)
+            if host is None:
                 break
-            kind = IPv6Address if ":" in host else IPv4Address
-            found = kind("TCP", host, 0)
+            found = _address(host)
             if host not in self._proxies:
                 break
         return found
 
-    def _believes(self, peer: IAddress) -> bool:
-        return isinstance(peer, UNIXAddress) or getattr(peer, "host", "") in self._proxies
+    def trusts(self, peer: IAddress) -> bool:
+        """
+        Return whether C{peer} is a known proxy.
+        """
+        return isinstance(peer, UNIXAddress) or host_of(peer) in self._proxies

@@ -28,16 +28,15 @@ from pexservice.web.openapi_schemas import (
 )
 
 #: What can become of any request.
-_ALWAYS = (400, 408, 413, 414, 429, 431, 500, 503)
+_ALWAYS = (400, 408, 413, 414, 421, 429, 431, 500, 503)
 
 
 def _answers(described: Described, method: str) -> Json:
-    forbidden = (403,) if described.moves and method == "get" else ()
     # RFC 9110 13.1.2 has 304 for reads.
-    unchanged = {304: UNCHANGED} if forbidden else {}
+    unchanged = {304: UNCHANGED} if described.moves and method == "get" else {}
     problems = {
         status: {"$ref": f"#/components/responses/problem-{status}"}
-        for status in (*_ALWAYS, *forbidden, *described.problems)
+        for status in (*_ALWAYS, *described.problems)
     }
     answers = {**problems, **unchanged, **described.answers}
     return {str(status): answers[status] for status in sorted(answers)}

@@ -86,8 +86,19 @@ A service that was given a token file takes a step only with one of its tokens, 
 Pages of an origin that the service was told of may use it: then every answer has \
 `Vary: Origin`, and theirs `Access-Control-Allow-Origin` and \
 `Access-Control-Expose-Headers`.
-A GET that moves is refused (403) when a browser sends it from another site or as a \
-prefetch.
+A request that moves, by GET or by POST, is refused (403) when a browser sends it for a \
+page of another origin, and as a prefetch; so is a stream of events for such a page.
+`Sec-Fetch-Site`, where it is sent, must be `same-origin` or `none`; where it is not, \
+`Origin`, if it is sent, must name the host of the request.
+Clients that are no browsers send neither.
+
+Over loopback, without a token file, only names that nobody else can have are answered: \
+an IP address, `localhost`, one that ends in `.localhost`, the machine's own name, or an \
+`--allowed-host`.
+Any other `Host` is 421.
+
+Every answer has `X-Content-Type-Options: nosniff`, and `Cross-Origin-Resource-Policy: \
+same-origin` unless it is for an origin that the service was told of.
 
 ## Errors
 
@@ -153,7 +164,7 @@ def _move(text: str) -> Described:
             }
         },
         ("Idempotency-Key", "If-Match", "If-None-Match"),
-        (401, 412, 422),
+        (401, 403, 412, 422),
         moves=True,
     )
 
@@ -226,6 +237,7 @@ DESCRIBED: dict[str, Described] = {
             )
         },
         ("Last-Event-ID",),
+        (403,),
     ),
     "/livez": Described(
         "`ok`, or each check on a line with `?verbose`.",

@@ -96,14 +96,28 @@ def wrong_token() -> Problem:
     )
 
 
-def not_on_purpose(how: str) -> Problem:
+def cross_origin(deed: str) -> Problem:
     """
-    403: a browser sent a GET that moves, but nobody meant to move the cursor.
+    Return 403: a browser sent the request for a page of another origin.
+
+    @param deed: of the page, as C{move the cursor}.
+    """
+    return Problem(
+        status=HTTPStatus.FORBIDDEN,
+        name="cross-origin",
+        detail=f"a web page of another origin may not {deed}; the service's operator can"
+        " name its origin in --cors-origin",
+    )
+
+
+def not_on_purpose() -> Problem:
+    """
+    Return 403: a browser sent the request ahead of its user, who may never want it.
     """
     return Problem(
         status=HTTPStatus.FORBIDDEN,
         name="not-on-purpose",
-        detail=f"a GET that moves the cursor is refused {how}; use POST",
+        detail="a prefetch may not move the cursor; send the request when it is meant",
     )
 
 
@@ -163,6 +177,18 @@ def too_long_target(limit: int) -> Problem:
         status=HTTPStatus.REQUEST_URI_TOO_LONG,
         name="uri-too-long",
         detail=f"a request line may have {limit} bytes; shorten the query",
+    )
+
+
+def misdirected() -> Problem:
+    """
+    Return 421: the name in C{Host} may be anybody's.  It is not repeated in the answer.
+    """
+    return Problem(
+        status=HTTPStatus.MISDIRECTED_REQUEST,
+        name="misdirected-request",
+        detail="this service does not answer to this Host over loopback; use an IP address"
+        " or localhost, or have its operator name the host in --allowed-host",
     )
 
 

@@ -10,8 +10,8 @@ from http import HTTPStatus
 from attrs import frozen
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
+
+from pexservice.web.negotiation import best_of
 
 Header = tuple[bytes, bytes]
 
@@ -55,25 +55,8 @@ class Reply:
         return self.body
 
 
-def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
-    """
-    The media type of C{offers} that C{accept} prefers; of equals, and when none is
-    acceptable, the first.
-
-    @param accept: a request's C{Accept} values, if it had any.
-    """
-    if not accept:
-        return offers[0]
-    parsed = parse_accept_header(b",".join(accept).decode("latin-1"), MIMEAccept)
-    # A type's parameters, as a charset, make no difference to what is offered.
-    plain = MIMEAccept(
-        (kind.partition(";")[0].strip(), quality) for kind, quality in parsed
-    )
-    return plain.best_match(offers, default=offers[0])
-
-
 def accepts_json(accept: Sequence[bytes] | None) -> bool:
     """
-    Does who sent C{accept} read JSON rather than text?
+    Return whether the sender of C{accept} reads JSON rather than text.
     """
     return best_of((TEXT, JSON, PROBLEM), accept) != TEXT

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pexservice.core.cursor import State
 from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
-from pexservice.web.replies import JSON, TEXT, Header, Reply, best_of
+from pexservice.web.negotiation import best_of
+from pexservice.web.replies import JSON, TEXT, Header, Reply
 
 _TYPES = {
     TEXT: b"text/plain; charset=utf-8",

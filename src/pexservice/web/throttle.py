@@ -15,8 +15,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address as IPv6
 
-from twisted.internet.address import IPv6Address
 from twisted.internet.interfaces import IAddress
+
+from pexservice.web.clients import host_of
 
 #: When as many addresses are known, those that asked longest ago are forgotten.
 #: About 10 MiB.
@@ -62,12 +63,11 @@ class RateLimit:
 
 def network(address: IAddress) -> str:
     """
-    What counts as one client: an IPv4 address, an IPv6 network of 64 bits, of which
-    a client has all addresses, or all that come through a Unix socket.
+    Return the name of what counts as one client: an IPv4 address; an IPv6 network of 64
+    bits, of which a client has all addresses; or all that come through a Unix socket.
     """
-    if isinstance(address, IPv6Address):
-        return _network_of_64_bits(address.host)
-    return getattr(address, "host", "")
+    host = host_of(address)
+    return _network_of_64_bits(host) if ":" in host else host
 
 
 @lru_cache(maxsize=1024)

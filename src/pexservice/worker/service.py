@@ -8,7 +8,6 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
@@ -16,8 +15,6 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
-    IReactorFromThreads,
-    IReactorTime,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -39,14 +36,14 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     ISharedStore,
     IStore,
+    IStoreReactor,
     StoreDamaged,
     StoreIncompatible,
+    StoreOptions,
     StoreUnusable,
+    Verification,
 )
-from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
-from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import verify_in_child
+from pexservice.stores.registry import make_store
 from pexservice.web.access import Access, BadTokens
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
@@ -70,7 +67,7 @@ GRACE = 2
 EXCUSE = 5
 
 
-class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
+class Reactor(IReactorCore, IStoreReactor):
     """
     What a worker needs of one.
     """
@@ -159,21 +156,18 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings = self._settings
-        if settings.etcd is not None:
-            # What is imported for it, the others do without.
-            from pexservice.stores.etcd.making import etcd_store  # noqa: PLC0415
-
-            return etcd_store(settings.etcd, self._reactor, journal=settings.journal)
-        return LmdbStore(
-            Directory(settings.store),
-            CommitExecutor(self._reactor, ExecutorPolicy()),
-            journal=settings.journal,
-            verify=(lambda _: None) if settings.quick_check else self._verify,
-            waiting=None if settings.lifeline is None else self._stand_by,
+        return make_store(
+            settings.store,
+            StoreOptions(
+                reactor=self._reactor,
+                journal=settings.journal,
+                verification=Verification.QUICK
+                if settings.quick_check
+                else Verification.IN_CHILD,
+                progress=VerificationProgress(self._notifier.tell),
+                standing_by=None if settings.lifeline is None else self._stand_by,
+            ),
         )
-
-    def _verify(self, path: Path) -> None:
-        verify_in_child(path, VerificationProgress(self._notifier.tell))
 
     def _stand_by(self) -> None:
         self._log.info("standing by")
@@ -245,6 +239,7 @@ class Worker(Service):
             self._connections,
             self._reactor,
             clients=clients,
+            pages=access.pages,
             limit=limit,
             # A request that is answered from the memo is not logged.
             remembers=settings.access_log is None,

@@ -25,7 +25,7 @@ EVENTS = 400
 #: simulated time: a worker that hangs before its first word is waited for for 60.
 RECOVERY = 120.0
 
-#: Result often each thing happens, and each fault if it is one of those of the run.
+#: How often each thing happens, and each fault if it is one of those of the run.
 _EVENTS = {
     "ask": 20,
     "accept": 20,

@@ -1,64 +1,69 @@
 """
-C{--help}.
+C{--help}, and the other places that tell of the options.
 """
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from pathlib import Path
 
 import pytest
-from twisted.python.usage import Options
 
-from pexservice.cli.help import GROUPS, grouped
+from pexservice.cli.help import help_of
 from pexservice.cli.twistd import CommonOptions, ServiceOptions, WorkerOptions
+from pexservice.settings.option import Option
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("options", [ServiceOptions(), WorkerOptions()])
 def test_every_option_is_told_once(options: CommonOptions) -> None:
     """
-    In a group that has a name, on lines that a terminal has room for.
+    Each option stands once, on lines that a terminal has room for.
     """
     shown = options.getUsage()
     told = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
     assert sorted(told) == sorted(each.rstrip("=") for each in options.longOpt)
-    assert "Other:" not in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_nothing_is_told_that_is_no_option() -> None:
+def test_what_only_a_supervisor_gives() -> None:
     """
-    The groups name options of one of the two commands.
+    The command that people type does not have the options between the processes.
     """
-    known = {
-        each.rstrip("=")
-        for options in (ServiceOptions(), WorkerOptions())
-        for each in options.longOpt
+    assert "--lifeline" not in ServiceOptions().getUsage()
+    assert "--lifeline N" in WorkerOptions().getUsage()
+
+
+def test_defaults() -> None:
+    """
+    A default value is told as it would be typed, and none where there is none.
+    """
+    told = {each.name: help_of(each) for each in ServiceOptions.declared()}
+    assert told["journal"].endswith("goes back. [default: 100000]")
+    assert told["synchronous-commit"].endswith("[default: on]")
+    assert told["listen"].endswith("[default: tcp:8081:interface=127.0.0.1]")
+    assert "default" not in told["token-file"]
+    assert "default" not in told["trusted-proxy"]
+
+
+def row(option: Option) -> str:
+    """
+    Write the row of C{docs/options.md} for C{option}.
+    """
+    values = list(option.arguments(option.default))
+    default = f"`{values[-1]}`" if values else "none"
+    named = f"--{option.name} {option.value}".rstrip().replace("|", r"\|")
+    return f"| `{named}` | {default} | {option.help} |"
+
+
+def test_the_page_of_the_options() -> None:
+    """
+    The documentation has a row for each option, and no other.
+    """
+    rows = {
+        line
+        for line in (ROOT / "docs" / "options.md").read_text().splitlines()
+        if line.startswith("| `--")
     }
-    assert {name for _, names in GROUPS for name in names} <= known
-
-
-def test_an_option_without_a_group() -> None:
-    """
-    Is told all the same, and defaults are.
-    """
-
-    class New(Options):
-        longdesc = "New."
-        optParameters: ClassVar[list[list[object]]] = [
-            ["new-option", None, 5, "What it does."]
-        ]
-
-    assert (
-        grouped(New())
-        == """
-New.
-
-What it tells:
-  --help                  Display this help and exit.
-  --version               Display Twisted version and exit.
-
-Other:
-  --new-option VALUE      What it does. [default: 5]
-"""
-    )
+    assert rows == {row(each) for each in ServiceOptions.declared()}

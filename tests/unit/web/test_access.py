@@ -117,43 +117,52 @@ class TestTokenFile:
             read_tokens(str(tmp_path / "missing"))
 
 
-class TestPurpose:
+class TestPages:
     """
-    Requests that nobody meant to move the cursor.
+    Requests that a browser sends for a page of another origin, or ahead of its user.
     """
 
     @pytest.mark.parametrize(
-        ("name", "value"),
+        ("name", "value", "words"),
         [
-            ("Sec-Fetch-Site", "cross-site"),
-            ("Sec-Purpose", "prefetch"),
-            ("Sec-Purpose", "prefetch;prerender"),
-            ("Purpose", "prefetch"),
-            ("X-Moz", "prefetch"),
-            ("Sec-Fetch-Site", ["same-origin", "cross-site"]),
-            ("Sec-Fetch-Site", ["cross-site", "same-origin"]),
-            ("Purpose", ["prefetch", "other"]),
-            ("Sec-Purpose", "other, prefetch"),
+            ("Sec-Fetch-Site", "cross-site", b"--cors-origin"),
+            ("Sec-Fetch-Site", "same-site", b"--cors-origin"),
+            ("Sec-Fetch-Site", ["same-origin", "cross-site"], b"--cors-origin"),
+            ("Origin", "https://elsewhere.example", b"--cors-origin"),
+            ("Origin", "null", b"--cors-origin"),
+            ("Sec-Purpose", "prefetch;prerender", b"prefetch"),
+            ("Purpose", ["other", "prefetch"], b"prefetch"),
+            ("X-Moz", "prefetch", b"prefetch"),
         ],
     )
+    @pytest.mark.parametrize("method", ["GET", "POST"])
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
-    def test_refused(self, path: str, name: str, value: str | list[str]) -> None:
+    def test_refused(
+        self, method: str, path: str, name: str, value: str | list[str], words: bytes
+    ) -> None:
         """
-        A GET that moves is refused, and does not; a POST is meant.
+        By GET and by POST it is refused, and moves nothing; reading is not refused.
         """
         call = Caller()
         headers = {name.replace("-", "_"): value}
-        answer = call("GET", path, **headers)
-        assert (answer.status, b"use POST" in answer.body) == (403, True)
+        answer = call(method, path, **headers)
+        assert (answer.status, words in answer.body) == (403, True)
         assert call("GET", "/current", **headers)["Pex-Revision"] == "0"
-        assert call("POST", path, **headers)["Pex-Revision"] == "1"
 
-    @pytest.mark.parametrize("value", ["same-origin", "same-site", "none"])
-    def test_taken(self, value: str) -> None:
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost"},
+            {"Sec_Fetch_Site": "none"},
+            {"Origin": "http://localhost"},
+        ],
+    )
+    def test_taken(self, method: str, headers: dict[str, str]) -> None:
         """
-        What comes from the same site or from the address bar moves.
+        What comes from the service's own page or from the address bar moves.
         """
-        assert Caller()("GET", "/next", Sec_Fetch_Site=value).body == b"1\n"
+        assert Caller()(method, "/next", **headers).body == b"1\n"
 
     def test_a_named_origin_may(self) -> None:
         """
@@ -162,9 +171,19 @@ class TestPurpose:
         call = Caller(Access(origins=[ORIGIN]))
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
         assert call("GET", "/next", **cross).body == b"1\n"
+        assert call("POST", "/next", **cross).body == b"1\n"
         assert call("GET", "/next", **cross, Sec_Purpose="prefetch").status == 403
         cross["Origin"] = "https://example.org"
-        assert call("GET", "/next", **cross).status == 403
+        assert call("POST", "/next", **cross).status == 403
+
+    def test_events(self) -> None:
+        """
+        A page of another origin takes no stream.
+        """
+        call = Caller()
+        answer = call("GET", "/events", Sec_Fetch_Site="cross-site")
+        assert (answer.status, len(call.events)) == (403, 0)
+        assert b"may not watch" in answer.body
 
 
 class TestOrigins:
@@ -214,7 +233,8 @@ class TestOrigins:
         assert answer.status == 204
         assert answer["Access-Control-Allow-Origin"] == ORIGIN
         assert answer["Access-Control-Allow-Methods"] == "POST, GET, OPTIONS"
-        assert "Idempotency-Key" in (answer["Access-Control-Allow-Headers"] or "")
+        allowed = (answer["Access-Control-Allow-Headers"] or "").split(", ")
+        assert {"Idempotency-Key", "Content-Type"} <= {*allowed}
         assert answer["Access-Control-Max-Age"] == "600"
         asked["Origin"] = "https://example.org"
         assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None

@@ -5,10 +5,11 @@ Who sent a request.
 from __future__ import annotations
 
 import pytest
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from pexservice.web.clients import Clients
+from pexservice.web.clients import Clients, is_loopback
+from pexservice.web.throttle import network
 
 PROXY = IPv4Address("TCP", "10.0.0.9", 1)
 UNIX = UNIXAddress(None)
@@ -30,6 +31,28 @@ STRANGER = IPv4Address("TCP", "203.0.113.7", 1)
         (UNIX, [b"\xff\xff"], None),
         (PROXY, [b"192.0.2.1"], "192.0.2.1"),
         (STRANGER, [b"192.0.2.1"], "203.0.113.7"),
+        (PROXY, [], "10.0.0.9"),
+        # With the client's port, as some proxies write it.
+        (UNIX, [b"9.9.9.1:4000"], "9.9.9.1"),
+        (UNIX, [b"[2001:db8::1]:443"], "2001:db8::1"),
+        (UNIX, [b"[2001:db8::1]"], "2001:db8::1"),
+        (UNIX, [b"9.9.9.1:4000, 10.0.0.9:80"], "9.9.9.1"),
+        (UNIX, [b"\t9.9.9.1 , [::ffff:10.0.0.9]:80"], "9.9.9.1"),
+        (UNIX, [b"9.9.9.1:"], None),
+        (UNIX, [b"9.9.9.1:123456"], None),
+        (UNIX, [b"[9.9.9.1]:1"], "9.9.9.1"),
+        (UNIX, [b"[2001:db8::1"], None),
+        (UNIX, [b"2001:db8::1]:443"], None),
+        (UNIX, [b"1.2.3:4000"], None),
+        (UNIX, [b":" * 16000], None),
+        (UNIX, [b"1" * 16000], None),
+        # On a listener of both kinds.
+        (IPv6Address("TCP", "::ffff:10.0.0.9", 1), [b"192.0.2.1"], "192.0.2.1"),
+        (IPv6Address("TCP", "::ffff:203.0.113.7", 1), [b"192.0.2.1"], "203.0.113.7"),
+        (IPv6Address("TCP", "::ffff:203.0.113.7", 1), [], "203.0.113.7"),
+        (IPv6Address("TCP", "2001:db8::7", 1), [b"192.0.2.1"], "2001:db8::7"),
+        (IPv6Address("TCP", "fe80::1%lo", 1), [b"192.0.2.1"], "fe80::1%lo"),
+        (UNIX, [b"::ffff:192.0.2.1"], "192.0.2.1"),
     ],
 )
 def test_address(peer: IAddress, forwarded: list[bytes], expected: str | None) -> None:
@@ -38,3 +61,40 @@ def test_address(peer: IAddress, forwarded: list[bytes], expected: str | None) -
     """
     clients = Clients(["10.0.0.9"])
     assert getattr(clients.address(peer, forwarded), "host", None) == expected
+
+
+def test_a_proxy_by_any_spelling() -> None:
+    """
+    An operator may name a proxy as the listener of both kinds has it.
+    """
+    clients = Clients(["::ffff:10.0.0.9", "2001:DB8:0::9"])
+    assert clients.trusts(PROXY)
+    assert clients.trusts(IPv6Address("TCP", "2001:db8::9", 1))
+    assert not clients.trusts(STRANGER)
+
+
+def test_one_client_for_each_ipv4_address() -> None:
+    """
+    IPv4 clients of a listener of both kinds have an allowance each.
+    """
+    one, other = (IPv6Address("TCP", f"::ffff:192.0.2.{each}", 1) for each in (1, 2))
+    assert (network(one), network(other)) == ("192.0.2.1", "192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 1), True),
+        (IPv4Address("TCP", "127.8.8.8", 1), True),
+        (IPv6Address("TCP", "::1", 1), True),
+        (IPv6Address("TCP", "::ffff:127.0.0.1", 1), True),
+        (PROXY, False),
+        (UNIX, False),
+        (IPv6Address("TCP", "fe80::1%lo", 1), False),
+    ],
+)
+def test_is_loopback(address: IAddress, *, loopback: bool) -> None:
+    """
+    Only this machine reaches such an address.
+    """
+    assert is_loopback(address) is loopback

@@ -70,6 +70,8 @@ def test_the_present_state_at_once() -> None:
     head, _, body = wire.received.partition(b"\r\n\r\n")
     assert head.splitlines() == [
         b"HTTP/1.1 200 OK",
+        b"X-Content-Type-Options: nosniff",
+        b"Cross-Origin-Resource-Policy: same-origin",
         b"Content-Type: text/event-stream",
         b"Cache-Control: no-store",
         b"Connection: close",

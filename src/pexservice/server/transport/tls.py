@@ -5,11 +5,11 @@ HTTPS: uvloop's, by the standard library's L{ssl}, or Twisted's, by pyOpenSSL.
 from __future__ import annotations
 
 import ssl
-import sys
 from pathlib import Path
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from pexservice.process import import_guard
 from pexservice.process.exit_status import CannotStart
 
 
@@ -54,9 +54,7 @@ def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolF
 
     @raise CannotStart: pyOpenSSL is not installed.
     """
-    # See pexservice.process.import_guard.
-    if sys.modules.get("OpenSSL", sys) is None:
-        del sys.modules["OpenSSL"]
+    import_guard.lift()
     try:
         from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415
         from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415

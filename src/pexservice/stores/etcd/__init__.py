@@ -5,7 +5,7 @@ C{address} reads the option, C{records} has every byte in etcd and every transac
 C{gateway} speaks HTTP and C{secure} TLS, C{store} keeps the promise.  C{opening} is how
 it begins, C{history} and C{trimming} are the journal's pages and the end of old keys,
 C{watch} hears of what others did, and C{courtesy} keeps nodes out of each other's way.
-C{making} puts it together.
+C{factory} puts it together.
 
 Imported only by who has C{--store etcd:...}.
 """

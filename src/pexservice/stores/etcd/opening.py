@@ -11,7 +11,8 @@ import secrets
 from twisted.logger import Logger
 
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.gateway import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.address import Address
+from pexservice.stores.etcd.gateway import Caller, Gateway, Refused, Unanswered, persist
 from pexservice.stores.etcd.records import Cursor, Keys, Message, Operation
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
 
@@ -50,6 +51,24 @@ def check_version(name: str, answer: Message) -> None:
             name=name,
             version=said,
         )
+
+
+async def check_members(gateway: Gateway, address: Address) -> None:
+    """
+    Check that etcd answers, and that no member is too old.
+
+    @raise StoreUnusable: nobody answers, or something else does, or an old etcd.
+    """
+    problems: list[Exception] = []
+    for endpoint in address.endpoints:
+        try:
+            answer = await gateway.version(endpoint)
+        except (Refused, Unanswered) as error:
+            problems.append(error)
+        else:
+            check_version(endpoint, answer)
+    if len(problems) == len(address.endpoints):
+        raise StoreUnusable(f"no etcd answers: {'; '.join(map(str, problems))}")
 
 
 async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:

@@ -1,17 +1,27 @@
 """
-TLS to etcd, by pyOpenSSL; see also L{pexservice.process.import_guard}.
+TLS to etcd, by pyOpenSSL.
 """
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
-from twisted.web.client import Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgent, IPolicyForHTTPS
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
+from pexservice.process import import_guard
 from pexservice.stores.etcd.address import Address
 from pexservice.stores.interface import StoreUnusable
 
@@ -30,11 +40,61 @@ def agent(
         raise StoreUnusable(f"{address}: {error.filename}: {error.strerror}") from error
     except Exception as error:
         raise StoreUnusable(f"{address}: no usable PEM files: {error!r}") from error
-    made: IAgent = Agent(reactor, policy, timeout, pool=pool)
+    made: IAgent = Agent.usingEndpointFactory(
+        reactor, _Endpoints(reactor, timeout, policy), pool
+    )
     return made
 
 
+@implementer(IStreamClientEndpoint)
+@frozen
+class _TLSEndpoint:
+    """
+    One address behind TLS.
+
+    Twisted's own wrapper is without effect where L{pexservice.process.import_guard} was
+    set when Twisted was imported.
+    """
+
+    address: IStreamClientEndpoint
+    creator: IOpenSSLClientConnectionCreator
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """
+        Connect, and fire with the protocol that speaks inside TLS.
+        """
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415 as below
+
+        factory = TLSMemoryBIOFactory(self.creator, True, protocolFactory)  # noqa: FBT003 isClient
+        connected: Deferred[Any] = self.address.connect(factory)
+        return connected.addCallback(lambda protocol: protocol.wrappedProtocol)
+
+
+@implementer(IAgentEndpointFactory)
+@frozen
+class _Endpoints:
+    """
+    The way to each server of etcd; all of them speak TLS or none.
+    """
+
+    reactor: IReactorTime
+    timeout: float
+    policy: IPolicyForHTTPS
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """
+        Make the endpoint of the server that C{uri} names.
+        """
+        plain = HostnameEndpoint(
+            self.reactor, uri.host.decode("ascii"), uri.port, self.timeout
+        )
+        if uri.scheme != b"https":
+            return plain
+        return _TLSEndpoint(plain, self.policy.creatorForNetloc(uri.host, uri.port))
+
+
 def _policy(address: Address) -> IPolicyForHTTPS:
+    import_guard.lift()
     from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
 
     root = ours = None

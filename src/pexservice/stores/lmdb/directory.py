@@ -5,6 +5,11 @@ The store is made beside its place and renamed into it, so a power cut while it 
 made leaves either nothing or a store.  Ownership is an advisory lock on the
 directory itself: the kernel lets go of it when the process dies, however it dies,
 and no file is left to be mistaken for one.
+
+The lock is on a directory, and names may be given to others: whoever moves the directory
+of a running service away and puts another in its place must not get two processes that
+each own a store under the same name, or steps that are gone at the next start.  So the
+name is compared with what is locked, and the file with what was opened.
 """
 
 from __future__ import annotations
@@ -127,6 +132,7 @@ class Directory:
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
         self._descriptor: int | None = None
+        self._identity: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"<Directory {self.path}>"
@@ -167,7 +173,19 @@ class Directory:
             raise StoreUnusable(
                 f"the store {self.path} cannot be locked: {error.strerror}"
             ) from error
+        if not self._has_our_name(descriptor):
+            os.close(descriptor)
+            raise StoreUnusable(
+                f"the store {self.path} was replaced by another directory before this"
+                " process had locked it"
+            )
         self._descriptor = descriptor
+
+    def _has_our_name(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """
@@ -176,6 +194,23 @@ class Directory:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def remember_file(self) -> None:
+        """
+        Look at the store's file in the directory that we own, so that L{has_its_name}
+        knows it again.
+        """
+        found = os.stat(DATA, dir_fd=self._descriptor)
+        self._identity = (found.st_dev, found.st_ino)
+
+    def has_its_name(self) -> bool:
+        """
+        Return whether the file under the store's name is the one that we remember.
+
+        @raise OSError: there is none, or it cannot be reached.
+        """
+        found = (self.path / DATA).stat()
+        return (found.st_dev, found.st_ino) == self._identity
 
     def file_system(self) -> os.statvfs_result | None:
         """

@@ -13,6 +13,7 @@ set aside on the disk, so a disk that others have filled does not stop the servi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,10 @@ from pexservice.stores.lmdb.verify import (
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
 MAP_PER_TRANSITION = 128
 
+#: How long a commit trusts that the store is where it was.  Seconds: to look is a system
+#: call, and as long as many commits of a fast disk take together.
+PLACE_INTERVAL = 0.1
+
 #: How much of the disk is taken beyond the pages in use.  Bytes.
 RESERVE = 4 << 20
 
@@ -93,6 +98,7 @@ class LmdbStore:
         waiting: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
@@ -108,6 +114,8 @@ class LmdbStore:
         self._verify = verify
         self._waiting = waiting
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
+        self._monotonic = monotonic
+        self._check_place_at = monotonic()
         self._opened: Databases | None = None
         self._extent = _Extent(0, 1, 0)
         self._room = 0
@@ -147,9 +155,11 @@ class LmdbStore:
             try:
                 if self.directory.holds_a_store():
                     self.directory.tidy()
+                    self.directory.remember_file()
                     self._verify(path)
                 else:
                     self._make()
+                    self.directory.remember_file()
                 return self._open_environment(path)
             except READING_ERRORS as error:
                 raise blame(path, error) from error
@@ -180,6 +190,8 @@ class LmdbStore:
             opened.env.close()
             raise
         self._opened, self._extent = opened, _Extent(revision, oldest, keys)
+        if not self.directory.has_its_name():
+            raise self._replaced()
         self._reserve(opened.env)
         return revision, position
 
@@ -200,7 +212,31 @@ class LmdbStore:
         """
         return self._executor.run(lambda: self._commit(batch))
 
+    def _replaced(self) -> StoreUnusable:
+        return StoreUnusable(f"another store was put in the place of {self.directory.path}")
+
+    def _check_place(self) -> None:
+        """
+        See, now and then, that what is committed will be found by the next process.
+
+        @raise NotTaken: there is nothing under the store's name now.
+        @raise StoreUnusable: there is something else, which the next process opens.
+        """
+        now = self._monotonic()
+        if now < self._check_place_at:
+            return
+        try:
+            ours = self.directory.has_its_name()
+        except OSError as error:
+            raise NotTaken(
+                f"the store {self.directory.path} was moved away ({error.strerror})"
+            ) from error
+        if not ours:
+            raise self._replaced()
+        self._check_place_at = now + PLACE_INTERVAL
+
     def _commit(self, batch: Batch) -> None:
+        self._check_place()
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = self._databases.env.begin(write=True)
         try:

@@ -79,6 +79,5 @@ def page() -> Page:
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
         (b"Referrer-Policy", b"no-referrer"),
-        (b"X-Content-Type-Options", b"nosniff"),
     )
     return Page(body, headers, tag)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import directory
 from pexservice.stores.lmdb.directory import DATA, NURSERY, Directory, file_system_type
+from tests.support.daemon import PATIENCE, patiently
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -73,6 +76,41 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
     with pytest.raises(StoreUnusable, match=r"store cannot be locked: No locks available"):
         Directory(str(tmp_path / "store")).own()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> None:
+    """
+    Who has waited for a directory that has lost its name meanwhile, to another one or
+    to none, does not take the other one for it.
+    """
+    path = tmp_path / "store"
+    owner = Directory(str(path))
+    owner.own()
+    waiting = Directory(str(path))
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(waiting.await_ownership)
+        for _ in patiently():
+            if _opened(path) == 2:
+                break
+        path.rename(tmp_path / "away")
+        if replaced:
+            path.mkdir()
+        owner.release()
+        with pytest.raises(StoreUnusable, match=f"{path} was replaced"):
+            waits.result(PATIENCE)
+    assert _opened(tmp_path / "away") == 0
+
+
+def _opened(path: Path) -> int:
+    """
+    How many descriptors this process has of C{path}.
+    """
+    found = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += each.samefile(path)
+    return found
 
 
 @pytest.fixture

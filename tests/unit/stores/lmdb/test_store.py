@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Transition, follow_position
@@ -26,7 +27,7 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, Directory
 from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
-from pexservice.stores.lmdb.store import RESERVE, LmdbStore
+from pexservice.stores.lmdb.store import PLACE_INTERVAL, RESERVE, LmdbStore
 from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
@@ -555,6 +556,71 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
     assert [row.revision for row in now(store.history(None, 1))] == [10_000]
     assert followed == [9_999]
     now(store.close())
+
+
+def test_moved_away(tmp_path: Path) -> None:
+    """
+    While nothing is under its name, a store takes nothing and is read; moved back it
+    goes on.
+    """
+    path, clock = tmp_path / "store", Clock()
+    store = at(path, monotonic=clock.seconds)
+    now(store.open())
+    first = batch((0, 0), b"n")
+    now(store.commit(first))
+    path.rename(tmp_path / "away")
+    clock.advance(PLACE_INTERVAL)
+    for _ in range(2):
+        with pytest.raises(NotTaken, match=f"{path} was moved away"):
+            now(store.commit(batch(end(first), b"n")))
+    assert len(now(store.history(None, 10))) == 1
+    (tmp_path / "away").rename(path)
+    now(store.commit(batch(end(first), b"n")))
+    now(store.close())
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
+def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
+    """
+    Nothing more is taken when the next process would open another store: neither of
+    them has what the other one has.
+    """
+    path, clock = tmp_path / "store", Clock()
+    filled(tmp_path / "other")
+    store = at(path, monotonic=clock.seconds)
+    now(store.open())
+    taken = batch((0, 0), b"n")
+    now(store.commit(taken))
+    if whole:
+        path.rename(tmp_path / "away")
+        (tmp_path / "other").rename(path)
+    else:
+        (tmp_path / "other" / DATA).rename(path / DATA)
+    clock.advance(PLACE_INTERVAL)
+    with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
+        now(store.commit(batch(end(taken), b"n")))
+    now(store.close())
+
+
+def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
+    """
+    The store that was verified is the one that is served from.
+    """
+    path = tmp_path / "store"
+    filled(path)
+    filled(tmp_path / "other")
+
+    def swap(_: Path) -> None:
+        path.rename(tmp_path / "away")
+        (tmp_path / "other").rename(path)
+
+    with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
+        now(at(path, verify=swap).open())
+    # And neither is locked any more.
+    for each in (path, tmp_path / "away"):
+        store = at(each)
+        now(store.open())
+        now(store.close())
 
 
 TAKEN = {

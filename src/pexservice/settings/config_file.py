@@ -1,0 +1,81 @@
+"""
+The configuration file: TOML, with the names of the options as keys.
+
+On/off options and flags are booleans, repeatable ones lists.  A relative path counts
+from the directory of the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pexservice.settings.option import Option
+from pexservice.settings.values import near
+
+#: Where a file is named, this is none.
+STANDARD_OUTPUT = "-"
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string in quotes",
+}
+
+
+def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
+    """
+    Read the configuration file at C{path}.
+
+    @return: values by the names of their options, those that the file has.
+    @raise ValueError: with one line that names the file, and the key if there is one.
+    """
+    known = {each.name: each for each in options if not each.hidden}
+    # A file that names another one would be read in an order that nobody sees.
+    known.pop("config", None)
+    try:
+        with Path(path).open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"the configuration file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the configuration file {path}: {error}") from error
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            hint = near(key.replace("_", "-"), list(known))
+            raise ValueError(f"the configuration file {path}: there is no {key}{hint}")
+        try:
+            values[key] = _value(known[key], value, Path(path).absolute().parent)
+        except ValueError as error:
+            raise ValueError(f"the configuration file {path}: {key}: {error}") from None
+    return values
+
+
+def _value(option: Option, value: object, directory: Path) -> Any:
+    if not option.repeatable:
+        return _one(option, value, directory)
+    if not isinstance(value, list):
+        raise ValueError("must be a list")  # noqa: TRY004 one kind of error for all
+    return tuple(_one(option, each, directory) for each in value)
+
+
+def _one(option: Option, value: object, directory: Path) -> Any:
+    # To Python a bool is an int as well.
+    fits = isinstance(value, option.type) and isinstance(value, bool) is (
+        option.type is bool
+    )
+    if option.type is float and isinstance(value, int) and not isinstance(value, bool):
+        fits = True
+    if not fits:
+        raise ValueError(f"must be {_WORDS[option.type]}")
+    if isinstance(value, bool):
+        return value
+    parsed = option.parse(str(value))
+    before = option.path_after
+    if before is None or not parsed.startswith(before) or parsed == STANDARD_OUTPUT:
+        return parsed
+    return before + str(directory / parsed.removeprefix(before))

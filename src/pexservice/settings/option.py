@@ -1,0 +1,144 @@
+"""
+One option of the command line: its form, its help and the attribute that it sets.
+
+The classes of L{pexservice.settings.options} declare their attributes with L{option}.
+From these declarations come the parser, C{--help}, the man page, the worker's command
+line and the keys of the configuration file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+#: The groups of C{--help}, in their order.
+GROUPS = (
+    CONFIGURATION := "Where these options stand",
+    LISTENING := "Where it listens",
+    STORE := "What it keeps",
+    ACCESS := "Which requests it takes",
+    KEEP_ALIVE := "How it is kept alive",
+    OUTPUT := "What it writes and says",
+)
+
+_KEY = "option"
+
+
+def _text(text: str) -> str:
+    return text
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """
+    The declaration of one option.
+
+    @ivar attribute: the attribute of the settings class that holds its value.
+    @ivar name: its name on the command line, without the dashes.
+    @ivar value: what stands for its value in C{--help}; empty for a flag.
+    @ivar help: one or more sentences.
+    @ivar group: one of L{GROUPS}.
+    @ivar type: the type of one value in the configuration file: C{bool}, C{int},
+        C{float} or C{str}.
+    @ivar parse: makes a value of the text on the command line; raises C{ValueError}
+        with what is wrong.
+    @ivar repeatable: the attribute is a tuple of all values that were given.
+    @ivar path_after: what stands before a path in the value, if there is one: a relative
+        path counts from the configuration file's directory.
+    @ivar hidden: only the supervisor gives it to its workers, so that no configuration
+        file may have it.
+    """
+
+    attribute: str
+    name: str
+    value: str
+    help: str
+    group: str
+    type: type
+    parse: Callable[[str], Any]
+    default: Any
+    repeatable: bool
+    path_after: str | None
+    hidden: bool
+
+    @property
+    def is_flag(self) -> bool:
+        """
+        Whether it stands alone on the command line.
+        """
+        return not self.value
+
+    def arguments(self, value: Any) -> Iterator[str]:
+        """
+        Yield the words of a command line that give C{value} to this option.
+        """
+        if self.repeatable:
+            for each in value:
+                yield from (f"--{self.name}", str(each))
+        elif self.is_flag:
+            yield from (f"--{self.name}",) * bool(value)
+        elif self.type is bool:
+            yield from (f"--{self.name}", "on" if value else "off")
+        elif value is not None:
+            yield from (f"--{self.name}", str(value))
+
+
+def option(
+    default: Any,
+    value: str,
+    help: str,  # noqa: A002 argparse calls it so too
+    *,
+    group: str,
+    type: type = str,  # noqa: A002 the word for it
+    parse: Callable[[str], Any] = _text,
+    name: str | None = None,
+    repeatable: bool = False,
+    path_after: str | None = None,
+    hidden: bool = False,
+) -> Any:
+    """
+    Declare an attribute of a settings class as an option.
+
+    @param name: by default the attribute's name with hyphens.
+    @return: what L{attrs.field} does, of any type to the type checker.
+    """
+    return attrs.field(
+        default=default,
+        metadata={
+            _KEY: {
+                "name": name,
+                "value": value,
+                "help": help,
+                "group": group,
+                "type": type,
+                "parse": parse,
+                "default": default,
+                "repeatable": repeatable,
+                "path_after": path_after,
+                "hidden": hidden,
+            }
+        },
+    )
+
+
+def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
+    """
+    Yield the options that the classes C{tables} declare, in their order.
+    """
+    for table in tables:
+        for attribute in attrs.fields(table):
+            declared = attribute.metadata.get(_KEY)
+            if declared is not None:
+                name = declared["name"] or attribute.name.replace("_", "-")
+                yield Option(**{**declared, "attribute": attribute.name, "name": name})
+
+
+def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
+    """
+    Yield the command line that leads to C{settings} again, but for hidden options.
+    """
+    for each in options_of(type(settings)):
+        if not each.hidden:
+            yield from each.arguments(getattr(settings, each.attribute))

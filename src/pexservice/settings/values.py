@@ -1,0 +1,119 @@
+"""
+The forms of the options' values: each function makes one of its text, or says in a
+C{ValueError} what it must be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from ipaddress import ip_address
+
+from twisted.internet import endpoints
+
+from pexservice.stores.registry import UnknownScheme, check_url
+
+#: The kinds of endpoints that a worker can listen on; C{fd:} is a socket that its
+#: supervisor hands down.
+KINDS = ("tcp:", "tcp6:", "unix:", "systemd:", "fd:")
+
+#: RFC 6454's serialization of an origin, as browsers send it.
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
+
+
+def near(word: str, words: list[str], form: str = "{}") -> str:
+    """
+    Suggest the one of C{words} that C{word} was probably meant to be.
+
+    @return: the end of a sentence, or nothing.
+    """
+    found = get_close_matches(word, words, 1)
+    return f" (did you mean {form.format(found[0])}?)" if found else ""
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """
+    Make a parser of whole numbers from C{least} to C{most}.
+    """
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            between = "or" if most == least + 1 else "to"
+            begin = "" if between == "or" else "from "
+            raise ValueError(f"must be {begin}{least} {between} {most}")
+        return int(text)
+
+    return parse
+
+
+def seconds(least: float) -> Callable[[str], float]:
+    """
+    Make a parser of numbers of seconds, C{least} or more, to the millisecond.
+    """
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < least:
+            raise ValueError(f"must be {least} seconds or more")
+        return float(text)
+
+    return parse
+
+
+def on_or_off(text: str) -> bool:
+    """
+    Parse C{on} and C{off}.
+    """
+    if text not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return text == "on"
+
+
+def store_url(url: str) -> str:
+    """
+    Check the URL of a store; nothing is opened.
+    """
+    try:
+        check_url(url)
+    except UnknownScheme as error:
+        likely = "etcd:" if re.match(r"https?://", url) else "lmdb:" * (":" not in url)
+        hint = f" (did you mean {likely}{url}?)" if url and likely else ""
+        raise ValueError(f"{error}{hint}") from None
+    return url
+
+
+def endpoint(description: str) -> str:
+    """
+    Check the description of a server endpoint; nothing is opened.
+    """
+    kind = description.partition(":")[0] + ":"
+    if kind not in KINDS:
+        told = ", ".join(KINDS[:-1])
+        hint = f" (did you mean tcp:{description}?)" if description.isdigit() else ""
+        raise ValueError(f"it must begin with {told}{hint}")
+    try:
+        # Nothing is opened, so no reactor is needed.
+        endpoints.serverFromString(None, description)
+    except (TypeError, LookupError) as error:
+        raise ValueError(str(error)) from error
+    return description
+
+
+def origin(text: str) -> str:
+    """
+    Check an origin, as browsers send it.
+    """
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError("must be an origin as https://example.org, without a path")
+    return text
+
+
+def address(text: str) -> str:
+    """
+    Check an IP address.
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address") from None
+    return text

@@ -1,0 +1,124 @@
+"""
+The check of C{Host} against DNS rebinding.
+
+A page of attacker.example can have that name turn to 127.0.0.1 once it is loaded.  To
+the browser the service is then of the page's own origin: it may read answers, and send
+whatever it likes.  One thing gives it away, the name in C{Host}.  So where nothing else
+protects the service (it is reached by loopback, and takes steps without a token), only
+names that cannot be anybody's else are answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from pexservice.web.clients import Clients, is_loopback
+from pexservice.web.problems import Problem, misdirected
+
+_log = Logger()
+
+#: What C{--allowed-host} says to have no check.
+ANY = "*"
+
+#: How many refused names are logged; their senders choose them.
+MOST_LOGGED = 100
+
+_PORT = re.compile(rb":[0-9]*\Z")
+
+
+def host_name(host: bytes) -> str:
+    """
+    Return the name in the value of a C{Host} header, as names are compared: in small
+    letters, without the port and the final dot.
+    """
+    name = _PORT.sub(b"", host).decode("latin-1").lower()
+    return name.removesuffix(".")
+
+
+class HostPolicy:
+    """
+    Decide which values of C{Host} are answered.
+    """
+
+    def __init__(
+        self,
+        allowed: Iterable[str] = (),
+        *,
+        own_name: str,
+        clients: Clients,
+        needed: bool = True,
+    ) -> None:
+        """
+        @param allowed: more names to answer to, or L{ANY}.
+        @param own_name: the machine's name, as C{gethostname} has it.
+        @param clients: tells who is a proxy, whose business the name is.
+        @param needed: L{False} where steps take a token.
+        """
+        names = {host_name(each.encode()) for each in allowed}
+        self._needed = needed and ANY not in names
+        self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
+        self._clients = clients
+        self._logged: set[str] = set()
+        # Clients send the same few again and again.
+        self._answers_to = lru_cache(maxsize=256)(self._is_ours)
+
+    def concerns(self, local: IAddress, peer: IAddress) -> bool:
+        """
+        Return whether requests on a connection are checked; it stays so while it is
+        open.
+
+        @param local: the connection's end here.
+        @param peer: the other end.
+        """
+        return self._needed and is_loopback(local) and not self._clients.trusts(peer)
+
+    def check(self, host: bytes | None) -> Problem | None:
+        """
+        Return 421 if a request on a connection that L{concerns} is about must not be
+        answered.  The name is logged when it is the first time.
+
+        @param host: the value of its C{Host}; one of HTTP/1.0 may have none, which no
+            browser sends.
+        """
+        if host is None or self._answers_to(host):
+            return None
+        self._log_once(host_name(host))
+        return misdirected()
+
+    def _is_ours(self, host: bytes) -> bool:
+        name = host_name(host)
+        return name in self._names or name.endswith(".localhost") or _is_address(name)
+
+    def _log_once(self, name: str) -> None:
+        logged = self._logged
+        if name in logged or len(logged) >= MOST_LOGGED:
+            return
+        logged.add(name)
+        _log.warn(
+            "refused a request for the host {name}, over loopback and without a token:"
+            " --allowed-host {name} allows it, and --trusted-proxy where it came from a"
+            " proxy",
+            name=name,
+        )
+        if len(logged) == MOST_LOGGED:
+            _log.warn("refused hosts are no longer logged: there were {n}", n=MOST_LOGGED)
+
+
+def _is_address(name: str) -> bool:
+    """
+    Return whether C{name} is an IP address, which no name server turns to another one.
+    """
+    try:
+        if name.startswith("["):
+            IPv6Address(name[1:].removesuffix("]"))
+        else:
+            return ip_address(name).version == 4  # noqa: PLR2004 the other has brackets
+    except ValueError:
+        return False
+    return name.endswith("]")

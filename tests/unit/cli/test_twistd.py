@@ -1,0 +1,193 @@
+"""
+The command lines, from the words to the settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from pexservice.cli.twistd import CommonOptions, ServiceOptions, WorkerOptions
+from pexservice.settings.option import command_line, options_of
+from pexservice.settings.options import Settings, Supervision
+
+#: A command line with another value for each option of a worker than its default.
+OTHERS = {
+    "listen": ("--listen", "tcp:1", "--listen", "unix:socket"),
+    "tls_certificate": ("--tls-certificate", "chain.pem"),
+    "tls_key": ("--tls-key", "key.pem"),
+    "store": ("--store", "lmdb:elsewhere"),
+    "synchronous_commit": ("--synchronous-commit", "off"),
+    "journal": ("--journal", "7"),
+    "token_file": ("--token-file", "tokens"),
+    "cors_origins": ("--cors-origin", "https://a.example", "--cors-origin", "http://b:8"),
+    "rate_limit": ("--rate-limit", "9"),
+    "max_connections": ("--max-connections", "11"),
+    "trusted_proxies": ("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.1"),
+    "access_log": ("--access-log", "access.log"),
+}
+
+
+def parsed(*words: str, options: type[CommonOptions] = ServiceOptions) -> Any:
+    """
+    Parse a command line.
+    """
+    made = options()
+    made.parseOptions(list(words))
+    return made
+
+
+def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
+    """
+    Return what is said of a wrong command line.
+    """
+    with pytest.raises(SystemExit) as raised:
+        parsed(*words, options=options)
+    return str(raised.value)
+
+
+def test_nothing_given() -> None:
+    """
+    Without options there are the defaults.
+    """
+    assert parsed().settings() == Settings()
+    assert parsed().supervision() == Supervision()
+
+
+def test_every_option_arrives_in_the_worker() -> None:
+    """
+    What the supervisor is told, its workers are told in turn: each option with a value
+    that is not its default comes out of their own command line as it went in.
+    """
+    tested = {each.attribute for each in options_of(Settings) if not each.hidden}
+    assert tested == set(OTHERS), "an option without an example here"
+    words = [word for example in OTHERS.values() for word in example]
+    told = parsed(*words).settings()
+    for each in options_of(Settings):
+        if not each.hidden:
+            assert getattr(told, each.attribute) != each.default, each.name
+    arrived = parsed(*command_line(told), options=WorkerOptions).settings()
+    assert arrived == told
+
+
+def test_flags_and_hidden_options() -> None:
+    """
+    A worker takes what only its supervisor gives; nobody else does, and it is not
+    passed on.
+    """
+    words = ("--lifeline", "5", "--scoreboard", "6", "--quick-check")
+    told = parsed(*words, options=WorkerOptions).settings()
+    assert (told.lifeline, told.scoreboard, told.quick_check) == (5, 6, True)
+    assert not {"--lifeline", "--scoreboard", "--quick-check"} & set(command_line(told))
+    assert "there is no option --lifeline" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
+        (["--rate-limit"], "--rate-limit takes a value: --rate-limit N"),
+        (["--zzz"], "there is no option --zzz;"),
+        (["--standby", "3"], "--standby 3: must be 0 or 1"),
+        (["--journal", "0"], "--journal 0: must be from 1 to 100000000"),
+        (["--journal", "1e3"], "--journal 1e3: must be from 1 to 100000000"),
+        (["--watchdog", "0.1"], "--watchdog 0.1: must be 0.5 seconds or more"),
+        (["--watchdog", "x"], "--watchdog x: must be 0.5 seconds or more"),
+        (["--store", "/srv/x"], "(did you mean lmdb:/srv/x?)"),
+        (["--store", "http://h:2379"], "(did you mean etcd:http://h:2379?)"),
+        (["--store", "redis:x"], "must be lmdb:DIRECTORY or etcd:http://HOST:PORT;"),
+        (["--store", "etcd:h"], "--store etcd:h: "),
+        (["--listen", "8081"], "(did you mean tcp:8081?)"),
+        (["--listen", "tcp:x"], "--listen tcp:x: "),
+        (["--listen", "fd:3"], "--listen fd:3: only a worker takes"),
+        (["--synchronous-commit", "yes"], "must be on or off"),
+        (["--cors-origin", "https://h/"], "without a path"),
+        (["--trusted-proxy", "h"], "--trusted-proxy h: must be an IP address"),
+        (["--tls-key", "k"], "--tls-certificate and --tls-key go together"),
+        (["--synchronous-commit", "off", "--store", "etcd:http://h:1"], "not with etcd"),
+        (["word"], "there is no argument word, only options"),
+    ],
+)
+def test_wrong(words: list[str], wrong: str) -> None:
+    """
+    One line names the option, what is wrong, and what was near.
+    """
+    line = refused(*words)
+    assert line.startswith("pexservice: ")
+    assert wrong in line
+    assert line.endswith("; see twistd pexservice --help")
+    assert "\n" not in line
+
+
+def test_the_configuration_file(tmp_path: Path) -> None:
+    """
+    It has the options by their names; the command line wins, and replaces lists.
+    """
+    file = tmp_path / "pexservice.toml"
+    file.write_text(
+        'journal = 5\nlisten = ["tcp:1", "unix:s"]\nstore = "lmdb:data"\n'
+        'synchronous-commit = false\nwatchdog = 2\ntoken-file = "tokens"\nstandby = 0\n'
+        'access-log = "-"\ntrusted-proxy = ["::1", "127.0.0.1"]\n'
+    )
+    told = parsed("--config", str(file), "--journal", "6", "--trusted-proxy", "::2")
+    assert told.settings() == Settings(
+        listen=("tcp:1", f"unix:{tmp_path}/s"),
+        store=f"lmdb:{tmp_path}/data",
+        synchronous_commit=False,
+        token_file=str(tmp_path / "tokens"),
+        access_log="-",
+        journal=6,
+        trusted_proxies=("::2",),
+    )
+    assert told.supervision() == Supervision(standby=0, watchdog=2.0)
+    of_worker = parsed("--config", str(file), options=WorkerOptions).settings()
+    assert of_worker.journal == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("journal = ", "pexservice.toml: Invalid value"),
+        ("jurnal = 5", "pexservice.toml: there is no jurnal (did you mean journal?)"),
+        ("rate_limit = 5", "there is no rate_limit (did you mean rate-limit?)"),
+        ('journal = "5"', "pexservice.toml: journal: must be a whole number"),
+        ("journal = true", "journal: must be a whole number"),
+        ("journal = 0", "journal: must be from 1 to 100000000"),
+        ("watchdog = true", "watchdog: must be a number"),
+        ('synchronous-commit = "on"', "synchronous-commit: must be true or false"),
+        ('listen = "tcp:1"', "listen: must be a list"),
+        ("listen = [1]", "listen: must be a string in quotes"),
+        ("lifeline = 5", "there is no lifeline"),
+        ('config = "other"', "there is no config"),
+        ('listen = ["fd:3"]', "--listen fd:3: only a worker takes"),
+        ('tls-key = "k"', "--tls-certificate and --tls-key go together"),
+    ],
+)
+def test_a_wrong_configuration_file(tmp_path: Path, text: str, wrong: str) -> None:
+    """
+    The same, and the line names the file and the key.
+    """
+    file = tmp_path / "pexservice.toml"
+    file.write_text(text)
+    assert wrong in refused("--config", str(file))
+
+
+def test_no_configuration_file(tmp_path: Path) -> None:
+    """
+    A file that is not there, or is no text, is named.
+    """
+    missing = tmp_path / "missing"
+    assert f"{missing}: No such file or directory" in refused("--config", str(missing))
+    missing.write_bytes(b"\xff")
+    assert f"the configuration file {missing}: " in refused("--config", str(missing))
+
+
+def test_settings_are_plain_values() -> None:
+    """
+    A copy with one value changed is checked as the original was.
+    """
+    with pytest.raises(ValueError, match="go together"):
+        attrs.evolve(Settings(), tls_key="k")

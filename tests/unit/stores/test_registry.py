@@ -1,0 +1,87 @@
+"""
+Which store a URL names.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from pexservice.stores.interface import (
+    ISharedStore,
+    IStore,
+    IStoreFactory,
+    StoreOptions,
+)
+from pexservice.stores.registry import _STORES, _factory, check_url, is_shared, make_store
+from tests.support.fakes import Turns
+
+URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize("scheme", _STORES)
+def test_factories(scheme: str) -> None:
+    """
+    Each scheme has a factory, which makes stores of the kind that it says.
+    """
+    factory = _factory(URLS[scheme])
+    assert verifyObject(IStoreFactory, factory)
+    reactor: Any = Turns()
+    store = make_store(URLS[scheme], StoreOptions(reactor=reactor, journal=1))
+    assert IStore.providedBy(store)
+    assert ISharedStore.providedBy(store) is is_shared(URLS[scheme])
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("somewhere", "must be lmdb:DIRECTORY or etcd:http://HOST:PORT"),
+        ("lmdb", "must be lmdb:DIRECTORY or etcd:http://HOST:PORT"),
+        ("redis:http://x", "must be lmdb:DIRECTORY or etcd:http://HOST:PORT"),
+        ("lmdb:", "must be lmdb:DIRECTORY"),
+        ("etcd:x", "x is no such address"),
+    ],
+)
+def test_wrong_urls(url: str, why: str) -> None:
+    """
+    A URL that names no store is refused with a reason.
+    """
+    with pytest.raises(ValueError, match=why):
+        check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("call", "absent"),
+    [
+        ("check_url('etcd:http://x')", "treq lmdb"),
+        ("check_url('lmdb:x')", "treq lmdb pexservice.stores.etcd"),
+        (
+            "make_store('lmdb:x', StoreOptions(reactor=None, journal=1))",
+            "treq pexservice.stores.etcd",
+        ),
+        (
+            "make_store('etcd:http://x', StoreOptions(reactor=reactor, journal=1))",
+            "lmdb pexservice.stores.lmdb",
+        ),
+    ],
+)
+def test_imports_what_is_named(call: str, absent: str) -> None:
+    """
+    The modules of the other stores are not imported, and to check a URL imports no
+    engine.
+    """
+    code = (
+        "import sys\n"
+        "from twisted.internet import reactor\n"
+        "from pexservice.stores.registry import StoreOptions, check_url, make_store\n"
+        f"{call}\n"
+        f"print(*({set(absent.split())} & sys.modules.keys()))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == "\n"

@@ -1,0 +1,158 @@
+"""
+Tests of the rules for web pages.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pexservice.web.cross_site import CrossSitePolicy, check_purpose, same_host
+
+ORIGIN = b"https://pages.example.org"
+HOST = b"pex.example.org:8081"
+
+POLICY = CrossSitePolicy()
+WITH_ORIGIN = CrossSitePolicy([ORIGIN.decode()])
+
+
+@pytest.mark.parametrize(
+    ("sites", "origins", "own"),
+    [
+        # A client that is no browser.
+        ([], [], True),
+        ([b"same-origin"], [], True),
+        ([b"none"], [], True),
+        ([b"same-origin"], [b"https://elsewhere.example"], True),
+        ([b"same-site"], [], False),
+        ([b"cross-site"], [], False),
+        ([b"cross-site"], [b"http://" + HOST], False),
+        ([b""], [], False),
+        ([b"Same-Origin"], [], False),
+        ([b"same-origin", b"cross-site"], [], False),
+        ([b"cross-site", b"same-origin"], [], False),
+        ([b"same-origin, cross-site"], [], False),
+        ([b"same-origin, none"], [], True),
+        # An older browser, or one that does not trust the connection.
+        ([], [b"http://" + HOST], True),
+        ([], [b"https://" + HOST], True),
+        ([], [b"HTTP://PEX.example.org:8081"], True),
+        ([], [b"http://pex.example.org"], False),
+        ([], [b"http://pex.example.org:8082"], False),
+        ([], [b"http://example.org:8081"], False),
+        ([], [b"null"], False),
+        ([], [b""], False),
+        ([], [b"file://" + HOST], False),
+        ([], [b"http://user@" + HOST], False),
+        ([], [b"http://" + HOST + b"/"], False),
+        ([], [b"http://" + HOST, b"http://elsewhere.example"], False),
+        ([], [b"http://" + HOST + b", http://elsewhere.example"], False),
+    ],
+)
+def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> None:
+    """
+    Sec-Fetch-Site decides where it is sent, else Origin; of several each counts.
+    """
+    problem = POLICY.check("move the cursor", HOST, origins, sites)
+    assert (problem is None) is own
+    if problem is not None:
+        assert (problem.status, problem.name) == (403, "cross-origin")
+        assert "may not move the cursor" in problem.detail
+        assert "--cors-origin" in problem.detail
+
+
+def test_no_host() -> None:
+    """
+    A request of HTTP/1.0 without a Host has no origin of its own.
+    """
+    assert POLICY.check("move", None, [b"http://localhost"], []) is not None
+    assert POLICY.check("move", None, [], []) is None
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [
+        ([ORIGIN], True),
+        ([ORIGIN + b"."], False),
+        ([ORIGIN + b":8443"], False),
+        ([b"http://pages.example.org"], False),
+        ([ORIGIN, ORIGIN], False),
+        ([], False),
+    ],
+)
+def test_a_named_origin(origins: list[bytes], *, allowed: bool) -> None:
+    """
+    A named origin may, whatever the browser says of the site; no other one may.
+    """
+    problem = WITH_ORIGIN.check("move the cursor", HOST, origins, [b"cross-site"])
+    assert (problem is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        (b"http://localhost", b"localhost:80", True),
+        (b"https://localhost", b"localhost", True),
+        (b"https://localhost", b"localhost:443", True),
+        (b"http://localhost:8081", b"localhost", False),
+        (b"http://[::1]:8081", b"[::1]:8081", True),
+        (b"http://localhost", b"localhost:", True),
+    ],
+)
+def test_same_host(origin: bytes, host: bytes, *, same: bool) -> None:
+    """
+    The usual ports may be left out; schemes are not compared.
+    """
+    assert same_host(origin, host) is same
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ([], True),
+        ([b"other"], True),
+        ([b""], True),
+        ([b"prefetch"], False),
+        ([b"prefetch;prerender"], False),
+        ([b"Prefetch"], False),
+        ([b"preview"], False),
+        ([b"other, prefetch"], False),
+        ([b"other", b"prefetch"], False),
+    ],
+)
+def test_purpose(values: list[bytes], *, meant: bool) -> None:
+    """
+    What a browser marks as sent ahead of its user is refused.
+    """
+    problem = check_purpose(values)
+    assert (problem is None) is meant
+    if problem is not None:
+        assert (problem.status, problem.name) == (403, "not-on-purpose")
+
+
+def test_answer_headers() -> None:
+    """
+    Every answer forbids sniffing and embedding; a named origin may read it.
+    """
+    alone = dict(POLICY.answer_headers([ORIGIN]))
+    assert alone == {
+        b"X-Content-Type-Options": b"nosniff",
+        b"Cross-Origin-Resource-Policy": b"same-origin",
+    }
+    assert dict(WITH_ORIGIN.answer_headers([])) == {**alone, b"Vary": b"Origin"}
+    named = dict(WITH_ORIGIN.answer_headers([ORIGIN]))
+    assert named[b"Access-Control-Allow-Origin"] == ORIGIN
+    assert named[b"X-Content-Type-Options"] == b"nosniff"
+    assert named[b"Vary"] == b"Origin"
+    assert b"Cross-Origin-Resource-Policy" not in named
+
+
+def test_preflight_headers() -> None:
+    """
+    Only a named origin is told what it may send, and only when it asks.
+    """
+    told = dict(WITH_ORIGIN.preflight_headers([ORIGIN], b"POST, OPTIONS", asks=True))
+    assert told[b"Access-Control-Allow-Methods"] == b"POST, OPTIONS"
+    assert b"Content-Type" in told[b"Access-Control-Allow-Headers"].split(b", ")
+    assert WITH_ORIGIN.preflight_headers([ORIGIN], b"POST", asks=False) == ()
+    assert WITH_ORIGIN.preflight_headers([b"null"], b"POST", asks=True) == ()
+    assert POLICY.preflight_headers([ORIGIN], b"POST", asks=True) == ()

@@ -1,0 +1,105 @@
+"""
+Tests of the parser of Accept.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
+from pexservice.web.negotiation import LONGEST_ACCEPT, best_of, parse_accept
+
+OFFERS = ("text/plain", "application/json", "application/problem+json")
+
+RANGES = st.sampled_from(
+    [*OFFERS, "text/html", "text/*", "application/*", "*/*", "TEXT/Plain", "image/webp"]
+)
+BLANKS = st.sampled_from(["", " ", "\t", "  "])
+WEIGHTS = st.sampled_from(
+    ["", *(f";q={each}" for each in ("0", "1", "0.5", "0.35", "1.0"))]
+)
+PARAMETERS = st.sampled_from(
+    ["", ";charset=utf-8", ';x="a,b;q=0"', r';x="a\"b,text/html"', ";level=1;v=b3", ";X=y"]
+)
+
+
+@st.composite
+def well_formed(draw: st.DrawFn) -> str:
+    """
+    Draw a value as RFC 9110 has them.
+    """
+    elements = []
+    for _ in range(draw(st.integers(1, 6))):
+        weight = draw(WEIGHTS)
+        parameters = draw(BLANKS) + draw(PARAMETERS) if weight else draw(PARAMETERS)
+        before, after = draw(BLANKS), draw(BLANKS)
+        elements.append(f"{before}{draw(RANGES)}{parameters}{weight}{after}")
+    return ",".join(elements)
+
+
+def werkzeugs(offers: tuple[str, ...], value: str) -> str:
+    """
+    Return what werkzeug prefers, when the parameters of ranges are left out.
+    """
+    parsed = parse_accept_header(value, MIMEAccept)
+    plain = MIMEAccept(
+        (kind.partition(";")[0].strip(), quality) for kind, quality in parsed
+    )
+    return plain.best_match(offers, default=offers[0])
+
+
+@given(well_formed())
+@example("text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8")
+@example("application/json, text/plain;q=0, */*;q=0.1")
+@example("text/plain;format=flowed;q=0.2, text/plain;q=0.7, application/json;q=0.5")
+def test_as_werkzeug(value: str) -> None:
+    """
+    What is well-formed means what werkzeug finds in it.
+    """
+    if len(value) <= LONGEST_ACCEPT:
+        for offers in (OFFERS, ("text/plain", "application/json", "text/html")):
+            assert best_of(offers, [value.encode()]) == werkzeugs(offers, value)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, 0),
+        ([], 0),
+        ([b""], 0),
+        ([b"application/json"], 1),
+        ([b"image/png", b"application/json"], 1),
+        ([b"application/json;q=0"], 0),
+        ([b"application/json;q=2"], 0),
+        ([b"application/json;q=x, application/problem+json;q=0.1"], 2),
+        ([b"json"], 0),
+        ([b'application/json;x="no end, text/plain'], 1),
+        ([b'"application/json"'], 0),
+        ([b"\xff/\xff, application/*"], 1),
+    ],
+)
+def test_the_choice(accept: list[bytes] | None, expected: int) -> None:
+    """
+    What is malformed is passed over, and what is not acceptable gets the first offer.
+    """
+    assert best_of(OFFERS, accept) == OFFERS[expected]
+
+
+def test_a_longer_one_means_anything() -> None:
+    """
+    A value longer than any real one is not looked at, in one line or in several.
+    """
+    blanks = b" " * (LONGEST_ACCEPT - len(b"application/json"))
+    assert best_of(OFFERS, [b"application/json" + blanks]) == OFFERS[1]
+    assert best_of(OFFERS, [b"application/json " + blanks]) == OFFERS[0]
+    assert best_of(OFFERS, [b"application/json", blanks]) == OFFERS[0]
+
+
+def test_what_is_kept() -> None:
+    """
+    Of one range given twice the higher quality counts.
+    """
+    assert parse_accept(b"a/b;q=0.1, A/B;x=1;q=0.3, c/d ; q=1") == {b"a/b": 0.3, b"c/d": 1}
