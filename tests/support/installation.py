@@ -8,7 +8,6 @@ it has of this package, its plugin included, is what was put there.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import venv
 from importlib.util import find_spec
@@ -45,6 +44,7 @@ class Installation:
         for each in map(Path, sys.path):
             if each.name in ("site-packages", "dist-packages") and each.is_dir():
                 _link(each, self.site)
+        self._package = self.site / "pexservice"
         plugins = self.site / _PLUGIN.parent
         # These two are directories, so that a plugin can be put beside Twisted's own.
         for inner in (plugins.parent, plugins):
@@ -53,17 +53,6 @@ class Installation:
             inner.mkdir()
             _link(original, inner)
 
-    def remove(self) -> None:
-        """
-        Remove this package, and what Twisted remembers of its plugin.
-        """
-        shutil.rmtree(self.site / "pexservice", ignore_errors=True)
-        for each in self.site.glob("pexservice-*.dist-info"):
-            shutil.rmtree(each)
-        for name in (_PLUGIN.name, "dropin.cache"):
-            (self.site / _PLUGIN.parent / name).unlink(missing_ok=True)
-        shutil.rmtree(self.site / _PLUGIN.parent / "__pycache__", ignore_errors=True)
-
     def put_frozen(self) -> None:
         """
         Install the frozen version.
@@ -71,24 +60,37 @@ class Installation:
         with ZipFile(FROZEN_WHEEL) as wheel:
             wheel.extractall(self.site)
 
-    def put_current(self) -> None:
+    def upgrade(self, first_line: str = "") -> None:
         """
-        Install the version under test: the files that the tests import.
+        Replace what is installed by the version under test: by the files that the tests
+        import.
+
+        As dpkg does it, each file is replaced at once, and those that are not there any
+        more go last: who starts meanwhile finds one version of every module that it
+        needs, or the other.
+
+        @param first_line: what the package's C{__init__.py} begins with.
         """
-        package, plugin = (
-            find_spec("pexservice"),
-            find_spec(".".join(_PLUGIN.with_suffix("").parts)),
+        before = {each for each in self._package.rglob("*") if each.is_file()}
+        origin = _origin("pexservice").parent
+        files = {
+            self._package / each.relative_to(origin): each.read_bytes()
+            for each in origin.rglob("*")
+            if each.is_file() and each.parent.name != "__pycache__"
+        }
+        files[self.site / _PLUGIN] = _origin(
+            "twisted.plugins.pexservice_plugin"
+        ).read_bytes()
+        files[self._package / "__init__.py"] = (
+            first_line.encode() + b"\n" + files[self._package / "__init__.py"]
         )
-        assert package is not None
-        assert package.origin is not None
-        assert plugin is not None
-        assert plugin.origin is not None
-        shutil.copytree(
-            Path(package.origin).parent,
-            self.site / "pexservice",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        shutil.copy(plugin.origin, self.site / _PLUGIN)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_bytes(content)
+            new.replace(path)
+        for each in before - files.keys():
+            each.unlink()
 
 
 def frozen(path: Path) -> Installation:
@@ -98,6 +100,13 @@ def frozen(path: Path) -> Installation:
     installation = Installation(path)
     installation.put_frozen()
     return installation
+
+
+def _origin(module: str) -> Path:
+    found = find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin)
 
 
 def _link(original: Path, to: Path) -> None:
