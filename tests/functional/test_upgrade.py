@@ -44,15 +44,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.labs.failover.lab import serving, until
 from tests.support.clients import Client
-from tests.support.daemon import Daemon, children, patiently, until_gone
+from tests.support.daemon import PATIENCE, Daemon, children, patiently, until_gone
 from tests.support.installation import Installation, frozen
 from tests.support.loads import kept, load, surprises, until_told
 from tests.unit.test_metrics import samples
@@ -74,10 +77,10 @@ def installation(tmp_path: Path) -> Installation:
     return frozen(tmp_path / "installed")
 
 
-@pytest.fixture
-def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
+@contextmanager
+def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     """
-    A service of version 0.1.0, with a worker that serves and one that stands by.
+    What is installed, with a worker that serves and one that stands by.
     """
     (tmp_path / "run").mkdir()
     options = ("--journal", "10000000", "--watchdog", WATCHDOG)
@@ -88,6 +91,41 @@ def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert "silent" not in log
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
+    """
+    A service of version 0.1.0.
+    """
+    with service(tmp_path, installation) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], list[str]]]:
+    """
+    What started the service.
+
+    @return: called, it says what it hears next.
+    """
+    path = tmp_path / "systemd"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+
+        def hear() -> list[str]:
+            listening.settimeout(0)
+            with suppress(BlockingIOError):
+                while listening.recv(4096):
+                    pass
+            listening.settimeout(PATIENCE)
+            return listening.recv(4096).decode().splitlines()
+
+        yield hear
 
 
 def new_workers(daemon: Daemon) -> set[str]:
@@ -143,11 +181,13 @@ def until_replaced(daemon: Daemon, times: int = 1) -> None:
     raise AssertionError(daemon.log.read_text())
 
 
-def test_a_reload(daemon: Daemon, installation: Installation) -> None:
+def test_a_reload(
+    systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
+) -> None:
     """
     SIGHUP brings the new code under load: nobody is refused, no connection is cut off,
-    nothing is lost.  The new workers are heard, alive, and know what the supervisor
-    counts; they reload again, and all ends at SIGTERM.
+    nothing is lost.  The new workers are heard, alive, also for systemd, and know what
+    the supervisor counts; they reload again, and all ends at SIGTERM.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -158,6 +198,8 @@ def test_a_reload(daemon: Daemon, installation: Installation) -> None:
         until_told(clients)
     none_was_cut_off(daemon, clients)
     assert len(new_workers(daemon)) == 2
+    heard = [systemd(), systemd()]
+    assert any("WATCHDOG=1" in each for each in heard)
     scraped(daemon, standby_workers=1, standby_workers_wanted=1, failovers_total=0)
     assert (
         samples(daemon.ask("/metrics")[1])[
@@ -246,3 +288,23 @@ def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
     os.truncate(data, 8192)
     os.kill(serving(daemon)[1], signal.SIGKILL)
     assert daemon.wait() == 78
+
+
+def test_a_standby_without_its_files(tmp_path: Path, installation: Installation) -> None:
+    """
+    Today's standby has all that it takes to serve in its memory: it takes over when its
+    files are gone, as they are in the middle of an upgrade.
+    """
+    installation.upgrade()
+    with service(tmp_path, installation) as daemon:
+        package = installation.site / "pexservice"
+        aside = installation.site / "aside"
+        package.rename(aside)
+        _, pid = serving(daemon)
+        os.kill(pid, signal.SIGKILL)
+        until(daemon, "serves", 2)
+        for path in ("/next", "/current", "/history", "/", "/readyz", "/metrics"):
+            assert daemon.ask(path)[0].status == 200
+        # With them there are workers to come again.
+        shutil.copytree(aside, package)
+        until(daemon, "stands by", 2)

@@ -23,7 +23,7 @@ def daemon(
     uvloop, and one by itself on Twisted's own reactor.
     """
     path = tmp_path_factory.mktemp("wire")
-    with Daemon(path, "--max-connections", "50", command=request.param) as daemon:
+    with Daemon(path, "--max-connections", "500", command=request.param) as daemon:
         yield daemon
         assert "Traceback" not in daemon.log.read_text()
 
