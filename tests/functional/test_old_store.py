@@ -1,0 +1,105 @@
+"""
+A store that version 0.1.0 wrote is opened for ever; see C{tests/nets/README.md}.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.functional.test_ctl import run
+from tests.support.daemon import Daemon
+from tests.support.installation import FROZEN_STORE
+
+STORE = "pexservice-data"
+
+REVISION, POSITION = 2050, 2040
+
+#: As it was written.
+JOURNAL = ("--journal", "500")
+
+#: By key: the path that it was used for, and the revision and position that were
+#: answered.
+KEYS = {
+    "first": ("/next", 9, 7),
+    "second": ("/reset", 10, 0),
+    **{f"key-{number}": ("/next", 10 + number, number) for number in range(1, 41)},
+}
+
+
+def fibonacci(position: int) -> int:
+    """
+    @return: the value at C{position}.
+    """
+    value, following = 0, 1
+    for _ in range(position):
+        value, following = following, value + following
+    return value
+
+
+@pytest.fixture(params=["as it is", "a copy of it that was made today"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """
+    A directory with the store in it.
+    """
+    old = tmp_path / "old"
+    old.mkdir(mode=0o700)
+    shutil.copy(FROZEN_STORE / "data.mdb", old)
+    place = tmp_path / "place"
+    place.mkdir()
+    if request.param == "as it is":
+        old.rename(place / STORE)
+    else:
+        made = run(tmp_path, "backup", "old", f"place/{STORE}")
+        assert (made.returncode, made.stderr) == (0, "")
+    return place
+
+
+def test_it_is_whole(place: Path) -> None:
+    """
+    A full verification finds nothing, and the cursor where it was.
+    """
+    said = run(place, "verify", STORE)
+    assert (said.returncode, said.stderr) == (0, "")
+    contents = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
+    assert contents in said.stdout
+
+
+@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
+def test_it_serves(place: Path, command: str) -> None:
+    """
+    The cursor and the history are what they were; each key that was used answers what it
+    answered, and is refused for anything else; and it goes on, also after a restart.
+    """
+    with Daemon(place, *JOURNAL, command=command) as daemon:
+        answer, body = daemon.ask("/current")
+        assert int(body) == fibonacci(POSITION)
+        assert answer.headers["Pex-Revision"] == str(REVISION)
+        assert answer.headers["Pex-Position"] == str(POSITION)
+        expected = (FROZEN_STORE / "history.txt").read_bytes()
+        assert daemon.ask("/history?limit=1000")[1] == expected
+        for key, (path, revision, position) in KEYS.items():
+            headers = {"Idempotency-Key": key}
+            answer, body = daemon.ask(path, "POST", headers)
+            assert answer.status == 200
+            assert answer.headers["Idempotency-Replayed"] == "true"
+            assert answer.headers["Pex-Revision"] == str(revision)
+            assert answer.headers["Pex-Position"] == str(position)
+            assert int(body) == fibonacci(position)
+            assert daemon.ask("/previous", "POST", headers)[0].status == 422
+        answer, body = daemon.ask("/next", "POST", {"Idempotency-Key": "key-41"})
+        assert "Idempotency-Replayed" not in answer.headers
+        assert answer.headers["Pex-Revision"] == str(REVISION + 1)
+        assert int(body) == fibonacci(POSITION + 1)
+    with Daemon(place, *JOURNAL, command=command) as daemon:
+        answer, body = daemon.ask("/previous", "POST")
+        assert answer.headers["Pex-Revision"] == str(REVISION + 2)
+        assert int(body) == fibonacci(POSITION)
+        answer, _ = daemon.ask("/next", "POST", {"Idempotency-Key": "key-41"})
+        assert answer.headers["Pex-Revision"] == str(REVISION + 1)
+        history = daemon.ask("/history?limit=1000")[1].splitlines()
+        assert history[2:] == expected.splitlines()[:498]
+    said = run(place, "verify", STORE)
+    assert (said.returncode, said.stderr) == (0, "")
