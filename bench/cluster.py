@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
 from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition
@@ -92,12 +93,12 @@ def _one_each(store: EtcdStore) -> Step:
     return step
 
 
-def _grouped(committer: Committer) -> Step:
+def _grouped(committer: ICommitter) -> Step:
     move = Move(Transition.NEXT)
     return lambda: _submit(committer, move)
 
 
-async def _submit(committer: Committer, move: Move) -> object:
+async def _submit(committer: ICommitter, move: Move) -> object:
     return await committer.submit(move)
 
 

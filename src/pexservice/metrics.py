@@ -28,8 +28,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 import twisted
-from pexservice.commit.committer import Committer
 from pexservice.commit.counters import Counts, Histogram
+from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import Score
@@ -312,7 +312,7 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        committer: Committer,
+        committer: ICommitter,
         hot: Hot,
         store: IStore | None = None,
         supervisor: int | None = None,

@@ -77,6 +77,13 @@ class Server:
         api = Api(self.committer, access, self.events, limit, scrape=scrape)
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
+    def begin_at(self, revision: int, position: int) -> None:
+        """
+        Have the cursor there, as if the process had begun so.
+        """
+        self.store.revision, self.store.position = revision, position
+        now(Deferred.fromCoroutine(self.committer.start()))
+
     def connect(self, peer: object = None) -> Wire:
         """
         A new connection.

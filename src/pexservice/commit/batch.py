@@ -1,5 +1,5 @@
 """
-What a batch is made of before it is one.
+A batch in the making.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from pexservice.stores.interface import Batch, Remembered
 @define
 class OpenBatch:
     """
-    A batch in the making.
+    Transitions that will share a commit, and who waits for it.
 
-    @ivar before: the state that its first transition was applied to.
-    @ivar since: when the first transition came, on the monotonic clock.
-    @ivar considered: how many there were when it was last considered.
-    @ivar told: what else is told when it is durable: the result, of which transition.
+    @ivar before: the state that the first transition was applied to.
+    @ivar began: when the first transition came, on the monotonic clock.
+    @ivar considered: how many there were when the batch was last considered.
+    @ivar considered_at: when that was, likewise.
+    @ivar idle: seconds in which no more came, since then.
+    @ivar answers: who is told what, in order, when the batch is durable.
+    @ivar keys: the idempotency keys used, with what each did.
+    @ivar told: of the answers that are about no transition of this batch, the result
+        and which transition was asked for.
     """
 
     before: State
-    since: float = 0.0
+    began: float = 0.0
     considered: int = 0
     considered_at: float = 0.0
     idle: float = 0.0
@@ -34,7 +39,7 @@ class OpenBatch:
 
     def batch(self, after: State, time_ns: int) -> Batch:
         """
-        For the store.
+        Return what the store is given.
         """
         return Batch(
             first_revision=self.before.revision + 1,

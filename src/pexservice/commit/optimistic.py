@@ -1,9 +1,9 @@
 """
-Group commit for a store that others move too: many nodes, one cursor.
+The committer of a store that others write to too: many nodes, one cursor.
 
 What a node knows of the cursor may be old.  So nothing is told from memory alone: a
-look, an unmet condition included, is read from the store after it was asked for, and
-a batch is a compare-and-swap.  One that lost the race surely never happened; its
+read, and so an unmet condition, is asked of the store after it was asked for, and a
+batch is a compare-and-swap.  One that lost the race surely never happened; its
 moves, with their keys and conditions, are applied to where the cursor is now, in
 their order and together with those that came meanwhile.  Waiters are told by the
 batch that won.
@@ -17,19 +17,25 @@ again, and until it answers nothing is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pexservice.commit.batch import OpenBatch
-from pexservice.commit.committer import Committer
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter, fires
+from pexservice.commit.counters import NOT_TAKEN
+from pexservice.commit.cursor_reader import CursorReader
+from pexservice.commit.group_commit import GroupCommit
+from pexservice.commit.interface import IBatchOwner, ICommitter
+from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
 from pexservice.core.cursor import State, Transition, state_at
-from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import (
+    Batch,
     Conflict,
     ISharedStore,
     NotTaken,
@@ -42,294 +48,303 @@ from pexservice.stores.interface import (
 #: else is in it.
 MOST_KEYS = 100
 
-#: How often an idle store is asked whether it is there.  Seconds.
-PROBE = 1.0
-
-#: How many steps cost less than making a term from its position.
-NEAR = 100
-
-#: What the memo asks for a read: a move that nobody makes.
+#: A read, for who knows moves only: a move that nobody makes.
 READ = Move(Transition.NEXT, condition=lambda _: False)
 
 
-class OptimisticCommitter(Committer):
+@implementer(ICommitter, IBatchOwner)
+class OptimisticCommitter:
     """
-    One of many ways to the store.
-
-    @ivar durable: what the store had when it was last heard of.
+    One of many ways to a store.
     """
 
     _log = Logger()
 
-    read_move = READ
+    #: Readers are shown what the store says.
+    read_move: Move | None = READ
 
-    def __init__(self, store: ISharedStore, *args: Any, **kwargs: Any) -> None:
-        super().__init__(store, *args, **kwargs)
-        self._shared = store
-        self._reading: list[Deferred[State]] | None = None
-        self._next_reading: list[Deferred[State]] = []
-        # What has to wait for the commit under way to end.
+    def __init__(
+        self,
+        store: ISharedStore,
+        reactor: IReactorTime,
+        *,
+        fatal: Callable[[Failure], None],
+        monotonic: Callable[[], float] = time.perf_counter,
+        time_ns: Callable[[], int] = time.time_ns,
+        give_way: Callable[[], None] = os.sched_yield,
+    ) -> None:
+        """
+        @param fatal: called when this program is found to be wrong; must end the
+            process soon.
+        """
+        self._store = store
+        self._fatal = fatal
+        self._group = GroupCommit(
+            self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
+        )
+        self.counts = self._group.counts
+        self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
+        # Why nothing is taken, for another reason than that the store is away.
+        self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
+        self._read = False
+        # What has to wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Move]] = []
-        self._away: NotTaken | None = None
-        self._probing = Periodic(self._probe, self._reactor)
 
     async def start(self) -> None:
         """
-        See L{Committer.start}.
+        Open the store, and begin where its cursor is.
         """
-        await super().start()
-        self._probing.start(PROBE)
-        self._shared.watch(self._hear)
+        self._group.restart(state_at(*await self._store.open()))
+        self._read = True
+        self._closed = None
+        self._reader.start()
+        self._store.watch(self._heard)
+
+    def unusable(self, reason: str) -> None:
+        """
+        Refuse everything, for C{reason}.
+        """
+        self._closed = NotTaken(reason)
 
     async def stop(self) -> None:
         """
-        See L{Committer.stop}.
+        Commit what was taken, refuse the rest, and close the store.
         """
-        self._probing.stop()
-        await super().stop()
+        self._reader.stop()
+        await self.drain()
+        await self._store.close()
 
     def drain(self) -> Deferred[None]:
         """
-        See L{Committer.drain}.
+        Take no more, and have all that was taken answered.
         """
-        if self._refusal is self._away:
-            # It must not be lifted any more.
-            self._refusal = None
-        return super().drain()
+        self._closed = self._closed or NotTaken("the service is stopping")
+        return self._group.drain()
 
     def settled(self) -> Deferred[None]:
         """
-        At once: this process is alive however long the store takes.
+        Wait for nothing: this process gets on however long the store takes.
         """
         return succeed(None)
 
-    # Looks.
+    @property
+    def durable(self) -> State:
+        """
+        The state that the store had when it was last heard of.
+        """
+        return self._group.durable
+
+    @property
+    def visible(self) -> State:
+        """
+        The state that the store had when it was last heard of.
+        """
+        return self._group.durable
+
+    @property
+    def unread(self) -> NotTaken | None:
+        """
+        Why there is no state to show, if there is none.
+        """
+        return None if self._read else self._closed
+
+    @property
+    def refusal(self) -> NotTaken | None:
+        """
+        Why nothing is taken now, if so.
+        """
+        return self._closed or self._reader.away
+
+    # Reads.
 
     def read_current(self) -> Deferred[State]:
         """
-        See L{Committer.read_current}.  Those that wait share a read of the store; who comes
-        when that was sent already waits for the next one.
+        Read the store.
         """
-        refusal = self.unread or (self._away if self._refusal is self._away else None)
-        return self._read_store() if refusal is None else fail(refusal)
+        return self._reader.read() if self.unread is None else fail(self.unread)
 
-    read_durable = read_current
-
-    def _read_store(self) -> Deferred[State]:
-        waiting: Deferred[State] = Deferred()
-        self._next_reading.append(waiting)
-        if self._reading is None:
-            self._begin_reading()
-        return waiting
-
-    def _begin_reading(self) -> None:
-        self._reading, self._next_reading = self._next_reading, []
-        self._shared.read().addCallback(self._has_read).addErrback(
-            self._cannot_read
-        ).addBoth(self._end_reading).addErrback(self._give_up_on_ourselves)
-
-    def _hear(self, revision: int, position: int) -> None:
+    def read_durable(self) -> Deferred[State]:
         """
-        The cursor is there, or was.
+        Read the store, as L{read_current}.
         """
-        self._take_up(self._near(revision, position))
+        return self.read_current()
+
+    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        Read a page of the history.
+        """
+        return self._store.history(before, limit)
+
+    def _heard(self, revision: int, position: int) -> None:
+        """
+        Take note of where the cursor is, or was.
+        """
+        self._take_up(self._reader.state_at(revision, position))
 
     def _take_up(self, state: State) -> None:
         """
         Go on from C{state}, unless it is an old one, or there are moves that will show
         where the cursor is.
         """
-        if self._idle and state.revision > self.durable.revision:
-            self._begin_at(state)
-
-    @property
-    def _idle(self) -> bool:
-        return self._under_way is None and not self._open.transitions
-
-    def _begin_at(self, state: State) -> None:
-        self.durable = self.latest = state
-        self._open = OpenBatch(state)
-
-    def _has_read(self, cursor: tuple[int, int]) -> State:
-        state = self._near(*cursor)
-        self._take_up(state)
-        if self._away is not None and self._refusal is self._away:
-            self._log.info("the store answers again")
-            self._refusal = None
-        self._away = None
-        return state
-
-    def _near(self, revision: int, position: int) -> State:
-        """
-        The state that two numbers stand for, at little cost if the cursor is not far
-        from where it was last heard of.
-        """
-        term = self.durable.term
-        if abs(position - term.position) > NEAR:
-            return state_at(revision, position)
-        while term.position < position:
-            term = self._neighbours.forward(term)
-        while term.position > position:
-            term = self._neighbours.backward(term)
-        return State(revision, term)
-
-    def _cannot_read(self, failure: Failure) -> Failure:
-        self._unavailable(failure)
-        return failure
-
-    def _unavailable(self, failure: Failure) -> None:
-        if not failure.check(NotTaken, OutcomeUnknown):
-            self._log.failure("the store cannot be read", failure=failure)
-        reason = failure.getErrorMessage()
-        if self._refusal is None:
-            self._log.error(
-                "{reason}, and nothing is taken until it does ({cause})",
-                reason=reason,
-                cause=getattr(failure.value, "__cause__", None),
-            )
-            self._refusal = self._away = NotTaken(reason)
-
-    def _end_reading(self, result: State | Failure) -> None:
-        reading, self._reading = cast(list[Deferred[State]], self._reading), None
-        if self._next_reading:
-            self._begin_reading()
-        for each in reading:
-            each.callback(result)
-
-    def _probe(self) -> Deferred[None]:
-        return self._read_store().addCallbacks(lambda _: None, lambda _: None)
-
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
-        """
-        See L{IStore.history}.
-        """
-        return self._shared.history(before, limit)
+        if self._group.is_idle and state.revision > self.durable.revision:
+            self._group.restart(state)
 
     # Moves.
 
     def submit(self, move: Move) -> Deferred[Outcome]:
         """
-        See L{Committer.submit}.
+        Make C{move}, as L{move} does.
         """
-        if move.key is None or self._refusal is not None:
-            return super().submit(move)
         deferred: Deferred[Outcome] = Deferred()
-        self._place(move, fires(deferred))
+        self.move(move, fires(deferred))
         return deferred
+
+    def move(self, move: Move, waiter: Waiter) -> None:
+        """
+        Make C{move}, or read the store if that is what it stands for.
+        """
+        refusal = self._closed or self._reader.away
+        if move is READ:
+            self._read_for(move, waiter)
+        elif refusal is None:
+            self._place(move, waiter)
+        else:
+            self.counts.came(NOT_TAKEN, move.transition.value)
+            waiter(refusal)
 
     def _place(self, move: Move, waiter: Waiter) -> None:
         """
-        Have C{move} made, unless its key is in a batch already, or no more of them
-        fit in.
+        Have C{move} made, unless its key is in a batch already, no more of them fit
+        in, or its condition is not met.
         """
-        key = move.key
+        group, key = self._group, move.key
         if key is not None:
-            for batch in (self._under_way, self._open):
-                if batch is None or key not in batch.keys:
-                    continue
-                transition, state = batch.keys[key]
-                if transition is move.transition:
-                    self._tell(waiter, move, Outcome(Result.REPLAYED, state), batch)
-                else:
-                    waiter(KeyReused(transition))
+            found = group.find(key)
+            if found is not None:
+                group.replay(waiter, move, *found)
                 return
-            if len(self._open.keys) >= MOST_KEYS:
-                self._backlog.append((waiter, move))
+            if len(group.open.keys) >= MOST_KEYS:
+                self._postpone(move, waiter)
                 return
-        self.move(move, waiter)
+        if move.condition is None or move.condition(group.latest):
+            group.apply(move, waiter)
+        else:
+            self._unmet(move, waiter)
 
     def _unmet(self, move: Move, waiter: Waiter) -> None:
         """
-        See L{Committer._unmet}.  That may be so only because others moved, or because
-        of moves that never come to be.
+        See whether C{move}'s condition is really not met.  That may be so only because
+        others moved, or because of moves that never come to be.
         """
-        if move is not READ and self._open.transitions:
-            super()._unmet(move, waiter)
-        elif move is not READ and self._under_way is not None:
+        group = self._group
+        if group.open.transitions:
+            outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
+            group.tell(waiter, move, outcome, group.open)
+        elif group.under_way is not None:
             # It may have happened before this was asked for.
-            self._backlog.append((waiter, move))
+            self._postpone(move, waiter)
         else:
-            self.read_current().addCallbacks(
-                lambda state: self._judge(state, move, waiter),
-                lambda failure: waiter(_as_refusal(failure)),
-            ).addErrback(
-                lambda failure: self._log.failure("a waiter failed", failure=failure)
-            )
+            self._read_for(move, waiter)
+
+    def _read_for(self, move: Move, waiter: Waiter) -> None:
+        self.read_current().addCallbacks(
+            lambda state: self._judge(state, move, waiter),
+            lambda failure: waiter(_as_refusal(failure)),
+        ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
 
     def _judge(self, state: State, move: Move, waiter: Waiter) -> None:
         """
-        The cursor was at C{state} after C{move} was asked for.
+        Go on with C{move}: the cursor was at C{state} after it was asked for.
         """
         if move is READ:
             waiter(Outcome(Result.PRECONDITION_FAILED, state))
         elif move.condition is None or move.condition(state):
-            if self._idle:
+            if self._group.is_idle:
                 # Compared with another state, it might not be met for ever.
-                self._begin_at(state)
-            self._place(move, waiter)
+                self._group.restart(state)
+            self.move(move, waiter)
         else:
-            self._tell(waiter, move, Outcome(Result.PRECONDITION_FAILED, state), None)
+            outcome = Outcome(Result.PRECONDITION_FAILED, state)
+            self._group.tell(waiter, move, outcome, None)
 
-    # Commits that fail.
+    def _postpone(self, move: Move, waiter: Waiter) -> None:
+        if not self._backlog:
+            self._group.next_end().addCallback(self._take_backlog)
+        self._backlog.append((waiter, move))
 
-    def _failed(self, gathered: OpenBatch, failure: Failure) -> bool:
-        """
-        See L{Committer._failed}.
-        """
-        error = failure.value
-        if isinstance(error, Conflict):
-            self._rebase(gathered, error)
-            return bool(self._open.transitions)
-        if not isinstance(error, OutcomeUnknown):
-            return super()._failed(gathered, failure)
-        self._unavailable(failure)
-        built_on_it, self._open = self._open, OpenBatch(self.durable)
-        self.latest = self.durable
-        self._answer(gathered, error)
-        # What was not sent can only happen by being asked for again.
-        self._answer(built_on_it, _as_refusal(failure))
-        return False
-
-    def _rebase(self, gathered: OpenBatch, conflict: Conflict) -> None:
-        """
-        What was submitted follows where the cursor is now.
-        """
-        moves = [
-            (waiter, move)
-            for batch in (gathered, self._open)
-            for waiter, _, move in batch.answers
-        ]
-        self._begin_at(self._near(conflict.revision, conflict.position))
-        self._again(moves, conflict.used)
+    def _take_backlog(self, _: None) -> None:
+        backlog, self._backlog = self._backlog, []
+        self._again(backlog, {})
 
     def _again(
         self, moves: Iterable[tuple[Waiter, Move]], used: Mapping[bytes, Remembered]
     ) -> None:
+        """
+        Place C{moves} once more.
+
+        @param used: of their keys, those that had been used, with what for.
+        """
         for waiter, move in moves:
             first = None if move.key is None else used.get(move.key)
             try:
                 if first is None:
                     self._place(move, waiter)
-                elif first.transition is move.transition:
-                    state = self._near(first.revision, first.position)
-                    self._tell(waiter, move, Outcome(Result.REPLAYED, state), None)
                 else:
-                    waiter(KeyReused(first.transition))
+                    state = self._reader.state_at(first.revision, first.position)
+                    self._group.replay(waiter, move, first.transition, state)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    def _go_on(self, arrived: bool) -> None:  # noqa: FBT001 as the inherited one
+    # What its batches mean.
+
+    def ready(self) -> None:
         """
-        See L{Committer._go_on}.
+        Commit.
         """
-        backlog, self._backlog = self._backlog, []
-        self._again(backlog, {})
-        super()._go_on(arrived or bool(backlog and self._open.transitions))
+        self._group.commit()
+
+    def commit(self, batch: Batch) -> Deferred[None]:
+        """
+        Have C{batch} in the store.
+        """
+        return self._store.commit(batch)
+
+    def failed(self, batch: OpenBatch, failure: Failure) -> None:
+        """
+        Try again what lost the race, and tell what else went wrong.
+        """
+        error = failure.value
+        if isinstance(error, Conflict):
+            moves = [*batch.answers, *self._group.open.answers]
+            self._group.restart(self._reader.state_at(error.revision, error.position))
+            self._again(((waiter, move) for waiter, _, move in moves), error.used)
+        elif isinstance(error, OutcomeUnknown):
+            self._reader.unavailable(failure)
+            # What was not sent can only happen by being asked for again.
+            self._group.undo(batch, error, _as_refusal(failure))
+        elif isinstance(error, NotTaken):
+            lost = self._group.latest.revision - self.durable.revision
+            self._log.error(
+                "{refusal}: {lost} transitions were refused", refusal=error, lost=lost
+            )
+            self._group.undo(batch, error, error)
+        else:
+            self._closed = NotTaken("the store failed")
+            self._fatal(failure)
+            unknown = OutcomeUnknown("the store failed while the step was under way")
+            self._group.undo(batch, unknown, self._closed)
+
+    def crashed(self, failure: Failure) -> None:
+        """
+        Take nothing more, and end the process.
+        """
+        self._closed = self._closed or NotTaken("the service failed")
+        self._fatal(failure)
 
 
 def _as_refusal(failure: Failure) -> Exception:
     """
-    For who asked for what surely did not happen.
+    Return what is told to who asked for what surely did not happen.
     """
     error = failure.value
     return error if isinstance(error, NotTaken) else NotTaken(str(error))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import Move
 from pexservice.server.limits import Connections
 from pexservice.server.plan_cache import Memo, Plan, Variant
@@ -29,7 +29,7 @@ class Hot:
 
     def __init__(
         self,
-        committer: Committer,
+        committer: ICommitter,
         connections: Connections,
         reactor: IReactorTime,
         *,

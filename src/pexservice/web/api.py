@@ -18,7 +18,7 @@ from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown, Row
@@ -58,7 +58,7 @@ class Api:
 
     def __init__(
         self,
-        committer: Committer,
+        committer: ICommitter,
         access: Access,
         events: Events,
         limit: RateLimit | None = None,

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.web.http import Request
 from zope.interface import implementer
 
-from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.web.pacing import Later
 from pexservice.web.problems import too_many_streams
@@ -145,7 +145,7 @@ class Events:
     """
 
     def __init__(
-        self, committer: Committer, later: Later, most: int = MOST_STREAMS
+        self, committer: ICommitter, later: Later, most: int = MOST_STREAMS
     ) -> None:
         """
         @param later: the reactor's C{callLater}.

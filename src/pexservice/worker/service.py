@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import room_for
@@ -73,14 +74,6 @@ class Reactor(IReactorCore, IStoreReactor):
     """
 
 
-def _committer_of(store: IStore) -> type[Committer]:
-    if not ISharedStore.providedBy(store):
-        return Committer
-    from pexservice.commit.optimistic import OptimisticCommitter  # noqa: PLC0415 rarely used
-
-    return OptimisticCommitter
-
-
 def _exit_status(failure: Failure, otherwise: Status) -> Status:
     """
     Return the status that the failure itself asks for.
@@ -112,7 +105,7 @@ class Worker(Service):
         self._hot: Hot | None = None
         self._events: Events | None = None
         self._ports: list[IListeningPort] = []
-        self._committer: Committer | None = None
+        self._committer: ICommitter | None = None
         self._notifier = Notifier({})
         self._state: tuple[str, ...] = ()
 
@@ -169,6 +162,20 @@ class Worker(Service):
             ),
         )
 
+    def _commits_to(self, store: IStore) -> ICommitter:
+        if ISharedStore.providedBy(store):
+            from pexservice.commit.optimistic import (  # noqa: PLC0415 rarely used
+                OptimisticCommitter,
+            )
+
+            return OptimisticCommitter(store, self._reactor, fatal=self._store_failed)
+        return Committer(
+            store,
+            self._reactor,
+            synchronous=self._settings.synchronous_commit,
+            fatal=self._store_failed,
+        )
+
     def _stand_by(self) -> None:
         self._log.info("standing by")
         self._say(STANDING_BY)
@@ -193,12 +200,7 @@ class Worker(Service):
                 ) from error
         access = Access(check_files(settings), settings.cors_origins)
         store = self._make_store()
-        committer = _committer_of(store)(
-            store,
-            self._reactor,
-            synchronous=settings.synchronous_commit,
-            fatal=self._store_failed,
-        )
+        committer = self._commits_to(store)
         site = self._site(committer, access, store)
         where = places(self._reactor, settings.listen)
         if getattr(self._reactor, "loop", None) is not None:
@@ -229,7 +231,7 @@ class Worker(Service):
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._say(READY, f"STATUS=serving since {cursor}")
 
-    def _site(self, committer: Committer, access: Access, store: IStore) -> PexSite:
+    def _site(self, committer: ICommitter, access: Access, store: IStore) -> PexSite:
         settings = self._settings
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
 from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST, Committer
+from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
@@ -93,6 +95,14 @@ def bench() -> Bench:
     Held commits, synchronous.
     """
     return Bench()
+
+
+def test_keeps_the_interface(bench: Bench) -> None:
+    """
+    It is what those who answer requests, and its batches, take it for.
+    """
+    assert verifyObject(ICommitter, bench.committer)
+    assert verifyObject(IBatchOwner, bench.committer)
 
 
 def sizes(bench: Bench) -> list[int]:

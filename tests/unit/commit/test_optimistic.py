@@ -12,7 +12,9 @@ import pytest
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
 
+from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.optimistic import MOST_KEYS, READ, OptimisticCommitter
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
@@ -99,6 +101,14 @@ def nodes() -> tuple[Node, Node]:
     """
     etcd, clock = FakeEtcd(), Turns()
     return Node(etcd, clock), Node(etcd, clock)
+
+
+def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
+    """
+    It is what those who answer requests, and its batches, take it for.
+    """
+    assert verifyObject(ICommitter, nodes[0].committer)
+    assert verifyObject(IBatchOwner, nodes[0].committer)
 
 
 def test_rebase(nodes: tuple[Node, Node]) -> None:
@@ -499,7 +509,7 @@ class Chance:
             self._give_up(request)
         # Nothing of it is heard any more.
         node.caller.waiting = []
-        node.committer._probing.stop()
+        node.committer._reader.stop()
         self.asking[fresh] = []
 
     def expire(self, node: Node) -> None:

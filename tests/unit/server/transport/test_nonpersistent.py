@@ -19,7 +19,6 @@ import pytest
 import uvloop
 from twisted.logger import LogLevel, capturedLogs
 
-from pexservice.core.cursor import state_at
 from pexservice.server.limits import IDLE_TIMEOUT
 from pexservice.server.transport import listener as accepting
 from pexservice.server.transport.listener import Acceptor
@@ -294,7 +293,7 @@ def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
     What does not fit into the socket is uvloop's to send, all of it, and the end.
     """
     committer = machine.server.committer
-    committer.durable = committer.latest = state_at(1, 1_000_000)
+    machine.server.begin_at(1, 1_000_000)
     machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
     client = machine.connect()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
@@ -310,8 +309,8 @@ def test_who_takes_nothing_is_ended(machine: Machine) -> None:
     """
     As on any other connection, when it has been so for a minute.
     """
-    committer, connections = machine.server.committer, machine.server.connections
-    committer.durable = committer.latest = state_at(1, 1_000_000)
+    connections = machine.server.connections
+    machine.server.begin_at(1, 1_000_000)
     machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
     machine.connect(CURRENT)
     machine.accepted()
@@ -327,8 +326,8 @@ def test_aborted_while_it_is_sent(machine: Machine) -> None:
     """
     It does not wait for a client that takes nothing.
     """
-    committer, connections = machine.server.committer, machine.server.connections
-    committer.durable = committer.latest = state_at(1, 1_000_000)
+    connections = machine.server.connections
+    machine.server.begin_at(1, 1_000_000)
     machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
     machine.connect(CURRENT)
     machine.until(lambda: machine.passed)

@@ -1,0 +1,141 @@
+"""
+Reads of a cursor that others move too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.core.cursor import State, state_at
+from pexservice.core.sequence import Neighbours
+from pexservice.process.periodic import Periodic
+from pexservice.stores.interface import ISharedStore, NotTaken, OutcomeUnknown
+
+#: How often an idle store is asked whether it is there.  Seconds.
+PROBE = 1.0
+
+#: How many steps cost less than making a term from its position.
+NEAR = 100
+
+
+class CursorReader:
+    """
+    Reads the store's cursor, and finds out whether the store answers.
+
+    One read is under way at a time, shared by those who waited when it was sent.  It
+    may be answered from before a reader came who came later, so that one waits for the
+    next read.
+
+    @ivar away: why there is no use in asking the store, if there is none.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ISharedStore,
+        clock: IReactorTime,
+        known: Callable[[], State],
+        seen: Callable[[State], None],
+    ) -> None:
+        """
+        @param known: the state that the cursor is probably near to.
+        @param seen: called with each state that was read, before its readers are told.
+        """
+        self._store = store
+        self._known = known
+        self._seen = seen
+        self._neighbours = Neighbours()
+        self._probing = Periodic(self._probe, clock)
+        self._under_way = False
+        self._waiting: list[Deferred[State]] = []
+        self.away: NotTaken | None = None
+
+    def start(self) -> None:
+        """
+        Ask again and again whether the store answers.
+        """
+        self._probing.start(PROBE)
+
+    def stop(self) -> None:
+        """
+        Ask no more.
+        """
+        self._probing.stop()
+
+    def read(self) -> Deferred[State]:
+        """
+        Read the state that the cursor is in at a moment from now on.
+
+        @raise NotTaken: nobody can say.
+        """
+        return self._ask() if self.away is None else fail(self.away)
+
+    def _probe(self) -> Deferred[None]:
+        return self._ask().addCallbacks(lambda _: None, lambda _: None)
+
+    def _ask(self) -> Deferred[State]:
+        waiting: Deferred[State] = Deferred()
+        self._waiting.append(waiting)
+        if not self._under_way:
+            self._send()
+        return waiting
+
+    def _send(self) -> None:
+        self._under_way = True
+        readers, self._waiting = self._waiting, []
+
+        def answer(result: State | Failure) -> None:
+            self._under_way = False
+            if self._waiting:
+                self._send()
+            for each in readers:
+                each.callback(result)
+
+        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(answer)
+
+    def _has_read(self, cursor: tuple[int, int]) -> State:
+        state = self.state_at(*cursor)
+        self._seen(state)
+        if self.away is not None:
+            self._log.info("the store answers again")
+            self.away = None
+        return state
+
+    def _cannot_read(self, failure: Failure) -> Failure:
+        if not failure.check(NotTaken, OutcomeUnknown):
+            self._log.failure("the store cannot be read", failure=failure)
+        self.unavailable(failure)
+        return failure
+
+    def unavailable(self, failure: Failure) -> None:
+        """
+        Take note that the store does not answer, until a read is answered.
+        """
+        if self.away is None:
+            reason = failure.getErrorMessage()
+            self._log.error(
+                "{reason}, and nothing is taken until it does ({cause})",
+                reason=reason,
+                cause=getattr(failure.value, "__cause__", None),
+            )
+            self.away = NotTaken(reason)
+
+    def state_at(self, revision: int, position: int) -> State:
+        """
+        Make the state that two numbers stand for, at little cost if the cursor is not
+        far from where it was last heard of.
+        """
+        term = self._known().term
+        if abs(position - term.position) > NEAR:
+            return state_at(revision, position)
+        while term.position < position:
+            term = self._neighbours.forward(term)
+        while term.position > position:
+            term = self._neighbours.backward(term)
+        return State(revision, term)

@@ -1,0 +1,320 @@
+"""
+Group commit: transitions that arrive together share a commit.
+
+Two states are kept.  The I{latest} is where the cursor will be when all that was
+applied is on disk; transitions are applied to it as they arrive.  The I{durable} is
+what the disk has.  What lies between them is in at most two batches: one I{under way},
+being committed, and one I{open}, which gathers.
+
+::
+
+    apply -> open batch -> under way -> durable, then the answers, in order
+                 ^             |
+                 |             +-- failed: the owner says what that means
+                 +-- gathers while a commit is under way, or for a short wait
+
+Whether a move may be made, what an outcome means that is not one, and what is told to
+readers, its owner decides; see L{pexservice.commit.committer} and
+L{pexservice.commit.optimistic}.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.commit.batch import OpenBatch
+from pexservice.commit.batching_policy import BatchingPolicy
+from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
+from pexservice.commit.interface import IBatchOwner
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter
+from pexservice.core.cursor import INITIAL, State, Transition, follow
+from pexservice.core.sequence import Neighbours
+from pexservice.stores.interface import OutcomeUnknown
+
+
+class Phase(Enum):
+    """
+    Where the open batch is on its way.
+    """
+
+    #: Nothing has arrived, or what arrived waits for the commit that has just ended.
+    RESTING = auto()
+    #: It waits for company.
+    GATHERING = auto()
+    #: Its owner was told that it is ready.
+    READY = auto()
+    #: Another one is under way; it gathers meanwhile.
+    COMMITTING = auto()
+
+
+class GroupCommit:
+    """
+    The batches of one committer.
+
+    @ivar durable: the state that the disk has.
+    @ivar latest: the state when all that was applied is durable.
+    @ivar open: the batch that gathers.
+    @ivar under_way: the batch that is being committed, if one is.
+    @ivar counts: what came of everything.
+    @ivar delay: seconds that a batch gathers whatever its size; 0 has the policy
+        decide.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        owner: IBatchOwner,
+        reactor: IReactorTime,
+        *,
+        monotonic: Callable[[], float] = time.perf_counter,
+        time_ns: Callable[[], int] = time.time_ns,
+        give_way: Callable[[], None] = os.sched_yield,
+    ) -> None:
+        """
+        @param give_way: lets another process have this processor.
+        """
+        self._owner = owner
+        self._reactor = reactor
+        self._monotonic = monotonic
+        self._time_ns = time_ns
+        self._give_way = give_way
+        self._policy = BatchingPolicy()
+        self._neighbours = Neighbours()
+        self.counts = Counts()
+        self.durable = self.latest = INITIAL
+        self.open = OpenBatch(INITIAL)
+        self.under_way: OpenBatch | None = None
+        self.delay = 0.0
+        self._phase = Phase.RESTING
+        self._timer: IDelayedCall | None = None
+        self._draining: list[Deferred[None]] = []
+        self._settling: list[Deferred[None]] = []
+
+    def restart(self, state: State) -> None:
+        """
+        Go on from C{state}, with nothing in the open batch.
+        """
+        self.durable = self.latest = state
+        self.open = OpenBatch(state)
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether the cursor is to stay where it is.
+        """
+        return self.under_way is None and not self.open.transitions
+
+    def apply(self, move: Move, waiter: Waiter | None) -> State:
+        """
+        Add C{move} to the open batch, whatever its condition, and have it committed.
+
+        @param waiter: told the outcome when it is durable, if not before.
+        @return: the state after it.
+        """
+        batch = self.open
+        if not batch.transitions:
+            batch.began = self._monotonic()
+        transition = move.transition
+        self.latest = state = follow(self.latest, transition, self._neighbours)
+        batch.transitions += transition.value
+        if move.key is not None:
+            batch.keys[move.key] = (transition, state)
+        if waiter is not None:
+            batch.answers.append((waiter, Outcome(Result.APPLIED, state), move))
+        if self._phase is Phase.RESTING:
+            # At the end of this turn of the reactor, when all that arrived with this
+            # one is here.
+            self._gather()
+        return state
+
+    def tell(
+        self, waiter: Waiter, move: Move, outcome: Outcome, batch: OpenBatch | None
+    ) -> None:
+        """
+        Tell C{waiter} the outcome of its C{move}, which is in no batch.
+
+        @param batch: what the outcome was seen in, and has to be durable first.
+        """
+        if batch is None:
+            self.counts.came(outcome.result.word, move.transition.value)
+            waiter(outcome)
+        else:
+            batch.told.append((outcome.result, move.transition))
+            batch.answers.append((waiter, outcome, move))
+
+    def replay(
+        self,
+        waiter: Waiter,
+        move: Move,
+        used: Transition,
+        state: State,
+        batch: OpenBatch | None = None,
+    ) -> None:
+        """
+        Tell C{waiter} what the first use of its C{move}'s key did.
+
+        @param used: the transition that the key was used for.
+        @param state: the state after it.
+        @param batch: as in L{tell}.
+        """
+        if used is move.transition:
+            self.tell(waiter, move, Outcome(Result.REPLAYED, state), batch)
+        else:
+            waiter(KeyReused(used))
+
+    def find(self, key: bytes) -> tuple[Transition, State, OpenBatch] | None:
+        """
+        Find what an idempotency key did that is not durable yet, and in which batch.
+        """
+        for batch in (self.under_way, self.open):
+            if batch is not None and key in batch.keys:
+                return (*batch.keys[key], batch)
+        return None
+
+    def _gather(self) -> None:
+        self._phase = Phase.GATHERING
+        self._timer = self._reactor.callLater(self.delay, self._consider)
+
+    def _consider(self) -> None:
+        """
+        Have the open batch committed, or wait one more turn for company.
+
+        A turn, not a time: timers are a millisecond coarse, a commit takes a fifth
+        of that.
+        """
+        self._timer = None
+        batch, now = self.open, self._monotonic()
+        waiting = len(batch.transitions)
+        quiet = waiting == batch.considered
+        if quiet:
+            batch.idle += now - batch.considered_at
+        batch.considered, batch.considered_at = waiting, now
+        if self.delay or self._policy.ready(
+            waiting, quiet=quiet, idle=batch.idle, waited=now - batch.began
+        ):
+            self.hurry()
+        else:
+            if quiet:
+                # Who is waited for may be waiting for this very processor.
+                self._give_way()
+            self._timer = self._reactor.callLater(0, self._consider)
+
+    def hurry(self) -> None:
+        """
+        Have the open batch committed without waiting for company.
+        """
+        if self._phase in (Phase.READY, Phase.COMMITTING):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._phase = Phase.READY
+        self._owner.ready()
+
+    def commit(self) -> None:
+        """
+        Commit the open batch, if there is anything in it; then answer.
+        """
+        if not self.open.transitions:
+            self._phase = Phase.RESTING
+            self._go_on(arrived=False)
+            return
+        batch, after = self.open, self.latest
+        self.under_way, self.open = batch, OpenBatch(after)
+        self._phase = Phase.COMMITTING
+        started = self._monotonic()
+
+        def taken(_: None) -> None:
+            size, seconds = len(batch.transitions), self._monotonic() - started
+            self._policy.committed(size, seconds)
+            self.counts.committed(size, seconds)
+            self.under_way, self._phase = None, Phase.RESTING
+            self.durable = after
+            arrived = bool(self.open.transitions)
+            self.answer(batch)
+            self._go_on(arrived=arrived)
+
+        def failed(failure: Failure) -> None:
+            self.under_way, self._phase = None, Phase.RESTING
+            self._owner.failed(batch, failure)
+            self._go_on(arrived=False)
+
+        committed = self._owner.commit(batch.batch(after, self._time_ns()))
+        committed.addCallbacks(taken, failed).addErrback(self._owner.crashed)
+
+    def _go_on(self, *, arrived: bool) -> None:
+        """
+        @param arrived: whether there were transitions waiting when the last commit
+            ended.  Those that its answers brought about, as the next request of a
+            pipeline, wait for the next turn, or a pipeline would nest commits.
+        """
+        settling, self._settling = self._settling, []
+        for each in settling:
+            each.callback(None)
+        if self.open.transitions and self._draining:
+            self.hurry()
+        elif arrived and self._phase is Phase.RESTING:
+            self.open.considered = len(self.open.transitions)
+            self.open.considered_at = self._monotonic()
+            self._gather()
+        if self.is_idle:
+            draining, self._draining = self._draining, []
+            for each in draining:
+                each.callback(None)
+
+    def undo(self, batch: OpenBatch, error: Exception, behind: Exception) -> None:
+        """
+        Go back to the durable state.
+
+        @param error: told to those in C{batch}, which failed.
+        @param behind: told to those in the open batch, which was built on it.
+        """
+        built_on_it = self.open
+        self.restart(self.durable)
+        self.answer(batch, error)
+        self.answer(built_on_it, behind)
+
+    def answer(self, batch: OpenBatch, error: Exception | None = None) -> None:
+        """
+        Tell those who wait for C{batch} their outcomes, or C{error}.
+        """
+        failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
+        self.counts.came(APPLIED if error is None else failed, batch.transitions)
+        for result, transition in batch.told:
+            self.counts.came(result.word if error is None else failed, transition.value)
+        for waiter, outcome, _ in batch.answers:
+            try:
+                waiter(error or outcome)
+            except Exception:  # noqa: BLE001 one waiter's fault is not the others'
+                self._log.failure("a waiter failed")
+
+    def next_end(self) -> Deferred[None]:
+        """
+        @return: fires when the next commit has ended, or the one that is under way.
+        """
+        settling: Deferred[None] = Deferred()
+        self._settling.append(settling)
+        return settling
+
+    def drain(self) -> Deferred[None]:
+        """
+        Have all that was applied committed.
+
+        @return: fires when it is answered.
+        """
+        if self.open.transitions:
+            self.hurry()
+        if self.is_idle:
+            return succeed(None)
+        draining: Deferred[None] = Deferred()
+        self._draining.append(draining)
+        return draining

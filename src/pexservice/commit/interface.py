@@ -1,0 +1,134 @@
+"""
+What a committer promises to those who answer requests, and to its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import Attribute, Interface
+
+from pexservice.commit.batch import OpenBatch
+from pexservice.commit.counters import Counts
+from pexservice.commit.requests import Move, Outcome, Waiter
+from pexservice.core.cursor import State
+from pexservice.stores.interface import Batch, NotTaken, Row
+
+
+class ICommitter(Interface):
+    """
+    The one way to a store: moves in, durable outcomes out, in order.
+    """
+
+    counts: Counts = Attribute("What came of everything.")
+
+    durable: State = Attribute("The newest durable state that this process knows of.")
+
+    visible: State = Attribute(
+        "The newest state that may be shown.  Where L{read_move} is L{None}, it is the"
+        " one to show to a reader who asks now."
+    )
+
+    read_move: Move | None = Attribute(
+        "What L{move} is given for a read of the cursor, where only the store can tell"
+        " what a reader is to be shown; its outcome carries the state."
+    )
+
+    refusal: NotTaken | None = Attribute("Why nothing is taken now, if so.")
+
+    unread: NotTaken | None = Attribute("Why there is no state to show, if so.")
+
+    def start() -> Coroutine[Any, Any, None]:
+        """
+        Open the store, and begin where its cursor is.
+
+        @raise StoreUnusable: or one of its kinds.
+        """
+
+    def unusable(reason: str) -> None:
+        """
+        Refuse everything: the store could not be opened, for C{reason}.
+        """
+
+    def drain() -> Deferred[None]:
+        """
+        Take no more.
+
+        @return: fires when all that was taken is answered.
+        """
+
+    def stop() -> Coroutine[Any, Any, None]:
+        """
+        Commit what was taken, refuse the rest, and close the store.
+        """
+
+    def settled() -> Deferred[None]:
+        """
+        Wait for the commit that is under way, if any, as far as it can hang on this
+        machine's disk.  A process of which that hangs does not get on.
+        """
+
+    def move(move: Move, waiter: Waiter) -> None:
+        """
+        Make C{move}, and tell C{waiter} what came of it: the L{Outcome}, which is
+        durable, or L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.
+
+        C{waiter} may be called before this returns.  Outcomes of moves that were
+        applied come in the order of the moves.
+        """
+
+    def submit(move: Move) -> Deferred[Outcome]:
+        """
+        Make C{move}, as L{move} does.  To cancel the result takes nothing back.
+        """
+
+    def read_current() -> Deferred[State]:
+        """
+        Read the state to show to a reader who asks now.
+
+        @raise NotTaken: nobody can say.
+        """
+
+    def read_durable() -> Deferred[State]:
+        """
+        Read the state that the L{history} leads to.
+
+        @raise NotTaken: nobody can say.
+        """
+
+    def history(before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        Read at most C{limit} durable transitions, newest first: those with a revision
+        below C{before}, or the latest.
+
+        @raise NotTaken: nobody can say.
+        """
+
+
+class IBatchOwner(Interface):
+    """
+    A committer, which decides what its batches mean.
+    """
+
+    def ready() -> None:
+        """
+        Call C{GroupCommit.commit}, now or later: the open batch has gathered.
+        """
+
+    def commit(batch: Batch) -> Deferred[None]:
+        """
+        Have C{batch} committed.
+        """
+
+    def failed(batch: OpenBatch, failure: Failure) -> None:
+        """
+        Answer C{batch}, whose commit failed, and the open one, which was built on it.
+        """
+
+    def crashed(failure: Failure) -> None:
+        """
+        End the process soon: there is a bug.
+        """
