@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pexservice.process.descriptors import RESERVE
 from tests.functional.test_wire import (
     connect,
     exchange,
@@ -145,7 +146,7 @@ def test_few_descriptors(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, limit[1]))
         with Daemon(tmp_path, "--max-connections", "300") as daemon:
             raised, _ = resource.prlimit(worker(daemon), resource.RLIMIT_NOFILE)
-            assert raised == 364
+            assert raised == 300 + RESERVE
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     wanted = str(limit[1])

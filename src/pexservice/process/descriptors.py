@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import resource
 
-#: What is open besides connections: the store, logs, sockets, and what opens for a
-#: moment.
-RESERVE = 64
+#: Descriptors that connections never get: the store, logs, sockets and what opens for a
+#: moment take up to 64, connections that are told to go until the next turn 16, and those
+#: that are told that there is no room 32.
+RESERVE = 112
 
 
 def room_for(connections: int) -> int:

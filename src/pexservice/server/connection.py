@@ -25,9 +25,9 @@ from pexservice.commit.requests import Outcome
 from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import Hot
 from pexservice.server.interfaces import IConnection, Phase
-from pexservice.server.limits import REQUEST_TIMEOUT
+from pexservice.server.limits import REQUEST_TIMEOUT, Admission
 from pexservice.server.plan_cache import Plan
-from pexservice.web.problems import of_refusal, too_slow
+from pexservice.web.problems import of_refusal, too_many_connections, too_slow
 
 _IDLE = Phase.IDLE
 
@@ -47,6 +47,8 @@ class Connection(Protocol):
     transport: Transport
 
     phase = _IDLE
+    #: The answer of the table of connections, once that was asked.
+    admission: Admission | None = None
     answered = False
     receiving_since = 0.0
     blocked_since = 0.0
@@ -74,9 +76,26 @@ class Connection(Protocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, streaming=True)
         self.write = self.transport.write
-        refusal = self.hot.connections.admit(self)
-        if refusal is not None:
-            self._take_channel().refuse(refusal)
+        # Until now it may have agreed on TLS.
+        self.phase, self.receiving_since = _IDLE, 0.0
+        self.last_active = self.hot.seconds()
+        if self.admission is None:
+            self.admit(getattr(self.transport.getPeer(), "host", None))
+        if self.admission is Admission.REFUSED:
+            limit = self.hot.connections.limit
+            self._take_channel().refuse(too_many_connections(limit))
+        elif self.admission is Admission.DROPPED:
+            self.abort()
+
+    def admit(self, host: str | None) -> Admission:
+        """
+        Ask for a place among the connections.
+
+        @param host: the address of the other end, if it has one.
+        """
+        hot = self.hot
+        self.admission = admission = hot.connections.admit(self, hot.holder(host))
+        return admission
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """

@@ -25,6 +25,7 @@ class Hot:
     @ivar requests: those that were answered, also by others.
     @ivar seconds: a monotonic clock.
     @ivar call_later: the reactor's.
+    @ivar holder: names the client that a connection counts for; see L{Clients.holder}.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Hot:
         self.limit = limit
         self.seconds = connections.seconds
         self.call_later = reactor.callLater
+        self.holder = clients.holder
         self._clients = clients
         self._memo = Memo()
         self.plans = self._memo.plans

@@ -2,6 +2,10 @@
 How many connections there are, and which of them go: when there are too many, when
 they take too long, when the worker stops.
 
+Everything that holds a descriptor counts, from the moment it is accepted.  When there is
+no room for another, some client holds more than its share, and one of its connections
+goes: so a single client can close its own connections and nobody else's.
+
 No connection has a timer of its own.  One sweep a second looks at all of them, which
 at 10,000 takes a millisecond, and a request costs nothing but writing down when it
 was.
@@ -10,12 +14,14 @@ was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from pexservice.server.interfaces import IConnection, Phase
-from pexservice.web.problems import Problem, too_many_connections
 
 #: How long a connection may rest between two requests.  Seconds.
 IDLE_TIMEOUT = 60
@@ -26,17 +32,33 @@ REQUEST_TIMEOUT = 20
 #: How long a client may take no byte of what it is sent.  Seconds.
 STALL_TIMEOUT = 60
 
-#: A search for a resting connection that found none is repeated when this many times
-#: as long as it took went by: a flood of connections must not become one of searches.
+#: A search for connections that can go is repeated when this many times as long as it
+#: took went by: a flood of connections must not become one of searches.
 REST_BETWEEN_SEARCHES = 10
+
+#: A client with no more connections than this never holds too many: browsers open six
+#: to a server, and one address may stand for a few people.
+SMALLEST_SHARE = 16
+
+#: How many connections may be told at a time that there is no room for them; beyond it
+#: they are closed without a word.
+MOST_REFUSALS = 32
 
 #: Why connections are closed: for each of the above, and to make room for others.
 REASONS = ("idle", "slow", "stalled", "displaced")
 
 
-#: A connection that is closing makes room at once, or clients that leave together would
-#: keep others out until the last of them is gone.
-_MAY_GO = (Phase.IDLE, Phase.DRAINING)
+class Admission(Enum):
+    """
+    What becomes of a new connection.
+    """
+
+    #: There is room for it.
+    TAKEN = auto()
+    #: There is none, and there is time to say so.
+    REFUSED = auto()
+    #: There is none, and too many others are being told.
+    DROPPED = auto()
 
 
 class Connections:
@@ -52,109 +74,160 @@ class Connections:
     @ivar seconds: a monotonic clock.
     """
 
+    _log = Logger()
+
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        self._open: set[IConnection] = set()
-        # Told to close to make room for others, and not closed yet.
-        self._displaced: set[IConnection] = set()
+        # By connection its holder: the client whose share it counts against.
+        self._open: dict[IConnection, str | None] = {}
+        self._held: Counter[str] = Counter()
+        self._refused: set[IConnection] = set()
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(REASONS, 0)
         self.closing = False
         self.parting = False
         self.seconds = seconds
-        # Those that rested when last was looked, the longest last, and since when.
-        self._resting: list[tuple[float, IConnection]] = []
+        # Those that the last search found, the first to go last.
+        self._found: list[tuple[_Rank, IConnection]] = []
+        self._of_greedy = False
         self._next_search = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    @property
-    def full(self) -> bool:
+    def admit(self, connection: IConnection, holder: str | None = None) -> Admission:
         """
-        Are there as many as there may be?
-        """
-        return len(self._open) >= self.limit
+        Take a new connection, or close another one for it, or neither.
 
-    def admit(self, connection: IConnection) -> Problem | None:
+        @param holder: the client that opened it, by its address or network; L{None} for
+            a proxy, which stands for many clients and so never holds too many.
         """
-        Take a new connection.  When there are too many, the one that rested longest
-        makes room.
-
-        @return: why it is not taken.
-        """
-        if self.full:
-            resting = self._rested_longest()
-            if resting is None:
-                self.refused += 1
-                return too_many_connections(self.limit)
-            self._open.discard(resting)
-            self._displaced.add(resting)
-            self.closed["displaced"] += 1
-            resting.loseConnection()
-        self._open.add(connection)
+        if len(self._open) >= self.limit and not self.displace(holder):
+            self.refused += 1
+            if len(self._refused) >= MOST_REFUSALS:
+                return Admission.DROPPED
+            self._refused.add(connection)
+            return Admission.REFUSED
+        self._open[connection] = holder
+        if holder is not None:
+            self._held[holder] += 1
         self.accepted += 1
-        return None
+        return Admission.TAKEN
 
-    def _rested_longest(self) -> IConnection | None:
-        found = self._still_resting()
-        if found is None:
+    def displace(self, newcomer: str | None = None) -> bool:
+        """
+        Close one connection at once, so that its descriptor is free in the next turn.
+
+        Those of clients that hold more than their share go first; of these, and
+        otherwise of all, the one that rested longest, then the one whose request has
+        been arriving longest.  Of a client with too many go also those that take no
+        answers.
+
+        @param newcomer: the client for whose connection there is no room.
+        @return: whether there was one that can go.
+        """
+        chosen = self._next_found()
+        if chosen is None:
             begun = self.seconds()
             if begun < self._next_search:
-                return None
-            self._resting = [
-                (each.last_active, each) for each in self._open if each.phase in _MAY_GO
-            ]
-            self._resting.sort(key=lambda resting: resting[0], reverse=True)
+                return False
+            self._search(newcomer)
             took = self.seconds() - begun
             self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
-            found = self._still_resting()
-        return found
+            chosen = self._next_found()
+        if chosen is None:
+            return False
+        self.leave(chosen)
+        self.closed["displaced"] += 1
+        chosen.abort()
+        return True
 
-    def _still_resting(self) -> IConnection | None:
+    def _search(self, newcomer: str | None) -> None:
+        share = self._share()
+        greedy = {holder for holder, count in self._held.items() if count > share}
+        if newcomer is not None and self._held[newcomer] >= share:
+            # Or each of its new connections would cost somebody else an old one.
+            greedy.add(newcomer)
+        self._of_greedy = bool(greedy)
+        self._found = [
+            (rank, each)
+            for each, holder in self._open.items()
+            if not greedy or holder in greedy
+            if (rank := _rank(each, greedy=self._of_greedy)) is not None
+        ]
+        self._found.sort(key=lambda found: found[0], reverse=True)
+
+    def _share(self) -> int:
         """
-        The next of those found resting that has not moved since.
+        Reckon how many connections one client may hold while there are too many.
         """
-        while self._resting:
-            last_active, each = self._resting.pop()
-            still = each.phase in _MAY_GO and each.last_active == last_active
-            if still and each in self._open:
-                return each
+        return max(SMALLEST_SHARE, self.limit // (len(self._held) + 1))
+
+    def _next_found(self) -> IConnection | None:
+        """
+        Take the next connection that was found, and has not moved since.
+        """
+        while self._found:
+            rank, each = self._found.pop()
+            if each not in self._open or rank != _rank(each, greedy=True):
+                continue
+            held = self._held[self._open[each] or ""]
+            if self._of_greedy and held < self._share():
+                # It has given up enough.
+                self._found.clear()
+                break
+            return each
         return None
 
     def leave(self, connection: IConnection) -> None:
         """
-        C{connection} is closed.
+        Forget a connection that is closed.
         """
-        self._open.discard(connection)
-        self._displaced.discard(connection)
+        self._refused.discard(connection)
+        holder = self._open.pop(connection, None)
+        if holder is not None:
+            self._held[holder] -= 1
+            if not self._held[holder]:
+                del self._held[holder]
         if not self._open and self._emptied:
             emptied, self._emptied = self._emptied, []
             for each in emptied:
                 each.callback(None)
+
+    def _all(self) -> Iterator[IConnection]:
+        return iter([*self._open, *self._refused])
 
     def sweep(self) -> None:
         """
         See which of them have taken too long; to be called once a second.
         """
         now = self.seconds()
-        for each in [*self._open, *self._displaced]:
-            if each.blocked_since and now - each.blocked_since > STALL_TIMEOUT:
-                self.closed["stalled"] += 1
+        for each in self._all():
+            try:
+                self._sweep_one(each, now)
+            except Exception:  # noqa: BLE001 it is logged, and no reason to stop
+                # What is wrong with one must not keep the others open.
+                self._log.failure("a connection could not be closed")
+                self.leave(each)
                 each.abort()
-            elif each.receiving_since and now - each.receiving_since > REQUEST_TIMEOUT:
-                self.closed["slow"] += 1
-                each.time_out()
-            elif each.phase is Phase.IDLE and now - each.last_active > IDLE_TIMEOUT:
-                self.closed["idle"] += 1
-                each.loseConnection()
+
+    def _sweep_one(self, each: IConnection, now: float) -> None:
+        if each.blocked_since and now - each.blocked_since > STALL_TIMEOUT:
+            self.closed["stalled"] += 1
+            each.abort()
+        elif each.receiving_since and now - each.receiving_since > REQUEST_TIMEOUT:
+            self.closed["slow"] += 1
+            each.time_out()
+        elif each.phase is Phase.IDLE and now - each.last_active > IDLE_TIMEOUT:
+            self.closed["idle"] += 1
+            each.loseConnection()
 
     def abort(self) -> None:
         """
         Close all of them now, whatever they are in.
         """
-        for each in [*self._open, *self._displaced]:
+        for each in self._all():
             each.abort()
 
     def close_resting(self) -> None:
@@ -177,10 +250,31 @@ class Connections:
 
     def emptied(self) -> Deferred[None]:
         """
-        @return: fires when no connection is open.
+        Return a Deferred that fires when no connection is open.
         """
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()
         self._emptied.append(emptied)
         return emptied
+
+
+#: The order in which connections go: the kind of their rest, and since when.
+_Rank = tuple[int, float]
+
+
+def _rank(connection: IConnection, *, greedy: bool) -> _Rank | None:
+    """
+    Rank a connection among those that can make room; L{None} if it cannot.
+
+    @param greedy: whether its client holds too many.
+    """
+    if connection.phase in (Phase.IDLE, Phase.DRAINING):
+        # A connection that is closing goes at once, or clients that leave together
+        # would keep others out until the last of them is gone.
+        return 0, connection.last_active
+    if connection.receiving_since:
+        return 1, connection.receiving_since
+    if greedy and connection.blocked_since:
+        return 2, connection.blocked_since
+    return None

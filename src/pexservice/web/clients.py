@@ -79,6 +79,20 @@ def _address(host: str) -> IAddress:
     return kind("TCP", host, 0)
 
 
+def network(address: IAddress) -> str:
+    """
+    Return the name of what counts as one client: an IPv4 address; an IPv6 network of 64
+    bits, of which a client has all addresses; or all that come through a Unix socket.
+    """
+    host = host_of(address)
+    return _network_of_64_bits(host) if ":" in host else host
+
+
+@lru_cache(maxsize=1024)
+def _network_of_64_bits(host: str) -> str:
+    return str(IPv6(int(IPv6(host.partition("%")[0])) >> 64 << 64))
+
+
 class Clients:
     """
     Tell clients from proxies.
@@ -116,3 +130,18 @@ class Clients:
         Return whether C{peer} is a known proxy.
         """
         return isinstance(peer, UNIXAddress) or host_of(peer) in self._proxies
+
+    def holder(self, host: str | None) -> str | None:
+        """
+        Return the name under which the connections of one client are counted.
+
+        @param host: the address of their other end; L{None} for a Unix socket.
+        @return: the address, or an IPv6 network; L{None} for a proxy, which stands for
+            many clients.
+        """
+        if not host or host in self._proxies:
+            return None
+        if ":" not in host:
+            return host
+        known = normalized(host.partition("%")[0])
+        return None if known in self._proxies else network(_address(known))

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from ipaddress import IPv6Address as IPv6
 
 from twisted.internet.interfaces import IAddress
 
-from pexservice.web.clients import host_of
+from pexservice.web.clients import network
 
 #: When as many addresses are known, those that asked longest ago are forgotten.
 #: About 10 MiB.
@@ -59,17 +57,3 @@ class RateLimit:
         past = [name for name, whole_at in self._whole_at.items() if whole_at <= now]
         for name in past or list(self._whole_at)[: MOST_ADDRESSES // 4]:
             del self._whole_at[name]
-
-
-def network(address: IAddress) -> str:
-    """
-    Return the name of what counts as one client: an IPv4 address; an IPv6 network of 64
-    bits, of which a client has all addresses; or all that come through a Unix socket.
-    """
-    host = host_of(address)
-    return _network_of_64_bits(host) if ":" in host else host
-
-
-@lru_cache(maxsize=1024)
-def _network_of_64_bits(host: str) -> str:
-    return str(IPv6(int(IPv6(host.partition("%")[0])) >> 64 << 64))

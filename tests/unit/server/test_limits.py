@@ -5,18 +5,22 @@ Which connections go: for room, for time, for the end.
 from __future__ import annotations
 
 from attrs import define, field
+from twisted.logger import capturedLogs
 from zope.interface import implementer
 
 from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import (
     IDLE_TIMEOUT,
+    MOST_REFUSALS,
     REQUEST_TIMEOUT,
     STALL_TIMEOUT,
+    Admission,
     Connections,
 )
 from tests.support.fakes import Turns
 
 BUSY = Phase.ANSWERING
+TAKEN, REFUSED, DROPPED = Admission
 
 
 @implementer(IConnection)
@@ -55,11 +59,11 @@ class Fake:
 
 def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connections:
     """
-    With C{connections} in it.
+    Make a table with C{connections} in it, of no client in particular.
     """
     made = Connections(limit, (clock or Turns()).seconds)
     for each in connections:
-        assert made.admit(each) is None
+        assert made.admit(each) is TAKEN
     return made
 
 
@@ -70,11 +74,9 @@ def test_the_longest_resting_makes_room() -> None:
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
     for goes in (1, 2, 0):
-        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is None
-        assert fakes[goes].fate == ["closed"]
-    refusal = connections.admit(Fake())
-    assert refusal is not None
-    assert refusal.status == 503
+        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is TAKEN
+        assert fakes[goes].fate == ["aborted"]
+    assert connections.admit(Fake()) is REFUSED
 
 
 def test_one_that_is_closing_makes_room() -> None:
@@ -98,7 +100,7 @@ def test_who_has_moved_since_the_search_stays() -> None:
     connections.admit(Fake(phase=BUSY))
     second.last_active = 5.0
     connections.admit(Fake(phase=BUSY))
-    assert (first.fate, second.fate, third.fate) == (["closed"], [], ["closed"])
+    assert (first.fate, second.fate, third.fate) == (["aborted"], [], ["aborted"])
 
 
 def test_one_search_in_a_flood() -> None:
@@ -127,10 +129,10 @@ def test_one_search_in_a_flood() -> None:
     clock.rightNow = 1.0
     connections = table(3, Busy(), Busy(), Busy(), clock=clock)
     for _ in range(100):
-        assert connections.admit(Fake()) is not None
+        assert connections.admit(Fake()) is not TAKEN
     assert looked == 3
     clock.rightNow += 0.1
-    assert connections.admit(Fake()) is not None
+    assert connections.admit(Fake()) is not TAKEN
     assert looked == 6
 
 
@@ -155,23 +157,130 @@ def test_the_sweep() -> None:
     assert busy.fate == []
 
 
-def test_who_made_room_and_does_not_go() -> None:
+def test_one_that_breaks_the_sweep() -> None:
     """
-    It does not count any more, but is cut off in the end.
+    A connection that cannot be closed costs the others nothing, and is forgotten.
     """
+
+    class Broken(Fake):
+        """
+        Raises when it is closed.
+        """
+
+        def loseConnection(self) -> None:
+            raise RuntimeError("broken")
+
     clock = Turns()
-    clock.rightNow = 1.0
-    slow = Fake()
-    connections = table(1, slow, clock=clock)
-    connections.admit(Fake(phase=BUSY))
+    clock.rightNow = 1000.0
+    broken, idle = Broken(), Fake()
+    connections = table(2, broken, idle, clock=clock)
+    with capturedLogs() as events:
+        connections.sweep()
+    assert (broken.fate, idle.fate) == (["aborted"], ["closed"])
     assert len(connections) == 1
-    slow.phase, slow.blocked_since = Phase.DRAINING, 1.0
-    clock.rightNow += STALL_TIMEOUT + 1
-    connections.sweep()
-    assert slow.fate == ["closed", "aborted"]
-    connections.leave(slow)
+    assert [each["log_failure"].type for each in events] == [RuntimeError]
+
+
+def test_a_closing_one_makes_room() -> None:
+    """
+    It holds a descriptor, so it counts, and goes when there is need.
+    """
+    closing = Fake(phase=Phase.DRAINING)
+    connections = table(1, closing)
+    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert connections.admit(Fake()) is REFUSED
+    assert closing.fate == ["aborted"]
+
+
+def test_a_request_that_does_not_arrive_makes_room() -> None:
+    """
+    Where none rests, the one whose request has been arriving longest goes before
+    anybody is refused.
+    """
+    slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
+    connections = table(3, *slow, Fake(phase=BUSY))
+    for goes in (1, 0):
+        assert connections.admit(Fake(phase=BUSY)) is TAKEN
+        assert slow[goes].fate == ["aborted"]
+    assert connections.admit(Fake()) is REFUSED
+
+
+def test_a_client_closes_its_own_connections() -> None:
+    """
+    The one that holds more than its share makes room for all others, and for itself,
+    whatever its connections do; those of others stay, however long they rest.
+    """
+    connections = Connections(100, Turns().seconds)
+    honest = [Fake(last_active=1.0) for _ in range(3)]
+    for number, each in enumerate(honest):
+        assert connections.admit(each, f"192.0.2.{number}") is TAKEN
+    flood = [
+        Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
+        for n in range(96)
+    ]
+    flood.append(Fake(phase=BUSY, blocked_since=99.0))
+    for each in flood:
+        assert connections.admit(each, "198.51.100.1") is TAKEN
+    for number in range(10, 60):
+        assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}") is TAKEN
+        assert flood[number - 10].fate == ["aborted"]
+    again = Fake(phase=Phase.RECEIVING, receiving_since=300.0)
+    assert connections.admit(again, "198.51.100.1") is TAKEN
+    assert [each.fate for each in honest] == [[], [], []]
+    assert len(connections) == 100
+
+
+def test_blocked_ones_of_a_greedy_client() -> None:
+    """
+    A client that takes no answers cannot keep its share times over for a minute.
+    """
+    connections = Connections(40, Turns().seconds)
+    blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
+    for each in blocked:
+        connections.admit(each, "198.51.100.1")
+    assert connections.admit(Fake(), "192.0.2.1") is TAKEN
+    assert blocked[0].fate == ["aborted"]
+
+
+def test_a_proxy_never_holds_too_many() -> None:
+    """
+    It stands for many clients, so its connections go by their rest alone.
+    """
+    connections = Connections(40, Turns().seconds)
+    proxied = [Fake(last_active=100.0 + n) for n in range(38)]
+    for each in proxied:
+        connections.admit(each, None)
+    other = Fake(last_active=1.0)
+    connections.admit(other, "192.0.2.1")
+    connections.admit(Fake(last_active=1000.0), "192.0.2.2")
+    assert connections.admit(Fake(), None) is TAKEN
+    assert other.fate == ["aborted"]
+    assert not any(each.fate for each in proxied)
+
+
+def test_refusals_are_bounded() -> None:
+    """
+    Whoever is told that there is no room holds a descriptor meanwhile, so not all are.
+    """
+    connections = table(1, Fake(phase=BUSY))
+    told = [Fake(phase=Phase.DRAINING) for _ in range(MOST_REFUSALS)]
+    assert {connections.admit(each) for each in told} == {REFUSED}
+    assert connections.admit(Fake()) is DROPPED
+    connections.leave(told[0])
+    assert connections.admit(Fake()) is REFUSED
     connections.abort()
-    assert slow.fate == ["closed", "aborted"]
+    assert told[1].fate == ["aborted"]
+
+
+def test_no_descriptor_is_left() -> None:
+    """
+    Then one goes although the table is not full.
+    """
+    idle = Fake()
+    connections = table(10, idle, Fake(phase=BUSY))
+    assert connections.displace()
+    assert idle.fate == ["aborted"]
+    assert not connections.displace()
 
 
 def test_emptied() -> None:
@@ -214,7 +323,7 @@ def test_who_is_displaced_or_refused_is_counted() -> None:
     The one made room, the other found none.
     """
     connections = table(1, Fake())
-    assert connections.admit(Fake(phase=BUSY)) is None
-    assert connections.admit(Fake()) is not None
+    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert connections.admit(Fake()) is not TAKEN
     assert (connections.accepted, connections.refused) == (2, 1)
     assert connections.closed["displaced"] == 1

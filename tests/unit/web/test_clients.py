@@ -8,8 +8,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from pexservice.web.clients import Clients, is_loopback
-from pexservice.web.throttle import network
+from pexservice.web.clients import Clients, is_loopback, network
 
 PROXY = IPv4Address("TCP", "10.0.0.9", 1)
 UNIX = UNIXAddress(None)

@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from pexservice.web.throttle import MOST_ADDRESSES, RateLimit, network
+from pexservice.web.clients import network
+from pexservice.web.throttle import MOST_ADDRESSES, RateLimit
 from tests.support.fakes import Turns
 
 ONE = IPv4Address("TCP", "10.0.0.1", 1)

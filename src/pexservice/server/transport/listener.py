@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.server.interfaces import Phase
+from pexservice.server.limits import Admission
 from pexservice.server.transport.nonpersistent import BriefTransport
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 #: How many connections one turn takes at most, so that those that are there get
 #: their turns too.
 MOST_AT_ONCE = 16
+
+#: How long a client may take to agree on TLS, and to agree on its end.  Seconds.
+HANDSHAKE_TIMEOUT = 10
+SHUTDOWN_TIMEOUT = 2
 
 #: How long those who come wait when there are no descriptors or no memory for them.
 #: Seconds.
@@ -48,16 +55,26 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         connections: Connections,
         make: Callable[[], NativeConnection],
+        *,
+        tls: ssl.SSLContext | None = None,
         give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         @param listening: not a blocking one.  L{stop} closes it.
         @param make: makes the protocol of a connection.
+        @param tls: what connections agree on before anything else, if at all.
         """
         self._listening = listening
         self._loop = loop
         self._connections = connections
         self._make = make
+        self._tls: dict[str, Any] = {}
+        if tls is not None:
+            self._tls = {
+                "ssl": tls,
+                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+                "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
+            }
         self._give_way = give_way
         # Since the last that was accepted there was nothing to accept another with.
         self._short = False
@@ -84,7 +101,7 @@ class Acceptor:
     def _accept(self) -> None:
         for _ in range(MOST_AT_ONCE):
             try:
-                accepted, _address = self._listening.accept()
+                accepted, address = self._listening.accept()
             except BlockingIOError:
                 break
             except (ConnectionAbortedError, PermissionError):
@@ -94,25 +111,42 @@ class Acceptor:
                 if not self._short:
                     self._log.error("those who connect have to wait: {error}", error=error)
                 self._short = True
+                # Another descriptor is free in the next turn then.
+                self._connections.displace()
                 # What is not accepted keeps the socket readable.
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(PAUSE, self.start)
                 break
             self._short = False
-            self._take(accepted)
+            self._take(accepted, address)
         # Who has connected and is about to send may wait for this very processor.
         self._give_way()
 
-    def _take(self, accepted: socket.socket) -> None:
+    def _take(self, accepted: socket.socket, address: Any) -> None:
         connection = self._make()
-        if self._connections.full:
-            # Whoever is refused is told so on a transport that can do everything.
+        # Of a Unix socket it is a string.
+        admission = connection.admit(address[0] if isinstance(address, tuple) else None)
+        refused = admission is not Admission.TAKEN
+        if admission is Admission.DROPPED or (refused and self._tls):
+            # Before TLS is agreed on, nobody can be told anything.
+            self._connections.leave(connection)
+            accepted.close()
+        elif refused:
+            # It is told so on a transport that can do everything.
             self._pass_on(accepted, connection)
+        elif self._tls:
+            connection.phase = Phase.RECEIVING
+            connection.receiving_since = self._connections.seconds()
+            connection.transport = _Handshake(  # type: ignore[assignment]
+                self._pass_on(accepted, connection)
+            )
         else:
             brief = BriefTransport(accepted, self._loop, connection, self._pass_on)
             connection.makeConnection(brief)
 
-    def _pass_on(self, accepted: socket.socket, connection: NativeConnection) -> None:
+    def _pass_on(
+        self, accepted: socket.socket, connection: NativeConnection
+    ) -> asyncio.Task[Any]:
         """
         Have uvloop carry C{connection} from now on.
         """
@@ -120,21 +154,38 @@ class Acceptor:
             self._loop.connect_accepted_socket(
                 lambda: connection,  # type: ignore[type-var]
                 accepted,
+                **self._tls,
             )
         )
         self._passing.add(passing)
 
         def passed(_: asyncio.Task[Any]) -> None:
             self._passing.discard(passing)
-            if passing.cancelled():
-                return
-            error = passing.exception()
+            error: BaseException | None = asyncio.CancelledError()
+            if not passing.cancelled():
+                error = passing.exception()
             if error is None:
                 return
-            if not isinstance(error, OSError):
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
                 self._log.failure("a connection failed", failure=Failure(error))
             accepted.close()
-            if connection.connected:
+            if connection.phase is not Phase.CLOSED:
                 connection.connection_lost(error)
 
         passing.add_done_callback(passed)
+        return passing
+
+
+class _Handshake:
+    """
+    The transport of a connection that has not agreed on TLS yet.
+    """
+
+    def __init__(self, passing: asyncio.Task[Any]) -> None:
+        self._passing = passing
+
+    def abortConnection(self) -> None:
+        """
+        Close it at once.
+        """
+        self._passing.cancel()

@@ -57,7 +57,7 @@ class BriefTransport:
         accepted: socket.socket,
         loop: asyncio.AbstractEventLoop,
         connection: NativeConnection,
-        pass_on: Callable[[socket.socket, NativeConnection], None],
+        pass_on: Callable[[socket.socket, NativeConnection], object],
     ) -> None:
         """
         @param pass_on: have uvloop carry the connection, in a later turn.

@@ -18,8 +18,8 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -42,11 +42,6 @@ from pexservice.server.transport.listener import Acceptor
 if TYPE_CHECKING:
     from pexservice.server.site import PexSite
     from pexservice.server.transport.nonpersistent import BriefTransport
-
-T = TypeVar("T")
-
-#: How long a client may take to agree on TLS.  Seconds.
-HANDSHAKE_TIMEOUT = 10
 
 _DONE = Failure(ConnectionDone())
 
@@ -217,10 +212,11 @@ class NativeConnection(Connection):
         There is one, or uvloop carries on what was a brief one's.
         """
         kind = NativeTCPTransport if native.can_write_eof() else NativeTransport
-        transport, brief = kind(native), cast("BriefTransport | None", self.transport)
-        if brief is None:
+        transport = kind(native)
+        if not self.connected:
             self.makeConnection(transport)
             return
+        brief = cast("BriefTransport", self.transport)
         self.transport = transport
         self.write = transport.write
         transport.registerProducer(self, streaming=True)
@@ -273,7 +269,6 @@ class NativePort:
         tls: ssl.SSLContext | None,
     ) -> None:
         self._port, self._loop, self._site, self._tls = port, loop, site, tls
-        self._server: asyncio.AbstractServer | None = None
         self._acceptor: Acceptor | None = None
         self.startListening()
 
@@ -283,31 +278,10 @@ class NativePort:
         """
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
-        if self._tls is None:
-            listening.listen(BACKLOG)
-            connections, make = self._site.hot.connections, self._connection
-            self._acceptor = Acceptor(listening, self._loop, connections, make)
-            self._acceptor.start()
-        else:
-            self._server = _at_once(self._serve(listening, self._tls))
-
-    def _serve(
-        self, listening: socket.socket, tls: ssl.SSLContext
-    ) -> Coroutine[Any, Any, asyncio.AbstractServer]:
-        options: dict[str, Any] = {
-            "sock": listening,
-            "backlog": BACKLOG,
-            "ssl": tls,
-            "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
-        }
-        listen: Callable[..., Coroutine[Any, Any, asyncio.AbstractServer]]
-        if listening.family == socket.AF_UNIX:
-            # The file is not uvloop's to remove: the next worker listens on it too.
-            options["cleanup_socket"] = False
-            listen = self._loop.create_unix_server
-        else:
-            listen = self._loop.create_server
-        return listen(self._connection, **options)  # type: ignore[arg-type]
+        listening.listen(BACKLOG)
+        connections, make = self._site.hot.connections, self._connection
+        self._acceptor = Acceptor(listening, self._loop, connections, make, tls=self._tls)
+        self._acceptor.start()
 
     def _connection(self) -> NativeConnection:
         return self._site.connection(NativeConnection)
@@ -319,9 +293,6 @@ class NativePort:
         if self._acceptor is not None:
             self._acceptor.stop()
             self._acceptor = None
-        if self._server is not None:
-            self._server.close()
-            self._server = None
         return self._port.stopListening()
 
     def getHost(self) -> IAddress:
@@ -329,15 +300,3 @@ class NativePort:
         See L{IListeningPort.getHost}.
         """
         return self._port.getHost()
-
-
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """
-    What C{coroutine} returns, which waits for nothing: the loop may not run yet.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    raise RuntimeError("uvloop did not listen at once")
