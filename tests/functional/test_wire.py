@@ -472,8 +472,7 @@ def test_leaving(daemon: Daemon) -> None:
 
 def test_too_many_connections(tmp_path: Path) -> None:
     """
-    The one that rested longest makes room; when all are busy, the newcomer is told
-    so.
+    The one that rested longest makes room, then the one that is slow to ask.
     """
     with Daemon(tmp_path, "--max-connections", "3") as daemon:
         resting = [connect(daemon) for _ in range(3)]
@@ -484,17 +483,29 @@ def test_too_many_connections(tmp_path: Path) -> None:
         assert read_answer(resting[0]).startswith(b"HTTP/1.1 200 OK\r\n")
         assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
         assert resting[1].recv(1000) == b""
-        # A connection within a request is busy.
-        newest = connect(daemon)
-        for each in (resting[0], resting[2], newest):
+        # Then the one whose request has been arriving longest.
+        for each in (resting[2], resting[0]):
             each.sendall(
                 request(
                     b"POST /next HTTP/1.1", b"Expect: 100-continue", b"Content-Length: 1"
                 )
             )
             assert each.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        answered = exchange(daemon, b"")
-        assert answered.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert b"3 connections are busy; try again\n" in answered
+        newest = connect(daemon)
+        newest.sendall(b"G")
+        assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
+        assert resting[2].recv(1000) == b""
         for each in (*resting, newest):
             each.close()
+
+
+def test_all_are_busy(tmp_path: Path) -> None:
+    """
+    When no connection can make room, the newcomer is told so.
+    """
+    with Daemon(tmp_path, "--max-connections", "1") as daemon, connect(daemon) as stream:
+        stream.sendall(request(b"GET /events HTTP/1.1"))
+        assert stream.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        answered = exchange(daemon, b"")
+        assert answered.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"1 connections are busy; try again\n" in answered

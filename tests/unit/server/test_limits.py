@@ -205,6 +205,20 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
     assert connections.admit(Fake()) is REFUSED
 
 
+def test_a_new_connection_is_not_idle() -> None:
+    """
+    One that has sent nothing yet goes after those whose requests have been arriving for
+    longer, or a new client would be closed before it can ask.
+    """
+    new = Fake(answered=False, last_active=9.0)
+    slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
+    connections = table(2, new, slow)
+    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert (new.fate, slow.fate) == ([], ["aborted"])
+    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert new.fate == ["aborted"]
+
+
 def test_a_client_closes_its_own_connections() -> None:
     """
     The one that holds more than its share makes room for all others, and for itself,
