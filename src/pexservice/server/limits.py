@@ -269,10 +269,11 @@ def _rank(connection: IConnection, *, greedy: bool) -> _Rank | None:
 
     @param greedy: whether its client holds too many.
     """
-    if connection.phase is Phase.DRAINING:
+    phase = connection.phase
+    if phase is Phase.DRAINING:
         # Or clients that leave together would keep others out until all are gone.
         return 0, connection.last_active
-    if connection.phase is Phase.IDLE:
+    if phase is Phase.IDLE:
         # Until the first request it has been arriving since the connection was made.
         return 0 if connection.answered else 1, connection.last_active
     if connection.receiving_since:

@@ -79,17 +79,6 @@ def test_the_longest_resting_makes_room() -> None:
     assert connections.admit(Fake()) is REFUSED
 
 
-def test_one_that_is_closing_makes_room() -> None:
-    """
-    It does not count any more when there is need, and once only.
-    """
-    closing = Fake(phase=Phase.DRAINING)
-    connections = table(1, closing)
-    assert connections.admit(Fake(phase=BUSY)) is None
-    assert connections.admit(Fake()) is not None
-    assert connections.closed["displaced"] == 1
-
-
 def test_who_has_moved_since_the_search_stays() -> None:
     """
     A search finds many, which are used up one by one; who was busy in between has
