@@ -280,16 +280,16 @@ def commit_milliseconds(path: Path, size: int) -> float:
     """
     The median duration of a commit of C{size} steps, by the store itself.
     """
-    from tests.support.fakes import Mailbox, now  # noqa: PLC0415
+    from tests.support.fakes import now  # noqa: PLC0415
+    from tests.support.inline_executor import inline  # noqa: PLC0415
 
     from pexservice.stores.interface import Batch  # noqa: PLC0415
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
-    from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy  # noqa: PLC0415
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
 
     store = LmdbStore(
         Directory(str(path)),
-        CommitExecutor(Mailbox(), ExecutorPolicy()),
+        inline(),
         verify=lambda _: None,
     )
     now(store.open())
@@ -297,7 +297,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
     for number in range(2000):
         batch = Batch(1 + number * size, 0, b"np" * (size // 2), 0, time.time_ns())
         started = time.perf_counter()
-        store._commit(batch)  # noqa: SLF001 inline, whatever the policy
+        now(store.commit(batch))
         durations.append(time.perf_counter() - started)
     now(store.close())
     return 1000 * statistics.median(durations)

@@ -36,7 +36,7 @@ from pexservice.process.scoreboard import Score
 from pexservice.server.fast_path import Hot
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import Requests
-from pexservice.stores.interface import IOnDisk, IStore, Space
+from pexservice.stores.interface import IOnDisk, IStore, Snapshot, Space
 from pexservice.web.replies import Reply
 
 #: The values of a family's labels, and what there is of them.
@@ -51,6 +51,7 @@ class Reading:
     @ivar versions: of the service, Python and Twisted.
     @ivar state: what the disk has, once it is read.
     @ivar space: L{None} if the store has no disk, or is not open.
+    @ivar snapshot: the oldest state of the store that a process reads, if one does.
     @ivar score: L{None} without a supervisor.
     """
 
@@ -61,6 +62,7 @@ class Reading:
     requests: Requests
     connections: Connections
     space: Space | None
+    snapshot: Snapshot | None
     score: Score | None
 
 
@@ -150,6 +152,11 @@ def _restarts(reading: Reading) -> Iterator[Sample]:
     if reading.score is not None:
         for reason, count in reading.score.restarts.items():
             yield (reason,), count
+
+
+def _snapshot(reading: Reading) -> Iterator[Sample]:
+    if reading.snapshot is not None:
+        yield (str(reading.snapshot.pid),), reading.snapshot.commits
 
 
 #: All but C{process_*}, which prometheus_client has.
@@ -278,6 +285,14 @@ FAMILIES: tuple[Family | Distribution, ...] = (
         _space(lambda space: space.size),
     ),
     Family(
+        "pexservice_store_oldest_snapshot_commits",
+        "gauge",
+        "Commits since the oldest state of the store that another process reads; no page"
+        " freed since is used again.",
+        _snapshot,
+        ("pid",),
+    ),
+    Family(
         "pexservice_failovers_total",
         "counter",
         "How often the worker that served ended unasked, since the supervisor started.",
@@ -357,7 +372,7 @@ class Metrics(Collector):
                 yield metric
 
     def _read(self) -> Reading:
-        committer = self._committer
+        committer, on_disk = self._committer, self._on_disk
         return Reading(
             versions=self._versions,
             ready=committer.refusal is None,
@@ -365,7 +380,8 @@ class Metrics(Collector):
             counts=committer.counts,
             requests=self._hot.requests,
             connections=self._hot.connections,
-            space=None if self._on_disk is None else self._on_disk.space(),
+            space=None if on_disk is None else on_disk.space(),
+            snapshot=None if on_disk is None else on_disk.oldest_snapshot(),
             score=None if self._supervisor is None else scoreboard.read(self._supervisor),
         )
 

@@ -32,10 +32,12 @@ from pexservice.commit.batch import OpenBatch
 from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
+from pexservice.commit.refusal_log import RefusalLog
 from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
+    IOnDisk,
     IStore,
     NotTaken,
     OutcomeUnknown,
@@ -81,6 +83,7 @@ class Committer:
             process soon.
         """
         self._store = store
+        self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._synchronous = synchronous
         self._fatal = fatal
         self._group = GroupCommit(
@@ -93,6 +96,7 @@ class Committer:
         self._answers_first = False
         self._answer_first(on=not synchronous)
         self._look_ups = DeferredLock()
+        self._refusal_log = RefusalLog(monotonic)
 
     def _answer_first(self, *, on: bool) -> None:
         self._answers_first = on
@@ -165,6 +169,9 @@ class Committer:
         """
         Why nothing is taken now, if so.
         """
+        on_disk = self._on_disk
+        if self._refusal is None and on_disk is not None:
+            return on_disk.shortage()
         return self._refusal
 
     def read_current(self) -> Deferred[State]:
@@ -291,9 +298,7 @@ class Committer:
                 lost=lost - waiting,
             )
         else:
-            self._log.error(
-                "{refusal}: {lost} transitions were refused", refusal=refusal, lost=lost
-            )
+            self._refusal_log.refused(refusal, lost)
         self._answer_first(on=False)
         group.undo(batch, refusal, refusal)
 

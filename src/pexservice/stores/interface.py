@@ -156,10 +156,32 @@ class Space(NamedTuple):
     size: int
 
 
+class Snapshot(NamedTuple):
+    """
+    A state of the store that a process reads, so that it cannot be written over.
+
+    @ivar pid: that process.
+    @ivar commits: how many commits there have been since.
+    """
+
+    pid: int
+    commits: int
+
+
 class IOnDisk(Interface):
     """
     Of a store that takes room on a disk of this machine.
     """
+
+    def shortage() -> NotTaken | None:
+        """
+        Return why no batch would be taken now, if the disk is full.  Does not block.
+        """
+
+    def oldest_snapshot() -> Snapshot | None:
+        """
+        Return the oldest state that a process reads, if one does.  Does not block.
+        """
 
     def space() -> Space | None:
         """

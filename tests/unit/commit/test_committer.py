@@ -5,21 +5,25 @@ Group commit, pumped one step at a time.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
 from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST, Committer
 from pexservice.commit.interface import IBatchOwner, ICommitter
+from pexservice.commit.refusal_log import LOG_INTERVAL
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.stores.interface import IOnDisk, NotTaken, OutcomeUnknown
 from tests.support.fakes import MemoryStore, Turns, now
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
@@ -510,6 +514,54 @@ def test_answered_first_and_lost() -> None:
     assert bench.counted() == {}
     bench.store.finish(NotTaken("full"))
     assert bench.counted() == {"not_taken n": 1}
+
+
+def test_many_refusals_are_few_lines() -> None:
+    """
+    The log has a line a second with how many steps were refused, whatever their number.
+    """
+    bench = Bench(held=False)
+    bench.store.failure = NotTaken("disk full")
+    events: list[LogEvent] = []
+    observe = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(5):
+            bench.submit()
+            bench.turn()
+        bench.clock.turn(LOG_INTERVAL)
+        bench.submit()
+        bench.turn()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert [each["lost"] for each in events] == [1, 5]
+
+
+def test_a_full_disk_is_not_ready() -> None:
+    """
+    A store that says that its disk is full makes the committer unready, for as long as
+    it says so.
+    """
+
+    @implementer(IOnDisk)
+    class Full(MemoryStore):
+        def space(self) -> None:
+            return None
+
+        def oldest_snapshot(self) -> None:
+            return None
+
+        def shortage(self) -> NotTaken | None:
+            return NotTaken("disk full") if full else None
+
+    full = False
+    committer = Committer(Full(), Turns(), fatal=print)
+    # Not before it is read.
+    assert str(committer.refusal) == "the cursor is not read yet"
+    now(Deferred.fromCoroutine(committer.start()))
+    assert committer.refusal is None
+    full = True
+    assert str(committer.refusal) == "disk full"
 
 
 def test_one_failing_waiter() -> None:

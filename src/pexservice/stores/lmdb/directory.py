@@ -15,6 +15,7 @@ name is compared with what is locked, and the file with what was opened.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -30,11 +31,17 @@ DATA = "data.mdb"
 #: LMDB's reader table; says nothing that lasts.
 LOCK = "lock.mdb"
 
+#: How long LMDB makes that, with its 126 readers.  Bytes.
+LOCK_SIZE = 8192
+
 #: Where a store is made before it is renamed into its place.
 NURSERY = "creating"
 
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
+
+#: What a file system says that has no such call.
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 #: What a file system brings itself.
 _OTHERS = frozenset(("lost+found",))
@@ -105,23 +112,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def set_aside(path: Path, length: int) -> None:
-    """
-    Take the disk space for C{length} bytes of the file C{path}, holes in it included,
-    and leave its size and what it says as they are.
-
-    @raise OSError: there is not so much, or the file system cannot do that.
-    """
-    # os.posix_fallocate would make the file longer, and a file that was cut short
-    # should be seen to be.
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb+") as file:
-        offset, until = ctypes.c_long(0), ctypes.c_long(length)
-        if libc.fallocate(file.fileno(), _KEEP_SIZE, offset, until):
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
 
 
 class Directory:
@@ -211,6 +201,46 @@ class Directory:
         """
         found = (self.path / DATA).stat()
         return (found.st_dev, found.st_ino) == self._identity
+
+    def make_lock_file(self) -> None:
+        """
+        Make LMDB's table of readers, or fill the holes in it.  LMDB maps it, and to touch
+        a hole on a full disk would be the end of this process, by SIGBUS.
+
+        @raise OSError: there is no room for it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(LOCK, flags, 0o600, dir_fd=self._descriptor)
+        try:
+            os.posix_fallocate(descriptor, 0, LOCK_SIZE)
+        finally:
+            os.close(descriptor)
+
+    def set_aside(self, length: int) -> None:
+        """
+        Take the disk space for C{length} bytes of the store's file, holes in it included,
+        and leave its size and what it says as they are.  On a file system that cannot do
+        that, see that there is so much.
+
+        @raise OSError: there is not.
+        """
+        # os.posix_fallocate would make the file longer, and a file that was cut short
+        # should be seen to be.
+        libc = ctypes.CDLL(None, use_errno=True)
+        descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
+        try:
+            offset, until = ctypes.c_long(0), ctypes.c_long(length)
+            if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
+                return
+            error = ctypes.get_errno()
+            if error in _CANNOT:
+                disk, has = os.fstatvfs(descriptor), os.fstat(descriptor).st_blocks * 512
+                if disk.f_bavail * disk.f_frsize >= length - has:
+                    return
+                error = errno.ENOSPC
+        finally:
+            os.close(descriptor)
+        raise OSError(error, os.strerror(error))
 
     def file_system(self) -> os.statvfs_result | None:
         """

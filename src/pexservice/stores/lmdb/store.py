@@ -7,19 +7,17 @@ that trade this away (C{writemap}, C{metasync=False}, C{sync=False}) are not use
 
 Retention is part of the commit: what is no longer kept goes in the transaction that
 adds, so its pages are used again and the file stops growing, but for a page more
-whenever a batch touches more of them than any did before.  For these there is room
-set aside on the disk, so a disk that others have filled does not stop the service.
+whenever a batch touches more of them than any did before.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
-from attrs import frozen
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from zope.interface import implementer
 
@@ -31,6 +29,7 @@ from pexservice.stores.interface import (
     NotTaken,
     Remembered,
     Row,
+    Snapshot,
     Space,
     StoreBusy,
     StoreUnusable,
@@ -43,10 +42,12 @@ from pexservice.stores.lmdb.databases import (
     open_databases,
     used_bytes,
 )
-from pexservice.stores.lmdb.directory import DATA, Directory, set_aside
+from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.history import read_history
-from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, trim_keys
+from pexservice.stores.lmdb.readers import oldest_snapshot
+from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
+from pexservice.stores.lmdb.transaction import Extent, Kept, read_extent, write_batch
 from pexservice.stores.lmdb.verify import (
     READING_ERRORS,
     blame,
@@ -61,25 +62,6 @@ MAP_PER_TRANSITION = 128
 #: How long a commit trusts that the store is where it was.  Seconds: to look is a system
 #: call, and as long as many commits of a fast disk take together.
 PLACE_INTERVAL = 0.1
-
-#: How much of the disk is taken beyond the pages in use.  Bytes.
-RESERVE = 4 << 20
-
-
-@frozen
-class _Extent:
-    """
-    What a commit must know to see whether there is something to trim, without
-    asking LMDB.
-
-    @ivar revision: the newest one.
-    @ivar oldest: the first revision of the oldest journal row.
-    @ivar keys: how many idempotency keys there are.
-    """
-
-    revision: int
-    oldest: int
-    keys: int
 
 
 @implementer(IStore, IOnDisk)
@@ -98,6 +80,7 @@ class LmdbStore:
         waiting: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
+        growth: float = GROWTH,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -106,19 +89,20 @@ class LmdbStore:
         @param waiting: called when another process has the store, to wait for it
             then; by default it is not waited for.
         @param map_size: bytes; by default enough for C{journal}.
+        @param growth: the part of the disk that it may take beyond that.
         """
         self.directory = directory
         self._executor = executor
-        self._kept_transitions = journal
-        self._kept_keys = kept_keys
+        self._kept = Kept(journal, kept_keys)
         self._verify = verify
         self._waiting = waiting
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
+        self._growth = growth
         self._monotonic = monotonic
         self._check_place_at = monotonic()
         self._opened: Databases | None = None
-        self._extent = _Extent(0, 1, 0)
-        self._room = 0
+        self._extent = Extent(0, 1, 0)
+        self._room: Room | None = None
 
     def __repr__(self) -> str:
         return f"<LmdbStore {self.directory.path}>"
@@ -176,41 +160,43 @@ class LmdbStore:
             ) from error
 
     def _open_environment(self, path: Path) -> tuple[int, int]:
-        # A store from the time of a longer journal needs room to be trimmed.
-        map_size = max(self._map_size, 2 * (path / DATA).stat().st_size)
+        size, map_size = (path / DATA).stat().st_size, self._map_size
+        if size > map_size:
+            # It has grown, or the journal was longer; and needs some room to go on.
+            map_size = size + RESERVE
+        self.directory.make_lock_file()
         opened = open_databases(path, map_size)
         try:
             opened.env.reader_check()
             with opened.env.begin() as txn:
                 revision, position = check_cursor(txn, opened.cursor, opened.journal)
-                with txn.cursor(opened.journal) as rows:
-                    oldest = records.read_revision_key(rows.key()) if rows.first() else 1
-                keys = txn.stat(opened.keys)["entries"] // 2
+                extent = read_extent(txn, opened, revision)
         except BaseException:
             opened.env.close()
             raise
-        self._opened, self._extent = opened, _Extent(revision, oldest, keys)
+        self._opened, self._extent = opened, extent
         if not self.directory.has_its_name():
             raise self._replaced()
-        self._reserve(opened.env)
+        self._room = Room(
+            self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
+        )
+        self._room.reserve()
         return revision, position
-
-    def _reserve(self, env: lmdb.Environment) -> None:
-        """
-        See that the disk has room for pages that are not in use yet.
-        """
-        used = used_bytes(env)
-        if self._room < used + RESERVE // 2:
-            # Where there is none, the store goes on for as long as it can.
-            with suppress(OSError):
-                set_aside(self.directory.path / DATA, used + RESERVE)
-                self._room = used + RESERVE
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
         See L{IStore.commit}.
         """
-        return self._executor.run(lambda: self._commit(batch))
+        room = self._room
+        if room is None:
+            return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
+        needed = room.needed(batch, self._kept.surplus_keys(self._extent, batch))
+        try:
+            # Here, where no transaction is open.
+            room.stretch_map(needed)
+        except lmdb.Error:
+            return fail()
+        return self._executor.run(lambda: self._commit(batch, room, needed))
 
     def _replaced(self) -> StoreUnusable:
         return StoreUnusable(f"another store was put in the place of {self.directory.path}")
@@ -235,12 +221,13 @@ class LmdbStore:
             raise self._replaced()
         self._check_place_at = now + PLACE_INTERVAL
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit(self, batch: Batch, room: Room, needed: int) -> None:
         self._check_place()
+        room.claim(needed)
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = self._databases.env.begin(write=True)
         try:
-            extent = self._write(txn, batch)
+            extent = write_batch(txn, self._databases, batch, self._extent, self._kept)
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
             self._forget_dead_readers()
@@ -258,7 +245,6 @@ class LmdbStore:
         self._extent = extent
         if trimmed:
             self._forget_dead_readers()
-            self._reserve(self._databases.env)
 
     def _forget_dead_readers(self) -> None:
         """
@@ -268,31 +254,13 @@ class LmdbStore:
         self._databases.env.reader_check()
 
     def _full(self) -> NotTaken:
-        return NotTaken(f"the store {self.directory.path} is full")
-
-    def _write(self, txn: lmdb.Transaction[bytes], batch: Batch) -> _Extent:
-        databases, extent = self._databases, self._extent
-        key, row = records.write_row(batch)
-        if not txn.put(key, row, db=databases.journal, append=True):
-            raise records.BadRecord(
-                f"the journal has rows from revision {batch.first_revision} on already"
+        reason = f"the store {self.directory.path} is full"
+        if (snapshot := self.oldest_snapshot()) is not None:
+            reason += (
+                f", and process {snapshot.pid} has been reading it for"
+                f" {snapshot.commits} commits"
             )
-        cursor = records.write_cursor(batch.revision, batch.position)
-        txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-        for name, remembered in batch.keys:
-            for record in records.write_remembered(name, remembered):
-                if not txn.put(*record, db=databases.keys, overwrite=False):
-                    raise records.BadRecord(f"there is a record {record[0]!r} already")
-        oldest, keys = extent.oldest, extent.keys + len(batch.keys)
-        if batch.revision - oldest >= self._kept_transitions + SLACK:
-            forgotten = batch.revision - self._kept_transitions
-            oldest = trim_journal(txn, databases.journal, forgotten)
-        if keys > self._kept_keys + SLACK:
-            # More than came, or there would be ever more of them.
-            count = min(keys - self._kept_keys, MOST_TRIMMED + len(batch.keys))
-            trim_keys(txn, databases.keys, count)
-            keys -= count
-        return _Extent(batch.revision, oldest, keys)
+        return NotTaken(reason)
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
@@ -328,7 +296,7 @@ class LmdbStore:
                 txn,
                 self._databases.journal,
                 before=newest + 1 if before is None else min(before, newest + 1),
-                forgotten=newest - self._kept_transitions,
+                forgotten=newest - self._kept.transitions,
                 limit=limit,
             )
 
@@ -337,15 +305,26 @@ class LmdbStore:
         See L{IOnDisk.space}.
         """
         disk = self.directory.file_system()
-        if self._opened is None or disk is None:
+        if self._opened is None or self._room is None or disk is None:
             return None
-        env = self._opened.env
         return Space(
-            used=used_bytes(env),
-            limit=env.info()["map_size"],
+            used=used_bytes(self._opened.env),
+            limit=self._room.limit(),
             free=disk.f_bavail * disk.f_frsize,
             size=disk.f_blocks * disk.f_frsize,
         )
+
+    def shortage(self) -> NotTaken | None:
+        """
+        See L{IOnDisk.shortage}.
+        """
+        return None if self._room is None else self._room.shortage()
+
+    def oldest_snapshot(self) -> Snapshot | None:
+        """
+        See L{IOnDisk.oldest_snapshot}.
+        """
+        return None if self._opened is None else oldest_snapshot(self._opened.env)
 
     def close(self) -> Deferred[None]:
         """
@@ -357,7 +336,7 @@ class LmdbStore:
         self._executor.stop()
         if self._opened is not None:
             self._opened.env.close()
-            self._opened = None
+            self._opened = self._room = None
         self.directory.release()
 
 

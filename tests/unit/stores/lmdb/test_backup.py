@@ -198,7 +198,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> No
     """
     One batch is refused, and the next one goes through.
     """
-    store = at(tmp_path / "store", map_size=1 << 18)
+    store = at(tmp_path / "store", map_size=1 << 18, growth=0)
     state = now(store.open())
     killed_reader(tmp_path / "store")
 

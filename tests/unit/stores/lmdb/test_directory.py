@@ -4,11 +4,13 @@ Which file system a store would be on, who owns it, and what is durable of it.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -158,3 +160,33 @@ def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path])
     assert [each.name for each in path.iterdir()] == [DATA]
     made.tidy()
     assert synced[4:] == []
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_room_where_none_can_be_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """
+    On a file system that cannot do that it counts what is free.
+    """
+
+    class Library:
+        def fallocate(self, *_: object) -> int:
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+
+    owner = Directory(str(tmp_path))
+    owner.own()
+    (tmp_path / DATA).write_bytes(bytes(4096))
+    disk = os.statvfs(tmp_path)
+    values = {name: getattr(disk, name) for name in ("f_bavail", "f_frsize")}
+    values["f_bavail"] = free
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(**values))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library())
+    wanted = 4096 + disk.f_frsize
+    if free:
+        owner.set_aside(wanted)
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            owner.set_aside(wanted)
+    owner.release()

@@ -1,0 +1,43 @@
+"""
+Lines in the log for transitions that the store refuses: few, however many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+#: How often a line is written, at most.  Seconds.
+LOG_INTERVAL = 1.0
+
+
+class RefusalLog:
+    """
+    Counts refused transitions and logs them, the first ones at once.
+
+    A full disk refuses thousands a second, and may be the one that the log is on.
+    """
+
+    _log = Logger()
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._count = 0
+        self._log_at = -math.inf
+
+    def refused(self, refusal: Exception, count: int) -> None:
+        """
+        Count C{count} transitions that were refused, and log all that were since the
+        last line if that is long enough ago.
+        """
+        self._count += count
+        now = self._monotonic()
+        if now >= self._log_at:
+            self._log.error(
+                "{refusal}: {lost} transitions were refused",
+                refusal=refusal,
+                lost=self._count,
+            )
+            self._count, self._log_at = 0, now + LOG_INTERVAL

@@ -1,0 +1,29 @@
+"""
+Who reads the store besides the process that writes it.
+
+LMDB uses no page again that a reader might see, so the file grows with each commit for as
+long as a process reads one state of it: a copy that takes long, or one that was stopped.
+LMDB's table of readers has the process and the transaction that it reads.
+"""
+
+from __future__ import annotations
+
+import re
+
+import lmdb
+
+from pexservice.stores.interface import Snapshot
+
+#: A line of the table: process, thread, transaction; a slot at rest has no transaction.
+_LINE = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
+
+
+def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
+    """
+    Return the oldest state that a process reads, if there is one.
+    """
+    read = [(int(txn), int(pid)) for pid, txn in _LINE.findall(env.readers())]
+    if not read:
+        return None
+    txn, pid = min(read)
+    return Snapshot(pid, env.info()["last_txnid"] - txn)

@@ -1,0 +1,206 @@
+"""
+Where the next commit finds its pages: in the map, and on the disk.
+
+LMDB says of a full disk what it says of a broken one, and neither in time: the pages of
+the commit are half written by then, and nobody knows what the disk has.  So the room is
+taken before it is needed, and a commit that might need more than that is not begun.  What
+one needs at most is known from its batch, so as a rule the answer is an addition.
+
+The map is larger than the file.  A file never shrinks, so the map grows only within a
+part of the disk, and mostly it needs to because another process reads an old state of
+the store; see L{pexservice.stores.lmdb.readers}.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import lmdb
+from twisted.logger import Logger
+
+from pexservice.stores.interface import Batch, NotTaken
+from pexservice.stores.lmdb.databases import used_bytes
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.readers import oldest_snapshot
+
+#: How much of the disk is taken beyond the pages in use and what a commit needs.  Bytes.
+RESERVE = 4 << 20
+
+#: How long after room could not be had it is tried again.  Seconds.
+RETRY = 1.0
+
+#: How much the map grows at a time.  Bytes.
+STEP = 64 << 20
+
+#: The part of the disk, of what is free and what the store has, that a store may take
+#: which needs more than its map was made for.
+GROWTH = 0.25
+
+#: A file that has grown by so much may have a reader that holds pages back.  Bytes.
+NOTICED = 16 << 20
+
+#: How often such a reader is named, at most.  Seconds.
+NAME_INTERVAL = 60.0
+
+#: A copy that reads no older state than so many commits ago is none to be named.
+RECENT = 1000
+
+#: What a commit writes at most, in pages; three times what was ever seen.  Each has the
+#: paths to the newest row and the cursor, and what was freed; each key has a place by its
+#: name and one by its age, in a tree whose upper levels they share; each key that is
+#: removed goes from as many places.  Lists of free pages have 512 a page.
+COMMIT_PAGES = 32
+KEY_PAGES = 4
+TRIMMED_KEY_PAGES = 2
+FREE_LISTED = 512
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Room:
+    """
+    The room of one open store.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: Directory,
+        env: lmdb.Environment,
+        *,
+        growth: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """
+        @param growth: the part of the disk that the store may take; 0 keeps the map as
+            it is.
+        """
+        self._directory = directory
+        self._env = env
+        self._growth = growth
+        self._monotonic = monotonic
+        self._page = env.stat()["psize"]
+        self._map = env.info()["map_size"]
+        # What the file has in use at most, in bytes, and what is set aside for it.
+        self._used = used_bytes(env)
+        self._set_aside = 0
+        self._wanted = 0
+        self._shortage: str | None = None
+        self._retry_at = monotonic()
+        self._noticed = self._used + NOTICED
+        self._name_at = monotonic()
+
+    def needed(self, batch: Batch, trimmed_keys: int) -> int:
+        """
+        Return how many bytes a commit may add to the file at most.  It adds nothing, as
+        a rule, since free pages are used again, but nobody may be reading those.
+        """
+        pages = (
+            COMMIT_PAGES
+            + len(batch.transitions) // self._page
+            + KEY_PAGES * len(batch.keys)
+            + TRIMMED_KEY_PAGES * trimmed_keys
+        )
+        return pages * self._page + self._used // FREE_LISTED
+
+    def stretch_map(self, needed: int) -> None:
+        """
+        Let the map grow if a commit might need it and the disk allows it; LMDB refuses
+        the commit if not.  In the reactor's thread, with no transaction open: the map
+        may move.
+        """
+        if self._used + needed <= min(self._map, self._noticed):
+            return
+        self._used = used_bytes(self._env)
+        if self._used >= self._noticed:
+            self._noticed = self._used + NOTICED
+            self._name_reader()
+        until = self._used + needed
+        if until > self._map and (size := min(until + STEP, self.limit())) > self._map:
+            self._env.set_mapsize(size)
+            self._map = size
+
+    def limit(self) -> int:
+        """
+        Return what the file may grow to, in bytes.
+        """
+        disk = self._directory.file_system()
+        if disk is None:
+            return self._map
+        whole = used_bytes(self._env) + disk.f_bavail * disk.f_frsize
+        return max(self._map, int(self._growth * whole))
+
+    def _name_reader(self) -> None:
+        snapshot, now = oldest_snapshot(self._env), self._monotonic()
+        if snapshot is None or snapshot.commits < RECENT or now < self._name_at:
+            return
+        self._name_at = now + NAME_INTERVAL
+        self._log.warn(
+            "process {pid} has been reading the store {path} for {commits} commits; no"
+            " page that it may see is used again, and the file has grown to {size} MiB",
+            pid=snapshot.pid,
+            path=self._directory.path,
+            commits=snapshot.commits,
+            size=self._used >> 20,
+        )
+
+    def reserve(self) -> None:
+        """
+        Take what the first commits need, if it is there.
+        """
+        try:
+            self.claim(COMMIT_PAGES * self._page)
+        except NotTaken:
+            # Until there is, the store is read.
+            return
+
+    def claim(self, needed: int) -> None:
+        """
+        See that a commit that writes so many bytes finds them on the disk.
+
+        @raise NotTaken: it might not.
+        """
+        if self._used + needed > self._set_aside:
+            self._used = used_bytes(self._env)
+            if self._used + needed > self._set_aside:
+                self._take(self._used + needed)
+        # Until it is looked at again.
+        self._used += needed
+
+    def _take(self, until: int) -> None:
+        """
+        Set aside C{until} bytes of the file, and some for later if they are there.
+        """
+        now = self._monotonic()
+        if self._shortage is not None and now < self._retry_at:
+            raise NotTaken(self._shortage)
+        try:
+            for length in (until + RESERVE, until):
+                try:
+                    self._directory.set_aside(length)
+                except OSError as error:
+                    if error.errno not in _FULL or length == until:
+                        raise
+                else:
+                    self._set_aside, self._shortage = length, None
+                    return
+        except OSError as error:
+            what = "disk full" if error.errno in _FULL else "no room can be set aside"
+            self._shortage = f"{what}: the store {self._directory.path} ({error.strerror})"
+            self._wanted, self._retry_at = until, now + RETRY
+            raise NotTaken(self._shortage) from error
+
+    def shortage(self) -> NotTaken | None:
+        """
+        Return why a commit would not be begun now, if so, as far as is known; after a
+        while it is tried again whether there is room.
+        """
+        if self._shortage is None:
+            return None
+        try:
+            self._take(self._wanted)
+        except NotTaken as refusal:
+            return refusal
+        return None

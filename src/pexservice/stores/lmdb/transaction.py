@@ -1,0 +1,90 @@
+"""
+What one commit writes and removes, inside the transaction that makes it one.
+"""
+
+from __future__ import annotations
+
+import lmdb
+from attrs import frozen
+
+from pexservice.stores.interface import Batch
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.databases import Databases
+from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, trim_keys
+
+
+@frozen
+class Extent:
+    """
+    How much the store holds, so that a commit sees what there is to trim without asking
+    LMDB.
+
+    @ivar revision: the newest one.
+    @ivar oldest: the first revision of the oldest journal row.
+    @ivar keys: how many idempotency keys there are.
+    """
+
+    revision: int
+    oldest: int
+    keys: int
+
+
+def read_extent(
+    txn: lmdb.Transaction[bytes], databases: Databases, revision: int
+) -> Extent:
+    """
+    Return what the store holds, with its cursor at C{revision}.
+    """
+    with txn.cursor(databases.journal) as rows:
+        oldest = records.read_revision_key(rows.key()) if rows.first() else 1
+    return Extent(revision, oldest, txn.stat(databases.keys)["entries"] // 2)
+
+
+@frozen
+class Kept:
+    """
+    How much is kept; the oldest beyond that goes.
+    """
+
+    transitions: int
+    keys: int
+
+    def surplus_keys(self, extent: Extent, batch: Batch) -> int:
+        """
+        Return how many of the oldest keys the commit of C{batch} removes.
+        """
+        surplus = extent.keys + len(batch.keys) - self.keys
+        # More than came, or there would be ever more of them.
+        return min(surplus, MOST_TRIMMED + len(batch.keys)) if surplus > SLACK else 0
+
+
+def write_batch(
+    txn: lmdb.Transaction[bytes],
+    databases: Databases,
+    batch: Batch,
+    extent: Extent,
+    kept: Kept,
+) -> Extent:
+    """
+    Write C{batch} behind what there is, and remove what is not kept any more.
+
+    @return: what the store holds then.
+    @raise records.BadRecord: it holds something that this process did not write.
+    """
+    key, row = records.write_row(batch)
+    if not txn.put(key, row, db=databases.journal, append=True):
+        raise records.BadRecord(
+            f"the journal has rows from revision {batch.first_revision} on already"
+        )
+    cursor = records.write_cursor(batch.revision, batch.position)
+    txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
+    for name, remembered in batch.keys:
+        for record in records.write_remembered(name, remembered):
+            if not txn.put(*record, db=databases.keys, overwrite=False):
+                raise records.BadRecord(f"there is a record {record[0]!r} already")
+    oldest, surplus = extent.oldest, kept.surplus_keys(extent, batch)
+    if batch.revision - oldest >= kept.transitions + SLACK:
+        oldest = trim_journal(txn, databases.journal, batch.revision - kept.transitions)
+    if surplus:
+        trim_keys(txn, databases.keys, surplus)
+    return Extent(batch.revision, oldest, extent.keys + len(batch.keys) - surplus)

@@ -1,0 +1,284 @@
+"""
+Where a commit finds its pages, and what happens when it finds none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+
+from pexservice.stores.interface import NotTaken, StoreUnusable
+from pexservice.stores.lmdb import room
+from pexservice.stores.lmdb.databases import used_bytes
+from pexservice.stores.lmdb.directory import LOCK, LOCK_SIZE, Directory
+from pexservice.stores.lmdb.room import RESERVE, RETRY
+from tests.support.fakes import now
+from tests.unit.stores.lmdb.test_store import at, filled
+from tests.unit.stores.test_contract import batch, end
+
+#: Reads one state of a store for as long as its standard input is open.
+READER = """
+import lmdb, sys
+txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
+print("reads", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def reader(path: Path) -> Iterator[int]:
+    """
+    A process that reads the state that the store in C{path} has now.
+
+    @return: its id.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reads\n"
+        yield process.pid
+
+
+class Disk:
+    """
+    What L{Directory.set_aside} finds.
+
+    @ivar free: bytes that a file may have; L{None} for as many as are wanted.
+    @ivar error: what is said when there are not.
+    @ivar tries: how often somebody wanted some.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free: int | None = None
+        self.error = errno.ENOSPC
+        self.tries = 0
+        self.taken = 0
+        monkeypatch.setattr(Directory, "set_aside", self.set_aside)
+
+    def set_aside(self, length: int) -> None:
+        """
+        See L{Directory.set_aside}.
+        """
+        self.tries += 1
+        if self.free is not None and length > self.free:
+            raise OSError(self.error, os.strerror(self.error))
+        self.taken = length
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """
+    One with room.
+    """
+    return Disk(monkeypatch)
+
+
+def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
+    """
+    The store is read, and refuses what it is given without trying it.  A second after
+    there is room again it takes it.
+    """
+    path, clock = tmp_path / "store", Clock()
+    state = filled(path, 2)
+    disk.free = 0
+    store = at(path, monotonic=clock.seconds)
+    assert now(store.open()) == state
+    tries = disk.tries
+    for _ in range(3):
+        with pytest.raises(NotTaken, match=f"disk full: the store {path}"):
+            now(store.commit(batch(state, b"n")))
+    assert str(store.shortage()).startswith("disk full")
+    assert len(now(store.history(None, 100))) == 8
+    assert disk.tries == tries
+    disk.free = None
+    with pytest.raises(NotTaken):
+        now(store.commit(batch(state, b"n")))
+    clock.advance(RETRY)
+    now(store.commit(batch(state, b"n")))
+    assert store.shortage() is None
+    now(store.close())
+    assert store.shortage() is None
+
+
+def test_whoever_asks_finds_that_there_is_room(tmp_path: Path, disk: Disk) -> None:
+    """
+    Also when no step comes, as to one that is not ready.
+    """
+    path, clock = tmp_path / "store", Clock()
+    disk.free = 0
+    store = at(path, monotonic=clock.seconds)
+    now(store.open())
+    disk.free = None
+    assert store.shortage() is not None
+    clock.advance(RETRY)
+    assert store.shortage() is None
+    now(store.commit(batch((0, 0), b"n")))
+    now(store.close())
+
+
+def test_no_room_for_the_table_of_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A store without it, as a backup is, is not opened on a full disk, where LMDB's writing
+    to it would end the process; else it has no hole.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 2)
+    (path / LOCK).unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreUnusable, match=f"{path} cannot be opened: .*No space"):
+        now(at(path).open())
+    monkeypatch.undo()
+    store = at(path)
+    assert now(store.open()) == state
+    found = (path / LOCK).stat()
+    assert found.st_size == LOCK_SIZE <= found.st_blocks * 512
+    now(store.close())
+
+
+def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
+    """
+    A disk that is not full is not called so.
+    """
+    disk.free, disk.error = 0, errno.EIO
+    store = at(tmp_path / "store")
+    now(store.open())
+    with pytest.raises(NotTaken, match=r"no room can be set aside.*Input/output error"):
+        now(store.commit(batch((0, 0), b"n")))
+    now(store.close())
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
+    """
+    No commit ever writes where nothing is set aside, though a reader lets none of them
+    use a page again; and there is hardly any room that none of them used.
+    """
+    path = tmp_path / "store"
+    filled(path)
+    disk.free = (path / "data.mdb").stat().st_size + RESERVE
+    store = at(path)
+    state, env = now(store.open()), store._databases.env
+    with reader(path) as pid:
+        commits = 0
+        while store.shortage() is None:
+            taken = batch(state, b"n", b"%d" % commits)
+            with suppress(NotTaken):
+                now(store.commit(taken))
+                state, commits = end(taken), commits + 1
+            assert used_bytes(env) <= disk.taken <= disk.free
+        assert str(store.shortage()).startswith("disk full")
+        assert disk.free - used_bytes(env) < RESERVE // 4
+        snapshot = store.oldest_snapshot()
+        assert snapshot == (pid, commits)
+    assert store.oldest_snapshot() is None
+    now(store.close())
+
+
+@pytest.mark.parametrize("length", [8, 255])
+def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
+    """
+    No commit adds more to the file than it is said to need: not with keys at random
+    places, and not when as many go as come, while no page can be used again.
+    """
+    dice = random.Random(7)  # noqa: S311 nothing secret
+    path = tmp_path / "store"
+    store = at(path, journal=2000, kept_keys=2000)
+    state, env = now(store.open()), store._databases.env
+    assert store._room is not None
+
+    def fresh(count: int) -> list[bytes]:
+        return [dice.randbytes(length).hex()[:length].encode() for _ in range(count)]
+
+    filling = batch(state, b"n" * 2000, *fresh(2000))
+    now(store.commit(filling))
+    state = end(filling)
+    with reader(path):
+        for size, keys in (
+            *((512, 512), (400_000, 0), (64, 64), (64, 64), (2, 2), (1, 0)),
+            *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
+        ):
+            taken = batch(state, b"n" * size, *fresh(keys))
+            surplus = store._kept.surplus_keys(store._extent, taken)
+            needed = store._room.needed(taken, surplus)
+            before = used_bytes(env)
+            now(store.commit(taken))
+            state = end(taken)
+            assert used_bytes(env) - before <= needed
+    now(store.close())
+
+
+def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A process that lets the file grow is named in the log, once a minute; one that has
+    only just begun to read is not.
+    """
+    monkeypatch.setattr(room, "NOTICED", 1 << 20)
+    path, clock = tmp_path / "store", Clock()
+    store = at(path, monotonic=clock.seconds)
+    state = now(store.open())
+    events: list[LogEvent] = []
+    observe = cast(ILogObserver, events.append)
+
+    def step(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            taken = batch(state, b"n")
+            now(store.commit(taken))
+            state = end(taken)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        with reader(path) as pid:
+            step(500)
+            assert events == []
+            step(1000)
+            (event,) = events
+            assert (event["pid"], event["path"]) == (pid, path)
+            clock.advance(room.NAME_INTERVAL)
+            step(1000)
+            assert len(events) == 2
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    now(store.close())
+
+
+def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
+    """
+    What callers are told says why a store is full that is not.
+    """
+    path = tmp_path / "store"
+    store = at(path, map_size=1 << 18, growth=0)
+    state = now(store.open())
+    with reader(path) as pid:
+        refusals: list[NotTaken] = []
+        while not refusals:
+            taken = batch(state, b"n")
+            try:
+                now(store.commit(taken))
+            except NotTaken as refusal:
+                refusals.append(refusal)
+            else:
+                state = end(taken)
+    assert f"is full, and process {pid} has been reading it for" in str(refusals[0])
+    # It has let go of its pages, and all but those of the last state are free.
+    now(store.commit(batch(state, b"n")))
+    now(store.close())
