@@ -12,7 +12,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from pexservice.stores.etcd.gateway import Unanswered
+from pexservice.stores.etcd.caller import Unanswered
 from pexservice.stores.etcd.records import Message
 
 

@@ -18,7 +18,7 @@ from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.optimistic import MOST_KEYS, READ, OptimisticCommitter
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.gateway import Refused
+from pexservice.stores.etcd.caller import Refused
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fake_etcd import FakeCaller, FakeEtcd

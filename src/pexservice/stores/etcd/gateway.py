@@ -1,18 +1,15 @@
 """
 etcd's JSON gateway, one call at a time, by whichever endpoint answers.
 
-A call ends in one of three ways, and everything above depends on which: it is
-answered; it was surely not done (L{Refused}, or L{Unanswered} and not C{sent}); or
-nobody knows.
+See L{pexservice.stores.etcd.caller} for how a call ends.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import typing
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,9 +26,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from pexservice.stores.etcd.address import Address
+from pexservice.stores.etcd.caller import Refused, Unanswered
 from pexservice.stores.etcd.records import Message
-
-T = TypeVar("T")
 
 #: How long one attempt has at etcd.  Shorter than an election, so that what was sent
 #: to a leader that is gone is tried with the next one as soon as there is one.
@@ -40,9 +36,6 @@ ATTEMPT_MS = 500
 
 #: How long an endpoint may keep us waiting, one that was stopped.  Seconds.
 PATIENCE = 1.0
-
-#: How long in all, before who waits is told.  Seconds.
-DEADLINE = 5.0
 
 #: How long one watch lasts.  Seconds.
 LIFETIME = 60.0
@@ -58,82 +51,6 @@ LONGEST_PAUSE = 0.4
 REFUSALS = {3, 5, 7, 8, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
-
-
-class Refused(Exception):
-    """
-    etcd says no, and has done nothing.
-
-    @ivar code: gRPC's.
-    """
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Unanswered(Exception):
-    """
-    No answer, or none that says what happened.
-
-    @ivar sent: etcd may have got it.
-    """
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class Caller(typing.Protocol):
-    """
-    What the store needs of a gateway, so that tests can put words into its mouth.
-    """
-
-    async def call(self, path: str, message: Message) -> Message:
-        """
-        One attempt.
-
-        @param path: below C{/v3/}.
-        @raise Refused: it was not done.
-        @raise Unanswered: nobody knows, if it was C{sent}.
-        """
-
-    async def pause(self, attempt: int) -> None:
-        """
-        Wait before the C{attempt}-th repetition, counted from 0.
-        """
-
-    async def rest(self, longest: float) -> None:
-        """
-        Wait for a random part of C{longest} seconds.
-        """
-
-    def seconds(self) -> float:
-        """
-        A monotonic clock.
-        """
-
-
-async def persist(
-    caller: Caller,
-    attempt: Callable[[], Coroutine[Any, Any, T]],
-    deadline: float = DEADLINE,
-) -> T:
-    """
-    Make an attempt, which may be made again, until it is answered.
-
-    @raise Refused: it was.
-    @raise Unanswered: not within C{deadline} seconds.
-    """
-    end, number = caller.seconds() + deadline, 0
-    while True:
-        try:
-            return await attempt()
-        except Unanswered:
-            if caller.seconds() >= end:
-                raise
-        await caller.pause(number)
-        number += 1
 
 
 class Gateway:

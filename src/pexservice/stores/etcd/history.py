@@ -8,7 +8,7 @@ from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from pexservice.stores.etcd import records
+from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.records import Keys, Message
 from pexservice.stores.interface import Row
 
@@ -34,19 +34,21 @@ async def history(
     # before it, and the first one from there on has it.
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
     whole: Message = {
-        "request_range": records.get(
+        "request_range": messages.get(
             keys.row(0), end, limit=str(_ROWS), sort_order="DESCEND", sort_target="KEY"
         )
     }
     partly: Message = {
-        "request_range": records.get(end, keys.rows_end, limit="1", sort_order="ASCEND")
+        "request_range": messages.get(end, keys.rows_end, limit="1", sort_order="ASCEND")
     }
-    cursor: Message = {"request_range": records.get(keys.cursor)}
+    cursor: Message = {"request_range": messages.get(keys.cursor)}
     asked = [cursor, whole] if before is None else [cursor, partly, whole]
     answer = await ask({"success": asked})
     newest: int | None = None
     while True:
-        at, *pages = [records.pairs(each["response_range"]) for each in answer["responses"]]
+        at, *pages = [
+            messages.pairs(each["response_range"]) for each in answer["responses"]
+        ]
         if newest is None:
             newest = records.read_cursor(at[0]).revision if at else 0
         for row in _rows(keys, pages):

@@ -10,10 +10,12 @@ import secrets
 
 from twisted.logger import Logger
 
-from pexservice.stores.etcd import records
+from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.address import Address
-from pexservice.stores.etcd.gateway import Caller, Gateway, Refused, Unanswered, persist
-from pexservice.stores.etcd.records import Cursor, Keys, Message, Operation
+from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.gateway import Gateway
+from pexservice.stores.etcd.messages import Operation
+from pexservice.stores.etcd.records import Cursor, Keys, Message
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
 
 _log = Logger()
@@ -79,20 +81,20 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
     """
 
     async def read() -> Message:
-        return await caller.call("kv/range", records.get(keys.prefix, keys.end, limit="2"))
+        return await caller.call("kv/range", messages.get(keys.prefix, keys.end, limit="2"))
 
     try:
         answer = await persist(caller, read)
-        found = records.pairs(answer)
+        found = messages.pairs(answer)
         if not found:
             # Others may be doing the same; whoever is first, it is there then.
-            await persist(caller, lambda: caller.call("kv/txn", records.make(keys)))
+            await persist(caller, lambda: caller.call("kv/txn", messages.make(keys)))
         answer = await persist(
-            caller, lambda: caller.call("kv/range", records.get(keys.cursor))
+            caller, lambda: caller.call("kv/range", messages.get(keys.cursor))
         )
     except (Refused, Unanswered) as error:
         raise explain(name, error) from error
-    found = records.pairs(answer)
+    found = messages.pairs(answer)
     if not found:
         raise StoreDamaged(
             f"{name} has keys that begin with {keys.prefix.decode()}, but no cursor; choose"
@@ -116,7 +118,7 @@ async def begin_operations(caller: Caller, keys: Keys) -> Operation:
     async def attempt() -> Operation:
         granted = await caller.call("lease/grant", {"TTL": str(LEASE)})
         operation = Operation(keys.operation(secrets.token_hex(8)), 0, granted["ID"])
-        answer = await caller.call("kv/txn", records.begin_operations(operation))
+        answer = await caller.call("kv/txn", messages.begin_operations(operation))
         if not answer.get("succeeded"):
             raise Unanswered("the operation key was there", sent=True)
         return operation

@@ -27,12 +27,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pexservice.stores.etcd import records
+from pexservice.stores.etcd import messages, records
+from pexservice.stores.etcd.caller import DEADLINE, Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.courtesy import Courtesy
-from pexservice.stores.etcd.gateway import DEADLINE, Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.history import history
+from pexservice.stores.etcd.messages import Operation, Refusal
 from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
-from pexservice.stores.etcd.records import Cursor, Keys, Message, Operation, Refusal
+from pexservice.stores.etcd.records import Cursor, Keys, Message
 from pexservice.stores.etcd.trimming import trim
 from pexservice.stores.etcd.watch import Stream, Watch
 from pexservice.stores.interface import (
@@ -137,7 +138,7 @@ class EtcdStore:
             raise Conflict(base.revision, base.position, {})
         revision = batch.revision
         trims = revision // SLACK != base.revision // SLACK
-        message = records.transaction(
+        message = messages.transaction(
             self._keys,
             base,
             batch,
@@ -204,7 +205,7 @@ class EtcdStore:
                 )
             )
             return
-        refusal = records.read_refusal(answer, [name for name, _ in batch.keys])
+        refusal = messages.read_refusal(answer, [name for name, _ in batch.keys])
         self._judge(refusal, base, operation, loose=loose)
 
     def _judge(
@@ -282,8 +283,8 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._read())
 
     async def _read(self) -> tuple[int, int]:
-        found = records.pairs(
-            await self._ask("kv/range", records.get(self._keys.cursor)),
+        found = messages.pairs(
+            await self._ask("kv/range", messages.get(self._keys.cursor)),
         )
         if not found:
             raise NotTaken("etcd has lost the cursor")
@@ -309,8 +310,8 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._recall(key))
 
     async def _recall(self, key: bytes) -> Remembered | None:
-        found = records.pairs(
-            await self._ask("kv/range", records.get(self._keys.used(key)))
+        found = messages.pairs(
+            await self._ask("kv/range", messages.get(self._keys.used(key)))
         )
         return records.read_remembered(found[0]) if found else None
 

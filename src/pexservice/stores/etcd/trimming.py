@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from base64 import b64decode
 
-from pexservice.stores.etcd import records
-from pexservice.stores.etcd.gateway import Caller, persist
+from pexservice.stores.etcd import messages, records
+from pexservice.stores.etcd.caller import Caller, persist
 from pexservice.stores.etcd.records import Keys
 
 #: How many keys go in one transaction, at least if there are as many, and how many
@@ -34,7 +34,7 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
             caller,
             lambda: caller.call(
                 "kv/range",
-                records.get(
+                messages.get(
                     keys.age(0),
                     keys.age(forgotten + 1),
                     limit=str(MOST),
@@ -44,7 +44,7 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
         )
         names: list[bytes] = []
         ages: list[bytes] = []
-        for pair in records.pairs(answer):
+        for pair in messages.pairs(answer):
             more = records.read_names(pair)
             if ages and len(names) + len(more) > MOST:
                 break
@@ -52,5 +52,5 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
             names += more
         if not ages:
             return
-        message = records.trimming(keys, ages[0], ages[-1], names)
+        message = messages.trimming(keys, ages[0], ages[-1], names)
         await persist(caller, lambda message=message: caller.call("kv/txn", message))  # type: ignore[misc]

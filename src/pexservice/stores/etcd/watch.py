@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.gateway import Refused, Unanswered
+from pexservice.stores.etcd.caller import Refused, Unanswered
 from pexservice.stores.etcd.records import Cursor, Keys, Message
 
 #: The longest line that is kept; an event has some hundred bytes.

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from pexservice.stores.etcd.address import Address, parse
-from pexservice.stores.etcd.gateway import Refused, Unanswered, _understand
+from pexservice.stores.etcd.caller import Refused, Unanswered
+from pexservice.stores.etcd.gateway import _understand
 from pexservice.stores.etcd.opening import check_version
 from pexservice.stores.interface import StoreUnusable
 

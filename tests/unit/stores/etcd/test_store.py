@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Transition
+from pexservice.stores.etcd.caller import DEADLINE, Refused
 from pexservice.stores.etcd.courtesy import LONGEST_WAIT, Courtesy
-from pexservice.stores.etcd.gateway import DEADLINE, Refused
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,

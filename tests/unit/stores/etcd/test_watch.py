@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.defer import Deferred
 
-from pexservice.stores.etcd.gateway import Unanswered
+from pexservice.stores.etcd.caller import Unanswered
 from pexservice.stores.etcd.records import Cursor, Keys, Message, text, write_cursor
 from pexservice.stores.etcd.watch import Lines, Watch
 

@@ -1,0 +1,211 @@
+"""
+What etcd is asked: ranges, and the transactions that move the cursor.
+
+Pure.  A message is what the gateway takes as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import evolve, frozen
+
+from pexservice.stores.etcd.records import (
+    Cursor,
+    Keys,
+    Message,
+    dump,
+    read_cursor,
+    read_remembered,
+    text,
+    write_cursor,
+    write_names,
+    write_remembered,
+    write_row,
+)
+from pexservice.stores.interface import Batch, Remembered
+
+
+def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
+    """
+    A range, linearizable: of one key, or up to C{end}.
+    """
+    message: Message = {"key": text(key), **more}
+    if end is not None:
+        message["range_end"] = text(end)
+    return message
+
+
+def _put(key: bytes, value: str, **more: object) -> Message:
+    return {"request_put": {"key": text(key), "value": value, **more}}
+
+
+def _delete(key: bytes, end: bytes | None = None) -> Message:
+    return {"request_delete_range": get(key, end)}
+
+
+def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
+    # Without a target, or with a field of another name, etcd compares something else.
+    return {
+        "key": text(key),
+        "target": target,
+        "result": result,
+        f"{target.lower()}_revision": str(revision),
+    }
+
+
+def _exists(key: bytes) -> Message:
+    return _compare(key, "CREATE", "GREATER", 0)
+
+
+def _is_new(key: bytes) -> Message:
+    return _compare(key, "CREATE", "EQUAL", 0)
+
+
+@frozen
+class Operation:
+    """
+    By what it is found out whether a batch happened.
+
+    @ivar name: the operation key, of this process alone; there since before the batch.
+    @ivar number: its value, after the batch and not before.
+    @ivar lease: removes the key some time after the process has ended.
+    """
+
+    name: bytes
+    number: int
+    lease: str
+
+    def following(self) -> Operation:
+        """
+        Of the next batch.
+        """
+        return evolve(self, number=self.number + 1)
+
+
+def begin_operations(operation: Operation) -> Message:
+    """
+    Make a new operation key.
+    """
+    return {
+        "compare": [_is_new(operation.name)],
+        "success": [
+            _put(operation.name, dump(operation.number), lease=operation.lease),
+        ],
+    }
+
+
+def make(keys: Keys) -> Message:
+    """
+    A new store, unless there is one.
+    """
+    return {
+        "compare": [_is_new(keys.cursor)],
+        "success": [_put(keys.cursor, write_cursor(0, 0, 0))],
+        "failure": [{"request_range": get(keys.cursor)}],
+    }
+
+
+def transaction(
+    keys: Keys, base: Cursor, batch: Batch, operation: Operation, forgotten: int | None
+) -> Message:
+    """
+    Take C{batch}, if the cursor is still as C{base} says, and none of its keys was
+    used.
+
+    That the operation key is there means that its lease is.
+
+    @param forgotten: the last revision of those that the journal need not have.
+    """
+    names = [name for name, _ in batch.keys]
+    ordinal = base.keys + len(names)
+    success = [
+        _put(keys.cursor, write_cursor(batch.revision, batch.position, ordinal)),
+        _put(
+            keys.row(batch.revision),
+            write_row(batch),
+        ),
+        _put(operation.name, dump(operation.number), lease=operation.lease),
+        *(
+            _put(
+                keys.used(name),
+                write_remembered(remembered),
+            )
+            for name, remembered in batch.keys
+        ),
+    ]
+    if names:
+        success.append(_put(keys.age(ordinal), write_names(names)))
+    if forgotten is not None:
+        success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
+    return {
+        "compare": [
+            _compare(keys.cursor, "MOD", "EQUAL", base.modified),
+            _exists(operation.name),
+            *(_is_new(keys.used(name)) for name in names),
+        ],
+        "success": success,
+        "failure": [
+            {"request_range": get(each)}
+            for each in (keys.cursor, operation.name, *map(keys.used, names))
+        ],
+    }
+
+
+@frozen
+class Refusal:
+    """
+    What etcd had when it did not take a batch.
+
+    @ivar cursor: L{None} if it is not there.
+    @ivar operation: the number of the last batch of this process that happened;
+        L{None} if the key is gone.
+    @ivar used: the batch's idempotency keys that had been used.
+    """
+
+    cursor: Cursor | None
+    operation: int | None
+    used: Mapping[bytes, Remembered]
+
+
+def read_refusal(answer: Message, names: Sequence[bytes]) -> Refusal:
+    """
+    The answer to a L{transaction} that did not succeed.
+
+    @param names: the batch's idempotency keys.
+    """
+    found = [pairs(each["response_range"]) for each in answer["responses"]]
+    cursor, operation, *used = found
+    return Refusal(
+        read_cursor(cursor[0]) if cursor else None,
+        json.loads(b64decode(operation[0]["value"])) if operation else None,
+        {
+            name: read_remembered(pair[0])
+            for name, pair in zip(names, used, strict=True)
+            if pair
+        },
+    )
+
+
+def pairs(answer: Message) -> list[Message]:
+    """
+    The keys and values of the answer to a range.
+    """
+    found: list[Message] = answer.get("kvs", [])
+    return found
+
+
+def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:
+    """
+    Forget the idempotency keys C{names}, which are those from the batch C{oldest} to
+    the batch C{newest}, unless somebody else has: they may be in use again then.
+    """
+    return {
+        "compare": [_exists(oldest)],
+        "success": [
+            _delete(oldest, newest + b"\0"),
+            *(_delete(keys.used(name)) for name in names),
+        ],
+    }
