@@ -186,9 +186,10 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
 
 def test_sighup_under_load(tmp_path: Path) -> None:
     """
-    Twenty replacements of all workers, and of at least 20,000 requests, half of them
-    on connections that are kept, not one fails.
+    All workers are replaced again and again, and of a thousand requests and more to
+    each replacement, half of them on connections that are kept, not one fails.
     """
+    replacements = amount(short=4, long=20)
     stopping = threading.Event()
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
         both_are_up(daemon)
@@ -200,7 +201,7 @@ def test_sighup_under_load(tmp_path: Path) -> None:
         for client in clients:
             client.start()
         try:
-            for number in range(20):
+            for number in range(replacements):
                 daemon.process.send_signal(signal.SIGHUP)
                 for _ in patiently():
                     done = daemon.log.read_text().count("the workers are replaced")
@@ -208,7 +209,7 @@ def test_sighup_under_load(tmp_path: Path) -> None:
                         break
                 assert done == number + 1
             for _ in patiently():
-                if sum(len(each.told) for each in clients) >= 20_000:
+                if sum(len(each.told) for each in clients) >= 1000 * replacements:
                     break
         finally:
             stopping.set()
@@ -218,7 +219,7 @@ def test_sighup_under_load(tmp_path: Path) -> None:
         assert not set(old) & set(children(daemon.process.pid))
         assert len(children(daemon.process.pid)) == 2
     assert [sum(each.broken for each in clients), sum(e.refused for e in clients)] == [0, 0]
-    assert told >= 20_000
+    assert told >= 1000 * replacements
     assert made == told
 
 
@@ -564,11 +565,11 @@ def zombies(pid: int) -> list[int]:
 
 def test_memory(daemon: Daemon) -> None:
     """
-    Supervisor, worker and standby together hold at most 110 MiB after a load of
-    100,000 requests: their proportional set sizes, from the kernel.
+    Supervisor, worker and standby together hold at most 110 MiB after a load of many
+    requests: their proportional set sizes, from the kernel.
     """
     connections = [daemon.connect() for _ in range(10)]
-    for number in range(100_000 // 10):
+    for number in range(amount(short=2_000, long=10_000)):
         for connection in connections:
             connection.request("POST", "/next" if number % 2 else "/previous")
         for connection in connections:

@@ -16,13 +16,14 @@ from pexservice.web.endpoints import READ, Endpoint
 from pexservice.web.openapi import document
 from pexservice.web.openapi_operations import DESCRIBED
 from tests.support.daemon import Daemon
+from tests.support.forms import amount
 
 pytestmark = pytest.mark.once
 
 HERE = Path(__file__).parent
 
 #: How many requests of each operation are generated, of each kind.
-EXAMPLES = 8
+EXAMPLES = amount(short=3, long=8)
 
 
 @pytest.mark.needs("openapi-spec-validator")
