@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,16 @@ from tests.support.forms import set_long
 from tests.support.needs import NEEDS, advice, missing
 
 _LABORATORIES = Path(__file__).parent / "labs"
+
+#: Where C{-n} shares the tests out to processes: what goes to one of them, by how the
+#: tests' names begin.  Laboratories take the machine's memory, mounts and clock, and the
+#: image's layers are mounts; the others prepare much for all the tests of a module.
+_TOGETHER = {
+    "tests/labs/": "the machine",
+    "tests/packaging/test_image.py": "the machine",
+    "tests/functional/test_oracle.py": "the oracle",
+    "tests/functional/test_page.py": "the browser",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,6 +78,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if lacking := missing(sorted(needed)):
         item.user_properties += [("lacking", name) for name in lacking]
         pytest.skip("; ".join(map(advice, lacking)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Share the tests out one by one, but for those that stay together.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    scheduler = LoadScopeScheduling(config, log)
+    # The method that its subclasses are documented to override.
+    scheduler._split_scope = _shared_out_as
+    return scheduler
+
+
+def _shared_out_as(nodeid: str) -> str:
+    """
+    Return the name of all the tests that stay with this one, or the test's own.
+    """
+    return next(
+        (name for start, name in _TOGETHER.items() if nodeid.startswith(start)), nodeid
+    )
 
 
 @pytest.hookimpl(wrapper=True)

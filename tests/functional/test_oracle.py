@@ -28,8 +28,6 @@ from tests.support.oracle import Setup, Side, align
 from tests.support.setups import setups
 from tests.support.wanted import WANTED
 
-pytestmark = pytest.mark.xdist_group("oracle")
-
 GROUPS = (
     *(each.name for each in setups()),
     *("access log", "help", "metrics", "openapi", "start"),

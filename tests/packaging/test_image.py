@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.needs("root", *PROGRAMS),
     pytest.mark.once,
-    pytest.mark.xdist_group("image"),
 ]
 
 
