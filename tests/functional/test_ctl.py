@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, LOCK
+from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.support.loads import load, until_told
@@ -102,7 +102,7 @@ def test_restored(tmp_path: Path) -> None:
     told = {each.revision: each.position for client in clients for each in client.told}
     by_key = clients[1].told[0]
     for name, least in oldest.items():
-        assert {each.name for each in (tmp_path / name).iterdir()} == {DATA}
+        assert {each.name for each in (tmp_path / name).iterdir()} == {DATA, WITNESS}
         with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
             answer, _ = daemon.ask("/current")
             revision = int(answer.headers["Pex-Revision"])

@@ -88,7 +88,10 @@ def _backup(arguments: argparse.Namespace) -> tuple[str, dict[str, object]]:
 
 
 def _contents(of: Summary) -> str:
-    return f"revision {of.revision}, position {of.position}, {of.size} bytes"
+    known = f"revision {of.revision}, position {of.position}, {of.size} bytes"
+    if of.witness is None:
+        return f"{known}; it has no witness, so this may not be its newest state"
+    return known
 
 
 def _directory(store: str) -> str:

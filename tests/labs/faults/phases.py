@@ -117,6 +117,10 @@ ACCEPTING = (
 )
 
 
+#: The files of a store.
+OWN = ("data.mdb", "lock.mdb", "newest", "creating")
+
+
 @frozen
 class Case:
     """
@@ -140,7 +144,7 @@ class Case:
         Its command line.
         """
         store = self.path / "disk" / "store"
-        files = [store, *(store / name for name in ("data.mdb", "lock.mdb", "creating"))]
+        files = [store, *(store / name for name in OWN)]
         files += [store / "creating" / name for name in ("data.mdb", "lock.mdb")]
         disk = [str(self.path / "disk"), *map(str, files)]
         log = [str(self.path / "victim")]

@@ -16,7 +16,7 @@ from pexservice import __main__ as module
 from pexservice.cli.pexctl import main
 from pexservice.client.status import is_url
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from tests.support.stores import make_store
 
 Captured = pytest.CaptureFixture[str]
@@ -103,7 +103,21 @@ def test_verify(store: Path, url: str, capsys: Captured) -> None:
         "revision": 7,
         "position": 7,
         "size": size,
+        "witness": 7,
     }
+
+
+def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
+    """
+    What it cannot prove is said, and no failure.
+    """
+    (store / WITNESS).unlink()
+    assert main(["verify", str(store)]) == 0
+    assert capsys.readouterr().out.endswith(
+        " bytes; it has no witness, so this may not be its newest state\n"
+    )
+    assert main(["verify", "--json", str(store)]) == 0
+    assert json.loads(capsys.readouterr().out)["witness"] is None
 
 
 def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
@@ -168,10 +182,14 @@ def test_backup(store: Path, capsys: Captured) -> None:
     copy = store.parent / "copy"
     assert main(["backup", "--json", str(store), str(copy)]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told.pop("size"), told) == (
-        (copy / DATA).stat().st_size,
-        {"outcome": "backed-up", "store": str(copy), "revision": 7, "position": 7},
-    )
+    assert told == {
+        "outcome": "backed-up",
+        "store": str(copy),
+        "revision": 7,
+        "position": 7,
+        "size": (copy / DATA).stat().st_size,
+        "witness": 7,
+    }
     assert main(["backup", str(store), str(copy)]) == 1
     assert capsys.readouterr().err == (
         f"pexctl: {copy} exists already; a backup goes where nothing is\n"

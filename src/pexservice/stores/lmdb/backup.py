@@ -29,6 +29,7 @@ from pexservice.stores.lmdb.databases import MAP_BASE
 from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
 from pexservice.stores.lmdb.summary import Summary, existing, summary
 from pexservice.stores.lmdb.verify import DATABASES, blame, verify_in_child
+from pexservice.stores.lmdb.witness import make_witness, read_witness, refuse_older
 
 _MODULE = "pexservice.stores.lmdb.backup"
 
@@ -40,6 +41,8 @@ def backup(source: str, target: str) -> Summary:
     @raise StoreUnusable: there is something, or the store or its copy is not whole.
     """
     directory = existing(source)
+    # Before it is read: what is in it then is in the copy.
+    witness = read_witness(directory.path)
     place = Path(os.path.abspath(target))  # noqa: PTH100 a link there is something
     if os.path.lexists(place):
         raise StoreUnusable(f"{place} exists already; a backup goes where nothing is")
@@ -47,6 +50,9 @@ def backup(source: str, target: str) -> Summary:
         with _beside(place) as made:
             ask_child(directory.path, _MODULE, str(directory.path), str(made / DATA))
             _verify(directory.path, made)
+            copied = summary(made).revision
+            refuse_older(directory.path, copied, witness)
+            make_witness(made, copied)
             sync(made)
             made.rename(place)
             sync(place.parent)

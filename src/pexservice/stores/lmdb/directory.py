@@ -34,6 +34,9 @@ LOCK = "lock.mdb"
 #: How long LMDB makes that, with its 126 readers.  Bytes.
 LOCK_SIZE = 8192
 
+#: The witness of the newest commit.
+WITNESS = "newest"
+
 #: Where a store is made before it is renamed into its place.
 NURSERY = "creating"
 
@@ -259,7 +262,7 @@ class Directory:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         if DATA in names:
             return True
-        if LOCK in names:
+        if names & {LOCK, WITNESS}:
             raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
         if names - {NURSERY}:
             raise StoreUnusable(

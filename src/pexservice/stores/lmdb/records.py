@@ -15,6 +15,9 @@ database      key                      value, before the CRC
 ``keys``      ``r`` + revision (8)     idempotency key
 ============  =======================  ==========================================
 
+The file ``newest`` beside the databases is one such record too, of 14 bytes under the key
+``newest``: format version, revision.
+
 A key's two records let it be found by its name, and the oldest keys by their age.
 """
 
@@ -31,13 +34,18 @@ from pexservice.stores.interface import Batch, Remembered, Row
 FORMAT_VERSION = 1
 
 CURSOR_KEY = b"cursor"
+_WITNESS_KEY = b"newest"
 
 _CURSOR = struct.Struct(">HQQ")
+_WITNESS = struct.Struct(">HQ")
 _VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
 _REMEMBERED = struct.Struct(">cQQ")
 _REVISION = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
+
+#: Bytes.
+WITNESS_SIZE = _WITNESS.size + _CRC.size
 
 
 _TRANSITIONS = b"".join(each.value for each in Transition)
@@ -105,6 +113,26 @@ def read_cursor(value: bytes) -> tuple[int, int]:
         raise OtherFormat(version)
     _, revision, position = _unpack(_CURSOR, CURSOR_KEY, payload)
     return revision, position
+
+
+def write_witness(revision: int) -> bytes:
+    """
+    Return the witness of the newest commit, L{WITNESS_SIZE} bytes whatever the number.
+    """
+    return _seal(_WITNESS_KEY, _WITNESS.pack(FORMAT_VERSION, revision))
+
+
+def read_witness(value: bytes) -> int:
+    """
+    Return the revision that a witness tells of.
+
+    @raise BadRecord: it is torn, or of another format.
+    """
+    payload = _unseal(_WITNESS_KEY, value)
+    version, revision = _unpack(_WITNESS, _WITNESS_KEY, payload)
+    if version != FORMAT_VERSION:
+        raise BadRecord(f"a witness of version {version}")
+    return revision
 
 
 def revision_key(revision: int) -> bytes:

@@ -54,6 +54,7 @@ from pexservice.stores.lmdb.verify import (
     check_cursor,
     verify_in_child,
 )
+from pexservice.stores.lmdb.witness import Witness
 
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
@@ -103,6 +104,7 @@ class LmdbStore:
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 0)
         self._room: Room | None = None
+        self._witness = Witness(directory.path)
 
     def __repr__(self) -> str:
         return f"<LmdbStore {self.directory.path}>"
@@ -177,6 +179,7 @@ class LmdbStore:
         self._opened, self._extent = opened, extent
         if not self.directory.has_its_name():
             raise self._replaced()
+        self._witness.open(revision)
         self._room = Room(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
@@ -241,6 +244,7 @@ class LmdbStore:
             # Found while it looked for pages, before it wrote any.
             self._forget_dead_readers()
             raise self._full() from error
+        self._witness.write(extent.revision)
         trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
         if trimmed:
@@ -334,6 +338,7 @@ class LmdbStore:
 
     def _close(self) -> None:
         self._executor.stop()
+        self._witness.close()
         if self._opened is not None:
             self._opened.env.close()
             self._opened = self._room = None

@@ -12,6 +12,7 @@ from attrs import frozen
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.verify import DATABASES, check_cursor
+from pexservice.stores.lmdb.witness import read_witness
 
 
 @frozen(kw_only=True)
@@ -19,12 +20,14 @@ class Summary:
     """
     @ivar store: its directory.
     @ivar size: the length of its file, in bytes.
+    @ivar witness: the revision that it had at least, if its witness tells one.
     """
 
     store: str
     revision: int
     position: int
     size: int
+    witness: int | None
 
 
 def existing(path: str) -> Directory:
@@ -50,4 +53,10 @@ def summary(path: Path) -> Summary:
         with env.begin() as txn:
             revision, position = check_cursor(txn, cursor, journal)
     size = (path / DATA).stat().st_size
-    return Summary(store=str(path), revision=revision, position=position, size=size)
+    return Summary(
+        store=str(path),
+        revision=revision,
+        position=position,
+        size=size,
+        witness=read_witness(path),
+    )

@@ -4,7 +4,7 @@ Read a whole store before trusting it.
 Two readers have to agree.  L{pexservice.stores.lmdb.pages} walks the file page by page;
 then LMDB, whose view is the one that is served, reads every record: each has its checksum,
 the keys are in order, looking one up finds what iterating found, and the journal leads to
-the cursor.
+the cursor.  Whether that is the newest commit, the L{pexservice.stores.lmdb.witness} tells.
 
 C{python -m pexservice.stores.lmdb.verify DIRECTORY} does that in a process of its own, as
 L{pexservice.stores.lmdb.child} says.  It writes nothing.  Its exit status is 0, 78
@@ -28,6 +28,7 @@ from pexservice.stores.lmdb.child import Meter, Progress, answer, ask_child
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
+from pexservice.stores.lmdb.witness import check_witness
 
 DATABASES = (b"cursor", b"journal", b"keys")
 
@@ -75,9 +76,10 @@ def verify(path: Path, progress: Progress | None = None) -> None:
         with lmdb.open(
             str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
         ) as env:
-            _read_records(
+            revision = _read_records(
                 env, contents, lambda done: meter.tell(_PAGES + (1 - _PAGES) * done)
             )
+        check_witness(path, revision)
     except READING_ERRORS as error:
         raise blame(path, error) from error
 
@@ -103,7 +105,12 @@ def _check_file(path: Path, progress: Callable[[float], object]) -> Contents:
 
 def _read_records(
     env: lmdb.Environment, contents: Contents, progress: Callable[[float], object]
-) -> None:
+) -> int:
+    """
+    Read every record.
+
+    @return: the cursor's revision.
+    """
     if env.info()["last_txnid"] != contents.transaction:
         raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
     cursor = env.open_db(DATABASES[0], create=False)
@@ -120,6 +127,7 @@ def _read_records(
             raise records.BadRecord("it has more than one cursor")
         _read_journal(reader.each(journal), newest)
         _read_keys(reader, keys, newest[0])
+    return newest[0]
 
 
 class _Reader:

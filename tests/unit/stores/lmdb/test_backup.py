@@ -16,7 +16,7 @@ import pytest
 from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import backup as module
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, LOCK
+from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
 from pexservice.stores.lmdb.retention import SLACK
 from pexservice.stores.lmdb.summary import existing, summary
 from tests.support.fakes import now
@@ -66,7 +66,7 @@ def test_a_copy(store: Path) -> None:
     )
     assert names(store.parent) == {"store", "copy"}
     # Nor was a reader table made, which would belong to whoever makes backups.
-    assert names(store) == names(store.parent / "copy") == {DATA}
+    assert names(store) == names(store.parent / "copy") == {DATA, WITNESS}
 
 
 def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, Directory
+from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
 from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
 from pexservice.stores.lmdb.room import GROWTH, RESERVE
 from pexservice.stores.lmdb.store import PLACE_INTERVAL, LmdbStore
@@ -164,7 +164,10 @@ def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     store = at(tmp_path)
     assert now(store.open()) == (0, 0)
     now(store.close())
-    assert {each.name for each in tmp_path.iterdir()} == {DATA, LOCK, "lost+found"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        *(DATA, LOCK, WITNESS),
+        "lost+found",
+    }
 
 
 def test_a_store_that_cannot_be_made(

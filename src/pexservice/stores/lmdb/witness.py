@@ -1,0 +1,159 @@
+"""
+The witness of the newest commit: a few bytes beside the file that is the store.
+
+LMDB begins with the newer one of two meta pages.  A bit in that page can make it begin
+with the older one, and the state before is as whole as the last: nothing in the file tells
+that steps are gone which callers were told of.  So the revision of each commit is written
+into a file of its own, after the commit and before the answer.
+
+It is flushed only when the store is closed in order, so it costs one small write.  What it
+says was durable before it was written; so a store that is older than its witness has lost
+commits.  A witness that is older than the store, torn or missing is no sign of damage: a
+power cut takes back what was not flushed, and it lies within one sector of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from pexservice.stores.interface import StoreDamaged
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.directory import WITNESS, sync
+
+
+class Witness:
+    """
+    The witness of a store that this process owns.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: Path) -> None:
+        """
+        @param path: the store's directory.
+        """
+        self._path = path / WITNESS
+        self._file: int | None = None
+
+    def open(self, revision: int) -> None:
+        """
+        Begin with a store at C{revision}.
+
+        @raise StoreDamaged: the store is older than its witness.
+        """
+        found = check_witness(self._path.parent, revision)
+        if found is None and revision:
+            self._log.warn(
+                "the store {store} has no witness of its newest commit, so nobody can tell"
+                " whether it is the newest; from now on it has one",
+                store=self._path.parent,
+            )
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            self._file = os.open(self._path, flags, 0o600)
+            if found is None:
+                self._begin(self._file, revision)
+        except OSError as error:
+            # As on a full disk, which need not stop a service that has its room.
+            self._give_up(error)
+        if found is not None and found < revision:
+            self.write(revision)
+
+    def _begin(self, file: int, revision: int) -> None:
+        """
+        Make the file, so that no write to it takes room on the disk any more.
+        """
+        os.ftruncate(file, 0)
+        os.pwrite(file, records.write_witness(revision), 0)
+        os.fsync(file)
+        sync(self._path.parent)
+
+    def write(self, revision: int) -> None:
+        """
+        Witness that C{revision} is durable.
+
+        What goes wrong here is no matter of the commit, which is made.
+        """
+        if self._file is not None:
+            try:
+                os.pwrite(self._file, records.write_witness(revision), 0)
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._log.error(
+            "the store {store} goes on without a witness of its newest commit: {reason}",
+            store=self._path.parent,
+            reason=error.strerror,
+        )
+        self._release()
+
+    def close(self) -> None:
+        """
+        Make it durable.  Harmless when it is not open.
+        """
+        if self._file is not None:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                self._give_up(error)
+        self._release()
+
+    def _release(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def read_witness(path: Path) -> int | None:
+    """
+    Return the revision that the store in C{path} had at least, or L{None} if its witness
+    is missing or torn.
+
+    @raise OSError: it cannot be read.
+    """
+    try:
+        with (path / WITNESS).open("rb") as file:
+            return records.read_witness(file.read(records.WITNESS_SIZE + 1))
+    except (FileNotFoundError, records.BadRecord):
+        return None
+
+
+def check_witness(path: Path, revision: int) -> int | None:
+    """
+    Compare the store in C{path}, at C{revision}, with its witness.
+
+    @return: as L{read_witness}.
+    @raise StoreDamaged: the store is older.
+    """
+    witness = read_witness(path)
+    refuse_older(path, revision, witness)
+    return witness
+
+
+def refuse_older(path: Path, revision: int, witness: int | None) -> None:
+    """
+    Compare a store with what was read of its witness.
+
+    @raise StoreDamaged: the store is older.
+    """
+    if witness is not None and witness > revision:
+        raise StoreDamaged(
+            f"the store {path} is damaged: it is at revision {revision}, but its file"
+            f" {WITNESS} tells of {witness}, so acknowledged steps are gone; to go on"
+            f" without them, remove {WITNESS}"
+        )
+
+
+def make_witness(path: Path, revision: int) -> None:
+    """
+    Give the store in C{path}, a directory of which nobody knows yet, a durable witness.
+    """
+    with (path / WITNESS).open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(records.write_witness(revision))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,254 @@
+"""
+The witness of the newest commit: what it proves, and that it is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from twisted.logger import capturedLogs
+
+from pexservice.stores.interface import StoreDamaged
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.backup import backup
+from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
+from pexservice.stores.lmdb.meta_pages import read_meta
+from pexservice.stores.lmdb.summary import summary
+from pexservice.stores.lmdb.verify import verify, verify_in_child
+from pexservice.stores.lmdb.witness import Witness, read_witness
+from tests.support.fakes import now
+from tests.support.lmdb_pages import SIZE, opened
+from tests.unit.stores.lmdb.test_pages import TRANSACTION
+from tests.unit.stores.lmdb.test_store import at, filled, mode
+from tests.unit.stores.test_contract import batch
+
+
+def trust(_: Path) -> None:
+    """
+    Stand in for a verification, as for a worker that takes over.
+    """
+
+
+def begin_with_the_older_state(store: Path) -> None:
+    """
+    Change one bit, of the newest transaction's number: LMDB begins with the state before,
+    and nothing in the file tells.
+    """
+    with opened(store) as file:
+        newest = read_meta(file).transaction
+    assert newest & 2
+    with (store / DATA).open("rb+") as data:
+        data.seek(newest % 2 * SIZE + TRANSACTION)
+        data.write((newest - 2).to_bytes(8, "little"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """
+    Make a store at revision 12, with a transaction's number that can lose a bit.
+    """
+    path = tmp_path / "store"
+    assert filled(path, 3) == (12, 6)
+    return path
+
+
+def reopened(path: Path) -> tuple[int, int]:
+    """
+    Open a store, close it again, and return its state.
+    """
+    store = at(path, verify=trust)
+    state = now(store.open())
+    now(store.close())
+    return state
+
+
+def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    By one small write before the commit is answered; it is flushed when the store is made
+    and when it is closed.
+    """
+    path = tmp_path / "store"
+    store = at(path)
+    now(store.open())
+    calls: list[str] = []
+    for name in ("fsync", "pwrite"):
+        call: Callable[..., object] = getattr(os, name)
+
+        def called(
+            *args: object, name: str = name, call: Callable[..., object] = call
+        ) -> object:
+            calls.append(name)
+            return call(*args)
+
+        monkeypatch.setattr(os, name, called)
+    for count in (1, 2):
+        now(store.commit(batch((count - 1, count - 1), b"n")))
+        assert read_witness(path) == count
+    assert calls == ["pwrite", "pwrite"]
+    now(store.close())
+    assert calls[2:] == ["fsync"]
+    assert mode(path / WITNESS) == 0o600
+    # Within one sector of any disk.
+    assert (path / WITNESS).stat().st_size == records.WITNESS_SIZE < 512
+
+
+def test_the_state_before(store: Path) -> None:
+    """
+    It is whole, but it is not what callers were told: damage, whoever opens the store, and
+    nothing is changed.  Without the witness it is what there is.
+    """
+    begin_with_the_older_state(store)
+    before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
+    for check in (verify, verify_in_child, trust):
+        with pytest.raises(StoreDamaged, match=r"at revision 8, but .* tells of 12"):
+            now(at(store, verify=check).open())
+    assert ((store / DATA).read_bytes(), (store / WITNESS).read_bytes()) == before
+    (store / WITNESS).unlink()
+    verify(store)
+    assert reopened(store) == (8, 4)
+    assert read_witness(store) == 8
+
+
+def test_an_older_witness(store: Path) -> None:
+    """
+    It is what a power cut leaves: nothing is said, and it is renewed.
+    """
+    (store / WITNESS).write_bytes(records.write_witness(5))
+    with capturedLogs() as events:
+        verify(store)
+        assert reopened(store) == (12, 6)
+    assert events == []
+    assert read_witness(store) == 12
+
+
+TORN = {
+    "missing": None,
+    "empty": b"",
+    "short": records.write_witness(99)[:-1],
+    "long": records.write_witness(99) + b"\0",
+    "zeros": bytes(records.WITNESS_SIZE),
+    "half of another": records.write_witness(3)[:10] + records.write_witness(99)[10:],
+    "of another time": records._seal(b"newest", b"\0\2" + bytes(8)),
+}
+
+
+@pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
+def test_no_witness(store: Path, torn: bytes | None) -> None:
+    """
+    One that is missing or torn proves nothing, which is said once; then there is one.
+    """
+    if torn is None:
+        (store / WITNESS).unlink()
+    else:
+        (store / WITNESS).write_bytes(torn)
+    verify(store)
+    assert summary(store).witness is None
+    with capturedLogs() as events:
+        assert reopened(store) == (12, 6)
+        assert reopened(store) == (12, 6)
+    assert [event["store"] for event in events] == [store]
+    assert "no witness" in str(events[0]["log_format"])
+    assert read_witness(store) == 12
+
+
+def test_every_bit(store: Path) -> None:
+    """
+    One that changes makes it no witness.
+    """
+    whole = (store / WITNESS).read_bytes()
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        (store / WITNESS).write_bytes(changed)
+        assert read_witness(store) is None
+
+
+def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
+    """
+    Its witness is made with it, and nothing is said.
+    """
+    with capturedLogs() as events:
+        assert reopened(tmp_path / "store") == (0, 0)
+    assert events == []
+    assert read_witness(tmp_path / "store") == 0
+
+
+def test_the_store_is_gone(store: Path) -> None:
+    """
+    A witness alone tells that there was one.
+    """
+    (store / DATA).unlink()
+    (store / LOCK).unlink()
+    with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
+        now(at(store).open())
+
+
+def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A commit that was made is made, whatever becomes of its witness; one line says so.
+    """
+    opened_store = at(store)
+    state = now(opened_store.open())
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    with capturedLogs() as events:
+        for _ in range(2):
+            now(opened_store.commit(batch(state, b"n")))
+            state = (state[0] + 1, state[1] + 1)
+        now(opened_store.close())
+    assert [event["reason"] for event in events] == ["Input/output error"]
+    monkeypatch.undo()
+    assert reopened(store) == state
+
+
+def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where no witness can be made, the store goes on without.
+    """
+    (store / WITNESS).unlink()
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with capturedLogs() as events:
+        assert reopened(store) == (12, 6)
+    assert [event.get("reason") for event in events] == [None, "No space left on device"]
+    (store / WITNESS).write_bytes(records.write_witness(12))
+    witness = Witness(store)
+    witness.open(12)
+    with capturedLogs() as events:
+        witness.close()
+        witness.close()
+    assert len(events) == 1
+
+
+def test_a_backup_has_one(store: Path, tmp_path: Path) -> None:
+    """
+    Of the state that was copied, also of a store that has none.
+    """
+    for name in ("one", "two"):
+        made = backup(str(store), str(tmp_path / name))
+        assert (made.revision, made.witness) == (12, 12)
+        assert mode(tmp_path / name / WITNESS) == 0o600
+        (store / WITNESS).unlink(missing_ok=True)
+    shutil.copytree(tmp_path / "one", tmp_path / "restored")
+    assert reopened(tmp_path / "restored") == (12, 6)
+
+
+def test_no_backup_of_the_state_before(store: Path, tmp_path: Path) -> None:
+    """
+    A store that has lost steps is not copied as if it were whole.
+    """
+    begin_with_the_older_state(store)
+    with pytest.raises(StoreDamaged, match=f"{store} is damaged.* tells of 12"):
+        backup(str(store), str(tmp_path / "copy"))
+    assert {each.name for each in tmp_path.iterdir()} == {"store"}
