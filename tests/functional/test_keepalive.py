@@ -29,6 +29,7 @@ from tests.support.daemon import (
     patiently,
     twistd,
     until_gone,
+    wait_until,
 )
 from tests.support.forms import amount
 
@@ -507,9 +508,10 @@ def test_a_unix_socket(tmp_path: Path) -> None:
                 assert b"\r\nPex-Revision: %d\r\n" % number in connection.recv(1000)
             assert path.stat().st_mode & 0o777 == 0o600
             daemon.process.send_signal(signal.SIGHUP)
-            for _ in patiently():
-                if daemon.log.read_text().count("the workers are replaced") == number:
-                    break
+            wait_until(
+                lambda: daemon.log.read_text().count("the workers are replaced") == number,  # noqa: B023 called at once
+                "the workers are replaced",
+            )
     assert not path.exists()
 
 
@@ -531,10 +533,9 @@ def test_as_process_1(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
     )
     try:
-        for _ in patiently():
-            said = (tmp_path / "log").read_text()
-            if "serves" in said and "stands by" in said:
-                break
+        log_file = tmp_path / "log"
+        for state in ("serves", "stands by"):
+            wait_until(lambda: state in log_file.read_text(), f"a worker {state}")  # noqa: B023 called at once
         (init,) = children(process.pid)
         enter = ["nsenter", f"--target={init}", "--pid", "--mount"]
         if rights:

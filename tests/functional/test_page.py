@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.functional.test_wire import worker
+from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
-from tests.support.daemon import Daemon, patiently, until_gone
+from tests.support.daemon import Daemon, until_gone
 from tests.support.stores import make_store
 
 if TYPE_CHECKING:
@@ -166,9 +167,7 @@ def test_new_workers(daemon: Daemon, views: Open) -> None:
     view = views(daemon)
     view.until_connection()
     daemon.process.send_signal(signal.SIGHUP)
-    for _ in patiently():
-        if daemon.log.read_text().count(" serves\n") > 1:
-            break
+    until(daemon, "serves", 2)
     step(daemon)
     view.until("position", "1")
     view.until_connection()

@@ -101,6 +101,8 @@ def traced(pid: int, to: Path) -> Iterator[None]:
                 assert tracer.poll() is None, "strace could not be attached"
                 if f"TracerPid:\t{tracer.pid}\n" in status:
                     break
+            else:
+                raise AssertionError("strace does not trace")
             yield
         finally:
             tracer.send_signal(signal.SIGINT)

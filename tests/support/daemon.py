@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -220,6 +220,19 @@ def patiently() -> Iterator[None]:
     while time.monotonic() < end:
         yield
         time.sleep(0.01)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """
+    Wait until C{condition} holds.
+
+    @param what: the condition in words, as in "the socket is there".
+    @raise AssertionError: it does not hold in time.
+    """
+    for _ in patiently():
+        if condition():
+            return
+    raise AssertionError(f"not in {PATIENCE} seconds: {what}")
 
 
 def run(

@@ -96,6 +96,8 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
             if (path / "nginx.pid").exists():
                 break
             assert process.poll() is None, (path / "error.log").read_text()
+        else:
+            raise AssertionError("nginx has not started")
         yield port
     finally:
         process.terminate()

@@ -85,6 +85,8 @@ def _start_and_cut(volume: Volume, store: Path, seconds: float, *options: str) -
             if store.exists():
                 break
             assert process.poll() is None
+        else:
+            raise AssertionError("it has not made a store")
         time.sleep(seconds)
         volume.cut()
     finally:

@@ -179,6 +179,8 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
             assert tracer.poll() is None, "strace could not be attached"
             if _traced(pid):
                 break
+        else:
+            raise AssertionError("strace does not trace")
         yield
     finally:
         tracer.terminate()

@@ -22,7 +22,7 @@ from tests.packaging.system.installed import (
     supervisor,
     until_another_serves,
 )
-from tests.support.daemon import patiently
+from tests.support.daemon import patiently, wait_until
 
 STORE = Path("/var/lib/pexservice/data.mdb")
 
@@ -55,9 +55,7 @@ def killed_supervisor() -> None:
     with load():
         chief = supervisor()
         os.kill(chief, signal.SIGKILL)
-        for _ in patiently():
-            if supervisor() not in (0, chief):
-                break
+        wait_until(lambda: supervisor() not in (0, chief), "systemd started another")
         serving()
     assert int(shown("NRestarts")) == restarts + 1
 

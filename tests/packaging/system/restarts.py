@@ -25,7 +25,7 @@ from tests.packaging.system.installed import (
     shown,
     supervisor,
 )
-from tests.support.daemon import PATIENCE, patiently, read_all
+from tests.support.daemon import PATIENCE, read_all, wait_until
 
 OPTIONS = Path("/etc/default/pexservice")
 
@@ -37,9 +37,7 @@ def reload() -> None:
     chief, worker = supervisor(), serving()
     with load() as clients:
         run("systemctl", "reload", SERVICE)
-        for _ in patiently():
-            if "the workers are replaced" in said():
-                break
+        wait_until(lambda: "the workers are replaced" in said(), "the workers are replaced")
     assert_none_cut_off(clients)
     assert supervisor() == chief
     assert serving() != worker
