@@ -194,6 +194,41 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     assert told == [(Result.PRECONDITION_FAILED, 2, 2)]
 
 
+def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
+    """
+    A condition that is not met because of a move in the same batch is answered with the
+    batch, without a question of its own.
+    """
+    one, _ = nodes
+    made = one.submit()
+    told = one.submit(condition=lambda state: state.revision == 0)
+    assert one.caller.waiting == []
+    one.turn()
+    assert len(one.caller.waiting) == 1
+    assert told == []
+    one.caller.answer()
+    assert one.caller.waiting == []
+    assert made == [(Result.APPLIED, 1, 1)]
+    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
+
+
+def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
+    """
+    While a batch is under way, a condition that is not met asks nothing: where the
+    cursor is by then, only the batch's end tells.
+    """
+    one, _ = nodes
+    one.submit()
+    one.turn()
+    told = one.submit(condition=lambda state: state.revision == 0)
+    one.turn()
+    assert len(one.caller.waiting) == 1
+    one.caller.answer()
+    assert told == []
+    one.settle()
+    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
+
+
 def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     """
     Those who look at the same time share a read; who comes when it was sent waits for

@@ -186,21 +186,35 @@ def test_a_drip_in_a_body() -> None:
     assert statuses(wire) == [408]
 
 
-def test_resting_connections_go(server: Server) -> None:
+@pytest.mark.parametrize("request_", [CURRENT, NEXT])
+def test_resting_connections_go(server: Server, request_: bytes) -> None:
     """
-    After a while, and each request begins it anew, also one that the memo knows.
+    After a while, and each request begins it anew, also one that the memo knows: a read,
+    and a step, taken or not.
     """
-    wires = [ask(server, CURRENT), ask(server, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")]
+    wires = [
+        *(ask(server, request_) for _ in range(3)),
+        ask(server, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+    ]
     server.clock.rightNow += IDLE_TIMEOUT - 1
-    for wire in wires:
-        wire.send(CURRENT)
+    for wire in wires[1:]:
+        wire.send(request_)
         wire.turns()
+    if request_ == NEXT:
+        server.store.held = True
+        wires[0].send(request_)
+        wires[0].turns()
+        server.store.finish(NotTaken("full"))
+        wires[0].turns()
+        assert statuses(wires[0]) == [200, 503]
+    else:
+        wires.pop(0).lose()
     server.clock.rightNow += IDLE_TIMEOUT - 1
     server.connections.sweep()
-    assert [wire.closed for wire in wires] == [False, False]
+    assert not any(wire.closed for wire in wires)
     server.clock.rightNow += 2
     server.connections.sweep()
-    assert [wire.closed for wire in wires] == [True, True]
+    assert all(wire.closed for wire in wires)
 
 
 def test_one_too_many() -> None:

@@ -138,12 +138,14 @@ def test_the_sweep() -> None:
         "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT - 1),
         "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT - 1),
     }
+    # Each has as long as it may take, and not a moment longer.
     busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT)
-    connections = table(10, *fates.values(), busy, clock=clock)
+    slow = Fake(phase=BUSY, last_active=0.0, blocked_since=now - STALL_TIMEOUT)
+    connections = table(10, *fates.values(), busy, slow, clock=clock)
     connections.sweep()
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
-    assert busy.fate == []
+    assert busy.fate == slow.fate == []
 
 
 def test_one_that_breaks_the_sweep() -> None:

@@ -240,6 +240,31 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
     assert machine.passed == 0
 
 
+def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
+    """
+    What has come is looked at once, and not again in each turn in which the step is under
+    way, however long the loop was told to wait for it.
+    """
+    failed: list[dict[str, Any]] = []
+    machine.loop.set_exception_handler(lambda _, context: failed.append(context))
+    machine.server.store.held = True
+    client = machine.connect()
+    machine.accepted()
+    machine.turns()
+    (connection,) = (each for each in machine.made if each.connected)
+    seen: list[bytes] = []
+    took = connection.dataReceived
+    connection.dataReceived = lambda data: seen.append(data) or took(data)  # type: ignore[func-returns-value,method-assign]
+    client.send(NEXT)
+    machine.until(lambda: seen)
+    machine.turns()
+    machine.server.store.finish()
+    assert b"Pex-Revision: 2\r\n" in machine.received(client)
+    assert seen == [NEXT]
+    assert failed == []
+    assert machine.server.store.revision == 2
+
+
 @pytest.mark.parametrize(
     "sent",
     [

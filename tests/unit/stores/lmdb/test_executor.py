@@ -111,6 +111,25 @@ def test_a_stall_now_and_then_is_borne() -> None:
     assert not policy.inline
 
 
+def test_the_longest_that_is_no_stall_and_no_hang() -> None:
+    """
+    A commit that takes as long as one may is borne however often there is one, between
+    short ones; one that takes longer is not.
+    """
+
+    def goes_on(seconds: float, times: int) -> bool:
+        policy = ExecutorPolicy()
+        for _ in range(times):
+            policy.took(seconds)
+            feed(policy, LITTLE, 10)
+        return policy.inline
+
+    assert goes_on(STALL, 10)
+    assert not goes_on(1.001 * STALL, 10)
+    assert goes_on(HANG, 1)
+    assert not goes_on(1.001 * HANG, 1)
+
+
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     """
     Without any stall.
