@@ -5,6 +5,12 @@ commands that it has.
 
 import sys
 
+from pexservice.process.start_signals import START_SIGNALS
+
+if __name__ == "__main__" and "pexservice" in sys.argv:
+    # Before anything else, for a signal may come while it is imported.
+    START_SIGNALS.install()
+
 import pexservice.process.import_guard  # noqa: F401 before Twisted
 
 # isort: split

@@ -32,7 +32,7 @@ from pexservice.commit.counters import Counts, Histogram
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import Reload, Score
 from pexservice.server.fast_path import Hot
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import Requests
@@ -157,6 +157,17 @@ def _restarts(reading: Reading) -> Iterator[Sample]:
 def _snapshot(reading: Reading) -> Iterator[Sample]:
     if reading.snapshot is not None:
         yield (str(reading.snapshot.pid),), reading.snapshot.commits
+
+
+def _reloads(reading: Reading) -> Iterator[Sample]:
+    if reading.score is not None and reading.score.reloads is not None:
+        yield (), reading.score.reloads
+
+
+def _last_reload(reading: Reading) -> Iterator[Sample]:
+    if reading.score is not None and reading.score.reloads is not None:
+        for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED):
+            yield (outcome.name.lower(),), reading.score.reload is outcome
 
 
 #: All but C{process_*}, which prometheus_client has.
@@ -304,6 +315,19 @@ FAMILIES: tuple[Family | Distribution, ...] = (
         "Workers that ended and were replaced, since the supervisor started.",
         _restarts,
         ("reason",),
+    ),
+    Family(
+        "pexservice_reloads_total",
+        "counter",
+        "Replacements of all workers that began, since the supervisor started.",
+        _reloads,
+    ),
+    Family(
+        "pexservice_last_reload",
+        "gauge",
+        "1 for what came of the last replacement of all workers, else 0.",
+        _last_reload,
+        ("outcome",),
     ),
     Family(
         "pexservice_standby_workers",

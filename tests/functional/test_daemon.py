@@ -183,7 +183,7 @@ def test_a_wrong_option(
     options before it asked for.
     """
     listen = [] if option == "--listen" else ["--listen", LOOPBACK]
-    line = refused(tmp_path, *listen, option, value, command=command)
+    line = refused(tmp_path, *listen, option, value, status=64, command=command)
     assert line.startswith(("pexservice: ", f"{command}: "))
     assert message in line
     assert list(tmp_path.iterdir()) == []
@@ -193,7 +193,7 @@ def test_an_argument(tmp_path: Path) -> None:
     """
     There are none.
     """
-    assert "there is no argument now, only options" in refused(tmp_path, "now")
+    assert "there is no argument now, only options" in refused(tmp_path, "now", status=64)
 
 
 def test_a_busy_address(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_daemonised_and_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
     """
-    As in the foreground.
+    As in the foreground, but for the status.
     """
     ended = run(tmp_path, "pexservice", "--journal", "0")
     assert ended.returncode == 1

@@ -189,6 +189,18 @@ def instead(old_codes: str, new_codes: str, says: str = "") -> Undo:
     return undo
 
 
+def changed_status(old_status: str, new_status: str) -> Undo:
+    """
+    The new version answers or ends with another status, and else as before.
+    """
+
+    def undo(old: Answer, new: Answer) -> Answer:
+        changed = (old.status, new.status) == (old_status, new_status)
+        return evolve(new, status=old_status) if changed else new
+
+    return lambda old, new: tuple(map(undo, old, new)) if len(old) == len(new) else new
+
+
 def codes(outcome: Outcome) -> str:
     """
     @return: the statuses of an outcome, without what the cursor did.

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pexservice.metrics import FAMILIES, Distribution
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Score
+from pexservice.process.scoreboard import REASONS, Reload, Score
 from pexservice.stores.interface import NotTaken
 from tests.support.caller import Caller
 from tests.support.wire import Server
@@ -175,17 +175,21 @@ def test_the_supervisor() -> None:
     """
     What it counts is there if there is one, and left out if not.
     """
-    ours = re.compile("pexservice_(worker|failover|standby)")
+    ours = re.compile("pexservice_(worker|failover|standby|reloads|last_reload)")
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
     descriptor = scoreboard.create()
     try:
         counts = {reason: number for number, reason in enumerate(REASONS, 10)}
-        scoreboard.write(descriptor, Score(3, 0, 1, counts))
+        scoreboard.write(descriptor, Score(3, 0, 1, counts, 4, Reload.FAILED))
         found = scrape(Caller(supervisor=descriptor))
     finally:
         os.close(descriptor)
     assert {name: value for name, value in found.items() if ours.match(name)} == {
         "pexservice_failovers_total": 3,
+        "pexservice_reloads_total": 4,
+        "pexservice_last_reload,outcome=under_way": 0,
+        "pexservice_last_reload,outcome=succeeded": 0,
+        "pexservice_last_reload,outcome=failed": 1,
         "pexservice_standby_workers": 0,
         "pexservice_standby_workers_wanted": 1,
         **{

@@ -9,6 +9,7 @@ of its own: reading a damaged store may be the end of the process that does it.
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from typing import cast
 
@@ -18,12 +19,24 @@ from twisted.python.failure import Failure
 
 from pexservice.cli.twistd import WorkerOptions
 from pexservice.process.exit_status import CannotStart
+from pexservice.process.parent import (
+    ORPHANS_INTERVAL,
+    ORPHANS_PATIENCE,
+    end_with_parent,
+)
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import IStoreReactor, StoreOptions, Verification
+from pexservice.stores.interface import (
+    IStoreReactor,
+    StoreBusy,
+    StoreOptions,
+    Verification,
+)
 from pexservice.stores.lmdb.child import Progress, answer
 from pexservice.stores.registry import make_store
-from pexservice.web.access import BadTokens
 from pexservice.worker.files import check_files
+
+#: A descriptor.
+STANDARD_OUTPUT = 1
 
 
 def _open(settings: Settings, progress: Progress) -> None:
@@ -61,14 +74,26 @@ def look(arguments: list[str], progress: Progress) -> None:
 
     @param progress: called with how much of the store was read, in percent.
     @raise StoreUnusable: not on this store.
-    @raise CannotStart: nor with these files, or L{BadTokens}.
+    @raise CannotStart: nor with these files.
     """
     options = WorkerOptions()
     options.parseOptions(arguments)
     settings = options.settings()
     check_files(settings)
-    _open(settings, progress)
+    # The workers of a supervisor that was killed may still own it.
+    end = time.monotonic() + ORPHANS_PATIENCE
+    while True:
+        try:
+            _open(settings, progress)
+        except StoreBusy:
+            if time.monotonic() > end:
+                raise
+            time.sleep(ORPHANS_INTERVAL)
+        else:
+            return
 
 
 if __name__ == "__main__":
-    sys.exit(answer(partial(look, sys.argv[1:]), CannotStart, BadTokens))
+    # What this writes only its supervisor reads.
+    end_with_parent(STANDARD_OUTPUT)
+    sys.exit(answer(partial(look, sys.argv[1:]), CannotStart))

@@ -20,7 +20,10 @@ import attrs
 from twisted.application.service import IService
 from twisted.python import usage
 
+from pexservice.cli.children import check_command, store_name, worker_command
 from pexservice.cli.help import grouped
+from pexservice.process.exit_status import Status
+from pexservice.process.start_signals import START_SIGNALS
 from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, options_of
@@ -84,6 +87,14 @@ class CommonOptions(usage.Options):
         super().__init__()
         self.given: dict[str, Any] = {}
 
+    @property
+    def foreground(self) -> bool:
+        """
+        Whether twistd stays in the foreground.
+        """
+        parent: Mapping[str, object] = self.parent or {}
+        return bool(parent.get("nodaemon", True))
+
     def opt_version(self) -> NoReturn:
         """Display the version and exit."""
         from importlib.metadata import version  # noqa: PLC0415 a megabyte
@@ -105,9 +116,13 @@ class CommonOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            raise SystemExit(
+            sys.stderr.write(
                 f"{self.command}: {self._explained(str(error))};"
-                f" see twistd {self.command} --help"
+                f" see twistd {self.command} --help\n"
+            )
+            # A daemon's start has one status for all that is wrong.
+            raise SystemExit(
+                Status.MISCONFIGURED if self.foreground else Status.CANNOT_START
             ) from None
 
     def _explained(self, wrong: str) -> str:
@@ -158,8 +173,7 @@ class CommonOptions(usage.Options):
         """
         Return the settings of a worker.
         """
-        parent: Mapping[str, object] = self.parent or {}
-        return self.made(Settings, foreground=bool(parent.get("nodaemon", True)))
+        return self.made(Settings, foreground=self.foreground)
 
 
 class WorkerOptions(CommonOptions):
@@ -185,6 +199,14 @@ class ServiceOptions(CommonOptions):
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
     tables = TABLES
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse the command line; from here on a signal ends or reloads the service.
+        """
+        if self.parent is not None:
+            START_SIGNALS.install()
+        super().parseOptions(options)
+
     def postOptions(self) -> None:
         """
         Check what only a supervisor may not be told.
@@ -209,7 +231,17 @@ def _make_service(options: ServiceOptions) -> IService:
     """
     from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
 
-    return Supervisor(options.settings(), options.supervision(), the_reactor())
+    settings, supervision = options.settings(), options.supervision()
+    return Supervisor(
+        the_reactor(),
+        listen=settings.listen,
+        worker=worker_command(settings),
+        check=check_command(settings),
+        store=store_name(settings),
+        watchdog=supervision.watchdog,
+        standby=supervision.standby,
+        foreground=settings.foreground,
+    )
 
 
 def _make_worker(options: WorkerOptions) -> IService:

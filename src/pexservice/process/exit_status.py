@@ -9,6 +9,7 @@ twistd has stopped its services and removed its pid file.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Status(IntEnum):
 
     #: It could not start; trying again may help.
     CANNOT_START = 1
-    #: EX_USAGE: a configuration that starting again does not mend.
+    #: EX_USAGE: an option, or a file that one names, is wrong; a restart mends nothing.
     MISCONFIGURED = 64
     #: EX_IOERR: the store failed while it ran; the next process reads what is there.
     STORE_FAILED = 74
@@ -38,19 +39,49 @@ class Status(IntEnum):
 
 class CannotStart(Exception):
     """
-    What twistd shows on the terminal of who started a daemon: the class's name and
-    the message, a hundred bytes in all, and an exit status of 1, always.
+    The process cannot start; the message is one line that says why.
+
+    twistd shows the class's name and the message, a hundred bytes in all, on the terminal
+    of who started a daemon, and ends with status 1.
+
+    @cvar exit_status: what it ends with in the foreground.
     """
 
     # The module's whole name would take the place of the message's end.
     __module__ = "pexservice"
+    exit_status = Status.CANNOT_START
 
 
-class Leaving:
+class Misconfigured(CannotStart):
+    """
+    The process cannot start, and neither will the next one by the same options.
+    """
+
+    __module__ = "pexservice"
+    exit_status = Status.MISCONFIGURED
+
+
+#: What may be over in a moment, and says nothing of the file that was to be opened.
+_PASSING = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+)
+
+
+def cannot_use(what: str, error: OSError) -> CannotStart:
+    """
+    Return the exception for a file that an option names and that cannot be used.
+
+    @param what: the file, as the operator knows it.
+    """
+    kind = CannotStart if error.errno in _PASSING else Misconfigured
+    return kind(f"{what}: {error.strerror or error}")
+
+
+class ProcessExit:
     """
     Ends this process.
 
-    @ivar leaving: it is decided.
+    @ivar reason: why, once it is decided.
     """
 
     _log = Logger()
@@ -68,17 +99,17 @@ class Leaving:
         self._reactor = reactor
         self._terminal = terminal
         self._at_exit = at_exit
-        self.leaving = False
+        self.reason: str | None = None
 
-    def leave(self, status: Status, reason: str) -> None:
+    def exit_with(self, status: Status, reason: str) -> None:
         """
         Stop the reactor, as soon as it runs, and end with C{status}.
 
         @param reason: one line, for the log and the terminal.
         """
-        if self.leaving:
+        if self.reason is not None:
             return
-        self.leaving = True
+        self.reason = reason
         self._log.critical("{reason}", reason=reason)
         # twistd has put its log in the place of sys.stderr.
         if self._terminal and sys.__stderr__ is not None:
@@ -86,6 +117,12 @@ class Leaving:
             with suppress(OSError):
                 sys.__stderr__.write(f"pexservice: {reason}\n")
         self._at_exit(_end, status)
+        self.stop()
+
+    def stop(self) -> None:
+        """
+        Stop the reactor, as soon as it runs.
+        """
         self._reactor.callWhenRunning(self._stop)
 
     def _stop(self) -> None:

@@ -4,6 +4,7 @@ Listening where the command line says, and what to say when that fails.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -20,10 +21,20 @@ from twisted.internet.interfaces import (
 from pexservice.process.exit_status import CannotStart
 
 
+class AddressInUse(CannotStart):
+    """
+    Another process listens there.
+    """
+
+    __module__ = "pexservice"
+
+
 @frozen
 class Place:
     """
-    Where to listen, not listening yet.  Finding what a description means takes a few
+    An endpoint that does not listen yet.
+
+    Finding what a description means takes a few
     milliseconds, which a worker has before it takes over and not then.
     """
 
@@ -32,24 +43,25 @@ class Place:
 
     async def listen(self, factory: IProtocolFactory) -> IListeningPort:
         """
+        Listen.
+
         @raise CannotStart: it names the endpoint and the reason.
         """
         try:
             port: IListeningPort = await self.endpoint.listen(factory)
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            raise self._failure(reason) from error
+            in_use = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
+            kind = AddressInUse if in_use else CannotStart
+            raise kind(f"cannot listen on {self.description}: {reason}") from error
         except (OSError, ValueError) as error:
-            raise self._failure(error) from error
+            raise CannotStart(f"cannot listen on {self.description}: {error}") from error
         return port
-
-    def _failure(self, reason: object) -> CannotStart:
-        return CannotStart(f"cannot listen on {self.description}: {reason}")
 
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
-    What C{descriptions} mean; the command line was checked, so each means something.
+    Return what C{descriptions} mean; the command line was checked, so each means something.
     """
     return [
         Place(description, endpoints.serverFromString(reactor, description))
@@ -68,7 +80,7 @@ async def stop_listening(port: IListeningPort) -> None:
 
 def shown(address: IAddress) -> str:
     """
-    C{address} as people write it.
+    Return C{address} as people write it.
     """
     match address:
         case IPv6Address():

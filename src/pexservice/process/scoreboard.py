@@ -1,5 +1,5 @@
 """
-What the supervisor counts, where its workers can read it.
+A record of what the supervisor counts, which its workers can read.
 
 A worker answers C{/metrics}, but how often workers ended, and why, only the supervisor
 knows.  So it keeps one small record in memory that it shares with them: a file that has
@@ -16,13 +16,16 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
+from enum import IntEnum
 
 from attrs import define, field
 
 #: Why workers end: told to, to be replaced; silent for too long; a commit failed; it
-#: could not start; any other signal; any other status.
-REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED = REASONS = (
+#: could not start; any other signal; any other status; an option or a file is wrong.
+(REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = REASONS = (
     *("replaced", "silent", "store_failed", "cannot_start", "killed", "failed"),
+    "misconfigured",
 )
 
 #: How often a reader that came in the middle of a write tries again.  A write takes a
@@ -30,39 +33,66 @@ REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED = REASONS = (
 _ATTEMPTS = 10
 
 #: The mark with the version, the failovers, the standbys that there are and that there
-#: should be, the restarts; then the checksum of these.
-_RECORD = struct.Struct(f"<8s3Q{len(REASONS)}Q")
+#: should be, the reloads and what came of the last, the restarts by reason.
+_RECORD = struct.Struct(f"<8s5Q{len(REASONS)}Q")
+_MARK = b"pexscor2"
+
+#: As a supervisor of version 0.1.0 writes it, below which newer code may run for a while:
+#: without reloads, and with one reason less.
+_FIRST_RECORD = struct.Struct("<8s3Q6Q")
+_FIRST_MARK = b"pexscor1"
+
+#: Follows the record, of its bytes.
 _CHECKSUM = struct.Struct("<I")
-_MARK = b"pexscor1"
+
+
+class Reload(IntEnum):
+    """
+    What came of a replacement of the workers.
+    """
+
+    NONE = 0
+    UNDER_WAY = 1
+    SUCCEEDED = 2
+    FAILED = 3
 
 
 @define
 class Score:
     """
+    What the supervisor counts, since it started.
+
     @ivar failovers: how often a worker that served ended, and nobody had told it to.
     @ivar standing_by: how many workers wait to take over.
     @ivar standby: how many should.
     @ivar restarts: how many workers ended, by the reason, while there should be some.
+    @ivar reloads: how many replacements of the workers began, or L{None} if the supervisor
+        does not count them.
+    @ivar reload: what came of the last of them.
     """
 
     failovers: int = 0
     standing_by: int = 0
     standby: int = 0
     restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(REASONS, 0))
+    reloads: int | None = 0
+    reload: Reload = Reload.NONE
 
 
 def create() -> int:
     """
-    @return: the descriptor of a new scoreboard.
+    Make a new scoreboard.
+
+    @return: its descriptor.
     """
     return os.memfd_create("pexservice-scoreboard", os.MFD_CLOEXEC)
 
 
 def inherit(descriptor: int) -> None:
     """
-    Keep it from our own children.
+    Keep C{descriptor} from our own children.
 
-    @raise OSError: C{descriptor} is something else.
+    @raise OSError: it is something else.
     """
     os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
     read(descriptor)
@@ -73,22 +103,35 @@ def write(descriptor: int, score: Score) -> None:
     Let everybody read C{score}.
     """
     counts = [score.restarts[reason] for reason in REASONS]
-    record = _RECORD.pack(_MARK, score.failovers, score.standing_by, score.standby, *counts)
+    shown = (score.failovers, score.standing_by, score.standby)
+    record = _RECORD.pack(_MARK, *shown, score.reloads or 0, score.reload, *counts)
     os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), 0)
 
 
 def read(descriptor: int) -> Score | None:
     """
-    @return: what was written last, or L{None} if there is no whole record.
+    Read what was written last.
+
+    @return: L{None} if there is no whole record.
     @raise OSError: C{descriptor} is something else.
     """
     for _ in range(_ATTEMPTS):
         found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
-        record, checksum = found[: _RECORD.size], found[_RECORD.size :]
-        if checksum == _CHECKSUM.pack(zlib.crc32(record)):
-            mark, failovers, standing_by, standby, *counts = _RECORD.unpack(record)
-            if mark != _MARK:
-                return None
+        if (numbers := _whole(found, _RECORD, _MARK)) is not None:
+            failovers, standing_by, standby, reloads, reload, *counts = numbers
             restarts = dict(zip(REASONS, counts, strict=True))
-            return Score(failovers, standing_by, standby, restarts)
+            shown = (failovers, standing_by, standby)
+            return Score(*shown, restarts, reloads, Reload(reload))
+        if (numbers := _whole(found, _FIRST_RECORD, _FIRST_MARK)) is not None:
+            failovers, standing_by, standby, *counts = numbers
+            restarts = dict(zip(REASONS, [*counts, 0], strict=True))
+            return Score(failovers, standing_by, standby, restarts, reloads=None)
     return None
+
+
+def _whole(found: bytes, layout: struct.Struct, mark: bytes) -> Sequence[int] | None:
+    record = found[: layout.size]
+    checksum = found[layout.size : layout.size + _CHECKSUM.size]
+    if not record.startswith(mark) or checksum != _CHECKSUM.pack(zlib.crc32(record)):
+        return None
+    return layout.unpack(record)[1:]

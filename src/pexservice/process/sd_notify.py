@@ -1,138 +1,121 @@
 """
-systemd's notify protocol, both ends of it.
+systemd's notify protocol: what a process tells the one that started it.
 
-A process tells whoever started it that it is ready, alive, or what it is doing, in
-datagrams of C{NAME=VALUE} lines to the socket that C{NOTIFY_SOCKET} names.  Because
-the supervisor speaks it downwards as systemd does, a worker runs the same under
-either.  The sender of a datagram is known from the kernel, not from what it says.
+A message is a few C{NAME=VALUE} lines.  They go to the socket that C{NOTIFY_SOCKET}
+names, or, from a worker to our own supervisor, through a pipe that only that worker has.
+The words are the same, so a worker runs the same below either.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Self
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
-
-_log = Logger()
 
 READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
+RELOADING = "RELOADING=1"
 STANDING_BY = "STATUS=standing by"
 
-#: struct ucred: pid, uid, gid.
-_CREDENTIALS = struct.Struct("3i")
-
-_LONGEST = 4096
+#: What is longer is cut.  Bytes of a line: three of them are less than PIPE_BUF, up to
+#: which a message goes into a pipe whole or not at all.
+LONGEST_LINE = 1000
 
 
 class Notifier:
     """
-    Tells whoever started this process.
+    Sends messages to the process that started this one, or to nobody.
+
+    One descriptor serves for the life of the process: a moment without a free one must
+    not look like silence.
+
+    @ivar watchdog: seconds of silence after which that process acts, or L{None} if it
+        does not wait for signs of life.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """
-        @param environment: with C{NOTIFY_SOCKET}, or nobody is told; and with
-            C{WATCHDOG_USEC}, if whoever started the process wants to know whether
-            it is alive.
-        """
-        name = environment.get("NOTIFY_SOCKET", "")
-        # A leading @ stands for the abstract namespace's null.
-        self._address = "\0" + name[1:] if name.startswith("@") else name
-        own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        microseconds = environment.get("WATCHDOG_USEC", "")
-        #: Seconds of silence that are too long, or L{None} if nobody listens.
-        self.watchdog = (
-            int(microseconds) / 1e6 if own and name and microseconds.isdecimal() else None
-        )
-
-    def tell(self, *lines: str) -> None:
-        """
-        Send one datagram.  Who does not take it is not waited for.
-        """
-        if not self._address:
-            return
-        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-        with socket.socket(socket.AF_UNIX, kind) as sending:
-            try:
-                sending.sendto("\n".join(lines).encode(), self._address)
-            except OSError as error:
-                _log.warn("cannot notify {name}: {error}", name=self._address, error=error)
-
-
-@implementer(IReadDescriptor)
-class Listener:
-    """
-    The other end, for a supervisor.
-
-    @ivar name: the value for C{NOTIFY_SOCKET}.
-    """
+    _log = Logger()
 
     def __init__(
-        self, reactor: IReactorFDSet, heard: Callable[[int, list[str]], None]
+        self,
+        send: Callable[[bytes], object] | None = None,
+        watchdog: float | None = None,
+        close: Callable[[], object] = lambda: None,
     ) -> None:
         """
-        @param heard: called with the sender's process id and the lines it sent.
+        @param send: sends one message without waiting, or raises L{OSError}.
+        @param close: closes what C{send} uses.
         """
-        self._reactor = reactor
-        self._heard = heard
-        self._socket = socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        self._send = send
+        self._close = close
+        self._failing = False
+        self.watchdog = watchdog
+
+    @classmethod
+    def to_service_manager(cls, environment: Mapping[str, str]) -> Self:
+        """
+        Return the one that sends to the socket that C{NOTIFY_SOCKET} names.
+
+        @param environment: of this process; without that name nobody is told.
+        """
+        name = environment.get("NOTIFY_SOCKET", "")
+        if not name:
+            return cls()
+        # A leading @ stands for the abstract namespace's null.
+        address = "\0" + name[1:] if name.startswith("@") else name
+        sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        return cls(
+            lambda message: sending.sendto(message, address),
+            _watchdog(environment),
+            sending.close,
         )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        # The kernel chooses a free name in the abstract namespace: no file is left.
-        self._socket.bind("")
-        self.name = "@" + self._socket.getsockname()[1:].decode()
 
-    def start(self) -> None:
+    @classmethod
+    def to_supervisor(cls, descriptor: int, environment: Mapping[str, str]) -> Self:
         """
-        Listen.
-        """
-        self._reactor.addReader(self)
+        Return the one that writes to a pipe.
 
-    def stop(self) -> None:
+        @param descriptor: of its writing end; our own children do not inherit it.
+        @raise OSError: C{descriptor} is not open.
         """
-        Listen no more.
-        """
-        self._reactor.removeReader(self)
-        self._socket.close()
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
+        os.set_blocking(descriptor, False)
+        return cls(partial(os.write, descriptor), _watchdog(environment))
 
-    def fileno(self) -> int:
+    def notify(self, *lines: str) -> None:
         """
-        See L{IReadDescriptor.fileno}.
+        Send one message; a receiver that does not take it is not waited for.
         """
-        return self._socket.fileno()
+        if self._send is None:
+            return
+        try:
+            self._send(b"".join(map(_encoded, lines)))
+        except OSError as error:
+            # Once: it may last as long as the receiver is stopped.
+            if not self._failing:
+                self._log.warn("a notification was not sent: {error}", error=error)
+            self._failing = True
+        else:
+            self._failing = False
 
-    def doRead(self) -> None:
+    def close(self) -> None:
         """
-        See L{IReadDescriptor.doRead}.
+        Tell nobody any more.
         """
-        while True:
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(
-                    _LONGEST, socket.CMSG_SPACE(_CREDENTIALS.size)
-                )
-            except BlockingIOError:
-                return
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                    pid, _, _ = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])
-                    self._heard(pid, data.decode(errors="replace").splitlines())
+        self._send = None
+        self._close()
 
-    def connectionLost(self, reason: Failure) -> None:
-        """
-        See L{IReadDescriptor.connectionLost}.
-        """
 
-    def logPrefix(self) -> str:
-        """
-        See L{IReadDescriptor.logPrefix}.
-        """
-        return "notify"
+def _encoded(line: str) -> bytes:
+    # A reason may contain the name of a file, and that a newline.
+    return " ".join(line.splitlines()).encode()[:LONGEST_LINE] + b"\n"
+
+
+def _watchdog(environment: Mapping[str, str]) -> float | None:
+    own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if own and microseconds.isdecimal() else None

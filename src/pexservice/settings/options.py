@@ -136,11 +136,22 @@ class Settings:
         group=OUTPUT,
         path_after="",
     )
+    supervisor: int | None = option(
+        None,
+        "N",
+        "For a supervisor: the descriptor of a pipe's writing end. Messages go there, as"
+        " systemd's notify protocol has them; the worker ends when nobody reads them any"
+        " more, and waits for a store in use.",
+        group=KEEP_ALIVE,
+        type=int,
+        parse=_DESCRIPTOR,
+        hidden=True,
+    )
     lifeline: int | None = option(
         None,
         "N",
-        "For a supervisor: a pipe's descriptor; end when it ends, and wait for a store"
-        " in use.",
+        "As --supervisor, for one of version 0.1.0 that still runs after an upgrade: the"
+        " reading end of a pipe; messages go to NOTIFY_SOCKET.",
         group=KEEP_ALIVE,
         type=int,
         parse=_DESCRIPTOR,
@@ -178,6 +189,13 @@ class Settings:
                 "--synchronous-commit off: not with etcd, where an answer that was given"
                 " before could be another node's too"
             )
+
+    @property
+    def is_supervised(self) -> bool:
+        """
+        Whether a supervisor of ours started this worker.
+        """
+        return self.supervisor is not None or self.lifeline is not None
 
     @property
     def directory(self) -> str:

@@ -1,206 +1,153 @@
 """
-What the supervisor knows of the workers that run: who serves, who stands by, who has
-not been heard of for too long.
+The roster: all workers, and what is decided about them.
 
-No process is started or ended here, and the clock is an argument.
+One worker serves, and another stands by to take over.  A worker that ends is followed by
+another, unless its exit status says that there is no use in that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import signal
+from collections.abc import Callable
 
-from attrs import define
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProcessTransport
 from twisted.logger import Logger
 
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
-
-#: How long a worker may take to say its first word.  Seconds; a large store is read
-#: in that time.
-START_PATIENCE = 60.0
+from pexservice.process import scoreboard
+from pexservice.process.exit_status import Status
+from pexservice.process.periodic import Periodic
+from pexservice.process.sd_notify import STANDING_BY
+from pexservice.supervisor.child import Command, End
+from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.worker_process import (
+    Reactor,
+    State,
+    WorkerProcess,
+)
 
 #: How long others wait for one that begins, while nobody serves.  Seconds; a start
 #: takes half a one.
 HEAD_START = 5.0
 
+#: How often within the watchdog's time is looked for one that is silent.
+LOOKS = 4
 
-@define
-class Member:
+#: Ends that make a look at the whole store advisable: what reading a missing page
+#: leads to, and what a worker says when the store failed.
+_SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FAILED}
+
+#: What a worker that ended by itself says.
+_REASONS: dict[int, str] = {
+    Status.STORE_FAILED: scoreboard.STORE_FAILED,
+    Status.CANNOT_START: scoreboard.CANNOT_START,
+    Status.MISCONFIGURED: scoreboard.MISCONFIGURED,
+}
+
+
+class Roster:
     """
-    One worker that runs.
+    The workers of one supervisor.
 
-    @ivar began: when its process did.
-    @ivar heard: when it spoke last, or began.
-    @ivar spoke: it has said its first word.
-    @ivar condemned: it was silent for too long.
-    @ivar served: it serves, or has and is stopping.
-    @ivar status: what it does, in its own words.
-    """
-
-    name: str
-    process: IProcessTransport
-    began: float
-    heard: float
-    spoke: bool = False
-    condemned: bool = False
-    standing_by: bool = False
-    serves: bool = False
-    served: bool = False
-    status: str = ""
-
-
-class Crew:
-    """
-    All of them.
+    @ivar running: there should be workers.
+    @ivar workers: the records of all that have not ended for good, the oldest first.
     """
 
     _log = Logger()
 
-    def __init__(self, seconds: Callable[[], float], watchdog: float) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        reports: Reports,
+        *,
+        launch: Callable[[bool], Command],
+        give_up: Callable[[Status, str], object],
+        watchdog: float,
+        standby: int,
+    ) -> None:
         """
+        @param launch: says how a worker is started, and whether it has to verify the store.
+        @param give_up: ends the service, with a status and a reason.
         @param watchdog: seconds of silence that are too long.
+        @param standby: how many workers stand by.
         """
-        self._seconds = seconds
+        self._reactor = reactor
+        self._reports = reports
+        self._launch = launch
+        self._give_up = give_up
         self._watchdog = watchdog
-        self._members: dict[str, Member] = {}
-        self._looked = seconds()
+        self._wanted = 1 + standby
+        self._numbers = itertools.count(1)
+        self._suspicious = False
+        self._looked = reactor.seconds()
+        self._looking = Periodic(self._look, reactor)
         self._changes: list[Deferred[None]] = []
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._members
-
-    def __bool__(self) -> bool:
-        return bool(self._members)
+        self.running = False
+        self.workers: list[WorkerProcess] = []
 
     @property
-    def pids(self) -> set[int]:
+    def staying(self) -> list[WorkerProcess]:
         """
-        Their process ids.
+        The workers that were not told to end.
         """
-        return {each.process.pid for each in self._members.values()}
-
-    def serves(self, name: str) -> bool:
-        """
-        Is C{name} the one that serves?
-        """
-        return name in self._members and self._members[name].serves
-
-    def is_up(self, name: str) -> bool:
-        """
-        Does C{name} serve or stand by?
-        """
-        return self.serves(name) or (
-            name in self._members and self._members[name].standing_by
-        )
-
-    def served(self, name: str) -> bool:
-        """
-        Does C{name} serve, or has it served?
-        """
-        return name in self._members and self._members[name].served
-
-    def is_condemned(self, name: str) -> bool:
-        """
-        Was C{name} silent for too long?
-        """
-        return name in self._members and self._members[name].condemned
-
-    @property
-    def standing_by(self) -> int:
-        """
-        How many stand by.
-        """
-        return sum(each.standing_by for each in self._members.values())
+        return [each for each in self.workers if not each.retired]
 
     @property
     def in_succession(self) -> bool:
         """
-        Nobody serves, and somebody is about to: who stands by, or who has begun and
-        not yet had the time.
+        Nobody serves, and some worker is about to: one that stands by, or that has begun
+        and not yet had the time.
         """
-        members, recently = self._members.values(), self._seconds() - HEAD_START
-        return not any(each.serves for each in members) and any(
-            each.standing_by or (each.began > recently and not each.served)
-            for each in members
+        recently = self._reactor.seconds() - HEAD_START
+        return not any(each.state is State.SERVING for each in self.workers) and any(
+            each.state is State.STANDING_BY
+            or (each.state is State.STARTING and each.began > recently)
+            for each in self.workers
         )
 
-    def joined(self, name: str, process: IProcessTransport) -> None:
-        """
-        A worker runs.
-        """
-        now = self._seconds()
-        self._members[name] = Member(name, process, began=now, heard=now)
-        self._log.info("{name} is process {pid}", name=name, pid=process.pid)
+    # What the service and a replacement ask for.
 
-    def left(self, name: str) -> str:
+    def start(self) -> None:
         """
-        It has ended.
+        Start the workers, and watch over them.
+        """
+        self.running = True
+        self._looked = self._reactor.seconds()
+        self._looking.start(self._watchdog / LOOKS)
+        self.fill()
 
-        @return: its status.
+    def fill(self) -> list[WorkerProcess]:
         """
-        member = self._members.pop(name, None)
-        self.stir()
-        return "" if member is None else member.status
+        Add the workers that are missing.
+        """
+        missing = self._wanted - len(self.staying)
+        return [self.add() for _ in range(missing)]
 
-    def hear(self, pid: int, lines: Sequence[str]) -> list[str]:
+    def add(self) -> WorkerProcess:
         """
-        A process says something; maybe a worker.
+        Add one worker more.
+        """
+        worker = WorkerProcess(
+            f"worker-{next(self._numbers)}", self._reactor, self, self._watchdog
+        )
+        self.workers.append(worker)
+        worker.start()
+        return worker
 
-        What it says of its state comes again with each beat, for a datagram may be
-        lost.
-
-        @return: of its lines, those to be passed on to whoever started us.
+    async def stop(self) -> None:
         """
-        member = next((m for m in self._members.values() if m.process.pid == pid), None)
-        if member is None:
-            return []
-        member.heard, member.spoke = self._seconds(), True
-        passed_on = []
-        for line in lines:
-            if line == READY and not member.serves:
-                member.serves, member.served, member.standing_by = True, True, False
-                self._log.info("{name} serves", name=member.name)
-                self.stir()
-                passed_on.append(line)
-            elif line == STANDING_BY and not member.standing_by:
-                member.standing_by = True
-                self._log.info("{name} stands by", name=member.name)
-                self.stir()
-            elif line == STOPPING:
-                member.serves = False
-            elif line.startswith("STATUS="):
-                member.status = line.removeprefix("STATUS=")
-            if line == ALIVE or (member.serves and line.startswith("STATUS=")):
-                passed_on.append(line)
-        return passed_on
-
-    def condemn(self) -> list[IProcessTransport]:
+        Have all workers end, and wait until they have.
         """
-        @return: the processes that have been silent for too long, each once.
-        """
-        now, condemned = self._seconds(), []
-        late, self._looked = now - self._looked > self._watchdog / 2, now
-        if late:
-            # It is we who did not listen; what they said in that time is lost.
-            for member in self._members.values():
-                member.heard = now
-        for member in self._members.values():
-            patience = self._watchdog if member.spoke else START_PATIENCE
-            silence = now - member.heard
-            if silence > patience and not member.condemned:
-                member.condemned = True
-                condemned.append(member.process)
-                self._log.error(
-                    "{name} has been silent for {silence:.1f} seconds and is replaced",
-                    name=member.name,
-                    silence=silence,
-                )
-        return condemned
+        self.running = False
+        for each in [*self.workers]:
+            each.retire()
+        while self.workers:
+            await self.change()
+        self._looking.stop()
 
     def change(self) -> Deferred[None]:
         """
-        @return: fires when a worker begins to stand by or to serve, or ends.
+        Return what fires when the state of a worker changes.
         """
         change: Deferred[None] = Deferred()
         self._changes.append(change)
@@ -208,8 +155,85 @@ class Crew:
 
     def stir(self) -> None:
         """
-        Have who waits for a change look again.
+        Have those that wait for a change look again.
         """
         changes, self._changes = self._changes, []
         for each in changes:
             each.callback(None)
+
+    # What the workers tell; see Overseer.
+
+    def command(self) -> Command:
+        """
+        Return how a worker is started now: it depends on how others ended.
+        """
+        return self._launch(self._suspicious)
+
+    def changed(self, worker: WorkerProcess) -> None:
+        """
+        Report what the workers are now.
+        """
+        if worker.state is State.SERVING:
+            if worker.verifies:
+                self._suspicious = False
+            # Starting works, so there is no reason to wait longer each time.
+            for each in self.workers:
+                each.reset_restart_delay()
+            self._reports.ready()
+        elif worker.state is State.ENDED:
+            self.workers.remove(worker)
+        self._reports.standing_by(
+            sum(each.state is State.STANDING_BY for each in self.workers)
+        )
+        self.stir()
+
+    def notified(self, worker: WorkerProcess, line: str) -> None:
+        """
+        Pass on that a worker is alive, and what the service does.
+        """
+        serving = [each for each in self.workers if each.state is State.SERVING]
+        if line.startswith("STATUS=") and (
+            line == STANDING_BY or (serving and worker not in serving)
+        ):
+            return
+        self._reports.pass_on(line)
+
+    def ended(self, worker: WorkerProcess, end: End) -> None:
+        """
+        Count a worker that ended, and end the service where another would be of no use.
+        """
+        if end.code in _SUSPICIOUS:
+            self._suspicious = True
+        if not self.running:
+            return
+        self._log.info("{name} ended {how}", name=worker.name, how=end)
+        self._reports.restarted(
+            _reason(worker, end), failover=worker.has_served and not worker.retired
+        )
+        reason = worker.status or f"{worker.name} ended {end}"
+        if end.code == Status.DAMAGED:
+            self._give_up(Status.DAMAGED, reason)
+        elif end.code == Status.MISCONFIGURED and not any(
+            each.is_up for each in self.workers if each is not worker
+        ):
+            # Those that are up were started by other files, and go on.
+            self._give_up(Status.MISCONFIGURED, reason)
+
+    # The watchdog.
+
+    def _look(self) -> None:
+        now = self._reactor.seconds()
+        late, self._looked = now - self._looked > self._watchdog / 2, now
+        for each in [*self.workers]:
+            # If it is we who were late, what they said waits to be read.
+            each.watch(excused=late)
+
+
+def _reason(worker: WorkerProcess, end: End) -> str:
+    if worker.retired:
+        return scoreboard.REPLACED
+    if worker.state is State.SILENT:
+        return scoreboard.SILENT
+    if end.code < 0:
+        return scoreboard.KILLED
+    return _REASONS.get(end.code, scoreboard.FAILED)

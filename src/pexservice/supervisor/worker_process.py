@@ -1,17 +1,18 @@
 """
-What L{twisted.runner.procmon} leaves out, added around the reactor that it spawns
-with.
+One worker: its process and those that follow it, what it says, and when it is started,
+told to stop and killed.
 
-procmon restarts what ends.  It does not hand descriptors down, does not say how a
-process ended, and loses a process's output after a line of 16 KiB.
+A worker writes systemd's notify messages into a pipe that only it has, so nobody else can
+speak for it.  The pipe is also its lifeline: a worker whose supervisor is gone sees that
+nobody reads any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+import signal
+from enum import Enum
+from typing import Protocol
 
-from attrs import frozen
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -22,212 +23,318 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-_log = Logger()
+from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
+from pexservice.supervisor.child import Command, End, RestartDelay
+from pexservice.supervisor.lines import Lines
 
-#: A line of output is cut here; what follows is another line.  Bytes.
-LONGEST_LINE = 8192
+#: The descriptor that a worker writes its messages to.
+MESSAGES = 3
+
+#: How long a worker may take to say its first word.  Seconds; one that takes longer
+#: than this asks for more by C{EXTEND_TIMEOUT_USEC}.
+START_PATIENCE = 60.0
+
+#: How long a start waits for another worker that is about to serve, at a time.  Seconds.
+STEP_ASIDE = 0.05
+
+#: How long one that is silent has to write its traceback.  Seconds.
+LAST_WORDS = 1.0
+
+#: How long one that is told to stop may take; it takes less than 4.  Seconds.
+KILL_TIME = 7.0
+
+_EXTEND = "EXTEND_TIMEOUT_USEC"
 
 
-class Lines:
+class Reactor(IReactorProcess, IReactorTime):
     """
-    Cuts a stream of bytes into lines, of whatever length, in bounded memory.
-    """
-
-    def __init__(self, line: Callable[[str], object]) -> None:
-        self._line = line
-        self._rest = b""
-
-    def feed(self, data: bytes) -> None:
-        """
-        Some more bytes.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for each in lines:
-            self._cut(each)
-        while len(self._rest) > LONGEST_LINE:
-            self._say(self._rest[:LONGEST_LINE])
-            self._rest = self._rest[LONGEST_LINE:]
-
-    def end(self) -> None:
-        """
-        No more bytes.
-        """
-        if self._rest:
-            self._say(self._rest)
-            self._rest = b""
-
-    def _cut(self, line: bytes) -> None:
-        for start in range(0, len(line) or 1, LONGEST_LINE):
-            self._say(line[start : start + LONGEST_LINE])
-
-    def _say(self, line: bytes) -> None:
-        self._line(line.decode("utf-8", "backslashreplace"))
-
-
-class Named(Protocol):
-    """
-    procmon's protocols, which have the name of their process.
+    What is needed of a reactor.
     """
 
-    name: str
 
-
-@frozen
-class Command:
+class State(Enum):
     """
-    How a process is started.
-
-    @ivar descriptors: what it gets beyond the first three: its number there, and
-        ours.
+    What a worker is doing.
     """
 
-    arguments: Sequence[str]
-    environment: Mapping[str, str]
-    descriptors: Mapping[int, int]
+    #: There is no process; one is about to be started.
+    WAITING = "waits to be started"
+    STARTING = "starts"
+    STANDING_BY = "stands by"
+    SERVING = "serves"
+    STOPPING = "stops"
+    #: It was not heard of for too long, and is being killed.
+    SILENT = "is silent"
+    #: There is no process, and none will be started.
+    ENDED = "has ended"
 
 
-class Observer(Protocol):
+#: States of a worker that has a process.
+RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
+
+
+class Overseer(Protocol):
     """
-    Who says how the processes are started, and wants to know of them.
-    """
-
-    def command(self, name: str) -> Command:
-        """
-        How is C{name} started, now?
-        """
-
-    def spawned(self, name: str, transport: IProcessTransport) -> None:
-        """
-        The process C{name} runs.
-        """
-
-    def said(self, name: str, line: str) -> None:
-        """
-        It has written a line, to its standard output or error.
-        """
-
-    def ended(self, name: str, reason: Failure) -> None:
-        """
-        It has ended, and procmon will be told next.
-        """
-
-
-class _Relay(ProcessProtocol):
-    """
-    Between a process and procmon's protocol for it, which is told when it begins
-    and ends and not what it says.
+    What a worker needs of the one that decides about all of them.
     """
 
-    def __init__(self, inner: ProcessProtocol, observer: Observer) -> None:
-        self._inner = inner
-        self._observer = observer
-        self._name = cast(Named, inner).name
+    @property
+    def in_succession(self) -> bool:
+        """
+        Whether another worker is about to serve, so that a start had better wait.
+        """
+
+    def command(self) -> Command:
+        """
+        Return how a worker is started now.
+        """
+
+    def changed(self, worker: WorkerProcess) -> None:
+        """
+        Take notice of a worker's new state.
+        """
+
+    def notified(self, worker: WorkerProcess, line: str) -> None:
+        """
+        Take notice of a line of a message.
+        """
+
+    def ended(self, worker: WorkerProcess, end: End) -> None:
+        """
+        Take notice of a process that ended; the worker's state is what it was then.
+        """
+
+
+class WorkerProcess(ProcessProtocol):
+    """
+    The record of one worker.
+
+    @ivar began: when its process did, by the reactor's clock.
+    @ivar retired: it was told to end, and no other process follows.
+    @ivar has_served: its process serves, or has.
+    @ivar verifies: its process reads the whole store before it serves.
+    @ivar status: what its process does, in its own words.
+    @ivar last_end: how the process before this one ended.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, name: str, reactor: Reactor, overseer: Overseer, watchdog: float
+    ) -> None:
+        """
+        @param watchdog: seconds of silence that are too long.
+        """
+        self.name = name
+        self.state = State.WAITING
+        self.retired = False
+        self.has_served = False
+        self.verifies = False
+        self.status = ""
+        self.last_end: End | None = None
+        self.began = 0.0
+        self._reactor = reactor
+        self._overseer = overseer
+        self._watchdog = watchdog
+        self._restart_delay = RestartDelay()
+        # Of the next start or, while there is a process, of its SIGKILL.
+        self._timer: IDelayedCall | None = None
+        self._last_heard = 0.0
+        self._deadline = 0.0
+        self._streams: dict[int, Lines] = {}
+
+    @property
+    def is_up(self) -> bool:
+        """
+        Whether it serves or could take over.
+        """
+        return self.state in (State.STANDING_BY, State.SERVING)
+
+    @property
+    def pid(self) -> int | None:
+        """
+        The process id, if there is a process.
+        """
+        transport: IProcessTransport | None = self.transport
+        if self.state not in RUNNING or transport is None:
+            return None
+        pid: int = transport.pid
+        return pid
+
+    # Starting.
+
+    def start(self) -> None:
+        """
+        Start a process.
+
+        While another worker is about to serve, that one has the processors to itself: on
+        one processor, two that start at once would make the first answer half as late
+        again.
+        """
+        if self._overseer.in_succession:
+            self._timer = self._reactor.callLater(STEP_ASIDE, self.start)
+            return
+        command = self._overseer.command()
+        self._timer = None
+        self.state, self.status = State.STARTING, ""
+        self.has_served, self.verifies = False, command.verifies
+        self.began = self._last_heard = self._reactor.seconds()
+        self._deadline = self.began + START_PATIENCE
         self._streams = {
-            descriptor: Lines(lambda line: observer.said(self._name, line))
-            for descriptor in (1, 2)
+            1: Lines(self.output_received),
+            2: Lines(self.output_received),
+            MESSAGES: Lines(self.message_received),
         }
-
-    def connectionMade(self) -> None:
-        """
-        It runs.
-        """
-        self._inner.makeConnection(self.transport)
-        if self.transport is not None:
-            self._observer.spawned(self._name, self.transport)
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """
-        It says something.
-        """
-        self._streams[childFD].feed(data)
-
-    def processEnded(self, reason: Failure) -> None:
-        """
-        It has ended and said all it had to say.
-        """
         try:
-            for stream in self._streams.values():
-                stream.end()
-            self._observer.ended(self._name, reason)
-        finally:
-            # Whatever goes wrong above, there is another start.
-            self._inner.processEnded(reason)
-
-
-class _NeverRan:
-    """
-    The transport of a process that could not be spawned.
-    """
-
-    def signalProcess(self, signalID: str) -> None:
-        """
-        See L{IProcessTransport.signalProcess}.
-        """
-        raise ProcessExitedAlready
-
-
-@implementer(IReactorProcess, IReactorTime)
-class Spawner:
-    """
-    A reactor for procmon.
-
-    Each process is started by what the observer says then, and not by what procmon
-    was told once.
-    """
-
-    def __init__(self, reactor: object, observer: Observer) -> None:
-        self._process = IReactorProcess(reactor)
-        self._time = IReactorTime(reactor)
-        self._observer = observer
-
-    def spawnProcess(  # type: ignore[override]
-        self, processProtocol: ProcessProtocol, *_: Any, **__: Any
-    ) -> Any:
-        """
-        See L{IReactorProcess.spawnProcess}.
-        """
-        command = self._observer.command(cast(Named, processProtocol).name)
-        relay = _Relay(processProtocol, self._observer)
-        try:
-            return self._process.spawnProcess(
-                relay,
+            self._reactor.spawnProcess(
+                self,
                 command.arguments[0],
                 command.arguments,
                 command.environment,
                 # Standard input is a pipe that nobody writes to.
-                childFDs={0: "w", 1: "r", 2: "r", **command.descriptors},
+                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **command.descriptors},
             )
         except OSError as error:
-            # Twisted 24.11's procmon would never start it again.
-            _log.error("cannot start a process: {error}", error=error)
-            transport = _NeverRan()
-            processProtocol.makeConnection(cast(IProcessTransport, transport))
-            ended = Failure(ProcessTerminated(exitCode=1))
-            self._time.callLater(0, relay.processEnded, ended)
-            return transport
+            self._log.error("cannot start {name}: {error}", name=self.name, error=error)
+            self.processEnded(Failure(ProcessTerminated(exitCode=1)))
 
-    def seconds(self) -> float:
+    def reset_restart_delay(self) -> None:
         """
-        See L{IReactorTime.seconds}.
+        Have the next start wait no longer than the first did, since starting works.
         """
-        return self._time.seconds()
+        self._restart_delay.reset()
 
-    def callLater(
-        self,
-        delay: float,
-        callable: Callable[..., object],  # noqa: A002 the interface's name
-        *args: object,
-        **kw: object,
-    ) -> IDelayedCall:
+    def connectionMade(self) -> None:
         """
-        See L{IReactorTime.callLater}.
+        Note that the process runs.
         """
-        return self._time.callLater(delay, callable, *args, **kw)
+        self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
 
-    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+    # What it says.
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
         """
-        See L{IReactorTime.getDelayedCalls}.
+        Take some bytes of its output or of its messages.
         """
-        return self._time.getDelayedCalls()
+        self._streams[childFD].feed(data)
+
+    def output_received(self, line: str) -> None:
+        """
+        Put a line of its output into the log.
+        """
+        self._log.info("[{name}] {line}", name=self.name, line=line)
+
+    def message_received(self, line: str) -> None:
+        """
+        Take one line of a message.
+
+        A worker repeats its state with each sign of life, so a message that did not fit
+        into the pipe is made up for by the next.
+        """
+        if self.state is State.SILENT:
+            # Its fate is decided, and what it says now it may not have the time to do.
+            return
+        name, _, value = line.partition("=")
+        self._last_heard = self._reactor.seconds()
+        patience = self._watchdog
+        if name == _EXTEND and value.isdecimal() and len(value) < 12:  # noqa: PLR2004 a day and more, in microseconds
+            patience = max(patience, int(value) / 1e6)
+        self._deadline = self._last_heard + patience
+        if line == READY and self.state in (State.STARTING, State.STANDING_BY):
+            self.has_served = True
+            self._enter(State.SERVING)
+        elif line == STANDING_BY and self.state is State.STARTING:
+            self._enter(State.STANDING_BY)
+        elif line == STOPPING and self.state is not State.STOPPING:
+            self._enter(State.STOPPING)
+        if line == ALIVE or name == _EXTEND:
+            self._overseer.notified(self, line)
+        elif name == "STATUS" and value != self.status:
+            self.status = value
+            self._overseer.notified(self, line)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._log.info("{name} {does}", name=self.name, does=state.value)
+        self._overseer.changed(self)
+
+    # Stopping and killing.
+
+    def retire(self) -> None:
+        """
+        Have the process end, in order if it can, and start no other.
+        """
+        if self.retired:
+            return
+        self.retired = True
+        if self.state is State.WAITING:
+            self._stop_timer()
+            self.state = State.ENDED
+            self._overseer.changed(self)
+        elif self.state in RUNNING and self.state is not State.SILENT:
+            self.state = State.STOPPING
+            self._signal(signal.SIGTERM)
+            self._kill_after(KILL_TIME)
+
+    def watch(self, *, excused: bool) -> None:
+        """
+        Kill the process if it was not heard of for too long; but first have it say where
+        it hangs.
+
+        @param excused: it may have spoken, for we did not listen.
+        """
+        now = self._reactor.seconds()
+        if excused:
+            self._last_heard = now
+            self._deadline = max(self._deadline, now + self._watchdog)
+        if now > self._deadline and self.state in RUNNING - {State.SILENT}:
+            self.state = State.SILENT
+            self._log.error(
+                "{name} has been silent for {silence:.1f} seconds and is replaced",
+                name=self.name,
+                silence=now - self._last_heard,
+            )
+            self._signal(signal.SIGABRT)
+            self._kill_after(LAST_WORDS)
+            self._overseer.changed(self)
+
+    def _kill_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            if self.transport is not None:
+                self.transport.signalProcess(number)
+        except ProcessExitedAlready:
+            return
+
+    # Its end.
+
+    def processEnded(self, reason: Failure) -> None:
+        """
+        Start the next process, at once or after a delay, unless this one was told to end.
+        """
+        self._stop_timer()
+        for each in self._streams.values():
+            each.end()
+        self.last_end = end = End.of(reason)
+        try:
+            self._overseer.ended(self, end)
+        finally:
+            # Whatever goes wrong above, there is another start.
+            if self.retired:
+                self.state = State.ENDED
+            else:
+                self.state = State.WAITING
+                lived = self._reactor.seconds() - self.began
+                self._timer = self._reactor.callLater(
+                    self._restart_delay.after(lived), self.start
+                )
+            self._overseer.changed(self)

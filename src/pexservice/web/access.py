@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
+from pexservice.process.exit_status import Misconfigured, cannot_use
 from pexservice.web.cross_site import PURPOSES, CrossSitePolicy, check_purpose
 from pexservice.web.problems import Problem, no_token, wrong_token
 from pexservice.web.replies import Header
@@ -23,10 +24,12 @@ _log = Logger()
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
-class BadTokens(Exception):
+class BadTokens(Misconfigured):
     """
-    The token file is not one.  The message names it and the line.
+    The token file is not one; the message names it and the line.
     """
+
+    __module__ = "pexservice"
 
 
 def read_tokens(path: str) -> frozenset[bytes]:
@@ -35,14 +38,15 @@ def read_tokens(path: str) -> frozenset[bytes]:
     are passed over.
 
     @return: their SHA-256 digests: a token itself is not kept.
-    @raise BadTokens: there is no such file, or a line is no token, or none is there.
+    @raise BadTokens: a line is no token, or none is there.
+    @raise CannotStart: the file cannot be read.
     """
     try:
         lines = Path(path).read_text("ascii").splitlines()
     except UnicodeDecodeError:
         raise BadTokens(f"the token file {path} is not plain ASCII") from None
     except OSError as error:
-        raise BadTokens(f"the token file {path}: {error.strerror}") from error
+        raise cannot_use(f"the token file {path}", error) from error
     tokens = set()
     for number, line in enumerate(lines, 1):
         token = line.strip()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pexservice.process.exit_status import CannotStart
+from pexservice.process.exit_status import cannot_use
 from pexservice.server.site import OWN_LOG
 from pexservice.server.transport.tls import context
 from pexservice.settings.options import Settings
@@ -15,10 +15,10 @@ from pexservice.web.access import read_tokens
 
 def check_files(settings: Settings) -> frozenset[bytes] | None:
     """
-    See that they can be used.
+    Check that the files named by the options can be opened.
 
     @return: digests of the tokens that may move the cursor, if there are such.
-    @raise CannotStart: or L{BadTokens}.
+    @raise CannotStart: one of them cannot be used; the message names it.
     """
     path = settings.access_log
     if path is not None and path != OWN_LOG:
@@ -26,7 +26,7 @@ def check_files(settings: Settings) -> frozenset[bytes] | None:
             with Path(path).open("a"):
                 pass
         except OSError as error:
-            raise CannotStart(f"the access log {path}: {error.strerror}") from error
+            raise cannot_use(f"the access log {path}", error) from error
     if settings.tls is not None:
         context(*settings.tls)
     return None if settings.token_file is None else read_tokens(settings.token_file)

@@ -1,5 +1,6 @@
 """
-What a worker does for whoever started it.
+What a worker does for the process that started it: it follows its supervisor, gives signs
+of life, and writes its log.
 """
 
 from __future__ import annotations
@@ -8,22 +9,54 @@ import faulthandler
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FileLogObserver, eventAsText
 
+from pexservice.process.parent import end_with_parent
 from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import ALIVE, Notifier
+from pexservice.settings.options import Settings
+from pexservice.worker import legacy
 
-#: Beats within the time of silence that is too long.
+#: Signs of life within the time of silence that is too long.
 BEATS = 4
 
-#: How long a worker whose supervisor is gone may take to stop.  Seconds.
-ORPHAN_GRACE = 0.8
+
+def connect(
+    settings: Settings, environment: Mapping[str, str], stop: Callable[[], object]
+) -> Notifier:
+    """
+    Return what tells the process that started this one, and live no longer than that if
+    it is a supervisor.
+
+    @param stop: called in a thread to stop this process when its supervisor is gone.
+    """
+    if settings.supervisor is not None:
+        notifier = Notifier.to_supervisor(settings.supervisor, environment)
+        follow(settings.supervisor, stop)
+    elif settings.lifeline is not None:
+        notifier = legacy.connect(settings.lifeline, environment)
+        follow(settings.lifeline, stop)
+    else:
+        notifier = Notifier.to_service_manager(environment)
+    return notifier
+
+
+def follow(descriptor: int, stop: Callable[[], object]) -> None:
+    """
+    End with the supervisor, and leave the signals of the terminal to it.
+
+    @param descriptor: an end of a pipe whose other end only the supervisor has.
+    """
+    # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # At SIGABRT, the traceback of every thread.
+    faulthandler.enable(sys.__stderr__ or 2)
+    end_with_parent(descriptor, stop)
 
 
 def heartbeat(
@@ -37,44 +70,21 @@ def heartbeat(
 
     @param settled: a round trip: fires when the commit under way has ended.  So
         neither a blocked reactor nor a stuck store is alive.
-    @param state: what to say with it.
+    @param state: returns what to say with it.
     """
     if notifier.watchdog is None:
         return
 
     def beat() -> Deferred[None]:
-        return settled().addCallback(lambda _: notifier.tell(ALIVE, *state()))
+        return settled().addCallback(lambda _: notifier.notify(ALIVE, *state()))
 
     Periodic(beat, reactor).start(notifier.watchdog / BEATS, now=True)
 
 
-def follow_supervisor(lifeline: int, stop: Callable[[], object]) -> None:
-    """
-    Live no longer than the supervisor, and leave the signals of the terminal to it.
-
-    @param lifeline: the reading end of a pipe that only the supervisor can write
-        to: it ends when the supervisor does, however that ends.
-    @param stop: called in a thread, then, to stop this process.
-    """
-    os.set_inheritable(lifeline, False)  # noqa: FBT003 its only argument
-    # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on.
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # At SIGABRT, the traceback of every thread.
-    faulthandler.enable(sys.__stderr__ or 2)
-
-    def watch() -> None:
-        os.read(lifeline, 1)
-        stop()
-        time.sleep(ORPHAN_GRACE)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
-
-
 def observer() -> FileLogObserver:
     """
-    For C{twistd --logger}: lines without a time, for the supervisor's log has one.
+    Return the observer for C{twistd --logger}: lines without a time, for the supervisor's
+    log has one.
     """
     return FileLogObserver(
         sys.__stdout__,  # type: ignore[arg-type]

@@ -4,14 +4,13 @@ One worker, put together from plain values: store, committer, tree, listeners.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 the first URL needs it, when descriptors may be short
 import gc
 import os
 from collections.abc import Callable
-from contextlib import suppress
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
@@ -25,7 +24,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import room_for
-from pexservice.process.exit_status import CannotStart, Leaving, Status
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.process.verification import VerificationProgress
@@ -45,13 +44,13 @@ from pexservice.stores.interface import (
     Verification,
 )
 from pexservice.stores.registry import make_store
-from pexservice.web.access import Access, BadTokens
+from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
 from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
-from pexservice.worker.lifecycle import follow_supervisor, heartbeat
+from pexservice.worker.lifecycle import connect, heartbeat
 
 #: How long a stopping worker goes on taking requests, each answered as its
 #: connection's last.  A connection that is used is then closed by an answer and not
@@ -74,13 +73,6 @@ class Reactor(IReactorCore, IStoreReactor):
     """
 
 
-def _exit_status(failure: Failure, otherwise: Status) -> Status:
-    """
-    Return the status that the failure itself asks for.
-    """
-    return getattr(failure.value, "exit_status", otherwise)
-
-
 class Worker(Service):
     """
     The service that serves.
@@ -92,13 +84,13 @@ class Worker(Service):
         self,
         settings: Settings,
         reactor: Reactor,
-        leaving: Leaving | None = None,
+        process_exit: ProcessExit | None = None,
         make_store: Callable[[], IStore] | None = None,
     ) -> None:
         self._settings = settings
         self._reactor = reactor
-        self._leaving = leaving or Leaving(
-            reactor, terminal=settings.foreground and settings.lifeline is None
+        self._exit = process_exit or ProcessExit(
+            reactor, terminal=settings.foreground and not settings.is_supervised
         )
         self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
@@ -106,7 +98,7 @@ class Worker(Service):
         self._events: Events | None = None
         self._ports: list[IListeningPort] = []
         self._committer: ICommitter | None = None
-        self._notifier = Notifier({})
+        self._notifier = Notifier()
         self._state: tuple[str, ...] = ()
 
     def startService(self) -> None:
@@ -116,33 +108,32 @@ class Worker(Service):
         @raise CannotStart: for who does not see standard error.
         """
         super().startService()
-        self._notifier = Notifier(os.environ)
-        if self._settings.lifeline is not None:
-            follow_supervisor(
-                self._settings.lifeline,
-                lambda: self._reactor.callFromThread(self._orphaned),
-            )
-        started = Deferred.fromCoroutine(self._start())
-        failures: list[Failure] = []
-        starting = True
+        Deferred.fromCoroutine(self._start()).addErrback(self._start_failed)
+        if self._exit.reason is not None and not self._settings.foreground:
+            raise CannotStart(self._exit.reason)
 
-        def failed(failure: Failure) -> None:
-            if starting:
-                failures.append(failure)
-            else:
-                # Another process has the store, or it is on other machines.
-                self._fail_to_start(failure)
-
-        started.addErrback(failed)
-        starting = False
-        if failures:
-            self._fail_to_start(failures[0])
+    async def _start(self) -> None:
+        self._notifier = connect(
+            self._settings,
+            os.environ,
+            lambda: self._reactor.callFromThread(self._exit.stop),
+        )
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
+        await self._serve()
 
-    def _orphaned(self) -> None:
-        # It may be stopping already, if who ended the supervisor ended us too.
-        with suppress(ReactorNotRunning):
-            self._reactor.stop()
+    def _start_failed(self, failure: Failure) -> None:
+        """
+        End the process: one that has the store's lock and serves nobody would keep others
+        from serving.
+        """
+        error, reason = failure.value, failure.getErrorMessage()
+        if not isinstance(error, (CannotStart, StoreUnusable)):
+            if not isinstance(error, OSError):
+                # A bug, and the traceback says where.
+                self._log.failure("the start failed", failure=failure)
+                reason = f"{type(error).__name__}: {reason}"
+            reason = f"cannot start: {reason}"
+        self._exit_with(getattr(error, "exit_status", Status.CANNOT_START), reason)
 
     def _settled(self) -> Deferred[None]:
         return succeed(None) if self._committer is None else self._committer.settled()
@@ -157,8 +148,8 @@ class Worker(Service):
                 verification=Verification.QUICK
                 if settings.quick_check
                 else Verification.IN_CHILD,
-                progress=VerificationProgress(self._notifier.tell),
-                standing_by=None if settings.lifeline is None else self._stand_by,
+                progress=VerificationProgress(self._notifier.notify),
+                standing_by=self._stand_by if settings.is_supervised else None,
             ),
         )
 
@@ -180,7 +171,7 @@ class Worker(Service):
         self._log.info("standing by")
         self._say(STANDING_BY)
 
-    async def _start(self) -> None:
+    async def _serve(self) -> None:
         settings = self._settings
         room = room_for(settings.max_connections)
         if room < settings.max_connections:
@@ -213,10 +204,10 @@ class Worker(Service):
         except (StoreDamaged, StoreIncompatible):
             raise
         except StoreUnusable as error:
-            if settings.lifeline is None:
+            if not settings.is_supervised:
                 raise
             committer.unusable(str(error))
-            self._reactor.callLater(EXCUSE, self._fail_to_start, Failure())
+            self._reactor.callLater(EXCUSE, self._start_failed, Failure())
         self._committer = committer
         for place in where:
             port = await self._listen(place, site)
@@ -275,16 +266,7 @@ class Worker(Service):
         What this worker is, now and with each beat.
         """
         self._state = state
-        self._notifier.tell(*state)
-
-    def _fail_to_start(self, failure: Failure) -> None:
-        if not failure.check(CannotStart, StoreUnusable, BadTokens):
-            # A bug, and the traceback is what there is to say.
-            failure.raiseException()
-        reason = failure.getErrorMessage()
-        if not self._settings.foreground and not self._reactor.running:
-            raise CannotStart(reason) from failure.value
-        self._leave(_exit_status(failure, Status.CANNOT_START), reason)
+        self._notifier.notify(*state)
 
     def _store_failed(self, failure: Failure) -> None:
         """
@@ -294,11 +276,12 @@ class Worker(Service):
         reason = failure.getErrorMessage()
         if not failure.check(StoreDamaged):
             reason = f"the store failed ({reason}), so this process ends"
-        self._leave(_exit_status(failure, Status.STORE_FAILED), reason)
+        status = getattr(failure.value, "exit_status", Status.STORE_FAILED)
+        self._exit_with(status, reason)
 
-    def _leave(self, status: Status, reason: str) -> None:
-        self._notifier.tell(f"STATUS={reason}")
-        self._leaving.leave(status, reason)
+    def _exit_with(self, status: Status, reason: str) -> None:
+        self._notifier.notify(f"STATUS={reason}")
+        self._exit.exit_with(status, reason)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -326,6 +309,7 @@ class Worker(Service):
             connections.abort()
         if committer is not None:
             await committer.stop()
+        self._notifier.close()
 
     async def _within(self, seconds: float, done: Deferred[None]) -> bool:
         """

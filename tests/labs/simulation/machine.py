@@ -5,7 +5,6 @@ The machine that the processes run on, and its supervisor.
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.interfaces import (
@@ -13,50 +12,55 @@ from twisted.internet.interfaces import (
     IReactorProcess,
     IReactorTime,
 )
-from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
-from twisted.runner.procmon import ProcessMonitor
 from zope.interface import implementer
 
-from pexservice.process.exit_status import Leaving
-from pexservice.process.sd_notify import Listener
-from pexservice.settings.options import Settings, Supervision
-from pexservice.supervisor.service import Supervisor
+from pexservice.process.scoreboard import Score
+from pexservice.process.sd_notify import Notifier
+from pexservice.supervisor.child import Command
+from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.roster import Roster
+from pexservice.supervisor.worker_process import Reactor, WorkerProcess
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
+
+#: What a worker is told that need not read the whole store.
+QUICK = "--quick-check"
 
 #: More than a simulation makes.
 MANY = 1_000_000
 
 
-class _Supervisor(Supervisor):
+class _Supervisor:
     """
-    Without sockets and pipes.
+    The supervisor's decisions, without sockets and a check.
+
+    @ivar replacement: of all workers, at SIGHUP.
     """
 
-    def startService(self) -> None:
-        """
-        See L{Supervisor.startService}.
-        """
-        self._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
-        for _ in range(1 + self._supervision.standby):
-            self._add()
-        ProcessMonitor.startService(self)
-        self._watch.start(self._supervision.watchdog / 4, now=False)
+    def __init__(self, machine: Machine) -> None:
+        reports = Reports(Notifier(), Score(standby=1), lambda _: None)
+        self.roster = Roster(
+            cast(Reactor, machine),
+            reports,
+            launch=_launch,
+            give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
+            watchdog=WATCHDOG,
+            standby=1,
+        )
+        self.replacement = Replacement(self.roster, reports, machine)
 
     def knows(self, process: Process) -> bool:
         """
-        Does the supervisor know what C{process} does?
+        Return whether it knows what C{process} does.
         """
-        serves = process.phase is Phase.SERVING
-        return self._crew.is_up(process.name) and self._crew.serves(process.name) == serves
+        state = process.worker.state
+        return state.name == process.phase.name and process.worker.pid == process.pid
 
-    @property
-    def replaces(self) -> bool:
-        """
-        Is it about to replace the workers?
-        """
-        return self._rolling
+
+def _launch(verify: bool) -> Command:  # noqa: FBT001 the only argument
+    return Command(["worker"] if verify else ["worker", QUICK], {}, {}, verifies=verify)
 
 
 @implementer(IReactorProcess, IReactorTime)
@@ -70,6 +74,7 @@ class Machine(Turns):
     @ivar owner: who has the lock.
     @ivar backlog: requests that nobody has accepted.
     @ivar lossy: the share of the notifications that are lost.
+    @ivar suspicious: an end hinted at the disk, and nobody has read the whole store since.
     @ivar bugs: what should not have been raised.
     """
 
@@ -86,25 +91,20 @@ class Machine(Turns):
         self.bugs: list[Failure] = []
         self.spawned = 0
         self.suspicious = False
-        leaving = SimpleNamespace(leaving=False)
-        self.supervisor = _Supervisor(
-            Settings(listen=()),
-            Supervision(watchdog=WATCHDOG),
-            self,
-            cast(Leaving, leaving),
-        )
+        self.was_suspicious = False
+        self.supervisor = _Supervisor(self)
 
     def spawnProcess(  # type: ignore[override]
-        self, protocol: ProcessProtocol, _: str, arguments: list[str], *__: Any, **___: Any
+        self, worker: WorkerProcess, _: str, arguments: list[str], *__: Any, **___: Any
     ) -> IProcessTransport:
         """
-        See L{IReactorProcess}.
+        Begin a process.
         """
-        quick = "--quick-check" in arguments
-        assert quick != self.suspicious, "the store is to be looked at after such an end"
+        quick = QUICK in arguments
+        assert not (quick and self.suspicious), "the store is to be read after such an end"
+        assert quick or self.was_suspicious, "nothing hinted at the disk"
         self.spawned += 1
-        name = cast(Any, protocol)._name
-        process = Process(self, name, protocol, self.spawned)
+        process = Process(self, worker, self.spawned, verifies=not quick)
         self.note(f"{process} begins")
         self.processes.append(process)
         # Two, one that replaces them, and one that did not come up and is killed soon.
@@ -116,12 +116,6 @@ class Machine(Turns):
         Is this notification lost?
         """
         return self.lossy > 0 and self.choose.random() < self.lossy
-
-    def heard(self, pid: int, lines: list[str]) -> None:
-        """
-        A process notifies the supervisor.
-        """
-        self.supervisor._heard(pid, lines)
 
     def note(self, what: str) -> None:
         """
@@ -138,6 +132,7 @@ class Machine(Turns):
         self.note(f"{process} ends, the disk is at {self.disk.revision}")
         self.processes.remove(process)
         self.suspicious |= suspicious
+        self.was_suspicious |= suspicious
         if self.owner is process:
             self.owner = None
 
@@ -153,4 +148,6 @@ class Machine(Turns):
         if waiting:
             self.owner = self.choose.choice(waiting)
             self.note(f"{self.owner} owns the store")
+            if self.owner.verifies:
+                self.suspicious = False
             self.owner.store.give_lock()

@@ -8,14 +8,12 @@ import random
 import signal as signals
 from collections.abc import Callable
 from enum import Enum, auto
-from types import SimpleNamespace
 from typing import Protocol, cast
 
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IProcessTransport
-from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
@@ -23,6 +21,7 @@ from pexservice.commit.requests import Move, Outcome
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.stores.interface import Row
+from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
 from pexservice.worker.lifecycle import heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
@@ -96,11 +95,6 @@ class Surroundings(Protocol):
         Is this notification lost?
         """
 
-    def heard(self, pid: int, lines: list[str]) -> None:
-        """
-        A process notifies the supervisor.
-        """
-
     def ended(self, process: Process, *, suspicious: bool) -> None:
         """
         A process is no more.
@@ -113,6 +107,8 @@ class Process:
     """
     A worker, as far as the supervisor and callers notice.
 
+    @ivar worker: the supervisor's record of it.
+    @ivar verifies: it reads the whole store before it serves.
     @ivar signals: that it has not taken yet.
     @ivar requests: that it has accepted and not answered.
     @ivar sent: answers on their way.
@@ -120,12 +116,12 @@ class Process:
     """
 
     def __init__(
-        self, machine: Surroundings, name: str, protocol: ProcessProtocol, pid: int
+        self, machine: Surroundings, worker: WorkerProcess, pid: int, *, verifies: bool
     ) -> None:
         self.machine = machine
-        self.name = name
-        self.protocol = protocol
+        self.worker = worker
         self.pid = pid
+        self.verifies = verifies
         self.clock = Turns()
         self.phase = Phase.BOOTING
         self.hang: Hang | None = None
@@ -144,11 +140,12 @@ class Process:
             time_ns=lambda: 0,
             give_way=lambda: None,
         )
+        self._notifier = Notifier(self._send, WATCHDOG)
         self._state: tuple[str, ...] = ()
-        protocol.makeConnection(cast(IProcessTransport, self))
+        worker.makeConnection(cast(IProcessTransport, self))
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.pid})"
+        return f"{self.worker.name} ({self.pid})"
 
     @property
     def runs(self) -> bool:
@@ -191,13 +188,7 @@ class Process:
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
         self._say(STANDING_BY)
-        notifier = SimpleNamespace(watchdog=WATCHDOG, tell=self._tell)
-        heartbeat(
-            cast(Notifier, notifier),
-            self.clock,
-            self.committer.settled,
-            lambda: self._state,
-        )
+        heartbeat(self._notifier, self.clock, self.committer.settled, lambda: self._state)
 
     def _serve(self, _: None) -> None:
         self.phase = Phase.SERVING
@@ -205,13 +196,13 @@ class Process:
 
     def _say(self, *state: str) -> None:
         self._state = state
-        self._tell(*state)
+        self._notifier.notify(*state)
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, message: bytes) -> None:
         if self.machine.drops():
             return
         self.spoke_at = self.machine.seconds()
-        self.machine.heard(self.pid, list(lines))
+        self.worker.childDataReceived(MESSAGES, message)
 
     def turn(self) -> None:
         """
@@ -293,4 +284,4 @@ class Process:
         for request, answer in sent:
             request.answered(answer if self.machine.choose.random() < 1 / 2 else None)
         reason = ProcessTerminated(status, signal) if status or signal else ProcessDone(0)
-        self.protocol.processEnded(Failure(reason))
+        self.worker.processEnded(Failure(reason))

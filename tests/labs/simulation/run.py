@@ -99,7 +99,7 @@ class Simulation:
         self.machine.note(
             f"seed {self.seed}, with {', '.join(sorted(some)) or 'no faults'}"
         )
-        machine.supervisor.startService()
+        machine.supervisor.roster.start()
         names = [*weights]
         for name in choose.choices(names, [*weights.values()], k=EVENTS):
             machine.tick += 1
@@ -209,7 +209,7 @@ class Simulation:
         SIGHUP.
         """
         self.machine.note("the workers are to be replaced")
-        self.machine.supervisor.replace()
+        self.machine.supervisor.replacement.request()
 
     def _refuse(self) -> None:
         """
@@ -300,7 +300,7 @@ class Simulation:
         return (
             not self.clients.waiting
             and not machine.backlog
-            and not machine.supervisor.replaces
+            and not machine.supervisor.replacement.under_way
             and phases == ["SERVING", "STANDING_BY"]
             and all(each.runs for each in machine.processes)
             and all(machine.supervisor.knows(each) for each in machine.processes)
@@ -309,7 +309,7 @@ class Simulation:
     def _state(self) -> str:
         machine = self.machine
         said = [f"{each} is {each.phase.name}" for each in machine.processes]
-        if machine.supervisor.replaces:
+        if machine.supervisor.replacement.under_way:
             said.append("the workers are being replaced")
         return ", ".join([*said, f"{self.clients.waiting} clients wait"])
 

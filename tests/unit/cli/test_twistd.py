@@ -4,13 +4,17 @@ The command lines, from the words to the settings.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from twisted.python import usage
 
 from pexservice.cli.twistd import CommonOptions, ServiceOptions, WorkerOptions
+from pexservice.process.exit_status import Status
 from pexservice.settings.option import command_line, options_of
 from pexservice.settings.options import Settings, Supervision
 
@@ -44,9 +48,13 @@ def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
     """
     Return what is said of a wrong command line.
     """
-    with pytest.raises(SystemExit) as raised:
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as terminal,
+        pytest.raises(SystemExit) as raised,
+    ):
         parsed(*words, options=options)
-    return str(raised.value)
+    assert raised.value.code == Status.MISCONFIGURED
+    return terminal.getvalue().removesuffix("\n")
 
 
 def test_nothing_given() -> None:
@@ -78,11 +86,11 @@ def test_flags_and_hidden_options() -> None:
     A worker takes what only its supervisor gives; nobody else does, and it is not
     passed on.
     """
-    words = ("--lifeline", "5", "--scoreboard", "6", "--quick-check")
+    words = ("--supervisor", "5", "--scoreboard", "6", "--quick-check")
     told = parsed(*words, options=WorkerOptions).settings()
-    assert (told.lifeline, told.scoreboard, told.quick_check) == (5, 6, True)
-    assert not {"--lifeline", "--scoreboard", "--quick-check"} & set(command_line(told))
-    assert "there is no option --lifeline" in refused(*words)
+    assert (told.supervisor, told.scoreboard, told.quick_check) == (5, 6, True)
+    assert not {"--supervisor", "--scoreboard", "--quick-check"} & set(command_line(told))
+    assert "there is no option --supervisor" in refused(*words)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +199,21 @@ def test_settings_are_plain_values() -> None:
     """
     with pytest.raises(ValueError, match="go together"):
         attrs.evolve(Settings(), tls_key="k")
+
+
+@pytest.mark.parametrize(("foreground", "status"), [(True, 64), (False, 1)])
+def test_the_status_of_a_wrong_option(
+    foreground: bool,  # noqa: FBT001 a parameter
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    No restart mends it; a daemon's start has one status for all that is wrong.
+    """
+    options = WorkerOptions()
+    options.parent = usage.Options()
+    options.parent["nodaemon"] = foreground
+    with pytest.raises(SystemExit) as raised:
+        options.parseOptions(["--journal", "0"])
+    assert raised.value.code == status
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -7,13 +7,20 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 
 import pytest
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.testing import MemoryReactor
 
-from pexservice.process.exit_status import Leaving, Status
+from pexservice.process.exit_status import (
+    CannotStart,
+    Misconfigured,
+    ProcessExit,
+    Status,
+    cannot_use,
+)
 
 
 class Stopping(MemoryReactor):
@@ -40,11 +47,12 @@ def test_while_it_is_stopping() -> None:
     asked for the step would get no answer.
     """
     at_exit: list[object] = []
-    leaving = Leaving(
+    process_exit = ProcessExit(
         Stopping(), terminal=False, at_exit=lambda *call: at_exit.append(call[1])
     )
-    leaving.leave(Status.STORE_FAILED, "the store failed")
-    assert leaving.leaving
+    process_exit.exit_with(Status.STORE_FAILED, "the store failed")
+    process_exit.exit_with(Status.CANNOT_START, "something that follows from it")
+    assert process_exit.reason == "the store failed"
     assert at_exit == [Status.STORE_FAILED]
 
 
@@ -66,7 +74,60 @@ def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(sys, "__stderr__", Full())
     reactor = MemoryReactor()
-    Leaving(reactor, at_exit=lambda *_: None).leave(Status.STORE_FAILED, "it failed")
+    process_exit = ProcessExit(reactor, at_exit=lambda *_: None)
+    process_exit.exit_with(Status.STORE_FAILED, "it failed")
     ((stop, _, __),) = reactor.whenRunningHooks
     stop()
     assert reactor.hasStopped
+
+
+def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The reason is one line on standard error, for those that see it.
+    """
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    for seen in (True, False):
+        process_exit = ProcessExit(MemoryReactor(), terminal=seen, at_exit=lambda *_: None)
+        process_exit.exit_with(Status.CANNOT_START, "it cannot")
+    assert terminal.getvalue() == "pexservice: it cannot\n"
+
+
+def test_the_status() -> None:
+    """
+    It is that of the process, which ends neither by the reactor nor by an exception.
+    """
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from twisted.internet import reactor\n"
+            "from pexservice.process.exit_status import ProcessExit, Status\n"
+            "end = ProcessExit(reactor)\n"
+            "reactor.callWhenRunning(end.exit_with, Status.STORE_FAILED, 'it failed')\n"
+            "reactor.run()\n",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 74
+    assert ended.stderr.endswith("pexservice: it failed\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOENT, Misconfigured),
+        (errno.EACCES, Misconfigured),
+        (errno.EMFILE, CannotStart),
+        (errno.ENOSPC, CannotStart),
+    ],
+)
+def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> None:
+    """
+    Whether a restart helps is told from why.
+    """
+    error = cannot_use("the file x", OSError(number, os.strerror(number)))
+    assert type(error) is kind
+    assert str(error) == f"the file x: {os.strerror(number)}"

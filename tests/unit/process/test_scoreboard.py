@@ -5,13 +5,15 @@ What the supervisor counts, in memory that its workers read.
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Score
+from pexservice.process.scoreboard import REASONS, Reload, Score
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_what_is_written_is_read(descriptor: int) -> None:
     """
     scoreboard.write(descriptor, score(1))
     counts = {reason: number for number, reason in enumerate(REASONS, 4)}
-    written = Score(1, 2, 3, counts)
+    written = Score(1, 2, 3, counts, 4, Reload.FAILED)
     scoreboard.write(descriptor, written)
     assert scoreboard.read(descriptor) == written
 
@@ -56,6 +58,16 @@ def test_no_whole_record(descriptor: int) -> None:
         assert scoreboard.read(descriptor) is None
     os.pwrite(descriptor, whole, 0)
     assert scoreboard.read(descriptor) == score(7)
+
+
+def test_the_record_of_version_0_1_0(descriptor: int) -> None:
+    """
+    After an upgrade an older supervisor may go on for a while, which counts less.
+    """
+    record = struct.pack("<8s3Q6Q", b"pexscor1", 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    os.pwrite(descriptor, record + struct.pack("<I", zlib.crc32(record)), 0)
+    counts = dict(zip(REASONS, (4, 5, 6, 7, 8, 9, 0), strict=True))
+    assert scoreboard.read(descriptor) == Score(1, 2, 3, counts, reloads=None)
 
 
 def test_a_reader_beside_a_writer(descriptor: int) -> None:

@@ -1,81 +1,128 @@
 """
-systemd's notify protocol, both ends.
+systemd's notify protocol.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from twisted.internet.testing import MemoryReactor
+from twisted.logger import capturedLogs
 
-from pexservice.process.sd_notify import ALIVE, READY, Listener, Notifier
-
-
-@pytest.fixture
-def heard() -> list[tuple[int, list[str]]]:
-    """
-    What the listener has heard.
-    """
-    return []
+from pexservice.process.sd_notify import ALIVE, LONGEST_LINE, READY, Notifier
 
 
 @pytest.fixture
-def listener(heard: list[tuple[int, list[str]]]) -> Listener:
+def pipe() -> Iterator[tuple[int, int]]:
     """
-    A supervisor's end.
+    The reading and the writing end of a pipe.
     """
-    listener = Listener(MemoryReactor(), lambda pid, lines: heard.append((pid, lines)))
-    listener.start()
-    return listener
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
 
 
-def test_from_end_to_end(listener: Listener, heard: list[tuple[int, list[str]]]) -> None:
+@pytest.mark.parametrize("name", ["notify", "@pexservice-{pid}"])
+def test_to_a_service_manager(tmp_path: Path, name: str) -> None:
     """
-    What is told is heard, line by line, from whom the kernel says it is.
+    Its socket has a path, or a name in the abstract namespace.
     """
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
-    notifier.tell(READY, "STATUS=serving")
-    notifier.tell(ALIVE)
-    listener.doRead()
-    assert heard == [
-        (os.getpid(), [READY, "STATUS=serving"]),
-        (os.getpid(), [ALIVE]),
-    ]
-    listener.stop()
+    name = name.format(pid=os.getpid())
+    path = name if name.startswith("@") else str(tmp_path / name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + path[1:] if path.startswith("@") else path)
+        with closing(Notifier.to_service_manager({"NOTIFY_SOCKET": path})) as notifier:
+            notifier.notify(READY, "STATUS=serving")
+            notifier.notify(ALIVE)
+        notifier.notify("STATUS=nobody is told any more")
+        assert manager.recv(100) == b"READY=1\nSTATUS=serving\n"
+        assert manager.recv(100) == b"WATCHDOG=1\n"
+        manager.setblocking(False)  # noqa: FBT003 its only argument
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
 
 
-def test_nonsense(listener: Listener, heard: list[tuple[int, list[str]]]) -> None:
+def test_to_a_supervisor(pipe: tuple[int, int]) -> None:
     """
-    Whatever bytes somebody sends, they are lines of text.
+    Messages go into the pipe, whose end no child of ours inherits.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-        for data in (b"", b"\xff\xfe\n\n", b"x" * 10_000):
-            stranger.sendto(data, "\0" + listener.name[1:])
-    listener.doRead()
-    assert [len(lines) for _, lines in heard] == [0, 2, 1]
-    listener.stop()
+    reading, writing = pipe
+    os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
+    Notifier.to_supervisor(writing, {}).notify(READY, "STATUS=serving")
+    assert os.read(reading, 100) == b"READY=1\nSTATUS=serving\n"
+    assert not os.get_inheritable(writing)
 
 
-def test_a_path(tmp_path: Path) -> None:
+def test_whatever_is_said(pipe: tuple[int, int]) -> None:
     """
-    The socket of systemd has a path.
+    A reason with newlines in it is one line, and one without end is cut.
     """
-    path = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(path)
-        Notifier({"NOTIFY_SOCKET": path}).tell(READY)
-        assert systemd.recv(100) == b"READY=1"
+    reading, writing = pipe
+    notifier = Notifier.to_supervisor(writing, {})
+    notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
+    first, second, rest = os.read(reading, 10_000).split(b"\n")
+    assert first == b"STATUS=the file a READY=1 is missing"
+    assert (len(second), rest) == (LONGEST_LINE, b"")
+
+
+def test_a_full_pipe(pipe: tuple[int, int]) -> None:
+    """
+    A supervisor that does not read is not waited for, what was not taken is not torn, and
+    the log is told once.
+    """
+    reading, writing = pipe
+    notifier = Notifier.to_supervisor(writing, {})
+    with capturedLogs() as events:
+        for _ in range(100):
+            notifier.notify("STATUS=" + "x" * 2000)
+        assert len(events) == 1
+        assert len(os.read(reading, 1_000_000)) % (LONGEST_LINE + 1) == 0
+        notifier.notify(READY)
+    assert len(events) == 1
+    assert os.read(reading, 1_000_000) == b"READY=1\n"
+    assert select.select([reading], [], [], 0)[0] == []
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     """
-    Without a socket nothing is told, and one that is gone is no failure.
+    Without a socket nothing is told, and one that is gone, or comes later, is no failure.
     """
-    Notifier({}).tell(READY)
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell(READY)
+    Notifier().notify(READY)
+    Notifier.to_service_manager({}).notify(READY)
+    path = str(tmp_path / "later")
+    notifier = Notifier.to_service_manager({"NOTIFY_SOCKET": path})
+    with capturedLogs() as events, closing(notifier):
+        notifier.notify(READY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            notifier.notify(READY)
+            assert manager.recv(100) == b"READY=1\n"
+        notifier.notify(READY)
+    assert len(events) == 2
+
+
+def test_no_descriptor_is_needed_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    One that was opened at the start serves for the life of the process.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        name = "@" + manager.getsockname()[1:].decode()
+        with closing(Notifier.to_service_manager({"NOTIFY_SOCKET": name})) as notifier:
+
+            def full(*_: object, **__: object) -> None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            monkeypatch.setattr(socket, "socket", full)
+            notifier.notify(ALIVE)
+        assert manager.recv(100) == b"WATCHDOG=1\n"
 
 
 @pytest.mark.parametrize(
@@ -89,10 +136,15 @@ def test_nobody_listens(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_the_watchdog(environment: dict[str, str], watchdog: float | None) -> None:
+def test_the_watchdog(
+    environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
+) -> None:
     """
     Whoever started the process may want to know whether it is alive; not if that was
     meant for another process.
     """
-    assert Notifier({"NOTIFY_SOCKET": "@nobody", **environment}).watchdog == watchdog
-    assert Notifier(environment).watchdog is None
+    named = {"NOTIFY_SOCKET": "@nobody", **environment}
+    with closing(Notifier.to_service_manager(named)) as notifier:
+        assert notifier.watchdog == watchdog
+    assert Notifier.to_service_manager(environment).watchdog is None
+    assert Notifier.to_supervisor(pipe[1], environment).watchdog == watchdog

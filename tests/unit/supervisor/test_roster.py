@@ -1,203 +1,244 @@
 """
-What the supervisor knows of its workers.
+What is decided about all workers.
 """
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from pexservice.process.exit_status import Status
+from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
-from pexservice.supervisor.roster import HEAD_START, START_PATIENCE, Crew
-from tests.support.fakes import Turns
-
-WATCHDOG = 5.0
-
-
-class Process:
-    """
-    A worker's transport, as far as it is looked at.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+from pexservice.supervisor.roster import HEAD_START
+from tests.support.supervision import VERIFY, Supervised
 
 
 @pytest.fixture
-def clock() -> Turns:
+def supervised() -> Supervised:
     """
-    The crew's.
+    A supervisor that has not begun.
     """
-    return Turns()
+    return Supervised()
 
 
-@pytest.fixture
-def crew(clock: Turns) -> Crew:
+def test_one_begins_after_the_other(supervised: Supervised) -> None:
     """
-    Two workers, as they begin.
+    The first has the processors until it serves.
     """
-    crew = Crew(clock.seconds, WATCHDOG)
-    for pid in (1, 2):
-        joined(crew, f"worker-{pid}", pid)
-    return crew
+    supervised.roster.start()
+    supervised.reactor.turns(1.0)
+    assert len(supervised.processes) == 1
+    supervised.processes[0].notify(READY)
+    supervised.reactor.turns(0.1)
+    assert len(supervised.processes) == 2
 
 
-def joined(crew: Crew, name: str, pid: int) -> None:
+@pytest.mark.parametrize("how", ["it ends", "it takes too long"])
+def test_the_first_does_not_come_up(supervised: Supervised, how: str) -> None:
     """
-    A worker runs.
+    Then it does not keep others from beginning.
     """
-    process: Any = Process(pid)
-    crew.joined(name, process)
+    supervised.roster.start()
+    first = supervised.processes[0]
+    if how == "it ends":
+        first.end(status=1)
+        supervised.reactor.turns(0.2)
+        assert first not in supervised.processes
+    else:
+        supervised.reactor.turns(HEAD_START - 0.1)
+        assert supervised.processes == [first]
+        supervised.reactor.turns(0.2)
+        assert len(supervised.processes) == 2
 
 
-def condemned(crew: Crew) -> list[int]:
+def test_the_standby_takes_over(supervised: Supervised) -> None:
     """
-    The process ids of those that have been silent for too long.
+    A successor is started when the standby serves, and not in its way.
     """
-    return [each.pid for each in crew.condemn()]
+    serving, standby = supervised.started()
+    supervised.pass_time(HEAD_START)
+    serving.end(by=signal.SIGKILL)
+    supervised.reactor.turns(0.5)
+    assert supervised.processes == [standby]
+    standby.notify(READY)
+    supervised.reactor.turns(0.1)
+    assert len(supervised.processes) == 2
+    assert supervised.score.failovers == 1
 
 
-def test_who_serves(crew: Crew) -> None:
+def test_what_is_told_to_the_service_manager(supervised: Supervised) -> None:
     """
-    By what they say.
+    That the service is ready, that a worker is alive, and what the one that serves does.
     """
-    assert not crew.is_up("worker-1")
-    crew.hear(1, [READY, "STATUS=serving"])
-    crew.hear(2, [STANDING_BY])
-    assert crew.serves("worker-1")
-    assert not crew.serves("worker-2")
-    assert crew.is_up("worker-2")
-    crew.hear(1, [STOPPING])
-    assert not crew.serves("worker-1")
-    assert not crew.is_up("nobody")
-
-
-def test_succession(crew: Crew, clock: Turns) -> None:
-    """
-    Between the end of the one and the beginning of the other, and not when nobody is
-    there to take over.
-    """
-    crew.hear(1, [READY])
-    crew.hear(2, [STANDING_BY])
-    assert not crew.in_succession
-    clock.turn(HEAD_START)
-    crew.left("worker-1")
-    assert crew.in_succession
-    crew.hear(2, [READY])
-    assert not crew.in_succession
-    crew.hear(2, [STOPPING])
-    assert not crew.in_succession
-    crew.left("worker-2")
-    assert not crew.in_succession
-
-
-def test_who_has_begun_is_about_to_serve(crew: Crew, clock: Turns) -> None:
-    """
-    For a while; whoever has not come up by then does not keep others from it.
-    """
-    crew.left("worker-2")
-    crew.hear(1, [ALIVE])
-    clock.turn(HEAD_START - 0.1)
-    assert crew.in_succession
-    clock.turn(0.1)
-    assert not crew.in_succession
-
-
-def test_what_is_passed_on(crew: Crew) -> None:
-    """
-    That the service is ready, that somebody is alive, and what the one that serves
-    does; nothing from strangers.
-    """
-    assert crew.hear(2, [STANDING_BY]) == []
-    assert crew.hear(2, [ALIVE]) == [ALIVE]
-    assert crew.hear(2, [READY, "STATUS=serving"]) == [READY, "STATUS=serving"]
-    assert crew.hear(2, [STOPPING, "MAINPID=7"]) == []
-    assert crew.hear(99, [READY, ALIVE]) == []
-
-
-def test_a_lost_datagram(crew: Crew) -> None:
-    """
-    The state comes again with each beat, and is news only once.
-    """
-    assert crew.hear(1, [ALIVE, READY]) == [ALIVE, READY]
-    told: list[None] = []
-    crew.change().addCallback(told.append)
-    assert crew.hear(1, [ALIVE, READY]) == [ALIVE]
-    assert told == []
-    assert crew.serves("worker-1")
-
-
-def test_we_were_late(crew: Crew, clock: Turns) -> None:
-    """
-    A supervisor that was stopped itself does not blame its workers.
-    """
-    crew.hear(1, [READY])
-    crew.hear(2, [STANDING_BY])
-    clock.turn(10 * WATCHDOG)
-    assert condemned(crew) == []
-    assert look(crew, clock, WATCHDOG + 0.5) == [1, 2]
-
-
-def look(crew: Crew, clock: Turns, seconds: float) -> list[int]:
-    """
-    Look again and again, as a supervisor does, for so long.
-    """
-    found = []
-    while seconds > 0:
-        clock.turn(min(1.0, seconds))
-        seconds -= 1.0
-        found += condemned(crew)
-    return found
-
-
-def test_silence(crew: Crew, clock: Turns) -> None:
-    """
-    Who has spoken and is silent for too long is condemned, once.
-    """
-    crew.hear(1, [READY])
-    crew.hear(2, [STANDING_BY])
-    assert look(crew, clock, WATCHDOG - 1) == []
-    crew.hear(2, [ALIVE])
-    assert look(crew, clock, 1.5) == [1]
-    assert look(crew, clock, WATCHDOG) == [2]
-
-
-def test_a_slow_start(crew: Crew, clock: Turns) -> None:
-    """
-    The first word may take longer, for a large store is read before it.
-    """
-    assert look(crew, clock, START_PATIENCE) == []
-    assert look(crew, clock, 0.1) == [1, 2]
-
-
-def test_changes(crew: Crew) -> None:
-    """
-    Who waits is told when one begins to serve or to stand by, or ends, and not of
-    each beat.
-    """
-    for stirs, change in (
-        (False, lambda: crew.hear(1, [ALIVE])),
-        (True, lambda: crew.hear(1, [READY])),
-        (True, lambda: crew.hear(2, [STANDING_BY])),
-        (False, lambda: crew.hear(2, ["STATUS=waiting"])),
-        (True, lambda: crew.left("worker-2")),
+    serving, standby = supervised.started()
+    assert supervised.told == [[READY], ["STATUS=serving"]]
+    del supervised.told[:]
+    for lines, told in (
+        ([ALIVE, READY, "STATUS=serving"], [[ALIVE]]),
+        (["STATUS=looking around"], [["STATUS=looking around"]]),
+        (["EXTEND_TIMEOUT_USEC=1000"], [["EXTEND_TIMEOUT_USEC=1000"]]),
+        ([STOPPING, "MAINPID=7"], []),
     ):
-        told: list[None] = []
-        crew.change().addCallback(told.append)
-        change()
-        assert bool(told) == stirs
+        serving.notify(*lines)
+        assert supervised.told == told
+        del supervised.told[:]
+    standby.notify(ALIVE, STANDING_BY)
+    assert supervised.told == [[ALIVE]]
 
 
-def test_the_end(crew: Crew) -> None:
+def test_the_status_of_the_one_that_serves(supervised: Supervised) -> None:
     """
-    Its last status is its reason; who never ran had none.
+    Others do not speak for the service, unless nobody serves.
     """
-    crew.hear(1, ["STATUS=the store is damaged"])
-    assert crew.left("worker-1") == "the store is damaged"
-    assert crew.left("worker-1") == ""
-    assert crew.left("nobody") == ""
-    assert "worker-1" not in crew
-    assert crew.pids == {2}
-    crew.left("worker-2")
-    assert not crew
+    serving, standby = supervised.started()
+    del supervised.told[:]
+    standby.notify("STATUS=not now")
+    assert supervised.told == []
+    serving.notify(STOPPING)
+    standby.notify("STATUS=verifying the store: 41 %", STANDING_BY)
+    assert supervised.told == [["STATUS=verifying the store: 41 %"]]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"by": signal.SIGKILL}, "killed"),
+        ({"by": signal.SIGTERM}, "killed"),
+        ({"status": Status.STORE_FAILED}, "store_failed"),
+        ({"status": Status.CANNOT_START}, "cannot_start"),
+        ({"status": Status.MISCONFIGURED}, "misconfigured"),
+        ({"status": Status.DAMAGED}, "failed"),
+        ({"status": 0}, "failed"),
+    ],
+)
+def test_why_workers_are_restarted(
+    supervised: Supervised, how: dict[str, Any], reason: str
+) -> None:
+    """
+    Each end counts once, as one of the reasons.
+    """
+    _, standby = supervised.started()
+    standby.end(**how)
+    restarts = supervised.score.restarts
+    assert {each: count for each, count in restarts.items() if count} == {reason: 1}
+
+
+def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
+    """
+    A standby that dies is a restart only.  One that says that it is stopping before it ends
+    by itself has served all the same.
+    """
+    serving, standby = supervised.started()
+    standby.end(by=signal.SIGKILL)
+    assert supervised.score.failovers == 0
+    serving.notify(STOPPING)
+    serving.end(status=Status.STORE_FAILED)
+    assert supervised.score.failovers == 1
+
+
+def test_the_standbys_are_shown(supervised: Supervised) -> None:
+    """
+    As they come and go, and how many there should be.
+    """
+    _, standby = supervised.started()
+    assert (supervised.score.standing_by, supervised.score.standby) == (1, 1)
+    standby.end(by=signal.SIGKILL)
+    assert supervised.score.standing_by == 0
+    assert supervised.score.reload is Reload.NONE
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"status": Status.STORE_FAILED},
+        {"by": signal.SIGBUS},
+        {"by": signal.SIGSEGV},
+        {"by": signal.SIGABRT},
+    ],
+)
+def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
+    """
+    After one that hints at the disk the next processes read the whole store, until one of
+    them serves.
+    """
+    serving, standby = supervised.started()
+    assert VERIFY not in serving.arguments
+    serving.end(**how)
+    standby.notify(READY)
+    supervised.reactor.turns(0.1)
+    verifying = supervised.processes[-1]
+    assert VERIFY in verifying.arguments
+    verifying.notify(STANDING_BY)
+    # Whoever served meanwhile has not read it.
+    standby.end(by=signal.SIGKILL)
+    verifying.notify(READY)
+    supervised.reactor.turns(0.1)
+    assert VERIFY not in supervised.processes[-1].arguments
+
+
+def test_an_end_without_a_hint(supervised: Supervised) -> None:
+    """
+    One that was killed says nothing of the disk.
+    """
+    serving, standby = supervised.started()
+    serving.end(by=signal.SIGKILL)
+    standby.notify(READY)
+    supervised.reactor.turns(0.1)
+    assert VERIFY not in supervised.processes[-1].arguments
+
+
+def test_a_damaged_store(supervised: Supervised) -> None:
+    """
+    It ends the service with the worker's own reason, or by what is known.
+    """
+    _, standby = supervised.started()
+    standby.notify("STATUS=the store is damaged")
+    standby.end(status=Status.DAMAGED)
+    assert supervised.given_up == [(Status.DAMAGED, "the store is damaged")]
+
+
+def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
+    """
+    The status alone is enough.
+    """
+    supervised.roster.start()
+    supervised.processes[0].end(status=Status.DAMAGED)
+    assert supervised.given_up == [(Status.DAMAGED, "worker-1 ended with status 78")]
+
+
+def test_a_wrong_configuration(supervised: Supervised) -> None:
+    """
+    It ends the service if nobody is up; those that are go on, and it is tried again.
+    """
+    serving, standby = supervised.started()
+    standby.notify("STATUS=the token file is missing")
+    standby.end(status=Status.MISCONFIGURED)
+    assert supervised.given_up == []
+    supervised.reactor.turns(10.0)
+    again = supervised.processes[-1]
+    assert again is not serving
+    serving.end(by=signal.SIGKILL)
+    again.notify("STATUS=the token file is missing")
+    again.end(status=Status.MISCONFIGURED)
+    assert supervised.given_up == [(Status.MISCONFIGURED, "the token file is missing")]
+
+
+def test_all_are_stopped(supervised: Supervised) -> None:
+    """
+    By SIGTERM; that is no restart, and it is done when they are gone.
+    """
+    processes = supervised.started()
+    stopped = Deferred.fromCoroutine(supervised.roster.stop())
+    for each in processes:
+        assert each.signals == [signal.SIGTERM]
+        assert not stopped.called
+        each.end(by=signal.SIGTERM)
+    assert stopped.called
+    supervised.reactor.turns(10.0)
+    assert supervised.processes == []
+    assert set(supervised.score.restarts.values()) == {0}
+    assert supervised.score.failovers == 0

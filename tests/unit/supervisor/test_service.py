@@ -1,172 +1,352 @@
 """
-What the supervisor decides by itself.
+The supervisor as a service: its sockets, its start and its end.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import cast
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, cast
 
 import pytest
-from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.interfaces import IProcessTransport
-from twisted.python.failure import Failure
+from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import Leaving, Status
-from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Listener
-from pexservice.settings.options import Settings, Supervision
-from pexservice.supervisor.service import STEP_ASIDE, Supervisor
-from tests.unit.supervisor.test_worker_process import Processes
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status
+from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
+from pexservice.process.start_signals import StartSignals
+from pexservice.supervisor import service
+from pexservice.supervisor.service import Supervisor, SupervisorReactor
+from tests.support.fakes import now
+from tests.support.processes import ProcessReactor, SpawnedProcess
+
+WELL = (sys.executable, "-c", "")
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 
-def test_a_suspicious_end_counts_at_once() -> None:
+class ListeningReactor(ProcessReactor):
     """
-    Who waits for a worker to leave, as a replacement of the workers does, starts one
-    that looks at the whole store if the store failed.
+    One that really listens.
     """
-    leaving = cast(Leaving, SimpleNamespace(leaving=False))
-    supervisor = Supervisor(Settings(), Supervision(), Processes(), leaving)
-    supervisor._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
-    commands: list[Sequence[str]] = []
 
-    def start(_: None) -> None:
-        commands.append(supervisor.command("worker-2").arguments)
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """
+        Listen on a port of TCP.
+        """
+        made: Any = tcp.Port(port, factory, backlog, interface, self)
+        made.startListening()
+        return made  # type: ignore[no-any-return]
 
-    supervisor._crew.change().addCallback(start)
-    assert "--quick-check" in supervisor.command("worker-1").arguments
-    supervisor.ended("worker-1", Failure(ProcessTerminated(Status.STORE_FAILED)))
-    assert ["--quick-check" in each for each in commands] == [False]
+    def listenUNIX(  # type: ignore[override]
+        self, address: str, factory: IProtocolFactory, **options: Any
+    ) -> IListeningPort:
+        """
+        Listen on a socket in the file system.
+        """
+        made: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
+        made.startListening()
+        return made  # type: ignore[no-any-return]
 
 
-def supervisor_with(*names: str) -> Supervisor:
+class Bench:
     """
-    One that runs, with a scoreboard, and workers that nobody has heard of.
+    A supervisor and all that surrounds it.
+
+    @ivar statuses: of the process, when it ends.
     """
-    leaving = cast(Leaving, SimpleNamespace(leaving=False, leave=lambda *_: None))
-    made = Supervisor(Settings(), Supervision(), Processes(), leaving)
-    made.running = True
-    for pid, name in enumerate(names, 1):
-        made._roster.append(name)
-        made.spawned(name, cast(IProcessTransport, SimpleNamespace(pid=pid)))
-    return made
+
+    def __init__(self, **given: Any) -> None:
+        self.reactor = ListeningReactor()
+        self.signals = StartSignals()
+        self.statuses: list[Status] = []
+        self.exit = ProcessExit(
+            self.reactor,
+            terminal=False,
+            at_exit=lambda _, status: self.statuses.append(status),
+        )
+        settings: dict[str, Any] = {
+            "listen": [LOOPBACK],
+            "worker": ["worker", "--journal", "7"],
+            "check": WELL,
+            "store": "/srv/store",
+            "watchdog": 5.0,
+            "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
+            "process_exit": self.exit,
+            "signals": self.signals,
+        }
+        self.supervisor = Supervisor(
+            cast(SupervisorReactor, self.reactor), **settings | given
+        )
+
+    def start(self) -> None:
+        """
+        Do what twistd does.
+        """
+        self.supervisor.privilegedStartService()
+        self.supervisor.startService()
+
+    @property
+    def processes(self) -> list[SpawnedProcess]:
+        """
+        Those that run.
+        """
+        return [each for each in self.reactor.spawned if each.alive]
+
+    def stop(self) -> None:
+        """
+        Stop it, and have its processes end.
+        """
+        if not self.supervisor.running:
+            return
+        stopped: Any = self.supervisor.stopService()
+        for each in self.processes:
+            assert each.signals == [signal.SIGTERM]
+            each.end(by=signal.SIGTERM)
+        self.reactor.turns(0.2)
+        now(cast(Deferred[None], stopped))
 
 
-def test_one_begins_after_the_other() -> None:
+@pytest.fixture
+def make() -> Iterator[Callable[..., Bench]]:
     """
-    The first has the processors until it serves, or has ended.
+    Make benches, whose services are stopped in the end.
     """
-    supervisor = supervisor_with()
-    supervisor._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
-    processes = cast(Processes, supervisor._base)
+    made: list[Bench] = []
 
-    def begun() -> int:
-        processes.turn(STEP_ASIDE)
-        return len(processes.spawned)
+    def make(**given: Any) -> Bench:
+        made.append(Bench(**given))
+        return made[-1]
 
-    first, _ = supervisor._add(), supervisor._add()
-    assert [begun(), begun(), begun()] == [1, 1, 1]
-    supervisor._heard(processes.PID, [READY])
-    assert [begun(), begun()] == [2, 2]
-
-    other = supervisor_with()
-    other._listener, processes = supervisor._listener, cast(Processes, other._base)
-    first, _ = other._add(), other._add()
-    assert begun() == 1
-    other._crew.left(first)
-    assert begun() == 2
+    yield make
+    for each in made:
+        each.stop()
 
 
-def ended(*, signal: int | None = None, status: int | None = None) -> Failure:
+def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
     """
-    How a process ended.
+    With the supervisor's sockets and scoreboard, and an environment that is not systemd's.
     """
-    return Failure(ProcessTerminated(status, signal))
+    bench = make(listen=[LOOPBACK, LOOPBACK])
+    bench.start()
+    (process,) = bench.processes
+    assert process.arguments == [
+        *("worker", "--journal", "7", "--supervisor", "3", "--scoreboard", "4"),
+        *("--listen", "fd:5", "--listen", "fd:6", "--quick-check"),
+    ]
+    assert process.environment == {"PATH": "/bin", "WATCHDOG_USEC": "5000000"}
+    assert list(process.descriptors) == [0, 1, 2, 3, 4, 5, 6]
+    for number in (5, 6):
+        inherited = process.descriptors[number]
+        assert isinstance(inherited, int)
+        with socket.socket(fileno=os.dup(inherited)) as listening:
+            assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            # A connection waits for a worker, and the supervisor does not look at it.
+            with socket.create_connection(listening.getsockname()):
+                pass
+    assert bench.reactor.getReaders() == []
+
+
+def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
+    """
+    Workers read it from the descriptor that they inherit.
+    """
+    bench = make()
+    bench.start()
+    board = bench.processes[0].descriptors[4]
+    assert isinstance(board, int)
+    bench.processes[0].notify(READY)
+    bench.reactor.turns(0.1)
+    bench.processes[1].notify(STANDING_BY)
+    score = scoreboard.read(board)
+    assert score is not None
+    assert (score.standing_by, score.standby) == (1, 1)
+
+
+def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
+    """
+    How far the check is, that it is ready, that it is alive, and that it stops.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        name = "@" + manager.getsockname()[1:].decode()
+        bench = make(
+            check=(sys.executable, "-c", "print('progress 41')"),
+            environment={"NOTIFY_SOCKET": name},
+        )
+        bench.start()
+        assert b"41 %" in manager.recv(1000)
+        bench.processes[0].notify(READY, ALIVE)
+        assert manager.recv(1000) == b"READY=1\n"
+        assert manager.recv(1000) == b"WATCHDOG=1\n"
+        bench.stop()
+        assert manager.recv(1000) == b"STOPPING=1\n"
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        (ended(signal=9), "killed"),
-        (ended(signal=15), "killed"),
-        (ended(status=Status.STORE_FAILED), "store_failed"),
-        (ended(status=Status.CANNOT_START), "cannot_start"),
-        (ended(status=Status.DAMAGED), "failed"),
-        (Failure(ProcessDone(0)), "failed"),
-    ],
+    ("status", "reason"), [(1, "the store is in use"), (78, "the store is damaged")]
 )
-def test_why_workers_are_restarted(how: Failure, reason: str) -> None:
+def test_a_worker_would_not_start(
+    make: Callable[..., Bench], status: int, reason: str
+) -> None:
     """
-    Each end counts once, as one of the reasons.
+    The process ends with the check's status and reason, and starts no worker.
     """
-    supervisor = supervisor_with("worker-1")
-    supervisor.ended("worker-1", how)
-    restarts = supervisor._score.restarts
-    assert {each: count for each, count in restarts.items() if count} == {reason: 1}
+    program = f"import sys; print({reason!r}); sys.exit({status})"
+    bench = make(check=(sys.executable, "-c", program))
+    bench.start()
+    assert (bench.statuses, bench.exit.reason) == ([status], reason)
+    assert bench.processes == []
+    ((stop, _, __),) = bench.reactor.whenRunningHooks
+    stop()
+    assert bench.reactor.hasStopped
 
 
-def test_a_worker_that_was_condemned_was_silent() -> None:
+def test_a_worker_would_not_start_in_the_background(make: Callable[..., Bench]) -> None:
     """
-    Whatever it takes to end it.
+    Twistd tells those that start a daemon of an exception only.
     """
-    supervisor = supervisor_with("worker-1")
-    supervisor._crew._members["worker-1"].condemned = True
-    supervisor.ended("worker-1", ended(signal=9))
-    assert supervisor._score.restarts["silent"] == 1
+    program = "import sys; print('the store is in use'); sys.exit(1)"
+    bench = make(check=(sys.executable, "-c", program), foreground=False)
+    with pytest.raises(CannotStart, match="the store is in use"):
+        bench.start()
 
 
-def test_only_who_served_fails_over() -> None:
+def test_an_address_in_use(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    A standby that dies is a restart; so is one that was told to go.  One that says that
-    it is stopping before it ends by itself has served all the same.
+    It may be workers of a supervisor that was killed; others are named after a while, and
+    no worker is checked for.
     """
-    supervisor = supervisor_with("worker-1", "worker-2", "worker-3")
-    supervisor._heard(1, [READY])
-    supervisor.ended("worker-2", ended(signal=9))
-    assert supervisor._score.failovers == 0
-    supervisor._heard(1, [STOPPING])
-    supervisor.ended("worker-1", ended(status=Status.STORE_FAILED))
-    assert supervisor._score.failovers == 1
-    supervisor._heard(3, [READY])
-    supervisor._roster.remove("worker-3")
-    supervisor.ended("worker-3", Failure(ProcessDone(0)))
-    assert supervisor._score.failovers == 1
-    assert supervisor._score.restarts["replaced"] == 1
+    monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
+        bench = make(listen=[listen], check=("/nowhere",))
+        bench.start()
+    reason = f"cannot listen on {listen}: Address already in use"
+    assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
 
 
-def test_who_is_stopped_is_not_restarted() -> None:
+def test_an_address_that_becomes_free(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    When the supervisor stops, its workers end for good.
+    When the workers of a supervisor that was killed have ended.
     """
-    supervisor = supervisor_with("worker-1")
-    supervisor._heard(1, [READY])
-    supervisor.running = False
-    supervisor.ended("worker-1", ended(signal=15))
-    assert set(supervisor._score.restarts.values()) == {0}
-    assert supervisor._score.failovers == 0
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
+        bench = make(listen=[listen])
+        monkeypatch.setattr(bench.signals, "sleep", lambda _: other.close())
+        bench.start()
+    assert len(bench.processes) == 1
 
 
-def test_the_score_is_shown_as_it_changes() -> None:
+def test_an_address_of_somebody_else(make: Callable[..., Bench]) -> None:
     """
-    To workers, which have the descriptor under a number that they are told.
+    It is named at once.
     """
-    supervisor = supervisor_with("worker-1", "worker-2")
-    supervisor._listener = cast(Listener, SimpleNamespace(name="@nowhere"))
-    assert "--scoreboard" not in supervisor.command("worker-1").arguments
-    supervisor._scoreboard = ours = scoreboard.create()
-    try:
-        command = supervisor.command("worker-1")
-        number = command.arguments[command.arguments.index("--scoreboard") + 1]
-        assert command.descriptors[int(number)] == ours
-        supervisor._heard(2, [STANDING_BY])
-        shown = scoreboard.read(ours)
-        assert shown is not None
-        assert (shown.standing_by, shown.standby, shown.failovers) == (1, 1, 0)
-        supervisor.ended("worker-2", ended(signal=9))
-        shown = scoreboard.read(ours)
-        assert shown is not None
-        assert (shown.standing_by, shown.restarts["killed"]) == (0, 1)
-    finally:
-        os.close(ours)
+    bench = make(listen=["tcp:0:interface=192.0.2.1"])
+    bench.start()
+    assert bench.exit.reason is not None
+    assert bench.exit.reason.endswith("192.0.2.1: Cannot assign requested address")
+    assert bench.signals.terminated is False
+
+
+def test_too_few_descriptors(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A line that says so, and a status.
+    """
+
+    def create() -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(scoreboard, "create", create)
+    bench = make()
+    bench.start()
+    assert bench.statuses == [Status.CANNOT_START]
+    assert bench.exit.reason == "cannot start: [Errno 24] Too many open files"
+
+
+@pytest.mark.parametrize("when", ["before", "during the check", "after"])
+def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
+    """
+    It ends with status 0, and there are no workers but those that had begun.
+    """
+    bench = make(check=(sys.executable, "-c", "import time; time.sleep(1000)"))
+    if when == "before":
+        bench.signals.terminate()
+        bench.start()
+    elif when == "during the check":
+        # Before the child has a chance to end.
+        on_terminate = bench.signals.on_terminate
+
+        def interrupt(call: Callable[[], object] | None) -> None:
+            on_terminate(call)
+            bench.signals.terminate()
+
+        bench.signals.on_terminate = interrupt  # type: ignore[method-assign,assignment]
+        bench.start()
+    else:
+        bench = make()
+        bench.start()
+        bench.signals.terminate()
+    stops = [hook[0] for hook in bench.reactor.whenRunningHooks]
+    for stop in stops:
+        stop()
+    assert bench.reactor.hasStopped
+    assert bench.statuses == []
+    assert len(bench.processes) == (when == "after")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sighup(make: Callable[..., Bench], when: str) -> None:
+    """
+    It has the workers replaced, also one that came while the service started.
+    """
+    bench = make()
+    if when == "before":
+        bench.signals.hang_up()
+    bench.start()
+    if when == "after":
+        bench.signals.hang_up()
+    bench.processes[0].notify(READY)
+    bench.reactor.turns(0.2)
+    assert len(bench.processes) == 3
+
+
+def test_process_1(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    It buries those that others left, and not its workers.
+    """
+    buried: list[set[int]] = []
+    monkeypatch.setattr(service, "bury_orphans", buried.append)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    bench = make()
+    bench.start()
+    bench.reactor.turns(2.5)
+    assert buried == [{bench.processes[0].pid}] * 2
+
+
+def test_a_socket_in_the_file_system(
+    make: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is there until the service has stopped.
+    """
+    monkeypatch.chdir(tmp_path)
+    bench = make(listen=["unix:socket"])
+    bench.start()
+    assert (tmp_path / "socket").is_socket()
+    bench.stop()
+    assert not (tmp_path / "socket").exists()

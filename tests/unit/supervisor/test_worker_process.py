@@ -1,163 +1,309 @@
 """
-What procmon leaves out.
+One worker: its processes, what they say, and when they are started and killed.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.interfaces import IProcessTransport, IReactorProcess, IReactorTime
-from twisted.internet.protocol import ProcessProtocol
-from twisted.python.failure import Failure
-from twisted.runner.procmon import ProcessMonitor
-from zope.interface import implementer
+from twisted.logger import capturedLogs
 
-from pexservice.supervisor.worker_process import LONGEST_LINE, Command, Lines, Spawner
-from tests.support.fakes import Turns
+from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
+from pexservice.supervisor.lines import LONGEST_LINE
+from pexservice.supervisor.worker_process import (
+    KILL_TIME,
+    LAST_WORDS,
+    MESSAGES,
+    START_PATIENCE,
+    State,
+    WorkerProcess,
+)
+from tests.support.processes import TURN
+from tests.support.supervision import WATCHDOG, Supervised
 
 
-@given(st.lists(st.binary(max_size=30)))
-def test_lines(chunks: list[bytes]) -> None:
+@pytest.fixture
+def supervised() -> Supervised:
     """
-    However the stream is cut, its lines come out whole, and nothing is lost.
+    A supervisor with one worker.
     """
-    said: list[str] = []
-    lines = Lines(said.append)
-    for chunk in chunks:
-        lines.feed(chunk)
-    lines.end()
-    whole = b"".join(chunks).split(b"\n")
-    if whole[-1] == b"":
-        whole.pop()
-    assert said == [line.decode("utf-8", "backslashreplace") for line in whole]
+    supervised = Supervised(standby=0)
+    supervised.roster.start()
+    return supervised
 
 
-@pytest.mark.parametrize("length", [LONGEST_LINE, LONGEST_LINE + 1, 1_000_000])
-@pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_long_line(length: int, end: bytes) -> None:
+@pytest.fixture
+def worker(supervised: Supervised) -> WorkerProcess:
     """
-    A line of any length is cut and costs nobody anything.
+    Its worker, which begins.
     """
-    said: list[str] = []
-    lines = Lines(said.append)
-    for _ in range(length // 1000):
-        lines.feed(b"x" * 1000)
-    lines.feed(b"x" * (length % 1000) + end)
-    lines.end()
-    assert "".join(said) == "x" * length
-    assert max(map(len, said)) <= LONGEST_LINE
+    (worker,) = supervised.roster.workers
+    return worker
 
 
-@implementer(IReactorProcess, IReactorTime)
-class Processes(Turns):
+def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    A reactor that only notes what it is to spawn.
+    With pipes for its output and its messages, and an input that never has anything.
     """
+    (process,) = supervised.processes
+    assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES: "r"}
+    assert (worker.state, worker.pid) == (State.STARTING, process.pid)
 
-    #: Of all that are spawned.
-    PID = 7
 
-    refuses = False
+def test_its_output_is_logged(supervised: Supervised) -> None:
+    """
+    Line by line, also the last words without a newline; a line of any length is cut and
+    what follows is not lost.
+    """
+    (process,) = supervised.processes
+    with capturedLogs() as events:
+        process.write_output(b"out\nla")
+        process.write_output(b"x" * (2 * LONGEST_LINE + 1) + b"\nerror\n", 2)
+        process.write_output(b"st")
+        process.end()
+    lines = [each["line"] for each in events if "line" in each]
+    whole = "x" * LONGEST_LINE
+    assert lines == ["out", whole, whole, "x", "error", "last"]
+    assert {each["name"] for each in events if "line" in each} == {"worker-1"}
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.spawned: list[tuple[ProcessProtocol, Any, dict[Any, Any]]] = []
 
-    def spawnProcess(  # type: ignore[override]
-        self, protocol: ProcessProtocol, *arguments: Any, childFDs: dict[Any, Any]
-    ) -> IProcessTransport:
+@pytest.mark.parametrize(
+    ("lines", "state"),
+    [
+        ([ALIVE], State.STARTING),
+        ([STANDING_BY], State.STANDING_BY),
+        ([READY, "STATUS=serving"], State.SERVING),
+        ([STANDING_BY, READY], State.SERVING),
+        # What was said before may come again with a sign of life.
+        ([READY, STANDING_BY], State.SERVING),
+        ([READY, STOPPING], State.STOPPING),
+        # A process that stops serves no more, whatever it says.
+        ([STOPPING, READY], State.STOPPING),
+        (["nonsense", "=", "", "\xff"], State.STARTING),
+    ],
+)
+def test_its_states(
+    supervised: Supervised, worker: WorkerProcess, lines: list[str], state: State
+) -> None:
+    """
+    They follow from what it says, however that is cut.
+    """
+    for each in lines:
+        data = f"{each}\n".encode()
+        supervised.processes[0].write_output(data[:5], MESSAGES)
+        supervised.processes[0].write_output(data[5:], MESSAGES)
+    assert worker.state is state
+    assert worker.is_up == (state in (State.STANDING_BY, State.SERVING))
+
+
+def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
+    """
+    In the next turn, if it lived for a second.
+    """
+    supervised.pass_time(1.0)
+    supervised.processes[0].end(by=signal.SIGKILL)
+    assert supervised.processes == []
+    supervised.reactor.turn()
+    assert len(supervised.processes) == 1
+
+
+def test_one_that_did_not_live_is_followed_later(supervised: Supervised) -> None:
+    """
+    After delays that double, until a worker serves.
+    """
+    reactor = supervised.reactor
+
+    def delay() -> float:
         """
-        See L{IReactorProcess}.
+        End the process, and see when the next one begins.
         """
-        if self.refuses:
-            raise BlockingIOError(11, "Resource temporarily unavailable")
-        self.spawned.append((protocol, arguments, childFDs))
-        transport: Any = type("Transport", (), {"pid": self.PID})()
-        protocol.makeConnection(transport)
-        return transport  # type: ignore[no-any-return]
+        supervised.processes[-1].end(status=1)
+        began = reactor.seconds()
+        while not supervised.processes:
+            reactor.turn(0.01)
+        return reactor.seconds() - began
+
+    assert [delay() for _ in range(3)] == pytest.approx([0.05, 0.1, 0.2], abs=0.02)
+    supervised.processes[-1].notify(READY)
+    assert delay() == pytest.approx(0.05, abs=0.02)
+    assert delay() == pytest.approx(0.1, abs=0.02)
 
 
-class Notes:
+def test_ready_resets_the_delay_of_all() -> None:
     """
-    An observer.
+    One worker that serves shows that starting works, for the others too.
     """
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, ...]] = []
-
-    def command(self, name: str) -> Command:
-        """
-        See L{pexservice.supervisor.worker_process.Observer}.
-        """
-        return Command(["/bin/worker", name], {"A": "b"}, {3: 12})
-
-    def spawned(self, name: str, transport: IProcessTransport) -> None:
-        """
-        As above.
-        """
-        self.notes.append((name, "spawned", str(transport.pid)))
-
-    def said(self, name: str, line: str) -> None:
-        """
-        As above.
-        """
-        self.notes.append((name, "said", line))
-
-    def ended(self, name: str, reason: Failure) -> None:
-        """
-        As above.
-        """
-        self.notes.append((name, "ended", type(reason.value).__name__))
+    supervised = Supervised(standby=1)
+    serving, standby = supervised.started()
+    supervised.pass_time(1.0)
+    for _ in range(6):
+        standby.end(status=1)
+        while standby not in supervised.processes:
+            supervised.reactor.turn(0.01)
+            standby = supervised.processes[-1] if supervised.processes[1:] else standby
+    # Now its delay is long, and after the other worker's READY short again.
+    standby.notify(STOPPING)
+    serving.end(by=signal.SIGKILL)
+    supervised.reactor.turns(0.125)
+    _, serving = supervised.processes
+    serving.notify(READY)
+    standby.end(status=1)
+    supervised.reactor.turns(0.125)
+    assert len(supervised.processes) == 2
 
 
-def monitor(processes: Processes, notes: Notes) -> ProcessMonitor:
+def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
     """
-    procmon, with what we add.
+    It is tried again, and counts as one that could not start.
     """
-    monitor = ProcessMonitor(Spawner(processes, notes))
-    monitor.addProcess("one", ["ignored"])
-    monitor.startService()
-    return monitor
+    supervised.reactor.refuses = True
+    supervised.processes[0].end(by=signal.SIGKILL)
+    supervised.reactor.turns(1.0)
+    assert supervised.processes == []
+    assert supervised.score.restarts["cannot_start"] > 2
+    supervised.reactor.refuses = False
+    supervised.reactor.turns(5.0)
+    assert len(supervised.processes) == 1
 
 
-def test_a_process() -> None:
+def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    It is started as the observer says, its output is heard, also the last words
-    without a newline, and procmon starts it again.
+    A process that was not heard of for the watchdog's time has to say where it hangs, and
+    a second later is killed.
     """
-    processes, notes = Processes(), Notes()
-    monitor(processes, notes)
-    protocol, arguments, descriptors = processes.spawned[0]
-    assert arguments == ("/bin/worker", ["/bin/worker", "one"], {"A": "b"})
-    assert descriptors == {0: "w", 1: "r", 2: "r", 3: 12}
-    protocol.childDataReceived(1, b"out\nlast")
-    protocol.childDataReceived(2, b"err\n")
-    processes.turn(2.0)
-    protocol.processEnded(Failure(ProcessDone(0)))
-    assert notes.notes == [
-        ("one", "spawned", "7"),
-        ("one", "said", "out"),
-        ("one", "said", "err"),
-        ("one", "said", "last"),
-        ("one", "ended", "ProcessDone"),
-    ]
-    processes.turn()
-    assert len(processes.spawned) == 2
+    (process,) = supervised.processes
+    process.notify(READY)
+    supervised.reactor.turns(WATCHDOG)
+    assert process.signals == []
+    supervised.reactor.turns(WATCHDOG / 4 + TURN)
+    assert process.signals == [signal.SIGABRT]
+    assert worker.state is State.SILENT
+    # What it says now changes nothing.
+    process.notify(ALIVE, READY)
+    assert worker.state is State.SILENT
+    supervised.reactor.turns(LAST_WORDS)
+    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
+    process.end(by=signal.SIGKILL)
+    assert supervised.score.restarts["silent"] == 1
+    supervised.reactor.turns(0.1)
+    assert len(supervised.processes) == 1
 
 
-def test_a_process_that_cannot_be_spawned() -> None:
+def test_signs_of_life(supervised: Supervised) -> None:
     """
-    It is tried again.
+    A process that gives them is left alone.
     """
-    processes, notes = Processes(), Notes()
-    processes.refuses = True
-    monitor(processes, notes)
-    processes.turn()
-    assert notes.notes == [("one", "ended", ProcessTerminated.__name__)]
-    processes.refuses = False
-    processes.turn(10.0)
-    assert len(processes.spawned) == 1
+    (process,) = supervised.processes
+    process.notify(READY)
+    supervised.pass_time(5 * WATCHDOG)
+    assert process.signals == []
+
+
+def test_the_first_word_may_take_longer(supervised: Supervised) -> None:
+    """
+    Until it has come, the patience is another.
+    """
+    (process,) = supervised.processes
+    supervised.reactor.turns(START_PATIENCE)
+    assert process.signals == []
+    supervised.reactor.turns(WATCHDOG / 4 + TURN)
+    assert process.signals == [signal.SIGABRT]
+
+
+def test_more_time(supervised: Supervised) -> None:
+    """
+    A process that has something long to do asks for time, as systemd has it; nonsense asks
+    for none.
+    """
+    (process,) = supervised.processes
+    process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
+    supervised.reactor.turns(30.0)
+    assert process.signals == []
+    process.notify("EXTEND_TIMEOUT_USEC=-1", f"EXTEND_TIMEOUT_USEC={'9' * 5000}")
+    supervised.reactor.turns(WATCHDOG + WATCHDOG / 4 + TURN)
+    assert process.signals == [signal.SIGABRT]
+
+
+@pytest.mark.parametrize("late", [0.6, 1.2, 1.9, 10.0])
+def test_we_were_late(supervised: Supervised, late: float) -> None:
+    """
+    A supervisor that was stopped itself does not blame its workers, and gives them the
+    watchdog's time to be heard again.
+    """
+    (process,) = supervised.processes
+    process.notify(READY)
+    supervised.reactor.turn(WATCHDOG / 4)
+    # As where the clock goes on and nothing is called.
+    supervised.reactor.turn(late * WATCHDOG)
+    supervised.reactor.turns(WATCHDOG - TURN)
+    assert process.signals == []
+    supervised.reactor.turns(WATCHDOG / 2)
+    assert process.signals[:1] == [signal.SIGABRT]
+
+
+def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
+    """
+    By SIGTERM, and by SIGKILL if it takes too long; no other process follows.
+    """
+    (process,) = supervised.processes
+    process.notify(READY)
+    worker.retire()
+    assert process.signals == [signal.SIGTERM]
+    supervised.pass_time(KILL_TIME)
+    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+    process.end(by=signal.SIGKILL)
+    assert (worker.state, worker.pid) == (State.ENDED, None)
+    supervised.reactor.turns(10.0)
+    assert supervised.processes == []
+
+
+def test_one_that_ends_is_not_killed(supervised: Supervised, worker: WorkerProcess) -> None:
+    """
+    Its process id may be another's by then.
+    """
+    (process,) = supervised.processes
+    worker.retire()
+    process.end(by=signal.SIGTERM)
+    supervised.reactor.turns(2 * KILL_TIME)
+    assert process.signals == [signal.SIGTERM]
+
+
+def test_a_silent_one_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
+    """
+    Its SIGKILL comes no later for that.
+    """
+    (process,) = supervised.processes
+    process.notify(READY)
+    supervised.reactor.turns(WATCHDOG * 1.25 + TURN)
+    worker.retire()
+    supervised.reactor.turns(LAST_WORDS)
+    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
+
+
+def test_one_that_waits_is_told_to_end(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
+    """
+    Then it is not started.
+    """
+    supervised.processes[0].end(status=1)
+    states = [worker.state]
+    worker.retire()
+    states.append(worker.state)
+    assert states == [State.WAITING, State.ENDED]
+    supervised.reactor.turns(10.0)
+    assert supervised.processes == []
+
+
+def test_a_signal_to_one_that_has_ended(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
+    """
+    It may have ended, and we have not been told yet.
+    """
+    (process,) = supervised.processes
+    process.alive = False
+    worker.retire()
+    process.end()
+    assert worker.state is State.ENDED

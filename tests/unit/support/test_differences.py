@@ -14,6 +14,7 @@ from tests.support.differences import (
     added,
     added_header,
     changed_header,
+    changed_status,
     compare,
     instead,
     newline_behind,
@@ -135,3 +136,15 @@ def test_the_order_of_headers() -> None:
         {"a": (answer(200, b"", one, two),)}, {"a": (answer(200, b"", two, one),)}, [], {}
     )
     assert "is in this order:  ['C', 'A', 'Content-Length']" in str(found)
+
+
+def test_another_status() -> None:
+    """
+    It is taken back where both are as named, and nothing else is.
+    """
+    undo = changed_status("exit status 1", "exit status 64")
+    old, new = Answer("exit status 1", body=b"x"), Answer("exit status 64", body=b"y")
+    assert undo((old,), (new,)) == (Answer("exit status 1", body=b"y"),)
+    other = Answer("exit status 78", body=b"y")
+    assert undo((old,), (other,)) == (other,)
+    assert undo((old, old), (new,)) == (new,)

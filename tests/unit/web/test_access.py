@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pexservice.process.exit_status import Misconfigured
 from pexservice.web.access import Access, BadTokens, read_tokens
 from tests.support.caller import Caller
 
@@ -113,7 +114,7 @@ class TestTokenFile:
         """
         It names the file.
         """
-        with pytest.raises(BadTokens, match=r"missing: No such file"):
+        with pytest.raises(Misconfigured, match=r"missing: No such file"):
             read_tokens(str(tmp_path / "missing"))
 
 

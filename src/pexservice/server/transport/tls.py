@@ -10,11 +10,13 @@ from pathlib import Path
 from twisted.internet.interfaces import IProtocolFactory
 
 from pexservice.process import import_guard
-from pexservice.process.exit_status import CannotStart
+from pexservice.process.exit_status import Misconfigured, cannot_use
 
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
     """
+    Return a server's context.
+
     @param certificate: the path of a PEM file with the certificate, and those between
         it and the root.
     @param key: the path of a PEM file with its key.
@@ -24,14 +26,14 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
         try:
             Path(path).read_bytes()
         except OSError as error:
-            raise CannotStart(f"the TLS file {path}: {error.strerror}") from error
+            raise cannot_use(f"the TLS file {path}", error) from error
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     # One protocol is spoken here; a client that offers others learns it.
     made.set_alpn_protocols(["http/1.1"])
     try:
         made.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
-        raise CannotStart(
+        raise Misconfigured(
             f"the TLS certificate {certificate} with the key {key}: {_reason(error)}"
         ) from error
     return made
@@ -59,7 +61,7 @@ def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolF
         from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415
         from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415
     except ImportError:
-        raise CannotStart("TLS takes uvloop or pyOpenSSL, and neither is here") from None
+        raise Misconfigured("TLS takes uvloop or pyOpenSSL, and neither is here") from None
 
     options = CertificateOptions(acceptableProtocols=[b"http/1.1"])
     # Made once, and then shared by all connections.

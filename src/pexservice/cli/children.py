@@ -1,0 +1,46 @@
+"""
+The commands by which a supervisor starts its children.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import attrs
+
+from pexservice.settings.option import command_line
+from pexservice.settings.options import Settings
+
+
+def worker_command(settings: Settings) -> list[str]:
+    """
+    Return the command that starts a worker, without the descriptors that it inherits.
+
+    A worker runs on uvloop where that is installed.  Its log has no times, for the
+    supervisor's log has them.
+    """
+    return [
+        *(sys.executable, "-m", "pexservice"),
+        *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
+        *("--nodaemon", "--pidfile=", "--logger=pexservice.worker.lifecycle.observer"),
+        "pexservice-worker",
+        # The sockets are handed down instead.
+        *command_line(attrs.evolve(settings, listen=())),
+    ]
+
+
+def check_command(settings: Settings) -> list[str]:
+    """
+    Return the command that tells whether a worker would start.
+    """
+    return [sys.executable, "-m", "pexservice.cli.check", *command_line(settings)]
+
+
+def store_name(settings: Settings) -> str:
+    """
+    Return what messages call the store: its directory, or its URL.
+    """
+    scheme, _, directory = settings.store.partition(":")
+    return str(Path(directory).resolve()) if scheme == "lmdb" else settings.store

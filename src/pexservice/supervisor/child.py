@@ -1,0 +1,95 @@
+"""
+How a child of the supervisor is started, how it ended, and how long the next one waits.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+from twisted.python.failure import Failure
+
+#: A child that lived for this long is followed by another at once.  Seconds.
+LIVED = 1.0
+
+#: How long the next one waits otherwise: at first, and at most.  Seconds.
+SHORTEST_DELAY = 0.05
+LONGEST_DELAY = 5.0
+
+#: Signals that reading a damaged store raises: SIGBUS where a page is missing from the
+#: file, the others where a page is nonsense.
+SIGNALS_OF_DAMAGE = frozenset(
+    (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+)
+
+
+@frozen
+class Command:
+    """
+    How a worker is started.
+
+    @ivar descriptors: what it inherits besides its output and its messages: the number
+        there, and ours.
+    @ivar verifies: it reads the whole store before it serves.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    descriptors: Mapping[int, int]
+    verifies: bool = False
+
+
+class RestartDelay:
+    """
+    The delay before the next start of a child, twice as long after each that did not live
+    for L{LIVED} seconds.
+    """
+
+    def __init__(self) -> None:
+        self._next = SHORTEST_DELAY
+
+    def after(self, lived: float) -> float:
+        """
+        Return the seconds until the next start, after one that lived for C{lived}.
+        """
+        if lived >= LIVED:
+            self.reset()
+            return 0.0
+        delay, self._next = self._next, min(2 * self._next, LONGEST_DELAY)
+        return delay
+
+    def reset(self) -> None:
+        """
+        Begin with the shortest delay again.
+        """
+        self._next = SHORTEST_DELAY
+
+
+@frozen
+class End:
+    """
+    How a child ended.
+
+    @ivar code: its exit status, or the number of the signal that ended it with a minus, as
+        L{subprocess} has it.
+    """
+
+    code: int
+
+    @classmethod
+    def of(cls, reason: Failure) -> End:
+        """
+        Return what Twisted says in a L{ProcessDone} or L{ProcessTerminated}.
+        """
+        number = getattr(reason.value, "signal", None)
+        if number is not None:
+            return cls(-number)
+        return cls(getattr(reason.value, "exitCode", None) or 0)
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"with status {self.code}"
+        # Not every signal has a name.
+        names = {each.value: each.name for each in signal.Signals}
+        return f"by {names.get(-self.code, f'signal {-self.code}')}"

@@ -1,0 +1,132 @@
+"""
+The replacement of all workers, at SIGHUP: each follows the installed code and the files as
+they are now, and no request fails.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pexservice.process.exit_status import Status
+from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.roster import Roster
+from pexservice.supervisor.worker_process import RUNNING, State, WorkerProcess
+
+#: How long a replacement may take until it stands by.  Seconds.
+PATIENCE = 15.0
+
+_STOPPING = "the service stops"
+
+
+class Replacement:
+    """
+    Replaces the workers one by one, however often it is asked to.
+    """
+
+    _log = Logger()
+
+    def __init__(self, roster: Roster, reports: Reports, clock: IReactorTime) -> None:
+        self._roster = roster
+        self._reports = reports
+        self._clock = clock
+        self._under_way = False
+        self._again = False
+
+    @property
+    def under_way(self) -> bool:
+        """
+        Whether the workers are being replaced.
+        """
+        return self._under_way
+
+    def request(self) -> None:
+        """
+        Replace the workers now, or once more when they have been.
+        """
+        if self._under_way:
+            self._again = True
+            return
+        self._under_way = True
+        Deferred.fromCoroutine(self._replace()).addErrback(
+            lambda failure: self._log.failure("the workers stay", failure=failure)
+        )
+
+    async def _replace(self) -> None:
+        self._log.info("replacing the workers")
+        self._reports.reload_began()
+        problem: str | None = "it was interrupted"
+        try:
+            problem = await self._replace_all()
+        finally:
+            self._under_way = False
+            if self._roster.running:
+                self._reports.reload_ended(problem)
+                if self._again:
+                    self._again = False
+                    self.request()
+
+    async def _replace_all(self) -> str | None:
+        """
+        @return: why they were not replaced, or L{None}.
+        """
+        roster = self._roster
+        old = roster.staying
+        serving = [each for each in old if each.state is State.SERVING]
+        new = roster.add()
+        if not await self._is_up(new):
+            if not roster.running:
+                return _STOPPING
+            reason = f" ({new.status})" if new.status else ""
+            self._log.error(
+                "{name} does not come up{reason}, the old ones stay",
+                name=new.name,
+                reason=reason,
+            )
+            new.retire()
+            return new.status or f"{new.name} does not come up"
+        # First the one that stands by, so that it is the new one that takes over.
+        for group in ([each for each in old if each not in serving], serving):
+            for each in group:
+                each.retire()
+            while any(each in roster.workers for each in group):
+                await roster.change()
+        for each in roster.fill() if roster.running else ():
+            await self._is_up(each)
+        if not roster.running:
+            return _STOPPING
+        self._log.info("the workers are replaced")
+        return None
+
+    async def _is_up(self, worker: WorkerProcess) -> bool:
+        """
+        Wait until C{worker} serves or stands by.
+
+        @return: whether it does, in time.
+        """
+        roster, end = self._roster, self._clock.seconds() + PATIENCE
+        # Whatever happens meanwhile, look again at the end.
+        timer = self._clock.callLater(PATIENCE, roster.stir)
+        try:
+            while roster.running and self._clock.seconds() < end:
+                if worker.is_up:
+                    return True
+                if _is_misconfigured(worker):
+                    return False
+                await roster.change()
+        finally:
+            if timer.active():
+                timer.cancel()
+        return False
+
+
+def _is_misconfigured(worker: WorkerProcess) -> bool:
+    """
+    Has it ended in a way that another start would not mend?
+    """
+    return (
+        worker.state not in RUNNING
+        and worker.last_end is not None
+        and worker.last_end.code == Status.MISCONFIGURED
+    )

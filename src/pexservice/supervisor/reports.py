@@ -1,0 +1,96 @@
+"""
+What the supervisor says of the service: to systemd or whoever else started it, and to its
+workers, which answer C{/metrics}.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pexservice.process.scoreboard import Reload, Score
+from pexservice.process.sd_notify import READY, RELOADING, Notifier
+
+
+class Reports:
+    """
+    Keeps the score, and tells when the service is ready and what it does.
+    """
+
+    def __init__(
+        self, notifier: Notifier, score: Score, publish: Callable[[Score], object]
+    ) -> None:
+        """
+        @param publish: shows the score to the workers.
+        """
+        self._notifier = notifier
+        self._score = score
+        self._publish = publish
+        self._ready = False
+        publish(score)
+
+    @property
+    def reloading(self) -> bool:
+        """
+        Whether the workers are being replaced.
+        """
+        return self._score.reload is Reload.UNDER_WAY
+
+    def pass_on(self, line: str) -> None:
+        """
+        Tell what a worker says.
+        """
+        self._notifier.notify(line)
+
+    def ready(self) -> None:
+        """
+        Tell that a worker serves; while they are replaced it is told at the end.
+        """
+        self._ready = True
+        if not self.reloading:
+            self._notifier.notify(READY)
+
+    def standing_by(self, count: int) -> None:
+        """
+        Show how many workers stand by.
+        """
+        if count != self._score.standing_by:
+            self._score.standing_by = count
+            self._publish(self._score)
+
+    def restarted(self, reason: str, *, failover: bool) -> None:
+        """
+        Count a worker that ended while there should be some.
+
+        @param reason: one of L{pexservice.process.scoreboard.REASONS}.
+        @param failover: it served, and nobody had told it to end.
+        """
+        self._score.restarts[reason] += 1
+        self._score.failovers += failover
+        self._publish(self._score)
+
+    def reload_began(self) -> None:
+        """
+        Tell that the workers are replaced from now on.
+        """
+        self._score.reloads = (self._score.reloads or 0) + 1
+        self._score.reload = Reload.UNDER_WAY
+        self._publish(self._score)
+        # systemd takes no other clock than its own.
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
+
+    def reload_ended(self, problem: str | None) -> None:
+        """
+        Tell what came of it.
+
+        @param problem: why the workers were not replaced.
+        """
+        failed = problem is not None
+        self._score.reload = Reload.FAILED if failed else Reload.SUCCEEDED
+        self._publish(self._score)
+        # Ends what RELOADING began, unless the service never was ready.
+        lines = [READY] if self._ready else []
+        if failed:
+            lines.append(f"STATUS=the workers were not replaced: {problem}")
+        self._notifier.notify(*lines)

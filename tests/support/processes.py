@@ -1,0 +1,172 @@
+"""
+A reactor whose processes are run by the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import (
+    IAddress,
+    IProcessTransport,
+    IReactorFromThreads,
+    IReactorProcess,
+    IReactorTime,
+)
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.testing import MemoryReactor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pexservice.supervisor.worker_process import MESSAGES
+from tests.support.fakes import Turns
+
+#: Seconds, without a rounding error however many there are.
+TURN = 1 / 16
+
+
+@implementer(IProcessTransport)
+@define(eq=False)
+class SpawnedProcess:
+    """
+    A process that does what the test says.
+
+    @ivar descriptors: by its own numbers, as C{childFDs} of the reactor has them.
+    @ivar signals: those that it was sent.
+    """
+
+    pid: int
+    protocol: ProcessProtocol
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    descriptors: Mapping[int, object]
+    signals: list[signal.Signals] = field(factory=list)
+    alive: bool = True
+
+    def signalProcess(self, signalID: str | int) -> None:
+        """
+        Note the signal.
+        """
+        if not self.alive:
+            raise ProcessExitedAlready
+        self.signals.append(signal.Signals(int(signalID)))
+
+    def write_output(self, data: bytes, descriptor: int = 1) -> None:
+        """
+        Have the process write to its standard output or error.
+        """
+        self.protocol.childDataReceived(descriptor, data)
+
+    def notify(self, *lines: str) -> None:
+        """
+        Have the process send a message.
+        """
+        self.write_output("".join(f"{line}\n" for line in lines).encode(), MESSAGES)
+
+    def end(self, *, status: int = 0, by: int | None = None) -> None:
+        """
+        Have the process end with a status or by a signal.
+        """
+        self.alive = False
+        reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
+        self.protocol.processEnded(Failure(reason))
+
+    # Of the interface; nobody writes to a worker.
+
+    def closeStdin(self) -> None:
+        """
+        Do nothing.
+        """
+
+    closeStdout = closeStderr = loseConnection = closeStdin
+
+    def closeChildFD(self, descriptor: int) -> None:
+        """
+        Do nothing.
+        """
+
+    def write(self, data: bytes) -> None:
+        """
+        Refuse it.
+        """
+        raise AssertionError("nobody reads this")
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """
+        Refuse it.
+        """
+        self.write(b"".join(data))
+
+    def writeToChild(self, childFD: int, data: bytes) -> None:
+        """
+        Refuse it.
+        """
+        self.write(data)
+
+    def getHost(self) -> IAddress:
+        """
+        Refuse it: a process has no address.
+        """
+        raise NotImplementedError
+
+    getPeer = getHost
+
+
+@implementer(IReactorProcess, IReactorTime, IReactorFromThreads)
+class ProcessReactor(MemoryReactor, Turns):
+    """
+    A reactor that spawns L{SpawnedProcess}.
+
+    @ivar spawned: all processes, the oldest first.
+    @ivar refuses: there is no room for another process.
+    """
+
+    def __init__(self) -> None:
+        MemoryReactor.__init__(self)
+        Turns.__init__(self)
+        self.spawned: list[SpawnedProcess] = []
+        self.refuses = False
+        self._pids = itertools.count(101)
+
+    def spawnProcess(  # type: ignore[override]
+        self,
+        processProtocol: ProcessProtocol,
+        executable: str,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        childFDs: Mapping[int, object],
+    ) -> IProcessTransport:
+        """
+        Spawn a process, or raise what a system without room for it does.
+        """
+        if self.refuses:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        assert executable == args[0]
+        process: Any = SpawnedProcess(
+            next(self._pids), processProtocol, args, env, childFDs
+        )
+        self.spawned.append(process)
+        processProtocol.makeConnection(process)
+        return process  # type: ignore[no-any-return]
+
+    def callFromThread(
+        self, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
+        """
+        Call it in the next turn.
+        """
+        self.callLater(0, callable, *args, **kwargs)
+
+    def turns(self, seconds: float) -> None:
+        """
+        Let C{seconds} pass, in short turns.
+        """
+        for _ in range(round(seconds / TURN)):
+            self.turn(TURN)
+        self.turn()

@@ -1,0 +1,102 @@
+"""
+A supervisor's decisions without its sockets: a roster whose processes the test runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+from attrs import define, field
+
+from pexservice.process.exit_status import Status
+from pexservice.process.scoreboard import Score
+from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
+from pexservice.supervisor.child import Command
+from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.roster import Roster
+from pexservice.supervisor.worker_process import Reactor
+from tests.support.processes import ProcessReactor, SpawnedProcess
+
+WATCHDOG = 5.0
+
+#: The word of a command that has the worker verify the store.
+VERIFY = "verify"
+
+
+@define(eq=False)
+class Supervised:
+    """
+    A roster, what it spawns and what it reports.
+
+    @ivar told: the messages to the process that started the supervisor.
+    @ivar shown: the scores that the workers could read, one after the other.
+    @ivar given_up: why the service was ended.
+    """
+
+    standby: int = 1
+    reactor: ProcessReactor = field(factory=ProcessReactor)
+    told: list[list[str]] = field(factory=list)
+    shown: list[Score] = field(factory=list)
+    given_up: list[tuple[Status, str]] = field(factory=list)
+    roster: Roster = field(init=False)
+    replacement: Replacement = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """
+        Put them together.
+        """
+        reports = Reports(
+            Notifier(lambda message: self.told.append(message.decode().splitlines())),
+            Score(standby=self.standby),
+            lambda score: self.shown.append(copy.deepcopy(score)),
+        )
+        self.roster = Roster(
+            cast(Reactor, self.reactor),
+            reports,
+            launch=lambda verify: Command(
+                ["worker", VERIFY] if verify else ["worker"], {}, {}, verify
+            ),
+            give_up=lambda status, reason: self.given_up.append((status, reason)),
+            watchdog=WATCHDOG,
+            standby=self.standby,
+        )
+        self.replacement = Replacement(self.roster, reports, self.reactor)
+
+    @property
+    def score(self) -> Score:
+        """
+        What the workers can read now.
+        """
+        return self.shown[-1]
+
+    @property
+    def processes(self) -> list[SpawnedProcess]:
+        """
+        The processes that run, the oldest first.
+        """
+        return [each for each in self.reactor.spawned if each.alive]
+
+    def started(self) -> list[SpawnedProcess]:
+        """
+        Start the service, and have its workers come up.
+
+        @return: the process that serves, and those that stand by.
+        """
+        self.roster.start()
+        self.processes[0].notify(READY, "STATUS=serving")
+        for _ in range(self.standby):
+            self.reactor.turns(0.1)
+            self.processes[-1].notify(STANDING_BY)
+        return self.processes
+
+    def pass_time(self, seconds: float, *, silent: tuple[SpawnedProcess, ...] = ()) -> None:
+        """
+        Let time pass in which all processes but C{silent} give signs of life.
+        """
+        for _ in range(round(2 * seconds)):
+            self.reactor.turns(0.5)
+            for each in self.processes:
+                if each not in silent:
+                    each.notify(ALIVE)

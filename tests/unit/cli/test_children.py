@@ -1,0 +1,46 @@
+"""
+The commands by which a supervisor starts its children.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pexservice.cli.children import check_command, store_name, worker_command
+from pexservice.settings.options import Settings
+
+
+def test_a_worker() -> None:
+    """
+    It is told all but where to listen: it inherits the sockets.
+    """
+    command = worker_command(Settings(listen=("tcp:1",), journal=7))
+    assert command.index("pexservice-worker") < command.index("--journal")
+    assert "--listen" not in command
+
+
+def test_a_check() -> None:
+    """
+    It is told all, and no option of twistd.
+    """
+    command = check_command(Settings(listen=("tcp:1",), journal=7))
+    assert command[2] == "pexservice.cli.check"
+    assert command[command.index("--listen") + 1] == "tcp:1"
+    assert "pexservice-worker" not in command
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("lmdb:/srv/store", "/srv/store"),
+        ("lmdb:store", str(Path.cwd() / "store")),
+        ("etcd:http://h:2379", "etcd:http://h:2379"),
+    ],
+)
+def test_what_the_store_is_called(url: str, name: str) -> None:
+    """
+    A directory by its whole path, and a URL as it is.
+    """
+    assert store_name(Settings(store=url)) == name

@@ -1,0 +1,60 @@
+"""
+How children end, and how long the next one waits.
+"""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.python.failure import Failure
+
+from pexservice.supervisor.child import LIVED, LONGEST_DELAY, End, RestartDelay
+
+
+def test_the_delay_doubles() -> None:
+    """
+    A child that ends at once is followed ever later, up to a bound.
+    """
+    delay = RestartDelay()
+    delays = [delay.after(0.0) for _ in range(9)]
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LONGEST_DELAY, LONGEST_DELAY]
+
+
+def test_one_that_lived_is_followed_at_once() -> None:
+    """
+    And the next that does not live waits for the shortest delay again.
+    """
+    delay = RestartDelay()
+    for _ in range(5):
+        delay.after(0.0)
+    assert delay.after(LIVED) == 0.0
+    assert delay.after(LIVED - 0.01) == 0.05
+
+
+def test_the_delay_is_reset() -> None:
+    """
+    As when another child has shown that starting works.
+    """
+    delay = RestartDelay()
+    for _ in range(5):
+        delay.after(0.0)
+    delay.reset()
+    assert delay.after(0.0) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "text"),
+    [
+        (ProcessDone(0), 0, "with status 0"),
+        (ProcessTerminated(74), 74, "with status 74"),
+        (ProcessTerminated(None, 9), -9, "by SIGKILL"),
+        (ProcessTerminated(None, 40), -40, "by signal 40"),
+    ],
+)
+def test_ends(reason: Exception, code: int, text: str) -> None:
+    """
+    An end is a number as subprocess has it, and words; not every signal has a name.
+    """
+    end = End.of(Failure(reason))
+    assert end.code == code
+    assert str(end) == text

@@ -1,0 +1,197 @@
+"""
+The replacement of all workers.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from pexservice.process.exit_status import Status
+from pexservice.process.scoreboard import Reload
+from pexservice.process.sd_notify import READY, STANDING_BY
+from pexservice.supervisor.replacement import PATIENCE
+from tests.support.processes import SpawnedProcess
+from tests.support.supervision import Supervised
+
+
+@pytest.fixture
+def supervised() -> Supervised:
+    """
+    A supervisor whose workers are up.
+    """
+    supervised = Supervised()
+    supervised.started()
+    del supervised.told[:]
+    return supervised
+
+
+def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
+    """
+    Have a replacement that is under way succeed.
+
+    @return: the new processes.
+    """
+    serving, standby, first = supervised.processes
+    first.notify(STANDING_BY)
+    assert (serving.signals, standby.signals) == ([], [signal.SIGTERM])
+    standby.end(by=signal.SIGTERM)
+    assert serving.signals == [signal.SIGTERM]
+    assert supervised.processes == [serving, first]
+    serving.end(by=signal.SIGTERM)
+    first.notify(READY, "STATUS=serving anew")
+    supervised.reactor.turns(0.1)
+    _, second = supervised.processes
+    assert supervised.score.reload is Reload.UNDER_WAY
+    second.notify(STANDING_BY)
+    return [first, second]
+
+
+def test_one_by_one(supervised: Supervised) -> None:
+    """
+    A new one comes up, then the standby ends, then the one that serves, then another one
+    stands by.
+    """
+    supervised.replacement.request()
+    new = replace_all(supervised)
+    assert supervised.processes == new
+    assert not supervised.replacement.under_way
+    score = supervised.score
+    assert (score.reloads, score.reload) == (1, Reload.SUCCEEDED)
+    assert (score.restarts["replaced"], score.failovers) == (2, 0)
+
+
+def test_what_is_told_of_it(supervised: Supervised) -> None:
+    """
+    The service manager is told when it begins, and that the service is ready when it has
+    ended and not before.
+    """
+    supervised.replacement.request()
+    replace_all(supervised)
+    (began, *others) = supervised.told
+    assert began[0] == "RELOADING=1"
+    assert began[1].partition("=")[0] == "MONOTONIC_USEC"
+    assert others == [["STATUS=serving anew"], [READY]]
+
+
+def test_without_a_standby() -> None:
+    """
+    There is one while it is needed.
+    """
+    supervised = Supervised(standby=0)
+    (serving,) = supervised.started()
+    supervised.replacement.request()
+    _, new = supervised.processes
+    new.notify(STANDING_BY)
+    serving.end(by=signal.SIGTERM)
+    assert supervised.processes == [new]
+    assert supervised.score.reload is Reload.SUCCEEDED
+
+
+def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
+    """
+    The old ones stay, and it is given up after a while.
+    """
+    serving, standby = supervised.processes
+    supervised.replacement.request()
+    new = supervised.processes[-1]
+    with capturedLogs() as events:
+        supervised.pass_time(PATIENCE)
+    assert [each["log_format"] for each in events if each["log_level"].name == "error"]
+    assert new.signals == [signal.SIGTERM]
+    new.end(by=signal.SIGTERM)
+    supervised.pass_time(10.0)
+    assert supervised.processes == [serving, standby]
+    assert (serving.signals, standby.signals) == ([], [])
+    score = supervised.score
+    assert (score.reloads, score.reload) == (1, Reload.FAILED)
+    assert [READY, "STATUS=the workers were not replaced: worker-3 does not come up"] in (
+        supervised.told
+    )
+
+
+def test_a_wrong_file(supervised: Supervised) -> None:
+    """
+    A new one that says that no start will mend it is not tried again, and its reason is
+    told.
+    """
+    serving, standby = supervised.processes
+    supervised.replacement.request()
+    new = supervised.processes[-1]
+    new.notify("STATUS=the token file is missing")
+    new.end(status=Status.MISCONFIGURED)
+    assert not supervised.replacement.under_way
+    supervised.pass_time(10.0)
+    assert supervised.processes == [serving, standby]
+    assert supervised.given_up == []
+    assert supervised.told[1] == [
+        READY,
+        "STATUS=the workers were not replaced: the token file is missing",
+    ]
+
+
+def test_the_new_one_dies_and_is_tried_again(supervised: Supervised) -> None:
+    """
+    Within its time it may come up all the same.
+    """
+    supervised.replacement.request()
+    supervised.processes[-1].end(by=signal.SIGKILL)
+    supervised.reactor.turns(0.1)
+    replace_all(supervised)
+    assert supervised.score.reload is Reload.SUCCEEDED
+
+
+def test_asked_for_meanwhile(supervised: Supervised) -> None:
+    """
+    However often it is asked for meanwhile, there is one more.
+    """
+    for _ in range(3):
+        supervised.replacement.request()
+    replace_all(supervised)
+    assert supervised.score.reloads == 2
+    assert supervised.replacement.under_way
+    replace_all(supervised)
+    assert not supervised.replacement.under_way
+    assert supervised.score.reloads == 2
+
+
+@pytest.mark.parametrize("stage", ["the new one begins", "the old ones end", "the last"])
+def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None:
+    """
+    At whatever stage, all processes end and none begins.
+    """
+    serving, standby = supervised.processes
+    supervised.replacement.request()
+    new = supervised.processes[-1]
+    if stage != "the new one begins":
+        new.notify(STANDING_BY)
+    if stage == "the last":
+        standby.end(by=signal.SIGTERM)
+        serving.end(by=signal.SIGTERM)
+        new.notify(READY)
+        supervised.reactor.turns(0.1)
+        assert len(supervised.processes) == 2
+    stopped = Deferred.fromCoroutine(supervised.roster.stop())
+    for each in supervised.processes:
+        assert each.signals == [signal.SIGTERM]
+        each.end(by=signal.SIGTERM)
+    assert stopped.called
+    supervised.reactor.turns(2 * PATIENCE)
+    assert supervised.processes == []
+    assert not supervised.replacement.under_way
+
+
+def test_a_start_that_is_replaced() -> None:
+    """
+    A request before any worker is up waits for them like the others, and systemd is not
+    told that the service is ready before it is.
+    """
+    supervised = Supervised()
+    supervised.roster.start()
+    supervised.replacement.request()
+    supervised.reactor.turns(PATIENCE + 1)
+    assert supervised.score.reload is Reload.FAILED
+    assert not any(READY in each for each in supervised.told)

@@ -1,0 +1,94 @@
+"""
+The files that the options name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trustme
+
+from pexservice.process.exit_status import CannotStart, Misconfigured
+from pexservice.settings.options import Settings
+from pexservice.worker.files import check_files
+
+
+def test_without_files() -> None:
+    """
+    There is nothing to check, and the daemon's own log is no file.
+    """
+    assert check_files(Settings()) is None
+    assert check_files(Settings(access_log="-")) is None
+
+
+def test_good_files(tmp_path: Path) -> None:
+    """
+    The tokens are read, and the access log is made.
+    """
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    (tmp_path / "tokens").write_text("secret\n")
+    (tmp_path / "tokens").chmod(0o600)
+    settings = Settings(
+        access_log=str(tmp_path / "log"),
+        token_file=str(tmp_path / "tokens"),
+        tls_certificate=str(tmp_path / "certificate"),
+        tls_key=str(tmp_path / "key"),
+    )
+    tokens = check_files(settings)
+    assert tokens is not None
+    assert len(tokens) == 1
+    assert (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(access_log="/nowhere/log"), "the access log /nowhere/log: No such file"),
+        (Settings(token_file="/nowhere/x"), "the token file /nowhere/x: No such"),  # noqa: S106 a file
+        (
+            Settings(tls_certificate="/nowhere/x", tls_key="/nowhere/y"),
+            "the TLS file /nowhere/x: No such file",
+        ),
+        (
+            Settings(tls_certificate=__file__, tls_key=__file__),
+            f"the TLS certificate {__file__} with the key",
+        ),
+        (Settings(token_file=__file__), f"the token file {__file__}, line 1: a token"),
+    ],
+)
+def test_bad_files(settings: Settings, message: str) -> None:
+    """
+    They are named, and no restart mends them.
+    """
+    with pytest.raises(Misconfigured, match=message):
+        check_files(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(access_log=os.devnull),
+        Settings(token_file=__file__),
+        Settings(tls_certificate=__file__, tls_key=__file__),
+    ],
+)
+def test_too_few_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    That says nothing of the file, and may be over soon.
+    """
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("io.open", full)
+    with pytest.raises(CannotStart, match="Too many open files") as raised:
+        check_files(settings)
+    assert not isinstance(raised.value, Misconfigured)

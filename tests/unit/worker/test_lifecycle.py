@@ -1,0 +1,186 @@
+"""
+What a worker does for the process that started it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+
+from pexservice.process.sd_notify import ALIVE, READY, Notifier
+from pexservice.settings.options import Settings
+from pexservice.worker import lifecycle
+from pexservice.worker.lifecycle import BEATS, connect, heartbeat, observer
+
+WATCHDOG = 4.0
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """
+    The reading and the writing end of a pipe.
+    """
+    reading, writing = os.pipe()
+    for each in (reading, writing):
+        os.set_inheritable(each, True)  # noqa: FBT003 its only argument
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """
+    What the process would do that has a supervisor; the test's process does not.
+    """
+    done: list[object] = []
+    monkeypatch.setattr(os, "setpgid", lambda *group: done.append(group))
+    monkeypatch.setattr(
+        lifecycle, "end_with_parent", lambda descriptor, _: done.append(descriptor)
+    )
+    monkeypatch.setattr(faulthandler, "enable", lambda *_: done.append("traceback"))
+    before = signal.getsignal(signal.SIGHUP)
+    yield done
+    signal.signal(signal.SIGHUP, before)
+
+
+def stop() -> None:
+    """
+    Stand for what stops the process.
+    """
+
+
+def test_below_a_supervisor(pipe: tuple[int, int], followed: list[object]) -> None:
+    """
+    It speaks through its pipe and ends with it, has a process group of its own, leaves
+    SIGHUP to the supervisor, and writes its traceback at SIGABRT.
+    """
+    reading, writing = pipe
+    environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
+    notifier = connect(Settings(supervisor=writing), environment, stop)
+    notifier.notify(READY)
+    assert os.read(reading, 100) == b"READY=1\n"
+    assert notifier.watchdog == WATCHDOG
+    assert followed == [(0, 0), "traceback", writing]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert not os.get_inheritable(writing)
+
+
+def test_below_a_supervisor_of_version_0_1_0(
+    pipe: tuple[int, int], followed: list[object]
+) -> None:
+    """
+    It speaks to NOTIFY_SOCKET, and ends with the pipe that it reads.
+    """
+    reading, _ = pipe
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind("")
+        name = "@" + supervisor.getsockname()[1:].decode()
+        environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": name}
+        with closing(connect(Settings(lifeline=reading), environment, stop)) as notifier:
+            notifier.notify(READY)
+            assert supervisor.recv(100).splitlines() == [b"READY=1"]
+            assert notifier.watchdog == WATCHDOG
+    assert followed == [(0, 0), "traceback", reading]
+    assert not os.get_inheritable(reading)
+
+
+def test_without_a_supervisor(followed: list[object]) -> None:
+    """
+    It speaks to systemd, if there is one, and follows nobody.
+    """
+    connect(Settings(), {}, stop).notify(READY)
+    assert followed == []
+
+
+class Beating:
+    """
+    A worker's heart, and the messages that it sends.
+    """
+
+    def __init__(self, settled: Callable[[], Deferred[None]]) -> None:
+        self.clock = Clock()
+        self.sent: list[list[str]] = []
+        self.failing = False
+        heartbeat(
+            Notifier(self._send, WATCHDOG), self.clock, settled, lambda: ("STATUS=well",)
+        )
+
+    def _send(self, message: bytes) -> None:
+        if self.failing:
+            raise OSError(24, "Too many open files")
+        self.sent.append(message.decode().splitlines())
+
+
+def test_a_sign_of_life() -> None:
+    """
+    Several within the time of silence that is too long, each with the state.
+    """
+    beating = Beating(lambda: succeed(None))
+    beating.clock.pump([WATCHDOG / BEATS] * BEATS)
+    assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + BEATS)
+
+
+def test_a_commit_that_hangs() -> None:
+    """
+    There is no sign of life until it has ended.
+    """
+    commits: list[Deferred[None]] = []
+
+    def settled() -> Deferred[None]:
+        commits.append(Deferred())
+        return commits[-1]
+
+    beating = Beating(settled)
+    beating.clock.pump([1.0] * 10)
+    assert beating.sent == []
+    commits[0].callback(None)
+    assert len(beating.sent) == 1
+
+
+def test_a_sign_of_life_that_fails() -> None:
+    """
+    It is not the last: neither if it cannot be sent nor if the state cannot be told.
+    """
+    failures = [OSError(24, "Too many open files"), None]
+    beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))
+    with capturedLogs() as events:
+        failures[:] = [None, None, failures[0], None]
+        beating.clock.advance(WATCHDOG / BEATS)
+        beating.failing = True
+        beating.clock.pump([WATCHDOG / BEATS] * 2)
+        beating.failing = False
+        beating.clock.advance(WATCHDOG / BEATS)
+    assert len(beating.sent) == 3
+    levels = [each["log_level"] for each in events]
+    assert levels == [LogLevel.critical, LogLevel.warn]
+
+
+def test_nobody_wants_to_know() -> None:
+    """
+    Then there is no sign of life.
+    """
+    clock = Clock()
+    heartbeat(Notifier(print), clock, lambda: succeed(None), list)
+    assert clock.getDelayedCalls() == []
+
+
+def test_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Lines without a time, for the supervisor's log has one.
+    """
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "__stdout__", output)
+    observer()({"log_format": "well", "log_namespace": "it", "log_level": LogLevel.info})
+    assert output.getvalue() == "[it#info] well\n"

@@ -1,0 +1,390 @@
+"""
+One worker as a service: how it starts, fails to start, and stops.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.logger import LogLevel, capturedLogs
+from zope.interface import implementer
+
+from pexservice.process import scoreboard
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status
+from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
+from pexservice.settings.options import Settings
+from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
+from pexservice.worker import service
+from pexservice.worker.service import EXCUSE, Reactor, Worker
+from tests.support.fakes import MemoryStore, Turns, now
+
+LISTEN = ("tcp:8081:interface=127.0.0.1",)
+
+
+@implementer(IReactorFromThreads)
+class WorkerReactor(MemoryReactor, Turns):
+    """
+    A reactor that listens in memory.
+
+    @ivar refusal: what it raises instead of listening.
+    """
+
+    refusal: Exception | None = None
+
+    def __init__(self) -> None:
+        MemoryReactor.__init__(self)
+        Turns.__init__(self)
+
+    def listenTCP(self, *arguments: Any, **more: Any) -> Any:
+        """
+        Listen, or do not.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        return super().listenTCP(*arguments, **more)
+
+    def callFromThread(
+        self, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
+        """
+        Call it in the next turn.
+        """
+        self.callLater(0, callable, *args, **kwargs)
+
+    def addSystemEventTrigger(self, *arguments: Any, **more: Any) -> Any:
+        """
+        Take no notice: the reactor never stops.
+        """
+
+    def turns(self, seconds: float) -> None:
+        """
+        Let C{seconds} pass, in short turns.
+        """
+        for _ in range(round(16 * seconds) + 1):
+            self.turn(1 / 16)
+
+
+class Bench:
+    """
+    A worker and all that surrounds it.
+
+    @ivar told: what it told the process that started it, line by line.
+    @ivar statuses: of the process, when it ends.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        store: MemoryStore | None = None,
+        **settings: Any,
+    ) -> None:
+        self.told: list[str] = []
+        self.statuses: list[Status] = []
+        self.reactor = WorkerReactor()
+        self.store = store or MemoryStore()
+        self.exit = ProcessExit(
+            cast(Any, self.reactor),
+            terminal=False,
+            at_exit=lambda _, status: self.statuses.append(status),
+        )
+        notifier = Notifier(
+            lambda message: self.told.extend(message.decode().splitlines()), 5.0
+        )
+        monkeypatch.setattr(service, "connect", lambda *_: notifier)
+        self.worker = Worker(
+            Settings(**{"listen": LISTEN} | settings),
+            cast(Reactor, self.reactor),
+            self.exit,
+            lambda: cast(IStore, self.store),
+        )
+
+    def ask_for_a_step(self) -> StringTransport:
+        """
+        Send a request on a connection of its own.
+
+        @return: gets the answer when it is there.
+        """
+        ((_, factory, *_),) = self.reactor.tcpServers
+        connection: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = StringTransport()
+        connection.makeConnection(transport)
+        connection.dataReceived(b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return transport
+
+    def stop(self) -> None:
+        """
+        Stop it.
+        """
+        stopped: Any = self.worker.stopService()
+        self.reactor.turns(4.0)
+        now(cast(Deferred[None], stopped))
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    """
+    Make benches, whose services are stopped in the end.
+    """
+    made: list[Bench] = []
+
+    def make(**given: Any) -> Bench:
+        made.append(Bench(monkeypatch, **given))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.worker.running:
+            each.stop()
+
+
+def test_it_serves(make: Callable[..., Bench]) -> None:
+    """
+    When the store is open and it listens it says so, and again with each sign of life.
+    """
+    bench = make()
+    bench.worker.startService()
+    assert len(bench.reactor.tcpServers) == 1
+    ready = [READY, "STATUS=serving since revision 0, position 0"]
+    assert bench.told == [ALIVE, *ready]
+    bench.reactor.turns(1.25)
+    assert bench.told[3:] == [ALIVE, *ready]
+
+
+def test_it_stops(make: Callable[..., Bench]) -> None:
+    """
+    It says so, listens no more, and closes the store.
+    """
+    bench = make()
+    bench.worker.startService()
+    bench.stop()
+    assert STOPPING in bench.told
+    assert bench.store.closed
+
+
+def test_a_commit_that_hangs(make: Callable[..., Bench]) -> None:
+    """
+    There is no sign of life while it does.
+    """
+    bench = make()
+    bench.worker.startService()
+    del bench.told[:]
+    bench.store.held = True
+    bench.ask_for_a_step()
+    bench.reactor.turns(10.0)
+    assert bench.told == []
+    bench.store.finish()
+    assert ALIVE in bench.told
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StoreUnusable("the store is in use"), Status.CANNOT_START),
+        (StoreDamaged("the store is damaged"), Status.DAMAGED),
+    ],
+)
+def test_a_store_that_cannot_be_used(
+    make: Callable[..., Bench], error: Exception, status: Status
+) -> None:
+    """
+    The process ends, and says why.
+    """
+    bench = make(store=Unusable(error))
+    bench.worker.startService()
+    assert (bench.statuses, bench.exit.reason) == ([status], str(error))
+    assert bench.told[-1] == f"STATUS={error}"
+    assert bench.reactor.tcpServers == []
+
+
+class Unusable(MemoryStore):
+    """
+    A store that cannot be opened.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def open(self) -> Deferred[tuple[int, int]]:
+        """
+        Fail.
+        """
+        return fail(self.error)
+
+
+def test_a_store_that_cannot_be_used_below_a_supervisor(
+    make: Callable[..., Bench],
+) -> None:
+    """
+    Callers are told why for a while, and then the next worker tries.
+    """
+    bench = make(store=Unusable(StoreUnusable("it holds something else")), supervisor=3)
+    bench.worker.startService()
+    assert len(bench.reactor.tcpServers) == 1
+    assert "STATUS=it holds something else" in bench.told
+    assert READY not in bench.told
+    bench.reactor.turns(EXCUSE - 0.5)
+    assert bench.statuses == []
+    bench.reactor.turns(0.5)
+    assert bench.statuses == [Status.CANNOT_START]
+
+
+def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
+    """
+    The supervisor is told at once.
+    """
+    bench = make(store=Unusable(StoreDamaged("the store is damaged")), supervisor=3)
+    bench.worker.startService()
+    assert bench.statuses == [Status.DAMAGED]
+
+
+def test_a_missing_file(make: Callable[..., Bench]) -> None:
+    """
+    No restart mends that, and the store is not touched.
+    """
+    bench = make(access_log="/nowhere/log")
+    bench.worker.startService()
+    assert bench.statuses == [Status.MISCONFIGURED]
+    reason = "the access log /nowhere/log: No such file or directory"
+    assert (bench.exit.reason, bench.told[-1]) == (reason, f"STATUS={reason}")
+
+
+def test_a_scoreboard_that_is_none(make: Callable[..., Bench]) -> None:
+    """
+    The option is named.
+    """
+    bench = make(scoreboard=999_999)
+    bench.worker.startService()
+    assert bench.exit.reason == "--scoreboard 999999: Bad file descriptor"
+
+
+def test_a_scoreboard(make: Callable[..., Bench]) -> None:
+    """
+    Its own children do not inherit it.
+    """
+    descriptor = scoreboard.create()
+    try:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
+        make(scoreboard=descriptor).worker.startService()
+        assert not os.get_inheritable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "levels"),
+    [
+        (
+            RuntimeError("a bug"),
+            "cannot start: RuntimeError: a bug",
+            [LogLevel.critical] * 2,
+        ),
+        (
+            ValueError("no room"),
+            "cannot listen on tcp:8081:interface=127.0.0.1: no room",
+            [LogLevel.critical],
+        ),
+        (
+            OSError(24, "Too many open files"),
+            "cannot listen on tcp:8081:interface=127.0.0.1: [Errno 24] Too many open files",
+            [LogLevel.critical],
+        ),
+    ],
+)
+def test_an_exception_with_the_store_in_hand(
+    make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
+) -> None:
+    """
+    It ends the process, whatever it is, and so gives the lock to another; a traceback is
+    for a bug only.
+    """
+    bench = make()
+    bench.reactor.refusal = error
+    with capturedLogs() as events:
+        bench.worker.startService()
+    assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
+    found = [each["log_level"] for each in events if each["log_level"] is not LogLevel.info]
+    assert found == levels
+    bench.stop()
+    assert bench.store.closed
+
+
+def test_an_exception_later(make: Callable[..., Bench]) -> None:
+    """
+    Also where the lock was waited for, and nobody sees the exception but we.
+    """
+
+    class Waiting(MemoryStore):
+        def open(self) -> Deferred[tuple[int, int]]:
+            return opened
+
+    opened: Deferred[tuple[int, int]] = Deferred()
+    bench = make(store=Waiting())
+    bench.worker.startService()
+    assert bench.statuses == []
+    bench.reactor.refusal = RuntimeError("a bug")
+    opened.callback((0, 0))
+    assert bench.statuses == [Status.CANNOT_START]
+
+
+def test_a_daemon_that_cannot_start(make: Callable[..., Bench]) -> None:
+    """
+    Twistd tells those that start a daemon of an exception only.
+    """
+    bench = make(store=Unusable(StoreUnusable("the store is in use")), foreground=False)
+    with pytest.raises(CannotStart, match="the store is in use"):
+        bench.worker.startService()
+
+
+def test_the_store_fails(make: Callable[..., Bench]) -> None:
+    """
+    The process ends, and the next one looks what the disk has.
+    """
+    bench = make()
+    bench.worker.startService()
+    bench.store.failure = OSError(5, "Input/output error")
+    answer = bench.ask_for_a_step()
+    bench.reactor.turns(1.0)
+    assert answer.value().startswith(b"HTTP/1.1 503 ")
+    assert bench.statuses == [Status.STORE_FAILED]
+    assert bench.told[-1] == (
+        "STATUS=the store failed ([Errno 5] Input/output error), so this process ends"
+    )
+
+
+def test_a_store_on_the_disk(make: Callable[..., Bench], tmp_path: Path) -> None:
+    """
+    It is the one that the options name.
+    """
+    bench = make(store=None)
+    bench.worker = Worker(
+        Settings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
+        cast(Reactor, bench.reactor),
+        bench.exit,
+    )
+    bench.worker.startService()
+    assert bench.statuses == []
+    assert READY in bench.told
+    assert (tmp_path / "store").is_dir()
+
+
+def test_too_few_descriptors_for_the_connections(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It takes fewer, and says so.
+    """
+    monkeypatch.setattr(service, "room_for", lambda _: 17)
+    bench = make()
+    with capturedLogs() as events:
+        bench.worker.startService()
+    (warning,) = [each for each in events if each["log_level"] is LogLevel.warn]
+    assert (warning["wanted"], warning["room"]) == (10_000, 17)
