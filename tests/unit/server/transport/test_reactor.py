@@ -1,0 +1,111 @@
+"""
+The reactor on uvloop's event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import capturedLogs
+from zope.interface.verify import verifyObject
+
+from pexservice.server.transport.reactor import UvloopReactor
+
+
+@pytest.fixture
+def reactor() -> Iterator[UvloopReactor]:
+    """
+    One that is not the process's.
+    """
+    reactor = UvloopReactor()
+    yield reactor
+    reactor.removeAll()
+    reactor.loop.close()
+
+
+def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
+    """
+    Let it make the calls that are due within C{seconds}.
+    """
+    reactor.loop.call_later(seconds, reactor.loop.stop)
+    reactor.loop.run_forever()
+
+
+def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
+    """
+    It is made once, and is a delayed call like any other.
+    """
+    calls: list[None] = []
+    call = reactor.callLater(0, lambda: calls.append(None))
+    verifyObject(IDelayedCall, call)
+    assert call.active()
+    assert call.getTime() <= reactor.seconds()
+    run(reactor, 0.01)
+    run(reactor, 0.01)
+    assert len(calls) == 1
+    assert not call.active()
+    with pytest.raises(AlreadyCalled):
+        call.cancel()
+    with pytest.raises(AlreadyCalled):
+        call.reset(1)
+
+
+def test_one_that_is_cancelled(reactor: UvloopReactor) -> None:
+    """
+    It is not made, and cannot be cancelled twice.
+    """
+    calls: list[None] = []
+    call = reactor.callLater(0, lambda: calls.append(None))
+    call.cancel()
+    with pytest.raises(AlreadyCancelled):
+        call.cancel()
+    with pytest.raises(AlreadyCancelled):
+        call.delay(1)
+    run(reactor, 0.01)
+    assert calls == []
+
+
+@pytest.mark.parametrize("how", ["reset", "delay"])
+def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
+    """
+    It is made at the new time, not before.
+    """
+    calls: list[None] = []
+    call = reactor.callLater(0, lambda: calls.append(None))
+    getattr(call, how)(1000)
+    assert call.getTime() == pytest.approx(reactor.seconds() + 1000, abs=100)
+    run(reactor, 0.01)
+    assert (calls, call.active()) == ([], True)
+    call.reset(0)
+    run(reactor, 0.01)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("how", ["callLater", "callFromThread"])
+def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
+    """
+    Its error is in the log, where those of Twisted's reactors are, and the next call is
+    made.
+    """
+    calls: list[None] = []
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    with capturedLogs() as events:
+        if how == "callLater":
+            reactor.callLater(0, fail)
+            reactor.callLater(0, lambda: calls.append(None))
+        else:
+            thread = threading.Thread(target=reactor.callFromThread, args=(fail,))
+            thread.start()
+            thread.join()
+            reactor.callFromThread(calls.append, None)
+        run(reactor, 0.01)
+    assert len(calls) == 1
+    (failure,) = [each["log_failure"] for each in events if "log_failure" in each]
+    assert failure.check(ValueError)
