@@ -27,6 +27,7 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.child import answer, ask_child
 from pexservice.stores.lmdb.databases import MAP_BASE
 from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
+from pexservice.stores.lmdb.snapshot import copy_snapshot
 from pexservice.stores.lmdb.summary import Summary, existing, summary
 from pexservice.stores.lmdb.verify import DATABASES, blame, verify_in_child
 from pexservice.stores.lmdb.witness import make_witness, read_witness, refuse_older
@@ -108,7 +109,7 @@ def copy_pages(source: Path, file: Path) -> None:
                 lock=shared,
                 create=False,
             ) as env:
-                _copy(env, descriptor)
+                copy_snapshot(env, descriptor)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -118,18 +119,6 @@ def copy_pages(source: Path, file: Path) -> None:
         raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
     finally:
         directory.release()
-
-
-def _copy(env: lmdb.Environment, descriptor: int) -> None:
-    try:
-        # Only what is in use, and without the writer's lock.
-        env.copyfd(descriptor, compact=True)
-    except lmdb.IncompatibleError:
-        # Of a page that neither the data nor the free list knows, LMDB cannot tell
-        # that it is not in use.  As it is, then.
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        env.copyfd(descriptor)
 
 
 if __name__ == "__main__":

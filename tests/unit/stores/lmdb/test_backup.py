@@ -8,13 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
 
-import lmdb
 import pytest
 
 from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
-from pexservice.stores.lmdb import backup as module
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
 from pexservice.stores.lmdb.retention import SLACK
@@ -143,24 +140,6 @@ def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
     with pytest.raises(StoreDamaged, match="is damaged"):
         backup(str(store), str(store.parent / "copy"))
     assert names(store.parent) == {"store"}
-
-
-def test_what_lmdb_cannot_account_for(store: Path) -> None:
-    """
-    A store with a lost page is copied as it is, and nothing of the first try is left.
-    """
-
-    class Leaky:
-        def copyfd(self, fd: int, *, compact: bool = False) -> None:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(b"half" * 5000 if compact else b"whole")
-            if compact:
-                raise lmdb.IncompatibleError("page leak")
-
-    file = store.parent / "file"
-    with file.open("wb", buffering=0) as made:
-        module._copy(cast(lmdb.Environment, Leaky()), made.fileno())
-    assert file.read_bytes() == b"whole"
 
 
 def killed_reader(path: Path) -> None:

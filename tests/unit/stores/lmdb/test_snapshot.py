@@ -1,0 +1,187 @@
+"""
+A copy of one state of a store is short, or it is given up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.lmdb import snapshot
+from pexservice.stores.lmdb.backup import copy_pages
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.readers import oldest_snapshot
+from pexservice.stores.lmdb.snapshot import ATTEMPTS, MOST_GROWTH, copy_snapshot
+from tests.unit.stores.lmdb.test_store import filled
+
+PAGE = 4096
+
+
+class Env:
+    """
+    An environment whose copy takes until it is ended, but for the last.
+
+    @ivar copies: how many it takes until one is whole.
+    @ivar growth: bytes that the store grows by with each look at it.
+    """
+
+    def __init__(self, copies: int, growth: int = 0) -> None:
+        self.copies = copies
+        self.growth = growth
+        self.begun = 0
+        self._pages = count(100, growth // PAGE)
+
+    def path(self) -> str:
+        """
+        See L{lmdb.Environment.path}.
+        """
+        return "/store"
+
+    def stat(self) -> dict[str, int]:
+        """
+        See L{lmdb.Environment.stat}.
+        """
+        return {"psize": PAGE}
+
+    def info(self) -> dict[str, int]:
+        """
+        See L{lmdb.Environment.info}.
+        """
+        return {"last_pgno": next(self._pages)}
+
+    def copyfd(self, fd: int, *, compact: bool = False) -> None:
+        """
+        See L{lmdb.Environment.copyfd}.
+        """
+        assert compact
+        self.begun += 1
+        os.write(fd, b"whole")
+        while self.begun < self.copies:
+            # Until nobody can write to it.
+            os.write(fd, b"")
+
+
+class Leaky(Env):
+    """
+    One with a lost page.
+    """
+
+    def copyfd(self, fd: int, *, compact: bool = False) -> None:
+        """
+        See L{lmdb.Environment.copyfd}.
+        """
+        with open(fd, "wb", closefd=False) as file:
+            file.write(b"half" * 5000 if compact else b"whole")
+        if compact:
+            raise lmdb.IncompatibleError("page leak")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[int]:
+    """
+    A file to copy to, with something in it.
+    """
+    descriptor = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(descriptor, b"of another time")
+    yield descriptor
+    os.close(descriptor)
+
+
+def written(target: int) -> bytes:
+    """
+    What is in the file.
+    """
+    return os.pread(target, 100_000, 0)
+
+
+def copy(env: Env, target: int, seconds: float = 0.0) -> None:
+    """
+    L{copy_snapshot}, with a clock that goes on by so much with each look at it.
+    """
+    now = count(0.0, seconds)
+    copy_snapshot(env, target, lambda: next(now))  # type: ignore[arg-type]
+
+
+def test_a_short_one(target: int) -> None:
+    """
+    It is there, and nothing of what was there before.
+    """
+    copy(Env(1), target)
+    assert written(target) == b"whole"
+
+
+def test_begun_anew(target: int) -> None:
+    """
+    One that lets the store grow too much is ended, and a later one may be whole.
+    """
+    env = Env(ATTEMPTS, MOST_GROWTH // 4)
+    copy(env, target)
+    assert env.begun == ATTEMPTS
+    assert written(target) == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("growth", "seconds", "reason"),
+    [
+        (MOST_GROWTH // 4, 0.0, "the store grew by more than 64 MiB"),
+        (0, 60.0, "it took more than 300 seconds"),
+    ],
+)
+def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None:
+    """
+    After some it is given up, and what to do is said.
+    """
+    env = Env(ATTEMPTS + 1, growth)
+    with pytest.raises(
+        StoreUnusable, match=f"/store .*given up, since {reason} .*faster disk"
+    ):
+        copy(env, target, seconds)
+    assert env.begun == ATTEMPTS
+
+
+def test_what_lmdb_cannot_account_for(target: int) -> None:
+    """
+    A store with a lost page is copied as it is, and nothing of the first try is left.
+    """
+    copy(Leaky(1), target)
+    assert written(target) == b"whole"
+
+
+def test_another_error(target: int) -> None:
+    """
+    An error that is none of ours is told as it is, at the first time.
+    """
+
+    class Broken(Env):
+        def copyfd(self, fd: int, *, compact: bool = False) -> None:
+            self.begun += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    env = Broken(1)
+    with pytest.raises(OSError, match="No space left"):
+        copy(env, target)
+    assert env.begun == 1
+
+
+def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    LMDB's own copying ends so, and the state is read no more.
+    """
+    store = tmp_path / "store"
+    filled(store)
+    monkeypatch.setattr(snapshot, "MOST_SECONDS", -1.0)
+    # In this thread, before the copy begins; or it might be whole by then.
+    monkeypatch.setattr(snapshot._Watch, "start", snapshot._Watch.run)
+    monkeypatch.setattr(snapshot._Watch, "stop", lambda _: None)
+    with pytest.raises(StoreUnusable, match=f"copy of {store} was begun .* given up"):
+        copy_pages(store, tmp_path / "copy")
+    assert (store / DATA).exists()
+    with lmdb.open(str(store), readonly=True, max_dbs=3) as env:
+        assert oldest_snapshot(env) is None
