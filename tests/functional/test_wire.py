@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import PATIENCE, Daemon, children, read_all, read_answer
+from tests.support.daemon import (
+    PATIENCE,
+    Daemon,
+    children,
+    patiently,
+    read_all,
+    read_answer,
+)
 
 
 @pytest.fixture(scope="module", params=["pexservice", "pexservice-worker"])
@@ -277,6 +284,8 @@ def test_the_whole_answer(daemon: Daemon) -> None:
         rb"HTTP/1\.0 200 OK\r\n"
         rb"Connection: close\r\n"
         rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n"
+        rb"X-Content-Type-Options: nosniff\r\n"
+        rb"Cross-Origin-Resource-Policy: same-origin\r\n"
         rb"Content-Type: text/plain; charset=utf-8\r\n"
         rb"Pex-Revision: \d+\r\n"
         rb"Pex-Position: \d+\r\n"
@@ -403,10 +412,14 @@ def test_persistence(
 
 def test_a_strange_host(daemon: Daemon) -> None:
     """
-    Nothing depends on the Host, whatever it is called.
+    Over loopback a name that may be anybody's is refused, however strange it is; an
+    address and no name at all are answered.
     """
-    for host in (b"", b"a..b", b"x" * 300, b"[::1]:8081", b"xn--zz", b"%41:80"):
+    for host in (b"", b"a..b", b"x" * 300, b"xn--zz", b"%41:80", b"attacker.example"):
         sent = b"GET /current HTTP/1.0\r\nHost: " + host + b"\r\n\r\n"
+        assert exchange(daemon, sent).startswith(b"HTTP/1.0 421 Misdirected Request\r\n")
+    for head in (b"", b"Host: [::1]:8081\r\n", b"Host: LOCALHOST.\r\n"):
+        sent = b"GET /current HTTP/1.0\r\n" + head + b"\r\n"
         assert exchange(daemon, sent).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
@@ -465,7 +478,11 @@ def test_leaving(daemon: Daemon) -> None:
     for _ in range(200):
         with connect(daemon) as connection:
             connection.sendall(request(b"POST /next HTTP/1.1"))
-    answer, _ = daemon.ask("/next", "POST")
+    # On a busy machine some of them are still there, and as many as there may be.
+    for _ in patiently():
+        answer, _ = daemon.ask("/next", "POST")
+        if answer.status != 503:
+            break
     assert int(answer.headers["Pex-Revision"]) > before
     assert "Traceback" not in daemon.log.read_text()
 

@@ -20,6 +20,7 @@ from pexservice.server.limits import Connections
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from tests.support.fakes import MemoryStore, Turns, now
 
@@ -65,6 +66,7 @@ class Caller:
         access: Access | None = None,
         *,
         synchronous: bool = True,
+        table: Table = TABLE,
         supervisor: int | None = None,
     ) -> None:
         """
@@ -86,7 +88,13 @@ class Caller:
         self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
         scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
         self.events = Events(self.committer, self.clock.callLater)
-        api = Api(self.committer, access or Access(), self.events, scrape=scrape)
+        api = Api(
+            self.committer,
+            access or Access(),
+            self.events,
+            table=table,
+            scrape=scrape,
+        )
         self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:

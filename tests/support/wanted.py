@@ -74,8 +74,8 @@ WANTED: tuple[Wanted, ...] = (
         ),
     ),
     *(
-        Wanted("issue 13.6", instead("?0[01] ?0[01] 200", "403 403 200", says), "*/next *")
-        for says in (_CROSS_ORIGIN, _PREFETCH)
+        Wanted("issue 13.6", instead("?0[01] *", "403 *", says))
+        for says in (_CROSS_ORIGIN, _PREFETCH, _CROSS_ORIGIN.replace("move", "watch"))
     ),
     Wanted(
         "issue 13.6",
@@ -93,4 +93,7 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 13.6", added_lines("403 .*"), "openapi/POST *"),
     Wanted("issue 13.6", added_lines("403 .*"), "openapi/GET /events"),
     Wanted("issue 13.5", added_lines("421 .*"), "openapi/*"),
+    Wanted("issue 13.5", instead("200 *", "421 *", "name the host in --allowed-host")),
+    Wanted("issue 13.5", added, "help/* --allowed-host *"),
+    Wanted("issue 13.6", added, "help/* --post-only"),
 )

@@ -20,7 +20,9 @@ from pexservice.server.site import PexSite
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
+from pexservice.web.hosts import HostPolicy
 from pexservice.web.throttle import RateLimit
 from tests.support.fakes import MemoryStore, Turns, now
 
@@ -44,7 +46,12 @@ class Server:
         connections: int = 100,
         streams: int = 10,
         proxies: tuple[str, ...] = (),
+        hosts: tuple[str, ...] = (),
+        table: Table = TABLE,
     ) -> None:
+        """
+        @param hosts: those that are answered over loopback.
+        """
         self.clock = Turns()
         # 0 stands for "not" with some times.
         self.clock.rightNow = 1000.0
@@ -63,18 +70,28 @@ class Server:
         self.connections = Connections(connections, self.clock.seconds)
         clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
+        policy = HostPolicy(hosts, own_name="box", clients=clients)
         self.hot = Hot(
             self.committer,
             self.connections,
             self.clock,
             clients=clients,
             pages=access.pages,
+            hosts=policy,
             limit=limit,
             remembers=remembers,
         )
         scrape = Metrics(self.committer, self.hot).reply
         self.events = Events(self.committer, self.clock.callLater, streams)
-        api = Api(self.committer, access, self.events, limit, scrape=scrape)
+        api = Api(
+            self.committer,
+            access,
+            self.events,
+            limit,
+            hosts=policy,
+            table=table,
+            scrape=scrape,
+        )
         self.site = PexSite(api.resource(), self.hot, clients, self.clock)
 
     def begin_at(self, revision: int, position: int) -> None:
@@ -84,11 +101,11 @@ class Server:
         self.store.revision, self.store.position = revision, position
         now(Deferred.fromCoroutine(self.committer.start()))
 
-    def connect(self, peer: object = None) -> Wire:
+    def connect(self, peer: object = None, local: object = None) -> Wire:
         """
         A new connection.
         """
-        return Wire(self, peer)
+        return Wire(self, peer, local)
 
     def turns(self, count: int = ENOUGH) -> None:
         """
@@ -131,9 +148,9 @@ class Wire:
     The client's end.
     """
 
-    def __init__(self, server: Server, peer: object) -> None:
+    def __init__(self, server: Server, peer: object, local: object = None) -> None:
         self._server = server
-        self.transport = _Transport(peerAddress=peer)
+        self.transport = _Transport(peerAddress=peer, hostAddress=local)
         self.protocol: Connection = server.site.buildProtocol(None)
         self._waiting: list[bytes] = []
         self.protocol.makeConnection(self.transport)

@@ -163,6 +163,7 @@ class PexChannel(HTTPChannel):
             request.clientproto,
             connection[-1],
             not self.persistent,
+            host=headers.getRawHeaders(b"host", [None])[0],
             forwarded=request.forwarded(),
         )
 

@@ -129,6 +129,7 @@ class Connection(Protocol):
         if (
             plan is None
             or self.phase is not _IDLE
+            or not (plan.any_way or self._goes_any_way())
             or not (hot.limit is None or hot.admits(self.transport.getPeer(), plan))
         ):
             self._take(data)
@@ -143,6 +144,10 @@ class Connection(Protocol):
             self.phase = Phase.ANSWERING
             self._plan = plan
             hot.committer.move(plan.move, self._moved)
+
+    def _goes_any_way(self) -> bool:
+        transport = self.transport
+        return not self.hot.checks_host(transport.getHost(), transport.getPeer())
 
     def _take(self, data: bytes) -> None:
         """
@@ -167,8 +172,9 @@ class Connection(Protocol):
             self.write(hot.answers.moved(outcome.state, variant))
             plan.tally.ok += 1
         else:
-            self.write(hot.answers.refused(of_refusal(outcome).reply(None), variant))
-            plan.tally.unavailable += 1
+            reply = of_refusal(outcome).reply(None)
+            self.write(hot.answers.refused(reply, variant))
+            plan.tally.refused[reply.status] += 1
         self.answered = True
         self.last_active = hot.seconds()
         if self._queued is not None and not variant.last:

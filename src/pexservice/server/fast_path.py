@@ -14,6 +14,7 @@ from pexservice.server.request_counters import Requests
 from pexservice.server.responses import Answers
 from pexservice.web.clients import Clients
 from pexservice.web.cross_site import CrossSitePolicy
+from pexservice.web.hosts import HostPolicy
 from pexservice.web.meaning import Meaning
 from pexservice.web.throttle import RateLimit
 
@@ -36,6 +37,7 @@ class Hot:
         *,
         clients: Clients,
         pages: CrossSitePolicy | None = None,
+        hosts: HostPolicy | None = None,
         limit: RateLimit | None = None,
         remembers: bool = True,
     ) -> None:
@@ -52,6 +54,7 @@ class Hot:
         self.call_later = reactor.callLater
         self.holder = clients.holder
         self._clients = clients
+        self._hosts = hosts
         self._memo = Memo()
         self.plans = self._memo.plans
         self._moves = {
@@ -69,6 +72,7 @@ class Hot:
         meaning: Meaning,
         method: bytes,
         *of_answer: *tuple[bytes, bytes | None, bool],
+        host: bytes | None,
         forwarded: tuple[bytes, ...],
     ) -> None:
         """
@@ -80,7 +84,10 @@ class Hot:
         if variant is None:
             variant = self._variants[of_answer] = Variant(*of_answer)
         tally = self.requests.tally(meaning, method)
-        self._memo.learn(chunk, Plan(self._moves[meaning], variant, tally, forwarded))
+        any_way = self._hosts is None or self._hosts.answers_to(host)
+        self._memo.learn(
+            chunk, Plan(self._moves[meaning], variant, tally, any_way, forwarded)
+        )
 
     def admits(self, peer: IAddress, plan: Plan) -> bool:
         """
@@ -90,6 +97,12 @@ class Hot:
         return self.limit is None or self.limit.take(
             self._clients.address(peer, plan.forwarded)
         )
+
+    def checks_host(self, local: IAddress, peer: IAddress) -> bool:
+        """
+        Return whether a connection is one of those whose C{Host} is checked.
+        """
+        return self._hosts is not None and self._hosts.concerns(local, peer)
 
     def retire(self) -> None:
         """

@@ -47,12 +47,14 @@ class Plan:
 
     @ivar move: L{None} for a look at the cursor in memory.
     @ivar tally: where it is counted.
+    @ivar any_way: whether it is answered on every connection, whatever its C{Host}.
     @ivar forwarded: whom the request came from, as its sender says.
     """
 
     move: Move | None
     variant: Variant
     tally: Tally
+    any_way: bool = True
     forwarded: tuple[bytes, ...] = ()
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 
-from attrs import define
+from attrs import Factory, define
 
 from pexservice.web.endpoints import BY_PATH
 from pexservice.web.meaning import Meaning
@@ -30,13 +30,14 @@ class Tally:
     Of the requests for one endpoint by one method that the memo knew.
 
     @ivar ok: how many were answered as they wanted.
-    @ivar unavailable: how many were told 503.
+    @ivar refused: how many were not, by their status; 503 is shown also when there were
+        none.
     """
 
     endpoint: str
     method: str
     ok: int = 0
-    unavailable: int = 0
+    refused: Counter[int] = Factory(lambda: Counter({HTTPStatus.SERVICE_UNAVAILABLE: 0}))
 
 
 class Requests:
@@ -80,7 +81,7 @@ class Requests:
         """
         How many were answered without being parsed.
         """
-        return sum(tally.ok + tally.unavailable for tally in self._hot.values())
+        return sum(tally.ok + tally.refused.total() for tally in self._hot.values())
 
     def misses(self) -> int:
         """
@@ -94,7 +95,7 @@ class Requests:
         """
         answered = Counter(self._parsed)
         for tally in self._hot.values():
-            for status, count in ((200, tally.ok), (503, tally.unavailable)):
+            for status, count in ((200, tally.ok), *tally.refused.items()):
                 answered[tally.endpoint, tally.method, status] += count
         for (endpoint, method, status), count in sorted(answered.items()):
             yield endpoint, method, status, count

@@ -129,6 +129,23 @@ class Settings:
         name="trusted-proxy",
         repeatable=True,
     )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "NAME",
+        "A host name to answer to over loopback without a token file, besides localhost"
+        " and the machine's own; * for any; may be repeated.",
+        group=ACCESS,
+        parse=values.host_name,
+        name="allowed-host",
+        repeatable=True,
+    )
+    post_only: bool = option(
+        False,  # noqa: FBT003 the default
+        "",
+        "Take no GET on the paths that move the cursor.",
+        group=ACCESS,
+        type=bool,
+    )
     access_log: str | None = option(
         None,
         "FILE",

@@ -21,6 +21,8 @@ KINDS = ("tcp:", "tcp6:", "unix:", "systemd:", "fd:")
 #: RFC 6454's serialization of an origin, as browsers send it.
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
+_HOST = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
+
 
 def near(word: str, words: list[str], form: str = "{}") -> str:
     """
@@ -116,4 +118,13 @@ def address(text: str) -> str:
         ip_address(text)
     except ValueError:
         raise ValueError("must be an IP address") from None
+    return text
+
+
+def host_name(text: str) -> str:
+    """
+    Check a host name, or C{*} for any.
+    """
+    if not _HOST.fullmatch(text):
+        raise ValueError("must be a host name without a port, or *")
     return text

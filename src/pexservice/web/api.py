@@ -24,9 +24,10 @@ from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown, Row
 from pexservice.web import problems
 from pexservice.web.access import Access
-from pexservice.web.endpoints import BY_PATH, JSON_INDEX, TEXT_INDEX
+from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard
+from pexservice.web.hosts import HostPolicy
 from pexservice.web.meaning import Meaning, means
 from pexservice.web.negotiation import best_of
 from pexservice.web.pacing import Later, Pacing
@@ -63,10 +64,14 @@ class Api:
         events: Events,
         limit: RateLimit | None = None,
         *,
+        hosts: HostPolicy | None = None,
+        table: Table = TABLE,
         later: Later | None = None,
         scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
     ) -> None:
         """
+        @param hosts: decides which C{Host} is answered; L{None} to answer any.
+        @param table: the endpoints that there are.
         @param scrape: told the C{Accept} values of who wants the metrics, says them;
             without it there are none.
         @param later: the reactor's C{callLater}, to make pages of the history
@@ -79,12 +84,16 @@ class Api:
         self._events = events
         self._page_for_browsers = page()
         self._limit = limit
+        self._hosts = hosts
+        self._table = table
 
     def resource(self) -> Resource:
         """
         The whole tree.
         """
-        return Guard(self.app.resource(), self._access, self._limit)
+        return Guard(
+            self.app.resource(), self._access, self._limit, self._hosts, self._table
+        )
 
     @app.handle_errors(Problem)
     def _problem(self, request: IRequest, failure: Failure) -> bytes:
@@ -111,9 +120,9 @@ class Api:
             ),
             (b"Vary", b"Accept"),
         )
-        return Reply(200, headers, JSON_INDEX if kind == JSON else TEXT_INDEX).apply(
-            request
-        )
+        table = self._table
+        body = table.json_index if kind == JSON else table.text_index
+        return Reply(200, headers, body).apply(request)
 
     @app.route("/current")
     def current(self, request: IRequest) -> Deferred[bytes]:
@@ -291,7 +300,7 @@ class Api:
         What is counted.
         """
         if self._scrape is None:
-            raise problems.no_such_path(map(bytes.decode, BY_PATH))
+            raise problems.no_such_path(map(bytes.decode, self._table.by_path))
         return self._scrape(accept(request)).apply(request)
 
     @app.route("/openapi.json")
@@ -302,7 +311,7 @@ class Api:
         # Most workers are never asked for it.
         from pexservice.web.openapi import rendered  # noqa: PLC0415
 
-        body, tag = rendered()
+        body, tag = rendered(self._table.endpoints)
         headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
         known = request.requestHeaders.getRawHeaders(b"if-none-match")
         if_none_match = parse_tags("If-None-Match", known)

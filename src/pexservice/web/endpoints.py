@@ -5,8 +5,9 @@ The endpoints there are: one table for the guard, the description and the routes
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 READ = (b"GET", b"HEAD")
 MOVE = (b"POST", b"GET")
@@ -49,16 +50,41 @@ ENDPOINTS = (
     Endpoint("/openapi.json", READ, "this API, described as OpenAPI 3.1"),
 )
 
-BY_PATH = {endpoint.path.encode(): endpoint for endpoint in ENDPOINTS}
+
+@frozen
+class Table:
+    """
+    The endpoints of one service.
+
+    @ivar text_index: their description as text.
+    @ivar json_index: the same as JSON.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    by_path: Mapping[bytes, Endpoint]
+    text_index: bytes
+    json_index: bytes
+
+    @classmethod
+    def of(cls, endpoints: Sequence[Endpoint]) -> Table:
+        """
+        Make the table of C{endpoints}.
+        """
+        return cls(
+            tuple(endpoints),
+            {each.path.encode(): each for each in endpoints},
+            _text(endpoints).encode(),
+            _json(endpoints).encode(),
+        )
 
 
-def _text() -> str:
-    methods = [b" ".join(each.methods).decode() for each in ENDPOINTS]
+def _text(endpoints: Sequence[Endpoint]) -> str:
+    methods = [b" ".join(each.methods).decode() for each in endpoints]
     wide = max(map(len, methods)) + 2
-    deep = max(len(each.path) for each in ENDPOINTS) + 2
+    deep = max(len(each.path) for each in endpoints) + 2
     lines = [
         f"{method:{wide}}{each.path:{deep}}{each.summary}\n"
-        for method, each in zip(methods, ENDPOINTS, strict=True)
+        for method, each in zip(methods, endpoints, strict=True)
     ]
     return (
         "A cursor on the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
@@ -69,17 +95,29 @@ def _text() -> str:
     )
 
 
-#: The description as text and as JSON.
-TEXT_INDEX = _text().encode()
-JSON_INDEX = json.dumps(
-    {
-        "endpoints": [
-            {
-                "path": each.path,
-                "methods": [method.decode() for method in each.methods],
-                "description": each.summary,
-            }
-            for each in ENDPOINTS
-        ]
-    }
-).encode()
+def _json(endpoints: Sequence[Endpoint]) -> str:
+    return json.dumps(
+        {
+            "endpoints": [
+                {
+                    "path": each.path,
+                    "methods": [method.decode() for method in each.methods],
+                    "description": each.summary,
+                }
+                for each in endpoints
+            ]
+        }
+    )
+
+
+TABLE = Table.of(ENDPOINTS)
+
+#: With C{--post-only}: no GET moves the cursor.
+POST_ONLY = Table.of(
+    [
+        evolve(each, methods=(b"POST",)) if each.methods == MOVE else each
+        for each in ENDPOINTS
+    ]
+)
+
+BY_PATH = TABLE.by_path

@@ -65,8 +65,9 @@ class HostPolicy:
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._clients = clients
         self._logged: set[str] = set()
-        # Clients send the same few again and again.
-        self._answers_to = lru_cache(maxsize=256)(self._is_ours)
+        #: Whether a value of C{Host} is answered on every connection.  Clients send the
+        #: same few again and again.
+        self.answers_to = lru_cache(maxsize=256)(self._is_ours)
 
     def concerns(self, local: IAddress, peer: IAddress) -> bool:
         """
@@ -86,12 +87,14 @@ class HostPolicy:
         @param host: the value of its C{Host}; one of HTTP/1.0 may have none, which no
             browser sends.
         """
-        if host is None or self._answers_to(host):
+        if self.answers_to(host):
             return None
-        self._log_once(host_name(host))
+        self._log_once(host_name(host or b""))
         return misdirected()
 
-    def _is_ours(self, host: bytes) -> bool:
+    def _is_ours(self, host: bytes | None) -> bool:
+        if host is None:
+            return True
         name = host_name(host)
         return name in self._names or name.endswith(".localhost") or _is_address(name)
 

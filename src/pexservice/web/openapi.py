@@ -125,9 +125,9 @@ class Rendered(NamedTuple):
 
 
 @cache
-def rendered() -> Rendered:
+def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Rendered:
     """
-    The document of what is served, made when it is first asked for.
+    Return the document of what is served, made when it is first asked for.
     """
-    body = json.dumps(document(), ensure_ascii=False).encode()
+    body = json.dumps(document(endpoints), ensure_ascii=False).encode()
     return Rendered(body, sha256(body).hexdigest()[:16])

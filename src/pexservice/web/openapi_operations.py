@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from pexservice.core.cursor import state_at
-from pexservice.web.endpoints import JSON_INDEX, TEXT_INDEX
+from pexservice.web.endpoints import TABLE
 from pexservice.web.events import event
 from pexservice.web.openapi_schemas import SCHEMAS, Json, headers
 from pexservice.web.replies import JSON, TEXT
@@ -78,6 +78,7 @@ Preconditions take either form of the tag, and lists of tags.
 A GET that moves is there because the original API has it: many clients and proxies send \
 a GET again on their own.
 Use POST.
+A service that was started with `--post-only` takes nothing else there: GET is 405.
 
 ## Access
 
@@ -188,7 +189,9 @@ DESCRIBED: dict[str, Described] = {
                 "description": "What there is.",
                 "headers": headers("Vary"),
                 "content": {
-                    **_content(TEXT_INDEX.decode(), "Index", json.loads(JSON_INDEX)),
+                    **_content(
+                        TABLE.text_index.decode(), "Index", json.loads(TABLE.json_index)
+                    ),
                     # For browsers, which ask for it.
                     "text/html": {"schema": {"type": "string"}},
                 },

@@ -14,7 +14,7 @@ from typing import Any
 from pexservice.core.cursor import Transition, state_at
 from pexservice.stores.interface import LONGEST_KEY, Row
 from pexservice.web import problems
-from pexservice.web.endpoints import BY_PATH, JSON_INDEX
+from pexservice.web.endpoints import BY_PATH, TABLE
 from pexservice.web.problems import TYPE_PREFIX, Problem
 from pexservice.web.replies import JSON, PROBLEM, TEXT
 from pexservice.web.representations import history_reply, state_headers, state_json
@@ -106,7 +106,7 @@ SCHEMAS: dict[str, Json] = {
         time={"type": "string", "format": "date-time"},
     ),
     "Index": _object(
-        JSON_INDEX,
+        TABLE.json_index,
         "The endpoints there are.",
         endpoints={
             "type": "array",

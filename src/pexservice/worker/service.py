@@ -8,6 +8,7 @@ import encodings.idna  # noqa: F401 the first URL needs it, when descriptors may
 import gc
 import os
 from collections.abc import Callable
+from socket import gethostname
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
@@ -47,7 +48,9 @@ from pexservice.stores.registry import make_store
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
+from pexservice.web.hosts import HostPolicy
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
 from pexservice.worker.lifecycle import connect, heartbeat
@@ -230,18 +233,34 @@ class Worker(Service):
         self._events = events = Events(committer, later, most)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
+        hosts = HostPolicy(
+            settings.allowed_hosts,
+            own_name=gethostname(),
+            clients=clients,
+            needed=settings.token_file is None,
+        )
         self._hot = Hot(
             committer,
             self._connections,
             self._reactor,
             clients=clients,
             pages=access.pages,
+            hosts=hosts,
             limit=limit,
             # A request that is answered from the memo is not logged.
             remembers=settings.access_log is None,
         )
         scrape = Metrics(committer, self._hot, store, settings.scoreboard).reply
-        api = Api(committer, access, events, limit, later=later, scrape=scrape)
+        api = Api(
+            committer,
+            access,
+            events,
+            limit,
+            hosts=hosts,
+            table=POST_ONLY if settings.post_only else TABLE,
+            later=later,
+            scrape=scrape,
+        )
         return PexSite(
             api.resource(),
             self._hot,

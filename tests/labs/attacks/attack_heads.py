@@ -260,14 +260,72 @@ HOSTS: list[Attack] = [
         },
     ),
     *answered(
-        "RFC 9110 7.2: an empty Host is one, and so is any name",
+        "RFC 9110 7.2: names that nobody else can have",
         200,
         {
-            "an empty Host": host(b"Host:"),
             "a Host in capitals": host(b"HOST: LOCALHOST"),
+            "a Host with a final dot": host(b"Host: localhost.:8081"),
+            "a name below localhost": host(b"Host: app.localhost"),
             "an address": host(b"Host: [::1]:8081"),
+            "another address": host(b"Host: 192.0.2.7"),
             "a port without a number": host(b"Host: localhost:"),
+        },
+        moves=1,
+    ),
+    *answered(
+        "RFC 9110 7.4: over loopback a name that may be anybody's is 421",
+        421,
+        {
+            "an empty Host": host(b"Host:"),
             "another's name": host(b"Host: metadata.example.internal"),
+            "a name that turned to 127.0.0.1": host(b"Host: attacker.example:8081"),
+            "an address and a name": host(b"Host: 127.0.0.1.attacker.example"),
+            "a name that ends alike": host(b"Host: notlocalhost"),
+            "a number that is an address": host(b"Host: 2130706433"),
+            "a Host of two dots": host(b"Host: localhost.."),
+        },
+    ),
+]
+
+#: What browsers send for pages of other origins, and ahead of their users.
+PAGES: list[Attack] = [
+    *answered(
+        "Fetch Metadata: a page of another origin moves nothing",
+        403,
+        {
+            "a form of another site": step(
+                b"Sec-Fetch-Site: cross-site", b"Origin: https://attacker.example"
+            ),
+            "an image of another site": request(
+                b"GET /next HTTP/1.1", b"Sec-Fetch-Site: cross-site"
+            ),
+            "another port of this host": step(b"Sec-Fetch-Site: same-site"),
+            "two sites": step(
+                b"Sec-Fetch-Site: same-origin", b"Sec-Fetch-Site: cross-site"
+            ),
+            "a site in capitals": step(b"Sec-Fetch-Site: SAME-ORIGIN"),
+            "no site": step(b"Sec-Fetch-Site:"),
+            "an origin of another host": step(b"Origin: https://attacker.example"),
+            "an origin of another port": step(b"Origin: http://localhost:8082"),
+            "an origin that is hidden": step(b"Origin: null"),
+            "two origins": step(b"Origin: http://localhost", b"Origin: http://a.example"),
+            "a prefetch": request(
+                b"GET /next HTTP/1.1", b"Sec-Purpose: prefetch;prerender"
+            ),
+            "a stream for another site": request(
+                b"GET /events HTTP/1.1", b"Sec-Fetch-Site: cross-site"
+            ),
+        },
+    ),
+    *answered(
+        "Fetch Metadata: the service's own page moves, and so does an address bar",
+        200,
+        {
+            "the own page": step(
+                b"Sec-Fetch-Site: same-origin", b"Origin: http://localhost"
+            ),
+            "the own page in an old browser": step(b"Origin: https://LOCALHOST"),
+            "an address bar": request(b"GET /next HTTP/1.1", b"Sec-Fetch-Site: none"),
         },
         moves=1,
     ),
@@ -348,6 +406,7 @@ HEADERS: list[Attack] = [
             "a tab": step(b"Name: a\tb"),
             "no value": step(b"Name:"),
             "a value of spaces": step(b"Name: " + b" " * 8000),
+            "an Accept of spaces": step(b"Accept: a/b" + b" " * 16_000 + b"x"),
             "a name of underscores": step(b"Content_Length: 5"),
             "a hundred headers": step(*[b"Name: value"] * 99),
         },

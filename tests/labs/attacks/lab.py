@@ -26,6 +26,7 @@ TABLE = [
     *attack_heads.REQUEST_LINES,
     *attack_heads.TARGETS,
     *attack_heads.HOSTS,
+    *attack_heads.PAGES,
     *attack_heads.HEADERS,
     *attack_bodies.LENGTHS,
     *attack_bodies.CODINGS,

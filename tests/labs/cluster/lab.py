@@ -82,13 +82,13 @@ class Caller(Client):
                 self.port = choose.choice(self.ports)
             word = choose.choices(_WORDS, [30, 50, 19, 1])[0]
             if word == "current":
-                self._ask(None, "GET /current HTTP/1.1\r\nHost: x\r\n\r\n", None)
+                self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
                 continue
             key = f"{self.number}-{count}" if self.number % 2 else None
             header = "" if key is None else f"Idempotency-Key: {key}\r\n"
             if key is None and choose.random() < 1 / 4:
                 header = f'If-Match: "{self.last}"\r\n'
-            sent = f"POST /{word} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+            sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
             self._ask(Transition[word.upper()], sent, key)
         self._close()
 

@@ -31,6 +31,8 @@ OTHERS = {
     "rate_limit": ("--rate-limit", "9"),
     "max_connections": ("--max-connections", "11"),
     "trusted_proxies": ("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.1"),
+    "allowed_hosts": ("--allowed-host", "pex.example.org", "--allowed-host", "*"),
+    "post_only": ("--post-only",),
     "access_log": ("--access-log", "access.log"),
 }
 
@@ -114,6 +116,11 @@ def test_flags_and_hidden_options() -> None:
         (["--synchronous-commit", "yes"], "must be on or off"),
         (["--cors-origin", "https://h/"], "without a path"),
         (["--trusted-proxy", "h"], "--trusted-proxy h: must be an IP address"),
+        (
+            ["--allowed-host", "h:8081"],
+            "--allowed-host h:8081: must be a host name without",
+        ),
+        (["--allowed-host", ""], "must be a host name without a port, or *"),
         (["--tls-key", "k"], "--tls-certificate and --tls-key go together"),
         (["--synchronous-commit", "off", "--store", "etcd:http://h:1"], "not with etcd"),
         (["word"], "there is no argument word, only options"),

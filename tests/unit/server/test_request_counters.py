@@ -76,6 +76,20 @@ def test_a_step_that_was_not_taken(remembers: bool) -> None:  # noqa: FBT001 pyt
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 2}
 
 
+def test_a_step_that_failed_by_a_bug(server: Server) -> None:
+    """
+    Counts under the status that its caller was told, whoever answered it.
+    """
+    send(server, NEXT)
+    server.store.failure = LookupError("a bug")
+    send(server, NEXT)
+    assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
+    tally = server.hot.requests.tally(Meaning.NEXT, b"POST")
+    tally.refused[507] += 2
+    assert counted(server)[(*COUNTED_NEXT, 507)] == 2
+    assert hits_and_misses(server) == (3, 1)
+
+
 def test_who_is_gone_was_not_answered(server: Server) -> None:
     """
     A step whose client has left before its end counts as a transition only.

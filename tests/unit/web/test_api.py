@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import ILogObserver, globalLogPublisher
 
 from pexservice.stores.interface import NotTaken
-from pexservice.web.endpoints import ENDPOINTS
+from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
 from tests.support.caller import Answer, Caller
 
 JSON = "application/json"
@@ -247,6 +247,43 @@ def test_index(call: Caller) -> None:
         endpoint.path for endpoint in ENDPOINTS
     ]
     assert json.json["endpoints"][2]["methods"] == ["POST", "GET"]
+
+
+class TestPostOnly:
+    """
+    C{--post-only}.
+    """
+
+    @pytest.fixture
+    def call(self) -> Caller:
+        """
+        Call a service that takes no GET on the paths that move.
+        """
+        return Caller(table=POST_ONLY)
+
+    @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
+    def test_methods(self, call: Caller, path: str) -> None:
+        """
+        GET is 405 and moves nothing; POST moves; OPTIONS says so.
+        """
+        answer = call("GET", path)
+        assert (answer.status, answer["Allow"]) == (405, "POST, OPTIONS")
+        assert call("OPTIONS", path)["Allow"] == "POST, OPTIONS"
+        assert call("GET", "/current")["Pex-Revision"] == "0"
+        assert call("POST", path)["Pex-Revision"] == "1"
+
+    def test_descriptions(self, call: Caller) -> None:
+        """
+        The index and the OpenAPI document have no GET that moves, and all the rest.
+        """
+        index = call("GET", "/", Accept=JSON).json["endpoints"]
+        methods = {each["path"]: each["methods"] for each in index}
+        assert methods["/next"] == methods["/previous"] == methods["/reset"] == ["POST"]
+        assert b"POST       /next" in call("GET", "/").body
+        paths = call("GET", "/openapi.json").json["paths"]
+        assert {*paths["/next"]} == {"post", "options"}
+        assert {*paths} == {*methods} == {each.path for each in ENDPOINTS}
+        assert {*Caller()("GET", "/openapi.json").json["paths"]["/next"]} > {"get"}
 
 
 class TestIdempotency:

@@ -106,7 +106,7 @@ class BriefTransport:
         hot = connection.hot
         plan = hot.plans.get(chunk)
         # Who is over the rate is told so by a channel.
-        if plan is not None and plan.variant.last and hot.limit is None:
+        if plan is not None and plan.variant.last and plan.any_way and hot.limit is None:
             self._request = chunk
             connection.dataReceived(chunk)
         else:

@@ -175,7 +175,7 @@ def machine(loop: asyncio.AbstractEventLoop) -> Iterator[Machine]:
     """
     One whose memo knows L{CURRENT} and L{NEXT}, with the cursor at revision 1.
     """
-    yield from running(loop, Server())
+    yield from running(loop, Server(hosts=("h",)))
 
 
 def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine]:
@@ -286,6 +286,23 @@ def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
     assert machine.passed == 1
     assert received.count(b"200 OK") == 2 * sent.count(b"\r\n\r\nGET")
     assert received.count(b"400 Bad") + received.count(b"414 ") == sent.count(b"xxxx\r\n")
+
+
+def test_a_host_that_is_not_ours(machine: Machine) -> None:
+    """
+    What was learnt on a connection whose Host is not checked is refused on one over
+    loopback.
+    """
+    foreign = NEXT.replace(b"Host: h", b"Host: attacker.example")
+    elsewhere = machine.server.connect()
+    elsewhere.send(foreign)
+    elsewhere.turns()
+    elsewhere.lose()
+    assert b" 200 OK\r\n" in elsewhere.received
+    assert foreign in machine.server.hot.plans
+    assert machine.ask(foreign).startswith(b"HTTP/1.1 421 ")
+    assert machine.passed == 1
+    assert b"Pex-Revision: 2\r\n" in machine.ask(CURRENT)
 
 
 def test_a_kept_connection(machine: Machine) -> None:
@@ -473,7 +490,7 @@ def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
     """
     Who is one too many is told so; one that rests makes room.
     """
-    for machine in running(loop, Server(connections=1)):
+    for machine in running(loop, Server(connections=1, hosts=("h",))):
         machine.server.store.held = True
         first = machine.connect(NEXT)
         machine.accepted()
@@ -507,7 +524,7 @@ def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
     """
     It counts for these connections too.
     """
-    for machine in running(loop, Server(rate=3)):
+    for machine in running(loop, Server(rate=3, hosts=("h",))):
         # One is left of the three.
         assert b"200 OK" in machine.ask(CURRENT)
         assert b"429 Too Many Requests" in machine.ask(CURRENT)

@@ -59,7 +59,7 @@ async function send({ path, key }) {
         return true;
       }
       why = `The service says: ${problem.detail}`;
-      atLeast = 1000 * Number(answer.headers.get("Retry-After"));
+      atLeast = retryAfter(answer);
     } catch {
       // No answer, or half of one: nobody knows whether the step was made, and the
       // same key makes it safe to send it again.
@@ -73,6 +73,14 @@ async function send({ path, key }) {
     // Not all pages at the same moment.
     await after(Math.max(rest, atLeast) * (0.75 + Math.random() / 2));
   }
+}
+
+/** What a Retry-After says: seconds, or a date, as some proxies write it.  Milliseconds. */
+function retryAfter(answer) {
+  const value = answer.headers.get("Retry-After") ?? "";
+  const wait = /^\d+$/.test(value) ? 1000 * Number(value) : Date.parse(value) - Date.now();
+  // Of what is neither, nothing is known.
+  return Number.isNaN(wait) ? 0 : Math.min(wait, PATIENCE);
 }
 
 /** A short value as JSON, with its neighbours; a long one as text, once. */

@@ -1,0 +1,115 @@
+"""
+Tests of the check of Host on connections, with the plan cache and without.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+
+from tests.support.wire import Server
+
+LOOPBACK = IPv4Address("TCP", "127.0.0.1", 8081)
+MAPPED = IPv6Address("TCP", "::ffff:127.0.0.1", 8081)
+LAN = IPv4Address("TCP", "192.0.2.7", 8081)
+UNIX = UNIXAddress("/run/socket")
+
+CLIENT = IPv4Address("TCP", "127.0.0.1", 40000)
+PROXY = IPv4Address("TCP", "127.0.0.9", 40000)
+
+REQUESTS = [
+    f"{line} HTTP/1.1\r\nHost: {host}\r\n{end}\r\n".encode()
+    for line in ("GET /current", "POST /next", "GET /nothing", "OPTIONS /next")
+    for host in ("localhost:8081", "pex.example.org", "attacker.example", "127.0.0.1")
+    for end in ("", "Connection: close\r\n")
+]
+
+
+def answer(server: Server, local: IAddress, peer: IAddress, request: bytes) -> bytes:
+    """
+    Return what comes back to C{request} on a connection of its own.
+    """
+    wire = server.connect(peer, local)
+    wire.send(request)
+    wire.turns()
+    wire.end()
+    return wire.received
+
+
+def server(*, remembers: bool = True) -> Server:
+    """
+    Start one with a name and a proxy.
+    """
+    names = ("pex.example.org",)
+    return Server(remembers=remembers, hosts=names, proxies=("127.0.0.9",))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([LOOPBACK, MAPPED, LAN, UNIX]),
+            st.sampled_from([CLIENT, PROXY]),
+            st.sampled_from(REQUESTS),
+        ),
+        max_size=12,
+    )
+)
+def test_the_same_with_and_without_the_cache(
+    requests: list[tuple[IAddress, IAddress, bytes]],
+) -> None:
+    """
+    What was learnt on a connection that is not checked is not believed on one that is;
+    421 comes when the host is not ours and the connection is checked, and only then.
+    """
+    cached, parsed = server(), server(remembers=False)
+    for local, peer, request in requests:
+        got = answer(cached, local, peer, request)
+        assert got == answer(parsed, local, peer, request)
+        foreign = b"Host: attacker" in request
+        checked = local in (LOOPBACK, MAPPED) and peer is CLIENT
+        assert (b" 421 " in got) is (foreign and checked)
+    assert cached.committer.durable.revision == parsed.committer.durable.revision
+
+
+@pytest.mark.parametrize("request_line", ["POST /next", "GET /current", "GET /livez"])
+@pytest.mark.parametrize("end", ["", "Connection: close\r\n"])
+def test_learnt_elsewhere(request_line: str, end: str) -> None:
+    """
+    A request in the cache is refused on a connection whose Host is checked, and its
+    connection goes on.
+    """
+    one = server()
+    sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
+    assert answer(one, LAN, CLIENT, sent).startswith(b"HTTP/1.1 200 ")
+    before = one.committer.durable
+    wire = one.connect(CLIENT, LOOPBACK)
+    wire.send(sent)
+    wire.turns()
+    assert wire.received.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
+    assert b"--allowed-host" in wire.received
+    assert one.committer.durable is before
+    assert wire.closed is bool(end)
+
+
+def test_http_1_0_without_host() -> None:
+    """
+    No browser sends such a request.
+    """
+    sent = b"POST /next HTTP/1.0\r\n\r\n"
+    assert answer(server(), LOOPBACK, CLIENT, sent).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
+def test_every_answer_forbids_sniffing_and_embedding() -> None:
+    """
+    Also those of the cache, and those of what is refused early.
+    """
+    one = server()
+    malformed = [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 17000]
+    for sent in [*REQUESTS, *REQUESTS, *malformed]:
+        got = answer(one, LAN, CLIENT, sent)
+        head = got.partition(b"\r\n\r\n")[0] + b"\r\n"
+        assert head.count(b"\r\nX-Content-Type-Options: nosniff\r\n") == 1, got
+        assert head.count(b"\r\nCross-Origin-Resource-Policy: same-origin\r\n") == 1, got
