@@ -24,7 +24,8 @@ from select import select
 
 import lmdb
 
-from tests.functional.test_keepalive import both_are_up, wait_for
+from pexservice.stores.lmdb.directory import DATA
+from tests.functional.test_keepalive import STORE, both_are_up, wait_for
 from tests.labs.failover.lab import count, serving, until
 from tests.labs.resources.machine import (
     fill,
@@ -131,6 +132,27 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
     assert (ready.status, b"disk full" in body) == (503, True)
     for page in ("/current", "/history?limit=1", "/livez"):
         assert daemon.ask(page)[0].status == 200
+
+
+def long_reader(path: Path) -> int:
+    """
+    A process reads one state of the store and does not go on: it is named, in the log
+    and among the metrics, the store grows, and every step is taken.  When it has ended
+    the store grows no more.
+    """
+    metric = b"\npexservice_store_oldest_snapshot_commits{"
+    with Daemon(path) as daemon, load(daemon) as clients:
+        with lmdb.open(str(path / STORE), readonly=True) as reader, reader.begin():
+            wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
+            found = daemon.ask("/metrics")[1]
+            assert metric + b'pid="%d"}' % os.getpid() in found
+        # A page more is rare now.
+        grown = (path / STORE / DATA).stat().st_size
+        until_told(clients)
+        assert (path / STORE / DATA).stat().st_size < grown + (1 << 20)
+        assert metric not in daemon.ask("/metrics")[1]
+    assert surprises(clients) == []
+    return len([told for client in clients for told in client.told])
 
 
 def no_descriptors(path: Path) -> int:
@@ -292,6 +314,7 @@ def hung_disk(path: Path) -> int:
 SHORTAGES: Mapping[Callable[[Path], int], Sequence[str]] = {
     full_disk: ("root", "mounts", "mkfs.ext4"),
     no_room_to_grow: ("root", "mounts", "mkfs.ext4"),
+    long_reader: (),
     no_descriptors: (),
     out_of_memory: ("root", "memory controller"),
     jumping_clock: ("faketime",),
