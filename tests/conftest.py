@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.forms import set_long
 from tests.support.needs import NEEDS, advice, missing
+
+# A busy machine is no failure of what is tested.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
+
 
 _LABORATORIES = Path(__file__).parent / "labs"
 

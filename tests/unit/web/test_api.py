@@ -279,7 +279,7 @@ class TestPostOnly:
         index = call("GET", "/", Accept=JSON).json["endpoints"]
         methods = {each["path"]: each["methods"] for each in index}
         assert methods["/next"] == methods["/previous"] == methods["/reset"] == ["POST"]
-        assert b"POST       /next" in call("GET", "/").body
+        assert b"\nPOST      /next" in call("GET", "/").body
         paths = call("GET", "/openapi.json").json["paths"]
         assert {*paths["/next"]} == {"post", "options"}
         assert {*paths} == {*methods} == {each.path for each in ENDPOINTS}
