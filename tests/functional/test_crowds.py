@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 import trustme
 
+from tests.functional.test_keepalive import both_are_up
 from tests.support.daemon import PATIENCE, Daemon, children
 
 #: An address of this machine that is not the honest client's.
@@ -138,6 +139,7 @@ def test_handshakes_count(tmp_path: Path, authority: trustme.CA) -> None:
     python.chmod(0o755)
     options = ("--tls-certificate", str(chain), "--tls-key", str(key))
     with Daemon(tmp_path, *options, python=str(python)) as daemon:
+        both_are_up(daemon)
         workers = children(daemon.process.pid)
         with Crowd(daemon.port, 400, b""):
             assert list(_served(daemon, context)) == [200] * TRIES
