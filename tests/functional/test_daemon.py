@@ -4,9 +4,12 @@ Starting, stopping, and not starting.
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from tests.support.daemon import (
     read_all,
     read_answer,
     run,
+    twistd,
 )
 
 STORE = "pexservice-data"
@@ -253,6 +257,48 @@ def test_a_foreign_directory(tmp_path: Path) -> None:
         "holds something else (a.txt); give the store a directory of its own"
     )
     assert [each.name for each in (tmp_path / "letters").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
+    """
+    It listens on what it was handed, and leaves it open.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # The first one is number 3, and they are for a process id that nobody knows
+        # before there is the process.
+        hand_down = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            " os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='pexservice.socket',"
+            " LISTEN_PID=str(os.getpid()));"
+            " os.execv(sys.argv[2], sys.argv[2:])"
+        )
+        listen = ("--listen", "systemd:domain=INET:index=0")
+        started = twistd("-n", "--pidfile=", command, *listen)
+        log = tmp_path / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", hand_down, str(server.fileno()), *started],
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(server.fileno(),),
+            )
+        try:
+            with socket.create_connection(server.getsockname(), PATIENCE) as connection:
+                connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+                # Nobody but the service would answer.
+                for _ in patiently():
+                    assert process.poll() is None, log.read_text()
+                    if select.select([connection], [], [], 0.1)[0]:
+                        break
+                assert read_all(connection).endswith(b"\r\n\r\n1\n")
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        # Whoever connects now waits for the next service.
+        socket.create_connection(server.getsockname(), PATIENCE).close()
 
 
 def test_daemonised(tmp_path: Path) -> None:

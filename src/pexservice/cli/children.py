@@ -35,7 +35,9 @@ def check_command(settings: Settings) -> list[str]:
     """
     Return the command that tells whether a worker would start.
     """
-    return [sys.executable, "-m", "pexservice.cli.check", *command_line(settings)]
+    # It does not listen, and has no sockets of its own.
+    without_sockets = attrs.evolve(settings, listen=())
+    return [sys.executable, "-m", "pexservice.cli.check", *command_line(without_sockets)]
 
 
 def store_name(settings: Settings) -> str:
