@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.system.built import BASE, built
+from tests.packaging.system.frozen import frozen_package
 from tests.packaging.system.machine import Machine
 
 
@@ -58,6 +59,28 @@ def test_life(root: Path) -> None:
         machine.run("apt-get", "purge", "--yes", "pexservice")
         assert not _listens(machine)
         assert _left(machine) == []
+
+
+def test_upgrade_from_version_0_1_0(root: Path, tmp_path: Path) -> None:
+    """
+    The package of version 0.1.0 is replaced under load: its supervisor gets on with new
+    workers, and is replaced in its turn.  The cursor goes on where it was.
+    """
+    source = root / "root" / "source"
+    source.mkdir()
+    _unpack(built(".tar.xz"), source)
+    shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
+    shutil.copy(frozen_package(built(".deb"), tmp_path), root / "root" / "frozen.deb")
+    with Machine(root) as machine:
+        machine.run("apt-get", "install", "--yes", "/root/frozen.deb")
+        print(
+            machine.run(
+                *("env", "-C", "/root/source/pexservice", "PYTHONPATH=src"),
+                *("python3", "-m", "tests.packaging.system.from_frozen"),
+                "/root/pexservice.deb",
+            )
+        )
+        assert _cursor(machine) > (0, 0)
 
 
 def _unpack(archive: Path, place: Path) -> None:

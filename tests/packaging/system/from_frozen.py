@@ -1,0 +1,97 @@
+"""
+An upgrade from version 0.1.0, step by step: the old supervisor starts new workers, and
+then a new one takes its place.
+
+C{PYTHONPATH=src python3 -m tests.packaging.system.from_frozen PACKAGE}, as root where
+the package of version 0.1.0 is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from tests.packaging.system.frozen import VERSION
+from tests.packaging.system.installed import (
+    SERVICE,
+    SOCKET,
+    assert_none_cut_off,
+    load,
+    run,
+    said,
+    serving,
+    shown,
+    supervisor,
+    until_another_serves,
+)
+from tests.support.daemon import wait_until
+
+
+def installed_version() -> str:
+    """
+    @return: the version of the package that is unpacked.
+    """
+    return run("dpkg-query", "--show", "-f", "${Version}", "pexservice")
+
+
+def replaced() -> int:
+    """
+    @return: how often the supervisor that runs now has replaced its workers.
+    """
+    return said().count("the workers are replaced")
+
+
+def main(package: str) -> None:
+    """
+    The test.
+    """
+    assert installed_version() == VERSION
+    chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
+    worker = serving()
+    with load() as clients:
+        # The files are replaced, and nothing is restarted yet.
+        run("dpkg", "--unpack", package)
+        assert installed_version() != VERSION
+        assert supervisor() == chief
+        run("systemctl", "reload", SERVICE)
+        wait_until(lambda: replaced() == 1, "the workers are replaced")
+        worker = until_another_serves(worker)
+    assert_none_cut_off(clients)
+    assert supervisor() == chief
+    assert "pexservice.supervised.observer" in command_line(worker)
+
+    # The standby takes over, and there is another one; nobody is refused.
+    with load():
+        os.kill(worker, signal.SIGKILL)
+        worker = until_another_serves(worker)
+        wait_until(
+            lambda: len(re.findall("stands by", said())) >= 3, "another one stands by"
+        )
+    assert supervisor() == chief
+
+    # Now the new supervisor.
+    with load() as clients:
+        run("dpkg", "--configure", "pexservice")
+    assert_none_cut_off(clients)
+    assert supervisor() != chief
+    assert int(shown("NRestarts")) == 0
+    # It is the same socket all the time.
+    assert shown("ActiveEnterTimestampMonotonic", SOCKET) == since
+
+
+def command_line(pid: int) -> str:
+    """
+    @return: how a process was started.
+    """
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except AssertionError:
+        print(run("journalctl", "--no-pager", "--lines=60", f"--unit={SERVICE}"))
+        raise

@@ -1,0 +1,58 @@
+"""
+A Debian package of version 0.1.0, made from the frozen wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from zipfile import ZipFile
+
+from tests.support.installation import FROZEN_WHEEL
+
+#: Lower than that of every package made from this tree.
+VERSION = "0.1.0~before"
+
+#: The log observer of a supervisor's unit, as version 0.1.0 has it.
+_OBSERVER = ("pexservice.worker.lifecycle.observer", "pexservice.supervised.observer")
+_COMMAND = ("pexservice.cli.pexctl", "pexservice.ctl")
+
+
+def frozen_package(today: Path, path: Path) -> Path:
+    """
+    Put the frozen code in the place of today's.
+
+    @param today: a package made from this tree; all but the code is taken from it.
+    @param path: an empty directory.
+    @return: the package.
+    """
+    tree = path / "tree"
+    _run("dpkg-deb", "--raw-extract", str(today), str(tree))
+    modules = tree / "usr" / "lib" / "python3" / "dist-packages"
+    shutil.rmtree(modules)
+    with ZipFile(FROZEN_WHEEL) as wheel:
+        wheel.extractall(modules)
+    _edit(tree / "usr/lib/systemd/system/pexservice.service", *_OBSERVER)
+    _edit(tree / "usr/bin/pexctl", *_COMMAND)
+    control = tree / "DEBIAN" / "control"
+    (version,) = re.findall(r"(?m)^Version: .*$", control.read_text())
+    _edit(control, version, f"Version: {VERSION}")
+    for each in tree.rglob("*"):
+        # Whatever the umask is here, the service's user has to read it there.
+        each.chmod(0o755 if each.is_dir() or os.access(each, os.X_OK) else 0o644)
+    package = path / f"pexservice_{VERSION}_all.deb"
+    _run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(package))
+    return package
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, path
+    path.write_text(text.replace(old, new))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
