@@ -4,11 +4,14 @@ Many nodes on a real etcd.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import ssl
+import urllib.error
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,8 +21,10 @@ from typing import Any
 import pytest
 import trustme
 
+from pexservice.stores.etcd.caller import Refused
 from tests.support.daemon import PATIENCE, Daemon, patiently, run
 from tests.support.etcd import Member, cluster
+from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
 from tests.support.ports import held_ports
 
 
@@ -33,6 +38,31 @@ def member(tmp_path: Path) -> Iterator[Member]:
 
 
 @pytest.mark.needs("etcd")
+def test_the_fake_is_as_particular(member: Member) -> None:
+    """
+    What stands in for etcd in the unit tests refuses what etcd refuses, and takes what
+    it takes.
+    """
+    fake = FakeEtcd()
+    for message in [*WRONG.values(), *RIGHT]:
+        codes = []
+        for apply in (member.ask, fake.apply):
+            path = "/v3/kv/txn" if apply == member.ask else "kv/txn"
+            try:
+                apply(path, message)
+            except urllib.error.HTTPError as error:
+                with error:
+                    codes.append(json.loads(error.read())["code"])
+            except Refused as error:
+                codes.append(error.code)
+            else:
+                codes.append(0)
+        assert codes[0] == codes[1], message
+    everything = {"key": "AA==", "range_end": "AA=="}
+    kept = [each["key"] for each in member.ask("/v3/kv/range", everything)["kvs"]]
+    assert kept == [b64encode(key).decode() for key in sorted(fake.values)]
+
+
 def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
     """
     Under a supervisor nobody waits for a lock: both workers serve, and the death of

@@ -41,6 +41,7 @@ class Blocking:
 
     def __init__(self, store: EtcdStore) -> None:
         self._store = store
+        self.most_keys = store.most_keys
 
     def _wait(self, call: Callable[..., Deferred[T]], *args: Any) -> Deferred[T]:
         done: Deferred[T] = execute(blockingCallFromThread, running_reactor(), call, *args)
@@ -51,6 +52,12 @@ class Blocking:
         See L{IStore.open}.
         """
         return self._wait(self._store.open)
+
+    def turn(self) -> Deferred[tuple[int, int]]:
+        """
+        Wait for a turn.
+        """
+        return self._wait(self._store.turn)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """

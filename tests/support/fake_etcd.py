@@ -5,15 +5,65 @@ hands.
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from pexservice.stores.etcd.caller import Unanswered
+from pexservice.stores.etcd.caller import Refused, Unanswered
 from pexservice.stores.etcd.records import Message
+
+#: What a branch of a transaction, and its comparisons, may have.
+MOST_OPERATIONS = 128
+
+#: gRPC's codes.
+INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED = 3, 5, 8
+
+
+def _put(key: str, **more: str) -> Message:
+    return {"request_put": {"key": b64encode(key.encode()).decode(), "value": "", **more}}
+
+
+def _drop(key: str) -> Message:
+    return {"request_delete_range": {"key": b64encode(key.encode()).decode()}}
+
+
+#: Transactions that etcd refuses, by the code and why.
+WRONG: dict[str, Message] = {
+    "3 a key twice": {"success": [_put("k"), _put("k")]},
+    "3 a key put and deleted": {"success": [_drop("k"), _put("k")]},
+    "3 in a branch that is not taken": {"failure": [_put("k"), _drop("k")]},
+    "3 in one within another": {
+        "success": [_put("k"), {"request_txn": {"success": [_put("k")]}}]
+    },
+    "3 deleted outside, put within": {
+        "success": [_drop("k"), {"request_txn": {"success": [_put("k")]}}]
+    },
+    "3 too many": {"success": [_put(str(number)) for number in range(129)]},
+    "3 too many within": {
+        "failure": [
+            {"request_txn": {"success": [_put(str(number)) for number in range(129)]}}
+        ]
+    },
+    "5 a lease that is not there": {"success": [_put("k"), _put("l", lease="77")]},
+}
+
+#: And some that it takes.
+RIGHT: list[Message] = [
+    {"success": [_put(str(number)) for number in range(128)]},
+    {
+        "success": [
+            {"request_txn": {"success": [_put("k")]}},
+            {"request_txn": {"success": [_drop("l")], "failure": [_put("l")]}},
+        ]
+    },
+    {"failure": [_put("k", lease="77")]},
+]
 
 
 @define
@@ -31,15 +81,23 @@ class Value:
 @define(eq=False)
 class FakeEtcd:
     """
-    One that is always right.
+    One that is always right, and as particular as etcd.
 
     @ivar changes: the transactions that changed something.
+    @ivar watchers: keys, and what is called with each change of them.
+    @ivar alarmed: it is out of space, and refuses what puts anything.
+    @ivar filling: it runs out of space with the next transaction, which it makes and
+        then says that it refuses it.
     """
 
     values: dict[bytes, Value] = Factory(dict)
     revision: int = 1
     leases: int = 0
+    ended: set[str] = Factory(set)
     changes: list[Message] = Factory(list)
+    watchers: list[tuple[bytes, Callable[[bytes], object]]] = Factory(list)
+    alarmed: bool = False
+    filling: bool = False
 
     def apply(self, path: str, message: Message) -> Message:
         """
@@ -48,6 +106,7 @@ class FakeEtcd:
         return {
             "kv/range": self._range,
             "kv/txn": self._txn,
+            "kv/deleterange": self._delete,
             "lease/grant": self._grant,
             "lease/revoke": lambda message: self.expire(message["ID"]),
         }[path](message)
@@ -60,6 +119,7 @@ class FakeEtcd:
         """
         A lease ends, and its keys with it.
         """
+        self.ended.add(lease)
         for key in [key for key, each in self.values.items() if each.lease == lease]:
             del self.values[key]
         return {}
@@ -69,8 +129,13 @@ class FakeEtcd:
         if "range_end" not in message:
             return [key] if key in self.values else []
         end = b64decode(message["range_end"])
-        down = message.get("sort_order") == "DESCEND"
-        return sorted((each for each in self.values if key <= each < end), reverse=down)
+        found = [each for each in self.values if key <= each < end]
+        by_change = message.get("sort_target") == "MOD"
+        return sorted(
+            found,
+            key=lambda each: (self.values[each].mod if by_change else 0, each),
+            reverse=message.get("sort_order") == "DESCEND",
+        )
 
     def _range(self, message: Message) -> Message:
         found = [
@@ -84,6 +149,11 @@ class FakeEtcd:
         ]
         return {"kvs": found} if found else {}
 
+    def _delete(self, message: Message) -> Message:
+        for key in self._selected(message):
+            del self.values[key]
+        return {}
+
     def _holds(self, compare: Message) -> bool:
         value = self.values.get(b64decode(compare["key"]))
         if compare["target"] == "MOD":
@@ -93,25 +163,62 @@ class FakeEtcd:
         return actual == wanted if compare["result"] == "EQUAL" else actual > wanted
 
     def _txn(self, message: Message) -> Message:
-        succeeded = all(map(self._holds, message.get("compare", [])))
-        operations = message.get("success" if succeeded else "failure", [])
+        _check_size(message)
+        for branch in ("success", "failure"):
+            _check_overlaps(message.get(branch, []))
+        if self.alarmed and _puts(message):
+            raise Refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+        # Which ways are taken is decided before anything is done.
+        taken = self._taken(message)
+        operations = [*_flat(taken)]
+        for operation in operations:
+            lease = operation.get("request_put", {}).get("lease")
+            if lease in self.ended or (lease and int(lease) > self.leases):
+                raise Refused(NOT_FOUND, "etcdserver: requested lease not found")
         if any("request_range" not in each for each in operations):
             self.revision += 1
             self.changes.append(message)
-        answer: Message = {
-            "header": {"revision": str(self.revision)},
-            "responses": [self._operate(each) for each in operations],
-        }
-        return answer | ({"succeeded": True} if succeeded else {})
+        answer = self._answer(taken)
+        self._notify(operations)
+        if self.filling and _puts(message):
+            self.filling, self.alarmed = False, True
+            raise Refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+        return {"header": {"revision": str(self.revision)}, **answer}
+
+    def _notify(self, operations: list[Message]) -> None:
+        for operation in operations:
+            put = operation.get("request_put", {"key": ""})
+            key = b64decode(put["key"])
+            line = {"result": {"events": [{"kv": {**put, "mod_revision": self.revision}}]}}
+            for watched, tell in self.watchers:
+                if watched == key:
+                    tell(json.dumps(line).encode() + b"\n")
+
+    def _taken(self, message: Message) -> Taken:
+        succeeded = all(map(self._holds, message.get("compare", [])))
+        return Taken(
+            succeeded,
+            [
+                self._taken(each["request_txn"]) if "request_txn" in each else each
+                for each in message.get("success" if succeeded else "failure", [])
+            ],
+        )
+
+    def _answer(self, taken: Taken) -> Message:
+        responses = [
+            {"response_txn": self._answer(each)}
+            if isinstance(each, Taken)
+            else self._operate(each)
+            for each in taken.operations
+        ]
+        return {"responses": responses} | ({"succeeded": True} if taken.succeeded else {})
 
     def _operate(self, operation: Message) -> Message:
         ((kind, message),) = operation.items()
         if kind == "request_range":
             return {"response_range": self._range(message)}
         if kind == "request_delete_range":
-            for key in self._selected(message):
-                del self.values[key]
-            return {"response_delete_range": {}}
+            return {"response_delete_range": self._delete(message)}
         key = b64decode(message["key"])
         old = self.values.get(key)
         self.values[key] = Value(
@@ -121,6 +228,89 @@ class FakeEtcd:
             message.get("lease", ""),
         )
         return {"response_put": {}}
+
+
+@define
+class Taken:
+    """
+    The branch of a transaction that is made, and those of the ones in it.
+    """
+
+    succeeded: bool
+    operations: list[Message | Taken]
+
+
+def _flat(taken: Taken) -> Iterator[Message]:
+    for each in taken.operations:
+        if isinstance(each, Taken):
+            yield from _flat(each)
+        else:
+            yield each
+
+
+def _branches(message: Message) -> Iterator[list[Message]]:
+    yield from (message.get("success", []), message.get("failure", []))
+
+
+def _nested(operations: list[Message]) -> Iterator[Message]:
+    return (each["request_txn"] for each in operations if "request_txn" in each)
+
+
+def _puts(message: Message) -> bool:
+    """
+    Does it put anything, whichever way is taken?
+    """
+    return any(
+        any("request_put" in each for each in branch) or any(map(_puts, _nested(branch)))
+        for branch in _branches(message)
+    )
+
+
+def _check_size(message: Message) -> None:
+    for branch in (message.get("compare", []), *_branches(message)):
+        if len(branch) > MOST_OPERATIONS:
+            raise Refused(
+                INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
+            )
+    for branch in _branches(message):
+        for each in _nested(branch):
+            _check_size(each)
+
+
+Deletion = tuple[bytes, bytes]
+
+
+def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletion]]:
+    """
+    No key may be put twice in one way through it, nor put and deleted.
+
+    @return: the keys that are put, and the ranges that are deleted.
+    """
+    deletions: list[Deletion] = []
+    for each in operations:
+        if "request_delete_range" in each:
+            key = b64decode(each["request_delete_range"]["key"])
+            end = each["request_delete_range"].get("range_end")
+            deletions.append((key, key + b"\0" if end is None else b64decode(end)))
+    puts: set[bytes] = set()
+    for nested in _nested(operations):
+        ways = [_check_overlaps(branch) for branch in _branches(nested)]
+        for more, _ in ways:
+            _check_apart(puts, more, deletions)
+        for more, others in ways:
+            puts |= more
+            deletions += others
+    for each in operations:
+        if "request_put" in each:
+            key = b64decode(each["request_put"]["key"])
+            _check_apart(puts, {key}, deletions)
+            puts.add(key)
+    return puts, deletions
+
+
+def _check_apart(puts: set[bytes], more: set[bytes], deletions: list[Deletion]) -> None:
+    if puts & more or any(start <= key < end for key in more for start, end in deletions):
+        raise Refused(INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
 
 
 @define(eq=False)
@@ -134,7 +324,7 @@ class Sent:
     path: str
     message: Message
     done: Deferred[Message]
-    answer: Message | None = None
+    answer: Message | Refused | None = None
 
 
 @define(eq=False)
@@ -146,6 +336,7 @@ class FakeCaller:
     @ivar waiting: those whose sender waits.
     @ivar loose: those whose sender was told that there is no answer, and which may
         arrive yet.
+    @ivar news: of the watch, under way.
     """
 
     etcd: FakeEtcd
@@ -153,6 +344,30 @@ class FakeCaller:
     open: bool = True
     waiting: list[Sent] = Factory(list)
     loose: list[Sent] = Factory(list)
+    news: list[bytes] = Factory(list)
+    _take_news: Callable[[bytes], None] | None = None
+
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Watch for as long as the test goes on.
+        """
+        key = b64decode(message["create_request"]["key"])
+        self._take_news = take
+        self.etcd.watchers.append((key, self.news.append))
+        await Deferred()
+
+    def hear(self) -> None:
+        """
+        The first piece of news arrives.
+        """
+        assert self._take_news is not None
+        self._take_news(self.news.pop(0))
+
+    def miss(self) -> None:
+        """
+        The first piece of news does not arrive.
+        """
+        del self.news[0]
 
     async def call(self, path: str, message: Message) -> Message:
         """
@@ -170,18 +385,6 @@ class FakeCaller:
         """
         await deferLater(self.clock, 0.1)
 
-    async def rest(self, longest: float) -> None:
-        """
-        See L{Caller.rest}.
-        """
-        await deferLater(self.clock, longest)
-
-    def seconds(self) -> float:
-        """
-        See L{Caller.seconds}.
-        """
-        return self.clock.seconds()
-
     def _take(self) -> Sent:
         return self.waiting.pop(0)
 
@@ -190,15 +393,21 @@ class FakeCaller:
         The first message arrives, and its answer too.
         """
         answer = self.reach()
-        self._take().done.callback(answer)
+        if isinstance(answer, Refused):
+            self._take().done.errback(answer)
+        else:
+            self._take().done.callback(answer)
 
-    def reach(self) -> Message:
+    def reach(self) -> Message | Refused:
         """
         The first message arrives, if it has not, and its answer is under way.
         """
         sent = self.waiting[0]
         if sent.answer is None:
-            sent.answer = self.etcd.apply(sent.path, sent.message)
+            try:
+                sent.answer = self.etcd.apply(sent.path, sent.message)
+            except Refused as error:
+                sent.answer = error
         return sent.answer
 
     def lose_answer(self) -> None:
@@ -230,4 +439,5 @@ class FakeCaller:
         @return: what nobody is told.
         """
         sent = self.loose.pop(0)
-        return self.etcd.apply(sent.path, sent.message)
+        with suppress(Refused):
+            return self.etcd.apply(sent.path, sent.message)

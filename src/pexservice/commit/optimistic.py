@@ -32,8 +32,8 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
-from pexservice.core.cursor import State, Transition, state_at
+from pexservice.commit.requests import READ, Move, Outcome, Result, Waiter, fires
+from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
     Conflict,
@@ -43,13 +43,6 @@ from pexservice.stores.interface import (
     Remembered,
     Row,
 )
-
-#: How many keys one batch may have: what etcd takes in one transaction, less what
-#: else is in it.
-MOST_KEYS = 100
-
-#: A read, for who knows moves only: a move that nobody makes.
-READ = Move(Transition.NEXT, condition=lambda _: False)
 
 
 @implementer(ICommitter, IBatchOwner)
@@ -134,12 +127,7 @@ class OptimisticCommitter:
         """
         return self._group.durable
 
-    @property
-    def visible(self) -> State:
-        """
-        The state that the store had when it was last heard of.
-        """
-        return self._group.durable
+    visible = durable
 
     @property
     def unread(self) -> NotTaken | None:
@@ -163,11 +151,7 @@ class OptimisticCommitter:
         """
         return self._reader.read() if self.unread is None else fail(self.unread)
 
-    def read_durable(self) -> Deferred[State]:
-        """
-        Read the store, as L{read_current}.
-        """
-        return self.read_current()
+    read_durable = read_current
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
@@ -176,9 +160,6 @@ class OptimisticCommitter:
         return self._store.history(before, limit)
 
     def _heard(self, revision: int, position: int) -> None:
-        """
-        Take note of where the cursor is, or was.
-        """
         self._take_up(self._reader.state_at(revision, position))
 
     def _take_up(self, state: State) -> None:
@@ -223,7 +204,7 @@ class OptimisticCommitter:
             if found is not None:
                 group.replay(waiter, move, *found)
                 return
-            if len(group.open.keys) >= MOST_KEYS:
+            if len(group.open.keys) >= self._store.most_keys:
                 self._postpone(move, waiter)
                 return
         if move.condition is None or move.condition(group.latest):
@@ -249,7 +230,7 @@ class OptimisticCommitter:
     def _read_for(self, move: Move, waiter: Waiter) -> None:
         self.read_current().addCallbacks(
             lambda state: self._judge(state, move, waiter),
-            lambda failure: waiter(_as_refusal(failure)),
+            lambda failure: waiter(_as_refusal(failure.value)),
         ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
 
     def _judge(self, state: State, move: Move, waiter: Waiter) -> None:
@@ -295,13 +276,33 @@ class OptimisticCommitter:
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    # What its batches mean.
-
     def ready(self) -> None:
         """
-        Commit.
+        Commit when it is this node's turn.
         """
+        self._store.turn().addCallback(self._has_turn).addErrback(self.crashed)
+
+    def _has_turn(self, cursor: tuple[int, int]) -> None:
+        """
+        Commit what has gathered, on where the cursor is now.
+        """
+        if cursor != (self.durable.revision, self.durable.position):
+            self._rebase([self._group.open], *cursor, {})
         self._group.commit()
+
+    def _rebase(
+        self,
+        batches: Iterable[OpenBatch],
+        revision: int,
+        position: int,
+        used: Mapping[bytes, Remembered],
+    ) -> None:
+        """
+        Apply the moves of C{batches}, which have not happened, to where the cursor is.
+        """
+        moves = [(waiter, move) for batch in batches for waiter, _, move in batch.answers]
+        self._group.restart(self._reader.state_at(revision, position))
+        self._again(moves, used)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -315,24 +316,23 @@ class OptimisticCommitter:
         """
         error = failure.value
         if isinstance(error, Conflict):
-            moves = [*batch.answers, *self._group.open.answers]
-            self._group.restart(self._reader.state_at(error.revision, error.position))
-            self._again(((waiter, move) for waiter, _, move in moves), error.used)
-        elif isinstance(error, OutcomeUnknown):
-            self._reader.unavailable(failure)
-            # What was not sent can only happen by being asked for again.
-            self._group.undo(batch, error, _as_refusal(failure))
-        elif isinstance(error, NotTaken):
+            batches = [batch, self._group.open]
+            self._rebase(batches, error.revision, error.position, error.used)
+            if self._group.open.transitions:
+                self._group.hurry()
+            return
+        if isinstance(error, NotTaken):
             lost = self._group.latest.revision - self.durable.revision
             self._log.error(
                 "{refusal}: {lost} transitions were refused", refusal=error, lost=lost
             )
-            self._group.undo(batch, error, error)
+        elif isinstance(error, OutcomeUnknown):
+            self._reader.unavailable(failure)
         else:
-            self._closed = NotTaken("the store failed")
-            self._fatal(failure)
-            unknown = OutcomeUnknown("the store failed while the step was under way")
-            self._group.undo(batch, unknown, self._closed)
+            self.crashed(failure)
+            error = OutcomeUnknown("the store failed while the step was under way")
+        # What was not sent can only happen by being asked for again.
+        self._group.undo(batch, error, _as_refusal(error))
 
     def crashed(self, failure: Failure) -> None:
         """
@@ -342,9 +342,8 @@ class OptimisticCommitter:
         self._fatal(failure)
 
 
-def _as_refusal(failure: Failure) -> Exception:
+def _as_refusal(error: BaseException) -> NotTaken:
     """
     Return what is told to who asked for what surely did not happen.
     """
-    error = failure.value
     return error if isinstance(error, NotTaken) else NotTaken(str(error))

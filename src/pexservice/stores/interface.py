@@ -240,6 +240,16 @@ class ISharedStore(IStore):
     A store whose cursor others move too.  It goes on after a failure.
     """
 
+    most_keys: int = Attribute("How many idempotency keys one batch may have.")
+
+    def turn() -> Deferred[tuple[int, int]]:
+        """
+        Wait for a turn to commit, so that others get theirs.  One commit should follow.
+
+        @return: fires with (revision, position) of the cursor when it was last heard
+            of.  Always fires, and soon: a turn is a courtesy, not a lock.
+        """
+
     def commit(batch: Batch) -> Deferred[None]:
         """
         See L{IStore.commit}.

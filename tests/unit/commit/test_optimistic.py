@@ -15,10 +15,11 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.optimistic import MOST_KEYS, READ, OptimisticCommitter
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.commit.optimistic import OptimisticCommitter
+from pexservice.commit.requests import READ, KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.caller import Refused
+from pexservice.stores.etcd.messages import MOST_KEYS
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
@@ -41,7 +42,7 @@ class Node:
         self.caller = FakeCaller(etcd, clock)
         self.fatal: list[Failure] = []
         self.committer = OptimisticCommitter(
-            EtcdStore(self.caller, "p/"),
+            EtcdStore(self.caller, "p/", stream=self.caller.stream),
             clock,
             fatal=self.fatal.append,
             monotonic=clock.seconds,
@@ -86,6 +87,8 @@ class Node:
         """
         for _ in range(100):
             self.turn()
+            while self.caller.news:
+                self.caller.hear()
             while self.caller.waiting:
                 self.caller.answer()
 
@@ -395,12 +398,13 @@ class Chance:
         """
         choices = [
             *(self.ask, self.turn, self.network),
-            *(self.crash, self.expire, self.outage),
+            *(self.crash, self.expire, self.outage, self.space),
         ]
         for _ in range(steps):
             self.time += 1
-            (step,) = self.choose.choices(choices, [30, 30, 60, 0.3, 1, 0.3])
+            (step,) = self.choose.choices(choices, [30, 30, 60, 0.3, 1, 0.3, 0.5])
             step(self.choose.choice(list(self.asking)))
+        self.etcd.filling = self.etcd.alarmed = False
         for _ in range(30):
             self.time += 1
             self.clock.turn(0.5)
@@ -509,7 +513,13 @@ class Chance:
         Something becomes of a message.
         """
         caller = node.caller
-        if caller.loose and self.choose.random() < 1 / 10:
+        if caller.news and self.choose.random() < 1 / 2:
+            # It may also be that the watch has ended, and began after this.
+            if self.choose.random() < 9 / 10:
+                caller.hear()
+            else:
+                caller.miss()
+        elif caller.loose and self.choose.random() < 1 / 10:
             self.choose.shuffle(caller.loose)
             caller.arrive()
         elif caller.waiting:
@@ -546,6 +556,13 @@ class Chance:
         node.caller.waiting = []
         node.committer._reader.stop()
         self.asking[fresh] = []
+
+    def space(self, node: Node) -> None:
+        """
+        The space of etcd ends with the next transaction, or somebody makes some.
+        """
+        self.etcd.filling = not (self.etcd.filling or self.etcd.alarmed)
+        self.etcd.alarmed = False
 
     def expire(self, node: Node) -> None:
         """

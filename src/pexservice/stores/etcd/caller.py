@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet.interfaces import IReactorTime
+
 from pexservice.stores.etcd.records import Message
 
 T = TypeVar("T")
@@ -19,9 +21,13 @@ T = TypeVar("T")
 DEADLINE = 5.0
 
 
+#: gRPC's code with which etcd says that it has no space, also of what it has done.
+RESOURCE_EXHAUSTED = 8
+
+
 class Refused(Exception):
     """
-    etcd says no, and has done nothing.
+    etcd says no, and has done nothing, but for L{RESOURCE_EXHAUSTED}.
 
     @ivar code: gRPC's.
     """
@@ -48,28 +54,24 @@ class Caller(Protocol):
     What the store needs of a gateway, so that tests can put words into its mouth.
     """
 
+    @property
+    def clock(self) -> IReactorTime:
+        """
+        The reactor's clock.
+        """
+
     async def call(self, path: str, message: Message) -> Message:
         """
         One attempt.
 
         @param path: below C{/v3/}.
-        @raise Refused: it was not done.
+        @raise Refused: it was not done; see there.
         @raise Unanswered: nobody knows, if it was C{sent}.
         """
 
     async def pause(self, attempt: int) -> None:
         """
         Wait before the C{attempt}-th repetition, counted from 0.
-        """
-
-    async def rest(self, longest: float) -> None:
-        """
-        Wait for a random part of C{longest} seconds.
-        """
-
-    def seconds(self) -> float:
-        """
-        A monotonic clock.
         """
 
 
@@ -84,12 +86,12 @@ async def persist(
     @raise Refused: it was.
     @raise Unanswered: not within C{deadline} seconds.
     """
-    end, number = caller.seconds() + deadline, 0
+    end, number = caller.clock.seconds() + deadline, 0
     while True:
         try:
             return await attempt()
         except Unanswered:
-            if caller.seconds() >= end:
+            if caller.clock.seconds() >= end:
                 raise
         await caller.pause(number)
         number += 1

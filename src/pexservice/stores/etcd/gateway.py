@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from pexservice.stores.etcd.address import Address
-from pexservice.stores.etcd.caller import Refused, Unanswered
+from pexservice.stores.etcd.caller import RESOURCE_EXHAUSTED, Refused, Unanswered
 from pexservice.stores.etcd.records import Message
 
 #: How long one attempt has at etcd.  Shorter than an election, so that what was sent
@@ -45,10 +45,10 @@ LIFETIME = 60.0
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.4
 
-#: gRPC's codes with which etcd says that it did nothing: INVALID_ARGUMENT, NOT_FOUND,
-#: PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and
-#: UNAUTHENTICATED.  Others, as UNAVAILABLE, come also when it may yet do it.
-REFUSALS = {3, 5, 7, 8, 9, 12, 16}
+#: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
+#: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
+#: UNAVAILABLE, come also when it may yet do it.
+REFUSALS = {3, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
 
@@ -64,7 +64,7 @@ class Gateway:
         self, address: Address, reactor: IReactorTime, agent: IAgent | None = None
     ) -> None:
         self.address = address
-        self._reactor = reactor
+        self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
         # A POST is repeated by us, who know what that means.
         self._pool.retryAutomatically = False
@@ -75,30 +75,18 @@ class Gateway:
 
     def _agent(self) -> IAgent:
         if not self.address.secure:
-            made: IAgent = Agent(self._reactor, connectTimeout=PATIENCE, pool=self._pool)
+            made: IAgent = Agent(self.clock, connectTimeout=PATIENCE, pool=self._pool)
             return made
         from pexservice.stores.etcd.secure import agent  # noqa: PLC0415 pyOpenSSL
 
-        return agent(self.address, self._reactor, PATIENCE, self._pool)
-
-    def seconds(self) -> float:
-        """
-        See L{Caller.seconds}.
-        """
-        return self._reactor.seconds()
+        return agent(self.address, self.clock, PATIENCE, self._pool)
 
     async def pause(self, attempt: int) -> None:
         """
         See L{Caller.pause}.
         """
         longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        await deferLater(self._reactor, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
-
-    async def rest(self, longest: float) -> None:
-        """
-        See L{Caller.rest}.
-        """
-        await deferLater(self._reactor, random.uniform(0, longest))  # noqa: S311 likewise
+        await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
 
     async def call(self, path: str, message: Message) -> Message:
         """
@@ -131,7 +119,7 @@ class Gateway:
         try:
             await Deferred.fromCoroutine(
                 self._collect(f"{endpoint}/v3/watch", message, take)
-            ).addTimeout(LIFETIME, self._reactor)
+            ).addTimeout(LIFETIME, self.clock)
         except DeferredTimeout:
             return
         except CancelledError:
@@ -207,7 +195,7 @@ class Gateway:
     def _within(
         self, sent: Coroutine[Any, Any, tuple[int, bytes]]
     ) -> Deferred[tuple[int, bytes]]:
-        return Deferred.fromCoroutine(sent).addTimeout(PATIENCE, self._reactor)
+        return Deferred.fromCoroutine(sent).addTimeout(PATIENCE, self.clock)
 
     async def _send(
         self, method: str, url: str, headers: dict[str, list[str]], message: Message | None

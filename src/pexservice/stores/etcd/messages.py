@@ -15,17 +15,28 @@ from attrs import evolve, frozen
 from pexservice.stores.etcd.records import (
     Cursor,
     Keys,
+    Mark,
     Message,
     dump,
     read_cursor,
+    read_mark,
     read_remembered,
     text,
     write_cursor,
+    write_mark,
     write_names,
     write_remembered,
     write_row,
 )
 from pexservice.stores.interface import Batch, Remembered
+
+#: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
+#: a transaction, and what else is in one takes up to 15.
+MOST_KEYS = 100
+
+#: How many marks are read, those that have waited longest.  There is one for each node,
+#: and those of processes that died are few: who passes them over removes them.
+MOST_MARKS = 64
 
 
 def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
@@ -99,40 +110,60 @@ def begin_operations(operation: Operation) -> Message:
 
 def make(keys: Keys) -> Message:
     """
-    A new store, unless there is one.
+    Make a new store, unless there is one.
     """
     return {
         "compare": [_is_new(keys.cursor)],
-        "success": [_put(keys.cursor, write_cursor(0, 0, 0))],
+        "success": [_put(keys.cursor, write_cursor(0, 0, 0, ""))],
         "failure": [{"request_range": get(keys.cursor)}],
     }
 
 
+@frozen
+class Place:
+    """
+    What a transaction does to the queue of those who take turns.
+
+    @ivar process: the name of this node in the queue.
+    @ivar usual: how long its transactions usually take, in seconds.
+    @ivar again: it keeps a place for the next turn.
+    @ivar removed: marks of others that go, unless they were put anew.
+    """
+
+    process: str
+    usual: float = 0.0
+    again: bool = False
+    removed: Sequence[Mark] = ()
+
+
 def transaction(
-    keys: Keys, base: Cursor, batch: Batch, operation: Operation, forgotten: int | None
+    keys: Keys,
+    base: Cursor,
+    batch: Batch,
+    operation: Operation,
+    *,
+    place: Place,
+    forgotten: int | None = None,
 ) -> Message:
     """
     Take C{batch}, if the cursor is still as C{base} says, and none of its keys was
     used.
 
-    That the operation key is there means that its lease is.
+    That the operation key is there means that its lease is.  No other put has a lease,
+    least of all one that is made when that key is gone: for a lease that has ended etcd
+    refuses the whole transaction, and says nothing of the cursor.
 
     @param forgotten: the last revision of those that the journal need not have.
     """
     names = [name for name, _ in batch.keys]
     ordinal = base.keys + len(names)
+    value = write_cursor(batch.revision, batch.position, ordinal, place.process)
     success = [
-        _put(keys.cursor, write_cursor(batch.revision, batch.position, ordinal)),
-        _put(
-            keys.row(batch.revision),
-            write_row(batch),
-        ),
+        _put(keys.cursor, value),
+        _put(keys.row(batch.revision), write_row(batch)),
         _put(operation.name, dump(operation.number), lease=operation.lease),
         *(
-            _put(
-                keys.used(name),
-                write_remembered(remembered),
-            )
+            _put(keys.used(name), write_remembered(remembered))
             for name, remembered in batch.keys
         ),
     ]
@@ -140,6 +171,13 @@ def transaction(
         success.append(_put(keys.age(ordinal), write_names(names)))
     if forgotten is not None:
         success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
+    mark = keys.waiting(place.process)
+    success += [
+        # One key may not be both put and deleted.
+        _put(mark, write_mark(place.usual, hard=False)) if place.again else _delete(mark),
+        *(_remove(keys.waiting(each.process), each.modified) for each in place.removed),
+        _marks(keys),
+    ]
     return {
         "compare": [
             _compare(keys.cursor, "MOD", "EQUAL", base.modified),
@@ -148,10 +186,62 @@ def transaction(
         ],
         "success": success,
         "failure": [
-            {"request_range": get(each)}
-            for each in (keys.cursor, operation.name, *map(keys.used, names))
+            *_state(keys, operation, names),
+            # Who has a place in the queue keeps it.
+            {
+                "request_txn": {
+                    "compare": [_is_new(mark)],
+                    "success": [_put(mark, write_mark(place.usual, hard=True))],
+                }
+            },
+            _marks(keys),
         ],
     }
+
+
+def look(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
+    """
+    Read what a L{transaction} reads that does not succeed, and change nothing.
+    """
+    return {"success": [*_state(keys, operation, names), _marks(keys)]}
+
+
+def _state(keys: Keys, operation: Operation, names: Sequence[bytes]) -> list[Message]:
+    return [
+        {"request_range": get(each)}
+        for each in (keys.cursor, operation.name, *map(keys.used, names))
+    ]
+
+
+def _marks(keys: Keys) -> Message:
+    return {
+        "request_range": get(
+            keys.waiting(""),
+            keys.waiting_end,
+            sort_target="MOD",
+            sort_order="ASCEND",
+            limit=str(MOST_MARKS),
+        )
+    }
+
+
+def _remove(key: bytes, modified: int) -> Message:
+    """
+    Delete C{key}, unless it was put anew.
+    """
+    return {
+        "request_txn": {
+            "compare": [_compare(key, "MOD", "EQUAL", modified)],
+            "success": [_delete(key)],
+        }
+    }
+
+
+def leave(keys: Keys, process: str) -> Message:
+    """
+    Delete the mark of C{process}, as a range that is deleted.
+    """
+    return get(keys.waiting(process))
 
 
 @frozen
@@ -159,26 +249,36 @@ class Refusal:
     """
     What etcd had when it did not take a batch.
 
+    @ivar revision: etcd's.
     @ivar cursor: L{None} if it is not there.
     @ivar operation: the number of the last batch of this process that happened;
         L{None} if the key is gone.
     @ivar used: the batch's idempotency keys that had been used.
+    @ivar marks: the marks in the queue, in its order.
     """
 
+    revision: int
     cursor: Cursor | None
     operation: int | None
     used: Mapping[bytes, Remembered]
+    marks: Sequence[Mark]
 
 
-def read_refusal(answer: Message, names: Sequence[bytes]) -> Refusal:
+def read_refusal(keys: Keys, answer: Message, names: Sequence[bytes]) -> Refusal:
     """
-    The answer to a L{transaction} that did not succeed.
+    Read the answer to a L{transaction} that did not succeed, or to a L{look}.
 
     @param names: the batch's idempotency keys.
     """
-    found = [pairs(each["response_range"]) for each in answer["responses"]]
-    cursor, operation, *used = found
+    # The nested transaction's answer tells nothing new.
+    found = [
+        pairs(each["response_range"])
+        for each in answer["responses"]
+        if "response_range" in each
+    ]
+    cursor, operation, *used, _ = found
     return Refusal(
+        int(answer["header"]["revision"]),
         read_cursor(cursor[0]) if cursor else None,
         json.loads(b64decode(operation[0]["value"])) if operation else None,
         {
@@ -186,7 +286,16 @@ def read_refusal(answer: Message, names: Sequence[bytes]) -> Refusal:
             for name, pair in zip(names, used, strict=True)
             if pair
         },
+        read_marks(keys, answer),
     )
+
+
+def read_marks(keys: Keys, answer: Message) -> list[Mark]:
+    """
+    Read the marks in the queue, in its order, in the answer to a L{transaction}.
+    """
+    found = pairs(answer["responses"][-1]["response_range"])
+    return [read_mark(keys, pair) for pair in found]
 
 
 def pairs(answer: Message) -> list[Message]:

@@ -12,7 +12,13 @@ from twisted.logger import Logger
 
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.address import Address
-from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.caller import (
+    RESOURCE_EXHAUSTED,
+    Caller,
+    Refused,
+    Unanswered,
+    persist,
+)
 from pexservice.stores.etcd.gateway import Gateway
 from pexservice.stores.etcd.messages import Operation
 from pexservice.stores.etcd.records import Cursor, Keys, Message
@@ -30,8 +36,6 @@ STALE = ((3, 5, 0), (3, 5, 28))
 #: How long an operation key outlives its process, at most, in seconds.  A process
 #: whose own has gone makes another one.
 LEASE = 24 * 3600
-
-_RESOURCE_EXHAUSTED = 8
 
 
 def check_version(name: str, answer: Message) -> None:
@@ -133,7 +137,7 @@ def explain(name: str, error: Exception) -> StoreUnusable:
     if isinstance(error, Refused):
         hint = (
             "; compact and defragment it, then disarm the alarm"
-            if error.code == _RESOURCE_EXHAUSTED
+            if error.code == RESOURCE_EXHAUSTED
             else ""
         )
         return StoreUnusable(f"{name} refuses: {error}{hint}")

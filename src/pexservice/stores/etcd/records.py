@@ -57,12 +57,32 @@ class Cursor:
 
     @ivar modified: etcd's revision of the transaction that wrote it.
     @ivar keys: how many idempotency keys were ever remembered.
+    @ivar author: the process that wrote it, by its name in the queue; empty if it is of
+        a version that did not say so.
     """
 
     modified: int
     revision: int
     position: int
     keys: int
+    author: str = ""
+
+
+@frozen
+class Mark:
+    """
+    A place in the queue of those who take turns.
+
+    @ivar process: whose it is.
+    @ivar hard: the node has moves that wait; else it will probably have some.
+    @ivar usual: how long its transactions usually take, in seconds.
+    @ivar modified: etcd's revision of the transaction that put it.
+    """
+
+    process: str
+    hard: bool
+    usual: float
+    modified: int
 
 
 @frozen
@@ -118,6 +138,19 @@ class Keys:
         """
         return self.prefix + b"operations/" + process.encode()
 
+    def waiting(self, process: str) -> bytes:
+        """
+        Of the place of a process in the queue.
+        """
+        return self.prefix + b"waiting/" + process.encode()
+
+    @property
+    def waiting_end(self) -> bytes:
+        """
+        After every place in the queue.
+        """
+        return self.prefix + b"waiting0"
+
     @property
     def end(self) -> bytes:
         """
@@ -149,19 +182,52 @@ def dump(value: object) -> str:
 
 def _load(pair: Message, *names: str) -> list[Any]:
     """
-    The fields of a record.  A zero value is left out by the gateway, not by us.
+    Return fields of a record.
     """
-    key = b64decode(pair["key"])
+    fields = _parse(pair)
     try:
-        value = json.loads(b64decode(pair.get("value", "")))
-        return [value[name] for name in names]
-    except (ValueError, KeyError, TypeError):
-        raise BadRecord(f"the record {key!r} is not of this program") from None
+        return [fields[name] for name in names]
+    except KeyError:
+        raise _foreign(pair) from None
 
 
-def write_cursor(revision: int, position: int, keys: int) -> str:
+def _parse(pair: Message) -> dict[str, Any]:
+    # A zero value is left out by the gateway, not by us.
+    try:
+        fields = json.loads(b64decode(pair.get("value", "")))
+    except ValueError:
+        raise _foreign(pair) from None
+    if not isinstance(fields, dict):
+        raise _foreign(pair)
+    return fields
+
+
+def _foreign(pair: Message) -> BadRecord:
+    return BadRecord(f"the record {b64decode(pair['key'])!r} is not of this program")
+
+
+def write_mark(usual: float, *, hard: bool) -> str:
     """
-    The cursor's value.
+    Encode a place in the queue.
+    """
+    return dump({"hard": hard, "usual": round(usual, 6)})
+
+
+def read_mark(keys: Keys, pair: Message) -> Mark:
+    """
+    Read a place in the queue.  One that cannot be read keeps nobody waiting.
+    """
+    process = b64decode(pair["key"]).removeprefix(keys.waiting("")).decode()
+    try:
+        hard, usual = _load(pair, "hard", "usual")
+        return Mark(process, bool(hard), max(0.0, float(usual)), int(pair["mod_revision"]))
+    except (BadRecord, TypeError, ValueError):
+        return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003
+
+
+def write_cursor(revision: int, position: int, keys: int, author: str) -> str:
+    """
+    Encode the cursor.
     """
     return dump(
         {
@@ -169,6 +235,7 @@ def write_cursor(revision: int, position: int, keys: int) -> str:
             "revision": revision,
             "position": position,
             "keys": keys,
+            "author": author,
         }
     )
 
@@ -183,7 +250,11 @@ def read_cursor(pair: Message) -> Cursor:
     numbers = _load(pair, "revision", "position", "keys")
     if not all(type(each) is int and each >= 0 for each in numbers):
         raise BadRecord("the record of the cursor is not of this program")
-    return Cursor(int(pair["mod_revision"]), *numbers)
+    # Earlier versions of this program do not name themselves.
+    author = _parse(pair).get("author", "")
+    revision, position, keys = numbers
+    modified = int(pair["mod_revision"])
+    return Cursor(modified, revision, position, keys, str(author))
 
 
 def write_remembered(remembered: Remembered) -> str:

@@ -1,39 +1,30 @@
 """
 The store of many nodes: each batch a compare-and-swap on the cursor's key.
 
-A batch happens if the cursor's key is still as this node knows it, by etcd's revision
-of the last change.  Every batch changes it, so a transaction that was sent more than
-once, or arrives late, happens at most once, and never after another one has.
-
-When no answer comes the identical transaction is sent again, until one does:
-
-- it succeeded: it happened now, and no copy of it can any more;
-- it did not, and the operation key has its number: a copy of it happened before;
-- it did not, the operation key has another number, and the cursor's key has changed:
-  it never happened and never will;
-- else the outcome is unknown, as it is when no answer comes in time.
-
-The operation key has the number of this process's last batch that happened.  It is
-written in the same transaction, and it is there before the first, so its absence says
-that nobody can know, and never that nothing happened.  No clock is asked.
+What became of one is found out by L{pexservice.stores.etcd.decision}, and nodes take
+turns by L{pexservice.stores.etcd.standing_queue}.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.caller import DEADLINE, Caller, Refused, Unanswered, persist
-from pexservice.stores.etcd.courtesy import Courtesy
+from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.decision import Attempt, Fate
 from pexservice.stores.etcd.history import history
-from pexservice.stores.etcd.messages import Operation, Refusal
+from pexservice.stores.etcd.messages import Operation, Place
 from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
 from pexservice.stores.etcd.records import Cursor, Keys, Message
+from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.trimming import trim
 from pexservice.stores.etcd.watch import Stream, Watch
 from pexservice.stores.interface import (
@@ -62,6 +53,8 @@ class EtcdStore:
 
     _log = Logger()
 
+    most_keys = messages.MOST_KEYS
+
     def __init__(
         self,
         caller: Caller,
@@ -70,12 +63,14 @@ class EtcdStore:
         name: str = "etcd",
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
+        process: str | None = None,
         stream: Stream | None = None,
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
         close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
+        @param process: the name of this node in the queue; by default a random one.
         @param stream: has a watch answered; without, it is not told what others did.
         @param prepare: called first; looks at who answers.
         @param close: called last.
@@ -85,7 +80,10 @@ class EtcdStore:
         self._keys = Keys(prefix.encode())
         self._kept_transitions = journal
         self._kept_keys = kept_keys
-        self._courtesy = Courtesy()
+        self._process = process or secrets.token_hex(8)
+        self._queue = StandingQueue(self._process)
+        # Fires when there is news, while somebody waits for a turn.
+        self._news: Deferred[None] | None = None
         self._stream = stream
         self._watching: Watch | None = None
         self._prepare = prepare
@@ -118,18 +116,32 @@ class EtcdStore:
             raise explain(self.name, error) from error
         return self._base.revision, self._base.position
 
+    def turn(self) -> Deferred[tuple[int, int]]:
+        """
+        Wait for this node's turn, in the order of the queue.
+        """
+        return Deferred.fromCoroutine(self._turn())
+
+    async def _turn(self) -> tuple[int, int]:
+        seconds = self._caller.clock.seconds
+        self._queue.ask(seconds())
+        while (delay := self._queue.delay(seconds())) > 0:
+            self._news = Deferred()
+            self._news.addTimeout(delay, self._caller.clock)
+            with suppress(DeferredTimeout):
+                await self._news
+            self._news = None
+        return self._base.revision, self._base.position
+
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        See L{ISharedStore.commit}.
+        Take C{batch}, if the cursor is where it begins.
         """
         return Deferred.fromCoroutine(self._commit(batch))
 
     async def _commit(self, batch: Batch) -> None:
-        longest = self._courtesy.longest()
-        if longest:
-            await self._caller.rest(longest)
         operation = await self._next_operation()
-        base = self._base
+        base, queue, seconds = self._base, self._queue, self._caller.clock.seconds
         if (base.revision + 1, base.position) != (
             batch.first_revision,
             batch.start_position,
@@ -143,15 +155,30 @@ class EtcdStore:
             base,
             batch,
             operation,
-            max(0, revision - self._kept_transitions) if trims else None,
+            place=Place(self._process, queue.usual, queue.will_return, queue.passed),
+            forgotten=max(0, revision - self._kept_transitions) if trims else None,
         )
-        began = self._caller.seconds()
-        try:
-            await self._decide(message, batch, base, operation)
-        except Conflict:
-            self._courtesy.lost(self._caller.seconds() - began)
-            raise
-        self._courtesy.won(self._caller.seconds() - began)
+        began = seconds()
+        attempt = Attempt(
+            self._caller, self._keys, message, batch, base, operation, self._process
+        )
+        decision = await attempt.decide()
+        now = seconds()
+        if decision.is_over:
+            self._operation = None
+        happened = decision.fate is Fate.HAPPENED
+        ended = queue.won if happened else queue.lost
+        ended(now, now - began, decision.revision, decision.marks)
+        if decision.cursor.modified < base.modified:
+            # Whoever restored etcd meant it.
+            self._base_ = decision.cursor
+        self._know(decision.cursor)
+        if decision.fate is Fate.UNKNOWN:
+            raise OutcomeUnknown("etcd does not tell what became of a batch")
+        if not happened:
+            raise Conflict(
+                decision.cursor.revision, decision.cursor.position, decision.used
+            )
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
             self._trim(ordinal - self._kept_keys)
@@ -166,85 +193,25 @@ class EtcdStore:
         self._operation = self._operation.following()
         return self._operation
 
-    async def _decide(
-        self, message: Message, batch: Batch, base: Cursor, operation: Operation
-    ) -> None:
+    def _know(self, cursor: Cursor) -> None:
         """
-        Send C{message} until it is known what became of it.
-
-        @raise Conflict: it never happened.
-        @raise NotTaken: likewise, for another reason.
-        @raise OutcomeUnknown: it is not known.
+        Take note that the cursor was there.
         """
-        # Copies of the message that may still be under way.
-        loose, end, attempt = False, self._caller.seconds() + DEADLINE, 0
-        while True:
-            try:
-                answer = await self._caller.call("kv/txn", message)
-            except Refused as error:
-                if not loose:
-                    raise NotTaken(f"etcd refuses: {error}") from error
-                problem: Exception = error
-            except Unanswered as error:
-                loose = loose or error.sent
-                problem = error
-            else:
-                break
-            if self._caller.seconds() >= end:
-                kind = OutcomeUnknown if loose else NotTaken
-                raise kind("etcd does not answer") from problem
-            await self._caller.pause(attempt)
-            attempt += 1
-        if answer.get("succeeded"):
-            self._heard(
-                Cursor(
-                    int(answer["header"]["revision"]),
-                    batch.revision,
-                    batch.position,
-                    base.keys + len(batch.keys),
-                )
-            )
-            return
-        refusal = messages.read_refusal(answer, [name for name, _ in batch.keys])
-        self._judge(refusal, base, operation, loose=loose)
-
-    def _judge(
-        self, refusal: Refusal, base: Cursor, operation: Operation, *, loose: bool
-    ) -> None:
-        """
-        The last copy of a transaction did not happen.  Did another one?
-
-        @param loose: there are others.
-        """
-        cursor = refusal.cursor
-        if cursor is None:
-            raise records.BadRecord(f"{self.name} has lost the cursor")
-        # Also when it is older than what was heard: whoever restored etcd meant it.
-        self._base_ = cursor
-        if refusal.operation == operation.number:
-            return
-        if refusal.operation is None:
-            # The lease has ended, so no copy can happen any more; but one may have.
-            self._operation = None
-        moved = cursor.modified != base.modified
-        if loose and (refusal.operation is None if moved else refusal.used):
-            # It cannot be seen any more whether one happened; or one may still, if
-            # the used keys are forgotten before it comes.
-            raise OutcomeUnknown("etcd does not tell what became of a batch")
-        raise Conflict(cursor.revision, cursor.position, refusal.used)
-
-    def _heard(self, cursor: Cursor) -> None:
         # Answers may overtake each other.
         if self._base_ is None or cursor.modified > self._base_.modified:
             self._base_ = cursor
+        self._queue.heard(self._caller.clock.seconds(), cursor.author, cursor.modified)
+        news, self._news = self._news, None
+        if news is not None:
+            news.callback(None)
 
     def watch(self, heard: Callable[[int, int], None]) -> None:
         """
-        See L{ISharedStore.watch}.
+        Call C{heard} with the cursor when it has moved.
         """
 
         def hear(cursor: Cursor) -> None:
-            self._heard(cursor)
+            self._know(cursor)
             heard(self._base.revision, self._base.position)
 
         if self._stream is not None:
@@ -289,7 +256,7 @@ class EtcdStore:
         if not found:
             raise NotTaken("etcd has lost the cursor")
         cursor = records.read_cursor(found[0])
-        self._heard(cursor)
+        self._know(cursor)
         return cursor.revision, cursor.position
 
     async def _ask(self, path: str, message: Message) -> Message:
@@ -341,10 +308,12 @@ class EtcdStore:
         await self.trimmed()
         operation, self._operation = self._operation, None
         if operation is not None:
+            mark = messages.leave(self._keys, self._process)
             try:
                 await self._caller.call("lease/revoke", {"ID": operation.lease})
+                await self._caller.call("kv/deleterange", mark)
             except (Refused, Unanswered):
-                # It ends by itself.
-                self._log.debug("the lease of the operation key was left")
+                # The lease ends by itself, and others pass the mark over.
+                self._log.debug("the operation key or the place in the queue was left")
         if self._close_caller is not None:
             await self._close_caller()

@@ -10,7 +10,6 @@ from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.caller import DEADLINE, Refused
-from pexservice.stores.etcd.courtesy import LONGEST_WAIT, Courtesy
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
@@ -148,45 +147,6 @@ def test_others_were_faster(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_courtesy(bench: Bench) -> None:
-    """
-    Who has lost waits before the next one, and who hears in that time that another
-    node was faster again has asked etcd for nothing.
-    """
-    bench.commit()
-    bench.clock.advance(0.001)
-    now(bench.other.commit(OTHER))
-    bench.caller.answer()
-    ended = bench.commit(batch((1, 1), b"n"))
-    assert bench.caller.waiting == []
-    now(bench.other.commit(batch((1, 1), b"n")))
-    bench.store._heard(bench.other._base)
-    bench.later()
-    assert bench.caller.waiting == []
-    assert isinstance(ended[0], Conflict)
-
-
-def test_courtesy_ends() -> None:
-    """
-    The wait grows with each loss, up to a bound, and ends with some wins.
-    """
-    courtesy = Courtesy()
-    courtesy.won(0.01)
-    assert courtesy.longest() == 0
-    waits = []
-    for _ in range(10):
-        courtesy.lost(0.01)
-        waits.append(courtesy.longest())
-    assert waits == sorted(waits)
-    assert waits[0] == pytest.approx(0.01)
-    assert waits[-1] == pytest.approx(0.08)
-    for _ in range(5):
-        courtesy.won(0.01)
-    assert courtesy.longest() == 0
-    courtesy.lost(3.0)
-    assert courtesy.longest() == LONGEST_WAIT
-
-
 def test_never_happened(bench: Bench) -> None:
     """
     A message that got no answer has surely not happened, and never will, when the
@@ -252,9 +212,9 @@ def test_refused(bench: Bench) -> None:
     What etcd refuses did not happen.
     """
     ended = bench.commit()
-    bench.caller.fail(Refused(8, "mvcc: database space exceeded"))
+    bench.caller.fail(Refused(7, "permission denied"))
     assert isinstance(ended[0], NotTaken)
-    assert "space exceeded" in str(ended[0])
+    assert "permission denied" in str(ended[0])
 
 
 def test_refused_at_last(bench: Bench) -> None:
@@ -266,8 +226,77 @@ def test_refused_at_last(bench: Bench) -> None:
     while not ended:
         bench.later()
         if bench.caller.waiting:
-            bench.caller.fail(Refused(8, "mvcc: database space exceeded"))
+            bench.caller.fail(Refused(7, "permission denied"))
     assert isinstance(ended[0], OutcomeUnknown)
+
+
+def test_no_space(bench: Bench) -> None:
+    """
+    Without space nothing happens, which is read, and told at once.
+    """
+    bench.etcd.alarmed = True
+    ended = bench.commit()
+    bench.caller.answer()
+    assert ended == []
+    bench.caller.answer()
+    assert isinstance(ended[0], NotTaken)
+    assert "space exceeded" in str(ended[0])
+    assert bench.moved == []
+
+
+def test_space_runs_out(bench: Bench) -> None:
+    """
+    The transaction that fills the space is refused, and has happened: which is read.
+    """
+    bench.etcd.filling = True
+    ended = bench.commit()
+    bench.caller.answer()
+    bench.caller.answer()
+    assert ended == [None]
+    assert bench.moved == [(1, 1), (2, 2)]
+
+
+def test_space_runs_out_unseen(bench: Bench) -> None:
+    """
+    When that cannot be read either, the outcome is not known until it can.
+    """
+    bench.etcd.filling = True
+    ended = bench.commit()
+    bench.caller.answer()
+    bench.caller.lose()
+    bench.later()
+    # The same again is refused, without having happened.
+    bench.caller.answer()
+    bench.caller.answer()
+    assert ended == [None]
+    assert bench.moved == [(1, 1), (2, 2)]
+
+
+def test_no_space_and_copies_under_way(bench: Bench) -> None:
+    """
+    A copy that is under way may happen when there is space again.
+    """
+    ended = bench.commit()
+    bench.caller.lose()
+    bench.etcd.alarmed = True
+    while not ended:
+        bench.later()
+        while bench.caller.waiting:
+            bench.caller.answer()
+    assert isinstance(ended[0], OutcomeUnknown)
+
+
+def test_no_space_and_others_were_faster(bench: Bench) -> None:
+    """
+    What lost the race surely never happens, whatever etcd says of its space.
+    """
+    ended = bench.commit()
+    now(bench.other.commit(OTHER))
+    bench.etcd.alarmed = True
+    bench.caller.answer()
+    bench.caller.answer()
+    assert isinstance(ended[0], Conflict)
+    assert bench.moved == [(1, 1)]
 
 
 def test_operation_key_gone(bench: Bench) -> None:

@@ -20,7 +20,7 @@ def _line(revision: int) -> bytes:
         "kv": {
             "key": text(b"p/cursor"),
             "mod_revision": str(revision + 7),
-            "value": write_cursor(revision, 1, 0),
+            "value": write_cursor(revision, 1, 0, "a"),
         }
     }
     return json.dumps({"result": {"header": {}, "events": [event]}}).encode() + b"\n"
@@ -44,7 +44,7 @@ def test_lines(size: int) -> None:
     lines = Lines(heard.append)
     for start in range(0, len(said), size):
         lines.take(said[start : start + size])
-    assert heard == [Cursor(8, 1, 1, 0), Cursor(9, 2, 1, 0)]
+    assert heard == [Cursor(8, 1, 1, 0, "a"), Cursor(9, 2, 1, 0, "a")]
 
 
 def test_goes_on() -> None:

@@ -1,0 +1,198 @@
+"""
+What became of a transaction.
+
+A batch happens if the cursor's key is still as this node knows it, by etcd's revision
+of the last change.  Every batch changes it, so a transaction that was sent more than
+once, or arrives late, happens at most once, and never after another one has.
+
+When no answer comes the identical transaction is sent again, until one does:
+
+- it succeeded: it happened now, and no copy of it can any more;
+- it did not, and the operation key has its number: a copy of it happened before;
+- it did not, the operation key has another number, and the cursor's key has changed:
+  it never happened and never will;
+- else it is not known, as it is when no answer comes in time.
+
+The operation key has the number of this process's last batch that happened.  It is
+written in the same transaction, and it is there before the first, so its absence says
+that nobody can know, and never that nothing happened.  No clock is asked.
+
+When etcd runs out of space it says so of a transaction that it has made, too.  So that
+answer counts as none, and what happened is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+
+from attrs import frozen
+
+from pexservice.stores.etcd import messages
+from pexservice.stores.etcd.caller import (
+    DEADLINE,
+    RESOURCE_EXHAUSTED,
+    Caller,
+    Refused,
+    Unanswered,
+)
+from pexservice.stores.etcd.messages import Operation, Refusal
+from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Mark, Message
+from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown, Remembered
+
+
+class Fate(Enum):
+    """
+    What became of it.
+    """
+
+    HAPPENED = auto()
+    #: It has not happened, and never will.
+    NEVER = auto()
+    UNKNOWN = auto()
+
+
+@frozen
+class Decision:
+    """
+    What became of a transaction, and what etcd had then.
+
+    @ivar revision: etcd's, of the answer.
+    @ivar cursor: the cursor.
+    @ivar marks: the marks in the queue, in its order.
+    @ivar used: the batch's idempotency keys that had been used, with what for.
+    @ivar is_over: the operation key is gone, so there must be a new one.
+    """
+
+    fate: Fate
+    revision: int
+    cursor: Cursor
+    marks: Sequence[Mark]
+    used: Mapping[bytes, Remembered]
+    is_over: bool = False
+
+
+@frozen
+class Attempt:
+    """
+    A transaction that is to be decided.
+
+    @ivar message: it, as L{messages.transaction} makes it.
+    @ivar base: the cursor that it is compared with.
+    @ivar process: the author of what it writes.
+    """
+
+    caller: Caller
+    keys: Keys
+    message: Message
+    batch: Batch
+    base: Cursor
+    operation: Operation
+    process: str
+
+    async def decide(self) -> Decision:
+        """
+        Send it until it is known what became of it.
+
+        @raise NotTaken: it has not happened and never will, for no fault of the cursor.
+        @raise OutcomeUnknown: etcd did not answer in time.
+        """
+        clock = self.caller.clock
+        # Whether copies of the message may still be under way.
+        loose, end, number = False, clock.seconds() + DEADLINE, 0
+        while True:
+            try:
+                return await self._send(loose=loose)
+            except Refused as error:
+                if not loose:
+                    raise NotTaken(f"etcd refuses: {error}") from error
+                problem: Exception = error
+            except Unanswered as error:
+                loose = loose or error.sent
+                problem = error
+            if clock.seconds() >= end:
+                kind = OutcomeUnknown if loose else NotTaken
+                raise kind("etcd does not answer") from problem
+            await self.caller.pause(number)
+            number += 1
+
+    async def _send(self, *, loose: bool) -> Decision:
+        """
+        Send it once.
+
+        @raise Refused: this copy has not happened and never will.
+        @raise Unanswered: that is not known, if it was C{sent}.
+        """
+        try:
+            answer = await self.caller.call("kv/txn", self.message)
+        except Refused as error:
+            if error.code != RESOURCE_EXHAUSTED:
+                raise
+            decision = await self._look()
+            if decision is None:
+                raise
+            return decision
+        if answer.get("succeeded"):
+            return self._happened(answer)
+        refusal = messages.read_refusal(self.keys, answer, self._names)
+        return self._judge(refusal, loose=loose)
+
+    async def _look(self) -> Decision | None:
+        """
+        Read what became of the last copy, and of others.
+
+        @return: L{None} if none has happened yet.
+        """
+        names = self._names
+        try:
+            answer = await self.caller.call(
+                "kv/txn", messages.look(self.keys, self.operation, names)
+            )
+        except (Refused, Unanswered) as error:
+            raise Unanswered(str(error), sent=True) from error
+        refusal = messages.read_refusal(self.keys, answer, names)
+        cursor, number = self._at(refusal), refusal.operation
+        if number != self.operation.number and cursor.modified == self.base.modified:
+            return None
+        return self._judge(refusal, loose=True)
+
+    @property
+    def _names(self) -> list[bytes]:
+        return [name for name, _ in self.batch.keys]
+
+    def _happened(self, answer: Message) -> Decision:
+        revision = int(answer["header"]["revision"])
+        batch = self.batch
+        ordinal = self.base.keys + len(batch.keys)
+        return Decision(
+            Fate.HAPPENED,
+            revision,
+            Cursor(revision, batch.revision, batch.position, ordinal, self.process),
+            messages.read_marks(self.keys, answer),
+            {},
+        )
+
+    def _at(self, refusal: Refusal) -> Cursor:
+        if refusal.cursor is None:
+            raise BadRecord(f"the cursor {self.keys.cursor.decode()} is lost")
+        return refusal.cursor
+
+    def _judge(self, refusal: Refusal, *, loose: bool) -> Decision:
+        """
+        Judge what became of it by what etcd has, of which the last copy changed nothing.
+
+        @param loose: there may be other copies.
+        """
+        cursor, number = self._at(refusal), refusal.operation
+        # When the lease has ended no copy can happen any more; but one may have.
+        gone = number is None
+        moved = cursor.modified != self.base.modified
+        if number == self.operation.number:
+            fate = Fate.HAPPENED
+        elif loose and (gone if moved else refusal.used):
+            # It cannot be seen any more whether one happened; or one may still, if
+            # the used keys are forgotten before it comes.
+            fate = Fate.UNKNOWN
+        else:
+            fate = Fate.NEVER
+        return Decision(fate, refusal.revision, cursor, refusal.marks, refusal.used, gone)

@@ -1,0 +1,174 @@
+"""
+The order in which nodes take turns at the cursor.
+
+Safety does not depend on it: a batch is a compare-and-swap, and nodes that try out of
+turn only cost each other one.  The queue decides who tries first.
+
+A node that wants a turn has a mark in etcd.  Marks are in the order of etcd's revisions
+of their last change.  They are read and written by the transactions that move the cursor,
+so they take no round trip of their own: one that succeeds puts its node at the end of the
+queue again, if the node will have more to do, and one that fails marks its node, if it was
+not marked.  Either tells its node who else is in the queue.  The cursor's record names its
+author, so everybody who watches it knows whose turn has ended.
+
+A node sends nothing while somebody is ahead of it: after a success, all others in the
+queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when
+their turn comes, so each is waited for no longer than its turn can take; see
+L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
+removes its mark.
+
+A mark is soft if it says that its node will probably want a turn, and hard if it has
+moves that wait.
+
+Pure: it reads no clock, and is told of what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pexservice.stores.etcd.records import Mark
+
+#: The weight of the newest transaction in the usual one's duration.
+NEWEST = 0.1
+
+#: How many times its usual transaction a node is waited for that has a soft mark, and one
+#: that has a hard one.  The turn takes one to hear that it has come, and one to be taken.
+SOFT = 2
+HARD = 4
+
+#: A hard mark is waited for so long at least: its node was there a moment ago, and a pause
+#: of its interpreter is no reason to send it back to the end.  Seconds.
+SHORTEST_HARD = 0.02
+
+#: Nobody is waited for longer, however slow its node says that it is.  Seconds.
+LONGEST = 0.5
+
+#: How many marks one transaction removes, at most.
+MOST_REMOVED = 8
+
+
+class StandingQueue:
+    """
+    The queue as one node sees it.
+
+    All times are seconds on one monotonic clock.
+
+    @ivar usual: how long a transaction of this node usually takes; 0 if none has ended.
+    """
+
+    def __init__(self, process: str) -> None:
+        """
+        @param process: the name of this node in the queue.
+        """
+        self._process = process
+        self._ahead: list[Mark] = []
+        self._passed: list[Mark] = []
+        # By author, etcd's revision of the newest commit heard of since the last answer.
+        self._heard: dict[str, int] = {}
+        # Whether others are there to take turns with.
+        self._company = False
+        # Since when the first of those ahead has been, or else our own turn has come.
+        self._since = 0.0
+        # Whether moves came in time for the last turn.
+        self._returns = True
+        self.usual = 0.0
+
+    @property
+    def will_return(self) -> bool:
+        """
+        Whether a transaction that is sent now is to keep a place for the next one.
+        """
+        return self._company and self._returns
+
+    @property
+    def passed(self) -> list[Mark]:
+        """
+        The marks that a transaction which is sent now is to remove.
+        """
+        return self._passed[:MOST_REMOVED]
+
+    def ask(self, now: float) -> None:
+        """
+        Take note that there are moves to commit.
+        """
+        self._returns = bool(self._ahead) or now <= self._since + self.usual
+
+    def delay(self, now: float) -> float:
+        """
+        Return how many seconds to wait now for news; 0 if it is this node's turn.
+
+        A node ahead whose time has run out is passed over.
+        """
+        while self._ahead:
+            left = self._since + self._bound(self._ahead[0]) - now
+            if left > 0:
+                return left
+            self._passed.append(self._ahead.pop(0))
+            self._since = now
+        return 0.0
+
+    def _bound(self, head: Mark) -> float:
+        """
+        Return how long C{head}'s turn may take, as seen from here: news of it take about
+        as long as a transaction of ours.
+        """
+        if head.hard:
+            return min(max(self.usual + HARD * head.usual, SHORTEST_HARD), LONGEST)
+        return min(self.usual + SOFT * head.usual, LONGEST)
+
+    def heard(self, now: float, author: str, modified: int) -> None:
+        """
+        Take note that C{author} has committed, in etcd's revision C{modified}.
+        """
+        if author == self._process:
+            return
+        self._company = True
+        self._heard[author] = max(modified, self._heard.get(author, 0))
+        first = self._ahead[:1]
+        # A mark that it has put with that, or since, is for another turn.
+        self._ahead = [each for each in self._ahead if not self._is_over(each)]
+        if first != self._ahead[:1]:
+            self._since = now
+
+    def _is_over(self, mark: Mark) -> bool:
+        return mark.modified < self._heard.get(mark.process, 0)
+
+    def won(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
+        """
+        Take note of a transaction that succeeded: everybody else is ahead.
+
+        @param took: seconds from its being sent to its answer.
+        @param revision: etcd's, of the answer.
+        @param marks: those in the queue then, in its order.
+        """
+        others = [each for each in marks if each.process != self._process]
+        # News may have overtaken the answer.
+        self._company = bool(others) or any(
+            each > revision for each in self._heard.values()
+        )
+        self._answered(now, took, revision, others)
+
+    def lost(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
+        """
+        Take note of a transaction that failed, as L{won} does: those before this node's
+        mark are ahead.
+        """
+        before = []
+        for each in marks:
+            if each.process == self._process:
+                break
+            before.append(each)
+        self._company = True
+        self._answered(now, took, revision, before)
+
+    def _answered(self, now: float, took: float, revision: int, ahead: list[Mark]) -> None:
+        took = min(took, LONGEST)
+        self.usual += (NEWEST if self.usual else 1.0) * (took - self.usual)
+        # A mark that was passed over is so until it is put anew.
+        self._passed = [each for each in self._passed if each in ahead]
+        self._ahead = [
+            each for each in ahead if each not in self._passed and not self._is_over(each)
+        ]
+        self._heard.clear()
+        self._since = now

@@ -1,0 +1,370 @@
+"""
+Turns between nodes, in a simulation of the time that messages take.
+
+Callers ask again as soon as they are answered, at nodes that are as far from etcd as the
+case says.  Each message takes a time that a seed chooses.
+"""
+
+from __future__ import annotations
+
+import random
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from statistics import mean
+
+import pytest
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from pexservice.commit.optimistic import OptimisticCommitter
+from pexservice.commit.requests import Move, Outcome
+from pexservice.core.cursor import Transition
+from pexservice.stores.etcd.records import Message
+from pexservice.stores.etcd.store import EtcdStore
+from tests.support.fake_etcd import FakeEtcd
+from tests.support.fakes import Turns
+
+#: How long etcd takes for a transaction, and a message to it or from it.  Seconds.
+COMMIT = 0.002
+NEAR = 0.0005
+
+#: Of each of them, by how much of itself it may take longer.
+SPREAD = 0.3
+
+#: How long a caller takes to ask again.  Seconds.
+THINK = 0.0003
+
+#: What comes before the figures, and how long they are taken.  Seconds simulated.
+WARM_UP = 0.5
+LONG = 1.5
+
+
+@define(eq=False)
+class Line:
+    """
+    The way of a node to etcd.
+
+    @ivar far: how long a message takes, in seconds.
+    @ivar cut: nothing gets through any more.
+    @ivar held_until: nothing does before.
+    """
+
+    etcd: FakeEtcd
+    clock: Turns
+    chance: random.Random
+    far: float = NEAR
+    cut: bool = False
+    held_until: float = 0.0
+    _last_news: float = 0.0
+
+    async def _for(self, seconds: float) -> None:
+        await deferLater(self.clock, seconds * self.chance.uniform(1, 1 + SPREAD))
+        await deferLater(self.clock, max(0, self.held_until - self.clock.seconds()))
+        if self.cut:
+            await Deferred()
+
+    async def call(self, path: str, message: Message) -> Message:
+        """
+        Send C{message}, have it done, and have the answer.
+        """
+        await self._for(self.far)
+        await self._for(COMMIT if path == "kv/txn" else 0.0)
+        answer = self.apply(path, message)
+        await self._for(self.far)
+        return answer
+
+    def apply(self, path: str, message: Message) -> Message:
+        """
+        Have etcd do it.
+        """
+        return self.etcd.apply(path, message)
+
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Watch: news come in their order.
+        """
+        previous: list[Deferred[None]] = []
+
+        async def carry(line: bytes, after: Deferred[None], done: Deferred[None]) -> None:
+            await self._for(self.far)
+            await after
+            take(line)
+            done.callback(None)
+
+        def tell(line: bytes) -> None:
+            done: Deferred[None] = Deferred()
+            after = previous.pop() if previous else _done()
+            previous.append(done)
+            Deferred.fromCoroutine(carry(line, after, done))
+
+        key = b64decode(message["create_request"]["key"])
+        self.etcd.watchers.append((key, tell))
+        await Deferred()
+
+    async def pause(self, attempt: int) -> None:
+        """
+        Wait before it is tried again.
+        """
+        await deferLater(self.clock, 0.02)
+
+
+def _done() -> Deferred[None]:
+    done: Deferred[None] = Deferred()
+    done.callback(None)
+    return done
+
+
+class OldLine(Line):
+    """
+    The way of a node of a version without a queue: what it does not know of is taken out.
+    """
+
+    def apply(self, path: str, message: Message) -> Message:
+        """
+        Have etcd do what an old node would ask.
+        """
+        if path != "kv/txn":
+            return super().apply(path, message)
+        kept = {
+            branch: [each for each in message.get(branch, []) if not _of_the_queue(each)]
+            for branch in ("success", "failure")
+        }
+        answer = super().apply(path, message | kept)
+        answer["responses"].append({"response_range": {}})
+        return answer
+
+
+def _of_the_queue(operation: Message) -> bool:
+    ((kind, content),) = operation.items()
+    return kind == "request_txn" or b"/waiting/" in b64decode(content["key"])
+
+
+@define(eq=False)
+class Node:
+    """
+    A node, and those who ask it.
+
+    @ivar answers: when each was given, and how long it took.
+    """
+
+    committer: OptimisticCommitter
+    line: Line
+    callers: int
+    answers: list[tuple[float, float]] = Factory(list)
+
+    def ask(self, clock: Turns) -> Deferred[None]:
+        """
+        Ask once.
+
+        @return: fires with the answer.
+        """
+        asked = clock.seconds()
+
+        def answered(_: Outcome) -> None:
+            self.answers.append((clock.seconds(), clock.seconds() - asked))
+
+        return self.committer.submit(Move(Transition.NEXT)).addCallback(answered)
+
+    def keep_asking(self, clock: Turns) -> None:
+        """
+        Ask, and again when that is answered.
+        """
+        self.ask(clock).addCallback(
+            lambda _: clock.callLater(THINK, self.keep_asking, clock)
+        )
+
+    def rate(self, since: float, until: float) -> float:
+        """
+        Return how many answers a second there were.
+        """
+        count = sum(since <= moment < until for moment, _ in self.answers)
+        return count / (until - since)
+
+    def longest(self, since: float, until: float) -> float:
+        """
+        Return how long the longest of them took.
+        """
+        return max(took for moment, took in self.answers if since <= moment < until)
+
+
+class Cluster:
+    """
+    Nodes on one etcd, and a clock that goes from event to event.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.clock = Turns()
+        self.chance = random.Random(seed)  # noqa: S311 no secret
+        self.etcd = FakeEtcd()
+        self.nodes: list[Node] = []
+        self.failures: list[Failure] = []
+
+    def add(self, callers: int, far: float = NEAR, line: type[Line] = Line) -> Node:
+        """
+        Start a node.
+        """
+        way = line(self.etcd, self.clock, self.chance, far)
+        store = EtcdStore(way, "p/", stream=way.stream)
+        committer = OptimisticCommitter(
+            store,
+            self.clock,
+            fatal=self.failures.append,
+            monotonic=self.clock.seconds,
+            give_way=lambda: None,
+        )
+        node = Node(committer, way, callers)
+        self.nodes.append(node)
+
+        def begin(_: None) -> None:
+            for _number in range(callers):
+                node.keep_asking(self.clock)
+
+        Deferred.fromCoroutine(committer.start()).addCallback(begin)
+        return node
+
+    def run(self, seconds: float) -> float:
+        """
+        Let so much time pass.
+
+        @return: the time then.
+        """
+        end = self.clock.seconds() + seconds
+        while (moment := min(each.getTime() for each in self.clock.calls)) < end:
+            self.clock.turn(max(0.0, moment - self.clock.seconds()))
+        self.clock.rightNow = end
+        assert self.failures == []
+        return end
+
+    def rates(self, seconds: float = LONG) -> list[float]:
+        """
+        Return how many answers a second each node gives from now on.
+        """
+        since = self.clock.seconds()
+        until = self.run(seconds)
+        return [node.rate(since, until) for node in self.nodes]
+
+
+def start(*callers: int, seed: int = 1) -> Cluster:
+    """
+    Return a cluster that has run for a while.
+    """
+    cluster = Cluster(seed)
+    for count in callers:
+        cluster.add(count)
+    cluster.run(WARM_UP)
+    return cluster
+
+
+def fair(rates: Sequence[float]) -> bool:
+    """
+    Is each within a factor of 1.5 of the mean?
+    """
+    return all(mean(rates) / 1.5 <= each <= mean(rates) * 1.5 for each in rates)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "callers", "seed"),
+    [(3, 1, 1), (3, 5, 1), (3, 5, 2), (3, 21, 1), (5, 5, 1)],
+)
+def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
+    """
+    Nodes with as many callers have as many answers, nobody waits for more than a few
+    rounds, and together they make as many as one of them alone.
+    """
+    cluster = start(*nodes * [callers], seed=seed)
+    since = cluster.clock.seconds()
+    rates = cluster.rates()
+    assert fair(rates)
+    alone = start(callers, seed=seed)
+    (of_one,) = alone.rates()
+    assert sum(rates) > 0.9 * of_one
+    longest = max(node.longest(since, since + LONG) for node in cluster.nodes)
+    assert longest < 4 * nodes * alone.nodes[0].longest(WARM_UP, WARM_UP + LONG)
+
+
+def test_one_caller_beside_many() -> None:
+    """
+    A node with one caller has half a turn at least of those that one with many has.
+    """
+    many, one = start(21, 1).rates()
+    assert one > 0.5 * many / 21
+
+
+def test_a_node_dies() -> None:
+    """
+    The others go on at once, and share its turns.
+    """
+    cluster = start(5, 5, 5)
+    before = sum(cluster.rates(1.0))
+    cluster.nodes[2].line.cut = True
+    since = cluster.clock.seconds()
+    one, two, dead = cluster.rates(1.0)
+    assert dead < 0.05 * one
+    assert fair([one, two])
+    assert one + two > 0.9 * before
+    assert max(node.longest(since, since + 1.0) for node in cluster.nodes[:2]) < 0.1
+
+
+def test_a_node_sleeps() -> None:
+    """
+    The others go on meanwhile, and it has its share again when it wakes up.
+    """
+    cluster = start(5, 5, 5)
+    sleeper = cluster.nodes[0]
+    sleeper.line.held_until = cluster.clock.seconds() + 1.0
+    asleep, one, two = cluster.rates(1.0)
+    assert asleep < 0.05 * one
+    assert fair([one, two])
+    cluster.run(0.2)
+    assert fair(cluster.rates(1.0))
+
+
+def test_a_far_node() -> None:
+    """
+    A node that is 30 ms away neither starves nor stops the others.
+    """
+    cluster = Cluster(1)
+    for far in (NEAR, NEAR, 0.03):
+        cluster.add(5, far)
+    cluster.run(WARM_UP)
+    since = cluster.clock.seconds()
+    rates = cluster.rates()
+    assert fair(rates)
+    assert max(node.longest(since, since + LONG) for node in cluster.nodes) < 0.5
+
+
+def test_a_seldom_node() -> None:
+    """
+    A node that is asked now and then is answered soon, and keeps nobody waiting.
+    """
+    cluster = start(5, 5)
+    before = sum(cluster.rates(1.0))
+    seldom = cluster.add(0)
+    cluster.run(0.1)
+    since = cluster.clock.seconds()
+    for _ in range(10):
+        seldom.ask(cluster.clock)
+        cluster.run(0.1)
+    assert len(seldom.answers) == 10
+    assert seldom.longest(since, since + 1.0) < 0.05
+    one, two, _ = (node.rate(since, since + 1.0) for node in cluster.nodes)
+    assert fair([one, two])
+    assert one + two > 0.8 * before
+
+
+def test_a_node_without_a_queue() -> None:
+    """
+    Beside a node of an earlier version, which waits for nobody, the others still take
+    turns with each other, and are answered.
+    """
+    cluster = Cluster(1)
+    for line in (Line, Line, OldLine):
+        cluster.add(5, line=line)
+    cluster.run(WARM_UP)
+    since = cluster.clock.seconds()
+    rates = cluster.rates()
+    assert fair(rates[:2])
+    assert rates[2] > rates[0] / 10
+    assert max(node.longest(since, since + LONG) for node in cluster.nodes[:2]) < 0.2

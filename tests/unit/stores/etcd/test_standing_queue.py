@@ -1,0 +1,254 @@
+"""
+The order in which nodes take turns, one rule at a time.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pexservice.stores.etcd.records import Mark
+from pexservice.stores.etcd.standing_queue import (
+    HARD,
+    LONGEST,
+    MOST_REMOVED,
+    SHORTEST_HARD,
+    SOFT,
+    StandingQueue,
+)
+
+#: How long a transaction takes, of any node.  Seconds.
+USUAL = 0.01
+
+
+def soft(process: str, modified: int, usual: float = USUAL) -> Mark:
+    """
+    Make the mark of a node that will probably want a turn.
+    """
+    return Mark(process, False, usual, modified)  # noqa: FBT003
+
+
+def hard(process: str, modified: int, usual: float = USUAL) -> Mark:
+    """
+    Make the mark of a node that has moves which wait.
+    """
+    return Mark(process, True, usual, modified)  # noqa: FBT003
+
+
+@pytest.fixture
+def queue() -> StandingQueue:
+    """
+    The queue as a node sees it that is alone.
+    """
+    return StandingQueue("me")
+
+
+def test_alone(queue: StandingQueue) -> None:
+    """
+    A node that is alone waits for nobody, and keeps no place.
+    """
+    queue.ask(0.0)
+    assert queue.delay(0.0) == 0
+    queue.won(1.0, USUAL, 5, [])
+    queue.ask(1.0)
+    assert queue.delay(1.0) == 0
+    assert not queue.will_return
+    assert queue.usual == pytest.approx(USUAL)
+
+
+def test_after_a_success(queue: StandingQueue) -> None:
+    """
+    After a success all others are ahead, until each has committed.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)])
+    assert queue.will_return
+    assert queue.delay(1.0) > 0
+    queue.heard(1.001, "a", 6)
+    assert queue.delay(1.001) > 0
+    queue.heard(1.002, "b", 7)
+    assert queue.delay(1.002) == 0
+
+
+def test_after_a_failure(queue: StandingQueue) -> None:
+    """
+    After a failure those before this node's mark are ahead, and nobody behind it.
+    """
+    queue.lost(1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)])
+    assert queue.delay(1.0) > 0
+    queue.heard(1.001, "a", 7)
+    assert queue.delay(1.001) == 0
+
+
+def test_out_of_turn(queue: StandingQueue) -> None:
+    """
+    One who commits out of turn changes nothing in the order of the others.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.heard(1.001, "b", 6)
+    queue.heard(1.001, "someone", 7)
+    queue.heard(1.001, "", 8)
+    assert queue.delay(1.001) > 0
+    queue.heard(1.002, "a", 9)
+    assert queue.delay(1.002) == 0
+
+
+def test_own_commits_are_no_news(queue: StandingQueue) -> None:
+    """
+    A node that hears of itself only is alone.
+    """
+    queue.heard(1.0, "me", 5)
+    assert not queue.will_return
+
+
+def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
+    """
+    News of a turn that came after the answer's revision, and before the answer, count.
+    """
+    queue.heard(1.0, "a", 6)
+    queue.won(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.heard(1.002, "b", 7)
+    assert queue.delay(1.002) == 0
+
+
+def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
+    """
+    News of the very commit that put a mark, or of an earlier one, do not end its turn.
+    """
+    queue.heard(1.0, "a", 3)
+    queue.won(1.001, USUAL, 5, [soft("a", 3)])
+    queue.heard(1.002, "a", 3)
+    assert queue.delay(1.002) > 0
+
+
+@pytest.mark.parametrize(
+    ("mark", "patience"),
+    [
+        (soft("a", 3), USUAL + SOFT * USUAL),
+        (hard("a", 3), USUAL + HARD * USUAL),
+        (hard("a", 3, USUAL / 100), SHORTEST_HARD),
+        (soft("a", 3, 10.0), LONGEST),
+        (hard("a", 3, 10.0), LONGEST),
+    ],
+)
+def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
+    """
+    Each is waited for as long as its turn can take, by its own and our usual time, and
+    never longer than half a second; then it is passed over.
+    """
+    queue.won(1.0, USUAL, 5, [mark])
+    assert queue.delay(1.0) == pytest.approx(patience)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
+    assert queue.passed == []
+    assert queue.delay(1.0 + patience) == 0
+    assert queue.passed == [mark]
+
+
+def test_each_has_its_time(queue: StandingQueue) -> None:
+    """
+    The time of one begins when it is the first, by news or by patience that ran out.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
+    patience = queue.delay(1.0)
+    queue.heard(1.0 + patience / 2, "a", 6)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
+    assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
+    assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
+    assert [each.process for each in queue.passed] == ["b"]
+
+
+def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
+    """
+    Who is first is not waited for longer because others commit.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)])
+    patience = queue.delay(1.0)
+    queue.heard(1.0 + patience / 2, "b", 6)
+    queue.heard(1.0 + patience / 2, "old", 7)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
+
+
+def test_a_late_one(queue: StandingQueue) -> None:
+    """
+    One that was passed over is not waited for again until it puts a new mark, and its
+    mark is removed with every try until that succeeds.
+    """
+    dead = hard("a", 3)
+    queue.won(1.0, USUAL, 5, [dead])
+    assert queue.delay(2.0) == 0
+    queue.lost(2.01, USUAL, 7, [dead, hard("me", 7)])
+    assert queue.delay(2.01) == 0
+    assert queue.passed == [dead]
+    queue.won(2.02, USUAL, 8, [hard("a", 8)])
+    assert queue.passed == []
+    assert queue.delay(2.02) > 0
+
+
+def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
+    """
+    A transaction has room for some marks; the others are removed by the next.
+    """
+    dead = [hard(str(number), number) for number in range(1, 11)]
+    queue.won(1.0, USUAL, 20, dead)
+    moment = 1.0
+    while delay := queue.delay(moment):
+        moment += delay
+    assert queue.passed == dead[:MOST_REMOVED]
+    queue.won(moment, USUAL, 21, dead[MOST_REMOVED:])
+    assert queue.delay(moment) == 0
+    assert queue.passed == dead[MOST_REMOVED:]
+
+
+def test_keeps_a_place(queue: StandingQueue) -> None:
+    """
+    A place is kept by who has company, and has had moves in time: before its turn came,
+    or within a usual time after it.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 3)])
+    queue.ask(1.005)
+    assert queue.will_return
+    queue.heard(1.01, "a", 6)
+    queue.ask(1.01 + 0.9 * USUAL)
+    assert queue.will_return
+    queue.ask(1.01 + 1.1 * USUAL)
+    assert not queue.will_return
+
+
+def test_returns_at_once(queue: StandingQueue) -> None:
+    """
+    A node that came late once keeps a place again when it comes in time.
+    """
+    queue.won(1.0, USUAL, 5, [soft("a", 3)])
+    queue.heard(1.0, "a", 6)
+    queue.ask(2.0)
+    assert not queue.will_return
+    queue.won(2.01, USUAL, 7, [soft("a", 6)])
+    queue.ask(2.011)
+    assert queue.will_return
+
+
+def test_company(queue: StandingQueue) -> None:
+    """
+    Who has just lost, or hears of others since, has company, and who is told of nobody
+    has none.
+    """
+    queue.ask(0.0)
+    queue.lost(1.0, USUAL, 5, [hard("me", 5)])
+    assert queue.will_return
+    queue.won(1.01, USUAL, 6, [])
+    assert not queue.will_return
+    queue.heard(1.02, "old", 7)
+    assert queue.will_return
+    queue.heard(1.03, "old", 9)
+    queue.won(1.04, USUAL, 8, [])
+    assert queue.will_return
+
+
+def test_the_usual_time(queue: StandingQueue) -> None:
+    """
+    The usual time follows what transactions take, slowly, and none counts for more than
+    the longest wait.
+    """
+    queue.won(1.0, USUAL, 5, [])
+    queue.lost(2.0, 2 * USUAL, 6, [])
+    assert queue.usual == pytest.approx(1.1 * USUAL)
+    queue.won(3.0, 100.0, 7, [])
+    assert queue.usual < LONGEST / 8

@@ -1,0 +1,420 @@
+"""
+Turns between nodes: what the store writes and reads of the queue, one message at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+
+import pytest
+from twisted.internet.task import Clock
+
+from pexservice.stores.etcd import messages
+from pexservice.stores.etcd.caller import Refused
+from pexservice.stores.etcd.messages import MOST_KEYS, Operation, Place
+from pexservice.stores.etcd.records import (
+    Cursor,
+    Keys,
+    Mark,
+    read_mark,
+    text,
+    write_cursor,
+    write_mark,
+)
+from pexservice.stores.etcd.standing_queue import MOST_REMOVED
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import Conflict
+from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeCaller, FakeEtcd
+from tests.support.fakes import now
+from tests.unit.stores.test_contract import batch
+
+KEYS = Keys(b"p/")
+
+
+class Node:
+    """
+    A node whose messages and news the test has in its hands.
+    """
+
+    def __init__(self, etcd: FakeEtcd, clock: Clock, name: str) -> None:
+        self.etcd, self.clock = etcd, clock
+        self.caller = FakeCaller(etcd, clock)
+        self.store = EtcdStore(self.caller, "p/", process=name, stream=self.caller.stream)
+        now(self.store.open())
+        self.store.watch(lambda *_: None)
+        self.caller.open = False
+        self.name = name
+
+    def turn(self) -> list[object]:
+        """
+        Ask for a turn.
+
+        @return: gets the cursor when it has come.
+        """
+        told: list[object] = []
+        self.store.turn().addCallback(told.append)
+        return told
+
+    def send(self, *names: bytes) -> list[object]:
+        """
+        Commit a step on what the node knows of the cursor.
+
+        @return: gets what it ends with.
+        """
+        ended: list[object] = []
+        taken = batch(self.known, b"n" * max(1, len(names)), *names)
+        self.store.commit(taken).addCallbacks(ended.append, lambda f: ended.append(f.value))
+        return ended
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """
+        The cursor as the node knows it.
+        """
+        base = self.store._base
+        return base.revision, base.position
+
+    def step(self) -> None:
+        """
+        Have a turn, at once, and take it.
+        """
+        assert self.turn()
+        ended = self.send()
+        self.clock.advance(0.01)
+        self.caller.answer()
+        assert ended == [None]
+
+    def hear(self) -> None:
+        """
+        Hear all the news.
+        """
+        while self.caller.news:
+            self.caller.hear()
+
+
+@pytest.fixture
+def nodes() -> tuple[Node, Node, Node]:
+    """
+    Three of them.
+    """
+    etcd, clock = FakeEtcd(), Clock()
+    one, two, three = (Node(etcd, clock, name) for name in ("one", "two", "three"))
+    return one, two, three
+
+
+def queued(node: Node) -> list[tuple[str, bool]]:
+    """
+    Return who is in the queue, in its order, and whether their moves wait.
+    """
+    answer = node.etcd.apply(
+        "kv/range",
+        messages.get(KEYS.waiting(""), KEYS.waiting_end, sort_target="MOD"),
+    )
+    marks = [read_mark(KEYS, pair) for pair in messages.pairs(answer)]
+    return [(each.process, each.hard) for each in marks]
+
+
+def test_alone(nodes: tuple[Node, ...]) -> None:
+    """
+    A node that is alone is in no queue.
+    """
+    one, *_ = nodes
+    for _ in range(3):
+        one.step()
+        one.hear()
+    assert queued(one) == []
+
+
+def race(one: Node, two: Node) -> None:
+    """
+    Have two nodes send at once, of which the second loses.
+    """
+    assert one.turn()
+    assert two.turn()
+    won, lost = one.send(), two.send()
+    one.clock.advance(0.01)
+    one.caller.answer()
+    two.caller.answer()
+    assert won == [None]
+    assert isinstance(lost[0], Conflict)
+
+
+def test_a_queue_begins(nodes: tuple[Node, ...]) -> None:
+    """
+    Who loses has a hard mark, and its turn at once, for nobody is before it; with its
+    success it keeps a place, and the other, which hears of it, does so too.
+    """
+    one, two, _ = nodes
+    race(one, two)
+    assert queued(one) == [("two", True)]
+    two.step()
+    assert queued(one) == [("two", False)]
+    one.hear()
+    one.step()
+    assert queued(one) == [("two", False), ("one", False)]
+    # Now each waits for the other.
+    waits = one.turn()
+    assert waits == []
+    two.hear()
+    two.step()
+    assert waits == []
+    one.hear()
+    assert waits == [(4, 4)]
+
+
+def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False) -> None:
+    """
+    Have C{process} in the queue.
+    """
+    mark = {"key": text(KEYS.waiting(process)), "value": write_mark(usual, hard=hard)}
+    etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
+
+
+def test_turns_in_order(nodes: tuple[Node, ...]) -> None:
+    """
+    Nodes that always have more to do soon take turns, each told by the news of the one
+    before it, and no transaction fails.
+    """
+    waiting = [node.turn() for node in nodes]
+    order = []
+    for _ in range(30):
+        for node in nodes:
+            node.hear()
+        sending = [(n, nodes[n].send()) for n in range(3) if waiting[n]]
+        nodes[0].clock.advance(0.001)
+        for number, ended in sending:
+            nodes[number].caller.answer()
+            order.append((number, ended == [None]))
+            waiting[number] = nodes[number].turn()
+    (first, _), (second, _) = order[-2:]
+    assert order[-12:] == 4 * [(3 - first - second, True), (first, True), (second, True)]
+
+
+def test_news_before_the_answer(nodes: tuple[Node, ...]) -> None:
+    """
+    A node may hear of the next turns before it has the answer of its own.
+    """
+    one, two, _ = nodes
+    put(one.etcd, "two")
+    assert one.turn()
+    ended = one.send()
+    one.caller.reach()
+    two.hear()
+    two.step()
+    one.hear()
+    one.caller.answer()
+    assert ended == [None]
+    # It had two's old mark in its answer.
+    assert one.turn() == [(2, 2)]
+
+
+def test_a_deaf_node(nodes: tuple[Node, ...]) -> None:
+    """
+    A node that hears nothing waits no longer than others' turns can take.
+    """
+    one, two, _ = nodes
+    put(one.etcd, "two", usual=0.1)
+    one.step()
+    two.hear()
+    two.step()
+    told = one.turn()
+    one.clock.advance(0.1)
+    assert told == []
+    one.clock.advance(0.2)
+    # What it knows is old.
+    assert told == [(1, 1)]
+    (conflict,) = lose(one)
+    assert isinstance(conflict, Conflict)
+    assert (conflict.revision, conflict.position) == (2, 2)
+    assert one.turn() == [(2, 2)]
+
+
+def lose(node: Node) -> list[object]:
+    """
+    Send, and be answered.
+    """
+    ended = node.send()
+    node.caller.answer()
+    return ended
+
+
+def test_passed_over(nodes: tuple[Node, ...]) -> None:
+    """
+    One that does not come is passed over, and its mark removed by the next success.
+    """
+    one, *_ = nodes
+    put(one.etcd, "dead", hard=True)
+    one.step()
+    assert queued(one) == [("dead", True)]
+    told = one.turn()
+    assert told == []
+    one.clock.advance(0.1)
+    assert told == [(1, 1)]
+    one.send()
+    one.caller.answer()
+    assert queued(one) == [("one", False)]
+
+
+def test_passed_over_too_soon(nodes: tuple[Node, ...]) -> None:
+    """
+    A mark that was put anew meanwhile stays.
+    """
+    one, *_ = nodes
+    put(one.etcd, "slow", hard=True)
+    one.step()
+    assert one.turn() == []
+    one.clock.advance(0.1)
+    one.send()
+    put(one.etcd, "slow", hard=True)
+    one.caller.answer()
+    assert ("slow", True) in queued(one)
+    assert one.turn() == []
+
+
+def test_a_loser_keeps_its_place(nodes: tuple[Node, ...]) -> None:
+    """
+    A failure does not send a node to the end of the queue that had a place in it.
+    """
+    one, two, _ = nodes
+    put(one.etcd, "one")
+    put(one.etcd, "three")
+    two.step()
+    lose(one)
+    assert queued(one)[0] == ("one", False)
+    assert one.turn() == [(1, 1)]
+
+
+def test_a_newcomer_stands_behind(nodes: tuple[Node, ...]) -> None:
+    """
+    A node that loses, and had no place, waits for those who had.
+    """
+    one, two, _ = nodes
+    put(one.etcd, "three", usual=1.0)
+    two.step()
+    lose(one)
+    assert queued(one)[-1] == ("one", True)
+    assert one.turn() == []
+
+
+def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
+    """
+    A mark that nobody can read keeps nobody waiting, and goes.
+    """
+    one, *_ = nodes
+    for value in ("", text(b"[]"), text(b'{"hard": 1, "usual": "x"}')):
+        mark = {"key": text(KEYS.waiting("odd")), "value": value}
+        one.etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
+        one.step()
+        one.clock.advance(0.02)
+        one.step()
+        one.step()
+        assert queued(one) == []
+
+
+def test_an_old_node(nodes: tuple[Node, ...]) -> None:
+    """
+    A node of a version without a queue, which does not name itself, is company like
+    any other, and waited for by nobody.
+    """
+    one, *_ = nodes
+    cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "")}
+    value = json.loads(b64decode(cursor["value"]))
+    del value["author"]
+    cursor["value"] = text(json.dumps(value).encode())
+    one.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
+    one.hear()
+    one.step()
+    assert one.known == (8, 8)
+    assert queued(one) == [("one", False)]
+    assert one.turn() == [(8, 8)]
+
+
+def test_sent_twice(nodes: tuple[Node, ...]) -> None:
+    """
+    A copy of a transaction that has happened may leave a mark of a node that has
+    nothing to do; its next success removes it.
+    """
+    one, *_ = nodes
+    ended = one.send()
+    one.caller.lose_answer()
+    one.clock.advance(1)
+    one.caller.answer()
+    assert ended == [None]
+    assert queued(one) == [("one", True)]
+    one.step()
+    assert queued(one) == []
+
+
+def test_leaving(nodes: tuple[Node, ...]) -> None:
+    """
+    Who stops leaves the queue.
+    """
+    one, *_ = nodes
+    put(one.etcd, "one")
+    one.caller.open = True
+    now(one.store.close())
+    assert queued(one) == []
+    assert not [key for key in one.etcd.values if b"operations/" in key][2:]
+
+
+def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
+    """
+    When the operation key's lease has ended the transaction fails and says where the
+    cursor is: what its failure puts must not have that lease, or all is refused.
+    """
+    one, *_ = nodes
+    one.etcd.expire("1")
+    (conflict,) = lose(one)
+    assert isinstance(conflict, Conflict)
+    assert queued(one) == [("one", True)]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
+    """
+    The largest transaction there can be is one that etcd takes, whichever way it goes.
+    """
+    etcd = FakeEtcd()
+    for number in range(MOST_REMOVED):
+        put(etcd, f"dead-{number}")
+    dead = [
+        Mark(f"dead-{number}", hard=False, usual=0, modified=number + 2)
+        for number in range(MOST_REMOVED)
+    ]
+    operation = Operation(
+        b"p/operations/x", 1, etcd.apply("lease/grant", {"TTL": "9"})["ID"]
+    )
+    etcd.apply("kv/txn", messages.begin_operations(operation))
+    message = messages.transaction(
+        KEYS,
+        Cursor(0, 0, 0, 0),
+        batch((0, 0), MOST_KEYS * b"n", *(b"%d" % each for each in range(MOST_KEYS))),
+        operation,
+        place=Place("me", 0.1, again, dead),
+        forgotten=7,
+    )
+    assert len(message["success"]) <= MOST_OPERATIONS
+    assert etcd.apply("kv/txn", message)["succeeded"]
+    assert b"p/waiting/dead-0" not in etcd.values
+    assert (b"p/waiting/me" in etcd.values) is again
+    answer = etcd.apply("kv/txn", message)
+    refusal = messages.read_refusal(
+        KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)]
+    )
+    assert (refusal.cursor and refusal.cursor.author, refusal.operation) == ("me", 1)
+    assert len(refusal.used) == MOST_KEYS
+    assert [each.process for each in refusal.marks] == ["me"]
+
+
+def test_the_fake_is_particular() -> None:
+    """
+    What etcd refuses, so does what stands in for it here; the same is asked of etcd
+    itself by C{tests/functional/test_cluster.py}.
+    """
+    etcd = FakeEtcd()
+    for code, wrong in WRONG.items():
+        with pytest.raises(Refused) as caught:
+            etcd.apply("kv/txn", wrong)
+        assert caught.value.code == int(code.split()[0])
+    assert etcd.values == {}
