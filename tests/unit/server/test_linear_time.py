@@ -1,0 +1,217 @@
+"""
+The search for headers that take more than linear time.
+
+Every header that is read, by this package or by Twisted for it, gets values near the
+largest size, made of runs of whatever an expression could stumble over.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import count, product
+from pathlib import Path
+
+import pytest
+from twisted.internet.address import UNIXAddress
+
+import pexservice
+from pexservice.web.access import Access
+from tests.support.wire import Server
+
+#: What Twisted reads by itself.
+TWISTED = {"connection", "content-length", "content-type", "cookie", "expect", "host"}
+
+#: What is read for certain; if the search in the source does not find it, it is blind.
+KNOWN = {
+    *("accept", "authorization", "host", "idempotency-key", "if-match", "if-none-match"),
+    *("last-event-id", "origin", "purpose", "sec-fetch-site", "sec-purpose", "x-moz"),
+    *("access-control-request-method", "transfer-encoding", "x-forwarded-for"),
+}
+
+CERTAIN = KNOWN | TWISTED | {"query"}
+
+#: The functions that are given the name of a header to be read.
+READERS = {"getRawHeaders", "hasHeader", "getHeader", "raw"}
+
+_NAME = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
+
+RUNS = (
+    *(
+        " ",
+        "\t",
+        ",",
+        ";",
+        '"',
+        "\\",
+        "=",
+        "/",
+        ":",
+        ".",
+        "*",
+        "-",
+        "%",
+        "&",
+        "+",
+        "a",
+        "0",
+    ),
+    *("[", "]", "{", "(", ", ", " ,", '",', ';"', '\\"', '" ', "W/", 'W/"', ";q", ";q=0"),
+    *(";a=b", "a/", "a.", "1.", ":1", "::", "1,", "[:", "=?", "\xff"),
+)
+
+#: The beginning of a value as it should be; the others begin with a letter.
+BEGINNINGS = {
+    "accept": "a/b",
+    "authorization": "Bearer a",
+    "content-type": "multipart/form-data",
+    "if-match": '"1"',
+    "if-none-match": '"1"',
+    "origin": "http://a",
+    "sec-fetch-site": "none",
+    "x-forwarded-for": "1.2.3.4",
+}
+
+#: Bytes; twice the size and the rest of the head have room in the largest head.
+SIZE = 7_500
+
+#: A square has 4, a line 2.
+RATIO = 3.2
+
+#: What is measured again when its first ratio is worse, each time with more tries.
+TRIES = (1, 3, 9, 27)
+
+
+def literals() -> Iterator[tuple[str, bool]]:
+    """
+    Yield every literal in the rooms C{web} and C{server} that could name a header, and
+    whether it certainly does, for it is what headers are asked for.
+    """
+    for room in ("web", "server"):
+        for path in (Path(pexservice.__file__).parent / room).rglob("*.py"):
+            asked = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and node.args:
+                    function = node.func
+                    if getattr(function, "attr", getattr(function, "id", "")) in READERS:
+                        asked.add(node.args[0])
+                if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                    text = node.value.decode("latin-1")
+                    if _NAME.fullmatch(text):
+                        yield text.lower(), node in asked
+
+
+def values(header: str) -> Iterator[tuple[str, str]]:
+    """
+    Yield beginnings and runs of values: of what may be no header at all, fewer.
+    """
+    if header in CERTAIN:
+        yield from product(dict.fromkeys(("", BEGINNINGS.get(header, "a"), '"')), RUNS)
+    else:
+        yield from product("a", RUNS)
+
+
+_numbers = count()
+
+
+def heads(header: str, value: str) -> Iterator[bytes]:
+    """
+    Yield requests with the header: one that moves and one that reads.
+
+    The length of a body is whatever it is, so that it may be refused.
+    """
+    # So that nothing that was parsed before can be looked up.
+    value = f"{value}{next(_numbers)}"
+    others = {"host": "localhost", "authorization": "Bearer a", "content-length": "1"}
+    others.pop(header, None)
+    lines = [f"{name}: {other}" for name, other in others.items()]
+    for line in ("POST /next", "GET /history?limit=1"):
+        head = "\r\n".join([f"{line} HTTP/1.1", *lines, f"{header}: {value}", "", "x"])
+        yield head.encode("latin-1")
+
+
+def query(value: str) -> Iterator[bytes]:
+    """
+    Yield requests with a query, which has half the size of a header.
+    """
+    value = re.sub(r"[^!-~]", "+", value[: len(value) // 2 + 1])
+    for path in ("/history", "/readyz", "/next"):
+        yield f"GET {path}?{value}{next(_numbers)} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+def taken(server: Server, header: str, value: str) -> float:
+    """
+    Return how long the process works for requests with this value.  Seconds.
+    """
+    requests = list(query(value) if header == "query" else heads(header, value))
+    wires = [server.connect(UNIXAddress(None)) for _ in requests]
+    began = time.process_time()
+    for wire, request in zip(wires, requests, strict=True):
+        wire.send(request)
+        wire.turns(3)
+    spent = time.process_time() - began
+    for wire in wires:
+        # One may wait for the body that its length promises.
+        if header != "content-length":
+            assert wire.received.startswith(b"HTTP/1.1 "), (header, value[:40])
+        wire.lose()
+    return spent
+
+
+def ratio(server: Server, header: str, parts: tuple[str, str], tries: int) -> float:
+    """
+    Return how much longer twice the size takes; the best of so many tries.
+    """
+    beginning, run = parts
+    spent = []
+    for size in (SIZE, 2 * SIZE):
+        value = beginning + (run * size)[: size - len(beginning)] + "x"
+        spent.append(min(taken(server, header, value) for _ in range(tries)))
+    return spent[1] / spent[0]
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    """
+    One where every header counts.
+    """
+    tokens = frozenset({sha256(b"a").digest()})
+    access = Access(tokens, ["https://pages.example.org"])
+    return Server(remembers=False, rate=1_000_000, access=access)
+
+
+def test_the_search_is_not_blind() -> None:
+    """
+    It finds the headers that are known to be read, and no other is certainly read: who
+    adds one adds it to L{KNOWN}.
+    """
+    assert {name for name, _ in literals()} >= KNOWN
+    assert {name for name, certain in literals() if certain} <= CERTAIN
+
+
+@pytest.mark.parametrize(
+    "header", ["query", *sorted(CERTAIN | {name for name, _ in literals()})]
+)
+def test_linear(server: Server, header: str) -> None:
+    """
+    Twice the size takes no more than about twice the time, whatever is repeated in it.
+    """
+    for parts in values(header):
+        found = [ratio(server, header, parts, TRIES[0])]
+        for tries in TRIES[1:]:
+            if found[-1] < RATIO:
+                break
+            found.append(ratio(server, header, parts, tries))
+        assert found[-1] < RATIO, (header, parts, found)
+
+
+def test_it_would_be_found(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The search finds an expression that goes back over what it has read.
+    """
+    slow = re.compile(rb"k(?:[ \t]*;|[ \t])*z")
+    monkeypatch.setattr("pexservice.web.parameters._KEY", slow)
+    assert ratio(server, "idempotency-key", ("k", " "), 3) > RATIO
