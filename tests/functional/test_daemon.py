@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,34 @@ def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         value(daemon, "/current")
     assert "/current" not in daemon.log.read_text()
+
+
+def test_early_refusals_in_the_access_log(tmp_path: Path) -> None:
+    """
+    What was not understood has a line, with as much of the request as was.
+    """
+    with Daemon(tmp_path, "--access-log", "access.log") as daemon:
+        for sent in (
+            b"nonsense\r\n\r\n",
+            b"POST /next HTTP/1.1\r\nUser-Agent: a\r\n\r\n",
+            b"GET /" + b"x" * 17_000,
+        ):
+            with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
+                size = len(read_all(connection).partition(b"\r\n\r\n")[2])
+            assert size > 0
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    for line, expected in zip(
+        lines,
+        (
+            '"- - -" 400 * "-" "-"',
+            '"POST /next HTTP/1.1" 400 * "-" "a"',
+            '"- - -" 414 * "-" "-"',
+        ),
+        strict=True,
+    ):
+        assert fnmatchcase(line, '"127.0.0.1" - - [[]*] ' + expected)
 
 
 def test_no_value_in_the_log(tmp_path: Path) -> None:

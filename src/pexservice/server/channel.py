@@ -40,6 +40,10 @@ LONGEST_REQUEST_LINE = 8192
 LARGEST_HEADERS = 16384
 MOST_HEADERS = 100
 
+#: The statuses of refusals that are a request's own fault, and count against its
+#: client's rate.
+_FAULTS_OF_REQUESTS = (400, 413, 414, 431)
+
 #: How long the rest of a refused request is read.  Seconds.
 LINGER = 2
 
@@ -193,7 +197,13 @@ class PexChannel(HTTPChannel):
             if self._header_lines > MOST_HEADERS:
                 self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
                 return
+        beginning = self._receivedHeaderSize == 0
         super().lineReceived(line)
+        if beginning and self.requests and not self._over:
+            # For the access log, should the rest of it be refused.
+            request = self.requests[-1]
+            request.method, request.uri = self._command, self._path
+            request.clientproto = self._version
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """
@@ -379,17 +389,21 @@ class PexChannel(HTTPChannel):
         if self._over:
             return
         self._connection.phase = Phase.DRAINING
-        self._hot.requests.refused(problem.status.value)
-        accept, origins = None, []
-        if self.requests:
-            headers = self.requests[-1].requestHeaders
-            accept = headers.getRawHeaders(b"accept")
-            origins = headers.getRawHeaders(b"origin", [])
-        reply = problem.reply(accept)
-        told = self._hot.pages.answer_headers(origins)
-        # What Twisted's parser has found so far, if anything.
-        bodiless = getattr(self, "_command", b"") == b"HEAD"
-        self.transport.write(_head(reply, told) + (b"" if bodiless else reply.body))
+        # If its first line was not read either, it stands for a request.
+        request = self.requests[-1] if self.requests else PexRequest(self)
+        limit = self._hot.limit
+        if limit is not None and problem.status in _FAULTS_OF_REQUESTS:
+            address = self.site.address_of_client(self.getPeer(), request.forwarded())
+            if not limit.take(address):
+                problem = problems.too_many_requests(limit.rate)
+        headers = request.requestHeaders
+        reply = problem.reply(headers.getRawHeaders(b"accept"))
+        told = self._hot.pages.answer_headers(headers.getRawHeaders(b"origin", []))
+        body = b"" if request.method == b"HEAD" else reply.body
+        self.transport.write(_head(reply, told) + body)
+        self._hot.requests.refused(reply.status)
+        request.code, request.sentLength = reply.status, len(body)
+        self.site.log(request)
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from twisted.internet.interfaces import IAddress
+from twisted.web.http import Request
 from twisted.web.resource import Resource
 from zope.interface import Interface
 
@@ -82,6 +83,12 @@ class ISite(Interface):
         Return the address of the client behind the other end of a connection.
 
         @param forwarded: the values of C{X-Forwarded-For}.
+        """
+
+    def log(request: Request) -> None:
+        """
+        Write a line of the access log, if there is one, for a request with its answer's
+        status and length.
         """
 
 

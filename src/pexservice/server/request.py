@@ -34,6 +34,8 @@ class PexRequest(server.Request):
 
     channel: IChannel  # type: ignore[assignment]
     body_size = 0
+    # In the access log, of a request whose first line was not understood.
+    method = uri = clientproto = b"-"
 
     def gotLength(self, length: int | None) -> None:
         """

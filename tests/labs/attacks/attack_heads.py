@@ -406,7 +406,7 @@ HEADERS: list[Attack] = [
             "a tab": step(b"Name: a\tb"),
             "no value": step(b"Name:"),
             "a value of spaces": step(b"Name: " + b" " * 8000),
-            "an Accept of spaces": step(b"Accept: a/b" + b" " * 16_000 + b"x"),
+            "an Accept of spaces": step(b"Accept: a/b" + b" " * 2000 + b"x"),
             "a name of underscores": step(b"Content_Length: 5"),
             "a hundred headers": step(*[b"Name: value"] * 99),
         },

@@ -10,6 +10,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from pexservice.server.limits import IDLE_TIMEOUT, REQUEST_TIMEOUT
 from pexservice.server.plan_cache import LARGEST_CHUNK, MOST_PLANS
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
 
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -292,6 +293,73 @@ def test_the_rate_of_one_client() -> None:
     assert statuses(ask(server, NEXT, peer=one)) == [200]
     assert statuses(ask(server, NEXT, peer=one)) == [429]
     assert server.committer.durable.revision == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /current HTTP/1.1\r\n\r\n", 400),
+        (b"GET /current HTTP/1.1\r\nHost: h\r\na: b\0c\r\n\r\n", 400),
+        (NEXT[:-2] + b"Content-Length: 70000\r\n\r\n", 413),
+        (b"GET /" + b"x" * 17_000, 414),
+        (CURRENT[:-2] + b"a:b\r\n" * 101 + b"\r\n", 431),
+    ],
+)
+def test_malformed_requests_count(sent: bytes, status: int) -> None:
+    """
+    What is refused before it is a request counts against its client's rate, and over it
+    is told so; each once.
+    """
+    server = Server(rate=3)
+    one = IPv4Address("TCP", "10.0.0.1", 1)
+    found = [statuses(ask(server, sent, peer=one)) for _ in range(4)]
+    assert found == [[status]] * 3 + [[429]]
+    assert statuses(ask(server, CURRENT, peer=one)) == [429]
+    server.clock.rightNow += 1
+    found = [statuses(ask(server, CURRENT, peer=one)) for _ in range(2)]
+    assert [*found, statuses(ask(server, sent, peer=one))] == [[200], [200], [status]]
+    assert statuses(ask(server, CURRENT, peer=one)) == [429]
+
+
+def test_malformed_requests_behind_a_proxy() -> None:
+    """
+    They count against the client that the proxy names.
+    """
+    server = Server(rate=1)
+    found = []
+    for host in (b"10.0.0.1", b"10.0.0.1", b"10.0.0.2"):
+        head = b"GET / HTTP/1.1\r\nX-Forwarded-For: " + host + b"\r\n\r\n"
+        found += statuses(ask(server, head, peer=UNIXAddress(None)))
+    assert found == [400, 429, 400]
+
+
+def test_what_a_page_is_told_of_early_refusals() -> None:
+    """
+    A page of a named origin may read them, as any other answer.
+    """
+    origin = "https://a.example"
+    server = Server(access=Access(origins=[origin]))
+    head = f"GET / HTTP/1.1\r\nOrigin: {origin}\r\n".encode()
+    for sent in (head + b"\r\n", head + b"a:b\r\n" * 101 + b"\r\n"):
+        received = ask(server, sent).received
+        assert received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+        assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in received
+        assert b"\r\nVary: Origin\r\n" in received
+        assert b"Cross-Origin-Resource-Policy" not in received
+
+
+def test_a_refusal_behind_a_head_request() -> None:
+    """
+    It has a body: the method of the request before says nothing of it.
+    """
+    server = Server()
+    head = CURRENT.replace(b"GET", b"HEAD")
+    received = ask(server, head, b"nonsense\r\n\r\n").received
+    assert received.endswith(b"this is not a request as HTTP/1.1 has them\n")
+    received = ask(server, head.replace(b"Host: h\r\n", b"")).received
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"\r\n\r\n")
 
 
 def test_the_rate_behind_a_proxy() -> None:

@@ -1,0 +1,139 @@
+"""
+The check of Host and of the client's address, on real listeners.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, read_answer
+
+FOREIGN = "attacker.example:8081"
+
+
+@pytest.fixture(params=["pexservice", "pexservice-worker"])
+def command(request: pytest.FixtureRequest) -> Any:
+    """
+    Name both commands: on uvloop and on Twisted's own reactor.
+    """
+    return request.param
+
+
+def status(daemon: Daemon, host: str | None, *lines: str) -> int:
+    """
+    Ask for a step by IPv4 over loopback, and return the answer's status.
+    """
+    headers = dict(line.split(": ", 1) for line in lines)
+    if host is not None:
+        headers["Host"] = host
+    return daemon.ask("/next", "POST", headers)[0].status
+
+
+def test_over_loopback(tmp_path: Path, command: str) -> None:
+    """
+    A foreign name is refused with a line that names the option, also when it is asked
+    again on the same connection, and logged once; ours and named ones are answered.
+    """
+    options = ("--allowed-host", "Pex.example.org")
+    with Daemon(tmp_path, *options, command=command) as daemon:
+        connection = daemon.connect()
+        for _ in range(3):
+            connection.request("POST", "/next", headers={"Host": FOREIGN})
+            answer = connection.getresponse()
+            assert (answer.status, b"--allowed-host" in answer.read()) == (421, True)
+        connection.close()
+        for path in ("/", "/current", "/events", "/metrics", "/nothing", "/openapi.json"):
+            assert daemon.ask(path, headers={"Host": FOREIGN})[0].status == 421
+        names = (None, "localhost", "PEX.example.org.:8081", "[::1]:1", "127.0.0.1")
+        assert [status(daemon, name) for name in (*names, socket.gethostname())] == [
+            200
+        ] * 6
+        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "6"
+        log = daemon.log.read_text()
+    assert log.count("--allowed-host attacker.example ") == 1
+
+
+@pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
+def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> None:
+    """
+    The address that a connection comes to counts, and not the listener's, whether it is
+    an IPv4 address or one in IPv6's clothes.
+    """
+    with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
+        port = port_of(daemon)
+        found = []
+        for host in ("127.0.0.1", *own_addresses()):
+            connection = HTTPConnection(host, port, timeout=PATIENCE)
+            connection.request("POST", "/next", headers={"Host": FOREIGN})
+            found.append(connection.getresponse().status)
+            connection.close()
+    assert found == [421] + [200] * len(own_addresses())
+
+
+def test_where_it_is_not_checked(tmp_path: Path) -> None:
+    """
+    Through a Unix socket, from a trusted proxy, with a token file, and with C{*}.
+    """
+    (tmp_path / "tokens").write_text("secret\n")
+    (tmp_path / "tokens").chmod(0o600)
+    for options in (
+        ("--trusted-proxy", "127.0.0.1"),
+        ("--allowed-host", "*"),
+        ("--token-file", "tokens"),
+    ):
+        with Daemon(tmp_path, *options) as daemon:
+            assert status(daemon, FOREIGN, "Authorization: Bearer secret") == 200
+    listeners = ("--listen", "unix:socket", "--listen", LOOPBACK)
+    with Daemon(tmp_path, *listeners) as daemon:
+        assert status(daemon, FOREIGN) == 421
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "socket"))
+            connection.sendall(f"POST /next HTTP/1.1\r\nHost: {FOREIGN}\r\n\r\n".encode())
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> None:
+    """
+    C{--trusted-proxy 127.0.0.1} is known there, so that clients behind it have an
+    allowance each, also when it gives their ports.
+    """
+    options = ("--rate-limit", "1", "--trusted-proxy", "127.0.0.1")
+    listener = ("--listen", r"tcp6:0:interface=\:\:")
+    with Daemon(tmp_path, *listener, *options, command=command) as daemon:
+        port = port_of(daemon)
+        found = []
+        for client in ("9.9.9.1:4000", "9.9.9.1:4001", "[2001:db8::1]:443", "9.9.9.2"):
+            connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request("GET", "/current", headers={"X-Forwarded-For": client})
+            found.append(connection.getresponse().status)
+            connection.close()
+    assert found == [200, 429, 200, 200]
+
+
+def port_of(daemon: Daemon) -> int:
+    """
+    Return the port of a listener that is not on 127.0.0.1.
+    """
+    found = re.search(r"listening on \S+:(\d+)", daemon.log.read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def own_addresses() -> list[str]:
+    """
+    Return the addresses of this machine that are not loopback, at most one.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chooser:
+        try:
+            # Nothing is sent: it only makes the kernel choose.
+            chooser.connect(("192.0.2.1", 9))
+        except OSError:
+            return []
+        host: str = chooser.getsockname()[0]
+    return [] if host.startswith("127.") else [host]
