@@ -14,9 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
+from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA
 from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
 from tests.support.clients import Client, check
@@ -362,6 +365,43 @@ def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
     said = f"\npexservice: the store {tmp_path}/{STORE} is damaged: "
     assert said in daemon.log.read_text()
     assert data.read_bytes() == garbage
+
+
+#: What is damaged, the database that it is in, and the request that meets it.
+MET = {
+    "row": (b"journal", records.revision_key(1), ("/history",)),
+    "key": (b"keys", records.name_key(b"a"), ("/next", "POST", {"Idempotency-Key": "a"})),
+}
+
+
+@pytest.mark.parametrize(("database", "key", "request_"), MET.values(), ids=MET)
+def test_damage_that_a_request_meets(
+    tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
+) -> None:
+    """
+    The caller gets a 503, nobody takes over, the service ends with status 78, and the file
+    stays as it is.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        assert daemon.ask("/next", "POST", {"Idempotency-Key": "a"})[0].status == 200
+        step(daemon)
+        store = tmp_path / STORE
+        with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
+            value = txn.get(key, db=env.open_db(database, txn, create=False))
+        assert value is not None
+        data = (store / DATA).read_bytes()
+        damaged = data.replace(value, bytes(len(value)))
+        assert damaged != data
+        # In the file that is mapped.
+        with (store / DATA).open("rb+") as file:
+            file.write(damaged)
+        answer, body = daemon.ask(*request_)
+        assert (answer.status, b"the store is damaged" in body) == (503, True)
+        assert daemon.wait() == 78
+        assert f"the store {store} is damaged: " in daemon.log.read_text()
+        assert count(daemon, "serves") == 1
+        assert (store / DATA).read_bytes() == damaged
 
 
 def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:

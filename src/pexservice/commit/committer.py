@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -43,6 +43,7 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Remembered,
     Row,
+    StoreDamaged,
 )
 
 #: With synchronous commit off, how much later a commit may follow.  Seconds.
@@ -53,6 +54,8 @@ LONGEST_DELAY = 0.01
 #: rather than letting ever more of what was answered be lost with the process.  Four
 #: times what arrives within L{LONGEST_DELAY} at 100,000 a second.
 MOST_ANSWERED_FIRST = 4096
+
+_DAMAGED = "the store is damaged"
 
 
 @implementer(ICommitter, IBatchOwner)
@@ -90,6 +93,8 @@ class Committer:
             self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
         )
         self.counts = self._group.counts
+        # Found while something else was under way.
+        self._damage: StoreDamaged | None = None
         self._refusal: NotTaken | None = NotTaken("the cursor is not read yet")
         self._read = False
         # On only while asked for and while the store takes what it is given.
@@ -191,7 +196,8 @@ class Committer:
         Read a page of the history, with nothing beyond the durable state.
         """
         newest = self.durable.revision + 1
-        return self._store.history(newest if before is None else min(before, newest), limit)
+        before = newest if before is None else min(before, newest)
+        return self._store.history(before, limit).addErrback(self._unreadable)
 
     def submit(self, move: Move) -> Deferred[Outcome]:
         """
@@ -236,8 +242,10 @@ class Committer:
                 state = state_at(first.revision, first.position)
                 self._group.replay(waiter, move, first.transition, state)
 
-        return self._store.recall(key).addCallbacks(
-            recalled, lambda failure: waiter(failure.value)
+        return (
+            self._store.recall(key)
+            .addErrback(self._unreadable)
+            .addCallbacks(recalled, lambda failure: waiter(failure.value))
         )
 
     def _make(self, move: Move, waiter: Waiter) -> None:
@@ -272,6 +280,8 @@ class Committer:
         """
         Have C{batch} on the disk.
         """
+        if self._damage is not None:
+            return fail(self._damage)
         return self._store.commit(batch).addCallback(self._taken)
 
     def _taken(self, _: None) -> None:
@@ -304,13 +314,26 @@ class Committer:
 
     def _give_up(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        Nobody knows whether the disk has the batch; only reading it anew can tell.
+        End.  Unless the store is damaged, nobody knows whether the disk has the batch;
+        only reading it anew can tell.
         """
-        self._refusal = NotTaken("the store failed")
+        damaged = failure.check(StoreDamaged) is not None
+        self._refusal = refusal = NotTaken(_DAMAGED if damaged else "the store failed")
         self._answer_first(on=False)
         self._fatal(failure)
         unknown = OutcomeUnknown("the store failed while the step was under way")
-        self._group.undo(batch, unknown, self._refusal)
+        self._group.undo(batch, refusal if damaged else unknown, refusal)
+
+    def _unreadable(self, failure: Failure) -> Failure:
+        """
+        Take nothing more, and end, if the store was found damaged while it was read.
+        """
+        if not isinstance(failure.value, StoreDamaged):
+            return failure
+        self._damage = failure.value
+        self._refusal = NotTaken(_DAMAGED)
+        self._fatal(failure)
+        return Failure(self._refusal)
 
     def crashed(self, failure: Failure) -> None:
         """

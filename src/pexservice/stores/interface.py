@@ -210,6 +210,8 @@ class IStore(Interface):
         earlier commit is under way.
 
         @raise NotTaken: it surely did not happen; the store goes on.
+        @raise StoreDamaged: it surely did not happen; the store must not be used any
+            more.
         @raise Exception: any other means that the outcome is unknown; the store
             must not be used any more but to close it.
         """
@@ -219,6 +221,7 @@ class IStore(Interface):
         What the first use of C{key} did, among the last L{KEPT_KEYS} keys.
 
         @raise NotTaken: a commit has failed, so nobody can say any more.
+        @raise StoreDamaged: the store must not be used any more.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
@@ -226,7 +229,7 @@ class IStore(Interface):
         At most C{limit} durable transitions, newest first: those with a revision
         below C{before}, or the latest.
 
-        @raise NotTaken: as L{recall}.
+        @raise NotTaken: as L{recall}, and C{StoreDamaged} too.
         """
 
     def close() -> Deferred[None]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -23,7 +23,14 @@ from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.refusal_log import LOG_INTERVAL
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import IOnDisk, NotTaken, OutcomeUnknown
+from pexservice.stores.interface import (
+    IOnDisk,
+    NotTaken,
+    OutcomeUnknown,
+    Remembered,
+    Row,
+    StoreDamaged,
+)
 from tests.support.fakes import MemoryStore, Turns, now
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
@@ -34,8 +41,14 @@ class Bench:
     A committer on a store whose commits the test ends, and a clock it turns.
     """
 
-    def __init__(self, *, held: bool = True, synchronous: bool = True) -> None:
-        self.store = MemoryStore(held=held)
+    def __init__(
+        self,
+        *,
+        held: bool = True,
+        synchronous: bool = True,
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.store = store or MemoryStore(held=held)
         self.clock = Turns()
         self.fatal: list[Failure] = []
         self.order: list[int] = []
@@ -239,6 +252,71 @@ def test_an_unknown_outcome(bench: Bench) -> None:
     late, keyed = bench.submit(), bench.submit(key=b"k")
     assert [type(each) for each in late + keyed] == [NotTaken, NotTaken]
     assert bench.committer.visible.revision == 0
+
+
+DAMAGED = StoreDamaged("the store /s is damaged")
+
+
+def test_damage_found_by_a_commit(bench: Bench) -> None:
+    """
+    The batch surely did not happen, nor what was built on it; the process is told to end,
+    and nothing is taken any more.
+    """
+    results = bench.submit()
+    bench.turn()
+    built_on_it = bench.submit()
+    bench.store.finish(DAMAGED)
+    assert [type(each) for each in results + built_on_it] == [NotTaken, NotTaken]
+    assert [each.value for each in bench.fatal] == [DAMAGED]
+    assert [type(each) for each in bench.submit()] == [NotTaken]
+    assert "damaged" in str(bench.committer.refusal)
+
+
+class UnreadableStore(MemoryStore):
+    """
+    Is damaged where it is read.
+    """
+
+    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+        """
+        See L{IStore.recall}.
+        """
+        return fail(DAMAGED)
+
+    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+        """
+        See L{IStore.history}.
+        """
+        return fail(DAMAGED)
+
+
+@pytest.mark.parametrize("by", ["look-up", "history"])
+def test_damage_found_by_reading(by: str) -> None:
+    """
+    What is under way is answered as it ends; what gathers, and whoever asked, is told that
+    nothing was taken; the process is told to end.
+    """
+    bench = Bench(store=UnreadableStore(held=True))
+    under_way = bench.submit()
+    bench.turn()
+    gathering = bench.submit()
+    if by == "look-up":
+        (answer,) = bench.submit(key=b"k")
+    else:
+        answers: list[object] = []
+        bench.committer.history(None, 10).addErrback(
+            lambda each: answers.append(each.value)
+        )
+        (answer,) = answers
+    assert isinstance(answer, NotTaken)
+    assert [each.value for each in bench.fatal] == [DAMAGED]
+    assert [type(each) for each in bench.submit()] == [NotTaken]
+    bench.store.finish()
+    bench.clock.turn(LONGEST_WAIT)
+    assert under_way == [(Result.APPLIED, 1, 1)]
+    assert [type(each) for each in gathering] == [NotTaken]
+    assert [batch.transitions for batch in bench.store.batches] == [b"n"]
+    now(Deferred.fromCoroutine(bench.committer.stop()))
 
 
 def test_a_condition(bench: Bench) -> None:

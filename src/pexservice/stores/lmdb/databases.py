@@ -4,12 +4,15 @@ The one LMDB environment of a store, and the three databases in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 from attrs import frozen
 
+from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.verify import DATABASES
 
 #: The map of a store with an empty journal.  Bytes: 100,000 keys of 255 characters,
@@ -53,6 +56,29 @@ def make_store(path: Path) -> None:
         cursor, _, _ = (env.open_db(name) for name in DATABASES)
         with env.begin(write=True) as txn:
             txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
+
+
+def prepare(directory: Directory, verify: Callable[[Path], None] | None) -> None:
+    """
+    See that there is a store to be opened: make one where there is nothing, and verify
+    one that is there.
+
+    @param verify: reads a whole store; L{None} for one that was verified.
+    @raise StoreUnusable: or one of its kinds.
+    """
+    if directory.holds_a_store():
+        directory.tidy()
+        directory.remember_file()
+        if verify is not None:
+            verify(directory.path)
+        return
+    try:
+        directory.install(make_store)
+    except lmdb.Error as error:
+        raise StoreUnusable(
+            f"the store {directory.path} cannot be made: {error}"
+        ) from error
+    directory.remember_file()
 
 
 def used_bytes(env: lmdb.Environment) -> int:

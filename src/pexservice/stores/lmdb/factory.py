@@ -48,10 +48,10 @@ class LmdbFactory:
         from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
 
         progress = options.progress
-        checks: dict[Verification, Callable[[Path], None]] = {
+        checks: dict[Verification, Callable[[Path], None] | None] = {
             Verification.IN_CHILD: partial(verify.verify_in_child, progress=progress),
             Verification.INLINE: partial(verify.verify, progress=progress),
-            Verification.QUICK: lambda _: None,
+            Verification.QUICK: None,
         }
         return LmdbStore(
             Directory(_path(url)),

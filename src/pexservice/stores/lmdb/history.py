@@ -33,7 +33,10 @@ def read_history(
             first = max(before - (limit - len(found)), forgotten + 1)
             if first >= before:
                 break
-            found += reversed(records.read_row(*rows.item(), first, before))
+            row = records.read_row(*rows.item(), first, before)
+            if not row or row[-1].revision != before - 1:
+                raise records.BadRecord(f"the journal breaks off before revision {before}")
+            found += reversed(row)
             before = records.read_revision_key(rows.key())
             more = rows.prev()
     return found

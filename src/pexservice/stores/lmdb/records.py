@@ -15,8 +15,8 @@ database      key                      value, before the CRC
 ``keys``      ``r`` + revision (8)     idempotency key
 ============  =======================  ==========================================
 
-The file ``newest`` beside the databases is one such record too, of 14 bytes under the key
-``newest``: format version, revision.
+The file ``newest`` beside the databases is one such record too, of 15 bytes under the key
+``newest``: a version of its own, revision, and whether no damage was found since.
 
 A key's two records let it be found by its name, and the oldest keys by their age.
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 from zlib import crc32
 
 from pexservice.core.cursor import Transition, follow_position, skip_positions
@@ -33,11 +34,14 @@ from pexservice.stores.interface import Batch, Remembered, Row
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 1
 
+#: Goes up when a witness's meaning changes.
+_WITNESS_VERSION = 1
+
 CURSOR_KEY = b"cursor"
 _WITNESS_KEY = b"newest"
 
 _CURSOR = struct.Struct(">HQQ")
-_WITNESS = struct.Struct(">HQ")
+_WITNESS = struct.Struct(">HQ?")
 _VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
 _REMEMBERED = struct.Struct(">cQQ")
@@ -106,33 +110,53 @@ def read_cursor(value: bytes) -> tuple[int, int]:
     @raise OtherFormat: the store has a format of another version.
     @raise BadRecord: this is no cursor.
     """
-    payload = _unseal(CURSOR_KEY, value)
-    # In every format it begins with the version, and ends with a checksum.
-    (version,) = _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])
-    if version != FORMAT_VERSION:
+    if (version := read_version(value)) != FORMAT_VERSION:
         raise OtherFormat(version)
-    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, payload)
+    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, _unseal(CURSOR_KEY, value))
     return revision, position
 
 
-def write_witness(revision: int) -> bytes:
+def read_version(value: bytes) -> int:
     """
-    Return the witness of the newest commit, L{WITNESS_SIZE} bytes whatever the number.
+    Return the version of the format that a cursor is of.  In every format it begins with
+    that, and ends with a checksum.
+
+    @raise BadRecord: this is no cursor.
     """
-    return _seal(_WITNESS_KEY, _WITNESS.pack(FORMAT_VERSION, revision))
+    payload = _unseal(CURSOR_KEY, value)
+    return _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])[0]
 
 
-def read_witness(value: bytes) -> int:
+class Witnessed(NamedTuple):
     """
-    Return the revision that a witness tells of.
+    What a witness tells.
+
+    @ivar revision: the store had it, or a later one.
+    @ivar sound: no damage was found since.
+    """
+
+    revision: int
+    sound: bool = True
+
+
+def write_witness(told: Witnessed) -> bytes:
+    """
+    Return a witness's L{WITNESS_SIZE} bytes.
+    """
+    return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *told))
+
+
+def read_witness(value: bytes) -> Witnessed:
+    """
+    Return what a witness tells.
 
     @raise BadRecord: it is torn, or of another format.
     """
     payload = _unseal(_WITNESS_KEY, value)
-    version, revision = _unpack(_WITNESS, _WITNESS_KEY, payload)
-    if version != FORMAT_VERSION:
+    version, revision, sound = _unpack(_WITNESS, _WITNESS_KEY, payload)
+    if version != _WITNESS_VERSION:
         raise BadRecord(f"a witness of version {version}")
-    return revision
+    return Witnessed(revision, bool(sound))
 
 
 def revision_key(revision: int) -> bytes:

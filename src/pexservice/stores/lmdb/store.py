@@ -13,12 +13,13 @@ whenever a batch touches more of them than any did before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
@@ -32,23 +33,32 @@ from pexservice.stores.interface import (
     Snapshot,
     Space,
     StoreBusy,
+    StoreIncompatible,
     StoreUnusable,
 )
-from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import (
     MAP_BASE,
     Databases,
-    make_store,
     open_databases,
+    prepare,
     used_bytes,
 )
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.history import read_history
+from pexservice.stores.lmdb.migrate import migrate
+from pexservice.stores.lmdb.place import Place
 from pexservice.stores.lmdb.readers import oldest_snapshot
 from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
-from pexservice.stores.lmdb.transaction import Extent, Kept, read_extent, write_batch
+from pexservice.stores.lmdb.transaction import (
+    Extent,
+    Kept,
+    read_extent,
+    read_key,
+    write_batch,
+)
 from pexservice.stores.lmdb.verify import (
+    DAMAGE,
     READING_ERRORS,
     blame,
     check_cursor,
@@ -56,13 +66,12 @@ from pexservice.stores.lmdb.verify import (
 )
 from pexservice.stores.lmdb.witness import Witness
 
+T = TypeVar("T")
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
 MAP_PER_TRANSITION = 128
-
-#: How long a commit trusts that the store is where it was.  Seconds: to look is a system
-#: call, and as long as many commits of a fast disk take together.
-PLACE_INTERVAL = 0.1
 
 
 @implementer(IStore, IOnDisk)
@@ -77,7 +86,7 @@ class LmdbStore:
         executor: CommitExecutor,
         *,
         journal: int = 100_000,
-        verify: Callable[[Path], None] = verify_in_child,
+        verify: Callable[[Path], None] | None = verify_in_child,
         waiting: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
@@ -86,7 +95,8 @@ class LmdbStore:
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: reads the whole store before this process maps it.
+        @param verify: reads the whole store before this process maps it; L{None} for a
+            store that was verified a moment ago.
         @param waiting: called when another process has the store, to wait for it
             then; by default it is not waited for.
         @param map_size: bytes; by default enough for C{journal}.
@@ -100,7 +110,7 @@ class LmdbStore:
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
-        self._check_place_at = monotonic()
+        self._place = Place(directory, monotonic)
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 0)
         self._room: Room | None = None
@@ -119,7 +129,7 @@ class LmdbStore:
         """
         See L{IStore.open}.  Blocks, but for waiting: there is nobody to serve yet.
         """
-        return self._own().addCallback(lambda _: self._open())
+        return self._own().addCallback(lambda _: self._open()).addErrback(self._abandon)
 
     def _own(self) -> Deferred[None]:
         if self._waiting is None:
@@ -129,37 +139,30 @@ class LmdbStore:
         except StoreBusy:
             self._waiting()
             # Who takes over has no time to read it all; the last owner served from it.
-            self._verify = _trust
+            self._verify = None
             return self._executor.wait(self.directory.await_ownership)
         except StoreUnusable:
             return fail()
         return succeed(None)
 
     def _open(self) -> tuple[int, int]:
+        try:
+            return self._open_owned()
+        except StoreIncompatible as refusal:
+            migrate(self.directory, refusal)
+            return self._open_owned()
+
+    def _abandon(self, failure: Failure) -> Failure:
+        self._close()
+        return failure
+
+    def _open_owned(self) -> tuple[int, int]:
         path = self.directory.path
         try:
-            try:
-                if self.directory.holds_a_store():
-                    self.directory.tidy()
-                    self.directory.remember_file()
-                    self._verify(path)
-                else:
-                    self._make()
-                    self.directory.remember_file()
-                return self._open_environment(path)
-            except READING_ERRORS as error:
-                raise blame(path, error) from error
-        except BaseException:
-            self._close()
-            raise
-
-    def _make(self) -> None:
-        try:
-            self.directory.install(make_store)
-        except lmdb.Error as error:
-            raise StoreUnusable(
-                f"the store {self.directory.path} cannot be made: {error}"
-            ) from error
+            prepare(self.directory, self._verify)
+            return self._open_environment(path)
+        except READING_ERRORS as error:
+            raise blame(path, error) from error
 
     def _open_environment(self, path: Path) -> tuple[int, int]:
         size, map_size = (path / DATA).stat().st_size, self._map_size
@@ -177,9 +180,8 @@ class LmdbStore:
             opened.env.close()
             raise
         self._opened, self._extent = opened, extent
-        if not self.directory.has_its_name():
-            raise self._replaced()
-        self._witness.open(revision)
+        self._place.require_its_name()
+        self._witness.open(revision, verified=self._verify is not None)
         self._room = Room(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
@@ -201,32 +203,15 @@ class LmdbStore:
             return fail()
         return self._executor.run(lambda: self._commit(batch, room, needed))
 
-    def _replaced(self) -> StoreUnusable:
-        return StoreUnusable(f"another store was put in the place of {self.directory.path}")
-
-    def _check_place(self) -> None:
-        """
-        See, now and then, that what is committed will be found by the next process.
-
-        @raise NotTaken: there is nothing under the store's name now.
-        @raise StoreUnusable: there is something else, which the next process opens.
-        """
-        now = self._monotonic()
-        if now < self._check_place_at:
-            return
-        try:
-            ours = self.directory.has_its_name()
-        except OSError as error:
-            raise NotTaken(
-                f"the store {self.directory.path} was moved away ({error.strerror})"
-            ) from error
-        if not ours:
-            raise self._replaced()
-        self._check_place_at = now + PLACE_INTERVAL
-
     def _commit(self, batch: Batch, room: Room, needed: int) -> None:
-        self._check_place()
+        self._place.check()
         room.claim(needed)
+        try:
+            self._transact(batch)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _transact(self, batch: Batch) -> None:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = self._databases.env.begin(write=True)
         try:
@@ -270,39 +255,41 @@ class LmdbStore:
         """
         See L{IStore.recall}.  A look-up in mapped memory, so inline.
         """
-        return execute(self._recall, key)
-
-    @contextmanager
-    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
-        try:
-            with self._databases.env.begin() as txn:
-                yield txn
-        except lmdb.PanicError as error:
-            # A commit has failed in the thread and is about to say so.
-            raise NotTaken("the store failed") from error
-
-    def _recall(self, key: bytes) -> Remembered | None:
-        databases = self._databases
-        with self._reading() as txn:
-            value = txn.get(records.name_key(key), db=databases.keys)
-        return None if value is None else records.read_remembered(key, value)
+        return execute(self._read, lambda txn: read_key(txn, self._databases, key))
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
         See L{IStore.history}.  As L{recall}, inline.
         """
-        return execute(self._history, before, limit)
-
-    def _history(self, before: int | None, limit: int) -> list[Row]:
         newest = self._extent.revision
-        with self._reading() as txn:
-            return read_history(
+        return execute(
+            self._read,
+            lambda txn: read_history(
                 txn,
                 self._databases.journal,
                 before=newest + 1 if before is None else min(before, newest + 1),
                 forgotten=newest - self._kept.transitions,
                 limit=limit,
-            )
+            ),
+        )
+
+    def _read(self, look: Callable[[Transaction], T]) -> T:
+        try:
+            with self._databases.env.begin() as txn:
+                return look(txn)
+        except lmdb.PanicError as error:
+            # A commit has failed in the thread and is about to say so.
+            raise NotTaken("the store failed") from error
+        except DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StoreUnusable:
+        """
+        Return what is raised for damage that is found while the store is served, and let
+        nobody go on with it who has not read it all.
+        """
+        self._witness.accuse()
+        return blame(self.directory.path, error)
 
     def space(self) -> Space | None:
         """
@@ -343,9 +330,3 @@ class LmdbStore:
             self._opened.env.close()
             self._opened = self._room = None
         self.directory.release()
-
-
-def _trust(_: Path) -> None:
-    """
-    The store was verified before.
-    """

@@ -52,11 +52,12 @@ def summary(path: Path) -> Summary:
         cursor, journal, _ = (env.open_db(name, create=False) for name in DATABASES)
         with env.begin() as txn:
             revision, position = check_cursor(txn, cursor, journal)
+    witness = read_witness(path)
     size = (path / DATA).stat().st_size
     return Summary(
         store=str(path),
         revision=revision,
         position=position,
         size=size,
-        witness=read_witness(path),
+        witness=None if witness is None else witness.revision,
     )

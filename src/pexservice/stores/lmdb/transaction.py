@@ -7,7 +7,7 @@ from __future__ import annotations
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import Batch
+from pexservice.stores.interface import Batch, Remembered
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import Databases
 from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, trim_keys
@@ -38,6 +38,16 @@ def read_extent(
     with txn.cursor(databases.journal) as rows:
         oldest = records.read_revision_key(rows.key()) if rows.first() else 1
     return Extent(revision, oldest, txn.stat(databases.keys)["entries"] // 2)
+
+
+def read_key(
+    txn: lmdb.Transaction[bytes], databases: Databases, key: bytes
+) -> Remembered | None:
+    """
+    Return what the first use of an idempotency key did.
+    """
+    value = txn.get(records.name_key(key), db=databases.keys)
+    return None if value is None else records.read_remembered(key, value)
 
 
 @frozen

@@ -34,9 +34,11 @@ DATABASES = (b"cursor", b"journal", b"keys")
 
 #: Errors that mean that what is read is not what was written.  Others of LMDB's and of
 #: the system's say nothing about the store itself.
-_DAMAGE = (
+DAMAGE = (
     BadPage,
     records.BadRecord,
+    # Of a transaction that cannot read LMDB's record of a database.
+    lmdb.BadTxnError,
     lmdb.CorruptedError,
     lmdb.CursorFullError,
     lmdb.IncompatibleError,
@@ -50,7 +52,7 @@ _DAMAGE = (
 _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
 #: Everything that reading a store may raise.
-READING_ERRORS = (lmdb.Error, OSError, *_DAMAGE, *_OTHER_FORMAT)
+READING_ERRORS = (lmdb.Error, OSError, *DAMAGE, *_OTHER_FORMAT)
 
 #: The part of the time that the pages take, beside the records.
 _PAGES = 0.25
@@ -90,7 +92,7 @@ def blame(path: Path, error: Exception) -> StoreUnusable:
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
-    if isinstance(error, _DAMAGE):
+    if isinstance(error, DAMAGE):
         return StoreDamaged(f"the store {path} is damaged: {error}")
     return StoreUnusable(f"the store {path} cannot be opened: {error}")
 

@@ -10,6 +10,9 @@ It is flushed only when the store is closed in order, so it costs one small writ
 says was durable before it was written; so a store that is older than its witness has lost
 commits.  A witness that is older than the store, torn or missing is no sign of damage: a
 power cut takes back what was not flushed, and it lies within one sector of the disk.
+
+It also tells of damage that was found while the store was served, so that whoever takes
+over does not go on with it without reading it all.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from twisted.logger import Logger
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import WITNESS, sync
+from pexservice.stores.lmdb.records import Witnessed
 
 
 class Witness:
@@ -37,14 +41,22 @@ class Witness:
         """
         self._path = path / WITNESS
         self._file: int | None = None
+        self._revision = 0
 
-    def open(self, revision: int) -> None:
+    def open(self, revision: int, *, verified: bool) -> None:
         """
         Begin with a store at C{revision}.
 
-        @raise StoreDamaged: the store is older than its witness.
+        @param verified: the whole store was read.
+        @raise StoreDamaged: the store is older than its witness, or was found damaged and
+            is not verified.
         """
         found = check_witness(self._path.parent, revision)
+        if found is not None and not (found.sound or verified):
+            raise StoreDamaged(
+                f"the store {self._path.parent} was found damaged while it was served"
+            )
+        self._revision = revision
         if found is None and revision:
             self._log.warn(
                 "the store {store} has no witness of its newest commit, so nobody can tell"
@@ -59,7 +71,7 @@ class Witness:
         except OSError as error:
             # As on a full disk, which need not stop a service that has its room.
             self._give_up(error)
-        if found is not None and found < revision:
+        if found is not None and found != Witnessed(revision):
             self.write(revision)
 
     def _begin(self, file: int, revision: int) -> None:
@@ -67,7 +79,7 @@ class Witness:
         Make the file, so that no write to it takes room on the disk any more.
         """
         os.ftruncate(file, 0)
-        os.pwrite(file, records.write_witness(revision), 0)
+        os.pwrite(file, records.write_witness(Witnessed(revision)), 0)
         os.fsync(file)
         sync(self._path.parent)
 
@@ -77,9 +89,19 @@ class Witness:
 
         What goes wrong here is no matter of the commit, which is made.
         """
+        self._revision = revision
+        self._write(Witnessed(revision))
+
+    def accuse(self) -> None:
+        """
+        Witness that the store was found damaged.
+        """
+        self._write(Witnessed(self._revision, sound=False))
+
+    def _write(self, told: Witnessed) -> None:
         if self._file is not None:
             try:
-                os.pwrite(self._file, records.write_witness(revision), 0)
+                os.pwrite(self._file, records.write_witness(told), 0)
             except OSError as error:
                 self._give_up(error)
 
@@ -108,10 +130,10 @@ class Witness:
             os.close(file)
 
 
-def read_witness(path: Path) -> int | None:
+def read_witness(path: Path) -> Witnessed | None:
     """
-    Return the revision that the store in C{path} had at least, or L{None} if its witness
-    is missing or torn.
+    Return what the witness of the store in C{path} tells, or L{None} if it is missing or
+    torn.
 
     @raise OSError: it cannot be read.
     """
@@ -122,7 +144,7 @@ def read_witness(path: Path) -> int | None:
         return None
 
 
-def check_witness(path: Path, revision: int) -> int | None:
+def check_witness(path: Path, revision: int) -> Witnessed | None:
     """
     Compare the store in C{path}, at C{revision}, with its witness.
 
@@ -134,17 +156,17 @@ def check_witness(path: Path, revision: int) -> int | None:
     return witness
 
 
-def refuse_older(path: Path, revision: int, witness: int | None) -> None:
+def refuse_older(path: Path, revision: int, witness: Witnessed | None) -> None:
     """
     Compare a store with what was read of its witness.
 
     @raise StoreDamaged: the store is older.
     """
-    if witness is not None and witness > revision:
+    if witness is not None and witness.revision > revision:
         raise StoreDamaged(
             f"the store {path} is damaged: it is at revision {revision}, but its file"
-            f" {WITNESS} tells of {witness}, so acknowledged steps are gone; to go on"
-            f" without them, remove {WITNESS}"
+            f" {WITNESS} tells of {witness.revision}, so acknowledged steps are gone;"
+            f" to go on without them, remove {WITNESS}"
         )
 
 
@@ -154,6 +176,6 @@ def make_witness(path: Path, revision: int) -> None:
     """
     with (path / WITNESS).open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write(records.write_witness(revision))
+        file.write(records.write_witness(Witnessed(revision)))
         file.flush()
         os.fsync(file.fileno())

@@ -26,9 +26,10 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
+from pexservice.stores.lmdb.place import PLACE_INTERVAL
 from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
 from pexservice.stores.lmdb.room import GROWTH, RESERVE
-from pexservice.stores.lmdb.store import PLACE_INTERVAL, LmdbStore
+from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
@@ -659,7 +660,7 @@ def test_another_owner_has_written(
 ) -> None:
     """
     A record that is there although this process, which owns the store, did not write it
-    is not taken for its own: nothing of the batch is taken.
+    is damage, and not taken for its own: nothing of the batch is taken.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -668,7 +669,7 @@ def test_another_owner_has_written(
     databases = store._databases
     with databases.env.begin(write=True) as txn:
         txn.put(key, value, db=getattr(databases, name.decode()))
-    with pytest.raises(records.BadRecord, match="already"):
+    with pytest.raises(StoreDamaged, match=f"{path} is damaged: .* already"):
         now(store.commit(batch((0, 0), b"n", b"key")))
     now(store.close())
     assert counted(path)[b"cursor"] + counted(path)[b"journal"] <= 2

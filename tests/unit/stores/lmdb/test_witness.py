@@ -18,6 +18,7 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
 from pexservice.stores.lmdb.meta_pages import read_meta
+from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.summary import summary
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.lmdb.witness import Witness, read_witness
@@ -26,12 +27,6 @@ from tests.support.lmdb_pages import SIZE, opened
 from tests.unit.stores.lmdb.test_pages import TRANSACTION
 from tests.unit.stores.lmdb.test_store import at, filled, mode
 from tests.unit.stores.test_contract import batch
-
-
-def trust(_: Path) -> None:
-    """
-    Stand in for a verification, as for a worker that takes over.
-    """
 
 
 def begin_with_the_older_state(store: Path) -> None:
@@ -61,7 +56,7 @@ def reopened(path: Path) -> tuple[int, int]:
     """
     Open a store, close it again, and return its state.
     """
-    store = at(path, verify=trust)
+    store = at(path, verify=None)
     state = now(store.open())
     now(store.close())
     return state
@@ -88,7 +83,7 @@ def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(os, name, called)
     for count in (1, 2):
         now(store.commit(batch((count - 1, count - 1), b"n")))
-        assert read_witness(path) == count
+        assert read_witness(path) == Witnessed(count)
     assert calls == ["pwrite", "pwrite"]
     now(store.close())
     assert calls[2:] == ["fsync"]
@@ -104,36 +99,37 @@ def test_the_state_before(store: Path) -> None:
     """
     begin_with_the_older_state(store)
     before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
-    for check in (verify, verify_in_child, trust):
+    for check in (verify, verify_in_child, None):
         with pytest.raises(StoreDamaged, match=r"at revision 8, but .* tells of 12"):
             now(at(store, verify=check).open())
     assert ((store / DATA).read_bytes(), (store / WITNESS).read_bytes()) == before
     (store / WITNESS).unlink()
     verify(store)
     assert reopened(store) == (8, 4)
-    assert read_witness(store) == 8
+    assert read_witness(store) == Witnessed(8)
 
 
 def test_an_older_witness(store: Path) -> None:
     """
     It is what a power cut leaves: nothing is said, and it is renewed.
     """
-    (store / WITNESS).write_bytes(records.write_witness(5))
+    (store / WITNESS).write_bytes(records.write_witness(Witnessed(5)))
     with capturedLogs() as events:
         verify(store)
         assert reopened(store) == (12, 6)
     assert events == []
-    assert read_witness(store) == 12
+    assert read_witness(store) == Witnessed(12)
 
 
 TORN = {
     "missing": None,
     "empty": b"",
-    "short": records.write_witness(99)[:-1],
-    "long": records.write_witness(99) + b"\0",
+    "short": records.write_witness(Witnessed(99))[:-1],
+    "long": records.write_witness(Witnessed(99)) + b"\0",
     "zeros": bytes(records.WITNESS_SIZE),
-    "half of another": records.write_witness(3)[:10] + records.write_witness(99)[10:],
-    "of another time": records._seal(b"newest", b"\0\2" + bytes(8)),
+    "half of another": records.write_witness(Witnessed(3))[:10]
+    + records.write_witness(Witnessed(99))[10:],
+    "of another time": records._seal(b"newest", b"\0\2" + bytes(9)),
 }
 
 
@@ -153,7 +149,7 @@ def test_no_witness(store: Path, torn: bytes | None) -> None:
         assert reopened(store) == (12, 6)
     assert [event["store"] for event in events] == [store]
     assert "no witness" in str(events[0]["log_format"])
-    assert read_witness(store) == 12
+    assert read_witness(store) == Witnessed(12)
 
 
 def test_every_bit(store: Path) -> None:
@@ -175,7 +171,7 @@ def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
     with capturedLogs() as events:
         assert reopened(tmp_path / "store") == (0, 0)
     assert events == []
-    assert read_witness(tmp_path / "store") == 0
+    assert read_witness(tmp_path / "store") == Witnessed(0)
 
 
 def test_the_store_is_gone(store: Path) -> None:
@@ -222,9 +218,9 @@ def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with capturedLogs() as events:
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
-    (store / WITNESS).write_bytes(records.write_witness(12))
+    (store / WITNESS).write_bytes(records.write_witness(Witnessed(12)))
     witness = Witness(store)
-    witness.open(12)
+    witness.open(12, verified=True)
     with capturedLogs() as events:
         witness.close()
         witness.close()

@@ -1,0 +1,197 @@
+"""
+Damage that is found while the store is served ends as damage at the start does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import Remembered, StoreDamaged
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.retention import SLACK
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import verify
+from pexservice.stores.lmdb.witness import read_witness
+from tests.support.fakes import now
+from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
+from tests.unit.stores.lmdb.test_store import at, filled
+from tests.unit.stores.test_contract import batch
+
+#: Rows of four transitions, with a key each.
+BATCHES = 2 * SLACK
+NEWEST = 4 * BATCHES
+
+Damage = Callable[[Path], None]
+
+
+def overwrite(path: Path, offset: int, new: bytes) -> None:
+    """
+    Change the file below whoever has it open.
+    """
+    with (path / DATA).open("rb+") as file:
+        file.seek(offset)
+        file.write(new)
+
+
+def in_value(value: bytes) -> Damage:
+    """
+    Change the last bit of a record's value, wherever it is in the file.
+    """
+
+    def damage(path: Path) -> None:
+        data, end = (path / DATA).read_bytes(), 0
+        while (begin := data.find(value, end)) >= 0:
+            end = begin + len(value)
+            overwrite(path, end - 1, bytes((value[-1] ^ 1,)))
+        assert end
+
+    return damage
+
+
+def in_pages(kind: str, offset: int, new: bytes) -> Damage:
+    """
+    Change every page of a kind.
+    """
+
+    def damage(path: Path) -> None:
+        for page in pages_in_use(path)[kind]:
+            overwrite(path, page * SIZE + offset, new)
+
+    return damage
+
+
+def no_children(path: Path) -> None:
+    """
+    Let every branch page have its children beyond the end of the file.
+    """
+    data = (path / DATA).read_bytes()
+    for page in pages_in_use(path)[BRANCH]:
+        begin = page * SIZE
+        (lower,) = struct.unpack_from("<H", data, begin + 12)
+        for (node,) in struct.iter_unpack("<H", data[begin + 16 : begin + lower]):
+            overwrite(path, begin + node, b"\xff" * 6)
+
+
+def row(number: int) -> bytes:
+    """
+    Return the value of a row.
+    """
+    return records.write_row(batch((4 * number, 2 * number), b"nnnp"))[1]
+
+
+def key(number: int) -> tuple[bytes, bytes]:
+    """
+    Return the values of a key, by its name and by its age.
+    """
+    used = Remembered(Transition.NEXT, 4 * number + 1, 2 * number + 1)
+    (_, by_name), (_, by_age) = records.write_remembered(b"key-%d" % number, used)
+    return by_name, by_age
+
+
+Call = Callable[[LmdbStore], Deferred[object]]
+
+
+def history(store: LmdbStore) -> Deferred[object]:
+    """
+    Read the transitions.
+    """
+    return store.history(None, NEWEST).addCallback(lambda rows: rows)
+
+
+def recall(store: LmdbStore) -> Deferred[object]:
+    """
+    Look a key up.
+    """
+    return store.recall(b"key-%d" % (BATCHES - 1)).addCallback(lambda found: found)
+
+
+def commit(store: LmdbStore) -> Deferred[object]:
+    """
+    Make steps, which trims the oldest rows and keys.
+    """
+    taken = batch((NEWEST, NEWEST // 2), b"nnnp", b"another key")
+    return store.commit(taken).addCallback(lambda _: None)
+
+
+#: What is damaged, what finds it, and what is said.
+CASES: dict[str, tuple[Damage, Call, str]] = {
+    "row": (in_value(row(BATCHES - 1)), history, "checksum"),
+    "key by name": (in_value(key(BATCHES - 1)[0]), recall, "checksum"),
+    "key by age": (in_value(key(0)[1]), commit, "checksum"),
+    "pages, history": (in_pages(LEAF, 10, b"\4\0"), history, "MDB_BAD_TXN"),
+    "pages, recall": (in_pages(LEAF, 10, b"\4\0"), recall, "MDB_BAD_TXN"),
+    "pages, commit": (in_pages(LEAF, 10, b"\4\0"), commit, "MDB_BAD_TXN"),
+    "children, recall": (no_children, recall, "MDB_PAGE_NOTFOUND"),
+    "children, commit": (no_children, commit, "MDB_PAGE_NOTFOUND"),
+}
+
+
+@pytest.mark.parametrize(("damage", "call", "said"), CASES.values(), ids=CASES)
+def test_found(tmp_path: Path, damage: Damage, call: Call, said: str) -> None:
+    """
+    It is called damage, not a byte of the file changes, and whoever takes over without
+    reading it all does not serve from it.
+    """
+    path = tmp_path / "store"
+    state = filled(path, BATCHES)
+    store = at(path, journal=4, kept_keys=4)
+    now(store.open())
+    damage(path)
+    before = (path / DATA).read_bytes()
+    with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{said}"):
+        now(call(store))
+    assert (path / DATA).read_bytes() == before
+    assert read_witness(path) == Witnessed(state[0], sound=False)
+    now(store.close())
+    for verification in (None, verify):
+        with pytest.raises(StoreDamaged, match=f"{path} (is|was found) damaged"):
+            now(at(path, verify=verification).open())
+    assert (path / DATA).read_bytes() == before
+
+
+def test_a_row_is_missing(tmp_path: Path) -> None:
+    """
+    A journal with a hole in it is damaged, although each of its rows is whole.
+    """
+    path = tmp_path / "store"
+    filled(path, 5)
+    store = at(path)
+    now(store.open())
+    databases = store._databases
+    with databases.env.begin(write=True) as txn:
+        assert txn.delete(records.revision_key(9), db=databases.journal)
+    with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
+        now(store.history(None, 100))
+    now(store.close())
+
+
+def test_no_damage_after_all(tmp_path: Path) -> None:
+    """
+    A store that was found damaged and of which every page and record is whole, as after
+    the damage was one of memory or it was restored, is served again.
+    """
+    path = tmp_path / "store"
+    state = filled(path, BATCHES)
+    store = at(path)
+    now(store.open())
+    whole = (path / DATA).read_bytes()
+    in_value(row(BATCHES - 1))(path)
+    with pytest.raises(StoreDamaged):
+        now(store.history(None, 10))
+    now(store.close())
+    (path / DATA).write_bytes(whole)
+    with pytest.raises(StoreDamaged, match="was found damaged while it was served"):
+        now(at(path, verify=None).open())
+    for verification in (verify, None):
+        store = at(path, verify=verification)
+        assert now(store.open()) == state
+        now(store.close())
+    assert read_witness(path) == Witnessed(state[0])
