@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all quick bench deb system image-test api-docs screenshots clean
 .PHONY: cluster cluster-faults
-.PHONY: failover power-cuts faults histories simulate model attacks resources soak evidence
+.PHONY: failover power-cuts damage faults histories simulate model attacks resources soak evidence
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -86,6 +86,9 @@ failover: $(VENV)/tested ## kill the worker that serves a thousand times, print 
 # keep a volume mounted that was cut off.
 power-cuts: $(VENV)/tested ## cut the power under load a thousand times; root, 15 minutes
 	unshare --mount $(VENV)/bin/python -m tests.labs.power_cuts.lab $(CUTS)
+
+damage: $(VENV)/tested ## damage a store 10,000 times, see that none is accepted and different
+	$(VENV)/bin/python -m tests.labs.damage.lab $(DAMAGES)
 
 faults: $(VENV)/tested ## have every system call fail once, and for ever; root, 40 minutes
 	$(VENV)/bin/python -m tests.labs.faults.lab

@@ -293,10 +293,12 @@ class Worker(Service):
         """
         self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
-        if not failure.check(StoreDamaged):
-            reason = f"the store failed ({reason}), so this process ends"
-        status = getattr(failure.value, "exit_status", Status.STORE_FAILED)
-        self._exit_with(status, reason)
+        if failure.check(StoreDamaged):
+            self._exit_with(Status.DAMAGED, reason)
+            return
+        self._exit_with(
+            Status.STORE_FAILED, f"the store failed ({reason}), so this process ends"
+        )
 
     def _exit_with(self, status: Status, reason: str) -> None:
         self._notifier.notify(f"STATUS={reason}")

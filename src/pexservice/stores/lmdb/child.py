@@ -42,7 +42,6 @@ def ask_child(
     module: str,
     *arguments: str,
     progress: Progress | None = None,
-    started: Callable[[subprocess.Popen[str]], object] | None = None,
 ) -> None:
     """
     Have a process of its own read the store in C{path}, and wait for its end.
@@ -54,7 +53,6 @@ def ask_child(
     @param module: the module to run, which ends with what L{answer} returns.
     @param progress: called several times a second with how much is done, in percent, but
         only while the child comes on: one that hangs is silent.
-    @param started: called with the process, for who may want to end it.
     @raise StoreDamaged: the store is, or reading it killed the child.
     @raise StoreIncompatible: it has another format.
     @raise StoreUnusable: it could not be read.
@@ -69,8 +67,6 @@ def ask_child(
         errors="replace",
     ) as child:
         try:
-            if started is not None:
-                started(child)
             for line in child.stdout or ():
                 word, _, percent = line.strip().partition(" ")
                 if word != _PROGRESS or not percent.isdecimal():

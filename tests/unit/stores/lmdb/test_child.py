@@ -5,7 +5,6 @@ A process that reads a store: what it says is passed on, and its end is judged.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,19 +73,6 @@ def test_its_end(module: Path, end: str, error: type[Exception], message: str) -
     with pytest.raises(error, match=message) as caught:
         ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")
     assert caught.type is error
-
-
-def test_it_can_be_ended(module: Path) -> None:
-    """
-    By whoever is told that it started.
-    """
-    module.write_text("import time\ntime.sleep(60)")
-
-    def started(child: subprocess.Popen[str]) -> None:
-        child.send_signal(signal.SIGTERM)
-
-    with pytest.raises(StoreUnusable, match="signal 15 ended it"):
-        ask_child(STORE, module.stem, started=started)
 
 
 def test_it_does_not_outlive_an_error(module: Path) -> None:

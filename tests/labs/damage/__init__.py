@@ -1,0 +1,3 @@
+"""
+Damage to every page of a store.
+"""

@@ -1,0 +1,181 @@
+"""
+Whole stores, what they say, and what they would say later.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from pexservice.core.cursor import Transition, follow_position
+from pexservice.stores.interface import Batch, Remembered, Row
+from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
+from pexservice.stores.lmdb.store import LmdbStore
+from tests.support.inline_executor import inline
+
+#: How many transitions and keys a store keeps: so few that trimming is at work.
+KEPT = 600
+
+#: How many of the last commits' files are kept, to put pages of them back.
+EARLIER = 5
+
+#: How many commits are made on a damaged store that was accepted.
+LATER = 12
+
+
+@frozen
+class Contents:
+    """
+    All that a store says.
+    """
+
+    cursor: tuple[int, int]
+    history: tuple[Row, ...]
+    keys: tuple[Remembered | None, ...]
+
+
+@frozen
+class Original:
+    """
+    A whole store.
+
+    @ivar data: its file.
+    @ivar witness: and the witness.
+    @ivar earlier: the file after each of the commits before the last, newest first.
+    @ivar contents: what it says.
+    @ivar before: what it said before the last commit.
+    @ivar later: what it says after some more commits.
+    @ivar names: every idempotency key that was used.
+    """
+
+    data: bytes
+    witness: bytes
+    earlier: tuple[bytes, ...]
+    contents: Contents
+    before: Contents
+    later: Contents
+    names: tuple[bytes, ...]
+
+
+def opened(path: Path) -> LmdbStore:
+    """
+    Return a store that is opened without being verified.
+    """
+    store = LmdbStore(
+        Directory(str(path)), inline(), journal=KEPT, kept_keys=KEPT, verify=None
+    )
+    result(store.open())
+    return store
+
+
+def result(deferred: Deferred[Any]) -> Any:
+    """
+    Return what has come already, or raise it.
+    """
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
+
+
+def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
+    """
+    Return all that C{store} says.
+    """
+    history = tuple(result(store.history(None, 10 * KEPT)))
+    cursor = (history[0].revision, history[0].position)
+    return Contents(cursor, history, tuple(result(store.recall(name)) for name in names))
+
+
+class Writer:
+    """
+    Commits what chance chooses.
+    """
+
+    def __init__(self, chance: random.Random, cursor: tuple[int, int]) -> None:
+        self.names: list[bytes] = []
+        self._chance = chance
+        self._revision, self._position = cursor
+
+    def batch(self, length: int, keys: int, name_length: int) -> Batch:
+        """
+        Return the next batch, with C{keys} new keys.
+        """
+        first, start = self._revision + 1, self._position
+        codes, used = bytearray(), []
+        for number in range(length):
+            transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
+            codes += transition.value
+            self._revision += 1
+            self._position = follow_position(self._position, transition)
+            if number < keys:
+                name = b"%0*d" % (name_length, self._chance.getrandbits(60))
+                self.names.append(name)
+                used.append((name, Remembered(transition, self._revision, self._position)))
+        return Batch(first, start, bytes(codes), self._position, first, tuple(used))
+
+
+def original(path: Path, seed: int) -> Original:
+    """
+    Make a store in the directory C{path}; another one for each seed: from a few pages to
+    trees of three levels, with long rows and short ones.
+    """
+    chance = random.Random(seed)  # noqa: S311 to be repeated
+    store = opened(path / "store")
+    writer = Writer(chance, (0, 0))
+    name_length = chance.choice((20, 20, 60, 250))
+    files: list[bytes] = []
+    for _ in range(chance.choice((5, 60, 300))):
+        length = chance.choice((1, 1, 2, 5, 20, 6000 if chance.random() < 0.02 else 3))
+        keys = chance.randrange(min(length, 8) + 1)
+        result(store.commit(writer.batch(length, keys, name_length)))
+        files = [(path / "store" / DATA).read_bytes(), *files[:EARLIER]]
+    result(store.close())
+    names = tuple(writer.names)
+    contents = _contents(path, files[0], names)
+    return Original(
+        data=files[0],
+        witness=(path / "store" / WITNESS).read_bytes(),
+        earlier=tuple(files[1:]),
+        contents=contents,
+        before=_contents(path, files[1], names),
+        later=_contents(path, files[0], names, go_on),
+        names=names,
+    )
+
+
+def _contents(
+    path: Path,
+    data: bytes,
+    names: tuple[bytes, ...],
+    change: Callable[[LmdbStore], None] | None = None,
+) -> Contents:
+    place = path / "read"
+    place.mkdir()
+    (place / DATA).write_bytes(data)
+    store = opened(place)
+    if change is not None:
+        change(store)
+    found = read(store, names)
+    result(store.close())
+    shutil.rmtree(place)
+    return found
+
+
+def go_on(store: LmdbStore) -> None:
+    """
+    Make some more commits, the same ones each time.
+    """
+    newest = result(store.history(None, 1))[0]
+    chance = random.Random(newest.revision)  # noqa: S311 to be repeated
+    writer = Writer(chance, (newest.revision, newest.position))
+    for _ in range(LATER):
+        result(store.commit(writer.batch(20, 5, 40)))

@@ -1,0 +1,38 @@
+"""
+Damage to every page of a store.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.labs.damage.lab import Outcome, lab, run
+from tests.support.forms import amount
+
+#: The first ones; C{make damage} tries 10,000.
+COUNT = amount(short=400, long=3000)
+
+#: Those for the control.
+CONTROL = 200
+
+
+def test_none_is_accepted_and_different() -> None:
+    """
+    Each is refused, does no harm, or shows of a bare copy the state before.
+    """
+    found = lab(COUNT)
+    print(found)
+    # There was enough of each.
+    assert found[Outcome.REFUSED] > COUNT / 4
+    assert found[Outcome.HARMLESS] > COUNT / 10
+
+
+def test_the_control() -> None:
+    """
+    Without the checks some are accepted and different, of several kinds.
+    """
+    bad = [each for each in run(0, CONTROL, checks=False) if not each.is_good]
+    accepted = [each for each in bad if each.outcome is not Outcome.BROKEN]
+    print(Counter((each.name, each.outcome.name) for each in bad))
+    assert len(accepted) > 1
+    assert len({each.name for each in accepted}) > 1
