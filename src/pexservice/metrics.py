@@ -33,9 +33,9 @@ from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import Reload, Score
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
-from pexservice.server.request_counters import Requests
+from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, IStore, Snapshot, Space
 from pexservice.web.replies import Reply
 
@@ -59,7 +59,7 @@ class Reading:
     ready: bool
     state: State | None
     counts: Counts
-    requests: Requests
+    requests: RequestCounters
     connections: Connections
     space: Space | None
     snapshot: Snapshot | None
@@ -352,7 +352,7 @@ class Metrics(Collector):
     def __init__(
         self,
         committer: ICommitter,
-        hot: Hot,
+        fast_path: FastPath,
         store: IStore | None = None,
         supervisor: int | None = None,
     ) -> None:
@@ -360,7 +360,7 @@ class Metrics(Collector):
         @param supervisor: the descriptor of its scoreboard.
         """
         self._committer = committer
-        self._hot = hot
+        self._fast_path = fast_path
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._supervisor = supervisor
         self._versions = (
@@ -402,8 +402,8 @@ class Metrics(Collector):
             ready=committer.refusal is None,
             state=committer.durable if committer.unread is None else None,
             counts=committer.counts,
-            requests=self._hot.requests,
-            connections=self._hot.connections,
+            requests=self._fast_path.requests,
+            connections=self._fast_path.connections,
             space=None if on_disk is None else on_disk.space(),
             snapshot=None if on_disk is None else on_disk.oldest_snapshot(),
             score=None if self._supervisor is None else scoreboard.read(self._supervisor),

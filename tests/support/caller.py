@@ -15,13 +15,14 @@ from twisted.web.http_headers import Headers
 
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
+from pexservice.web.operations import Performer
 from tests.support.fakes import MemoryStore, Turns, now
 
 
@@ -84,17 +85,12 @@ class Caller:
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
+        performer = Performer(self.committer, access or Access(), Clients())
         # Nothing comes through it here.
-        self.hot = Hot(self.committer, Connections(100), self.clock, clients=Clients(()))
-        scrape = Metrics(self.committer, self.hot, self.store, supervisor).reply
+        self.fast_path = FastPath(performer, Connections(100), self.clock)
+        scrape = Metrics(self.committer, self.fast_path, self.store, supervisor).reply
         self.events = Events(self.committer, self.clock.callLater)
-        api = Api(
-            self.committer,
-            access or Access(),
-            self.events,
-            table=table,
-            scrape=scrape,
-        )
+        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
         self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
 from pexservice.server.connection import Connection
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
 from pexservice.web.access import Access
@@ -23,6 +23,7 @@ from pexservice.web.clients import Clients
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.hosts import HostPolicy
+from pexservice.web.operations import Performer
 from pexservice.web.throttle import RateLimit
 from tests.support.fakes import MemoryStore, Turns, now
 
@@ -71,28 +72,16 @@ class Server:
         clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
         policy = HostPolicy(hosts, own_name="box", clients=clients)
-        self.hot = Hot(
-            self.committer,
-            self.connections,
-            self.clock,
-            clients=clients,
-            pages=access.pages,
-            hosts=policy,
-            limit=limit,
-            remembers=remembers,
+        self.performer = performer = Performer(
+            self.committer, access, clients, hosts=policy, limit=limit
         )
-        scrape = Metrics(self.committer, self.hot).reply
+        self.fast_path = FastPath(
+            performer, self.connections, self.clock, remembers=remembers
+        )
+        scrape = Metrics(self.committer, self.fast_path).reply
         self.events = Events(self.committer, self.clock.callLater, streams)
-        api = Api(
-            self.committer,
-            access,
-            self.events,
-            limit,
-            hosts=policy,
-            table=table,
-            scrape=scrape,
-        )
-        self.site = PexSite(api.resource(), self.hot, clients, self.clock)
+        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
+        self.site = PexSite(api.resource(), self.fast_path, self.clock)
 
     def begin_at(self, revision: int, position: int) -> None:
         """

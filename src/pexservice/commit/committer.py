@@ -66,8 +66,7 @@ class Committer:
 
     _log = Logger()
 
-    #: Readers are shown the visible state.
-    read_move: Move | None = None
+    shows_visible = True
 
     def __init__(
         self,

@@ -27,14 +27,10 @@ class ICommitter(Interface):
 
     durable: State = Attribute("The newest durable state that this process knows of.")
 
-    visible: State = Attribute(
-        "The newest state that may be shown.  Where L{read_move} is L{None}, it is the"
-        " one to show to a reader who asks now."
-    )
+    visible: State = Attribute("The newest state that may be shown.")
 
-    read_move: Move | None = Attribute(
-        "What L{move} is given for a read of the cursor, where only the store can tell"
-        " what a reader is to be shown; its outcome carries the state."
+    shows_visible: bool = Attribute(
+        "Whether L{visible} is what L{read_current} reads; else only the store can tell."
     )
 
     refusal: NotTaken | None = Attribute("Why nothing is taken now, if so.")

@@ -32,7 +32,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.requests import READ, Move, Outcome, Result, Waiter, fires
+from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
@@ -53,8 +53,7 @@ class OptimisticCommitter:
 
     _log = Logger()
 
-    #: Readers are shown what the store says.
-    read_move: Move | None = READ
+    shows_visible = False
 
     def __init__(
         self,
@@ -182,12 +181,10 @@ class OptimisticCommitter:
 
     def move(self, move: Move, waiter: Waiter) -> None:
         """
-        Make C{move}, or read the store if that is what it stands for.
+        Make C{move}.
         """
         refusal = self._closed or self._reader.away
-        if move is READ:
-            self._read_for(move, waiter)
-        elif refusal is None:
+        if refusal is None:
             self._place(move, waiter)
         else:
             self.counts.came(NOT_TAKEN, move.transition.value)
@@ -237,9 +234,7 @@ class OptimisticCommitter:
         """
         Go on with C{move}: the cursor was at C{state} after it was asked for.
         """
-        if move is READ:
-            waiter(Outcome(Result.PRECONDITION_FAILED, state))
-        elif move.condition is None or move.condition(state):
+        if move.condition is None or move.condition(state):
             if self._group.is_idle:
                 # Compared with another state, it might not be met for ever.
                 self._group.restart(state)

@@ -69,10 +69,6 @@ class Move:
     condition: Callable[[State], bool] | None = None
 
 
-#: A read, for whoever knows moves only: a move that nobody makes.
-READ = Move(Transition.NEXT, condition=lambda _: False)
-
-
 class Waiter(Protocol):
     """
     Told once, when its outcome is durable or will never be.

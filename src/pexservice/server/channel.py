@@ -1,83 +1,66 @@
 """
-Twisted's HTTP channel, stricter.
+The HTTP channel of a connection, for all that the plan cache does not know.
 
-Twisted parses; this module decides what of it is a request.  It answers what Twisted
-drops without a word (a long request line, a large header section), refuses what
-RFC 9112 says to refuse and Twisted lets pass (no C{Host}, two of them, control
-characters, a coding that nobody else knows).
-
-What is refused here may have left the two sides with different ideas of where the
-next request begins.  So the answer is the connection's last, and the rest of what
+What is refused before it is a request may have left the two sides with different ideas of
+where the next one begins.  So the answer is the connection's last, and the rest of what
 the client sends is read and dropped for a moment: closing at once would reset the
 connection, and a reset may overtake the answer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import cast
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, ISite, Phase
-from pexservice.server.plan_cache import LARGEST_CHUNK
-from pexservice.server.request import LARGEST_BODY, PexRequest
-from pexservice.web import problems
-from pexservice.web.meaning import meaning_of
+from pexservice.server.parser import Parser
+from pexservice.server.plan_cache import Framing
+from pexservice.server.request import PexRequest
+from pexservice.server.responses import head, render
+from pexservice.web.guard import operation_of
+from pexservice.web.operations import ISender
+from pexservice.web.parameters import (
+    CONNECTION,
+    FORWARDED_FOR,
+    ORIGIN,
+    persistence,
+    preferences,
+    read,
+)
 from pexservice.web.problems import Problem
-from pexservice.web.replies import Header, Reply, accepts_json
-
-#: The longest request line, and the largest header section.  Bytes.
-LONGEST_REQUEST_LINE = 8192
-LARGEST_HEADERS = 16384
-MOST_HEADERS = 100
-
-#: The statuses of refusals that are a request's own fault, and count against its
-#: client's rate.
-_FAULTS_OF_REQUESTS = (400, 413, 414, 431)
 
 #: How long the rest of a refused request is read.  Seconds.
 LINGER = 2
 
-#: RFC 3986's host and port, as far as its characters go.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+_LAST = Framing(b"HTTP/1.1", b"close", last=True)
 
-#: What no header value may contain: all controls but the tab.
-_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-#: What no request line contains and Twisted lets pass.
-_NOT_ASCII = re.compile(rb"[\x7f-\xff]")
-
-#: A line of the trailers, which Twisted keeps and does not look at.
-_TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+#: What a client is refused for, and has to count as its request.
+_ITS_FAULT = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+)
 
 
-class PexChannel(HTTPChannel):
+class PexChannel(Parser):
     """
-    The parser of one connection, for all that the memo does not know.
+    Answer the requests of one connection that have to be parsed.
     """
 
     site: ISite
     transport: ITCPTransport
     requestFactory = PexRequest
-    maxHeaders = MOST_HEADERS
-    # The longest line, which is a header of the largest size or a request line.
-    MAX_LENGTH = LARGEST_HEADERS
 
     _half_closed = False
-    _header_lines = 0
-
-    # An empty line was passed over, so the next request has begun: Twisted takes no
-    # second one, and the memo knows nothing of the first.
-    _empty_line = False
 
     # Set between two requests of a pipeline; see requestDone.
     _next_request: IDelayedCall | None = None
@@ -85,20 +68,30 @@ class PexChannel(HTTPChannel):
     # The requests that the chunk of bytes at hand has completed.
     _completed: tuple[PexRequest, ...] = ()
 
-    def __init__(self, connection: IConnection, hot: Hot) -> None:
+    # The head of an answer, which is sent together with what follows it.
+    _head = b""
+
+    def __init__(self, connection: IConnection, fast_path: FastPath) -> None:
         """
         @param connection: the protocol that has the transport and its events.
         """
         super().__init__()
         self._connection = connection
-        self._hot = hot
+        self._fast_path = fast_path
 
     @property
-    def _over(self) -> bool:
+    def is_over(self) -> bool:
         """
         Whether the connection's last answer was given.
         """
         return self._connection.phase in (Phase.DRAINING, Phase.CLOSED)
+
+    @property
+    def sender(self) -> ISender:
+        """
+        Where the requests come from.
+        """
+        return ISender(self._connection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -117,221 +110,115 @@ class PexChannel(HTTPChannel):
         # What has no end of its own, a stream of events, ends here: whoever closes one
         # most often does not wait for any more of it.
         self.stopProducing()
-        if self._over or not (self._handlingRequest or self.paused):
+        if self.is_over or not (self.is_answering or self.paused):
             self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """
         See L{IProtocol.dataReceived}.
         """
-        if self._over:
+        if self.is_over:
             return
         connection = self._connection
         # At rest, so that what comes now is the beginning of a request.
-        alone = connection.phase is Phase.IDLE and len(data) <= LARGEST_CHUNK
+        alone = connection.phase is Phase.IDLE
         connection.phase = Phase.RECEIVING
         self._completed = ()
         super().dataReceived(data)
-        if self._over:
+        if self.is_over:
             connection.receiving_since = 0.0
-        elif self._waits_for_a_request():
+        elif self.is_between_requests:
             connection.phase = Phase.IDLE
-        elif self._handlingRequest or self.paused:
+        elif self.is_answering or self.paused:
             connection.phase = Phase.ANSWERING
         elif not connection.receiving_since:
-            connection.receiving_since = self._hot.seconds()
-        if alone and len(self._completed) == 1 and not (self._buffer or self._dataBuffer):
-            self._remember(data, self._completed[0])
+            connection.receiving_since = self._fast_path.seconds()
+        if alone and len(self._completed) == 1 and not self.has_input:
+            self._learn(data, self._completed[0])
 
-    def _remember(self, chunk: bytes, request: PexRequest) -> None:
+    def _learn(self, head: bytes, request: PexRequest) -> None:
         """
-        C{request} came alone in C{chunk}: have it answered without parsing the next
-        time, if what it means follows from its bytes only.
+        Have the plan cache keep what C{request} means, which came alone as C{head}.
         """
-        meaning, headers = meaning_of(request), request.requestHeaders
-        if (
-            meaning is None
-            # Something is sent before the answer.
-            or headers.hasHeader(b"expect")
-            or headers.hasHeader(b"transfer-encoding")
-            or request.body_size
-            # What goes wrong would have to be said in JSON.
-            or accepts_json(headers.getRawHeaders(b"accept"))
-        ):
+        operation = operation_of(request)
+        if operation is None:
             return
-        connection = request.responseHeaders.getRawHeaders(b"connection", [None])
-        self._hot.learn(
-            chunk,
-            meaning,
-            request.method,
-            request.clientproto,
-            connection[-1],
-            not self.persistent,
-            host=headers.getRawHeaders(b"host", [None])[0],
-            forwarded=request.forwarded(),
-        )
+        connection = request.responseHeaders.getRawHeaders(CONNECTION, [None])[-1]
+        framing = Framing(request.clientproto, connection, not self.persistent)
+        self._fast_path.learn(head, operation, request.path, framing)
 
-    def _waits_for_a_request(self) -> bool:
-        return not (self.requests or self._buffer or self._empty_line)
-
-    def lineReceived(self, line: bytes) -> None:
+    def completed(self, request: Request) -> None:
         """
-        A line of the request's head.
+        Take notice that C{request} is complete, before it is answered.
         """
-        if self._over:
-            return
-        if self._receivedHeaderSize == 0:
-            self._empty_line = not line
-            if len(line) > LONGEST_REQUEST_LINE:
-                self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
-                return
-            if _NOT_ASCII.search(line):
-                self.refuse(problems.malformed("a request line is plain ASCII"))
-                return
-            # Twisted counts the request line too.
-            self.totalHeadersSize = len(line) + LARGEST_HEADERS
-            self._header_lines = 0
-        else:
-            # Twisted does not count the lines of a folded header.
-            self._header_lines += bool(line)
-            if self._header_lines > MOST_HEADERS:
-                self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-                return
-        beginning = self._receivedHeaderSize == 0
-        super().lineReceived(line)
-        if beginning and self.requests and not self._over:
-            # For the access log, should the rest of it be refused.
-            request = self.requests[-1]
-            request.method, request.uri = self._command, self._path
-            request.clientproto = self._version
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """
-        A line has not ended in as many bytes as the longest may have.
-        """
-        if self._receivedHeaderSize == 0:
-            self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
-        else:
-            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-
-    def headerReceived(self, line: bytes) -> bool:
-        """
-        One header, maybe of several lines.
-        """
-        if self._over:
-            return False
-        _, _, value = line.partition(b":")
-        if _CONTROLS.search(value):
-            self.refuse(problems.malformed("a header has a control character in it"))
-            return False
-        try:
-            taken: bool = super().headerReceived(line)
-        except ValueError:
-            # A Content-Length of more digits than Python reads.
-            self.refuse(problems.too_much_content(LARGEST_BODY))
-            return False
-        return taken
-
-    def allHeadersReceived(self) -> None:
-        """
-        The head is complete.
-        """
-        if self._over:
-            return
-        problem = self._flaw()
-        if problem is None:
-            super().allHeadersReceived()
-        else:
-            self.refuse(problem)
-
-    def _flaw(self) -> Problem | None:
-        headers = self.requests[-1].requestHeaders
-        hosts = headers.getRawHeaders(b"host", [])
-        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
-            return problems.malformed("a request has one Host header")
-        if hosts and not _HOST.fullmatch(hosts[0]):
-            return problems.malformed("the Host header is not a host")
-        coding = self._flaw_of_the_coding(headers)
-        if coding is not None:
-            return problems.malformed(coding)
-        if self.length is not None and self.length > LARGEST_BODY:
-            return problems.too_much_content(LARGEST_BODY)
-        return None
-
-    def _flaw_of_the_coding(self, headers: Headers) -> str | None:
-        coding = headers.getRawHeaders(b"transfer-encoding", [])
-        if not coding:
-            return None
-        if [each.lower() for each in coding] != [b"chunked"]:
-            # "identity" too: nobody else knows it, and would see another request's end.
-            return "the one Transfer-Encoding is chunked"
-        if self._version == b"HTTP/1.0":
-            return "HTTP/1.0 has no Transfer-Encoding"
-        # With a Content-Length besides, Twisted refuses it.
-        return None
-
-    def allContentReceived(self) -> None:
-        """
-        The request is complete.
-        """
-        if self._over:
-            return
-        trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
-        if all(map(_TRAILER.fullmatch, trailers)):
-            self._connection.receiving_since = 0.0
-            self._completed += (self.requests[-1],)
-            super().allContentReceived()
-        else:
-            # Somebody else may have seen the end of the body before them.
-            self.refuse(problems.malformed("the trailers are not headers"))
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """
-        Some of a body, or what comes after the request that is being answered.
-        """
-        if not self._over:
-            super().rawDataReceived(data)
+        self._connection.receiving_since = 0.0
+        self._completed += (cast(PexRequest, request),)
 
     def checkPersistence(self, request: PexRequest, version: bytes) -> bool:
         """
-        May the connection be used again?  An answer always has its length, so also
-        one of HTTP/1.0 if the client asks for it.
+        Return whether the connection may be used again.  An answer always has its length,
+        so also one of HTTP/1.0 if the client asks for it.
         """
-        tokens = {
-            token.strip().lower()
-            for value in request.requestHeaders.getRawHeaders(b"connection", [])
-            for token in value.split(b",")
-        }
-        if version == b"HTTP/1.1":
-            persistent = b"close" not in tokens
-        else:
-            persistent = b"keep-alive" in tokens
+        said = persistence(read(request.requestHeaders).get(CONNECTION, ()))
+        persistent = said.keeps if version == b"HTTP/1.0" else not said.closes
         if not persistent:
-            request.setHeader(b"Connection", b"close")
+            request.setHeader(CONNECTION, b"close")
         elif version != b"HTTP/1.1":
-            request.setHeader(b"Connection", b"keep-alive")
+            request.setHeader(CONNECTION, b"keep-alive")
         return persistent
+
+    # Answers.
+
+    def writeHeaders(
+        self, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> None:
+        """
+        Take the head of an answer.  It waits for what follows, so that one call sends both
+        and a client never has the one without the other.
+        """
+        connection, others = None, []
+        for name, values in headers.getAllRawHeaders():
+            if name == b"Connection":
+                connection = values[-1]
+            else:
+                others += [(name, value) for value in values]
+        self._head = head(version, code, reason, connection, others)
+
+    def write(self, data: bytes) -> None:
+        """
+        Send some of an answer.
+        """
+        begin, self._head = self._head, b""
+        self.transport.write(begin + data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """
+        Send some of an answer that is sent in chunks.
+        """
+        self.write(b"".join(iovec))
 
     def requestDone(self, request: PexRequest) -> None:
         """
-        A request is answered.
+        Go on after an answer.
         """
+        if self._head:
+            self.write(b"")
         connection = self._connection
         connection.answered = True
-        self._hot.requests.parsed(request.path, request.method, request.code)
-        if self.persistent and (self._buffer or self._dataBuffer):
+        self._fast_path.requests.parsed(request.path, request.method, request.code)
+        if self.persistent and self.has_input:
             # The next request is here already.  It waits for the next turn of the
             # reactor, so that others get theirs, and for the client to have taken
             # the answers, so that they do not pile up.
             self.paused = True
         super().requestDone(request)
         if self.paused:
-            self._networkProducer.pauseProducing()
+            self.pause_reading()
             self._take_up()
-        if self._waits_for_a_request() and not self._over:
+        if self.is_between_requests and not self.is_over:
             connection.phase = Phase.IDLE
-            connection.last_active = self._hot.seconds()
-            parting = self._half_closed or self._hot.connections.parting
+            connection.last_active = self._fast_path.seconds()
+            parting = self._half_closed or self._fast_path.connections.parting
             if parting and self.persistent:
                 self.loseConnection()
 
@@ -339,17 +226,17 @@ class PexChannel(HTTPChannel):
         """
         Go on with a pipeline, in the next turn, if the client takes answers.
         """
-        if self.paused and self._next_request is None and not self._waitingForTransport:
+        if self.paused and self._next_request is None and not self.is_blocked:
             self._next_request = self.callLater(0, self._go_on)
 
     def _go_on(self) -> None:
         self._next_request = None
-        if self._waitingForTransport:
+        if self.is_blocked:
             return
         self.paused = False
-        self._networkProducer.resumeProducing()
+        self.resume_reading()
         self.dataReceived(b"")
-        if self._half_closed and not (self._handlingRequest or self.paused):
+        if self._half_closed and not (self.is_answering or self.paused):
             self.loseConnection()
 
     def pauseProducing(self) -> None:
@@ -357,7 +244,7 @@ class PexChannel(HTTPChannel):
         The client does not take what is sent.
         """
         connection = self._connection
-        connection.blocked_since = connection.blocked_since or self._hot.seconds()
+        connection.blocked_since = connection.blocked_since or self._fast_path.seconds()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -367,43 +254,25 @@ class PexChannel(HTTPChannel):
         self._connection.blocked_since = 0.0
         super().resumeProducing()
         if self.paused:
-            self._networkProducer.pauseProducing()
+            self.pause_reading()
             self._take_up()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """
-        Twisted could not parse it.  What it was shows in what was counted.
-        """
-        if (
-            self._receivedHeaderSize > self.totalHeadersSize
-            or self._receivedHeaderCount > self.maxHeaders
-        ):
-            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-        else:
-            self.refuse(problems.malformed("this is not a request as HTTP/1.1 has them"))
 
     def refuse(self, problem: Problem) -> None:
         """
         Answer C{problem}, and nothing more on this connection.
         """
-        if self._over:
+        if self.is_over:
             return
+        fast_path, arguments = self._fast_path, self.arguments()
+        performer = fast_path.performer
+        if problem.status in _ITS_FAULT:
+            charged = performer.charge(self.sender, arguments.get(FORWARDED_FOR))
+            problem = charged or problem
         self._connection.phase = Phase.DRAINING
-        # If its first line was not read either, it stands for a request.
-        request = self.requests[-1] if self.requests else PexRequest(self)
-        limit = self._hot.limit
-        if limit is not None and problem.status in _FAULTS_OF_REQUESTS:
-            address = self.site.address_of_client(self.getPeer(), request.forwarded())
-            if not limit.take(address):
-                problem = problems.too_many_requests(limit.rate)
-        headers = request.requestHeaders
-        reply = problem.reply(headers.getRawHeaders(b"accept"))
-        told = self._hot.pages.answer_headers(headers.getRawHeaders(b"origin", []))
-        body = b"" if request.method == b"HEAD" else reply.body
-        self.transport.write(_head(reply, told) + body)
-        self._hot.requests.refused(reply.status)
-        request.code, request.sentLength = reply.status, len(body)
-        self.site.log(request)
+        fast_path.requests.refused(problem.status)
+        told = performer.told(arguments.get(ORIGIN, ()))
+        reply = problem.reply(preferences(arguments).problem)
+        self.transport.write(render(_LAST, told, reply, bodiless=self.is_head))
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)
@@ -417,7 +286,7 @@ class PexChannel(HTTPChannel):
         connection = self._connection
         connection.phase = Phase.DRAINING
         # If the client does not take it, that is as bad as any other stall.
-        connection.blocked_since = connection.blocked_since or self._hot.seconds()
+        connection.blocked_since = connection.blocked_since or self._fast_path.seconds()
         super().loseConnection()
 
     def timeoutConnection(self) -> None:
@@ -426,19 +295,3 @@ class PexChannel(HTTPChannel):
         """
         self.setTimeout(None)
         self.transport.abortConnection()
-
-
-def _head(reply: Reply, told: Sequence[Header]) -> bytes:
-    """
-    Return the head of a connection's last answer.
-
-    @param told: what every answer tells a browser.
-    """
-    head = [b"HTTP/1.1 %d %b" % (reply.status, reply.phrase)]
-    head += [b"%b: %b" % header for header in (*told, *reply.headers)]
-    head += [
-        b"Date: " + datetimeToString(),
-        b"Content-Length: %d" % len(reply.body),
-        b"Connection: close",
-    ]
-    return b"\r\n".join([*head, b"", b""])

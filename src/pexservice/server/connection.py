@@ -1,14 +1,16 @@
 """
-One connection: what the memo knows is answered here, all else by an HTTP channel.
+The protocol of a connection: what the plan cache knows is answered here, all else by an
+HTTP channel.
 
 Most connections never need a channel.  One that does keeps it for the rest of its
-life, and the two take turns: a request that the memo knows is answered here when
+life, and the two take turns: a request that the cache knows is answered here when
 nothing is under way on the connection, so answers keep their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 from twisted.internet.interfaces import (
     IConsumer,
@@ -21,13 +23,15 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.requests import Outcome
 from pexservice.server.channel import PexChannel
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
-from pexservice.server.plan_cache import Plan
-from pexservice.web.problems import of_refusal, too_many_connections, too_slow
+from pexservice.server.plan_cache import Recognized, Shape
+from pexservice.web.clients import Caller
+from pexservice.web.operations import Answer, ISender, problem_of, told_of
+from pexservice.web.problems import too_many_connections, too_slow
+from pexservice.web.representations import VALUE
 
 _IDLE = Phase.IDLE
 
@@ -38,10 +42,12 @@ class Transport(ITransport, IConsumer, IPushProducer):
     """
 
 
-@implementer(IConnection, IHalfCloseableProtocol, IPushProducer)
+@implementer(IConnection, ISender, IHalfCloseableProtocol, IPushProducer)
 class Connection(Protocol):
     """
     The protocol of a connection, on whatever transport.
+
+    @ivar shapes: of the heads that came on it.
     """
 
     transport: Transport
@@ -52,21 +58,32 @@ class Connection(Protocol):
     answered = False
     receiving_since = 0.0
     blocked_since = 0.0
+    shapes: tuple[Shape, ...] = ()
     channel: PexChannel | None = None
 
-    # The step that is under way here.
-    _plan: Plan | None = None
+    # The request that is performed here.
+    _request: Recognized | None = None
     # What came while it was.
     _queued: bytes | None = None
     _half_closed = False
 
-    def __init__(self, hot: Hot, make_channel: Callable[[Connection], PexChannel]) -> None:
+    def __init__(
+        self, fast_path: FastPath, make_channel: Callable[[Connection], PexChannel]
+    ) -> None:
         """
         @param make_channel: makes what parses the requests of a connection.
         """
-        self.hot = hot
+        self.fast_path = fast_path
         self._make_channel = make_channel
-        self.last_active = hot.seconds()
+        self.last_active = fast_path.seconds()
+
+    @cached_property
+    def caller(self) -> Caller:
+        """
+        Where its requests come from.
+        """
+        transport, clients = self.transport, self.fast_path.performer.clients
+        return clients.caller(transport.getPeer(), transport.getHost())
 
     def connectionMade(self) -> None:
         """
@@ -78,11 +95,11 @@ class Connection(Protocol):
         self.write = self.transport.write
         # Until now it may have agreed on TLS.
         self.phase, self.receiving_since = _IDLE, 0.0
-        self.last_active = self.hot.seconds()
+        self.last_active = self.fast_path.seconds()
         if self.admission is None:
             self.admit(getattr(self.transport.getPeer(), "host", None))
         if self.admission is Admission.REFUSED:
-            limit = self.hot.connections.limit
+            limit = self.fast_path.connections.limit
             self._take_channel().refuse(too_many_connections(limit))
         elif self.admission is Admission.DROPPED:
             self.abort()
@@ -93,8 +110,9 @@ class Connection(Protocol):
 
         @param host: the address of the other end, if it has one.
         """
-        hot = self.hot
-        self.admission = admission = hot.connections.admit(self, hot.holder(host))
+        fast_path = self.fast_path
+        holder = fast_path.performer.clients.holder(host)
+        self.admission = admission = fast_path.connections.admit(self, holder)
         return admission
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -103,14 +121,14 @@ class Connection(Protocol):
         """
         self.connected = 0
         self.phase = Phase.CLOSED
-        self._queued = None
-        self.hot.connections.leave(self)
+        self._request = self._queued = None
+        self.fast_path.connections.leave(self)
         if self.channel is not None:
             self.channel.connectionLost(reason)
 
     def _take_channel(self) -> PexChannel:
         """
-        Have all that the memo does not know handled by a channel from now on, and
+        Have all that the cache does not know handled by a channel from now on, and
         the transport's wishes as a producer too.
         """
         self.transport.unregisterProducer()
@@ -124,65 +142,61 @@ class Connection(Protocol):
         """
         See L{IProtocol.dataReceived}.
         """
-        hot = self.hot
-        plan = hot.plans.get(data)
-        if (
-            plan is None
-            or self.phase is not _IDLE
-            or not (plan.any_way or self._goes_any_way())
-            or not (hot.limit is None or hot.admits(self.transport.getPeer(), plan))
-        ):
-            self._take(data)
-        elif plan.move is None:
-            self.write(hot.answers.current(hot.committer.visible, plan.variant))
-            plan.tally.ok += 1
-            self.answered = True
-            self.last_active = hot.seconds()
-            if plan.variant.last:
-                self.loseConnection()
-        else:
-            self.phase = Phase.ANSWERING
-            self._plan = plan
-            hot.committer.move(plan.move, self._moved)
-
-    def _goes_any_way(self) -> bool:
-        transport = self.transport
-        return not self.hot.checks_host(transport.getHost(), transport.getPeer())
-
-    def _take(self, data: bytes) -> None:
-        """
-        What the memo does not know, or not now.
-        """
-        if self._plan is None:
+        if self.phase is _IDLE:
+            cache = self.fast_path.cache
+            request = cache.exact.get(data) or cache.recognize(data, self)
+            if request is not None:
+                self.perform(request)
+                return
+        if self._request is None:
             (self.channel or self._take_channel()).dataReceived(data)
         else:
             # It has to wait for its turn, and the client with what comes after it.
             self._queued = (self._queued or b"") + data
             self.transport.pauseProducing()
 
-    def _moved(self, outcome: Outcome | Exception, /) -> None:
+    def perform(self, request: Recognized) -> None:
         """
-        The step is durable, or will never be.  See L{pexservice.commit.requests.Waiter}.
+        Answer a request that was recognized while the connection was idle.
         """
-        plan, self._plan = self._plan, None
-        if plan is None or not self.connected:
+        self.phase = Phase.ANSWERING
+        self._request = request
+        plan, arguments, _, call = request
+        answer = self.fast_path.performer.perform(
+            plan.operation, arguments, self, self._answer, call
+        )
+        if answer is not None:
+            self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        """
+        Send the answer to the request that is performed.
+        """
+        request, self._request = self._request, None
+        if request is None:
+            # The client is gone.
             return
-        hot, variant = self.hot, plan.variant
-        if isinstance(outcome, Outcome):
-            self.write(hot.answers.moved(outcome.state, variant))
-            plan.tally.ok += 1
+        plan, fast_path = request.plan, self.fast_path
+        last = plan.framing.last
+        if isinstance(answer, Exception):
+            problem = problem_of(answer)
+            self.write(fast_path.responses.problem(plan, problem))
+            plan.tally.count(problem.status)
         else:
-            reply = of_refusal(outcome).reply(None)
-            self.write(hot.answers.refused(reply, variant))
-            plan.tally.refused[reply.status] += 1
+            kind, state = told_of(answer)
+            if kind is VALUE and plan.operation.transition is None:
+                self.write(fast_path.responses.current(plan, state))
+            else:
+                self.write(fast_path.responses.about(plan, kind, state))
+            plan.tally.count(kind.status)
         self.answered = True
-        self.last_active = hot.seconds()
-        if self._queued is not None and not variant.last:
+        self.last_active = fast_path.seconds()
+        if self._queued is not None and not last:
             # In the next turn of the reactor, so that others get theirs.
-            hot.call_later(0, self._go_on)
+            fast_path.call_later(0, self._go_on)
             return
         self.phase = _IDLE
-        if variant.last or self._half_closed or hot.connections.parting:
+        if last or self._half_closed or fast_path.connections.parting:
             self.loseConnection()
 
     def _go_on(self) -> None:
@@ -199,7 +213,7 @@ class Connection(Protocol):
         The client will send no more, but may wait for answers.
         """
         self._half_closed = True
-        if self.channel is not None and self._plan is None and not self._queued:
+        if self.channel is not None and self._request is None and not self._queued:
             self.channel.readConnectionLost()
         elif self.phase is _IDLE:
             self.loseConnection()
@@ -213,7 +227,7 @@ class Connection(Protocol):
         """
         The client takes no answers: it gets none, for it can ask nothing.
         """
-        self.blocked_since = self.hot.seconds()
+        self.blocked_since = self.fast_path.seconds()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -236,7 +250,7 @@ class Connection(Protocol):
         if self.channel is None:
             self.phase = Phase.DRAINING
             # If the client does not take it, that is as bad as any other stall.
-            self.blocked_since = self.blocked_since or self.hot.seconds()
+            self.blocked_since = self.blocked_since or self.fast_path.seconds()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
         else:

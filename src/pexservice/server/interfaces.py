@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from twisted.internet.interfaces import IAddress
-from twisted.web.http import Request
 from twisted.web.resource import Resource
 from zope.interface import Interface
 
+from pexservice.web.operations import ISender
 from pexservice.web.problems import Problem
 
 
@@ -78,19 +77,6 @@ class ISite(Interface):
     #: Whether the worker stops, so that each answer is its connection's last.
     closing: bool
 
-    def address_of_client(peer: IAddress, forwarded: tuple[bytes, ...]) -> IAddress:
-        """
-        Return the address of the client behind the other end of a connection.
-
-        @param forwarded: the values of C{X-Forwarded-For}.
-        """
-
-    def log(request: Request) -> None:
-        """
-        Write a line of the access log, if there is one, for a request with its answer's
-        status and length.
-        """
-
 
 class IChannel(Interface):
     """
@@ -98,17 +84,14 @@ class IChannel(Interface):
     """
 
     site: ISite
+    #: The connection, as far as answers depend on it.
+    sender: ISender
     #: Whether the connection goes on after the present answer.
     persistent: bool
 
     def refuse(problem: Problem) -> None:
         """
         Answer C{problem}, and nothing more on this connection.
-        """
-
-    def getPeer() -> IAddress:
-        """
-        Return the address of the other end.
         """
 
     def loseConnection() -> None:

@@ -1,38 +1,75 @@
 """
-The request memo: the same bytes mean the same request.
+The plan cache: what requests were found to mean, so that they need not be parsed again.
 
-A client sends the same hundred bytes again and again, and parsing them costs more
-than everything else that a step does.  So what a chunk of bytes was found to mean is
-remembered, and the next time it is looked up.  There is still one parser and one
-meaning: a plan gets in here only when Twisted's parser and the Klein tree have just
-arrived at it, for a whole request that came alone and in which nothing counted but
-its endpoint (see L{pexservice.web.meaning}).
+There is one meaning: a plan gets in here only when Twisted's parser and the Klein tree
+have just arrived at it, and it is found again by what the tree looked at.  A request is
+recognized in three ways, each slower than the one before and leading to it:
 
-Pure: bytes in, plans out.
+1. by its bytes, if all its lines were known when it was read;
+2. by its shape: a client mostly sends the same head but for a line or two, so what stands
+   before and behind these is compared as a whole, and only these are read;
+3. by reading all lines.
+
+What is not recognized, or means something that no plan is for yet, goes to the parser.
+The meanings that decide are few, and so are the plans, however many values clients send.
+So a client that sends ever new heads costs the others at most that their lines are read
+again: L{MOST_PLANS} is a bound, not a size.
+
+Nothing of a request with a secret or a key is kept but what is left without it.
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, Protocol
 
-from pexservice.commit.requests import Move
+from attrs import define, frozen
+
+from pexservice.server.heads import (
+    LONGEST_HEAD,
+    MOST_HEADERS,
+    Arguments,
+    Head,
+    Key,
+    Line,
+    Reader,
+    add,
+    has_its_host,
+)
 from pexservice.server.request_counters import Tally
+from pexservice.web.operations import Call, Operation
 
-#: The largest chunk that is remembered; browsers' requests are smaller.  Bytes.
-LARGEST_CHUNK = 2048
+#: There is one plan for each endpoint, method, version and meaning of the headers that
+#: decide: some hundreds.
+MOST_PLANS = 4096
 
-#: How many are.  With the largest, 2 MiB and what Python adds.
-MOST_PLANS = 1024
+#: How many requests a generation has that are recognized by their bytes, and the longest
+#: of these, in bytes: both generations have 4 MiB at worst.
+MOST_EXACT = 1024
+LONGEST_EXACT = 2048
+
+#: How many shapes there are, and the longest, in bytes: 2 MiB at worst; how many lines one
+#: leaves out at most; and how many are made in a second, for one costs as much as reading
+#: some heads, and clients whose heads have nothing in common would have one made each time.
+MOST_SHAPES = 1024
+LONGEST_SHAPE = 2048
+MOST_HOLES = 4
+MOST_MADE = 256
+
+#: How many shapes a connection has, for heads that alternate, and how many of the latest
+#: are tried on one that has none.
+MOST_ALTERNATING = 3
+MOST_RECENT = 8
 
 
 @frozen(eq=False)
-class Variant:
+class Framing:
     """
-    What besides the state an answer depends on.
+    How the answers to requests of one kind are framed.
 
     @ivar version: of HTTP, as C{b"HTTP/1.1"}.
     @ivar connection: the value of the answer's C{Connection} header, if it has one.
-    @ivar last: the connection ends with the answer.
+    @ivar last: whether the connection ends with the answer.
     """
 
     version: bytes
@@ -43,45 +80,267 @@ class Variant:
 @frozen(eq=False)
 class Plan:
     """
-    What a chunk of bytes means.
-
-    @ivar move: L{None} for a look at the cursor in memory.
-    @ivar tally: where it is counted.
-    @ivar any_way: whether it is answered on every connection, whatever its C{Host}.
-    @ivar forwarded: whom the request came from, as its sender says.
+    What requests of one kind mean, and how they are answered and counted.
     """
 
-    move: Move | None
-    variant: Variant
+    operation: Operation
+    framing: Framing
     tally: Tally
-    any_way: bool = True
-    forwarded: tuple[bytes, ...] = ()
 
 
-class Memo:
+class Recognized(NamedTuple):
     """
-    Plans by the chunk that they were found in, bounded; the oldest go first.
+    A request that was recognized.
 
-    @ivar plans: for looking up, and nothing else.
+    @ivar line: its request line.
+    @ivar call: what was made of its arguments, if these are the same each time.
     """
 
-    def __init__(self) -> None:
-        self.plans: dict[bytes, Plan] = {}
+    plan: Plan
+    arguments: Arguments
+    line: bytes
+    call: Call | None = None
+
+
+@define(eq=False)
+class Shape:
+    """
+    What the heads of a client have in common: they begin and end alike.
+
+    @ivar lines: how many lines stand before and behind the rest.
+    @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
+    @ivar line: the request line.
+    @ivar plan: that of a head whose rest decides nothing.
+    @ivar used: whether it was since it was last to be forgotten.
+    """
+
+    prefix: bytes
+    suffix: bytes
+    lines: int
+    key: Key
+    arguments: Arguments
+    line: bytes
+    plan: Plan | None
+    used: bool = True
+
+    def forget(self) -> None:
+        """
+        Fit no head any more: connections may still have it.
+        """
+        self.prefix = self.suffix = b"\n"
+        self.arguments, self.line, self.plan = {}, b"", None
+
+
+class HasShapes(Protocol):
+    """
+    A connection, which knows its client's shapes, the latest first.
+    """
+
+    shapes: tuple[Shape, ...]
+
+
+class PlanCache:
+    """
+    The plans of one worker.
+
+    @ivar exact: requests by their bytes, for looking up and nothing else.
+    """
+
+    def __init__(
+        self,
+        bind: Callable[[Operation, Arguments], Call | None],
+        meanings: Mapping[bytes, Callable[[bytes], Hashable]],
+        *,
+        logs: bool = False,
+    ) -> None:
+        """
+        @param bind: checks arguments that will be the same each time; returns L{None}
+            if they are refused.
+        @param meanings: what tells the meaning of each header that decides.
+        @param logs: whether the headers that are logged are arguments.
+        """
+        self.exact: dict[bytes, Recognized] = {}
+        self._exact_before: dict[bytes, Recognized] = {}
+        self._bind = bind
+        self._reader = Reader(meanings, logs=logs)
+        self._plans: dict[Key, Plan] = {}
+        self._shapes: dict[tuple[bytes, bytes], Shape] = {}
+        self._recent: tuple[Shape, ...] = ()
+        self._may_make = MOST_MADE
         self._retired = False
 
-    def learn(self, chunk: bytes, plan: Plan) -> None:
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def tick(self) -> None:
         """
-        C{chunk} was found to mean C{plan}.
+        Make shapes again: it is another second.
         """
-        if self._retired or len(chunk) > LARGEST_CHUNK:
-            return
-        if len(self.plans) >= MOST_PLANS:
-            del self.plans[next(iter(self.plans))]
-        self.plans[chunk] = plan
+        self._may_make = MOST_MADE
 
     def retire(self) -> None:
         """
-        Forget all, for good.
+        Recognize nothing any more.
         """
         self._retired = True
-        self.plans.clear()
+        for each in (self.exact, self._exact_before, self._plans):
+            each.clear()
+
+    def learn(self, head: bytes, plan: Plan) -> None:
+        """
+        Keep what the tree made of C{head}, if it is plain.
+        """
+        if self._retired or len(self._plans) >= MOST_PLANS:
+            return
+        found = self._reader.read(head)
+        if found is not None:
+            self._plans.setdefault(found.key, plan)
+
+    def recognize(self, head: bytes, connection: HasShapes) -> Recognized | None:
+        """
+        Return what C{head} means, if it is known.
+        """
+        if not self._plans or len(head) > LONGEST_HEAD:
+            return None
+        recognized = self._by_shape(head, connection) or self._exact_before.get(head)
+        if recognized is None:
+            recognized = self._by_lines(head, connection)
+        elif recognized.call is not None:
+            self._keep(head, recognized)
+        return recognized
+
+    def _by_shape(self, head: bytes, connection: HasShapes) -> Recognized | None:
+        shapes = connection.shapes
+        for shape in shapes or self._recent:
+            if head.startswith(shape.prefix) and head.endswith(shape.suffix):
+                recognized = self._fill(shape, head)
+                if recognized is not None:
+                    shape.used = True
+                    if not shapes or shapes[0] is not shape:
+                        _prefer(connection, shape)
+                    return recognized
+        return None
+
+    def _by_lines(self, head: bytes, connection: HasShapes) -> Recognized | None:
+        found = self._reader.read(head)
+        if found is None:
+            return None
+        plan = self._plans.get(found.key)
+        if plan is None:
+            return None
+        line, arguments, call = found.lines[0], found.arguments, None
+        if found.new is not None:
+            shape = self._shape(found, *found.new)
+            if shape is not None:
+                _prefer(connection, shape)
+        elif len(head) <= LONGEST_EXACT:
+            # It has come before.
+            call = self._bind(plan.operation, arguments)
+        recognized = Recognized(plan, arguments, line, call)
+        if call is not None:
+            self._keep(head, recognized)
+        return recognized
+
+    def _keep(self, head: bytes, recognized: Recognized) -> None:
+        if len(self.exact) >= MOST_EXACT:
+            self._exact_before = dict(self.exact)
+            # The same dictionary, for connections look into it.
+            self.exact.clear()
+        self.exact[head] = recognized
+
+    def _shape(self, found: Head, first: int, last: int) -> Shape | None:
+        """
+        Return the shape of a head whose lines from C{first} to C{last} are new.
+        """
+        if not first or last - first >= MOST_HOLES or not self._may_make:
+            return None
+        lines = found.lines
+        before, behind = lines[:first], lines[last + 1 :]
+        prefix = b"".join([line + b"\r\n" for line in before])
+        suffix = b"".join([b"\r\n" + line for line in behind]) + b"\r\n\r\n"
+        shape = self._shapes.get((prefix, suffix))
+        if shape is None and len(prefix) + len(suffix) <= LONGEST_SHAPE:
+            self._may_make -= 1
+            shape = self._make(found, before, behind, prefix, suffix)
+        return shape
+
+    def _make(
+        self,
+        found: Head,
+        before: list[bytes],
+        behind: list[bytes],
+        prefix: bytes,
+        suffix: bytes,
+    ) -> Shape | None:
+        key: list[Hashable] = [None] * len(found.key)
+        arguments: Arguments = {}
+        for line in (*before, *behind):
+            said = self._reader.known(line)
+            # New lines may have pushed it out just now.
+            if said is None or not add(said, key, arguments):
+                return None
+        whole = tuple(key)
+        # Where the rest has the host, the rest decides.
+        plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
+        count, line = len(before) + len(behind), found.lines[0]
+        shape = Shape(prefix, suffix, count, whole, arguments, line, plan)
+        while len(self._shapes) >= MOST_SHAPES:
+            self._forget_one()
+        self._shapes[prefix, suffix] = shape
+        self._recent = (shape, *self._recent[: MOST_RECENT - 1])
+        return shape
+
+    def _forget_one(self) -> None:
+        """
+        Forget the shape that was made first, or give it another round if it was used.
+        """
+        which, shape = next(iter(self._shapes.items()))
+        del self._shapes[which]
+        if shape.used:
+            shape.used = False
+            self._shapes[which] = shape
+        else:
+            shape.forget()
+
+    def _fill(self, shape: Shape, head: bytes) -> Recognized | None:
+        """
+        Return what C{head} means, which has C{shape}.
+        """
+        rest = head[len(shape.prefix) : len(head) - len(shape.suffix)].split(b"\r\n")
+        if shape.lines + len(rest) > 1 + MOST_HEADERS:
+            return None
+        reader = self._reader
+        differing: list[Line] = []
+        for line in rest:
+            said = reader.known(line)
+            if said is None:
+                said = reader.parse(line)
+                if said is None:
+                    return None
+            elif line is rest[0] or line is rest[-1]:
+                # It is no part of what differs: reading all makes a closer shape.
+                return None
+            if said.slot is not None or said.name is not None:
+                differing.append(said)
+        if not differing and shape.plan is not None:
+            return Recognized(shape.plan, shape.arguments, shape.line)
+        return self._with(shape, differing)
+
+    def _with(self, shape: Shape, differing: list[Line]) -> Recognized | None:
+        """
+        Return what a head of C{shape} means that says C{differing}, too.
+        """
+        key, arguments = list(shape.key), dict(shape.arguments)
+        for said in differing:
+            # What the shape has of an argument is shared.
+            if said.name in shape.arguments or not add(said, key, arguments):
+                return None
+        plan, whole = shape.plan, tuple(key)
+        if plan is None or whole != shape.key:
+            plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
+        return None if plan is None else Recognized(plan, arguments, shape.line)
+
+
+def _prefer(connection: HasShapes, shape: Shape) -> None:
+    others = [each for each in connection.shapes if each is not shape]
+    connection.shapes = (shape, *others[: MOST_ALTERNATING - 1])

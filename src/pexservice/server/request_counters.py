@@ -1,21 +1,20 @@
 """
-Which requests were answered, and how: plain numbers, for C{/metrics}.
+The counters of requests, by endpoint, method and status: plain numbers, for C{/metrics}.
 
-What the memo knows is counted in a L{Tally} that its plan carries, so that a hot
-request costs one addition to an attribute and no look-up.  All else was parsed, which
-costs a thousand times what looking a number up does.
+A request on the fast path is counted in the L{Tally} of its plan, so it costs one addition
+to an attribute and no look-up.  All else was parsed, which costs a thousand times what
+looking a number up does.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from http import HTTPMethod, HTTPStatus
+from http import HTTPMethod
 
 from attrs import Factory, define
 
-from pexservice.web.endpoints import BY_PATH
-from pexservice.web.meaning import Meaning
+from pexservice.web.endpoints import BY_PATH, CURSOR
 
 #: What stands for every path and every method that there is not, so that callers
 #: cannot make the table larger; and for both where no request was understood.
@@ -27,79 +26,90 @@ _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
 @define(eq=False)
 class Tally:
     """
-    Of the requests for one endpoint by one method that the memo knew.
+    The requests for one endpoint by one method that were answered without being parsed.
 
-    @ivar ok: how many were answered as they wanted.
-    @ivar refused: how many were not, by their status; 503 is shown also when there were
-        none.
+    @ivar ok: how many were answered 200.
+    @ivar others: how many were not, by status.
     """
 
     endpoint: str
     method: str
     ok: int = 0
-    refused: Counter[int] = Factory(lambda: Counter({HTTPStatus.SERVICE_UNAVAILABLE: 0}))
+    others: Counter[int] = Factory(Counter)
+
+    def count(self, status: int) -> None:
+        """
+        Count one that was answered.
+        """
+        if status == 200:  # noqa: PLR2004 OK
+            self.ok += 1
+        else:
+            self.others[status] += 1
 
 
-class Requests:
+class RequestCounters:
     """
-    Those of one worker that were answered.
+    The requests of one worker that were answered.
     """
 
     def __init__(self) -> None:
-        self._hot = {
-            (meaning, method): Tally(f"/{_word(meaning)}", method.decode())
-            for meaning in Meaning
-            for method in (b"GET", b"POST")
-            if (meaning, method) != (Meaning.CURRENT, b"POST")
+        # Those who watch the numbers see them begin at 0.
+        self._tallies = {
+            (each.path, method.decode()): Tally(
+                each.path, method.decode(), others=Counter({503: 0})
+            )
+            for each in CURSOR
+            for method in each.methods
+            if method != b"HEAD"
         }
         self._parsed: Counter[tuple[str, str, int]] = Counter()
 
-    def tally(self, meaning: Meaning, method: bytes) -> Tally:
+    def tally(self, path: bytes, method: bytes) -> Tally:
         """
-        Where the memo's requests for C{meaning} are counted.
+        Return where those are counted that are not parsed.
         """
-        return self._hot[meaning, method]
+        key = _names(path, method)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally(*key)
+        return tally
 
     def parsed(self, path: bytes, method: bytes, status: int) -> None:
         """
-        One that was parsed got its answer.
+        Count one that was parsed.
         """
-        endpoint = BY_PATH.get(path)
-        self._parsed[
-            OTHER if endpoint is None else endpoint.path,
-            _METHODS.get(method, OTHER),
-            status,
-        ] += 1
+        self._parsed[*_names(path, method), status] += 1
 
     def refused(self, status: int) -> None:
         """
-        One that was not understood, or was not waited for, got an answer.
+        Count one that was not understood, or not waited for.
         """
         self._parsed[OTHER, OTHER, status] += 1
 
     def hits(self) -> int:
         """
-        How many were answered without being parsed.
+        Return how many were answered without being parsed.
         """
-        return sum(tally.ok + tally.refused.total() for tally in self._hot.values())
+        return sum(each.ok + each.others.total() for each in self._tallies.values())
 
     def misses(self) -> int:
         """
-        How many were not.
+        Return how many were parsed.
         """
         return self._parsed.total()
 
     def answered(self) -> Iterator[tuple[str, str, int, int]]:
         """
-        All of them: endpoint, method, status, how many.
+        Return all of them: endpoint, method, status, how many.
         """
         answered = Counter(self._parsed)
-        for tally in self._hot.values():
-            for status, count in ((200, tally.ok), *tally.refused.items()):
+        for tally in self._tallies.values():
+            for status, count in ((200, tally.ok), *tally.others.items()):
                 answered[tally.endpoint, tally.method, status] += count
         for (endpoint, method, status), count in sorted(answered.items()):
             yield endpoint, method, status, count
 
 
-def _word(meaning: Meaning) -> str:
-    return "current" if meaning.value is None else meaning.value.word
+def _names(path: bytes, method: bytes) -> tuple[str, str]:
+    endpoint = BY_PATH.get(path)
+    return OTHER if endpoint is None else endpoint.path, _METHODS.get(method, OTHER)

@@ -1,107 +1,159 @@
 """
-The answers to what the memo knows, byte for byte as Twisted would send them.
+The writer of answers: every head that goes over the wire is made here.
 
-The head of an answer about a state differs from the last one's in three numbers, so
-it is made from a template; and a look at the cursor differs in nothing until the
-cursor moves.  Both are made anew once a second, for the date.
-
-The templates are made from L{pexservice.web.representations}, so that what an answer
-about the cursor consists of is said once.
+An answer about the cursor differs from another one to the same kind of request in three
+numbers and the value, so it is made from a format; and what readers of the cursor are
+told differs in nothing until the cursor moves.  Both are made anew once a second, for the
+date.  What such an answer consists of is said in L{pexservice.web.representations}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Iterable
 
-from twisted.web.http import datetimeToString
+from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
-from pexservice.core.sequence import Term
-from pexservice.server.plan_cache import Variant
-from pexservice.web.replies import TEXT, Header, Reply
-from pexservice.web.representations import state_reply
+from pexservice.server.plan_cache import Framing, Plan
+from pexservice.web.problems import Problem
+from pexservice.web.replies import Header, Reply
+from pexservice.web.representations import (
+    VALUE,
+    WITH_VALUE,
+    Kind,
+    reply_about,
+    state_body,
+)
 
-# A state whose numbers are nowhere else in an answer about it.
-_REVISION, _POSITION, _VALUE = 7777777771, 7777777772, 7777777773
-_PROBE = State(_REVISION, Term(_POSITION, Decimal(_VALUE), Decimal(0)))
+
+def head(
+    version: bytes,
+    status: bytes,
+    phrase: bytes,
+    connection: bytes | None,
+    headers: Iterable[Header],
+) -> bytes:
+    """
+    Return the head of an answer.  Headers of one name follow each other, where the first
+    of them stands.
+
+    @param connection: the value of its C{Connection}, if it has one.
+    """
+    lines = [b"%b %b %b\r\n" % (version, status, phrase)]
+    if connection is not None:
+        lines.append(b"Connection: %b\r\n" % connection)
+    lines.append(b"Date: %b\r\n" % datetimeToString())
+    by_name: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        by_name.setdefault(name, []).append(value)
+    for name, values in by_name.items():
+        lines += [b"%b: %b\r\n" % (name, value) for value in values]
+    lines.append(b"\r\n")
+    return b"".join(lines)
 
 
-def render(reply: Reply, variant: Variant, told: Sequence[Header]) -> bytes:
+def render(
+    framing: Framing,
+    told: Iterable[Header],
+    reply: Reply,
+    *,
+    bodiless: bool = False,
+    length: bytes | None = None,
+) -> bytes:
     """
     Return C{reply} as it goes over the wire.
 
     @param told: what every answer tells a browser.
+    @param bodiless: whether to leave the body out, as in the answer to a HEAD.
+    @param length: that of the body, if it is another one.
     """
-    lines = [b"%b %d %b" % (variant.version, reply.status, reply.phrase)]
-    if variant.connection is not None:
-        lines.append(b"Connection: " + variant.connection)
-    lines.append(b"Date: " + datetimeToString())
-    lines += [b"%b: %b" % header for header in (*told, *reply.headers)]
-    lines.append(b"Content-Length: %d" % len(reply.body))
-    return b"\r\n".join([*lines, b"", reply.body])
-
-
-def _template(variant: Variant, told: Sequence[Header]) -> bytes:
-    """
-    Return a format for the revision, the position, the revision, the length and the text.
-    """
-    template = render(state_reply(_PROBE, TEXT), variant, told).replace(b"%", b"%%")
-    for number in (_REVISION, _POSITION):
-        template = template.replace(b"%d" % number, b"%d")
-    text = _PROBE.term.text
-    template = template.replace(
-        b"Content-Length: %d" % (len(text) + 1), b"Content-Length: %d"
+    headers = [*told, *reply.headers]
+    if reply.status not in NO_BODY_CODES:
+        # Also in the answer to a HEAD, which says how long the body would be.
+        headers.append((b"Content-Length", length or b"%d" % len(reply.body)))
+    begin = head(
+        framing.version, b"%d" % reply.status, reply.phrase, framing.connection, headers
     )
-    return template.replace(text, b"%b")
+    return begin if bodiless else begin + reply.body
 
 
-class Answers:
+def _format(plan: Plan, kind: Kind) -> bytes:
     """
-    Of one worker.
+    Return a format for the revision, the position and the revision, and where the value
+    is told for its length and, except to a HEAD, for the value.
+    """
+    operation = plan.operation
+    reply = reply_about(kind, operation.preferences, b"%d", b"%d", b"%b")
+    return render(
+        plan.framing,
+        # The rest is made of constants.
+        [(name, value.replace(b"%", b"%%")) for name, value in operation.told],
+        reply,
+        bodiless=operation.method == b"HEAD",
+        length=b"%d" if kind in WITH_VALUE else None,
+    )
+
+
+class Responses:
+    """
+    The answers of one worker on the fast path.
     """
 
-    def __init__(self, told: Sequence[Header]) -> None:
-        """
-        @param told: what every answer tells a browser.
-        """
-        self._told = told
-        self._templates: dict[Variant, bytes] = {}
+    def __init__(self) -> None:
+        self._values: dict[Plan, bytes] = {}
+        self._others: dict[tuple[Plan, Kind], bytes] = {}
         self._shown: State | None = None
-        self._showing: dict[Variant, bytes] = {}
+        self._showing: dict[Plan, bytes] = {}
 
     def tick(self) -> None:
         """
-        It is another second.
+        Forget what says the time: it is another second.
         """
-        self._templates.clear()
+        self._values.clear()
+        self._others.clear()
         self._shown = None
 
-    def refused(self, reply: Reply, variant: Variant) -> bytes:
+    def problem(self, plan: Plan, problem: Problem) -> bytes:
         """
-        Return the answer to a step that was not made.
+        Return the answer that tells C{problem}.
         """
-        return render(reply, variant, self._told)
+        operation = plan.operation
+        return render(
+            plan.framing,
+            operation.told,
+            problem.reply(operation.preferences.problem),
+            bodiless=operation.method == b"HEAD",
+        )
 
-    def moved(self, state: State, variant: Variant) -> bytes:
+    def about(self, plan: Plan, kind: Kind, state: State) -> bytes:
         """
-        The answer to a step that led to C{state}.
+        Return the answer that tells C{kind} of C{state}.
         """
-        template = self._templates.get(variant)
-        if template is None:
-            template = self._templates[variant] = _template(variant, self._told)
+        if kind is VALUE:
+            found = self._values.get(plan)
+            if found is None:
+                found = self._values[plan] = _format(plan, kind)
+        else:
+            found = self._others.get((plan, kind))
+            if found is None:
+                found = self._others[plan, kind] = _format(plan, kind)
         revision, term = state
-        text = term.text
-        return template % (revision, term.position, revision, len(text) + 1, text)
+        if kind not in WITH_VALUE:
+            return found % (revision, term.position, revision)
+        operation = plan.operation
+        body = state_body(state, operation.preferences.value)
+        if operation.method == b"HEAD":
+            return found % (revision, term.position, revision, len(body))
+        return found % (revision, term.position, revision, len(body), body)
 
-    def current(self, state: State, variant: Variant) -> bytes:
+    def current(self, plan: Plan, state: State) -> bytes:
         """
-        The answer to a look at the cursor, which is at C{state}.
+        Return the answer that tells the value at C{state}, made once for all readers.
         """
         if state is not self._shown:
             self._shown = state
             self._showing.clear()
-        answer = self._showing.get(variant)
+        answer = self._showing.get(plan)
         if answer is None:
-            answer = self._showing[variant] = self.moved(state, variant)
+            answer = self._showing[plan] = self.about(plan, VALUE, state)
         return answer

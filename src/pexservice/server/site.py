@@ -16,10 +16,9 @@ from zope.interface import implementer
 from pexservice.process.periodic import Periodic
 from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import ISite
 from pexservice.server.request import PexRequest
-from pexservice.web.clients import Clients
 
 C = TypeVar("C", bound=Connection)
 
@@ -30,7 +29,7 @@ OWN_LOG = "-"
 @implementer(ISite)
 class PexSite(Site):
     """
-    @ivar hot: for what the memo knows.
+    @ivar fast_path: what its connections share.
     """
 
     # Twisted's own lines about a factory that starts say nothing of ours.
@@ -39,8 +38,7 @@ class PexSite(Site):
     def __init__(
         self,
         resource: Resource,
-        hot: Hot,
-        clients: Clients,
+        fast_path: FastPath,
         reactor: IReactorTime,
         *,
         access_log: str | None = None,
@@ -56,12 +54,12 @@ class PexSite(Site):
             timeout=None,
             reactor=reactor,
         )
-        self.hot = hot
-        self._clients = clients
+        self.fast_path = fast_path
         self._logs = access_log is not None
         # Apart, so that an error of the one does not cost the other.
         self._each_second = [
-            Periodic(call, reactor) for call in (hot.answers.tick, hot.connections.sweep)
+            Periodic(call, reactor)
+            for call in (fast_path.tick, fast_path.connections.sweep)
         ]
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
@@ -74,10 +72,10 @@ class PexSite(Site):
         """
         Return a new connection of C{kind}.
         """
-        return kind(self.hot, self._channel)
+        return kind(self.fast_path, self._channel)
 
     def _channel(self, connection: Connection) -> PexChannel:
-        channel = PexChannel(connection, self.hot)
+        channel = PexChannel(connection, self.fast_path)
         channel.factory = channel.site = self
         channel.callLater = self.reactor.callLater  # type: ignore[method-assign,assignment]
         channel.timeOut = None
@@ -88,13 +86,7 @@ class PexSite(Site):
         """
         Whether the worker stops, so that each answer is its connection's last.
         """
-        return self.hot.connections.closing
-
-    def address_of_client(self, peer: IAddress, forwarded: tuple[bytes, ...]) -> IAddress:
-        """
-        Return the address of the client behind the other end of a connection.
-        """
-        return self._clients.address(peer, forwarded)
+        return self.fast_path.connections.closing
 
     def startFactory(self) -> None:
         """

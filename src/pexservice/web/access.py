@@ -11,12 +11,17 @@ from hmac import compare_digest
 from pathlib import Path
 
 from twisted.logger import Logger
-from twisted.web.iweb import IRequest
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
-from pexservice.web.cross_site import PURPOSES, CrossSitePolicy, check_purpose
+from pexservice.web.cross_site import CrossSitePolicy
+from pexservice.web.parameters import (
+    AUTHORIZATION,
+    HOST,
+    ORIGIN,
+    SEC_FETCH_SITE,
+    Arguments,
+)
 from pexservice.web.problems import Problem, no_token, wrong_token
-from pexservice.web.replies import Header
 
 _log = Logger()
 
@@ -85,9 +90,9 @@ def check_token(authorization: Sequence[bytes], tokens: frozenset[bytes]) -> Pro
 
 class Access:
     """
-    The rules of one worker.
+    Decide who may move the cursor, and which web pages may use the service.
 
-    @ivar pages: those for web pages.
+    @ivar pages: the rules for web pages.
     """
 
     def __init__(
@@ -100,54 +105,23 @@ class Access:
         """
         self._tokens = tokens
         self.pages = CrossSitePolicy(origins)
-        self._named_origins = bool(origins)
 
-    def counts(self, *, move: bool) -> bool:
+    def check_page(self, deed: str, arguments: Arguments) -> Problem | None:
         """
-        Return whether the sender of a request makes a difference to its answer.
-        """
-        return self._named_origins or (move and self._tokens is not None)
+        Return 403 if a request comes from a page of another origin.
 
-    def check_move(self, request: IRequest) -> None:
+        @param deed: what it would do, for the words of the answer.
         """
-        @raise Problem: this request may not move the cursor.
-        """
-        raw = request.requestHeaders.getRawHeaders
-        purposes = [value for name in PURPOSES for value in raw(name, ())]
-        problem = self._check_page(request, "move the cursor") or check_purpose(purposes)
-        if problem is None and self._tokens is not None:
-            problem = check_token(raw(b"authorization", ()), self._tokens)
-        if problem is not None:
-            raise problem
+        sites, origins = arguments.get(SEC_FETCH_SITE, ()), arguments.get(ORIGIN, ())
+        if not (sites or origins):
+            return None
+        host = arguments.get(HOST, (None,))[0]
+        return self.pages.check(deed, host, origins, sites)
 
-    def check_watch(self, request: IRequest) -> None:
+    def check_token(self, arguments: Arguments) -> Problem | None:
         """
-        @raise Problem: this request may not take a stream of events.
+        Return 401 if a request has no token that may move the cursor.
         """
-        problem = self._check_page(request, "watch the cursor")
-        if problem is not None:
-            raise problem
-
-    def _check_page(self, request: IRequest, deed: str) -> Problem | None:
-        raw = request.requestHeaders.getRawHeaders
-        host = raw(b"host", (None,))[0]
-        return self.pages.check(deed, host, raw(b"origin", ()), raw(b"sec-fetch-site", ()))
-
-    def headers(self, request: IRequest) -> tuple[Header, ...]:
-        """
-        Return what an answer to C{request}, whatever it is, must tell a browser.
-        """
-        return self.pages.answer_headers(
-            request.requestHeaders.getRawHeaders(b"origin", ())
-        )
-
-    def preflight_headers(self, request: IRequest, allow: bytes) -> tuple[Header, ...]:
-        """
-        Return what the answer to an C{OPTIONS} must tell a browser.
-        """
-        headers = request.requestHeaders
-        return self.pages.preflight_headers(
-            headers.getRawHeaders(b"origin", ()),
-            allow,
-            asks=headers.hasHeader(b"access-control-request-method"),
-        )
+        if self._tokens is None:
+            return None
+        return check_token(arguments.get(AUTHORIZATION, ()), self._tokens)

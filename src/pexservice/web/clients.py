@@ -30,6 +30,12 @@ _ELEMENT = re.compile(
 )
 
 
+_BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+
+#: The same for nearly all: an IPv4 address in its one form.
+_USUAL = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
+
+
 @lru_cache(maxsize=1024)
 def normalized(text: str) -> str:
     """
@@ -74,17 +80,11 @@ def _forwarded_host(element: bytes) -> str | None:
         return None
 
 
-def _address(host: str) -> IAddress:
-    kind = IPv6Address if ":" in host else IPv4Address
-    return kind("TCP", host, 0)
-
-
-def network(address: IAddress) -> str:
+def network(host: str) -> str:
     """
-    Return the name of what counts as one client: an IPv4 address; an IPv6 network of 64
-    bits, of which a client has all addresses; or all that come through a Unix socket.
+    Return what counts as one client: an IPv4 address; an IPv6 network of 64 bits, of
+    which a client has all addresses; or all that come through a Unix socket, "".
     """
-    host = host_of(address)
     return _network_of_64_bits(host) if ":" in host else host
 
 
@@ -104,23 +104,33 @@ class Clients:
         """
         self._proxies = frozenset(map(normalized, proxies))
 
-    def address(self, peer: IAddress, forwarded: Sequence[bytes]) -> IAddress:
+    def caller(self, peer: IAddress, local: IAddress) -> Caller:
         """
-        Return the address of the client that sent a request.
+        Return what answers depend on of a connection between C{peer} and C{local}.
+        """
+        return Caller(peer, local, trusted=self.trusts(peer))
 
-        @param peer: the other end of its connection.
-        @param forwarded: the values of C{X-Forwarded-For}.  Each proxy adds at the
-            end whom it heard from, so the last that is not itself a known proxy is
-            the client; what stands before was written by whomever.
+    def host(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
         """
-        found = _address(host_of(peer)) if isinstance(peer, IPv6Address) else peer
-        if not forwarded or not self.trusts(peer):
+        Return the address of the client that sent a request; without any, an empty
+        string.
+
+        @param forwarded: the values of C{X-Forwarded-For}, if there are any.  Each proxy
+            adds at the end whom it heard from, so the last that is not itself a known
+            proxy is the client; what stands before was written by whomever.
+        """
+        found = caller.host
+        if forwarded is None or not caller.trusted:
             return found
         for element in reversed(b",".join(forwarded).split(b",")):
-            host = _forwarded_host(element)
+            # Most are written as they are compared, and only few are seen twice.
+            if _USUAL.fullmatch(element):
+                host: str | None = element.decode()
+            else:
+                host = _forwarded_host(element)
             if host is None:
                 break
-            found = _address(host)
+            found = host
             if host not in self._proxies:
                 break
         return found
@@ -144,4 +154,25 @@ class Clients:
         if ":" not in host:
             return host
         known = normalized(host.partition("%")[0])
-        return None if known in self._proxies else network(_address(known))
+        return None if known in self._proxies else network(known)
+
+
+class Caller:
+    """
+    The connection that a request came on, as far as answers depend on it.
+
+    @ivar peer: the other end.
+    @ivar local: the end here.
+    @ivar host: the IP address of the other end, if it has one.
+    @ivar trusted: whether that is a known proxy.
+    @ivar checks_host: whether the C{Host} of its requests is checked, once it is known.
+    """
+
+    __slots__ = ("checks_host", "host", "local", "peer", "trusted")
+
+    def __init__(self, peer: IAddress, local: IAddress, *, trusted: bool) -> None:
+        self.peer = peer
+        self.local = local
+        self.host = host_of(peer)
+        self.trusted = trusted
+        self.checks_host: bool | None = None

@@ -19,9 +19,6 @@ from collections.abc import Iterable, Sequence
 from pexservice.web.problems import Problem, cross_origin, not_on_purpose
 from pexservice.web.replies import Header
 
-#: The headers by which browsers mark a request that is sent ahead of its user.
-PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
-
 _EXPOSED = (
     b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"
     b" WWW-Authenticate"
@@ -146,7 +143,8 @@ def check_purpose(values: Sequence[bytes]) -> Problem | None:
     """
     Return 403 if a browser marked a request as sent ahead of its user.
 
-    @param values: those of all L{PURPOSES}, as C{prefetch;prerender} or C{preview}.
+    @param values: those of all L{PURPOSES<pexservice.web.parameters.PURPOSES>}, as
+        C{prefetch;prerender} or C{preview}.
     """
     if values and any(each.lower().startswith(b"pre") for each in elements(values)):
         return not_on_purpose()

@@ -121,3 +121,8 @@ POST_ONLY = Table.of(
 )
 
 BY_PATH = TABLE.by_path
+
+#: The endpoints that read or move the cursor.
+CURSOR = tuple(
+    each for each in ENDPOINTS if each.methods == MOVE or each.path == "/current"
+)

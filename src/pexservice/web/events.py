@@ -10,6 +10,7 @@ when nobody watches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -81,7 +82,7 @@ class Stream:
     @ivar takes: whether it takes what it is sent.
     @ivar rests: it is passed over at the next look, for its first event was since
         the last one.
-    @ivar ended: fires with the rest of the answer, which is empty.
+    @ivar ended: fires when nothing more comes.
     """
 
     def __init__(self, request: Request, events: Events) -> None:
@@ -90,7 +91,7 @@ class Stream:
         self.shown: State | None = None
         self.takes = True
         self.rests = False
-        self.ended: Deferred[bytes] = Deferred(lambda _: events.leave(self))
+        self.ended: Deferred[None] = Deferred(lambda _: events.leave(self))
 
     def begin(self, state: State, *, known: bool) -> None:
         """
@@ -118,7 +119,7 @@ class Stream:
         if not self.takes:
             cast(ITCPTransport, self._request.transport).abortConnection()
         elif not self.ended.called:
-            self.ended.callback(b"")
+            self.ended.callback(None)
 
     def pauseProducing(self) -> None:
         """
@@ -164,11 +165,12 @@ class Events:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, request: Request) -> Deferred[bytes]:
+    def open(self, request: Request, known: Sequence[bytes] | None) -> Deferred[None]:
         """
         Answer C{request} with a stream.
 
-        @return: see L{Stream.ended}.
+        @param known: the values of its C{Last-Event-ID}, if it has one.
+        @return: fires when the stream has ended, and its answer is to be finished.
         @raise Problem: there are too many.
         """
         if len(self._streams) >= self.most:
@@ -176,7 +178,6 @@ class Events:
         stream = Stream(request, self)
         self._streams.add(stream)
         state = self._committer.visible
-        known = request.requestHeaders.getRawHeaders(b"last-event-id")
         stream.begin(state, known=known == [b"%d" % state.revision])
         if self._closed:
             # A browser comes back to a stream that ends, and to no other answer.

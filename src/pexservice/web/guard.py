@@ -1,29 +1,122 @@
 """
-In front of the tree: looks at the bytes of the path before anybody decodes or
-normalizes them, and at the method.  werkzeug, below Klein, would take C{//next} and
-C{/%6eext} for C{/next}, and run a GET's handler for HEAD.
+The two ends of the resource tree: what stands before its handlers, and what performs the
+operations that they make.
+
+The guard looks at the bytes of the path before anybody decodes or normalizes them, and at
+the method.  werkzeug, below Klein, would take C{//next} and C{/%6eext} for C{/next}, and
+run a GET's handler for HEAD.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
 from pexservice.web import problems
-from pexservice.web.access import Access
+from pexservice.web.clients import Caller
 from pexservice.web.endpoints import Endpoint, Table
-from pexservice.web.hosts import HostPolicy
-from pexservice.web.parameters import accept
+from pexservice.web.operations import (
+    Answer,
+    ISender,
+    Operation,
+    Performer,
+    log_bug,
+    reply_to,
+)
+from pexservice.web.parameters import Arguments, read
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply
-from pexservice.web.throttle import RateLimit
 
 #: What an OPTIONS of the whole server is about.
 _ANY = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
+
+
+def operation_of(request: IRequest) -> Operation | None:
+    """
+    Return what C{request} was found to mean, if that was found.
+    """
+    operation: Operation | None = getattr(request, "operation", None)
+    return operation
+
+
+@implementer(ISender)
+class _Sender:
+    """
+    The origin of a request that does not know it.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+
+class Performance(Resource):
+    """
+    A leaf of the tree, which answers one request by performing what it means.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self, performer: Performer, operation: Operation, arguments: Arguments
+    ) -> None:
+        super().__init__()
+        self._performer = performer
+        self._operation = operation
+        self._arguments = arguments
+
+    def render(self, request: IRequest) -> int:
+        """
+        Perform the operation, and answer when it is done.
+        """
+        operation = self._operation
+        request.operation = operation  # type: ignore[attr-defined]
+        for name, value in operation.told:
+            request.responseHeaders.addRawHeader(name, value)
+        left: list[object] = []
+
+        def answer(found: Answer) -> None:
+            if not left:
+                send(request, reply_to(operation, found))
+
+        def done(reply: Reply | None) -> None:
+            if reply is not None and not left:
+                send(request, reply)
+
+        performer, arguments, sender = (
+            self._performer,
+            self._arguments,
+            self._sender(request),
+        )
+        working: Deferred[None] = succeed(None)
+        if operation.work is None:
+            found = performer.perform(operation, arguments, sender, answer)
+            if found is not None:
+                answer(found)
+        else:
+            working = performer.work(
+                operation, operation.work, arguments, sender
+            ).addCallback(done)
+            working.addErrback(log_bug)
+
+        def gone(reason: Failure) -> None:
+            left.append(reason)
+            working.cancel()
+
+        cast(Request, request).notifyFinish().addErrback(gone)
+        return NOT_DONE_YET
+
+    def _sender(self, request: IRequest) -> ISender:
+        if ISender.providedBy(request):
+            return cast(ISender, request)
+        peer = cast(Request, request).client
+        return _Sender(self._performer.clients.caller(peer, request.getHost()))
 
 
 class Guard(Resource):
@@ -33,57 +126,34 @@ class Guard(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self,
-        inner: Resource,
-        access: Access,
-        limit: RateLimit | None,
-        hosts: HostPolicy | None,
-        table: Table,
-    ) -> None:
-        """
-        @param hosts: decides which C{Host} is answered; L{None} to answer any.
-        """
+    def __init__(self, inner: Resource, performer: Performer, table: Table) -> None:
         super().__init__()
         self._inner = inner
-        self._access = access
-        self._limit = limit
-        self._hosts = hosts
+        self._performer = performer
         self._table = table
 
     def render(self, request: IRequest) -> bytes | int:
         """
-        See L{IResource.render}.
+        Have the handlers find out what C{request} means, or do without them.
         """
-        for name, value in self._access.headers(request):
-            request.responseHeaders.addRawHeader(name, value)
         path = request.uri.partition(b"?")[0]
         endpoint = self._table.by_path.get(path)
         if path == b"*" and request.method == b"OPTIONS":
             endpoint = _ANY
-        problem = self._check_sender(request) or self._check_target(request, endpoint)
-        if problem is not None:
-            return _finish(request, problem.reply(accept(request)))
-        if endpoint is not None and request.method == b"OPTIONS":
-            preflight = self._access.preflight_headers(request, endpoint.allow)
-            return _finish(request, Reply(204, ((b"Allow", endpoint.allow), *preflight)))
-        answer: bytes | int = self._inner.render(request)
-        return answer
+        performer, arguments = self._performer, read(request.requestHeaders)
+        refusal = self._refusal(request, endpoint)
+        if refusal is None and endpoint is not None and request.method == b"OPTIONS":
+            preflight = performer.preflight(arguments, endpoint.allow)
+            reply = Reply(204, ((b"Allow", endpoint.allow), *preflight))
+            operation = performer.operation(request.method, arguments, work=lambda _: reply)
+        elif refusal is None:
+            answer: bytes | int = self._inner.render(request)
+            return answer
+        else:
+            operation = performer.operation(request.method, arguments, refusal=refusal)
+        return Performance(performer, operation, arguments).render(request)
 
-    def _check_sender(self, request: IRequest) -> Problem | None:
-        """
-        Return why requests of the sender of this one are not answered, whatever it asks
-        for.
-        """
-        if self._limit is not None and not self._limit.take(request.getClientAddress()):
-            return problems.too_many_requests(self._limit.rate)
-        # The connection's other end: getClientAddress looks behind proxies.
-        peer = cast(Request, request).client
-        if self._hosts is None or not self._hosts.concerns(request.getHost(), peer):
-            return None
-        return self._hosts.check(request.requestHeaders.getRawHeaders(b"host", (None,))[0])
-
-    def _check_target(self, request: IRequest, endpoint: Endpoint | None) -> Problem | None:
+    def _refusal(self, request: IRequest, endpoint: Endpoint | None) -> Problem | None:
         """
         Return why no handler is asked: there is no such path, or not with this method.
         """
@@ -94,11 +164,10 @@ class Guard(Resource):
         return None
 
 
-def _finish(request: IRequest, reply: Reply) -> int:
+def send(request: IRequest, reply: Reply) -> None:
     """
-    Send C{reply}.  twisted.web itself would give a 204 a length, and warn of a body
+    Answer C{request}.  twisted.web itself would give a 204 a length, and warn of a body
     for HEAD.
     """
     request.write(reply.apply(request))
     request.finish()
-    return NOT_DONE_YET

@@ -35,14 +35,16 @@ PROBLEMS: tuple[Problem, ...] = (
     problems.no_such_path(map(bytes.decode, BY_PATH)),
     problems.wrong_method(BY_PATH[b"/next"].allow),
     problems.too_slow(20),
-    problems.unmet_precondition(state_headers(_STATE, JSON)),
+    problems.unmet_precondition(
+        state_headers(JSON, b"%d" % _STATE.revision, b"%d" % _STATE.position)
+    ),
     problems.too_much_content(65536),
     problems.too_long_target(8192),
     problems.misdirected(),
     problems.key_reused(Transition.NEXT.word),
     problems.too_many_requests(100),
     problems.too_many_headers(16384, 100),
-    problems.our_fault(),
+    problems.internal_error(),
     problems.not_taken("the store pexservice-data is full"),
     problems.outcome_unknown(),
     problems.too_many_connections(10_000),
@@ -122,7 +124,7 @@ SCHEMAS: dict[str, Json] = {
         },
     ),
     "Problem": _object(
-        problems.wrong_token().reply([b"application/json"]).body,
+        problems.wrong_token().reply(PROBLEM).body,
         "RFC 9457's problem details.",
         type={"enum": sorted({TYPE_PREFIX + each.name for each in PROBLEMS})},
         title={"type": "string"},
@@ -272,7 +274,7 @@ def _answer(by_name: dict[str, Problem]) -> Json:
     """
     The answer of one status, with each of its problems as an example.
     """
-    replies = {name: each.reply([JSON.encode()]) for name, each in by_name.items()}
+    replies = {name: each.reply(PROBLEM) for name, each in by_name.items()}
     first = next(iter(replies.values()))
     sent = [name.decode() for name, _ in first.headers if name != b"Content-Type"]
     return {

@@ -1,17 +1,94 @@
 """
-What a request asks for, besides its path and method.
+The headers that a request is understood by, and what it says in them and in its query.
+
+No other module reads a header of a request, so L{HEADERS} is all that an answer can
+depend on besides the request line; a test holds that.  The plan cache takes from it what
+identifies a plan and what is an argument.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from enum import Flag, auto
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from twisted.web.iweb import IRequest
+from twisted.web.http_headers import Headers
 
 from pexservice.stores.interface import LONGEST_KEY
 from pexservice.web import problems
-from pexservice.web.preconditions import Tags, parse_tags
+from pexservice.web.cross_site import check_purpose
+from pexservice.web.negotiation import LONGEST_ACCEPT, best_of
+from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
+from pexservice.web.replies import JSON, PROBLEM, TEXT
+
+
+class Use(Flag):
+    """
+    What a header of a request is read for.
+    """
+
+    #: It decides which operation the request is.  Only few meanings of it are told
+    #: apart, however many values there are.
+    DECIDES = auto()
+    #: Its value is an argument of the operation.
+    ARGUMENT = auto()
+    #: It is written into the access log.
+    LOGGED = auto()
+    #: It frames the request, or is read by operations that are never cached: a request
+    #: that has it is parsed by Twisted.
+    PARSED = auto()
+
+
+ACCEPT = b"accept"
+AUTHORIZATION = b"authorization"
+CONNECTION = b"connection"
+CONTENT_LENGTH = b"content-length"
+FORWARDED_FOR = b"x-forwarded-for"
+HOST = b"host"
+IDEMPOTENCY_KEY = b"idempotency-key"
+IF_MATCH = b"if-match"
+IF_NONE_MATCH = b"if-none-match"
+LAST_EVENT_ID = b"last-event-id"
+ORIGIN = b"origin"
+REFERER = b"referer"
+REQUEST_METHOD = b"access-control-request-method"
+SEC_FETCH_SITE = b"sec-fetch-site"
+TRANSFER_ENCODING = b"transfer-encoding"
+USER_AGENT = b"user-agent"
+
+#: The headers by which browsers mark a request that is sent ahead of its user.
+PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
+
+#: Every header that is read, by its name in small letters.
+HEADERS: Mapping[bytes, Use] = {
+    ACCEPT: Use.DECIDES,
+    CONNECTION: Use.DECIDES,
+    # That there is no body; any other length is for the parser.
+    CONTENT_LENGTH: Use.DECIDES,
+    **dict.fromkeys(PURPOSES, Use.DECIDES),
+    ORIGIN: Use.DECIDES | Use.ARGUMENT,
+    AUTHORIZATION: Use.ARGUMENT,
+    FORWARDED_FOR: Use.ARGUMENT,
+    HOST: Use.ARGUMENT,
+    IDEMPOTENCY_KEY: Use.ARGUMENT,
+    IF_MATCH: Use.ARGUMENT,
+    IF_NONE_MATCH: Use.ARGUMENT,
+    SEC_FETCH_SITE: Use.ARGUMENT,
+    REFERER: Use.LOGGED,
+    USER_AGENT: Use.LOGGED,
+    b"expect": Use.PARSED,
+    TRANSFER_ENCODING: Use.PARSED,
+    b"upgrade": Use.PARSED,
+    LAST_EVENT_ID: Use.PARSED,
+    REQUEST_METHOD: Use.PARSED,
+}
+
+#: The values of the headers of L{HEADERS} that a request has, by the header's name in
+#: small letters; one for each line, without the blanks around it.
+Arguments = Mapping[bytes, Sequence[bytes]]
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
 
@@ -19,59 +96,125 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-def accept(request: IRequest) -> list[bytes] | None:
+def read(headers: Headers) -> Arguments:
     """
-    @return: the values of C{Accept}.
+    Return what is read of a request's C{headers}.
     """
-    values: list[bytes] | None = request.requestHeaders.getRawHeaders(b"accept")
-    return values
+    return {
+        lower: values
+        for name, values in headers.getAllRawHeaders()
+        if (lower := name.lower()) in HEADERS
+    }
 
 
-def conditions(request: IRequest) -> tuple[Tags | None, Tags | None]:
+class Preferences(NamedTuple):
     """
-    @return: its C{If-Match} and its C{If-None-Match}.
-    @raise Problem: 400, one of them is malformed.
+    The representations that a client prefers.
+
+    @ivar value: that of a state: L{TEXT} or L{JSON}.
+    @ivar problem: that of a refusal: L{TEXT} or L{PROBLEM}.
     """
-    raw = request.requestHeaders.getRawHeaders
-    return (
-        parse_tags("If-Match", raw(b"if-match")),
-        parse_tags("If-None-Match", raw(b"if-none-match")),
+
+    value: str
+    problem: str
+
+
+NO_PREFERENCE = Preferences(TEXT, TEXT)
+
+
+@lru_cache(maxsize=256)
+def _preferences(accept: bytes) -> Preferences:
+    # A client of plain JSON reads a problem in it.
+    problem = best_of((TEXT, JSON, PROBLEM), [accept])
+    return Preferences(
+        best_of((TEXT, JSON), [accept]), TEXT if problem == TEXT else PROBLEM
     )
 
 
-def key_of(request: IRequest) -> bytes | None:
+def preferences(arguments: Arguments) -> Preferences:
     """
-    @return: its C{Idempotency-Key}, if it has one.
+    Return what a request's C{Accept} asks for.
+    """
+    values = arguments.get(ACCEPT)
+    if values is None:
+        return NO_PREFERENCE
+    value = b",".join(values)
+    return NO_PREFERENCE if len(value) > LONGEST_ACCEPT else _preferences(value)
+
+
+class Persistence(NamedTuple):
+    """
+    What a request's C{Connection} says of the time after the answer.
+    """
+
+    closes: bool
+    keeps: bool
+
+
+def persistence(values: Sequence[bytes]) -> Persistence:
+    """
+    Return what C{Connection} says.
+    """
+    tokens = [token.strip().lower() for value in values for token in value.split(b",")]
+    return Persistence(b"close" in tokens, b"keep-alive" in tokens)
+
+
+def conditions(arguments: Arguments) -> Conditions:
+    """
+    Return a request's preconditions.
+
+    @raise Problem: 400, one of them is malformed.
+    """
+    if_match, if_none_match = arguments.get(IF_MATCH), arguments.get(IF_NONE_MATCH)
+    if if_match is None and if_none_match is None:
+        return UNCONDITIONAL
+    return Conditions(
+        parse_tags("If-Match", if_match), parse_tags("If-None-Match", if_none_match)
+    )
+
+
+#: What tells the meaning of a value of each header that decides.  Those of one meaning
+#: make no difference to which operation a request is.
+MEANINGS: Mapping[bytes, Callable[[bytes], Hashable]] = {
+    ACCEPT: lambda value: preferences({ACCEPT: [value]}),
+    CONNECTION: lambda value: persistence([value]),
+    CONTENT_LENGTH: lambda value: value == b"0" or None,
+    **dict.fromkeys(PURPOSES, lambda value: check_purpose([value]) is not None),
+}
+
+
+def key_of(arguments: Arguments) -> bytes | None:
+    """
+    Return a request's C{Idempotency-Key}, if it has one.
+
     @raise Problem: 400, it is malformed.
     """
-    values = request.requestHeaders.getRawHeaders(b"idempotency-key")
+    values = arguments.get(IDEMPOTENCY_KEY)
     if values is None:
         return None
-    (key, *more) = values
-    if more or not _KEY.fullmatch(key):
+    if len(values) != 1 or not _KEY.fullmatch(values[0]):
         raise problems.malformed(
             f"Idempotency-Key must be given once and have 1 to {LONGEST_KEY} visible"
             " ASCII characters"
         )
-    result: bytes = key
-    return result
+    return values[0]
 
 
-def query(request: IRequest) -> dict[str, list[str]]:
+def query(uri: bytes) -> dict[str, list[str]]:
     """
-    The query's parameters, also those without a value, which Twisted leaves out.
+    Return the parameters in the query of a request target, also those without a value,
+    which Twisted leaves out.
     """
-    text = request.uri.partition(b"?")[2].decode("latin-1")
-    return parse_qs(text, keep_blank_values=True)
+    return parse_qs(uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
-def number(request: IRequest, name: str, least: int, most: int | None) -> int | None:
+def number(uri: bytes, name: str, least: int, most: int | None) -> int | None:
     """
-    The query parameter C{name}, if it is there.
+    Return the query parameter C{name}, if it is there.
 
     @raise Problem: 400, it is no number from C{least} to C{most}.
     """
-    values = query(request).get(name)
+    values = query(uri).get(name)
     if values is None:
         return None
     if len(values) == 1 and _NUMBER.fullmatch(values[0]):

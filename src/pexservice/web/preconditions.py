@@ -5,13 +5,12 @@ C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
-from attrs import frozen
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
-from pexservice.web.representations import matches
+from pexservice.web.replies import SUFFIXES
 
 # One element of a list: maybe a tag, and the comma after it.  Opaque parts may
 # have commas in them, so the list cannot simply be split.  Blanks are matched in one
@@ -20,58 +19,109 @@ _ELEMENT = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
 
+# What nearly all clients send: one strong tag.
+_ONE = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
-@frozen
-class Tags:
+
+def tags_of(state: State) -> tuple[bytes, ...]:
+    """
+    Return the opaque parts of the ETags of C{state}, one for each representation.
+    """
+    revision = b"%d" % state.revision
+    return tuple([revision + suffix for suffix in SUFFIXES.values()])
+
+
+class Tags(NamedTuple):
     """
     The tags that a precondition lists.
 
-    @ivar anything: the list was C{*}.
+    @ivar anything: whether the list was C{*}.
+    @ivar strong: the opaque parts of the strong ones; likewise C{weak}.
     """
 
     anything: bool
-    strong: frozenset[str] = frozenset()
-    weak: frozenset[str] = frozenset()
+    strong: Collection[bytes] = ()
+    weak: Collection[bytes] = ()
 
     def match_strongly(self, state: State) -> bool:
         """
-        As C{If-Match} compares: a weak tag matches nothing.
+        Return whether C{state} is listed, as C{If-Match} compares: a weak tag matches
+        nothing.
         """
-        return self.anything or any(matches(tag, state) for tag in self.strong)
+        if self.anything:
+            return True
+        strong = self.strong
+        return any(tag in strong for tag in tags_of(state))
 
     def match_weakly(self, state: State) -> bool:
         """
-        As C{If-None-Match} compares.
+        Return whether C{state} is listed, as C{If-None-Match} compares.
         """
-        return self.anything or any(matches(tag, state) for tag in self.strong | self.weak)
+        if self.anything:
+            return True
+        strong, weak = self.strong, self.weak
+        return any(tag in strong or tag in weak for tag in tags_of(state))
 
     def name(self, opaque: str) -> bool:
         """
-        The same for what is no state, and has C{opaque} for the inside of its tag.
+        Return the same for what is no state, and has C{opaque} for the inside of its tag.
         """
-        return self.anything or opaque in self.strong | self.weak
+        tag = opaque.encode()
+        return self.anything or tag in self.strong or tag in self.weak
+
+
+class Conditions(NamedTuple):
+    """
+    The preconditions of a request.
+    """
+
+    if_match: Tags | None = None
+    if_none_match: Tags | None = None
+
+    def match(self, state: State) -> bool:
+        """
+        Return whether C{If-Match} is met.
+        """
+        return self.if_match is None or self.if_match.match_strongly(state)
+
+    def met_by(self, state: State) -> bool:
+        """
+        Return whether both are.
+        """
+        return self.match(state) and (
+            self.if_none_match is None or not self.if_none_match.match_weakly(state)
+        )
+
+
+UNCONDITIONAL = Conditions()
 
 
 def parse_tags(name: str, values: Sequence[bytes] | None) -> Tags | None:
     """
+    Return what a precondition lists.
+
     @param values: the values of the header C{name}, if the request had any.
     @raise Problem: they are not a list of entity tags.
     """
     if values is None:
         return None
+    if len(values) == 1:
+        one = _ONE.fullmatch(values[0])
+        if one is not None:
+            return Tags(False, one.groups())  # noqa: FBT003 anything
     value = b",".join(values).strip(b" \t")
     if value == b"*":
         return Tags(anything=True)
-    strong: set[str] = set()
-    weak: set[str] = set()
+    strong: set[bytes] = set()
+    weak: set[bytes] = set()
     at = 0
     while at < len(value):
         element = _ELEMENT.match(value, at)
         if element is None:
             break
         if element["opaque"] is not None:
-            (weak if element["weak"] else strong).add(element["opaque"].decode("latin-1"))
+            (weak if element["weak"] else strong).add(element["opaque"])
         at = element.end()
     if at < len(value) or not strong | weak:
         raise malformed(f'{name} must be * or a list of tags as "12", quotes included')
-    return Tags(anything=False, strong=frozenset(strong), weak=frozenset(weak))
+    return Tags(anything=False, strong=strong, weak=weak)

@@ -9,14 +9,14 @@ text by default, and RFC 9457's problem details for those who accept JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from attrs import frozen
 
 from pexservice.commit.requests import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
-from pexservice.web.replies import Header, Reply, accepts_json
+from pexservice.web.replies import PROBLEM, Header, Reply
 
 #: Problem types are names, not addresses: there is no page to fetch.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
@@ -36,12 +36,14 @@ class Problem(Exception):
     detail: str
     headers: tuple[Header, ...] = ()
 
-    def reply(self, accept: Sequence[bytes] | None) -> Reply:
+    def reply(self, representation: str) -> Reply:
         """
-        @param accept: the request's C{Accept} values, if it had any.
+        Return it as an answer.
+
+        @param representation: L{TEXT} or L{PROBLEM}.
         """
-        if accepts_json(accept):
-            kind = b"application/problem+json"
+        if representation == PROBLEM:
+            kind = PROBLEM.encode()
             body = json.dumps(
                 {
                     "type": TYPE_PREFIX + self.name,
@@ -214,7 +216,7 @@ def too_many_headers(size: int, count: int) -> Problem:
     )
 
 
-def our_fault() -> Problem:
+def internal_error() -> Problem:
     """
     500: a bug.  The log has the rest.
     """
@@ -265,7 +267,7 @@ def of_refusal(error: BaseException | None) -> Problem:
         return not_taken(str(error))
     if isinstance(error, OutcomeUnknown):
         return outcome_unknown()
-    return our_fault()
+    return internal_error()
 
 
 def too_slow(seconds: float) -> Problem:

@@ -1,17 +1,14 @@
 """
-An answer before it is sent, and what every answer has to be decided by.
+An answer before it is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 
 from attrs import frozen
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
-
-from pexservice.web.negotiation import best_of
 
 Header = tuple[bytes, bytes]
 
@@ -20,11 +17,14 @@ JSON = "application/json"
 HTML = "text/html"
 PROBLEM = "application/problem+json"
 
+#: What tells a representation's ETag from the others' of the same revision.
+SUFFIXES = {TEXT: b"", JSON: b"-json"}
+
 
 @frozen
 class Reply:
     """
-    A whole answer.  Its length is known before it is sent, so it is never chunked.
+    Hold a whole answer.  Its length is known before it is sent, so it is never chunked.
     """
 
     status: int
@@ -34,7 +34,7 @@ class Reply:
     @property
     def phrase(self) -> bytes:
         """
-        The status in words.  Twisted's own table ends before 431.
+        Return the status in words.  Twisted's own table ends before 431.
         """
         return HTTPStatus(self.status).phrase.encode()
 
@@ -42,7 +42,7 @@ class Reply:
         """
         Set C{request}'s status and headers.
 
-        @return: the body, for who sends it.
+        @return: the body, which is to be sent.
         """
         request.setResponseCode(self.status, self.phrase)
         for name, value in self.headers:
@@ -53,10 +53,3 @@ class Reply:
                 b"Content-Length", [b"%d" % len(self.body)]
             )
         return self.body
-
-
-def accepts_json(accept: Sequence[bytes] | None) -> bool:
-    """
-    Return whether the sender of C{accept} reads JSON rather than text.
-    """
-    return best_of((TEXT, JSON, PROBLEM), accept) != TEXT

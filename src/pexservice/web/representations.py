@@ -1,5 +1,5 @@
 """
-A state of the cursor as text and as JSON, and the headers that go with it.
+The answers about a state of the cursor: as text, as JSON, or that it is another one.
 
 Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact
 (RFC 7493).
@@ -10,79 +10,103 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from http import HTTPStatus
+
+from attrs import frozen
 
 from pexservice.core.cursor import State
 from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
-from pexservice.web.negotiation import best_of
-from pexservice.web.replies import JSON, TEXT, Header, Reply
+from pexservice.web.parameters import Preferences
+from pexservice.web.problems import unmet_precondition
+from pexservice.web.replies import JSON, SUFFIXES, TEXT, Header, Reply
 
 _TYPES = {
     TEXT: b"text/plain; charset=utf-8",
     JSON: b"application/json",
 }
 
-#: What tells a representation's ETag from the others' of the same revision.
-_SUFFIXES = {TEXT: "", JSON: "-json"}
+
+@frozen(eq=False)
+class Kind:
+    """
+    What an answer says about a state of the cursor.
+
+    @ivar headers: those that it has besides those of the state.
+    """
+
+    status: int
+    headers: tuple[Header, ...] = ()
 
 
-def chosen(accept: Sequence[bytes] | None) -> str:
-    """
-    The representation that a request's C{Accept} values ask for.
-    """
-    return best_of((TEXT, JSON), accept)
+#: The value there.
+VALUE = Kind(HTTPStatus.OK)
+#: The value that an earlier step with the same idempotency key led to.
+REPLAYED = Kind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
+#: The client has the value there already.
+NOT_MODIFIED = Kind(HTTPStatus.NOT_MODIFIED)
+#: The state is not one that the client wanted.
+PRECONDITION_FAILED = Kind(HTTPStatus.PRECONDITION_FAILED)
+
+WITH_VALUE = (VALUE, REPLAYED)
 
 
-def state_headers(state: State, representation: str) -> tuple[Header, ...]:
+def state_headers(
+    representation: str, revision: bytes, position: bytes
+) -> tuple[Header, ...]:
     """
-    What every answer about the cursor carries.
+    Return what every answer about the cursor carries.
+
+    @param revision: in decimal digits, or what stands for them in a format; likewise
+        C{position}.  They are used in this order, and the revision again.
     """
-    etag = f'"{state.revision}{_SUFFIXES[representation]}"'
     return (
-        (b"Pex-Revision", b"%d" % state.revision),
-        (b"Pex-Position", b"%d" % state.position),
-        (b"ETag", etag.encode()),
+        (b"Pex-Revision", revision),
+        (b"Pex-Position", position),
+        (b"ETag", b'"%b%b"' % (revision, SUFFIXES[representation])),
         (b"Cache-Control", b"no-store"),
         (b"Vary", b"Accept"),
     )
 
 
-def matches(tag: str, state: State) -> bool:
-    """
-    Is C{tag} the opaque part of one of the ETags of C{state}?
-    """
-    return any(tag == f"{state.revision}{suffix}" for suffix in _SUFFIXES.values())
-
-
-def reply(
-    state: State, representation: str, body: bytes, *headers: Header, status: int = 200
+def reply_about(
+    kind: Kind, preferences: Preferences, revision: bytes, position: bytes, value: bytes
 ) -> Reply:
     """
-    An answer about the cursor.
+    Return the answer of a C{kind}.
+
+    @param revision: as L{state_headers} takes it; likewise C{position}.
+    @param value: the body, in an answer with the value.
     """
-    return Reply(
-        status,
-        (
-            (b"Content-Type", _TYPES[representation]),
-            *state_headers(state, representation),
-            *headers,
-        ),
-        body,
-    )
+    present = state_headers(preferences.value, revision, position)
+    if kind is PRECONDITION_FAILED:
+        return unmet_precondition(present).reply(preferences.problem)
+    if kind is NOT_MODIFIED:
+        return Reply(kind.status, present)
+    content_type = (b"Content-Type", _TYPES[preferences.value])
+    return Reply(kind.status, (content_type, *present, *kind.headers), value)
 
 
-def state_reply(state: State, representation: str, *headers: Header) -> Reply:
+def state_reply(kind: Kind, preferences: Preferences, state: State) -> Reply:
     """
-    The value at C{state}.
+    Return the answer of a C{kind} about C{state}.
     """
-    body = state_json(state) if representation == JSON else state.term.text + b"\n"
-    return reply(state, representation, body, *headers)
+    value = state_body(state, preferences.value) if kind in WITH_VALUE else b""
+    revision, position = b"%d" % state.revision, b"%d" % state.position
+    return reply_about(kind, preferences, revision, position, value)
+
+
+def state_body(state: State, representation: str) -> bytes:
+    """
+    Return the value at C{state}.
+    """
+    return state_json(state) if representation == JSON else state.term.text + b"\n"
 
 
 @lru_cache(maxsize=1)
 def state_json(state: State) -> bytes:
     """
-    C{state} as JSON, made once for all who read the same one.
+    Return C{state} as JSON, made once for all who read the same one.
     """
     term = state.term
     preceding = term.preceding
@@ -99,7 +123,7 @@ def history_reply(
     state: State, representation: str, rows: Sequence[Row], following: str | None
 ) -> Reply:
     """
-    C{rows} of the history; no values, for they follow from the positions.
+    Return C{rows} of the history; no values, for they follow from the positions.
 
     @param following: where the rows before these are, if there are any.
     """
@@ -111,7 +135,13 @@ def history_reply(
     links: list[Header] = []
     if following is not None:
         links.append((b"Link", f'<{following}>; rel="next"'.encode()))
-    return reply(state, representation, body, *links)
+    revision, position = b"%d" % state.revision, b"%d" % state.position
+    headers = (
+        (b"Content-Type", _TYPES[representation]),
+        *state_headers(representation, revision, position),
+        *links,
+    )
+    return Reply(HTTPStatus.OK, headers, body)
 
 
 def _time(row: Row) -> str:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IAddress
-
 from pexservice.web.clients import network
 
 #: When as many addresses are known, those that asked longest ago are forgotten.
@@ -39,11 +37,14 @@ class RateLimit:
     def __len__(self) -> int:
         return len(self._whole_at)
 
-    def take(self, address: IAddress) -> bool:
+    def take(self, host: str) -> bool:
         """
-        May C{address} have another request?  One that may not costs it nothing.
+        Return whether the client at C{host} may have another request.  One that it may
+        not have costs it nothing.
+
+        @param host: its IP address; without one, "".
         """
-        name = network(address)
+        name = network(host)
         now, known = self._seconds(), self._whole_at
         # To the end of the order.
         whole_at = max(known.pop(name, now), now)

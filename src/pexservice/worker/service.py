@@ -29,7 +29,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.process.verification import VerificationProgress
-from pexservice.server.fast_path import Hot
+from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
 from pexservice.server.transport.tls import context, wrapped
@@ -51,6 +51,7 @@ from pexservice.web.clients import Clients
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.hosts import HostPolicy
+from pexservice.web.operations import Performer
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
 from pexservice.worker.lifecycle import connect, heartbeat
@@ -97,7 +98,7 @@ class Worker(Service):
         )
         self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
-        self._hot: Hot | None = None
+        self._fast_path: FastPath | None = None
         self._events: Events | None = None
         self._ports: list[IListeningPort] = []
         self._committer: ICommitter | None = None
@@ -239,32 +240,26 @@ class Worker(Service):
             clients=clients,
             needed=settings.token_file is None,
         )
-        self._hot = Hot(
-            committer,
+        performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
+        self._fast_path = FastPath(
+            performer,
             self._connections,
             self._reactor,
-            clients=clients,
-            pages=access.pages,
-            hosts=hosts,
-            limit=limit,
-            # A request that is answered from the memo is not logged.
+            # A request that is answered from the cache is not logged.
             remembers=settings.access_log is None,
         )
-        scrape = Metrics(committer, self._hot, store, settings.scoreboard).reply
+        scrape = Metrics(committer, self._fast_path, store, settings.scoreboard).reply
         api = Api(
             committer,
-            access,
+            performer,
             events,
-            limit,
-            hosts=hosts,
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
             scrape=scrape,
         )
         return PexSite(
             api.resource(),
-            self._hot,
-            clients,
+            self._fast_path,
             self._reactor,
             access_log=settings.access_log,
         )
@@ -315,8 +310,8 @@ class Worker(Service):
         self._say(STOPPING)
         connections, committer = self._connections, self._committer
         connections.closing = True
-        if self._hot is not None:
-            self._hot.retire()
+        if self._fast_path is not None:
+            self._fast_path.retire()
         if self._events is not None:
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:

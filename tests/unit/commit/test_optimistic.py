@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import READ, KeyReused, Move, Outcome, Result
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.caller import Refused
 from pexservice.stores.etcd.messages import MOST_KEYS
@@ -247,22 +247,6 @@ def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     one.settle()
     assert [first, *second] == [[(1, 1)]] * 3
     assert one.committer.durable.position == 1
-
-
-def test_a_look_by_the_memo(nodes: tuple[Node, Node]) -> None:
-    """
-    What the memo asks for a look moves nothing and is read.
-    """
-    one, two = nodes
-    two.submit()
-    two.settle()
-    told: list[object] = []
-    one.committer.move(READ, told.append)
-    assert told == []
-    one.settle()
-    (outcome,) = told
-    assert isinstance(outcome, Outcome)
-    assert _plain(outcome) == (Result.PRECONDITION_FAILED, 1, 1)
 
 
 def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:

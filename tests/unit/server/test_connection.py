@@ -8,7 +8,6 @@ import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from pexservice.server.limits import IDLE_TIMEOUT, REQUEST_TIMEOUT
-from pexservice.server.plan_cache import LARGEST_CHUNK, MOST_PLANS
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
@@ -25,7 +24,7 @@ def server() -> Server:
     made = Server()
     for request in (NEXT, CURRENT):
         ask(made, request)
-    assert list(made.hot.plans) == [NEXT, CURRENT]
+    assert len(made.fast_path.cache) == 2
     return made
 
 
@@ -145,19 +144,19 @@ def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> No
         assert answers[0] == answers[1]
 
 
-def test_a_step_that_fails_for_who_reads_json() -> None:
+@pytest.mark.parametrize("request_", [NEXT, CURRENT])
+def test_a_problem_as_json(request_: bytes) -> None:
     """
-    Who accepts a problem as JSON and the value as text gets each: so such a request
-    is not remembered.
+    A client that accepts a problem as JSON and the value as text gets each.
     """
     server = Server()
-    request = NEXT[:-2] + b"Accept: application/problem+json\r\n\r\n"
-    assert b"text/plain" in ask(server, request).received
-    server.store.held = True
+    request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
+    assert b"Content-Type: text/plain" in ask(server, request).received
+    server.committer.unusable("it is full")
+    server.committer._read = False
     wire = ask(server, request)
-    server.store.finish(NotTaken("full"))
-    wire.turns()
     assert b"Content-Type: application/problem+json" in wire.received
+    assert server.fast_path.requests.hits() == 1
 
 
 def test_a_drip_is_told(server: Server) -> None:
@@ -238,30 +237,15 @@ def test_one_too_many() -> None:
     assert not second.closed
 
 
-def test_the_memo_is_bounded() -> None:
-    """
-    Those that were learnt first are forgotten, and what is large is not learnt.
-    """
-    server = Server()
-    wire = server.connect()
-    for number in range(MOST_PLANS + 10):
-        wire.send(b"GET /current?%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
-        wire.turns(3)
-    assert len(server.hot.plans) == MOST_PLANS
-    assert b"GET /current?9 " not in b"".join(server.hot.plans)
-    wire.send(CURRENT[:-2] + b"X: " + b"x" * LARGEST_CHUNK + b"\r\n\r\n")
-    assert max(map(len, server.hot.plans)) < 100
-
-
 def test_retired(server: Server) -> None:
     """
     When the worker stops, every answer has to say that it is the connection's last.
     """
     server.connections.closing = True
-    server.hot.retire()
+    server.fast_path.retire()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
-    assert server.hot.plans == {}
+    assert server.fast_path.requests.hits() == 0
 
 
 def test_parting(server: Server) -> None:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.server.request_counters import Requests
 from pexservice.stores.interface import NotTaken
-from pexservice.web.meaning import Meaning
 from tests.support.wire import Server
 
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -43,7 +41,7 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
     """
     return {
         (endpoint, method, status): count
-        for endpoint, method, status, count in server.hot.requests.answered()
+        for endpoint, method, status, count in server.fast_path.requests.answered()
         if count
     }
 
@@ -52,7 +50,7 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     """
     Of the memo.
     """
-    return server.hot.requests.hits(), server.hot.requests.misses()
+    return server.fast_path.requests.hits(), server.fast_path.requests.misses()
 
 
 def test_parsed_or_remembered(server: Server) -> None:
@@ -84,8 +82,9 @@ def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     server.store.failure = LookupError("a bug")
     send(server, NEXT)
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
-    tally = server.hot.requests.tally(Meaning.NEXT, b"POST")
-    tally.refused[507] += 2
+    tally = server.fast_path.requests.tally(b"/next", b"POST")
+    for _ in range(2):
+        tally.count(507)
     assert counted(server)[(*COUNTED_NEXT, 507)] == 2
     assert hits_and_misses(server) == (3, 1)
 
@@ -136,15 +135,3 @@ def test_no_room(server: Server) -> None:
     send(server, b"")
     assert counted(server) == {("other", "other", 503): 1}
     assert (server.connections.accepted, server.connections.refused) == (0, 1)
-
-
-def test_every_meaning_has_its_tally() -> None:
-    """
-    And one that says which it is.
-    """
-    requests = Requests()
-    for meaning in Meaning:
-        for method in (b"GET", b"POST")[: 1 if meaning is Meaning.CURRENT else 2]:
-            tally = requests.tally(meaning, method)
-            word = "current" if meaning.value is None else meaning.value.word
-            assert (tally.endpoint, tally.method) == (f"/{word}", method.decode())

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from pexservice.web.clients import Clients, is_loopback, network
+from pexservice.web.clients import Clients, host_of, is_loopback
 
 PROXY = IPv4Address("TCP", "10.0.0.9", 1)
 UNIX = UNIXAddress(None)
@@ -24,13 +24,13 @@ STRANGER = IPv4Address("TCP", "203.0.113.7", 1)
         (UNIX, [b"192.0.2.1, 10.0.0.9"], "192.0.2.1"),
         (UNIX, [b"10.0.0.9"], "10.0.0.9"),
         (UNIX, [b"2001:DB8::1"], "2001:db8::1"),
-        (UNIX, [], None),
+        (UNIX, None, None),
         (UNIX, [b"unknown"], None),
         (UNIX, [b"unknown, 192.0.2.1"], "192.0.2.1"),
         (UNIX, [b"\xff\xff"], None),
         (PROXY, [b"192.0.2.1"], "192.0.2.1"),
         (STRANGER, [b"192.0.2.1"], "203.0.113.7"),
-        (PROXY, [], "10.0.0.9"),
+        (PROXY, None, "10.0.0.9"),
         # With the client's port, as some proxies write it.
         (UNIX, [b"9.9.9.1:4000"], "9.9.9.1"),
         (UNIX, [b"[2001:db8::1]:443"], "2001:db8::1"),
@@ -48,18 +48,21 @@ STRANGER = IPv4Address("TCP", "203.0.113.7", 1)
         # On a listener of both kinds.
         (IPv6Address("TCP", "::ffff:10.0.0.9", 1), [b"192.0.2.1"], "192.0.2.1"),
         (IPv6Address("TCP", "::ffff:203.0.113.7", 1), [b"192.0.2.1"], "203.0.113.7"),
-        (IPv6Address("TCP", "::ffff:203.0.113.7", 1), [], "203.0.113.7"),
+        (IPv6Address("TCP", "::ffff:203.0.113.7", 1), None, "203.0.113.7"),
         (IPv6Address("TCP", "2001:db8::7", 1), [b"192.0.2.1"], "2001:db8::7"),
         (IPv6Address("TCP", "fe80::1%lo", 1), [b"192.0.2.1"], "fe80::1%lo"),
         (UNIX, [b"::ffff:192.0.2.1"], "192.0.2.1"),
     ],
 )
-def test_address(peer: IAddress, forwarded: list[bytes], expected: str | None) -> None:
+def test_address(
+    peer: IAddress, forwarded: list[bytes] | None, expected: str | None
+) -> None:
     """
     The last that no known proxy is, and only a known proxy is believed.
     """
     clients = Clients(["10.0.0.9"])
-    assert getattr(clients.address(peer, forwarded), "host", None) == expected
+    caller = clients.caller(peer, UNIX)
+    assert clients.host(caller, forwarded) == (expected or "")
 
 
 def test_a_proxy_by_any_spelling() -> None:
@@ -77,7 +80,7 @@ def test_one_client_for_each_ipv4_address() -> None:
     IPv4 clients of a listener of both kinds have an allowance each.
     """
     one, other = (IPv6Address("TCP", f"::ffff:192.0.2.{each}", 1) for each in (1, 2))
-    assert (network(one), network(other)) == ("192.0.2.1", "192.0.2.2")
+    assert (host_of(one), host_of(other)) == ("192.0.2.1", "192.0.2.2")
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,11 @@ def test_the_present_state_at_once() -> None:
     head, _, body = wire.received.partition(b"\r\n\r\n")
     assert head.splitlines() == [
         b"HTTP/1.1 200 OK",
+        b"Connection: close",
         b"X-Content-Type-Options: nosniff",
         b"Cross-Origin-Resource-Policy: same-origin",
         b"Content-Type: text/event-stream",
         b"Cache-Control: no-store",
-        b"Connection: close",
         b"X-Accel-Buffering: no",
         b"Transfer-Encoding: chunked",
     ]

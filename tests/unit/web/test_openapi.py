@@ -10,13 +10,9 @@ from typing import Any
 
 import pytest
 
-from pexservice.server.channel import (
-    LARGEST_HEADERS,
-    LONGEST_REQUEST_LINE,
-    MOST_HEADERS,
-)
+from pexservice.server.heads import MOST_HEADERS
 from pexservice.server.limits import REQUEST_TIMEOUT
-from pexservice.server.request import LARGEST_BODY
+from pexservice.server.parser import LARGEST_BODY, LARGEST_HEADERS, LONGEST_REQUEST_LINE
 from pexservice.web import problems
 from pexservice.web.endpoints import ENDPOINTS, READ, Endpoint
 from pexservice.web.openapi import document, rendered

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.pacing import REST, Pacing
 from tests.support.fakes import Turns, now
@@ -101,7 +100,9 @@ def test_pages_of_the_history() -> None:
     pages; a client that leaves is forgotten.
     """
     server = Server()
-    api = Api(server.committer, Access(), server.events, later=server.clock.callLater)
+    api = Api(
+        server.committer, server.performer, server.events, later=server.clock.callLater
+    )
     server.site.resource = api.resource()
     readers = [server.connect() for _ in range(4)]
     for each in readers:

@@ -18,22 +18,34 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from pexservice.server.plan_cache import LARGEST_CHUNK
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
 
 if TYPE_CHECKING:
     from pexservice.server.transport.streams import NativeConnection, NativeTransport
 
-#: What is longer than the memo's longest is not mistaken for it.
+#: How much is looked at.  What is longer is no single request, or uvloop's.  Bytes.
+LARGEST_CHUNK = 2048
 _ONE_MORE = LARGEST_CHUNK + 1
+
+
+def address_of(name: object) -> IAddress:
+    """
+    Return what a socket calls one end of it, as Twisted has it.
+    """
+    if isinstance(name, tuple):
+        kind = IPv6Address if len(name) > len(("host", "port")) else IPv4Address
+        return kind("TCP", *name)
+    return UNIXAddress(cast(bytes, name) or None)
 
 
 class BriefTransport:
     """
     The transport of a connection until it is answered or passed on: as much of
     L{ITransport<twisted.internet.interfaces.ITransport>} as a connection without a
-    channel and without a rate calls.
+    channel calls.
 
     @ivar disconnecting: it is being closed.
     """
@@ -103,12 +115,11 @@ class BriefTransport:
             # uvloop will meet it too.
             chunk = b""
         connection = self._connection
-        hot = connection.hot
-        plan = hot.plans.get(chunk)
-        # Who is over the rate is told so by a channel.
-        if plan is not None and plan.variant.last and plan.any_way and hot.limit is None:
+        cache = connection.fast_path.cache
+        request = cache.exact.get(chunk) or cache.recognize(chunk, connection)
+        if request is not None and request.plan.framing.last:
             self._request = chunk
-            connection.dataReceived(chunk)
+            connection.perform(request)
         else:
             self._go()
 
@@ -145,6 +156,18 @@ class BriefTransport:
             with suppress(OSError):
                 self._socket.recv(len(self._request), socket.MSG_DONTWAIT)
             self._go()
+
+    def getPeer(self) -> IAddress:
+        """
+        See L{ITransport.getPeer}.
+        """
+        return address_of(self._socket.getpeername())
+
+    def getHost(self) -> IAddress:
+        """
+        See L{ITransport.getHost}.
+        """
+        return address_of(self._socket.getsockname())
 
     def loseConnection(self) -> None:
         """

@@ -21,7 +21,6 @@ import ssl
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
@@ -38,6 +37,7 @@ from zope.interface import implementer
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.server.connection import Connection
 from pexservice.server.transport.listener import Acceptor
+from pexservice.server.transport.nonpersistent import address_of
 
 if TYPE_CHECKING:
     from pexservice.server.site import PexSite
@@ -96,11 +96,7 @@ class NativeTransport:
         return self._address("sockname")
 
     def _address(self, which: str) -> IAddress:
-        name = self._native.get_extra_info(which)
-        if isinstance(name, tuple):
-            kind = IPv6Address if len(name) > len(("host", "port")) else IPv4Address
-            return kind("TCP", *name)
-        return UNIXAddress(name or None)
+        return address_of(self._native.get_extra_info(which))
 
     # Backpressure: the client's, as IConsumer, and ours, as IPushProducer.
 
@@ -279,7 +275,7 @@ class NativePort:
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
         listening.listen(BACKLOG)
-        connections, make = self._site.hot.connections, self._connection
+        connections, make = self._site.fast_path.connections, self._connection
         self._acceptor = Acceptor(listening, self._loop, connections, make, tls=self._tls)
         self._acceptor.start()
 

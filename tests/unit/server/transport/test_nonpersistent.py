@@ -197,12 +197,11 @@ def test_the_first_answer_is_the_last(machine: Machine) -> None:
     What the memo knows is answered as a channel answers it, and no transport of the
     loop's is made for it.
     """
-    hot = machine.server.hot
-    assert [*hot.plans] == [NEXT, CURRENT]
+    fast_path = machine.server.fast_path
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
-    assert hot.requests.hits() == 3
-    hot.retire()
+    assert fast_path.requests.hits() == 3
+    fast_path.retire()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1
     assert brief[2] == parsed
@@ -299,9 +298,9 @@ def test_a_host_that_is_not_ours(machine: Machine) -> None:
     elsewhere.turns()
     elsewhere.lose()
     assert b" 200 OK\r\n" in elsewhere.received
-    assert foreign in machine.server.hot.plans
-    assert machine.ask(foreign).startswith(b"HTTP/1.1 421 ")
-    assert machine.passed == 1
+    for _ in range(2):
+        assert machine.ask(foreign).startswith(b"HTTP/1.1 421 ")
+    assert machine.passed == 0
     assert b"Pex-Revision: 2\r\n" in machine.ask(CURRENT)
 
 
@@ -528,7 +527,7 @@ def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
         # One is left of the three.
         assert b"200 OK" in machine.ask(CURRENT)
         assert b"429 Too Many Requests" in machine.ask(CURRENT)
-        assert machine.passed == 2
+        assert machine.passed == 0
 
 
 @pytest.mark.parametrize(

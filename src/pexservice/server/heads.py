@@ -1,0 +1,228 @@
+"""
+The recognition of plain heads: what a request says, read off its lines.
+
+A plain head is one that every parser reads alike: one request in one chunk of bytes,
+without a body, with one valid C{Host}, each line strictly C{name: value}, within all
+limits, and nothing that frames it another way.  Whatever is not plain is left to Twisted.
+
+What a line says is kept for a while, for clients send the same lines again and again.
+There are two generations: a line that is used stays, and a flood of new ones pushes out
+those that nobody uses.  No line is kept that has a secret, or that another request will
+not have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, cast
+
+from pexservice.web.parameters import (
+    AUTHORIZATION,
+    FORWARDED_FOR,
+    HEADERS,
+    HOST,
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    Use,
+)
+
+#: The longest plain head, in bytes, and the most header lines that one has: no limit of
+#: the parser is met.
+LONGEST_HEAD = 8192
+MOST_HEADERS = 100
+
+#: How many lines a generation has, and the longest that is kept, in bytes: 2 MiB at worst.
+MOST_KNOWN = 1024
+LONGEST_KNOWN = 512
+
+#: Headers whose lines are not kept.
+_NOT_KEPT = frozenset(
+    {
+        *(AUTHORIZATION, FORWARDED_FOR, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH),
+        *(b"cookie", b"proxy-authorization"),
+    }
+)
+
+_LINE = re.compile(
+    rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+): "
+    rb"([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)"
+)
+
+#: Neither quotes nor backslashes, which the access log would have to escape.
+_REQUEST_LINE = re.compile(rb"(GET|HEAD|POST) (/[a-z]*)(?:\?[!#-\[\]-~]*)? (HTTP/1\.[01])")
+
+#: RFC 3986's host and port, as far as its characters go.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+
+
+def is_host(value: bytes) -> bool:
+    """
+    Return whether C{value} can be that of a C{Host}.
+    """
+    return _HOST.fullmatch(value) is not None
+
+
+class Line(NamedTuple):
+    """
+    What a line of a head says.
+
+    @ivar slot: its place in a L{Head.key}, if it decides which operation is meant.
+    @ivar meaning: what is put there.
+    @ivar name: that of the argument which it is, if it is one; likewise its C{value}.
+    @ivar kept: whether to keep it.
+    """
+
+    slot: int | None = None
+    meaning: Hashable = None
+    name: bytes | None = None
+    value: bytes = b""
+    kept: bool = True
+
+
+#: Lines that make no difference.
+_IGNORED = Line()
+_SECRET = Line(kept=False)
+
+#: The slot of the request line.
+_REQUEST = 0
+
+Arguments = dict[bytes, list[bytes]]
+Key = tuple[Hashable, ...]
+
+
+class Head(NamedTuple):
+    """
+    What a plain head says.
+
+    @ivar key: what decides which operation is meant: the method, the path and the
+        version, then the meaning of each deciding header, L{None} without one.
+    @ivar new: the numbers of the first and the last line that was not known, if any.
+    """
+
+    key: Key
+    arguments: Arguments
+    lines: list[bytes]
+    new: tuple[int, int] | None
+
+
+class Reader:
+    """
+    Read plain heads.
+    """
+
+    def __init__(
+        self, meanings: Mapping[bytes, Callable[[bytes], Hashable]], *, logs: bool = False
+    ) -> None:
+        """
+        @param meanings: for each header that decides which operation is meant, what
+            tells the meaning of its value: never L{None} but for one that is not plain.
+        @param logs: whether headers that are logged are arguments.
+        """
+        self._meanings = meanings
+        self._slots = {name: slot for slot, name in enumerate(meanings, 1)}
+        self._argument = Use.ARGUMENT | Use.LOGGED if logs else Use.ARGUMENT
+        self._known: dict[bytes, Line] = {}
+        self._known_before: dict[bytes, Line] = {}
+
+    def read(self, head: bytes) -> Head | None:
+        """
+        Return what C{head} says, if it is plain.
+        """
+        lines = head[:-4].split(b"\r\n")
+        if (
+            len(head) > LONGEST_HEAD
+            or len(lines) > 1 + MOST_HEADERS
+            or not head.endswith(b"\r\n\r\n")
+        ):
+            return None
+        key: list[Hashable] = [None] * (1 + len(self._slots))
+        arguments: Arguments = {}
+        first, last = len(lines), -1
+        for number, line in enumerate(lines):
+            said = self._known.get(line)
+            if said is None:
+                said = self._known_before.get(line)
+                if said is None:
+                    first, last = min(first, number), number
+                    said = self.parse(line) if number else _parse_request_line(line)
+                    if said is None:
+                        return None
+                self._keep(line, said)
+            if said is not _IGNORED and not add(said, key, arguments):
+                return None
+            if not number and key[_REQUEST] is None:
+                return None
+        found = tuple(key)
+        if not has_its_host(found, arguments):
+            return None
+        return Head(found, arguments, lines, None if last < 0 else (first, last))
+
+    def known(self, line: bytes) -> Line | None:
+        """
+        Return what a line says that was read before and kept.
+        """
+        return self._known.get(line)
+
+    def _keep(self, line: bytes, said: Line) -> None:
+        if said.kept and len(line) <= LONGEST_KNOWN:
+            if len(self._known) >= MOST_KNOWN:
+                self._known_before, self._known = self._known, {}
+            self._known[line] = said
+
+    def parse(self, line: bytes) -> Line | None:
+        """
+        Return what a header line says, if it is plain.
+        """
+        found = _LINE.fullmatch(line)
+        if found is None:
+            return None
+        spelled, value = found.groups()
+        name = spelled.lower()
+        kept = name not in _NOT_KEPT
+        use = HEADERS.get(name)
+        if use is None:
+            return _IGNORED if kept else _SECRET
+        if use is Use.PARSED or (name == HOST and not is_host(value)):
+            return None
+        slot = meaning = None
+        if use & Use.DECIDES:
+            slot, meaning = self._slots[name], self._meanings[name](value)
+            if meaning is None:
+                return None
+        if use & self._argument:
+            return Line(slot, meaning, name, value, kept)
+        return _IGNORED if slot is None else Line(slot, meaning)
+
+
+def _parse_request_line(line: bytes) -> Line | None:
+    found = _REQUEST_LINE.fullmatch(line)
+    return None if found is None else Line(_REQUEST, found.groups())
+
+
+def add(said: Line, key: list[Hashable], arguments: Arguments) -> bool:
+    """
+    Add what a line says to what its head says.
+
+    @return: whether the head may still be plain: it has no header twice that decides.
+    """
+    slot = said.slot
+    if slot is not None:
+        if key[slot] is not None:
+            return False
+        key[slot] = said.meaning
+    if said.name is not None:
+        arguments.setdefault(said.name, []).append(said.value)
+    return True
+
+
+def has_its_host(key: Key, arguments: Arguments) -> bool:
+    """
+    Return whether a head has the one C{Host} that its version asks for.
+    """
+    hosts = arguments.get(HOST)
+    if hosts is None:
+        _, _, version = cast(tuple[bytes, bytes, bytes], key[_REQUEST])
+        return version == b"HTTP/1.0"
+    return len(hosts) == 1

@@ -1,0 +1,430 @@
+"""
+Operations: what requests mean, and how they are performed.
+
+Whatever reads a request, Twisted's parser and the Klein tree or the plan cache, makes an
+L{Operation} and L{Arguments<pexservice.web.parameters.Arguments>} of it, and
+L{Performer.perform} does the rest.  The order in which a request is refused stands here
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import Interface
+
+from pexservice.commit.interface import ICommitter
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.core.cursor import State, Transition
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.web import problems
+from pexservice.web.access import Access
+from pexservice.web.clients import Caller, Clients
+from pexservice.web.cross_site import check_purpose
+from pexservice.web.hosts import HostPolicy
+from pexservice.web.parameters import (
+    FORWARDED_FOR,
+    HOST,
+    MEANINGS,
+    ORIGIN,
+    PURPOSES,
+    REQUEST_METHOD,
+    Arguments,
+    Preferences,
+    conditions,
+    key_of,
+    preferences,
+)
+from pexservice.web.preconditions import UNCONDITIONAL, Conditions
+from pexservice.web.problems import Problem
+from pexservice.web.replies import Header, Reply
+from pexservice.web.representations import (
+    NOT_MODIFIED,
+    PRECONDITION_FAILED,
+    REPLAYED,
+    VALUE,
+    Kind,
+    state_reply,
+)
+from pexservice.web.throttle import RateLimit
+
+_log = Logger()
+
+MOVE = "move the cursor"
+WATCH = "watch the cursor"
+
+_KINDS = {
+    Result.APPLIED: VALUE,
+    Result.REPLAYED: REPLAYED,
+    Result.PRECONDITION_FAILED: PRECONDITION_FAILED,
+}
+
+
+class Answered(NamedTuple):
+    """
+    What a client is told of a state.
+    """
+
+    kind: Kind
+    state: State
+
+
+#: The end of a read or a step: what is told of a state, what the committer says, or why
+#: nothing was done.
+Answer = Answered | Outcome | Exception
+
+
+#: What makes the answer of an operation that is no read or step of the cursor.  One that
+#: writes the answer itself has a L{Deferred} fire with L{None} in the end.
+Work = Callable[[Arguments], Reply | Deferred[Reply] | Deferred[None]]
+
+
+class Call(NamedTuple):
+    """
+    An operation with arguments that were found to be allowed.
+
+    @ivar any_way: whether they are allowed on every connection, whatever its C{Host}.
+    @ivar conditions: those on the state that is read, or that a step finds.
+    @ivar move: what the committer is asked for, if it is a step.
+    """
+
+    any_way: bool
+    conditions: Conditions = UNCONDITIONAL
+    move: Move | None = None
+
+
+@frozen(eq=False, kw_only=True)
+class Operation:
+    """
+    What a request means: all that decides its answer but for its arguments.
+
+    One without transition, refusal and work is a read of the cursor.
+
+    @ivar told: what any answer to it tells a browser.
+    @ivar deed: what it does that a page of another origin may not.
+    @ivar ahead: whether a browser sent a step ahead of its user.
+    @ivar refusal: why it is refused, where that follows from its target.
+    """
+
+    method: bytes
+    told: tuple[Header, ...]
+    preferences: Preferences
+    transition: Transition | None = None
+    deed: str | None = None
+    ahead: bool = False
+    refusal: Problem | None = None
+    work: Work | None = None
+
+    @property
+    def is_about_cursor(self) -> bool:
+        """
+        Whether it is a read or a step.
+        """
+        return self.work is None and self.refusal is None
+
+
+class ISender(Interface):
+    """
+    The origin of a request: a connection, or a request that knows its connection.
+    """
+
+    #: The connection, as far as answers depend on it.
+    caller: Caller
+
+
+class Performer:
+    """
+    Perform the operations of one worker.
+
+    @ivar clients: tells whom a request comes from.
+    """
+
+    def __init__(
+        self,
+        committer: ICommitter,
+        access: Access,
+        clients: Clients,
+        *,
+        hosts: HostPolicy | None = None,
+        limit: RateLimit | None = None,
+    ) -> None:
+        """
+        @param hosts: decides which C{Host} is answered; L{None} to answer any.
+        """
+        self.clients = clients
+        self._committer = committer
+        self._access = access
+        self._hosts = hosts
+        self._limit = limit
+
+    def operation(
+        self,
+        method: bytes,
+        arguments: Arguments,
+        *,
+        transition: Transition | None = None,
+        deed: str | None = None,
+        refusal: Problem | None = None,
+        work: Work | None = None,
+    ) -> Operation:
+        """
+        Return what a request means whose target says the rest.
+        """
+        purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
+        return Operation(
+            method=method,
+            told=self.told(arguments.get(ORIGIN, ())),
+            preferences=preferences(arguments),
+            transition=transition,
+            deed=deed if transition is None else MOVE,
+            ahead=transition is not None and check_purpose(purposes) is not None,
+            refusal=refusal,
+            work=work,
+        )
+
+    def told(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
+        """
+        Return what any answer to a request tells a browser.
+
+        @param origins: the values of its C{Origin}.
+        """
+        return self._access.pages.answer_headers(origins)
+
+    def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
+        """
+        Return what tells the meaning of a value of each header that decides which
+        operation a request is.
+        """
+        others = self.told(())
+
+        def origin(value: bytes) -> bytes:
+            return b"" if self.told([value]) is others else value
+
+        return {**MEANINGS, ORIGIN: origin}
+
+    def preflight(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
+        """
+        Return what the answer to an C{OPTIONS} tells a browser besides.
+
+        @param allow: the methods that the path takes.
+        """
+        return self._access.pages.preflight_headers(
+            arguments.get(ORIGIN, ()), allow, asks=REQUEST_METHOD in arguments
+        )
+
+    def perform(
+        self,
+        operation: Operation,
+        arguments: Arguments,
+        sender: ISender,
+        answer: Callable[[Answer], None],
+        known: Call | None = None,
+    ) -> Answer | None:
+        """
+        Perform a read, a step or a refusal.
+
+        @param answer: called with the answer if that is not at hand.  It may be called
+            before this returns.
+        @param known: what L{bind} has made of the same arguments before.
+        @return: the answer, if it is at hand.
+        """
+        try:
+            call = self._admit(operation, arguments, sender, known)
+        except Problem as problem:
+            return problem
+        if call.move is None:
+            return self._read(call.conditions, answer)
+        self._step(operation.method, call, call.move, answer)
+        return None
+
+    def work(
+        self,
+        operation: Operation,
+        work: Work,
+        arguments: Arguments,
+        sender: ISender,
+    ) -> Deferred[Reply | None]:
+        """
+        Perform C{operation} by doing its C{work}.
+
+        @return: fires with the answer, unless C{work} has given it; it may be cancelled.
+        """
+
+        def begin() -> Reply | Deferred[Reply] | Deferred[None]:
+            self._admit(operation, arguments, sender, None)
+            return work(arguments)
+
+        def failed(failure: Failure) -> Reply:
+            return problem_of(_error(failure)).reply(operation.preferences.problem)
+
+        done = maybeDeferred(cast(Callable[[], Deferred[Reply | None]], begin))
+        return done.addErrback(failed)
+
+    def _admit(
+        self,
+        operation: Operation,
+        arguments: Arguments,
+        sender: ISender,
+        known: Call | None,
+    ) -> Call:
+        """
+        Return what is to be done.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        problem = None
+        if self._limit is not None:
+            problem = self.charge(sender, arguments.get(FORWARDED_FOR))
+        if problem is None and (known is None or not known.any_way):
+            problem = self._check_host(arguments, sender)
+        if problem is not None:
+            raise problem
+        return known or self.bind(operation, arguments)
+
+    def bind(self, operation: Operation, arguments: Arguments) -> Call:
+        """
+        Return what is to be done, whoever asks.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        access, transition = self._access, operation.transition
+        problem = (
+            operation.refusal
+            or (operation.deed and access.check_page(operation.deed, arguments))
+            or (problems.not_on_purpose() if operation.ahead else None)
+            or (transition and access.check_token(arguments))
+        )
+        if isinstance(problem, Problem):
+            raise problem
+        any_way = self._is_any_way(arguments)
+        if operation.work is not None:
+            return Call(any_way)
+        key = None if transition is None else key_of(arguments)
+        found = conditions(arguments)
+        if transition is None:
+            return Call(any_way, found)
+        condition = None if found is UNCONDITIONAL else found.met_by
+        return Call(any_way, found, Move(transition, key, condition))
+
+    def _is_any_way(self, arguments: Arguments) -> bool:
+        hosts = self._hosts
+        return hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
+
+    def charge(self, sender: ISender, forwarded: Sequence[bytes] | None) -> Problem | None:
+        """
+        Count a request of a client, and return 429 if it sends too many.
+        """
+        limit = self._limit
+        if limit is None or limit.take(self.clients.host(sender.caller, forwarded)):
+            return None
+        return problems.too_many_requests(limit.rate)
+
+    def _check_host(self, arguments: Arguments, sender: ISender) -> Problem | None:
+        """
+        Return 421 if the host of a request is not answered where it comes from.
+        """
+        hosts = self._hosts
+        if hosts is None or self._is_any_way(arguments):
+            return None
+        caller = sender.caller
+        if caller.checks_host is None:
+            caller.checks_host = hosts.concerns(caller.local, caller.peer)
+        return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None
+
+    def _step(
+        self, method: bytes, call: Call, move: Move, answer: Callable[[Answer], None]
+    ) -> None:
+        waiter = answer if move.condition is None else _judge(method, call, answer)
+        self._committer.move(move, waiter)
+
+    def _read(
+        self, conditions: Conditions, answer: Callable[[Answer], None]
+    ) -> Answer | None:
+        committer = self._committer
+        if committer.unread is not None:
+            return committer.unread
+        if committer.shows_visible:
+            state = committer.visible
+            return Answered(kind_of_read(conditions, state), state)
+        committer.read_current().addCallbacks(
+            lambda state: answer(Answered(kind_of_read(conditions, state), state)),
+            lambda failure: answer(_error(failure)),
+        ).addErrback(log_bug)
+        return None
+
+
+def kind_of_read(conditions: Conditions, state: State) -> Kind:
+    """
+    Return what a reader of C{state} is told.
+    """
+    if conditions is UNCONDITIONAL or conditions.met_by(state):
+        return VALUE
+    return NOT_MODIFIED if conditions.match(state) else PRECONDITION_FAILED
+
+
+def _judge(
+    method: bytes, call: Call, answer: Callable[[Answer], None]
+) -> Callable[[Answer], None]:
+    """
+    Return a waiter for a step with conditions.
+
+    RFC 9110 13.1.2 has a GET whose C{If-None-Match} is not met answered 304.
+    """
+
+    def waiter(outcome: Answer) -> None:
+        if isinstance(outcome, Outcome) and method == b"GET":
+            result, state = outcome
+            if result is Result.PRECONDITION_FAILED and call.conditions.match(state):
+                outcome = Answered(NOT_MODIFIED, state)
+        answer(outcome)
+
+    return waiter
+
+
+def _error(failure: Failure) -> Exception:
+    """
+    Return the reason of C{failure}, as an answer; what is nobody's refusal is a bug.
+    """
+    if failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown):
+        return cast(Exception, failure.value)
+    if not failure.check(CancelledError):
+        log_bug(failure)
+    return problems.internal_error()
+
+
+def log_bug(failure: Failure) -> None:
+    """
+    Log what nobody expected.
+    """
+    _log.failure("a request failed", failure=failure)
+
+
+def told_of(answer: Answered | Outcome) -> Answered:
+    """
+    Return what is told of a state that a request came to.
+    """
+    if isinstance(answer, Outcome):
+        return Answered(_KINDS[answer.result], answer.state)
+    return answer
+
+
+def problem_of(error: Exception) -> Problem:
+    """
+    Return what a client is told of a refusal.
+    """
+    return error if isinstance(error, Problem) else problems.of_refusal(error)
+
+
+def reply_to(operation: Operation, answer: Answer) -> Reply:
+    """
+    Return C{answer} as it is sent.
+    """
+    if isinstance(answer, Exception):
+        return problem_of(answer).reply(operation.preferences.problem)
+    kind, state = told_of(answer)
+    return state_reply(kind, operation.preferences, state)
