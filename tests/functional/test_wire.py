@@ -175,7 +175,7 @@ def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), received
     assert b"\r\nConnection: close" in head
-    assert b"\r\nContent-Length: %d\r\n" % len(body) in head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head + b"\r\n"
     assert body.endswith(b"\n")
     assert body.count(b"\n") == 1
     assert revision(daemon) == before

@@ -95,5 +95,10 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 13.5", added_lines("421 .*"), "openapi/*"),
     Wanted("issue 13.5", instead("200 *", "421 *", "name the host in --allowed-host")),
     Wanted("issue 13.5", added, "help/* --allowed-host *"),
+    # One writer makes all heads.
+    Wanted("issue 14.3", reordered),
+    Wanted("issue 13.7", instead("404 *", "400", "a request target is a path")),
+    Wanted("issue 13.7", instead("400", "431"), "*attack: * trailer*"),
+    Wanted("issue 13.7", instead("100 200 200", "200 200"), "*attack: asking without*"),
     Wanted("issue 13.6", added, "help/* --post-only"),
 )

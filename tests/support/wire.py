@@ -5,6 +5,7 @@ A connection without a network: bytes in, bytes out, turn by turn.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -13,6 +14,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
+from pexservice.server.access_log import AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
@@ -33,6 +35,37 @@ _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
 ENOUGH = 200
 
 
+class Sink:
+    """
+    A sink of an access log that keeps the lines, or fails.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.failure: OSError | None = None
+        self.reopened = self.closed = 0
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """
+        See L{pexservice.server.access_log.Sink.write}.
+        """
+        if self.failure is not None:
+            raise self.failure
+        self.lines += lines
+
+    def reopen(self) -> None:
+        """
+        See L{pexservice.server.access_log.Sink.reopen}.
+        """
+        self.reopened += 1
+
+    def close(self) -> None:
+        """
+        See L{pexservice.server.access_log.Sink.close}.
+        """
+        self.closed += 1
+
+
 class Server:
     """
     One worker's web and connections over a store in memory.
@@ -49,14 +82,17 @@ class Server:
         proxies: tuple[str, ...] = (),
         hosts: tuple[str, ...] = (),
         table: Table = TABLE,
+        logs: bool = False,
     ) -> None:
         """
+        @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: those that are answered over loopback.
         """
         self.clock = Turns()
         # 0 stands for "not" with some times.
         self.clock.rightNow = 1000.0
         self.store = MemoryStore()
+        self.sink = Sink()
         self.failures: list[Failure] = []
         self.committer = Committer(
             self.store,
@@ -76,7 +112,11 @@ class Server:
             self.committer, access, clients, hosts=policy, limit=limit
         )
         self.fast_path = FastPath(
-            performer, self.connections, self.clock, remembers=remembers
+            performer,
+            self.connections,
+            self.clock,
+            log=AccessLog(self.sink, lambda: 1_795_000_000.0) if logs else None,
+            remembers=remembers,
         )
         scrape = Metrics(self.committer, self.fast_path).reply
         self.events = Events(self.committer, self.clock.callLater, streams)
@@ -89,6 +129,15 @@ class Server:
         """
         self.store.revision, self.store.position = revision, position
         now(Deferred.fromCoroutine(self.committer.start()))
+
+    @property
+    def lines(self) -> list[bytes]:
+        """
+        The lines of the access log.
+        """
+        if self.fast_path.log is not None:
+            self.fast_path.log.flush()
+        return self.sink.lines
 
     def connect(self, peer: object = None, local: object = None) -> Wire:
         """

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 
+from pexservice.server.access_log import escaped
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, ISite, Phase
 from pexservice.server.parser import Parser
@@ -205,7 +206,14 @@ class PexChannel(Parser):
             self.write(b"")
         connection = self._connection
         connection.answered = True
-        self._fast_path.requests.parsed(request.path, request.method, request.code)
+        fast_path = self._fast_path
+        fast_path.requests.parsed(request.path, request.method, request.code)
+        if fast_path.log is not None:
+            line = b" ".join((request.method, request.uri, request.clientproto))
+            arguments = read(request.requestHeaders)
+            fast_path.tell(
+                self.sender, arguments, escaped(line), request.code, request.sentLength
+            )
         if self.persistent and self.has_input:
             # The next request is here already.  It waits for the next turn of the
             # reactor, so that others get theirs, and for the client to have taken
@@ -273,6 +281,9 @@ class PexChannel(Parser):
         told = performer.told(arguments.get(ORIGIN, ()))
         reply = problem.reply(preferences(arguments).problem)
         self.transport.write(render(_LAST, told, reply, bodiless=self.is_head))
+        length = 0 if self.is_head else len(reply.body)
+        line = escaped(self.line or b"-")
+        fast_path.tell(self.sender, arguments, line, problem.status, length)
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)

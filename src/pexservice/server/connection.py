@@ -35,6 +35,9 @@ from pexservice.web.representations import VALUE
 
 _IDLE = Phase.IDLE
 
+#: The end of a head.
+_END = b"\r\n\r\n"
+
 
 class Transport(ITransport, IConsumer, IPushProducer):
     """
@@ -178,17 +181,22 @@ class Connection(Protocol):
             return
         plan, fast_path = request.plan, self.fast_path
         last = plan.framing.last
+        status: int
         if isinstance(answer, Exception):
             problem = problem_of(answer)
-            self.write(fast_path.responses.problem(plan, problem))
-            plan.tally.count(problem.status)
+            status, data = problem.status, fast_path.responses.problem(plan, problem)
         else:
             kind, state = told_of(answer)
             if kind is VALUE and plan.operation.transition is None:
-                self.write(fast_path.responses.current(plan, state))
+                data = fast_path.responses.current(plan, state)
             else:
-                self.write(fast_path.responses.about(plan, kind, state))
-            plan.tally.count(kind.status)
+                data = fast_path.responses.about(plan, kind, state)
+            status = kind.status
+        self.write(data)
+        plan.tally.count(status)
+        if fast_path.log is not None:
+            length = len(data) - data.index(_END) - len(_END)
+            fast_path.tell(self, request.arguments, request.line, status, length)
         self.answered = True
         self.last_active = fast_path.seconds()
         if self._queued is not None and not last:

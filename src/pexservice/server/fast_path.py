@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from pexservice.server.heads import Arguments
+from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.plan_cache import Framing, Plan, PlanCache
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.responses import Responses
-from pexservice.web.operations import Call, Operation, Performer
+from pexservice.web.operations import Call, ISender, Operation, Performer
+from pexservice.web.parameters import FORWARDED_FOR, Arguments
 from pexservice.web.problems import Problem
 
 
@@ -19,6 +20,7 @@ class FastPath:
     """
     The plan cache of a worker, and what it takes to perform a plan and to answer.
 
+    @ivar log: the access log, if there is one.
     @ivar performer: performs operations, those that were parsed too.
     @ivar requests: counts the requests that were answered, those that were parsed too.
     @ivar seconds: a monotonic clock.
@@ -31,16 +33,19 @@ class FastPath:
         connections: Connections,
         reactor: IReactorTime,
         *,
+        log: AccessLog | None = None,
         remembers: bool = True,
     ) -> None:
         """
+        @param log: the access log, if there is one.
         @param remembers: L{False} to have every request parsed.
         """
         self.performer = performer
         self.connections = connections
         self.responses = Responses()
         self.requests = RequestCounters()
-        self.cache = PlanCache(self._bind, performer.meanings())
+        self.cache = PlanCache(self._bind, performer.meanings(), logs=log is not None)
+        self.log = log
         self.seconds = connections.seconds
         self.call_later = reactor.callLater
         if not remembers:
@@ -63,11 +68,32 @@ class FastPath:
             tally = self.requests.tally(path, operation.method)
             self.cache.learn(head, Plan(operation, framing, tally))
 
+    def tell(
+        self,
+        sender: ISender,
+        arguments: Arguments,
+        request: bytes,
+        status: int,
+        length: int,
+    ) -> None:
+        """
+        Have an answer in the access log, if there is one.
+
+        @param request: the request line, or what there was instead.
+        @param length: of the body that was sent.
+        """
+        if self.log is not None:
+            forwarded = arguments.get(FORWARDED_FOR)
+            host = self.performer.clients.host(sender.caller, forwarded)
+            self.log.add(host, request, status, length, arguments)
+
     def tick(self) -> None:
         """
         Begin another second.
         """
         self.responses.tick()
+        if self.log is not None:
+            self.log.tick()
         self.cache.tick()
 
     def retire(self) -> None:

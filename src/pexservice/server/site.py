@@ -4,11 +4,10 @@ The protocol factory: one resource, for every connection of one worker.
 
 from __future__ import annotations
 
-import time
 from typing import TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.web.http import Request, datetimeToLogString
+from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from zope.interface import implementer
@@ -18,17 +17,15 @@ from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import ISite
-from pexservice.server.request import PexRequest
 
 C = TypeVar("C", bound=Connection)
-
-#: The access log's name for the daemon's own log.
-OWN_LOG = "-"
 
 
 @implementer(ISite)
 class PexSite(Site):
     """
+    Make the connections of one worker.
+
     @ivar fast_path: what its connections share.
     """
 
@@ -36,26 +33,10 @@ class PexSite(Site):
     noisy = False
 
     def __init__(
-        self,
-        resource: Resource,
-        fast_path: FastPath,
-        reactor: IReactorTime,
-        *,
-        access_log: str | None = None,
+        self, resource: Resource, fast_path: FastPath, reactor: IReactorTime
     ) -> None:
-        """
-        @param access_log: the path of the access log, L{OWN_LOG} for the daemon's
-            log, or none.
-        """
-        super().__init__(
-            resource,
-            requestFactory=PexRequest,
-            logPath=None if access_log in (None, OWN_LOG) else access_log,
-            timeout=None,
-            reactor=reactor,
-        )
+        super().__init__(resource, timeout=None, reactor=reactor)
         self.fast_path = fast_path
-        self._logs = access_log is not None
         # Apart, so that an error of the one does not cost the other.
         self._each_second = [
             Periodic(call, reactor)
@@ -64,7 +45,7 @@ class PexSite(Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
         """
-        See L{IProtocolFactory.buildProtocol}.
+        Return a new connection, on a transport of Twisted's.
         """
         return self.connection(Connection)
 
@@ -88,32 +69,21 @@ class PexSite(Site):
         """
         return self.fast_path.connections.closing
 
+    def log(self, request: Request) -> None:
+        """
+        Do nothing: the channel sees to the access log.
+        """
+
     def startFactory(self) -> None:
         """
-        See L{Factory.startFactory}.
+        Begin to tell the time.  What is inherited tells it for a log that is not used.
         """
-        super().startFactory()
         for each in self._each_second:
             each.start(1.0)
 
     def stopFactory(self) -> None:
         """
-        See L{Factory.stopFactory}.
+        Tell the time no more.
         """
-        super().stopFactory()
         for each in self._each_second:
             each.stop()
-
-    def _updateLogDateTime(self) -> None:
-        """
-        The inherited one takes the reactor's seconds for the time of day.
-        """
-        self._logDateTime = datetimeToLogString(time.time())
-        self._logDateTimeCall = self.reactor.callLater(1, self._updateLogDateTime)
-
-    def log(self, request: Request) -> None:
-        """
-        A line in the access log, if there is one: it costs as much as an answer.
-        """
-        if self._logs:
-            super().log(request)

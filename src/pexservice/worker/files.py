@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pexservice.process.exit_status import cannot_use
-from pexservice.server.site import OWN_LOG
+from pexservice.server.access_log import OWN_LOG
 from pexservice.server.transport.tls import context
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens

@@ -7,6 +7,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401 the first URL needs it, when descriptors may be short
 import gc
 import os
+import signal
 from collections.abc import Callable
 from socket import gethostname
 
@@ -29,6 +30,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.process.verification import VerificationProgress
+from pexservice.server.access_log import AccessLog, sink_of
 from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
@@ -245,8 +247,7 @@ class Worker(Service):
             performer,
             self._connections,
             self._reactor,
-            # A request that is answered from the cache is not logged.
-            remembers=settings.access_log is None,
+            log=self._access_log(),
         )
         scrape = Metrics(committer, self._fast_path, store, settings.scoreboard).reply
         api = Api(
@@ -257,12 +258,17 @@ class Worker(Service):
             later=later,
             scrape=scrape,
         )
-        return PexSite(
-            api.resource(),
-            self._fast_path,
-            self._reactor,
-            access_log=settings.access_log,
-        )
+        return PexSite(api.resource(), self._fast_path, self._reactor)
+
+    def _access_log(self) -> AccessLog | None:
+        name = self._settings.access_log
+        if name is None:
+            return None
+        log = AccessLog(sink_of(name))
+        if self._settings.lifeline is None:
+            # Of a supervisor's workers, new ones open it anew.
+            signal.signal(signal.SIGHUP, lambda *_: log.reopen())
+        return log
 
     async def _listen(self, place: Place, site: PexSite) -> IListeningPort:
         tls = self._settings.tls
@@ -323,6 +329,8 @@ class Worker(Service):
             connections.close_idle()
         if not await self._within(GRACE, connections.emptied()):
             connections.abort()
+        if self._fast_path is not None and self._fast_path.log is not None:
+            self._fast_path.log.close()
         if committer is not None:
             await committer.stop()
         self._notifier.close()

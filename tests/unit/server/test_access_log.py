@@ -1,0 +1,200 @@
+"""
+The lines of the access log, and where they go.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.logger import LogLevel, capturedLogs
+from twisted.web.http import _escape
+
+from pexservice.server.access_log import MOST_LINES, AccessLog, LogFile, escaped, sink_of
+from tests.support.wire import Server, Sink
+
+STAMP = b"[18/Nov/2026:11:06:40 +0000]"
+STEP = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def lines(server: Server, *requests: bytes, peer: object = None) -> list[bytes]:
+    """
+    What is logged when each of C{requests} was sent on a connection of its own.
+    """
+    before = len(server.lines)
+    for each in requests:
+        wire = server.connect(peer)
+        wire.send(each)
+        wire.turns()
+    return [line.replace(STAMP, b"[T]") for line in server.lines[before:]]
+
+
+PEER = IPv4Address("TCP", "192.0.2.1", 1)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        (b"GET /current HTTP/1.1\r\nHost: h", b'"GET /current HTTP/1.1" 200 2 "-" "-"'),
+        (b"HEAD /current HTTP/1.1\r\nHost: h", b'"HEAD /current HTTP/1.1" 200 - "-" "-"'),
+        (
+            b'GET /current?a=b HTTP/1.0\r\nUser-Agent: it\'s "me"\r\nReferer: http://a/',
+            b'"GET /current?a=b HTTP/1.0" 200 2 "http://a/" "it\'s \\"me\\""',
+        ),
+        (
+            b'GET /current HTTP/1.1\r\nHost: h\r\nIf-None-Match: "0"',
+            b'"GET /current HTTP/1.1" 304 - "-" "-"',
+        ),
+        (
+            b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: a b",
+            b'"POST /next HTTP/1.1" 400 78 "-" "-"',
+        ),
+        (b"GET /nowhere HTTP/1.1\r\nHost: h", b'"GET /nowhere HTTP/1.1" 404 122 "-" "-"'),
+        (b"GET /current HTTP/1.1", b'"GET /current HTTP/1.1" 400 30 "-" "-"'),
+        (b"nonsense", b'"-" 400 43 "-" "-"'),
+    ],
+)
+def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
+    """
+    It is the same whichever way the answer went, also of what was refused early.
+    """
+    server = Server(remembers=remembers, logs=True)
+    found = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
+    assert found == [b'"192.0.2.1" - - [T] ' + line + b"\n"] * 3
+
+
+def test_the_order() -> None:
+    """
+    Lines come in the order of the answers: a step's when it is durable.
+    """
+    server = Server(logs=True)
+    lines(server, STEP, STEP)
+    server.store.held = True
+    step = server.connect()
+    step.send(STEP)
+    step.turns()
+    (read,) = lines(server, b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"GET /current" in read
+    server.store.finish()
+    assert b"POST /next" in server.lines[-1]
+
+
+def test_a_client_behind_a_proxy() -> None:
+    """
+    It is named, as for the rate; a Unix socket has no address.
+    """
+    server = Server(logs=True)
+    forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
+    found = lines(server, STEP, *[forwarded] * 3, peer=UNIXAddress(None))
+    assert [line.split(b" ")[0] for line in found] == [b'"-"', *[b'"192.0.2.7"'] * 3]
+
+
+@pytest.mark.parametrize(
+    "value", [b"a", b"it's", b'"', b"'\"", b"\\", b"\\'", b"\xff\n\0", b"", b'\\\\"']
+)
+def test_escaped(value: bytes) -> None:
+    """
+    It is escaped as Twisted's own log has it.
+    """
+    assert escaped(value).decode() == _escape(value)
+
+
+def test_they_are_written_together() -> None:
+    """
+    At the end of a second, or when there are many.
+    """
+    sink = Sink()
+    log = AccessLog(sink)
+    log.add("", b"-", 200, 0, {})
+    assert sink.lines == []
+    log.tick()
+    assert len(sink.lines) == 1
+    for _ in range(MOST_LINES):
+        log.add("", b"-", 200, 0, {})
+    assert len(sink.lines) == 1 + MOST_LINES
+    log.add("", b"-", 200, 0, {})
+    log.close()
+    assert (len(sink.lines), sink.closed) == (2 + MOST_LINES, 1)
+
+
+def test_a_full_disk() -> None:
+    """
+    It costs lines, and no answer; the log says so once, and how many there were.
+    """
+    server = Server(logs=True)
+    server.sink.failure = OSError(errno.ENOSPC, "no space")
+    with capturedLogs() as events:
+        for _ in range(3):
+            wire = server.connect()
+            wire.send(STEP)
+            wire.turns()
+            assert b" 200 OK" in wire.received
+            server.fast_path.tick()
+        server.sink.failure = None
+        assert len(lines(server, STEP)) == 1
+    found = [(each["log_level"], each.get("count")) for each in events]
+    assert found == [(LogLevel.error, None), (LogLevel.error, 3)]
+
+
+def test_a_file_that_is_moved(tmp_path: Path) -> None:
+    """
+    As logrotate does it: what comes after a signal is in the new file.
+    """
+    path = tmp_path / "access.log"
+    log = AccessLog(sink_of(str(path)))
+    log.add("", b"1", 200, 0, {})
+    log.tick()
+    path.rename(tmp_path / "access.log.1")
+    log.add("", b"2", 200, 0, {})
+    log.reopen()
+    log.tick()
+    log.add("", b"3", 200, 0, {})
+    log.close()
+    assert (tmp_path / "access.log.1").read_bytes().count(b"\n") == 2
+    assert b'"3"' in path.read_bytes()
+
+
+def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
+    """
+    Then the file at hand is used, and the daemon's log says so.
+    """
+    place = tmp_path / "place"
+    place.mkdir()
+    path = place / "access.log"
+    log = AccessLog(sink_of(str(path)))
+    path.rename(tmp_path / "moved")
+    place.rmdir()
+    log.reopen()
+    with capturedLogs() as events:
+        log.tick()
+    assert "No such file" in str(events[0]["error"])
+    log.add("", b"1", 200, 0, {})
+    log.close()
+    assert (tmp_path / "moved").read_bytes().count(b"\n") == 1
+
+
+def test_a_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A disk that was full within a line does not spoil the next one.
+    """
+    path = tmp_path / "access.log"
+    file = LogFile(str(path))
+    real = os.write
+    results = iter([3, None])
+
+    def write(descriptor: int, data: bytes) -> int:
+        most = next(results, len(data))
+        if most is None:
+            raise OSError(errno.ENOSPC, "no space")
+        return real(descriptor, data[:most])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="no space"):
+        file.write([b"first\n"])
+    file.write([b"second\n"])
+    file.close()
+    assert path.read_bytes() == b"fir\nsecond\n"
