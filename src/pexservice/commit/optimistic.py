@@ -33,6 +33,7 @@ from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
+from pexservice.commit.unmet import UnmetConditions, as_refusal
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
@@ -76,6 +77,9 @@ class OptimisticCommitter:
         )
         self.counts = self._group.counts
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
+        self._unmet_conditions = UnmetConditions(
+            store, self._group, self._reader, make=self.move, postpone=self._postpone
+        )
         # Why nothing is taken, for another reason than that the store is away.
         self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
         self._read = False
@@ -212,36 +216,18 @@ class OptimisticCommitter:
     def _unmet(self, move: Move, waiter: Waiter) -> None:
         """
         See whether C{move}'s condition is really not met.  That may be so only because
-        others moved, or because of moves that never come to be.
+        others moved, or because of moves that never come to be; or because it was made
+        before, with the same key.
         """
         group = self._group
-        if group.open.transitions:
+        if move.key is not None or group.is_idle:
+            self._unmet_conditions.ask(move, waiter)
+        elif group.open.transitions:
             outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
             group.tell(waiter, move, outcome, group.open)
-        elif group.under_way is not None:
-            # It may have happened before this was asked for.
+        else:
+            # What is under way may have happened before this was asked for.
             self._postpone(move, waiter)
-        else:
-            self._read_for(move, waiter)
-
-    def _read_for(self, move: Move, waiter: Waiter) -> None:
-        self.read_current().addCallbacks(
-            lambda state: self._judge(state, move, waiter),
-            lambda failure: waiter(_as_refusal(failure.value)),
-        ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
-
-    def _judge(self, state: State, move: Move, waiter: Waiter) -> None:
-        """
-        Go on with C{move}: the cursor was at C{state} after it was asked for.
-        """
-        if move.condition is None or move.condition(state):
-            if self._group.is_idle:
-                # Compared with another state, it might not be met for ever.
-                self._group.restart(state)
-            self.move(move, waiter)
-        else:
-            outcome = Outcome(Result.PRECONDITION_FAILED, state)
-            self._group.tell(waiter, move, outcome, None)
 
     def _postpone(self, move: Move, waiter: Waiter) -> None:
         if not self._backlog:
@@ -327,7 +313,7 @@ class OptimisticCommitter:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
         # What was not sent can only happen by being asked for again.
-        self._group.undo(batch, error, _as_refusal(error))
+        self._group.undo(batch, error, as_refusal(error))
 
     def crashed(self, failure: Failure) -> None:
         """
@@ -335,10 +321,3 @@ class OptimisticCommitter:
         """
         self._closed = self._closed or NotTaken("the service failed")
         self._fatal(failure)
-
-
-def _as_refusal(error: BaseException) -> NotTaken:
-    """
-    Return what is told to who asked for what surely did not happen.
-    """
-    return error if isinstance(error, NotTaken) else NotTaken(str(error))

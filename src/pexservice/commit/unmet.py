@@ -1,0 +1,109 @@
+"""
+Conditions that look unmet to a node that others move the cursor under.
+
+What the node knows may be old, so the store is asked, after the move was asked for.  And
+a move may have been made before, with the same key, so that its condition is not met any
+more because of itself: its key is looked up after the cursor was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.commit.cursor_reader import CursorReader
+from pexservice.commit.group_commit import GroupCommit
+from pexservice.commit.requests import Move, Outcome, Result, Waiter
+from pexservice.core.cursor import State
+from pexservice.stores.interface import ISharedStore, NotTaken, Remembered
+
+
+def as_refusal(error: BaseException | None) -> NotTaken:
+    """
+    Return what is told about what surely did not happen.
+    """
+    return error if isinstance(error, NotTaken) else NotTaken(str(error))
+
+
+class UnmetConditions:
+    """
+    Finds out what becomes of moves whose conditions look unmet, and of reads.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ISharedStore,
+        group: GroupCommit,
+        reader: CursorReader,
+        *,
+        make: Callable[[Move, Waiter], None],
+        postpone: Callable[[Move, Waiter], None],
+    ) -> None:
+        """
+        @param make: makes a move whose condition may be met.
+        @param postpone: makes it when the next commit has ended.
+        """
+        self._store = store
+        self._group = group
+        self._reader = reader
+        self._make = make
+        self._postpone = postpone
+
+    def ask(self, move: Move, waiter: Waiter) -> None:
+        """
+        Ask the store where the cursor is, and go on with C{move} from there.
+        """
+        self._reader.read().addCallbacks(
+            self._judge,
+            lambda failure: waiter(as_refusal(failure.value)),
+            callbackArgs=(move, waiter),
+        ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
+
+    def _judge(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
+        """
+        Go on with C{move}: the cursor was at C{state} after it was asked for.
+        """
+        group, condition = self._group, move.condition
+        if condition is not None and not condition(state):
+            return self._refuse(state, move, waiter)
+        if group.is_idle:
+            # Compared with another state, it might not be met for ever.
+            group.restart(state)
+            self._make(move, waiter)
+        elif move.key is None:
+            self._make(move, waiter)
+        else:
+            # What may keep it from being met is under way.
+            self._postpone(move, waiter)
+        return None
+
+    def _refuse(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
+        """
+        Tell that the condition was not met at C{state}, unless the key had been used by
+        then.
+        """
+
+        def recalled(first: Remembered | None) -> None:
+            if first is None:
+                outcome = Outcome(Result.PRECONDITION_FAILED, state)
+                self._group.tell(waiter, move, outcome, None)
+            else:
+                led_to = self._reader.state_at(first.revision, first.position)
+                self._group.replay(waiter, move, first.transition, led_to)
+
+        def failed(failure: Failure) -> None:
+            waiter(as_refusal(failure.value))
+
+        if move.key is None:
+            recalled(None)
+            return None
+        found = self._group.find(move.key)
+        if found is not None:
+            self._group.replay(waiter, move, *found)
+            return None
+        return self._store.recall(move.key).addCallbacks(recalled, failed)
