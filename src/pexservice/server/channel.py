@@ -282,7 +282,7 @@ class PexChannel(Parser):
         reply = problem.reply(preferences(arguments).problem)
         self.transport.write(render(_LAST, told, reply, bodiless=self.is_head))
         length = 0 if self.is_head else len(reply.body)
-        line = escaped(self.line or b"-")
+        line = escaped(self.line or b"- - -")
         fast_path.tell(self.sender, arguments, line, problem.status, length)
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()

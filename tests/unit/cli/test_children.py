@@ -23,11 +23,12 @@ def test_a_worker() -> None:
 
 def test_a_check() -> None:
     """
-    It is told all, and no option of twistd.
+    It is told all but where to listen, and no option of twistd.
     """
     command = check_command(Settings(listen=("tcp:1",), journal=7))
     assert command[2] == "pexservice.cli.check"
-    assert command[command.index("--listen") + 1] == "tcp:1"
+    assert command[command.index("--journal") + 1] == "7"
+    assert "--listen" not in command
     assert "pexservice-worker" not in command
 
 

@@ -55,7 +55,7 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
         ),
         (b"GET /nowhere HTTP/1.1\r\nHost: h", b'"GET /nowhere HTTP/1.1" 404 122 "-" "-"'),
         (b"GET /current HTTP/1.1", b'"GET /current HTTP/1.1" 400 30 "-" "-"'),
-        (b"nonsense", b'"-" 400 43 "-" "-"'),
+        (b"nonsense", b'"- - -" 400 43 "-" "-"'),
     ],
 )
 def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
