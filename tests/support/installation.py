@@ -41,6 +41,9 @@ class Installation:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(path)
         self.python = str(path / "bin" / "python")
         (self.site,) = (path / "lib").glob("python3*/site-packages")
+        # First, for an environment on top of the system's has a folder of that name too,
+        # with nothing in it but our plugin.
+        (self.site / "twisted").symlink_to(_origin("twisted").parent)
         for each in map(Path, sys.path):
             if each.name in ("site-packages", "dist-packages") and each.is_dir():
                 _link(each, self.site)
