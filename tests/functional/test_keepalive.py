@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -273,6 +274,37 @@ def test_a_death_without_a_name(daemon: Daemon) -> None:
     wait_for(daemon, "ended by signal 40")
     until(daemon, "stands by", 2)
     step(daemon)
+
+
+def test_a_moment_without_descriptors(tmp_path: Path) -> None:
+    """
+    Longer than the watchdog's patience: nobody is silent for that, nobody is replaced, and
+    what was connected is answered.
+    """
+    with Daemon(tmp_path, "--watchdog", "1") as daemon:
+        both_are_up(daemon)
+        workers = children(daemon.process.pid)
+        connection = daemon.connect()
+        connection.connect()
+        limits = [resource.prlimit(each, resource.RLIMIT_NOFILE) for each in workers]
+        for each, (_, hard) in zip(workers, limits, strict=True):
+            resource.prlimit(each, resource.RLIMIT_NOFILE, (3, hard))
+        ends = time.monotonic() + 1.5
+        for path in ("/next", "/current", "/history", "/livez", "/readyz?verbose", "/"):
+            connection.request("POST" if path == "/next" else "GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+        while time.monotonic() < ends:
+            time.sleep(0.1)
+        for each, limit in zip(workers, limits, strict=True):
+            resource.prlimit(each, resource.RLIMIT_NOFILE, limit)
+        # Its supervisor looks again some times meanwhile.
+        time.sleep(1.5)
+        connection.close()
+        assert step(daemon) == 2
+        assert children(daemon.process.pid) == workers
+        assert count(daemon, "has been silent") == count(daemon, "ended") == 0
 
 
 def test_sighup_with_nonsense(tmp_path: Path) -> None:

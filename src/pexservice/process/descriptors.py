@@ -1,10 +1,12 @@
 """
-How many files and connections this process may have open.
+The limit of files and connections that this process may have open.
 """
 
 from __future__ import annotations
 
 import resource
+
+from pexservice.process.exit_status import CannotStart
 
 #: Descriptors that connections never get: the store, logs, sockets and what opens for a
 #: moment take up to 64, connections that are told to go until the next turn 16, and those
@@ -12,10 +14,27 @@ import resource
 RESERVE = 112
 
 
+#: With fewer a process starts in vain: Twisted, uvloop or the store find none left.
+LEAST = 64
+
+
+def check_limit() -> None:
+    """
+    Check that this process may open as many files as it needs without connections.
+
+    @raise CannotStart: it may not.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < LEAST:
+        raise CannotStart(
+            f"the limit of open files is {soft}, and {LEAST} are the least that is needed;"
+            " raise it with ulimit -n or LimitNOFILE="
+        )
+
+
 def room_for(connections: int) -> int:
     """
-    Have the limit of open files raised as far as C{connections} need and the system
-    lets us.
+    Raise the limit of open files as far as C{connections} need and the system lets us.
 
     @return: how many there is room for.  More would be accepted by the kernel and
         answered by nobody.

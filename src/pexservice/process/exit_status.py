@@ -99,7 +99,24 @@ class ProcessExit:
         self._reactor = reactor
         self._terminal = terminal
         self._at_exit = at_exit
+        self._stopped = False
         self.reason: str | None = None
+
+    def watch_reactor(self) -> None:
+        """
+        End with a status that is not 0 if the reactor breaks down, which twistd takes for
+        an end like any other.
+        """
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
+        self._at_exit(self._end_unless_stopped)
+
+    def _reactor_stopped(self) -> None:
+        self._stopped = True
+
+    def _end_unless_stopped(self) -> None:
+        if not self._stopped:
+            self._write("the reactor broke down; the log has the reason")
+            _end(Status.CANNOT_START)
 
     def exit_with(self, status: Status, reason: str) -> None:
         """
@@ -111,13 +128,16 @@ class ProcessExit:
             return
         self.reason = reason
         self._log.critical("{reason}", reason=reason)
+        self._write(reason)
+        self._at_exit(_end, status)
+        self.stop()
+
+    def _write(self, reason: str) -> None:
         # twistd has put its log in the place of sys.stderr.
         if self._terminal and sys.__stderr__ is not None:
             # A full disk may have both the store and what this is redirected to.
             with suppress(OSError):
                 sys.__stderr__.write(f"pexservice: {reason}\n")
-        self._at_exit(_end, status)
-        self.stop()
 
     def stop(self) -> None:
         """

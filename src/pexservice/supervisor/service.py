@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.process import scoreboard
+from pexservice.process.descriptors import check_limit
 from pexservice.process.exit_status import CannotStart, ProcessExit
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
@@ -123,7 +124,9 @@ class Supervisor(Service):
         @raise CannotStart: for those that do not see standard error.
         """
         super().privilegedStartService()
+        self._exit.watch_reactor()
         try:
+            check_limit()
             for place in places(self._reactor, self._listen):
                 self._open(place)
         except CannotStart as error:

@@ -25,7 +25,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.descriptors import room_for
+from pexservice.process.descriptors import check_limit, room_for
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
@@ -114,6 +114,7 @@ class Worker(Service):
         @raise CannotStart: for who does not see standard error.
         """
         super().startService()
+        self._exit.watch_reactor()
         Deferred.fromCoroutine(self._start()).addErrback(self._start_failed)
         if self._exit.reason is not None and not self._settings.foreground:
             raise CannotStart(self._exit.reason)
@@ -180,6 +181,7 @@ class Worker(Service):
     async def _serve(self) -> None:
         settings = self._settings
         room = room_for(settings.max_connections)
+        check_limit()
         if room < settings.max_connections:
             self._log.warn(
                 "--max-connections {wanted}: the limit of open files has room for"

@@ -131,3 +131,27 @@ def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> Non
     error = cannot_use("the file x", OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert str(error) == f"the file x: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize(("loop", "status"), [("reactor.stop()", 0), ("1 / 0", 1)])
+def test_the_reactor_breaks_down(loop: str, status: int) -> None:
+    """
+    That is no end like any other: twistd logs the error and ends with 0.
+    """
+    program = f"""
+from contextlib import suppress
+from twisted.internet import reactor
+from pexservice.process.exit_status import ProcessExit
+ProcessExit(reactor).watch_reactor()
+def mainLoop():
+    {loop}
+    reactor.runUntilCurrent()
+reactor.mainLoop = mainLoop
+with suppress(ZeroDivisionError):
+    reactor.run()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    said = "pexservice: the reactor broke down; the log has the reason\n" if status else ""
+    assert (ended.returncode, ended.stderr) == (status, said)

@@ -71,7 +71,7 @@ class Bench:
         self.exit = ProcessExit(
             self.reactor,
             terminal=False,
-            at_exit=lambda _, status: self.statuses.append(status),
+            at_exit=lambda _, *status: self.statuses.extend(status),
         )
         settings: dict[str, Any] = {
             "listen": [LOOPBACK],

@@ -93,7 +93,7 @@ class Bench:
         self.exit = ProcessExit(
             cast(Any, self.reactor),
             terminal=False,
-            at_exit=lambda _, status: self.statuses.append(status),
+            at_exit=lambda _, *status: self.statuses.extend(status),
         )
         notifier = Notifier(
             lambda message: self.told.extend(message.decode().splitlines()), 5.0

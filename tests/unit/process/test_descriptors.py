@@ -1,0 +1,83 @@
+"""
+The limit of open files.
+"""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from pexservice.process.descriptors import LEAST, RESERVE, check_limit, room_for
+from pexservice.process.exit_status import CannotStart
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+class Limits:
+    """
+    The limits of a process that is not the test's.
+    """
+
+    def __init__(self, soft: int, hard: int) -> None:
+        self.limits = (soft, hard)
+
+    def getrlimit(self, _: int) -> tuple[int, int]:
+        """
+        Return them.
+        """
+        return self.limits
+
+    def setrlimit(self, _: int, limits: tuple[int, int]) -> None:
+        """
+        Change them.
+        """
+        assert limits[1] == self.limits[1]
+        self.limits = limits
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> Limits:
+    """
+    Have the process such limits.
+    """
+    limits = Limits(soft, hard)
+    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "room", "then"),
+    [
+        (1024, 524_288, 10_000, 10_000 + RESERVE),
+        (1024, UNLIMITED, 10_000, 10_000 + RESERVE),
+        (1024, 4096, 4096 - RESERVE, 4096),
+        (20_000, 20_000, 10_000, 20_000),
+        (UNLIMITED, UNLIMITED, 10_000, UNLIMITED),
+        (100, 100, 1, 100),
+    ],
+)
+def test_room_for_connections(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: int
+) -> None:
+    """
+    The limit is raised as far as it may be, and never lowered.
+    """
+    limits = limited(monkeypatch, soft, hard)
+    assert room_for(10_000) == room
+    assert limits.limits == (then, hard)
+
+
+def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A process that cannot even start says how many it takes.
+    """
+    limited(monkeypatch, LEAST, LEAST)
+    check_limit()
+    limited(monkeypatch, UNLIMITED, UNLIMITED)
+    check_limit()
+    limited(monkeypatch, LEAST - 1, LEAST - 1)
+    with pytest.raises(
+        CannotStart, match=f"limit of open files is {LEAST - 1}, and {LEAST}"
+    ):
+        check_limit()
