@@ -4,9 +4,11 @@ The live page, in a browser.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +234,34 @@ def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 2
     assert daemon.ask("/current")[0].headers["Pex-Revision"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("3", 3000, 3000),
+        ("0", 0, 0),
+        ("999999999", 60_000, 60_000),
+        (formatdate(4e9, usegmt=True), 60_000, 60_000),
+        (formatdate(1e9, usegmt=True), -math.inf, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        ("-1", -math.inf, 0),
+    ],
+)
+def test_retry_after(
+    daemon: Daemon, views: Open, value: str, least: float, most: float
+) -> None:
+    """
+    Seconds and dates are waited for, a minute at most; what is neither is no reason to
+    send a step again at once.
+    """
+    view = views(daemon)
+    waits = view.page.evaluate(
+        "value => retryAfter(new Response('', { headers: { 'Retry-After': value } }))",
+        value,
+    )
+    assert least <= waits <= most
 
 
 def test_giving_up(daemon: Daemon, views: Open) -> None:

@@ -32,16 +32,16 @@ _TELL_VIOLATIONS = """
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*arguments: str) -> Iterator[Browser]:
     """
-    The browser.
+    Start the browser, with more C{arguments} for its command line.
     """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # Its sandbox does not run as root.
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
+            executable_path=CHROMIUM, args=["--no-sandbox", *arguments]
         )
         yield browser
         browser.close()

@@ -1,0 +1,63 @@
+// What a page can try against an address; each try answers what it has found out.
+async (base) => {
+    const settled = (element, act) => new Promise((done) => {
+        element.onload = () => done("loaded");
+        element.onerror = () => done("error");
+        act();
+        document.body.append(element);
+        setTimeout(() => done("nothing"), 3000);
+    });
+    const text = async (path, options) => {
+        try {
+            const answer = await fetch(base + path, options);
+            if (answer.type === "opaque") return "opaque";
+            return `${answer.status} ${await answer.text()}`;
+        } catch {
+            return "refused";
+        }
+    };
+    const element = (tag, attributes) =>
+        settled(Object.assign(document.createElement(tag), attributes), () => {});
+    const form = (method, path) => {
+        const frame = Object.assign(document.createElement("iframe"), { name: "f" + Math.random() });
+        return settled(frame, () => {
+            document.body.append(frame);
+            const made = Object.assign(document.createElement("form"), {
+                method, action: base + path, target: frame.name,
+            });
+            document.body.append(made);
+            made.submit();
+        });
+    };
+    const stream = (path) => new Promise((done) => {
+        const source = new EventSource(base + path);
+        const end = (found) => { source.close(); done(found); };
+        source.onmessage = ({ data }) => end(data);
+        source.onerror = () => source.readyState === EventSource.CLOSED && end("closed");
+        setTimeout(() => end("nothing"), 3000);
+    });
+    const json = { "Content-Type": "application/json", "Idempotency-Key": "k" };
+    const told = {
+        read: await text("/current"),
+        "read history": await text("/history", { headers: { Accept: "application/json" } }),
+        "fetch GET": await text("/next"),
+        "fetch POST": await text("/next", { method: "POST" }),
+        "fetch with a key": await text("/next", { method: "POST", headers: json, body: "{}" }),
+        "fetch without CORS": await text("/next", { mode: "no-cors" }),
+        "fetch POST without CORS": await text("/next", { method: "POST", mode: "no-cors" }),
+        "fetch kept alive": await text("/next", { method: "POST", mode: "no-cors", keepalive: true }),
+        image: await element("img", { src: base + "/next" }),
+        script: await element("script", { src: base + "/next" }),
+        frame: await element("iframe", { src: base + "/next" }),
+        object: await element("object", { data: base + "/next" }),
+        "form GET": await form("get", "/next"),
+        "form POST": await form("post", "/next"),
+        events: await stream("/events"),
+        "fetch of events": await text("/events", { mode: "no-cors", signal: AbortSignal.timeout(1000) }),
+    };
+    navigator.sendBeacon(base + "/next", "x");
+    const hints = ["prefetch", "prerender", "preload", "stylesheet"].map((rel) =>
+        element("link", { rel, href: base + "/next", as: "image" }));
+    await Promise.all(hints.map((each) => Promise.race([each, new Promise((done) => setTimeout(done, 1500))])));
+    return told;
+}

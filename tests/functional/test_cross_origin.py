@@ -1,0 +1,203 @@
+"""
+Pages of other origins in a browser, and a page whose name turns to the service's address:
+they can neither move the cursor nor read it nor take a stream.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.browser import chromium
+from tests.support.daemon import PATIENCE, Daemon
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
+
+pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
+
+#: A name of somebody else, which turns to this machine.
+ATTACKER = "attacker.example"
+
+#: What a page can try against an address; each try answers what it has found out.
+TRIES = (Path(__file__).with_name("cross_origin_tries.js")).read_text()
+
+
+class _Page(BaseHTTPRequestHandler):
+    """
+    A page of somebody else.
+    """
+
+    def do_GET(self) -> None:
+        """
+        Answer an empty page.
+        """
+        body = b"<!doctype html><title>page</title><body></body>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """
+        Say nothing.
+        """
+
+
+@pytest.fixture(scope="module")
+def other_port() -> Iterator[int]:
+    """
+    Serve the page on another port of this machine.
+    """
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """
+    Start one to which the attacker's names are this machine.
+    """
+    arguments = (
+        f"--host-resolver-rules=MAP {ATTACKER} 127.0.0.1",
+        # It would ask its user first, as not every browser does.
+        "--disable-features=LocalNetworkAccessChecks",
+    )
+    with chromium(*arguments) as browser:
+        yield browser
+
+
+@contextmanager
+def page_at(browser: Browser, address: str) -> Iterator[Page]:
+    """
+    Open a page in a context of its own.
+    """
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
+    page = context.new_page()
+    page.goto(address)
+    yield page
+    context.close()
+
+
+def moved(daemon: Daemon) -> tuple[int, int]:
+    """
+    Return how often the cursor moved, and how many streams there were that have ended.
+    """
+    revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+    metrics = daemon.ask("/metrics")[1].decode()
+    return revision, len(re.findall(r'endpoint="/events".*status="200"', metrics))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ATTACKER])
+def test_another_origin(
+    tmp_path: Path, browser: Browser, other_port: int, host: str
+) -> None:
+    """
+    By fetch, form, image, script, frame, beacon, hint and EventSource it moves nothing
+    and reads nothing.
+    """
+    with (
+        Daemon(tmp_path) as daemon,
+        page_at(browser, f"http://{host}:{other_port}/") as page,
+    ):
+        told = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
+        assert moved(daemon) == (0, 0), told
+        assert told["events"] == "closed"
+        for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
+            assert told[name] == "refused", told
+        assert {told["image"], told["script"]} == {"error"}, told
+
+
+def test_a_named_origin(tmp_path: Path, browser: Browser, other_port: int) -> None:
+    """
+    The same page can when its origin is named; so the tries above are real ones.
+    """
+    origin = f"http://127.0.0.1:{other_port}"
+    with (
+        Daemon(tmp_path, "--cors-origin", origin) as daemon,
+        page_at(browser, origin) as page,
+    ):
+        told = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
+        assert told["read"] == "200 0\n"
+        assert (told["fetch GET"], told["fetch POST"]) == ("200 1\n", "200 1\n")
+        assert told["fetch with a key"] == "200 2\n"
+        assert '"revision":' in told["events"]
+        assert moved(daemon)[0] >= 3
+        # The count above would tell of a stream.
+        assert moved(daemon)[1] == 1
+
+
+def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
+    """
+    Load a page of the attacker's, whose name then turns to the daemon, and let it try.
+    """
+    address = f"http://{ATTACKER}:{daemon.port}"
+
+    def begin(route: Route) -> None:
+        route.fulfill(content_type="text/html", body="<!doctype html><body></body>")
+
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
+    page = context.new_page()
+    page.route(f"{address}/page", begin)
+    page.goto(f"{address}/page")
+    told: dict[str, str] = page.evaluate(TRIES, address)
+    context.close()
+    return told
+
+
+def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
+    """
+    To the browser it is the service's own origin; the service knows better.
+    """
+    with Daemon(tmp_path) as daemon:
+        told = rebinding(browser, daemon)
+        assert moved(daemon) == (0, 0), told
+        for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
+            assert told[name].startswith("421 "), told
+        assert told["events"] == "closed"
+        log = daemon.log.read_text()
+    assert log.count(f"--allowed-host {ATTACKER} ") == 1
+
+
+def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> None:
+    """
+    Without the check it would read and move; so the attack is a real one.
+    """
+    with Daemon(tmp_path, "--allowed-host", "*") as daemon:
+        told = rebinding(browser, daemon)
+        assert told["read"] == "200 0\n"
+        # The second and the third step: F(2) and F(3).
+        assert (told["fetch POST"], told["fetch with a key"]) == ("200 1\n", "200 2\n")
+        assert '"revision":' in told["events"]
+
+
+def test_post_only(tmp_path: Path, browser: Browser, other_port: int) -> None:
+    """
+    Where a browser says nothing of a page's origin, C{--post-only} leaves an image
+    nothing to move.
+    """
+    with Daemon(tmp_path, "--post-only") as daemon:
+        base = f"http://127.0.0.1:{daemon.port}"
+        assert daemon.ask("/next")[0].status == 405
+        with page_at(browser, f"http://127.0.0.1:{other_port}/") as page:
+            page.evaluate(TRIES, base)
+        with page_at(browser, f"{base}/") as page:
+            page.click("[data-step=next]")
+            page.wait_for_function(
+                "() => document.getElementById('position').innerText === '1'"
+            )
+        assert moved(daemon)[0] == 1
