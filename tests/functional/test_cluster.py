@@ -141,7 +141,7 @@ def _refused(path: Path, store: str) -> str:
     """
     listen = ("--listen", "tcp:0:interface=127.0.0.1")
     ended = run(path, "-n", "--pidfile=", "pexservice", *listen, "--store", store)
-    assert ended.returncode == 1, ended.stdout
+    assert ended.returncode == 64, ended.stdout
     (line,) = ended.stderr.splitlines()
     return line
 

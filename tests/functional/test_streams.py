@@ -232,7 +232,7 @@ def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
     ):
         listen = ("--listen", "tcp:0:interface=127.0.0.1")
         ended = run(tmp_path, "-n", "--pidfile=", "pexservice", *listen, *options)
-        assert ended.returncode == 1
+        assert ended.returncode == 64
         assert words in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
 
