@@ -172,7 +172,7 @@ def metrics(daemon: Daemon) -> dict[str, Outcome]:
     for name, inners in labels.items():
         found[f"metrics/{name}"] = (Answer("", body="\n".join(sorted(inners)).encode()),)
     for name, kind in kinds.items():
-        found[f"metrics/type of {name}"] = (Answer(kind),)
+        found[f"metrics/{name}: type"] = (Answer(kind),)
     return found
 
 

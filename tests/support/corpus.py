@@ -88,6 +88,10 @@ HOSTS = (
 )
 
 
+#: An attack that keeps version 0.1.0 busy for seconds, until its watchdog ends it.
+TOO_MUCH = "an Accept of spaces"
+
+
 def request(
     line: str, *headers: str, host: str | None = "localhost", version: str = "1.1"
 ) -> bytes:
@@ -266,9 +270,14 @@ def malformed() -> Iterator[Case]:
         as_json = sent.replace(b"\r\n", b"\r\nAccept: application/json\r\n", 1)
         yield Case(f"wire as JSON: {name}", (as_json + request("POST /next"),))
     for attack in PROMPT:
+        if attack.name == TOO_MUCH:
+            continue
         opaque = b"/metrics" in attack.sent or b"/openapi.json" in attack.sent
         chunks = tuple(whole(attack))
-        yield Case(f"attack: {attack.name}", chunks, leaves=attack.leaves, opaque=opaque)
+        # To one of them version 0.1.0 answers with a stream, which has no end.
+        until = b"}\n\n" if b"GET /events " in attack.sent else None
+        name, leaves = f"attack: {attack.name}", attack.leaves
+        yield Case(name, chunks, leaves=leaves, until=until, opaque=opaque)
 
 
 def few() -> Iterator[Case]:

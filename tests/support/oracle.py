@@ -87,6 +87,8 @@ class Side:
     _connect: Callable[[Daemon], socket.socket]
     _control: socket.socket = field(init=False)
     _asked: int = field(init=False, default=0)
+    # The connection by which the oracle asks was closed.
+    _cut_off: bool = field(init=False, default=False)
     revision: int = field(init=False, default=0)
     position: int = field(init=False, default=0)
 
@@ -131,8 +133,17 @@ class Side:
             self._asked += 1
             high, low = divmod(self._asked, 250)
             lines.append(b"X-Forwarded-For: 10.%d.%d.1" % (high, low))
-        self._control.sendall(b"\r\n".join([*filter(None, lines), b"", b""]))
-        answer = read_answer(self._control)
+        sent = b"\r\n".join([*filter(None, lines), b"", b""])
+        answer = b""
+        with suppress(ConnectionError):
+            self._control.sendall(sent)
+            answer = read_answer(self._control)
+        if not answer:
+            self._cut_off = True
+            self._control.close()
+            self._control = self._connect(self.daemon)
+            self._control.sendall(sent)
+            answer = read_answer(self._control)
         assert answer.startswith(b"HTTP/1.1 200 "), answer
         return answer
 
@@ -163,6 +174,9 @@ class Side:
                 except TimeoutError:
                     broken.append(Answer("nothing more came"))
         self.look()
+        if self._cut_off:
+            self._cut_off = False
+            broken.append(Answer("another client's connection was closed"))
         moved = Answer(f"revisions moved: {self.revision - before}")
         return (*(_plain(each, case) for each in parse(received)), *broken, moved)
 

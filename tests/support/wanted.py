@@ -43,6 +43,8 @@ _CROSS_ORIGIN = (
 _PREFETCH = "a prefetch may not move the cursor; send the request when it is meant"
 _ACCEPTED = "Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
 
+_FILES = "files, and whether they are as before: {'pexservice-data/data.mdb': False, %s}"
+
 WANTED: tuple[Wanted, ...] = (
     Wanted("issue 14.5: groups in plain English", removed, "help/* line: *"),
     Wanted("issue 14.5: groups in plain English", added, "help/* line: *"),
@@ -55,12 +57,23 @@ WANTED: tuple[Wanted, ...] = (
         added_lines('reason="misconfigured".*'),
         "metrics/pexservice_worker_restarts_total",
     ),
-    Wanted("issue 14.4", added, "metrics/pexservice_reloads_total"),
-    Wanted("issue 14.4", added, "metrics/pexservice_last_reload"),
+    Wanted("issue 14.4", added, "metrics/pexservice_reloads_total*"),
+    Wanted("issue 14.4", added, "metrics/pexservice_last_reload*"),
     Wanted("issue 16.8", reworded, "start/*an option *"),
     Wanted("issue 16.8", reworded, "start/*an address *"),
     Wanted("issue 16.8", reworded, "start/*a store of no kind"),
     Wanted("issue 16.8", reworded, "start/many standbys"),
+    Wanted("issue 14.6: a store says what its URL is", reworded, "start/*without a place"),
+    Wanted("issue 12.3", reworded, "start/*a damaged store"),
+    # Beside the store there is a witness of its newest commit.
+    Wanted(
+        "issue 12.3",
+        changed_status(
+            _FILES % "'pexservice-data/lock.mdb': False",
+            _FILES % "'pexservice-data/lock.mdb': False, 'pexservice-data/newest': False",
+        ),
+        "start/*",
+    ),
     Wanted("issue 13.7", added_header("X-Content-Type-Options", "nosniff")),
     Wanted("issue 13.7", added_header("Cross-Origin-Resource-Policy", "same-origin")),
     # It stood last in the page's answer.
@@ -75,7 +88,12 @@ WANTED: tuple[Wanted, ...] = (
     ),
     *(
         Wanted("issue 13.6", instead("?0[01] *", "403 *", says))
-        for says in (_CROSS_ORIGIN, _PREFETCH, _CROSS_ORIGIN.replace("move", "watch"))
+        for says in (_CROSS_ORIGIN, _PREFETCH)
+    ),
+    Wanted(
+        "issue 13.6",
+        instead("200", "403 200", _CROSS_ORIGIN.replace("move", "watch")),
+        "*attack: a stream for another site",
     ),
     Wanted(
         "issue 13.6",
