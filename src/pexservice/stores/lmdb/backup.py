@@ -14,9 +14,9 @@ FILE}: a page that is missing is the end of it, as L{pexservice.stores.lmdb.veri
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +67,10 @@ def _beside(place: Path) -> Iterator[Path]:
     """
     A directory next to C{place}, which is removed unless it was renamed.
     """
-    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
+    made = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
+        # In here, for a signal may come as soon as it is made.
+        made.mkdir(mode=0o700)
         yield made
     finally:
         if made.exists():
