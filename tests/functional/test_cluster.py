@@ -124,7 +124,7 @@ def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
         Daemon(paths[1], *store, command="pexservice-worker") as two,
         socket.create_connection(("127.0.0.1", two.port), PATIENCE) as listening,
     ):
-        listening.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
         while b"id: 0\n" not in heard:
             heard += listening.recv(65536)
@@ -141,7 +141,8 @@ def _refused(path: Path, store: str) -> str:
     """
     listen = ("--listen", "tcp:0:interface=127.0.0.1")
     ended = run(path, "-n", "--pidfile=", "pexservice", *listen, "--store", store)
-    assert ended.returncode == 64, ended.stdout
+    # A wrong URL is a wrong option; what it names may be there the next time.
+    assert ended.returncode in (1, 64), ended.stdout
     (line,) = ended.stderr.splitlines()
     return line
 
