@@ -4,7 +4,8 @@ Damage to every page of a store: none is accepted and different.
 A store is damaged in one of many ways, once with its witness and once as a bare copy.
 Then it is verified as a service does before it starts.  Each must be refused, or do no
 harm: what it says is what it said, and so it is after some more commits, which must leave
-a whole store.  A bare copy may also say what it said before the last commit.
+a whole store.  A bare copy may also say what it said before the last commit; or before
+some of the last ones, where the writes of all of them are gone, which nothing tells.
 
 C{python -m tests.labs.damage.lab [DAMAGES] [FIRST]} is the long form.
 """
@@ -32,7 +33,7 @@ from pexservice.stores.lmdb import verify as verification
 from pexservice.stores.lmdb.directory import DATA, WITNESS
 from pexservice.stores.lmdb.pages import Contents as PageContents
 from pexservice.stores.lmdb.verify import verify
-from tests.labs.damage.damages import DAMAGES, SIZE
+from tests.labs.damage.damages import DAMAGES, SIZE, older_pages
 from tests.labs.damage.originals import Original, go_on, opened, original, read, result
 from tests.support.evidence import Evidence, record
 
@@ -54,10 +55,12 @@ class Outcome(IntEnum):
     HARMLESS = 11
     #: It is used, and says what it said before the last commit.
     STATE_BEFORE = 12
+    #: It is used, and says what it said some commits ago.
+    EARLIER_STATE = 13
     #: It is used, and says something else, at once or after some more commits.
-    DIFFERENT = 13
+    DIFFERENT = 14
     #: It is used, and that ends by an error or a signal; or nobody says what it is.
-    BROKEN = 14
+    BROKEN = 15
 
 
 class Undetected(AssertionError):
@@ -88,6 +91,8 @@ class Tried:
         good = {Outcome.REFUSED, Outcome.HARMLESS}
         if self.bare:
             good.add(Outcome.STATE_BEFORE)
+        if self.bare and self.name == older_pages.__name__:
+            good.add(Outcome.EARLIER_STATE)
         return self.outcome in good
 
 
@@ -140,8 +145,12 @@ def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome
     accepted()
     store = opened(path)
     found = read(store, whole.names)
+    if found == whole.said[0]:
+        return Outcome.STATE_BEFORE
+    if found in whole.said:
+        return Outcome.EARLIER_STATE
     if found != whole.contents:
-        return Outcome.STATE_BEFORE if found == whole.before else Outcome.DIFFERENT
+        return Outcome.DIFFERENT
     go_on(store)
     found = read(store, whole.names)
     result(store.close())
@@ -225,7 +234,8 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
             unit="damages to every kind of page",
             result=f"{found[Outcome.REFUSED]:,} refused, {found[Outcome.HARMLESS]:,} of no"
             f" consequence, {found[Outcome.STATE_BEFORE]:,} bare copies at the state"
-            " before the last commit; none accepted and different",
+            f" before the last commit and {found[Outcome.EARLIER_STATE]} at an earlier one;"
+            " none accepted and different",
             command="make damage",
         )
     )

@@ -50,7 +50,7 @@ class Original:
     @ivar witness: and the witness.
     @ivar earlier: the file after each of the commits before the last, newest first.
     @ivar contents: what it says.
-    @ivar before: what it said before the last commit.
+    @ivar said: what it said before each of the last commits, newest first.
     @ivar later: what it says after some more commits.
     @ivar names: every idempotency key that was used.
     """
@@ -59,7 +59,7 @@ class Original:
     witness: bytes
     earlier: tuple[bytes, ...]
     contents: Contents
-    before: Contents
+    said: tuple[Contents, ...]
     later: Contents
     names: tuple[bytes, ...]
 
@@ -146,7 +146,7 @@ def original(path: Path, seed: int) -> Original:
         witness=(path / "store" / WITNESS).read_bytes(),
         earlier=tuple(files[1:]),
         contents=contents,
-        before=_contents(path, files[1], names),
+        said=tuple(_contents(path, each, names) for each in files[1:]),
         later=_contents(path, files[0], names, go_on),
         names=names,
     )

@@ -41,10 +41,8 @@ _OVERFLOW_HEADER = struct.Struct("<QHHI")
 _NODE = struct.Struct("<HHHH")
 _NUMBER = struct.Struct("<Q")
 
-#: Flags of pages.
+#: Flags of pages; and of nodes whose value is on overflow pages, or a tree's record.
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
-
-#: Flags of nodes: the value is on overflow pages, or it is the record of a tree.
 _LARGE, _SUBTREE = 1, 2
 
 #: Flags of the free tree: its keys are integers.  The other trees of a store have none.
@@ -93,11 +91,14 @@ def check_pages(file: int, progress: Callable[[float], object]) -> Contents:
         databases[name] = Tree(*TREE.unpack(value))
 
     _FreeWalk(pages, "free pages", meta.free, pages.free).check()
+    # Every commit but the first replaces pages of the one before, and frees those.
+    if pages.freed_by != meta.transaction > 1:
+        raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
     _MainWalk(pages, "databases", meta.main, database).check()
     for name, tree in databases.items():
         _Walk(pages, name.decode(errors="replace"), tree).check()
     entries = {name: tree.entries for name, tree in databases.items()}
-    return Contents(meta.transaction, entries, pages.lost)
+    return Contents(meta.transaction, entries, pages.lost())
 
 
 class _Pages:
@@ -109,7 +110,9 @@ class _Pages:
         self.size = meta.page_size
         self._file = file
         self._last = meta.last_page
-        self._transaction = meta.transaction
+        # The newest transaction that has freed pages, and whether a list has none.
+        self.freed_by = 0
+        self._empty_list = False
         self._progress = progress
         self._walked = 0
         # One byte for each page of the file: whether it was met, in use or free.
@@ -119,12 +122,17 @@ class _Pages:
         # The file may end before its last free pages: they were never written.
         self._free_beyond: set[int] = set()
 
-    @property
     def lost(self) -> int:
         """
-        The number of pages that were not met.
+        Return how many pages were not met, all of them in the file.
         """
-        return self._last + 1 - sum(self._met) - len(self._free_beyond)
+        if len(self._met) + len(self._free_beyond) != self._last + 1:
+            raise BadPage(f"the file ends before page {self._last}, its last")
+        lost = len(self._met) - sum(self._met)
+        if lost and self._empty_list:
+            # LMDB may lose pages, and have a list without any, but hardly both.
+            raise BadPage("a list of free pages has lost them")
+        return lost
 
     def take(self, number: int) -> bytes:
         """
@@ -145,11 +153,10 @@ class _Pages:
         self._meet(number)
         header = self._read(_OVERFLOW_HEADER.size, number * self.size)
         found, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
-        if (found, flags) != (number, _OVERFLOW):
-            raise BadPage(f"page {number} does not begin a long value")
-        # A shorter value may have taken the place of a longer one.
-        if count * self.size < _OVERFLOW_HEADER.size + length:
-            raise BadPage(f"page {number} has no room for a value of {length} bytes")
+        # There may be more than it takes: a longer value was there before.
+        enough = count * self.size >= _OVERFLOW_HEADER.size + length
+        if (found, flags, enough) != (number, _OVERFLOW, True):
+            raise BadPage(f"page {number} does not begin a value of {length} bytes")
         self._meet(number + 1, count - 1)
         self._walked += count
         return count
@@ -170,8 +177,8 @@ class _Pages:
         """
         Note an entry of the free tree.
         """
-        if int.from_bytes(transaction) > self._transaction:
-            raise BadPage("pages were freed by a transaction that was not yet")
+        self.freed_by = int.from_bytes(transaction)
+        self._empty_list |= not any(value[: _NUMBER.size])
         numbers = [number for (number,) in _NUMBER.iter_unpack(value[: len(value) & -8])]
         if not numbers or numbers[0] >= len(numbers):
             raise BadPage("a list of free pages is longer than its record")

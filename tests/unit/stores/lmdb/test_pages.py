@@ -304,6 +304,23 @@ def free_a_page_in_use(file: File) -> None:
             return
 
 
+def empty_list_of_free_pages(file: File) -> None:
+    """
+    Let a list of free pages say that it has none.
+    """
+    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    file.put(root, node(file.page(root), 0) + 16, bytes(8))
+
+
+def newest_key_of_the_free_tree(file: File) -> None:
+    """
+    Let another transaction have been the last to free pages.
+    """
+    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    last = node(file.page(root), (file.number(root, 12, "H") - 16) // 2 - 1)
+    file.put(root, last + 8, number("Q", file.number(root, last + 8, "Q") + 1))
+
+
 def shorten(file: File) -> None:
     """
     Cut off the last page that is in use.
@@ -329,6 +346,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "root beyond": (in_meta(MAIN + ROOT, "Q", 1 << 60), "beyond the end"),
     "root is a meta page": (in_meta(MAIN + ROOT, "Q", 1), "used twice"),
     "last page": (in_meta(LAST_PAGE, "Q", 2), "beyond the end"),
+    "last page far": (in_meta(LAST_PAGE, "Q", 1 << 34), "ends before page"),
+    "no free pages": (empty_list_of_free_pages, "has lost them"),
+    "freed by another": (newest_key_of_the_free_tree, "last transaction that has freed"),
     "another's number": (in_page(LEAF, -1, 0, "Q", 5), "that is page 5"),
     "another's flags": (in_page(LEAF, -1, 10, "H", 1), "with flags 1"),
     "flags of a branch": (in_page(BRANCH, -1, 10, "H", 2), "with flags 2"),
@@ -351,8 +371,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "leaves exchanged": (swap(LEAF, -1, -2), "keys on page"),
     "branches exchanged": (swap(BRANCH, 0, 1), "tree of"),
     "overflow pages": (in_page(OVERFLOW, 0, 12, "I", 1 << 30), "beyond the end"),
-    "fewer overflow pages": (in_page(OVERFLOW, 0, 12, "I", 0), "no room"),
-    "overflow flags": (in_page(OVERFLOW, 0, 10, "H", 2), "long value"),
+    "fewer overflow pages": (in_page(OVERFLOW, 0, 12, "I", 0), "begin a value"),
+    "overflow flags": (in_page(OVERFLOW, 0, 10, "H", 2), "begin a value"),
     "free and in use": (free_a_page_in_use, "used twice, or is free"),
     "shorter": (shorten, "beyond the end"),
 }

@@ -1,0 +1,150 @@
+"""
+The second reader of a verification: LMDB, whose view is what is served.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb import verify as module
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.pages import Contents
+from pexservice.stores.lmdb.verify import blame, verify
+from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
+from tests.unit.stores.lmdb.test_store import filled
+
+#: Enough for branch pages.
+BATCHES = 300
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    Make a store, of which the pages are taken for sound.
+    """
+    path = tmp_path / "store"
+    filled(path, BATCHES)
+    with lmdb.open(str(path), max_dbs=3, readonly=True, lock=False) as env:
+        transaction = env.info()["last_txnid"]
+    entries = dict.fromkeys(module.DATABASES, 1)
+    sound = Contents(transaction, entries, 0)
+    monkeypatch.setattr(module, "_check_file", lambda *_: sound)
+    return path
+
+
+def change(path: Path, offset: int, new: bytes) -> None:
+    """
+    Write into the file.
+    """
+    with (path / DATA).open("rb+") as file:
+        file.seek(offset)
+        file.write(new)
+
+
+def nodes(page: bytes) -> tuple[int, ...]:
+    """
+    Return where the nodes of a page begin.
+    """
+    (lower,) = struct.unpack_from("<H", page, 12)
+    return struct.unpack_from(f"<{(lower - 16) // 2}H", page, 16)
+
+
+def greater_key_of_a_branch(path: Path) -> None:
+    """
+    Let the first key of each child be looked for in the child before it.
+    """
+    data = (path / DATA).read_bytes()
+    for page in pages_in_use(path)[BRANCH]:
+        for node in nodes(data[page * SIZE : (page + 1) * SIZE])[1:]:
+            at = page * SIZE + node
+            (length,) = struct.unpack_from("<H", data, at + 6)
+            change(path, at + 8 + length - 1, bytes((data[at + 8 + length - 1] ^ 1,)))
+
+
+def exchanged_leaves(path: Path) -> None:
+    """
+    Exchange the last two leaves, and let each have its number.
+    """
+    data = (path / DATA).read_bytes()
+    one, two = pages_in_use(path)[LEAF][-2:]
+    change(path, one * SIZE + 8, data[two * SIZE + 8 : (two + 1) * SIZE])
+    change(path, two * SIZE + 8, data[one * SIZE + 8 : (one + 1) * SIZE])
+
+
+def another_count(path: Path) -> None:
+    """
+    Let LMDB's record of the journal have one entry more.
+    """
+    data, begin = (path / DATA).read_bytes(), b"journal" + struct.pack("<IHH", 0, 0, 2)
+    at = data.find(begin)
+    while at >= 0:
+        # Older ones are on pages that are free.
+        (entries,) = struct.unpack_from("<Q", data, at + 7 + 32)
+        change(path, at + 7 + 32, struct.pack("<Q", entries + 1))
+        at = data.find(begin, at + 1)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "branch": (greater_key_of_a_branch, "looking up"),
+    "leaves": (exchanged_leaves, "(comes after|looking up)"),
+    "count": (another_count, f"{BATCHES} records where LMDB counts {BATCHES + 1}"),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_what_lmdb_sees(store: Path, damage: Callable[[Path], None], said: str) -> None:
+    """
+    Its records are in order, as many as it counts, and found by looking them up; also
+    where nobody has looked at the pages.
+    """
+    verify(store)
+    damage(store)
+    with pytest.raises(StoreDamaged, match=said):
+        verify(store)
+
+
+def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    LMDB begins with the transaction whose pages were walked.
+    """
+    sound = module._check_file(store, lambda _: None)
+    another = sound._replace(transaction=sound.transaction - 1)
+    monkeypatch.setattr(module, "_check_file", lambda *_: another)
+    with pytest.raises(StoreDamaged, match="does not begin with the transaction"):
+        verify(store)
+
+
+def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Those of a store are there, and no other.
+    """
+    sound = module._check_file(store, lambda _: None)
+    more = sound._replace(entries={**sound.entries, b"other": 0})
+    monkeypatch.setattr(module, "_check_file", lambda *_: more)
+    with pytest.raises(StoreDamaged, match=r"its databases are .*other"):
+        verify(store)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lmdb.MapResizedError("MDB_MAP_RESIZED"),
+        lmdb.ReadersFullError("MDB_READERS_FULL"),
+        lmdb.PanicError("MDB_PANIC"),
+        lmdb.Error("something"),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_what_is_no_damage(error: Exception) -> None:
+    """
+    Errors that say nothing about the store do not keep anybody from trying again.
+    """
+    found = blame(Path("/store"), error)
+    assert type(found) is StoreUnusable
+    assert str(found).startswith("the store /store cannot be opened: ")
