@@ -127,7 +127,9 @@ def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
         while b"id: 0\n" not in heard:
-            heard += listening.recv(65536)
+            chunk = listening.recv(65536)
+            assert chunk, heard
+            heard += chunk
         assert one.ask("/next", "POST")[1] == b"1\n"
         while b"id: 1\n" not in heard:
             chunk = listening.recv(65536)
