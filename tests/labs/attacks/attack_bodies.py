@@ -416,8 +416,9 @@ EXPECTATIONS: list[Attack] = [
 ]
 
 UNFINISHED: list[Attack] = [
-    *hanging(
-        "RFC 9112 7.1: a size must not overflow: it is waited for, not made smaller",
+    *refused(
+        "RFC 9112 7.1: a size must not overflow: it is refused, not made smaller",
+        413,
         {
             "a size of 2^64 + 5": chunks(b"10000000000000005\r\n12345\r\n" + END),
             "a size of 2^32 + 5": chunks(b"100000005\r\n12345\r\n" + END),

@@ -4,10 +4,12 @@ The supervisor as a service: its sockets, its start and its end.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, cast
@@ -113,6 +115,17 @@ class Bench:
             each.end(by=signal.SIGTERM)
         self.reactor.turns(0.2)
         now(cast(Deferred[None], stopped))
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """
+    Collect the sockets that Twisted could not bind and leaves to the garbage collector.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
