@@ -10,7 +10,7 @@ from tests.labs.damage.lab import Outcome, lab, run
 from tests.support.forms import amount
 
 #: The first ones; C{make damage} tries 10,000.
-COUNT = amount(short=400, long=3000)
+COUNT = amount(short=400, long=1000)
 
 #: Those for the control.
 CONTROL = 200
