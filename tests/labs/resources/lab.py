@@ -170,7 +170,7 @@ def no_descriptors(path: Path) -> int:
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
             _kill(daemon)
             until(daemon, "serves", 2)
-            wait_for(daemon, "cannot start a process: .*Too many open files")
+            wait_for(daemon, "cannot start worker-[0-9]+: .*Too many open files")
             until_told(clients)
             assert count(daemon, "is process") == 2
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)

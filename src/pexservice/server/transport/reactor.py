@@ -7,6 +7,7 @@ L{pexservice.server.transport.streams}.
 
 from __future__ import annotations
 
+import time
 from asyncio import AbstractEventLoop, Handle
 from collections.abc import Callable
 from functools import partial
@@ -96,6 +97,9 @@ class UvloopReactor(AsyncioSelectorReactor):
     """
 
     loop: AbstractEventLoop
+
+    #: Twisted's asyncio reactor keeps its timers by the wall clock, as its others do.
+    seconds = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()

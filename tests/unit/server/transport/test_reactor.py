@@ -5,6 +5,7 @@ The reactor on uvloop's event loop.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,17 @@ def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
     """
     reactor.loop.call_later(seconds, reactor.loop.stop)
     reactor.loop.run_forever()
+
+
+def test_time(reactor: UvloopReactor) -> None:
+    """
+    Its seconds are those of the monotonic clock, whatever the wall clock does: a worker's
+    signs of life come by them.
+    """
+    before = time.monotonic()
+    assert before <= reactor.seconds() <= time.monotonic()
+    call = reactor.callLater(10, lambda: None)
+    assert before + 10 <= call.getTime() <= time.monotonic() + 10
 
 
 def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
