@@ -111,7 +111,7 @@ class Shape:
     @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
     @ivar line: the request line.
     @ivar plan: that of a head whose rest decides nothing.
-    @ivar used: whether it was since it was last to be forgotten.
+    @ivar used: how often it was; halved when others look for room.
     """
 
     prefix: bytes
@@ -121,7 +121,7 @@ class Shape:
     arguments: Arguments
     line: bytes
     plan: Plan | None
-    used: bool = True
+    used: int = 0
 
     def forget(self) -> None:
         """
@@ -215,7 +215,7 @@ class PlanCache:
             if head.startswith(shape.prefix) and head.endswith(shape.suffix):
                 recognized = self._fill(shape, head)
                 if recognized is not None:
-                    shape.used = True
+                    shape.used += 1
                     if not shapes or shapes[0] is not shape:
                         _prefer(connection, shape)
                     return recognized
@@ -292,12 +292,12 @@ class PlanCache:
 
     def _forget_one(self) -> None:
         """
-        Forget the shape that was made first, or give it another round if it was used.
+        Forget the shape that was made first, or have it go last if it was used.
         """
         which, shape = next(iter(self._shapes.items()))
         del self._shapes[which]
         if shape.used:
-            shape.used = False
+            shape.used //= 2
             self._shapes[which] = shape
         else:
             shape.forget()
