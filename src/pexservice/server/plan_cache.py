@@ -13,9 +13,7 @@ recognized in three ways, each slower than the one before and leading to it:
 What is not recognized, or means something that no plan is for yet, goes to the parser.
 The meanings that decide are few, and so are the plans, however many values clients send.
 So a client that sends ever new heads costs the others at most that their lines are read
-again: L{MOST_PLANS} is a bound, not a size.
-
-Nothing of a request with a secret or a key is kept but what is left without it.
+again: L{MOST_PLANS} is a bound, not a size.  No line with a secret or a key is kept.
 """
 
 from __future__ import annotations
@@ -111,6 +109,7 @@ class Shape:
     @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
     @ivar line: the request line.
     @ivar plan: that of a head whose rest decides nothing.
+    @ivar whole: what a head means whose rest makes no difference.
     @ivar used: how often it was; halved when others look for room.
     """
 
@@ -121,6 +120,7 @@ class Shape:
     arguments: Arguments
     line: bytes
     plan: Plan | None
+    whole: Recognized | None = None
     used: int = 0
 
     def forget(self) -> None:
@@ -128,7 +128,7 @@ class Shape:
         Fit no head any more: connections may still have it.
         """
         self.prefix = self.suffix = b"\n"
-        self.arguments, self.line, self.plan = {}, b"", None
+        self.arguments, self.line, self.plan, self.whole = {}, b"", None, None
 
 
 class HasShapes(Protocol):
@@ -202,10 +202,11 @@ class PlanCache:
         """
         if not self._plans or len(head) > LONGEST_HEAD:
             return None
-        recognized = self._by_shape(head, connection) or self._exact_before.get(head)
+        recognized = self._by_shape(head, connection)
         if recognized is None:
-            recognized = self._by_lines(head, connection)
-        elif recognized.call is not None:
+            recognized = self._exact_before.get(head)
+            if recognized is None:
+                return self._by_lines(head, connection)
             self._keep(head, recognized)
         return recognized
 
@@ -284,6 +285,9 @@ class PlanCache:
         plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
         count, line = len(before) + len(behind), found.lines[0]
         shape = Shape(prefix, suffix, count, whole, arguments, line, plan)
+        if plan is not None:
+            call = self._bind(plan.operation, arguments)
+            shape.whole = Recognized(plan, arguments, line, call)
         while len(self._shapes) >= MOST_SHAPES:
             self._forget_one()
         self._shapes[prefix, suffix] = shape
@@ -322,8 +326,8 @@ class PlanCache:
                 return None
             if said.slot is not None or said.name is not None:
                 differing.append(said)
-        if not differing and shape.plan is not None:
-            return Recognized(shape.plan, shape.arguments, shape.line)
+        if not differing and shape.whole is not None:
+            return shape.whole
         return self._with(shape, differing)
 
     def _with(self, shape: Shape, differing: list[Line]) -> Recognized | None:
