@@ -57,11 +57,11 @@ bench: $(VENV)/benched ## compare with other servers, write docs/benchmarks.md; 
 
 ##@ Package it
 
-# From a copy, so that the tree stays as it is.
+# From a copy, so that the tree stays as it is; without the nets, which are no source.
 deb: ## build build/deb/pexservice_VERSION_all.deb, on Debian 13
 	rm -rf build/deb
 	mkdir -p build/deb/pexservice
-	git ls-files | tar cf - -T - | tar xf - -C build/deb/pexservice
+	git ls-files ':!tests/nets' | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
 system: deb build/system/base.tar $(VENV)/tested ## try the package on a machine that boots systemd; root

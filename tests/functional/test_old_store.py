@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pexservice.stores.lmdb.pages import check_pages
 from tests.functional.test_ctl import run
 from tests.support.daemon import Daemon
 from tests.support.installation import FROZEN_STORE
@@ -103,3 +104,13 @@ def test_it_serves(place: Path, command: str) -> None:
         assert history[2:] == expected.splitlines()[:498]
     said = run(place, "verify", STORE)
     assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_its_pages() -> None:
+    """
+    The walk through the pages takes the file as another LMDB wrote it.
+    """
+    with (FROZEN_STORE / "data.mdb").open("rb") as file:
+        found = check_pages(file.fileno(), lambda _: None)
+    assert found.entries[b"cursor"] == 1
+    assert found.lost == 0

@@ -122,15 +122,6 @@ def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
             assert found.lost == 0
 
 
-def test_what_another_version_wrote() -> None:
-    """
-    The file that is kept from the first version, which another LMDB wrote.
-    """
-    found = check(Path(__file__).parents[3] / "nets" / "store-0.1.0")
-    assert found.entries[b"cursor"] == 1
-    assert found.lost == 0
-
-
 def test_progress(store: Path) -> None:
     """
     It grows from 0 to 1.
