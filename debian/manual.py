@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pexservice.cli.help import help_of
-from pexservice.cli.pexctl import _parser
+from pexservice.cli.pexctl import make_parser
 from pexservice.cli.twistd import ServiceOptions
 
 _INTRODUCTION = r"""
@@ -131,7 +131,7 @@ def ctl(version: str) -> Iterator[str]:
     """
     The lines of pexctl(1).
     """
-    parser = _parser()
+    parser = make_parser()
     yield f'.TH PEXCTL 1 "" "pexservice {version}"'
     yield from (".SH NAME", r"pexctl \- look after a pexservice and its store")
     yield from (".SH SYNOPSIS", ".B pexctl", ".I COMMAND", ".RI [ options ]")

@@ -11,18 +11,20 @@ if __name__ == "__main__" and "pexservice" in sys.argv:
     # Before anything else, for a signal may come while it is imported.
     START_SIGNALS.install()
 
+#: Those of L{pexservice.cli.pexctl}, which a worker has no use for.
+VERBS = ("status", "verify", "backup")
+
+if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in VERBS:
+    # Before Twisted, which not every verb needs.
+    from pexservice.cli.pexctl import main
+
+    sys.exit(main())
+
 import pexservice.process.import_guard  # noqa: F401 before Twisted
 
 # isort: split
 
 from twisted.scripts.twistd import run
 
-#: Of L{pexservice.cli.pexctl}, which a worker has no use for.
-COMMANDS = ("status", "verify", "backup")
-
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        from pexservice.cli.pexctl import main
-
-        sys.exit(main())
     run()

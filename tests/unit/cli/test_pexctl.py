@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import lmdb
 import pytest
 
 from pexservice import __main__ as module
-from pexservice.cli.pexctl import main
+from pexservice.cli.pexctl import VERBS, main
 from pexservice.client.status import is_url
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
@@ -41,18 +43,46 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_the_module_knows_the_commands(capsys: Captured) -> None:
+def test_the_module_knows_the_verbs(capsys: Captured) -> None:
     """
     C{python -m pexservice} hands over what would else be twistd's.
     """
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out
-    for command in module.COMMANDS:
-        assert f"\n    {command} " in shown
+    assert tuple(VERBS) == module.VERBS
+    for verb in module.VERBS:
+        assert f"\n    {verb} " in shown
 
 
-@pytest.mark.parametrize("command", [[], [*module.COMMANDS[:1]], [*module.COMMANDS[2:]]])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["verify", "x"]])
+def test_what_a_verb_does_not_need_is_not_imported(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """
+    No verb pays for another: reading a store takes no client of the web, and the help
+    nothing of Twisted at all.
+    """
+    program = (
+        "import sys; from pexservice.cli.pexctl import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    imported = set(ended.stderr.splitlines()[-1].split())
+    assert not imported & {"treq", "twisted.web.client", "twisted.internet.reactor"}
+    if "--help" in arguments:
+        assert "twisted" not in imported
+
+
+@pytest.mark.parametrize("command", [[], [*module.VERBS[:1]], [*module.VERBS[2:]]])
 def test_help(command: list[str], capsys: Captured) -> None:
     """
     Names each status that there is.

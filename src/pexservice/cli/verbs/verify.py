@@ -1,0 +1,48 @@
+"""
+C{pexctl verify}: is a store what was written?
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from pexservice.cli.arguments import add_directory
+from pexservice.cli.outcome import Result
+
+SUMMARY = "read a whole store that no service uses"
+DESCRIPTION = "Nothing in it is changed."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    add_directory(parser, "store", "the store's directory")
+
+
+def run(arguments: Namespace) -> Result:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.stores.interface import StoreBusy
+    from pexservice.stores.lmdb.summary import existing, summary
+    from pexservice.stores.lmdb.verify import verify_in_child
+
+    with failing_as_a_verb():
+        directory = existing(arguments.store)
+        try:
+            directory.own()
+        except StoreBusy as error:
+            raise StoreBusy(f"{error}; a backup can be made, and is verified") from None
+        try:
+            verify_in_child(directory.path)
+            found = summary(directory.path)
+        finally:
+            directory.release()
+    return Result(
+        f"{found.store} is whole: {contents(found)}",
+        {"outcome": "whole", **asdict(found)},
+    )
