@@ -16,7 +16,7 @@ import pytest
 
 from pexservice import __main__ as module
 from pexservice.cli.pexctl import VERBS, main
-from pexservice.client.status import is_url
+from pexservice.cli.readiness import is_url
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from tests.support.stores import make_store

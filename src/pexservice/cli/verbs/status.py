@@ -20,7 +20,7 @@ _UNREACHABLE = 69
 
 
 def _url(text: str) -> str:
-    from pexservice.client.status import is_url
+    from pexservice.cli.readiness import is_url
 
     if not is_url(text):
         raise ArgumentTypeError(f"{text}: must be {_URLS}")
@@ -60,7 +60,7 @@ def run(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.client.status import NotReady, Unreachable, status_of
+    from pexservice.cli.readiness import NotReady, Unreachable, status_of
 
     try:
         status = status_of(arguments.url, arguments.timeout)

@@ -1,0 +1,225 @@
+"""
+One call, sent again until it is answered or its deadline is over.
+
+What is sent again is the identical request, so whoever makes a call that moves something
+gives it a key.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+from attrs import field, frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+
+from pexservice.client.addresses import Address
+from pexservice.client.answers import Answer, problem_of, shown
+from pexservice.client.bodies import read_body
+from pexservice.client.errors import CursorError, Unanswered
+from pexservice.client.failures import BROKEN, TimedOut, explain, lasting, was_cancelled
+from pexservice.client.pauses import back_off, retry_after
+
+T = TypeVar("T")
+
+#: Statuses that another attempt may change: whatever is not an answer yet.
+AGAIN = frozenset((408, 429, 500, 502, 503, 504))
+
+_TOO_MANY_REQUESTS = 429
+
+
+@frozen
+class Call:
+    """
+    A request to whichever address answers.
+
+    @ivar path: with the query.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Server:
+    """
+    An address, and the client that sends requests to it.
+    """
+
+    address: Address
+    client: HTTPClient
+
+
+class Caller:
+    """
+    Sends calls to the servers in turns, beginning with the one that answered last.
+
+    @ivar closed: no call is begun or sent again any more.
+    @ivar patience: how long one attempt may take, in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        servers: Sequence[Server],
+        headers: Mapping[str, str],
+        patience: float,
+        *,
+        chance: Callable[[], float] = random.random,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        @param headers: of every request.
+        @param patience: how long one attempt may take, in seconds.
+        @param chance: returns a number from 0 to 1.
+        @param now: returns seconds since the epoch.
+        """
+        self.clock = clock
+        self.closed = False
+        self._servers = servers
+        self._headers = headers
+        self.patience = patience
+        self._chance = chance
+        self._now = now
+        self._turn = 0
+
+    async def call(self, call: Call, deadline: float) -> Answer:
+        """
+        Send C{call} until it is answered, with whatever will not change.
+
+        @raise Unanswered: not within C{deadline} seconds.
+        @raise CursorError: what is there cannot be called.
+        """
+        end = self.clock.seconds() + deadline
+        turn = self._turn
+        for attempt in count():
+            remaining = end - self.clock.seconds()
+            asked_to_wait = 0.0
+            url = self.url(call, turn)
+            try:
+                answer = await self.send(
+                    call, turn, read_answer, min(self.patience, remaining)
+                )
+            except BROKEN as error:
+                wrong = f"{url}: {explain(error)}"
+            else:
+                if answer.status not in AGAIN:
+                    self._turn = turn
+                    return answer
+                wrong = f"{url}: {_in_words(answer)}"
+                # Another server does not have to wait for this one.
+                if len(self._servers) == 1 or answer.status == _TOO_MANY_REQUESTS:
+                    asked_to_wait = self.asked_to_wait(answer)
+            turn += 1
+            pause = max(self.back_off(attempt), asked_to_wait)
+            if self.closed or self.clock.seconds() + pause >= end:
+                tries = f"after {attempt + 1} tries" if attempt else "at the only try"
+                raise Unanswered(f"no answer within {deadline:g} s, {tries}: {wrong}")
+            await self.wait(pause)
+        raise AssertionError("unreachable")
+
+    def asked_to_wait(self, answer: Answer) -> float:
+        """
+        Return how long C{answer} asks to wait before the next attempt, in seconds.
+        """
+        return retry_after(answer.headers, self._now())
+
+    def back_off(self, attempt: int) -> float:
+        """
+        Return how long to wait after the C{attempt}-th failure.
+        """
+        # Every server has its turn before there is a pause that is long.
+        return back_off(attempt // len(self._servers), self._chance())
+
+    async def wait(self, seconds: float) -> None:
+        """
+        Wait.
+        """
+        await deferLater(self.clock, seconds)
+
+    def url(self, call: Call, turn: int) -> str:
+        """
+        Return what is asked for in the C{turn}-th turn, for messages.
+        """
+        address = self._servers[turn % len(self._servers)].address
+        return f"{str(address).rstrip('/')}{call.path}"
+
+    async def send(
+        self,
+        call: Call,
+        turn: int,
+        read: Callable[[IResponse, str], Deferred[T]],
+        patience: float,
+    ) -> T:
+        """
+        Send C{call} once, to the server whose turn it is.
+
+        @param read: takes the response and the URL, and reads what is wanted of it.
+        @param patience: how long it may take to be answered and read, in seconds.
+        @raise CursorError: another attempt would end in the same way.
+        @raise Exception: one of L{BROKEN}: another attempt may be answered.
+        """
+        if self.closed:
+            raise CursorError("this client is closed")
+        server = self._servers[turn % len(self._servers)]
+        url = self.url(call, turn)
+        # The type of treq's reactor is private, and this clock is enough for what is asked.
+        clock: Any = self.clock
+        headers = Headers(
+            {name: [value] for name, value in {**self._headers, **call.headers}.items()}
+        )
+        sent: Deferred[Any] = server.client.request(
+            call.method,
+            f"{server.address.url}{call.path}",
+            headers=headers,
+            # A redirect would take the key and the token somewhere else.
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=clock,
+        )
+        sent.addCallback(read, url)
+        sent.addTimeout(patience, clock, _timed_out)
+        try:
+            result: T = await sent
+        except BROKEN as error:
+            if was_cancelled(error):
+                # Whoever asked is gone, so it must not be sent again.
+                raise CancelledError from error
+            if (found := lasting(url, error)) is not None:
+                raise found from error
+            raise
+        return result
+
+
+def read_answer(response: IResponse, url: str) -> Deferred[Answer]:
+    """
+    Read the whole answer.
+    """
+    headers = {
+        name.decode("ascii", "replace").lower(): values[-1].decode("latin-1")
+        for name, values in response.headers.getAllRawHeaders()
+    }
+    body = read_body(response)
+    return body.addCallback(lambda found: Answer(url, response.code, headers, found))
+
+
+def _timed_out(_: object, timeout: float) -> Any:
+    raise TimedOut(f"no answer in {timeout:.3g} s")
+
+
+def _in_words(answer: Answer) -> str:
+    """
+    Say what an answer says that is none yet.
+    """
+    problem = problem_of(answer)
+    words = shown(answer.body) if problem is None else f"{problem[0]}: {problem[1]}"
+    return f"status {answer.status}: {words}"

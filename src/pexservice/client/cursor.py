@@ -1,0 +1,229 @@
+"""
+The cursor of a service, as a program sees it.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from treq.client import HTTPClient
+from twisted.web.iweb import IAgent
+
+from pexservice.client.addresses import Address, parse_address
+from pexservice.client.answers import Answer, state_of, steps_of
+from pexservice.client.calling import Call, Caller, Server
+from pexservice.client.connecting import make_agent, make_pool
+from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
+from pexservice.client.event_stream import EventStream
+from pexservice.client.state import State, Step
+from pexservice.client.watching import watch
+
+#: Where a service is that was given no other address.
+URL = "http://127.0.0.1:8081"
+
+#: How long a call may take, and one attempt of it.  Seconds.
+DEADLINE = 30.0
+TIMEOUT = 10.0
+
+#: How many connections are kept to each service.
+CONNECTIONS = 64
+
+#: The largest page of the history.
+_PAGE = 1000
+
+_VISIBLE = re.compile(r"[!-~]{1,255}", re.ASCII)
+
+
+class Cursor:
+    """
+    The cursor of a service.
+
+    Every step has a key and is sent again with it until it is answered or its deadline is
+    over, so it is made once, whatever happens to connections, proxies and workers.
+    """
+
+    def __init__(
+        self,
+        *urls: str,
+        token: str | None = None,
+        deadline: float = DEADLINE,
+        timeout: float = TIMEOUT,
+        ca_file: str | None = None,
+        connections: int = CONNECTIONS,
+        reactor: Any = None,
+        agent: IAgent | None = None,
+    ) -> None:
+        """
+        @param urls: base URLs of one service, which are tried in turns: many nodes with
+            one store.
+        @param token: what lets a caller move the cursor, where the service wants it.
+        @param deadline: how long a call may take, with all its attempts, in seconds.
+        @param timeout: how long one attempt may take.
+        @param ca_file: a PEM file of authorities to trust instead of the system's.
+        @param connections: how many are kept open to each URL.
+        @param reactor: Twisted's, if it is none that is given here.
+        @param agent: sends all requests, instead of one of this client's.
+        @raise BadAddress: a URL, the token or the file cannot be used.
+        """
+        if reactor is None:
+            from twisted.internet import reactor  # noqa: PLC0415 imports install it
+        addresses = [parse_address(each) for each in urls or (URL,)]
+        headers = {"Accept": "application/json"}
+        if token is not None:
+            if not token.isascii() or not re.fullmatch(r"[!-~]+", token):
+                raise BadAddress("the token must be visible ASCII characters")
+            headers["Authorization"] = f"Bearer {token}"
+        self._deadline = deadline
+        self._pool = make_pool(reactor, connections)
+        self._streams: set[EventStream] = set()
+
+        def server(address: Address) -> Server:
+            sends = agent or make_agent(address, reactor, self._pool, ca_file)
+            return Server(address, HTTPClient(sends))
+
+        self._caller = Caller(
+            reactor, [server(each) for each in addresses], headers, timeout
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """
+        Close all connections, and end what watches the cursor.
+        """
+        self._caller.closed = True
+        for stream in list(self._streams):
+            stream.end("the client is closed")
+        await self._pool.closeCachedConnections()
+
+    async def current(self, *, deadline: float | None = None) -> State:
+        """
+        Return where the cursor is.
+
+        @param deadline: of this call, instead of the client's.
+        @raise Unanswered: there was no answer.
+        @raise CursorError: what came is no answer.
+        """
+        return state_of(await self._call(Call("GET", "/current"), deadline))
+
+    async def next(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
+        """
+        Move from position n to n + 1, once.
+
+        @param if_revision: only if the cursor is at this revision.
+        @param key: that of a call whose outcome is unknown; else there is a new one.
+        @param deadline: of this call, instead of the client's.
+        @return: the state after it.
+        @raise Moved: the cursor is at another revision.
+        @raise OutcomeUnknown: there was no answer.
+        @raise CursorError: what came is no answer.
+        """
+        return await self._step("next", if_revision, key, deadline)
+
+    async def previous(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
+        """
+        Move from position n to n - 1, or stay at 0, once.  See L{next}.
+        """
+        return await self._step("previous", if_revision, key, deadline)
+
+    async def reset(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
+        """
+        Move to position 0, once.  See L{next}.
+        """
+        return await self._step("reset", if_revision, key, deadline)
+
+    async def history(
+        self, *, before: int | None = None, limit: int | None = None
+    ) -> AsyncIterator[Step]:
+        """
+        Return the steps that were made, newest first, read page by page as they are used.
+
+        @param before: only those before this revision.
+        @param limit: at most so many; else all that the service has kept.
+        @raise Unanswered: there was no answer.
+        @raise CursorError: what came is no answer.
+        """
+        remaining = limit
+        while remaining is None or remaining > 0:
+            size = _PAGE if remaining is None else min(remaining, _PAGE)
+            path = f"/history?limit={size}"
+            if before is not None:
+                path += f"&before={before}"
+            steps, more = steps_of(await self._call(Call("GET", path), None), before)
+            for step in steps:
+                yield step
+            if not more:
+                return
+            before = steps[-1].revision
+            if remaining is not None:
+                remaining -= len(steps)
+
+    def watch(self) -> AsyncIterator[State]:
+        """
+        Return the present state of the cursor, and then each that is seen, for ever.
+
+        States that come faster than they are used, or than the service tells them, are
+        left out, never the newest; revisions only grow.  A stream that breaks is begun
+        again.
+
+        @raise CursorError: what is there has no such streams.
+        """
+        return watch(self._caller, self._streams)
+
+    async def _call(self, call: Call, deadline: float | None) -> Answer:
+        return await self._caller.call(
+            call, self._deadline if deadline is None else deadline
+        )
+
+    async def _step(
+        self, word: str, if_revision: int | None, key: str | None, deadline: float | None
+    ) -> State:
+        if key is None:
+            key = str(uuid.uuid4())
+        elif not _VISIBLE.fullmatch(key):
+            raise BadAddress("a key has 1 to 255 visible ASCII characters")
+        headers = {"Idempotency-Key": key}
+        if if_revision is not None:
+            headers["If-Match"] = f'"{if_revision}"'
+        try:
+            return state_of(await self._call(Call("POST", f"/{word}", headers), deadline))
+        except Unanswered as error:
+            raise OutcomeUnknown(
+                f"{word}, which may have been made or not, had {error};"
+                f" call it again with the key {key}",
+                key=key,
+            ) from error
+        except CursorError as error:
+            error.key = key
+            raise

@@ -1,0 +1,104 @@
+"""
+Why a request had no answer: what may be over in a moment, and what will not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectingTimedOut
+from twisted.python.failure import Failure
+from twisted.web._newclient import (  # what its client raises has no other home
+    ParseError,
+    RequestNotSent,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
+
+from pexservice.client.bodies import BodyTooLong
+from pexservice.client.errors import CertificateRefused, CursorError, UnexpectedAnswer
+
+
+class TimedOut(Exception):
+    """
+    No answer within the time of one attempt.
+    """
+
+
+#: The ways a request may break.
+BROKEN: tuple[type[Exception], ...] = (
+    TimedOut,
+    BodyTooLong,
+    ConnectError,
+    ConnectionClosed,
+    ConnectingTimedOut,
+    DNSLookupError,
+    RequestNotSent,
+    ResponseFailed,
+    RequestTransmissionFailed,
+)
+
+#: Words of OpenSSL's: of a certificate that is not trusted, and of what is no TLS.
+_UNTRUSTED = "certificate verify failed"
+_NO_TLS = ("wrong version number", "packet length too long", "http request")
+
+
+def reasons(error: BaseException) -> Iterator[BaseException]:
+    """
+    List what an exception of Twisted's client stands for.
+    """
+    inner = getattr(error, "reasons", None)
+    if not inner:
+        yield error
+    for each in inner or ():
+        if isinstance(each, Failure) and each.value is not None:
+            yield from reasons(each.value)
+
+
+def was_cancelled(error: BaseException) -> bool:
+    """
+    Tell whether a request broke because its caller does not want it any more.
+    """
+    return any(isinstance(each, CancelledError) for each in reasons(error))
+
+
+def lasting(url: str, error: BaseException) -> CursorError | None:
+    """
+    Return the exception for what another attempt will not change, if it is that.
+    """
+    for each in reasons(error):
+        kind, words = type(each), _words(each)
+        if isinstance(each, ParseError):
+            return UnexpectedAnswer(f"{url}: expected HTTP, got something else: {words}")
+        if isinstance(each, BodyTooLong):
+            return UnexpectedAnswer(f"{url}: expected a state, got a body without an end")
+        if kind.__module__.startswith("service_identity"):
+            return CertificateRefused(
+                f"{url}: expected a certificate for this host, got one for another name"
+            )
+        if kind.__module__.startswith("OpenSSL"):
+            if _UNTRUSTED in words:
+                return CertificateRefused(
+                    f"{url}: expected a certificate by a trusted authority, got: {words};"
+                    " name its authority in a CA file"
+                )
+            if any(known in words for known in _NO_TLS):
+                return UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
+    return None
+
+
+def explain(error: BaseException) -> str:
+    """
+    Say on one line why a request broke.
+    """
+    return "; ".join(dict.fromkeys(map(_words, reasons(error))))
+
+
+def _words(error: BaseException) -> str:
+    if type(error).__module__.startswith("OpenSSL") and error.args:
+        found = error.args[0]
+        if isinstance(found, list):
+            return "; ".join(dict.fromkeys(str(each[-1]) for each in found))
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,109 @@
+"""
+What a service tells of its cursor.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cached_property
+
+from attrs import field, frozen
+
+from pexservice.client.numbers import number
+from pexservice.core.sequence import Term, digits, term_at
+
+
+@frozen
+class Sent:
+    """
+    The digits that an answer had.
+    """
+
+    current: str
+    previous: str | None
+    next: str
+
+
+@frozen(kw_only=True)
+class State:
+    """
+    Where the cursor is.
+
+    Numbers are made of their digits when they are asked for, which a caller who needs the
+    revision only does not.  An answer without the digits, as an event has it where they are
+    many, has those that the sequence has at its position.
+
+    @ivar revision: how many steps were made since the store was.
+    @ivar position: the index of the value.
+    @ivar replayed: the step had been made before, with the same key.
+    """
+
+    revision: int
+    position: int
+    replayed: bool = False
+    _sent: Sent | None = field(default=None, repr=False, eq=False)
+
+    @property
+    def value(self) -> int:
+        """
+        The value at the cursor.
+        """
+        return self._value
+
+    @property
+    def previous(self) -> int | None:
+        """
+        The value before it, or C{None} at position 0.
+        """
+        return self._previous
+
+    @property
+    def next(self) -> int:
+        """
+        The value after it.
+        """
+        return self._next
+
+    @property
+    def digits(self) -> str:
+        """
+        The decimal digits of the value.
+        """
+        return self._term.text.decode() if self._sent is None else self._sent.current
+
+    @cached_property
+    def _term(self) -> Term:
+        return term_at(self.position)
+
+    @cached_property
+    def _value(self) -> int:
+        return number(self.digits)
+
+    @cached_property
+    def _previous(self) -> int | None:
+        if self._sent is not None:
+            sent = self._sent.previous
+            return None if sent is None else number(sent)
+        preceding = self._term.preceding
+        return None if preceding is None else number(digits(preceding).decode())
+
+    @cached_property
+    def _next(self) -> int:
+        if self._sent is not None:
+            return number(self._sent.next)
+        return number(digits(self._term.following).decode())
+
+
+@frozen(kw_only=True)
+class Step:
+    """
+    A step that was made, as the history has it.
+
+    @ivar transition: C{next}, C{previous} or C{reset}.
+    @ivar time: when it was made.
+    """
+
+    revision: int
+    position: int
+    transition: str
+    time: datetime

@@ -1,0 +1,93 @@
+"""
+Follow the cursor, over streams of events that may break.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from itertools import count
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.web.iweb import IResponse
+
+from pexservice.client.answers import Answer, refuse, shown, state_in
+from pexservice.client.calling import AGAIN, Call, Caller, read_answer
+from pexservice.client.errors import UnexpectedAnswer
+from pexservice.client.event_stream import Event, EventStream
+from pexservice.client.failures import BROKEN
+from pexservice.client.state import State
+
+_OK = 200
+
+
+async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[State]:
+    """
+    Return the states of the cursor as they come, each of a higher revision.
+
+    @param streams: those that are open, for whoever closes the client.
+    @raise CursorError: what is there has no such streams.
+    """
+    last: State | None = None
+    failures = 0
+    for turn in count():
+        headers = {"Accept": "text/event-stream"}
+        if last is not None:
+            headers["Last-Event-ID"] = str(last.revision)
+        call = Call("GET", "/events", headers)
+        asked_to_wait = 0.0
+        try:
+            opened = await caller.send(call, turn, Opening(caller).read, caller.patience)
+        except BROKEN:
+            opened = None
+        if isinstance(opened, Answer):
+            if opened.status not in AGAIN:
+                refuse(opened)
+            asked_to_wait = caller.asked_to_wait(opened)
+        elif opened is not None:
+            streams.add(opened)
+            try:
+                while (event := await opened.next()) is not None:
+                    failures = 0
+                    state = _state(event, caller.url(call, turn))
+                    if last is None or state.revision > last.revision:
+                        last = state
+                        yield state
+            finally:
+                streams.discard(opened)
+                opened.end("nobody watches")
+        if caller.closed:
+            return
+        await caller.wait(max(caller.back_off(failures), asked_to_wait))
+        failures += 1
+
+
+class Opening:
+    """
+    Reads the answer to a request for a stream.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def read(self, response: IResponse, url: str) -> Deferred[EventStream | Answer]:
+        """
+        Return the stream, or what came instead.
+        """
+        kinds = response.headers.getRawHeaders(b"content-type", [b""])
+        if response.code == _OK and kinds[-1].startswith(b"text/event-stream"):
+            stream = EventStream(self._caller.clock)
+            response.deliverBody(stream)
+            return succeed(stream)
+        return read_answer(response, url).addCallback(lambda answer: answer)
+
+
+def _state(event: Event, url: str) -> State:
+    def wrong(came: str) -> UnexpectedAnswer:
+        return UnexpectedAnswer(f"{url}: expected a state of the cursor, got {came}")
+
+    try:
+        found = json.loads(event.data)
+    except (ValueError, RecursionError) as error:
+        raise wrong(shown(event.data.encode())) from error
+    return state_in(found, wrong)
