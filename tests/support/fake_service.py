@@ -1,0 +1,251 @@
+"""
+A service in memory, for clients, which treats its callers badly when it is told to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+from attrs import Factory, define, field, frozen
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITransport
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.sequence import digits, term_at
+
+T = TypeVar("T")
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+
+@frozen(kw_only=True)
+class Disturbance:
+    """
+    What happens to one request instead of its answer.
+
+    @ivar made: a step is made nevertheless.
+    @ivar status: what is answered; or else
+    @ivar silent: nothing is, or
+    @ivar cut: half of the answer, and the connection ends.
+    """
+
+    made: bool = False
+    status: int = 0
+    headers: dict[str, str] = Factory(dict)
+    body: bytes = b""
+    silent: bool = False
+    cut: bool = False
+
+
+def problem(status: int, name: str, **also: Any) -> Disturbance:
+    """
+    Return one of the service's own answers that are none.
+    """
+    body = {"type": f"urn:problem-type:pexservice:{name}", "detail": f"about {name}"}
+    headers = {"Content-Type": PROBLEM, **also.pop("headers", {})}
+    return Disturbance(
+        status=status, headers=headers, body=json.dumps(body).encode(), **also
+    )
+
+
+@frozen
+class Asked:
+    """
+    One request, as it came.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    time: float
+
+
+@define(eq=False)
+class FakeService(Resource):
+    """
+    The service: a cursor, its history and its keys.
+
+    @ivar disturbances: what happens to the next requests, one each.
+    @ivar always: what happens to every other.
+    @ivar asked: every request.
+    @ivar streams: the requests for events that are open.
+    """
+
+    clock: Clock
+    disturbances: list[Disturbance] = Factory(list)
+    always: Disturbance | None = None
+    asked: list[Asked] = Factory(list)
+    streams: list[Request] = Factory(list)
+    rows: list[dict[str, Any]] = Factory(list)
+    position: int = 0
+    _keys: dict[str, tuple[str, int, int]] = Factory(dict)
+    agent: RequestTraversalAgent = field(init=False)
+
+    isLeaf = True
+
+    def __attrs_post_init__(self) -> None:
+        Resource.__init__(self)
+        self.agent = RequestTraversalAgent(self)
+
+    @property
+    def revision(self) -> int:
+        """
+        How many steps were made.
+        """
+        return len(self.rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """
+        The keys of all the steps that were asked for, in their order.
+        """
+        return [
+            each.headers["idempotency-key"] for each in self.asked if each.method == "POST"
+        ]
+
+    def render(self, request: Request) -> bytes | int:
+        """
+        Answer one request, or do to it what was arranged.
+        """
+        headers = {
+            name.decode().lower(): values[-1].decode()
+            for name, values in request.requestHeaders.getAllRawHeaders()
+        }
+        path = request.uri.decode()
+        asked = Asked(request.method.decode(), path, headers, self.clock.seconds())
+        self.asked.append(asked)
+        disturbance = self.disturbances.pop(0) if self.disturbances else self.always
+        if disturbance is None:
+            return self._answer(request, asked)
+        body = self._answer(request, asked) if disturbance.made else b""
+        if disturbance.silent:
+            return NOT_DONE_YET
+        if disturbance.cut:
+            assert isinstance(body, bytes)
+            request.setHeader("Content-Length", str(len(body) + 10))
+            request.write(body[: len(body) // 2] or b"{")
+            cast(ITransport, request.transport).loseConnection()
+            return NOT_DONE_YET
+        request.setResponseCode(disturbance.status)
+        for name in list(request.responseHeaders.getAllRawHeaders()):
+            request.responseHeaders.removeHeader(name[0])
+        for each, value in disturbance.headers.items():
+            request.setHeader(each, value)
+        return disturbance.body
+
+    def _answer(self, request: Request, asked: Asked) -> bytes | int:
+        path, _, query = asked.path.partition("?")
+        if path == "/events":
+            request.setHeader("Content-Type", "text/event-stream")
+            request.write(b"retry: 500\n\n")
+            self.streams.append(request)
+            return NOT_DONE_YET
+        request.setHeader("Content-Type", JSON)
+        if path == "/history":
+            return self._history(dict(each.split("=") for each in query.split("&")))
+        revision, position = self.revision, self.position
+        if asked.method == "POST":
+            word, key = path[1:], asked.headers["idempotency-key"]
+            if key in self._keys:
+                request.setHeader("Idempotency-Replayed", "true")
+            else:
+                expected = asked.headers.get("if-match", f'"{revision}"')
+                if expected != f'"{revision}"':
+                    return self._moved(request)
+                self.step(word)
+                self._keys[key] = (word, self.revision, self.position)
+            _, revision, position = self._keys[key]
+        return state(revision, position)
+
+    def step(self, word: str) -> None:
+        """
+        Make a step.
+        """
+        self.position = follow_position(self.position, Transition[word.upper()])
+        self.rows.insert(
+            0,
+            {
+                "revision": self.revision + 1,
+                "position": self.position,
+                "transition": word,
+                "time": "2026-11-24T11:50:19.023457Z",
+            },
+        )
+
+    def _moved(self, request: Request) -> bytes:
+        request.setResponseCode(412)
+        request.setHeader("Pex-Revision", str(self.revision))
+        request.setHeader("Pex-Position", str(self.position))
+        made = problem(412, "precondition-failed")
+        request.setHeader("Content-Type", PROBLEM)
+        return made.body
+
+    def _history(self, query: dict[str, str]) -> bytes:
+        before, limit = int(query.get("before", 10**9)), int(query["limit"])
+        rows = [each for each in self.rows if each["revision"] < before]
+        following = f"/history?limit={limit}" if len(rows) > limit else None
+        return json.dumps({"transitions": rows[:limit], "next": following}).encode()
+
+    def tell(self, data: bytes) -> None:
+        """
+        Send this on every stream.
+        """
+        for each in self.streams:
+            each.write(data)
+        self.agent.flush()
+
+    def end_streams(self) -> None:
+        """
+        End every stream.
+        """
+        for each in self.streams:
+            each.finish()
+        self.streams.clear()
+        self.agent.flush()
+
+    def after(
+        self,
+        asks: Callable[[], Coroutine[Any, Any, T]] | Coroutine[Any, Any, T],
+        seconds: float = 200.0,
+    ) -> T:
+        """
+        Return what a call ends with, while the time goes on, or raise what it raises.
+        """
+        called = Deferred.fromCoroutine(asks() if callable(asks) else asks)
+        results: list[T] = []
+        called.addCallback(results.append)
+        end = self.clock.seconds() + seconds
+        while not called.called and self.clock.seconds() < end:
+            self.clock.advance(0.01)
+            self.agent.flush()
+        failures: list[Failure] = []
+        called.addErrback(failures.append)
+        if failures:
+            failures[0].raiseException()
+        assert results, "the call has not ended"
+        return results[0]
+
+
+def state(revision: int, position: int) -> bytes:
+    """
+    Return a state as the service writes it.
+    """
+    term = term_at(position)
+    preceding = term.preceding
+    return json.dumps(
+        {
+            "position": position,
+            "current": term.text.decode(),
+            "previous": None if preceding is None else digits(preceding).decode(),
+            "next": digits(term.following).decode(),
+            "revision": revision,
+        }
+    ).encode()

@@ -1,0 +1,3 @@
+"""
+The client, without a network and without real time.
+"""

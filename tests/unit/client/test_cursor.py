@@ -1,0 +1,486 @@
+"""
+A step is made once, whatever happens to its requests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionRefusedError as Refusal
+from twisted.internet.task import Clock
+from twisted.web.client import ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
+
+from pexservice.client import (
+    Cursor,
+    CursorError,
+    Moved,
+    OutcomeUnknown,
+    Refused,
+    State,
+    Unanswered,
+    UnexpectedAnswer,
+)
+from pexservice.core.sequence import term_at
+from tests.support.fake_service import (
+    JSON,
+    Disturbance,
+    FakeService,
+    problem,
+    state,
+)
+
+URL = "http://service.example"
+
+TOKEN = "jqvXH2"  # noqa: S105 no token of anybody
+
+
+@pytest.fixture
+def service() -> FakeService:
+    """
+    A service at revision 0.
+    """
+    return FakeService(Clock())
+
+
+def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
+    """
+    Return its client.
+    """
+    return Cursor(
+        *urls or (URL,), reactor=service.clock, **{"agent": service.agent, **options}
+    )
+
+
+def test_steps(service: FakeService) -> None:
+    """
+    Each has a key of its own, and tells the state after it.
+    """
+    client = cursor(service)
+    for position in (1, 2, 3):
+        found = service.after(client.next())
+        assert found == State(revision=position, position=position)
+    assert (found.value, found.previous, found.next) == (2, 1, 3)
+    found = service.after(client.previous())
+    assert (found.revision, found.position, found.value) == (4, 2, 1)
+    found = service.after(client.reset())
+    assert (found.revision, found.position) == (5, 0)
+    assert (found.value, found.previous, found.next) == (0, None, 1)
+    assert service.after(client.current()) == found
+    assert [each.path for each in service.asked[3:]] == ["/previous", "/reset", "/current"]
+    assert len(set(service.keys)) == 5
+    assert "idempotency-key" not in service.asked[-1].headers
+
+
+AGAIN = {
+    "not taken": problem(503, "not-taken"),
+    "outcome unknown, made": problem(503, "outcome-unknown", made=True),
+    "outcome unknown, not made": problem(503, "outcome-unknown"),
+    "too many": problem(429, "too-many-requests"),
+    "too slow": problem(408, "request-timeout"),
+    "a proxy's 502": Disturbance(status=502, body=b"<html>", made=True),
+    "a proxy's 503": Disturbance(status=503, body=b"<html>"),
+    "a proxy's 504": Disturbance(status=504, body=b"<html>", made=True),
+    "an error": problem(500, "internal-error", made=True),
+    "silence, made": Disturbance(silent=True, made=True),
+    "silence, not made": Disturbance(silent=True),
+    "cut, made": Disturbance(cut=True, made=True),
+    "cut, not made": Disturbance(cut=True),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_sent_again(service: FakeService, name: str) -> None:
+    """
+    What has no answer yet is sent again with the same key, and is made once.
+    """
+    service.disturbances = [AGAIN[name]] * 2
+    found = service.after(cursor(service).next())
+    assert (found.revision, found.position) == (1, 1)
+    assert found.replayed == AGAIN[name].made
+    assert service.revision == 1
+    assert len(service.keys) == 3
+    assert len(set(service.keys)) == 1
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_the_deadline(service: FakeService, name: str) -> None:
+    """
+    When it is over the outcome is unknown, with the key; by the key it is found out.
+    """
+    service.always = AGAIN[name]
+    client = cursor(service, deadline=20)
+    with pytest.raises(OutcomeUnknown, match="may have been made or not") as caught:
+        service.after(client.next())
+    assert 18 < service.clock.seconds() < 20.5
+    key = caught.value.key
+    assert key is not None
+    assert key in str(caught.value)
+    assert {key} == set(service.keys)
+    service.always = None
+    found = service.after(client.next(key=key))
+    assert (found.revision, found.position) == (1, 1)
+    assert service.revision == 1
+
+
+def test_a_read_has_a_deadline_too(service: FakeService) -> None:
+    """
+    It moves nothing, so its outcome is no secret.
+    """
+    service.always = Disturbance(silent=True)
+    with pytest.raises(Unanswered, match="no answer within 7 s") as caught:
+        service.after(cursor(service).current(deadline=7))
+    assert not isinstance(caught.value, OutcomeUnknown)
+    assert caught.value.key is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "7"},
+        {
+            "Retry-After": "Tue, 24 Nov 2026 11:50:26 GMT",
+            "Date": "Tue, 24 Nov 2026 11:50:19 GMT",
+        },
+    ],
+)
+def test_retry_after(service: FakeService, headers: dict[str, str]) -> None:
+    """
+    Whoever is told when to come back does not come sooner.
+    """
+    service.disturbances = [problem(429, "too-many-requests", headers=headers)]
+    service.after(cursor(service).next())
+    first, second = service.asked
+    assert 7 <= second.time - first.time < 8
+
+
+def test_retry_after_the_deadline(service: FakeService) -> None:
+    """
+    Nobody waits for what comes too late.
+    """
+    service.always = problem(429, "too-many-requests", headers={"Retry-After": "31"})
+    with pytest.raises(OutcomeUnknown, match=r"at the only try.*429: too-many-requests"):
+        service.after(cursor(service).next())
+    assert service.clock.seconds() < 1
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        *((400, "bad-request"), (401, "unauthorized"), (403, "cross-origin")),
+        *((404, "not-found"), (405, "method-not-allowed"), (421, "misdirected-request")),
+        *((413, "content-too-large"), (422, "key-reused")),
+    ],
+)
+def test_refused(service: FakeService, status: int, name: str) -> None:
+    """
+    What would be said again is not asked again.
+    """
+    service.always = problem(status, name)
+    with pytest.raises(Refused, match=f"{URL}/next: about {name}") as caught:
+        service.after(cursor(service).next())
+    assert (caught.value.status, caught.value.name) == (status, name)
+    assert caught.value.key == service.keys[0]
+    assert len(service.asked) == 1
+
+
+def test_moved(service: FakeService) -> None:
+    """
+    A step for another revision moves nothing, and tells where the cursor is.
+    """
+    client = cursor(service)
+    for _ in range(7):
+        service.after(client.next())
+    assert service.after(client.next(if_revision=7)).position == 8
+    with pytest.raises(Moved, match="revision 8, position 8") as caught:
+        service.after(client.previous(if_revision=7))
+    assert caught.value.state == State(revision=8, position=8)
+    assert caught.value.state.value == 21
+    assert service.revision == 8
+
+
+def test_moved_when_it_was_ours(service: FakeService) -> None:
+    """
+    A step on a condition that was made, and whose answer was lost, is no step of
+    somebody else's.
+    """
+    service.disturbances = [Disturbance(cut=True, made=True)]
+    found = service.after(cursor(service).next(if_revision=0))
+    assert (found.revision, found.replayed) == (1, True)
+
+
+REDIRECT = {"Location": "https://elsewhere.example/next"}
+
+
+@pytest.mark.parametrize(
+    ("came", "words"),
+    [
+        (Disturbance(status=307, headers=REDIRECT), "307 that leads to 'https://elsewhere"),
+        (Disturbance(status=302, headers=REDIRECT), "no redirect is followed"),
+        (Disturbance(status=404, body=b"<h1>no</h1>"), "status 404: '<h1>no</h1>'"),
+        (Disturbance(status=413, body=b"nginx"), "got status 413: 'nginx'"),
+        (
+            Disturbance(status=401, body=b"{}", headers={"Content-Type": JSON}),
+            "status 401",
+        ),
+        (Disturbance(status=204), "status 204"),
+        (
+            Disturbance(status=200, body=b"<html>", headers={"Content-Type": "text/html"}),
+            "got text/html: '<html>'",
+        ),
+    ],
+)
+def test_another_service(service: FakeService, came: Disturbance, words: str) -> None:
+    """
+    What is no answer of a pexservice's is told as such, and nothing is sent again, nor
+    anywhere else.
+    """
+    service.always = came
+    with pytest.raises(UnexpectedAnswer, match=re.escape(words)) as caught:
+        service.after(cursor(service, token=TOKEN).next())
+    assert str(caught.value).startswith(f"{URL}/next: expected ")
+    assert TOKEN not in str(caught.value)
+    assert len(service.asked) == 1
+
+
+def body(**changes: object) -> bytes:
+    """
+    Return a state with something wrong.
+    """
+    return json.dumps({**json.loads(state(7, 7)), **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"13\n", b"[]", b"null", b"{", b"\xff", b"[" * 100_000),
+        *(b'{"current":"1"}', state(7, 7)[:-2]),
+        *(body(current=13), body(current="13.0"), body(current="-1"), body(current="")),
+        *(body(current=None), body(next="x"), body(previous=None), body(previous="²")),
+        *(body(position=0), body(position=-1), body(position="7"), body(position=7.0)),
+        *(body(revision=True), body(revision=None)),
+        # More digits than the interpreter converts.
+        body().replace(b'"revision": 7', b'"revision": ' + b"7" * 5000),
+    ],
+)
+def test_digits_that_are_no_number(service: FakeService, body: bytes) -> None:
+    """
+    A state that cannot be read is no state, and no reason to make another step.
+    """
+    service.always = Disturbance(
+        status=200, body=body, headers={"Content-Type": JSON}, made=True
+    )
+    with pytest.raises(UnexpectedAnswer, match="expected") as caught:
+        service.after(cursor(service).next())
+    assert len(str(caught.value)) < 300
+    assert caught.value.key == service.keys[0]
+    assert service.revision == len(service.asked) == 1
+
+
+@implementer(IAgent)
+class Routed:
+    """
+    Sends what is for a host that is down nowhere.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+        self.down: dict[bytes, Callable[[], Exception]] = {}
+        self.hosts: list[str] = []
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: Any = None,
+    ) -> Deferred[Any]:
+        """
+        See L{IAgent.request}.
+        """
+        host = uri.split(b"/")[2]
+        self.hosts.append(host.decode())
+        if host in self.down:
+            return fail(self.down[host]())
+        sent: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
+        return sent
+
+
+def test_in_turns(service: FakeService) -> None:
+    """
+    Of several servers the next is asked when one does not answer, with the same key, and
+    the one that has answered stays the first.
+    """
+    routed = Routed(service.agent)
+    routed.down[b"a"] = Refusal
+    client = cursor(service, "http://a", "http://b", "http://c", agent=routed)
+    service.after(client.next())
+    assert routed.hosts == ["a", "b"]
+    service.after(client.next())
+    assert routed.hosts[2:] == ["b"]
+    routed.down = {b"b": Refusal, b"c": Refusal}
+    service.after(client.next())
+    assert routed.hosts[3:] == ["b", "c", "a"]
+    assert service.revision == len(set(service.keys)) == 3
+    # A turn takes no longer than a pause: another server may be well.
+    assert service.clock.seconds() < 1
+
+
+def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
+    """
+    What one server asks for does not hold for the next.
+    """
+    service.disturbances = [problem(503, "not-taken", headers={"Retry-After": "20"})]
+    service.after(cursor(service, "http://a", "http://b").next())
+    assert service.clock.seconds() < 1
+
+
+def test_a_call_that_is_cancelled(service: FakeService) -> None:
+    """
+    Whoever does not wait any more has it sent no more: neither while an answer is waited
+    for, nor between two attempts.
+    """
+    for disturbance in (Disturbance(silent=True), problem(503, "not-taken")):
+        service.always = disturbance
+        asked = len(service.asked)
+        call = Deferred.fromCoroutine(cursor(service).next())
+        ended: list[Any] = []
+        call.addErrback(lambda failure, to: to.append(failure.type), ended)
+        call.cancel()
+        for _ in range(100):
+            service.clock.advance(1)
+            service.agent.flush()
+        assert ended == [CancelledError]
+        assert len(service.asked) == asked + 1
+
+
+def test_a_bug_is_no_broken_connection(service: FakeService) -> None:
+    """
+    What nobody expects is not taken for something that passes.
+    """
+    routed = Routed(service.agent)
+    routed.down[b"a"] = lambda: ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError):
+        service.after(cursor(service, "http://a", agent=routed).next())
+    assert len(routed.hosts) == 1
+
+
+def test_why_it_was_not_answered(service: FakeService) -> None:
+    """
+    The last reason is told, on one line.
+    """
+    routed = Routed(service.agent)
+    routed.down[b"a"] = lambda: ResponseNeverReceived([])
+    routed.down[b"b"] = lambda: Refusal("nobody\nthere")
+    with pytest.raises(Unanswered, match=r"http://[ab]/current: ") as caught:
+        service.after(cursor(service, "http://a", "http://b", agent=routed).current())
+    assert "\n" not in str(caught.value)
+
+
+def test_long_values(service: FakeService) -> None:
+    """
+    Values are exact beyond the digits that the interpreter converts, and its limit is not
+    touched.
+    """
+    service.position = 30_000
+    before = sys.get_int_max_str_digits()
+    found = service.after(cursor(service).next())
+    term = term_at(30_001)
+    assert len(found.digits) > before
+    assert found.digits == term.text.decode()
+    assert found.value == int(term.value)
+    assert found.previous == int(term_at(30_000).value)
+    assert found.next == int(term.following)
+    assert sys.get_int_max_str_digits() == before
+    # Values are not for logs.
+    assert len(repr(found)) < 100
+
+
+def test_the_token(service: FakeService) -> None:
+    """
+    It goes with every request.
+    """
+    client = cursor(service, token=TOKEN)
+    service.after(client.next())
+    service.after(client.current())
+    assert {each.headers["authorization"] for each in service.asked} == {f"Bearer {TOKEN}"}
+
+
+def test_history(service: FakeService) -> None:
+    """
+    Steps come newest first, over as many pages as it takes, and no further than they are
+    wanted.
+    """
+    for _ in range(2500):
+        service.step("next")
+
+    async def read(**which: int) -> list[int]:
+        return [each.revision async for each in cursor(service).history(**which)]
+
+    assert service.after(read) == list(range(2500, 0, -1))
+    assert len(service.asked) == 3
+    assert service.after(lambda: read(limit=1001)) == list(range(2500, 1499, -1))
+    assert len(service.asked) == 5
+    assert service.after(lambda: read(before=3)) == [2, 1]
+    assert service.after(lambda: read(before=3, limit=1)) == [2]
+    assert service.after(lambda: read(limit=0)) == []
+    assert len(service.asked) == 7
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"{}", b'{"transitions":7,"next":null}', b'{"transitions":[{}],"next":null}'),
+        b'{"transitions":[{"revision":2,"position":1,"transition":"sing",'
+        b'"time":"2026-11-24T11:50:19Z"}],"next":null}',
+        # That would never end.
+        b'{"transitions":[{"revision":2,"position":1,"transition":"next",'
+        b'"time":"2026-11-24T11:50:19Z"}],"next":"/history"}',
+    ],
+)
+def test_no_history(service: FakeService, body: bytes) -> None:
+    """
+    A page that contradicts itself or the one before is told as such.
+    """
+    service.always = Disturbance(status=200, body=body, headers={"Content-Type": JSON})
+
+    async def read() -> None:
+        async for _ in cursor(service).history():
+            pass
+
+    with pytest.raises(UnexpectedAnswer, match="expected "):
+        service.after(read)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
+def test_keys(service: FakeService, key: str) -> None:
+    """
+    A key that no service takes is not sent.
+    """
+    with pytest.raises(CursorError, match="1 to 255 visible ASCII"):
+        service.after(cursor(service).next(key=key))
+    assert not service.asked
+
+
+def test_closed(service: FakeService) -> None:
+    """
+    A client that was closed asks nothing, nor again.
+    """
+
+    async def use() -> Cursor:
+        async with cursor(service) as client:
+            await client.next()
+        return client
+
+    client = service.after(use)
+    with pytest.raises(CursorError, match="closed"):
+        service.after(client.next())
+    assert len(service.asked) == 1
