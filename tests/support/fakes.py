@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -18,7 +18,7 @@ from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
-    IStore,
+    IOwnStore,
     Remembered,
     Row,
 )
@@ -95,7 +95,7 @@ def replay(batch: Batch) -> Iterator[Row]:
         yield Row(revision, position, transition, batch.time_ns)
 
 
-@implementer(IStore)
+@implementer(IOwnStore)
 @define(eq=False)
 class MemoryStore:
     """
@@ -176,7 +176,13 @@ class MemoryStore:
         """
         See L{IStore.recall}.
         """
-        return succeed(self.remembered.get(key))
+        return execute(self.look_up, key)
+
+    def look_up(self, key: bytes) -> Remembered | None:
+        """
+        See L{IOwnStore.look_up}.
+        """
+        return self.remembered.get(key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

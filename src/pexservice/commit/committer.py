@@ -21,8 +21,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import cast
 
-from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -38,10 +39,9 @@ from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
     IOnDisk,
-    IStore,
+    IOwnStore,
     NotTaken,
     OutcomeUnknown,
-    Remembered,
     Row,
     StoreDamaged,
 )
@@ -70,7 +70,7 @@ class Committer:
 
     def __init__(
         self,
-        store: IStore,
+        store: IOwnStore,
         reactor: IReactorTime,
         *,
         synchronous: bool = True,
@@ -99,7 +99,6 @@ class Committer:
         # On only while asked for and while the store takes what it is given.
         self._answers_first = False
         self._answer_first(on=not synchronous)
-        self._look_ups = DeferredLock()
         self._refusal_log = RefusalLog(monotonic)
 
     def _answer_first(self, *, on: bool) -> None:
@@ -196,7 +195,11 @@ class Committer:
         """
         newest = self.durable.revision + 1
         before = newest if before is None else min(before, newest)
-        return self._store.history(before, limit).addErrback(self._unreadable)
+
+        def failed(failure: Failure) -> Failure:
+            return Failure(self._unreadable(cast(Exception, failure.value)))
+
+        return self._store.history(before, limit).addErrback(failed)
 
     def submit(self, move: Move) -> Deferred[Outcome]:
         """
@@ -210,42 +213,27 @@ class Committer:
         """
         Make C{move}, unless its key was used before.
         """
-        if move.key is None or self._refusal is not None:
+        key = move.key
+        if key is None or self._refusal is not None:
             self._make(move, waiter)
-        else:
-            # One look-up at a time: of two uses of a key the second finds the first
-            # one, in a batch or in the store, wherever it is by then.
-            self._look_ups.run(self._look_up, move, move.key, waiter).addErrback(
-                lambda failure: self._log.failure("a waiter failed", failure=failure)
-            )
-
-    def _look_up(self, move: Move, key: bytes, waiter: Waiter) -> Deferred[None]:
-        """
-        @return: fires when the look-up is done, so that the next one does not wait for
-            the commit.
-        """
-        if self._refusal is not None:
-            # While this one waited the store failed, or is about to be closed.
-            self._make(move, waiter)
-            return succeed(None)
+            return
+        # Nothing comes between: of two uses of a key the second finds the first one, in
+        # a batch or in the store.
         found = self._group.find(key)
         if found is not None:
             used, state, batch = found
             self._group.replay(waiter, move, used, state, self._awaited(batch))
-            return succeed(None)
-
-        def recalled(first: Remembered | None) -> None:
-            if first is None:
-                self._make(move, waiter)
-            else:
-                state = state_at(first.revision, first.position)
-                self._group.replay(waiter, move, first.transition, state)
-
-        return (
-            self._store.recall(key)
-            .addErrback(self._unreadable)
-            .addCallbacks(recalled, lambda failure: waiter(failure.value))
-        )
+            return
+        try:
+            first = self._store.look_up(key)
+        except Exception as error:  # noqa: BLE001 the caller is told
+            waiter(self._unreadable(error))
+            return
+        if first is None:
+            self._make(move, waiter)
+        else:
+            state = state_at(first.revision, first.position)
+            self._group.replay(waiter, move, first.transition, state)
 
     def _make(self, move: Move, waiter: Waiter) -> None:
         """
@@ -323,16 +311,17 @@ class Committer:
         unknown = OutcomeUnknown("the store failed while the step was under way")
         self._group.undo(batch, refusal if damaged else unknown, refusal)
 
-    def _unreadable(self, failure: Failure) -> Failure:
+    def _unreadable(self, error: Exception) -> Exception:
         """
-        Take nothing more, and end, if the store was found damaged while it was read.
+        Return what is told of C{error}, which was met by reading.  Take nothing more,
+        and end, if it is that the store is damaged.
         """
-        if not isinstance(failure.value, StoreDamaged):
-            return failure
-        self._damage = failure.value
+        if not isinstance(error, StoreDamaged):
+            return error
+        self._damage = error
         self._refusal = NotTaken(_DAMAGED)
-        self._fatal(failure)
-        return Failure(self._refusal)
+        self._fatal(Failure(error))
+        return self._refusal
 
     def crashed(self, failure: Failure) -> None:
         """

@@ -218,7 +218,7 @@ class IStore(Interface):
 
     def recall(key: bytes) -> Deferred[Remembered | None]:
         """
-        What the first use of C{key} did, among the last L{KEPT_KEYS} keys.
+        Return what the first use of C{key} did, among the last L{KEPT_KEYS} keys.
 
         @raise NotTaken: a commit has failed, so nobody can say any more.
         @raise StoreDamaged: the store must not be used any more.
@@ -235,6 +235,18 @@ class IStore(Interface):
     def close() -> Deferred[None]:
         """
         Let go of the store.  Harmless when it never opened.
+        """
+
+
+class IOwnStore(IStore):
+    """
+    A store that nobody but this process writes to.
+    """
+
+    def look_up(key: bytes) -> Remembered | None:
+        """
+        Return what L{recall} fires with, at once.  It knows of every batch whose commit
+        has ended, and may know of the one that is under way.
         """
 
 

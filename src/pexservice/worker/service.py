@@ -37,6 +37,7 @@ from pexservice.server.site import PexSite
 from pexservice.server.transport.tls import context, wrapped
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
+    IOwnStore,
     ISharedStore,
     IStore,
     IStoreReactor,
@@ -168,7 +169,7 @@ class Worker(Service):
 
             return OptimisticCommitter(store, self._reactor, fatal=self._store_failed)
         return Committer(
-            store,
+            IOwnStore(store),
             self._reactor,
             synchronous=self._settings.synchronous_commit,
             fatal=self._store_failed,

@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from pexservice.stores.interface import Batch, IStore, Remembered, Row
+from pexservice.stores.interface import Batch, IOwnStore, Remembered, Row
 from tests.support.fakes import MemoryStore
 
 
@@ -18,7 +18,7 @@ class DiskBroke(OSError):
     """
 
 
-@implementer(IStore)
+@implementer(IOwnStore)
 @define(eq=False)
 class CrashableStore(MemoryStore):
     """
@@ -27,7 +27,6 @@ class CrashableStore(MemoryStore):
     @ivar disk: what outlives the process.
     @ivar opened: fires when the process has the lock.
     @ivar written: the batch under way is on the disk.
-    @ivar recalls: what is looked up now.
     """
 
     disk: MemoryStore = field(kw_only=True)
@@ -35,9 +34,6 @@ class CrashableStore(MemoryStore):
     opened: Deferred[tuple[int, int]] = field(factory=Deferred)
     written: bool = False
     broke: bool = False
-    recalls: list[tuple[Deferred[Remembered | None], Remembered | None]] = field(
-        factory=list
-    )
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
@@ -73,15 +69,13 @@ class CrashableStore(MemoryStore):
         if not self.written:
             self.disk._take(batch)
 
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+    def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IStore.recall}.
+        See L{IOwnStore.look_up}.
         """
         assert not self.broke, "a look-up after a commit that failed"
         assert not self.closed, "a look-up after the end"
-        recalled: Deferred[Remembered | None] = Deferred()
-        self.recalls.append((recalled, self.disk.remembered.get(key)))
-        return recalled
+        return self.disk.look_up(key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

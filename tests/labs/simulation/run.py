@@ -31,7 +31,6 @@ _EVENTS = {
     "accept": 20,
     "turn": 30,
     "commit": 15,
-    "recall": 10,
     "deliver": 20,
     "pass_time": 8,
     "step_process": 15,
@@ -150,12 +149,6 @@ class Simulation:
             owner.store.write()
         elif owner.runs:
             owner.store.finish()
-
-    def _recall(self) -> None:
-        process = self._some(Phase.SERVING, Phase.LEAVING, Phase.DRAINING)
-        if process is not None and process.store.recalls:
-            recalled, found = process.store.recalls.pop(0)
-            recalled.callback(found)
 
     def _deliver(self) -> None:
         for process in self.machine.processes:
@@ -287,8 +280,6 @@ class Simulation:
         store = process.store
         if store.under_way is not None:
             store.finish()
-        for recalled, found in [store.recalls.pop(0) for _ in [*store.recalls]]:
-            recalled.callback(found)
 
     def _is_well(self) -> bool:
         """

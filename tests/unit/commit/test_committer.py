@@ -277,11 +277,11 @@ class UnreadableStore(MemoryStore):
     Is damaged where it is read.
     """
 
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+    def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IStore.recall}.
+        See L{IOwnStore.look_up}.
         """
-        return fail(DAMAGED)
+        raise DAMAGED
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
@@ -410,27 +410,6 @@ def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
     bench.turn()
     bench.store.finish()
     assert again == [(Result.APPLIED, 1, 1)]
-
-
-def test_a_look_up_that_waited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Where look-ups take time, one that waited for another while the store failed does
-    not use the store any more.
-    """
-    look_ups: list[Deferred[None]] = []
-
-    def recall(_: bytes) -> Deferred[None]:
-        look_ups.append(Deferred())
-        return look_ups[-1]
-
-    monkeypatch.setattr(MemoryStore, "recall", lambda _, key: recall(key))
-    first, second = bench.submit(key=b"a"), bench.submit(key=b"b")
-    bench.submit()
-    bench.turn()
-    bench.store.finish(OSError("Input/output error"))
-    look_ups[0].callback(None)
-    assert [type(each) for each in first + second] == [NotTaken, NotTaken]
-    assert len(look_ups) == 1
 
 
 def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:

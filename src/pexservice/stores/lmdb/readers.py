@@ -8,6 +8,7 @@ LMDB's table of readers has the process and the transaction that it reads.
 
 from __future__ import annotations
 
+import os
 import re
 
 import lmdb
@@ -20,9 +21,10 @@ _LINE = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
     """
-    Return the oldest state that a process reads, if there is one.
+    Return the oldest state that another process reads, if there is one.
     """
-    read = [(int(txn), int(pid)) for pid, txn in _LINE.findall(env.readers())]
+    own = str(os.getpid())
+    read = [(int(txn), int(pid)) for pid, txn in _LINE.findall(env.readers()) if pid != own]
     if not read:
         return None
     txn, pid = min(read)

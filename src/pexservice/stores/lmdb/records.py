@@ -24,7 +24,6 @@ A key's two records let it be found by its name, and the oldest keys by their ag
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -244,21 +243,16 @@ def age_key(revision: int) -> bytes:
 OLDEST_AGE_KEY = age_key(0)
 
 
-def write_remembered(key: bytes, remembered: Remembered) -> Iterator[tuple[bytes, bytes]]:
+def write_remembered(
+    key: bytes, remembered: Remembered
+) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """
-    Both records of an idempotency key.
+    Return both records of an idempotency key: that by its name and that by its age.
     """
-    by_name, by_age = name_key(key), age_key(remembered.revision)
-    yield (
-        by_name,
-        _seal(
-            by_name,
-            _REMEMBERED.pack(
-                remembered.transition.value, remembered.revision, remembered.position
-            ),
-        ),
-    )
-    yield by_age, _seal(by_age, key)
+    transition, revision, position = remembered
+    by_name, by_age = name_key(key), age_key(revision)
+    did = _REMEMBERED.pack(transition.value, revision, position)
+    return (by_name, _seal(by_name, did)), (by_age, _seal(by_age, key))
 
 
 def read_remembered(key: bytes, value: bytes) -> Remembered:

@@ -9,6 +9,8 @@ remove the rest.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import lmdb
 
 from pexservice.stores.lmdb import records
@@ -59,9 +61,12 @@ def trim_keys(txn: lmdb.Transaction[bytes], keys: lmdb._Database, count: int) ->
     """
     with txn.cursor(keys) as aged:
         aged.set_range(records.OLDEST_AGE_KEY)
-        for _ in range(count):
-            name = records.read_aged(*aged.item())
-            if not (aged.delete() and txn.delete(records.name_key(name), db=keys)):
-                raise records.BadRecord(f"the idempotency key {name!r} has lost a record")
-            # The deletion by name may have moved the page under the cursor.
-            aged.set_range(records.OLDEST_AGE_KEY)
+        oldest = [records.read_aged(*item) for item in islice(aged, count)]
+        aged.set_range(records.OLDEST_AGE_KEY)
+        # Leaves the cursor on the one after it.
+        gone = sum(aged.delete() for _ in oldest)
+    # In their order in the tree, so that neighbours are found where the last one was.
+    names = sorted(map(records.name_key, oldest))
+    gone += sum(txn.delete(name, db=keys) for name in names)
+    if gone != 2 * count:
+        raise records.BadRecord(f"of {count} idempotency keys a record was lost")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred, execute, fail, succeed
@@ -26,7 +26,7 @@ from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
     IOnDisk,
-    IStore,
+    IOwnStore,
     NotTaken,
     Remembered,
     Row,
@@ -46,6 +46,7 @@ from pexservice.stores.lmdb.databases import (
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.history import read_history
+from pexservice.stores.lmdb.key_reader import KeyReader
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.place import Place
 from pexservice.stores.lmdb.readers import oldest_snapshot
@@ -54,7 +55,6 @@ from pexservice.stores.lmdb.transaction import (
     Extent,
     Kept,
     read_extent,
-    read_key,
     write_batch,
 )
 from pexservice.stores.lmdb.verify import (
@@ -67,14 +67,13 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 
 T = TypeVar("T")
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
 MAP_PER_TRANSITION = 128
 
 
-@implementer(IStore, IOnDisk)
+@implementer(IOwnStore, IOnDisk)
 class LmdbStore:
     """
     @ivar directory: where it is.
@@ -113,6 +112,7 @@ class LmdbStore:
         self._place = Place(directory, monotonic)
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 0)
+        self._keys = KeyReader(lambda: self._databases)
         self._room: Room | None = None
         self._witness = Witness(directory.path)
 
@@ -195,6 +195,7 @@ class LmdbStore:
         room = self._room
         if room is None:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
+        self._keys.let_go()
         needed = room.needed(batch, self._kept.surplus_keys(self._extent, batch))
         try:
             # Here, where no transaction is open.
@@ -253,30 +254,39 @@ class LmdbStore:
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
-        See L{IStore.recall}.  A look-up in mapped memory, so inline.
+        See L{IStore.recall}.
         """
-        return execute(self._read, lambda txn: read_key(txn, self._databases, key))
+        return execute(self.look_up, key)
+
+    def look_up(self, key: bytes) -> Remembered | None:
+        """
+        See L{IOwnStore.look_up}.  It is in mapped memory, so this does not block.
+        """
+        return self._reading(lambda: self._keys.look_up(key, self._extent))
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
         See L{IStore.history}.  As L{recall}, inline.
         """
         newest = self._extent.revision
-        return execute(
-            self._read,
-            lambda txn: read_history(
-                txn,
-                self._databases.journal,
-                before=newest + 1 if before is None else min(before, newest + 1),
-                forgotten=newest - self._kept.transitions,
-                limit=limit,
-            ),
-        )
+        before = newest + 1 if before is None else min(before, newest + 1)
+        forgotten = newest - self._kept.transitions
 
-    def _read(self, look: Callable[[Transaction], T]) -> T:
-        try:
+        def read() -> list[Row]:
             with self._databases.env.begin() as txn:
-                return look(txn)
+                return read_history(
+                    txn,
+                    self._databases.journal,
+                    before=before,
+                    forgotten=forgotten,
+                    limit=limit,
+                )
+
+        return execute(self._reading, read)
+
+    def _reading(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
         except lmdb.PanicError as error:
             # A commit has failed in the thread and is about to say so.
             raise NotTaken("the store failed") from error
@@ -325,6 +335,7 @@ class LmdbStore:
 
     def _close(self) -> None:
         self._executor.stop()
+        self._keys.let_go()
         self._witness.close()
         if self._opened is not None:
             self._opened.env.close()

@@ -4,6 +4,9 @@ What one commit writes and removes, inside the transaction that makes it one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import starmap
+
 import lmdb
 from attrs import frozen
 
@@ -88,13 +91,28 @@ def write_batch(
         )
     cursor = records.write_cursor(batch.revision, batch.position)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    for name, remembered in batch.keys:
-        for record in records.write_remembered(name, remembered):
-            if not txn.put(*record, db=databases.keys, overwrite=False):
-                raise records.BadRecord(f"there is a record {record[0]!r} already")
+    if batch.keys:
+        _write_keys(txn, databases.keys, batch.keys)
     oldest, surplus = extent.oldest, kept.surplus_keys(extent, batch)
     if batch.revision - oldest >= kept.transitions + SLACK:
         oldest = trim_journal(txn, databases.journal, batch.revision - kept.transitions)
     if surplus:
         trim_keys(txn, databases.keys, surplus)
     return Extent(batch.revision, oldest, extent.keys + len(batch.keys) - surplus)
+
+
+def _write_keys(
+    txn: lmdb.Transaction[bytes],
+    keys: lmdb._Database,
+    used: Sequence[tuple[bytes, Remembered]],
+) -> None:
+    """
+    Write idempotency keys, which were not used before.
+    """
+    by_name, by_age = zip(*starmap(records.write_remembered, used), strict=True)
+    with txn.cursor(keys) as cursor:
+        # In their order in the tree, and the newest behind all others.
+        _, named = cursor.putmulti(sorted(by_name), overwrite=False)
+        _, aged = cursor.putmulti(by_age, overwrite=False, append=True)
+    if not named == aged == len(used):
+        raise records.BadRecord("an idempotency key has a record already")

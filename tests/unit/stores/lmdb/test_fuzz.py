@@ -201,7 +201,7 @@ def test_remembered(found: Drawn) -> None:
     again(
         found,
         lambda _, value: records.read_remembered(name, value),
-        lambda said: next(records.write_remembered(name, said)),
+        lambda said: records.write_remembered(name, said)[0],
     )
 
 

@@ -1,0 +1,56 @@
+"""
+Looking idempotency keys up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lmdb
+
+from pexservice.stores.interface import Remembered
+from pexservice.stores.lmdb.databases import Databases
+from pexservice.stores.lmdb.transaction import Extent, read_key
+
+
+class KeyReader:
+    """
+    Look-ups between two commits, which share a transaction: to begin one costs twice as
+    much as to look a key up.
+
+    It must be let go of before the next commit begins, and before the map changes.
+    """
+
+    def __init__(self, databases: Callable[[], Databases]) -> None:
+        """
+        @param databases: returns the open ones.
+        """
+        self._databases = databases
+        self._txn: lmdb.Transaction[bytes] | None = None
+        self._extent: Extent | None = None
+
+    def look_up(self, key: bytes, extent: Extent) -> Remembered | None:
+        """
+        Return what the first use of an idempotency key did.
+
+        @param extent: what the last commit left.
+        """
+        txn = self._txn
+        if txn is None or extent is not self._extent:
+            # It would not see a commit in the thread that has ended by now.
+            self.let_go()
+            txn = self._txn = self._databases().env.begin()
+            self._extent = extent
+        try:
+            return read_key(txn, self._databases(), key)
+        except BaseException:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """
+        End the transaction: as long as it lasts, LMDB uses no page again that it sees.
+        """
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            txn.abort()
