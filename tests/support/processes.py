@@ -73,6 +73,7 @@ class SpawnedProcess:
         Have the process end with a status or by a signal.
         """
         self.alive = False
+        self.protocol.childConnectionLost(MESSAGES)
         reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
         self.protocol.processEnded(Failure(reason))
 

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
+from pexservice.process.scoreboard import Score
 from pexservice.server.access_log import AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import FastPath
@@ -119,7 +120,11 @@ class Server:
             remembers=remembers,
         )
         scrape = Metrics(self.committer, self.fast_path).reply
-        self.events = Events(self.committer, self.clock.callLater, streams)
+        #: What a supervisor counts, for tests that have one.
+        self.score: Score | None = None
+        self.events = Events(
+            self.committer, self.clock.callLater, streams, lambda: self.score
+        )
         api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
         self.site = PexSite(api.resource(), self.fast_path, self.clock)
 

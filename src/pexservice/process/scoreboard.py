@@ -16,8 +16,10 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
+from typing import Any
 
 from attrs import define, field
 
@@ -33,9 +35,10 @@ from attrs import define, field
 _ATTEMPTS = 10
 
 #: The mark with the version, the failovers, the standbys that there are and that there
-#: should be, the reloads and what came of the last, the restarts by reason.
-_RECORD = struct.Struct(f"<8s5Q{len(REASONS)}Q")
-_MARK = b"pexscor2"
+#: should be, the reloads and what came of the last, the worker that serves and the one
+#: before it, since when and after which pause, the restarts by reason.
+_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q")
+_MARK = b"pexscor3"
 
 #: As a supervisor of version 0.1.0 writes it, below which newer code may run for a while:
 #: without reloads, and with one reason less.
@@ -69,6 +72,10 @@ class Score:
     @ivar reloads: how many replacements of the workers began, or L{None} if the supervisor
         does not count them.
     @ivar reload: what came of the last of them.
+    @ivar serving: the name of the worker that serves; empty while none does.
+    @ivar before: the name of the worker that served before it, and has ended.
+    @ivar since: when it began to serve.  Milliseconds since 1970.
+    @ivar pause: how long after the end of the worker before it that was.  Microseconds.
     """
 
     failovers: int = 0
@@ -77,6 +84,10 @@ class Score:
     restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(REASONS, 0))
     reloads: int | None = 0
     reload: Reload = Reload.NONE
+    serving: str = ""
+    before: str = ""
+    since: int = 0
+    pause: int = 0
 
 
 def create() -> int:
@@ -103,8 +114,12 @@ def write(descriptor: int, score: Score) -> None:
     Let everybody read C{score}.
     """
     counts = [score.restarts[reason] for reason in REASONS]
-    shown = (score.failovers, score.standing_by, score.standby)
-    record = _RECORD.pack(_MARK, *shown, score.reloads or 0, score.reload, *counts)
+    record = _RECORD.pack(
+        *(_MARK, score.failovers, score.standing_by, score.standby),
+        *(score.reloads or 0, score.reload),
+        *(score.serving.encode(), score.before.encode(), score.since, score.pause),
+        *counts,
+    )
     os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), 0)
 
 
@@ -117,11 +132,14 @@ def read(descriptor: int) -> Score | None:
     """
     for _ in range(_ATTEMPTS):
         found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
-        if (numbers := _whole(found, _RECORD, _MARK)) is not None:
-            failovers, standing_by, standby, reloads, reload, *counts = numbers
-            restarts = dict(zip(REASONS, counts, strict=True))
-            shown = (failovers, standing_by, standby)
-            return Score(*shown, restarts, reloads, Reload(reload))
+        if (fields := _whole(found, _RECORD, _MARK)) is not None:
+            failovers, standing_by, standby, reloads, reload, *fields = fields
+            serving, before, since, pause, *counts = fields
+            return Score(
+                *(failovers, standing_by, standby),
+                *(dict(zip(REASONS, counts, strict=True)), reloads, Reload(reload)),
+                *(_text(serving), _text(before), since, pause),
+            )
         if (numbers := _whole(found, _FIRST_RECORD, _FIRST_MARK)) is not None:
             failovers, standing_by, standby, *counts = numbers
             restarts = dict(zip(REASONS, [*counts, 0], strict=True))
@@ -129,7 +147,18 @@ def read(descriptor: int) -> Score | None:
     return None
 
 
-def _whole(found: bytes, layout: struct.Struct, mark: bytes) -> Sequence[int] | None:
+def reader(descriptor: int | None) -> Callable[[], Score | None]:
+    """
+    Return what reads a scoreboard, or finds nothing if there is none.
+    """
+    return (lambda: None) if descriptor is None else partial(read, descriptor)
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode()
+
+
+def _whole(found: bytes, layout: struct.Struct, mark: bytes) -> Sequence[Any] | None:
     record = found[: layout.size]
     checksum = found[layout.size : layout.size + _CHECKSUM.size]
     if not record.startswith(mark) or checksum != _CHECKSUM.pack(zlib.crc32(record)):

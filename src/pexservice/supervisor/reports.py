@@ -27,6 +27,7 @@ class Reports:
         self._score = score
         self._publish = publish
         self._ready = False
+        self._gone_at: float | None = None
         publish(score)
 
     @property
@@ -49,6 +50,30 @@ class Reports:
         self._ready = True
         if not self.reloading:
             self._notifier.notify(READY)
+
+    def serving(self, name: str, at: float) -> None:
+        """
+        Show that the worker C{name} serves.
+
+        @param at: the time, by the clock of L{gone}.
+        """
+        # One that took over before its predecessor's end was noticed paused for nothing.
+        pause = 0.0 if self._gone_at is None else at - self._gone_at
+        self._gone_at = None
+        self._score.serving = name
+        self._score.since = time.time_ns() // 1_000_000
+        self._score.pause = round(pause * 1e6)
+        self._publish(self._score)
+
+    def gone(self, name: str, at: float) -> None:
+        """
+        Show that the worker C{name}, which has served, does so no more.
+        """
+        self._score.before = name
+        if self._score.serving == name:
+            self._score.serving = ""
+            self._gone_at = at
+        self._publish(self._score)
 
     def standing_by(self, count: int) -> None:
         """

@@ -179,6 +179,7 @@ class Roster:
             # Starting works, so there is no reason to wait longer each time.
             for each in self.workers:
                 each.reset_restart_delay()
+            self._reports.serving(worker.name, self._reactor.seconds())
             self._reports.ready()
         elif worker.state is State.ENDED:
             self.workers.remove(worker)
@@ -197,6 +198,13 @@ class Roster:
         ):
             return
         self._reports.pass_on(line)
+
+    def gone(self, worker: WorkerProcess) -> None:
+        """
+        Note when a worker that served stopped doing so.
+        """
+        if worker.has_served:
+            self._reports.gone(worker.name, self._reactor.seconds())
 
     def ended(self, worker: WorkerProcess, end: End) -> None:
         """

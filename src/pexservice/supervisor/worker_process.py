@@ -10,6 +10,7 @@ nobody reads any more.
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
@@ -98,6 +99,11 @@ class Overseer(Protocol):
     def notified(self, worker: WorkerProcess, line: str) -> None:
         """
         Take notice of a line of a message.
+        """
+
+    def gone(self, worker: WorkerProcess) -> None:
+        """
+        Take notice of a process whose descriptors the kernel has closed.
         """
 
     def ended(self, worker: WorkerProcess, end: End) -> None:
@@ -309,13 +315,17 @@ class WorkerProcess(ProcessProtocol):
         self._timer = None
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessExitedAlready):
             if self.transport is not None:
                 self.transport.signalProcess(number)
-        except ProcessExitedAlready:
-            return
 
     # Its end.
+    def childConnectionLost(self, childFD: int) -> None:
+        """
+        Note the end of its messages: the first that is seen of the end of a process.
+        """
+        if childFD == MESSAGES:
+            self._overseer.gone(self)
 
     def processEnded(self, reason: Failure) -> None:
         """

@@ -162,7 +162,7 @@ class Api:
         """
         Tell where the cursor is whenever it moves.
         """
-        work = partial(self._stream, cast(Request, request))
+        work = partial(self._stream, cast(Request, request), request.uri)
         return self._operation(request, deed=WATCH, work=work)
 
     @app.route("/livez")
@@ -248,10 +248,11 @@ class Api:
         if self._committer.unread is not None:
             raise self._committer.unread
 
-    def _stream(self, request: Request, arguments: Arguments) -> Deferred[None]:
+    def _stream(self, request: Request, uri: bytes, arguments: Arguments) -> Deferred[None]:
         self._check_read()
         known = arguments.get(LAST_EVENT_ID)
-        return self._events.open(request, known).addCallback(lambda _: request.finish())
+        stream = self._events.open(request, known, workers="workers" in query(uri))
+        return stream.addCallback(lambda _: request.finish())
 
     def _readyz(self, uri: bytes, _: Arguments) -> Reply:
         refusal = self._committer.refusal

@@ -6,11 +6,16 @@ and never one behind it, so what is kept for a stream is whether it takes anythi
 The committer is not told of streams.  One timer, which runs while there are any,
 looks whether the cursor is still where it was, and a step costs nothing more than
 when nobody watches.
+
+With C{?workers} a stream also has events of the type C{workers}: which worker serves, and
+what became of the one before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -20,6 +25,7 @@ from zope.interface import implementer
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
+from pexservice.process.scoreboard import Score
 from pexservice.web.pacing import Later
 from pexservice.web.problems import too_many_streams
 from pexservice.web.representations import state_json
@@ -60,6 +66,24 @@ def event(state: State) -> bytes:
     return b"id: %d\ndata: %b\n\n" % (state.revision, _data(state))
 
 
+def workers_event(score: Score) -> bytes:
+    """
+    What the supervisor counts, as an event; without an id, for it is not the cursor.
+    """
+    since = datetime.fromtimestamp(score.since / 1000, UTC)
+    shown = {
+        "serving": score.serving or None,
+        "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.since % 1000:03}Z",
+        "before": score.before or None,
+        "pause": score.pause / 1e6,
+        "standing_by": score.standing_by,
+        "standby": score.standby,
+        "takeovers": score.failovers,
+    }
+    data = json.dumps(shown, separators=(",", ":"))
+    return f"event: workers\ndata: {data}\n\n".encode()
+
+
 def _data(state: State) -> bytes:
     term = state.term
     if term.size <= MOST_DIGITS:
@@ -82,6 +106,8 @@ class Stream:
     @ivar takes: whether it takes what it is sent.
     @ivar rests: it is passed over at the next look, for its first event was since
         the last one.
+    @ivar workers: the event about the workers that it was sent last; C{None} for a client
+        that did not ask for them.
     @ivar ended: fires when nothing more comes.
     """
 
@@ -91,6 +117,7 @@ class Stream:
         self.shown: State | None = None
         self.takes = True
         self.rests = False
+        self.workers: bytes | None = None
         self.ended: Deferred[None] = Deferred(lambda _: events.leave(self))
 
     def begin(self, state: State, *, known: bool) -> None:
@@ -101,7 +128,7 @@ class Stream:
             self._request.responseHeaders.setRawHeaders(name, values)
         self._request.registerProducer(self, True)  # noqa: FBT003 streaming
         self.shown = state
-        beginning = b"retry: %d\n\n" % RETRY
+        beginning = b"retry: %d\n\n%b" % (RETRY, self.workers or b"")
         self._request.write(beginning if known else beginning + event(state))
 
     def send(self, data: bytes) -> None:
@@ -146,15 +173,21 @@ class Events:
     """
 
     def __init__(
-        self, committer: ICommitter, later: Later, most: int = MOST_STREAMS
+        self,
+        committer: ICommitter,
+        later: Later,
+        most: int = MOST_STREAMS,
+        score: Callable[[], Score | None] = lambda: None,
     ) -> None:
         """
         @param later: the reactor's C{callLater}.
         @param most: how many streams there may be.
+        @param score: reads what the supervisor counts, if there is one.
         """
         self._committer = committer
         self._later = later
         self.most = most
+        self._score = score
         self._streams: set[Stream] = set()
         self._looks = False
         self._closed = False
@@ -165,11 +198,14 @@ class Events:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, request: Request, known: Sequence[bytes] | None) -> Deferred[None]:
+    def open(
+        self, request: Request, known: Sequence[bytes] | None, *, workers: bool = False
+    ) -> Deferred[None]:
         """
         Answer C{request} with a stream.
 
         @param known: the values of its C{Last-Event-ID}, if it has one.
+        @param workers: it has events about the workers too.
         @return: fires when the stream has ended, and its answer is to be finished.
         @raise Problem: there are too many.
         """
@@ -177,6 +213,7 @@ class Events:
             raise too_many_streams(self.most)
         stream = Stream(request, self)
         self._streams.add(stream)
+        stream.workers = self._workers() if workers else None
         state = self._committer.visible
         stream.begin(state, known=known == [b"%d" % state.revision])
         if self._closed:
@@ -208,6 +245,10 @@ class Events:
         self._looks = True
         self._later(INTERVAL, self._look)
 
+    def _workers(self) -> bytes:
+        score = self._score()
+        return b"" if score is None else workers_event(score)
+
     def _look(self) -> None:
         self._looks = False
         if not self._streams:
@@ -218,10 +259,16 @@ class Events:
         self._seen = state
         beat = self._silent > 0 and self._silent % BEATS == 0
         data = b""
+        watched = any(stream.workers is not None for stream in self._streams)
+        workers = self._workers() if watched else b""
         for stream in list(self._streams):
             if stream.rests or not stream.takes:
                 stream.rests = False
-            elif stream.shown is not state:
+                continue
+            if stream.workers is not None and stream.workers != workers:
+                stream.workers = workers
+                stream.send(workers)
+            if stream.shown is not state:
                 data = data or event(state)
                 stream.shown = state
                 stream.send(data)

@@ -13,10 +13,7 @@ from socket import gethostname
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IReactorCore,
-)
+from twisted.internet.interfaces import IListeningPort, IReactorCore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -236,7 +233,8 @@ class Worker(Service):
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.
         most = min(MOST_STREAMS, max(1, self._connections.limit // 4))
-        self._events = events = Events(committer, later, most)
+        score = scoreboard.reader(settings.scoreboard)
+        self._events = events = Events(committer, later, most, score)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
         hosts = HostPolicy(

@@ -39,9 +39,20 @@ def test_what_is_written_is_read(descriptor: int) -> None:
     """
     scoreboard.write(descriptor, score(1))
     counts = {reason: number for number, reason in enumerate(REASONS, 4)}
-    written = Score(1, 2, 3, counts, 4, Reload.FAILED)
+    names = ("worker-1234567", "worker-2")
+    written = Score(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345)
     scoreboard.write(descriptor, written)
     assert scoreboard.read(descriptor) == written
+
+
+def test_a_reader(descriptor: int) -> None:
+    """
+    Reads what is there now; without a supervisor there is nothing.
+    """
+    read = scoreboard.reader(descriptor)
+    scoreboard.write(descriptor, score(3))
+    assert read() == score(3)
+    assert scoreboard.reader(None)() is None
 
 
 def test_no_whole_record(descriptor: int) -> None:

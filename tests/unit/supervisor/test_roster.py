@@ -140,6 +140,47 @@ def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
     assert supervised.score.failovers == 1
 
 
+def succession(supervised: Supervised) -> tuple[str, str, int]:
+    """
+    The worker before, the one that serves, and the milliseconds between them.
+    """
+    score = supervised.score
+    return score.before, score.serving, score.pause // 1000
+
+
+def test_the_succession_is_shown(supervised: Supervised) -> None:
+    """
+    Which worker serves, which did before it, and the pause from the end of the one to
+    the service of the other, whether it was killed or told to end.
+    """
+    serving, standby = supervised.started()
+    assert succession(supervised) == ("", "worker-1", 0)
+    serving.end(by=signal.SIGKILL)
+    assert succession(supervised) == ("worker-1", "", 0)
+    supervised.reactor.turn(0.25)
+    standby.notify(READY)
+    assert succession(supervised) == ("worker-1", "worker-2", 250)
+    supervised.reactor.turns(0.5)
+    supervised.processes[-1].notify(STANDING_BY)
+    standby.notify(STOPPING)
+    standby.end()
+    supervised.reactor.turn(0.5)
+    supervised.processes[0].notify(READY)
+    assert succession(supervised)[:2] == ("worker-2", "worker-1")
+
+
+def test_an_end_that_is_noticed_late(supervised: Supervised) -> None:
+    """
+    A worker that serves before the end of its predecessor was seen is still the one that
+    serves after that.
+    """
+    serving, standby = supervised.started()
+    standby.notify(READY)
+    supervised.reactor.turn(0.25)
+    serving.end(by=signal.SIGKILL)
+    assert succession(supervised) == ("worker-1", "worker-2", 0)
+
+
 def test_the_standbys_are_shown(supervised: Supervised) -> None:
     """
     As they come and go, and how many there should be.

@@ -12,6 +12,7 @@ import pytest
 
 from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition, state_at
+from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
 from pexservice.web.events import BEATS, INTERVAL, MOST_DIGITS, event
 from tests.support.wire import Server, Wire
@@ -19,12 +20,14 @@ from tests.support.wire import Server, Wire
 NEXT = Move(Transition.NEXT)
 
 
-def watch(server: Server, *headers: str, version: str = "1.1") -> Wire:
+def watch(
+    server: Server, *headers: str, version: str = "1.1", path: str = "/events"
+) -> Wire:
     """
     A client that has asked for the events.
     """
     wire = server.connect()
-    lines = (f"GET /events HTTP/{version}", "Host: h", *headers, "", "")
+    lines = (f"GET {path} HTTP/{version}", "Host: h", *headers, "", "")
     wire.send("\r\n".join(lines).encode())
     return wire
 
@@ -203,6 +206,58 @@ def test_the_sweep() -> None:
     server.clock.rightNow += STALL_TIMEOUT + IDLE_TIMEOUT
     server.connections.sweep()
     assert (healthy.closed, stalled.transport.aborted) == (False, True)
+
+
+def workers(wire: Wire) -> list[Any]:
+    """
+    What the events about the workers say.
+    """
+    found = re.findall(rb"(?m)^event: workers\ndata: (.*)$", wire.received)
+    return [json.loads(each) for each in found]
+
+
+def test_the_workers() -> None:
+    """
+    Who asks for them is told which worker serves, at once and at each change, and what
+    became of the one before it; others are told of the cursor only.
+    """
+    server = Server()
+    server.score = Score(0, 1, 1, serving="worker-1", since=1_795_000_000_007)
+    wire, other = watch(server, path="/events?workers"), watch(server)
+    first = {
+        "serving": "worker-1",
+        "since": "2026-11-18T11:06:40.007Z",
+        "before": None,
+        "pause": 0,
+        "standing_by": 1,
+        "standby": 1,
+        "takeovers": 0,
+    }
+    assert workers(wire) == [first]
+    assert revisions(wire) == [0]
+    look(server, 3)
+    assert workers(wire) == [first]
+    server.score = Score(
+        *(1, 0, 1), serving="worker-2", before="worker-1", since=0, pause=12_345
+    )
+    look(server, 2)
+    changed = {"serving": "worker-2", "before": "worker-1", "pause": 0.012345}
+    assert workers(wire)[1:] == [
+        {**first, **changed, "since": "1970-01-01T00:00:00.000Z"}
+        | {"standing_by": 0, "takeovers": 1}
+    ]
+    assert workers(other) == []
+    assert revisions(wire) == revisions(other) == [0]
+
+
+def test_no_workers() -> None:
+    """
+    Without a supervisor there is nothing to tell of them.
+    """
+    server = Server()
+    wire = watch(server, path="/events?workers")
+    look(server, 2)
+    assert (workers(wire), revisions(wire)) == ([], [0])
 
 
 def test_no_timer_without_streams() -> None:
