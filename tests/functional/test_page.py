@@ -431,7 +431,7 @@ def test_keyboard(daemon: Daemon, views: Open) -> None:
     view.until_connection()
     seen = []
     keyboard = view.page.keyboard
-    for press in ("Enter", "Space", None, None, None, None):
+    for press in ("Enter", "Space", *[None] * 8):
         keyboard.press("Tab")
         seen.append(view.page.evaluate("document.activeElement.innerText.trim()"))
         style = "getComputedStyle(document.activeElement).outlineStyle"
@@ -439,8 +439,141 @@ def test_keyboard(daemon: Daemon, views: Open) -> None:
         if press:
             keyboard.press(press)
             view.until("revision", str(len(seen)))
-    assert seen == ["← Previous", "Next →", "Reset", "/current", "/history", "/readyz"]
+    assert seen == [
+        *("← Previous", "Next →", "Reset R", "Run 20 steps", "What this is"),
+        *("/current", "/history", "/readyz", "/metrics", "/openapi.json"),
+    ]
     view.until("position", "1")
+
+
+def test_keys(daemon: Daemon, views: Open) -> None:
+    """
+    The arrows make steps, R asks before it resets, and neither does where something is
+    written, or with Ctrl, which is the browser's.
+    """
+    view = views(daemon)
+    view.until_connection()
+    keyboard = view.page.keyboard
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        keyboard.press(key)
+    view.until("revision", "4")
+    view.until("position", "2")
+    keyboard.press("Control+ArrowRight")
+    keyboard.press("r")
+    assert view["sure"].is_visible()
+    assert view("keep") == "Stay at F(2)"
+    keyboard.press("ArrowRight")
+    keyboard.press("Enter")
+    assert not view["sure"].is_visible()
+    keyboard.press("R")
+    keyboard.press("Escape")
+    assert not view["sure"].is_visible()
+    keyboard.press("r")
+    view.page.click("#sure [data-step=reset]")
+    view.until("position", "0")
+    view.until("revision", "5")
+    view.page.evaluate("document.getElementById('access').hidden = false")
+    view["token"].focus()
+    keyboard.press("ArrowRight")
+    keyboard.press("r")
+    assert view["token"].input_value() == "r"
+    assert not view["sure"].is_visible()
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "5"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_buttons_stay(
+    width: int, daemon: Daemon, far_daemon: Daemon, views: Open
+) -> None:
+    """
+    Where they are, however long the value, so that who clicks again hits the same one.
+    """
+    places = []
+    for each, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
+        step(each, times=steps)
+        view = views(each, viewport={"width": width, "height": 800})
+        position = int(each.ask("/current")[0].headers["Pex-Position"])
+        view.until("position", f"{position:,}")
+        places.append(view.page.locator("[data-step=next]").bounding_box())
+    assert places == places[:1] * 4
+
+
+def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
+    """
+    The page says which worker is gone, which took over and after how long, and that
+    nothing is missing; the trace has a mark, and the names are those of the log.
+    """
+    view = views(daemon)
+    view.until("worker", "worker-1")
+    view.until("standing-by", "1 of 1")
+    assert view("takeovers") == "0"
+    assert view.page.get_attribute("#positions .marks", "d") is None
+    step(daemon, times=3)
+    view.until("position", "3")
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.until("worker", "worker-2")
+    view.page.wait_for_function(
+        "() => /^worker-1 gone, worker-2 took over after [0-9a-z ]+ ms, nothing lost$/"
+        ".test(document.getElementById('takeover').innerText)"
+    )
+    assert view("takeovers") == "1"
+    view.page.wait_for_function(
+        "() => document.querySelector('#positions .marks').getAttribute('d')"
+    )
+    assert view("mark-names") == "worker-2"
+    view.until("standing-by", "1 of 1")
+    assert "worker-2 serves" in daemon.log.read_text()
+
+
+def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
+    """
+    A service that forgot what it had answered, as it may without synchronous commit, is
+    not said to have lost nothing.
+    """
+    view = views(daemon)
+    view.until("worker", "worker-1")
+    step(daemon, times=3)
+    view.until("revision", "3")
+    view.page.route(
+        "**/current",
+        lambda route: route.fulfill(status=200, headers={"Pex-Revision": "1"}),
+    )
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.page.wait_for_function(
+        "() => document.getElementById('takeover').innerText.endsWith(', 2 steps lost')"
+    )
+
+
+def test_a_load(daemon: Daemon, views: Open) -> None:
+    """
+    Twenty steps are made, each once, also when the worker is killed meanwhile; the
+    batches that they came in are shown.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view["load"].click()
+    view.until("position", "20")
+    view.page.wait_for_selector("#batches span")
+    said = view("load-result")
+    assert said.startswith("20 steps were answered in ")
+    sizes = [int(each) for each in said.rpartition(" of ")[2].strip(".").split(", ")]
+    assert sum(sizes) == 20
+    assert view["batches"].locator("span").count() == len(sizes)
+    view["load"].click()
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.until("position", "40")
+    view.page.wait_for_selector("#load:enabled")
+    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "40"
+
+
+def test_a_worker_alone(tmp_path: Path, views: Open) -> None:
+    """
+    Without a supervisor the page does not make up who stands by.
+    """
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        view = views(daemon)
+        view.until("worker", "one worker")
+        assert view("standing-by") == view("takeovers") == "not known"
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])

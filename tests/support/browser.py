@@ -73,8 +73,10 @@ class View:
 
     def press(self, name: str) -> None:
         """
-        Click the button that makes this step.
+        Click the button that makes this step; a reset is asked for first.
         """
+        if name == "reset":
+            self["ask-reset"].click()
         self.page.click(f"[data-step={name}]")
 
     def until(self, name: str, text: str) -> None:

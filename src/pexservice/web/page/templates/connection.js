@@ -17,7 +17,7 @@ function connected(state, words) {
 
 function connect() {
   disconnect();
-  source = new EventSource("/events");
+  source = new EventSource("/events?workers");
   source.addEventListener("open", () => {
     connected("live", "Live");
     pause = SHORTEST_PAUSE;
@@ -25,7 +25,10 @@ function connect() {
     if (lostAt !== null && performance.now() - lostAt > 3000) write("said", "Connected again.");
     lostAt = null;
     // If the cursor is where it was, nothing is told, and this page goes on from there.
-    after(300).then(() => shown && samples.at(-1) === null && sample(shown));
+    after(300).then(() => {
+      if (shown && samples.at(-1) === null) sample(shown);
+      mended();
+    });
     refreshHistory();
   });
   source.addEventListener("message", (event) => {
@@ -33,9 +36,12 @@ function connect() {
     const state = told.current === undefined ? told : whole(told);
     sample(state);
     show(state);
+    showNoSupervisor();
   });
+  source.addEventListener("workers", (event) => showWorkers(JSON.parse(event.data)));
   source.addEventListener("error", () => {
     connected("lost", "Reconnecting");
+    if (lostAt === null) broken();
     lostAt ??= performance.now();
     interrupt();
     // The browser comes back by itself to a stream that ended, but not to a refusal.

@@ -33,12 +33,21 @@ async function work() {
   if (sending) return;
   sending = true;
   $("again").hidden = true;
-  while (waiting.length > 0 && (await send(waiting[0]))) waiting.shift();
+  while (waiting.length > 0 && (await send(waiting[0], giveUp)) !== WAITS) waiting.shift();
   sending = false;
 }
 
-/** Send a step until there is an answer; whether the next one has its turn. */
-async function send({ path, key }) {
+function giveUp(why) {
+  write("message", `${why}. Whether the step was made is not known; sending it again makes it once.`);
+  $("again").hidden = false;
+}
+
+/** What becomes of a step besides the state that it leads to. */
+const REFUSED = "refused";
+const WAITS = "waits";
+
+/** Send a step until there is an answer; the state it led to, or what else became of it. */
+async function send({ path, key }, unanswered, sentAgain = () => {}) {
   const end = performance.now() + PATIENCE;
   for (let rest = SHORTEST_REST; ; rest = Math.min(2 * rest, LONGEST_REST)) {
     let why = "The service does not answer";
@@ -46,17 +55,18 @@ async function send({ path, key }) {
     try {
       const answer = await ask(path, key);
       if (answer.ok) {
-        arrived(await answered(answer));
-        return true;
+        const state = await answered(answer);
+        arrived(state);
+        return state;
       }
       const problem = await answer.json();
       if (answer.status === 401) {
         askForToken(problem.detail);
-        return false;
+        return WAITS;
       }
       if (![429, 502, 503, 504].includes(answer.status)) {
         write("message", `The step was refused: ${problem.detail}`);
-        return true;
+        return REFUSED;
       }
       why = `The service says: ${problem.detail}`;
       atLeast = retryAfter(answer);
@@ -65,13 +75,13 @@ async function send({ path, key }) {
       // same key makes it safe to send it again.
     }
     if (performance.now() > end) {
-      write("message", `${why}. Whether the step was made is not known; sending it again makes it once.`);
-      $("again").hidden = false;
-      return false;
+      unanswered(why);
+      return WAITS;
     }
     write("message", `${why}. The step is sent again, with the same key, until it does.`);
     // Not all pages at the same moment.
     await after(Math.max(rest, atLeast) * (0.75 + Math.random() / 2));
+    sentAgain();
   }
 }
 
@@ -134,4 +144,26 @@ $("access").addEventListener("submit", (event) => {
 $("again").addEventListener("click", work);
 for (const button of document.querySelectorAll("[data-step]")) {
   button.addEventListener("click", () => step(button.dataset.step));
+}
+
+// A reset is for everybody, so it is asked for; and the keys, where nobody writes.
+function askForReset() {
+  const at = shown === null ? "where it is" : `at F(${numbers.format(shown.position)})`;
+  write("keep", `Stay ${at}`);
+  $("sure").showModal();
+}
+
+const KEYS = { ArrowLeft: () => step("previous"), ArrowRight: () => step("next"), r: askForReset };
+
+document.addEventListener("keydown", (event) => {
+  const isModified = event.ctrlKey || event.metaKey || event.altKey;
+  if (isModified || $("sure").open || event.target.closest("input, [role=region]")) return;
+  const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!act || (event.repeat && act === askForReset)) return;
+  event.preventDefault();
+  act();
+});
+$("ask-reset").addEventListener("click", askForReset);
+for (const button of $("sure").querySelectorAll("button")) {
+  button.addEventListener("click", () => $("sure").close());
 }

@@ -9,6 +9,15 @@ let samples = [];
 /** Steps by the second that they were told of in. */
 const rates = new Map();
 
+/** When another worker began to serve, and its name. */
+let marks = [];
+/** When the stream broke last. */
+let brokenAt = null;
+
+function mark(name) {
+  marks.push({ at: brokenAt ?? performance.now(), name });
+}
+
 function sample({ position, revision }) {
   const now = performance.now();
   const last = samples.at(-1);
@@ -21,7 +30,9 @@ function sample({ position, revision }) {
 }
 
 function interrupt() {
-  if (samples.at(-1)) samples.push({ ...samples.at(-1), now: performance.now() }, null);
+  if (!samples.at(-1)) return;
+  brokenAt = performance.now();
+  samples.push({ ...samples.at(-1), now: brokenAt }, null);
 }
 
 /** Each unbroken run of samples, up to now if nothing came since. */
@@ -42,6 +53,23 @@ function draw() {
   for (const second of rates.keys()) if (second < (now - SPAN) / 1000 - 1) rates.delete(second);
   drawPositions(now);
   drawRates(now);
+  drawMarks(now);
+}
+
+const across = (time, now) => 600 - ((now - time) / SPAN) * 600;
+
+function drawMarks(now) {
+  if (marks.length === 0) return;
+  marks = marks.filter(({ at }) => at > now - SPAN);
+  const lines = marks.map(({ at }) => `M${across(at, now).toFixed(1)} 0V100`).join("");
+  for (const path of document.querySelectorAll(".marks")) path.setAttribute("d", lines);
+  const names = marks.map(({ at, name }) => {
+    const made = Object.assign(document.createElement("span"), { textContent: name });
+    made.style.left = `${across(at, now) / 6}%`;
+    made.classList.toggle("late", at > now - SPAN / 2);
+    return made;
+  });
+  $("mark-names").replaceChildren(...names);
 }
 
 function drawPositions(now) {
@@ -50,7 +78,7 @@ function drawPositions(now) {
   if (positions.length === 0) return;
   const least = Math.min(...positions);
   const most = Math.max(...positions);
-  const x = (time) => Math.max(0, 600 - ((now - time) / SPAN) * 600).toFixed(1);
+  const x = (time) => Math.max(0, across(time, now)).toFixed(1);
   const y = (position) => (most === least ? 50 : 94 - ((position - least) / (most - least)) * 88).toFixed(1);
   let line = "";
   let area = "";
@@ -68,7 +96,7 @@ function drawRates(now) {
   const most = Math.max(1, ...rates.values());
   let bars = "";
   for (const [second, steps] of rates) {
-    const right = 600 - ((now - 1000 * (second + 1)) / SPAN) * 600;
+    const right = across(1000 * (second + 1), now);
     const left = Math.max(0, right - 9);
     if (steps > 0 && right > 0) bars += `M${left.toFixed(1)} 100V${(100 - (steps / most) * 94).toFixed(1)}H${Math.min(600, right).toFixed(1)}V100Z`;
   }
