@@ -135,11 +135,12 @@ def read(descriptor: int) -> Score | None:
         if (fields := _whole(found, _RECORD, _MARK)) is not None:
             failovers, standing_by, standby, reloads, reload, *fields = fields
             serving, before, since, pause, *counts = fields
-            return Score(
-                *(failovers, standing_by, standby),
-                *(dict(zip(REASONS, counts, strict=True)), reloads, Reload(reload)),
-                *(_text(serving), _text(before), since, pause),
-            )
+            restarts = dict(zip(REASONS, counts, strict=True))
+            score = Score(failovers, standing_by, standby, restarts, reloads)
+            score.reload = Reload(reload)
+            score.serving, score.before = _text(serving), _text(before)
+            score.since, score.pause = since, pause
+            return score
         if (numbers := _whole(found, _FIRST_RECORD, _FIRST_MARK)) is not None:
             failovers, standing_by, standby, *counts = numbers
             restarts = dict(zip(REASONS, [*counts, 0], strict=True))
