@@ -70,7 +70,7 @@ system: deb build/system/base.tar $(VENV)/tested ## try the package on a machine
 # With what the package depends on, so that the machine needs no network.
 build/system/base.tar: debian/control | deb
 	mkdir -p build/system
-	mmdebstrap --variant=minbase --include=autopkgtest,curl,dbus,dpkg-repack,systemd-sysv,\
+	mmdebstrap --variant=minbase --include=autopkgtest,curl,dbus,dpkg-repack,logrotate,openssl,systemd-sysv,\
 	"$$(dpkg-deb --field build/deb/pexservice_*.deb Depends | \
 	sed 's/([^)]*)//g; s/|[^,]*//g; s/:any//g; s/ //g')" trixie $@
 

@@ -5,6 +5,17 @@ An upgrade replaces the code below a running supervisor, which goes on with the 
 line that it knows.  Nothing else imports this module.
 """
 
-from pexservice.worker.lifecycle import observer
+import sys
 
-__all__ = ["observer"]
+from twisted.logger import FileLogObserver, eventAsText
+
+
+def observer() -> FileLogObserver:
+    """
+    Return the observer for C{twistd --logger}: lines without a time, for that
+    supervisor's log has one.
+    """
+    return FileLogObserver(
+        sys.__stdout__,  # type: ignore[arg-type]
+        lambda event: eventAsText(event, includeTimestamp=False) + "\n",
+    )

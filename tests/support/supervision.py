@@ -5,6 +5,7 @@ A supervisor's decisions without its sockets: a roster whose processes the test 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 from attrs import define, field
@@ -13,7 +14,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
 from pexservice.supervisor.child import Command
-from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.replacement import Renewal, Replacement
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import Reactor
@@ -32,6 +33,7 @@ class Supervised:
 
     @ivar told: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
+    @ivar renew: reads the options again.
     @ivar given_up: why the service was ended.
     """
 
@@ -40,6 +42,7 @@ class Supervised:
     told: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     given_up: list[tuple[Status, str]] = field(factory=list)
+    renew: Callable[[], Renewal] = Renewal
     roster: Roster = field(init=False)
     replacement: Replacement = field(init=False)
 
@@ -62,7 +65,10 @@ class Supervised:
             watchdog=WATCHDOG,
             standby=self.standby,
         )
-        self.replacement = Replacement(self.roster, reports, self.reactor)
+        self.replacement = Replacement(self.roster, reports, self.reactor, self._renew)
+
+    def _renew(self) -> Renewal:
+        return self.renew()
 
     @property
     def score(self) -> Score:

@@ -18,13 +18,12 @@ def worker_command(settings: Settings) -> list[str]:
     """
     Return the command that starts a worker, without the descriptors that it inherits.
 
-    A worker runs on uvloop where that is installed.  Its log has no times, for the
-    supervisor's log has them.
+    A worker runs on uvloop where that is installed.
     """
     return [
         *(sys.executable, "-m", "pexservice"),
         *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
-        *("--nodaemon", "--pidfile=", "--logger=pexservice.worker.lifecycle.observer"),
+        *("--nodaemon", "--pidfile="),
         "pexservice-worker",
         # The sockets are handed down instead.
         *command_line(attrs.evolve(settings, listen=())),

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from pexservice.cli.outcome import Result, VerbFailed
-from pexservice.cli.verbs import backup, status, verify
+from pexservice.cli.verbs import backup, reload, status, verify
 
 
 class Verb(Protocol):
@@ -46,13 +46,14 @@ class Verb(Protocol):
 #: Every verb, by its name, in the order of the help.
 VERBS: dict[str, Verb] = {
     "status": status,
+    "reload": reload,
     "verify": verify,
     "backup": backup,
 }
 
 EPILOGUE = """\
 exit status:
-  0   it is well: ready, whole, backed up
+  0   it is well: ready, reloaded, whole, backed up
   1   it is not ready, or it could not be done
   2   the command line is wrong
   64  the store has another format

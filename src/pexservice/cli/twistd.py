@@ -7,9 +7,11 @@ file, and say in one line what is wrong.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pexservice.process.import_guard  # noqa: F401 before Twisted
@@ -22,18 +24,26 @@ from twisted.python import usage
 
 from pexservice.cli.children import check_command, store_name, worker_command
 from pexservice.cli.help import grouped
-from pexservice.process.exit_status import Status
+from pexservice.cli.log import LOG
+from pexservice.process.exit_status import Misconfigured, Status
+from pexservice.process.log_lines import error_line
+from pexservice.process.sd_notify import Notifier
 from pexservice.process.start_signals import START_SIGNALS
 from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
+from pexservice.supervisor.plan import Plan
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
 #: Every option that there is; the configuration file may have those of both commands.
 TABLES = (Source, Settings, Supervision)
+
+#: What a reload leaves as it was when the service started: the sockets are open, one
+#: store goes from worker to worker, and the supervisor's log is the workers' too.
+KEPT = ("listen", "store", "log_format")
 
 
 def _handler(option: Option) -> Callable[..., None]:
@@ -60,11 +70,13 @@ class CommonOptions(usage.Options):
     """
     Options that come from the tables of L{pexservice.settings.options}.
 
+    @cvar process: the name of this process in the log.
     @ivar given: the values by the options' names: the command line's, and when that is
         read, also the configuration file's.
     """
 
     command: ClassVar[str]
+    process: ClassVar[str]
     longdesc: ClassVar[str]
     tables: ClassVar[tuple[type[attrs.AttrsInstance], ...]]
     hides: ClassVar[bool] = True
@@ -86,6 +98,7 @@ class CommonOptions(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, Any] = {}
+        self.on_command_line: dict[str, Any] = {}
 
     @property
     def foreground(self) -> bool:
@@ -116,10 +129,9 @@ class CommonOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            sys.stderr.write(
-                f"{self.command}: {self._explained(str(error))};"
-                f" see twistd {self.command} --help\n"
-            )
+            wrong = f"{self._explained(str(error))}; see twistd {self.command} --help"
+            sys.stderr.write(error_line(f"{self.command}: {wrong}"))
+            Notifier.to_service_manager(os.environ).notify(f"STATUS={wrong}")
             # A daemon's start has one status for all that is wrong.
             raise SystemExit(
                 Status.MISCONFIGURED if self.foreground else Status.CANNOT_START
@@ -143,13 +155,25 @@ class CommonOptions(usage.Options):
         """
         Read the configuration file, and check what goes together.
         """
+        self.on_command_line = self.given
         try:
-            if "config" in self.given:
-                read = read_config(self.given["config"], options_of(*TABLES))
-                self.given = {**read, **self.given}
-            self.settings()
+            self.read_config()
+            settings = self.settings()
         except ValueError as error:
             raise usage.UsageError(str(error)) from error
+        if self.parent is not None:
+            LOG.choose(self.parent, settings, self.process)
+
+    def read_config(self) -> None:
+        """
+        Take the configuration file's values, as it is now; the command line wins.
+
+        @raise ValueError: one line that names what is wrong.
+        """
+        path = self.on_command_line.get("config")
+        if path is not None:
+            read = read_config(path, options_of(*TABLES))
+            self.given = {**read, **self.on_command_line}
 
     def parseArgs(self, *words: str) -> None:
         """
@@ -182,6 +206,7 @@ class WorkerOptions(CommonOptions):
     """
 
     command: ClassVar[str] = "pexservice-worker"
+    process: ClassVar[str] = "worker"
     longdesc = (
         "One worker: it serves, and ends when it cannot go on. For those who bring a"
         " supervisor of their own."
@@ -196,6 +221,7 @@ class ServiceOptions(CommonOptions):
     """
 
     command: ClassVar[str] = "pexservice"
+    process: ClassVar[str] = "supervisor"
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
     tables = TABLES
 
@@ -231,16 +257,45 @@ def _make_service(options: ServiceOptions) -> IService:
     """
     from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
 
-    settings, supervision = options.settings(), options.supervision()
+    settings = options.settings()
     return Supervisor(
         the_reactor(),
         listen=settings.listen,
-        worker=worker_command(settings),
+        plan=_plan(settings, options),
         check=check_command(settings),
         store=store_name(settings),
+        reread=partial(_read_again, settings, options),
+        foreground=settings.foreground,
+    )
+
+
+def _read_again(began: Settings, options: ServiceOptions) -> Plan:
+    """
+    Read the configuration file again.
+
+    @param began: the settings that the service started with.
+    @raise Misconfigured: something is wrong.
+    """
+    try:
+        options.read_config()
+        return _plan(began, options)
+    except ValueError as error:
+        raise Misconfigured(str(error)) from error
+
+
+def _plan(began: Settings, options: ServiceOptions) -> Plan:
+    settings, supervision = options.settings(), options.supervision()
+    kept = {name: getattr(began, name) for name in KEPT}
+    return Plan(
+        worker=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
         standby=supervision.standby,
-        foreground=settings.foreground,
+        waits_for_restart=[
+            f"--{each.name}"
+            for each in options_of(Settings)
+            if each.attribute in KEPT
+            and kept[each.attribute] != getattr(settings, each.attribute)
+        ],
     )
 
 

@@ -20,6 +20,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from pexservice.process.log_lines import error_line, is_journal
+
 
 class Status(IntEnum):
     """
@@ -128,7 +130,9 @@ class ProcessExit:
             return
         self.reason = reason
         self._log.critical("{reason}", reason=reason)
-        self._write(reason)
+        # The journal has the log, and needs no second line.
+        if not is_journal(2):
+            self._write(reason)
         self._at_exit(_end, status)
         self.stop()
 
@@ -137,7 +141,7 @@ class ProcessExit:
         if self._terminal and sys.__stderr__ is not None:
             # A full disk may have both the store and what this is redirected to.
             with suppress(OSError):
-                sys.__stderr__.write(f"pexservice: {reason}\n")
+                sys.__stderr__.write(error_line(f"pexservice: {reason}"))
 
     def stop(self) -> None:
         """

@@ -5,7 +5,9 @@ Listening where the command line says, and what to say when that fails.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import frozen
 from twisted.internet import endpoints
@@ -18,7 +20,14 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 
-from pexservice.process.exit_status import CannotStart
+from pexservice.process.exit_status import CannotStart, Misconfigured
+from pexservice.process.fd_endpoint import InheritedEndpoint
+
+#: The description of all sockets that systemd passes.
+ALL_OF_SYSTEMD = "systemd:all"
+
+#: The number of the first of them; see sd_listen_fds(3).
+_FIRST = 3
 
 
 class AddressInUse(CannotStart):
@@ -29,13 +38,20 @@ class AddressInUse(CannotStart):
     __module__ = "pexservice"
 
 
+#: What another start does not mend: a port that takes rights which the service lacks.
+_KINDS: Mapping[int | None, type[CannotStart]] = {
+    errno.EADDRINUSE: AddressInUse,
+    errno.EACCES: Misconfigured,
+}
+
+
 @frozen
 class Place:
     """
     An endpoint that does not listen yet.
 
-    Finding what a description means takes a few
-    milliseconds, which a worker has before it takes over and not then.
+    Finding what a description means takes a few milliseconds, which a worker has before
+    it takes over and not then.
     """
 
     description: str
@@ -51,8 +67,8 @@ class Place:
             port: IListeningPort = await self.endpoint.listen(factory)
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            in_use = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
-            kind = AddressInUse if in_use else CannotStart
+            number = getattr(error.socketError, "errno", None)
+            kind = _KINDS.get(number, CannotStart)
             raise kind(f"cannot listen on {self.description}: {reason}") from error
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot listen on {self.description}: {error}") from error
@@ -63,10 +79,44 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
     Return what C{descriptions} mean; the command line was checked, so each means something.
     """
-    return [
-        Place(description, endpoints.serverFromString(reactor, description))
-        for description in descriptions
-    ]
+    found = []
+    for description in descriptions:
+        if description == ALL_OF_SYSTEMD:
+            found += [
+                Place(description, InheritedEndpoint(reactor, number))
+                for number in passed_by_systemd(os.environ)
+            ]
+        else:
+            found.append(
+                Place(description, endpoints.serverFromString(reactor, description))
+            )
+    return found
+
+
+def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
+    """
+    Yield the descriptors of all sockets that systemd has passed to this process.
+
+    @raise Misconfigured: there is none, or one that is no listening stream socket.
+    """
+    count = environment.get("LISTEN_FDS", "")
+    ours = environment.get("LISTEN_PID") == str(os.getpid())
+    if not (ours and count.isdecimal() and int(count)):
+        raise Misconfigured(
+            f"--listen {ALL_OF_SYSTEMD}: systemd has passed no socket; start this by a"
+            " service that has a socket unit"
+        )
+    for number in range(_FIRST, _FIRST + int(count)):
+        with socket.socket(fileno=os.dup(number)) as passed:
+            listens = passed.type == socket.SOCK_STREAM and passed.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            )
+        if not listens:
+            raise Misconfigured(
+                f"--listen {ALL_OF_SYSTEMD}: socket {number - _FIRST + 1} of {count} is"
+                " no listening stream socket; a socket unit may have ListenStream= only"
+            )
+        yield number
 
 
 async def stop_listening(port: IListeningPort) -> None:

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -30,15 +31,22 @@ from attrs import define, field
     "misconfigured",
 )
 
+#: What the kernel shows it as.
+_NAME = "pexservice-scoreboard"
+
 #: How often a reader that came in the middle of a write tries again.  A write takes a
 #: microsecond.
 _ATTEMPTS = 10
 
+#: What there is to say of the last reload is cut here.  Bytes.
+LONGEST_NOTE = 512
+
 #: The mark with the version, the failovers, the standbys that there are and that there
 #: should be, the reloads and what came of the last, the worker that serves and the one
-#: before it, since when and after which pause, the restarts by reason.
-_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q")
-_MARK = b"pexscor3"
+#: before it, since when and after which pause, the restarts by reason, and what there is
+#: to say of the last reload.
+_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q{LONGEST_NOTE}s")
+_MARK = b"pexscor4"
 
 #: As a supervisor of version 0.1.0 writes it, below which newer code may run for a while:
 #: without reloads, and with one reason less.
@@ -76,6 +84,7 @@ class Score:
     @ivar before: the name of the worker that served before it, and has ended.
     @ivar since: when it began to serve.  Milliseconds since 1970.
     @ivar pause: how long after the end of the worker before it that was.  Microseconds.
+    @ivar note: why it failed, or what of it waits for a restart.
     """
 
     failovers: int = 0
@@ -88,6 +97,18 @@ class Score:
     before: str = ""
     since: int = 0
     pause: int = 0
+    note: str = ""
+
+
+def last_reload(score: Score | None) -> str | None:
+    """
+    Say what came of the last reload, if there was one and a supervisor counts them.
+    """
+    if score is None or not score.reloads:
+        return None
+    outcome = score.reload.name.lower().replace("_", " ")
+    note = f": {score.note}" if score.note else ""
+    return f"reload {score.reloads} {outcome}{note}"
 
 
 def create() -> int:
@@ -96,7 +117,7 @@ def create() -> int:
 
     @return: its descriptor.
     """
-    return os.memfd_create("pexservice-scoreboard", os.MFD_CLOEXEC)
+    return os.memfd_create(_NAME, os.MFD_CLOEXEC)
 
 
 def inherit(descriptor: int) -> None:
@@ -109,6 +130,23 @@ def inherit(descriptor: int) -> None:
     read(descriptor)
 
 
+def of_process(pid: int) -> int | None:
+    """
+    Open the scoreboard of the supervisor whose process id is C{pid}.
+
+    @return: a descriptor, or L{None} if that process has no scoreboard.
+    @raise OSError: there is no such process, or it is somebody else's.
+    """
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if str(each.readlink()).startswith(f"/memfd:{_NAME}"):
+                return os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Closed meanwhile.
+            continue
+    return None
+
+
 def write(descriptor: int, score: Score) -> None:
     """
     Let everybody read C{score}.
@@ -119,6 +157,7 @@ def write(descriptor: int, score: Score) -> None:
         *(score.reloads or 0, score.reload),
         *(score.serving.encode(), score.before.encode(), score.since, score.pause),
         *counts,
+        score.note.encode()[:LONGEST_NOTE],
     )
     os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), 0)
 
@@ -134,12 +173,13 @@ def read(descriptor: int) -> Score | None:
         found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
         if (fields := _whole(found, _RECORD, _MARK)) is not None:
             failovers, standing_by, standby, reloads, reload, *fields = fields
-            serving, before, since, pause, *counts = fields
+            serving, before, since, pause, *counts, note = fields
             restarts = dict(zip(REASONS, counts, strict=True))
             score = Score(failovers, standing_by, standby, restarts, reloads)
             score.reload = Reload(reload)
             score.serving, score.before = _text(serving), _text(before)
             score.since, score.pause = since, pause
+            score.note = _text(note)
             return score
         if (numbers := _whole(found, _FIRST_RECORD, _FIRST_MARK)) is not None:
             failovers, standing_by, standby, *counts = numbers
@@ -156,7 +196,7 @@ def reader(descriptor: int | None) -> Callable[[], Score | None]:
 
 
 def _text(padded: bytes) -> str:
-    return padded.rstrip(b"\0").decode()
+    return padded.rstrip(b"\0").decode(errors="ignore")
 
 
 def _whole(found: bytes, layout: struct.Struct, mark: bytes) -> Sequence[Any] | None:

@@ -17,6 +17,7 @@ from typing import Protocol
 from twisted.logger import Logger
 from twisted.web.http import datetimeToLogString
 
+from pexservice.process.log_lines import ACCESS
 from pexservice.web.parameters import REFERER, USER_AGENT, Arguments
 
 _log = Logger()
@@ -112,7 +113,7 @@ class OwnLog:
         Log each line.
         """
         for line in lines:
-            _log.info("{line}", line=line.decode("ascii").rstrip())
+            _log.info("{line}", line=line.decode("ascii").rstrip(), facility=ACCESS)
 
     def reopen(self) -> None:
         """

@@ -39,7 +39,8 @@ class Settings:
         ("tcp:8081:interface=127.0.0.1",),
         "ENDPOINT",
         "An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH"
-        " or systemd:domain=INET:index=0; may be repeated.",
+        " or systemd:domain=INET:index=0; systemd:all for all sockets that systemd"
+        " passes; may be repeated.",
         group=LISTENING,
         parse=values.endpoint,
         path_after="unix:",
@@ -152,6 +153,14 @@ class Settings:
         "A file for an access log in the combined format; - for the daemon's own.",
         group=OUTPUT,
         path_after="",
+    )
+    log_format: str = option(
+        "text",
+        "text|json",
+        "text: a line begins with its time, its process and its level. json: each is an"
+        " object.",
+        group=OUTPUT,
+        parse=values.one_of("text", "json"),
     )
     supervisor: int | None = option(
         None,

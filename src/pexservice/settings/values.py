@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from twisted.internet import endpoints
 
+from pexservice.process.listening import ALL_OF_SYSTEMD
 from pexservice.stores.registry import UnknownScheme, check_url
 
 #: The kinds of endpoints that a worker can listen on; C{fd:} is a socket that its
@@ -71,6 +72,19 @@ def on_or_off(text: str) -> bool:
     return text == "on"
 
 
+def one_of(*words: str) -> Callable[[str], str]:
+    """
+    Make a parser of one of C{words}.
+    """
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}{near(text, list(words))}")
+        return text
+
+    return parse
+
+
 def store_url(url: str) -> str:
     """
     Check the URL of a store; nothing is opened.
@@ -88,6 +102,8 @@ def endpoint(description: str) -> str:
     """
     Check the description of a server endpoint; nothing is opened.
     """
+    if description == ALL_OF_SYSTEMD:
+        return description
     kind = description.partition(":")[0] + ":"
     if kind not in KINDS:
         told = ", ".join(KINDS[:-1])

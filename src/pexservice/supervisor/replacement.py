@@ -5,11 +5,14 @@ they are now, and no request fails.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import CannotStart, Status
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import RUNNING, State, WorkerProcess
@@ -20,6 +23,19 @@ PATIENCE = 15.0
 _STOPPING = "the service stops"
 
 
+@frozen
+class Renewal:
+    """
+    Options that were read again.
+
+    @ivar note: what of them waits for a restart.
+    @ivar take_back: has workers started by the options from before again.
+    """
+
+    note: str = ""
+    take_back: Callable[[], object] = lambda: None
+
+
 class Replacement:
     """
     Replaces the workers one by one, however often it is asked to.
@@ -27,8 +43,20 @@ class Replacement:
 
     _log = Logger()
 
-    def __init__(self, roster: Roster, reports: Reports, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        reports: Reports,
+        clock: IReactorTime,
+        renew: Callable[[], Renewal] = Renewal,
+    ) -> None:
+        """
+        @param renew: takes the options as they are now; raises L{CannotStart} if they
+            are wrong.
+        """
         self._roster = roster
+        self._renew = renew
+        self._note = ""
         self._reports = reports
         self._clock = clock
         self._under_way = False
@@ -62,7 +90,7 @@ class Replacement:
         finally:
             self._under_way = False
             if self._roster.running:
-                self._reports.reload_ended(problem)
+                self._reports.reload_ended(problem, self._note)
                 if self._again:
                     self._again = False
                     self.request()
@@ -72,6 +100,15 @@ class Replacement:
         @return: why they were not replaced, or L{None}.
         """
         roster = self._roster
+        self._note = ""
+        try:
+            renewal = self._renew()
+        except CannotStart as error:
+            self._log.error("{reason}; the old workers stay", reason=error)
+            return str(error)
+        self._note = renewal.note
+        if self._note:
+            self._log.warn("{note}", note=self._note)
         old = roster.staying
         serving = [each for each in old if each.state is State.SERVING]
         new = roster.add()
@@ -85,6 +122,7 @@ class Replacement:
                 reason=reason,
             )
             new.retire()
+            renewal.take_back()
             return new.status or f"{new.name} does not come up"
         # First the one that stands by, so that it is the new one that takes over.
         for group in ([each for each in old if each not in serving], serving):

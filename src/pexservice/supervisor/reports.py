@@ -83,6 +83,13 @@ class Reports:
             self._score.standing_by = count
             self._publish(self._score)
 
+    def standby_wanted(self, count: int) -> None:
+        """
+        Show how many workers should stand by.
+        """
+        self._score.standby = count
+        self._publish(self._score)
+
     def restarted(self, reason: str, *, failover: bool) -> None:
         """
         Count a worker that ended while there should be some.
@@ -105,14 +112,16 @@ class Reports:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
 
-    def reload_ended(self, problem: str | None) -> None:
+    def reload_ended(self, problem: str | None, note: str = "") -> None:
         """
         Tell what came of it.
 
         @param problem: why the workers were not replaced.
+        @param note: what else there is to say.
         """
         failed = problem is not None
         self._score.reload = Reload.FAILED if failed else Reload.SUCCEEDED
+        self._score.note = note if problem is None else problem
         self._publish(self._score)
         # Ends what RELOADING began, unless the service never was ready.
         lines = [READY] if self._ready else []

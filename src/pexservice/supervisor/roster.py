@@ -116,6 +116,17 @@ class Roster:
         self._looking.start(self._watchdog / LOOKS)
         self.fill()
 
+    def configure(self, watchdog: float, standby: int) -> None:
+        """
+        Have the workers that are started from now on watched by other values, and as
+        many as that at the next L{fill}.
+        """
+        self._watchdog, self._wanted = watchdog, 1 + standby
+        self._reports.standby_wanted(standby)
+        if self.running:
+            self._looking.stop()
+            self._looking.start(watchdog / LOOKS)
+
     def fill(self) -> list[WorkerProcess]:
         """
         Add the workers that are missing.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit
-from pexservice.process.exit_status import CannotStart, ProcessExit
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
 from pexservice.process.orphans import bury_orphans
@@ -40,7 +40,8 @@ from pexservice.process.start_signals import START_SIGNALS, StartSignals
 from pexservice.process.verification import VerificationProgress
 from pexservice.supervisor.check import Check
 from pexservice.supervisor.child import Command
-from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.plan import Plan
+from pexservice.supervisor.replacement import Renewal, Replacement
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import MESSAGES, Reactor
@@ -78,11 +79,10 @@ class Supervisor(Service):
         reactor: SupervisorReactor,
         *,
         listen: Sequence[str],
-        worker: Sequence[str],
+        plan: Plan,
         check: Sequence[str],
         store: str,
-        watchdog: float,
-        standby: int = 1,
+        reread: Callable[[], Plan] | None = None,
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -90,26 +90,25 @@ class Supervisor(Service):
     ) -> None:
         """
         @param listen: endpoint descriptions.
-        @param worker: the command that starts a worker, without what a supervisor adds.
+        @param plan: how workers are started and watched.
         @param check: the command that tells whether a worker would start.
         @param store: what the operator knows the store by.
-        @param watchdog: seconds of silence after which a worker is replaced.
-        @param standby: how many warm workers wait to take over.
+        @param reread: reads the options again, for a reload; raises L{CannotStart} if
+            they are wrong.
         @param foreground: whoever started this process sees its standard error and its
             exit status.
         """
         self._reactor = reactor
         self._listen = listen
-        self._worker = worker
+        self._plan = plan
+        self._reread = reread or (lambda: self._plan)
         self._check = check
         self._store = store
-        self._watchdog = watchdog
-        self._standby = standby
         self._foreground = foreground
         self._environment = environment
         self._exit = process_exit or ProcessExit(reactor, terminal=foreground)
         self._signals = signals
-        self._ports: list[IListeningPort] = []
+        self._ports: list[tuple[Place, IListeningPort]] = []
         self._notifier = Notifier()
         self._scoreboard = -1
         self._roster: Roster | None = None
@@ -124,6 +123,7 @@ class Supervisor(Service):
         @raise CannotStart: for those that do not see standard error.
         """
         super().privilegedStartService()
+        self._notifier = Notifier.to_service_manager(self._environment)
         self._exit.watch_reactor()
         try:
             check_limit()
@@ -149,7 +149,7 @@ class Supervisor(Service):
         port.stopReading()  # type: ignore[attr-defined]
         with socket.socket(fileno=os.dup(port.fileno())) as copy:  # type: ignore[attr-defined]
             copy.listen(BACKLOG)
-        self._ports.append(port)
+        self._ports.append((place, port))
         self._log.info("listening on {address}", address=shown(port.getHost()))
 
     def startService(self) -> None:
@@ -171,7 +171,6 @@ class Supervisor(Service):
             self._signals.hand_over(self._exit.stop)
 
     def _start(self) -> None:
-        self._notifier = Notifier.to_service_manager(self._environment)
         progress = VerificationProgress(self._notifier.notify)
         Check(self._check, self._store, progress, self._signals).run()
         if self._signals.terminated:
@@ -179,18 +178,18 @@ class Supervisor(Service):
         self._scoreboard = scoreboard.create()
         reports = Reports(
             self._notifier,
-            scoreboard.Score(standby=self._standby),
+            scoreboard.Score(standby=self._plan.standby),
             lambda score: scoreboard.write(self._scoreboard, score),
         )
         self._roster = roster = Roster(
             self._reactor,
             reports,
             launch=self._launch,
-            give_up=self._exit.exit_with,
-            watchdog=self._watchdog,
-            standby=self._standby,
+            give_up=self._exit_with,
+            watchdog=self._plan.watchdog,
+            standby=self._plan.standby,
         )
-        replacement = Replacement(roster, reports, self._reactor)
+        replacement = Replacement(roster, reports, self._reactor, self._renew)
         roster.start()
         # Between two turns of the reactor.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(replacement.request))
@@ -200,16 +199,36 @@ class Supervisor(Service):
     def _refuse(self, error: CannotStart) -> None:
         if not self._foreground:
             raise error
-        self._exit.exit_with(error.exit_status, str(error))
+        self._exit_with(error.exit_status, str(error))
+
+    def _exit_with(self, status: Status, reason: str) -> None:
+        # It is what systemctl status shows.
+        self._notifier.notify(f"STATUS={reason}")
+        self._exit.exit_with(status, reason)
+
+    def _renew(self) -> Renewal:
+        """
+        Start workers from now on by the options as they are now.
+        """
+        before, now = self._plan, self._reread()
+        self._take(now)
+        names = " and ".join(now.waits_for_restart)
+        note = f"a change of {names} takes a restart" if names else ""
+        return Renewal(note, lambda: self._take(before))
+
+    def _take(self, plan: Plan) -> None:
+        self._plan = plan
+        if self._roster is not None:
+            self._roster.configure(plan.watchdog, plan.standby)
 
     def _launch(self, verify: bool) -> Command:  # noqa: FBT001 the only argument
         """
         Return how a worker is started.
         """
-        ours = [port.fileno() for port in self._ports]  # type: ignore[attr-defined]
+        ours = [port.fileno() for _, port in self._ports]  # type: ignore[attr-defined]
         board = MESSAGES + 1
         theirs = range(board + 1, board + 1 + len(ours))
-        arguments = [*self._worker, "--supervisor", str(MESSAGES)]
+        arguments = [*self._plan.worker, "--supervisor", str(MESSAGES)]
         arguments += ["--scoreboard", str(board)]
         for number in theirs:
             arguments += ["--listen", f"fd:{number}"]
@@ -221,7 +240,7 @@ class Supervisor(Service):
             for name, value in self._environment.items()
             if not name.startswith(_OURS)
         }
-        environment["WATCHDOG_USEC"] = str(int(self._watchdog * 1e6))
+        environment["WATCHDOG_USEC"] = str(int(self._plan.watchdog * 1e6))
         descriptors = {board: self._scoreboard, **dict(zip(theirs, ours, strict=True))}
         return Command(arguments, environment, descriptors, verifies=verify)
 
@@ -247,9 +266,9 @@ class Supervisor(Service):
     async def _stop(self) -> None:
         if self._roster is not None:
             await self._roster.stop()
-        for port, description in zip(self._ports, self._listen, strict=False):
+        for place, port in self._ports:
             # systemd's sockets are not ours to remove.
-            if not description.startswith("systemd:"):
+            if not place.description.startswith("systemd:"):
                 await stop_listening(port)
         self._notifier.close()
 

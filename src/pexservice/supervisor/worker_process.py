@@ -25,6 +25,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.process.log_lines import level_of
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.child import Command, End, RestartDelay
 from pexservice.supervisor.lines import Lines
@@ -32,8 +33,7 @@ from pexservice.supervisor.lines import Lines
 #: The descriptor that a worker writes its messages to.
 MESSAGES = 3
 
-#: How long a worker may take to say its first word.  Seconds; one that takes longer
-#: than this asks for more by C{EXTEND_TIMEOUT_USEC}.
+#: How long a worker may take to its first word, unless it asks for more.  Seconds.
 START_PATIENCE = 60.0
 
 #: How long a start waits for another worker that is about to serve, at a time.  Seconds.
@@ -174,9 +174,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Start a process.
 
-        While another worker is about to serve, that one has the processors to itself: on
-        one processor, two that start at once would make the first answer half as late
-        again.
+        While another worker is about to serve, it has the processors to itself: with one
+        processor, two that start at once would make the first answer half as late again.
         """
         if self._overseer.in_succession:
             self._timer = self._reactor.callLater(STEP_ASIDE, self.start)
@@ -229,7 +228,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Put a line of its output into the log.
         """
-        self._log.info("[{name}] {line}", name=self.name, line=line)
+        level, facility, rest = level_of(line)
+        self._log.emit(level, "{line}", line=rest, process=self.name, facility=facility)
 
     def message_received(self, line: str) -> None:
         """

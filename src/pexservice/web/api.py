@@ -68,11 +68,13 @@ class Api:
         table: Table = TABLE,
         later: Later | None = None,
         scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
+        last_reload: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
         @param table: the endpoints that there are.
         @param scrape: given C{Accept} values, returns the metrics; without it there are
             none.
+        @param last_reload: says what came of the last reload, if there was one.
         @param later: the reactor's C{callLater}, to make pages of the history
             one by one.
         """
@@ -80,6 +82,7 @@ class Api:
         self._performer = performer
         self._pages = Pacing(later)
         self._scrape = scrape
+        self._last_reload = last_reload
         self._events = events
         self._page_for_browsers = page()
         self._table = table
@@ -170,9 +173,13 @@ class Api:
         """
         Say that the process is alive: it answers.
         """
-        return self._operation(
-            request, work=lambda _: _health(request.uri, "livez", {"reactor": None})
-        )
+        return self._operation(request, work=partial(self._livez, request.uri))
+
+    def _livez(self, uri: bytes, _: Arguments) -> Reply:
+        # One that failed makes nobody less alive.
+        reload = self._last_reload()
+        notes = [] if reload is None else [f"[+]{reload}"]
+        return _health(uri, "livez", {"reactor": None}, notes)
 
     @app.route("/readyz")
     def readyz(self, request: IRequest) -> Performance:
@@ -275,11 +282,14 @@ class Api:
         return Reply(200, ((b"Content-Type", JSON.encode()), *headers), body)
 
 
-def _health(uri: bytes, name: str, checks: dict[str, str | None]) -> Reply:
+def _health(
+    uri: bytes, name: str, checks: dict[str, str | None], notes: Sequence[str] = ()
+) -> Reply:
     """
     Return what Kubernetes' conventions have: C{ok}, or each check on a line.
 
     @param checks: by name, why it fails, if it does.
+    @param notes: what else there is to say to those who ask for each check.
     """
     failing = [reason for reason in checks.values() if reason is not None]
     if "verbose" in query(uri) or failing:
@@ -288,7 +298,7 @@ def _health(uri: bytes, name: str, checks: dict[str, str | None]) -> Reply:
             for check, reason in checks.items()
         ]
         outcome = "failed" if failing else "passed"
-        body = "\n".join([*lines, f"{name} check {outcome}", ""])
+        body = "\n".join([*lines, *notes, f"{name} check {outcome}", ""])
     else:
         body = "ok\n"
     headers = (

@@ -1,6 +1,6 @@
 """
-What a worker does for the process that started it: it follows its supervisor, gives signs
-of life, and writes its log.
+What a worker does for the process that started it: it follows its supervisor and gives
+signs of life.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import FileLogObserver, eventAsText
 
 from pexservice.process.parent import end_with_parent
 from pexservice.process.periodic import Periodic
@@ -54,8 +53,11 @@ def follow(descriptor: int, stop: Callable[[], object]) -> None:
     # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # At SIGABRT, the traceback of every thread.
+    # At SIGABRT, the traceback of every thread.  A page that is missing or nonsense ends
+    # a process by other signals, and there the traceback would only hide what is said.
     faulthandler.enable(sys.__stderr__ or 2)
+    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
     end_with_parent(descriptor, stop)
 
 
@@ -79,14 +81,3 @@ def heartbeat(
         return settled().addCallback(lambda _: notifier.notify(ALIVE, *state()))
 
     Periodic(beat, reactor).start(notifier.watchdog / BEATS, now=True)
-
-
-def observer() -> FileLogObserver:
-    """
-    Return the observer for C{twistd --logger}: lines without a time, for the supervisor's
-    log has one.
-    """
-    return FileLogObserver(
-        sys.__stdout__,  # type: ignore[arg-type]
-        lambda event: eventAsText(event, includeTimestamp=False) + "\n",
-    )

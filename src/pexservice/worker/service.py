@@ -118,11 +118,10 @@ class Worker(Service):
             raise CannotStart(self._exit.reason)
 
     async def _start(self) -> None:
-        self._notifier = connect(
-            self._settings,
-            os.environ,
-            lambda: self._reactor.callFromThread(self._exit.stop),
-        )
+        def stop() -> None:
+            self._reactor.callFromThread(self._exit.stop)
+
+        self._notifier = connect(self._settings, os.environ, stop)
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
         await self._serve()
 
@@ -258,6 +257,7 @@ class Worker(Service):
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
             scrape=scrape,
+            last_reload=lambda: scoreboard.last_reload(score()),
         )
         return PexSite(api.resource(), self._fast_path, self._reactor)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ OTHERS = {
     "allowed_hosts": ("--allowed-host", "pex.example.org", "--allowed-host", "*"),
     "post_only": ("--post-only",),
     "access_log": ("--access-log", "access.log"),
+    "log_format": ("--log-format", "json"),
 }
 
 
@@ -224,3 +226,18 @@ def test_the_status_of_a_wrong_option(
         options.parseOptions(["--journal", "0"])
     assert raised.value.code == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_systemd_is_told_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The same words, before the end: C{systemctl status} shows them.
+    """
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        said = refused("--rate-limt", "100")
+        assert "did you mean --rate-limit?" in said
+        assert systemd.recv(4096).decode() == f"STATUS={said.partition(': ')[2]}\n"

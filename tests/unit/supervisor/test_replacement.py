@@ -10,10 +10,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import READY, STANDING_BY
-from pexservice.supervisor.replacement import PATIENCE
+from pexservice.supervisor.replacement import PATIENCE, Renewal
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
 
@@ -195,3 +195,42 @@ def test_a_start_that_is_replaced() -> None:
     supervised.reactor.turns(PATIENCE + 1)
     assert supervised.score.reload is Reload.FAILED
     assert not any(READY in each for each in supervised.told)
+
+
+def test_options_that_are_wrong(supervised: Supervised) -> None:
+    """
+    No worker is started by them, the old ones stay, and it is told why.
+    """
+    before = supervised.processes
+
+    def renew() -> Renewal:
+        raise Misconfigured("there is no tokn-file")
+
+    supervised.renew = renew
+    supervised.replacement.request()
+    assert supervised.processes == before
+    assert (supervised.score.reload, supervised.score.note) == (
+        Reload.FAILED,
+        "there is no tokn-file",
+    )
+    assert supervised.told[-1][-1].endswith("not replaced: there is no tokn-file")
+
+
+def test_options_are_taken_back(supervised: Supervised) -> None:
+    """
+    Where no worker comes up by new options, those that follow the old ones are started
+    by the old options; where one does, there is a word on what was not taken.
+    """
+    taken_back = []
+    supervised.renew = lambda: Renewal("a change", lambda: taken_back.append(1))
+    supervised.replacement.request()
+    supervised.processes[-1].end(status=Status.MISCONFIGURED)
+    assert taken_back == [1]
+    assert supervised.score.reload is Reload.FAILED
+    supervised.replacement.request()
+    replace_all(supervised)
+    assert taken_back == [1]
+    assert (supervised.score.reload, supervised.score.note) == (
+        Reload.SUCCEEDED,
+        "a change",
+    )

@@ -24,6 +24,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
 from pexservice.process.start_signals import StartSignals
 from pexservice.supervisor import service
+from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
@@ -31,6 +32,8 @@ from tests.support.processes import ProcessReactor, SpawnedProcess
 WELL = (sys.executable, "-c", "")
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+PLAN = Plan(worker=["worker", "--journal", "7"], watchdog=5.0, standby=1)
 
 
 class ListeningReactor(ProcessReactor):
@@ -77,10 +80,9 @@ class Bench:
         )
         settings: dict[str, Any] = {
             "listen": [LOOPBACK],
-            "worker": ["worker", "--journal", "7"],
+            "plan": PLAN,
             "check": WELL,
             "store": "/srv/store",
-            "watchdog": 5.0,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,
             "signals": self.signals,

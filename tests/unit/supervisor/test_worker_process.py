@@ -65,7 +65,7 @@ def test_its_output_is_logged(supervised: Supervised) -> None:
     lines = [each["line"] for each in events if "line" in each]
     whole = "x" * LONGEST_LINE
     assert lines == ["out", whole, whole, "x", "error", "last"]
-    assert {each["name"] for each in events if "line" in each} == {"worker-1"}
+    assert {each["process"] for each in events if "line" in each} == {"worker-1"}
 
 
 @pytest.mark.parametrize(

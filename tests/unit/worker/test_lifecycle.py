@@ -5,11 +5,9 @@ What a worker does for the process that started it.
 from __future__ import annotations
 
 import faulthandler
-import io
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -21,7 +19,7 @@ from twisted.logger import LogLevel, capturedLogs
 from pexservice.process.sd_notify import ALIVE, READY, Notifier
 from pexservice.settings.options import Settings
 from pexservice.worker import lifecycle
-from pexservice.worker.lifecycle import BEATS, connect, heartbeat, observer
+from pexservice.worker.lifecycle import BEATS, connect, heartbeat
 
 WATCHDOG = 4.0
 
@@ -174,13 +172,3 @@ def test_nobody_wants_to_know() -> None:
     clock = Clock()
     heartbeat(Notifier(print), clock, lambda: succeed(None), list)
     assert clock.getDelayedCalls() == []
-
-
-def test_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Lines without a time, for the supervisor's log has one.
-    """
-    output = io.StringIO()
-    monkeypatch.setattr(sys, "__stdout__", output)
-    observer()({"log_format": "well", "log_namespace": "it", "log_level": LogLevel.info})
-    assert output.getvalue() == "[it#info] well\n"

@@ -1,0 +1,128 @@
+"""
+C{pexctl reload}: have a running service take its files as they are now, and say what came
+of it.
+
+It asks by SIGHUP, and reads the answer from the supervisor's scoreboard, memory that is
+reached through C{/proc}: so it works with systemd and without, whatever the service
+listens on, for the service's user and for root.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from contextlib import suppress
+from pathlib import Path
+
+from pexservice.cli.outcome import Result, VerbFailed
+
+SUMMARY = "have a running service take its files as they are now"
+DESCRIPTION = """\
+Options in the configuration
+file, certificates and tokens are read again and the workers are replaced, without
+a failed request. Where something is wrong the old workers serve on."""
+
+#: How often it is looked whether the service is done.  Seconds.
+_INTERVAL = 0.05
+
+#: What a systemd unit's commands have the service's process id in.
+_VARIABLE = "MAINPID"
+
+#: twistd's file, in the directory where it was started.
+_PID_FILE = "twistd.pid"
+
+#: The longest wait.  Seconds.
+_LONGEST = 86_400
+
+#: EX_UNAVAILABLE.
+_UNREACHABLE = 69
+
+
+def _pid(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 1 << 22):
+        raise ArgumentTypeError(f"{text}: must be the number of a process")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not (text.isdecimal() and 0 < int(text) <= _LONGEST):
+        raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
+    return float(text)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    parser.add_argument(
+        "pid",
+        metavar="PID",
+        nargs="?",
+        type=_pid,
+        help=f"the supervisor's process id [default: ${_VARIABLE}, or {_PID_FILE} here]",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=80.0,
+        help="how long to wait for the outcome [default: 80]",
+    )
+
+
+def run(arguments: Namespace) -> Result:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from pexservice.process import scoreboard
+    from pexservice.process.scoreboard import Reload
+
+    pid = arguments.pid or _default_pid()
+    try:
+        board = scoreboard.of_process(pid)
+        before = None if board is None else scoreboard.read(board)
+        if board is None or before is None or before.reloads is None:
+            raise VerbFailed(
+                f"process {pid} is no pexservice that has started", "none", _UNREACHABLE
+            )
+        os.kill(pid, signal.SIGHUP)
+    except FileNotFoundError:
+        raise VerbFailed(f"there is no process {pid}", "none", _UNREACHABLE) from None
+    except OSError as error:
+        reason = f"process {pid}: {error.strerror}; reload as the service's user or as root"
+        raise VerbFailed(reason, "none", _UNREACHABLE) from error
+    end = time.monotonic() + arguments.timeout
+    while time.monotonic() < end:
+        time.sleep(_INTERVAL)
+        score = scoreboard.read(board)
+        # The next one, not one that was under way.
+        if score is not None and (score.reloads or 0) > before.reloads:
+            if score.reload is Reload.FAILED:
+                raise VerbFailed(
+                    f"not reloaded, the old workers serve on: {score.note}", "failed"
+                )
+            if score.reload is Reload.SUCCEEDED:
+                note = f"; {score.note}" if score.note else ""
+                found = {"outcome": "reloaded", "reload": score.reloads}
+                return Result(
+                    f"reloaded, for the {score.reloads}. time{note}",
+                    {**found, "note": score.note},
+                )
+        if not Path(f"/proc/{pid}").exists():
+            raise VerbFailed(f"process {pid} ended meanwhile", "ended")
+    raise VerbFailed(f"no outcome after {arguments.timeout:.0f} seconds", "pending")
+
+
+def _default_pid() -> int:
+    found = os.environ.get(_VARIABLE, "")
+    if not found:
+        with suppress(OSError):
+            found = Path(_PID_FILE).read_text().strip()
+    try:
+        return _pid(found)
+    except ArgumentTypeError:
+        raise VerbFailed(
+            f"which process? name its PID: there is no ${_VARIABLE} and no {_PID_FILE}"
+        ) from None

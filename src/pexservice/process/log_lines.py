@@ -1,0 +1,175 @@
+"""
+The lines of the log: one prefix, or JSON, with priorities where systemd's journal reads.
+
+A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  The journal has
+times of its own and takes a priority in front instead, C{<6>worker-1 info: ...}, as
+sd-daemon(3) says.  A worker writes its lines to its supervisor with that priority and
+nothing else in front; the supervisor knows whose they are.
+
+Lines of the access log have syslog's facility local0, and no prefix: they are in the
+combined format wherever they go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import frozen
+from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
+from zope.interface import implementer
+
+#: syslog's severities.
+_SEVERITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+
+_LEVELS = {severity: level for level, severity in _SEVERITIES.items()}
+
+#: What an event has as C{facility} whose line is one of the access log: syslog's local0.
+ACCESS = 16
+
+_PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
+
+#: A line to the supervisor is cut here, which would cut it anyway and not know its
+#: priority behind the cut.  Characters; of four bytes at most.
+_LONGEST = 2000
+
+#: What a port of Twisted's says of itself, and who opens it says better.
+_NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
+
+#: Fields of an event that are Twisted's.
+_TWISTEDS = frozenset(
+    ("time", "system", "message", "isError", "format", "printed", "failure", "why")
+)
+
+
+def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """
+    Return whether what is written to C{descriptor} goes to systemd's journal.
+    """
+    named = environment.get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
+
+
+def error_line(message: str, descriptor: int = 2) -> str:
+    """
+    Return the line for what is wrong before there is a log, or after it.
+    """
+    return f"{'<3>' if is_journal(descriptor) else ''}{message}\n"
+
+
+def level_of(line: str) -> tuple[Any, int, str]:
+    """
+    Take apart a line that a worker has written.
+
+    @return: its level, its facility, and the rest of it; a line without a priority comes
+        from something that went wrong before there was a log, or beside it.
+    """
+    found = _PRIORITY.fullmatch(line)
+    if found is None:
+        return LogLevel.warn, 0, line
+    facility, severity = divmod(int(found[1]), 8)
+    return _LEVELS.get(severity, LogLevel.info), facility, found[2]
+
+
+@implementer(ILogObserver)
+@frozen
+class LogLines:
+    """
+    An observer that writes each event as lines.
+
+    @ivar process: the name of this process; an event may be another's, and say so in
+        its field C{process}.
+    @ivar as_json: one JSON object for each event.
+    @ivar journal: the journal reads.
+    @ivar piped: our supervisor reads.
+    """
+
+    _write: Callable[[str], object]
+    process: str
+    as_json: bool = False
+    journal: bool = False
+    piped: bool = False
+
+    def __call__(self, event: LogEvent) -> None:
+        """
+        Write C{event}.
+        """
+        if event.get("log_namespace") == "log_legacy" and _NOISE.fullmatch(_text_of(event)):
+            return
+        level = event.get("log_level", LogLevel.info)
+        facility = event.get("facility", 0)
+        prefix = ""
+        if self.journal or self.piped:
+            prefix = f"<{8 * facility + _SEVERITIES.get(level, 6)}>"
+        shown = self._json(event) if self.as_json else self._text(event, level, facility)
+        # At once: lines of one event stay together, whoever else writes there.
+        self._write("".join(f"{prefix}{line}\n" for line in shown))
+
+    def _text(self, event: LogEvent, level: Any, facility: int) -> Iterator[str]:
+        before = f"{event.get('process', self.process)} {level.name}: "
+        if facility == ACCESS or self.piped:
+            before = ""
+        elif not self.journal:
+            before = f"{_time(event, 'seconds')} {before}"
+        for line in _text_of(event).splitlines() or [""]:
+            if not self.piped:
+                yield before + line
+                continue
+            for start in range(0, len(line) or 1, _LONGEST):
+                yield line[start : start + _LONGEST]
+
+    def _json(self, event: LogEvent) -> Iterator[str]:
+        said: dict[str, Any] = {"event": _text_of(event), "fields": _fields(event)}
+        if self.piped:
+            line = json.dumps(said)
+            if len(line) > _LONGEST:
+                line = json.dumps({"event": said["event"][: _LONGEST // 8], "fields": {}})
+            yield line
+            return
+        if "line" in event and "process" in event:
+            said = _said_by_worker(event["line"])
+        level = event.get("log_level", LogLevel.info).name
+        process = event.get("process", self.process)
+        time = _time(event, "milliseconds")
+        yield json.dumps({"time": time, "level": level, "process": process, **said})
+
+
+def _text_of(event: LogEvent) -> str:
+    return eventAsText(event, includeTimestamp=False, includeSystem=False).rstrip()
+
+
+def _time(event: LogEvent, precision: str) -> str:
+    moment = datetime.fromtimestamp(event.get("log_time", 0), UTC)
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def _fields(event: LogEvent) -> dict[str, object]:
+    return {
+        name: value if isinstance(value, (str, int, float, bool)) else str(value)
+        for name, value in event.items()
+        if not name.startswith("log_") and name not in _TWISTEDS and name != "facility"
+    }
+
+
+def _said_by_worker(line: str) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        said = None
+    if isinstance(said, dict) and said.keys() == {"event", "fields"}:
+        return said
+    return {"event": line, "fields": {}}

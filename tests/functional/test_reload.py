@@ -1,0 +1,174 @@
+"""
+A reload: what it takes, what it leaves, and what it says came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.clients import Client
+from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.forms import amount
+
+PEXCTL = str(Path(sys.executable).parent / "pexctl")
+
+
+def reload(pid: int | str) -> tuple[int, str]:
+    """
+    Run C{pexctl reload}.
+
+    @return: its exit status, and what it says.
+    """
+    ended = subprocess.run(
+        [PEXCTL, "reload", str(pid)],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+    )
+    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
+
+
+def test_what_came_of_it(tmp_path: Path) -> None:
+    """
+    A reload that succeeds says so and ends with 0.  One whose configuration file, or a
+    file that it names, is wrong says why and ends with 1; the old workers serve on, and
+    a worker that dies then is followed by one of the old options.
+    """
+    config, tokens = tmp_path / "pexservice.toml", tmp_path / "tokens"
+    tokens.write_text("old\n")
+    tokens.chmod(0o600)
+    config.write_text('token-file = "tokens"\n')
+    with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
+        pid = daemon.process.pid
+
+        def status(token: str) -> int:
+            return daemon.ask("/next", "POST", {"Authorization": f"Bearer {token}"})[
+                0
+            ].status
+
+        wait_until(lambda: "stands by" in daemon.log.read_text(), "both are up")
+        assert (status("old"), status("new")) == (200, 401)
+        tokens.write_text("new\n")
+        assert reload(pid) == (0, "reloaded, for the 1. time")
+        assert (status("old"), status("new")) == (401, 200)
+
+        tokens.write_text("not one\n")
+        code, said = reload(pid)
+        assert code == 1
+        assert "the old workers serve on: the token file" in said
+        assert "line 1" in said
+        assert status("new") == 200
+        tokens.write_text("new\n")
+
+        config.write_text('tokn-file = "tokens"\n')
+        code, said = reload(pid)
+        assert code == 1
+        assert "pexservice.toml: there is no tokn-file (did you mean token-file?)" in said
+        kill_worker(daemon)
+        assert status("new") == 200
+
+        config.write_text("")
+        assert reload(pid) == (0, "reloaded, for the 4. time")
+        assert daemon.ask("/next", "POST")[0].status == 200
+        verbose = daemon.ask("/livez?verbose")[1].decode()
+        assert "\n[+]reload 4 succeeded\n" in verbose
+
+
+def test_what_it_leaves(tmp_path: Path) -> None:
+    """
+    Listeners and the store stay as they were, and it says that they wait for a restart;
+    the number of workers and the watchdog are taken.
+    """
+    config = tmp_path / "pexservice.toml"
+    config.write_text("standby = 0\n")
+    with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
+        daemon.ask("/next", "POST")
+        config.write_text('standby = 1\nstore = "lmdb:other"\njournal = 2\n')
+        said = "reloaded, for the 1. time; a change of --store takes a restart"
+        assert reload(daemon.process.pid) == (0, said)
+        assert f"warn: {said.partition('; ')[2]}" in daemon.log.read_text()
+        wait_until(lambda: "stands by" in daemon.log.read_text(), "there is a standby")
+        for _ in range(3):
+            assert daemon.ask("/next", "POST")[0].status == 200
+        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
+        assert len(daemon.ask("/history")[1].splitlines()) == 2
+        assert not (tmp_path / "other").exists()
+        assert b"pexservice_standby_workers_wanted 1.0" in daemon.ask("/metrics")[1]
+
+
+def test_nobody_to_reload() -> None:
+    """
+    A process that is none, or is no supervisor, is told from a reload that failed.
+    """
+    code, said = reload(os.getpid())
+    assert (code, said) == (
+        69,
+        f"pexctl: process {os.getpid()} is no pexservice that has started",
+    )
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert reload(gone.pid) == (69, f"pexctl: there is no process {gone.pid}")
+
+
+def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
+    """
+    Under load, with the file moved away before each reload as logrotate does it, there
+    are as many lines in all files as there were answers.
+    """
+    stopping = threading.Event()
+    path = tmp_path / "access.log"
+    rounds = amount(short=3, long=10)
+    with Daemon(tmp_path, "--access-log", "access.log") as daemon:
+        clients = [
+            Client(2 * number + 1, daemon.port, stopping, fresh=number % 2 == 0)
+            for number in range(4)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            for number in range(rounds):
+                until_told(clients, 200 * (number + 1))
+                path.rename(tmp_path / f"access.log.{number}")
+                assert reload(daemon.process.pid)[0] == 0
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        daemon.stop()
+    assert [(each.broken, each.refused) for each in clients] == [(0, 0)] * len(clients)
+    answers = sum(len(each.told) for each in clients)
+    lines = b"".join(
+        each.read_bytes() for each in tmp_path.glob("access.log*")
+    ).splitlines()
+    found = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', b"\n".join(lines))
+    assert (len(found), len(lines)) == (answers, answers)
+
+
+def until_told(clients: Sequence[Client], count: int) -> None:
+    """
+    Wait until they were answered so often, all together.
+    """
+    wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
+
+
+def kill_worker(daemon: Daemon) -> None:
+    """
+    Kill the worker that serves, and wait until a new one stands by.
+    """
+    log = daemon.log.read_text()
+    name = re.findall(r"(worker-\d+) serves", log)[-1]
+    pid = int(re.findall(rf"{name} is process (\d+)", log)[-1])
+    before = log.count("stands by")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: daemon.log.read_text().count("stands by") > before, "another stands by"
+    )

@@ -1,0 +1,95 @@
+"""
+The sockets that systemd passes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from pexservice.process.exit_status import Misconfigured
+from pexservice.process.listening import ALL_OF_SYSTEMD, passed_by_systemd
+from pexservice.settings.values import endpoint
+
+#: Prints what systemd has passed to it, or what is wrong.
+PROGRAM = """
+import os
+from pexservice.process.listening import passed_by_systemd
+try:
+    print(*passed_by_systemd({**os.environ, "LISTEN_PID": str(os.getpid())}))
+except Exception as error:
+    print(error)
+"""
+
+
+def passed(*sockets: socket.socket) -> str:
+    """
+    Start a process as systemd does it, with C{sockets} from descriptor 3 on.
+
+    @return: what it finds.
+    """
+    numbers = [each.fileno() for each in sockets]
+
+    def give() -> None:
+        kept = [os.dup2(number, 50 + place) for place, number in enumerate(numbers)]
+        for place, number in enumerate(kept):
+            os.dup2(number, 3 + place)
+
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        preexec_fn=give,
+        close_fds=False,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LISTEN_FDS": str(len(sockets))},
+    ).stdout.rstrip("\n")
+
+
+def test_all_are_served() -> None:
+    """
+    However many there are, whatever their kind.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        assert passed(one) == "3"
+        assert passed(one, two) == "3 4"
+
+
+def test_what_is_no_listening_stream_socket() -> None:
+    """
+    It is refused with a line that says what a socket unit may have.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket() as deaf,
+    ):
+        for wrong in (datagrams, deaf):
+            assert "socket 2 of 2 is no listening stream socket" in passed(one, wrong)
+
+
+@pytest.mark.parametrize("count", ["", "0", "x"])
+def test_none(count: str) -> None:
+    """
+    Without any, or with those of another process, nothing would be served: that takes
+    another unit, and not another start.
+    """
+    ours = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
+    with pytest.raises(Misconfigured, match="systemd has passed no socket"):
+        list(passed_by_systemd(ours))
+    with pytest.raises(Misconfigured):
+        list(passed_by_systemd({"LISTEN_FDS": "1", "LISTEN_PID": "1"}))
+
+
+def test_how_it_is_written() -> None:
+    """
+    It is one of the endpoints that the command line takes.
+    """
+    assert endpoint(ALL_OF_SYSTEMD) == "systemd:all"

@@ -1,0 +1,167 @@
+"""
+The lines of the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
+
+from pexservice.process.log_lines import ACCESS, LogLines, is_journal, level_of
+
+#: 2026-11-25T10:50:19.25Z.
+NOON = 1795603819.25
+
+
+def event(text: str, level: Any = LogLevel.info, **fields: object) -> dict[str, Any]:
+    """
+    Return an event as Twisted makes it.
+    """
+    return {
+        "log_format": text,
+        "log_level": level,
+        "log_time": NOON,
+        "log_namespace": "pexservice.somewhere",
+        **fields,
+    }
+
+
+def written(given: dict[str, Any], **how: Any) -> str:
+    """
+    Return what is written of an event.
+    """
+    lines: list[str] = []
+    LogLines(lines.append, "supervisor", **how)(given)
+    return "".join(lines)
+
+
+def test_one_prefix() -> None:
+    """
+    A line begins with its time, its process and its level, whoever's it is.
+    """
+    before = "2026-11-25T10:50:19Z"
+    given = event("worker-{n} serves", n=1)
+    assert written(given) == f"{before} supervisor info: worker-1 serves\n"
+    given = event("{line}", LogLevel.error, line="full", process="worker-1")
+    assert written(given) == f"{before} worker-1 error: full\n"
+
+
+def test_each_line_of_a_traceback_has_it() -> None:
+    """
+    So that each is found by its level.
+    """
+    given = event("it failed", LogLevel.critical, log_failure=Failure(ValueError("why")))
+    first, *others = written(given, journal=True).splitlines()
+    assert first == "<2>supervisor critical: it failed"
+    assert others
+    assert all(each.startswith("<2>supervisor critical: ") for each in others)
+    assert others[-1].endswith("ValueError: why")
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("debug", 7), ("info", 6), ("warn", 4), ("error", 3), ("critical", 2)],
+)
+def test_the_journal_has_priorities(level: str, priority: int) -> None:
+    """
+    They are syslog's, and the time is the journal's own.
+    """
+    given = event("well", LogLevel.lookupByName(level))
+    assert written(given, journal=True) == f"<{priority}>supervisor {level}: well\n"
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a parameter
+    """
+    It is in the format of the file, and the journal can tell it by its facility.
+    """
+    line = '"::1" - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
+    piped = written(event("{line}", line=line, facility=ACCESS), piped=True)
+    level, facility, rest = level_of(piped.rstrip("\n"))
+    passed = event("{line}", level, line=rest, facility=facility, process="worker-1")
+    assert written(passed, journal=journal) == ("<134>" if journal else "") + line + "\n"
+
+
+def test_an_object() -> None:
+    """
+    An event is one object, with its fields, whatever is in them.
+    """
+    text = written(event("{a} of {b}", a=1, b=b"\xff\n"), as_json=True)
+    assert text.count("\n") == 1
+    assert json.loads(text) == {
+        "time": "2026-11-25T10:50:19.250Z",
+        "level": "info",
+        "process": "supervisor",
+        "event": r"1 of b'\xff\n'",
+        "fields": {"a": 1, "b": r"b'\xff\n'"},
+    }
+
+
+def test_an_object_of_a_worker() -> None:
+    """
+    A worker's event keeps its fields on the way through the supervisor, and a line
+    that is no object is an event of its own.
+    """
+    piped = written(event("at {n}", LogLevel.error, n=3), as_json=True, piped=True)
+    level, _, rest = level_of(piped.rstrip("\n"))
+    passed = event("{line}", level, line=rest, process="worker-1")
+    found = json.loads(written(passed, as_json=True))
+    assert (found["level"], found["process"]) == ("error", "worker-1")
+    assert (found["event"], found["fields"]) == ("at 3", {"n": 3})
+    for other in ("Segmentation fault", "[1]", '{"event": 1}'):
+        passed = event("{line}", line=other, process="worker-1")
+        assert json.loads(written(passed, as_json=True))["event"] == other
+
+
+def test_long_ones_on_their_way_to_the_supervisor() -> None:
+    """
+    A long line is cut, and each piece has its priority; a long event loses its fields.
+    """
+    pieces = written(event("x" * 5000, LogLevel.warn), piped=True).splitlines()
+    assert len(pieces) > 1
+    taken = [level_of(each) for each in pieces]
+    assert {(level, facility) for level, facility, _ in taken} == {(LogLevel.warn, 0)}
+    assert "".join(rest for _, _, rest in taken) == "x" * 5000
+    (line,) = written(event("y" * 50_000), as_json=True, piped=True).splitlines()
+    assert len(line) < 8192
+    assert json.loads(level_of(line)[2])["event"].startswith("yyy")
+
+
+@pytest.mark.parametrize("line", ["", "plain", "<>x", "<1234>x", "<a>x", " <6>x"])
+def test_a_line_without_a_priority(line: str) -> None:
+    """
+    It is what a process says that has no log, and a warning.
+    """
+    assert level_of(line) == (LogLevel.warn, 0, line)
+
+
+def test_twisteds_words_for_its_ports() -> None:
+    """
+    They are left out: the service names its addresses itself.
+    """
+    for text in ("_NeverConnected starting on 8081", "(TCP Port 8081 Closed)"):
+        given = event("{log_text}", log_text=text) | {"log_namespace": "log_legacy"}
+        assert written(given) == ""
+    assert written(event("worker-1 starting on 8081")) != ""
+
+
+def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:
+    """
+    JOURNAL_STREAM names the device and the inode of what leads there; the environment
+    is inherited by processes whose output goes elsewhere.
+    """
+    path = tmp_path / "stream"
+    with path.open("wb") as file:
+        found = os.fstat(file.fileno())
+        name = f"{found.st_dev}:{found.st_ino}"
+        assert is_journal(file.fileno(), {"JOURNAL_STREAM": name})
+        for other in ("", f"{found.st_dev}:{found.st_ino + 1}", "x", f"1{name}"):
+            assert not is_journal(file.fileno(), {"JOURNAL_STREAM": other})
+        assert not is_journal(file.fileno(), {})
+    assert not is_journal(1_000_000, {"JOURNAL_STREAM": name})
