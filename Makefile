@@ -52,7 +52,7 @@ clean: ## remove what these have made, but not the service's data
 
 ##@ Measure it
 
-bench: $(VENV)/benched ## compare with other servers, write docs/benchmarks.md; 15 minutes
+bench: $(VENV)/benched ## compare with other servers, write docs/benchmarks.md; 20 minutes
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
 
 ##@ Package it

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from bench import cells, peers, report
+from bench import cells, costs, peers, report
 from bench.cells import PEER, Cell, Row
 from bench.load import BadAnswers, Load, Measured, Target, measure
 from bench.peers import OFF, OURS
@@ -38,7 +38,7 @@ def _peer(text: str) -> Target:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="of a run (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=2, help="of a run (%(default)s)")
     parser.add_argument(
         "--peer",
         type=_peer,
@@ -60,6 +60,17 @@ def _arguments() -> argparse.Namespace:
         default="",
         metavar="WORDS",
         help="the loads that have these words in their name, and no page",
+    )
+    parser.add_argument(
+        "--costs",
+        action="store_true",
+        help="what requests cost that carry something, and nothing else",
+    )
+    parser.add_argument(
+        "--cost-seconds",
+        type=int,
+        default=1,
+        help="of a run of those, whole ones (%(default)s)",
     )
     parser.add_argument(
         "--page",
@@ -303,6 +314,21 @@ def commit_milliseconds(path: Path, size: int) -> float:
     return 1000 * statistics.median(durations)
 
 
+def write_costs(options: argparse.Namespace, path: Path) -> None:
+    """
+    Measure what requests cost that carry something, and write it into the page.
+    """
+    lines = costs.written(
+        path,
+        options.peer,
+        rounds=options.rounds,
+        seconds=options.cost_seconds,
+        say=say,
+    )
+    report.write(options.page, lines, report.COSTS)
+    sys.stdout.write("\n".join([*lines, ""]))
+
+
 def main() -> int:
     """
     The command.
@@ -310,9 +336,13 @@ def main() -> int:
     options = _arguments()
     build = Path("build")
     build.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as path:
-        rows = Session(options, Path(path).resolve()).run()
-    sys.stdout.write("\n".join([*report.table(rows), ""]))
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
+        path = Path(name).resolve()
+        if not options.costs:
+            rows = Session(options, path).run()
+            sys.stdout.write("\n".join([*report.table(rows), ""]))
+        if not options.only:
+            write_costs(options, path / "costs")
     return 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,7 +16,7 @@ from attrs import Factory, frozen
 #: ab cannot alternate, so it makes so many steps up and then as many down.
 AB_STEPS = 1000
 
-_LUA = str(Path(__file__).with_name("steps.lua"))
+_LUA = str(Path(__file__).with_name("requests.lua"))
 
 
 class BadAnswers(Exception):
@@ -58,6 +59,11 @@ class Load:
     @ivar connections: at a time.
     @ivar steps: to and fro, or else looks, or always up.
     @ivar one_core: the client on the first core, where the server is.
+    @ivar carries: what the headers are, in words.
+    @ivar heads: the header lines, as C{requests.lua} takes them; more than one head take
+        turns.
+    @ivar closes: with C{wrk} too, a connection for each request.
+    @ivar moves: whether each step moves.
     """
 
     tool: str
@@ -65,11 +71,17 @@ class Load:
     steps: bool = True
     one_core: bool = False
     up_only: bool = False
+    carries: str = ""
+    heads: Sequence[Sequence[str]] = ((),)
+    closes: bool = False
+    moves: bool = True
 
     def __str__(self) -> str:
         what = "steps" if self.steps else "`/current`"
         where = ", one core" if self.one_core else ""
-        return f"{what}, {self.tool} c{self.connections}{where}"
+        carries = self.carries and f", {self.carries}"
+        closes = ", closing" if self.closes else ""
+        return f"{what}, {self.tool} c{self.connections}{closes}{where}{carries}"
 
 
 @frozen
@@ -77,10 +89,12 @@ class Measured:
     """
     @ivar rate: requests a second.
     @ivar percentiles: milliseconds by percentile.
+    @ivar requests: how many they were.
     """
 
     rate: float
     percentiles: dict[float, float] = Factory(dict)
+    requests: int = 0
 
 
 def measure(target: Target, load: Load, seconds: float) -> Measured:
@@ -90,10 +104,11 @@ def measure(target: Target, load: Load, seconds: float) -> Measured:
     @raise BadAnswers: an answer was no success, or there are not as many steps as
         answers.
     """
-    counted = target.counts and load.steps
+    counted = target.counts and load.steps and load.moves
     before = target.revision() if counted else 0
-    requests, measured = (_ab if load.tool == "ab" else _wrk)(target, load, seconds)
+    measured = (_ab if load.tool == "ab" else _wrk)(target, load, seconds)
     if counted:
+        requests = measured.requests
         grown = target.revision() - before
         # What was under way when wrk stopped was taken and is not in its count.
         spare = load.connections if load.tool == "wrk" else 0
@@ -117,14 +132,19 @@ def _found(pattern: str, said: str) -> float:
     return float(found[1])
 
 
-def _wrk(target: Target, load: Load, seconds: float) -> tuple[int, Measured]:
-    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:g}s", "--latency"]
-    paths = (target.up, target.up if load.up_only else target.down)
-    if not load.steps:
-        paths = (target.read, target.read)
-    said = _run(load, [*command, "-s", _LUA, target.url, "--", *paths])
+def _wrk(target: Target, load: Load, seconds: float) -> Measured:
+    # It takes whole seconds.
+    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s"]
+    paths = [target.up] if load.up_only else [target.up, target.down]
+    closing = ["Connection: close"] if load.closes else []
+    heads: list[str] = []
+    for path in paths if load.steps else [target.read]:
+        for lines in load.heads:
+            heads += ["|"] * bool(heads) + [path, *lines, *closing]
+    run = str(time.time_ns() // 1000 % 10**9)
+    said = _run(load, [*command, "--latency", "-s", _LUA, target.url, "--", run, *heads])
     percentiles = re.search(r"percentiles(.*)", said)
-    return int(_found(r"(\d+) requests in", said)), Measured(
+    return Measured(
         _found(r"Requests/sec: +([\d.]+)", said),
         {
             float(percentile): int(microseconds) / 1000
@@ -132,22 +152,26 @@ def _wrk(target: Target, load: Load, seconds: float) -> tuple[int, Measured]:
                 r"([\d.]+)=(\d+)", percentiles[1] if percentiles else ""
             )
         },
+        int(_found(r"(\d+) requests in", said)),
     )
 
 
-def _ab(target: Target, load: Load, seconds: float) -> tuple[int, Measured]:
+def _ab(target: Target, load: Load, seconds: float) -> Measured:
+    (lines,) = load.heads
+    headers = [word for line in lines for word in ("-H", line)]
     taken, requests = 0.0, 0
     turn = 0
     while taken < seconds or turn % 2:
-        path = (target.up, target.down)[turn % 2] if load.steps else target.read
+        back = turn % 2 and not load.up_only
+        path = (target.down if back else target.up) if load.steps else target.read
         said = _run(
             load,
             [
                 *("ab", "-q", "-l", "-c", str(load.connections)),
-                *("-n", str(AB_STEPS), target.url + path),
+                *("-n", str(AB_STEPS), *headers, target.url + path),
             ],
         )
         requests += int(_found(r"Complete requests: +(\d+)", said))
         taken += _found(r"Time taken for tests: +([\d.]+)", said)
         turn += 1
-    return requests, Measured(requests / taken)
+    return Measured(requests / taken, requests=requests)

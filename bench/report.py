@@ -15,8 +15,11 @@ from pathlib import Path
 
 from bench.cells import Row
 
-_BEGIN = "<!-- what follows is written by make bench -->"
+_BEGIN = "<!-- what follows is written by make bench{} -->"
 _END = "<!-- and this is its end -->"
+
+#: The part of the page that has what requests cost that carry something.
+COSTS = ": what requests cost"
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -75,14 +78,15 @@ def _version(name: str) -> str:
         return "?"
 
 
-def write(page: Path, lines: Sequence[str]) -> None:
+def write(page: Path, lines: Sequence[str], part: str = "") -> None:
     """
-    Put C{lines} into the page, between the marks.
+    Put C{lines} into the page, between the marks of C{part}.
     """
     text = page.read_text()
-    before, _, rest = text.partition(_BEGIN)
+    begin = _BEGIN.format(part)
+    before, _, rest = text.partition(begin)
     _, _, after = rest.partition(_END)
-    page.write_text("\n".join([before + _BEGIN, "", *lines, "", _END]) + after)
+    page.write_text("\n".join([before + begin, "", *lines, "", _END]) + after)
 
 
 def plot(

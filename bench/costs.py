@@ -1,0 +1,381 @@
+"""
+What a request costs that carries something: the servers, the requests, the table.
+
+The same header goes to each server, and those that are compared take turns.  The rate of
+cheap requests is that of the client which makes them, so the processor time of the server
+stands beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import trustme
+from attrs import evolve, frozen
+
+from bench import peers
+from bench.load import BadAnswers, Load, Target, measure
+from bench.processors import Processes
+
+ORIGIN = "https://app.example.com"
+TOKEN = "a-token-of-the-bench"  # noqa: S105 it opens nothing
+
+#: Of fresh keys, so many were used before, so that each commit forgets some.
+USED_KEYS = 150_000
+
+PLAIN, LOG, CORS, PROXY, TOKENS, KEYS, TLS = (
+    *("plain", "access log", "CORS", "proxy", "token", "keys", "TLS"),
+)
+
+_ID = "X-Request-ID: {id}"
+
+_CHROME = (
+    "Cache-Control: max-age=0",
+    'sec-ch-ua: "Chromium";v="140", "Not=A?Brand";v="24"',
+    "sec-ch-ua-mobile: ?0",
+    'sec-ch-ua-platform: "Linux"',
+    "Upgrade-Insecure-Requests: 1",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " Chrome/140.0.0.0 Safari/537.36",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+    "Sec-Fetch-Site: none",
+    "Sec-Fetch-Mode: navigate",
+    "Sec-Fetch-User: ?1",
+    "Sec-Fetch-Dest: document",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-US,en;q=0.9",
+)
+
+_CURL = ("User-Agent: curl/8.14.1", "Accept: */*")
+
+_NGINX = ("X-Real-IP: {address}", "X-Forwarded-For: {address}", "X-Forwarded-Proto: http")
+
+
+@frozen
+class Request:
+    """
+    A kind of request.
+
+    @ivar heads: see L{Load.heads}.
+    @ivar server: which of ours it is sent to.
+    @ivar least: of the rate of identical bytes, on kept connections.
+    @ivar least_of_peer: of that of a peer with the same header.
+    @ivar moves: whether it moves, if it is a step.
+    """
+
+    carries: str
+    heads: Sequence[Sequence[str]]
+    server: str = PLAIN
+    least: float | None = None
+    least_of_peer: float | None = None
+    moves: bool = True
+
+    @property
+    def differs(self) -> bool:
+        """
+        Whether the requests of one run differ, or their answers are none that C{ab}
+        takes for good.
+        """
+        heads = str(self.heads)
+        return len(self.heads) > 1 or "{" in heads or "If-None-Match" in heads
+
+
+SAME = Request("nothing: identical bytes", [[]])
+
+LOOKS = (
+    SAME,
+    Request("a unique `X-Request-ID`", [[_ID]], least=0.8, least_of_peer=1.5),
+    Request("Chrome's head and a unique id", [[*_CHROME, _ID]], least=0.7),
+    Request("a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], least=0.6),
+    Request("a header whose name is unique", [["X-{id}: 1"]], least=0.4),
+    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.9),
+    Request(
+        "`If-None-Match`, a hit, and a unique id",
+        [['If-None-Match: "0"', _ID]],
+        least=0.75,
+    ),
+    Request(
+        "`If-None-Match`, a miss that differs", [['If-None-Match: "{id}"']], least=0.75
+    ),
+    Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.85),
+    Request("nothing, with `--access-log`", [[]], LOG, least=0.6),
+    Request(
+        "nginx's headers, `--trusted-proxy`, `--rate-limit`", [_NGINX], PROXY, least=0.5
+    ),
+    Request("nothing, over TLS", [[]], TLS),
+)
+
+STEPS = (
+    SAME,
+    Request("a unique `X-Request-ID`", [[_ID]], least=0.8),
+    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.85),
+    Request(
+        "a token, with `--token-file`",
+        [[f"Authorization: Bearer {TOKEN}"]],
+        TOKENS,
+        least=0.85,
+    ),
+    Request("nothing, with `--access-log`", [[]], LOG, least=0.8),
+    Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.9),
+    Request("`If-Match: *`", [["If-Match: *"]], least=0.75),
+    Request(
+        "a fresh random `Idempotency-Key`, 100,000 kept",
+        [["Idempotency-Key: {key}"]],
+        KEYS,
+        least=0.35,
+    ),
+    Request(
+        "an `Idempotency-Key` that was used",
+        [["Idempotency-Key: the-first"]],
+        least=0.8,
+        moves=False,
+    ),
+    Request("nothing, over TLS", [[]], TLS),
+)
+
+
+@frozen
+class Cost:
+    """
+    What one server made of one kind of request.
+
+    @ivar rate: requests a second, the median.
+    @ivar microseconds: of processor time of the server, a request.
+    """
+
+    rate: float
+    microseconds: float
+
+
+def _store_with_keys(path: Path) -> None:
+    """
+    Make a store in which L{USED_KEYS} random keys were used.
+    """
+    from tests.support.fakes import now  # noqa: PLC0415
+    from tests.support.inline_executor import inline  # noqa: PLC0415
+
+    from pexservice.core.cursor import Transition  # noqa: PLC0415
+    from pexservice.stores.interface import Batch, Remembered  # noqa: PLC0415
+    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
+    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
+
+    store = LmdbStore(Directory(str(path)), inline(), verify=None)
+    now(store.open())
+    size = 500
+    for first in range(1, USED_KEYS, size):
+        keys = [
+            (b"%032x" % random.getrandbits(128), Remembered(Transition.RESET, revision, 0))
+            for revision in range(first, first + size)
+        ]
+        now(store.commit(Batch(first, 0, b"r" * size, 0, time.time_ns(), tuple(keys))))
+    now(store.close())
+
+
+@contextmanager
+def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Target]]:
+    """
+    Ours, set up in each way that a request needs.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    issued = trustme.CA().issue_cert("127.0.0.1", "localhost")
+    issued.private_key_pem.write_to_path(path / "key.pem")
+    (path / "chain.pem").write_bytes(
+        b"".join(one.bytes() for one in issued.cert_chain_pems)
+    )
+    (path / "tokens").write_text(f"{TOKEN}\n")
+    options = {
+        PLAIN: (),
+        LOG: ("--access-log", "access.log"),
+        CORS: ("--cors-origin", ORIGIN),
+        PROXY: ("--trusted-proxy", "127.0.0.1", "--rate-limit", "1000000"),
+        TOKENS: ("--token-file", str(path / "tokens")),
+        KEYS: (),
+        TLS: (
+            *("--tls-certificate", str(path / "chain.pem")),
+            *("--tls-key", str(path / "key.pem")),
+        ),
+    }
+    with ExitStack() as stack:
+        found = {}
+        for number, (name, words) in enumerate(options.items()):
+            say(f"starting pexservice, {name}")
+            home = path / str(number)
+            home.mkdir()
+            if name == KEYS:
+                _store_with_keys(home / "pexservice-data")
+            target = stack.enter_context(peers.ours(home, *words))
+            if name == TLS:
+                # Its revision is not asked for: the certificate is nobody's.
+                secure = target.url.replace("http:", "https:")
+                target = evolve(target, url=secure, counts=False)
+            found[name] = target
+        yield found
+
+
+def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
+    """
+    Return the load that C{request} is sent as.
+
+    @param keeps: on 64 kept connections, or else on one for each request, 10 at a time.
+    """
+    return Load(
+        "wrk" if keeps or request.differs else "ab",
+        64 if keeps else 10,
+        steps,
+        carries=request.carries,
+        heads=request.heads,
+        closes=not keeps and request.differs,
+        up_only=steps and not request.moves,
+        moves=request.moves,
+    )
+
+
+class Costs:
+    """
+    One run of the whole.
+    """
+
+    def __init__(
+        self,
+        ours: Mapping[str, Target],
+        others: Sequence[Target],
+        *,
+        rounds: int,
+        seconds: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._ours = ours
+        self._others = others
+        self._rounds = rounds
+        self._seconds = seconds
+        self._say = say
+        self._processes = Processes()
+
+    def table(self, *, steps: bool, keeps: bool) -> list[str]:
+        """
+        Measure, and return the table in Markdown.
+        """
+        requests = STEPS if steps else LOOKS
+        wanted = [(each, loads(each, steps=steps, keeps=keeps)) for each in requests]
+        if not keeps:
+            # What the others are compared with, by the same tool.
+            same = evolve(wanted[0][1], tool="wrk", closes=True)
+            wanted.insert(1, (evolve(SAME, carries="the same, by wrk"), same))
+        found: dict[tuple[str, str], list[Cost]] = {}
+        for number in range(self._rounds):
+            for request, load in wanted:
+                for target in self._targets(request):
+                    cost = self._cost(target, load)
+                    if cost is not None:
+                        key = (request.carries, target.name)
+                        found.setdefault(key, []).append(cost)
+            self._say(f"{wanted[0][1]} and the others: round {number + 1}")
+        medians = {key: _median(each) for key, each in found.items()}
+        return self._lines(wanted, medians, steps=steps, keeps=keeps)
+
+    def _targets(self, request: Request) -> list[Target]:
+        others = [] if request.server == TLS else self._others
+        return [self._ours[request.server], *others]
+
+    def _cost(self, target: Target, load: Load) -> Cost | None:
+        """
+        Run C{load}.  One that fails is told of and costs its place in the table only.
+        """
+        if "If-None-Match" in str(load.heads) and target.counts:
+            load = evolve(load, heads=_with_tag(load.heads, target))
+        port = int(target.url.rpartition(":")[2])
+        before = self._processes.seconds(port)
+        try:
+            measured = measure(target, load, self._seconds)
+        except (BadAnswers, OSError) as error:
+            self._say(f"{load}: {target.name}: {error}")
+            return None
+        spent = self._processes.seconds(port) - before
+        return Cost(measured.rate, 1e6 * spent / max(1, measured.requests))
+
+    def _lines(
+        self,
+        wanted: Sequence[tuple[Request, Load]],
+        medians: Mapping[tuple[str, str], Cost],
+        *,
+        steps: bool,
+        keeps: bool,
+    ) -> list[str]:
+        others = [each.name for each in self._others]
+        what = "step" if steps else "look"
+        head = [f"a {what} that carries", *(() if keeps else ("by",)), "requests/s"]
+        head += ["of identical bytes", *(("at least",) if keeps else ())]
+        head += ["server CPU, µs"]
+        for name in others:
+            head += [f"{name}, requests/s", "ours to it", "its CPU, µs"]
+        lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+        for request, load in wanted:
+            ours = medians.get((request.carries, peers.OURS))
+            by_ab = SAME.carries if keeps or load.tool == "ab" else wanted[1][0].carries
+            same = medians.get((by_ab, peers.OURS))
+            cells = [request.carries, *(() if keeps else (load.tool,))]
+            cells += [_rate(ours), _ratio(ours, same)]
+            cells += [f"{request.least or ''}"] if keeps else []
+            cells += [f"{ours.microseconds:.1f}" if ours else "-"]
+            for name in others:
+                theirs = medians.get((request.carries, name))
+                cells += [_rate(theirs), _ratio(ours, theirs)]
+                cells += [f"{theirs.microseconds:.1f}" if theirs else "-"]
+            lines.append(f"| {' | '.join(cells)} |")
+        return lines
+
+
+def _with_tag(heads: Sequence[Sequence[str]], target: Target) -> list[list[str]]:
+    """
+    Return C{heads} with the tag of the present state instead of that of revision 0.
+    """
+    tag = f'"{target.revision()}"'
+    return [[line.replace('"0"', tag) for line in lines] for lines in heads]
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        statistics.median(each.rate for each in costs),
+        statistics.median(each.microseconds for each in costs),
+    )
+
+
+def _rate(cost: Cost | None) -> str:
+    return "-" if cost is None else f"{cost.rate:,.0f}"
+
+
+def _ratio(cost: Cost | None, other: Cost | None) -> str:
+    return "-" if cost is None or other is None else f"{cost.rate / other.rate:.2f}"
+
+
+def written(
+    path: Path,
+    others: Sequence[Target],
+    *,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[str]:
+    """
+    Measure everything, and return what stands on the page.
+    """
+    with servers(path, say) as ours:
+        costs = Costs(ours, others, rounds=rounds, seconds=seconds, say=say)
+        lines = [
+            f"Each figure is the median of {rounds} runs of {seconds:g} seconds in turns,"
+            f" client and server on the same {len(os.sched_getaffinity(0))} cores."
+        ]
+        for keeps, where in (
+            (True, "On 64 kept connections, by wrk:"),
+            (False, "With a connection for each request, 10 at a time:"),
+        ):
+            lines += ["", where]
+            for steps in (False, True):
+                lines += ["", *costs.table(steps=steps, keeps=keeps)]
+    return lines

@@ -1,0 +1,58 @@
+"""
+The processor time of a server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LISTENS = "0A"
+
+
+class Processes:
+    """
+    The processes that listen on a port, those that inherited the socket too.
+    """
+
+    def __init__(self) -> None:
+        self._listening: dict[int, list[int]] = {}
+
+    def seconds(self, port: int) -> float:
+        """
+        Return how long they were on a processor until now.
+        """
+        if port not in self._listening:
+            self._listening[port] = [*_holders({*_sockets(port)})]
+        return sum(map(_spent, self._listening[port]))
+
+
+def _sockets(port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == _LISTENS:
+                yield f"socket:[{fields[9]}]"
+
+
+def _holders(sockets: set[str]) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            held = {str(each.readlink()) for each in (process / "fd").iterdir()}
+        except OSError:
+            # It is gone, or somebody else's.
+            continue
+        if held & sockets:
+            yield int(process.name)
+
+
+def _spent(process: int) -> float:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0
+    # Behind the name, which may have anything in it.
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / _TICKS
