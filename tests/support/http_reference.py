@@ -88,9 +88,11 @@ def _detail(whole: Json, item: Json, usual: set[str]) -> Iterator[str]:
     for each in parameters:
         text = f"{each['description']}{_range(each['schema'])}"
         yield f"| `{each['name']}` | {each['in']} | {text} |\n"
-    for kind, content in operation["responses"]["200"]["content"].items():
-        if _is_short(content):
-            yield f"\n`{kind}`:\n\n{_indented(content['example'])}"
+    answer = _resolved(whole, operation["responses"]["200"])
+    for kind, content in answer["content"].items():
+        example = _example(whole, content)
+        if example is not None and len(str(example)) < _SHORT:
+            yield f"\n`{kind}`:\n\n{_indented(example)}"
     statuses = {
         status
         for method, each in item.items()
@@ -100,11 +102,14 @@ def _detail(whole: Json, item: Json, usual: set[str]) -> Iterator[str]:
     yield f"\nStatuses: {', '.join(sorted(statuses - usual))}.\n"
 
 
-def _is_short(content: Json) -> bool:
-    return "example" in content and len(str(content["example"])) < _SHORT
+def _example(whole: Json, content: Json) -> object:
+    schema = _resolved(whole, content["schema"])
+    return content.get("example", next(iter(schema.get("examples", ())), None))
 
 
 def _resolved(whole: Json, part: Json) -> Json:
+    if "$ref" not in part:
+        return part
     *_, kind, name = part["$ref"].split("/")
     found: Json = whole["components"][kind][name]
     return found
@@ -127,11 +132,9 @@ def _compact(example: object) -> str:
 
 
 def _problems(whole: Json) -> Iterator[str]:
-    for response in whole["components"]["responses"].values():
-        for example in response["content"]["application/problem+json"]["examples"].values():
-            problem = example["value"]
-            name = problem["type"].removeprefix(TYPE_PREFIX)
-            yield f"| `{name}` | {problem['status']} | {problem['detail']} |\n"
+    for problem in whole["components"]["schemas"]["Problem"]["examples"]:
+        name = problem["type"].removeprefix(TYPE_PREFIX)
+        yield f"| `{name}` | {problem['status']} | {problem['detail']} |\n"
 
 
 def _headers(whole: Json) -> Iterator[str]:

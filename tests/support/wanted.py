@@ -119,4 +119,5 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 13.7", instead("400", "431"), "*attack: * trailer*"),
     Wanted("issue 13.7", instead("100 200 200", "200 200"), "*attack: asking without*"),
     Wanted("issue 13.6", added, "help/* --post-only"),
+    Wanted("issue 14.7", added_lines("304 headers .*"), "openapi/* /openapi.json"),
 )

@@ -2,9 +2,9 @@
 The API as an OpenAPI 3.1 document, which C{/openapi.json} serves and
 C{docs/http-api.md} is made from.
 
-What is in it follows from L{ENDPOINTS}: a path that is not served is not described,
-and one that is served and that this module does not know cannot be rendered, which a
-test would see.
+C{openapi.json} beside this module is the document and C{openapi.md} its prose; both are
+edited by hand, and the tests hold them against the service.  Three things are filled in
+here: the prose, the answers that every operation can give, and which methods there are.
 """
 
 from __future__ import annotations
@@ -13,110 +13,41 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
-from typing import NamedTuple
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 from pexservice.web.endpoints import ENDPOINTS, Endpoint
-from pexservice.web.openapi_operations import ABOUT, DESCRIBED, UNCHANGED, Described
-from pexservice.web.openapi_schemas import (
-    HEADERS,
-    PARAMETERS,
-    SCHEMAS,
-    SECURITY_SCHEMES,
-    Json,
-    headers,
-    problem_answers,
-)
-
-#: What can become of any request.
-_ALWAYS = (400, 408, 413, 414, 421, 429, 431, 500, 503)
 
 
-def _answers(described: Described, method: str) -> Json:
-    # RFC 9110 13.1.2 has 304 for reads.
-    unchanged = {304: UNCHANGED} if described.moves and method == "get" else {}
-    problems = {
-        status: {"$ref": f"#/components/responses/problem-{status}"}
-        for status in (*_ALWAYS, *described.problems)
-    }
-    answers = {**problems, **unchanged, **described.answers}
-    return {str(status): answers[status] for status in sorted(answers)}
-
-
-def _identity(method: str, endpoint: Endpoint) -> str:
+def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     """
-    What a generated client calls it.
+    Return the document that describes C{endpoints}.
+
+    @raise LookupError: one of them, or a method of it, is not described.
     """
-    name = endpoint.path.strip("/").partition(".")[0] or "index"
-    return f"{method}-{name}"
-
-
-def _operation(endpoint: Endpoint, method: str) -> Json:
-    described = DESCRIBED[endpoint.path]
-    summary = endpoint.summary.partition(";")[0]
-    operation: Json = {
-        "operationId": _identity(method, endpoint),
-        "summary": summary[0].upper() + summary[1:],
-        "description": described.text,
+    here = files("pexservice.web")
+    whole: dict[str, Any] = json.loads((here / "openapi.json").read_text())
+    whole["info"]["description"] = (here / "openapi.md").read_text()
+    every = whole.pop("x-every-operation")
+    described = whole["paths"]
+    whole["paths"] = {
+        each.path: {
+            method: described[each.path][method]
+            for method in each.allow.decode().lower().split(", ")
+        }
+        for each in endpoints
     }
-    if described.parameters:
-        operation["parameters"] = [
-            {"$ref": f"#/components/parameters/{each}"} for each in described.parameters
-        ]
-    if described.moves:
-        operation["security"] = [{}, {"token": []}]
-    return operation | {"responses": _answers(described, method)}
-
-
-def _options(endpoint: Endpoint) -> Json:
-    return {
-        "operationId": _identity("options", endpoint),
-        "summary": "The methods that it takes",
-        "responses": {
-            "204": {"description": "See Allow.", "headers": headers("Allow")},
-            **{
-                str(status): {"$ref": f"#/components/responses/problem-{status}"}
-                for status in _ALWAYS
-            },
-        },
-    }
-
-
-def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> Json:
-    """
-    What describes C{endpoints}.
-
-    @raise LookupError: one of them is unknown.
-    """
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "pexservice",
-            "version": "1.0.0",
-            "summary": "A durable cursor on the Fibonacci sequence.",
-            "description": ABOUT,
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
-        "servers": [{"url": "/"}],
-        "paths": {
-            each.path: {
-                method: _operation(each, method)
-                for method in (name.decode().lower() for name in each.methods)
-            }
-            | {"options": _options(each)}
-            for each in endpoints
-        },
-        "components": {
-            "schemas": SCHEMAS,
-            "headers": HEADERS,
-            "parameters": PARAMETERS,
-            "responses": problem_answers(),
-            "securitySchemes": SECURITY_SCHEMES,
-        },
-    }
+    for item in whole["paths"].values():
+        for operation in item.values():
+            answers = every | operation["responses"]
+            operation["responses"] = dict(sorted(answers.items()))
+    return whole
 
 
 class Rendered(NamedTuple):
     """
+    The document as it is served.
+
     @ivar tag: the opaque part of an entity tag.
     """
 
@@ -129,5 +60,5 @@ def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Rendered:
     """
     Return the document of what is served, made when it is first asked for.
     """
-    body = json.dumps(document(endpoints), ensure_ascii=False).encode()
+    body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     return Rendered(body, sha256(body).hexdigest()[:16])

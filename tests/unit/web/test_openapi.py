@@ -5,74 +5,150 @@ The OpenAPI document says what is served, all of it, and nothing else.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 
+from pexservice.core.cursor import Transition, state_at
 from pexservice.server.heads import MOST_HEADERS
 from pexservice.server.limits import REQUEST_TIMEOUT
 from pexservice.server.parser import LARGEST_BODY, LARGEST_HEADERS, LONGEST_REQUEST_LINE
+from pexservice.stores.interface import LONGEST_KEY, NotTaken, Row
 from pexservice.web import problems
-from pexservice.web.endpoints import ENDPOINTS, READ, Endpoint
+from pexservice.web.access import Access
+from pexservice.web.endpoints import BY_PATH, ENDPOINTS, POST_ONLY, TABLE, Endpoint
+from pexservice.web.events import event
 from pexservice.web.openapi import document, rendered
-from pexservice.web.openapi_operations import DESCRIBED
-from pexservice.web.openapi_schemas import PROBLEMS
-from pexservice.web.problems import Problem
-from tests.support.caller import Caller
+from pexservice.web.replies import JSON, PROBLEM
+from pexservice.web.representations import history_reply, state_headers, state_json
+from tests.support.caller import Answer, Caller
 from tests.support.http_reference import PAGE, reference
+
+STATE = state_at(10, 10)
+
+#: One of each problem there is, with the figures of the server's limits.
+PROBLEMS = (
+    problems.malformed("the parameter limit must be given once, a number from 1 to 1000"),
+    problems.no_token(),
+    problems.wrong_token(),
+    problems.cross_origin("move the cursor"),
+    problems.not_on_purpose(),
+    problems.no_such_path(map(bytes.decode, BY_PATH)),
+    problems.wrong_method(BY_PATH[b"/next"].allow),
+    problems.too_slow(REQUEST_TIMEOUT),
+    problems.unmet_precondition(state_headers(JSON, b"10", b"10")),
+    problems.too_much_content(LARGEST_BODY),
+    problems.too_long_target(LONGEST_REQUEST_LINE),
+    problems.misdirected(),
+    problems.key_reused(Transition.NEXT.word),
+    problems.too_many_requests(100),
+    problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS),
+    problems.internal_error(),
+    problems.not_taken("the store pexservice-data is full"),
+    problems.outcome_unknown(),
+    problems.too_many_connections(10_000),
+    problems.too_many_streams(250),
+)
 
 
 @pytest.fixture
 def call() -> Caller:
     """
-    A new cursor.
+    Return a caller of a new cursor.
     """
     return Caller()
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """
-    Path, method and operation.
+    Yield the path, the method and the description of each operation.
     """
     for path, item in document()["paths"].items():
         for method, operation in item.items():
             yield path, method.upper(), operation
 
 
-def test_the_table_is_described() -> None:
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
     """
-    Each path with each of its methods.
+    Return what C{part} refers to, if it is a reference.
     """
-    assert {(path, method) for path, method, _ in operations()} == {
-        (each.path, method.decode())
-        for each in ENDPOINTS
-        for method in (*each.methods, b"OPTIONS")
+    if "$ref" in part:
+        *_, kind, name = part["$ref"].split("/")
+        part = document()["components"][kind][name]
+    return part
+
+
+def test_each_endpoint_is_described() -> None:
+    """
+    The document has each path with each of its methods, and its summary.
+    """
+    described = json.loads(rendered().body)["paths"]
+    assert {path: [*item] for path, item in described.items()} == {
+        each.path: each.allow.decode().lower().split(", ") for each in ENDPOINTS
     }
+    for each in ENDPOINTS:
+        summaries = {
+            described[each.path][method.decode().lower()]["summary"]
+            for method in each.methods
+        }
+        (summary,) = summaries
+        assert summary.lower() == each.summary.partition(";")[0].lower()
 
 
-def test_what_is_not_served_is_left_out() -> None:
+def test_the_document_leaves_out_what_is_not_served() -> None:
     """
-    Whatever there are words for.
+    With C{--post-only} no GET of a moving path is in the document.
     """
-    table = [Endpoint("/events", (b"GET",), "as it moves"), ENDPOINTS[1]]
-    assert [*document(table)["paths"]] == ["/events", "/current"]
-    assert {*document(table)["paths"]["/events"]} == {"get", "options"}
-
-
-def test_every_word_can_be_rendered() -> None:
-    """
-    Also of paths that are not in the table.
-    """
-    document([Endpoint(path, READ, "a path") for path in DESCRIBED])
+    paths = document(POST_ONLY.endpoints)["paths"]
+    assert [*paths["/next"]] == ["post", "options"]
+    assert [*paths["/current"]] == ["get", "head", "options"]
 
 
 def test_an_endpoint_without_words_is_an_error() -> None:
     """
-    Rather than a document that says less than the table.
+    A new endpoint cannot be forgotten in the document.
     """
     with pytest.raises(LookupError):
-        document([Endpoint("/new", READ, "something new")])
+        document([Endpoint("/new", (b"GET",), "something new")])
+
+
+def answers(path: str, method: str) -> Iterator[Answer]:
+    """
+    Yield answers of each status that a single request can get, in each representation.
+    """
+    readers = Caller(Access(frozenset()))
+    for accept in ("text/plain", "application/json", "text/html"):
+        for headers in (
+            {},
+            {"If_None_Match": "*"},
+            {"If_Match": '"1000"'},
+            {"If_Match": "1000"},
+            {"Idempotency_Key": "k"},
+            {"Sec_Fetch_Site": "cross-site"},
+        ):
+            call = Caller()
+            if path == "/history":
+                call("POST", "/next")
+                call("POST", "/next")
+                yield call(method, "/history?limit=1", Accept=accept, **headers)
+            # The key stands for one of the paths, and for no other.
+            call("POST", "/next", Idempotency_Key="k")
+            yield call(method, path, Accept=accept, **headers)
+        yield readers(method, path, Accept=accept)
+        call.store.failure = NotTaken("the store is full")
+        call("POST", "/next")
+        yield call(method, path, Accept=accept)
+
+
+#: In any answer, and not for the document to list.
+FRAMING = {
+    *("Content-Type", "Content-Length", "Date", "Server"),
+    *("X-Content-Type-Options", "Cross-Origin-Resource-Policy"),
+    "Content-Encoding",  # treq's testing tools add an empty one
+}
 
 
 def test_names_are_unique() -> None:
@@ -107,9 +183,38 @@ def test_every_reference_leads_somewhere() -> None:
             at = at[name]
 
 
+def test_each_answer_is_described() -> None:
+    """
+    Each status that comes, each header in it and its media type are in the document, and
+    each header that the document requires comes.
+    """
+    seen = set()
+    for path, method, operation in operations():
+        if path in ("/events", "/metrics"):
+            continue
+        for answer in answers(path, method):
+            where = (path, method, answer.status)
+            seen.add(answer.status)
+            described = resolved(operation["responses"][str(answer.status)])
+            headers = {
+                name: resolved(header)
+                for name, header in described.get("headers", {}).items()
+            }
+            sent = {name.decode() for name, _ in answer.headers.getAllRawHeaders()}
+            required = {name for name, header in headers.items() if header["required"]}
+            assert required <= sent, where
+            # What browsers are shown at / is for no client to be generated from.
+            if not (answer["ETag"] or "").endswith('-html"'):
+                assert sent <= {*headers, *FRAMING}, where
+            if answer.body:
+                kind, _, _ = (answer["Content-Type"] or "").partition(";")
+                assert kind in described["content"], where
+    assert seen == {200, 204, 304, 400, 401, 403, 412, 422, 503}
+
+
 def test_every_problem_is_described() -> None:
     """
-    Each that the web has a function for.
+    Each problem that the web has a function for is in the document, as it is sent.
     """
     made = {
         name
@@ -117,35 +222,61 @@ def test_every_problem_is_described() -> None:
         if function.__annotations__.get("return") == "Problem" and name != "of_refusal"
     }
     assert len(PROBLEMS) == len(made)
-    responses = document()["components"]["responses"]
+    bodies = {each.name: each.reply(PROBLEM).body for each in reversed(PROBLEMS)}
+    whole = document()
+    schema = whole["components"]["schemas"]["Problem"]
     examples = {
-        (answer["status"], answer["type"])
-        for response in responses.values()
-        for answer in (
-            each["value"]
-            for each in response["content"]["application/problem+json"]["examples"].values()
-        )
+        each["type"].removeprefix(problems.TYPE_PREFIX): each for each in schema["examples"]
+    }
+    assert examples == {name: json.loads(body) for name, body in bodies.items()}
+    properties = schema["properties"]
+    assert properties["type"]["enum"] == sorted(each["type"] for each in examples.values())
+    assert properties["status"]["enum"] == sorted(
+        {each["status"] for each in examples.values()}
+    )
+    for each in PROBLEMS:
+        response = whole["components"]["responses"][f"problem-{each.status.value}"]
+        assert f"`{each.name}`" in response["description"]
+        sent = {name.decode() for name, _ in each.reply(PROBLEM).headers}
+        assert {*response["headers"]} == sent - {"Content-Type"}
+
+
+def test_the_examples_are_what_is_sent() -> None:
+    """
+    The code that makes the answers makes the same from the same state.
+    """
+    row = Row(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
+    history = history_reply(STATE, JSON, [row], "/history?before=10&limit=1")
+    components = document()["components"]
+    (index,) = components["schemas"]["Index"]["examples"]
+    served = json.loads(TABLE.json_index)["endpoints"]
+    assert all(each in served for each in index["endpoints"])
+    examples = {
+        name: schema["examples"]
+        for name, schema in components["schemas"].items()
+        if "examples" in schema and name not in ("Index", "Problem")
     }
     assert examples == {
-        (each.status, problems.TYPE_PREFIX + each.name) for each in PROBLEMS
+        "State": [json.loads(state_json(STATE))],
+        "History": [json.loads(history.body)],
+        "Transition": json.loads(history.body)["transitions"],
     }
+    sent = dict((*history.headers, *problems.no_token().headers))
+    for name in ("Link", "WWW-Authenticate"):
+        assert components["headers"][name]["example"] == sent[name.encode()].decode()
+    stream = document()["paths"]["/events"]["get"]["responses"]["200"]["content"]
+    example = stream["text/event-stream"]["example"]
+    assert example == event(STATE).decode().rstrip()
 
 
-@pytest.mark.parametrize(
-    "problem",
-    [
-        problems.too_slow(REQUEST_TIMEOUT),
-        problems.too_much_content(LARGEST_BODY),
-        problems.too_long_target(LONGEST_REQUEST_LINE),
-        problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS),
-    ],
-    ids=lambda problem: problem.name,
-)
-def test_the_figures_are_the_servers(problem: Problem) -> None:
+def test_the_limits_are_the_services() -> None:
     """
-    The web does not know the server, so its examples repeat them.
+    The longest key and the words for transitions are those of the code.
     """
-    assert problem.detail in {each.detail for each in PROBLEMS}
+    components = document()["components"]
+    assert components["parameters"]["Idempotency-Key"]["schema"]["maxLength"] == LONGEST_KEY
+    transition = components["schemas"]["Transition"]["properties"]["transition"]
+    assert transition["enum"] == [each.word for each in Transition]
 
 
 def test_it_is_served(call: Caller) -> None:
@@ -165,11 +296,11 @@ def test_it_is_served(call: Caller) -> None:
     assert call("GET", "/openapi.json", If_None_Match="1").status == 400
 
 
-def test_no_version_of_the_software(call: Caller) -> None:
+def test_the_version_is_the_packages(call: Caller) -> None:
     """
-    The API has one, and that is another.
+    The document has the version of the package, and no other software's.
     """
-    assert call("GET", "/openapi.json").json["info"]["version"] == "1.0.0"
+    assert call("GET", "/openapi.json").json["info"]["version"] == version("pexservice")
     assert b"Twisted" not in rendered().body
 
 
