@@ -12,7 +12,10 @@ if __name__ == "__main__" and "pexservice" in sys.argv:
     START_SIGNALS.install()
 
 #: Those of L{pexservice.cli.pexctl}, which a worker has no use for.
-VERBS = ("status", "reload", "verify", "backup")
+VERBS = (
+    *("current", "next", "previous", "reset", "history", "watch", "load"),
+    *("status", "reload", "verify", "backup"),
+)
 
 if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in VERBS:
     # Before Twisted, which not every verb needs.

@@ -74,7 +74,9 @@ class FakeService(Resource):
     The service: a cursor, its history and its keys.
 
     @ivar disturbances: what happens to the next requests, one each.
-    @ivar always: what happens to every other.
+    @ivar always: what happens to all others, or
+    @ivar every_other: to every second one.
+    @ivar kept: how many steps the history has, if it is not all of them.
     @ivar asked: every request.
     @ivar streams: the requests for events that are open.
     """
@@ -82,6 +84,8 @@ class FakeService(Resource):
     clock: Clock
     disturbances: list[Disturbance] = Factory(list)
     always: Disturbance | None = None
+    every_other: Disturbance | None = None
+    kept: int | None = None
     asked: list[Asked] = Factory(list)
     streams: list[Request] = Factory(list)
     rows: list[dict[str, Any]] = Factory(list)
@@ -123,6 +127,8 @@ class FakeService(Resource):
         asked = Asked(request.method.decode(), path, headers, self.clock.seconds())
         self.asked.append(asked)
         disturbance = self.disturbances.pop(0) if self.disturbances else self.always
+        if disturbance is None and len(self.asked) % 2:
+            disturbance = self.every_other
         if disturbance is None:
             return self._answer(request, asked)
         body = self._answer(request, asked) if disturbance.made else b""
@@ -190,7 +196,7 @@ class FakeService(Resource):
 
     def _history(self, query: dict[str, str]) -> bytes:
         before, limit = int(query.get("before", 10**9)), int(query["limit"])
-        rows = [each for each in self.rows if each["revision"] < before]
+        rows = [each for each in self.rows[: self.kept] if each["revision"] < before]
         following = f"/history?limit={limit}" if len(rows) > limit else None
         return json.dumps({"transitions": rows[:limit], "next": following}).encode()
 

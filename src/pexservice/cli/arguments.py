@@ -4,7 +4,21 @@ Arguments that several verbs of C{pexctl} take.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import os
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pexservice.cli.outcome import VerbFailed
+
+#: Where a service is, unless something else is said.
+URL = "http://127.0.0.1:8081"
+
+URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
+
+#: Wrong arguments, also where that is found out late.
+WRONG_ARGUMENTS = 2
 
 
 def _directory(store: str) -> str:
@@ -19,3 +33,130 @@ def add_directory(parser: ArgumentParser, name: str, words: str) -> None:
     Add the argument C{name}, the directory of a store.
     """
     parser.add_argument(name, metavar=name.upper(), type=_directory, help=words)
+
+
+def seconds(text: str) -> float:
+    """
+    Read a time.
+    """
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not float(text):
+        raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
+    return float(text)
+
+
+def whole(text: str) -> int:
+    """
+    Read a number of something, or a revision.
+    """
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ArgumentTypeError(f"{text}: must be a number, 0 or more")
+    return int(text)
+
+
+def is_url(url: str) -> bool:
+    """
+    Tell whether C{url} is a base URL.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.query or parts.fragment or not url.isascii():
+        return False
+    if parts.scheme in ("unix", "http+unix"):
+        return bool((parts.netloc + parts.path).strip("/"))
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+def url(text: str) -> str:
+    """
+    Read a base URL.
+    """
+    if not is_url(text):
+        raise ArgumentTypeError(f"{text}: must be {URLS}")
+    return text
+
+
+def add_server(parser: ArgumentParser, *, several: bool = True) -> None:
+    """
+    Add the arguments that say where a service is.
+
+    @param several: it may be at several addresses.
+    """
+    again = "; may be repeated, for nodes that are tried in turns" if several else ""
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        action="append",
+        type=url,
+        help=f"{URLS.replace('%', '%%')}{again} [default: PEXSERVICE_URL, or else {URL}]",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="PEM",
+        help="the authorities to trust instead of the system's",
+    )
+
+
+def add_service(parser: ArgumentParser) -> None:
+    """
+    Add the arguments of a verb that calls a service.
+    """
+    add_server(parser)
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="the file whose first token is sent [default: PEXSERVICE_TOKEN, or none]",
+    )
+    parser.add_argument(
+        "--deadline",
+        metavar="SECONDS",
+        type=seconds,
+        default=30.0,
+        help="how long to try [default: 30]",
+    )
+
+
+def urls_of(arguments: Namespace) -> list[str]:
+    """
+    Return the base URLs that a verb is to call.
+
+    @raise VerbFailed: those in the environment are none.
+    """
+    given: list[str] | None = arguments.url
+    if given:
+        return given
+    found = os.environ.get("PEXSERVICE_URL", "").split() or [URL]
+    for each in found:
+        if not is_url(each):
+            raise VerbFailed(
+                f"PEXSERVICE_URL: {each}: must be {URLS}", exit_status=WRONG_ARGUMENTS
+            )
+    return found
+
+
+def token_of(arguments: Namespace) -> str | None:
+    """
+    Return the token that a verb is to send.
+
+    @raise VerbFailed: there is none in the file.
+    """
+    name: str | None = arguments.token_file
+    if name is None:
+        return os.environ.get("PEXSERVICE_TOKEN") or None
+    try:
+        lines = Path(name).read_text("ascii").splitlines()
+    except UnicodeDecodeError:
+        problem = "it is not plain ASCII"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    else:
+        for line in lines:
+            if line.strip() and not line.startswith("#"):
+                return line.strip()
+        problem = "there is no token in it"
+    raise VerbFailed(
+        f"--token-file {name}: {problem}",
+        exit_status=WRONG_ARGUMENTS,
+    )

@@ -10,15 +10,27 @@ its module in L{pexservice.cli.verbs} and name it in L{VERBS}.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from pexservice.cli.outcome import Result, VerbFailed
-from pexservice.cli.verbs import backup, reload, status, verify
+from pexservice.cli.output import give_up_output, write
+from pexservice.cli.verbs import (
+    backup,
+    current,
+    history,
+    load,
+    previous,
+    reload,
+    reset,
+    status,
+    verify,
+    watch,
+)
+from pexservice.cli.verbs import next as next_verb
 
 
 class Verb(Protocol):
@@ -45,6 +57,13 @@ class Verb(Protocol):
 
 #: Every verb, by its name, in the order of the help.
 VERBS: dict[str, Verb] = {
+    "current": current,
+    "next": next_verb,
+    "previous": previous,
+    "reset": reset,
+    "history": history,
+    "watch": watch,
+    "load": load,
     "status": status,
     "reload": reload,
     "verify": verify,
@@ -53,13 +72,27 @@ VERBS: dict[str, Verb] = {
 
 EPILOGUE = """\
 exit status:
-  0   it is well: ready, reloaded, whole, backed up
-  1   it is not ready, or it could not be done
-  2   the command line is wrong
-  64  the store has another format
-  69  nobody answers as a pexservice does
-  78  the store is damaged
+  0    it is well: done, ready, reloaded, whole, backed up
+  1    it is not ready, was refused, or could not be done
+  2    the command line is wrong, or a file that it names
+  64   the store has another format
+  69   nobody answers as a pexservice does
+  75   a step may have been made or not: repeat it with the key that is told
+  78   the store is damaged
+  130  Ctrl-C ended it; 143: SIGTERM did; 141: nobody reads what it writes
 """
+
+
+class _Version(Action):
+    """
+    Tells the version, which takes time to find out.
+    """
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 a megabyte
+
+        write(f"pexctl {version('pexservice')}")
+        parser.exit()
 
 
 def make_parser() -> ArgumentParser:
@@ -68,9 +101,12 @@ def make_parser() -> ArgumentParser:
     """
     parser = ArgumentParser(
         prog="pexctl",
-        description="Look after a pexservice and its store.",
+        description="Move the cursor of a pexservice; look after it and its store.",
         epilog=EPILOGUE,
         formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="tell the version and exit"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, verb in VERBS.items():
@@ -100,25 +136,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result: Result | None = arguments.run(arguments)
         if result is not None:
-            _write(json.dumps(result.found) if arguments.json else result.line)
+            write(json.dumps(result.found) if arguments.json else result.line)
     except VerbFailed as failed:
         if arguments.json:
-            _write(json.dumps({"outcome": failed.outcome, "error": str(failed)}))
+            told = {"outcome": failed.outcome, "error": str(failed), **failed.found}
+            write(json.dumps(told))
         sys.stderr.write(f"pexctl: {failed}\n")
         return failed.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Nobody reads the rest; the interpreter would try to write it when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_output()
         return 128 + signal.SIGPIPE
     return 0
-
-
-def _write(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    # Here rather than at the end, where it could not be told that nobody reads it.
-    sys.stdout.flush()
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -9,7 +9,8 @@ import re
 import socket
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from urllib.parse import SplitResult, urlsplit
+from ssl import create_default_context
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from attrs import frozen
 
@@ -55,36 +56,29 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def is_url(url: str) -> bool:
+def _connection(parts: SplitResult, timeout: float, ca_file: str | None) -> HTTPConnection:
+    if parts.scheme.endswith("unix"):
+        return _UnixConnection(unquote(parts.netloc) + parts.path, timeout)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        context = create_default_context(cafile=ca_file)
+        return HTTPSConnection(host, parts.port, timeout=timeout, context=context)
+    return HTTPConnection(host, parts.port, timeout=timeout)
+
+
+def status_of(url: str, timeout: float, ca_file: str | None = None) -> Status:
     """
-    Is it one that L{status_of} takes?
-    """
-    try:
-        parts = urlsplit(url)
-        there = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-    except ValueError:
-        return False
-    known = parts.scheme in ("http", "https", "unix")
-    return known and bool(there) and not (parts.query or parts.fragment)
+    Ask the service at C{url}.
 
-
-def _connection(parts: SplitResult, timeout: float) -> HTTPConnection:
-    if parts.scheme == "unix":
-        return _UnixConnection(parts.path, timeout)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=timeout)
-
-
-def status_of(url: str, timeout: float) -> Status:
-    """
     @param timeout: seconds, for each answer.
+    @param ca_file: a PEM file of authorities to trust instead of the system's.
     @raise NotReady: it says so.
     @raise Unreachable: nobody says anything, or nothing that is known.
     """
     parts = urlsplit(url)
-    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
+    prefix = "" if parts.scheme.endswith("unix") else parts.path.rstrip("/")
     try:
-        with closing(_connection(parts, timeout)) as connection:
+        with closing(_connection(parts, timeout, ca_file)) as connection:
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
     except HTTPException as error:

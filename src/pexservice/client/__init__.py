@@ -4,6 +4,7 @@ A client that never loses or doubles a step, on treq and Twisted's Agent.
 L{Cursor} is for programs with a reactor, L{BlockingCursor} for scripts without.
 """
 
+from pexservice.client.blocking import BlockingCursor
 from pexservice.client.cursor import Cursor
 from pexservice.client.errors import (
     BadAddress,
@@ -19,6 +20,7 @@ from pexservice.client.state import State, Step
 
 __all__ = [
     "BadAddress",
+    "BlockingCursor",
     "CertificateRefused",
     "Cursor",
     "CursorError",

@@ -10,7 +10,7 @@ from functools import cached_property
 from attrs import field, frozen
 
 from pexservice.client.numbers import number
-from pexservice.core.sequence import Term, digits, term_at
+from pexservice.core.sequence import digits, term_at
 
 
 @frozen
@@ -43,55 +43,59 @@ class State:
     replayed: bool = False
     _sent: Sent | None = field(default=None, repr=False, eq=False)
 
-    @property
+    @cached_property
     def value(self) -> int:
         """
         The value at the cursor.
         """
-        return self._value
+        return number(self.digits)
 
-    @property
+    @cached_property
     def previous(self) -> int | None:
         """
         The value before it, or C{None} at position 0.
         """
-        return self._previous
+        return None if self.previous_digits is None else number(self.previous_digits)
 
-    @property
+    @cached_property
     def next(self) -> int:
         """
         The value after it.
         """
-        return self._next
+        return number(self.next_digits)
 
     @property
     def digits(self) -> str:
         """
         The decimal digits of the value.
         """
-        return self._term.text.decode() if self._sent is None else self._sent.current
+        return self._digits.current
+
+    @property
+    def previous_digits(self) -> str | None:
+        """
+        Those of the value before it, or C{None} at position 0.
+        """
+        return self._digits.previous
+
+    @property
+    def next_digits(self) -> str:
+        """
+        Those of the value after it.
+        """
+        return self._digits.next
 
     @cached_property
-    def _term(self) -> Term:
-        return term_at(self.position)
-
-    @cached_property
-    def _value(self) -> int:
-        return number(self.digits)
-
-    @cached_property
-    def _previous(self) -> int | None:
+    def _digits(self) -> Sent:
         if self._sent is not None:
-            sent = self._sent.previous
-            return None if sent is None else number(sent)
-        preceding = self._term.preceding
-        return None if preceding is None else number(digits(preceding).decode())
-
-    @cached_property
-    def _next(self) -> int:
-        if self._sent is not None:
-            return number(self._sent.next)
-        return number(digits(self._term.following).decode())
+            return self._sent
+        term = term_at(self.position)
+        preceding = term.preceding
+        return Sent(
+            term.text.decode(),
+            None if preceding is None else digits(preceding).decode(),
+            digits(term.following).decode(),
+        )
 
 
 @frozen(kw_only=True)

@@ -15,8 +15,8 @@ import lmdb
 import pytest
 
 from pexservice import __main__ as module
+from pexservice.cli.arguments import is_url
 from pexservice.cli.pexctl import VERBS, main
-from pexservice.cli.readiness import is_url
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from tests.support.stores import make_store
@@ -90,7 +90,7 @@ def test_help(command: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     shown = capsys.readouterr().out
-    for status in ("0 ", "1 ", "2 ", "69", "78"):
+    for status in ("0 ", "1 ", "2 ", "69", "75", "78"):
         assert f"\n  {status} " in shown
 
 

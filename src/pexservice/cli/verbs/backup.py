@@ -31,10 +31,11 @@ def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.cli.output import ProgressBar
     from pexservice.stores.lmdb.backup import backup
 
-    with failing_as_a_verb():
-        made = backup(arguments.store, arguments.to)
+    with failing_as_a_verb(), ProgressBar() as bar:
+        made = backup(arguments.store, arguments.to, bar.show)
     return Result(
         f"{made.store} is a verified backup: {contents(made)}",
         {"outcome": "backed-up", **asdict(made)},

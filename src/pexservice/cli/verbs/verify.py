@@ -27,6 +27,7 @@ def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.cli.output import ProgressBar
     from pexservice.stores.interface import StoreBusy
     from pexservice.stores.lmdb.summary import existing, summary
     from pexservice.stores.lmdb.verify import verify_in_child
@@ -38,7 +39,10 @@ def run(arguments: Namespace) -> Result:
         except StoreBusy as error:
             raise StoreBusy(f"{error}; a backup can be made, and is verified") from None
         try:
-            verify_in_child(directory.path)
+            with ProgressBar() as bar:
+                verify_in_child(
+                    directory.path, lambda percent: bar.show("verifying", percent)
+                )
             found = summary(directory.path)
         finally:
             directory.release()

@@ -17,14 +17,15 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import lmdb
 
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
-from pexservice.stores.lmdb.child import answer, ask_child
+from pexservice.stores.lmdb.child import Progress, answer, ask_child
 from pexservice.stores.lmdb.databases import MAP_BASE
 from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
 from pexservice.stores.lmdb.snapshot import copy_snapshot
@@ -35,10 +36,14 @@ from pexservice.stores.lmdb.witness import make_witness, read_witness, refuse_ol
 _MODULE = "pexservice.stores.lmdb.backup"
 
 
-def backup(source: str, target: str) -> Summary:
+def backup(
+    source: str, target: str, show: Callable[[str, int], object] = lambda *_: None
+) -> Summary:
     """
     Put a copy of the store in C{source} where nothing is yet, whole or not at all.
 
+    @param show: called with the part that is under way, and how much of it is done, in
+        percent.
     @raise StoreUnusable: there is something, or the store or its copy is not whole.
     """
     directory = existing(source)
@@ -49,8 +54,14 @@ def backup(source: str, target: str) -> Summary:
         raise StoreUnusable(f"{place} exists already; a backup goes where nothing is")
     try:
         with _beside(place) as made:
-            ask_child(directory.path, _MODULE, str(directory.path), str(made / DATA))
-            _verify(directory.path, made)
+            ask_child(
+                directory.path,
+                _MODULE,
+                str(directory.path),
+                str(made / DATA),
+                progress=partial(show, "copying"),
+            )
+            _verify(directory.path, made, partial(show, "verifying"))
             copied = summary(made).revision
             refuse_older(directory.path, copied, witness)
             make_witness(made, copied)
@@ -77,16 +88,16 @@ def _beside(place: Path) -> Iterator[Path]:
             shutil.rmtree(made)
 
 
-def _verify(source: Path, copy: Path) -> None:
+def _verify(source: Path, copy: Path, progress: Progress) -> None:
     try:
-        verify_in_child(copy)
+        verify_in_child(copy, progress)
     except StoreDamaged as error:
         raise StoreDamaged(
             f"the store {source} is damaged, and its copy was removed: {error}"
         ) from None
 
 
-def copy_pages(source: Path, file: Path) -> None:
+def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) -> None:
     """
     Write the pages in use of the store in C{source} to C{file}, durably.
 
@@ -111,7 +122,7 @@ def copy_pages(source: Path, file: Path) -> None:
                 lock=shared,
                 create=False,
             ) as env:
-                copy_snapshot(env, descriptor)
+                copy_snapshot(env, descriptor, progress=progress)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -124,4 +135,5 @@ def copy_pages(source: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(lambda _: copy_pages(*map(Path, sys.argv[1:]))))
+    store, copy = map(Path, sys.argv[1:])
+    sys.exit(answer(partial(copy_pages, store, copy)))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import lmdb
 
 from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import used_bytes
 
 #: How long one state may be read.  Seconds.
@@ -39,14 +40,20 @@ class _Watch(threading.Thread):
     """
 
     def __init__(
-        self, env: lmdb.Environment, descriptor: int, monotonic: Callable[[], float]
+        self,
+        env: lmdb.Environment,
+        descriptor: int,
+        monotonic: Callable[[], float],
+        progress: Progress,
     ) -> None:
         super().__init__(name="snapshot", daemon=True)
         self._env = env
         self._descriptor = descriptor
         self._monotonic = monotonic
         self._end = monotonic() + MOST_SECONDS
-        self._most = used_bytes(env) + MOST_GROWTH
+        self._size = used_bytes(env)
+        self._most = self._size + MOST_GROWTH
+        self._progress = progress
         self._done = threading.Event()
         self.exceeded: str | None = None
 
@@ -57,6 +64,8 @@ class _Watch(threading.Thread):
         while not self._exceeds():
             if self._done.wait(INTERVAL):
                 return
+            written = os.fstat(self._descriptor).st_size
+            self._progress(min(100 * written // self._size, 100))
         # Nothing ends LMDB's copying but an error: nobody can write to this.
         nowhere = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nowhere, self._descriptor)
@@ -78,18 +87,22 @@ class _Watch(threading.Thread):
 
 
 def copy_snapshot(
-    env: lmdb.Environment, target: int, monotonic: Callable[[], float] = time.monotonic
+    env: lmdb.Environment,
+    target: int,
+    monotonic: Callable[[], float] = time.monotonic,
+    progress: Progress = lambda _: None,
 ) -> None:
     """
     Write the pages in use to the file that is open as C{target}, and nothing else.
 
     @param env: of a store that another process may be writing to.
+    @param progress: called in a thread with how much is written, in percent.
     @raise StoreUnusable: it was given up, with what to do.
     """
     for _ in range(ATTEMPTS):
         _empty(target)
         descriptor = os.dup(target)
-        watch = _Watch(env, descriptor, monotonic)
+        watch = _Watch(env, descriptor, monotonic, progress)
         watch.start()
         try:
             _copy(env, descriptor)

@@ -1,0 +1,167 @@
+"""
+A load of steps, and an honest count of what became of them.
+
+Every answered step has a revision of its own, and the history says what was made at each
+revision; so what was lost or doubled shows there, whatever the client believes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from attrs import Factory, define, frozen
+from twisted.internet.defer import Deferred, gatherResults
+
+from pexservice.client import Cursor, OutcomeUnknown
+
+#: How often progress is shown.  Seconds.
+_SHOWN = 0.1
+
+
+@frozen(kw_only=True)
+class Found:
+    """
+    What became of a load.
+
+    @ivar answered: the steps that were answered.
+    @ivar seconds: how long that took.
+    @ivar rate: of them a second.
+    @ivar median: of the times that they took, in milliseconds; so are the others.
+    @ivar pause: the longest time without any answer, in milliseconds.
+    @ivar replayed: those that had been made when they were sent again.
+    @ivar unknown: those that were not answered before their deadline.
+    @ivar lost: answers that the history does not have, or that another answer had too.
+    @ivar doubled: steps in the history that no answer belongs to: made twice, of an unknown
+        outcome, or another client's.
+    @ivar unseen: answered steps that the history has forgotten since.
+    """
+
+    answered: int
+    seconds: float
+    rate: float
+    median: float
+    p99: float
+    longest: float
+    pause: float
+    replayed: int
+    unknown: int
+    lost: int
+    doubled: int
+    unseen: int
+
+    def words(self) -> str:
+        """
+        Return it for people.
+        """
+        lines = [
+            f"{self.answered} steps in {self.seconds:.1f} s: {self.rate:.0f} a second",
+            f"{self.median:.1f} ms at the median, {self.p99:.1f} ms for 99 of 100,"
+            f" {self.longest:.0f} ms at the longest",
+            f"the longest pause without an answer: {self.pause:.0f} ms",
+            f"sent again and found made: {self.replayed}; outcome unknown: {self.unknown}",
+            f"by the history: lost {self.lost}, doubled {self.doubled}"
+            + (" (or another client's, or of unknown outcome)" if self.doubled else ""),
+        ]
+        if self.unseen:
+            lines.append(f"the history has forgotten {self.unseen} of them already")
+        return "\n".join(lines)
+
+
+@define(eq=False)
+class Load:
+    """
+    What the clients of a load write down.
+
+    @ivar told: the position by the revision, of each answer.
+    @ivar times: how long each took, in seconds.
+    @ivar merged: answers with a revision that another answer had.
+    """
+
+    clock: Callable[[], float]
+    told: dict[int, int] = Factory(dict)
+    times: list[float] = Factory(list)
+    last: float = 0.0
+    pause: float = 0.0
+    replayed: int = 0
+    unknown: int = 0
+    merged: int = 0
+
+    async def step(self, cursor: Cursor) -> None:
+        """
+        Make one step, and write down its answer.
+        """
+        began = self.clock()
+        with suppress(OutcomeUnknown):
+            state = await cursor.next()
+            now = self.clock()
+            self.merged += state.revision in self.told
+            self.told[state.revision] = state.position
+            self.replayed += state.replayed
+            self.times.append(now - began)
+            self.pause = max(self.pause, now - self.last)
+            self.last = now
+            return
+        self.unknown += 1
+
+
+async def make_load(
+    cursor: Cursor,
+    connections: int,
+    seconds: float,
+    show: Callable[[str, float], object],
+    clock: Callable[[], float] = time.monotonic,
+) -> Found:
+    """
+    Make steps for some time, C{connections} at once, and count them.
+
+    @param show: called with words, and how much is done, in percent.
+    """
+    before = await cursor.current()
+    start = clock()
+    load = Load(clock, last=start)
+    shown = start
+
+    async def client() -> None:
+        nonlocal shown
+        while (now := clock()) < start + seconds:
+            if now >= shown + _SHOWN:
+                shown = now
+                show(f"{len(load.times)} steps", 100 * (now - start) / seconds)
+            await load.step(cursor)
+
+    clients = [Deferred.fromCoroutine(client()) for _ in range(connections)]
+    await gatherResults(clients, consumeErrors=True)
+    end = clock()
+    took = end - start
+    load.pause = max(load.pause, end - load.last)
+    show("reading the history", 100)
+    after = await cursor.current()
+    rows = {
+        step.revision: step.position
+        async for step in cursor.history(
+            before=after.revision + 1, limit=after.revision - before.revision
+        )
+    }
+    oldest = min(rows, default=after.revision + 1)
+    seen = {each: at for each, at in load.told.items() if each >= oldest}
+    times = sorted(load.times) or [0.0]
+    return Found(
+        answered=len(load.times),
+        seconds=round(took, 3),
+        rate=round(len(load.times) / took, 1),
+        median=_milliseconds(times[len(times) // 2]),
+        p99=_milliseconds(times[len(times) * 99 // 100]),
+        longest=_milliseconds(times[-1]),
+        pause=_milliseconds(load.pause),
+        replayed=load.replayed,
+        unknown=load.unknown,
+        lost=load.merged + sum(rows.get(each) != at for each, at in seen.items()),
+        doubled=after.revision - before.revision - len(load.told),
+        unseen=len(load.told) - len(seen),
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 2)

@@ -1,0 +1,58 @@
+"""
+C{pexctl history}: which steps were made?
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from pexservice.cli.arguments import add_service, whole
+
+SUMMARY = "list the latest steps, newest first"
+DESCRIPTION = "With --json each is an object on\na line of its own."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    add_service(parser)
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=whole,
+        default=100,
+        help="how many at most [default: 100]",
+    )
+    parser.add_argument(
+        "--before", metavar="N", type=whole, help="only those before this revision"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from pexservice.cli.calling import call
+    from pexservice.cli.output import write
+    from pexservice.client import Cursor
+
+    async def read(cursor: Cursor) -> None:
+        async for step in cursor.history(before=arguments.before, limit=arguments.limit):
+            time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+            if arguments.json:
+                found = {
+                    "revision": step.revision,
+                    "position": step.position,
+                    "transition": step.transition,
+                    "time": time,
+                }
+                write(json.dumps(found))
+            else:
+                write(
+                    f"{time} revision {step.revision} {step.transition}"
+                    f" to position {step.position}"
+                )
+
+    call(arguments, read)

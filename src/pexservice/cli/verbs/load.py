@@ -1,0 +1,71 @@
+"""
+C{pexctl load}: how many steps does a service make, and does it make each of them once?
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+from pexservice.cli.arguments import add_service, seconds, whole
+from pexservice.cli.outcome import Result, VerbFailed
+
+SUMMARY = "make steps as fast as they are answered, and count them by the history"
+DESCRIPTION = """\
+They really are made: the
+cursor moves."""
+
+_MOST_CONNECTIONS = 1000
+
+
+def _connections(text: str) -> int:
+    if not 0 < whole(text) <= _MOST_CONNECTIONS:
+        raise ArgumentTypeError(f"{text}: must be from 1 to {_MOST_CONNECTIONS}")
+    return int(text)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    add_service(parser)
+    parser.add_argument(
+        "--connections",
+        metavar="N",
+        type=_connections,
+        default=10,
+        help="how many steps are under way at a time [default: 10]",
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="SECONDS",
+        type=seconds,
+        default=10.0,
+        help="how long to begin new ones [default: 10]",
+    )
+
+
+def run(arguments: Namespace) -> Result:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.calling import call
+    from pexservice.cli.loading import make_load
+    from pexservice.cli.output import ProgressBar
+
+    with ProgressBar() as bar:
+        found = call(
+            arguments,
+            lambda cursor: make_load(
+                cursor, arguments.connections, arguments.seconds, bar.show
+            ),
+        )
+    if found.lost or found.unknown:
+        raise VerbFailed(
+            found.words(),
+            "lost" if found.lost else "outcome-unknown",
+            1 if found.lost else 75,
+            asdict(found),
+        )
+    return Result(found.words(), {"outcome": "done", **asdict(found)})

@@ -1,0 +1,283 @@
+"""
+The client beside the real daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trustme
+
+from pexservice.client import (
+    BadAddress,
+    BlockingCursor,
+    CertificateRefused,
+    CursorError,
+    Moved,
+    OutcomeUnknown,
+    State,
+    UnexpectedAnswer,
+)
+from pexservice.core.sequence import term_at
+from tests.support.daemon import LOOPBACK, Daemon, read_answer, wait_until
+from tests.support.nginx import nginx
+from tests.support.stores import make_store
+
+
+def url(daemon: Daemon, scheme: str = "http") -> str:
+    """
+    Return where a daemon is.
+    """
+    return f"{scheme}://127.0.0.1:{daemon.port}"
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Daemon]:
+    """
+    One worker, which also listens on a Unix socket.
+    """
+    listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
+    with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
+        yield daemon
+
+
+def test_every_call(worker: Daemon) -> None:
+    """
+    What there is to call works over TCP, by a client without a reactor.
+    """
+    with BlockingCursor(url(worker)) as cursor:
+        assert cursor.current() == State(revision=0, position=0)
+        assert [cursor.next().value for _ in range(4)] == [1, 1, 2, 3]
+        found = cursor.previous(if_revision=4)
+        assert (found.value, found.previous, found.next) == (2, 1, 3)
+        with pytest.raises(Moved) as caught:
+            cursor.next(if_revision=4)
+        assert caught.value.state == State(revision=5, position=3)
+        first = cursor.next(key="k")
+        assert cursor.next(key="k") == State(
+            revision=first.revision, position=first.position, replayed=True
+        )
+        with pytest.raises(CursorError, match="this Idempotency-Key was used for /next"):
+            cursor.reset(key="k")
+        assert cursor.reset().position == 0
+        steps = list(cursor.history(limit=2))
+        assert [(each.revision, each.transition) for each in steps] == [
+            (7, "reset"),
+            (6, "next"),
+        ]
+        assert [each.revision for each in cursor.history(before=3)] == [2, 1]
+        seen = []
+        for state in cursor.watch():
+            seen.append(state.revision)
+            if len(seen) == 3:
+                break
+            cursor.next()
+        assert seen == [7, 8, 9]
+
+
+def test_over_a_unix_socket(worker: Daemon) -> None:
+    """
+    Its path is escaped in a URL, or stands in C{unix:}.
+    """
+    path = str(worker.path / "socket")
+    for base in (f"http+unix://{path.replace('/', '%2F')}", f"unix:{path}"):
+        with BlockingCursor(base) as cursor:
+            before = cursor.current()
+            assert cursor.next().revision == before.revision + 1
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """
+    An authority in a file is trusted, another is not, and another name is not either;
+    what is no TLS is told, and nothing is moved by any of it.
+    """
+    authority, another = trustme.CA(), trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    server.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for part in server.cert_chain_pems:
+        part.write_to_path(tmp_path / "certificate.pem", append=True)
+    for name, each in (("ca.pem", authority), ("another.pem", another)):
+        each.cert_pem.write_to_path(tmp_path / name)
+    (tmp_path / "empty.pem").write_text("")
+    options = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
+    with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
+        trusted = str(tmp_path / "ca.pem")
+        with BlockingCursor(url(daemon, "https"), ca_file=trusted) as cursor:
+            assert cursor.next().value == 1
+            assert next(iter(cursor.watch())).revision == 1
+        for ca_file in (str(tmp_path / "another.pem"), None):
+            with (
+                BlockingCursor(url(daemon, "https"), ca_file=ca_file) as cursor,
+                pytest.raises(CertificateRefused, match="trusted authority, got: cert"),
+            ):
+                cursor.next()
+        there = f"https://localhost:{daemon.port}"
+        with (
+            BlockingCursor(there, ca_file=trusted) as cursor,
+            pytest.raises(CertificateRefused, match="one for another name"),
+        ):
+            cursor.next()
+        for name, words in (
+            ("none.pem", "No such file"),
+            ("empty.pem", "no certificate in PEM"),
+        ):
+            with pytest.raises(BadAddress, match=words):
+                BlockingCursor(there, ca_file=str(tmp_path / name))
+        with BlockingCursor(url(daemon, "https"), ca_file=trusted) as cursor:
+            assert cursor.current().revision == 1
+
+
+def test_no_tls_there(worker: Daemon) -> None:
+    """
+    Neither is a service without TLS taken for one that has it.
+    """
+    with (
+        BlockingCursor(url(worker, "https"), deadline=2) as cursor,
+        pytest.raises((UnexpectedAnswer, OutcomeUnknown)),
+    ):
+        cursor.next()
+    assert worker.ask("/current")[0].headers["Pex-Revision"] == "0"
+
+
+def test_long_values(tmp_path: Path) -> None:
+    """
+    Values have all of their digits, beyond those that the interpreter converts.
+    """
+    make_store(tmp_path / "pexservice-data", 30_000)
+    assert sys.get_int_max_str_digits() == 4300
+    with (
+        Daemon(tmp_path, command="pexservice-worker") as daemon,
+        BlockingCursor(url(daemon)) as cursor,
+    ):
+        found = cursor.next()
+        assert found.position == 30_001
+        assert found.value == int(term_at(30_001).value)
+        # An event has the ends of such a value only.
+        assert next(iter(cursor.watch())).value == found.value
+
+
+def test_workers_that_are_killed(tmp_path: Path) -> None:
+    """
+    Every step is answered and made once, while the workers that serve are killed.
+    """
+    answers: list[State] = []
+    stopping = threading.Event()
+
+    def client(cursor: BlockingCursor) -> None:
+        while not stopping.is_set():
+            answers.append(cursor.next())
+
+    def enough(number: int) -> bool:
+        return len(answers) >= number
+
+    with Daemon(tmp_path) as daemon, BlockingCursor(url(daemon)) as cursor:
+        threads = [threading.Thread(target=client, args=(cursor,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(3):
+                said = daemon._wait_for(rf"(?s)({'stands by.*' * (number + 1)})")
+                (*_, served) = re.findall(r"(worker-\d) serves", said)
+                (*_, pid) = re.findall(rf"{served} is process (\d+)", said)
+                wait_until(partial(enough, len(answers) + 50), "there are steps")
+                os.kill(int(pid), signal.SIGKILL)
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+        steps = {each.revision: each.position for each in cursor.history()}
+    assert len({each.revision for each in answers}) == len(answers)
+    assert {each.revision: each.position for each in answers} == steps
+
+
+@pytest.mark.needs("nginx")
+def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
+    """
+    A proxy that has no service any more answers 502; the step is made when it has one.
+    """
+    place = tmp_path / "nginx"
+    place.mkdir()
+    with (
+        nginx(place, tmp_path / "socket") as port,
+        BlockingCursor(f"http://127.0.0.1:{port}") as cursor,
+    ):
+        assert cursor.next().value == 1
+        worker.stop()
+        with pytest.raises(OutcomeUnknown, match="status 502") as caught:
+            cursor.next(deadline=1)
+        listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
+        with Daemon(tmp_path, *listen, command="pexservice-worker"):
+            found = cursor.next(key=caught.value.key)
+            assert (found.revision, found.value) == (2, 1)
+
+
+def test_a_connection_that_ends(worker: Daemon) -> None:
+    """
+    A step whose connection ends without an answer is sent again by this client, with its
+    key, and by nothing below it.
+    """
+    heard: list[bytes] = []
+
+    def forward(listening: socket.socket) -> None:
+        for number in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                heard.append(connection.recv(65536))
+                with closing(socket.create_connection(("127.0.0.1", worker.port))) as to:
+                    to.sendall(heard[-1])
+                    answer = read_answer(to)
+                if number == 2:
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=forward, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        with BlockingCursor(f"http://127.0.0.1:{port}") as cursor:
+            found = cursor.next()
+        thread.join()
+    assert (found.revision, found.replayed) == (1, True)
+    keys = {re.findall(rb"(?i)\r\nidempotency-key: (\S+)", each)[0] for each in heard}
+    assert (len(heard), len(keys)) == (3, 1)
+
+
+def test_interrupted(worker: Daemon) -> None:
+    """
+    Ctrl-C ends a script that waits for an answer, at once.
+    """
+    script = (
+        "import sys\nfrom pexservice.client import BlockingCursor\n"
+        "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
+        "    print(cursor.current().revision, flush=True)\n"
+        "    input()\n"
+        "    cursor.next()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, url(worker)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        worker.stop()
+        assert process.stdin is not None
+        # It waits for this, or for an answer that does not come.
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")

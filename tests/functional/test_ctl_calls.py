@@ -1,0 +1,244 @@
+"""
+The verbs of C{pexctl} that call a service, beside the real daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.functional.test_ctl import MODULE, PEXCTL, server
+from tests.support.daemon import PATIENCE, Daemon
+
+
+def pexctl(
+    daemon: Daemon | str,
+    *arguments: str,
+    command: tuple[str, ...] = PEXCTL,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run one verb to its end.
+    """
+    at = daemon if isinstance(daemon, str) else f"http://127.0.0.1:{daemon.port}"
+    return subprocess.run(
+        [*command, *arguments],
+        env={**os.environ, "PEXSERVICE_URL": at, **(env or {})},
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Daemon]:
+    """
+    One worker.
+    """
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        yield daemon
+
+
+def test_steps(worker: Daemon) -> None:
+    """
+    Each verb tells the value after it as a line, or the state as an object.
+    """
+    shown = [pexctl(worker, each) for each in ("next", "next", "next", "previous")]
+    assert [(each.returncode, each.stdout, each.stderr) for each in shown] == [
+        (0, value, "") for value in ("1\n", "1\n", "2\n", "1\n")
+    ]
+    assert pexctl(worker, "current", command=MODULE).stdout == "1\n"
+    told = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", "4")
+    assert json.loads(told.stdout) == {
+        "outcome": "moved",
+        "revision": 5,
+        "position": 3,
+        "current": "2",
+        "previous": "1",
+        "next": "3",
+        "replayed": False,
+    }
+    assert json.loads(pexctl(worker, "next", "--json", "--key", "k").stdout)["replayed"]
+    moved = pexctl(worker, "reset", "--if-revision", "4", "--json")
+    assert moved.returncode == 1
+    assert moved.stderr.endswith("is at revision 5, position 3; nothing was moved\n")
+    found = json.loads(moved.stdout)
+    assert (found["outcome"], found["revision"]) == ("precondition-failed", 5)
+    assert pexctl(worker, "reset").stdout == "0\n"
+    history = pexctl(worker, "history", "--limit", "2", "--before", "6")
+    lines = [line.split(maxsplit=1)[1] for line in history.stdout.splitlines()]
+    assert lines == ["revision 5 next to position 3", "revision 4 previous to position 2"]
+    assert history.stdout == worker.ask("/history?limit=2&before=6")[1].decode()
+    objects = pexctl(worker, "history", "--json").stdout.splitlines()
+    assert [json.loads(each)["revision"] for each in objects] == [6, 5, 4, 3, 2, 1]
+
+
+def test_nobody_there() -> None:
+    """
+    69 for a question, 75 for a step, with the key by which it can be asked for again.
+    """
+    nobody = "http://127.0.0.1:1"
+    asked = pexctl(nobody, "current", "--deadline", "0.5")
+    assert (asked.returncode, asked.stdout) == (69, "")
+    assert "Connection refused" in asked.stderr
+    step = pexctl(nobody, "next", "--deadline", "0.5", "--json")
+    assert step.returncode == 75
+    found = json.loads(step.stdout)
+    assert found["outcome"] == "outcome-unknown"
+    assert found["key"] in step.stderr
+    wrong = pexctl("gopher://x", "current")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: gopher://x: must be http://")
+
+
+def test_of_several(worker: Daemon) -> None:
+    """
+    One that answers is enough.
+    """
+    nobody, there = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
+    assert pexctl(f"{nobody} {there}", "next").stdout == "1\n"
+    assert pexctl(nobody, "next", "--url", nobody, "--url", there).stdout == "1\n"
+
+
+def test_somebody_else() -> None:
+    """
+    69: what answers is another service.
+    """
+    with server({"/current": (200, b"<html>")}) as url:
+        shown = pexctl(url, "current")
+    assert shown.returncode == 69
+    assert shown.stderr.startswith(f"pexctl: {url}/current: expected application/json")
+
+
+def test_the_token(tmp_path: Path) -> None:
+    """
+    It comes from a file or the environment, and is not shown.
+    """
+    (tmp_path / "tokens").write_text("# mine\nsecret\nanother\n")
+    with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
+        refused = pexctl(daemon, "next", "--json")
+        assert refused.returncode == 1
+        assert json.loads(refused.stdout)["problem"] == "unauthorized"
+        wrong = pexctl(daemon, "next", env={"PEXSERVICE_TOKEN": "geheim"})
+        assert "this token may not move the cursor" in wrong.stderr
+        assert "geheim" not in wrong.stderr
+        tokens = str(tmp_path / "tokens")
+        assert pexctl(daemon, "next", "--token-file", tokens).stdout == "1\n"
+        assert pexctl(daemon, "next", env={"PEXSERVICE_TOKEN": "another"}).stdout == "1\n"
+        none = pexctl(daemon, "next", "--token-file", str(tmp_path / "none"))
+        assert none.returncode == 2
+        assert none.stderr.endswith("/none: No such file or directory\n")
+
+
+@pytest.mark.parametrize("verb", ["status", "current", "next", "history"])
+def test_over_tls(tmp_path: Path, verb: str) -> None:
+    """
+    An authority in a file is trusted.
+    """
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
+    with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
+        url = f"https://127.0.0.1:{daemon.port}"
+        shown = pexctl(url, verb, "--ca-file", str(tmp_path / "ca.pem"))
+        assert (shown.returncode, shown.stderr) == (0, "")
+        refused = pexctl(url, verb)
+        assert refused.returncode == 69
+        assert "certificate" in refused.stderr
+
+
+def test_watch(worker: Daemon) -> None:
+    """
+    A line for what is there, and for each move; Ctrl-C ends it without a word.
+    """
+    with subprocess.Popen(
+        [*PEXCTL, "watch", "--url", f"http://127.0.0.1:{worker.port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "revision 0 position 0: 0\n"
+        pexctl(worker, "next")
+        assert watching.stdout.readline() == "revision 1 position 1: 1\n"
+        watching.send_signal(signal.SIGINT)
+        assert watching.communicate(timeout=PATIENCE) == ("", "")
+    assert watching.returncode == 130
+
+
+def test_a_pipe_that_closes(worker: Daemon) -> None:
+    """
+    Whoever reads no further is told nothing, and neither is anybody else.
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    url = f"http://127.0.0.1:{worker.port}"
+    with os.fdopen(writing, "w") as pipe:
+        ended = subprocess.run(
+            [*PEXCTL, "current", "--url", url],
+            check=False,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert (ended.returncode, ended.stderr) == (141, "")
+    with Path("/dev/full").open("w") as full:
+        failed = subprocess.run(
+            [*PEXCTL, "current", "--url", url],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert failed.returncode == 1
+    assert failed.stderr == "pexctl: standard output: No space left on device\n"
+
+
+def test_load(tmp_path: Path) -> None:
+    """
+    Steps are counted by the history, also while workers are killed; a bar is drawn on a
+    terminal.
+    """
+    with Daemon(tmp_path) as daemon:
+        told = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")
+        assert told.returncode == 0, told.stderr
+        assert told.stderr == ""
+        found = json.loads(told.stdout)
+        assert (found["lost"], found["doubled"], found["unknown"]) == (0, 0, 0)
+        revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        assert found["answered"] == revision > 0
+
+        ours, theirs = pty.openpty()
+        url = f"http://127.0.0.1:{daemon.port}"
+        with subprocess.Popen(
+            [*PEXCTL, "load", "--seconds", "2", "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+        ) as loading:
+            os.close(theirs)
+            drawn = os.read(ours, 4096).decode()
+            said = daemon._wait_for("stands by")
+            (*_, served) = re.findall(r"(worker-\d) serves", said)
+            (*_, pid) = re.findall(rf"{served} is process (\d+)", said)
+            os.kill(int(pid), signal.SIGKILL)
+            out, _ = loading.communicate(timeout=PATIENCE)
+        os.close(ours)
+    assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
+    assert loading.returncode == 0
+    assert out.endswith("by the history: lost 0, doubled 0\n")

@@ -1,0 +1,50 @@
+"""
+What C{pexctl} writes.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from pexservice.cli.output import ProgressBar
+
+
+class Terminal(StringIO):
+    """
+    A stream that is looked at.
+    """
+
+    def isatty(self) -> bool:
+        """
+        Say so.
+        """
+        return True
+
+
+def test_a_bar_on_a_terminal() -> None:
+    """
+    A bar grows in one line, which is empty at the end.
+    """
+    terminal = Terminal()
+    with ProgressBar(terminal) as bar:
+        bar.show("copying", 0)
+        bar.show("copying", 50)
+        bar.show("copying", 50)
+        bar.show("verifying", 250)
+    _, *shown, last = terminal.getvalue().replace("\r\r", "\r").split("\r")
+    assert last == ""
+    first, second, third, cleared = shown
+    assert first == f"[{'.' * 30}]   0 % copying"
+    assert second == f"[{'#' * 15}{'.' * 15}]  50 % copying"
+    assert third == f"[{'#' * 30}] 100 % verifying"
+    assert cleared == " " * len(third)
+
+
+def test_no_bar_elsewhere() -> None:
+    """
+    A file or a pipe gets none.
+    """
+    stream = StringIO()
+    with ProgressBar(stream) as bar:
+        bar.show("copying", 50)
+    assert stream.getvalue() == ""
