@@ -101,6 +101,7 @@ class Caller:
         """
         end = self.clock.seconds() + deadline
         turn = self._turn
+        wrong = ""
         for attempt in count():
             remaining = end - self.clock.seconds()
             asked_to_wait = 0.0
@@ -110,7 +111,12 @@ class Caller:
                     call, turn, read_answer, min(self.patience, remaining)
                 )
             except BROKEN as error:
-                wrong = f"{url}: {explain(error)}"
+                # That the deadline cut the last attempt short says less than what was
+                # wrong before.
+                if not (
+                    wrong and remaining < self.patience and isinstance(error, TimedOut)
+                ):
+                    wrong = f"{url}: {explain(error)}"
             else:
                 if answer.status not in AGAIN:
                     self._turn = turn

@@ -385,6 +385,16 @@ def test_why_it_was_not_answered(service: FakeService) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_last_attempt(service: FakeService) -> None:
+    """
+    An attempt that has no time left does not hide what was wrong before.
+    """
+    service.disturbances = [problem(503, "not-taken")]
+    service.always = Disturbance(silent=True)
+    with pytest.raises(Unanswered, match=r"after 2 tries: .*about not-taken"):
+        service.after(cursor(service).current(deadline=1))
+
+
 def test_long_values(service: FakeService) -> None:
     """
     Values are exact beyond the digits that the interpreter converts, and its limit is not
