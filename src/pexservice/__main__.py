@@ -27,6 +27,11 @@ import pexservice.process.import_guard  # noqa: F401 before Twisted
 
 # isort: split
 
+from pexservice.cli.front_page import answer
+
+if __name__ == "__main__" and (status := answer(sys.argv[1:], VERBS)) is not None:
+    sys.exit(status)
+
 from twisted.scripts.twistd import run
 
 if __name__ == "__main__":

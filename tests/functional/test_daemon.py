@@ -330,6 +330,17 @@ def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
         socket.create_connection(server.getsockname(), PATIENCE).close()
 
 
+def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
+    """
+    The reason stands whole on the terminal, where twistd cuts it after a hundred bytes.
+    """
+    store = tmp_path / ("long" * 50) / "store"
+    started = run(tmp_path, "pexservice", "--listen", LOOPBACK, "--store", f"lmdb:{store}")
+    assert started.returncode == 1
+    first = started.stderr.splitlines()[0]
+    assert first == f"pexservice: the store {store}: No such file or directory"
+
+
 def test_daemonised(tmp_path: Path) -> None:
     """
     A pid file and a log file while it runs, and the pid file goes with it.

@@ -29,6 +29,7 @@ from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.log_lines import error_line
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.start_signals import START_SIGNALS
+from pexservice.process.start_terminal import START_TERMINAL
 from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, options_of
@@ -126,6 +127,8 @@ class CommonOptions(usage.Options):
         Parse the command line; end the process with one line if it is wrong, for twistd
         would print the whole of its own help before it.
         """
+        if not self.foreground:
+            START_TERMINAL.keep()
         try:
             super().parseOptions(options)
         except usage.UsageError as error:

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
 from pexservice.process.log_lines import error_line, is_journal
+from pexservice.process.start_terminal import START_TERMINAL
 
 
 class Status(IntEnum):
@@ -79,6 +80,13 @@ def cannot_use(what: str, error: OSError) -> CannotStart:
     return kind(f"{what}: {error.strerror or error}")
 
 
+def tell_starter(reason: str) -> None:
+    """
+    Write C{reason} whole to the terminal of whoever starts this process as a daemon.
+    """
+    START_TERMINAL.write(f"pexservice: {reason}\n")
+
+
 class ProcessExit:
     """
     Ends this process.
@@ -111,6 +119,8 @@ class ProcessExit:
         """
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
         self._at_exit(self._end_unless_stopped)
+        # By then twistd has told whoever started a daemon that it runs.
+        self._reactor.callWhenRunning(START_TERMINAL.release)
 
     def _reactor_stopped(self) -> None:
         self._stopped = True
@@ -130,6 +140,7 @@ class ProcessExit:
             return
         self.reason = reason
         self._log.critical("{reason}", reason=reason)
+        tell_starter(reason)
         # The journal has the log, and needs no second line.
         if not is_journal(2):
             self._write(reason)

@@ -71,7 +71,8 @@ class Place:
             kind = _KINDS.get(number, CannotStart)
             raise kind(f"cannot listen on {self.description}: {reason}") from error
         except (OSError, ValueError) as error:
-            raise CannotStart(f"cannot listen on {self.description}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise CannotStart(f"cannot listen on {self.description}: {reason}") from error
         return port
 
 

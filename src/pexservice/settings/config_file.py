@@ -41,7 +41,9 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
             table = tomllib.load(file)
     except OSError as error:
         raise ValueError(f"the configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"the configuration file {path} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"the configuration file {path}: {error}") from error
     values = {}
     for key, value in table.items():

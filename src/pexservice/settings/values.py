@@ -15,9 +15,28 @@ from twisted.internet import endpoints
 from pexservice.process.listening import ALL_OF_SYSTEMD
 from pexservice.stores.registry import UnknownScheme, check_url
 
-#: The kinds of endpoints that a worker can listen on; C{fd:} is a socket that its
-#: supervisor hands down.
-KINDS = ("tcp:", "tcp6:", "unix:", "systemd:", "fd:")
+#: The kinds of endpoints that a worker can listen on, and their forms; C{fd:} is a socket
+#: that its supervisor hands down.
+ENDPOINTS = {
+    "tcp": ("tcp:PORT", "tcp:PORT:interface=ADDRESS"),
+    "tcp6": ("tcp6:PORT", "tcp6:PORT:interface=ADDRESS with a \\ before each : of it"),
+    "unix": ("unix:PATH", "unix:PATH:mode=660"),
+    "systemd": (ALL_OF_SYSTEMD, "systemd:domain=INET:index=0"),
+    "fd": ("fd:NUMBER",),
+}
+
+_KINDS = "tcp:PORT, tcp6:PORT, unix:PATH or systemd:all"
+
+_UNPASSED = (
+    f"systemd has passed no such socket; {ALL_OF_SYSTEMD} takes all, systemd:domain=INET:"
+    "index=0 the first, in a service that has a socket unit"
+)
+
+#: What people write who have seen a URL, or another program's option.
+_ADDRESS = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_MOST_PORT = 65535
 
 #: RFC 6454's serialization of an origin, as browsers send it.
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
@@ -93,6 +112,10 @@ def store_url(url: str) -> str:
         check_url(url)
     except UnknownScheme as error:
         likely = "etcd:" if re.match(r"https?://", url) else "lmdb:" * (":" not in url)
+        scheme, colon, rest = url.partition(":")
+        meant = get_close_matches(scheme, ["lmdb", "etcd"], 1) if colon else []
+        if meant and not likely:
+            likely, url = f"{meant[0]}:", rest
         hint = f" (did you mean {likely}{url}?)" if url and likely else ""
         raise ValueError(f"{error}{hint}") from None
     return url
@@ -104,17 +127,48 @@ def endpoint(description: str) -> str:
     """
     if description == ALL_OF_SYSTEMD:
         return description
-    kind = description.partition(":")[0] + ":"
-    if kind not in KINDS:
-        told = ", ".join(KINDS[:-1])
-        hint = f" (did you mean tcp:{description}?)" if description.isdigit() else ""
-        raise ValueError(f"it must begin with {told}{hint}")
+    kind, *words = description.split(":")
+    if kind not in ENDPOINTS:
+        raise ValueError(f"must be {_KINDS}{_meant(description)}")
+    if kind.startswith("tcp"):
+        # By its place, or by its name.
+        named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
+        if (
+            not _PORT.fullmatch(port := (named or words or [""])[0])
+            or int(port) > _MOST_PORT
+        ):
+            raise ValueError(f"the port must be a number up to {_MOST_PORT}")
     try:
         # Nothing is opened, so no reactor is needed.
         endpoints.serverFromString(None, description)
-    except (TypeError, LookupError) as error:
-        raise ValueError(str(error)) from error
+    except (TypeError, ValueError, LookupError) as error:
+        raise ValueError(_UNPASSED if kind == "systemd" else _form(kind)) from error
     return description
+
+
+def _form(kind: str) -> str:
+    return f"must be {' or '.join(ENDPOINTS[kind])}"
+
+
+def _meant(description: str) -> str:
+    """
+    Suggest what an endpoint of no known kind was meant to be.
+    """
+    head = description.partition(":")[0]
+    if description.isdecimal():
+        likely = f"tcp:{description}"
+    elif description.startswith("/"):
+        likely = f"unix:{description}"
+    elif get_close_matches(head, ENDPOINTS, 1):
+        return near(head, list(ENDPOINTS), "{}:")
+    elif found := _ADDRESS.fullmatch(description):
+        host, port = found.groups()
+        escaped = host.replace(":", "\\:")
+        kind = "tcp6" if ":" in host else "tcp"
+        likely = f"{kind}:{port}:interface={escaped}".removesuffix(":interface=localhost")
+    else:
+        return ""
+    return f" (did you mean {likely}?)"
 
 
 def origin(text: str) -> str:

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit
-from pexservice.process.exit_status import CannotStart, ProcessExit, Status
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status, tell_starter
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
 from pexservice.process.orphans import bury_orphans
@@ -198,6 +198,7 @@ class Supervisor(Service):
 
     def _refuse(self, error: CannotStart) -> None:
         if not self._foreground:
+            tell_starter(str(error))
             raise error
         self._exit_with(error.exit_status, str(error))
 

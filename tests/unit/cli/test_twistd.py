@@ -113,7 +113,21 @@ def test_flags_and_hidden_options() -> None:
         (["--store", "redis:x"], "must be lmdb:DIRECTORY or etcd:http://HOST:PORT;"),
         (["--store", "etcd:h"], "--store etcd:h: "),
         (["--listen", "8081"], "(did you mean tcp:8081?)"),
-        (["--listen", "tcp:x"], "--listen tcp:x: "),
+        (["--listen", "tpc:8081"], "unix:PATH or systemd:all (did you mean tcp:?)"),
+        (["--listen", "127.0.0.1:80"], "(did you mean tcp:80:interface=127.0.0.1?)"),
+        (["--listen", "localhost:80"], "(did you mean tcp:80?)"),
+        (["--listen", "[::1]:80"], r"(did you mean tcp6:80:interface=\:\:1?)"),
+        (["--listen", "/run/x"], "(did you mean unix:/run/x?)"),
+        (["--listen", "x"], "must be tcp:PORT, tcp6:PORT, unix:PATH or systemd:all;"),
+        (["--listen", "tcp:x"], "--listen tcp:x: the port must be a number up to 65535;"),
+        (["--listen", "tcp"], "--listen tcp: the port must be a number up to 65535;"),
+        (["--listen", "tcp:port=65536"], "the port must be a number up to 65535;"),
+        (
+            ["--listen", "tcp:80:interfce=h"],
+            ": must be tcp:PORT or tcp:PORT:interface=ADDRESS;",
+        ),
+        (["--listen", "systemd:domain=INET:index=7"], "systemd has passed no such socket"),
+        (["--store", "lmbd:x"], "(did you mean lmdb:x?)"),
         (["--listen", "fd:3"], "--listen fd:3: only a worker takes"),
         (["--synchronous-commit", "yes"], "must be on or off"),
         (["--cors-origin", "https://h/"], "without a path"),
@@ -199,7 +213,9 @@ def test_no_configuration_file(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
     missing.write_bytes(b"\xff")
-    assert f"the configuration file {missing}: " in refused("--config", str(missing))
+    assert f"the configuration file {missing} is not UTF-8" in refused(
+        "--config", str(missing)
+    )
 
 
 def test_settings_are_plain_values() -> None:

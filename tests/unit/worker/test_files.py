@@ -58,7 +58,7 @@ def test_good_files(tmp_path: Path) -> None:
         ),
         (
             Settings(tls_certificate=__file__, tls_key=__file__),
-            f"the TLS certificate {__file__} with the key",
+            f"the TLS file {__file__} has no certificate in PEM form",
         ),
         (Settings(token_file=__file__), f"the token file {__file__}, line 1: a token"),
     ],
@@ -68,6 +68,21 @@ def test_bad_files(settings: Settings, message: str) -> None:
     They are named, and no restart mends them.
     """
     with pytest.raises(Misconfigured, match=message):
+        check_files(settings)
+
+
+def test_damaged_certificates(tmp_path: Path) -> None:
+    """
+    What OpenSSL cannot read is told without OpenSSL's words.
+    """
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
+    key.write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n")
+    settings = Settings(tls_certificate=str(certificate), tls_key=str(key))
+    with pytest.raises(Misconfigured, match=r": one of them is damaged$"):
+        check_files(settings)
+    key.write_bytes(certificate.read_bytes())
+    with pytest.raises(Misconfigured, match="key has no private key in PEM form"):
         check_files(settings)
 
 

@@ -12,6 +12,20 @@ from twisted.internet.interfaces import IProtocolFactory
 from pexservice.process import import_guard
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
+#: What the files must have, and the line by which it is found.
+_CONTENTS = (
+    ("certificate", b"BEGIN CERTIFICATE-----"),
+    ("private key", b"PRIVATE KEY-----"),
+)
+
+#: By OpenSSL's names.
+_REASONS = {
+    "KEY_VALUES_MISMATCH": "they do not belong together",
+    "PEM_LIB": "one of them is damaged",
+    "EE_KEY_TOO_SMALL": "the key is too short to be safe",
+    "CA_MD_TOO_WEAK": "the certificate is signed by a method that is not safe any more",
+}
+
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
     """
@@ -22,11 +36,16 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
     @param key: the path of a PEM file with its key.
     @raise CannotStart: it names the file.
     """
-    for path in (certificate, key):
+    for path, (name, mark) in zip((certificate, key), _CONTENTS, strict=True):
         try:
-            Path(path).read_bytes()
+            content = Path(path).read_bytes()
         except OSError as error:
             raise cannot_use(f"the TLS file {path}", error) from error
+        if mark not in content:
+            raise Misconfigured(
+                f"the TLS file {path} has no {name} in PEM form, which has a line with"
+                f" {mark.decode()}"
+            )
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     # One protocol is spoken here; a client that offers others learns it.
     made.set_alpn_protocols(["http/1.1"])
@@ -44,10 +63,12 @@ def _no_password() -> str:
 
 
 def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
-        return "they do not belong together"
-    return str(reason or error).lower().replace("_", " ") if reason else str(error)
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    # Without a reason OpenSSL could not read one of them, and does not say which.
+    reason = error.reason or "PEM_LIB"
+    words = reason.lower().replace("_", " ")
+    return _REASONS.get(reason, f"they cannot be used ({words})")
 
 
 def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolFactory:

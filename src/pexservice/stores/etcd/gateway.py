@@ -7,6 +7,7 @@ See L{pexservice.stores.etcd.caller} for how a call ends.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -274,4 +275,6 @@ def _by_etcd(endpoint: str, answer: Message) -> Message:
 def _say(error: Exception) -> str:
     if isinstance(error, ResponseFailed):
         return ", ".join(failure.getErrorMessage() for failure in error.reasons)
+    if isinstance(error, ConnectError) and isinstance(error.osError, int):
+        return os.strerror(error.osError)
     return str(error) or type(error).__name__

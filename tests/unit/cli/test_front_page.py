@@ -1,0 +1,56 @@
+"""
+What C{python -m pexservice} says when it is not told what to do.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pexservice.cli.front_page import FRONT_PAGE, answer
+
+VERBS = ("status", "verify")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    It is ours, and not the whole of twistd's.
+    """
+    assert answer(arguments, VERBS) == 0
+    assert capsys.readouterr().out == FRONT_PAGE
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    It is ours too.
+    """
+    assert answer(["--version"], VERBS) == 0
+    assert capsys.readouterr().out.startswith("pexservice ")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("pexservce", " (did you mean pexservice?)"), ("statsu", " (did you mean status?)")],
+)
+def test_an_unknown_command(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    It is told in one line what was near.
+    """
+    assert answer([word], VERBS) == 64
+    assert f"there is no command {word}{hint};" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pexservice"], ["-n", "pexservice", "--help"], ["-n"], ["pexservice-worker"]],
+)
+def test_what_is_for_twistd(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    It is left to twistd.
+    """
+    assert answer(arguments, VERBS) is None
+    assert capsys.readouterr() == ("", "")
