@@ -5,7 +5,9 @@ A connection without a network: bytes in, bytes out, turn by turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -13,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
+from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.metrics import Metrics
 from pexservice.process.scoreboard import Score
 from pexservice.server.access_log import AccessLog
@@ -20,6 +23,7 @@ from pexservice.server.connection import Connection
 from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
+from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
@@ -28,6 +32,7 @@ from pexservice.web.events import Events
 from pexservice.web.hosts import HostPolicy
 from pexservice.web.operations import Performer
 from pexservice.web.throttle import RateLimit
+from tests.support.fake_etcd import FakeCaller
 from tests.support.fakes import MemoryStore, Turns, now
 
 _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
@@ -84,8 +89,10 @@ class Server:
         hosts: tuple[str, ...] = (),
         table: Table = TABLE,
         logs: bool = False,
+        etcd: FakeCaller | None = None,
     ) -> None:
         """
+        @param etcd: a way to the store that it has instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: those that are answered over loopback.
         """
@@ -95,8 +102,11 @@ class Server:
         self.store = MemoryStore()
         self.sink = Sink()
         self.failures: list[Failure] = []
-        self.committer = Committer(
-            self.store,
+        make: Callable[..., Committer] = partial(Committer, self.store)
+        if etcd is not None:
+            shared = EtcdStore(etcd, "p/", stream=etcd.stream)
+            make = cast(Callable[..., Committer], partial(OptimisticCommitter, shared))
+        self.committer = make(
             self.clock,
             fatal=self.failures.append,
             monotonic=self.clock.seconds,

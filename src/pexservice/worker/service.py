@@ -266,7 +266,7 @@ class Worker(Service):
         if name is None:
             return None
         log = AccessLog(sink_of(name))
-        if self._settings.lifeline is None:
+        if not self._settings.is_supervised:
             # Of a supervisor's workers, new ones open it anew.
             signal.signal(signal.SIGHUP, lambda *_: log.reopen())
         return log
