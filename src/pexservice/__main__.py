@@ -14,7 +14,7 @@ if __name__ == "__main__" and "pexservice" in sys.argv:
 #: Those of L{pexservice.cli.pexctl}, which a worker has no use for.
 VERBS = (
     *("current", "next", "previous", "reset", "history", "watch", "load"),
-    *("status", "reload", "verify", "backup"),
+    *("status", "check", "reload", "verify", "backup", "restore"),
 )
 
 if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in VERBS:

@@ -20,12 +20,14 @@ from pexservice.cli.outcome import Result, VerbFailed
 from pexservice.cli.output import give_up_output, write
 from pexservice.cli.verbs import (
     backup,
+    check,
     current,
     history,
     load,
     previous,
     reload,
     reset,
+    restore,
     status,
     verify,
     watch,
@@ -65,17 +67,19 @@ VERBS: dict[str, Verb] = {
     "watch": watch,
     "load": load,
     "status": status,
+    "check": check,
     "reload": reload,
     "verify": verify,
     "backup": backup,
+    "restore": restore,
 }
 
 EPILOGUE = """\
 exit status:
-  0    it is well: done, ready, reloaded, whole, backed up
+  0    it is well: done, ready, reloaded, whole, backed up, restored
   1    it is not ready, was refused, or could not be done
   2    the command line is wrong, or a file that it names
-  64   the store has another format
+  64   an option or a file it names is wrong, or the store has another format
   69   nobody answers as a pexservice does
   75   a step may have been made or not: repeat it with the key that is told
   78   the store is damaged
@@ -130,7 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     @return: the exit status.
     """
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments, others = parser.parse_known_args(argv)
+    if others and "options" not in arguments:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments.options = others
     # So that what was begun is cleaned up.
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -132,7 +132,7 @@ class CommonOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            wrong = f"{self._explained(str(error))}; see twistd {self.command} --help"
+            wrong = f"{self.explained(str(error))}; see twistd {self.command} --help"
             sys.stderr.write(error_line(f"{self.command}: {wrong}"))
             Notifier.to_service_manager(os.environ).notify(f"STATUS={wrong}")
             # A daemon's start has one status for all that is wrong.
@@ -140,7 +140,7 @@ class CommonOptions(usage.Options):
                 Status.MISCONFIGURED if self.foreground else Status.CANNOT_START
             ) from None
 
-    def _explained(self, wrong: str) -> str:
+    def explained(self, wrong: str) -> str:
         """
         Put Twisted's words for an option that is unknown or lacks its value into ours.
         """

@@ -1,10 +1,11 @@
 """
-C{pexctl backup}: copy a store.
+C{pexctl backup}: copy a store, once or again and again.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from pexservice.cli.arguments import add_directory
 from pexservice.cli.outcome import Result
@@ -13,7 +14,13 @@ SUMMARY = "copy a store, also while a service uses it"
 DESCRIPTION = """\
 The copy is one state that was
 committed, and is verified; it is a store itself: start a service on it, or put
-it in the place of one that was lost."""
+it in the place of one that was lost, with pexctl restore."""
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
+        raise ArgumentTypeError(f"{text}: must be a number, 1 or more")
+    return int(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,7 +28,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     See L{pexservice.cli.pexctl.Verb}.
     """
     add_directory(parser, "store", "the store's directory")
-    add_directory(parser, "to", "the copy's directory, to be made")
+    add_directory(
+        parser,
+        "to",
+        "the copy's directory, to be made; with --keep, the directory of all copies",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="N",
+        type=_count,
+        help="name the copy by the time, and remove all but the newest N",
+    )
+    parser.add_argument(
+        "--textfile",
+        metavar="FILE",
+        help="write how it went for Prometheus' node exporter; takes --keep",
+    )
 
 
 def run(arguments: Namespace) -> Result:
@@ -31,12 +53,60 @@ def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.cli.outcome import VerbFailed
     from pexservice.cli.output import ProgressBar
     from pexservice.stores.lmdb.backup import backup
+    from pexservice.stores.lmdb.rotation import add_backup
 
-    with failing_as_a_verb(), ProgressBar() as bar:
-        made = backup(arguments.store, arguments.to, bar.show)
+    if arguments.keep is None:
+        if arguments.textfile is not None:
+            raise VerbFailed("--textfile takes --keep")
+        with failing_as_a_verb(), ProgressBar() as bar:
+            made = backup(arguments.store, arguments.to, bar.show)
+    else:
+        failed = True
+        try:
+            with failing_as_a_verb(), ProgressBar() as bar:
+                made = add_backup(arguments.store, arguments.to, arguments.keep, bar.show)
+            failed = False
+        finally:
+            if arguments.textfile is not None:
+                _write_textfile(arguments.textfile, arguments.to, failed=failed)
     return Result(
         f"{made.store} is a verified backup: {contents(made)}",
         {"outcome": "backed-up", **asdict(made)},
     )
+
+
+def _write_textfile(name: str, directory: str, *, failed: bool) -> None:
+    """
+    Write the metrics, whole or not at all, for everybody to read.
+    """
+    from pathlib import Path
+
+    from pexservice.cli.outcome import VerbFailed
+    from pexservice.stores.lmdb.rotation import existing_backups, time_of
+
+    try:
+        backups = existing_backups(directory)
+    except OSError:
+        backups = []
+    samples = {
+        "failed": ("Whether the last backup failed.", int(failed)),
+        "kept": ("Verified backups that there are.", len(backups)),
+    }
+    if backups:
+        words = "When the newest verified backup was begun, in seconds since 1970."
+        samples["last_success_timestamp_seconds"] = (words, int(time_of(backups[-1])))
+    lines = []
+    for short, (words, value) in samples.items():
+        metric = f"pexservice_backup_{short}"
+        lines += [f"# HELP {metric} {words}", f"# TYPE {metric} gauge", f"{metric} {value}"]
+    file = Path(name)
+    beside = file.with_name(f".{file.name}.partial")
+    try:
+        beside.write_text("\n".join([*lines, ""]))
+        beside.chmod(0o644)
+        beside.replace(file)
+    except OSError as error:
+        raise VerbFailed(f"the metrics {name}: {error.strerror}") from error

@@ -1,0 +1,153 @@
+"""
+C{pexctl check}: would the service start with these options?
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from pexservice.cli.outcome import Result
+
+if TYPE_CHECKING:
+    from pexservice.settings.options import Settings
+
+SUMMARY = "read options, files, addresses and store as a start would"
+DESCRIPTION = """\
+Nothing
+is changed: no store is made, no address is kept. Run it as the service's user,
+who may not read what you may. What a service uses that runs now is named, and
+is nothing wrong."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    parser.usage = "pexctl check [-h] [--json] [OPTIONS]"
+    parser.epilog = f"OPTIONS are the service's, as --config FILE.\n\n{parser.epilog}"
+    # Those that this parser does not know.
+    parser.set_defaults(options=[])
+
+
+def run(arguments: Namespace) -> Result:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from attrs import evolve
+    from twisted.python.usage import Options, UsageError
+
+    from pexservice.cli.local_store import failing_as_a_verb
+    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.twistd import ServiceOptions
+    from pexservice.process.exit_status import CannotStart, Status
+    from pexservice.worker.files import check_files
+
+    options = ServiceOptions()
+    try:
+        # Our own form of it ends the process.
+        Options.parseOptions(options, arguments.options)
+    except UsageError as error:
+        raise VerbFailed(
+            options.explained(str(error)), "misconfigured", Status.MISCONFIGURED
+        ) from error
+    settings = options.settings()
+    in_use: list[str] = []
+    try:
+        # The log's file would be made.
+        check_files(evolve(settings, access_log=None))
+        _check_access_log(settings.access_log)
+        in_use += _check_addresses(settings)
+    except CannotStart as error:
+        outcome = "misconfigured" if error.exit_status == Status.MISCONFIGURED else "failed"
+        raise VerbFailed(str(error), outcome, error.exit_status) from error
+    with failing_as_a_verb():
+        note = _check_store(settings, in_use)
+    used = f"; in use now: {', '.join(in_use)}" if in_use else ""
+    return Result(f"well{note}{used}", {"outcome": "well", "in_use": in_use})
+
+
+def _check_access_log(name: str | None) -> None:
+    import os
+    from pathlib import Path
+
+    from pexservice.process.exit_status import cannot_use
+    from pexservice.server.access_log import OWN_LOG
+
+    if name is None or name == OWN_LOG:
+        return
+    path = Path(name)
+    try:
+        if path.exists():
+            path.open("ab").close()
+        elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+            path.parent.stat()
+            raise PermissionError(13, "cannot be made there: Permission denied")
+    except OSError as error:
+        raise cannot_use(f"the access log {path}", error) from error
+
+
+def _check_addresses(settings: Settings) -> list[str]:
+    """
+    Listen on each address for a moment.
+
+    @return: those that another process listens on.
+    """
+    from twisted.internet import reactor
+    from twisted.internet.defer import Deferred
+    from twisted.internet.protocol import Factory
+    from twisted.python.failure import Failure
+
+    from pexservice.process.listening import AddressInUse, places, stop_listening
+
+    # Only systemd's children have systemd's sockets, and a Unix socket would be made.
+    own = [each for each in settings.listen if each.startswith(("tcp:", "tcp6:"))]
+    in_use = []
+    for place in places(reactor, own):
+
+        async def listen() -> None:
+            await stop_listening(await place.listen(Factory()))  # noqa: B023 called here
+
+        found: list[Failure] = []
+        Deferred.fromCoroutine(listen()).addErrback(found.append)
+        if found and found[0].check(AddressInUse):
+            in_use.append(place.description)
+        elif found:
+            found[0].raiseException()
+    return in_use
+
+
+def _check_store(settings: Settings, in_use: list[str]) -> str:
+    """
+    Read the store, unless a service uses it.
+
+    @return: what else there is to say.
+    """
+    import os
+
+    from pexservice.stores.interface import StoreBusy, StoreUnusable
+    from pexservice.stores.lmdb.directory import Directory
+    from pexservice.stores.lmdb.verify import verify_in_child
+    from pexservice.stores.registry import is_shared
+
+    if is_shared(settings.store):
+        return "; etcd was not asked"
+    directory = Directory(settings.directory)
+    if not directory.path.exists() or not directory.holds_a_store():
+        parent = directory.path if directory.path.exists() else directory.path.parent
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreUnusable(
+                f"the store {directory.path} cannot be made: {parent} is not there or"
+                " may not be written to"
+            )
+        return f"; a new store would be made in {directory.path}"
+    try:
+        directory.own()
+    except StoreBusy:
+        in_use.append(f"the store {directory.path}")
+        return ""
+    try:
+        verify_in_child(directory.path)
+    finally:
+        directory.release()
+    return ""

@@ -1,0 +1,69 @@
+"""
+C{pexctl restore}: put a backup in the place of a store.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+from pexservice.cli.arguments import add_directory
+from pexservice.cli.outcome import Result
+
+SUMMARY = "put a backup in the place of a store that no service uses"
+DESCRIPTION = """\
+The copy is verified, the
+directory of before is kept under another name, and at every moment there is one
+of the two. Revisions that callers saw after the backup are counted again,
+unless --beyond names the highest of them: then steps are made until all are
+left behind, and the position stays as the backup has it."""
+
+
+def _revision(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ArgumentTypeError(f"{text}: must be a revision, 0 or more")
+    return int(text)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    add_directory(parser, "directory", "the backup's directory")
+    parser.add_argument(
+        "--to",
+        metavar="STORE",
+        required=True,
+        type=lambda text: text.removeprefix("lmdb:"),
+        help="the store's directory",
+    )
+    parser.add_argument(
+        "--beyond",
+        metavar="N",
+        type=_revision,
+        help="the highest revision that anybody has seen",
+    )
+
+
+def run(arguments: Namespace) -> Result:
+    """
+    See L{pexservice.cli.pexctl.Verb}.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.cli.output import ProgressBar
+    from pexservice.stores.lmdb.restore import restore
+
+    with failing_as_a_verb(), ProgressBar() as bar:
+        done = restore(arguments.directory, arguments.to, arguments.beyond, bar.show)
+    kept = "" if done.kept is None else f"; what was there is {done.kept}"
+    return Result(
+        f"{done.store.store} is restored: {contents(done.store)}{kept}",
+        {
+            "outcome": "restored",
+            "steps": done.steps,
+            "kept": None if done.kept is None else str(done.kept),
+            **asdict(done.store),
+        },
+    )

@@ -1,0 +1,199 @@
+"""
+Put a backup in the place of a store.
+
+The copy is made and verified beside the store, and the two directories change places in
+one step, so at every moment there is the old store or the new one under the name, and
+never an empty place where a service would begin at 0.  What was there before is kept.
+
+A store from a backup counts again revisions that callers have seen.  They are left behind
+in the one way that is safe: by transitions, which are committed as every other is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar, cast
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import Batch, StoreBusy, StoreUnusable
+from pexservice.stores.lmdb.backup import backup
+from pexservice.stores.lmdb.databases import MAP_BASE
+from pexservice.stores.lmdb.directory import DATA, Directory, sync
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.summary import Summary, existing, summary
+
+T = TypeVar("T")
+
+#: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
+_EXCHANGE = 2
+_HERE = -100
+
+#: How many transitions are committed at a time, an even number, and at most.
+_AT_ONCE = 1 << 20
+MOST_STEPS = 100_000_000
+
+#: Nothing of the history is trimmed here.
+_WHOLE_JOURNAL = 1 << 40
+
+
+@frozen(kw_only=True)
+class Restored:
+    """
+    What was done.
+
+    @ivar store: the store as it is now.
+    @ivar steps: how many transitions were made to leave revisions behind.
+    @ivar kept: where the store is that was there before, if there was one.
+    """
+
+    store: Summary
+    steps: int
+    kept: Path | None
+
+
+def restore(
+    source: str,
+    target: str,
+    beyond: int | None = None,
+    show: Callable[[str, int], object] = lambda *_: None,
+) -> Restored:
+    """
+    Put a copy of the backup in C{source} in the place of the store in C{target}.
+
+    @param beyond: the highest revision that anybody has seen.
+    @param show: as L{backup} has it.
+    @raise StoreBusy: a service uses that store.
+    @raise StoreUnusable: the backup is not whole, or cannot be put there.
+    """
+    existing(source)
+    place = Directory(target)
+    there = place.path.exists()
+    if there and place.path.samefile(source):
+        raise StoreUnusable(f"the backup {source} is the store itself")
+    try:
+        place.own()
+    except StoreBusy as error:
+        raise StoreBusy(f"{error}; stop the service first") from None
+    beside = place.path.parent / f".{place.path.name}.restored-{secrets.token_hex(8)}"
+    try:
+        made = backup(source, str(beside), show)
+        steps = 0 if beyond is None else _leave_behind(beside, made, beyond)
+        _give_to_owner(beside, place.path)
+        kept = _exchange(beside, place.path, was_there=there)
+        return Restored(store=summary(place.path), steps=steps, kept=kept)
+    except OSError as error:
+        raise StoreUnusable(
+            f"the store {place.path} cannot be replaced: {error.strerror}; its parent"
+            " directory has to be writable, so mostly it takes root"
+        ) from error
+    finally:
+        if beside.exists():
+            shutil.rmtree(beside)
+        place.release()
+        if not there and place.path.exists() and not any(place.path.iterdir()):
+            place.path.rmdir()
+
+
+def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
+    """
+    Make steps to and fro until the revision is higher than C{beyond}.
+
+    @return: how many.
+    """
+    steps = max(0, beyond + 1 - made.revision)
+    # To and fro, so that the position stays.
+    steps += steps % 2
+    if steps > MOST_STEPS:
+        raise StoreUnusable(
+            f"--beyond {beyond}: that is {steps} steps from revision {made.revision},"
+            f" and at most {MOST_STEPS} are made; is it the right backup?"
+        )
+    store = LmdbStore(
+        Directory(str(path)),
+        CommitExecutor(cast(IReactorFromThreads, None), _AlwaysInline()),
+        journal=_WHOLE_JOURNAL,
+        verify=None,
+        map_size=MAP_BASE + 2 * (made.size + steps),
+    )
+    revision, position = _result(store.open())
+    to_and_fro = Transition.NEXT.value + Transition.PREVIOUS.value
+    try:
+        for begin in range(0, steps, _AT_ONCE):
+            count = min(_AT_ONCE, steps - begin)
+            batch = Batch(
+                first_revision=revision + begin + 1,
+                start_position=position,
+                transitions=to_and_fro * (count // 2),
+                position=position,
+                time_ns=time.time_ns(),
+            )
+            _result(store.commit(batch))
+    finally:
+        _result(store.close())
+    return steps
+
+
+class _AlwaysInline(ExecutorPolicy):
+    """
+    Nobody waits but the caller.
+    """
+
+    def took(self, seconds: float) -> None:
+        """
+        Stay inline.
+        """
+
+
+def _result(deferred: Deferred[T]) -> T:
+    """
+    Return what C{deferred}, which waits for nothing, has.
+    """
+    results: list[T | Failure] = []
+    deferred.addBoth(results.append)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+def _give_to_owner(made: Path, place: Path) -> None:
+    """
+    Give what root has made to the user whose store is replaced.
+    """
+    owner = place.stat()
+    if os.geteuid() == 0:
+        for each in (made, *made.iterdir()):
+            os.chown(each, owner.st_uid, owner.st_gid)
+
+
+def _exchange(made: Path, place: Path, *, was_there: bool) -> Path | None:
+    """
+    Have the two change places.
+
+    @return: where the store is that was there before, if there was one.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = (os.fsencode(made), os.fsencode(place))
+    if libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    kept = None
+    if was_there and (made / DATA).exists():
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        kept = place.with_name(f"{place.name}.before-{stamp}")
+        made.rename(kept)
+    sync(place.parent)
+    return kept

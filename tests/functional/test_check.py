@@ -1,0 +1,98 @@
+"""
+C{pexctl check} beside real files, addresses and a running service.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import PATIENCE, Daemon
+from tests.support.stores import make_store
+
+PEXCTL = str(Path(sys.executable).parent / "pexctl")
+
+
+def check(path: Path, *options: str) -> tuple[int, str]:
+    """
+    Run C{pexctl check}.
+
+    @return: its exit status, and what it says.
+    """
+    ended = subprocess.run(
+        [PEXCTL, "check", *options],
+        cwd=path,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
+
+
+def test_beside_a_running_service(tmp_path: Path) -> None:
+    """
+    All is well; what the service uses is named, and nothing is left.
+    """
+    make_store(tmp_path / "store", 3)
+    with Daemon(tmp_path, "--store", "lmdb:store") as daemon:
+        before = sorted(each.name for each in tmp_path.iterdir())
+        address = f"tcp:{daemon.port}:interface=127.0.0.1"
+        code, said = check(tmp_path, "--listen", address, "--store", "lmdb:store")
+        assert (code, said) == (
+            0,
+            f"well; in use now: {address}, the store {tmp_path}/store",
+        )
+        assert sorted(each.name for each in tmp_path.iterdir()) == before
+        assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
+
+
+def test_nothing_is_made(tmp_path: Path) -> None:
+    """
+    Neither a store nor the file of a log.
+    """
+    code, said = check(
+        tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
+    )
+    assert code == 0
+    assert said == f"well; a new store would be made in {tmp_path}/pexservice-data"
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (
+            ["--rate-limt", "5"],
+            64,
+            "there is no option --rate-limt (did you mean --rate-limit?)",
+        ),
+        (["--config", "none"], 64, "the configuration file none: No such file"),
+        (["--token-file", "none"], 64, "the token file none: No such file"),
+        (["--tls-certificate", "c", "--tls-key", "k"], 64, "the TLS file c: No such file"),
+        (["--access-log", "none/log"], 64, "the access log none/log: No such file"),
+        (["--store", "lmdb:none/store"], 1, "cannot be made"),
+        (["--store", "lmdb:damaged"], 78, "is damaged"),
+        (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
+        (["now"], 64, "there is no argument now"),
+    ],
+)
+def test_what_is_wrong(tmp_path: Path, options: list[str], status: int, said: str) -> None:
+    """
+    One line, with the status that a start would end with.
+    """
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
+    if "--listen" not in options:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        options = [*options, "--listen", f"tcp:{port}:interface=127.0.0.1"]
+    code, words = check(tmp_path, *options)
+    assert code == status
+    assert said in words
+    assert len(words.splitlines()) == 1

@@ -1,0 +1,141 @@
+"""
+A backup in the place of a store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
+from pexservice.stores.lmdb import restore as module
+from pexservice.stores.lmdb.backup import backup
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.restore import restore
+from pexservice.stores.lmdb.summary import summary
+from pexservice.stores.lmdb.verify import verify
+from tests.support.stores import make_store
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """
+    A directory with a store at revision 9 and a backup of one at revision 7.
+    """
+    make_store(tmp_path / "older", 7)
+    backup(str(tmp_path / "older"), str(tmp_path / "backup"))
+    make_store(tmp_path / "store", 9)
+    return tmp_path
+
+
+def test_the_old_one_is_kept(place: Path) -> None:
+    """
+    The store is what the backup is, and what was there lies beside it, whole.
+    """
+    done = restore(str(place / "backup"), str(place / "store"))
+    assert (done.store.revision, done.store.position, done.steps) == (7, 7, 0)
+    assert done.kept is not None
+    assert done.kept.name.startswith("store.before-")
+    for directory, revision in (
+        (place / "store", 7),
+        (done.kept, 9),
+        (place / "backup", 7),
+    ):
+        verify(directory)
+        assert summary(directory).revision == revision
+    assert not [each for each in place.iterdir() if each.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("beyond", "revision"),
+    [(0, 7), (6, 7), (7, 9), (8, 9), (9, 11), (3_000_000, 3_000_001)],
+)
+def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> None:
+    """
+    They are left behind by steps to and fro: the position stays, and the store is as
+    whole as one whose callers made them.
+    """
+    done = restore(str(place / "backup"), str(place / "store"), beyond)
+    assert (done.store.revision, done.store.position) == (revision, 7)
+    assert done.steps == revision - 7
+    verify(place / "store")
+
+
+def test_more_than_anybody_would_mean(place: Path) -> None:
+    """
+    A revision from elsewhere is refused, and nothing has changed.
+    """
+    with pytest.raises(StoreUnusable, match="is it the right backup"):
+        restore(str(place / "backup"), str(place / "store"), 10**12)
+    assert_nothing_happened(place)
+
+
+def test_a_store_in_use(place: Path) -> None:
+    """
+    It is refused while a process owns the store.
+    """
+    descriptor = os.open(place / "store", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(StoreBusy, match="stop the service first"):
+        restore(str(place / "backup"), str(place / "store"))
+    os.close(descriptor)
+    assert_nothing_happened(place)
+
+
+def test_a_damaged_backup(place: Path) -> None:
+    """
+    It is found before anything is replaced.
+    """
+    file = place / "backup" / DATA
+    file.write_bytes(file.read_bytes()[:8192] + b"\xff" * 8192)
+    with pytest.raises(StoreDamaged):
+        restore(str(place / "backup"), str(place / "store"))
+    assert_nothing_happened(place)
+
+
+def test_no_backup_there(place: Path) -> None:
+    """
+    Nothing is made where nothing can be restored, and a store is not its own backup.
+    """
+    with pytest.raises(StoreUnusable):
+        restore(str(place / "none"), str(place / "new"))
+    assert not (place / "new").exists()
+    with pytest.raises(StoreUnusable, match="is the store itself"):
+        restore(str(place / "store"), str(place / "store"))
+    assert_nothing_happened(place)
+
+
+def test_on_an_empty_machine(place: Path) -> None:
+    """
+    Where there was no store there is one now, and nothing is kept.
+    """
+    done = restore(str(place / "backup"), str(place / "new"))
+    assert (done.store.revision, done.kept) == (7, None)
+    verify(place / "new")
+
+
+def test_an_interruption_before_the_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever ends it before the two change places leaves the old store and no copy.
+    """
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_give_to_owner", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restore(str(place / "backup"), str(place / "store"))
+    assert_nothing_happened(place)
+
+
+def assert_nothing_happened(place: Path) -> None:
+    """
+    The store is as it was, and nothing is beside it.
+    """
+    assert summary(place / "store").revision == 9
+    assert {each.name for each in place.iterdir()} == {"older", "backup", "store"}

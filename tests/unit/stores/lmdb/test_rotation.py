@@ -1,0 +1,54 @@
+"""
+Backups of which the newest are kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.lmdb.rotation import add_backup, existing_backups, time_of
+from pexservice.stores.lmdb.verify import verify
+from tests.support.stores import make_store
+
+OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """
+    A directory with a store, and three old backups of it beside other things.
+    """
+    make_store(tmp_path / "store", 5)
+    (tmp_path / "backups").mkdir()
+    for name in OLD:
+        make_store(tmp_path / "backups" / name, 1)
+    (tmp_path / "backups" / "20190101T000000Z").mkdir()
+    (tmp_path / "backups" / "letters").mkdir()
+    return tmp_path
+
+
+def test_the_newest_are_kept(place: Path) -> None:
+    """
+    The new one is among them, and what is no backup stays where it is.
+    """
+    backups = place / "backups"
+    made = add_backup(str(place / "store"), str(backups), 2)
+    assert made.revision == 5
+    kept = existing_backups(str(backups))
+    assert [each.name for each in kept] == [OLD[-1], Path(made.store).name]
+    verify(kept[-1])
+    assert (backups / "letters").exists()
+    assert (backups / "20190101T000000Z").exists()
+    assert time_of(Path(OLD[0])) == 1577836800
+
+
+def test_one_that_fails_removes_none(place: Path) -> None:
+    """
+    The old ones are what there is to restore then.
+    """
+    with pytest.raises(StoreUnusable):
+        add_backup(str(place / "none"), str(place / "backups"), 1)
+    assert [each.name for each in existing_backups(str(place / "backups"))] == [*OLD]
