@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all quick bench deb system image-test api-docs screenshots clean
 .PHONY: cluster cluster-faults
-.PHONY: failover power-cuts damage faults histories simulate model attacks resources soak evidence
+.PHONY: exactly-once failover power-cuts damage faults histories simulate model attacks resources soak evidence
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -95,6 +95,9 @@ faults: $(VENV)/tested ## have every system call fail once, and for ever; root, 
 
 histories: $(VENV)/tested ## kill 200 times under clients whose whole record is checked
 	$(VENV)/bin/python -m tests.labs.histories.lab $(KILLS)
+
+exactly-once: $(VENV)/tested ## step by the client for three times 5 minutes while all is killed
+	$(VENV)/bin/python -m tests.labs.client.lab $(SECONDS)
 
 cluster-faults: $(VENV)/tested ## do all that can happen to three etcd and three nodes, five times over
 	$(VENV)/bin/python -m tests.labs.cluster.lab $(ROUNDS)

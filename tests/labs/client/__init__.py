@@ -1,0 +1,3 @@
+"""
+The client, while what it calls is killed again and again.
+"""

@@ -1,0 +1,55 @@
+"""
+Every call of the client is answered and made once, in the short form.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.labs.client.callers import Calls
+from tests.labs.client.lab import check, one_machine, three_nodes
+from tests.support.daemon import Daemon
+
+
+@pytest.mark.parametrize(
+    "proxied", [False, pytest.param(True, marks=pytest.mark.needs("nginx"))]
+)
+def test_killed(tmp_path: Path, *, proxied: bool) -> None:
+    """
+    Workers and their supervisor are killed under it, with nginx between and without.
+    """
+    result = one_machine(tmp_path, 9.0, proxied=proxied, supervisors=4.0)
+    print(result)
+    assert result.kills > 0
+    assert result.restarts > 0
+    assert result.requests > result.calls > 100
+
+
+@pytest.mark.needs("etcd")
+def test_nodes_that_are_killed(tmp_path: Path) -> None:
+    """
+    A node is killed with its etcd, and comes back.
+    """
+    result = three_nodes(tmp_path, 9.0)
+    print(result)
+    assert result.kills > 0
+    assert result.requests > result.calls > 100
+
+
+def test_would_find_what_was_made_twice(tmp_path: Path) -> None:
+    """
+    The control: a step that no call belongs to, and a call that was not made, show.
+    """
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        url = f"http://127.0.0.1:{daemon.port}"
+        daemon.ask("/next", "POST")
+        one = Calls(begun=1, answers=[(1, 1, "next", 0.1)], keys=1)
+        check([one], url)
+        two = Calls(begun=2, answers=[(1, 1, "next", 0.1), (2, 2, "next", 0.1)], keys=2)
+        with pytest.raises(AssertionError, match="1 steps for 2 calls"):
+            check([two], url)
+        daemon.ask("/next", "POST")
+        with pytest.raises(AssertionError, match="2 steps for 1 calls"):
+            check([one], url)
