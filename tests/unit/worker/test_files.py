@@ -57,8 +57,8 @@ def test_good_files(tmp_path: Path) -> None:
             "the TLS file /nowhere/x: No such file",
         ),
         (
-            Settings(tls_certificate=__file__, tls_key=__file__),
-            f"the TLS file {__file__} has no certificate in PEM form",
+            Settings(tls_certificate=pytest.__file__, tls_key=pytest.__file__),
+            f"the TLS file {pytest.__file__} has no certificate in PEM form",
         ),
         (Settings(token_file=__file__), f"the token file {__file__}, line 1: a token"),
     ],
