@@ -207,11 +207,11 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--listen", "8081", "--listen 8081: it must begin with tcp:, tcp6:"),
+        ("--listen", "8081", "--listen 8081: must be tcp:PORT, tcp6:PORT"),
         ("--listen", "tcp:port", "--listen tcp:port:"),
         ("--listen", "tcp", "--listen tcp:"),
         ("--listen", "tcp:8081:color=red", "--listen tcp:8081:color=red:"),
-        ("--listen", "ssl:8081", "--listen ssl:8081: it must begin with"),
+        ("--listen", "ssl:8081", "--listen ssl:8081: must be tcp:PORT"),
         ("--store", "elsewhere", ": must be lmdb:DIRECTORY"),
         ("--store", "lmdb:", ": must be lmdb:DIRECTORY"),
         ("--store", "etcd:127.0.0.1:2379", ": must be etcd:http://HOST:PORT"),

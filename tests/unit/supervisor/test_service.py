@@ -220,7 +220,7 @@ def test_a_worker_would_not_start(
     bench.start()
     assert (bench.statuses, bench.exit.reason) == ([status], reason)
     assert bench.processes == []
-    ((stop, _, __),) = bench.reactor.whenRunningHooks
+    (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
     stop()
     assert bench.reactor.hasStopped
 

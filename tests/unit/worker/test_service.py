@@ -294,7 +294,7 @@ def test_a_scoreboard(make: Callable[..., Bench]) -> None:
         ),
         (
             OSError(24, "Too many open files"),
-            "cannot listen on tcp:8081:interface=127.0.0.1: [Errno 24] Too many open files",
+            "cannot listen on tcp:8081:interface=127.0.0.1: Too many open files",
             [LogLevel.critical],
         ),
     ],
