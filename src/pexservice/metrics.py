@@ -1,12 +1,9 @@
 """
 C{/metrics}: what the rooms count, as Prometheus reads it.
 
-Nothing is counted here.  L{FAMILIES} says what each metric is called and where its
-numbers are found, and they are fetched when somebody asks.
-
-prometheus_client writes the text.  Its own counters are not used: each takes a lock for
-an addition, and a look-up for its labels.  It is imported when a worker starts, since
-the first to ask would have to wait for it; much of what it imports is here anyway.
+Nothing is counted here.  The rooms keep plain numbers on the way of a request, since a
+counter of prometheus_client takes a lock for an addition and a look-up for its labels;
+one collector reads them when somebody asks, and prometheus_client writes the text.
 """
 
 from __future__ import annotations
@@ -14,8 +11,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
+from typing import TypeVar
 
-from attrs import frozen
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -28,325 +25,41 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 import twisted
-from pexservice.commit.counters import Counts, Histogram
+from pexservice.commit.counters import Histogram
 from pexservice.commit.interface import ICommitter
-from pexservice.core.cursor import State
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import Reload, Score
 from pexservice.server.fast_path import FastPath
-from pexservice.server.limits import Connections
-from pexservice.server.request_counters import RequestCounters
-from pexservice.stores.interface import IOnDisk, IStore, Snapshot, Space
+from pexservice.stores.interface import IOnDisk, IStore
 from pexservice.web.replies import Reply
 
-#: The values of a family's labels, and what there is of them.
-Sample = tuple[tuple[str, ...], float]
+_Labelled = TypeVar("_Labelled", CounterMetricFamily, GaugeMetricFamily)
 
 
-@frozen(kw_only=True)
-class Reading:
+def _labelled(
+    make: type[_Labelled],
+    name: str,
+    documentation: str,
+    labels: Sequence[str],
+    samples: Iterable[tuple[Sequence[str], float]],
+) -> _Labelled:
     """
-    All that one answer is made from.
-
-    @ivar versions: of the service, Python and Twisted.
-    @ivar state: what the disk has, once it is read.
-    @ivar space: L{None} if the store has no disk, or is not open.
-    @ivar snapshot: the oldest state of the store that a process reads, if one does.
-    @ivar score: L{None} without a supervisor.
+    Return a metric that has a value for each of several sets of labels.
     """
-
-    versions: tuple[str, str, str]
-    ready: bool
-    state: State | None
-    counts: Counts
-    requests: RequestCounters
-    connections: Connections
-    space: Space | None
-    snapshot: Snapshot | None
-    score: Score | None
+    metric = make(name, documentation, labels=labels)
+    for values, number in samples:
+        metric.add_metric(values, number)
+    return metric
 
 
-@frozen
-class Family:
-    """
-    One metric, or several with a label each.
-
-    @ivar kind: C{"counter"}, whose name ends in C{_total}, or C{"gauge"}.
-    @ivar read: fetches the numbers; none, if there are none.
-    """
-
-    name: str
-    kind: str
-    help: str
-    read: Callable[[Reading], Iterable[Sample]]
-    labels: tuple[str, ...] = ()
-
-    def metric(self, reading: Reading) -> Metric:
-        """
-        As prometheus_client has it.
-        """
-        make = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
-        metric = make(self.name, self.help, labels=self.labels)
-        for labels, value in self.read(reading):
-            metric.add_metric(labels, value)
-        return metric
-
-
-@frozen
-class Distribution:
-    """
-    A metric that is a histogram.
-    """
-
-    name: str
-    help: str
-    read: Callable[[Reading], Histogram]
-    kind: str = "histogram"
-    labels: tuple[str, ...] = ()
-
-    def metric(self, reading: Reading) -> Metric:
-        """
-        As prometheus_client has it.
-        """
-        histogram = self.read(reading)
-        buckets = [
-            (floatToGoString(bound), count) for bound, count in histogram.cumulative()
-        ]
-        return HistogramMetricFamily(
-            self.name, self.help, buckets=buckets, sum_value=histogram.total
-        )
-
-
-def _one(value: Callable[[Reading], float]) -> Callable[[Reading], list[Sample]]:
-    return lambda reading: [((), value(reading))]
-
-
-def _state(value: Callable[[State], float]) -> Callable[[Reading], list[Sample]]:
-    return lambda reading: [] if reading.state is None else [((), value(reading.state))]
-
-
-def _space(value: Callable[[Space], float]) -> Callable[[Reading], list[Sample]]:
-    return lambda reading: [] if reading.space is None else [((), value(reading.space))]
-
-
-def _score(value: Callable[[Score], float]) -> Callable[[Reading], list[Sample]]:
-    return lambda reading: [] if reading.score is None else [((), value(reading.score))]
-
-
-def _transitions(reading: Reading) -> Iterator[Sample]:
-    for transition, outcome, count in reading.counts.transitions():
-        yield (transition.word, outcome), count
-
-
-def _requests(reading: Reading) -> Iterator[Sample]:
-    for endpoint, method, status, count in reading.requests.answered():
-        yield (endpoint, method, str(status)), count
-
-
-def _closed(reading: Reading) -> Iterator[Sample]:
-    for reason, count in reading.connections.closed.items():
-        yield (reason,), count
-
-
-def _restarts(reading: Reading) -> Iterator[Sample]:
-    if reading.score is not None:
-        for reason, count in reading.score.restarts.items():
-            yield (reason,), count
-
-
-def _snapshot(reading: Reading) -> Iterator[Sample]:
-    if reading.snapshot is not None:
-        yield (str(reading.snapshot.pid),), reading.snapshot.commits
-
-
-def _reloads(reading: Reading) -> Iterator[Sample]:
-    if reading.score is not None and reading.score.reloads is not None:
-        yield (), reading.score.reloads
-
-
-def _last_reload(reading: Reading) -> Iterator[Sample]:
-    if reading.score is not None and reading.score.reloads is not None:
-        for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED):
-            yield (outcome.name.lower(),), reading.score.reload is outcome
-
-
-#: All but C{process_*}, which prometheus_client has.
-FAMILIES: tuple[Family | Distribution, ...] = (
-    Family(
-        "pexservice_build_info",
-        "gauge",
-        "Always 1; the versions are in the labels.",
-        lambda reading: [(reading.versions, 1)],
-        ("version", "python", "twisted"),
-    ),
-    Family(
-        "pexservice_ready",
-        "gauge",
-        "Whether a step would be taken, as /readyz says it.",
-        _one(lambda reading: reading.ready),
-    ),
-    Family(
-        "pexservice_revision",
-        "gauge",
-        "The revision on disk: transitions since the store was made.",
-        _state(lambda state: state.revision),
-    ),
-    Family(
-        "pexservice_position",
-        "gauge",
-        "The position on disk.",
-        _state(lambda state: state.position),
-    ),
-    Family(
-        "pexservice_position_digits",
-        "gauge",
-        "Decimal digits of the value there.",
-        _state(lambda state: state.term.size),
-    ),
-    Family(
-        "pexservice_transitions_total",
-        "counter",
-        "Transitions that were asked for, by what came of them.",
-        _transitions,
-        ("transition", "outcome"),
-    ),
-    Distribution(
-        "pexservice_commit_duration_seconds",
-        "Time that a commit took, with the way to its thread and back if it has one.",
-        lambda reading: reading.counts.durations,
-    ),
-    Distribution(
-        "pexservice_commit_batch_size",
-        "Transitions that shared a commit.",
-        lambda reading: reading.counts.sizes,
-    ),
-    Family(
-        "pexservice_http_requests_total",
-        "counter",
-        "Requests that were answered.",
-        _requests,
-        ("endpoint", "method", "status"),
-    ),
-    Family(
-        "pexservice_memo_hits_total",
-        "counter",
-        "Requests that were answered without being parsed.",
-        _one(lambda reading: reading.requests.hits()),
-    ),
-    Family(
-        "pexservice_memo_misses_total",
-        "counter",
-        "Requests that had to be parsed.",
-        _one(lambda reading: reading.requests.misses()),
-    ),
-    Family(
-        "pexservice_connections",
-        "gauge",
-        "Connections that are open.",
-        _one(lambda reading: len(reading.connections)),
-    ),
-    Family(
-        "pexservice_connections_limit",
-        "gauge",
-        "Connections that may be open.",
-        _one(lambda reading: reading.connections.limit),
-    ),
-    Family(
-        "pexservice_connections_accepted_total",
-        "counter",
-        "Connections that were taken.",
-        _one(lambda reading: reading.connections.accepted),
-    ),
-    Family(
-        "pexservice_connections_refused_total",
-        "counter",
-        "Connections that were not, because all others were busy.",
-        _one(lambda reading: reading.connections.refused),
-    ),
-    Family(
-        "pexservice_connections_closed_total",
-        "counter",
-        "Connections that the service closed: idle, slow to send, stalled in taking"
-        " answers, or displaced by a new one.",
-        _closed,
-        ("reason",),
-    ),
-    Family(
-        "pexservice_store_used_bytes",
-        "gauge",
-        "Of the store's file, pages that are free again included.",
-        _space(lambda space: space.used),
-    ),
-    Family(
-        "pexservice_store_limit_bytes",
-        "gauge",
-        "What the store's file may grow to.",
-        _space(lambda space: space.limit),
-    ),
-    Family(
-        "pexservice_store_filesystem_free_bytes",
-        "gauge",
-        "Free for the service on the store's file system.",
-        _space(lambda space: space.free),
-    ),
-    Family(
-        "pexservice_store_filesystem_size_bytes",
-        "gauge",
-        "Of the store's file system.",
-        _space(lambda space: space.size),
-    ),
-    Family(
-        "pexservice_store_oldest_snapshot_commits",
-        "gauge",
-        "Commits since the oldest state of the store that another process reads; no page"
-        " freed since is used again.",
-        _snapshot,
-        ("pid",),
-    ),
-    Family(
-        "pexservice_failovers_total",
-        "counter",
-        "How often the worker that served ended unasked, since the supervisor started.",
-        _score(lambda score: score.failovers),
-    ),
-    Family(
-        "pexservice_worker_restarts_total",
-        "counter",
-        "Workers that ended and were replaced, since the supervisor started.",
-        _restarts,
-        ("reason",),
-    ),
-    Family(
-        "pexservice_reloads_total",
-        "counter",
-        "Replacements of all workers that began, since the supervisor started.",
-        _reloads,
-    ),
-    Family(
-        "pexservice_last_reload",
-        "gauge",
-        "1 for what came of the last replacement of all workers, else 0.",
-        _last_reload,
-        ("outcome",),
-    ),
-    Family(
-        "pexservice_standby_workers",
-        "gauge",
-        "Workers that stand by.",
-        _score(lambda score: score.standing_by),
-    ),
-    Family(
-        "pexservice_standby_workers_wanted",
-        "gauge",
-        "Workers that should, by --standby.",
-        _score(lambda score: score.standby),
-    ),
-)
+def _histogram(name: str, documentation: str, counted: Histogram) -> Metric:
+    buckets = [(floatToGoString(bound), count) for bound, count in counted.cumulative()]
+    return HistogramMetricFamily(name, documentation, buckets, counted.total)
 
 
 class Metrics(Collector):
     """
-    Of one worker.
+    Collect the metrics of one worker.
     """
 
     def __init__(
@@ -375,7 +88,9 @@ class Metrics(Collector):
 
     def reply(self, accept: Sequence[bytes] | None) -> Reply:
         """
-        @param accept: a request's C{Accept} values, if it had any.
+        Return the answer to a request.
+
+        @param accept: its C{Accept} values, if it had any.
         """
         encode, kind = _encoder(b",".join(accept or ()).decode("latin-1"))
         headers = (
@@ -387,27 +102,194 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """
-        See L{Collector.collect}.
+        Read all there is but C{process_*}, which prometheus_client has.
         """
-        reading = self._read()
-        for family in FAMILIES:
-            metric = family.metric(reading)
-            if metric.samples:
-                yield metric
-
-    def _read(self) -> Reading:
-        committer, on_disk = self._committer, self._on_disk
-        return Reading(
-            versions=self._versions,
-            ready=committer.refusal is None,
-            state=committer.durable if committer.unread is None else None,
-            counts=committer.counts,
-            requests=self._fast_path.requests,
-            connections=self._fast_path.connections,
-            space=None if on_disk is None else on_disk.space(),
-            snapshot=None if on_disk is None else on_disk.oldest_snapshot(),
-            score=None if self._supervisor is None else scoreboard.read(self._supervisor),
+        yield _labelled(
+            GaugeMetricFamily,
+            "pexservice_build_info",
+            "Always 1; the versions are in the labels.",
+            ("version", "python", "twisted"),
+            [(self._versions, 1)],
         )
+        yield from self._cursor()
+        yield from self._commits()
+        yield from self._requests()
+        yield from self._connections()
+        if self._on_disk is not None:
+            yield from _store(self._on_disk)
+        if self._supervisor is not None:
+            score = scoreboard.read(self._supervisor)
+            if score is not None:
+                yield from _keep_alive(score)
+
+    def _cursor(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "pexservice_ready",
+            "Whether a step would be taken, as /readyz says it.",
+            self._committer.refusal is None,
+        )
+        if self._committer.unread is not None:
+            return
+        state = self._committer.durable
+        yield GaugeMetricFamily(
+            "pexservice_revision",
+            "The revision on disk: transitions since the store was made.",
+            state.revision,
+        )
+        yield GaugeMetricFamily(
+            "pexservice_position", "The position on disk.", state.position
+        )
+        yield GaugeMetricFamily(
+            "pexservice_position_digits",
+            "Decimal digits of the value there.",
+            state.term.size,
+        )
+
+    def _commits(self) -> Iterator[Metric]:
+        counts = self._committer.counts
+        yield _labelled(
+            CounterMetricFamily,
+            "pexservice_transitions_total",
+            "Transitions that were asked for, by what came of them.",
+            ("transition", "outcome"),
+            [((kind.word, outcome), n) for kind, outcome, n in counts.transitions()],
+        )
+        yield _histogram(
+            "pexservice_commit_duration_seconds",
+            "Time that a commit took, with the way to its thread and back if it has one.",
+            counts.durations,
+        )
+        yield _histogram(
+            "pexservice_commit_batch_size",
+            "Transitions that shared a commit.",
+            counts.sizes,
+        )
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = self._fast_path.requests
+        yield _labelled(
+            CounterMetricFamily,
+            "pexservice_http_requests_total",
+            "Requests that were answered.",
+            ("endpoint", "method", "status"),
+            [
+                ((endpoint, method, str(status)), n)
+                for endpoint, method, status, n in requests.answered()
+            ],
+        )
+        yield CounterMetricFamily(
+            "pexservice_memo_hits_total",
+            "Requests that were answered without being parsed.",
+            requests.hits(),
+        )
+        yield CounterMetricFamily(
+            "pexservice_memo_misses_total",
+            "Requests that had to be parsed.",
+            requests.misses(),
+        )
+
+    def _connections(self) -> Iterator[Metric]:
+        connections = self._fast_path.connections
+        yield GaugeMetricFamily(
+            "pexservice_connections", "Connections that are open.", len(connections)
+        )
+        yield GaugeMetricFamily(
+            "pexservice_connections_limit",
+            "Connections that may be open.",
+            connections.limit,
+        )
+        yield CounterMetricFamily(
+            "pexservice_connections_accepted_total",
+            "Connections that were taken.",
+            connections.accepted,
+        )
+        yield CounterMetricFamily(
+            "pexservice_connections_refused_total",
+            "Connections that were not, because all others were busy.",
+            connections.refused,
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "pexservice_connections_closed_total",
+            "Connections that the service closed: idle, slow to send, stalled in taking"
+            " answers, or displaced by a new one.",
+            ("reason",),
+            [((reason,), n) for reason, n in connections.closed.items()],
+        )
+
+
+def _store(on_disk: IOnDisk) -> Iterator[Metric]:
+    space = on_disk.space()
+    if space is not None:
+        yield GaugeMetricFamily(
+            "pexservice_store_used_bytes",
+            "Of the store's file, pages that are free again included.",
+            space.used,
+        )
+        yield GaugeMetricFamily(
+            "pexservice_store_limit_bytes",
+            "What the store's file may grow to.",
+            space.limit,
+        )
+        yield GaugeMetricFamily(
+            "pexservice_store_filesystem_free_bytes",
+            "Free for the service on the store's file system.",
+            space.free,
+        )
+        yield GaugeMetricFamily(
+            "pexservice_store_filesystem_size_bytes",
+            "Of the store's file system.",
+            space.size,
+        )
+    snapshot = on_disk.oldest_snapshot()
+    if snapshot is not None:
+        yield _labelled(
+            GaugeMetricFamily,
+            "pexservice_store_oldest_snapshot_commits",
+            "Commits since the oldest state of the store that another process reads; no"
+            " page freed since is used again.",
+            ("pid",),
+            [((str(snapshot.pid),), snapshot.commits)],
+        )
+
+
+def _keep_alive(score: Score) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "pexservice_failovers_total",
+        "How often the worker that served ended unasked, since the supervisor started.",
+        score.failovers,
+    )
+    yield _labelled(
+        CounterMetricFamily,
+        "pexservice_worker_restarts_total",
+        "Workers that ended and were replaced, since the supervisor started.",
+        ("reason",),
+        [((reason,), n) for reason, n in score.restarts.items()],
+    )
+    if score.reloads is not None:
+        yield CounterMetricFamily(
+            "pexservice_reloads_total",
+            "Replacements of all workers that began, since the supervisor started.",
+            score.reloads,
+        )
+        yield _labelled(
+            GaugeMetricFamily,
+            "pexservice_last_reload",
+            "1 for what came of the last replacement of all workers, else 0.",
+            ("outcome",),
+            [
+                ((outcome.name.lower(),), score.reload is outcome)
+                for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
+            ],
+        )
+    yield GaugeMetricFamily(
+        "pexservice_standby_workers", "Workers that stand by.", score.standing_by
+    )
+    yield GaugeMetricFamily(
+        "pexservice_standby_workers_wanted",
+        "Workers that should, by --standby.",
+        score.standby,
+    )
 
 
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from zope.interface import implementer
 
-from pexservice.metrics import FAMILIES, Distribution
+from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import REASONS, Reload, Score
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import IOnDisk, IStore, NotTaken, Snapshot, Space
 from tests.support.caller import Caller
 from tests.support.wire import Server
 
@@ -208,35 +212,101 @@ def test_the_process() -> None:
     assert found["process_open_fds"] >= 3
 
 
-def test_the_documentation() -> None:
+@implementer(IOnDisk)
+class OnDisk:
+    """
+    A store on a disk, with a reader that holds an old state.
+    """
+
+    def space(self) -> Space:
+        """
+        Return the room that there is.
+        """
+        return Space(1, 2, 3, 4)
+
+    def shortage(self) -> NotTaken | None:
+        """
+        Find enough room.
+        """
+        return None
+
+    def oldest_snapshot(self) -> Snapshot:
+        """
+        Return the state that the reader holds.
+        """
+        return Snapshot(4711, 7)
+
+
+@pytest.fixture
+def everything() -> Iterator[list[Metric]]:
+    """
+    Yield every metric there can be.
+    """
+    call = Caller()
+    descriptor = scoreboard.create()
+    try:
+        scoreboard.write(descriptor, Score())
+        metrics = Metrics(
+            call.committer, call.fast_path, cast(IStore, OnDisk()), descriptor
+        )
+        answer = metrics.reply(None).body.decode()
+        found = [*text_string_to_metric_families(answer)]
+        yield [each for each in found if each.name.startswith("pexservice_")]
+    finally:
+        os.close(descriptor)
+
+
+def name_of(metric: Metric) -> str:
+    """
+    Return the name of C{metric} as Prometheus has it.
+    """
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
+
+
+def test_the_store_on_a_disk(everything: list[Metric]) -> None:
+    """
+    Its room and its oldest reader are there.
+    """
+    found = {
+        sample.name.removeprefix("pexservice_store_"): (sample.value, sample.labels)
+        for metric in everything
+        for sample in metric.samples
+        if sample.name.startswith("pexservice_store_")
+    }
+    assert found == {
+        "used_bytes": (1, {}),
+        "limit_bytes": (2, {}),
+        "filesystem_free_bytes": (3, {}),
+        "filesystem_size_bytes": (4, {}),
+        "oldest_snapshot_commits": (7, {"pid": "4711"}),
+    }
+
+
+def test_the_documentation(everything: list[Metric]) -> None:
     """
     Its table has every metric, and no other: name, kind, labels and help.
     """
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)
-    assert rows == [
+    assert [
+        (name, kind, {*labels.split(", ")}, said) for name, kind, labels, said in rows
+    ] == [
         (
-            family.name,
-            family.kind,
-            ", ".join(f"`{label}`" for label in family.labels),
-            family.help,
+            name_of(metric),
+            metric.type,
+            {f"`{label}`" for label in metric.samples[0].labels if label != "le"} or {""},
+            metric.documentation,
         )
-        for family in FAMILIES
+        for metric in everything
     ]
 
 
 @pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])
-def test_what_is_looked_at_exists(path: str) -> None:
+def test_what_is_looked_at_exists(path: str, everything: list[Metric]) -> None:
     """
     The dashboard and the alerts name no metric that there is not.
     """
-    exist = {family.name for family in FAMILIES if not isinstance(family, Distribution)}
-    exist |= {
-        f"{family.name}_{part}"
-        for family in FAMILIES
-        if isinstance(family, Distribution)
-        for part in ("bucket", "count", "sum")
-    }
+    exist = {sample.name for metric in everything for sample in metric.samples}
     exist |= {name for name in scrape(Caller()) if name.startswith("process_")}
     said = (ROOT / "deploy" / path).read_text()
     named = set(re.findall(r"\b(?:pexservice|process)_\w+", said))
