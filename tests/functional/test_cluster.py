@@ -63,6 +63,7 @@ def test_the_fake_is_as_particular(member: Member) -> None:
     assert kept == [b64encode(key).decode() for key in sorted(fake.values)]
 
 
+@pytest.mark.needs("etcd")
 def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
     """
     Under a supervisor nobody waits for a lock: both workers serve, and the death of
