@@ -285,7 +285,9 @@ def test_a_moment_without_descriptors(tmp_path: Path) -> None:
         both_are_up(daemon)
         workers = children(daemon.process.pid)
         connection = daemon.connect()
-        connection.connect()
+        # When it is answered, it was accepted.
+        connection.request("GET", "/current")
+        assert connection.getresponse().read() == b"0\n"
         limits = [resource.prlimit(each, resource.RLIMIT_NOFILE) for each in workers]
         for each, (_, hard) in zip(workers, limits, strict=True):
             resource.prlimit(each, resource.RLIMIT_NOFILE, (3, hard))

@@ -109,24 +109,27 @@ def test_resets(daemon: Daemon) -> None:
 
 def test_out_of_descriptors(tmp_path: Path) -> None:
     """
-    When there are no more file descriptors, those that are connected are served, and
-    when there are again, so is everybody.
+    When there are no more file descriptors, those that are connected are served but for
+    the ones that rested longest, and when there are again, so is everybody.
     """
     for kind in KINDS:
         path = tmp_path / kind
         path.mkdir()
         with Daemon(path, command=kind) as daemon:
             pid = worker(daemon)
-            kept = connect(daemon)
-            kept.sendall(request(b"GET /current HTTP/1.1"))
-            assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
+            # One of them makes room each time that nothing can be accepted, so the last
+            # one has a while to ask.
+            *resting, kept = (connect(daemon) for _ in range(30))
+            for each in (*resting, kept):
+                each.sendall(request(b"GET /current HTTP/1.1"))
+                assert read_answer(each).startswith(b"HTTP/1.1 200 OK\r\n")
             limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limit[1]))
             crowd = [connect(daemon) for _ in range(20)]
             kept.sendall(request(b"POST /next HTTP/1.1"))
             assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
-            for each in crowd:
+            for each in (*resting, *crowd):
                 each.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
             for _ in patiently():

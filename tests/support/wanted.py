@@ -118,6 +118,10 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 13.7", instead("404 *", "400", "a request target is a path")),
     Wanted("issue 13.7", instead("400", "431"), "*attack: * trailer*"),
     Wanted("issue 13.7", instead("100 200 200", "200 200"), "*attack: asking without*"),
+    Wanted("issue 13.7", instead("404 200", "405"), "*attack: CONNECT to a host"),
+    Wanted("issue 13.7", instead("404 404 200", "405"), "*/CONNECT [*]*"),
+    # Twisted waits for a chunk of any size.
+    Wanted("issue 13.7", instead("nothing more came", "413"), "*attack: * size *"),
     Wanted("issue 13.6", added, "help/* --post-only"),
     Wanted("issue 14.7", added_lines("304 headers .*"), "openapi/* /openapi.json"),
 )

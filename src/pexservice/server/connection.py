@@ -23,14 +23,15 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pexservice.server import progress
 from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
 from pexservice.server.plan_cache import Recognized, Shape
 from pexservice.web.clients import Caller
-from pexservice.web.operations import Answer, ISender, problem_of, told_of
-from pexservice.web.problems import too_many_connections, too_slow
+from pexservice.web.operations import Answer, ISender, log_bug, problem_of, told_of
+from pexservice.web.problems import internal_error, too_many_connections, too_slow
 from pexservice.web.representations import VALUE
 
 _IDLE = Phase.IDLE
@@ -165,9 +166,14 @@ class Connection(Protocol):
         self.phase = Phase.ANSWERING
         self._request = request
         plan, arguments, _, call = request
-        answer = self.fast_path.performer.perform(
-            plan.operation, arguments, self, self._answer, call
-        )
+        answer: Answer | None
+        try:
+            answer = self.fast_path.performer.perform(
+                plan.operation, arguments, self, self._answer, call
+            )
+        except Exception:  # noqa: BLE001 whatever it is, the caller is answered
+            log_bug(Failure())
+            answer = internal_error()
         if answer is not None:
             self._answer(answer)
 
@@ -263,6 +269,13 @@ class Connection(Protocol):
             self.transport.loseConnection()
         else:
             self.channel.loseConnection()
+
+    def bytes_taken(self) -> int | None:
+        """
+        Return what L{progress.bytes_taken} has of its socket.
+        """
+        get_handle = getattr(self.transport, "getHandle", None)
+        return None if get_handle is None else progress.bytes_taken(get_handle())
 
     def time_out(self) -> None:
         """

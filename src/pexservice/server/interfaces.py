@@ -51,6 +51,12 @@ class IConnection(Interface):
     #: When the client stopped taking answers, 0 while it takes them.
     blocked_since: float
 
+    def bytes_taken() -> int | None:
+        """
+        Return a number that changes when the client takes some of what it is sent;
+        L{None} if that cannot be told.
+        """
+
     def loseConnection() -> None:
         """
         Close it when everything written was sent.

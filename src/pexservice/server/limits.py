@@ -29,7 +29,8 @@ IDLE_TIMEOUT = 60
 #: How long a request may take to arrive, head and body.  Seconds.
 REQUEST_TIMEOUT = 20
 
-#: How long a client may take no byte of what it is sent.  Seconds.
+#: How long a client may take no byte of what it is sent; it is looked at as often.
+#: Seconds.
 STALL_TIMEOUT = 60
 
 #: A search for connections that can go is repeated when this many times as long as it
@@ -82,6 +83,8 @@ class Connections:
         self._open: dict[IConnection, str | None] = {}
         self._held: Counter[str] = Counter()
         self._refused: set[IConnection] = set()
+        # Those whose clients are waited for, since when, and what they had taken then.
+        self._blocked: dict[IConnection, tuple[float, int | None]] = {}
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(REASONS, 0)
@@ -185,6 +188,7 @@ class Connections:
         Forget a connection that is closed.
         """
         self._refused.discard(connection)
+        self._blocked.pop(connection, None)
         holder = self._open.pop(connection, None)
         if holder is not None:
             self._held[holder] -= 1
@@ -213,7 +217,7 @@ class Connections:
                 each.abort()
 
     def _sweep_one(self, each: IConnection, now: float) -> None:
-        if each.blocked_since and now - each.blocked_since > STALL_TIMEOUT:
+        if each.blocked_since and self._is_stalled(each, now):
             self.closed["stalled"] += 1
             each.abort()
         elif each.receiving_since and now - each.receiving_since > REQUEST_TIMEOUT:
@@ -222,6 +226,20 @@ class Connections:
         elif each.phase is Phase.IDLE and now - each.last_active > IDLE_TIMEOUT:
             self.closed["idle"] += 1
             each.loseConnection()
+
+    def _is_stalled(self, each: IConnection, now: float) -> bool:
+        """
+        Return whether the client of a blocked connection has taken nothing for too long.
+        """
+        since, taken = self._blocked.get(each, (0.0, None))
+        if since < each.blocked_since:
+            self._blocked[each] = each.blocked_since, each.bytes_taken()
+            return False
+        if now - since <= STALL_TIMEOUT:
+            return False
+        taken_by_now = each.bytes_taken()
+        self._blocked[each] = now, taken_by_now
+        return taken_by_now == taken
 
     def abort(self) -> None:
         """

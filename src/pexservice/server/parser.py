@@ -211,20 +211,25 @@ class Parser(HTTPChannel):
             return problems.malformed("a request has one Host header")
         if hosts and not is_host(hosts[0]):
             return problems.malformed("the Host header is not a host")
-        target, method = self._path, self._command
-        if not (
-            target.startswith(b"/")
-            or ABSOLUTE.match(target)
-            or target == b"*"
-            or method == b"CONNECT"
-        ):
-            return problems.malformed("a request target is a path, or http:// and a host")
+        problem = self._flaw_of_target()
+        if problem is not None:
+            return problem
         coding = self._flaw_of_coding(arguments)
         if coding is not None:
             return problems.malformed(coding)
         if self.length is not None and self.length > LARGEST_BODY:
             return problems.too_much_content(LARGEST_BODY)
         return None
+
+    def _flaw_of_target(self) -> Problem | None:
+        target = self._path
+        if target.startswith(b"/") or ABSOLUTE.match(target):
+            return None
+        if self._command == b"CONNECT":
+            return problems.no_tunnel()
+        if target == b"*":
+            return None
+        return problems.malformed("a request target is a path, or http:// and a host")
 
     def _flaw_of_coding(self, arguments: Arguments) -> str | None:
         coding = arguments.get(TRANSFER_ENCODING, ())

@@ -146,6 +146,18 @@ def wrong_method(allowed: bytes) -> Problem:
     )
 
 
+def no_tunnel() -> Problem:
+    """
+    Return 405: requests end here, and go no further.
+    """
+    return Problem(
+        status=HTTPStatus.METHOD_NOT_ALLOWED,
+        name="method-not-allowed",
+        detail="this service is no proxy; send GET or POST with a path",
+        headers=((b"Allow", b"GET, HEAD, POST, OPTIONS"),),
+    )
+
+
 def unmet_precondition(present: tuple[Header, ...]) -> Problem:
     """
     412: the cursor is at another revision.

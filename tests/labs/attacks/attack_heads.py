@@ -181,10 +181,14 @@ TARGETS: list[Attack] = [
             "a fragment": post(b"/next#a"),
             "capitals in the path": post(b"/NEXT"),
             "an asterisk with POST": post(b"*"),
-            "CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1"),
             "quotes in the path": post(b"/'+or+1=1--"),
             "markup": post(b"/<script>alert(1)</script>"),
         },
+    ),
+    *refused(
+        "RFC 9110 9.3.6: what is no proxy opens no tunnel",
+        405,
+        {"CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1")},
     ),
     *refused(
         "RFC 9112 3.2: a target is a path, an http URL, or the asterisk of OPTIONS",

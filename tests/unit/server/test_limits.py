@@ -35,7 +35,14 @@ class Fake:
     answered: bool = True
     receiving_since: float = 0.0
     blocked_since: float = 0.0
+    taken: int | None = 0
     fate: list[str] = field(factory=list)
+
+    def bytes_taken(self) -> int | None:
+        """
+        See L{IConnection.bytes_taken}.
+        """
+        return self.taken
 
     def loseConnection(self) -> None:
         """
@@ -131,7 +138,7 @@ def test_the_sweep() -> None:
     what it is sent is cut off; the others stay.
     """
     clock = Turns()
-    now = clock.rightNow = 1000.0
+    now = 1000.0
     fates = {
         "": Fake(last_active=now - IDLE_TIMEOUT),
         "closed": Fake(last_active=now - IDLE_TIMEOUT - 1),
@@ -142,10 +149,51 @@ def test_the_sweep() -> None:
     busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT)
     slow = Fake(phase=BUSY, last_active=0.0, blocked_since=now - STALL_TIMEOUT)
     connections = table(10, *fates.values(), busy, slow, clock=clock)
-    connections.sweep()
+    for clock.rightNow in (fates["aborted"].blocked_since, slow.blocked_since, now):
+        connections.sweep()
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
     assert busy.fate == slow.fate == []
+
+
+def test_who_reads_slowly_is_waited_for() -> None:
+    """
+    A client that takes some of its answer every now and then may take as long as it
+    likes; once it has stopped, it is cut off.
+    """
+    clock = Turns()
+    clock.rightNow = 1000.0
+    steady = Fake(phase=BUSY, blocked_since=1000.0)
+    connections = table(1, steady, clock=clock)
+    for second in range(10 * STALL_TIMEOUT):
+        steady.taken = second // (STALL_TIMEOUT - 1)
+        connections.sweep()
+        clock.rightNow += 1
+    assert steady.fate == []
+    for _ in range(2 * STALL_TIMEOUT):
+        connections.sweep()
+        clock.rightNow += 1
+    assert "aborted" in steady.fate
+
+
+def test_who_cannot_be_looked_at_has_its_time() -> None:
+    """
+    Where the kernel does not tell what a client takes, it has to take all in time; what
+    is blocked anew begins anew.
+    """
+    clock = Turns()
+    clock.rightNow = 1000.0
+    blocked = Fake(phase=BUSY, blocked_since=1000.0, taken=None)
+    connections = table(1, blocked, clock=clock)
+    for blocked.blocked_since in (1000.0, 1000.0 + STALL_TIMEOUT):
+        for _ in range(STALL_TIMEOUT):
+            connections.sweep()
+            clock.rightNow += 1
+        assert blocked.fate == []
+    for _ in range(2):
+        connections.sweep()
+        clock.rightNow += 1
+    assert blocked.fate == ["aborted"]
 
 
 def test_one_that_breaks_the_sweep() -> None:
@@ -313,6 +361,7 @@ def test_what_goes_is_counted_once() -> None:
     slow.receiving_since = stalled.blocked_since = 1000.0
     connections = table(3, idle, slow, stalled, clock=clock)
     assert connections.accepted == 3
+    connections.sweep()
     clock.rightNow += REQUEST_TIMEOUT + 1
     connections.sweep()
     slow.receiving_since = 0.0

@@ -77,6 +77,19 @@ def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
     assert (closed, revision) == (True, 0)
 
 
+@pytest.mark.parametrize("target", [b"example.com:443", b"example.com", b"*"])
+def test_there_are_no_tunnels(target: bytes) -> None:
+    """
+    Who takes the service for a proxy is told that it is none, and what was meant for the
+    other end of the tunnel is no request.
+    """
+    sent = b"CONNECT %b HTTP/1.1\r\nHost: example.com:443\r\n\r\n" % target
+    received, closed, revision = answers(sent + STEP)
+    assert received.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+    assert (closed, revision) == (True, 0)
+
+
 EMPTY = b"\r\n"
 LOOK = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
 

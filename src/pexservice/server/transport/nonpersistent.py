@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
 
 if TYPE_CHECKING:
     from pexservice.server.transport.streams import NativeConnection, NativeTransport
+
+_log = Logger()
 
 #: How much is looked at.  What is longer is no single request, or uvloop's.  Bytes.
 LARGEST_CHUNK = 2048
@@ -101,10 +104,18 @@ class BriefTransport:
 
     def _look(self) -> None:
         """
-        What has come?
+        Answer what has come, or have uvloop carry the connection.
         """
         if self.disconnecting:
             return
+        try:
+            self._take()
+        except Exception:  # noqa: BLE001 it is logged
+            # uvloop closes a connection whose protocol raises; so does this.
+            _log.failure("a connection failed")
+            self.abortConnection()
+
+    def _take(self) -> None:
         try:
             chunk = self._socket.recv(_ONE_MORE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -95,6 +95,13 @@ class NativeTransport:
         """
         return self._address("sockname")
 
+    def getHandle(self) -> socket.socket | None:
+        """
+        Return the socket, as Twisted's own transports do.
+        """
+        found: socket.socket | None = self._native.get_extra_info("socket")
+        return found
+
     def _address(self, which: str) -> IAddress:
         return address_of(self._native.get_extra_info(which))
 

@@ -304,6 +304,43 @@ def test_a_host_that_is_not_ours(machine: Machine) -> None:
     assert b"Pex-Revision: 2\r\n" in machine.ask(CURRENT)
 
 
+def test_a_bug_while_it_is_answered(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A bug costs the request it shows in, which is answered, and nothing of the connection
+    stays.
+    """
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched, capturedLogs() as logged:
+        patched.setattr(machine.server.performer, "perform", fails)
+        assert machine.ask(CURRENT).startswith(b"HTTP/1.0 500 ")
+    assert len(machine.server.connections) == 0
+    assert [each["log_level"] for each in logged] == [LogLevel.critical]
+    assert b" 200 OK\r\n" in machine.ask(CURRENT)
+
+
+def test_a_bug_while_it_is_recognized(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A connection whose first bytes meet a bug is closed at once, as uvloop closes one: no
+    sweep would look at it.
+    """
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched, capturedLogs() as logged:
+        patched.setattr(machine.server.fast_path.cache, "recognize", fails)
+        assert machine.ask(CURRENT + b"x") == b""
+    assert len(machine.server.connections) == 0
+    assert [each["log_level"] for each in logged] == [LogLevel.critical]
+
+
 def test_a_kept_connection(machine: Machine) -> None:
     """
     It is uvloop's, also when the memo knows the request.
@@ -357,6 +394,7 @@ def test_who_takes_nothing_is_ended(machine: Machine) -> None:
     machine.accepted()
     machine.turns()
     assert len(connections) == 1
+    connections.sweep()
     machine.server.clock.turn(61)
     connections.sweep()
     machine.until(lambda: not len(connections))

@@ -1,0 +1,48 @@
+"""
+How much of what a connection was sent its client has taken.
+
+A transport tells that its buffer is full and that it has room again, with up to some
+megabytes in between: a client on a slow line takes minutes for that, and is not stuck.
+The kernel knows of each byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+
+#: Where C{tcpi_bytes_acked} stands in C{struct tcp_info} of C{linux/tcp.h}, and its form.
+_BYTES_ACKED = struct.Struct("=120xQ")
+
+#: An C{int}, as C{SIOCOUTQ} gives it; see unix(7) and tcp(7).
+_QUEUED = struct.Struct("=i")
+
+
+def bytes_taken(handle: socket.socket | None) -> int | None:
+    """
+    Return a number that changes when the client takes some of what it is sent.
+
+    @param handle: the connection's socket, or L{None} where there is none to ask.
+    @return: of TCP, the bytes that the other machine has acknowledged; of another stream,
+        minus the bytes that wait to be read; L{None} if neither can be told.
+    """
+    if handle is None or handle.fileno() < 0:
+        return None
+    try:
+        return _acknowledged(handle)
+    except OSError:
+        # It is no TCP, or it is gone.
+        pass
+    try:
+        queued = fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))
+    except OSError:
+        return None
+    return -int(_QUEUED.unpack(queued)[0])
+
+
+def _acknowledged(handle: socket.socket) -> int:
+    size = _BYTES_ACKED.size
+    info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    return int(_BYTES_ACKED.unpack(info)[0])

@@ -1,0 +1,56 @@
+"""
+What the kernel tells of a client that takes its answer.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+
+import pytest
+
+from pexservice.server.progress import bytes_taken
+
+#: A safety net.  Seconds.
+PATIENCE = 20
+
+
+def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
+    if kind == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], client
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_it_changes_when_the_client_reads(kind: str) -> None:
+    """
+    While a client takes nothing the number stands still, and it changes when the client
+    takes some.
+    """
+    server, client = _pair(kind)
+    with server, client:
+        server.settimeout(0)
+        stuck = -1
+        while bytes_taken(server) != stuck:
+            # What is under way in the kernel settles.
+            stuck = bytes_taken(server) or 0
+            with suppress(BlockingIOError):
+                while True:
+                    server.send(bytes(65536))
+        ends = time.monotonic() + PATIENCE
+        while bytes_taken(server) == stuck:
+            assert time.monotonic() < ends
+            client.recv(65536)
+
+
+def test_what_cannot_be_told() -> None:
+    """
+    There is no number without a socket, for a closed one, and for one that is no stream.
+    """
+    closed = socket.socket()
+    closed.close()
+    assert bytes_taken(None) is None
+    assert bytes_taken(closed) is None
