@@ -33,8 +33,10 @@ REQUEST_TIMEOUT = 20
 #: Seconds.
 STALL_TIMEOUT = 60
 
-#: A search for connections that can go is repeated when this many times as long as it
-#: took went by: a flood of connections must not become one of searches.
+#: A search that found few connections that can go, less than one in so many, is repeated
+#: when this many times as long as it took went by: a flood of connections must not become
+#: one of searches.  One that found more has paid for itself when they are used up.
+FEW = 100
 REST_BETWEEN_SEARCHES = 10
 
 #: A client with no more connections than this never holds too many: browsers open six
@@ -136,8 +138,9 @@ class Connections:
             if begun < self._next_search:
                 return False
             self._search(newcomer)
-            took = self.seconds() - begun
-            self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
+            if len(self._found) * FEW < len(self._open):
+                took = self.seconds() - begun
+                self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
             chosen = self._next_found()
         if chosen is None:
             return False

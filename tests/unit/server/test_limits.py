@@ -4,6 +4,8 @@ Which connections go: for room, for time, for the end.
 
 from __future__ import annotations
 
+import itertools
+
 from attrs import define, field
 from twisted.logger import capturedLogs
 from zope.interface import implementer
@@ -281,6 +283,23 @@ def test_a_client_closes_its_own_connections() -> None:
     assert connections.admit(again, "198.51.100.1") is TAKEN
     assert [each.fate for each in honest] == [[], [], []]
     assert len(connections) == 100
+
+
+def test_there_is_no_rest_while_a_flood_goes_on() -> None:
+    """
+    However long the machine takes for a search: connections that come again as often as
+    they are closed keep nobody out in between.
+    """
+    ticks = itertools.count(1000)
+    connections = Connections(100, lambda: float(next(ticks)))
+    for number in range(1000):
+        fake = Fake(phase=Phase.RECEIVING, receiving_since=float(number))
+        assert connections.admit(fake, "198.51.100.1") is TAKEN
+        if number % 7 == 0:
+            honest = Fake()
+            assert connections.admit(honest, "192.0.2.1") is TAKEN
+            assert honest.fate == []
+            connections.leave(honest)
 
 
 def test_blocked_ones_of_a_greedy_client() -> None:

@@ -1,0 +1,89 @@
+"""
+Ten thousand connections of one address, and how long an honest client of another waits.
+
+Half of a head on each of them, plain and over TLS, with as many connections allowed as
+by default and with few descriptors; whatever is closed comes again.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.labs.attacks.slow import percentile
+from tests.support.crowd import Crowd, certified, honest
+from tests.support.daemon import Daemon, children
+from tests.support.evidence import Evidence, record
+
+#: Half of a request's head.
+HALF = b"GET /current HTTP/1.1\r\nHost: x\r\n"
+
+#: By name: whether over TLS, how many connections, and how many descriptors there are.
+WAYS = {
+    "plain": (False, 10_000, None),
+    "over TLS": (True, 10_000, None),
+    "plain, with 700 descriptors": (False, 900, 700),
+    "over TLS, with 700 descriptors": (True, 900, 700),
+}
+
+#: Requests of the honest client, each on a connection of its own.
+TRIES = 200
+
+
+def _python(place: Path, descriptors: int | None) -> str:
+    """
+    Return an interpreter that has so many descriptors.
+    """
+    if descriptors is None:
+        return sys.executable
+    made = place / "python"
+    made.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
+    made.chmod(0o755)
+    return str(made)
+
+
+def beside(name: str) -> list[float]:
+    """
+    Return the waits of an honest client beside such a crowd.  Seconds.
+    """
+    tls, count, descriptors = WAYS[name]
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        options, context = certified(place) if tls else ((), None)
+        python = _python(place, descriptors)
+        with Daemon(place, *options, python=python) as daemon:
+            workers = children(daemon.process.pid)
+            # Over TLS, half of a head is half of a greeting.
+            with Crowd(daemon.port, count, b"" if tls else HALF):
+                waits = [*honest(daemon.port, TRIES, context)]
+            assert children(daemon.process.pid)[: len(workers)] == workers
+    return waits
+
+
+def main() -> None:
+    """
+    Try each of them, and record what was found.
+    """
+    found = {}
+    for name in WAYS:
+        waits = found[name] = beside(name)
+        print(f"{name}: the longest wait was {1000 * max(waits):.0f} ms", flush=True)
+    figures = "; ".join(
+        f"{name}: {1000 * percentile(waits, 0.5):.0f} and {1000 * max(waits):.0f} ms"
+        for name, waits in found.items()
+    )
+    record(
+        Evidence(
+            name="crowds",
+            promise="one address cannot keep others out",
+            size=TRIES * len(WAYS),
+            unit="requests of another address beside up to 10,000 half requests",
+            result=f"all answered by the same worker; median and longest wait: {figures}",
+            command="make attacks",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

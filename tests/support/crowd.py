@@ -1,0 +1,119 @@
+"""
+Connections of one client by the hundred, which never ask for anything.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
+from threading import Event, Thread
+from typing import Self
+
+import trustme
+
+from tests.support.daemon import PATIENCE
+
+#: An address of this machine that is not the honest client's.
+ATTACKER = "127.0.0.2"
+
+#: How many connections it opens before it looks which ones were closed.
+_BATCH = 50
+
+
+class Crowd:
+    """
+    Connections from one address that send a piece of a request, or nothing, and come
+    again as soon as they are closed.
+    """
+
+    def __init__(self, port: int, count: int, piece: bytes) -> None:
+        self._address = ("127.0.0.1", port)
+        self._count, self._piece = count, piece
+        self._stopped = Event()
+        self.standing = Event()
+        self.made = 0
+        self._thread = Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self.standing.wait(PATIENCE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            held: list[socket.socket] = []
+            while not self._stopped.is_set():
+                held = [each for each in held if not _is_closed(each)]
+                for _ in range(min(_BATCH, self._count - len(held))):
+                    made = stack.enter_context(socket.socket())
+                    made.bind((ATTACKER, 0))
+                    made.settimeout(PATIENCE)
+                    made.connect(self._address)
+                    made.sendall(self._piece)
+                    made.setblocking(False)  # noqa: FBT003 its only argument
+                    held.append(made)
+                    self.made += 1
+                if self.made >= self._count:
+                    self.standing.set()
+                if len(held) == self._count:
+                    self._stopped.wait(0.05)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """
+    Return whether the server has closed C{connection}, and close our end too then.
+    """
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    connection.close()
+    return True
+
+
+def honest(port: int, tries: int, context: ssl.SSLContext | None) -> Iterator[float]:
+    """
+    Yield how long an honest client waits for an answer, on a new connection each time.
+    Seconds.
+    """
+    for _ in range(tries):
+        began = time.monotonic()
+        if context is None:
+            connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        else:
+            connection = HTTPSConnection(
+                "127.0.0.1", port, timeout=PATIENCE, context=context
+            )
+        connection.request("GET", "/current")
+        status = connection.getresponse().status
+        connection.close()
+        assert status == 200, status
+        yield time.monotonic() - began
+
+
+def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
+    """
+    Make a certificate for the loopback address.
+
+    @return: the service's options for it, and what a client trusts it by.
+    """
+    authority = trustme.CA()
+    chain, key = place / "chain.pem", place / "key.pem"
+    issued = authority.issue_cert("127.0.0.1")
+    chain.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return ("--tls-certificate", str(chain), "--tls-key", str(key)), context
