@@ -183,8 +183,8 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
     """
     name, pid = serving(daemon)
     os.kill(pid, signal.SIGABRT)
-    wait_for(daemon, rf"\[{name}\] Fatal Python error: Aborted")
-    wait_for(daemon, rf"\[{name}\] +File .*(epoll|asyncio)reactor.*")
+    wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
+    wait_for(daemon, rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
     wait_for(daemon, f"{name} ended by SIGABRT")
     step(daemon)
 

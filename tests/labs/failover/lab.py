@@ -69,13 +69,17 @@ class Result:
         return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
 
 
+#: The beginning of a supervisor's line; that of version 0.1.0 has another one.
+_SAYS = r"(?:supervisor \w+:|\])"
+
+
 def serving(daemon: Daemon) -> tuple[str, int]:
     """
     The name and the process id of the worker that serves, by the log.
     """
     log = daemon.log.read_text()
-    (*_, name) = re.findall(r"supervisor \w+: (worker-\d+) serves", log)
-    (*_, pid) = re.findall(rf"supervisor \w+: {name} is process (\d+)", log)
+    (*_, name) = re.findall(rf"{_SAYS} (worker-\d+) serves", log)
+    (*_, pid) = re.findall(rf"{_SAYS} {name} is process (\d+)", log)
     return name, int(pid)
 
 
@@ -83,7 +87,7 @@ def count(daemon: Daemon, what: str) -> int:
     """
     How often the log says of a worker that it C{what}.
     """
-    return len(re.findall(rf"supervisor \w+: worker-\d+ {what}", daemon.log.read_text()))
+    return len(re.findall(rf"{_SAYS} worker-\d+ {what}", daemon.log.read_text()))
 
 
 def until(daemon: Daemon, what: str, times: int) -> None:

@@ -301,7 +301,7 @@ def hung_disk(path: Path) -> int:
             name, pid = serving(daemon)
             with slow_flushes(pid, 10 * PATIENCE):
                 wait_for(daemon, f"{name} has been silent for .* seconds and is replaced")
-                wait_for(daemon, rf"\[{name}\] Fatal Python error: Aborted")
+                wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
                 # What strace holds is not gone before strace lets go of it.
             until(daemon, "serves", 2)
             until_told(clients)

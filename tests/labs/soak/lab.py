@@ -179,7 +179,7 @@ def states(daemon: Daemon) -> set[str]:
     """
     What the workers do, by the log.
     """
-    said = r"\] (worker-\d+) (is process|stands by|serves|ended)"
+    said = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
     return {*dict(re.findall(said, daemon.log.read_text())).values()}
 
 
