@@ -23,7 +23,7 @@ from pexservice.server.access_log import escaped
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, ISite, Phase
 from pexservice.server.parser import Parser
-from pexservice.server.plan_cache import Framing
+from pexservice.server.plans import Framing
 from pexservice.server.request import PexRequest
 from pexservice.server.responses import head, render
 from pexservice.web.guard import operation_of

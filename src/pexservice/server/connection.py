@@ -28,7 +28,7 @@ from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
-from pexservice.server.plan_cache import Recognized, Shape
+from pexservice.server.plans import Recognized, Shape
 from pexservice.web.clients import Caller
 from pexservice.web.operations import Answer, ISender, log_bug, problem_of, told_of
 from pexservice.web.problems import internal_error, too_many_connections, too_slow

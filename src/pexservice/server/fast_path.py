@@ -8,7 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.plan_cache import Framing, Plan, PlanCache
+from pexservice.server.plan_cache import PlanCache
+from pexservice.server.plans import Framing, Plan
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.responses import Responses
 from pexservice.web.operations import Call, ISender, Operation, Performer

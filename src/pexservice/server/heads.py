@@ -85,6 +85,25 @@ class Line(NamedTuple):
 _IGNORED = Line()
 _SECRET = Line(kept=False)
 
+
+class _Rule(NamedTuple):
+    """
+    What the lines of a header are read for.
+
+    @ivar slot: as L{Line.slot}.
+    @ivar tell: tells the meaning of a value, if it decides.
+    @ivar name: as L{Line.name}.
+    @ivar kept: as L{Line.kept}.
+    """
+
+    slot: int | None = None
+    tell: Callable[[bytes], Hashable] | None = None
+    name: bytes | None = None
+    kept: bool = True
+
+
+_NO_RULE = _Rule()
+
 #: The slot of the request line.
 _REQUEST = 0
 
@@ -120,9 +139,22 @@ class Reader:
             tells the meaning of its value: never L{None} but for one that is not plain.
         @param logs: whether headers that are logged are arguments.
         """
-        self._meanings = meanings
-        self._slots = {name: slot for slot, name in enumerate(meanings, 1)}
-        self._argument = Use.ARGUMENT | Use.LOGGED if logs else Use.ARGUMENT
+        slots = {name: slot for slot, name in enumerate(meanings, 1)}
+        argument = Use.ARGUMENT | Use.LOGGED if logs else Use.ARGUMENT
+        self._slots = len(slots)
+        # To ask what a header is for is slow, so it is asked once.
+        self._rules: dict[bytes, _Rule | None] = dict.fromkeys(_NOT_KEPT, _Rule(kept=False))
+        for name, use in HEADERS.items():
+            self._rules[name] = (
+                None
+                if use is Use.PARSED
+                else _Rule(
+                    slots[name] if use & Use.DECIDES else None,
+                    meanings.get(name),
+                    name if use & argument else None,
+                    name not in _NOT_KEPT,
+                )
+            )
         self._known: dict[bytes, Line] = {}
         self._known_before: dict[bytes, Line] = {}
 
@@ -137,7 +169,7 @@ class Reader:
             or not head.endswith(b"\r\n\r\n")
         ):
             return None
-        key: list[Hashable] = [None] * (1 + len(self._slots))
+        key: list[Hashable] = [None] * (1 + self._slots)
         arguments: Arguments = {}
         first, last = len(lines), -1
         for number, line in enumerate(lines):
@@ -179,21 +211,20 @@ class Reader:
         if found is None:
             return None
         spelled, value = found.groups()
-        name = spelled.lower()
-        kept = name not in _NOT_KEPT
-        use = HEADERS.get(name)
-        if use is None:
-            return _IGNORED if kept else _SECRET
-        if use is Use.PARSED or (name == HOST and not is_host(value)):
+        rule = self._rules.get(spelled.lower(), _NO_RULE)
+        if rule is None or (rule.name == HOST and not is_host(value)):
             return None
-        slot = meaning = None
-        if use & Use.DECIDES:
-            slot, meaning = self._slots[name], self._meanings[name](value)
+        slot, tell, name, kept = rule
+        meaning = None
+        if tell is not None:
+            meaning = tell(value)
             if meaning is None:
                 return None
-        if use & self._argument:
+        if name is not None:
             return Line(slot, meaning, name, value, kept)
-        return _IGNORED if slot is None else Line(slot, meaning)
+        if slot is not None:
+            return Line(slot, meaning)
+        return _IGNORED if kept else _SECRET
 
 
 def _parse_request_line(line: bytes) -> Line | None:

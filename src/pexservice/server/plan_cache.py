@@ -19,9 +19,6 @@ again: L{MOST_PLANS} is a bound, not a size.  No line with a secret or a key is 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, Protocol
-
-from attrs import define, frozen
 
 from pexservice.server.heads import (
     LONGEST_HEAD,
@@ -34,8 +31,9 @@ from pexservice.server.heads import (
     add,
     has_its_host,
 )
-from pexservice.server.request_counters import Tally
+from pexservice.server.plans import HasShapes, Plan, Recognized, Shape, prefer
 from pexservice.web.operations import Call, Operation
+from pexservice.web.parameters import HOST
 
 #: There is one plan for each endpoint, method, version and meaning of the headers that
 #: decide: some hundreds.
@@ -54,89 +52,8 @@ LONGEST_SHAPE = 2048
 MOST_HOLES = 4
 MOST_MADE = 256
 
-#: How many shapes a connection has, for heads that alternate, and how many of the latest
-#: are tried on one that has none.
-MOST_ALTERNATING = 3
+#: How many of the latest shapes are tried on a connection that has none.
 MOST_RECENT = 8
-
-
-@frozen(eq=False)
-class Framing:
-    """
-    How the answers to requests of one kind are framed.
-
-    @ivar version: of HTTP, as C{b"HTTP/1.1"}.
-    @ivar connection: the value of the answer's C{Connection} header, if it has one.
-    @ivar last: whether the connection ends with the answer.
-    """
-
-    version: bytes
-    connection: bytes | None
-    last: bool
-
-
-@frozen(eq=False)
-class Plan:
-    """
-    What requests of one kind mean, and how they are answered and counted.
-    """
-
-    operation: Operation
-    framing: Framing
-    tally: Tally
-
-
-class Recognized(NamedTuple):
-    """
-    A request that was recognized.
-
-    @ivar line: its request line.
-    @ivar call: what was made of its arguments, if these are the same each time.
-    """
-
-    plan: Plan
-    arguments: Arguments
-    line: bytes
-    call: Call | None = None
-
-
-@define(eq=False)
-class Shape:
-    """
-    What the heads of a client have in common: they begin and end alike.
-
-    @ivar lines: how many lines stand before and behind the rest.
-    @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
-    @ivar line: the request line.
-    @ivar plan: that of a head whose rest decides nothing.
-    @ivar whole: what a head means whose rest makes no difference.
-    @ivar used: how often it was; halved when others look for room.
-    """
-
-    prefix: bytes
-    suffix: bytes
-    lines: int
-    key: Key
-    arguments: Arguments
-    line: bytes
-    plan: Plan | None
-    whole: Recognized | None = None
-    used: int = 0
-
-    def forget(self) -> None:
-        """
-        Fit no head any more: connections may still have it.
-        """
-        self.prefix = self.suffix = b"\n"
-        self.arguments, self.line, self.plan, self.whole = {}, b"", None, None
-
-
-class HasShapes(Protocol):
-    """
-    A connection, which knows its client's shapes, the latest first.
-    """
-
-    shapes: tuple[Shape, ...]
 
 
 class PlanCache:
@@ -218,7 +135,7 @@ class PlanCache:
                 if recognized is not None:
                     shape.used += 1
                     if not shapes or shapes[0] is not shape:
-                        _prefer(connection, shape)
+                        prefer(connection, shape)
                     return recognized
         return None
 
@@ -233,7 +150,7 @@ class PlanCache:
         if found.new is not None:
             shape = self._shape(found, *found.new)
             if shape is not None:
-                _prefer(connection, shape)
+                prefer(connection, shape)
         elif len(head) <= LONGEST_EXACT:
             # It has come before.
             call = self._bind(plan.operation, arguments)
@@ -334,17 +251,21 @@ class PlanCache:
         """
         Return what a head of C{shape} means that says C{differing}, too.
         """
-        key, arguments = list(shape.key), dict(shape.arguments)
+        shared = shape.arguments
+        arguments, plan = shared.copy(), shape.plan
+        key: list[Hashable] | None = None
         for said in differing:
+            name = said.name
             # What the shape has of an argument is shared.
-            if said.name in shape.arguments or not add(said, key, arguments):
+            if name in shared:
                 return None
-        plan, whole = shape.plan, tuple(key)
-        if plan is None or whole != shape.key:
+            if said.slot is not None or name == HOST:
+                key, plan = key or list(shape.key), None
+                if not add(said, key, arguments):
+                    return None
+            elif name is not None:
+                arguments.setdefault(name, []).append(said.value)
+        if plan is None:
+            whole = shape.key if key is None else tuple(key)
             plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
         return None if plan is None else Recognized(plan, arguments, shape.line)
-
-
-def _prefer(connection: HasShapes, shape: Shape) -> None:
-    others = [each for each in connection.shapes if each is not shape]
-    connection.shapes = (shape, *others[: MOST_ALTERNATING - 1])

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
-from pexservice.server.plan_cache import Framing, Plan
+from pexservice.server.plans import Framing, Plan
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Header, Reply
 from pexservice.web.representations import (

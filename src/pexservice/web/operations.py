@@ -280,15 +280,25 @@ class Performer:
         problem = None
         if self._limit is not None:
             problem = self.charge(sender, arguments.get(FORWARDED_FOR))
-        if problem is None and (known is None or not known.any_way):
+        any_way = self._is_any_way(arguments) if known is None else known.any_way
+        if problem is None and not any_way:
             problem = self._check_host(arguments, sender)
         if problem is not None:
             raise problem
-        return known or self.bind(operation, arguments)
+        return known or self._call(operation, arguments, any_way=any_way)
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
         Return what is to be done, whoever asks.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        any_way = self._is_any_way(arguments)
+        return self._call(operation, arguments, any_way=any_way)
+
+    def _call(self, operation: Operation, arguments: Arguments, *, any_way: bool) -> Call:
+        """
+        Do what L{bind} does.
 
         @raise Problem: the first of all reasons not to do it.
         """
@@ -301,7 +311,6 @@ class Performer:
         )
         if isinstance(problem, Problem):
             raise problem
-        any_way = self._is_any_way(arguments)
         if operation.work is not None:
             return Call(any_way)
         key = None if transition is None else key_of(arguments)
@@ -328,10 +337,9 @@ class Performer:
         """
         Return 421 if the host of a request is not answered where it comes from.
         """
-        hosts = self._hosts
-        if hosts is None or self._is_any_way(arguments):
+        hosts, caller = self._hosts, sender.caller
+        if hosts is None:
             return None
-        caller = sender.caller
         if caller.checks_host is None:
             caller.checks_host = hosts.concerns(caller.local, caller.peer)
         return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pexservice.core.cursor import State
@@ -23,12 +24,16 @@ _ELEMENT = re.compile(
 _ONE = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
+@lru_cache(maxsize=8)
+def _tags_of(revision: int) -> tuple[bytes, ...]:
+    return tuple([b"%d%b" % (revision, suffix) for suffix in SUFFIXES.values()])
+
+
 def tags_of(state: State) -> tuple[bytes, ...]:
     """
     Return the opaque parts of the ETags of C{state}, one for each representation.
     """
-    revision = b"%d" % state.revision
-    return tuple([revision + suffix for suffix in SUFFIXES.values()])
+    return _tags_of(state.revision)
 
 
 class Tags(NamedTuple):
@@ -59,8 +64,11 @@ class Tags(NamedTuple):
         """
         if self.anything:
             return True
-        strong, weak = self.strong, self.weak
-        return any(tag in strong or tag in weak for tag in tags_of(state))
+        # The generator of any() would cost more than what it makes.
+        for tag in tags_of(state):  # noqa: SIM110
+            if tag in self.strong or tag in self.weak:
+                return True
+        return False
 
     def name(self, opaque: str) -> bool:
         """

@@ -143,7 +143,9 @@ class Client:
         self._path = chance.choice(self._paths)
         self._version = chance.choice([b"HTTP/1.1"] * 4 + [b"HTTP/1.0"])
         names = chance.sample(USUAL, chance.choice((0, 1, 2, 3, 5, 9)))
-        self._lines = [self._line(name) for name in dict.fromkeys((b"Host", *names))]
+        # HTTP/1.0 goes without.
+        host = [] if self._version == b"HTTP/1.0" and chance.random() < 0.5 else [b"Host"]
+        self._lines = [self._line(name) for name in dict.fromkeys((*host, *names))]
         if chance.random() < 0.2:
             chance.shuffle(self._lines)
 
@@ -154,6 +156,8 @@ class Client:
         value = chance.choice(values[:2] if chance.random() < 0.9 else values)
         if name == b"X-Request-ID":
             value = b"%032x" % chance.getrandbits(128)
+        if name == b"Host" and chance.random() < 0.1:
+            value = b"h%x" % chance.getrandbits(32)
         line = Line(name, value)
         if chance.random() < 0.02:
             line.name = chance.choice((name.lower(), name.upper(), name + b" "))
@@ -178,9 +182,10 @@ class Client:
         if happens < 0.02 and self._lines:
             self._lines.pop(chance.randrange(len(self._lines)))
         elif happens < 0.06:
-            # Or one twice.
-            line = self._line(chance.choice(NAMES))
-            self._lines.insert(chance.randint(0, len(self._lines)), line)
+            # Or one twice, beside each other now and then.
+            name = chance.choice((*NAMES, b"Host", b"Host"))
+            at = chance.randint(0, len(self._lines))
+            self._lines[at:at] = [self._line(name) for _ in range(chance.choice((1, 1, 2)))]
         elif happens < 0.1:
             self._path = chance.choice(self._paths)
         target = self._path + chance.choice(QUERIES)

@@ -278,3 +278,20 @@ def test_no_secret_is_kept(server: Server, name: bytes) -> None:
     cache = server.fast_path.cache
     assert not [each for each in kept([cache, wire.protocol.shapes]) if b"s3cret" in each]
     assert [each for each in kept(cache) if b"POST /next" in each]
+
+
+def test_two_hosts_where_none_is_needed(server: Server) -> None:
+    """
+    A request of HTTP/1.0 needs no C{Host}, but two are refused, also where the shape of
+    its head is known without any.
+    """
+    start, end = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n", b"X-Z: z\r\n\r\n"
+    for number in range(4):
+        wire = server.connect()
+        wire.send(start + b"X-Request-ID: %d\r\n" % number + end)
+        wire.turns(4)
+        assert wire.received.startswith(b"HTTP/1.0 200 ")
+    wire = server.connect()
+    wire.send(start + b"Host: a\r\nHost: b\r\n" + end)
+    wire.turns(4)
+    assert b" 400 " in wire.received

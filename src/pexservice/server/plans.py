@@ -1,0 +1,104 @@
+"""
+What is known of requests: plans, which are found by what heads say, and the shapes that
+heads of one client have.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from attrs import define, frozen
+
+from pexservice.server.heads import Arguments, Key
+from pexservice.server.request_counters import Tally
+from pexservice.web.operations import Call, Operation
+
+#: How many shapes a connection has, for heads that alternate.
+MOST_ALTERNATING = 3
+
+
+@frozen(eq=False)
+class Framing:
+    """
+    How the answers to requests of one kind are framed.
+
+    @ivar version: of HTTP, as C{b"HTTP/1.1"}.
+    @ivar connection: the value of the answer's C{Connection} header, if it has one.
+    @ivar last: whether the connection ends with the answer.
+    """
+
+    version: bytes
+    connection: bytes | None
+    last: bool
+
+
+@frozen(eq=False)
+class Plan:
+    """
+    What requests of one kind mean, and how they are answered and counted.
+    """
+
+    operation: Operation
+    framing: Framing
+    tally: Tally
+
+
+class Recognized(NamedTuple):
+    """
+    A request that was recognized.
+
+    @ivar line: its request line.
+    @ivar call: what was made of its arguments, if these are the same each time.
+    """
+
+    plan: Plan
+    arguments: Arguments
+    line: bytes
+    call: Call | None = None
+
+
+@define(eq=False)
+class Shape:
+    """
+    What the heads of a client have in common: they begin and end alike.
+
+    @ivar lines: how many lines stand before and behind the rest.
+    @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
+    @ivar line: the request line.
+    @ivar plan: that of a head whose rest decides nothing.
+    @ivar whole: what a head means whose rest makes no difference.
+    @ivar used: how often it was; halved when others look for room.
+    """
+
+    prefix: bytes
+    suffix: bytes
+    lines: int
+    key: Key
+    arguments: Arguments
+    line: bytes
+    plan: Plan | None
+    whole: Recognized | None = None
+    used: int = 0
+
+    def forget(self) -> None:
+        """
+        Fit no head any more: connections may still have it.
+        """
+        self.prefix = self.suffix = b"\n"
+        self.arguments, self.line, self.plan, self.whole = {}, b"", None, None
+
+
+class HasShapes(Protocol):
+    """
+    A connection, which knows its client's shapes, the latest first.
+    """
+
+    shapes: tuple[Shape, ...]
+
+
+def prefer(connection: HasShapes, shape: Shape) -> None:
+    """
+    Have a connection try C{shape} first.
+    """
+    others = [each for each in connection.shapes if each is not shape]
+    connection.shapes = (shape, *others[: MOST_ALTERNATING - 1])
