@@ -9,7 +9,7 @@ KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\|json\|md\)')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all quick bench deb system image-test api-docs screenshots clean
+.PHONY: help run test test-all quick bench deb system image-test api-docs completions screenshots clean
 .PHONY: cluster cluster-faults
 .PHONY: exactly-once failover power-cuts damage faults histories simulate model attacks resources soak evidence
 
@@ -42,6 +42,9 @@ test-all: $(VENV)/tox ## everything: long forms, laboratories, Debian's versions
 
 api-docs: $(VENV)/tested ## write docs/http-api.md from the OpenAPI document
 	$(VENV)/bin/python -m tests.support.http_reference
+
+completions: $(VENV)/tested ## write what bash and zsh complete pexctl with
+	$(VENV)/bin/python -m tests.support.completions
 
 screenshots: $(VENV)/browsing ## take the pictures in docs/page/, by Debian's chromium
 	$(VENV)/bin/python -m tests.support.screenshots

@@ -161,20 +161,24 @@ NEEDS = {
     "mmdebstrap": _program("mmdebstrap", "mmdebstrap"),
     "mount": _program("mount", "mount"),
     "nginx": _program("nginx", "nginx-light"),
+    "node": _program("node", "nodejs"),
     "podman": _program("podman", "podman"),
     "promtool": _program("promtool", "prometheus"),
     "runc": _program("runc", "runc"),
     "slowhttptest": _program("slowhttptest", "slowhttptest"),
+    "zsh": _program("zsh", "zsh"),
     "strace": Need(
         "apt install strace, and let it trace",
         lambda: _runs("strace", "-qq", "-o", os.devnull, "true"),
     ),
     # Python's packages, which Debian 13 lacks or has too old.
     "axe": _library("axe_playwright_python", "browser"),
+    "httpx": _library("httpx", "test"),
     "jsonschema": _library("jsonschema", "api"),
     "kubernetes-validate": _library("kubernetes_validate", "test"),
     "openapi-spec-validator": _library("openapi_spec_validator", "api"),
     "playwright": _library("playwright", "browser"),
+    "requests": _library("requests", "test"),
     "schemathesis": _library("schemathesis", "api"),
 }
 

@@ -1,0 +1,173 @@
+"""
+Write what shells complete C{pexctl} with, from its parser.
+
+C{python -m tests.support.completions} writes the files; a test compares them.
+"""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, Action, ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from pexservice.cli.pexctl import make_parser
+
+_PLACE = Path(__file__).parents[2] / "src" / "pexservice" / "cli" / "completions"
+BASH = _PLACE / "bash" / "pexctl"
+ZSH = _PLACE / "zsh" / "_pexctl"
+
+#: How values are called that are files, and directories.
+_FILES = {"FILE", "PEM"}
+_DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
+
+
+@frozen
+class Verb:
+    """
+    What a shell has to know of a verb.
+    """
+
+    name: str
+    summary: str
+    options: list[Action]
+    positionals: list[Action]
+
+
+def verbs(parser: ArgumentParser) -> list[Verb]:
+    """
+    Return the verbs of C{pexctl}.
+    """
+    (commands,) = (each for each in parser._actions if isinstance(each, _SubParsersAction))
+    found = []
+    for listed in commands._choices_actions:
+        actions = [
+            each
+            for each in commands.choices[listed.dest]._actions
+            if each.help is not SUPPRESS
+        ]
+        found.append(
+            Verb(
+                listed.dest,
+                listed.help or "",
+                [each for each in actions if each.option_strings],
+                [each for each in actions if not each.option_strings],
+            )
+        )
+    return found
+
+
+def _long(option: Action) -> str:
+    return option.option_strings[-1]
+
+
+def _value(option: Action) -> str | None:
+    """
+    Return what the value of an option is called, if it has one.
+    """
+    return None if option.nargs == 0 else str(option.metavar or option.dest.upper())
+
+
+def bash() -> Iterator[str]:
+    """
+    Write the lines for bash.
+    """
+    known = verbs(make_parser())
+    options = {_long(each): each for verb in known for each in verb.options}
+    values = {name: _value(each) for name, each in options.items()}
+    files = sorted(name for name, value in values.items() if value in _FILES)
+    directories = sorted(name for name, value in values.items() if value in _DIRECTORIES)
+    others = sorted(
+        name
+        for name, value in values.items()
+        if value is not None and name not in {*files, *directories}
+    )
+    yield "# Completion of pexctl for bash, written by python -m tests.support.completions."
+    yield "_pexctl() {"
+    yield '    local word=${COMP_WORDS[COMP_CWORD]} words="" kind=""'
+    yield "    case ${COMP_WORDS[COMP_CWORD - 1]} in"
+    yield f"        {' | '.join(files)}) kind=-f ;;"
+    if directories:
+        yield f"        {' | '.join(directories)}) kind=-d ;;"
+    yield f"        {' | '.join(others)}) return ;;"
+    yield "        *)"
+    yield "            case $COMP_CWORD:${COMP_WORDS[1]} in"
+    names = " ".join(verb.name for verb in known)
+    yield f'                1:*) words="{names} --help --version" ;;'
+    for verb in known:
+        line = " ".join(map(_long, verb.options))
+        kind = (
+            " kind=-d" if any(_value(p) in _DIRECTORIES for p in verb.positionals) else ""
+        )
+        yield f'                *:{verb.name}) words="{line}"{kind} ;;'
+    yield "            esac"
+    yield "            ;;"
+    yield "    esac"
+    yield "    [[ $word != -* ]] || kind="
+    yield '    mapfile -t COMPREPLY < <(compgen $kind -W "$words" -- "$word")'
+    yield "}"
+    yield "complete -o filenames -F _pexctl pexctl"
+
+
+def _quoted(text: str) -> str:
+    for each in "\\[]:":
+        text = text.replace(each, f"\\{each}")
+    return text.replace("'", "'\\''").replace("%%", "%")
+
+
+def _completed(value: str) -> str:
+    if value in _FILES:
+        return "_files"
+    return "_files -/" if value in _DIRECTORIES else ""
+
+
+def zsh() -> Iterator[str]:
+    """
+    Write the lines for zsh.
+    """
+    known = verbs(make_parser())
+    yield "#compdef pexctl"
+    yield "# Completion of pexctl for zsh, written by python -m tests.support.completions."
+    yield "local -a verbs=("
+    for verb in known:
+        yield f"    '{verb.name}:{_quoted(verb.summary)}'"
+    yield ")"
+    yield "if (( CURRENT == 2 )); then"
+    yield "    _describe verb verbs"
+    yield "    _arguments '--help[show help]' '--version[tell the version]'"
+    yield "    return"
+    yield "fi"
+    yield "shift words; (( CURRENT-- ))"
+    yield "case $words[1] in"
+    for verb in known:
+        arguments = []
+        for each in verb.options:
+            value = _value(each)
+            text = f"{_long(each)}[{_quoted(each.help or '')}]"
+            # An option that may be repeated is completed again.
+            again = "*" if type(each).__name__ == "_AppendAction" else ""
+            tail = "" if value is None else f":{value}:{_completed(value)}"
+            arguments.append(f"'{again}{text}{tail}'")
+        for each in verb.positionals:
+            value = _value(each) or ""
+            optional = ":" if each.nargs == "?" else ""
+            arguments.append(f"'{optional}:{value}:{_completed(value)}'")
+        yield f"    {verb.name})"
+        yield "        _arguments \\"
+        yield " \\\n".join(f"            {each}" for each in arguments)
+        yield "        ;;"
+    yield "esac"
+
+
+def main() -> None:
+    """
+    Write the files.
+    """
+    for path, lines in ((BASH, bash()), (ZSH, zsh())):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""
+Shells complete what the parser takes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pexservice.cli.pexctl import VERBS
+from tests.support import completions
+from tests.support.needs import program
+
+
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [(completions.BASH, completions.bash), (completions.ZSH, completions.zsh)],
+    ids=["bash", "zsh"],
+)
+def test_as_the_parser_has_it(path: Path, lines: object) -> None:
+    """
+    The files are those that C{make completions} writes.
+    """
+    assert callable(lines)
+    assert path.read_text() == "\n".join([*lines(), ""])
+
+
+def complete(path: Path, *words: str) -> list[str]:
+    """
+    Return what bash offers for the last of C{words}.
+    """
+    script = (
+        f'source {completions.BASH}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
+        " _pexctl; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    bash = program("bash")
+    assert bash is not None
+    ended = subprocess.run(
+        [bash, "--norc", "-euc", script, "bash", *words],
+        cwd=path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == ""
+    return ended.stdout.split("\n")[:-1]
+
+
+def test_bash(tmp_path: Path) -> None:
+    """
+    Verbs come first, then the verb's options, and files and directories where they are
+    wanted.
+    """
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store.pem").touch()
+    assert complete(tmp_path, "pexctl", "")[:-2] == list(VERBS)
+    assert complete(tmp_path, "pexctl", "ne") == ["next"]
+    assert complete(tmp_path, "pexctl", "next", "--k") == ["--key"]
+    assert complete(tmp_path, "pexctl", "verify", "st") == ["store"]
+    assert complete(tmp_path, "pexctl", "next", "--ca-file", "st") == ["store", "store.pem"]
+    assert complete(tmp_path, "pexctl", "next", "--key", "") == [""]
+    assert complete(tmp_path, "pexctl", "load", "--")[:2] == ["--help", "--json"]
+
+
+@pytest.mark.needs("zsh")
+def test_zsh() -> None:
+    """
+    Zsh understands its file.
+    """
+    zsh = program("zsh")
+    assert zsh is not None
+    subprocess.run([zsh, "-n", str(completions.ZSH)], check=True)
