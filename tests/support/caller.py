@@ -22,7 +22,7 @@ from pexservice.web.api import Api
 from pexservice.web.clients import Clients
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
-from pexservice.web.operations import Performer
+from pexservice.web.performer import Performer
 from tests.support.fakes import MemoryStore, Turns, now
 
 

@@ -30,7 +30,7 @@ from pexservice.web.clients import Clients
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.hosts import HostPolicy
-from pexservice.web.operations import Performer
+from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
 from tests.support.fake_etcd import FakeCaller
 from tests.support.fakes import MemoryStore, Turns, now

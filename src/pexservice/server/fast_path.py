@@ -12,8 +12,9 @@ from pexservice.server.plan_cache import PlanCache
 from pexservice.server.plans import Framing, Plan
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.responses import Responses
-from pexservice.web.operations import Call, ISender, Operation, Performer
+from pexservice.web.operations import Call, ISender, Operation
 from pexservice.web.parameters import FORWARDED_FOR, Arguments
+from pexservice.web.performer import Performer
 from pexservice.web.problems import Problem
 
 

@@ -2,7 +2,7 @@
 The Klein tree: one handler for each endpoint, which says what a request means.
 
 A handler makes an operation and does nothing: L{Performer
-<pexservice.web.operations.Performer>} performs it.
+<pexservice.web.performer.Performer>} performs it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard, Performance
 from pexservice.web.negotiation import best_of
-from pexservice.web.operations import WATCH, Performer, Work, kind_of_read
+from pexservice.web.operations import WATCH, Work, kind_of_read
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -41,6 +41,7 @@ from pexservice.web.parameters import (
     query,
     read,
 )
+from pexservice.web.performer import Performer
 from pexservice.web.preconditions import parse_tags
 from pexservice.web.problems import Problem
 from pexservice.web.replies import HTML, JSON, TEXT, Reply

@@ -22,15 +22,9 @@ from zope.interface import implementer
 from pexservice.web import problems
 from pexservice.web.clients import Caller
 from pexservice.web.endpoints import Endpoint, Table
-from pexservice.web.operations import (
-    Answer,
-    ISender,
-    Operation,
-    Performer,
-    log_bug,
-    reply_to,
-)
+from pexservice.web.operations import Answer, ISender, Operation, log_bug, reply_to
 from pexservice.web.parameters import Arguments, read
+from pexservice.web.performer import Performer
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply
 

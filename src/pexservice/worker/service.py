@@ -51,7 +51,7 @@ from pexservice.web.clients import Clients
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.hosts import HostPolicy
-from pexservice.web.operations import Performer
+from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files
 from pexservice.worker.lifecycle import connect, heartbeat

@@ -1,0 +1,312 @@
+"""
+The performer: the one place that says in which order a request is refused, and what is
+done when it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import cast
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from pexservice.commit.interface import ICommitter
+from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.web import problems
+from pexservice.web.access import Access
+from pexservice.web.clients import Clients
+from pexservice.web.cross_site import check_purpose
+from pexservice.web.hosts import HostPolicy
+from pexservice.web.operations import (
+    MOVE,
+    Answer,
+    Answered,
+    Call,
+    ISender,
+    Operation,
+    Work,
+    kind_of_read,
+    log_bug,
+    problem_of,
+)
+from pexservice.web.parameters import (
+    FORWARDED_FOR,
+    HOST,
+    MEANINGS,
+    ORIGIN,
+    PURPOSES,
+    REQUEST_METHOD,
+    Arguments,
+    conditions,
+    key_of,
+    preferences,
+)
+from pexservice.web.preconditions import UNCONDITIONAL, Conditions
+from pexservice.web.problems import Problem
+from pexservice.web.replies import Header, Reply
+from pexservice.web.representations import (
+    NOT_MODIFIED,
+)
+from pexservice.web.throttle import RateLimit
+
+
+class Performer:
+    """
+    Perform the operations of one worker.
+
+    @ivar clients: tells whom a request comes from.
+    """
+
+    def __init__(
+        self,
+        committer: ICommitter,
+        access: Access,
+        clients: Clients,
+        *,
+        hosts: HostPolicy | None = None,
+        limit: RateLimit | None = None,
+    ) -> None:
+        """
+        @param hosts: decides which C{Host} is answered; L{None} to answer any.
+        """
+        self.clients = clients
+        self._committer = committer
+        self._access = access
+        self._hosts = hosts
+        self._limit = limit
+
+    def operation(
+        self,
+        method: bytes,
+        arguments: Arguments,
+        *,
+        transition: Transition | None = None,
+        deed: str | None = None,
+        refusal: Problem | None = None,
+        work: Work | None = None,
+    ) -> Operation:
+        """
+        Return what a request means whose target says the rest.
+        """
+        purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
+        return Operation(
+            method=method,
+            told=self.told(arguments.get(ORIGIN, ())),
+            preferences=preferences(arguments),
+            transition=transition,
+            deed=deed if transition is None else MOVE,
+            ahead=transition is not None and check_purpose(purposes) is not None,
+            refusal=refusal,
+            work=work,
+        )
+
+    def told(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
+        """
+        Return what any answer to a request tells a browser.
+
+        @param origins: the values of its C{Origin}.
+        """
+        return self._access.pages.answer_headers(origins)
+
+    def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
+        """
+        Return what tells the meaning of a value of each header that decides which
+        operation a request is.
+        """
+        others = self.told(())
+
+        def origin(value: bytes) -> bytes:
+            return b"" if self.told([value]) is others else value
+
+        return {**MEANINGS, ORIGIN: origin}
+
+    def preflight(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
+        """
+        Return what the answer to an C{OPTIONS} tells a browser besides.
+
+        @param allow: the methods that the path takes.
+        """
+        return self._access.pages.preflight_headers(
+            arguments.get(ORIGIN, ()), allow, asks=REQUEST_METHOD in arguments
+        )
+
+    def perform(
+        self,
+        operation: Operation,
+        arguments: Arguments,
+        sender: ISender,
+        answer: Callable[[Answer], None],
+        known: Call | None = None,
+    ) -> Answer | None:
+        """
+        Perform a read, a step or a refusal.
+
+        @param answer: called with the answer if that is not at hand.  It may be called
+            before this returns.
+        @param known: what L{bind} has made of the same arguments before.
+        @return: the answer, if it is at hand.
+        """
+        try:
+            call = self._admit(operation, arguments, sender, known)
+        except Problem as problem:
+            return problem
+        if call.move is None:
+            return self._read(call.conditions, answer)
+        self._step(operation.method, call, call.move, answer)
+        return None
+
+    def work(
+        self,
+        operation: Operation,
+        work: Work,
+        arguments: Arguments,
+        sender: ISender,
+    ) -> Deferred[Reply | None]:
+        """
+        Perform C{operation} by doing its C{work}.
+
+        @return: fires with the answer, unless C{work} has given it; it may be cancelled.
+        """
+
+        def begin() -> Reply | Deferred[Reply] | Deferred[None]:
+            self._admit(operation, arguments, sender, None)
+            return work(arguments)
+
+        def failed(failure: Failure) -> Reply:
+            return problem_of(_error(failure)).reply(operation.preferences.problem)
+
+        done = maybeDeferred(cast(Callable[[], Deferred[Reply | None]], begin))
+        return done.addErrback(failed)
+
+    def _admit(
+        self,
+        operation: Operation,
+        arguments: Arguments,
+        sender: ISender,
+        known: Call | None,
+    ) -> Call:
+        """
+        Return what is to be done.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        problem = None
+        if self._limit is not None:
+            problem = self.charge(sender, arguments.get(FORWARDED_FOR))
+        any_way = self._is_any_way(arguments) if known is None else known.any_way
+        if problem is None and not any_way:
+            problem = self._check_host(arguments, sender)
+        if problem is not None:
+            raise problem
+        return known or self._call(operation, arguments, any_way=any_way)
+
+    def bind(self, operation: Operation, arguments: Arguments) -> Call:
+        """
+        Return what is to be done, whoever asks.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        any_way = self._is_any_way(arguments)
+        return self._call(operation, arguments, any_way=any_way)
+
+    def _call(self, operation: Operation, arguments: Arguments, *, any_way: bool) -> Call:
+        """
+        Do what L{bind} does.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
+        access, transition = self._access, operation.transition
+        problem = (
+            operation.refusal
+            or (operation.deed and access.check_page(operation.deed, arguments))
+            or (problems.not_on_purpose() if operation.ahead else None)
+            or (transition and access.check_token(arguments))
+        )
+        if isinstance(problem, Problem):
+            raise problem
+        if operation.work is not None:
+            return Call(any_way)
+        key = None if transition is None else key_of(arguments)
+        found = conditions(arguments)
+        if transition is None:
+            return Call(any_way, found)
+        condition = None if found is UNCONDITIONAL else found.met_by
+        return Call(any_way, found, Move(transition, key, condition))
+
+    def _is_any_way(self, arguments: Arguments) -> bool:
+        hosts = self._hosts
+        return hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
+
+    def charge(self, sender: ISender, forwarded: Sequence[bytes] | None) -> Problem | None:
+        """
+        Count a request of a client, and return 429 if it sends too many.
+        """
+        limit = self._limit
+        if limit is None or limit.take(self.clients.host(sender.caller, forwarded)):
+            return None
+        return problems.too_many_requests(limit.rate)
+
+    def _check_host(self, arguments: Arguments, sender: ISender) -> Problem | None:
+        """
+        Return 421 if the host of a request is not answered where it comes from.
+        """
+        hosts, caller = self._hosts, sender.caller
+        if hosts is None:
+            return None
+        if caller.checks_host is None:
+            caller.checks_host = hosts.concerns(caller.local, caller.peer)
+        return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None
+
+    def _step(
+        self, method: bytes, call: Call, move: Move, answer: Callable[[Answer], None]
+    ) -> None:
+        waiter = answer if move.condition is None else _judge(method, call, answer)
+        self._committer.move(move, waiter)
+
+    def _read(
+        self, conditions: Conditions, answer: Callable[[Answer], None]
+    ) -> Answer | None:
+        committer = self._committer
+        if committer.unread is not None:
+            return committer.unread
+        if committer.shows_visible:
+            state = committer.visible
+            return Answered(kind_of_read(conditions, state), state)
+        committer.read_current().addCallbacks(
+            lambda state: answer(Answered(kind_of_read(conditions, state), state)),
+            lambda failure: answer(_error(failure)),
+        ).addErrback(log_bug)
+        return None
+
+
+def _judge(
+    method: bytes, call: Call, answer: Callable[[Answer], None]
+) -> Callable[[Answer], None]:
+    """
+    Return a waiter for a step with conditions.
+
+    RFC 9110 13.1.2 has a GET whose C{If-None-Match} is not met answered 304.
+    """
+
+    def waiter(outcome: Answer) -> None:
+        if isinstance(outcome, Outcome) and method == b"GET":
+            result, state = outcome
+            if result is Result.PRECONDITION_FAILED and call.conditions.match(state):
+                outcome = Answered(NOT_MODIFIED, state)
+        answer(outcome)
+
+    return waiter
+
+
+def _error(failure: Failure) -> Exception:
+    """
+    Return the reason of C{failure}, as an answer; what is nobody's refusal is a bug.
+    """
+    if failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown):
+        return cast(Exception, failure.value)
+    if not failure.check(CancelledError):
+        log_bug(failure)
+    return problems.internal_error()
