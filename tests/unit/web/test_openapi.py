@@ -38,6 +38,7 @@ PROBLEMS = (
     problems.not_on_purpose(),
     problems.no_such_path(map(bytes.decode, BY_PATH)),
     problems.wrong_method(BY_PATH[b"/next"].allow),
+    problems.no_tunnel(),
     problems.too_slow(REQUEST_TIMEOUT),
     problems.unmet_precondition(state_headers(JSON, b"10", b"10")),
     problems.too_much_content(LARGEST_BODY),
