@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import textwrap
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
@@ -74,6 +75,9 @@ VERBS: dict[str, Verb] = {
     "restore": restore,
 }
 
+#: The width of the help.  Characters.
+_WIDTH = 80
+
 EPILOGUE = """\
 exit status:
   0    it is well: done, ready, reloaded, whole, backed up, restored
@@ -118,7 +122,9 @@ def make_parser() -> ArgumentParser:
         made = commands.add_parser(
             name,
             help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}. {verb.DESCRIPTION}".strip(),
+            description=textwrap.fill(
+                f"{summary[0].upper()}{summary[1:]}. {verb.DESCRIPTION}", _WIDTH
+            ),
             epilog=EPILOGUE,
             formatter_class=RawDescriptionHelpFormatter,
         )
