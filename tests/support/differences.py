@@ -122,6 +122,26 @@ def reordered(old: Outcome, new: Outcome) -> Outcome:
     )
 
 
+def moved_ahead(*names: str) -> Undo:
+    """
+    Return the undo of headers that the new version sends first, in this order, of answers
+    that have all of them; the others are in the order that they had.
+    """
+
+    def undo(before: Answer, after: Answer) -> Answer:
+        first = [(name, before.header(name) or "") for name in names]
+        others = [each for each in before.headers if each not in first]
+        moved = after.headers == (*first, *others)
+        return evolve(after, headers=before.headers) if moved else after
+
+    def compared(old: Outcome, new: Outcome) -> Outcome:
+        if len(old) != len(new):
+            return new
+        return tuple(map(undo, old, new))
+
+    return compared
+
+
 def added_lines(pattern: str) -> Undo:
     """
     Return the undo of lines that the new version has besides those of the old one.

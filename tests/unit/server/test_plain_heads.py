@@ -21,6 +21,7 @@ from attrs import define
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 import pexservice
+from pexservice.server.interfaces import Phase
 from pexservice.web.access import Access
 from pexservice.web.endpoints import POST_ONLY
 from pexservice.web.parameters import HEADERS, Use
@@ -250,6 +251,8 @@ class Pair:
             for wire in wires:
                 wire.send(chunk)
                 wire.turns(4)
+                while wire.protocol.phase is Phase.ANSWERING:
+                    wire.turns(4)
         answers: list[bytes] = [
             wire.transport.value()[start:] for wire, start in zip(wires, begun, strict=True)
         ]

@@ -17,6 +17,7 @@ from tests.support.differences import (
     changed_status,
     compare,
     instead,
+    moved_ahead,
     newline_behind,
     removed,
     reworded,
@@ -52,6 +53,12 @@ UNDOS: dict[str, tuple[Undo, Outcome, Outcome, Outcome]] = {
         (OK, answer(204, b"")),
         (OK, answer(204, b"", ("Vary", "Accept"))),
         (answer(200, b"8\n"), answer(204, b"", ("Vary", "Accept"))),
+    ),
+    "headers that stand first": (
+        moved_ahead("Connection", "Date"),
+        (Answer("400", (("A", "a"), ("Date", "d"), ("B", "b"), ("Connection", "c"))),),
+        (Answer("400", (("Connection", "c"), ("Date", "d"), ("A", "a"), ("B", "b"))),),
+        (Answer("400", (("Connection", "c"), ("Date", "d"), ("B", "b"), ("A", "a"))),),
     ),
     "another value": (
         changed_header("Vary", "Accept", "*"),

@@ -3,8 +3,8 @@ Brief connections: those that end with the answer to their first request.
 
 A client that opens a connection for each request pays, with every request, for a
 transport of uvloop's: made, watched, read once, written once, closed in the turn
-after.  A request that the memo knows needs none of it.  So a new connection has a
-transport that looks at what has come without taking it.  What the memo knows as a
+after.  A request that the plan cache knows needs none of it.  So a new connection has a
+transport that looks at what has come without taking it.  What the plan cache knows as a
 connection's last request is answered through the socket itself, in as few system
 calls as there can be; everything else is passed on to uvloop, with nothing read.
 
