@@ -9,7 +9,8 @@ KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\|json\|md\)')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all quick bench deb system image-test api-docs completions screenshots clean
+.PHONY: help run test test-all quick bench chart deb system image-test api-docs completions
+.PHONY: screenshots moving-picture docs clean
 .PHONY: cluster cluster-faults
 .PHONY: exactly-once failover power-cuts damage faults histories simulate model attacks resources soak evidence
 
@@ -49,6 +50,10 @@ completions: $(VENV)/tested ## write what bash and zsh complete pexctl with
 screenshots: $(VENV)/browsing ## take the pictures in docs/page/, by Debian's chromium
 	$(VENV)/bin/python -m tests.support.screenshots
 
+# The load is real and so is the pause: best on a machine that has nothing else to do.
+moving-picture: $(VENV)/browsing ## record docs/page/kill.webp, by Debian's chromium
+	$(VENV)/bin/python -m tests.support.moving_picture
+
 clean: ## remove what these have made, but not the service's data
 	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
@@ -57,6 +62,9 @@ clean: ## remove what these have made, but not the service's data
 
 bench: $(VENV)/benched ## compare with other servers, write docs/benchmarks.md; 20 minutes
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
+
+chart: $(VENV)/benched ## draw the README's chart anew, from docs/benchmarks.md
+	$(VENV)/bin/python -m bench.chart
 
 ##@ Package it
 

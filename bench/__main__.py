@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from bench import cells, costs, peers, report
+from bench import cells, chart, costs, peers, report
 from bench.cells import PEER, Cell, Row
 from bench.load import BadAnswers, Load, Measured, Target, measure
 from bench.peers import OFF, OURS
@@ -285,6 +285,7 @@ class Session:
                 "\n\n".join(pictures),
             ],
         )
+        chart.redraw(page)
 
 
 def commit_milliseconds(path: Path, size: int) -> float:

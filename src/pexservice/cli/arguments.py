@@ -17,6 +17,8 @@ URL = "http://127.0.0.1:8081"
 
 URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
+
 #: Wrong arguments, also where that is found out late.
 WRONG_ARGUMENTS = 2
 
@@ -25,6 +27,11 @@ def _directory(store: str) -> str:
     """
     Return a directory, which may be named as C{--store} names it.
     """
+    if re.match(r"(etcd:)?https?://|etcd:", store):
+        raise ArgumentTypeError(
+            f"{store}: this is a store in etcd, and here it takes the directory of one on"
+            " disk; etcd's own tool copies and checks what it keeps: etcdctl snapshot save"
+        )
     return store.removeprefix("lmdb:")
 
 
@@ -71,8 +78,10 @@ def is_url(url: str) -> bool:
 
 def url(text: str) -> str:
     """
-    Read a base URL.
+    Read a base URL; of a host and a port alone it is that of HTTP.
     """
+    if not is_url(text) and _HOST_AND_PORT.fullmatch(text):
+        text = f"http://{text}"
     if not is_url(text):
         raise ArgumentTypeError(f"{text}: must be {URLS}")
     return text

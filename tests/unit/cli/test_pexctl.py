@@ -16,6 +16,7 @@ import pytest
 
 from pexservice import __main__ as module
 from pexservice.cli.arguments import is_url
+from pexservice.cli.arguments import url as parse_url
 from pexservice.cli.pexctl import VERBS, main
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
@@ -102,6 +103,8 @@ def test_help(command: list[str], capsys: Captured) -> None:
         (["verify"], "required: STORE"),
         (["backup", "store"], "required: TO"),
         (["status", "gopher:x"], "gopher:x: must be http://HOST:PORT"),
+        (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
+        (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
         (["status", "--timeout", "0"], "0: must be seconds, more than 0"),
         (["status", "--timeout", "soon"], "soon: must be seconds"),
     ],
@@ -249,6 +252,22 @@ def test_urls(url: str, *, good: bool) -> None:
     What can be asked.
     """
     assert is_url(url) == good
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("localhost:8081", "http://localhost:8081"),
+        ("[::1]:8081", "http://[::1]:8081"),
+        ("https://h:1", "https://h:1"),
+        ("unix:8081", "unix:8081"),
+    ],
+)
+def test_a_host_and_a_port(text: str, expected: str) -> None:
+    """
+    They are enough where HTTP is meant.
+    """
+    assert parse_url(text) == expected
 
 
 def test_nobody(tmp_path: Path, capsys: Captured) -> None:

@@ -1,0 +1,100 @@
+"""
+The chart of the README: looks and steps a second at 64 connections, from the table that
+C{make bench} writes into docs/benchmarks.md.
+
+It is drawn from the table and not from the measurements, so that the two agree, also when
+somebody draws it anew: C{python -m bench.chart}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PAGE = Path("docs/benchmarks.md")
+CHART = "overview.svg"
+
+OURS = "pexservice"
+
+#: The two loads, as the table calls them, and what the chart says of them.
+PANELS = {
+    "`/current`, wrk c64": "Looks a second (GET /current)",
+    "steps, wrk c64": "Steps a second (next and previous)",
+}
+
+#: Those whose step is on disk before its answer.
+DURABLE = (OURS, "webdis + Redis")
+
+_ROW = re.compile(r"\| ([^|]+) \| ([\d,]+)/s \| ([^|]+) \| ([\d,]+)/s \|.*")
+
+
+def rates(page: str) -> dict[str, dict[str, float]]:
+    """
+    Read the table.
+
+    @return: by load, the requests a second by the server's name, ours among them.
+    """
+    found: dict[str, dict[str, float]] = {load: {} for load in PANELS}
+    for line in page.splitlines():
+        row = _ROW.fullmatch(line)
+        if row is not None and row[1] in found:
+            found[row[1]][OURS] = _number(row[2])
+            found[row[1]][row[3]] = _number(row[4])
+    return found
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
+    """
+    Draw one SVG with a panel for each load.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 half a second
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    mpl.rcParams.update({"svg.hashsalt": "pexservice", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(1, len(found), figsize=(9.5, 2.9), layout="constrained")
+    for axis, (load, servers) in zip(axes, found.items(), strict=True):
+        names: Sequence[str] = sorted(servers, key=lambda name: servers[name])
+        looks = load.startswith("`")
+        for name in names:
+            colour = "#b7791f" if name == OURS else "#8f959e"
+            # A step that is only in memory is another thing: its bar is hollow.
+            hollow = not looks and name not in DURABLE
+            bar = axis.barh(
+                name,
+                servers[name],
+                color="none" if hollow else colour,
+                edgecolor=colour,
+                linewidth=1.2,
+            )
+            axis.bar_label(bar, [f"{servers[name]:,.0f}"], padding=3, fontsize=9)
+        axis.set_title(PANELS[load], fontsize=10, loc="left")
+        axis.set_xlim(0, 1.22 * max(servers.values()))
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.tick_params(left=False, labelsize=9)
+    axes[-1].set_xlabel(
+        "hollow: nothing on disk; filled: on disk before the answer", fontsize=9, loc="left"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    plt.close(figure)
+    # Trailing blanks, which matplotlib leaves.
+    path.write_text(re.sub(r"[ \t]+\n", "\n", path.read_text()))
+
+
+def redraw(page: Path) -> None:
+    """
+    Draw the chart of C{page} into the folder that goes with it.
+    """
+    draw(page.with_suffix("") / CHART, rates(page.read_text()))
+
+
+if __name__ == "__main__":
+    redraw(PAGE)

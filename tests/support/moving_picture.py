@@ -1,0 +1,191 @@
+"""
+The moving picture of the README: the live page and a terminal, a load, C{kill -9} of the
+worker that serves, and what became of it.
+
+All of it happens: the commands are run, the page is Chromium's, and the log is the
+service's own.  Chromium draws the terminal too.  A picture is of this moment's speed, so
+it is made by hand (C{make moving-picture}) and looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from attrs import define, field
+from PIL import Image
+from playwright.sync_api import Browser
+
+from tests.support.browser import View, chromium, open_view
+from tests.support.daemon import Daemon, patiently
+
+PICTURE = Path("docs/page/kill.webp")
+
+#: Of the browser's window, and of it in the picture.
+WINDOW = {"width": 920, "height": 860}
+SHOWN = (612, 572)
+
+#: Of the terminal, beside it.
+TERMINAL = {"width": 428, "height": 572}
+
+#: Seconds.
+LOAD = 6
+KILL_AT = 2.5
+#: The last frame is read.
+STILL = 3.5
+
+_STYLE = """
+body { margin: 0; display: grid; grid-template-rows: 1fr 1fr; height: 572px;
+  background: #14161a; color: #ebe8e1; font: 12.5px/1.45 "DejaVu Sans Mono", monospace; }
+section { padding: 10px 12px; overflow: hidden; border-left: 1px solid #30353e; }
+section + section { border-top: 1px solid #30353e; }
+h1 { margin: 0 0 6px; color: #a4a9b3; font: 11px "DejaVu Sans", sans-serif; }
+pre { margin: 0; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
+b { color: #e3b659; }
+"""
+
+
+@define
+class Terminal:
+    """
+    Two panes: the service's log, and the commands with what they print.
+    """
+
+    log: Path
+    typed: str = ""
+
+    def html(self) -> str:
+        """
+        Return what the panes show now.
+        """
+        lines = self.log.read_text().splitlines()
+        told = [re.sub(r"^\S+T(\S+?)Z ", r"\1 ", line) for line in lines]
+        told = [line for line in told if not re.search("starting up|reactor class", line)]
+        # Only what is typed is bold.
+        typed = re.sub(r"(?m)^(\$ .*)$", r"<b>\1</b>", escape(self.typed))
+        return (
+            f"<style>{_STYLE}</style><section><h1>the log of the service</h1><pre>"
+            + escape("\n".join(told[-9:]))
+            + f"</pre></section><section><h1>a terminal</h1><pre>{typed}</pre></section>"
+        )
+
+
+@define
+class Recording:
+    """
+    The frames: the moment, the page, and what the terminal had.
+    """
+
+    view: View
+    terminal: Terminal
+    frames: list[tuple[float, bytes, str]] = field(factory=list)
+
+    def take(self) -> None:
+        """
+        Take one frame.
+        """
+        html = self.terminal.html()
+        now = time.monotonic()
+        self.frames.append((now, self.view.page.screenshot(), html))
+
+    def go_on(self, seconds: float) -> None:
+        """
+        Take frames for some time.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.take()
+
+    def type(self, command: str) -> None:
+        """
+        Type a command.
+        """
+        self.terminal.typed += "$ "
+        for part in re.findall(r".{1,7}", command):
+            self.terminal.typed += part
+            self.take()
+        self.terminal.typed += "\n"
+        self.take()
+
+
+def record(recording: Recording, daemon: Daemon) -> None:
+    """
+    Have everything happen.
+    """
+    url = f"http://127.0.0.1:{daemon.port}"
+    pexctl = [sys.executable, "-m", "pexservice.cli.pexctl"]
+    command = f"load --url {url} --seconds {LOAD}"
+    recording.go_on(0.5)
+    recording.type(f"pexctl {command} &")
+    began = time.monotonic()
+    with subprocess.Popen([*pexctl, *command.split()], stdout=subprocess.PIPE) as load:
+        recording.go_on(KILL_AT)
+        found = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
+        recording.type(f"kill -9 {found[-1]}")
+        os.kill(int(found[-1]), 9)
+        recording.go_on(began + LOAD + 0.5 - time.monotonic())
+        told = load.communicate()[0].decode()
+    assert load.returncode == 0, told
+    recording.terminal.typed += told
+    recording.go_on(0.3)
+    recording.frames.append((time.monotonic() + STILL, *recording.frames[-1][1:]))
+
+
+def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
+    """
+    Put the terminal beside the page, in each frame.
+    """
+    page = browser.new_page(viewport=TERMINAL)
+    drawn: dict[str, bytes] = {}
+    for _, screenshot, html in recording.frames:
+        if html not in drawn:
+            page.set_content(html)
+            drawn[html] = page.screenshot()
+        whole = Image.new("RGB", (SHOWN[0] + TERMINAL["width"], SHOWN[1]))
+        shown = Image.open(io.BytesIO(screenshot)).convert("RGB")
+        whole.paste(shown.resize(SHOWN, Image.Resampling.LANCZOS))
+        whole.paste(Image.open(io.BytesIO(drawn[html])).convert("RGB"), (SHOWN[0], 0))
+        yield whole
+
+
+def main() -> None:
+    """
+    Make it.
+    """
+    with TemporaryDirectory() as path, chromium() as browser, Daemon(Path(path)) as daemon:
+        view = open_view(browser, daemon, viewport=WINDOW)
+        view.until("standing-by", "1 of 1")
+        for _ in patiently():
+            if "standing by" in daemon.log.read_text():
+                break
+        recording = Recording(view, Terminal(daemon.log))
+        record(recording, daemon)
+        first, *others = pictures(browser, recording)
+    moments = [moment for moment, _, _ in recording.frames]
+    durations = [round(1000 * (later - earlier)) for earlier, later in pairwise(moments)]
+    first.save(
+        PICTURE,
+        save_all=True,
+        append_images=others[:-1],
+        duration=durations,
+        loop=0,
+        quality=60,
+        method=6,
+    )
+    size = PICTURE.stat().st_size
+    print(
+        f"{PICTURE}: {len(durations)} frames, {sum(durations) / 1000:.1f} s, {size} bytes"
+    )
+
+
+if __name__ == "__main__":
+    main()
