@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from attrs import define, field
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, ViewportSize
 
 from tests.support.browser import View, chromium, open_view
 from tests.support.daemon import Daemon, patiently
@@ -35,7 +35,7 @@ WINDOW = {"width": 920, "height": 860}
 SHOWN = (612, 572)
 
 #: Of the terminal, beside it.
-TERMINAL = {"width": 428, "height": 572}
+TERMINAL: ViewportSize = {"width": 428, "height": 572}
 
 #: Seconds.
 LOAD = 6
