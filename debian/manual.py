@@ -20,8 +20,11 @@ _INTRODUCTION = r"""
 pexservice \- durable cursor over the Fibonacci sequence, over HTTP
 .SH SYNOPSIS
 .B pexservice
-.RI [ "twistd's options" ]
+.RI [ options ]
+.br
 .B pexservice
+.I "twistd's options"
+.BR pexservice | pexservice\-worker
 .RI [ options ]
 .br
 .B systemctl
@@ -39,10 +42,13 @@ under the user
 .PP
 The command
 .B pexservice
-is Twisted's
-.BR twistd3 (1),
-which has this service, and another that is one worker of it,
-.BR pexservice-worker .
+runs it in the foreground.
+With one of the words
+.B pexservice
+and
+.B pexservice\-worker
+among its arguments it is Twisted's
+.BR twistd3 (1).
 .SH OPTIONS
 """
 
@@ -53,8 +59,10 @@ _REST = r"""
 Answer what is under way, stop the workers, end.
 .TP
 .B SIGHUP
-Replace the workers one by one, with the installed code and the files as they are now,
-without a failed request.
+Replace the workers one by one, with the installed code and the files as they are now, the
+configuration file among them, without a failed request.
+.B pexctl reload
+sends it and says what came of it.
 .SH EXIT STATUS
 .TP
 .B 0
@@ -64,8 +72,8 @@ It was told to stop.
 It could not start; one line says why.
 .TP
 .B 64
-The store has a format of another version.
-Starting again does not help, and the store is left alone.
+An option is wrong, or a file that it names, or the store has a format of another version.
+Starting again does not help; the store is left alone.
 The package's unit stops the socket too then.
 .TP
 .B 74
@@ -77,9 +85,21 @@ Starting again does not help, and nothing resets, moves or overwrites it.
 The package's unit stops the socket too then.
 .SH FILES
 .TP
+.I /etc/pexservice/pexservice.toml
+Options.
+.TP
 .I /etc/default/pexservice
-Options, in
-.BR PEXSERVICE_OPTIONS .
+More options, in
+.BR PEXSERVICE_OPTIONS ;
+these win.
+.TP
+.I /var/log/pexservice
+The access log, if there is one.
+.TP
+.I /var/backups/pexservice
+What
+.B pexservice\-backup.timer
+makes, once it is enabled.
 .TP
 .I /var/lib/pexservice
 The store.

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from attrs import frozen
 from twisted.internet import endpoints
@@ -85,13 +86,22 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
         if description == ALL_OF_SYSTEMD:
             found += [
                 Place(description, InheritedEndpoint(reactor, number))
-                for number in passed_by_systemd(os.environ)
+                for number in passed_by_systemd(_first_environment())
             ]
         else:
             found.append(
                 Place(description, endpoints.serverFromString(reactor, description))
             )
     return found
+
+
+def _first_environment() -> dict[str, str]:
+    """
+    Return the environment that this process began with; Twisted removes what systemd says
+    in it when it is imported.
+    """
+    found = Path("/proc/self/environ").read_bytes().decode(errors="replace")
+    return dict(each.split("=", 1) for each in found.split("\0") if "=" in each)
 
 
 def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:

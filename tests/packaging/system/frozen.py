@@ -16,8 +16,16 @@ from tests.support.installation import FROZEN_WHEEL
 #: Lower than that of every package made from this tree.
 VERSION = "0.1.0~before"
 
-#: The log observer of a supervisor's unit, as version 0.1.0 has it.
-_OBSERVER = ("pexservice.worker.lifecycle.observer", "pexservice.supervised.observer")
+#: How a supervisor is started and reloaded, as version 0.1.0 has it.
+_UNIT = (
+    (
+        r"ExecStart=.*",
+        "ExecStart=/usr/bin/python3 -m pexservice --nodaemon --pidfile="
+        " --logger=pexservice.supervised.observer pexservice"
+        " --listen systemd:domain=INET:index=0 --store lmdb:/var/lib/pexservice",
+    ),
+    (r"ExecReload=.*", "ExecReload=kill -HUP $MAINPID"),
+)
 _COMMAND = ("pexservice.cli.pexctl", "pexservice.ctl")
 
 
@@ -35,7 +43,10 @@ def frozen_package(today: Path, path: Path) -> Path:
     shutil.rmtree(modules)
     with ZipFile(FROZEN_WHEEL) as wheel:
         wheel.extractall(modules)
-    _edit(tree / "usr/lib/systemd/system/pexservice.service", *_OBSERVER)
+    unit = tree / "usr/lib/systemd/system/pexservice.service"
+    for pattern, line in _UNIT:
+        found = re.findall(rf"(?m)^{pattern}$", unit.read_text())
+        _edit(unit, found[0], line)
     _edit(tree / "usr/bin/pexctl", *_COMMAND)
     control = tree / "DEBIAN" / "control"
     (version,) = re.findall(r"(?m)^Version: .*$", control.read_text())

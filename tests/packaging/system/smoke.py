@@ -48,6 +48,9 @@ def main() -> None:
     assert b"pexservice" in plugins.read_bytes()
     assert "--listen" in run("twistd3", "pexservice", "--help")
     assert "--listen" in run("pexservice", "pexservice", "--help")
+    # Its own words, and not twistd's.
+    assert "--rate-limit" in run("pexservice", "--help")
+    assert run("pexservice", "--version").startswith("pexservice ")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,15 @@ from pexservice.settings.values import endpoint
 
 #: Prints what systemd has passed to it, or what is wrong.
 PROGRAM = """
-import os
-from pexservice.process.listening import passed_by_systemd
+import os, sys
+if "LISTEN_PID" not in os.environ:
+    # As systemd, which knows the process id before it starts the program.
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+from twisted.internet.task import Clock
+from pexservice.process.listening import places
 try:
-    print(*passed_by_systemd({**os.environ, "LISTEN_PID": str(os.getpid())}))
+    print(*[each.endpoint.descriptor for each in places(Clock(), ["systemd:all"])])
 except Exception as error:
     print(error)
 """

@@ -88,6 +88,7 @@ class Room:
         self._set_aside = 0
         self._wanted = 0
         self._shortage: str | None = None
+        self._low = False
         self._retry_at = monotonic()
         self._noticed = self._used + NOTICED
         self._name_at = monotonic()
@@ -185,12 +186,26 @@ class Room:
                         raise
                 else:
                     self._set_aside, self._shortage = length, None
+                    self._warn_if(low=length == until)
                     return
         except OSError as error:
             what = "disk full" if error.errno in _FULL else "no room can be set aside"
             self._shortage = f"{what}: the store {self._directory.path} ({error.strerror})"
             self._wanted, self._retry_at = until, now + RETRY
             raise NotTaken(self._shortage) from error
+
+    def _warn_if(self, *, low: bool) -> None:
+        """
+        Say when the reserve cannot be had any more, once each time.
+        """
+        if low and not self._low:
+            self._log.warn(
+                "the disk of the store {path} is nearly full: less than {reserve} MiB are"
+                " free, and without room steps are refused",
+                path=self._directory.path,
+                reserve=RESERVE >> 20,
+            )
+        self._low = low
 
     def shortage(self) -> NotTaken | None:
         """

@@ -16,7 +16,13 @@ from typing import cast
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    capturedLogs,
+    formatEvent,
+    globalLogPublisher,
+)
 
 from pexservice.stores.interface import NotTaken, StoreUnusable
 from pexservice.stores.lmdb import room
@@ -282,3 +288,24 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
     # It has let go of its pages, and all but those of the last state are free.
     now(store.commit(batch(state, b"n")))
     now(store.close())
+
+
+def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
+    """
+    Steps are taken, and a warning comes before they are refused; once, until the reserve
+    was there again.
+    """
+    path = tmp_path / "store"
+    filled(path, 2)
+    size = (path / "data.mdb").stat().st_size
+    for free, warnings in ((size + RESERVE // 2, 1), (None, 0), (size + RESERVE // 2, 1)):
+        disk.free = free
+        store = at(path)
+        with capturedLogs() as events:
+            state = now(store.open())
+            for _ in range(3):
+                now(store.commit(batch(state, b"n")))
+                state = end(batch(state, b"n"))
+        now(store.close())
+        said = [formatEvent(each) for each in events if each["log_level"].name == "warn"]
+        assert len([each for each in said if "is nearly full" in each]) == warnings

@@ -1,0 +1,355 @@
+"""
+What an administrator's day brings: logs, rotation, sockets, certificates, backups.
+
+C{python3 -m tests.packaging.system.upkeep}, as root where the package is installed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import time
+from pathlib import Path
+
+from tests.packaging.system.installed import (
+    PORT,
+    SERVICE,
+    SOCKET,
+    ask,
+    assert_none_cut_off,
+    cursor,
+    load,
+    run,
+    serving,
+    shown,
+    until_another_serves,
+)
+from tests.packaging.system.wrong import CONFIG, caller_gets, more
+from tests.support.daemon import PATIENCE
+
+LOG = Path("/var/log/pexservice/access.log")
+BACKUPS = Path("/var/backups/pexservice")
+METRICS = Path("/var/lib/pexservice-backup/pexservice_backup.prom")
+SECOND = 8082
+TLS = Path("/etc/pexservice/tls")
+
+
+def journal(*options: str) -> str:
+    """
+    Return what the service has written to the journal, since the machine booted.
+    """
+    return run("journalctl", "--output=cat", f"--unit={SERVICE}", *options)
+
+
+def lines() -> None:
+    """
+    A line has one prefix, its priority and the package's name; the first start after the
+    installation complained of nothing.
+    """
+    said = journal()
+    assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", said)
+    assert re.search(r"(?m)^supervisor info: worker-1 serves$", said)
+    assert "plugin cache" not in said
+    assert "[pexservice." not in said
+    found = json.loads(
+        run("journalctl", "--output=json", "--lines=1", "--identifier=pexservice")
+    )
+    assert found["_SYSTEMD_UNIT"] == SERVICE
+    assert found["PRIORITY"] == "6"
+
+
+def access_log() -> None:
+    """
+    Ten rotations under load, each with a reload: as many lines in all files as there were
+    answers.
+    """
+    kept = CONFIG.read_text()
+    more(f'access-log = "{LOG}"\n')()
+    run("systemctl", "reload", SERVICE)
+    before = sum(count(each) for each in LOG.parent.glob("access.log*"))
+    with load() as clients:
+        for _ in range(10):
+            time.sleep(0.5)
+            run("logrotate", "--force", "/etc/logrotate.d/pexservice")
+    assert_none_cut_off(clients)
+    answers = sum(len(each.told) for each in clients)
+    # It writes at the end of a second; a reload ends the workers that have lines.
+    run("systemctl", "reload", SERVICE)
+    files = list(LOG.parent.glob("access.log*"))
+    assert len(files) == 11
+    written = sum(count(each) for each in files) - before
+    print(
+        f"{written} lines of steps for {answers} answers, in {len(files)} files", flush=True
+    )
+    assert written == answers
+    owner = LOG.stat()
+    assert (LOG.owner(), owner.st_mode & 0o777) == ("pexservice", 0o640)
+    CONFIG.write_text(kept)
+    run("systemctl", "reload", SERVICE)
+
+
+def count(path: Path) -> int:
+    """
+    Count the steps in one file of the access log.
+    """
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return len(re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', data))
+
+
+def two_sockets() -> None:
+    """
+    Both addresses of a socket unit answer; a datagram socket is refused with a reason.
+    """
+    dropin = Path("/run/systemd/system/pexservice.socket.d/second.conf")
+    dropin.parent.mkdir(parents=True)
+    try:
+        dropin.write_text(f"[Socket]\nListenStream=127.0.0.1:{SECOND}\n")
+        move()
+        for port in (PORT, SECOND):
+            url = f"http://127.0.0.1:{port}/livez"
+            assert run("curl", "--silent", "--max-time", "20", url) == "ok\n"
+        dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND}\n")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "stop", SERVICE)
+        run("systemctl", "start", SERVICE, status=1)
+        assert "ListenStream= only" in shown("StatusText")
+    finally:
+        shutil.rmtree(dropin.parent)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "reset-failed", SERVICE)
+        run("systemctl", "start", SERVICE)
+    assert ask("/livez")[0].status == 200
+
+
+def move() -> None:
+    """
+    Listen where the socket unit says.
+    """
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", SOCKET)
+
+
+def stays_stopped() -> None:
+    """
+    Stopped under traffic it stays stopped: who calls is refused, and starts nothing.
+    """
+    before = cursor()
+    run("systemctl", "stop", SERVICE)
+    for _ in range(20):
+        assert caller_gets() == "Connection refused"
+    assert (shown("ActiveState"), shown("ActiveState", SOCKET)) == ("inactive", "inactive")
+    run("systemctl", "disable", "--now", SERVICE)
+    assert shown("UnitFileState", SOCKET) == "disabled"
+    run("systemctl", "enable", "--now", SERVICE)
+    assert shown("UnitFileState", SOCKET) == "enabled"
+    assert cursor() == before
+
+
+def a_worker_of_the_kernel() -> None:
+    """
+    One worker that is killed takes no other with it.
+    """
+    assert shown("OOMPolicy") == "continue"
+    restarts = shown("NRestarts")
+    worker = serving()
+    os.kill(worker, signal.SIGKILL)
+    until_another_serves(worker)
+    assert shown("NRestarts") == restarts
+
+
+def certificate(name: str, place: Path) -> None:
+    """
+    Make a certificate for C{name} and its key.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    run(
+        *(
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ),
+        *(
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            f"subjectAltName=DNS:{name}",
+        ),
+        *("-keyout", str(place / "privkey.pem"), "-out", str(place / "fullchain.pem")),
+    )
+
+
+def served_certificate() -> str:
+    """
+    Return whose certificate a caller is shown.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        shown_to_us = secure.getpeercert(binary_form=True)
+    assert shown_to_us is not None
+    Path("/run/served.pem").write_text(ssl.DER_cert_to_PEM_cert(shown_to_us))
+    return run("openssl", "x509", "-noout", "-subject", "-in", "/run/served.pem").strip()
+
+
+def tls() -> None:
+    """
+    A hook of certbot's hands a renewed certificate over and the service shows it, with no
+    failed request; one that is broken is refused, told, and not served.
+    """
+    kept = CONFIG.read_text()
+    lineage = Path("/etc/letsencrypt/live/pex.example.org")
+    hook = Path("/etc/letsencrypt/renewal-hooks/deploy/pexservice")
+    hook.parent.mkdir(parents=True)
+    examples = Path("/usr/share/doc/pexservice/examples")
+    shutil.copy(examples / "certbot" / "pexservice", hook)
+    hook.chmod(0o755)
+    renewed = ("env", f"RENEWED_LINEAGE={lineage}", str(hook))
+    try:
+        certificate("first", lineage)
+        run(*renewed)
+        more('tls-certificate = "tls/fullchain.pem"\ntls-key = "tls/privkey.pem"\n')()
+        run("systemctl", "reload", SERVICE)
+        assert served_certificate() == "subject=CN=first"
+        assert (TLS.group(), (TLS / "privkey.pem").group()) == ("pexservice", "pexservice")
+        assert (TLS / "privkey.pem").stat().st_mode & 0o777 == 0o640
+        certificate("second", lineage)
+        run(*renewed)
+        assert served_certificate() == "subject=CN=second"
+        (lineage / "fullchain.pem").write_text("nonsense\n")
+        run(*renewed, status=1)
+        assert served_certificate() == "subject=CN=second"
+    finally:
+        CONFIG.write_text(kept)
+        run("systemctl", "restart", SERVICE)
+        for each in (lineage, hook.parent, TLS):
+            shutil.rmtree(each)
+
+
+def credentials() -> None:
+    """
+    Files are handed over by systemd that the service's user may not read: a certificate,
+    and tokens.
+    """
+    kept = CONFIG.read_text()
+    place, tokens = Path("/root/tls"), Path("/root/tokens")
+    certificate("credential", place)
+    tokens.write_text("secret\n")
+    tokens.chmod(0o600)
+    given = "/run/credentials/pexservice.service"
+    dropin = Path("/run/systemd/system/pexservice.service.d/credentials.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text(
+        "[Service]\n"
+        f"LoadCredential=fullchain.pem:{place}/fullchain.pem\n"
+        f"LoadCredential=privkey.pem:{place}/privkey.pem\n"
+        f"LoadCredential=tokens:{tokens}\n"
+    )
+    more(
+        f'tls-certificate = "{given}/fullchain.pem"\ntls-key = "{given}/privkey.pem"\n'
+        f'token-file = "{given}/tokens"\n'
+    )()
+    try:
+        run("systemctl", "daemon-reload")
+        run("systemctl", "restart", SERVICE)
+        assert served_certificate() == "subject=CN=credential"
+        url = f"https://127.0.0.1:{PORT}/next"
+        step = (
+            "curl",
+            "--silent",
+            "--insecure",
+            "--request",
+            "POST",
+            "--output",
+            "/dev/null",
+        )
+        wanted = ("--write-out", "%{http_code}", url)
+        assert run(*step, *wanted) == "401"
+        assert run(*step, *wanted, "--header", "Authorization: Bearer secret") == "200"
+    finally:
+        CONFIG.write_text(kept)
+        shutil.rmtree(dropin.parent)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "restart", SERVICE)
+
+
+def backups() -> None:
+    """
+    The timer is off until somebody enables it; its service makes verified backups beside
+    the one that serves, and says how it went.  One of them is restored with its time.
+    """
+    assert shown("UnitFileState", "pexservice-backup.timer") == "disabled"
+    run("systemctl", "enable", "--now", "pexservice-backup.timer")
+    assert shown("ActiveState", "pexservice-backup.timer") == "active"
+    with load() as clients:
+        run("systemctl", "start", "pexservice-backup.service")
+    assert_none_cut_off(clients)
+    assert "pexservice_backup_failed 0\n" in METRICS.read_text()
+    assert METRICS.stat().st_mode & 0o777 == 0o644
+    (made,) = BACKUPS.iterdir()
+    run("runuser", "-u", "pexservice", "--", "pexctl", "verify", str(made))
+    ask("/reset", "POST")
+    seen = cursor().revision
+
+    refused = ("pexctl", "restore", str(made), "--to", "/var/lib/pexservice")
+    assert "stop the service first" in run(*refused, status=1)
+    began = time.monotonic()
+    run("systemctl", "stop", SERVICE)
+    stopped = time.monotonic()
+    print(run(*refused, "--beyond", str(seen)), end="", flush=True)
+    restored = time.monotonic()
+    run("systemctl", "start", SERVICE)
+    assert cursor().revision > seen
+    ends = time.monotonic()
+    print(
+        f"restored in {ends - began:.2f} s: stop {stopped - began:.2f}, pexctl restore"
+        f" {restored - stopped:.2f}, start and first answer {ends - restored:.2f}",
+        flush=True,
+    )
+    store = Path("/var/lib/pexservice")
+    assert {(each.owner(), each.group()) for each in (store, *store.iterdir())} == {
+        ("pexservice", "pexservice")
+    }
+    assert cursor().position > 0
+
+    # A lost machine: all of the store is gone.
+    run("systemctl", "stop", SERVICE)
+    for each in store.iterdir():
+        each.unlink()
+    run("pexctl", "restore", str(made), "--to", str(store), "--beyond", str(seen + 10))
+    run("systemctl", "start", SERVICE)
+    assert cursor().revision > seen + 10
+    run("systemctl", "disable", "--now", "pexservice-backup.timer")
+    for each in (*BACKUPS.iterdir(), *store.parent.glob("pexservice.before-*")):
+        shutil.rmtree(each)
+
+
+def main() -> None:
+    """
+    The test.
+    """
+    for each in (
+        *(lines, access_log, two_sockets, stays_stopped, a_worker_of_the_kernel),
+        *(tls, credentials, backups),
+    ):
+        print(each.__name__, flush=True)
+        each()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""
+Each way to hold it wrong: what was typed, what C{systemctl status} shows, what a caller
+gets.  And each time it is mended, it serves again.
+
+C{python3 -m tests.packaging.system.wrong}, as root where the package is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.packaging.system.installed import (
+    PORT,
+    SERVICE,
+    SOCKET,
+    ask,
+    assert_none_cut_off,
+    cursor,
+    load,
+    run,
+    serving,
+    shown,
+    supervisor,
+)
+from tests.support.daemon import PATIENCE, wait_until
+
+CONFIG = Path("/etc/pexservice/pexservice.toml")
+DEFAULTS = Path("/etc/default/pexservice")
+TOKENS = Path("/etc/pexservice/tokens")
+STORE = Path("/var/lib/pexservice/data.mdb")
+
+
+@frozen
+class Wrong:
+    """
+    One way to hold it wrong.
+
+    @ivar typed: what somebody did, in words.
+    @ivar do: does it.
+    @ivar status: of the service's end.
+    @ivar reason: what the status line has to say.
+    """
+
+    typed: str
+    do: Callable[[], object]
+    status: int
+    reason: str
+
+
+def more(text: str) -> Callable[[], object]:
+    """
+    Add lines to the configuration file.
+    """
+    return lambda: CONFIG.write_text(CONFIG.read_text() + text)
+
+
+def damage() -> None:
+    """
+    Overwrite pages of the store, which no service uses.
+    """
+    run("systemctl", "stop", SERVICE)
+    whole = STORE.read_bytes()
+    STORE.write_bytes(b"\0" * 4096 * 4 + whole[4096 * 4 :])
+
+
+def tokens() -> None:
+    """
+    Name a token file that has no token.
+    """
+    TOKENS.write_text("# none\n")
+    TOKENS.chmod(0o644)
+    more('token-file = "tokens"\n')()
+
+
+WRONGS = (
+    Wrong(
+        'PEXSERVICE_OPTIONS="--rate-limt 100"',
+        lambda: DEFAULTS.write_text('PEXSERVICE_OPTIONS="--rate-limt 100"\n'),
+        64,
+        "there is no option --rate-limt (did you mean --rate-limit?)",
+    ),
+    Wrong(
+        "jurnal = 5",
+        more("jurnal = 5\n"),
+        64,
+        f"the configuration file {CONFIG}: there is no jurnal (did you mean journal?)",
+    ),
+    Wrong('journal = "5"', more('journal = "5"\n'), 64, "journal: must be a whole number"),
+    Wrong(
+        "no configuration file", CONFIG.unlink, 64, f"{CONFIG}: No such file or directory"
+    ),
+    Wrong(
+        "a certificate that is not there",
+        more('tls-certificate = "tls/none.pem"\ntls-key = "tls/none.pem"\n'),
+        64,
+        "/etc/pexservice/tls/none.pem: No such file or directory",
+    ),
+    Wrong("a token file without a token", tokens, 64, "tokens has no token"),
+    Wrong(
+        "an access log in a directory that the unit may not write to",
+        more('access-log = "/var/lib/access.log"\n'),
+        64,
+        "the access log /var/lib/access.log: Read-only file system",
+    ),
+    Wrong("a damaged store", damage, 78, "the store /var/lib/pexservice is damaged"),
+)
+
+
+def told(unit: str = SERVICE) -> str:
+    """
+    Return what C{systemctl status} shows; its exit status is 3 for one that is down.
+    """
+    status = 3 if shown("ActiveState", unit) == "failed" else 0
+    command = ("systemctl", "status", "--no-pager", "--full", "--lines=0", unit)
+    return run(*command, status=status)
+
+
+def caller_gets() -> str:
+    """
+    Return what somebody is told who connects.
+    """
+    try:
+        with socket.create_connection(("127.0.0.1", PORT), PATIENCE):
+            return "a connection"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def tried(wrong: Wrong) -> dict[str, str]:
+    """
+    Hold it wrong, look, and mend it.
+
+    @return: the row of the table.
+    """
+    kept = {
+        path: path.read_bytes() if path.exists() else None
+        for path in (CONFIG, DEFAULTS, TOKENS, STORE)
+    }
+    before = cursor()
+    wrong.do()
+    run("systemctl", "restart", SERVICE, status=1)
+    wait_until(lambda: shown("ActiveState") == "failed", "the unit has failed")
+    wait_until(lambda: caller_gets() == "Connection refused", "callers are refused")
+    status = told()
+    (line,) = [each.strip() for each in status.splitlines() if "Status: " in each]
+    assert wrong.reason in line, status
+    assert shown("ExecMainStatus") == str(wrong.status)
+    assert shown("NRestarts") == "0"
+    assert SERVICE in run("systemctl", "--failed", "--no-legend")
+    assert shown("ActiveState", SOCKET) == "inactive"
+    assert run("systemctl", "is-system-running", status=1) == "degraded\n"
+    errors = run("journalctl", "--output=cat", "--priority=err", f"--unit={SERVICE}")
+    assert wrong.reason in errors
+    row = {
+        "typed": wrong.typed,
+        "status shows": line,
+        "a caller gets": caller_gets(),
+        "exit status": shown("ExecMainStatus"),
+    }
+    for path, text in kept.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+        elif path != STORE or wrong.do is damage:
+            path.write_bytes(text)
+    run("systemctl", "reset-failed", SERVICE)
+    run("systemctl", "start", SERVICE)
+    assert cursor() == before
+    return row
+
+
+def reload_that_fails() -> None:
+    """
+    It ends with 1 and the reason is where one looks for it; the old workers
+    serve on, and nobody was refused.
+    """
+    kept = CONFIG.read_text()
+    worker, chief = serving(), supervisor()
+    with load() as clients:
+        more("jurnal = 5\n")()
+        run("systemctl", "reload", SERVICE, status=1)
+        assert "jurnal" in told()
+        CONFIG.write_text(kept)
+        more('tls-certificate = "none.pem"\ntls-key = "none.pem"\n')()
+        run("systemctl", "reload", SERVICE, status=1)
+        assert "none.pem: No such file" in told()
+        assert shown("ActiveState") == "active"
+    assert_none_cut_off(clients)
+    assert (serving(), supervisor()) == (worker, chief)
+    assert "reload 2 failed: " in ask("/livez?verbose")[1]
+    CONFIG.write_text(kept)
+    with load() as clients:
+        run("systemctl", "reload", SERVICE)
+    assert_none_cut_off(clients)
+    assert serving() != worker
+    assert "reload 3 succeeded" in ask("/livez?verbose")[1]
+
+
+def check() -> None:
+    """
+    C{pexctl check}, as the service's user and with its file, says the same beforehand.
+    """
+    command = ("runuser", "-u", "pexservice", "--", "pexctl", "check")
+    assert run(*command, "--config", str(CONFIG)).startswith("well; in use now: ")
+    kept = CONFIG.read_text()
+    more("jurnal = 5\n")()
+    assert "did you mean journal?" in run(*command, "--config", str(CONFIG), status=64)
+    CONFIG.write_text(kept)
+
+
+def main() -> None:
+    """
+    The test.
+    """
+    for wrong in WRONGS:
+        print(json.dumps(tried(wrong)), flush=True)
+    for each in (reload_that_fails, check):
+        print(each.__name__, flush=True)
+        each()
+
+
+if __name__ == "__main__":
+    main()
