@@ -31,7 +31,7 @@ from tests.packaging.system.installed import (
     until_another_serves,
 )
 from tests.packaging.system.wrong import CONFIG, caller_gets, more
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import PATIENCE, wait_until
 
 LOG = Path("/var/log/pexservice/access.log")
 BACKUPS = Path("/var/backups/pexservice")
@@ -75,7 +75,8 @@ def access_log() -> None:
     before = sum(count(each) for each in LOG.parent.glob("access.log*"))
     with load() as clients:
         for _ in range(10):
-            time.sleep(0.5)
+            # An empty file would not be moved, and lines are written once a second.
+            time.sleep(1.2)
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
     answers = sum(len(each.told) for each in clients)
@@ -141,6 +142,7 @@ def stays_stopped() -> None:
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
+    wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "the socket is closed")
     for _ in range(20):
         assert caller_gets() == "Connection refused"
     assert (shown("ActiveState"), shown("ActiveState", SOCKET)) == ("inactive", "inactive")
