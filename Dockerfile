@@ -46,10 +46,11 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8081
 # The supervisor is process 1: it buries orphans, and SIGTERM, the default, ends it well.
-ENTRYPOINT ["python", "-m", "pexservice", "--nodaemon", "--pidfile=", \
+# The kernel drops what process 1 has no handler for, so what comes before Python has one
+# is held back until then.
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "pexservice", "--nodaemon", "--pidfile=", \
     "pexservice", "--listen", "tcp:8081", "--store", "lmdb:/data/store"]
-# Docker has one notion of health, so it is whether a step would be taken; a worker that
-# hangs is the supervisor's business.  bash, which every Debian has, starts in
-# milliseconds and Python does not.
+# Docker has one notion of health, so it is whether a step would be taken, where and how
+# process 1 was told to listen; a worker that hangs is the supervisor's business.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8081 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 4 -u 3 _ status _ && [ \"$status\" = 200 ]"]
+    CMD ["pexctl", "status", "--process", "1", "--timeout", "4"]

@@ -6,6 +6,7 @@ profile asks for, and what the image has.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pexservice.cli.pexctl import make_parser
 from pexservice.web.endpoints import BY_PATH
 
 pytestmark = pytest.mark.once
@@ -35,6 +37,16 @@ MANIFESTS: dict[str, Any] = {
 _SET = MANIFESTS["statefulset.yaml"]["spec"]
 POD = _SET["template"]["spec"]
 (CONTAINER,) = POD["containers"]
+
+
+def assert_known(manifest: Any) -> None:
+    """
+    Check a manifest that may have no C{spec}, as L{assert_valid} does.
+    """
+    from kubernetes_validate import latest_version, validate
+
+    for release in (OLDEST, latest_version()):
+        validate(manifest, release, strict=True)
 
 
 def assert_valid(manifest: Any) -> None:
@@ -114,6 +126,48 @@ def test_it_is_one_with_the_image() -> None:
     assert POD["terminationGracePeriodSeconds"] > 11
 
 
+def test_a_long_verification_is_waited_for() -> None:
+    """
+    The startup probe gives up after a day and not before.
+    """
+    probe = CONTAINER["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 24 * 3600
+
+
+@pytest.mark.needs("kubectl", "kustomize", "kubernetes-validate")
+def test_the_components(tmp_path: Path) -> None:
+    """
+    An overlay can have them: the backup's job runs what pexctl knows in the pod of the
+    set, may do that and nothing else; the monitor's pods and port are those of the set.
+    """
+    overlay = tmp_path / "kustomization.yaml"
+    # A path of the file system takes to be below the overlay.
+    place = os.path.relpath(PLACE, tmp_path)
+    overlay.write_text(
+        f"resources: [{place}]\ncomponents: [{place}/backup, {place}/monitoring]\n"
+    )
+    built = list(yaml.safe_load_all(_run("kustomize", "build", str(tmp_path))))
+    found = {each["kind"]: each for each in built}
+    for kind in ("CronJob", "ServiceAccount", "Role", "RoleBinding"):
+        assert_known(found[kind])
+    job = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = job["containers"]
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    pod = f"{found['StatefulSet']['metadata']['name']}-0"
+    assert container["command"] == [
+        *("kubectl", "exec", pod, f"--container={CONTAINER['name']}", "--"),
+    ]
+    name, *arguments = container["args"]
+    assert name == "pexctl"
+    assert vars(make_parser().parse_args(arguments))["keep"] == 14
+    rules = found["Role"]["rules"]
+    assert [each["resourceNames"] for each in rules] == [[pod], [pod]]
+    monitor = found["PodMonitor"]["spec"]
+    assert monitor["selector"]["matchLabels"] == _SET["selector"]["matchLabels"]
+    (port,) = CONTAINER["ports"]
+    assert [each["port"] for each in monitor["podMetricsEndpoints"]] == [port["name"]]
+
+
 def test_who_belongs_together() -> None:
     """
     Service and network policy are about the pods of the set, and there is one.
@@ -125,7 +179,10 @@ def test_who_belongs_together() -> None:
     assert labels == policy["podSelector"]["matchLabels"]
     assert policy["egress"] == []
     assert _SET["replicas"] == 1
-    assert _SET["serviceName"] == MANIFESTS["service.yaml"]["metadata"]["name"]
+    headless = MANIFESTS["headless.yaml"]
+    assert _SET["serviceName"] == headless["metadata"]["name"]
+    assert headless["spec"]["clusterIP"] == "None"
+    assert labels == headless["spec"]["selector"]
 
 
 @pytest.mark.needs("kubectl", "kustomize")
@@ -136,8 +193,9 @@ def test_kubectl_and_kustomize() -> None:
     """
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))
-    manifests = {each["kind"]: each for each in yaml.safe_load_all(built)}
-    assert len(manifests) == len(MANIFESTS)
+    listed = list(yaml.safe_load_all(built))
+    manifests = {each["kind"]: each for each in listed}
+    assert len(listed) == len(MANIFESTS)
     given = manifests["StatefulSet"]
     # With another image, for what stays the same is not written.
     change = ("kubectl", "set", "image", "--local", "--filename=-", "pexservice=another")
