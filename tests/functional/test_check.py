@@ -4,12 +4,14 @@ C{pexctl check} beside real files, addresses and a running service.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.stores import make_store
@@ -23,8 +25,17 @@ def check(path: Path, *options: str) -> tuple[int, str]:
 
     @return: its exit status, and what it says.
     """
+    return pexctl(path, "check", *options)
+
+
+def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
+    """
+    Run C{pexctl}.
+
+    @return: its exit status, and what it says.
+    """
     ended = subprocess.run(
-        [PEXCTL, "check", *options],
+        [PEXCTL, *arguments],
         cwd=path,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -96,3 +107,27 @@ def test_what_is_wrong(tmp_path: Path, options: list[str], status: int, said: st
     assert code == status
     assert said in words
     assert len(words.splitlines()) == 1
+
+
+def test_a_process_is_asked_where_it_listens(tmp_path: Path) -> None:
+    """
+    C{pexctl status --process} finds address and scheme by the service's own command line
+    and configuration file.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    issued = trustme.CA().issue_cert("pex.example.org")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    config = tmp_path / "pexservice.toml"
+    config.write_text(
+        f'listen = ["tcp:{port}"]\ntls-certificate = "cert.pem"\ntls-key = "key.pem"\n'
+    )
+    with Daemon(
+        tmp_path, "--config", "pexservice.toml", "--listen", f"tcp:{port}:interface=0.0.0.0"
+    ) as daemon:
+        ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
+        assert ended == (0, "ready: revision 0, position 0")
+    code, said = pexctl(tmp_path, "status", "--process", str(os.getpid()))
+    assert code == 1
+    assert f"process {os.getpid()} is no pexservice" in said

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -631,6 +632,48 @@ def test_as_process_1(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         log.close()
+
+
+@pytest.mark.needs("namespaces")
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
+def test_process_1_is_told_to_end_at_once(tmp_path: Path, wait: float) -> None:
+    """
+    What the image starts ends with 0 at a SIGTERM that comes before Python has begun, or
+    while it does; without a handler the kernel would drop it.
+    """
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    process = subprocess.Popen(
+        [
+            *("unshare", *rights, "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *("env", "--block-signal=TERM", sys.executable, "-m", "pexservice"),
+            *("-n", "--pidfile=", "pexservice", "--listen", "unix:socket"),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: _is_env_or_python(process.pid), "process 1 blocks the signal")
+        time.sleep(wait)
+        os.kill(children(process.pid)[0], signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_env_or_python(pid: int) -> bool:
+    """
+    Look whether the child of C{unshare} has SIGTERM blocked, or is Python by now.
+    """
+    for child in children(pid):
+        status = Path(f"/proc/{child}/status").read_text()
+        blocked = re.search(r"SigBlk:\t([0-9a-f]+)", status)
+        if blocked and int(blocked[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return True
+        if "python" in Path(f"/proc/{child}/cmdline").read_text().split("\0")[0]:
+            return True
+    return False
 
 
 def zombies(pid: int) -> list[int]:

@@ -43,7 +43,10 @@ def assert_known(manifest: Any) -> None:
     """
     Check a manifest that may have no C{spec}, as L{assert_valid} does.
     """
-    from kubernetes_validate import latest_version, validate
+    from kubernetes_validate import (  # type: ignore[import-untyped]
+        latest_version,
+        validate,
+    )
 
     for release in (OLDEST, latest_version()):
         validate(manifest, release, strict=True)
@@ -54,7 +57,7 @@ def assert_valid(manifest: Any) -> None:
     Check a manifest against the schemas of the oldest release that will do and of the
     newest there is, which would not take a word that they do not know.
     """
-    from kubernetes_validate import (  # type: ignore[import-untyped]
+    from kubernetes_validate import (
         ValidationError,
         latest_version,
         validate,

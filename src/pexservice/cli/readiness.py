@@ -9,7 +9,7 @@ import re
 import socket
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from ssl import create_default_context
+from ssl import CERT_NONE, create_default_context
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from attrs import frozen
@@ -56,29 +56,37 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _connection(parts: SplitResult, timeout: float, ca_file: str | None) -> HTTPConnection:
+def _connection(
+    parts: SplitResult, timeout: float, ca_file: str | None, *, verify: bool
+) -> HTTPConnection:
     if parts.scheme.endswith("unix"):
         return _UnixConnection(unquote(parts.netloc) + parts.path, timeout)
     host = parts.hostname or ""
     if parts.scheme == "https":
         context = create_default_context(cafile=ca_file)
+        if not verify:
+            context.check_hostname, context.verify_mode = False, CERT_NONE
         return HTTPSConnection(host, parts.port, timeout=timeout, context=context)
     return HTTPConnection(host, parts.port, timeout=timeout)
 
 
-def status_of(url: str, timeout: float, ca_file: str | None = None) -> Status:
+def status_of(
+    url: str, timeout: float, ca_file: str | None = None, *, verify: bool = True
+) -> Status:
     """
     Ask the service at C{url}.
 
     @param timeout: seconds, for each answer.
     @param ca_file: a PEM file of authorities to trust instead of the system's.
+    @param verify: L{False} for a service of this machine, whose certificate has another
+        name.
     @raise NotReady: it says so.
     @raise Unreachable: nobody says anything, or nothing that is known.
     """
     parts = urlsplit(url)
     prefix = "" if parts.scheme.endswith("unix") else parts.path.rstrip("/")
     try:
-        with closing(_connection(parts, timeout, ca_file)) as connection:
+        with closing(_connection(parts, timeout, ca_file, verify=verify)) as connection:
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
     except HTTPException as error:

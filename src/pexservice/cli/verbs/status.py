@@ -25,6 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_server(parser, several=False)
     parser.add_argument(
+        "--process",
+        metavar="PID",
+        type=int,
+        help="a supervisor on this machine, asked where it was told to listen",
+    )
+    parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
@@ -42,8 +48,15 @@ def run(arguments: Namespace) -> Result:
     from pexservice.cli.readiness import NotReady, Unreachable, status_of
 
     try:
-        at = arguments.at or urls_of(arguments)[-1]
-        status = status_of(at, arguments.timeout, arguments.ca_file)
+        if arguments.process is None:
+            at = arguments.at or urls_of(arguments)[-1]
+            status = status_of(at, arguments.timeout, arguments.ca_file)
+        else:
+            from pexservice.cli.listener import url_of_process
+
+            at = url_of_process(arguments.process)
+            # Nobody is between it and us.
+            status = status_of(at, arguments.timeout, verify=False)
     except NotReady as error:
         raise VerbFailed(str(error), "not-ready") from error
     except Unreachable as error:
