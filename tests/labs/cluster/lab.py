@@ -86,8 +86,10 @@ class Caller(Client):
                 continue
             key = f"{self.number}-{count}" if self.number % 2 else None
             header = "" if key is None else f"Idempotency-Key: {key}\r\n"
-            if key is None and choose.random() < 1 / 4:
-                header = f'If-Match: "{self.last}"\r\n'
+            # Every fourth step is for the revision that was seen last only, also of those
+            # that have a key and are repeated.
+            if choose.random() < 1 / 4:
+                header += f'If-Match: "{self.last}"\r\n'
             sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
             self._ask(Transition[word.upper()], sent, key)
         self._close()
@@ -134,7 +136,7 @@ class Caller(Client):
         self.last = revision
         self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
         self.answers[self.port] = self.answers.get(self.port, 0) + 1
-        if key is not None:
+        if key is not None and status == b"200":
             self.keys[key] = revision
         if status == b"200" and operation is not None:
             self.told.append((called, returned))

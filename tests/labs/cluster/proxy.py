@@ -42,8 +42,11 @@ class Proxy:
     @ivar port: where it listens.
     """
 
-    def __init__(self, behind: int) -> None:
-        self._behind = behind
+    def __init__(self, behind: int, delay: float = DELAY) -> None:
+        """
+        @param delay: how late it passes on what comes, when it is slow.  Seconds.
+        """
+        self._behind, self._delay = behind, delay
         self._mood = Mood.FAIR
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -130,7 +133,7 @@ class Proxy:
             while chunk := source.recv(65536):
                 mood = self._mood
                 if mood is Mood.SLOW:
-                    time.sleep(DELAY)
+                    time.sleep(self._delay)
                 if mood is Mood.SILENT or (
                     answers and mood in (Mood.DEAF, Mood.HALF_CLOSED)
                 ):
