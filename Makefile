@@ -12,7 +12,8 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .PHONY: help run test test-all quick bench chart deb system image-test api-docs completions
 .PHONY: screenshots moving-picture docs clean
 .PHONY: cluster cluster-faults
-.PHONY: exactly-once failover power-cuts damage faults histories simulate model attacks resources soak evidence
+.PHONY: exactly-once failover power-cuts damage faults histories starts turns simulate
+.PHONY: model attacks resources soak evidence
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -110,8 +111,14 @@ histories: $(VENV)/tested ## kill 200 times under clients whose whole record is 
 exactly-once: $(VENV)/tested ## step by the client for three times 5 minutes while all is killed
 	$(VENV)/bin/python -m tests.labs.client.lab $(SECONDS)
 
+starts: $(VENV)/tested ## kill it a hundred times and disturb each start at a random moment
+	$(VENV)/bin/python -m tests.labs.starts.lab $(STARTS)
+
 cluster-faults: $(VENV)/tested ## do all that can happen to three etcd and three nodes, five times over
 	$(VENV)/bin/python -m tests.labs.cluster.lab $(ROUNDS)
+
+turns: $(VENV)/tested ## measure how three nodes on three etcd share a cursor
+	$(VENV)/bin/python -m tests.labs.cluster.turns
 
 simulate: $(VENV)/tested ## simulate 20,000 runs of committer and supervisor, with every failure
 	$(VENV)/bin/python -m tests.labs.simulation.lab 1 $(SEEDS)

@@ -249,7 +249,7 @@ def main() -> None:
             unit="seconds of three nodes with 1, 5 and 21 connections each",
             result=f"the busiest node made {max(fairness):.2f} times the mean at most;"
             f" the longest wait was {1000 * max(longest):.0f} ms",
-            command="python -m tests.labs.cluster.turns",
+            command="make turns",
         )
     )
 
