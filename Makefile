@@ -39,7 +39,7 @@ test: $(VENV)/tox ## lint, types and tests on the wheel, in five minutes on two 
 
 # With CI set, nothing may be skipped; .ci/run installs what that takes on Debian 13.
 test-all: $(VENV)/tox ## everything: long forms, laboratories, Debian's versions, make system; root
-	$(VENV)/bin/tox run -e lint,types,sources,newest,debian13 -- --long
+	$(VENV)/bin/tox run -e lint,types,docs,sources,newest,debian13 -- --long
 	$(MAKE) system
 
 api-docs: $(VENV)/tested ## write docs/http-api.md from the OpenAPI document
@@ -50,6 +50,9 @@ completions: $(VENV)/tested ## write what bash and zsh complete pexctl with
 
 screenshots: $(VENV)/browsing ## take the pictures in docs/page/, by Debian's chromium
 	$(VENV)/bin/python -m tests.support.screenshots
+
+docs: $(VENV)/tox ## make a site of docs/ with search, in build/docs/index.html
+	$(VENV)/bin/tox run -e docs
 
 # The load is real and so is the pause: best on a machine that has nothing else to do.
 moving-picture: $(VENV)/browsing ## record docs/page/kill.webp, by Debian's chromium
