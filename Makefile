@@ -39,7 +39,8 @@ test: $(VENV)/tox ## lint, types and tests on the wheel, in five minutes on two 
 
 # With CI set, nothing may be skipped; .ci/run installs what that takes on Debian 13.
 test-all: $(VENV)/tox ## everything: long forms, laboratories, Debian's versions, make system; root
-	$(VENV)/bin/tox run -e lint,types,docs,sources,newest,debian13 -- --long
+	$(VENV)/bin/tox run -e lint,types,docs,api,sources
+	$(VENV)/bin/tox run -e newest,debian13 -- --long
 	$(MAKE) system
 
 api-docs: $(VENV)/tested ## write docs/http-api.md from the OpenAPI document

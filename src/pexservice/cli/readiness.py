@@ -49,7 +49,7 @@ class _UnixConnection(HTTPConnection):
 
     def connect(self) -> None:
         """
-        See L{HTTPConnection.connect}.
+        See C{HTTPConnection.connect}.
         """
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
@@ -78,7 +78,7 @@ def status_of(
 
     @param timeout: seconds, for each answer.
     @param ca_file: a PEM file of authorities to trust instead of the system's.
-    @param verify: L{False} for a service of this machine, whose certificate has another
+    @param verify: C{False} for a service of this machine, whose certificate has another
         name.
     @raise NotReady: it says so.
     @raise Unreachable: nobody says anything, or nothing that is known.

@@ -49,7 +49,7 @@ KEPT = ("listen", "store", "log_format")
 
 def _handler(option: Option) -> Callable[..., None]:
     """
-    Make the method by which L{usage.Options} takes C{option}.
+    Make the method by which C{usage.Options} takes C{option}.
     """
 
     def take(self: CommonOptions, text: str) -> None:

@@ -82,7 +82,7 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """
-        See L{IAgentEndpointFactory.endpointForURI}.
+        See C{IAgentEndpointFactory.endpointForURI}.
         """
         endpoint: IStreamClientEndpoint
         if self.socket is not None:

@@ -3,14 +3,14 @@ Exact terms of the Fibonacci sequence, at any position, at linear cost a step.
 
 Pure: no Twisted, no store, no clock.
 
-Values are L{decimal.Decimal} because a service hands out I{text}.  Both the
+Values are C{decimal.Decimal} because a service hands out I{text}.  Both the
 addition that makes a step and the conversion to digits are linear in the number
 of digits there, while the text of an C{int} takes quadratic time and is refused
 by Python beyond 4,300 digits (F(20,578)).  At position 1,000,000 (208,988
 digits) a step takes 0.02 ms and its text 0.3 ms; C{docs/benchmarks.md} has the
 table.
 
-The context has the largest precision there is and traps L{decimal.Inexact}, so a
+The context has the largest precision there is and traps C{decimal.Inexact}, so a
 result is either exact or an exception, never rounded.
 """
 
@@ -76,7 +76,7 @@ class Term:
     @property
     def preceding(self) -> Decimal | None:
         """
-        F(n-1), or L{None} at position 0, before which the sequence has nothing.
+        F(n-1), or C{None} at position 0, before which the sequence has nothing.
         """
         if self.position == 0:
             return None

@@ -66,7 +66,7 @@ class InheritedEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        See L{IStreamServerEndpoint.listen}.
+        See C{IStreamServerEndpoint.listen}.
         """
         return maybeDeferred(self._listen, protocolFactory)
 

@@ -1,7 +1,7 @@
 """
 Calls that are repeated at an interval for as long as the process runs.
 
-A L{LoopingCall} whose function raises is over for good, with one line in the log.  A
+A C{LoopingCall} whose function raises is over for good, with one line in the log.  A
 sign of life, a sweep or a clock must not end by one error, so an error is logged here
 and the next call comes at its time.
 """
@@ -21,7 +21,7 @@ class Periodic:
     """
     A function that is called again and again, whatever it raises.
 
-    A function that returns a L{Deferred} is not called again before that has fired;
+    A function that returns a C{Deferred} is not called again before that has fired;
     one that fails counts like an exception.
     """
 

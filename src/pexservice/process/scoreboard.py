@@ -77,7 +77,7 @@ class Score:
     @ivar standing_by: how many workers wait to take over.
     @ivar standby: how many should.
     @ivar restarts: how many workers ended, by the reason, while there should be some.
-    @ivar reloads: how many replacements of the workers began, or L{None} if the supervisor
+    @ivar reloads: how many replacements of the workers began, or C{None} if the supervisor
         does not count them.
     @ivar reload: what came of the last of them.
     @ivar serving: the name of the worker that serves; empty while none does.
@@ -134,7 +134,7 @@ def of_process(pid: int) -> int | None:
     """
     Open the scoreboard of the supervisor whose process id is C{pid}.
 
-    @return: a descriptor, or L{None} if that process has no scoreboard.
+    @return: a descriptor, or C{None} if that process has no scoreboard.
     @raise OSError: there is no such process, or it is somebody else's.
     """
     for each in Path(f"/proc/{pid}/fd").iterdir():
@@ -166,7 +166,7 @@ def read(descriptor: int) -> Score | None:
     """
     Read what was written last.
 
-    @return: L{None} if there is no whole record.
+    @return: C{None} if there is no whole record.
     @raise OSError: C{descriptor} is something else.
     """
     for _ in range(_ATTEMPTS):

@@ -34,7 +34,7 @@ class Notifier:
     One descriptor serves for the life of the process: a moment without a free one must
     not look like silence.
 
-    @ivar watchdog: seconds of silence after which that process acts, or L{None} if it
+    @ivar watchdog: seconds of silence after which that process acts, or C{None} if it
         does not wait for signs of life.
     """
 
@@ -47,7 +47,7 @@ class Notifier:
         close: Callable[[], object] = lambda: None,
     ) -> None:
         """
-        @param send: sends one message without waiting, or raises L{OSError}.
+        @param send: sends one message without waiting, or raises C{OSError}.
         @param close: closes what C{send} uses.
         """
         self._send = send

@@ -97,7 +97,7 @@ class PexChannel(Parser):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See L{IProtocol.connectionLost}.
+        See C{IProtocol.connectionLost}.
         """
         if self._next_request is not None:
             self._next_request.cancel()
@@ -117,7 +117,7 @@ class PexChannel(Parser):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See L{IProtocol.dataReceived}.
+        See C{IProtocol.dataReceived}.
         """
         if self.is_over:
             return

@@ -91,7 +91,7 @@ class Connection(Protocol):
 
     def connectionMade(self) -> None:
         """
-        See L{IProtocol.connectionMade}.
+        See C{IProtocol.connectionMade}.
         """
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
@@ -121,7 +121,7 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See L{IProtocol.connectionLost}.
+        See C{IProtocol.connectionLost}.
         """
         self.connected = 0
         self.phase = Phase.CLOSED
@@ -144,7 +144,7 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See L{IProtocol.dataReceived}.
+        See C{IProtocol.dataReceived}.
         """
         if self.phase is _IDLE:
             cache = self.fast_path.cache
@@ -254,7 +254,7 @@ class Connection(Protocol):
 
     def stopProducing(self) -> None:
         """
-        See L{IPushProducer.stopProducing}.
+        See C{IPushProducer.stopProducing}.
         """
 
     def loseConnection(self) -> None:

@@ -40,7 +40,7 @@ class FastPath:
     ) -> None:
         """
         @param log: the access log, if there is one.
-        @param remembers: L{False} to have every request parsed.
+        @param remembers: C{False} to have every request parsed.
         """
         self.performer = performer
         self.connections = connections

@@ -116,7 +116,7 @@ class Head(NamedTuple):
     What a plain head says.
 
     @ivar key: what decides which operation is meant: the method, the path and the
-        version, then the meaning of each deciding header, L{None} without one.
+        version, then the meaning of each deciding header, C{None} without one.
     @ivar new: the numbers of the first and the last line that was not known, if any.
     """
 
@@ -136,7 +136,7 @@ class Reader:
     ) -> None:
         """
         @param meanings: for each header that decides which operation is meant, what
-            tells the meaning of its value: never L{None} but for one that is not plain.
+            tells the meaning of its value: never C{None} but for one that is not plain.
         @param logs: whether headers that are logged are arguments.
         """
         slots = {name: slot for slot, name in enumerate(meanings, 1)}

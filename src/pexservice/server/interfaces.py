@@ -54,7 +54,7 @@ class IConnection(Interface):
     def bytes_taken() -> int | None:
         """
         Return a number that changes when the client takes some of what it is sent;
-        L{None} if that cannot be told.
+        C{None} if that cannot be told.
         """
 
     def loseConnection() -> None:

@@ -105,7 +105,7 @@ class Connections:
         """
         Take a new connection, or close another one for it, or neither.
 
-        @param holder: the client that opened it, by its address or network; L{None} for
+        @param holder: the client that opened it, by its address or network; C{None} for
             a proxy, which stands for many clients and so never holds too many.
         """
         if len(self._open) >= self.limit and not self.displace(holder):
@@ -286,7 +286,7 @@ _Rank = tuple[int, float]
 
 def _rank(connection: IConnection, *, greedy: bool) -> _Rank | None:
     """
-    Rank a connection among those that can make room; L{None} if it cannot.
+    Rank a connection among those that can make room; C{None} if it cannot.
 
     @param greedy: whether its client holds too many.
     """

@@ -5,10 +5,10 @@ There is one meaning: a plan gets in here only when Twisted's parser and the Kle
 have just arrived at it, and it is found again by what the tree looked at.  A request is
 recognized in three ways, each slower than the one before and leading to it:
 
-1. by its bytes, if all its lines were known when it was read;
-2. by its shape: a client mostly sends the same head but for a line or two, so what stands
-   before and behind these is compared as a whole, and only these are read;
-3. by reading all lines.
+  1. by its bytes, if all its lines were known when it was read;
+  2. by its shape: a client mostly sends the same head but for a line or two, so what
+     stands before and behind these is compared as a whole, and only these are read;
+  3. by reading all lines.
 
 What is not recognized, or means something that no plan is for yet, goes to the parser.
 The meanings that decide are few, and so are the plans, however many values clients send.
@@ -71,7 +71,7 @@ class PlanCache:
         logs: bool = False,
     ) -> None:
         """
-        @param bind: checks arguments that will be the same each time; returns L{None}
+        @param bind: checks arguments that will be the same each time; returns C{None}
             if they are refused.
         @param meanings: what tells the meaning of each header that decides.
         @param logs: whether the headers that are logged are arguments.

@@ -24,9 +24,9 @@ def bytes_taken(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of what it is sent.
 
-    @param handle: the connection's socket, or L{None} where there is none to ask.
+    @param handle: the connection's socket, or C{None} where there is none to ask.
     @return: of TCP, the bytes that the other machine has acknowledged; of another stream,
-        minus the bytes that wait to be read; L{None} if neither can be told.
+        minus the bytes that wait to be read; C{None} if neither can be told.
     """
     if handle is None or handle.fileno() < 0:
         return None

@@ -102,7 +102,7 @@ def option(
     Declare an attribute of a settings class as an option.
 
     @param name: by default the attribute's name with hyphens.
-    @return: what L{attrs.field} does, of any type to the type checker.
+    @return: what C{attrs.field} does, of any type to the type checker.
     """
     return attrs.field(
         default=default,

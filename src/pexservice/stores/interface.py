@@ -187,7 +187,7 @@ class IOnDisk(Interface):
         """
         Does not block.
 
-        @return: L{None} while the store is not open.
+        @return: C{None} while the store is not open.
         """
 
 

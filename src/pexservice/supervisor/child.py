@@ -72,7 +72,7 @@ class End:
     How a child ended.
 
     @ivar code: its exit status, or the number of the signal that ended it with a minus, as
-        L{subprocess} has it.
+        C{subprocess} has it.
     """
 
     code: int
@@ -80,7 +80,7 @@ class End:
     @classmethod
     def of(cls, reason: Failure) -> End:
         """
-        Return what Twisted says in a L{ProcessDone} or L{ProcessTerminated}.
+        Return what Twisted says in a C{ProcessDone} or C{ProcessTerminated}.
         """
         number = getattr(reason.value, "signal", None)
         if number is not None:

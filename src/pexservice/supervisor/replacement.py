@@ -97,7 +97,7 @@ class Replacement:
 
     async def _replace_all(self) -> str | None:
         """
-        @return: why they were not replaced, or L{None}.
+        @return: why they were not replaced, or C{None}.
         """
         roster = self._roster
         self._note = ""

@@ -99,7 +99,7 @@ class Access:
         self, tokens: frozenset[bytes] | None = None, origins: Collection[str] = ()
     ) -> None:
         """
-        @param tokens: digests of those that may move the cursor; L{None} when
+        @param tokens: digests of those that may move the cursor; C{None} when
             everybody may.
         @param origins: the origins whose pages may use the API.
         """

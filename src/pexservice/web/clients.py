@@ -66,7 +66,7 @@ def _is_loopback(host: str) -> bool:
 
 def is_loopback(address: IAddress) -> bool:
     """
-    Return whether only this machine can reach C{address}; of a Unix socket, L{False}.
+    Return whether only this machine can reach C{address}; of a Unix socket, C{False}.
     """
     return _is_loopback(host_of(address))
 
@@ -145,8 +145,8 @@ class Clients:
         """
         Return the name under which the connections of one client are counted.
 
-        @param host: the address of their other end; L{None} for a Unix socket.
-        @return: the address, or an IPv6 network; L{None} for a proxy, which stands for
+        @param host: the address of their other end; C{None} for a Unix socket.
+        @return: the address, or an IPv6 network; C{None} for a proxy, which stands for
             many clients.
         """
         if not host or host in self._proxies:

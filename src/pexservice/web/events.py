@@ -150,19 +150,19 @@ class Stream:
 
     def pauseProducing(self) -> None:
         """
-        See L{IPushProducer.pauseProducing}.
+        See C{IPushProducer.pauseProducing}.
         """
         self.takes = False
 
     def resumeProducing(self) -> None:
         """
-        See L{IPushProducer.resumeProducing}.
+        See C{IPushProducer.resumeProducing}.
         """
         self.takes = True
 
     def stopProducing(self) -> None:
         """
-        See L{IProducer.stopProducing}.
+        See C{IProducer.stopProducing}.
         """
         self.end()
 

@@ -48,7 +48,7 @@ def parse_accept(value: bytes) -> Ranges:
 
 def _quality(parameters: Sequence[bytes]) -> float | None:
     """
-    Return the value of C{q} among C{parameters}: 1 when it is missing, and L{None} when
+    Return the value of C{q} among C{parameters}: 1 when it is missing, and C{None} when
     it is no number from 0 to 1.
     """
     for parameter in parameters:

@@ -61,7 +61,7 @@ Answer = Answered | Outcome | Exception
 
 
 #: What makes the answer of an operation that is no read or step of the cursor.  One that
-#: writes the answer itself has a L{Deferred} fire with L{None} in the end.
+#: writes the answer itself has a C{Deferred} fire with C{None} in the end.
 Work = Callable[[Arguments], Reply | Deferred[Reply] | Deferred[None]]
 
 

@@ -33,7 +33,7 @@ class Pacing:
         self, later: Later | None, seconds: Callable[[], float] = time.monotonic
     ) -> None:
         """
-        @param later: the reactor's C{callLater}; L{None} to let nobody wait.
+        @param later: the reactor's C{callLater}; C{None} to let nobody wait.
         """
         self._later = later
         self._seconds = seconds

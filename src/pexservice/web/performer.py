@@ -70,7 +70,7 @@ class Performer:
         limit: RateLimit | None = None,
     ) -> None:
         """
-        @param hosts: decides which C{Host} is answered; L{None} to answer any.
+        @param hosts: decides which C{Host} is answered; C{None} to answer any.
         """
         self.clients = clients
         self._committer = committer

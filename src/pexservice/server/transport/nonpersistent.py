@@ -47,7 +47,7 @@ def address_of(name: object) -> IAddress:
 class BriefTransport:
     """
     The transport of a connection until it is answered or passed on: as much of
-    L{ITransport<twisted.internet.interfaces.ITransport>} as a connection without a
+    C{ITransport} as a connection without a
     channel calls.
 
     @ivar disconnecting: it is being closed.
@@ -170,13 +170,13 @@ class BriefTransport:
 
     def getPeer(self) -> IAddress:
         """
-        See L{ITransport.getPeer}.
+        See C{ITransport.getPeer}.
         """
         return address_of(self._socket.getpeername())
 
     def getHost(self) -> IAddress:
         """
-        See L{ITransport.getHost}.
+        See C{ITransport.getHost}.
         """
         return address_of(self._socket.getsockname())
 

@@ -65,33 +65,33 @@ class NativeTransport:
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
-        See L{ITransport.writeSequence}.
+        See C{ITransport.writeSequence}.
         """
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
         """
-        See L{ITransport.loseConnection}.
+        See C{ITransport.loseConnection}.
         """
         self.disconnecting = True
         self._native.close()
 
     def abortConnection(self) -> None:
         """
-        See L{ITCPTransport.abortConnection}.
+        See C{ITCPTransport.abortConnection}.
         """
         self.disconnecting = True
         self._native.abort()
 
     def getPeer(self) -> Any:
         """
-        See L{ITransport.getPeer}.
+        See C{ITransport.getPeer}.
         """
         return self._address("peername")
 
     def getHost(self) -> Any:
         """
-        See L{ITransport.getHost}.
+        See C{ITransport.getHost}.
         """
         return self._address("sockname")
 
@@ -109,7 +109,7 @@ class NativeTransport:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: FBT001 the interface's
         """
-        See L{IConsumer.registerProducer}.
+        See C{IConsumer.registerProducer}.
         """
         if self._producer is not None:
             raise RuntimeError("there is a producer already")
@@ -119,7 +119,7 @@ class NativeTransport:
 
     def unregisterProducer(self) -> None:
         """
-        See L{IConsumer.unregisterProducer}.
+        See C{IConsumer.unregisterProducer}.
         """
         self._producer = None
 
@@ -155,7 +155,7 @@ class NativeTransport:
 
     def stopProducing(self) -> None:
         """
-        See L{IPushProducer.stopProducing}.
+        See C{IPushProducer.stopProducing}.
         """
         self.loseConnection()
 
@@ -170,7 +170,7 @@ class NativeTCPTransport(NativeTransport):
 
     def loseWriteConnection(self) -> None:
         """
-        See L{ITCPTransport.loseWriteConnection}.
+        See C{ITCPTransport.loseWriteConnection}.
         """
         self._native.write_eof()
 
@@ -187,14 +187,14 @@ class NativeTCPTransport(NativeTransport):
 
     def getTcpKeepAlive(self) -> bool:
         """
-        See L{ITCPTransport.getTcpKeepAlive}.
+        See C{ITCPTransport.getTcpKeepAlive}.
         """
         option = self._socket().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         return bool(option)
 
     def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: FBT001 the interface's
         """
-        See L{ITCPTransport.setTcpKeepAlive}.
+        See C{ITCPTransport.setTcpKeepAlive}.
         """
         self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
@@ -277,7 +277,7 @@ class NativePort:
 
     def startListening(self) -> None:
         """
-        See L{IListeningPort.startListening}.
+        See C{IListeningPort.startListening}.
         """
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
@@ -291,7 +291,7 @@ class NativePort:
 
     def stopListening(self) -> Deferred[None] | None:
         """
-        See L{IListeningPort.stopListening}.
+        See C{IListeningPort.stopListening}.
         """
         if self._acceptor is not None:
             self._acceptor.stop()
@@ -300,6 +300,6 @@ class NativePort:
 
     def getHost(self) -> IAddress:
         """
-        See L{IListeningPort.getHost}.
+        See C{IListeningPort.getHost}.
         """
         return self._port.getHost()

@@ -1,5 +1,5 @@
 """
-HTTPS: uvloop's, by the standard library's L{ssl}, or Twisted's, by pyOpenSSL.
+HTTPS: uvloop's, by the standard library's C{ssl}, or Twisted's, by pyOpenSSL.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ once, or arrives late, happens at most once, and never after another one has.
 
 When no answer comes the identical transaction is sent again, until one does:
 
-- it succeeded: it happened now, and no copy of it can any more;
-- it did not, and the operation key has its number: a copy of it happened before;
-- it did not, the operation key has another number, and the cursor's key has changed:
-  it never happened and never will;
-- else it is not known, as it is when no answer comes in time.
+  - it succeeded: it happened now, and no copy of it can any more;
+  - it did not, and the operation key has its number: a copy of it happened before;
+  - it did not, the operation key has another number, and the cursor's key has changed:
+    it never happened and never will;
+  - else it is not known, as it is when no answer comes in time.
 
 The operation key has the number of this process's last batch that happened.  It is
 written in the same transaction, and it is there before the first, so its absence says
@@ -141,7 +141,7 @@ class Attempt:
         """
         Read what became of the last copy, and of others.
 
-        @return: L{None} if none has happened yet.
+        @return: C{None} if none has happened yet.
         """
         names = self._names
         try:

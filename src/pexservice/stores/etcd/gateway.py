@@ -227,7 +227,7 @@ class _Receiver(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See L{IProtocol.dataReceived}.
+        See C{IProtocol.dataReceived}.
         """
         self._take(data)
 
@@ -237,7 +237,7 @@ class _Receiver(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See L{IProtocol.connectionLost}.
+        See C{IProtocol.connectionLost}.
         """
         if not self.ended.called:
             self.ended.callback(None)

@@ -250,9 +250,9 @@ class Refusal:
     What etcd had when it did not take a batch.
 
     @ivar revision: etcd's.
-    @ivar cursor: L{None} if it is not there.
+    @ivar cursor: C{None} if it is not there.
     @ivar operation: the number of the last batch of this process that happened;
-        L{None} if the key is gone.
+        C{None} if the key is gone.
     @ivar used: the batch's idempotency keys that had been used.
     @ivar marks: the marks in the queue, in its order.
     """

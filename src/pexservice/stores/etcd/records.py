@@ -40,7 +40,7 @@ _DIGITS = 20
 #: The largest of them.
 MOST = 10**_DIGITS - 1
 
-#: A message of etcd's gateway, as L{json} reads and writes it.
+#: A message of etcd's gateway, as C{json} reads and writes it.
 Message = dict[str, Any]
 
 

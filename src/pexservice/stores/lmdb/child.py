@@ -83,7 +83,7 @@ def _judge(path: Path, status: int, said: str) -> None:
     """
     Raise what a child's end stands for.
 
-    @param status: as L{subprocess} has it.
+    @param status: as C{subprocess} has it.
     """
     if error := _ERRORS.get(status):
         raise error(said)

@@ -63,7 +63,7 @@ def prepare(directory: Directory, verify: Callable[[Path], None] | None) -> None
     See that there is a store to be opened: make one where there is nothing, and verify
     one that is there.
 
-    @param verify: reads a whole store; L{None} for one that was verified.
+    @param verify: reads a whole store; C{None} for one that was verified.
     @raise StoreUnusable: or one of its kinds.
     """
     if directory.holds_a_store():

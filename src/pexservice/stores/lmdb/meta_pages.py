@@ -4,16 +4,14 @@ Read the meta pages of LMDB's file, without LMDB.
 They are where each walk through the file begins: as LMDB 0.9 writes them on machines of
 64 bits, little-endian, its data version 1.
 
-===========  ======================================================================
-part         layout, in bytes
-===========  ======================================================================
-page header  number (8), padding (2), flags (2), lower (2), upper (2)
-meta page    page header, magic (4), version (4), address (8), map size (8), free
-             tree (48), main tree (48), last page (8), transaction (8)
-tree         padding (4; in the free tree, the size of a page), flags (2), depth
-             (2), then branch, leaf and overflow pages, entries, and the root's
-             number (8 each)
-===========  ======================================================================
+The layout of each part, in bytes::
+
+    page header  number (8), padding (2), flags (2), lower (2), upper (2)
+    meta page    page header, magic (4), version (4), address (8), map size (8), free
+                 tree (48), main tree (48), last page (8), transaction (8)
+    tree         padding (4; in the free tree, the size of a page), flags (2), depth
+                 (2), then branch, leaf and overflow pages, entries, and the root's
+                 number (8 each)
 
 Pages 0 and 1 are meta pages: transaction N writes page N % 2, so one of them is of the
 last commit and the other of the one before.

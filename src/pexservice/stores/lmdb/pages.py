@@ -6,19 +6,18 @@ C{get} that iteration finds, and a page that is both free and in use is overwrit
 day.  Here every tree is walked as it lies in the file.  No number that is read is
 trusted: every offset is checked, no page is visited twice, the depth is bounded.
 
-=============  ====================================================================
-part           layout, in bytes; see also L{pexservice.stores.lmdb.meta_pages}
-=============  ====================================================================
-tree page      page header, where each node begins (2 each, in the order of the
-               keys, up to lower), free room, nodes (from upper to the end)
-node           low and high half of the value's size (2 each), flags (2), size of
-               the key (2), key, value; in a branch page the first 6 bytes are the
-               number of a child, and there is no value
-overflow page  number (8), padding (2), flags (2), how many pages there are (4),
-               and a value
-free list      how many pages (8), their numbers, descending (8 each); its key is
-               the transaction that freed them (8)
-=============  ====================================================================
+The layout of each part, in bytes; L{pexservice.stores.lmdb.meta_pages} has the
+page header::
+
+    tree page      page header, where each node begins (2 each, in the order of the
+                   keys, up to lower), free room, nodes (from upper to the end)
+    node           low and high half of the value's size (2 each), flags (2), size of
+                   the key (2), key, value; in a branch page the first 6 bytes are the
+                   number of a child, and there is no value
+    overflow page  number (8), padding (2), flags (2), how many pages there are (4),
+                   and a value
+    free list      how many pages (8), their numbers, descending (8 each); its key is
+                   the transaction that freed them (8)
 """
 
 from __future__ import annotations

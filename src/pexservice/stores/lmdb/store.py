@@ -94,7 +94,7 @@ class LmdbStore:
     ) -> None:
         """
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: reads the whole store before this process maps it; L{None} for a
+        @param verify: reads the whole store before this process maps it; C{None} for a
             store that was verified a moment ago.
         @param waiting: called when another process has the store, to wait for it
             then; by default it is not waited for.

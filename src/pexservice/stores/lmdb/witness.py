@@ -132,7 +132,7 @@ class Witness:
 
 def read_witness(path: Path) -> Witnessed | None:
     """
-    Return what the witness of the store in C{path} tells, or L{None} if it is missing or
+    Return what the witness of the store in C{path} tells, or C{None} if it is missing or
     torn.
 
     @raise OSError: it cannot be read.
