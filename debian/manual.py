@@ -149,11 +149,14 @@ def service(version: str) -> Iterator[str]:
 
 def ctl(version: str) -> Iterator[str]:
     """
-    The lines of pexctl(1).
+    Write the lines of pexctl(1).
     """
     parser = make_parser()
     yield f'.TH PEXCTL 1 "" "pexservice {version}"'
-    yield from (".SH NAME", r"pexctl \- look after a pexservice and its store")
+    yield from (
+        ".SH NAME",
+        r"pexctl \- move the cursor of a pexservice; look after it and its store",
+    )
     yield from (".SH SYNOPSIS", ".B pexctl", ".I COMMAND", ".RI [ options ]")
     (commands,) = (
         each for each in parser._actions if isinstance(each, argparse._SubParsersAction)
@@ -167,6 +170,12 @@ def ctl(version: str) -> Iterator[str]:
     yield ".SH EXIT STATUS"
     _, _, statuses = (parser.epilog or "").partition("\n")
     yield from (".nf", quoted(statuses.rstrip()), ".fi")
+    yield ".SH ENVIRONMENT"
+    for name, words in (
+        ("PEXSERVICE_URL", "Where the service is, or several URLs with blanks between."),
+        ("PEXSERVICE_TOKEN", "The token that may move the cursor."),
+    ):
+        yield from (".TP", rf"\fB{name}\fR", words)
     yield from (".SH SEE ALSO", ".BR pexservice (8)")
 
 
