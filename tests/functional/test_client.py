@@ -97,6 +97,34 @@ def test_over_a_unix_socket(worker: Daemon) -> None:
             assert cursor.next().revision == before.revision + 1
 
 
+def test_two_unix_sockets(tmp_path: Path) -> None:
+    """
+    One that answers is not taken for another that does not.
+    """
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    listen = ("--listen", "unix:socket")
+    with Daemon(tmp_path / "one", *listen, command="pexservice-worker") as one:
+        sockets = [f"unix:{tmp_path / name / 'socket'}" for name in ("one", "two")]
+        with BlockingCursor(*sockets) as cursor:
+            assert cursor.next().revision == 1
+            with Daemon(tmp_path / "two", *listen, command="pexservice-worker"):
+                one.stop()
+                # Another store, where this key was not used.
+                assert cursor.next().revision == 1
+
+
+def test_over_ipv6(tmp_path: Path) -> None:
+    """
+    An address in brackets is one too.
+    """
+    listen = ("--listen", r"tcp6:0:interface=\:\:1")
+    with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
+        (port,) = re.findall(r"listening on \[::1\]:(\d+)", daemon.log.read_text())
+        with BlockingCursor(f"http://[::1]:{port}") as cursor:
+            assert cursor.next().value == 1
+
+
 def test_over_tls(tmp_path: Path) -> None:
     """
     An authority in a file is trusted, another is not, and another name is not either;

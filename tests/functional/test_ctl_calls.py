@@ -141,10 +141,9 @@ def test_the_token(tmp_path: Path) -> None:
         assert none.stderr.endswith("/none: No such file or directory\n")
 
 
-@pytest.mark.parametrize("verb", ["status", "current", "next", "history"])
-def test_over_tls(tmp_path: Path, verb: str) -> None:
+def test_over_tls(tmp_path: Path) -> None:
     """
-    An authority in a file is trusted.
+    An authority in a file is trusted, by every verb.
     """
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -153,11 +152,13 @@ def test_over_tls(tmp_path: Path, verb: str) -> None:
     options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
     with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
         url = f"https://127.0.0.1:{daemon.port}"
-        shown = pexctl(url, verb, "--ca-file", str(tmp_path / "ca.pem"))
-        assert (shown.returncode, shown.stderr) == (0, "")
-        refused = pexctl(url, verb)
-        assert refused.returncode == 69
-        assert "certificate" in refused.stderr
+        trusted = ("--ca-file", str(tmp_path / "ca.pem"))
+        for verb in (("status",), ("next",), ("load", "--seconds", "0.5")):
+            shown = pexctl(url, *verb, *trusted)
+            assert (shown.returncode, shown.stderr) == (0, "")
+            refused = pexctl(url, *verb)
+            assert refused.returncode == 69
+            assert "certificate" in refused.stderr
 
 
 def test_watch(worker: Daemon) -> None:

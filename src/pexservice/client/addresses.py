@@ -4,7 +4,7 @@ Base URLs: where a service is.
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from attrs import frozen
 
@@ -20,11 +20,15 @@ class Address:
 
     @ivar text: as it was given, for messages.
     @ivar url: what paths are appended to.
-    @ivar socket: the path of a Unix socket, or C{None}.
+    @ivar host: the name or the IP address.
+    @ivar port: the number.
+    @ivar socket: the path of a Unix socket instead, or C{None}.
     """
 
     text: str
     url: str
+    host: str = "localhost"
+    port: int = 80
     socket: str | None = None
 
     @property
@@ -33,6 +37,24 @@ class Address:
         Whether it is reached over TLS.
         """
         return self.url.startswith("https:")
+
+    @property
+    def netloc(self) -> str:
+        """
+        The host and the port, as a URL and the header C{Host} have them.
+        """
+        return urlsplit(self.url).netloc
+
+    @property
+    def plain_url(self) -> str:
+        """
+        The URL with a host that every library understands, for whoever knows the way.
+
+        hyperlink, which treq has its URLs read by, takes neither an IPv6 address nor a
+        name with an underscore.
+        """
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=f"localhost:{self.port}"))
 
     def __str__(self) -> str:
         return self.text
@@ -56,9 +78,10 @@ def parse_address(text: str) -> Address:
         path = unquote(parts.netloc) + parts.path if parts.netloc else parts.path
         if not path.strip("/"):
             raise wrong
-        return Address(text, "http://localhost", path.rstrip("/"))
+        return Address(text, "http://localhost", socket=path.rstrip("/"))
     if parts.scheme not in ("http", "https") or not host or port == 0:
         raise wrong
     if parts.username is not None or " " in text:
         raise wrong
-    return Address(text, text.rstrip("/"))
+    default = 443 if parts.scheme == "https" else 80
+    return Address(text, text.rstrip("/"), host, port or default)

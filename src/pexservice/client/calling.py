@@ -53,10 +53,15 @@ class Call:
 class Server:
     """
     An address, and the client that sends requests to it.
+
+    @ivar url: what paths are appended to, for this client.
+    @ivar headers: of every request to it.
     """
 
     address: Address
     client: HTTPClient
+    url: str
+    headers: Mapping[str, str] = field(factory=dict)
 
 
 class Caller:
@@ -180,13 +185,11 @@ class Caller:
         url = self.url(call, turn)
         # The type of treq's reactor is private, and this clock is enough for what is asked.
         clock: Any = self.clock
-        headers = Headers(
-            {name: [value] for name, value in {**self._headers, **call.headers}.items()}
-        )
+        headers = {**server.headers, **self._headers, **call.headers}
         sent: Deferred[Any] = server.client.request(
             call.method,
-            f"{server.address.url}{call.path}",
-            headers=headers,
+            f"{server.url}{call.path}",
+            headers=Headers({name: [value] for name, value in headers.items()}),
             # A redirect would take the key and the token somewhere else.
             allow_redirects=False,
             unbuffered=True,

@@ -54,14 +54,15 @@ def make_agent(
     address: Address, reactor: Any, pool: HTTPConnectionPool, ca_file: str | None
 ) -> IAgent:
     """
-    Return what sends requests to C{address}.
+    Return what sends requests to C{address}, and to nothing else.
 
+    @param pool: of this address alone.
     @param ca_file: a PEM file of authorities that are trusted, instead of the system's.
     @raise BadAddress: the file cannot be used, or TLS not at all.
     """
     policy = _policy(address, ca_file) if address.secure else None
     agent: IAgent = Agent.usingEndpointFactory(
-        reactor, _Endpoints(reactor, address.socket, policy), pool
+        reactor, _Endpoints(reactor, address, policy), pool
     )
     return agent
 
@@ -70,14 +71,13 @@ def make_agent(
 @frozen
 class _Endpoints:
     """
-    The way to one service.
+    The way to one service, whatever the URL of a request is.
 
-    @ivar socket: the path of its Unix socket, or C{None}.
     @ivar policy: whose certificates are trusted, where it is reached over TLS.
     """
 
     reactor: Any
-    socket: str | None
+    address: Address
     policy: IPolicyForHTTPS | None
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
@@ -85,19 +85,20 @@ class _Endpoints:
         See C{IAgentEndpointFactory.endpointForURI}.
         """
         endpoint: IStreamClientEndpoint
-        if self.socket is not None:
-            endpoint = UNIXClientEndpoint(self.reactor, self.socket, timeout=CONNECTING)
+        address = self.address
+        if address.socket is not None:
+            endpoint = UNIXClientEndpoint(self.reactor, address.socket, timeout=CONNECTING)
             return endpoint
         endpoint = HostnameEndpoint(
             self.reactor,
-            uri.host.decode("ascii"),
-            uri.port,
+            address.host,
+            address.port,
             timeout=CONNECTING,
             attemptDelay=NEXT_ADDRESS,
         )
         if self.policy is None:
             return endpoint
-        creator = self.policy.creatorForNetloc(uri.host, uri.port)
+        creator = self.policy.creatorForNetloc(address.host.encode(), address.port)
         secure: IStreamClientEndpoint = wrapClientTLS(creator, endpoint)
         return secure
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from treq.client import HTTPClient
+from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
 from pexservice.client.addresses import Address, parse_address
@@ -78,12 +79,16 @@ class Cursor:
                 raise BadAddress("the token must be visible ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
         self._deadline = deadline
-        self._pool = make_pool(reactor, connections)
+        self._pools: list[HTTPConnectionPool] = []
         self._streams: set[EventStream] = set()
 
         def server(address: Address) -> Server:
-            sends = agent or make_agent(address, reactor, self._pool, ca_file)
-            return Server(address, HTTPClient(sends))
+            if agent is not None:
+                return Server(address, HTTPClient(agent), address.url)
+            pool = make_pool(reactor, connections)
+            made = HTTPClient(make_agent(address, reactor, pool, ca_file))
+            self._pools.append(pool)
+            return Server(address, made, address.plain_url, {"Host": address.netloc})
 
         self._caller = Caller(
             reactor, [server(each) for each in addresses], headers, timeout
@@ -107,7 +112,8 @@ class Cursor:
         self._caller.closed = True
         for stream in list(self._streams):
             stream.end("the client is closed")
-        await self._pool.closeCachedConnections()
+        for pool in self._pools:
+            await pool.closeCachedConnections()
 
     async def current(self, *, deadline: float | None = None) -> State:
         """

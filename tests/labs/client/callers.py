@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,11 @@ class Listening:
     Writes down the keys of what is sent.
     """
 
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
+    def __init__(self, agents: Mapping[bytes, IAgent]) -> None:
+        """
+        @param agents: what sends requests, by the host and the port.
+        """
+        self._agents = agents
         self.keys: list[bytes] = []
 
     def request(
@@ -72,8 +75,9 @@ class Listening:
         See L{IAgent.request}.
         """
         assert headers is not None
+        agent = self._agents[uri.split(b"/")[2]]
         self.keys += headers.getRawHeaders(b"idempotency-key", [])
-        sent: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
+        sent: Deferred[Any] = agent.request(method, uri, headers, bodyProducer)
         return sent
 
 
@@ -102,8 +106,13 @@ async def make_calls(
     """
     Step for so many seconds.
     """
-    calls, pool = Calls(), make_pool(reactor, callers)
-    listening = Listening(make_agent(parse_address(urls[0]), reactor, pool, None))
+    calls, pools = Calls(), [make_pool(reactor, callers) for _ in urls]
+    listening = Listening(
+        {
+            address.netloc.encode(): make_agent(address, reactor, pool, None)
+            for address, pool in zip(map(parse_address, urls), pools, strict=True)
+        }
+    )
     # Each begins with another one.
     cursors = [
         Cursor(
@@ -122,7 +131,8 @@ async def make_calls(
             for number in range(callers)
         ]
     )
-    await pool.closeCachedConnections()
+    for pool in pools:
+        await pool.closeCachedConnections()
     calls.requests, calls.keys = len(listening.keys), len(set(listening.keys))
     return calls
 

@@ -11,22 +11,56 @@ from pexservice.client.addresses import Address, parse_address
 
 
 @pytest.mark.parametrize(
-    ("text", "url", "socket"),
+    ("text", "url", "host", "port", "plain"),
     [
-        ("http://127.0.0.1:8081", "http://127.0.0.1:8081", None),
-        ("https://a.example/fibonacci/", "https://a.example/fibonacci", None),
-        ("http://[::1]:8081", "http://[::1]:8081", None),
-        ("http+unix://%2Frun%2Fpex.socket", "http://localhost", "/run/pex.socket"),
-        ("http+unix://%2Frun%2Fpex.socket/", "http://localhost", "/run/pex.socket"),
-        ("http+unix:///run/pex.socket", "http://localhost", "/run/pex.socket"),
-        ("unix:pex.socket", "http://localhost", "pex.socket"),
+        (
+            "http://127.0.0.1:8081",
+            "http://127.0.0.1:8081",
+            "127.0.0.1",
+            8081,
+            "http://localhost:8081",
+        ),
+        (
+            "https://a.example/fibonacci/",
+            "https://a.example/fibonacci",
+            "a.example",
+            443,
+            "https://localhost:443/fibonacci",
+        ),
+        (
+            "http://[::1]:8081",
+            "http://[::1]:8081",
+            "::1",
+            8081,
+            "http://localhost:8081",
+        ),
+        ("http://a_b", "http://a_b", "a_b", 80, "http://localhost:80"),
     ],
 )
-def test_addresses(text: str, url: str, socket: str | None) -> None:
+def test_addresses(text: str, url: str, host: str, port: int, plain: str) -> None:
     """
     What is given becomes where requests go.
     """
-    assert parse_address(text) == Address(text, url, socket)
+    address = parse_address(text)
+    assert address == Address(text, url, host, port)
+    assert address.plain_url == plain
+    assert address.netloc in url
+
+
+@pytest.mark.parametrize(
+    ("text", "socket"),
+    [
+        ("http+unix://%2Frun%2Fpex.socket", "/run/pex.socket"),
+        ("http+unix://%2Frun%2Fpex.socket/", "/run/pex.socket"),
+        ("http+unix:///run/pex.socket", "/run/pex.socket"),
+        ("unix:pex.socket", "pex.socket"),
+    ],
+)
+def test_sockets(text: str, socket: str) -> None:
+    """
+    So does the path of a Unix socket.
+    """
+    assert parse_address(text) == Address(text, "http://localhost", socket=socket)
 
 
 @pytest.mark.parametrize(
