@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
 SEEDS ?= 20000
 MINUTES ?= 60
 KILL_EVERY ?= 60
-SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\|json\|md\)')
+SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\|json\|md\|description\)')
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all quick bench chart deb system image-test api-docs completions

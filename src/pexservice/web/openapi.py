@@ -2,7 +2,7 @@
 The API as an OpenAPI 3.1 document, which C{/openapi.json} serves and
 C{docs/http-api.md} is made from.
 
-C{openapi.json} beside this module is the document and C{openapi.md} its prose; both are
+C{openapi.json} beside this module is the document and C{openapi.description} its prose; both are
 edited by hand, and the tests hold them against the service.  Three things are filled in
 here: the prose, the answers that every operation can give, and which methods there are.
 """
@@ -27,7 +27,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     """
     here = files("pexservice.web")
     whole: dict[str, Any] = json.loads((here / "openapi.json").read_text())
-    whole["info"]["description"] = (here / "openapi.md").read_text()
+    whole["info"]["description"] = (here / "openapi.description").read_text()
     every = whole.pop("x-every-operation")
     described = whole["paths"]
     whole["paths"] = {
