@@ -80,6 +80,10 @@ deb: ## build build/deb/pexservice_VERSION_all.deb, on Debian 13
 	git ls-files ':!tests/nets' | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
+release: $(VENV)/bin/python ## build wheel, sdist and .deb with checksums into build/release
+	$(PIP) install 'build>=1'
+	PYTHON=$(CURDIR)/$(VENV)/bin/python .ci/release
+
 system: deb build/system/base.tar $(VENV)/tested ## try the package on a machine that boots systemd; root
 	$(VENV)/bin/pytest --system tests/packaging/system
 

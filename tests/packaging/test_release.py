@@ -4,10 +4,17 @@ There is one version, and everything that names it agrees.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +51,33 @@ def test_changes() -> None:
     newest, *older = headings
     assert newest in ("Unreleased", declared())
     assert declared() not in older
+
+
+@pytest.mark.long
+@pytest.mark.once
+@pytest.mark.needs("git", "build")
+def test_what_is_released_is_the_same_each_time(tmp_path: Path) -> None:
+    """
+    Wheel and sdist have the same bytes, whoever makes them and with whatever umask, and
+    the sdist makes the same wheel; make system looks at the Debian package.
+    """
+    sums = []
+    for umask, place in ((0o022, tmp_path / "one"), (0o077, tmp_path / "two")):
+        before = os.umask(umask)
+        try:
+            ended = subprocess.run(
+                [str(ROOT / ".ci" / "release"), str(place)],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=5 * PATIENCE,
+                env={**os.environ, "PACKAGES": "wheel sdist", "PYTHON": sys.executable},
+            )
+        finally:
+            os.umask(before)
+        sums.append(ended.stdout)
+    assert sums[0] == sums[1]
+    assert sorted(line.split()[1] for line in sums[0].splitlines()) == [
+        f"pexservice-{declared()}-py3-none-any.whl",
+        f"pexservice-{declared()}.tar.gz",
+    ]

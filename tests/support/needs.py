@@ -154,6 +154,7 @@ NEEDS = {
     "curl": _program("curl", "curl"),
     "etcd": _program("etcd", "etcd-server"),
     "faketime": Need("apt install faketime", lambda: faketime_library() is not None),
+    "git": _program("git", "git"),
     "kubectl": _program("kubectl", "kubectl"),
     "kustomize": _program("kustomize", "kustomize"),
     "mkfs.ext4": _program("mkfs.ext4", "e2fsprogs"),
@@ -173,6 +174,8 @@ NEEDS = {
     ),
     # Python's packages, which Debian 13 lacks or has too old.
     "axe": _library("axe_playwright_python", "browser"),
+    # What there is in a directory called build is none of it.
+    "build": _library("pyproject_hooks", "test"),
     "httpx": _library("httpx", "test"),
     "jsonschema": _library("jsonschema", "api"),
     "kubernetes-validate": _library("kubernetes_validate", "test"),

@@ -2,8 +2,8 @@
 The API as an OpenAPI 3.1 document, which C{/openapi.json} serves and
 C{docs/http-api.md} is made from.
 
-C{openapi.json} beside this module is the document and C{openapi.description} its prose; both are
-edited by hand, and the tests hold them against the service.  Three things are filled in
+C{openapi.json} beside this module is the document, C{openapi.description} its prose; both
+are edited by hand, and the tests hold them against the service.  Three things are filled in
 here: the prose, the answers that every operation can give, and which methods there are.
 """
 
