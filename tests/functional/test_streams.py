@@ -68,7 +68,7 @@ def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
                 connection.sendall(asked)
                 sent += 1
                 if sent < 20:
-                    # Let it learn and be found in the memo.
+                    # Let it learn and be found in the cache.
                     daemon.ask("/livez")
         except TimeoutError:
             pass

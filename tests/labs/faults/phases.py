@@ -291,7 +291,7 @@ KEY = "once"
 
 def reset(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    The same bytes as before, so an answer from the memo.
+    The same bytes as before, so an answer from the cache.
     """
     conversation, connection = _known(victim)
     before = conversation.ask("reset")

@@ -126,7 +126,7 @@ def test_gone_during_a_step(server: Server) -> None:
 )
 def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> None:
     """
-    The memo's way of saying so is the long way's.
+    The cache's way of saying so is the long way's.
     """
     answers = []
     for request in (NEXT, NEXT.replace(b"Host", b"hOST")):
@@ -189,7 +189,7 @@ def test_a_drip_in_a_body() -> None:
 @pytest.mark.parametrize("request_", [CURRENT, NEXT])
 def test_resting_connections_go(server: Server, request_: bytes) -> None:
     """
-    After a while, and each request begins it anew, also one that the memo knows: a read,
+    After a while, and each request begins it anew, also one that the cache knows: a read,
     and a step, taken or not.
     """
     wires = [
@@ -222,7 +222,7 @@ def test_one_too_many() -> None:
     A resting one goes; when all are in a request, the new one is told and goes.
     """
     server = Server(connections=2)
-    # So that the memo knows it.
+    # So that the cache knows it.
     ask(server, NEXT).lose()
     server.store.held = True
     first, second = ask(server, CURRENT), ask(server, NEXT)
@@ -250,7 +250,7 @@ def test_retired(server: Server) -> None:
 
 def test_parting(server: Server) -> None:
     """
-    A step that the memo knew ends its connection when those at rest are closed.
+    A step that the cache knew ends its connection when those at rest are closed.
     """
     server.store.held = True
     wire = ask(server, NEXT)
@@ -262,7 +262,7 @@ def test_parting(server: Server) -> None:
 
 def test_the_rate_of_one_client() -> None:
     """
-    It holds with the memo as without, for each address on its own, and comes back.
+    It holds with the cache as without, for each address on its own, and comes back.
     """
     server = Server(rate=5)
     one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
@@ -348,7 +348,7 @@ def test_a_refusal_behind_a_head_request() -> None:
 
 def test_the_rate_behind_a_proxy() -> None:
     """
-    Through a Unix socket, a client is whom the proxy names, also for the memo.
+    Through a Unix socket, a client is whom the proxy names, also for the cache.
     """
     server = Server(rate=1)
     for peer, expected in (

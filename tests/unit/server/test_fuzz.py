@@ -4,7 +4,7 @@ Any bytes at all, for what reads a connection.
 Attacks of L{tests.labs.attacks.lab}, torn, mixed, cut and repeated, on connections
 without a network: whatever comes, nothing is raised and nothing is logged, what goes
 back is HTTP, and the cursor has made the steps that the answers tell of.  The same
-is held without the memo, and the same must come back.
+is held without the cache, and the same must come back.
 """
 
 from __future__ import annotations
@@ -125,23 +125,23 @@ def answers(wire: Wire) -> list[Answer]:
 def test_whatever_comes(held: list[tuple[list[bytes], str]]) -> None:
     """
     Nothing is raised, nothing is logged, no answer is a failure of ours, each step is
-    told of, the memo stays small, and it changes nothing.
+    told of, the cache stays small, and it changes nothing.
     """
-    with_memo, without = (Server(remembers=remembers) for remembers in (True, False))
+    with_cache, without = (Server(remembers=remembers) for remembers in (True, False))
     with silence():
         for chunks, ending in held:
-            before = with_memo.committer.durable.revision
-            received, closed = hold(with_memo, chunks, ending)
+            before = with_cache.committer.durable.revision
+            received, closed = hold(with_cache, chunks, ending)
             assert hold(without, chunks, ending) == (received, closed)
             if b"HEAD" not in b"".join(chunks):
                 came = split(received)
                 assert all(each.status < 500 for each in came)
-                judge_moves(came, before, with_memo.committer.durable.revision)
-        for server in (with_memo, without):
+                judge_moves(came, before, with_cache.committer.durable.revision)
+        for server in (with_cache, without):
             wire = server.connect()
             wire.send(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
             wire.turns()
             (answer,) = answers(wire)
             assert answer.status == 200
             assert server.failures == []
-    assert len(with_memo.connections) == 1
+    assert len(with_cache.connections) == 1

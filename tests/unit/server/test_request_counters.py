@@ -20,7 +20,7 @@ COUNTED_CURRENT = ("/current", "GET")
 @pytest.fixture
 def server() -> Server:
     """
-    With a memo that knows nothing yet.
+    With a cache that knows nothing yet.
     """
     return Server()
 
@@ -48,14 +48,14 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
 
 def hits_and_misses(server: Server) -> tuple[int, int]:
     """
-    Of the memo.
+    Of the cache.
     """
     return server.fast_path.requests.hits(), server.fast_path.requests.misses()
 
 
 def test_parsed_or_remembered(server: Server) -> None:
     """
-    A request counts the same, whether the memo knew it or not.
+    A request counts the same, whether the cache knew it or not.
     """
     send(server, *[NEXT] * 3, *[CURRENT] * 5)
     assert counted(server) == {(*COUNTED_NEXT, 200): 3, (*COUNTED_CURRENT, 200): 5}

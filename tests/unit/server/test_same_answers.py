@@ -1,7 +1,7 @@
 """
-The memo changes nothing but the speed.
+The plan cache changes nothing but the speed.
 
-Generated conversations are held twice, with the memo and without, and compared byte
+Generated conversations are held twice, with the cache and without, and compared byte
 for byte but for the date.
 """
 
@@ -33,7 +33,7 @@ HEADERS = (
     *("Range: bytes=0-0", "Cookie: a=b", "X-Forwarded-For: 1.2.3.4", "Bad Name: 1"),
 )
 
-#: What clients send most, so that much of it is found in the memo.
+#: What clients send most, so that much of it is found in the cache.
 USUAL = st.sampled_from(
     [
         f"{method} {path} {version}\r\nHost: h\r\n{header}\r\n".encode()
@@ -134,22 +134,22 @@ def test_same_answers(
     All methods, paths, headers and versions, repeated, pipelined, in pieces: the same
     bytes come back, and the cursor goes the same way.
     """
-    with_memo, without = (
+    with_cache, without = (
         Server(remembers=remembers, access=Access(tokens, origins))
         for remembers in (True, False)
     )
     for chunks, patient, ends in talks:
-        assert hold(with_memo, chunks, patient=patient, ends=ends) == hold(
+        assert hold(with_cache, chunks, patient=patient, ends=ends) == hold(
             without, chunks, patient=patient, ends=ends
         )
         # It says its revision and position, and not the term's identity.
-        assert repr(with_memo.committer.durable) == repr(without.committer.durable)
+        assert repr(with_cache.committer.durable) == repr(without.committer.durable)
     assert without.fast_path.requests.hits() == 0
 
 
 def test_split_at_every_byte() -> None:
     """
-    Two requests cut anywhere, after the memo has learnt the whole of them.
+    Two requests cut anywhere, after the cache has learnt the whole of them.
     """
     one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
     two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
@@ -164,7 +164,7 @@ def test_split_at_every_byte() -> None:
 
 def test_most_of_it_is_remembered() -> None:
     """
-    The comparison compares something: what clients usually send is found in the memo
+    The comparison compares something: what clients usually send is found in the cache
     the second time, and parsed the first time only.
     """
     server = Server()

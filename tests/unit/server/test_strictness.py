@@ -111,7 +111,7 @@ def test_one_empty_line(
     remembers: bool,  # noqa: FBT001 pytest passes it by its name
 ) -> None:
     """
-    One is passed over before each request, with the memo and without.
+    One is passed over before each request, with the cache and without.
     """
     wire = Server(remembers=remembers).connect()
     for chunk in chunks:

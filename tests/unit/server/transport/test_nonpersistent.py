@@ -194,7 +194,7 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
 
 def test_the_first_answer_is_the_last(machine: Machine) -> None:
     """
-    What the memo knows is answered as a channel answers it, and no transport of the
+    What the cache knows is answered as a channel answers it, and no transport of the
     loop's is made for it.
     """
     fast_path = machine.server.fast_path
@@ -343,7 +343,7 @@ def test_a_bug_while_it_is_recognized(
 
 def test_a_kept_connection(machine: Machine) -> None:
     """
-    It is uvloop's, also when the memo knows the request.
+    It is uvloop's, also when the cache knows the request.
     """
     for _ in range(2):
         client = machine.connect(KEPT)
@@ -362,7 +362,7 @@ def test_a_kept_connection(machine: Machine) -> None:
         machine.until(answered)
         client.close()
     assert machine.passed == 2
-    # It answered from the memo, and is told when the client takes nothing.
+    # It answered from the cache, and is told when the client takes nothing.
     assert machine.made[-1].transport._producer is machine.made[-1]
 
 
