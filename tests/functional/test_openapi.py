@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pexservice.web.endpoints import POST_ONLY
-from pexservice.web.openapi import document
+from pexservice.web.openapi import document, rendered
 from tests.support.daemon import Daemon
 from tests.support.forms import amount
 
@@ -109,3 +109,57 @@ def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
         )
         assert found.returncode == 0, found.stdout + found.stderr
         assert daemon.ask("/current")[0].headers["Pex-Revision"] != "0"
+
+
+#: What a program does that knows the API by the generated package only.
+_PROGRAM = """
+import sys
+from generated import Client
+from generated.api.default import get_current, post_next, post_reset
+
+client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+for key in ("a", "b", "c", "c"):
+    answer = post_next.sync_detailed(client=client, idempotency_key=key)
+    print(answer.status_code.value, answer.parsed.strip(), answer.headers["Pex-Revision"])
+print(get_current.sync(client=client).strip())
+answer = post_next.sync_detailed(client=client, if_match='"0"')
+print(answer.status_code.value)
+print(post_reset.sync(client=client).strip())
+"""
+
+
+@pytest.mark.needs("openapi-python-client")
+def test_a_generated_client(tmp_path: Path) -> None:
+    """
+    A common generator makes a client of the whole document, and that steps the cursor.
+    """
+    (tmp_path / "document.json").write_bytes(rendered().body)
+    generate = ("generate", "--path", "document.json", "--output-path", "generated")
+    generated = subprocess.run(
+        [sys.executable, "-m", "openapi_python_client", *generate, "--meta", "none"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # It says so when it leaves something out.
+    assert "unsupported" not in generated.stdout.lower()
+    modules = {each.stem for each in (tmp_path / "generated/api/default").glob("*.py")}
+    operations = {
+        operation["operationId"].replace("-", "_")
+        for item in document()["paths"].values()
+        for operation in item.values()
+    }
+    assert operations == modules - {"__init__"}
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, f"http://127.0.0.1:{daemon.port}"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout.splitlines() == [
+        *("200 1 1", "200 1 2", "200 2 3", "200 2 3"),
+        *("2", "412", "0"),
+    ]

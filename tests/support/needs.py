@@ -179,6 +179,7 @@ NEEDS = {
     "httpx": _library("httpx", "test"),
     "jsonschema": _library("jsonschema", "api"),
     "kubernetes-validate": _library("kubernetes_validate", "test"),
+    "openapi-python-client": _library("openapi_python_client", "api"),
     "openapi-spec-validator": _library("openapi_spec_validator", "api"),
     "playwright": _library("playwright", "browser"),
     "requests": _library("requests", "test"),

@@ -7,6 +7,7 @@ A handler makes an operation and does nothing: L{Performer
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, cast
@@ -176,11 +177,11 @@ class Api:
         """
         return self._operation(request, work=partial(self._livez, request.uri))
 
-    def _livez(self, uri: bytes, _: Arguments) -> Reply:
+    def _livez(self, uri: bytes, arguments: Arguments) -> Reply:
         # One that failed makes nobody less alive.
         reload = self._last_reload()
-        notes = [] if reload is None else [f"[+]{reload}"]
-        return _health(uri, "livez", {"reactor": None}, notes)
+        notes = [] if reload is None else [reload]
+        return _health(uri, arguments, "livez", {"reactor": None}, notes)
 
     @app.route("/readyz")
     def readyz(self, request: IRequest) -> Performance:
@@ -262,9 +263,10 @@ class Api:
         stream = self._events.open(request, known, workers="workers" in query(uri))
         return stream.addCallback(lambda _: request.finish())
 
-    def _readyz(self, uri: bytes, _: Arguments) -> Reply:
+    def _readyz(self, uri: bytes, arguments: Arguments) -> Reply:
         refusal = self._committer.refusal
-        return _health(uri, "readyz", {"store": None if refusal is None else str(refusal)})
+        store = None if refusal is None else str(refusal)
+        return _health(uri, arguments, "readyz", {"store": store})
 
     def _metrics(self, arguments: Arguments) -> Reply:
         if self._scrape is None:
@@ -284,26 +286,44 @@ class Api:
 
 
 def _health(
-    uri: bytes, name: str, checks: dict[str, str | None], notes: Sequence[str] = ()
+    uri: bytes,
+    arguments: Arguments,
+    name: str,
+    checks: dict[str, str | None],
+    notes: Sequence[str] = (),
 ) -> Reply:
     """
-    Return what Kubernetes' conventions have: C{ok}, or each check on a line.
+    Return what Kubernetes' conventions have: C{ok}, or each check on a line; or as JSON
+    each check by its name.
 
     @param checks: by name, why it fails, if it does.
     @param notes: what else there is to say to those who ask for each check.
     """
     failing = [reason for reason in checks.values() if reason is not None]
-    if "verbose" in query(uri) or failing:
+    kind = best_of((TEXT, JSON), arguments.get(ACCEPT))
+    if kind == JSON:
+        told = {
+            "status": "failed" if failing else "ok",
+            "checks": {check: reason or "ok" for check, reason in checks.items()},
+            "notes": list(notes),
+        }
+        body = f"{json.dumps(told)}\n"
+    elif "verbose" in query(uri) or failing:
         lines = [
             f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
             for check, reason in checks.items()
         ]
         outcome = "failed" if failing else "passed"
-        body = "\n".join([*lines, *notes, f"{name} check {outcome}", ""])
+        shown = [f"[+]{note}" for note in notes]
+        body = "\n".join([*lines, *shown, f"{name} check {outcome}", ""])
     else:
         body = "ok\n"
     headers = (
-        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (
+            b"Content-Type",
+            b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
+        ),
         (b"Cache-Control", b"no-store"),
+        (b"Vary", b"Accept"),
     )
     return Reply(503 if failing else 200, headers, body.encode())

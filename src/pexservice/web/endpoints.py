@@ -96,18 +96,17 @@ def _text(endpoints: Sequence[Endpoint]) -> str:
 
 
 def _json(endpoints: Sequence[Endpoint]) -> str:
-    return json.dumps(
-        {
-            "endpoints": [
-                {
-                    "path": each.path,
-                    "methods": [method.decode() for method in each.methods],
-                    "description": each.summary,
-                }
-                for each in endpoints
-            ]
-        }
-    )
+    described = {
+        "endpoints": [
+            {
+                "path": each.path,
+                "methods": [method.decode() for method in each.methods],
+                "description": each.summary,
+            }
+            for each in endpoints
+        ]
+    }
+    return f"{json.dumps(described)}\n"
 
 
 TABLE = Table.of(ENDPOINTS)

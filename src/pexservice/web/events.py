@@ -87,7 +87,7 @@ def workers_event(score: Score) -> bytes:
 def _data(state: State) -> bytes:
     term = state.term
     if term.size <= MOST_DIGITS:
-        return state_json(state)
+        return state_json(state).rstrip(b"\n")
     return b'{"position":%d,"digits":%d,"first":"%b","last":"%b","revision":%d}' % (
         term.position,
         term.size,

@@ -44,14 +44,13 @@ class Problem(Exception):
         """
         if representation == PROBLEM:
             kind = PROBLEM.encode()
-            body = json.dumps(
-                {
-                    "type": TYPE_PREFIX + self.name,
-                    "title": self.name.replace("-", " ").capitalize(),
-                    "status": self.status.value,
-                    "detail": self.detail,
-                }
-            ).encode()
+            members = {
+                "type": TYPE_PREFIX + self.name,
+                "title": self.name.replace("-", " ").capitalize(),
+                "status": self.status.value,
+                "detail": self.detail,
+            }
+            body = f"{json.dumps(members)}\n".encode()
         else:
             kind = b"text/plain; charset=utf-8"
             body = f"{self.detail}\n".encode()

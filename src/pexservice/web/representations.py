@@ -110,7 +110,7 @@ def state_json(state: State) -> bytes:
     """
     term = state.term
     preceding = term.preceding
-    return b'{"position":%d,"current":"%b","previous":%b,"next":"%b","revision":%d}' % (
+    return b'{"position":%d,"current":"%b","previous":%b,"next":"%b","revision":%d}\n' % (
         term.position,
         term.text,
         b"null" if preceding is None else b'"%b"' % digits(preceding),
@@ -167,4 +167,4 @@ def _history_json(rows: Sequence[Row], following: str | None) -> bytes:
         for row in rows
     )
     link = "null" if following is None else f'"{following}"'
-    return f'{{"transitions":[{entries}],"next":{link}}}'.encode()
+    return f'{{"transitions":[{entries}],"next":{link}}}\n'.encode()

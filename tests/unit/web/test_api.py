@@ -90,7 +90,7 @@ def test_json(call: Caller) -> None:
     values(call, *["/next"] * 10)
     answer = call("GET", "/current", Accept=JSON)
     assert answer.body == (
-        b'{"position":10,"current":"55","previous":"34","next":"89","revision":10}'
+        b'{"position":10,"current":"55","previous":"34","next":"89","revision":10}\n'
     )
     assert (answer["Content-Type"], answer["ETag"]) == (JSON, '"10-json"')
     assert answer["Vary"] == "Accept"
@@ -677,3 +677,36 @@ def test_with_synchronous_commit_off() -> None:
     # The history is of what is on disk, and so are its headers.
     history = call("GET", "/history")
     assert (history.body, history["ETag"]) == (b"", '"0"')
+
+
+JSON_ANSWERS = ("/", "/current", "/history", "/livez", "/readyz", "/openapi.json", "/no")
+
+
+@pytest.mark.parametrize("path", JSON_ANSWERS)
+def test_json_ends_with_a_newline(path: str, call: Caller) -> None:
+    """
+    As text does, so that a terminal's prompt stands on a line of its own.
+    """
+    answer = call("GET", path, Accept="application/json")
+    assert (answer["Content-Type"] or "").endswith("json")
+    assert answer.body.endswith(b"}\n")
+    assert not answer.body.endswith(b"\n\n")
+
+
+def test_health_as_json(call: Caller) -> None:
+    """
+    Each check by its name, also when one fails; text for everybody else, as before.
+    """
+    answer = call("GET", "/readyz", Accept="application/json")
+    assert (answer.status, answer["Vary"]) == (200, "Accept")
+    assert answer.json == {"status": "ok", "checks": {"store": "ok"}, "notes": []}
+    assert call("GET", "/livez", Accept="application/json").json["checks"] == {
+        "reactor": "ok"
+    }
+    call.committer.unusable("the store is not there")
+    answer = call("GET", "/readyz", Accept="application/json")
+    assert answer.status == 503
+    assert answer.json["status"] == "failed"
+    assert "the store is not there" in answer.json["checks"]["store"]
+    for accept in ("*/*", "text/plain", "text/html,*/*;q=0.8"):
+        assert call("GET", "/livez", Accept=accept).body == b"ok\n"
