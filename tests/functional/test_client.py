@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -278,6 +278,56 @@ def test_a_connection_that_ends(worker: Daemon) -> None:
     assert (found.revision, found.replayed) == (1, True)
     keys = {re.findall(rb"(?i)\r\nidempotency-key: (\S+)", each)[0] for each in heard}
     assert (len(heard), len(keys)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sent", "expected", "words"),
+    [
+        ("http", b"SSH-2.0-OpenSSH\r\n", UnexpectedAnswer, "expected HTTP, got 'SSH-2.0-"),
+        ("http", bytes(range(256)), UnexpectedAnswer, "expected HTTP, got "),
+        ("https", b"HTTP/1.1 400 No\r\n\r\n", UnexpectedAnswer, "expected TLS, got "),
+        # Whatever may be over in a moment is tried until the deadline.
+        ("http", b"", OutcomeUnknown, "closed cleanly"),
+        ("http", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", OutcomeUnknown, "b'x'"),
+        (
+            "http",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            OutcomeUnknown,
+            "tries",
+        ),
+    ],
+)
+def test_something_else(
+    scheme: str, sent: bytes, expected: type[CursorError], words: str
+) -> None:
+    """
+    What is no service is told as such, in one exception, and the key is kept.
+    """
+    heard: list[bytes] = []
+
+    def answer(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    heard.append(connection.recv(65536))
+                    connection.sendall(sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        with (
+            BlockingCursor(f"{scheme}://127.0.0.1:{port}", deadline=1) as cursor,
+            pytest.raises(expected, match=re.escape(words)) as caught,
+        ):
+            cursor.next()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert caught.value.key is not None
+    assert "\n" not in str(caught.value)
+    # What would be the same again is asked once.
+    assert (len(heard) == 1) == (expected is UnexpectedAnswer)
 
 
 def test_interrupted(worker: Daemon) -> None:

@@ -17,6 +17,7 @@ from twisted.web._newclient import (  # what its client raises has no other home
     ResponseFailed,
 )
 
+from pexservice.client.answers import shown
 from pexservice.client.bodies import BodyTooLong
 from pexservice.client.errors import CertificateRefused, CursorError, UnexpectedAnswer
 
@@ -71,7 +72,7 @@ def lasting(url: str, error: BaseException) -> CursorError | None:
     for each in reasons(error):
         kind, words = type(each), _words(each)
         if isinstance(each, ParseError):
-            return UnexpectedAnswer(f"{url}: expected HTTP, got something else: {words}")
+            return UnexpectedAnswer(f"{url}: expected HTTP, got {shown(each.data)}")
         if isinstance(each, BodyTooLong):
             return UnexpectedAnswer(f"{url}: expected a state, got a body without an end")
         if kind.__module__.startswith("service_identity"):
