@@ -1,6 +1,6 @@
 """
-Pictures of the live page for C{docs/page/}: at the start, under way, and when the
-service has gone.
+Pictures of the live page for C{docs/page/}: at the start, under way, after a kill,
+and when the service has gone.
 
 A picture is of this moment's fonts and speed, so it is made by hand (C{make
 screenshots}) and looked at.
@@ -8,7 +8,10 @@ screenshots}) and looked at.
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import signal
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +21,7 @@ from tests.support.daemon import Daemon
 
 PICTURES = Path("docs/page")
 
-SIZE = {"width": 1100, "height": 980}
+SIZE = {"width": 1100, "height": 1590}
 
 #: How long the cursor goes about.  Seconds.
 WALK = 50
@@ -55,6 +58,15 @@ def main() -> None:
             _walk(daemon)
             view.page.wait_for_timeout(1500)
             view.page.screenshot(path=PICTURES / "under-way.png")
+            view["load"].click()
+            view.page.wait_for_selector("#batches span")
+            found = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
+            os.kill(int(found[-1]), signal.SIGKILL)
+            view.page.wait_for_function(
+                "() => document.getElementById('takeover').innerText.includes('lost')"
+            )
+            view.page.wait_for_timeout(3000)
+            view.page.screenshot(path=PICTURES / "after-a-kill.png")
         dark.until_connection("lost")
         dark.press("next")
         dark.page.wait_for_timeout(4000)
