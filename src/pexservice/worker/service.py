@@ -276,7 +276,7 @@ class Worker(Service):
         loop = getattr(self._reactor, "loop", None)
         if loop is not None:
             # Only where its reactor is, uvloop is needed.
-            from pexservice.server.transport.streams import NativePort  # noqa: PLC0415
+            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415
 
             secure = None if tls is None else context(*tls)
             return NativePort(await place.listen(site), loop, site, secure)

@@ -3,9 +3,9 @@ Accepting, as many connections a turn as there are.
 
 uvloop's own servers accept one connection in a turn of its loop, and make a transport
 of each at once.  Who comes with a connection for each request pays for that every
-time, so such connections are accepted here, are L{brief
-<pexservice.server.transport.nonpersistent>} at first, and are passed on to uvloop when
-they turn out not to be.
+time, so connections are accepted here, and are handed over to uvloop by their
+L{transport<pexservice.server.transport.streams.NativeTransport>} when one answer is not
+all that they are for.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import asyncio
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.server.interfaces import Phase
-from pexservice.server.limits import Admission
-from pexservice.server.transport.nonpersistent import BriefTransport
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pexservice.server.limits import Connections
-    from pexservice.server.transport.streams import NativeConnection
+from pexservice.server.limits import Admission, Connections
+from pexservice.server.site import PexSite
+from pexservice.server.transport.native_connection import (
+    NativeConnection,
+    NativeTCPTransport,
+)
 
 #: How many connections one turn takes at most, so that those that are there get
 #: their turns too.
@@ -141,8 +144,9 @@ class Acceptor:
                 self._pass_on(accepted, connection)
             )
         else:
-            brief = BriefTransport(accepted, self._loop, connection, self._pass_on)
-            connection.makeConnection(brief)
+            transport = NativeTCPTransport()
+            transport.begin(accepted, self._loop, connection, self._pass_on)
+            connection.makeConnection(transport)
 
     def _pass_on(
         self, accepted: socket.socket, connection: NativeConnection
@@ -189,3 +193,50 @@ class _Handshake:
         Close it at once.
         """
         self._passing.cancel()
+
+
+@implementer(IListeningPort)
+class NativePort:
+    """
+    A port that Twisted has opened and uvloop accepts from.
+    """
+
+    def __init__(
+        self,
+        port: IListeningPort,
+        loop: asyncio.AbstractEventLoop,
+        site: PexSite,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._port, self._loop, self._site, self._tls = port, loop, site, tls
+        self._acceptor: Acceptor | None = None
+        self.startListening()
+
+    def startListening(self) -> None:
+        """
+        See C{IListeningPort.startListening}.
+        """
+        self._port.stopReading()  # type: ignore[attr-defined]
+        listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
+        listening.listen(BACKLOG)
+        connections, make = self._site.fast_path.connections, self._connection
+        self._acceptor = Acceptor(listening, self._loop, connections, make, tls=self._tls)
+        self._acceptor.start()
+
+    def _connection(self) -> NativeConnection:
+        return self._site.connection(NativeConnection)
+
+    def stopListening(self) -> Deferred[None] | None:
+        """
+        See C{IListeningPort.stopListening}.
+        """
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
+        return self._port.stopListening()
+
+    def getHost(self) -> IAddress:
+        """
+        See C{IListeningPort.getHost}.
+        """
+        return self._port.getHost()

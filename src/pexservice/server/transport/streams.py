@@ -1,67 +1,234 @@
 """
-Native streams: connections by uvloop's own transports.
+Native streams: connections by their own sockets, and then by uvloop's transports.
 
 Twisted's TCP transports run on uvloop's loop as on any other, and cost half of its
 speed: each accept, read and write is Python's then.  So others accept from a port that
-Twisted has opened, L{pexservice.server.transport.listener} or for TLS uvloop,
-and connections get uvloop's transports, with Twisted's interfaces put around them by
-L{NativeTransport}.  What is above is the same L{Connection} that runs on every other
-reactor.
+Twisted has opened, L{pexservice.server.transport.listener} or for TLS uvloop, and each
+connection has a L{NativeTransport}, with Twisted's interfaces, in two states:
 
-uvloop calls a L{NativeConnection} as asyncio's protocols are called; the names in
-small letters with underscores are asyncio's.
+  - at first it is the accepted socket.  A client that opens a connection for each request
+    would pay, with every request, for a transport of uvloop's: made, watched, read once,
+    written once, closed in the turn after.  So what has come is looked at without taking
+    it.  What the plan cache knows as a connection's last request is answered through the
+    socket itself, in as few system calls as there can be;
+  - everything else is handed over to uvloop, with nothing read, and the transport is what
+    stands between Twisted's interfaces and uvloop's transport.
+
+What is above is the same L{Connection<pexservice.server.connection.Connection>} all the
+time, and on every other reactor.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import ssl
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IListeningPort,
     IPushProducer,
-    ITCPTransport,
     ITransport,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.server.connection import Connection
-from pexservice.server.transport.listener import Acceptor
-from pexservice.server.transport.nonpersistent import address_of
 
-if TYPE_CHECKING:
-    from pexservice.server.site import PexSite
-    from pexservice.server.transport.nonpersistent import BriefTransport
+_log = Logger()
+
+#: How much is looked at.  What is longer is no single request, or uvloop's.  Bytes.
+LARGEST_CHUNK = 2048
+_ONE_MORE = LARGEST_CHUNK + 1
 
 _DONE = Failure(ConnectionDone())
+
+
+def address_of(name: object) -> IAddress:
+    """
+    Return what a socket calls one end of it, as Twisted has it.
+    """
+    if isinstance(name, tuple):
+        kind = IPv6Address if len(name) > len(("host", "port")) else IPv4Address
+        return kind("TCP", *name)
+    return UNIXAddress(cast(bytes, name) or None)
+
+
+def reason_of(error: BaseException | None) -> Failure:
+    """
+    Return why a connection is over, as Twisted's protocols are called with it.
+    """
+    return _DONE if error is None else Failure(ConnectionLost(str(error)))
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class NativeTransport:
     """
-    Twisted's interfaces around a transport of uvloop.
+    The transport of a connection, before it is handed over to uvloop and after.
 
     @ivar disconnecting: it is being closed.
     """
 
-    __slots__ = ("_native", "_producer", "_reads", "disconnecting", "write")
+    __slots__ = (
+        "_abort",
+        "_broken",
+        "_carried",
+        "_connection",
+        "_loop",
+        "_native",
+        "_pass_on",
+        "_passing",
+        "_producer",
+        "_reads",
+        "_request",
+        "_socket",
+        "_unsent",
+        "_waits",
+        "disconnecting",
+    )
 
-    def __init__(self, native: asyncio.Transport) -> None:
-        self._native = native
+    _native: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._carried = False
         self._producer: IPushProducer | None = None
         self._reads = True
         self.disconnecting = False
-        self.write = native.write
+
+    # Before the hand-over.
+
+    def begin(
+        self,
+        accepted: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        connection: Connection,
+        pass_on: Callable[[socket.socket, Any], object],
+    ) -> None:
+        """
+        Look at what has come on a socket that was accepted.
+
+        @param pass_on: have uvloop carry the connection, in a later turn.
+        """
+        self._socket = accepted
+        self._loop = loop
+        self._connection = connection
+        self._pass_on = pass_on
+        # The loop tells when something comes.
+        self._waits = False
+        # What is being answered; it has not been taken from the socket yet.
+        self._request = b""
+        self._unsent = b""
+        self._broken: OSError | None = None
+        self._passing = False
+        self._abort = False
+        # Who connects sends at once, so by the next turn it is mostly here.
+        loop.call_soon(self._look)
+
+    def _readable(self) -> None:
+        self._wait_no_more()
+        self._look()
+
+    def _wait_no_more(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _look(self) -> None:
+        """
+        Answer what has come, or have uvloop carry the connection.
+        """
+        if self.disconnecting:
+            return
+        try:
+            self._take()
+        except Exception:  # noqa: BLE001 it is logged
+            # uvloop closes a connection whose protocol raises; so does this.
+            _log.failure("a connection failed")
+            self.abortConnection()
+
+    def _take(self) -> None:
+        try:
+            chunk = self._socket.recv(_ONE_MORE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._waits = True
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+            return
+        except OSError:
+            # uvloop will meet it too.
+            chunk = b""
+        connection = self._connection
+        cache = connection.fast_path.cache
+        request = cache.exact.get(chunk) or cache.recognize(chunk, connection)
+        if request is not None and request.plan.framing.last:
+            self._request = chunk
+            connection.perform(request)
+        else:
+            self._go()
+
+    def _go(self) -> None:
+        self._passing = True
+        self._pass_on(self._socket, self._connection)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._broken = error
+            return
+        if sent < len(data):
+            # The client has to take some of it first, and uvloop can wait for that.
+            self._unsent = data[sent:]
+            with suppress(OSError):
+                self._socket.recv(len(self._request), socket.MSG_DONTWAIT)
+            self._go()
+
+    def _close(self) -> None:
+        self._wait_no_more()
+        with suppress(OSError):
+            # What is not taken would make the kernel reset the connection, answer and
+            # all; also what came behind the request, and should not have.
+            self._socket.recv(LARGEST_CHUNK, socket.MSG_DONTWAIT)
+        self._socket.close()
+        self._connection.connectionLost(reason_of(self._broken))
+
+    # The hand-over.
+
+    def carry(self, native: asyncio.Transport) -> None:
+        """
+        Have C{native} carry the connection from now on.
+        """
+        self._native = native
+        self._carried = True
+
+    def finish(self) -> None:
+        """
+        Do by uvloop's transport what was asked for while it was not there.
+        """
+        if self._abort:
+            self.abortConnection()
+            return
+        if self._unsent:
+            self.write(self._unsent)
+        if self.disconnecting:
+            self.loseConnection()
+
+    # What Twisted calls, in both states.
+
+    def write(self, data: bytes) -> None:
+        """
+        See C{ITransport.write}.
+        """
+        if self._carried:
+            self._native.write(data)
+        else:
+            self._send(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
@@ -73,39 +240,49 @@ class NativeTransport:
         """
         See C{ITransport.loseConnection}.
         """
-        self.disconnecting = True
-        self._native.close()
+        closing, self.disconnecting = self.disconnecting, True
+        if self._carried:
+            self._native.close()
+        elif not (closing or self._passing):
+            self._close()
 
     def abortConnection(self) -> None:
         """
         See C{ITCPTransport.abortConnection}.
         """
-        self.disconnecting = True
-        self._native.abort()
+        if self._carried:
+            self.disconnecting = True
+            self._native.abort()
+        else:
+            self._abort = True
+            self.loseConnection()
 
     def getPeer(self) -> Any:
         """
         See C{ITransport.getPeer}.
         """
-        return self._address("peername")
+        if self._carried:
+            return address_of(self._native.get_extra_info("peername"))
+        return address_of(self._socket.getpeername())
 
     def getHost(self) -> Any:
         """
         See C{ITransport.getHost}.
         """
-        return self._address("sockname")
+        if self._carried:
+            return address_of(self._native.get_extra_info("sockname"))
+        return address_of(self._socket.getsockname())
 
     def getHandle(self) -> socket.socket | None:
         """
         Return the socket, as Twisted's own transports do.
         """
-        found: socket.socket | None = self._native.get_extra_info("socket")
+        found: socket.socket | None
+        found = self._native.get_extra_info("socket") if self._carried else self._socket
         return found
 
-    def _address(self, which: str) -> IAddress:
-        return address_of(self._native.get_extra_info(which))
-
-    # Backpressure: the client's, as IConsumer, and ours, as IPushProducer.
+    # Backpressure: the client's, as IConsumer, and ours, as IPushProducer.  Before the
+    # hand-over there is none: a client that takes no answer is uvloop's.
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: FBT001 the interface's
         """
@@ -158,148 +335,3 @@ class NativeTransport:
         See C{IPushProducer.stopProducing}.
         """
         self.loseConnection()
-
-
-@implementer(ITCPTransport)
-class NativeTCPTransport(NativeTransport):
-    """
-    One that can be closed in one direction, which TLS cannot.
-    """
-
-    __slots__ = ()
-
-    def loseWriteConnection(self) -> None:
-        """
-        See C{ITCPTransport.loseWriteConnection}.
-        """
-        self._native.write_eof()
-
-    def getTcpNoDelay(self) -> bool:
-        """
-        It is set, by uvloop.
-        """
-        return True
-
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: FBT001 the interface's
-        """
-        As L{getTcpNoDelay} says.
-        """
-
-    def getTcpKeepAlive(self) -> bool:
-        """
-        See C{ITCPTransport.getTcpKeepAlive}.
-        """
-        option = self._socket().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        return bool(option)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: FBT001 the interface's
-        """
-        See C{ITCPTransport.setTcpKeepAlive}.
-        """
-        self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
-
-    def _socket(self) -> socket.socket:
-        found: socket.socket = self._native.get_extra_info("socket")
-        return found
-
-
-class NativeConnection(Connection):
-    """
-    A connection, as uvloop sees it.
-    """
-
-    transport: NativeTransport  # type: ignore[assignment]
-
-    def connection_made(self, native: asyncio.Transport) -> None:
-        """
-        There is one, or uvloop carries on what was a brief one's.
-        """
-        kind = NativeTCPTransport if native.can_write_eof() else NativeTransport
-        transport = kind(native)
-        if not self.connected:
-            self.makeConnection(transport)
-            return
-        brief = cast("BriefTransport", self.transport)
-        self.transport = transport
-        self.write = transport.write
-        transport.registerProducer(self, streaming=True)
-        brief.succeed(transport)
-
-    # Bound by uvloop once a connection, so a chunk of bytes costs no further call.
-    data_received = Connection.dataReceived
-
-    def eof_received(self) -> bool:
-        """
-        The client will send no more.
-
-        @return: whether it can still be sent to.
-        """
-        if not ITCPTransport.providedBy(self.transport):
-            return False
-        self.readConnectionLost()
-        return True
-
-    def pause_writing(self) -> None:
-        """
-        The client does not take its answers.
-        """
-        self.transport.full()
-
-    def resume_writing(self) -> None:
-        """
-        It has taken them.
-        """
-        self.transport.drained()
-
-    def connection_lost(self, error: BaseException | None) -> None:
-        """
-        It is over.
-        """
-        self.connectionLost(_DONE if error is None else Failure(ConnectionLost(str(error))))
-
-
-@implementer(IListeningPort)
-class NativePort:
-    """
-    A port that Twisted has opened and uvloop accepts from.
-    """
-
-    def __init__(
-        self,
-        port: IListeningPort,
-        loop: asyncio.AbstractEventLoop,
-        site: PexSite,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self._port, self._loop, self._site, self._tls = port, loop, site, tls
-        self._acceptor: Acceptor | None = None
-        self.startListening()
-
-    def startListening(self) -> None:
-        """
-        See C{IListeningPort.startListening}.
-        """
-        self._port.stopReading()  # type: ignore[attr-defined]
-        listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
-        listening.listen(BACKLOG)
-        connections, make = self._site.fast_path.connections, self._connection
-        self._acceptor = Acceptor(listening, self._loop, connections, make, tls=self._tls)
-        self._acceptor.start()
-
-    def _connection(self) -> NativeConnection:
-        return self._site.connection(NativeConnection)
-
-    def stopListening(self) -> Deferred[None] | None:
-        """
-        See C{IListeningPort.stopListening}.
-        """
-        if self._acceptor is not None:
-            self._acceptor.stop()
-            self._acceptor = None
-        return self._port.stopListening()
-
-    def getHost(self) -> IAddress:
-        """
-        See C{IListeningPort.getHost}.
-        """
-        return self._port.getHost()

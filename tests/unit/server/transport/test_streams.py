@@ -22,8 +22,10 @@ from twisted.logger import LogLevel, capturedLogs
 from pexservice.server.limits import IDLE_TIMEOUT
 from pexservice.server.transport import listener as accepting
 from pexservice.server.transport.listener import Acceptor
-from pexservice.server.transport.nonpersistent import BriefTransport
-from pexservice.server.transport.streams import NativeConnection
+from pexservice.server.transport.native_connection import (
+    NativeConnection,
+    NativeTCPTransport,
+)
 from tests.support.wire import Server
 
 CURRENT = b"GET /current HTTP/1.0\r\nHost: h\r\n\r\n"
@@ -471,12 +473,12 @@ def test_a_connection_that_rests(machine: Machine) -> None:
     assert machine.passed == 0
 
 
-def brief(machine: Machine) -> BriefTransport:
+def brief(machine: Machine) -> NativeTCPTransport:
     """
     The transport of the newest connection.
     """
     transport = machine.made[-1].transport
-    assert isinstance(transport, BriefTransport)
+    assert isinstance(transport, NativeTCPTransport)
     return transport
 
 
