@@ -264,7 +264,7 @@ def test_refused_as_json(daemon: Daemon) -> None:
     )
     received = exchange(daemon, sent)
     assert b"Content-Type: application/problem+json\r\n" in received
-    assert received.endswith(b'endpoint needs one"}')
+    assert received.endswith(b'endpoint needs one"}\n')
 
 
 def test_no_version_number(daemon: Daemon) -> None:
