@@ -1,0 +1,125 @@
+"""
+A rollout of nodes on etcd behind a proxy, in the order that Kubernetes keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.clients import Client
+from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.etcd import cluster
+from tests.support.nginx import serving
+
+DEPLOYMENT = (
+    Path(__file__).parents[2] / "deploy" / "kubernetes" / "etcd" / "deployment.yaml"
+)
+
+#: How long a proxy of the test may take to hear of a node that goes.  Seconds; on
+#: Kubernetes a moment more.
+HEARS_WITHIN = 0.5
+
+_UPSTREAM = """
+    upstream nodes {{
+        {servers}
+        keepalive 8;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://nodes;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $host;
+            # A GET moves the cursor.
+            proxy_next_upstream off;
+        }}
+    }}
+"""
+
+
+def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
+    """
+    Return what nginx is told of C{nodes}, as a file of its own that can be changed.
+    """
+    servers = " ".join(f"server 127.0.0.1:{each.port};" for each in nodes)
+    (path / "upstream").write_text(_UPSTREAM.format(servers=servers, port=port))
+    return f"include {path}/upstream;"
+
+
+@pytest.mark.long
+@pytest.mark.needs("etcd", "nginx")
+def test_nobody_is_refused(tmp_path: Path) -> None:
+    """
+    Three nodes are replaced one by one: a new one is ready before an old one goes; the
+    proxy hears that it goes; it takes requests for as long as preStop says; then it is told
+    to stop.  Not a request of those that step meanwhile fails, and each step is made once.
+    """
+    container = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
+    (container,) = container["containers"]
+    _, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert float(pause) >= 2 * HEARS_WITHIN
+    proxy = tmp_path / "nginx"
+    proxy.mkdir()
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        (member,) = stack.enter_context(cluster(tmp_path))
+
+        def node(number: int) -> Daemon:
+            place = tmp_path / f"node-{number}"
+            place.mkdir()
+            store = ("--store", f"etcd:{member.url}", "--standby", "0")
+            return stack.enter_context(Daemon(place, *store))
+
+        nodes = [node(number) for number in range(3)]
+        port = stack.enter_context(serving(proxy, lambda at: written(proxy, nodes, at)))
+        # Connections that clients keep are closed by nginx itself when it is told anew.
+        clients = [
+            Client(2 * number + 1, port, stopping, fresh=True) for number in range(4)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            for number in range(3, 6):
+                told = sum(len(each.told) for each in clients)
+                fresh, old = node(number), nodes.pop(0)
+                nodes.append(fresh)
+                written(proxy, nodes, port)
+                until_told(clients, told + 20)
+                reload_proxy(proxy)
+                time.sleep(2 * HEARS_WITHIN)
+                old.stop()
+            told = sum(len(each.told) for each in clients)
+            until_told(clients, told + 50)
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        assert [each for client in clients for each in client.surprises] == []
+        assert [(each.broken, each.refused) for each in clients] == [(0, 0)] * 4
+        revisions = [each.revision for client in clients for each in client.told]
+        assert sorted(revisions) == [*range(1, len(revisions) + 1)]
+        assert max(revisions) == int(nodes[0].ask("/current")[0].headers["Pex-Revision"])
+
+
+def until_told(clients: Sequence[Client], count: int) -> None:
+    """
+    Wait until the clients were answered so often, all together.
+    """
+    wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
+
+
+def reload_proxy(path: Path) -> None:
+    """
+    Have nginx take what it is told now.
+    """
+    os.kill(int((path / "nginx.pid").read_text()), signal.SIGHUP)
