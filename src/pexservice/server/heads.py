@@ -23,8 +23,6 @@ from pexservice.web.parameters import (
     HEADERS,
     HOST,
     IDEMPOTENCY_KEY,
-    IF_MATCH,
-    IF_NONE_MATCH,
     Use,
 )
 
@@ -40,7 +38,7 @@ LONGEST_KNOWN = 512
 #: Headers whose lines are not kept.
 _NOT_KEPT = frozenset(
     {
-        *(AUTHORIZATION, FORWARDED_FOR, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH),
+        *(AUTHORIZATION, FORWARDED_FOR, IDEMPOTENCY_KEY),
         *(b"cookie", b"proxy-authorization"),
     }
 )

@@ -295,3 +295,15 @@ def test_two_hosts_where_none_is_needed(server: Server) -> None:
     wire.send(start + b"Host: a\r\nHost: b\r\n" + end)
     wire.turns(4)
     assert b" 400 " in wire.received
+
+
+def test_a_tag_that_is_sent_again(server: Server) -> None:
+    """
+    Who asks again and again whether something has changed is recognized by the bytes, and
+    told when it has.
+    """
+    asked = CURRENT + b'If-None-Match: "1"\r\n\r\n'
+    wire = server.connect()
+    assert ask(server, *[asked] * 3, wire=wire) == [304] * 3
+    assert asked in server.fast_path.cache.exact
+    assert ask(server, NEXT + b"\r\n", asked, wire=wire) == [200, 200]
