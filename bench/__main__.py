@@ -339,11 +339,11 @@ def main() -> int:
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
         path = Path(name).resolve()
+        if not options.only:
+            write_costs(options, path / "costs")
         if not options.costs:
             rows = Session(options, path).run()
             sys.stdout.write("\n".join([*report.table(rows), ""]))
-        if not options.only:
-            write_costs(options, path / "costs")
     return 0
 
 

@@ -44,6 +44,17 @@ class Target:
     down: str = "/previous"
     counts: bool = False
 
+    def resting(self) -> int:
+        """
+        Return how many steps it has acknowledged when no more come: when a load ends,
+        some are under way.
+        """
+        before, revision = -1, self.revision()
+        while before != revision:
+            time.sleep(0.02)
+            before, revision = revision, self.revision()
+        return revision
+
     def revision(self) -> int:
         """
         How many steps it has acknowledged.
@@ -105,11 +116,11 @@ def measure(target: Target, load: Load, seconds: float) -> Measured:
         answers.
     """
     counted = target.counts and load.steps and load.moves
-    before = target.revision() if counted else 0
+    before = target.resting() if counted else 0
     measured = (_ab if load.tool == "ab" else _wrk)(target, load, seconds)
     if counted:
         requests = measured.requests
-        grown = target.revision() - before
+        grown = target.resting() - before
         # What was under way when wrk stopped was taken and is not in its count.
         spare = load.connections if load.tool == "wrk" else 0
         if not requests <= grown <= requests + spare:
