@@ -27,7 +27,7 @@ from twisted.internet.task import react
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import Move
+from pexservice.commit.requests import Move, Outcome
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
@@ -99,7 +99,12 @@ def _grouped(committer: ICommitter) -> Step:
 
 
 async def _submit(committer: ICommitter, move: Move) -> object:
-    return await committer.submit(move)
+    done: Deferred[Outcome | Exception] = Deferred()
+    committer.move(move, done.callback)
+    outcome = await done
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) -> None:

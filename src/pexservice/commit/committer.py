@@ -34,7 +34,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.refusal_log import RefusalLog
-from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
+from pexservice.commit.requests import Move, Outcome, Result, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
@@ -200,14 +200,6 @@ class Committer:
             return Failure(self._unreadable(cast(Exception, failure.value)))
 
         return self._store.history(before, limit).addErrback(failed)
-
-    def submit(self, move: Move) -> Deferred[Outcome]:
-        """
-        Make C{move}, as L{move} does.
-        """
-        deferred: Deferred[Outcome] = Deferred()
-        self.move(move, fires(deferred))
-        return deferred
 
     def move(self, move: Move, waiter: Waiter) -> None:
         """

@@ -13,7 +13,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.commit.batch import OpenBatch
 from pexservice.commit.counters import Counts
-from pexservice.commit.requests import Move, Outcome, Waiter
+from pexservice.commit.requests import Move, Waiter
 from pexservice.core.cursor import State
 from pexservice.stores.interface import Batch, NotTaken, Row
 
@@ -74,11 +74,6 @@ class ICommitter(Interface):
 
         C{waiter} may be called before this returns.  Outcomes of moves that were
         applied come in the order of the moves.
-        """
-
-    def submit(move: Move) -> Deferred[Outcome]:
-        """
-        Make C{move}, as L{move} does.  To cancel the result takes nothing back.
         """
 
     def read_current() -> Deferred[State]:

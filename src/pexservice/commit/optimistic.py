@@ -32,7 +32,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.requests import Move, Outcome, Result, Waiter, fires
+from pexservice.commit.requests import Move, Outcome, Result, Waiter
 from pexservice.commit.unmet import UnmetConditions, as_refusal
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
@@ -174,14 +174,6 @@ class OptimisticCommitter:
             self._group.restart(state)
 
     # Moves.
-
-    def submit(self, move: Move) -> Deferred[Outcome]:
-        """
-        Make C{move}, as L{move} does.
-        """
-        deferred: Deferred[Outcome] = Deferred()
-        self.move(move, fires(deferred))
-        return deferred
 
     def move(self, move: Move, waiter: Waiter) -> None:
         """

@@ -9,7 +9,6 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 
 from pexservice.core.cursor import State, Transition
 
@@ -78,17 +77,3 @@ class Waiter(Protocol):
         """
         @param outcome: or L{NotTaken}, or L{OutcomeUnknown}.
         """
-
-
-def fires(deferred: Deferred[Outcome]) -> Waiter:
-    """
-    @return: has C{deferred} fire.
-    """
-
-    def waiter(outcome: Outcome | Exception, /) -> None:
-        if isinstance(outcome, Outcome):
-            deferred.callback(outcome)
-        else:
-            deferred.errback(outcome)
-
-    return waiter

@@ -25,6 +25,7 @@ from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
 from pexservice.worker.lifecycle import heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
+from tests.support.moves import submit
 
 #: Seconds of silence that are too long.
 WATCHDOG = 5.0
@@ -233,7 +234,7 @@ class Process:
         elif move.key is None and request.way:
             committer.move(move, done)
         else:
-            request.submitted = committer.submit(move).addCallbacks(
+            request.submitted = submit(committer, move).addCallbacks(
                 done, lambda failure: done(failure.value)
             )
 

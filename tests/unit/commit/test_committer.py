@@ -32,6 +32,7 @@ from pexservice.stores.interface import (
     StoreDamaged,
 )
 from tests.support.fakes import MemoryStore, Turns, now
+from tests.support.moves import submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -73,7 +74,7 @@ class Bench:
             self.order.append(outcome.state.revision)
             results.append((outcome.result, outcome.state.revision, outcome.state.position))
 
-        self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
             done, lambda failure: results.append(failure.value)
         )
         return results
@@ -416,7 +417,7 @@ def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
     """
     A cancelled waiter is dropped; its step and its batch go on.
     """
-    leaving = bench.committer.submit(Move(NEXT))
+    leaving = submit(bench.committer, Move(NEXT))
     leaving.addErrback(lambda _: None)
     staying = bench.submit()
     bench.turn()
@@ -786,7 +787,7 @@ class AnyOrder(RuleBasedStateMachine):
         def failed(failure: Failure) -> None:
             assert isinstance(failure.value, NotTaken)
 
-        self.bench.committer.submit(Move(transition, name, condition)).addCallbacks(
+        submit(self.bench.committer, Move(transition, name, condition)).addCallbacks(
             answered, failed
         )
 

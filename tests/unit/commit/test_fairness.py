@@ -25,6 +25,7 @@ from pexservice.stores.etcd.records import Message
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.fake_etcd import FakeEtcd
 from tests.support.fakes import Turns
+from tests.support.moves import submit
 
 #: How long etcd takes for a transaction, and a message to it or from it.  Seconds.
 COMMIT = 0.002
@@ -165,7 +166,7 @@ class Node:
         def answered(_: Outcome) -> None:
             self.answers.append((clock.seconds(), clock.seconds() - asked))
 
-        return self.committer.submit(Move(Transition.NEXT)).addCallback(answered)
+        return submit(self.committer, Move(Transition.NEXT)).addCallback(answered)
 
     def keep_asking(self, clock: Turns) -> None:
         """

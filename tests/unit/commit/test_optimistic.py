@@ -25,6 +25,7 @@ from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import Turns, now
 from tests.support.linearizability import Record, faults
+from tests.support.moves import submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -57,7 +58,7 @@ class Node:
         @return: gets (result, revision, position), or the exception.
         """
         told: list[object] = []
-        self.committer.submit(Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
             lambda outcome: told.append(_plain(outcome)),
             lambda failure: told.append(failure.value),
         )
@@ -497,7 +498,7 @@ class Chance:
         wanted = request.wanted
         condition = None if wanted is None else lambda state: state.revision == wanted
         move = Move(request.operation, request.key, condition)
-        node.committer.submit(move).addCallbacks(told, failed)
+        submit(node.committer, move).addCallbacks(told, failed)
 
     def _end(
         self, node: Node, request: Request, result: Result, revision: int, position: int
