@@ -32,7 +32,7 @@ def worker_command(settings: Settings) -> list[str]:
 
 def check_command(settings: Settings) -> list[str]:
     """
-    Return the command that tells whether a worker would start.
+    Return the command that checks whether a worker would start.
     """
     # It does not listen, and has no sockets of its own.
     without_sockets = attrs.evolve(settings, listen=())

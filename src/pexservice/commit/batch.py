@@ -14,14 +14,15 @@ from pexservice.stores.interface import Batch, Remembered
 @define
 class OpenBatch:
     """
-    Transitions that will share a commit, and who waits for it.
+    Transitions that will share a commit, and the waiters for it.
 
     @ivar before: the state that the first transition was applied to.
     @ivar began: when the first transition came, on the monotonic clock.
     @ivar considered: how many there were when the batch was last considered.
     @ivar considered_at: when that was, likewise.
     @ivar idle: seconds in which no more came, since then.
-    @ivar answers: who is told what, in order, when the batch is durable.
+    @ivar answers: the waiters and their outcomes, in order, for when the batch is
+        durable.
     @ivar keys: the idempotency keys used, with what each did.
     @ivar told: of the answers that are about no transition of this batch, the result
         and which transition was asked for.

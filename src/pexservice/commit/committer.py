@@ -305,8 +305,8 @@ class Committer:
 
     def _unreadable(self, error: Exception) -> Exception:
         """
-        Return what is told of C{error}, which was met by reading.  Take nothing more,
-        and end, if it is that the store is damaged.
+        Return the error that readers get for C{error}, which was met by reading.  Take
+        nothing more, and end, if it is that the store is damaged.
         """
         if not isinstance(error, StoreDamaged):
             return error

@@ -45,7 +45,7 @@ class CursorReader:
     ) -> None:
         """
         @param known: the state that the cursor is probably near to.
-        @param seen: called with each state that was read, before its readers are told.
+        @param seen: called with each state that was read, before its readers get it.
         """
         self._store = store
         self._known = known

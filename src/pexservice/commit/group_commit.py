@@ -204,7 +204,7 @@ class GroupCommit:
             self.hurry()
         else:
             if quiet:
-                # Who is waited for may be waiting for this very processor.
+                # The callers that are waited for may be waiting for this very processor.
                 self._give_way()
             self._timer = self._reactor.callLater(0, self._consider)
 
@@ -285,7 +285,7 @@ class GroupCommit:
 
     def answer(self, batch: OpenBatch, error: Exception | None = None) -> None:
         """
-        Tell those who wait for C{batch} their outcomes, or C{error}.
+        Call the waiters of C{batch} with their outcomes, or with C{error}.
         """
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.came(APPLIED if error is None else failed, batch.transitions)

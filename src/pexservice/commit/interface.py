@@ -1,5 +1,5 @@
 """
-What a committer promises to those who answer requests, and to its batches.
+The interfaces of a committer: to the code that answers requests, and to its batches.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ class OptimisticCommitter:
 
     def failed(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        Try again what lost the race, and tell what else went wrong.
+        Try again what lost the race, and fail with what else went wrong.
         """
         error = failure.value
         if isinstance(error, Conflict):

@@ -1,5 +1,5 @@
 """
-What callers ask of the committer, and what they are told.
+The requests of callers to the committer, and their outcomes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Move:
     What a caller wants.
 
     @ivar key: an idempotency key of at most L{LONGEST_KEY} bytes.
-    @ivar condition: told the present state, says whether to move.
+    @ivar condition: called with the present state, returns whether to move.
     """
 
     transition: Transition

@@ -23,7 +23,7 @@ from pexservice.stores.interface import ISharedStore, NotTaken, Remembered
 
 def as_refusal(error: BaseException | None) -> NotTaken:
     """
-    Return what is told about what surely did not happen.
+    Return the error for a move that surely did not happen.
     """
     return error if isinstance(error, NotTaken) else NotTaken(str(error))
 

@@ -45,7 +45,7 @@ class CannotStart(Exception):
     The process cannot start; the message is one line that says why.
 
     twistd shows the class's name and the message, a hundred bytes in all, on the terminal
-    of who started a daemon, and ends with status 1.
+    of the one that started a daemon, and ends with status 1.
 
     @cvar exit_status: what it ends with in the foreground.
     """

@@ -43,7 +43,7 @@ _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 #: priority behind the cut.  Characters; of four bytes at most.
 _LONGEST = 2000
 
-#: What a port of Twisted's says of itself, and who opens it says better.
+#: What a port of Twisted's logs of itself; the code that opens it logs more.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
 
 #: Fields of an event that are Twisted's.

@@ -1,5 +1,5 @@
 """
-systemd's notify protocol: what a process tells the one that started it.
+systemd's notify protocol: messages of a process to the one that started it.
 
 A message is a few C{NAME=VALUE} lines.  They go to the socket that C{NOTIFY_SOCKET}
 names, or, from a worker to our own supervisor, through a pipe that only that worker has.
@@ -60,7 +60,7 @@ class Notifier:
         """
         Return the one that sends to the socket that C{NOTIFY_SOCKET} names.
 
-        @param environment: of this process; without that name nobody is told.
+        @param environment: of this process; without that name nothing is sent.
         """
         name = environment.get("NOTIFY_SOCKET", "")
         if not name:

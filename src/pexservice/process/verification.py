@@ -15,7 +15,7 @@ from pexservice.process.sd_notify import ALIVE
 #: shorter, and a verification that hangs is ended after it.
 EXTENSION = 30
 
-#: How often the log is told.  Seconds; a verification that is shorter is not worth a line.
+#: How often progress is logged.  Seconds; a shorter verification is not worth a line.
 LOG_INTERVAL = 5.0
 
 

@@ -57,7 +57,7 @@ class FastPath:
         try:
             return self.performer.bind(operation, arguments)
         except Problem:
-            # It is refused again each time, by who performs it.
+            # The performer refuses it again each time.
             return None
 
     def learn(

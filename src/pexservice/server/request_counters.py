@@ -53,7 +53,7 @@ class RequestCounters:
     """
 
     def __init__(self) -> None:
-        # Those who watch the numbers see them begin at 0.
+        # So the numbers begin at 0 in a graph.
         self._tallies = {
             (each.path, method.decode()): Tally(
                 each.path, method.decode(), others=Counter({503: 0})

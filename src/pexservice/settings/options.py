@@ -1,5 +1,5 @@
 """
-The one table of options: what a worker and a supervisor are told, as plain values.
+The one table of options: the settings of workers and supervisors, as plain values.
 
 To add an option, add an attribute here.
 """

@@ -1,8 +1,8 @@
 """
 The check before the first start: would a worker start?
 
-A child answers, so that whoever starts the service is told at once.  It says in lines of
-output what is wrong, and by its exit status of what kind that is; lines
+A child answers, so that the operator who starts the service sees it at once.  It says
+in lines of output what is wrong, and by its exit status of what kind that is; lines
 C{progress PERCENT} say how far it is.  The same rules hold for it as for workers: it
 ends with the supervisor, and one that a signal ended is repeated after a worker's delay.
 
@@ -24,7 +24,7 @@ from pexservice.process.start_signals import StartSignals
 from pexservice.supervisor.child import SIGNALS_OF_DAMAGE, End, RestartDelay
 from pexservice.supervisor.lines import Lines
 
-#: What a child tells of its progress, with a number behind it.
+#: The beginning of a line of progress, with a number behind it.
 _PROGRESS = "progress"
 
 _KNOWN: dict[int, Status] = {each.value: each for each in Status}

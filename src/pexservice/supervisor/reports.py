@@ -14,7 +14,7 @@ from pexservice.process.sd_notify import READY, RELOADING, Notifier
 
 class Reports:
     """
-    Keeps the score, and tells when the service is ready and what it does.
+    Keep the score, and notify systemd when the service is ready and of what it does.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class Roster:
     @property
     def staying(self) -> list[WorkerProcess]:
         """
-        The workers that were not told to end.
+        Return the workers that were not asked to end.
         """
         return [each for each in self.workers if not each.retired]
 
@@ -172,7 +172,7 @@ class Roster:
         for each in changes:
             each.callback(None)
 
-    # What the workers tell; see Overseer.
+    # The messages of the workers; see Overseer.
 
     def command(self) -> Command:
         """
@@ -244,7 +244,7 @@ class Roster:
         now = self._reactor.seconds()
         late, self._looked = now - self._looked > self._watchdog / 2, now
         for each in [*self.workers]:
-            # If it is we who were late, what they said waits to be read.
+            # If the supervisor itself was late, their messages wait to be read.
             each.watch(excused=late)
 
 

@@ -49,7 +49,7 @@ from pexservice.supervisor.worker_process import MESSAGES, Reactor
 #: How often process 1 of a container buries those that others left.  Seconds.
 REAP_INTERVAL = 1.0
 
-#: What systemd tells us, and not our workers.
+#: The variables that systemd sets for the supervisor and not for its workers.
 _OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -91,7 +91,7 @@ class Supervisor(Service):
         """
         @param listen: endpoint descriptions.
         @param plan: how workers are started and watched.
-        @param check: the command that tells whether a worker would start.
+        @param check: the command that checks whether a worker would start.
         @param store: what the operator knows the store by.
         @param reread: reads the options again, for a reload; raises L{CannotStart} if
             they are wrong.

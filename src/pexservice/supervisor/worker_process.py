@@ -42,7 +42,7 @@ STEP_ASIDE = 0.05
 #: How long one that is silent has to write its traceback.  Seconds.
 LAST_WORDS = 1.0
 
-#: How long one that is told to stop may take; it takes less than 4.  Seconds.
+#: How long one that was asked to stop may take; it takes less than 4.  Seconds.
 KILL_TIME = 7.0
 
 _EXTEND = "EXTEND_TIMEOUT_USEC"
@@ -117,7 +117,7 @@ class WorkerProcess(ProcessProtocol):
     The record of one worker.
 
     @ivar began: when its process did, by the reactor's clock.
-    @ivar retired: it was told to end, and no other process follows.
+    @ivar retired: it was asked to end, and no other process follows.
     @ivar has_served: its process serves, or has.
     @ivar verifies: its process reads the whole store before it serves.
     @ivar status: what its process does, in its own words.
@@ -329,7 +329,7 @@ class WorkerProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """
-        Start the next process, at once or after a delay, unless this one was told to end.
+        Start the next process, at once or after a delay, unless this one was asked to end.
         """
         self._stop_timer()
         for each in self._streams.values():

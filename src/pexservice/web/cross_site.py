@@ -1,5 +1,5 @@
 """
-What browsers say about a request, and what they must be told with its answer.
+The headers of browsers about a request, and those that its answer must have.
 
 A browser sends requests for any page that its user looks at.  It says so in headers
 that no page can write, and the rule is that of Go's C{CrossOriginProtection}, here for

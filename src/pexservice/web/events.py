@@ -1,8 +1,8 @@
 """
 Server-Sent Events: the cursor whenever it moves.
 
-A stream carries states, not transitions: who cannot take all of them gets the newest
-and never one behind it, so what is kept for a stream is whether it takes anything.
+A stream carries states, not transitions: a client that cannot take all of them gets the
+newest and never one behind it, so what is kept for a stream is whether it takes anything.
 The committer is not told of streams.  One timer, which runs while there are any,
 looks whether the cursor is still where it was, and a step costs nothing more than
 when nobody watches.
@@ -37,7 +37,7 @@ MOST_STREAMS = 250
 #: How long a stream has nothing after an event.  Seconds.
 INTERVAL = 0.1
 
-#: After how many of these a comment is sent, for who would take silence for an end.
+#: After how many of these a comment is sent, since proxies take silence for an end.
 #: 15 seconds.
 BEATS = 150
 
@@ -139,7 +139,7 @@ class Stream:
 
     def end(self) -> None:
         """
-        Nothing more comes.  Who does not take what is there already does not get it.
+        End the stream.  A client that has not taken what was sent does not get it.
         """
         self._events.leave(self)
         self._request.unregisterProducer()

@@ -57,7 +57,7 @@ class HostPolicy:
         """
         @param allowed: more names to answer to, or L{ANY}.
         @param own_name: the machine's name, as C{gethostname} has it.
-        @param clients: tells who is a proxy, whose business the name is.
+        @param clients: knows which clients are proxies, which check the name themselves.
         @param needed: C{False} where steps take a token.
         """
         names = {host_name(each.encode()) for each in allowed}

@@ -48,7 +48,7 @@ _KINDS = {
 
 class Answered(NamedTuple):
     """
-    What a client is told of a state.
+    The answer about a state.
     """
 
     kind: Kind
@@ -120,7 +120,7 @@ class ISender(Interface):
 
 def kind_of_read(conditions: Conditions, state: State) -> Kind:
     """
-    Return what a reader of C{state} is told.
+    Return the kind of answer that a reader of C{state} gets.
     """
     if conditions is UNCONDITIONAL or conditions.met_by(state):
         return VALUE
@@ -136,7 +136,7 @@ def log_bug(failure: Failure) -> None:
 
 def told_of(answer: Answered | Outcome) -> Answered:
     """
-    Return what is told of a state that a request came to.
+    Return the answer about the state that a request came to.
     """
     if isinstance(answer, Outcome):
         return Answered(_KINDS[answer.result], answer.state)
@@ -145,7 +145,7 @@ def told_of(answer: Answered | Outcome) -> Answered:
 
 def problem_of(error: Exception) -> Problem:
     """
-    Return what a client is told of a refusal.
+    Return the problem that a client is sent for a refusal.
     """
     return error if isinstance(error, Problem) else problems.of_refusal(error)
 

@@ -26,7 +26,7 @@ REST = 2
 
 class Pacing:
     """
-    Who comes first is served at once, the others one by one.
+    The first call is made at once, the others one by one.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class Performer:
     """
     Perform the operations of one worker.
 
-    @ivar clients: tells whom a request comes from.
+    @ivar clients: finds the client that a request comes from.
     """
 
     def __init__(

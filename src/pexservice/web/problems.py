@@ -1,5 +1,5 @@
 """
-What callers are told when they do not get what they asked for.
+The problems: the answers to requests that are refused or that failed.
 
 One function for each outcome, so that its status, its name and its words stand
 together.  The words say what is wrong and what to do about it.  They are a line of
@@ -270,7 +270,7 @@ def outcome_unknown() -> Problem:
 
 def of_refusal(error: BaseException | None) -> Problem:
     """
-    What the committer said instead of an outcome.
+    Return the problem for an error of the committer.
     """
     if isinstance(error, KeyReused):
         return key_reused(error.used.word)

@@ -109,7 +109,7 @@ class Worker(Service):
         """
         Open the store, then listen.
 
-        @raise CannotStart: for who does not see standard error.
+        @raise CannotStart: for a daemon, whose standard error is closed.
         """
         super().startService()
         self._exit.watch_reactor()

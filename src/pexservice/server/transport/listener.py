@@ -2,8 +2,8 @@
 Accepting, as many connections a turn as there are.
 
 uvloop's own servers accept one connection in a turn of its loop, and make a transport
-of each at once.  Who comes with a connection for each request pays for that every
-time, so connections are accepted here, and are handed over to uvloop by their
+of each at once.  A client that opens a connection for each request would pay for that
+every time, so connections are accepted here, and are handed over to uvloop by their
 L{transport<pexservice.server.transport.streams.NativeTransport>} when one answer is not
 all that they are for.
 """
@@ -40,7 +40,7 @@ MOST_AT_ONCE = 16
 HANDSHAKE_TIMEOUT = 10
 SHUTDOWN_TIMEOUT = 2
 
-#: How long those who come wait when there are no descriptors or no memory for them.
+#: How long new clients wait when there are no descriptors or no memory for them.
 #: Seconds.
 PAUSE = 0.1
 
@@ -122,7 +122,7 @@ class Acceptor:
                 break
             self._short = False
             self._take(accepted, address)
-        # Who has connected and is about to send may wait for this very processor.
+        # A client that has connected may wait for this very processor to send.
         self._give_way()
 
     def _take(self, accepted: socket.socket, address: Any) -> None:
@@ -131,11 +131,11 @@ class Acceptor:
         admission = connection.admit(address[0] if isinstance(address, tuple) else None)
         refused = admission is not Admission.TAKEN
         if admission is Admission.DROPPED or (refused and self._tls):
-            # Before TLS is agreed on, nobody can be told anything.
+            # Before TLS is agreed on there is no way to answer.
             self._connections.leave(connection)
             accepted.close()
         elif refused:
-            # It is told so on a transport that can do everything.
+            # The 503 takes a transport that can do everything.
             self._pass_on(accepted, connection)
         elif self._tls:
             connection.phase = Phase.RECEIVING

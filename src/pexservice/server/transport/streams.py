@@ -126,7 +126,7 @@ class NativeTransport:
         self._broken: OSError | None = None
         self._passing = False
         self._abort = False
-        # Who connects sends at once, so by the next turn it is mostly here.
+        # A client mostly sends as soon as it is connected, so by the next turn it is here.
         loop.call_soon(self._look)
 
     def _readable(self) -> None:

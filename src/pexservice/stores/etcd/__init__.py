@@ -8,5 +8,5 @@ C{standing_queue} has nodes take turns, and C{watch} hears of what others did.  
 is how it begins, C{history} and C{trimming} are the journal's pages and the end of old
 keys.  C{factory} puts it together.
 
-Imported only by who has C{--store etcd:...}.
+It is imported only with C{--store etcd:...}.
 """

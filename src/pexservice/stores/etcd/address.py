@@ -34,7 +34,8 @@ class Address:
 
     @ivar endpoints: as C{http://127.0.0.1:2379}.
     @ivar prefix: what all our keys begin with.
-    @ivar ca: a PEM file with who signed etcd's certificates; by default the system's.
+    @ivar ca: a PEM file with the authorities that sign etcd's certificates; by default the
+        system's.
     @ivar certificate: a PEM file with our own, and C{key} with its key.
     @ivar password_file: its first line is the password of C{user}.
     """

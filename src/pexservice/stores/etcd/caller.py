@@ -17,7 +17,7 @@ from pexservice.stores.etcd.records import Message
 
 T = TypeVar("T")
 
-#: How long in all, before who waits is told.  Seconds.
+#: How long in all, before the waiting callers get an error.  Seconds.
 DEADLINE = 5.0
 
 

@@ -67,7 +67,7 @@ class Gateway:
         self.address = address
         self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
-        # A POST is repeated by us, who know what that means.
+        # A POST is repeated here, where it is known to be safe.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
         self._client = treq.client.HTTPClient(agent or self._agent())

@@ -35,7 +35,7 @@ from pexservice.stores.interface import Batch, Remembered
 MOST_KEYS = 100
 
 #: How many marks are read, those that have waited longest.  There is one for each node,
-#: and those of processes that died are few: who passes them over removes them.
+#: and those of processes that died are few: the node that passes them over removes them.
 MOST_MARKS = 64
 
 
@@ -122,7 +122,7 @@ def make(keys: Keys) -> Message:
 @frozen
 class Place:
     """
-    What a transaction does to the queue of those who take turns.
+    The change that a transaction makes to the queue of the nodes that take turns.
 
     @ivar process: the name of this node in the queue.
     @ivar usual: how long its transactions usually take, in seconds.
@@ -187,7 +187,7 @@ def transaction(
         "success": success,
         "failure": [
             *_state(keys, operation, names),
-            # Who has a place in the queue keeps it.
+            # A node that has a place in the queue keeps it.
             {
                 "request_txn": {
                     "compare": [_is_new(mark)],

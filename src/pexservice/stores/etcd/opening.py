@@ -1,5 +1,5 @@
 """
-How a store on etcd is opened: who answers, whether it is one of ours, and what is
+How a store on etcd is opened: which etcd answers, whether it is one of ours, and what is
 needed before the first batch.
 """
 
@@ -40,7 +40,7 @@ LEASE = 24 * 3600
 
 def check_version(name: str, answer: Message) -> None:
     """
-    @param name: where it is, for who reads it.
+    @param name: where it is, for messages.
     @raise StoreUnusable: it is too old, or no etcd.
     """
     said = str(answer.get("etcdserver", ""))
@@ -132,7 +132,7 @@ async def begin_operations(caller: Caller, keys: Keys) -> Operation:
 
 def explain(name: str, error: Exception) -> StoreUnusable:
     """
-    What to tell who starts the service.
+    Return the warnings for the operator who starts the service.
     """
     if isinstance(error, Refused):
         hint = (

@@ -71,7 +71,7 @@ class Cursor:
 @frozen
 class Mark:
     """
-    A place in the queue of those who take turns.
+    A place in the queue of the nodes that take turns.
 
     @ivar process: whose it is.
     @ivar hard: the node has moves that wait; else it will probably have some.

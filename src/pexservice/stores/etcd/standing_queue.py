@@ -2,14 +2,14 @@
 The order in which nodes take turns at the cursor.
 
 Safety does not depend on it: a batch is a compare-and-swap, and nodes that try out of
-turn only cost each other one.  The queue decides who tries first.
+turn only cost each other one.  The queue decides which node tries first.
 
 A node that wants a turn has a mark in etcd.  Marks are in the order of etcd's revisions
 of their last change.  They are read and written by the transactions that move the cursor,
 so they take no round trip of their own: one that succeeds puts its node at the end of the
 queue again, if the node will have more to do, and one that fails marks its node, if it was
-not marked.  Either tells its node who else is in the queue.  The cursor's record names its
-author, so everybody who watches it knows whose turn has ended.
+not marked.  The answer to either names the other nodes in the queue.  The cursor's record
+names its author, so every node that watches it knows whose turn has ended.
 
 A node sends nothing while somebody is ahead of it: after a success, all others in the
 queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when

@@ -48,7 +48,7 @@ SLACK = 128
 @implementer(ISharedStore)
 class EtcdStore:
     """
-    @ivar name: of the cluster, for who reads it.
+    @ivar name: of the cluster, for messages.
     """
 
     _log = Logger()
@@ -71,8 +71,8 @@ class EtcdStore:
         """
         @param journal: how many transitions the history keeps, 1 or more.
         @param process: the name of this node in the queue; by default a random one.
-        @param stream: has a watch answered; without, it is not told what others did.
-        @param prepare: called first; looks at who answers.
+        @param stream: has a watch answered; without, it does not learn what others did.
+        @param prepare: called first; checks which etcd answers.
         @param close: called last.
         """
         self.name = name

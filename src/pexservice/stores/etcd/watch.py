@@ -1,7 +1,7 @@
 """
 Hear of what other nodes did, when they do it.
 
-Nothing depends on it: who wants to know the cursor reads it.  So a watch that hears
+Nothing depends on it: a node that needs the cursor reads it.  So a watch that hears
 nothing, because its connection is dead and nobody knows, costs no more than that the
 news come with the next read.  It is begun anew after a while in any case.
 """

@@ -106,7 +106,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     directory = Directory(str(source))
     # With LMDB's reader table, if there is one: it keeps whoever writes from using
     # pages again that are being read.  Without, nobody has the store open; then it
-    # is not made here, where it would belong to who makes backups.
+    # is not made here, where it would belong to the user that makes backups.
     shared = (directory.path / LOCK).exists()
     if not shared:
         directory.own()

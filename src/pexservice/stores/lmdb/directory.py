@@ -141,8 +141,8 @@ class Directory:
 
     def await_ownership(self) -> None:
         """
-        As L{own}, but block until it is free.  The kernel wakes who waits the moment
-        that the owner dies.
+        As L{own}, but block until it is free.  The kernel wakes the waiting process the
+        moment that the owner dies.
         """
         self._own(fcntl.LOCK_EX)
 

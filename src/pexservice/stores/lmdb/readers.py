@@ -1,5 +1,5 @@
 """
-Who reads the store besides the process that writes it.
+The processes that read the store besides the one that writes it.
 
 LMDB uses no page again that a reader might see, so the file grows with each commit for as
 long as a process reads one state of it: a copy that takes long, or one that was stopped.

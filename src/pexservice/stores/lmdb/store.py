@@ -138,7 +138,7 @@ class LmdbStore:
             self.directory.own()
         except StoreBusy:
             self._waiting()
-            # Who takes over has no time to read it all; the last owner served from it.
+            # A worker that takes over has no time to read it all; the last owner served it.
             self._verify = None
             return self._executor.wait(self.directory.await_ownership)
         except StoreUnusable:
