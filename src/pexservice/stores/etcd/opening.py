@@ -132,7 +132,7 @@ async def begin_operations(caller: Caller, keys: Keys) -> Operation:
 
 def explain(name: str, error: Exception) -> StoreUnusable:
     """
-    Return the warnings for the operator who starts the service.
+    Return the error that a store on etcd ends with at the start.
     """
     if isinstance(error, Refused):
         hint = (
