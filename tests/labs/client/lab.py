@@ -190,8 +190,8 @@ def one_machine(
             unit="calls",
             result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the worker that"
             f" serves and {restarts} of the supervisor: every call answered, steps made ="
-            f" calls, {found.requests - found.calls:,} sent again of which"
-            f" {found.replayed:,} had been made, the longest wait {found.longest:.1f} s",
+            f" calls, {found.requests - found.calls:,} repetitions, by which"
+            f" {found.replayed:,} were found made, the longest wait {found.longest:.1f} s",
             command="make exactly-once",
         )
     )
@@ -261,8 +261,8 @@ def three_nodes(path: Path, seconds: float) -> Result:
             unit="calls",
             result=f"{CALLERS} clients on three nodes, one of which was killed with its"
             f" etcd {kills} times: every call answered, steps made = calls,"
-            f" {found.requests - found.calls:,} sent again of which {found.replayed:,} had"
-            f" been made, the longest wait {found.longest:.1f} s",
+            f" {found.requests - found.calls:,} repetitions, by which {found.replayed:,}"
+            f" were found made, the longest wait {found.longest:.1f} s",
             command="make exactly-once",
         )
     )
