@@ -31,6 +31,7 @@ from tests.support.differences import (
     changed_status,
     instead,
     moved_ahead,
+    newline_behind,
     removed,
     reordered,
     reworded,
@@ -124,5 +125,8 @@ WANTED: tuple[Wanted, ...] = (
     # Twisted waits for a chunk of any size.
     Wanted("issue 13.7", instead("nothing more came", "413"), "*attack: * size *"),
     Wanted("issue 13.6", added, "help/* --post-only"),
+    Wanted("issue 16.9", newline_behind("application/json")),
+    Wanted("issue 16.9", newline_behind("application/problem+json")),
+    Wanted("issue 16.9", added_header("Vary", "Accept"), "*/* /livez*"),
     Wanted("issue 14.7", added_lines("304 headers .*"), "openapi/* /openapi.json"),
 )

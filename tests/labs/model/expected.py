@@ -160,7 +160,7 @@ class Model:
                 "next": str(fibonacci(position + 1)),
                 "revision": revision,
             }
-            body = json.dumps(shown, separators=(",", ":"))
+            body = json.dumps(shown, separators=(",", ":")) + "\n"
         return Expected(200, headers, body.encode())
 
     def _present(self, wish: Wish, revision: int, position: int) -> dict[str, str | None]:
