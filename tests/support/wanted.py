@@ -48,6 +48,9 @@ _ACCEPTED = "Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, La
 _FILES = "files, and whether they are as before: {'pexservice-data/data.mdb': False, %s}"
 
 WANTED: tuple[Wanted, ...] = (
+    # First, for what compares the order of headers asks for the same length.
+    Wanted("issue 16.9", newline_behind("application/json")),
+    Wanted("issue 16.9", newline_behind("application/problem+json")),
     Wanted("issue 14.5: groups in plain English", removed, "help/* line: *"),
     Wanted("issue 14.5: groups in plain English", added, "help/* line: *"),
     Wanted("issue 14.5: groups in plain English", reworded, "help/* --*"),
@@ -125,8 +128,21 @@ WANTED: tuple[Wanted, ...] = (
     # Twisted waits for a chunk of any size.
     Wanted("issue 13.7", instead("nothing more came", "413"), "*attack: * size *"),
     Wanted("issue 13.6", added, "help/* --post-only"),
-    Wanted("issue 16.9", newline_behind("application/json")),
-    Wanted("issue 16.9", newline_behind("application/problem+json")),
-    Wanted("issue 16.9", added_header("Vary", "Accept"), "*/* /livez*"),
+    *(
+        Wanted("issue 16.9", undo, f"*/* /livez {case}")
+        for case in ("*application/json*", "as JSON*")
+        for undo in (
+            changed_header("Content-Type", "text/plain; charset=utf-8", "application/json"),
+            reworded,
+        )
+    ),
+    Wanted("issue 16.6", added_lines("query workers"), "openapi/GET /events"),
+    Wanted("issue 16.7", added, "help/* --log-format *"),
+    # The length of the body is in the line.
+    Wanted("issue 16.9", removed, 'access log/*HTTP/1.?" [24]?? *'),
+    Wanted("issue 16.9", added, 'access log/*HTTP/1.?" [24]?? *'),
+    Wanted(
+        "issue 16.9", added_lines("(200|503) content application/json"), "openapi/* /*z"
+    ),
     Wanted("issue 14.7", added_lines("304 headers .*"), "openapi/* /openapi.json"),
 )

@@ -323,7 +323,7 @@ def _health(
             b"Content-Type",
             b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
         ),
+        # Nobody keeps it, so that it need not say what it was chosen by.
         (b"Cache-Control", b"no-store"),
-        (b"Vary", b"Accept"),
     )
     return Reply(503 if failing else 200, headers, body.encode())
