@@ -155,6 +155,7 @@ class Reader:
             )
         self._known: dict[bytes, Line] = {}
         self._known_before: dict[bytes, Line] = {}
+        self._seen: set[bytes] = set()
 
     def read(self, head: bytes) -> Head | None:
         """
@@ -200,6 +201,17 @@ class Reader:
             if len(self._known) >= MOST_KNOWN:
                 self._known_before, self._known = self._known, {}
             self._known[line] = said
+
+    def notice(self, line: bytes, said: Line) -> None:
+        """
+        Keep a line if it comes a second time: it may be one of many that differ.
+        """
+        if line in self._seen:
+            self._keep(line, said)
+        elif said.kept and len(line) <= LONGEST_KNOWN:
+            if len(self._seen) >= MOST_KNOWN:
+                self._seen.clear()
+            self._seen.add(line)
 
     def parse(self, line: bytes) -> Line | None:
         """

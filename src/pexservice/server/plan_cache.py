@@ -238,6 +238,8 @@ class PlanCache:
                 said = reader.parse(line)
                 if said is None:
                     return None
+                if said.name is not None:
+                    reader.notice(line, said)
             elif line is rest[0] or line is rest[-1]:
                 # It is no part of what differs: reading all makes a closer shape.
                 return None

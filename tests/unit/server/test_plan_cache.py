@@ -304,6 +304,9 @@ def test_a_tag_that_is_sent_again(server: Server) -> None:
     """
     asked = CURRENT + b'If-None-Match: "1"\r\n\r\n'
     wire = server.connect()
-    assert ask(server, *[asked] * 3, wire=wire) == [304] * 3
+    # With a shape in which its line is one that differs.
+    ask(server, *identified(CURRENT, 3), wire=wire)
+    ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
+    assert ask(server, *[asked] * 5, wire=wire) == [304] * 5
     assert asked in server.fast_path.cache.exact
     assert ask(server, NEXT + b"\r\n", asked, wire=wire) == [200, 200]
