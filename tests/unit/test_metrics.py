@@ -301,6 +301,10 @@ def test_the_documentation(everything: list[Metric]) -> None:
     ]
 
 
+#: What C{pexctl backup --textfile} leaves for the node's own metrics.
+BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds")
+
+
 @pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])
 def test_what_is_looked_at_exists(path: str, everything: list[Metric]) -> None:
     """
@@ -308,6 +312,7 @@ def test_what_is_looked_at_exists(path: str, everything: list[Metric]) -> None:
     """
     exist = {sample.name for metric in everything for sample in metric.samples}
     exist |= {name for name in scrape(Caller()) if name.startswith("process_")}
+    exist |= {f"pexservice_backup_{name}" for name in BACKUP_METRICS}
     said = (ROOT / "deploy" / path).read_text()
     named = set(re.findall(r"\b(?:pexservice|process)_\w+", said))
     assert named

@@ -201,7 +201,7 @@ class Worker(Service):
         where = places(self._reactor, settings.listen)
         if getattr(self._reactor, "loop", None) is not None:
             # Whoever stands by may find these files replaced when it takes over.
-            import pexservice.server.transport.streams  # noqa: F401, PLC0415
+            import pexservice.server.transport.listener  # noqa: F401, PLC0415
         # What is here now stays for good, so no collection need look at it again.
         gc.freeze()
         try:
