@@ -19,8 +19,8 @@ CONNECTIONS = 50
 
 #: How many requests fill what is bounded.
 FEW = 10_000
-MANY = amount(short=50_000, long=10_000_000)
-FEWER = amount(short=20_000, long=1_000_000)
+MANY = amount(short=50_000, long=1_000_000)
+FEWER = amount(short=20_000, long=200_000)
 
 #: What the allocator may take or give back meanwhile.  Bytes.
 SPARE = 2 << 20
