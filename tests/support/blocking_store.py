@@ -5,32 +5,18 @@ one that speaks over a network.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import blockingCallFromThread
 from zope.interface import implementer
 
+from pexservice.client.blocking import running_reactor
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, ISharedStore, Remembered, Row
 
 T = TypeVar("T")
-
-
-@cache
-def running_reactor() -> Any:
-    """
-    The reactor, in a thread that ends with the process.
-    """
-    threading.Thread(
-        target=lambda: reactor.run(installSignalHandlers=False),  # type: ignore[call-arg]
-        daemon=True,
-    ).start()
-    return reactor
 
 
 @implementer(ISharedStore)

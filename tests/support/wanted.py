@@ -130,7 +130,7 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 13.6", added, "help/* --post-only"),
     *(
         Wanted("issue 16.9", undo, f"*/* /*z* {case}")
-        for case in ("*application/json*", "as JSON*")
+        for case in ("*application/*", "as JSON*")
         for undo in (
             changed_header("Content-Type", "text/plain; charset=utf-8", "application/json"),
             reworded,

@@ -26,7 +26,7 @@ _lock = threading.Lock()
 _thread: threading.Thread | None = None
 
 
-def _running_reactor() -> IReactorFromThreads:
+def running_reactor() -> IReactorFromThreads:
     """
     Return the reactor, which runs in a thread from now on.
 
@@ -67,7 +67,7 @@ class BlockingCursor:
         """
         See L{Cursor}; all of its options but C{reactor} and C{agent}.
         """
-        self._reactor = _running_reactor()
+        self._reactor = running_reactor()
 
         async def make() -> Cursor:
             return Cursor(*urls, **options)

@@ -123,7 +123,7 @@ def two_sockets() -> None:
     finally:
         shutil.rmtree(dropin.parent)
         run("systemctl", "daemon-reload")
-        run("systemctl", "reset-failed", SERVICE)
+        run("systemctl", "reset-failed", SERVICE, SOCKET)
         run("systemctl", "start", SERVICE)
     assert ask("/livez")[0].status == 200
 

@@ -167,7 +167,7 @@ def tried(wrong: Wrong) -> dict[str, str]:
             path.unlink(missing_ok=True)
         elif path != STORE or wrong.do is damage:
             path.write_bytes(text)
-    run("systemctl", "reset-failed", SERVICE)
+    run("systemctl", "reset-failed", SERVICE, SOCKET)
     run("systemctl", "start", SERVICE)
     assert cursor() == before
     return row
