@@ -118,6 +118,8 @@ def two_sockets() -> None:
         dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND}\n")
         run("systemctl", "daemon-reload")
         run("systemctl", "stop", SERVICE)
+        # It closes when the service has ended, and has to be opened anew.
+        wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "it is closed")
         run("systemctl", "start", SERVICE, status=1)
         assert "ListenStream= only" in shown("StatusText")
     finally:
