@@ -7,6 +7,7 @@ L{pexservice.server.transport.streams}.
 
 from __future__ import annotations
 
+import signal
 import time
 from asyncio import AbstractEventLoop, Handle
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import installReactor
+from twisted.internet.process import reapAllProcesses
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -104,6 +106,17 @@ class UvloopReactor(AsyncioSelectorReactor):
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
         super().__init__(self.loop)
+
+    def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
+        """
+        Begin to run, and learn of the ends of children.
+
+        Twisted learns of them by the descriptor that the interpreter writes signals to,
+        and uvloop puts its own in its place.
+        """
+        super().startRunning(installSignalHandlers)
+        if installSignalHandlers:
+            signal.signal(signal.SIGCHLD, lambda *_: self.callFromThread(reapAllProcesses))
 
     def callLater(
         self,

@@ -4,6 +4,8 @@ The reactor on uvloop's event loop.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -121,3 +123,36 @@ def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
     assert len(calls) == 1
     (failure,) = [each["log_failure"] for each in events if "log_failure" in each]
     assert failure.check(ValueError)
+
+
+_CHILD = """
+import sys
+from pexservice.server.transport.reactor import install
+install()
+from twisted.internet import reactor
+from twisted.internet.protocol import ProcessProtocol
+
+class Waiting(ProcessProtocol):
+    def processEnded(self, reason):
+        print(reason.value.exitCode)
+        reactor.stop()
+
+def begin():
+    # Without pipes, whose ends would tell of it too.
+    command = [sys.executable, "-c", "import time; time.sleep(0.2); raise SystemExit(7)"]
+    reactor.spawnProcess(Waiting(), command[0], command, childFDs={})
+
+reactor.callWhenRunning(begin)
+reactor.callLater(60, reactor.stop)
+reactor.run()
+"""
+
+
+def test_the_end_of_a_child() -> None:
+    """
+    It is told by the signal alone, as on Twisted's other reactors.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "7\n"
