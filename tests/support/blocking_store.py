@@ -12,11 +12,18 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import blockingCallFromThread
 from zope.interface import implementer
 
-from pexservice.client.blocking import running_reactor
+from pexservice.client import blocking
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, ISharedStore, Remembered, Row
 
 T = TypeVar("T")
+
+
+def running_reactor() -> Any:
+    """
+    Return the reactor, which runs in the one thread that the client has for it too.
+    """
+    return blocking.running_reactor()
 
 
 @implementer(ISharedStore)
