@@ -138,9 +138,6 @@ WANTED: tuple[Wanted, ...] = (
     ),
     Wanted("issue 16.6", added_lines("query workers"), "openapi/GET /events"),
     Wanted("issue 16.7", added, "help/* --log-format *"),
-    # The length of the body is in the line.
-    Wanted("issue 16.9", removed, 'access log/*HTTP/1.?" [24]?? *'),
-    Wanted("issue 16.9", added, 'access log/*HTTP/1.?" [24]?? *'),
     Wanted(
         "issue 16.9", added_lines("(200|503) content application/json"), "openapi/* /*z"
     ),

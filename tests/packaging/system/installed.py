@@ -49,6 +49,14 @@ def shown(name: str, unit: str = SERVICE) -> str:
     return run("systemctl", "show", "--value", "--property", name, unit).strip()
 
 
+def move_socket() -> None:
+    """
+    Have systemd listen where the socket unit says.
+    """
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", SOCKET)
+
+
 def supervisor() -> int:
     """
     The process id of the supervisor; 0 without one.

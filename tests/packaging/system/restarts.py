@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tests.packaging.system.installed import (
     SERVICE,
-    SOCKET,
     ask,
     assert_none_cut_off,
     cursor,
     load,
+    move_socket,
     run,
     said,
     serving,
@@ -91,7 +91,7 @@ def elsewhere() -> None:
     dropin.parent.mkdir(parents=True)
     dropin.write_text(f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n")
     try:
-        move()
+        move_socket()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(str(there))
@@ -102,17 +102,9 @@ def elsewhere() -> None:
         assert stat.filemode(there.stat().st_mode) == "srw-rw----"
     finally:
         shutil.rmtree(dropin.parent)
-        move()
+        move_socket()
     there.unlink()
     assert ask("/livez")[0].status == 200
-
-
-def move() -> None:
-    """
-    To where the socket unit says.
-    """
-    run("systemctl", "daemon-reload")
-    run("systemctl", "restart", SOCKET)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from tests.packaging.system.installed import (
     assert_none_cut_off,
     cursor,
     load,
+    move_socket,
     run,
     serving,
     shown,
@@ -111,7 +112,7 @@ def two_sockets() -> None:
     dropin.parent.mkdir(parents=True)
     try:
         dropin.write_text(f"[Socket]\nListenStream=127.0.0.1:{SECOND}\n")
-        move()
+        move_socket()
         for port in (PORT, SECOND):
             url = f"http://127.0.0.1:{port}/livez"
             assert run("curl", "--silent", "--max-time", "20", url) == "ok\n"
@@ -128,14 +129,6 @@ def two_sockets() -> None:
         run("systemctl", "reset-failed", SERVICE, SOCKET)
         run("systemctl", "start", SERVICE)
     assert ask("/livez")[0].status == 200
-
-
-def move() -> None:
-    """
-    Listen where the socket unit says.
-    """
-    run("systemctl", "daemon-reload")
-    run("systemctl", "restart", SOCKET)
 
 
 def stays_stopped() -> None:
