@@ -23,13 +23,13 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
     Beside twice as many connections of one address as there is room for, whose requests
     never arrive and that come again when they are closed, others are served each time.
     """
-    with (
-        Daemon(tmp_path, "--max-connections", "100") as daemon,
-        Crowd(daemon.port, 200, piece) as crowd,
-    ):
-        assert len([*honest(daemon.port, TRIES, None)]) == TRIES
-        assert crowd.made >= 200
-        assert len(children(daemon.process.pid)) == 2
+    with Daemon(tmp_path, "--max-connections", "100") as daemon:
+        both_are_up(daemon)
+        workers = children(daemon.process.pid)
+        with Crowd(daemon.port, 200, piece) as crowd:
+            assert len([*honest(daemon.port, TRIES, None)]) == TRIES
+            assert crowd.made >= 200
+        assert children(daemon.process.pid) == workers
 
 
 def test_handshakes_count(tmp_path: Path) -> None:
