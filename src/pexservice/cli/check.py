@@ -1,6 +1,6 @@
 """
-Would a worker start?  Asked before there is one, so that whoever starts the service
-is told at once: C{python -m pexservice.cli.check}, with a worker's options.
+Would a worker start?  Asked before there is one, so that the operator who starts the
+service is told at once: C{python -m pexservice.cli.check}, with a worker's options.
 
 It does what a worker does before it listens, and reads the whole store, in a process
 of its own: reading a damaged store may be the end of the process that does it.

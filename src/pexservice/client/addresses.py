@@ -48,7 +48,7 @@ class Address:
     @property
     def plain_url(self) -> str:
         """
-        The URL with a host that every library understands, for whoever knows the way.
+        The URL with a host that every library understands, where it is reached otherwise.
 
         hyperlink, which treq has its URLs read by, takes neither an IPv6 address nor a
         name with an underscore.

@@ -131,7 +131,7 @@ class BlockingCursor:
         """
         Make a call in the reactor's thread, and wait for what it ends with here.
 
-        Whoever interrupts the wait gives up the call: it is sent no more.
+        An interrupted wait gives up the call: it is sent no more.
         """
         calls: list[Deferred[T]] = []
 

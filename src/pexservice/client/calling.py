@@ -1,8 +1,8 @@
 """
 One call, sent again until it is answered or its deadline is over.
 
-What is sent again is the identical request, so whoever makes a call that moves something
-gives it a key.
+What is sent again is the identical request, so a caller that moves something gives it a
+key.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Caller:
             result: T = await sent
         except BROKEN as error:
             if was_cancelled(error):
-                # Whoever asked is gone, so it must not be sent again.
+                # The caller is gone, so it must not be sent again.
                 raise CancelledError from error
             if (found := lasting(url, error)) is not None:
                 raise found from error

@@ -45,7 +45,7 @@ def make_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = connections
     pool.cachedConnectionTimeout = KEPT
-    # Only whoever knows the key of a step knows whether it may be sent again.
+    # Only the caller, which knows the key of a step, knows whether to send it again.
     pool.retryAutomatically = False
     return pool
 

@@ -83,7 +83,7 @@ class EventStream(Protocol):
     """
     The body of an answer that is a stream of events.
 
-    Whoever is slower than the stream gets the newest event only.
+    A reader that is slower than the stream gets the newest event only.
 
     @ivar ended: why there will be no more, or C{None}.
     """

@@ -25,7 +25,7 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
     """
     Return the states of the cursor as they come, each of a higher revision.
 
-    @param streams: those that are open, for whoever closes the client.
+    @param streams: those that are open, to be closed with the client.
     @raise CursorError: what is there has no such streams.
     """
     last: State | None = None

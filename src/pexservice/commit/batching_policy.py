@@ -2,7 +2,7 @@
 How long a batch waits for company.
 
 A durable commit costs the same for one transition as for a thousand, so waiting for
-those who are about to arrive multiplies the throughput, and waiting for nobody only
+steps that are about to arrive multiplies the throughput, and waiting for nobody only
 adds latency.  Clients of a keep-alive server answer in step: as many as shared the
 last batch will be back within a moment of its answer.  So a batch is ready when as
 many wait as shared the last one and the last turn of the reactor brought no more, or

@@ -27,9 +27,9 @@ class CursorReader:
     """
     Reads the store's cursor, and finds out whether the store answers.
 
-    One read is under way at a time, shared by those who waited when it was sent.  It
-    may be answered from before a reader came who came later, so that one waits for the
-    next read.
+    One read is under way at a time, shared by the requests that waited when it was sent.
+    It may be answered from before a later request came, so that one waits for the next
+    read.
 
     @ivar away: why there is no use in asking the store, if there is none.
     """

@@ -78,7 +78,7 @@ class ICommitter(Interface):
 
     def read_current() -> Deferred[State]:
         """
-        Read the state to show to a reader who asks now.
+        Read the state to show to a request that comes now.
 
         @raise NotTaken: nobody can say.
         """

@@ -41,7 +41,7 @@ class Term:
     One term of the sequence together with the one that follows it, which is all
     that a step in either direction needs.
 
-    Immutable by convention; the digits are made once, by whoever asks first.
+    Immutable by convention; the digits are made once, when they are first asked for.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).

@@ -26,7 +26,7 @@ from pexservice.process.start_terminal import START_TERMINAL
 
 class Status(IntEnum):
     """
-    Exit statuses, a protocol with whoever started the process.  Values of
+    Exit statuses, a protocol with the program that started the process.  Values of
     C{sysexits.h} where it has one that fits.
     """
 
@@ -82,7 +82,7 @@ def cannot_use(what: str, error: OSError) -> CannotStart:
 
 def tell_starter(reason: str) -> None:
     """
-    Write C{reason} whole to the terminal of whoever starts this process as a daemon.
+    Write C{reason} whole to the terminal that starts this process as a daemon.
     """
     START_TERMINAL.write(f"pexservice: {reason}\n")
 
@@ -119,7 +119,7 @@ class ProcessExit:
         """
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
         self._at_exit(self._end_unless_stopped)
-        # By then twistd has told whoever started a daemon that it runs.
+        # By then twistd has told the shell that the daemon runs.
         self._reactor.callWhenRunning(START_TERMINAL.release)
 
     def _reactor_stopped(self) -> None:

@@ -1,7 +1,7 @@
 """
 The endpoint C{fd:N}: a listening socket that somebody else opened and handed down.
 
-Letting go of it must leave the socket as it is, for whoever comes next accepts from
+Letting go of it must leave the socket as it is, for the next worker accepts from
 it too.  So a Unix socket's file, which Twisted removes with its port, stays.
 """
 

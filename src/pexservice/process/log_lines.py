@@ -116,7 +116,7 @@ class LogLines:
         if self.journal or self.piped:
             prefix = f"<{8 * facility + _SEVERITIES.get(level, 6)}>"
         shown = self._json(event) if self.as_json else self._text(event, level, facility)
-        # At once: lines of one event stay together, whoever else writes there.
+        # At once: lines of one event stay together, whatever else writes there.
         self._write("".join(f"{prefix}{line}\n" for line in shown))
 
     def _text(self, event: LogEvent, level: Any, facility: int) -> Iterator[str]:

@@ -36,7 +36,7 @@ class StartSignals:
         signal.signal(signal.SIGTERM, lambda *_: self.terminate())
         signal.signal(signal.SIGINT, lambda *_: self.terminate())
         signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
-        # Whoever starts a container's process 1 may have blocked it until now.
+        # What starts a container's process 1 may have blocked it until now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
     def hand_over(self, stop: Callable[[], object]) -> None:

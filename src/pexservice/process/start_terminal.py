@@ -1,5 +1,5 @@
 """
-Standard error of whoever starts a daemon.
+Standard error of the shell that starts a daemon.
 
 twistd puts C{/dev/null} in its place when it forks, and reports a start that failed in a
 hundred bytes.  So a copy of the descriptor is kept until the service has started, and the
@@ -26,14 +26,14 @@ class StartTerminal:
         """
         Keep a copy of standard error, which this process's children do not inherit.
         """
-        # Whoever closed standard error does not want to be told.
+        # An operator who closed standard error does not want to be told.
         with suppress(OSError):
             if self._descriptor is None:
                 self._descriptor = os.dup(_STANDARD_ERROR)
 
     def write(self, line: str) -> None:
         """
-        Write C{line} to whoever started this daemon, if it was started as one.
+        Write C{line} to the terminal that started this daemon, if it was started as one.
         """
         # What it was redirected to may be full or gone, and the log has the line too.
         with suppress(OSError):

@@ -1,5 +1,5 @@
 """
-Telling whoever waits for a start how much of the store was verified.
+Telling systemd and the operator, who wait for a start, how much of the store was verified.
 """
 
 from __future__ import annotations

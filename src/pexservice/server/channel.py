@@ -109,8 +109,8 @@ class PexChannel(Parser):
         The client will send no more, but may wait for answers.
         """
         self._half_closed = True
-        # What has no end of its own, a stream of events, ends here: whoever closes one
-        # most often does not wait for any more of it.
+        # What has no end of its own, a stream of events, ends here: a client that closes
+        # one most often does not wait for any more of it.
         self.stopProducing()
         if self.is_over or not (self.is_answering or self.paused):
             self.loseConnection()

@@ -32,7 +32,7 @@ _UNPASSED = (
     "index=0 the first, in a service that has a socket unit"
 )
 
-#: What people write who have seen a URL, or another program's option.
+#: Spellings that people know from URLs and from other programs.
 _ADDRESS = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
 
 _PORT = re.compile(r"[0-9]{1,5}")

@@ -1,6 +1,6 @@
 """
-What the supervisor says of the service: to systemd or whoever else started it, and to its
-workers, which answer C{/metrics}.
+What the supervisor says of the service: to systemd or another program that started
+it, and to its workers, which answer C{/metrics}.
 """
 
 from __future__ import annotations

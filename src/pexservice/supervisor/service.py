@@ -95,8 +95,8 @@ class Supervisor(Service):
         @param store: what the operator knows the store by.
         @param reread: reads the options again, for a reload; raises L{CannotStart} if
             they are wrong.
-        @param foreground: whoever started this process sees its standard error and its
-            exit status.
+        @param foreground: the program that started this process sees its standard error and
+            its exit status.
         """
         self._reactor = reactor
         self._listen = listen

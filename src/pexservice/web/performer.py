@@ -205,7 +205,7 @@ class Performer:
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
-        Return what is to be done, whoever asks.
+        Return what is to be done; the client's rate and C{Host} are not looked at.
 
         @raise Problem: the first of all reasons not to do it.
         """

@@ -25,7 +25,7 @@ TYPE_PREFIX = "urn:problem-type:pexservice:"
 @frozen(kw_only=True)
 class Problem(Exception):
     """
-    An outcome that is not what was asked for; raised by whoever finds it.
+    An outcome that is not what was asked for; raised where it is found.
 
     @ivar name: the last part of the problem type, stable.
     @ivar detail: one line.

@@ -4,7 +4,7 @@ Working below a supervisor of version 0.1.0.
 An upgrade replaces the code below a running supervisor.  One of version 0.1.0 starts its
 workers with C{--lifeline N}, a pipe that it never writes to, and listens for their
 messages on the socket that C{NOTIFY_SOCKET} names.  This module, the option C{--lifeline}
-and L{pexservice.supervised} may go with version 0.3, since an upgrade skips no version.
+and L{pexservice.supervised} may go with version 1.2, since an upgrade skips no version.
 """
 
 from __future__ import annotations

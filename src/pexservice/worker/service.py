@@ -200,7 +200,7 @@ class Worker(Service):
         site = self._site(committer, access, store)
         where = places(self._reactor, settings.listen)
         if getattr(self._reactor, "loop", None) is not None:
-            # Whoever stands by may find these files replaced when it takes over.
+            # A standby may find these files replaced when it takes over.
             import pexservice.server.transport.listener  # noqa: F401, PLC0415
         # What is here now stays for good, so no collection need look at it again.
         gc.freeze()

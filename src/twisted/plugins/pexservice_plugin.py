@@ -22,7 +22,7 @@ pexservice = ServiceMaker(
 pexservice_worker = ServiceMaker(
     "pexservice worker",
     "pexservice.cli.twistd.worker",
-    "One pexservice worker, for who brings a supervisor of their own.",
+    "One pexservice worker, for another supervisor than ours.",
     "pexservice-worker",
 )
 

@@ -91,7 +91,7 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
         answer = await persist(caller, read)
         found = messages.pairs(answer)
         if not found:
-            # Others may be doing the same; whoever is first, it is there then.
+            # Other nodes may be doing the same; one of them is first, and then it is there.
             await persist(caller, lambda: caller.call("kv/txn", messages.make(keys)))
         answer = await persist(
             caller, lambda: caller.call("kv/range", messages.get(keys.cursor))

@@ -170,7 +170,7 @@ class EtcdStore:
         ended = queue.won if happened else queue.lost
         ended(now, now - began, decision.revision, decision.marks)
         if decision.cursor.modified < base.modified:
-            # Whoever restored etcd meant it.
+            # An operator restored etcd, and meant it.
             self._base_ = decision.cursor
         self._know(decision.cursor)
         if decision.fate is Fate.UNKNOWN:

@@ -104,7 +104,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     @raise StoreUnusable: they cannot be read, or not be written.
     """
     directory = Directory(str(source))
-    # With LMDB's reader table, if there is one: it keeps whoever writes from using
+    # With LMDB's reader table, if there is one: it keeps writers from using
     # pages again that are being read.  Without, nobody has the store open; then it
     # is not made here, where it would belong to the user that makes backups.
     shared = (directory.path / LOCK).exists()

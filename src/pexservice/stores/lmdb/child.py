@@ -47,8 +47,8 @@ def ask_child(
     Have a process of its own read the store in C{path}, and wait for its end.
 
     This blocks: it is for a process that has nothing else to do until the store is known
-    to be whole.  Signal handlers run meanwhile, and C{progress} is called, so whoever waits
-    for this process can be told that it is alive.
+    to be whole.  Signal handlers run meanwhile, and C{progress} is called, so that
+    a parent that waits for this process can be told that it is alive.
 
     @param module: the module to run, which ends with what L{answer} returns.
     @param progress: called several times a second with how much is done, in percent, but

@@ -6,10 +6,10 @@ made leaves either nothing or a store.  Ownership is an advisory lock on the
 directory itself: the kernel lets go of it when the process dies, however it dies,
 and no file is left to be mistaken for one.
 
-The lock is on a directory, and names may be given to others: whoever moves the directory
-of a running service away and puts another in its place must not get two processes that
-each own a store under the same name, or steps that are gone at the next start.  So the
-name is compared with what is locked, and the file with what was opened.
+The lock is on a directory, and names may be given to others: an operator who moves the
+directory of a running service away and puts another in its place must not get two
+processes that each own a store under the same name, or steps that are gone at the next
+start.  So the name is compared with what is locked, and the file with what was opened.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Directory:
         nursery = self.path / NURSERY
         try:
             self.tidy()
-            # Whoever made it may have failed to do this.
+            # The process that made it may have failed to do this.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)

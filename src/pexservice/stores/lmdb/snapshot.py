@@ -3,7 +3,7 @@ Copy one state of a store, and let go of it before that costs a service too much
 
 LMDB uses no page again that a reader might see, so the file of a busy service grows with
 each commit while it is copied, and never shrinks.  A copy that takes too long is given up
-and begun anew with a later state: whoever wants a copy can wait, callers cannot.
+and begun anew with a later state: a backup can wait, callers cannot.
 """
 
 from __future__ import annotations

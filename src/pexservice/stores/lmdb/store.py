@@ -295,8 +295,8 @@ class LmdbStore:
 
     def _damaged(self, error: Exception) -> StoreUnusable:
         """
-        Return what is raised for damage that is found while the store is served, and let
-        nobody go on with it who has not read it all.
+        Return what is raised for damage that is found while the store is served, and have
+        it read whole before it is served again.
         """
         self._witness.accuse()
         return blame(self.directory.path, error)

@@ -11,8 +11,8 @@ says was durable before it was written; so a store that is older than its witnes
 commits.  A witness that is older than the store, torn or missing is no sign of damage: a
 power cut takes back what was not flushed, and it lies within one sector of the disk.
 
-It also tells of damage that was found while the store was served, so that whoever takes
-over does not go on with it without reading it all.
+It also tells of damage that was found while the store was served, so that a worker that
+takes over does not go on with it without reading it all.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ function showNoSupervisor() {
   if (serving !== null || $("worker").textContent !== "…") return;
   write("worker", "one worker");
   for (const id of ["since", "standing-by", "takeovers"]) write(id, "not known");
-  write("takeover", "This worker has no supervisor of ours: what happens when it dies is up to whoever started it.");
+  write("takeover", "This worker has no supervisor of ours: what happens when it dies is up to the program that started it.");
 }
 
 /** Something has happened to the workers, and stays said until something else does. */
