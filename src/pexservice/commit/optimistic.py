@@ -163,15 +163,20 @@ class OptimisticCommitter:
         return self._store.history(before, limit)
 
     def _heard(self, revision: int, position: int) -> None:
-        self._take_up(self._reader.state_at(revision, position))
+        # Asked first: a state costs a term, and a node that slept hears of thousands.
+        if self._is_news(revision):
+            self._group.restart(self._reader.state_at(revision, position))
 
     def _take_up(self, state: State) -> None:
-        """
-        Go on from C{state}, unless it is an old one, or there are moves that will show
-        where the cursor is.
-        """
-        if self._group.is_idle and state.revision > self.durable.revision:
+        if self._is_news(state.revision):
             self._group.restart(state)
+
+    def _is_news(self, revision: int) -> bool:
+        """
+        Return whether to go on from C{revision}: unless it is an old one, or there are
+        moves that will show where the cursor is.
+        """
+        return self._group.is_idle and revision > self.durable.revision
 
     # Moves.
 
