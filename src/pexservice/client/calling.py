@@ -25,7 +25,7 @@ from pexservice.client.addresses import Address
 from pexservice.client.answers import Answer, problem_of, shown
 from pexservice.client.bodies import read_body
 from pexservice.client.errors import CursorError, Unanswered
-from pexservice.client.failures import BROKEN, TimedOut, explain, lasting, was_cancelled
+from pexservice.client.failures import BROKEN, TimedOut, explain, lasting
 from pexservice.client.pauses import back_off, retry_after
 
 T = TypeVar("T")
@@ -197,16 +197,20 @@ class Caller:
         )
         sent.addCallback(read, url)
         sent.addTimeout(patience, clock, _timed_out)
+        # A request that is given up may end as if it had broken: that of a look-up says
+        # that there is no such host.  So its caller waits for something else, and is told
+        # that it was cancelled.
+        ended: Deferred[T] = Deferred()
+        sent.chainDeferred(ended)
         try:
-            result: T = await sent
+            return await ended
+        except CancelledError:
+            sent.cancel()
+            raise
         except BROKEN as error:
-            if was_cancelled(error):
-                # The caller is gone, so it must not be sent again.
-                raise CancelledError from error
             if (found := lasting(url, error)) is not None:
                 raise found from error
             raise
-        return result
 
 
 def read_answer(response: IResponse, url: str) -> Deferred[Answer]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectingTimedOut
 from twisted.python.failure import Failure
@@ -56,13 +55,6 @@ def reasons(error: BaseException) -> Iterator[BaseException]:
     for each in inner or ():
         if isinstance(each, Failure) and each.value is not None:
             yield from reasons(each.value)
-
-
-def was_cancelled(error: BaseException) -> bool:
-    """
-    Tell whether a request broke because its caller does not want it any more.
-    """
-    return any(isinstance(each, CancelledError) for each in reasons(error))
 
 
 def lasting(url: str, error: BaseException) -> CursorError | None:

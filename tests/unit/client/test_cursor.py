@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refusal
 from twisted.internet.task import Clock
 from twisted.web.client import ResponseNeverReceived
@@ -360,6 +361,39 @@ def test_a_call_that_is_cancelled(service: FakeService) -> None:
             service.agent.flush()
         assert ended == [CancelledError]
         assert len(service.asked) == asked + 1
+
+
+@pytest.mark.parametrize("error", [DNSLookupError, Refusal, ConnectionLost])
+def test_a_cancelled_call_ends_however_its_request_does(
+    service: FakeService, error: Callable[[], Exception]
+) -> None:
+    """
+    What a request ends with that is given up, as a look-up of a name that says that there
+    is none, is not taken for a broken connection: nothing is sent again.
+    """
+    asked = []
+
+    @implementer(IAgent)
+    class Stopped:
+        """
+        Ends requests that are cancelled with an error of its own.
+        """
+
+        def request(self, *_: object, **__: object) -> Deferred[Any]:
+            """
+            Return what fires only when it is cancelled.
+            """
+            asked.append(1)
+            return Deferred(lambda request: request.errback(error()))
+
+    call = Deferred.fromCoroutine(cursor(service, agent=Stopped()).next())
+    ended: list[Any] = []
+    call.addErrback(lambda failure: ended.append(failure.type))
+    call.cancel()
+    for _ in range(100):
+        service.clock.advance(1)
+    assert ended == [CancelledError]
+    assert asked == [1]
 
 
 def test_a_bug_is_no_broken_connection(service: FakeService) -> None:

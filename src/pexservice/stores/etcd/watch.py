@@ -75,19 +75,23 @@ class Watch:
         self._pause = pause
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
         self._heard = heard
+        # A stream that is given up may end as if it had broken.
+        self._stopped = False
         self._watching = Deferred.fromCoroutine(self._watch())
 
     async def _watch(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 await self._stream(self._message, Lines(self._heard).take)
             except (Refused, Unanswered) as error:
                 self._log.debug("the watch ended: {error}", error=error)
-            await self._pause(5)
+            if not self._stopped:
+                await self._pause(5)
 
     def stop(self) -> None:
         """
         Hear no more.
         """
+        self._stopped = True
         self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._watching.cancel()

@@ -74,3 +74,22 @@ def test_goes_on() -> None:
     assert [each.revision for each in heard] == [1, 2, 3]
     watch.stop()
     assert len(pauses) == 2
+
+
+def test_stopped_while_its_stream_breaks() -> None:
+    """
+    A stream that ends as if it had broken, when it is given up, is not begun again.
+    """
+    streams: list[Message] = []
+    pauses: list[int] = []
+
+    async def stream(message: Message, _: Callable[[bytes], None]) -> None:
+        streams.append(message)
+        await Deferred(lambda waiting: waiting.errback(Unanswered("no host", sent=False)))
+
+    async def pause(attempt: int) -> None:
+        pauses.append(attempt)
+
+    watch = Watch(stream, pause, Keys(b"p/"), lambda _: None)
+    watch.stop()
+    assert (len(streams), pauses) == (1, [])
