@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import pexservice.process.import_guard  # noqa: F401 before Twisted
+import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 

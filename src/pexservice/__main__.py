@@ -23,7 +23,7 @@ if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in VERBS:
 
     sys.exit(main())
 
-import pexservice.process.import_guard  # noqa: F401 before Twisted
+import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 

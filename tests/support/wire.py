@@ -27,9 +27,9 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
-from pexservice.web.hosts import HostPolicy
 from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
 from tests.support.fake_etcd import FakeCaller

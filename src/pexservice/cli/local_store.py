@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pexservice.process.import_guard  # noqa: F401 before Twisted
+import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 

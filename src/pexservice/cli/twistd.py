@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-import pexservice.process.import_guard  # noqa: F401 before Twisted
+import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 
@@ -22,7 +22,7 @@ import attrs
 from twisted.application.service import IService
 from twisted.python import usage
 
-from pexservice.cli.children import check_command, store_name, worker_command
+from pexservice.cli.child_commands import check_command, store_name, worker_command
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.process.exit_status import Misconfigured, Status

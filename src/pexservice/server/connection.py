@@ -23,7 +23,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.server import progress
+from pexservice.server import acknowledged_bytes
 from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import FastPath
 from pexservice.server.interfaces import IConnection, Phase
@@ -272,10 +272,10 @@ class Connection(Protocol):
 
     def bytes_taken(self) -> int | None:
         """
-        Return what L{progress.bytes_taken} has of its socket.
+        Return what L{acknowledged_bytes.bytes_taken} has of its socket.
         """
         get_handle = getattr(self.transport, "getHandle", None)
-        return None if get_handle is None else progress.bytes_taken(get_handle())
+        return None if get_handle is None else acknowledged_bytes.bytes_taken(get_handle())
 
     def time_out(self) -> None:
         """

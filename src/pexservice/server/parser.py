@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.web.http import HTTPChannel, Request
 
-from pexservice.server.heads import MOST_HEADERS, is_host
+from pexservice.server.plain_heads import MOST_HEADERS, is_host
 from pexservice.web import problems
 from pexservice.web.parameters import HOST, TRANSFER_ENCODING, Arguments, read
 from pexservice.web.problems import Problem

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
-from pexservice.server.heads import (
+from pexservice.server.plain_heads import (
     LONGEST_HEAD,
     MOST_HEADERS,
     Arguments,

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from attrs import define, frozen
 
-from pexservice.server.heads import Arguments, Key
+from pexservice.server.plain_heads import Arguments, Key
 from pexservice.server.request_counters import Tally
 from pexservice.web.operations import Call, Operation
 

@@ -32,9 +32,9 @@ from pexservice.process.descriptors import check_limit
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status, tell_starter
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
-from pexservice.process.orphans import bury_orphans
 from pexservice.process.parent import ORPHANS_INTERVAL, ORPHANS_PATIENCE
 from pexservice.process.periodic import Periodic
+from pexservice.process.reaping import bury_orphans
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.start_signals import START_SIGNALS, StartSignals
 from pexservice.process.verification import VerificationProgress

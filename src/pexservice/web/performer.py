@@ -19,7 +19,7 @@ from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.clients import Clients
 from pexservice.web.cross_site import check_purpose
-from pexservice.web.hosts import HostPolicy
+from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.operations import (
     MOVE,
     Answer,

@@ -48,9 +48,9 @@ from pexservice.stores.registry import make_store
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
-from pexservice.web.hosts import HostPolicy
 from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import check_files

@@ -13,13 +13,13 @@ from twisted.internet.testing import StringTransport
 from twisted.web.http import HTTPChannel, Request, _ChunkedTransferDecoder
 
 import twisted
-from pexservice.server.heads import MOST_HEADERS
 from pexservice.server.parser import (
     LARGEST_BODY,
     LARGEST_HEADERS,
     LONGEST_REQUEST_LINE,
     Parser,
 )
+from pexservice.server.plain_heads import MOST_HEADERS
 from pexservice.web.parameters import HOST
 from pexservice.web.problems import Problem
 

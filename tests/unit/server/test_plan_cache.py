@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from pexservice.server.heads import LONGEST_HEAD, MOST_HEADERS, MOST_KNOWN
+from pexservice.server.plain_heads import LONGEST_HEAD, MOST_HEADERS, MOST_KNOWN
 from pexservice.server.plan_cache import MOST_EXACT, MOST_MADE, MOST_SHAPES
 from tests.support.wire import Server, Wire
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pexservice.core.cursor import Transition, state_at
-from pexservice.server.heads import MOST_HEADERS
 from pexservice.server.limits import REQUEST_TIMEOUT
 from pexservice.server.parser import LARGEST_BODY, LARGEST_HEADERS, LONGEST_REQUEST_LINE
+from pexservice.server.plain_heads import MOST_HEADERS
 from pexservice.stores.interface import LONGEST_KEY, NotTaken, Row
 from pexservice.web import problems
 from pexservice.web.access import Access

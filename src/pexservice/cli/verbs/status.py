@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> Result:
             at = arguments.at or urls_of(arguments)[-1]
             status = status_of(at, arguments.timeout, arguments.ca_file)
         else:
-            from pexservice.cli.listener import url_of_process
+            from pexservice.cli.running_service import url_of_process
 
             at = url_of_process(arguments.process)
             # Nobody is between it and us.

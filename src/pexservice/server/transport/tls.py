@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.internet.interfaces import IProtocolFactory
 
-from pexservice.process import import_guard
+from pexservice.process import pyopenssl_guard
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
 #: What the files must have, and the line by which it is found.
@@ -77,7 +77,7 @@ def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolF
 
     @raise CannotStart: pyOpenSSL is not installed.
     """
-    import_guard.lift()
+    pyopenssl_guard.lift()
     try:
         from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415
         from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415

@@ -21,7 +21,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from pexservice.process import import_guard
+from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import Address
 from pexservice.stores.interface import StoreUnusable
 
@@ -52,7 +52,7 @@ class _TLSEndpoint:
     """
     One address behind TLS.
 
-    Twisted's own wrapper is without effect where L{pexservice.process.import_guard} was
+    Twisted's own wrapper is without effect where L{pexservice.process.pyopenssl_guard} was
     set when Twisted was imported.
     """
 
@@ -94,7 +94,7 @@ class _Endpoints:
 
 
 def _policy(address: Address) -> IPolicyForHTTPS:
-    import_guard.lift()
+    pyopenssl_guard.lift()
     from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
 
     root = ours = None

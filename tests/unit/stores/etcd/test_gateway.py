@@ -119,7 +119,7 @@ def test_pyopenssl_only_for_https() -> None:
     What takes megabytes stays out of a process until it speaks HTTPS with etcd.
     """
     code = (
-        "import sys, pexservice.process.import_guard\n"
+        "import sys, pexservice.process.pyopenssl_guard\n"
         "from twisted.internet import reactor\n"
         "from pexservice.stores.etcd.address import parse\n"
         "from pexservice.stores.etcd.gateway import Gateway\n"

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from pexservice.process.orphans import bury_orphans
+from pexservice.process.reaping import bury_orphans
 
 
 def ended_child() -> int:

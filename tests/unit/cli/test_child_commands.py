@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.cli.children import check_command, store_name, worker_command
+from pexservice.cli.child_commands import check_command, store_name, worker_command
 from pexservice.settings.options import Settings
 
 

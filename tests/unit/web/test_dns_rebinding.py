@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.web.clients import Clients
-from pexservice.web.hosts import MOST_LOGGED, HostPolicy
+from pexservice.web.dns_rebinding import MOST_LOGGED, HostPolicy
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 8081)
 CLIENT = IPv4Address("TCP", "127.0.0.1", 40000)
