@@ -292,12 +292,12 @@ def commit_milliseconds(path: Path, size: int) -> float:
     """
     The median duration of a commit of C{size} steps, by the store itself.
     """
-    from tests.support.fakes import now  # noqa: PLC0415
-    from tests.support.inline_executor import inline  # noqa: PLC0415
+    from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
+    from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
 
-    from pexservice.stores.interface import Batch  # noqa: PLC0415
-    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
-    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
+    from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
 
     store = LmdbStore(
         Directory(str(path)),

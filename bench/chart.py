@@ -55,7 +55,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
     import matplotlib as mpl  # noqa: PLC0415 half a second
 
     mpl.use("svg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 matplotlib is slow to import
 
     mpl.rcParams.update({"svg.hashsalt": "pexservice", "svg.fonttype": "none"})
     figure, axes = plt.subplots(1, len(found), figsize=(9.5, 2.9), layout="constrained")

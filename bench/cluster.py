@@ -167,7 +167,7 @@ def main() -> None:
     The command.
     """
     url = sys.argv[1]
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0  # noqa: PLR2004
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0  # noqa: PLR2004 the number of arguments
     react(lambda reactor: Deferred.fromCoroutine(measure(reactor, url, seconds)))
 
 

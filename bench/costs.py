@@ -157,13 +157,13 @@ def _store_with_keys(path: Path) -> None:
     """
     Make a store in which L{USED_KEYS} random keys were used.
     """
-    from tests.support.fakes import now  # noqa: PLC0415
-    from tests.support.inline_executor import inline  # noqa: PLC0415
+    from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
+    from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
 
-    from pexservice.core.cursor import Transition  # noqa: PLC0415
-    from pexservice.stores.interface import Batch, Remembered  # noqa: PLC0415
-    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
-    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
+    from pexservice.core.cursor import Transition  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.interface import Batch, Remembered  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
 
     store = LmdbStore(Directory(str(path)), inline(), verify=None)
     now(store.open())

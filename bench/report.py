@@ -103,7 +103,7 @@ def plot(
     import matplotlib as mpl  # noqa: PLC0415 half a second
 
     mpl.use("svg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 matplotlib is slow to import
 
     mpl.rcParams["svg.hashsalt"] = "pexservice"
     figure, axis = plt.subplots(figsize=(7, 4))

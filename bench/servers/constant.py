@@ -37,7 +37,7 @@ def main() -> None:
     """
     from twisted.scripts.twistd import run  # noqa: PLC0415 not for the others
 
-    from pexservice.core.sequence import Term  # noqa: PLC0415
+    from pexservice.core.sequence import Term  # noqa: PLC0415 for one of the servers
 
     # A character that is nowhere else in an answer.
     text = b"~" * int(sys.argv[1])

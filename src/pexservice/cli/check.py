@@ -41,7 +41,7 @@ STANDARD_OUTPUT = 1
 
 def _open(settings: Settings, progress: Progress) -> None:
     # Some stores have to be waited for.
-    from twisted.internet import reactor  # noqa: PLC0415
+    from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
     store = make_store(
         settings.store,

@@ -39,7 +39,7 @@ def answer(arguments: Sequence[str], verbs: Sequence[str]) -> int | None:
     words = [each for each in arguments if not each.startswith("-")]
     if arguments and words == list(arguments[:1]):
         # Most who ask for help do not come here.
-        from pexservice.settings.values import near  # noqa: PLC0415
+        from pexservice.settings.values import near  # noqa: PLC0415 see above
 
         hint = near(words[0], [*SERVICES, *verbs])
         sys.stderr.write(

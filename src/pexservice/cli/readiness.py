@@ -93,7 +93,7 @@ def status_of(
         raise Unreachable(f"{url} does not speak HTTP: {error!r}") from error
     except OSError as error:
         raise Unreachable(f"{url}: {error.strerror or error}") from error
-    if ready.status == 503:  # noqa: PLR2004
+    if ready.status == 503:  # noqa: PLR2004 the status of not being ready
         raise NotReady(f"{url} is not ready: {_reasons(body)}")
     numbers = [current.headers.get(f"Pex-{name}", "") for name in ("Revision", "Position")]
     if (ready.status, current.status) != (200, 200) or not all(map(str.isdigit, numbers)):

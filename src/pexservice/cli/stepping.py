@@ -38,7 +38,7 @@ def make_step(arguments: Namespace, word: str) -> Result:
     Make the step that C{word} names.
     """
     # Not before it is needed, by no other verb.
-    from pexservice.cli.calling import call, told  # noqa: PLC0415
+    from pexservice.cli.calling import call, told  # noqa: PLC0415 treq, for these verbs alone
 
     state = call(
         arguments,

@@ -307,7 +307,7 @@ def _make_worker(options: WorkerOptions) -> IService:
     A worker by C{options}.  Opens nothing either.
     """
     # A supervisor, which reads these options too, has no use for what this imports.
-    from pexservice.worker.service import Worker  # noqa: PLC0415
+    from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
 
     return Worker(options.settings(), the_reactor())
 

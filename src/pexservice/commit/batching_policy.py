@@ -20,7 +20,9 @@ from __future__ import annotations
 #: Waiting longer than this many usual commits cannot pay.
 COMMITS = 3
 
-#: No batch waits longer than this for company, however slow commits are.  Seconds.
+#: No batch waits longer than this for company, however slow commits are.  Seconds.  Where
+#: steps are answered first another delay holds, L{committer.LONGEST_DELAY}; on etcd a node
+#: waits for its turn besides.
 LONGEST_WAIT = 0.002
 
 #: What a commit is taken to cost before one was measured.  Seconds; the reference

@@ -3,7 +3,8 @@ The recognition of plain heads: what a request says, read off its lines.
 
 A plain head is one that every parser reads alike: one request in one chunk of bytes,
 without a body, with one valid C{Host}, each line strictly C{name: value}, within all
-limits, and nothing that frames it another way.  Whatever is not plain is left to Twisted.
+limits, and nothing that frames it another way.  Whatever is not plain is left to
+L{pexservice.server.parser}.
 
 What a line says is kept for a while, for clients send the same lines again and again.
 There are two generations: a line that is used stays, and a flood of new ones pushes out

@@ -275,7 +275,7 @@ class Api:
 
     def _openapi(self, arguments: Arguments) -> Reply:
         # Most workers are never asked for it.
-        from pexservice.web.openapi import rendered  # noqa: PLC0415
+        from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
 
         body, tag = rendered(self._table.endpoints)
         headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))

@@ -6,6 +6,8 @@ the browser the service is then of the page's own origin: it may read answers, a
 whatever it likes.  One thing gives it away, the name in C{Host}.  So where nothing else
 protects the service (it is reached by loopback, and takes steps without a token), only
 names that cannot be anybody's else are answered.
+
+That there is one C{Host}, and that it is well formed, L{pexservice.server.parser} sees to.
 """
 
 from __future__ import annotations

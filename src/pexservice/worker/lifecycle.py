@@ -31,7 +31,8 @@ def connect(
     Return what tells the process that started this one, and live no longer than that if
     it is a supervisor.
 
-    @param stop: called in a thread to stop this process when its supervisor is gone.
+    @param stop: called in a thread to stop this process in order when its supervisor is
+        gone; 0.8 seconds later it is killed, so that the next one need not wait.
     """
     if settings.supervisor is not None:
         notifier = Notifier.to_supervisor(settings.supervisor, environment)

@@ -201,7 +201,7 @@ class Worker(Service):
         where = places(self._reactor, settings.listen)
         if getattr(self._reactor, "loop", None) is not None:
             # A standby may find these files replaced when it takes over.
-            import pexservice.server.transport.listener  # noqa: F401, PLC0415
+            import pexservice.server.transport.listener  # noqa: F401, PLC0415 uvloop has to be there
         # What is here now stays for good, so no collection need look at it again.
         gc.freeze()
         try:
@@ -276,7 +276,7 @@ class Worker(Service):
         loop = getattr(self._reactor, "loop", None)
         if loop is not None:
             # Only where its reactor is, uvloop is needed.
-            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415
+            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415 uvloop has to be there
 
             secure = None if tls is None else context(*tls)
             return NativePort(await place.listen(site), loop, site, secure)

@@ -324,7 +324,7 @@ def test_what_nobody_reads_changes_nothing(setup: str) -> None:
     """
     chance = random.Random(setup)  # noqa: S311 nothing secret
     for _ in range(amount(short=20, long=1000)):
-        pairs = [Pair(setup, random.Random(setup)) for _ in range(2)]  # noqa: S311
+        pairs = [Pair(setup, random.Random(setup)) for _ in range(2)]  # noqa: S311 no secret
         client = Client(chance)
         for _ in range(5):
             head = client.head()

@@ -79,8 +79,8 @@ def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolF
     """
     pyopenssl_guard.lift()
     try:
-        from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415
-        from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415
+        from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415 pyOpenSSL
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415 pyOpenSSL
     except ImportError:
         raise Misconfigured("TLS takes uvloop or pyOpenSSL, and neither is here") from None
 

@@ -222,7 +222,7 @@ def read_mark(keys: Keys, pair: Message) -> Mark:
         hard, usual = _load(pair, "hard", "usual")
         return Mark(process, bool(hard), max(0.0, float(usual)), int(pair["mod_revision"]))
     except (BadRecord, TypeError, ValueError):
-        return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003
+        return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
 
 
 def write_cursor(revision: int, position: int, keys: int, author: str) -> str:

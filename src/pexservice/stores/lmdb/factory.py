@@ -39,13 +39,13 @@ class LmdbFactory:
         """
         self.check(url)
         # A supervisor checks URLs, and does without LMDB.
-        from pexservice.stores.lmdb import verify  # noqa: PLC0415
-        from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415
-        from pexservice.stores.lmdb.executor import (  # noqa: PLC0415
+        from pexservice.stores.lmdb import verify  # noqa: PLC0415 only a worker opens one
+        from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 only a worker opens one
+        from pexservice.stores.lmdb.executor import (  # noqa: PLC0415 only a worker opens one
             CommitExecutor,
             ExecutorPolicy,
         )
-        from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415
+        from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 only a worker opens one
 
         progress = options.progress
         checks: dict[Verification, Callable[[Path], None] | None] = {

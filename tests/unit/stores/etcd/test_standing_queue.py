@@ -24,14 +24,14 @@ def soft(process: str, modified: int, usual: float = USUAL) -> Mark:
     """
     Make the mark of a node that will probably want a turn.
     """
-    return Mark(process, False, usual, modified)  # noqa: FBT003
+    return Mark(process, False, usual, modified)  # noqa: FBT003 positional, as records are
 
 
 def hard(process: str, modified: int, usual: float = USUAL) -> Mark:
     """
     Make the mark of a node that has moves which wait.
     """
-    return Mark(process, True, usual, modified)  # noqa: FBT003
+    return Mark(process, True, usual, modified)  # noqa: FBT003 positional, as records are
 
 
 @pytest.fixture
