@@ -271,7 +271,10 @@ class Costs:
         for number in range(self._rounds):
             for request, load in wanted:
                 for target in self._targets(request):
-                    cost = self._cost(target, load)
+                    # One that knows no keys would really move, and so far up that its
+                    # values fill its memory.
+                    up_only = load.up_only and target.name == peers.OURS
+                    cost = self._cost(target, evolve(load, up_only=up_only))
                     if cost is not None:
                         key = (request.carries, target.name)
                         found.setdefault(key, []).append(cost)
