@@ -330,6 +330,35 @@ def test_something_else(
     assert (len(heard) == 1) == (expected is UnexpectedAnswer)
 
 
+def test_interrupted_unnoticed(worker: Daemon) -> None:
+    """
+    An interrupt that comes just before a wait begins does not end the system call that
+    waits, as one that only sets Python's mark for it; it ends the script all the same.
+    """
+    script = (
+        "import _thread, sys\nfrom pexservice.client import BlockingCursor\n"
+        "from twisted.internet import reactor\n"
+        "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
+        "    print(cursor.current().revision, flush=True)\n"
+        "    input()\n"
+        "    reactor.callFromThread(reactor.callLater, 0.2, _thread.interrupt_main)\n"
+        "    cursor.next()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, url(worker)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        worker.stop()
+        _, errors = process.communicate("\n", timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
 def test_interrupted(worker: Daemon) -> None:
     """
     Ctrl-C ends a script that waits for an answer, at once.

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_twistd_knows_it(tmp_path: Path) -> None:
         own = run(tmp_path, command, "--help")
         assert (own.returncode, own.stderr) == (0, "")
         assert "--synchronous-commit on|off" in own.stdout
-        assert run(tmp_path, command, "--version").stdout.startswith("pexservice 0.")
+        said = run(tmp_path, command, "--version").stdout
+        assert said == f"pexservice {version('pexservice')}\n"
 
 
 def test_the_default_store_is_private(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lmdb
+
 from pexservice.stores.interface import Batch
+from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import DATABASES
 from tests.support.fakes import Mailbox, now
 
 
@@ -26,3 +30,24 @@ def make_store(path: Path, position: int) -> None:
     if position:
         now(store.commit(Batch(1, 0, b"n" * position, position, time_ns=0)))
     now(store.close())
+
+
+def make_long_store(path: Path, rows: int) -> None:
+    """
+    A store in C{path} with C{rows} rows in its journal, a reset in each.
+
+    They are written past the committer, which would flush each.
+    """
+    make_store(path, 0)
+    (path / "newest").unlink()
+    with lmdb.open(
+        str(path), map_size=1024 * rows + 2**20, max_dbs=len(DATABASES), sync=False
+    ) as env:
+        cursor, journal, _ = (env.open_db(name) for name in DATABASES)
+        with env.begin(write=True) as txn:
+            for revision in range(1, rows + 1):
+                row = records.write_row(Batch(revision, 0, b"r", 0, time_ns=revision))
+                txn.put(*row, db=journal, append=True)
+            txn.put(records.CURSOR_KEY, records.write_cursor(rows, 0), db=cursor)
+        env.sync(True)  # noqa: FBT003 its only argument
+    (path / "lock.mdb").unlink()

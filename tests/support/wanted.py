@@ -22,6 +22,8 @@ Some entries as they might be::
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from tests.support.differences import (
     Wanted,
     added,
@@ -45,6 +47,8 @@ _CROSS_ORIGIN = (
 _PREFETCH = "a prefetch may not move the cursor; send the request when it is meant"
 _ACCEPTED = "Accept, Authorization, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
 
+_VERSION = version("pexservice")
+
 _FILES = "files, and whether they are as before: {'pexservice-data/data.mdb': False, %s}"
 
 WANTED: tuple[Wanted, ...] = (
@@ -55,6 +59,8 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("issue 14.5: groups in plain English", added, "help/* line: *"),
     Wanted("issue 14.5: groups in plain English", reworded, "help/* --*"),
     Wanted("issue 18.2", added, "help/* --config FILE"),
+    Wanted("issue 18.12", words(" 0.1.0", f" {_VERSION}"), "help/* version"),
+    Wanted("issue 18.12", words('"0.1.0"', f'"{_VERSION}"'), "metrics/*_build_info"),
     Wanted("design 2.5", changed_status("exit status 1", "exit status 64"), "start/*"),
     Wanted("issue 14.4", added, "help/pexservice-worker --supervisor N"),
     Wanted(

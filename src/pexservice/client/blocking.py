@@ -15,12 +15,16 @@ from typing import Any, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
-from twisted.internet.threads import blockingCallFromThread
+from twisted.python.failure import Failure
 
 from pexservice.client.cursor import Cursor
 from pexservice.client.state import State, Step
 
 T = TypeVar("T")
+
+#: A signal that comes just before a wait begins does not end it, so there is one wait after
+#: the other.  Seconds.
+LONGEST_WAIT = 0.1
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
@@ -134,17 +138,30 @@ class BlockingCursor:
         An interrupted wait gives up the call: it is sent no more.
         """
         calls: list[Deferred[T]] = []
+        results: list[Any] = []
+        # A bare lock: what is written in Python could be interrupted while it holds one.
+        waiting = threading.Lock()
+        waiting.acquire()
 
-        def begin() -> Deferred[T]:
+        def begin() -> None:
             calls.append(Deferred.fromCoroutine(call()))
-            return calls[0]
+            calls[0].addBoth(end)
 
+        def end(result: T | Failure) -> None:
+            results.append(result)
+            waiting.release()
+
+        self._reactor.callFromThread(begin)
         try:
-            result: T = blockingCallFromThread(self._reactor, cast(Any, begin))
+            while not waiting.acquire(timeout=LONGEST_WAIT):
+                pass
         except KeyboardInterrupt:
             self._reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
             raise
-        return result
+        result = results[0]
+        if isinstance(result, Failure):
+            result.raiseException()
+        return cast(T, result)
 
     def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> list[T]:

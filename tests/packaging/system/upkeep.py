@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -33,12 +34,18 @@ from tests.packaging.system.installed import (
 )
 from tests.packaging.system.wrong import CONFIG, caller_gets, more
 from tests.support.daemon import PATIENCE, wait_until
+from tests.support.stores import make_long_store
 
 LOG = Path("/var/log/pexservice/access.log")
 BACKUPS = Path("/var/backups/pexservice")
 METRICS = Path("/var/lib/pexservice-backup/pexservice_backup.prom")
 SECOND = 8082
 TLS = Path("/etc/pexservice/tls")
+
+#: Of a store whose verification takes longer than systemd is told to wait for a start.
+#: Seconds.
+ROWS = 1_500_000
+PATIENCE_OF_SYSTEMD = 4
 
 
 def journal(*options: str) -> str:
@@ -336,13 +343,51 @@ def backups() -> None:
         shutil.rmtree(each)
 
 
+def long_verification() -> None:
+    """
+    A start whose verification takes longer than systemd waits for one is not given up:
+    progress puts the end off, and the status tells it.
+    """
+    store, kept = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
+    dropin = Path("/run/systemd/system/pexservice.service.d/patience.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text(f"[Service]\nTimeoutStartSec={PATIENCE_OF_SYSTEMD}\n")
+    run("systemctl", "stop", SERVICE)
+    store.rename(kept)
+    try:
+        make_long_store(store, ROWS)
+        run("chown", "-R", "pexservice:pexservice", str(store))
+        run("systemctl", "daemon-reload")
+        began, told = time.monotonic(), set()
+        with subprocess.Popen(["/usr/bin/systemctl", "start", SERVICE]) as starting:
+            while starting.poll() is None:
+                told.add(shown("StatusText"))
+                time.sleep(0.1)
+        took = time.monotonic() - began
+        progress = [each for each in told if re.fullmatch(r"verifying.*\d+ %", each)]
+        print(
+            f"verified and started in {took:.1f} s, told {len(progress)} times", flush=True
+        )
+        assert starting.returncode == 0
+        assert took > PATIENCE_OF_SYSTEMD
+        assert len(progress) > 1
+        assert (cursor().revision, shown("NRestarts")) == (ROWS, "0")
+    finally:
+        run("systemctl", "stop", SERVICE)
+        shutil.rmtree(store)
+        kept.rename(store)
+        shutil.rmtree(dropin.parent)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "start", SERVICE)
+
+
 def main() -> None:
     """
     The test.
     """
     for each in (
         *(lines, access_log, two_sockets, stays_stopped, a_worker_of_the_kernel),
-        *(tls, credentials, backups),
+        *(tls, credentials, backups, long_verification),
     ):
         print(each.__name__, flush=True)
         each()
