@@ -330,13 +330,18 @@ def test_something_else(
     assert (len(heard) == 1) == (expected is UnexpectedAnswer)
 
 
+#: A shell has the commands that it starts in the background ignore it, and so all that
+#: these start.
+HEEDED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def test_interrupted_unnoticed(worker: Daemon) -> None:
     """
     An interrupt that comes just before a wait begins does not end the system call that
     waits, as one that only sets Python's mark for it; it ends the script all the same.
     """
     script = (
-        "import _thread, sys\nfrom pexservice.client import BlockingCursor\n"
+        f"import _thread, sys\n{HEEDED}\nfrom pexservice.client import BlockingCursor\n"
         "from twisted.internet import reactor\n"
         "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
         "    print(cursor.current().revision, flush=True)\n"
@@ -364,7 +369,7 @@ def test_interrupted(worker: Daemon) -> None:
     Ctrl-C ends a script that waits for an answer, at once.
     """
     script = (
-        "import sys\nfrom pexservice.client import BlockingCursor\n"
+        f"import sys\n{HEEDED}\nfrom pexservice.client import BlockingCursor\n"
         "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
         "    print(cursor.current().revision, flush=True)\n"
         "    input()\n"

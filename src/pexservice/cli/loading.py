@@ -74,13 +74,13 @@ class Load:
     """
     What the clients of a load write down.
 
-    @ivar told: the position by the revision, of each answer.
+    @ivar answered: the position by the revision, of each answer.
     @ivar times: how long each took, in seconds.
     @ivar merged: answers with a revision that another answer had.
     """
 
     clock: Callable[[], float]
-    told: dict[int, int] = Factory(dict)
+    answered: dict[int, int] = Factory(dict)
     times: list[float] = Factory(list)
     last: float = 0.0
     pause: float = 0.0
@@ -96,8 +96,8 @@ class Load:
         with suppress(OutcomeUnknown):
             state = await cursor.next()
             now = self.clock()
-            self.merged += state.revision in self.told
-            self.told[state.revision] = state.position
+            self.merged += state.revision in self.answered
+            self.answered[state.revision] = state.position
             self.replayed += state.replayed
             self.times.append(now - began)
             self.pause = max(self.pause, now - self.last)
@@ -145,7 +145,7 @@ async def make_load(
         )
     }
     oldest = min(rows, default=after.revision + 1)
-    seen = {each: at for each, at in load.told.items() if each >= oldest}
+    seen = {each: at for each, at in load.answered.items() if each >= oldest}
     times = sorted(load.times) or [0.0]
     return Found(
         answered=len(load.times),
@@ -158,8 +158,8 @@ async def make_load(
         replayed=load.replayed,
         unknown=load.unknown,
         lost=load.merged + sum(rows.get(each) != at for each, at in seen.items()),
-        doubled=after.revision - before.revision - len(load.told),
-        unseen=len(load.told) - len(seen),
+        doubled=after.revision - before.revision - len(load.answered),
+        unseen=len(load.answered) - len(seen),
     )
 
 

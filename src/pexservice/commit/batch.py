@@ -24,7 +24,7 @@ class OpenBatch:
     @ivar answers: the waiters and their outcomes, in order, for when the batch is
         durable.
     @ivar keys: the idempotency keys used, with what each did.
-    @ivar told: of the answers that are about no transition of this batch, the result
+    @ivar unmoved: of the answers that are about no transition of this batch, the result
         and which transition was asked for.
     """
 
@@ -36,9 +36,9 @@ class OpenBatch:
     transitions: bytearray = Factory(bytearray)
     answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
-    told: list[tuple[Result, Transition]] = Factory(list)
+    unmoved: list[tuple[Result, Transition]] = Factory(list)
 
-    def batch(self, after: State, time_ns: int) -> Batch:
+    def to_store(self, after: State, time_ns: int) -> Batch:
         """
         Return what the store is given.
         """

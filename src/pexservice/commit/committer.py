@@ -137,7 +137,9 @@ class Committer:
         """
         Wait for the commit that is under way, if any.
         """
-        return succeed(None) if self._group.under_way is None else self._group.next_end()
+        if self._group.under_way is None:
+            return succeed(None)
+        return self._group.commit_ended()
 
     @property
     def durable(self) -> State:
@@ -233,7 +235,7 @@ class Committer:
         """
         group = self._group
         if self._refusal is not None:
-            self.counts.came(NOT_TAKEN, move.transition.value)
+            self.counts.count(NOT_TAKEN, move.transition.value)
             waiter(self._refusal)
         elif move.condition is not None and not move.condition(group.latest):
             batch = group.open if group.open.transitions else group.under_way

@@ -89,7 +89,7 @@ class Counts:
         self.durations.observe(seconds)
         self.sizes.observe(size)
 
-    def came(self, outcome: str, transitions: bytes | bytearray) -> None:
+    def count(self, outcome: str, transitions: bytes | bytearray) -> None:
         """
         That is what came of them.
 

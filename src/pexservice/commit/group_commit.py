@@ -145,10 +145,10 @@ class GroupCommit:
         @param batch: what the outcome was seen in, and has to be durable first.
         """
         if batch is None:
-            self.counts.came(outcome.result.word, move.transition.value)
+            self.counts.count(outcome.result.word, move.transition.value)
             waiter(outcome)
         else:
-            batch.told.append((outcome.result, move.transition))
+            batch.unmoved.append((outcome.result, move.transition))
             batch.answers.append((waiter, outcome, move))
 
     def replay(
@@ -248,7 +248,7 @@ class GroupCommit:
             self._owner.failed(batch, failure)
             self._go_on(arrived=False)
 
-        committed = self._owner.commit(batch.batch(after, self._time_ns()))
+        committed = self._owner.commit(batch.to_store(after, self._time_ns()))
         committed.addCallbacks(taken, failed).addErrback(self._owner.crashed)
 
     def _go_on(self, *, arrived: bool) -> None:
@@ -288,16 +288,16 @@ class GroupCommit:
         Call the waiters of C{batch} with their outcomes, or with C{error}.
         """
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
-        self.counts.came(APPLIED if error is None else failed, batch.transitions)
-        for result, transition in batch.told:
-            self.counts.came(result.word if error is None else failed, transition.value)
+        self.counts.count(APPLIED if error is None else failed, batch.transitions)
+        for result, transition in batch.unmoved:
+            self.counts.count(result.word if error is None else failed, transition.value)
         for waiter, outcome, _ in batch.answers:
             try:
                 waiter(error or outcome)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    def next_end(self) -> Deferred[None]:
+    def commit_ended(self) -> Deferred[None]:
         """
         @return: fires when the next commit has ended, or the one that is under way.
         """

@@ -188,7 +188,7 @@ class OptimisticCommitter:
         if refusal is None:
             self._place(move, waiter)
         else:
-            self.counts.came(NOT_TAKEN, move.transition.value)
+            self.counts.count(NOT_TAKEN, move.transition.value)
             waiter(refusal)
 
     def _place(self, move: Move, waiter: Waiter) -> None:
@@ -228,7 +228,7 @@ class OptimisticCommitter:
 
     def _postpone(self, move: Move, waiter: Waiter) -> None:
         if not self._backlog:
-            self._group.next_end().addCallback(self._take_backlog)
+            self._group.commit_ended().addCallback(self._take_backlog)
         self._backlog.append((waiter, move))
 
     def _take_backlog(self, _: None) -> None:

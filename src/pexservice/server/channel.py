@@ -279,9 +279,9 @@ class PexChannel(Parser):
             problem = charged or problem
         self._connection.phase = Phase.DRAINING
         fast_path.requests.refused(problem.status)
-        told = performer.told(arguments.get(ORIGIN, ()))
+        headers = performer.browser_headers(arguments.get(ORIGIN, ()))
         reply = problem.reply(preferences(arguments).problem)
-        self.transport.write(render(_LAST, told, reply, bodiless=self.is_head))
+        self.transport.write(render(_LAST, headers, reply, bodiless=self.is_head))
         length = 0 if self.is_head else len(reply.body)
         line = escaped(self.line or b"- - -")
         fast_path.tell(self.sender, arguments, line, problem.status, length)

@@ -54,7 +54,7 @@ def head(
 
 def render(
     framing: Framing,
-    told: Iterable[Header],
+    browser_headers: Iterable[Header],
     reply: Reply,
     *,
     bodiless: bool = False,
@@ -63,11 +63,11 @@ def render(
     """
     Return C{reply} as it goes over the wire.
 
-    @param told: what every answer tells a browser.
+    @param browser_headers: what every answer tells a browser.
     @param bodiless: whether to leave the body out, as in the answer to a HEAD.
     @param length: that of the body, if it is another one.
     """
-    headers = [*told, *reply.headers]
+    headers = [*browser_headers, *reply.headers]
     if reply.status not in NO_BODY_CODES:
         # Also in the answer to a HEAD, which says how long the body would be.
         headers.append((b"Content-Length", length or b"%d" % len(reply.body)))
@@ -87,7 +87,7 @@ def _format(plan: Plan, kind: Kind) -> bytes:
     return render(
         plan.framing,
         # The rest is made of constants.
-        [(name, value.replace(b"%", b"%%")) for name, value in operation.told],
+        [(name, value.replace(b"%", b"%%")) for name, value in operation.browser_headers],
         reply,
         bodiless=operation.method == b"HEAD",
         length=b"%d" if kind in WITH_VALUE else None,
@@ -120,7 +120,7 @@ class Responses:
         operation = plan.operation
         return render(
             plan.framing,
-            operation.told,
+            operation.browser_headers,
             problem.reply(operation.preferences.problem),
             bodiless=operation.method == b"HEAD",
         )

@@ -26,7 +26,7 @@ from pexservice.stores.interface import Row
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
-from pexservice.web.guard import Guard, Performance
+from pexservice.web.guard import Guard, OperationResource
 from pexservice.web.negotiation import best_of
 from pexservice.web.operations import WATCH, Work, kind_of_read
 from pexservice.web.pacing import Later, Pacing
@@ -103,7 +103,7 @@ class Api:
         deed: str | None = None,
         refusal: Problem | None = None,
         work: Work | None = None,
-    ) -> Performance:
+    ) -> OperationResource:
         arguments = read(request.requestHeaders)
         operation = self._performer.operation(
             request.method,
@@ -113,57 +113,57 @@ class Api:
             refusal=refusal,
             work=work,
         )
-        return Performance(self._performer, operation, arguments)
+        return OperationResource(self._performer, operation, arguments)
 
     @app.handle_errors(Exception)
-    def _bug(self, request: IRequest, failure: Failure) -> Performance:
+    def _bug(self, request: IRequest, failure: Failure) -> OperationResource:
         _log.failure("{method} failed", failure=failure, method=request.method)
         return self._operation(request, refusal=problems.internal_error())
 
     @app.route("/")
-    def index(self, request: IRequest) -> Performance:
+    def index(self, request: IRequest) -> OperationResource:
         """
         Describe the endpoints; for browsers, show the live page.
         """
         return self._operation(request, work=self._index)
 
     @app.route("/current")
-    def current(self, request: IRequest) -> Performance:
+    def current(self, request: IRequest) -> OperationResource:
         """
         Read the value at the cursor.
         """
         return self._operation(request)
 
     @app.route("/next", methods=["GET", "POST"])
-    def next(self, request: IRequest) -> Performance:
+    def next(self, request: IRequest) -> OperationResource:
         """
         Move one up.
         """
         return self._operation(request, transition=Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
-    def previous(self, request: IRequest) -> Performance:
+    def previous(self, request: IRequest) -> OperationResource:
         """
         Move one down.
         """
         return self._operation(request, transition=Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
-    def reset(self, request: IRequest) -> Performance:
+    def reset(self, request: IRequest) -> OperationResource:
         """
         Move back to 0.
         """
         return self._operation(request, transition=Transition.RESET)
 
     @app.route("/history")
-    def history(self, request: IRequest) -> Performance:
+    def history(self, request: IRequest) -> OperationResource:
         """
         List the latest transitions.
         """
         return self._operation(request, work=partial(self._history, request.uri))
 
     @app.route("/events")
-    def events(self, request: IRequest) -> Performance:
+    def events(self, request: IRequest) -> OperationResource:
         """
         Tell where the cursor is whenever it moves.
         """
@@ -171,7 +171,7 @@ class Api:
         return self._operation(request, deed=WATCH, work=work)
 
     @app.route("/livez")
-    def livez(self, request: IRequest) -> Performance:
+    def livez(self, request: IRequest) -> OperationResource:
         """
         Say that the process is alive: it answers.
         """
@@ -184,21 +184,21 @@ class Api:
         return _health(uri, arguments, "livez", {"reactor": None}, notes)
 
     @app.route("/readyz")
-    def readyz(self, request: IRequest) -> Performance:
+    def readyz(self, request: IRequest) -> OperationResource:
         """
         Say whether a step would be taken.
         """
         return self._operation(request, work=partial(self._readyz, request.uri))
 
     @app.route("/metrics")
-    def metrics(self, request: IRequest) -> Performance:
+    def metrics(self, request: IRequest) -> OperationResource:
         """
         Say what is counted.
         """
         return self._operation(request, work=self._metrics)
 
     @app.route("/openapi.json")
-    def openapi(self, request: IRequest) -> Performance:
+    def openapi(self, request: IRequest) -> OperationResource:
         """
         Describe all this.
         """

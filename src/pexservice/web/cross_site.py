@@ -71,7 +71,7 @@ class CrossSitePolicy:
         @param allowed: the origins whose pages may, besides the service's own.
         """
         here = (_NOSNIFF, _SAME_ORIGIN)
-        self._told = {
+        self._headers = {
             each.encode(): (
                 _NOSNIFF,
                 _VARY,
@@ -80,10 +80,10 @@ class CrossSitePolicy:
             )
             for each in allowed
         }
-        self._others_told = (*here, _VARY) if self._told else here
+        self._other_headers = (*here, _VARY) if self._headers else here
 
     def _allowed(self, origins: Sequence[bytes]) -> bool:
-        return len(origins) == 1 and origins[0] in self._told
+        return len(origins) == 1 and origins[0] in self._headers
 
     def check(
         self,
@@ -117,8 +117,8 @@ class CrossSitePolicy:
             understood, none.
         """
         if not self._allowed(origins):
-            return self._others_told
-        return self._told[origins[0]]
+            return self._other_headers
+        return self._headers[origins[0]]
 
     def preflight_headers(
         self, origins: Sequence[bytes], allow: bytes, *, asks: bool

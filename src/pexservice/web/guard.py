@@ -50,7 +50,7 @@ class _Sender:
         self.caller = caller
 
 
-class Performance(Resource):
+class OperationResource(Resource):
     """
     A leaf of the tree, which answers one request by performing what it means.
     """
@@ -71,7 +71,7 @@ class Performance(Resource):
         """
         operation = self._operation
         request.operation = operation  # type: ignore[attr-defined]
-        for name, value in operation.told:
+        for name, value in operation.browser_headers:
             request.responseHeaders.addRawHeader(name, value)
         left: list[object] = []
 
@@ -145,7 +145,7 @@ class Guard(Resource):
             return answer
         else:
             operation = performer.operation(request.method, arguments, refusal=refusal)
-        return Performance(performer, operation, arguments).render(request)
+        return OperationResource(performer, operation, arguments).render(request)
 
     def _refusal(self, request: IRequest, endpoint: Endpoint | None) -> Problem | None:
         """

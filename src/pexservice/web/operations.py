@@ -86,14 +86,14 @@ class Operation:
 
     One without transition, refusal and work is a read of the cursor.
 
-    @ivar told: what any answer to it tells a browser.
+    @ivar browser_headers: what any answer to it tells a browser.
     @ivar deed: what it does that a page of another origin may not.
     @ivar ahead: whether a browser sent a step ahead of its user.
     @ivar refusal: why it is refused, where that follows from its target.
     """
 
     method: bytes
-    told: tuple[Header, ...]
+    browser_headers: tuple[Header, ...]
     preferences: Preferences
     transition: Transition | None = None
     deed: str | None = None

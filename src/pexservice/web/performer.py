@@ -94,7 +94,7 @@ class Performer:
         purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
         return Operation(
             method=method,
-            told=self.told(arguments.get(ORIGIN, ())),
+            browser_headers=self.browser_headers(arguments.get(ORIGIN, ())),
             preferences=preferences(arguments),
             transition=transition,
             deed=deed if transition is None else MOVE,
@@ -103,7 +103,7 @@ class Performer:
             work=work,
         )
 
-    def told(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
+    def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
         """
         Return what any answer to a request tells a browser.
 
@@ -116,10 +116,10 @@ class Performer:
         Return what tells the meaning of a value of each header that decides which
         operation a request is.
         """
-        others = self.told(())
+        others = self.browser_headers(())
 
         def origin(value: bytes) -> bytes:
-            return b"" if self.told([value]) is others else value
+            return b"" if self.browser_headers([value]) is others else value
 
         return {**MEANINGS, ORIGIN: origin}
 

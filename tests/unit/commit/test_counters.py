@@ -54,10 +54,10 @@ def test_transitions() -> None:
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}
     assert len(pairs) == 3 * 5
     assert set(pairs.values()) == {0}
-    counts.came(APPLIED, b"nnpnr")
-    counts.came(APPLIED, b"n")
-    counts.came(PRECONDITION_FAILED, b"p")
-    counts.came(NOT_TAKEN, bytearray(b"r"))
+    counts.count(APPLIED, b"nnpnr")
+    counts.count(APPLIED, b"n")
+    counts.count(PRECONDITION_FAILED, b"p")
+    counts.count(NOT_TAKEN, bytearray(b"r"))
     assert [each for each in counts.transitions() if each[2]] == [
         (Transition.NEXT, "moved", 4),
         (Transition.PREVIOUS, "moved", 1),

@@ -120,7 +120,7 @@ def make(keys: Keys) -> Message:
 
 
 @frozen
-class Place:
+class QueuePlace:
     """
     The change that a transaction makes to the queue of the nodes that take turns.
 
@@ -142,7 +142,7 @@ def transaction(
     batch: Batch,
     operation: Operation,
     *,
-    place: Place,
+    place: QueuePlace,
     forgotten: int | None = None,
 ) -> Message:
     """

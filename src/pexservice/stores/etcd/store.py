@@ -21,7 +21,7 @@ from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.decision import Attempt, Fate
 from pexservice.stores.etcd.history import history
-from pexservice.stores.etcd.messages import Operation, Place
+from pexservice.stores.etcd.messages import Operation, QueuePlace
 from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
 from pexservice.stores.etcd.records import Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
@@ -155,7 +155,7 @@ class EtcdStore:
             base,
             batch,
             operation,
-            place=Place(self._process, queue.usual, queue.will_return, queue.passed),
+            place=QueuePlace(self._process, queue.usual, queue.will_return, queue.passed),
             forgotten=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.caller import Refused
-from pexservice.stores.etcd.messages import MOST_KEYS, Operation, Place
+from pexservice.stores.etcd.messages import MOST_KEYS, Operation, QueuePlace
 from pexservice.stores.etcd.records import (
     Cursor,
     Keys,
@@ -391,7 +391,7 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
         Cursor(0, 0, 0, 0),
         batch((0, 0), MOST_KEYS * b"n", *(b"%d" % each for each in range(MOST_KEYS))),
         operation,
-        place=Place("me", 0.1, again, dead),
+        place=QueuePlace("me", 0.1, again, dead),
         forgotten=7,
     )
     assert len(message["success"]) <= MOST_OPERATIONS
