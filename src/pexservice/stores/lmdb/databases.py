@@ -37,10 +37,17 @@ def open_databases(path: Path, map_size: int) -> Databases:
     Open the store in the directory C{path} for writing.
 
     @param map_size: bytes that the file may grow to.
+    @raise StoreUnusable: its table of readers cannot be locked.
     """
-    env = lmdb.open(
-        str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
-    )
+    try:
+        env = lmdb.open(
+            str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
+        )
+    except lmdb.InvalidError as error:
+        # LMDB says so of its table of readers, too: when it cannot be locked, LMDB takes
+        # it for one that another process has filled.
+        lmdb.open(str(path), readonly=True, lock=False, create=False).close()
+        raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
     try:
         return Databases(env, *(env.open_db(name, create=False) for name in DATABASES))
     except BaseException:

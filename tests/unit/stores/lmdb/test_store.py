@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import lmdb
 import pytest
@@ -331,6 +333,38 @@ def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
     put(path, *CONTRADICTIONS["cursor elsewhere"])
     with pytest.raises(StoreDamaged, match="cursor is at 2000 and 9"):
         now(at(path, verify=lambda _: None).open())
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
+    """
+    LMDB takes a table of readers that it cannot lock for one that another process has
+    filled, and calls it invalid.  That is no damage: the store may be opened later.
+    """
+    path = tmp_path / "store"
+    state = filled(path, 1)
+    (path / LOCK).unlink()
+    with Popen(
+        [sys.executable, "-c", HOLDS_A_LOCK, str(path / LOCK)], stdin=PIPE, stdout=PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StoreUnusable, match="cannot be locked") as caught:
+            now(at(path).open())
+        assert not isinstance(caught.value, StoreDamaged)
+        holder.communicate()
+    store = at(path)
+    assert now(store.open()) == state
+    now(store.close())
+
+
+#: A process that has locked LMDB's table of readers, as LMDB does, and put nothing in it.
+HOLDS_A_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "w+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_SH, 1)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
