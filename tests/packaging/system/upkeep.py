@@ -44,7 +44,7 @@ TLS = Path("/etc/pexservice/tls")
 
 #: Of a store whose verification takes longer than systemd is told to wait for a start.
 #: Seconds.
-ROWS = 1_500_000
+ROWS = 4_000_000
 PATIENCE_OF_SYSTEMD = 4
 
 
