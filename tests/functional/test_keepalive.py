@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,11 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
                     break
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(PATIENCE)
-                connection.connect(str(tmp_path / "second"))
+                for _ in patiently():
+                    # It has a name before anybody listens there.
+                    with suppress(ConnectionRefusedError):
+                        connection.connect(str(tmp_path / "second"))
+                        break
                 connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 answer = connection.recv(1000)
             assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in answer

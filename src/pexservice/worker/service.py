@@ -58,8 +58,10 @@ from pexservice.worker.lifecycle import connect, heartbeat
 
 #: How long a stopping worker goes on taking requests, each answered as its
 #: connection's last.  A connection that is used is then closed by an answer and not
-#: in the face of its next request.  Seconds.
+#: in the face of its next request.  Seconds, and in how many pieces: one of them may pass
+#: while a commit blocks and no request is read.
 FAREWELL = 0.3
+FAREWELL_PIECES = 6
 
 #: How long it waits, without taking new connections, for the first request of one
 #: that was taken already, and for what is under way.  Seconds.
@@ -322,7 +324,9 @@ class Worker(Service):
         if self._events is not None:
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:
-            await self._within(FAREWELL, connections.emptied())
+            for _ in range(FAREWELL_PIECES):
+                if await self._within(FAREWELL / FAREWELL_PIECES, connections.emptied()):
+                    break
         ports, self._ports = self._ports, []
         await DeferredList([Deferred.fromCoroutine(stop_listening(port)) for port in ports])
         connections.close_resting()

@@ -117,24 +117,29 @@ class Soak:
             for name, first, second, _ in self._halves()
         )
 
-    def check_flatness(self, times: float = 1 + TOLERANCE) -> None:
+    def check_flatness(
+        self, times: float = 1 + TOLERANCE, *, file_slack: float = FILE_SLACK
+    ) -> None:
         """
         @param times: how many times what it was something may become.
+        @param file_slack: MiB that the store's file may grow by besides.
         @raise AssertionError: something grows.
         """
-        for name, first, second, slack in self._halves():
+        for name, first, second, slack in self._halves(file_slack):
             assert second <= first * times + slack, (name, self.samples)
         for young, old in zip(self.young, self.samples, strict=True):
             # What one leaks is gone with it, and all of them leak the same.
             assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
             assert old.own <= young.own + LIFE_SLACK, (young, old)
 
-    def _halves(self) -> Iterator[tuple[str, float, float, float]]:
+    def _halves(
+        self, file_slack: float = FILE_SLACK
+    ) -> Iterator[tuple[str, float, float, float]]:
         half = len(self.samples) // 2
         for name, of, slack in (
             ("MiB", lambda each: each.memory, MEMORY_SLACK),
             ("descriptors", lambda each: each.descriptors, DESCRIPTOR_SLACK),
-            ("MiB of store", lambda each: each.file, FILE_SLACK),
+            ("MiB of store", lambda each: each.file, file_slack),
         ):
             yield (
                 name,

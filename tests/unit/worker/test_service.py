@@ -28,6 +28,8 @@ from tests.support.fakes import MemoryStore, Turns, now
 
 LISTEN = ("tcp:8081:interface=127.0.0.1",)
 
+STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
 
 @implementer(IReactorFromThreads)
 class WorkerReactor(MemoryReactor, Turns):
@@ -106,17 +108,24 @@ class Bench:
             lambda: cast(IStore, self.store),
         )
 
+    def connect(self) -> tuple[Any, StringTransport]:
+        """
+        @return: a connection, and what gets its answers.
+        """
+        ((_, factory, *_),) = self.reactor.tcpServers
+        connection: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = StringTransport()
+        connection.makeConnection(transport)
+        return connection, transport
+
     def ask_for_a_step(self) -> StringTransport:
         """
         Send a request on a connection of its own.
 
         @return: gets the answer when it is there.
         """
-        ((_, factory, *_),) = self.reactor.tcpServers
-        connection: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-        transport = StringTransport()
-        connection.makeConnection(transport)
-        connection.dataReceived(b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connection, transport = self.connect()
+        connection.dataReceived(STEP)
         return transport
 
     def stop(self) -> None:
@@ -167,6 +176,26 @@ def test_it_stops(make: Callable[..., Bench]) -> None:
     bench.stop()
     assert STOPPING in bench.told
     assert bench.store.closed
+
+
+def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None:
+    """
+    A connection that is used is closed by an answer, also when the process read no request
+    for longer than it goes on taking them.
+    """
+    bench = make()
+    bench.worker.startService()
+    connection, transport = bench.connect()
+    connection.dataReceived(STEP)
+    bench.reactor.turns(0.25)
+    transport.clear()
+    bench.worker.stopService()
+    bench.reactor.turn(1.0)
+    connection.dataReceived(STEP)
+    bench.reactor.turns(4.0)
+    answer = transport.value()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in answer
 
 
 def test_a_commit_that_hangs(make: Callable[..., Bench]) -> None:
