@@ -23,6 +23,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pexservice.commit.requests import Result
 from pexservice.server import acknowledged_bytes
 from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import FastPath
@@ -30,11 +31,12 @@ from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
 from pexservice.server.plans import Recognized, Shape
 from pexservice.web.clients import Caller
-from pexservice.web.operations import Answer, ISender, log_bug, problem_of, told_of
+from pexservice.web.operations import Answer, ISender, kind_of, log_bug, problem_of
 from pexservice.web.problems import internal_error, too_many_connections, too_slow
 from pexservice.web.representations import VALUE
 
 _IDLE = Phase.IDLE
+_APPLIED = Result.APPLIED
 
 #: The end of a head.
 _END = b"\r\n\r\n"
@@ -192,7 +194,9 @@ class Connection(Protocol):
             problem = problem_of(answer)
             status, data = problem.status, fast_path.responses.problem(plan, problem)
         else:
-            kind, state = told_of(answer)
+            came, state = answer
+            # Nearly all that come to a state are told one of these two.
+            kind = VALUE if came is VALUE or came is _APPLIED else kind_of(came)
             if kind is VALUE and plan.operation.transition is None:
                 data = fast_path.responses.current(plan, state)
             else:

@@ -134,13 +134,11 @@ def log_bug(failure: Failure) -> None:
     _log.failure("a request failed", failure=failure)
 
 
-def told_of(answer: Answered | Outcome) -> Answered:
+def kind_of(came: Kind | Result) -> Kind:
     """
-    Return the answer about the state that a request came to.
+    Return what kind of answer tells what came of a request.
     """
-    if isinstance(answer, Outcome):
-        return Answered(_KINDS[answer.result], answer.state)
-    return answer
+    return _KINDS[came] if isinstance(came, Result) else came
 
 
 def problem_of(error: Exception) -> Problem:
@@ -156,5 +154,5 @@ def reply_to(operation: Operation, answer: Answer) -> Reply:
     """
     if isinstance(answer, Exception):
         return problem_of(answer).reply(operation.preferences.problem)
-    kind, state = told_of(answer)
-    return state_reply(kind, operation.preferences, state)
+    came, state = answer
+    return state_reply(kind_of(came), operation.preferences, state)

@@ -149,13 +149,20 @@ class Performer:
         @param known: what L{bind} has made of the same arguments before.
         @return: the answer, if it is at hand.
         """
-        try:
-            call = self._admit(operation, arguments, sender, known)
-        except Problem as problem:
-            return problem
-        if call.move is None:
+        if known is not None and known.any_way and self._limit is None:
+            # Admitted already.
+            call = known
+        else:
+            try:
+                call = self._admit(operation, arguments, sender, known)
+            except Problem as problem:
+                return problem
+        move = call.move
+        if move is None:
             return self._read(call.conditions, answer)
-        self._step(operation.method, call, call.move, answer)
+        if move.condition is not None:
+            answer = _judge(operation.method, call, answer)
+        self._committer.move(move, answer)
         return None
 
     def work(
@@ -259,12 +266,6 @@ class Performer:
         if caller.checks_host is None:
             caller.checks_host = hosts.concerns(caller.local, caller.peer)
         return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None
-
-    def _step(
-        self, method: bytes, call: Call, move: Move, answer: Callable[[Answer], None]
-    ) -> None:
-        waiter = answer if move.condition is None else _judge(method, call, answer)
-        self._committer.move(move, waiter)
 
     def _read(
         self, conditions: Conditions, answer: Callable[[Answer], None]
