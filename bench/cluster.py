@@ -3,9 +3,9 @@ What group commit is worth on etcd: steps a second and how long they take, by th
 service's committer and by one compare-and-swap a request, for as many callers at once
 as are asked for.
 
-C{python -m bench.cluster URL [SECONDS]}, on an etcd that may be filled: a prefix of its
-own is used.  Callers are in this process, so nothing but the committer, the store and
-etcd is measured.
+C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}, on an etcd that may be filled: a
+prefix of its own is used.  Callers are in this process, so nothing but the committer, the
+store and etcd is measured.
 """
 
 from __future__ import annotations
