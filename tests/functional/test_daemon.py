@@ -4,6 +4,7 @@ Starting, stopping, and not starting.
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -75,6 +76,26 @@ def test_twistd_knows_it(tmp_path: Path) -> None:
         assert "--synchronous-commit on|off" in own.stdout
         said = run(tmp_path, command, "--version").stdout
         assert said == f"pexservice {version('pexservice')}\n"
+
+
+def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """
+    A reader of the help that has seen enough ends it without a word.
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            twistd("pexservice", "--help"),
+            cwd=tmp_path,
+            check=False,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_default_store_is_private(tmp_path: Path) -> None:

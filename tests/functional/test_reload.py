@@ -58,7 +58,7 @@ def test_what_came_of_it(tmp_path: Path) -> None:
         wait_until(lambda: "stands by" in daemon.log.read_text(), "both are up")
         assert (status("old"), status("new")) == (200, 401)
         tokens.write_text("new\n")
-        assert reload(pid) == (0, "reloaded, for the 1. time")
+        assert reload(pid) == (0, "reloaded (1 since the service started)")
         assert (status("old"), status("new")) == (401, 200)
 
         tokens.write_text("not one\n")
@@ -77,7 +77,7 @@ def test_what_came_of_it(tmp_path: Path) -> None:
         assert status("new") == 200
 
         config.write_text("")
-        assert reload(pid) == (0, "reloaded, for the 4. time")
+        assert reload(pid) == (0, "reloaded (4 since the service started)")
         assert daemon.ask("/next", "POST")[0].status == 200
         verbose = daemon.ask("/livez?verbose")[1].decode()
         assert "\n[+]reload 4 succeeded\n" in verbose
@@ -93,7 +93,7 @@ def test_what_it_leaves(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
         daemon.ask("/next", "POST")
         config.write_text('standby = 1\nstore = "lmdb:other"\njournal = 2\n')
-        said = "reloaded, for the 1. time; a change of --store takes a restart"
+        said = "reloaded (1 since the service started); a change of --store takes a restart"
         assert reload(daemon.process.pid) == (0, said)
         assert f"warn: {said.partition('; ')[2]}" in daemon.log.read_text()
         wait_until(lambda: "stands by" in daemon.log.read_text(), "there is a standby")

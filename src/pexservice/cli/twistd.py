@@ -116,6 +116,16 @@ class CommonOptions(usage.Options):
         sys.stdout.write(f"pexservice {version('pexservice')}\n")
         sys.exit(0)
 
+    def opt_help(self) -> NoReturn:
+        """Display this help and exit."""
+        try:
+            sys.stdout.write(f"{self}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # A reader that has seen enough, as head(1); the interpreter would flush again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
     def getUsage(self, width: int | None = None) -> str:
         """
         Return what C{--help} shows.

@@ -156,16 +156,16 @@ def _meant(description: str) -> str:
     """
     head = description.partition(":")[0]
     if description.isdecimal():
-        likely = f"tcp:{description}"
+        likely = f"tcp:{description}:interface=127.0.0.1"
     elif description.startswith("/"):
         likely = f"unix:{description}"
     elif get_close_matches(head, ENDPOINTS, 1):
         return near(head, list(ENDPOINTS), "{}:")
     elif found := _ADDRESS.fullmatch(description):
         host, port = found.groups()
-        escaped = host.replace(":", "\\:")
+        escaped = "127.0.0.1" if host == "localhost" else host.replace(":", "\\:")
         kind = "tcp6" if ":" in host else "tcp"
-        likely = f"{kind}:{port}:interface={escaped}".removesuffix(":interface=localhost")
+        likely = f"{kind}:{port}:interface={escaped}"
     else:
         return ""
     return f" (did you mean {likely}?)"

@@ -134,14 +134,16 @@ class Supervisor(Service):
 
     def _open(self, place: Place) -> None:
         # The workers of a supervisor that was killed may still listen there.
-        end = time.monotonic() + ORPHANS_PATIENCE
+        end, told = time.monotonic() + ORPHANS_PATIENCE, False
         while True:
             try:
                 port = _now(place.listen(_NeverConnected()))
             except AddressInUse as error:
                 if self._signals.terminated or time.monotonic() > end:
                     raise
-                self._log.info("{reason}, and is tried again", reason=error)
+                if not told:
+                    self._log.info("{reason}, and is tried again", reason=error)
+                told = True
                 self._signals.sleep(ORPHANS_INTERVAL)
             else:
                 break

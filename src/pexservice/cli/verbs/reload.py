@@ -107,7 +107,7 @@ def run(arguments: Namespace) -> Result:
                 note = f"; {score.note}" if score.note else ""
                 found = {"outcome": "reloaded", "reload": score.reloads}
                 return Result(
-                    f"reloaded, for the {score.reloads}. time{note}",
+                    f"reloaded ({score.reloads} since the service started){note}",
                     {**found, "note": score.note},
                 )
         if not Path(f"/proc/{pid}").exists():
