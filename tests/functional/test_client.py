@@ -330,53 +330,31 @@ def test_something_else(
     assert (len(heard) == 1) == (expected is UnexpectedAnswer)
 
 
-#: A shell has the commands that it starts in the background ignore it, and so all that
+#: A shell has the commands that it starts in the background ignore SIGINT, and so all that
 #: these start.
-HEEDED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+INTERRUPTED = """
+import _thread, signal, sys
+from twisted.internet import reactor
+from pexservice.client import BlockingCursor
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with BlockingCursor(sys.argv[1], deadline=60) as cursor:
+    print(cursor.current().revision, flush=True)
+    if input() == "unnoticed":
+        reactor.callFromThread(reactor.callLater, 0.2, _thread.interrupt_main)
+    cursor.next()
+"""
 
 
-def test_interrupted_unnoticed(worker: Daemon) -> None:
+@pytest.mark.parametrize("way", ["signal", "unnoticed"])
+def test_interrupted(worker: Daemon, way: str) -> None:
     """
-    An interrupt that comes just before a wait begins does not end the system call that
-    waits, as one that only sets Python's mark for it; it ends the script all the same.
+    Ctrl-C ends a script that waits for an answer, at once; also if it comes just before
+    the wait begins, so that it does not end the system call that waits, as an interrupt
+    that only sets Python's mark for it.
     """
-    script = (
-        f"import _thread, sys\n{HEEDED}\nfrom pexservice.client import BlockingCursor\n"
-        "from twisted.internet import reactor\n"
-        "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
-        "    print(cursor.current().revision, flush=True)\n"
-        "    input()\n"
-        "    reactor.callFromThread(reactor.callLater, 0.2, _thread.interrupt_main)\n"
-        "    cursor.next()\n"
-    )
     with subprocess.Popen(
-        [sys.executable, "-c", script, url(worker)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "0\n"
-        worker.stop()
-        _, errors = process.communicate("\n", timeout=20)
-    assert process.returncode == -signal.SIGINT
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-
-
-def test_interrupted(worker: Daemon) -> None:
-    """
-    Ctrl-C ends a script that waits for an answer, at once.
-    """
-    script = (
-        f"import sys\n{HEEDED}\nfrom pexservice.client import BlockingCursor\n"
-        "with BlockingCursor(sys.argv[1], deadline=60) as cursor:\n"
-        "    print(cursor.current().revision, flush=True)\n"
-        "    input()\n"
-        "    cursor.next()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, url(worker)],
+        [sys.executable, "-c", INTERRUPTED, url(worker)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -387,9 +365,10 @@ def test_interrupted(worker: Daemon) -> None:
         worker.stop()
         assert process.stdin is not None
         # It waits for this, or for an answer that does not come.
-        process.stdin.write("\n")
+        process.stdin.write(f"{way}\n")
         process.stdin.flush()
-        process.send_signal(signal.SIGINT)
+        if way == "signal":
+            process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
