@@ -166,7 +166,6 @@ def test_a_store_that_was_not_read() -> None:
     What nobody knows is left out, and everything else is there.
     """
     call = Caller()
-    call.committer._read = False
     call.committer.unusable("the store is in use")
     found = scrape(call)
     assert "pexservice_revision" not in found

@@ -95,7 +95,7 @@ class Committer:
         # Found while something else was under way.
         self._damage: StoreDamaged | None = None
         self._refusal: NotTaken | None = NotTaken("the cursor is not read yet")
-        self._read = False
+        self.unread: NotTaken | None = self._refusal
         # On only while asked for and while the store takes what it is given.
         self._answers_first = False
         self._answer_first(on=not synchronous)
@@ -110,14 +110,13 @@ class Committer:
         Open the store, and begin where its cursor is.
         """
         self._group.restart(state_at(*await self._store.open()))
-        self._read = True
-        self._refusal = None
+        self._refusal = self.unread = None
 
     def unusable(self, reason: str) -> None:
         """
         Refuse everything, for C{reason}.
         """
-        self._refusal = NotTaken(reason)
+        self._refusal = self.unread = NotTaken(reason)
 
     async def stop(self) -> None:
         """
@@ -163,13 +162,6 @@ class Committer:
         return self._group.latest if self._answers_first else self._group.durable
 
     @property
-    def unread(self) -> NotTaken | None:
-        """
-        Why there is no state to show, if there is none.
-        """
-        return None if self._read else self._refusal
-
-    @property
     def refusal(self) -> NotTaken | None:
         """
         Why nothing is taken now, if so.
@@ -205,38 +197,14 @@ class Committer:
 
     def move(self, move: Move, waiter: Waiter) -> None:
         """
-        Make C{move}, unless its key was used before.
-        """
-        key = move.key
-        if key is None or self._refusal is not None:
-            self._make(move, waiter)
-            return
-        # Nothing comes between: of two uses of a key the second finds the first one, in
-        # a batch or in the store.
-        found = self._group.find(key)
-        if found is not None:
-            used, state, batch = found
-            self._group.replay(waiter, move, used, state, self._awaited(batch))
-            return
-        try:
-            first = self._store.look_up(key)
-        except Exception as error:  # noqa: BLE001 the caller is told
-            waiter(self._unreadable(error))
-            return
-        if first is None:
-            self._make(move, waiter)
-        else:
-            state = state_at(first.revision, first.position)
-            self._group.replay(waiter, move, first.transition, state)
-
-    def _make(self, move: Move, waiter: Waiter) -> None:
-        """
-        Make C{move}, whose key was not used before, if its condition is met.
+        Make C{move}, unless its key was used before or its condition is not met.
         """
         group = self._group
         if self._refusal is not None:
-            self.counts.count(NOT_TAKEN, move.transition.value)
+            self.counts.count(NOT_TAKEN, move.transition.code)
             waiter(self._refusal)
+        elif move.key is not None and self._was_used(move.key, move, waiter):
+            return
         elif move.condition is not None and not move.condition(group.latest):
             batch = group.open if group.open.transitions else group.under_way
             outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
@@ -245,6 +213,30 @@ class Committer:
             waiter(Outcome(Result.APPLIED, group.apply(move, None)))
         else:
             group.apply(move, waiter)
+
+    def _was_used(self, key: bytes, move: Move, waiter: Waiter) -> bool:
+        """
+        Return whether the C{key} of C{move} was used before, or nobody can say; then
+        C{waiter} is told.
+
+        Nothing comes between this and the move: of two uses of a key the second finds
+        the first one, in a batch or in the store.
+        """
+        found = self._group.find(key)
+        if found is not None:
+            used, state, batch = found
+            self._group.replay(waiter, move, used, state, self._awaited(batch))
+            return True
+        try:
+            first = self._store.look_up(key)
+        except Exception as error:  # noqa: BLE001 the caller is told
+            waiter(self._unreadable(error))
+            return True
+        if first is None:
+            return False
+        state = state_at(first.revision, first.position)
+        self._group.replay(waiter, move, first.transition, state)
+        return True
 
     def _awaited(self, batch: OpenBatch | None) -> OpenBatch | None:
         return None if self._answers_first else batch

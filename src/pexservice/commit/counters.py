@@ -34,7 +34,7 @@ DURATIONS = (
 SIZES = tuple(float(1 << power) for power in range(12))
 
 _KINDS = tuple(Transition)
-_LETTERS = tuple(kind.value for kind in _KINDS)
+_LETTERS = tuple(kind.code for kind in _KINDS)
 
 
 class Histogram:
@@ -94,7 +94,7 @@ class Counts:
         That is what came of them.
 
         @param outcome: one of L{OUTCOMES}.
-        @param transitions: one byte each, L{Transition}'s value.
+        @param transitions: one byte each, L{Transition}'s code.
         """
         counts = self._outcomes[outcome]
         for index, letter in enumerate(_LETTERS):

@@ -82,7 +82,7 @@ class OptimisticCommitter:
         )
         # Why nothing is taken, for another reason than that the store is away.
         self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
-        self._read = False
+        self.unread: NotTaken | None = self._closed
         # What has to wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Move]] = []
 
@@ -91,8 +91,7 @@ class OptimisticCommitter:
         Open the store, and begin where its cursor is.
         """
         self._group.restart(state_at(*await self._store.open()))
-        self._read = True
-        self._closed = None
+        self._closed = self.unread = None
         self._reader.start()
         self._store.watch(self._heard)
 
@@ -100,7 +99,7 @@ class OptimisticCommitter:
         """
         Refuse everything, for C{reason}.
         """
-        self._closed = NotTaken(reason)
+        self._closed = self.unread = NotTaken(reason)
 
     async def stop(self) -> None:
         """
@@ -131,13 +130,6 @@ class OptimisticCommitter:
         return self._group.durable
 
     visible = durable
-
-    @property
-    def unread(self) -> NotTaken | None:
-        """
-        Why there is no state to show, if there is none.
-        """
-        return None if self._read else self._closed
 
     @property
     def refusal(self) -> NotTaken | None:
@@ -188,7 +180,7 @@ class OptimisticCommitter:
         if refusal is None:
             self._place(move, waiter)
         else:
-            self.counts.count(NOT_TAKEN, move.transition.value)
+            self.counts.count(NOT_TAKEN, move.transition.code)
             waiter(refusal)
 
     def _place(self, move: Move, waiter: Waiter) -> None:

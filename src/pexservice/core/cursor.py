@@ -17,13 +17,17 @@ class Transition(Enum):
     """
     A way to move the cursor.
 
-    The value is the transition's byte in a packed journal row, so it must never
-    be given to another transition.
+    @ivar code: its byte in a packed journal row, so it must never be given to another
+        transition.
     """
 
     NEXT = b"n"
     PREVIOUS = b"p"
     RESET = b"r"
+
+    def __init__(self, code: bytes) -> None:
+        # An attribute of its own: to ask for "value" is two calls of Python's.
+        self.code = code
 
     @property
     def word(self) -> str:
@@ -98,16 +102,16 @@ def follow_position(position: int, transition: Transition) -> int:
 def skip_positions(position: int, transitions: bytes) -> int:
     """
     Return the position after many transitions, one byte each: their L{Transition}'s
-    value.  They are counted, and followed one by one only where the position may have
+    code.  They are counted, and followed one by one only where the position may have
     stayed at 0.
     """
-    reset = transitions.rfind(Transition.RESET.value)
+    reset = transitions.rfind(Transition.RESET.code)
     if reset >= 0:
         position, transitions = 0, transitions[reset + 1 :]
-    backward = transitions.count(Transition.PREVIOUS.value)
+    backward = transitions.count(Transition.PREVIOUS.code)
     if backward <= position:
         return position + len(transitions) - 2 * backward
-    (back,) = Transition.PREVIOUS.value
+    (back,) = Transition.PREVIOUS.code
     for code in transitions:
         position = max(position - 1, 0) if code == back else position + 1
     return position

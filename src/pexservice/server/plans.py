@@ -5,7 +5,7 @@ heads of one client have.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from attrs import define, frozen
 
@@ -43,7 +43,8 @@ class Plan:
     tally: Tally
 
 
-class Recognized(NamedTuple):
+@define(eq=False)
+class Recognized:
     """
     A request that was recognized.
 

@@ -37,15 +37,6 @@ class Tally:
     ok: int = 0
     others: Counter[int] = Factory(Counter)
 
-    def count(self, status: int) -> None:
-        """
-        Count one that was answered.
-        """
-        if status == 200:  # noqa: PLR2004 OK
-            self.ok += 1
-        else:
-            self.others[status] += 1
-
 
 class RequestCounters:
     """

@@ -9,14 +9,14 @@ date.  What such an answer consists of is said in L{pexservice.web.representatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
 from pexservice.server.plans import Framing, Plan
 from pexservice.web.problems import Problem
-from pexservice.web.replies import Header, Reply
+from pexservice.web.replies import TEXT, Header, Reply
 from pexservice.web.representations import (
     VALUE,
     WITH_VALUE,
@@ -77,21 +77,40 @@ def render(
     return begin if bodiless else begin + reply.body
 
 
-def _format(plan: Plan, kind: Kind) -> bytes:
+def _writer(plan: Plan, kind: Kind) -> Callable[[State], bytes]:
     """
-    Return a format for the revision, the position and the revision, and where the value
-    is told for its length and, except to a HEAD, for the value.
+    Return what makes the answer that tells C{kind} of a state.
     """
-    operation = plan.operation
-    reply = reply_about(kind, operation.preferences, b"%d", b"%d", b"%b")
-    return render(
+    operation, has_value = plan.operation, kind in WITH_VALUE
+    bodiless = operation.method == b"HEAD"
+    form = render(
         plan.framing,
         # The rest is made of constants.
         [(name, value.replace(b"%", b"%%")) for name, value in operation.browser_headers],
-        reply,
-        bodiless=operation.method == b"HEAD",
-        length=b"%d" if kind in WITH_VALUE else None,
+        reply_about(kind, operation.preferences, b"%d", b"%d", b"%b"),
+        bodiless=bodiless,
+        length=b"%d" if has_value else None,
     )
+    representation = operation.preferences.value
+
+    def text(state: State) -> bytes:
+        # What nearly all answers are, so no call is made that need not be.
+        revision, term = state
+        digits = term.text
+        return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
+
+    def value(state: State) -> bytes:
+        revision, term = state
+        body = state_body(state, representation)
+        told = (len(body),) if bodiless else (len(body), body)
+        return form % (revision, term.position, revision, *told)
+
+    def no_value(state: State) -> bytes:
+        return form % (state.revision, state.position, state.revision)
+
+    if not has_value:
+        return no_value
+    return text if representation == TEXT and not bodiless else value
 
 
 class Responses:
@@ -100,8 +119,8 @@ class Responses:
     """
 
     def __init__(self) -> None:
-        self._values: dict[Plan, bytes] = {}
-        self._others: dict[tuple[Plan, Kind], bytes] = {}
+        self._values: dict[Plan, Callable[[State], bytes]] = {}
+        self._others: dict[tuple[Plan, Kind], Callable[[State], bytes]] = {}
         self._shown: State | None = None
         self._showing: dict[Plan, bytes] = {}
 
@@ -129,31 +148,23 @@ class Responses:
         """
         Return the answer that tells C{kind} of C{state}.
         """
-        if kind is VALUE:
-            found = self._values.get(plan)
-            if found is None:
-                found = self._values[plan] = _format(plan, kind)
-        else:
-            found = self._others.get((plan, kind))
-            if found is None:
-                found = self._others[plan, kind] = _format(plan, kind)
-        revision, term = state
-        if kind not in WITH_VALUE:
-            return found % (revision, term.position, revision)
-        operation = plan.operation
-        body = state_body(state, operation.preferences.value)
-        if operation.method == b"HEAD":
-            return found % (revision, term.position, revision, len(body))
-        return found % (revision, term.position, revision, len(body), body)
-
-    def current(self, plan: Plan, state: State) -> bytes:
-        """
-        Return the answer that tells the value at C{state}, made once for all readers.
-        """
-        if state is not self._shown:
-            self._shown = state
-            self._showing.clear()
-        answer = self._showing.get(plan)
-        if answer is None:
-            answer = self._showing[plan] = self.about(plan, VALUE, state)
+        if kind is not VALUE:
+            writer = self._others.get((plan, kind))
+            if writer is None:
+                writer = self._others[plan, kind] = _writer(plan, kind)
+            return writer(state)
+        if state is self._shown:
+            answer = self._showing.get(plan)
+            if answer is not None:
+                return answer
+        writer = self._values.get(plan)
+        if writer is None:
+            writer = self._values[plan] = _writer(plan, kind)
+        answer = writer(state)
+        if plan.operation.transition is None:
+            # Made once for all readers.
+            if state is not self._shown:
+                self._shown = state
+                self._showing.clear()
+            self._showing[plan] = answer
         return answer

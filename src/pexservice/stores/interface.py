@@ -119,7 +119,7 @@ class Batch:
 
     @ivar first_revision: the revision of the first transition.
     @ivar start_position: the position before the first transition.
-    @ivar transitions: one byte each, L{Transition}'s value; never empty.
+    @ivar transitions: one byte each, L{Transition}'s code; never empty.
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
     @ivar keys: the idempotency keys used in this batch, oldest first.

@@ -9,15 +9,14 @@ L{Performer<pexservice.web.performer.Performer>} does the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
-from pexservice.commit.requests import Move, Outcome, Result
+from pexservice.commit.requests import Outcome, Result
 from pexservice.core.cursor import State, Transition
 from pexservice.web import problems
 from pexservice.web.clients import Caller
@@ -46,18 +45,13 @@ _KINDS = {
 }
 
 
-class Answered(NamedTuple):
-    """
-    The answer about a state.
-    """
+#: The end of a read or a step: what is told of which state, what the committer says, or
+#: why nothing was done.
+Answer = tuple[Kind, State] | Outcome | Exception
 
-    kind: Kind
-    state: State
-
-
-#: The end of a read or a step: what is told of a state, what the committer says, or why
-#: nothing was done.
-Answer = Answered | Outcome | Exception
+#: What does a read or a step.  It is called with what takes the answer if that is not at
+#: hand, and returns it if it is; what takes it may be called before this returns.
+Act = Callable[[Callable[[Answer], None]], Answer | None]
 
 
 #: What makes the answer of an operation that is no read or step of the cursor.  One that
@@ -65,18 +59,19 @@ Answer = Answered | Outcome | Exception
 Work = Callable[[Arguments], Reply | Deferred[Reply] | Deferred[None]]
 
 
-class Call(NamedTuple):
+@define(eq=False)
+class Call:
     """
     An operation with arguments that were found to be allowed.
 
+    @ivar act: does it.
     @ivar any_way: whether they are allowed on every connection, whatever its C{Host}.
-    @ivar conditions: those on the state that is read, or that a step finds.
-    @ivar move: what the committer is asked for, if it is a step.
+    @ivar any_time: whether they are, and however often they come.
     """
 
+    act: Act
     any_way: bool
-    conditions: Conditions = UNCONDITIONAL
-    move: Move | None = None
+    any_time: bool
 
 
 @frozen(eq=False, kw_only=True)

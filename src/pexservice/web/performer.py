@@ -22,8 +22,8 @@ from pexservice.web.cross_site import check_purpose
 from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.operations import (
     MOVE,
+    Act,
     Answer,
-    Answered,
     Call,
     ISender,
     Operation,
@@ -47,9 +47,7 @@ from pexservice.web.parameters import (
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Header, Reply
-from pexservice.web.representations import (
-    NOT_MODIFIED,
-)
+from pexservice.web.representations import NOT_MODIFIED, VALUE
 from pexservice.web.throttle import RateLimit
 
 
@@ -149,21 +147,12 @@ class Performer:
         @param known: what L{bind} has made of the same arguments before.
         @return: the answer, if it is at hand.
         """
-        if known is not None and known.any_way and self._limit is None:
-            # Admitted already.
-            call = known
-        else:
-            try:
-                call = self._admit(operation, arguments, sender, known)
-            except Problem as problem:
-                return problem
-        move = call.move
-        if move is None:
-            return self._read(call.conditions, answer)
-        if move.condition is not None:
-            answer = _judge(operation.method, call, answer)
-        self._committer.move(move, answer)
-        return None
+        try:
+            any_way = self._admit(arguments, sender, known)
+            call = known or self._call(operation, arguments, any_way=any_way)
+        except Problem as problem:
+            return problem
+        return call.act(answer)
 
     def work(
         self,
@@ -179,7 +168,8 @@ class Performer:
         """
 
         def begin() -> Reply | Deferred[Reply] | Deferred[None]:
-            self._admit(operation, arguments, sender, None)
+            self._admit(arguments, sender, None)
+            self._check(operation, arguments)
             return work(arguments)
 
         def failed(failure: Failure) -> Reply:
@@ -188,17 +178,12 @@ class Performer:
         done = maybeDeferred(cast(Callable[[], Deferred[Reply | None]], begin))
         return done.addErrback(failed)
 
-    def _admit(
-        self,
-        operation: Operation,
-        arguments: Arguments,
-        sender: ISender,
-        known: Call | None,
-    ) -> Call:
+    def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> bool:
         """
-        Return what is to be done.
+        Look at the client's rate, and at its C{Host}.
 
-        @raise Problem: the first of all reasons not to do it.
+        @return: whether that is answered on every connection.
+        @raise Problem: the first of the reasons not to answer.
         """
         problem = None
         if self._limit is not None:
@@ -208,7 +193,7 @@ class Performer:
             problem = self._check_host(arguments, sender)
         if problem is not None:
             raise problem
-        return known or self._call(operation, arguments, any_way=any_way)
+        return any_way
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
@@ -225,6 +210,25 @@ class Performer:
 
         @raise Problem: the first of all reasons not to do it.
         """
+        self._check(operation, arguments)
+        transition = operation.transition
+        key = None if transition is None else key_of(arguments)
+        found = conditions(arguments)
+        if transition is None:
+            act = _reading(self._committer, found)
+        elif found is UNCONDITIONAL:
+            act = _moving(self._committer, Move(transition, key))
+        else:
+            move = Move(transition, key, found.met_by)
+            act = _moving_if(self._committer, move, found, operation.method)
+        return Call(act, any_way, any_time=any_way and self._limit is None)
+
+    def _check(self, operation: Operation, arguments: Arguments) -> None:
+        """
+        Check whether a request is to be performed at all.
+
+        @raise Problem: the first of all reasons not to do it.
+        """
         access, transition = self._access, operation.transition
         problem = (
             operation.refusal
@@ -234,14 +238,6 @@ class Performer:
         )
         if isinstance(problem, Problem):
             raise problem
-        if operation.work is not None:
-            return Call(any_way)
-        key = None if transition is None else key_of(arguments)
-        found = conditions(arguments)
-        if transition is None:
-            return Call(any_way, found)
-        condition = None if found is UNCONDITIONAL else found.met_by
-        return Call(any_way, found, Move(transition, key, condition))
 
     def _is_any_way(self, arguments: Arguments) -> bool:
         hosts = self._hosts
@@ -267,39 +263,60 @@ class Performer:
             caller.checks_host = hosts.concerns(caller.local, caller.peer)
         return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None
 
-    def _read(
-        self, conditions: Conditions, answer: Callable[[Answer], None]
-    ) -> Answer | None:
-        committer = self._committer
+
+def _reading(committer: ICommitter, conditions: Conditions) -> Act:
+    """
+    Return what reads the cursor.
+    """
+
+    def act(answer: Callable[[Answer], None]) -> Answer | None:
         if committer.unread is not None:
             return committer.unread
         if committer.shows_visible:
             state = committer.visible
-            return Answered(kind_of_read(conditions, state), state)
+            if conditions is UNCONDITIONAL:
+                return VALUE, state
+            return kind_of_read(conditions, state), state
         committer.read_current().addCallbacks(
-            lambda state: answer(Answered(kind_of_read(conditions, state), state)),
+            lambda state: answer((kind_of_read(conditions, state), state)),
             lambda failure: answer(_error(failure)),
         ).addErrback(log_bug)
         return None
 
+    return act
 
-def _judge(
-    method: bytes, call: Call, answer: Callable[[Answer], None]
-) -> Callable[[Answer], None]:
+
+def _moving(committer: ICommitter, move: Move) -> Act:
     """
-    Return a waiter for a step with conditions.
+    Return what makes a step.
+    """
+
+    def act(answer: Callable[[Answer], None]) -> None:
+        committer.move(move, answer)
+
+    return act
+
+
+def _moving_if(
+    committer: ICommitter, move: Move, conditions: Conditions, method: bytes
+) -> Act:
+    """
+    Return what makes a step that has C{conditions}.
 
     RFC 9110 13.1.2 has a GET whose C{If-None-Match} is not met answered 304.
     """
 
-    def waiter(outcome: Answer) -> None:
-        if isinstance(outcome, Outcome) and method == b"GET":
-            result, state = outcome
-            if result is Result.PRECONDITION_FAILED and call.conditions.match(state):
-                outcome = Answered(NOT_MODIFIED, state)
-        answer(outcome)
+    def act(answer: Callable[[Answer], None]) -> None:
+        def waiter(outcome: Answer) -> None:
+            if isinstance(outcome, Outcome) and method == b"GET":
+                result, state = outcome
+                if result is Result.PRECONDITION_FAILED and conditions.match(state):
+                    outcome = NOT_MODIFIED, state
+            answer(outcome)
 
-    return waiter
+        committer.move(move, waiter)
+
+    return act
 
 
 def _error(failure: Failure) -> Exception:

@@ -113,7 +113,7 @@ class Writer:
         codes, used = bytearray(), []
         for number in range(length):
             transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
-            codes += transition.value
+            codes += transition.code
             self._revision += 1
             self._position = follow_position(self._position, transition)
             if number < keys:

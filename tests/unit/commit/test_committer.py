@@ -773,7 +773,7 @@ class AnyOrder(RuleBasedStateMachine):
             None if behind is None else lambda now: now.revision == revision - behind
         )
         # A key belongs to one transition, or every other submission is a 422.
-        name = None if key is None else key + transition.value
+        name = None if key is None else key + transition.code
 
         def answered(outcome: Outcome) -> None:
             state = outcome.state

@@ -91,4 +91,4 @@ def test_many_at_once(start: int) -> None:
             position = start
             for step in steps:
                 position = follow_position(position, step)
-            assert skip_positions(start, b"".join(s.value for s in steps)) == position
+            assert skip_positions(start, b"".join(s.code for s in steps)) == position

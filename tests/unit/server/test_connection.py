@@ -153,7 +153,6 @@ def test_a_problem_as_json(request_: bytes) -> None:
     request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
     assert b"Content-Type: text/plain" in ask(server, request).received
     server.committer.unusable("it is full")
-    server.committer._read = False
     wire = ask(server, request)
     assert b"Content-Type: application/problem+json" in wire.received
     assert server.fast_path.requests.hits() == 1

@@ -84,7 +84,7 @@ def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
     tally = server.fast_path.requests.tally(b"/next", b"POST")
     for _ in range(2):
-        tally.count(507)
+        tally.others[507] += 1
     assert counted(server)[(*COUNTED_NEXT, 507)] == 2
     assert hits_and_misses(server) == (3, 1)
 

@@ -355,7 +355,6 @@ def test_no_cursor_to_show() -> None:
     A store that could not be opened is said, as everywhere.
     """
     server = Server()
-    server.committer._read = False
     server.committer.unusable("the store is not there")
     wire = watch(server)
     assert wire.received.startswith(b"HTTP/1.1 503 ")

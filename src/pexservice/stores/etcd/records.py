@@ -263,7 +263,7 @@ def write_remembered(remembered: Remembered) -> str:
     """
     return dump(
         {
-            "transition": remembered.transition.value.decode(),
+            "transition": remembered.transition.code.decode(),
             "revision": remembered.revision,
             "position": remembered.position,
         }

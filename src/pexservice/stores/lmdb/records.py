@@ -51,7 +51,7 @@ _CRC = struct.Struct(">I")
 WITNESS_SIZE = _WITNESS.size + _CRC.size
 
 
-_TRANSITIONS = b"".join(each.value for each in Transition)
+_TRANSITIONS = b"".join(each.code for each in Transition)
 
 
 class BadRecord(Exception):
@@ -251,7 +251,7 @@ def write_remembered(
     """
     transition, revision, position = remembered
     by_name, by_age = name_key(key), age_key(revision)
-    did = _REMEMBERED.pack(transition.value, revision, position)
+    did = _REMEMBERED.pack(transition.code, revision, position)
     return (by_name, _seal(by_name, did)), (by_age, _seal(by_age, key))
 
 

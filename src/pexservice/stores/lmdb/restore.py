@@ -129,7 +129,7 @@ def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
         map_size=MAP_BASE + 2 * (made.size + steps),
     )
     revision, position = _result(store.open())
-    to_and_fro = Transition.NEXT.value + Transition.PREVIOUS.value
+    to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     try:
         for begin in range(0, steps, _AT_ONCE):
             count = min(_AT_ONCE, steps - begin)

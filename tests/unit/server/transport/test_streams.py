@@ -19,6 +19,7 @@ import pytest
 import uvloop
 from twisted.logger import LogLevel, capturedLogs
 
+from pexservice.commit.committer import Committer
 from pexservice.server.limits import IDLE_TIMEOUT
 from pexservice.server.transport import listener as accepting
 from pexservice.server.transport.listener import Acceptor
@@ -318,7 +319,7 @@ def test_a_bug_while_it_is_answered(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(machine.server.performer, "perform", fails)
+        patched.setattr(Committer, "visible", property(fails))
         assert machine.ask(CURRENT).startswith(b"HTTP/1.0 500 ")
     assert len(machine.server.connections) == 0
     assert [each["log_level"] for each in logged] == [LogLevel.critical]

@@ -162,7 +162,7 @@ def test_row(found: Drawn) -> None:
             Batch(
                 first_revision=said[0].revision,
                 start_position=records.read_row_ends(found.key, found.value)[0][1],
-                transitions=b"".join(row.transition.value for row in said),
+                transitions=b"".join(row.transition.code for row in said),
                 position=said[-1].position,
                 time_ns=said[0].time_ns,
                 keys=(),

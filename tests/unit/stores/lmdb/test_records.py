@@ -42,7 +42,7 @@ def test_row(revision: int, position: int, transitions: list[Transition]) -> Non
     """
     A journal row replays to the transitions that went in.
     """
-    written = batch((revision, position), b"".join(each.value for each in transitions))
+    written = batch((revision, position), b"".join(each.code for each in transitions))
     key, value = records.write_row(written)
     assert records.read_row(key, value) == list(replay(written))
     assert len(value) == 20 + len(transitions)
