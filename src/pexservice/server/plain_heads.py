@@ -44,10 +44,10 @@ _NOT_KEPT = frozenset(
     }
 )
 
-_LINE = re.compile(
-    rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+): "
-    rb"([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)"
-)
+#: A value: nothing but what every parser takes, and no blank before or behind it.
+VALUE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+
+_LINE = re.compile(rb"([A-Za-z0-9!#$%%&'*+.^_`|~-]+): (%b)" % VALUE.pattern)
 
 #: Neither quotes nor backslashes, which the access log would have to escape.
 _REQUEST_LINE = re.compile(rb"(GET|HEAD|POST) (/[a-z]*)(?:\?[!#-\[\]-~]*)? (HTTP/1\.[01])")
@@ -207,12 +207,20 @@ class Reader:
         """
         Keep a line if it comes a second time: it may be one of many that differ.
         """
-        if line in self._seen:
+        if said.kept and self.has_seen(line):
             self._keep(line, said)
-        elif said.kept and len(line) <= LONGEST_KNOWN:
+
+    def has_seen(self, line: bytes) -> bool:
+        """
+        Take note of a line that may be kept, and return whether it has come before.
+        """
+        if line in self._seen:
+            return True
+        if len(line) <= LONGEST_KNOWN:
             if len(self._seen) >= MOST_KNOWN:
                 self._seen.clear()
             self._seen.add(line)
+        return False
 
     def parse(self, line: bytes) -> Line | None:
         """

@@ -23,6 +23,7 @@ from collections.abc import Callable, Hashable, Mapping
 from pexservice.server.plain_heads import (
     LONGEST_HEAD,
     MOST_HEADERS,
+    VALUE,
     Arguments,
     Head,
     Key,
@@ -31,7 +32,7 @@ from pexservice.server.plain_heads import (
     add,
     has_its_host,
 )
-from pexservice.server.plans import HasShapes, Plan, Recognized, Shape, prefer
+from pexservice.server.plans import HasShapes, Hole, Plan, Recognized, Shape, prefer
 from pexservice.web.operations import Call, Operation
 from pexservice.web.parameters import HOST
 
@@ -131,7 +132,10 @@ class PlanCache:
         shapes = connection.shapes
         for shape in shapes or self._recent:
             if head.startswith(shape.prefix) and head.endswith(shape.suffix):
-                recognized = self._fill(shape, head)
+                hole = shape.hole
+                recognized = None if hole is None else self._look(hole, shape, head)
+                if recognized is None:
+                    recognized = self._fill(shape, head)
                 if recognized is not None:
                     shape.used += 1
                     if not shapes or shapes[0] is not shape:
@@ -231,7 +235,7 @@ class PlanCache:
         if shape.lines + len(rest) > 1 + MOST_HEADERS:
             return None
         reader = self._reader
-        differing: list[Line] = []
+        read: list[Line] = []
         for line in rest:
             said = reader.known(line)
             if said is None:
@@ -243,11 +247,34 @@ class PlanCache:
             elif line is rest[0] or line is rest[-1]:
                 # It is no part of what differs: reading all makes a closer shape.
                 return None
-            if said.slot is not None or said.name is not None:
-                differing.append(said)
+            read.append(said)
+        differing = [
+            each for each in read if each.slot is not None or each.name is not None
+        ]
         if not differing and shape.whole is not None:
+            recognized: Recognized | None = shape.whole
+        else:
+            recognized = self._with(shape, differing)
+        if len(rest) == 1 and recognized is not None:
+            shape.hole = _hole(shape, rest[0], read[0])
+        return recognized
+
+    def _look(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
+        """
+        Return what C{head} means, which has C{shape}, if only the value in its C{hole}
+        differs and was not there before.
+        """
+        begin, end = len(hole.begin), len(head) - len(shape.suffix)
+        if not head.startswith(hole.begin) or VALUE.fullmatch(head, begin, end) is None:
+            return None
+        name, plan = hole.argument, shape.plan
+        if name is None or plan is None:
             return shape.whole
-        return self._with(shape, differing)
+        if hole.kept and self._reader.has_seen(head[len(shape.prefix) : end]):
+            return None
+        arguments = shape.arguments.copy()
+        arguments[name] = [head[begin:end]]
+        return Recognized(plan, arguments, shape.line)
 
     def _with(self, shape: Shape, differing: list[Line]) -> Recognized | None:
         """
@@ -271,3 +298,14 @@ class PlanCache:
             whole = shape.key if key is None else tuple(key)
             plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
         return None if plan is None else Recognized(plan, arguments, shape.line)
+
+
+def _hole(shape: Shape, line: bytes, said: Line) -> Hole | None:
+    """
+    Return the hole of a C{shape} whose heads differ in one C{line}, if its value makes no
+    difference to which plan they have, and need not be looked at.
+    """
+    if shape.plan is None or said.slot is not None or said.name == HOST:
+        return None
+    name, separator, _ = line.partition(b": ")
+    return Hole(shape.prefix + name + separator, said.name, said.kept)

@@ -58,6 +58,21 @@ class Recognized:
     call: Call | None = None
 
 
+@frozen(eq=False)
+class Hole:
+    """
+    The one line of a shape's heads that differs, when it was of one header before.
+
+    @ivar begin: what such a head begins with, up to the value.
+    @ivar argument: the name of the argument that the value is, if it is one.
+    @ivar kept: whether such a line may be kept.
+    """
+
+    begin: bytes
+    argument: bytes | None
+    kept: bool
+
+
 @define(eq=False)
 class Shape:
     """
@@ -68,6 +83,8 @@ class Shape:
     @ivar line: the request line.
     @ivar plan: that of a head whose rest decides nothing.
     @ivar whole: what a head means whose rest makes no difference.
+    @ivar hole: what the last head had in the place of the rest, if it was one line that
+        does not decide.
     @ivar used: how often it was; halved when others look for room.
     """
 
@@ -79,6 +96,7 @@ class Shape:
     line: bytes
     plan: Plan | None
     whole: Recognized | None = None
+    hole: Hole | None = None
     used: int = 0
 
     def forget(self) -> None:
@@ -86,7 +104,8 @@ class Shape:
         Fit no head any more: connections may still have it.
         """
         self.prefix = self.suffix = b"\n"
-        self.arguments, self.line, self.plan, self.whole = {}, b"", None, None
+        self.arguments, self.line = {}, b""
+        self.plan = self.whole = self.hole = None
 
 
 class HasShapes(Protocol):

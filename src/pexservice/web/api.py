@@ -279,8 +279,8 @@ class Api:
 
         body, tag = rendered(self._table.endpoints)
         headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
-        if_none_match = parse_tags("If-None-Match", arguments.get(IF_NONE_MATCH))
-        if if_none_match is not None and if_none_match.name(tag):
+        values = arguments.get(IF_NONE_MATCH)
+        if values is not None and parse_tags("If-None-Match", values).name(tag):
             return Reply(304, headers)
         return Reply(200, ((b"Content-Type", JSON.encode()), *headers), body)
 

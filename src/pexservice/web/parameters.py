@@ -169,7 +169,8 @@ def conditions(arguments: Arguments) -> Conditions:
     if if_match is None and if_none_match is None:
         return UNCONDITIONAL
     return Conditions(
-        parse_tags("If-Match", if_match), parse_tags("If-None-Match", if_none_match)
+        None if if_match is None else parse_tags("If-Match", if_match),
+        None if if_none_match is None else parse_tags("If-None-Match", if_none_match),
     )
 
 

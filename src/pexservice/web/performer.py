@@ -148,11 +148,11 @@ class Performer:
         @return: the answer, if it is at hand.
         """
         try:
-            any_way = self._admit(arguments, sender, known)
-            call = known or self._call(operation, arguments, any_way=any_way)
+            self._admit(arguments, sender, known)
+            act = self._act(operation, arguments) if known is None else known.act
         except Problem as problem:
             return problem
-        return call.act(answer)
+        return act(answer)
 
     def work(
         self,
@@ -178,22 +178,28 @@ class Performer:
         done = maybeDeferred(cast(Callable[[], Deferred[Reply | None]], begin))
         return done.addErrback(failed)
 
-    def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> bool:
+    def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> None:
         """
         Look at the client's rate, and at its C{Host}.
 
-        @return: whether that is answered on every connection.
         @raise Problem: the first of the reasons not to answer.
         """
-        problem = None
         if self._limit is not None:
             problem = self.charge(sender, arguments.get(FORWARDED_FOR))
-        any_way = self._is_any_way(arguments) if known is None else known.any_way
-        if problem is None and not any_way:
-            problem = self._check_host(arguments, sender)
+            if problem is not None:
+                raise problem
+        hosts = self._hosts
+        if hosts is None or (known is not None and known.any_way):
+            return
+        host = arguments.get(HOST, (None,))[0]
+        if hosts.answers_to(host):
+            return
+        caller = sender.caller
+        if caller.checks_host is None:
+            caller.checks_host = hosts.concerns(caller.local, caller.peer)
+        problem = hosts.check(host) if caller.checks_host else None
         if problem is not None:
             raise problem
-        return any_way
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
@@ -201,12 +207,14 @@ class Performer:
 
         @raise Problem: the first of all reasons not to do it.
         """
-        any_way = self._is_any_way(arguments)
-        return self._call(operation, arguments, any_way=any_way)
+        hosts = self._hosts
+        any_way = hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
+        any_time = any_way and self._limit is None
+        return Call(self._act(operation, arguments), any_way, any_time)
 
-    def _call(self, operation: Operation, arguments: Arguments, *, any_way: bool) -> Call:
+    def _act(self, operation: Operation, arguments: Arguments) -> Act:
         """
-        Do what L{bind} does.
+        Return what is to be done.
 
         @raise Problem: the first of all reasons not to do it.
         """
@@ -215,13 +223,11 @@ class Performer:
         key = None if transition is None else key_of(arguments)
         found = conditions(arguments)
         if transition is None:
-            act = _reading(self._committer, found)
-        elif found is UNCONDITIONAL:
-            act = _moving(self._committer, Move(transition, key))
-        else:
-            move = Move(transition, key, found.met_by)
-            act = _moving_if(self._committer, move, found, operation.method)
-        return Call(act, any_way, any_time=any_way and self._limit is None)
+            return _reading(self._committer, found)
+        if found is UNCONDITIONAL:
+            return _moving(self._committer, Move(transition, key))
+        move = Move(transition, key, found.met_by)
+        return _moving_if(self._committer, move, found, operation.method)
 
     def _check(self, operation: Operation, arguments: Arguments) -> None:
         """
@@ -239,10 +245,6 @@ class Performer:
         if isinstance(problem, Problem):
             raise problem
 
-    def _is_any_way(self, arguments: Arguments) -> bool:
-        hosts = self._hosts
-        return hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
-
     def charge(self, sender: ISender, forwarded: Sequence[bytes] | None) -> Problem | None:
         """
         Count a request of a client, and return 429 if it sends too many.
@@ -251,17 +253,6 @@ class Performer:
         if limit is None or limit.take(self.clients.host(sender.caller, forwarded)):
             return None
         return problems.too_many_requests(limit.rate)
-
-    def _check_host(self, arguments: Arguments, sender: ISender) -> Problem | None:
-        """
-        Return 421 if the host of a request is not answered where it comes from.
-        """
-        hosts, caller = self._hosts, sender.caller
-        if hosts is None:
-            return None
-        if caller.checks_host is None:
-            caller.checks_host = hosts.concerns(caller.local, caller.peer)
-        return hosts.check(arguments.get(HOST, (None,))[0]) if caller.checks_host else None
 
 
 def _reading(committer: ICommitter, conditions: Conditions) -> Act:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+
+from attrs import define
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
@@ -25,18 +26,15 @@ _ONE = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
 @lru_cache(maxsize=8)
-def _tags_of(revision: int) -> tuple[bytes, ...]:
+def tags_of(revision: int) -> tuple[bytes, ...]:
+    """
+    Return the opaque parts of the ETags of a state, one for each representation.
+    """
     return tuple([b"%d%b" % (revision, suffix) for suffix in SUFFIXES.values()])
 
 
-def tags_of(state: State) -> tuple[bytes, ...]:
-    """
-    Return the opaque parts of the ETags of C{state}, one for each representation.
-    """
-    return _tags_of(state.revision)
-
-
-class Tags(NamedTuple):
+@define(eq=False)
+class Tags:
     """
     The tags that a precondition lists.
 
@@ -56,7 +54,7 @@ class Tags(NamedTuple):
         if self.anything:
             return True
         strong = self.strong
-        return any(tag in strong for tag in tags_of(state))
+        return any(tag in strong for tag in tags_of(state.revision))
 
     def match_weakly(self, state: State) -> bool:
         """
@@ -64,9 +62,10 @@ class Tags(NamedTuple):
         """
         if self.anything:
             return True
+        strong, weak = self.strong, self.weak
         # The generator of any() would cost more than what it makes.
-        for tag in tags_of(state):  # noqa: SIM110 on the fast path: no generator
-            if tag in self.strong or tag in self.weak:
+        for tag in tags_of(state.revision):  # noqa: SIM110 on the fast path: no generator
+            if tag in strong or tag in weak:
                 return True
         return False
 
@@ -78,7 +77,8 @@ class Tags(NamedTuple):
         return self.anything or tag in self.strong or tag in self.weak
 
 
-class Conditions(NamedTuple):
+@define(eq=False)
+class Conditions:
     """
     The preconditions of a request.
     """
@@ -96,23 +96,22 @@ class Conditions(NamedTuple):
         """
         Return whether both are.
         """
-        return self.match(state) and (
-            self.if_none_match is None or not self.if_none_match.match_weakly(state)
-        )
+        if_match, if_none_match = self.if_match, self.if_none_match
+        if if_match is not None and not if_match.match_strongly(state):
+            return False
+        return if_none_match is None or not if_none_match.match_weakly(state)
 
 
 UNCONDITIONAL = Conditions()
 
 
-def parse_tags(name: str, values: Sequence[bytes] | None) -> Tags | None:
+def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
     """
     Return what a precondition lists.
 
-    @param values: the values of the header C{name}, if the request had any.
+    @param values: the values of the header C{name}.
     @raise Problem: they are not a list of entity tags.
     """
-    if values is None:
-        return None
     if len(values) == 1:
         one = _ONE.fullmatch(values[0])
         if one is not None:

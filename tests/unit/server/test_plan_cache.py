@@ -310,3 +310,57 @@ def test_a_tag_that_is_sent_again(server: Server) -> None:
     assert ask(server, *[asked] * 5, wire=wire) == [304] * 5
     assert asked in server.fast_path.cache.exact
     assert ask(server, NEXT + b"\r\n", asked, wire=wire) == [200, 200]
+
+
+OLD = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n"
+
+STRANGE = [
+    *(b"", b" ", b"a ", b" a", b"\t", b"a\x00b", b"a\x7f", b"\xff", b"a\nb", b"a\rb"),
+    *(b"a\r\n b", b"a\r\nHost: b", b"a\r\nX: b", b"a\r\nTransfer-Encoding: chunked"),
+    *(
+        b"application/json",
+        b"close",
+        b'"1"',
+        b'"1", "2"',
+        b"*",
+        b"W/",
+        b"b:c@d",
+        b"x" * 600,
+        b"x" * 9000,
+    ),
+    *(b"a\r\n\r\nGET /current HTTP/1.1\r\nHost: h", b"a\r\nX-Request-ID: b"),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (CURRENT, b"X-Request-ID"),
+        (CURRENT, b"If-None-Match"),
+        (CURRENT, b"Accept"),
+        (CURRENT, b"Connection"),
+        (CURRENT, b"Cookie"),
+        (NEXT, b"Idempotency-Key"),
+        (NEXT, b"If-Match"),
+        (NEXT, b"Origin"),
+        (OLD, b"Host"),
+        (OLD, b"X-Request-ID"),
+    ],
+)
+def test_any_value_where_one_differs(start: bytes, name: bytes, strange: bytes) -> None:
+    """
+    Whatever stands where only a value differed until now is answered as by the parser.
+    """
+    heads = [start + b"X-Z: z\r\n\r\n"] * 2
+    heads += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]
+    heads += [start + name + b": " + strange + b"\r\nX-Z: z\r\n\r\n", heads[0]]
+    received = []
+    for remembers in (True, False):
+        server = Server(remembers=remembers)
+        wires = [server.connect() for _ in heads]
+        for wire, head in zip(wires, heads, strict=True):
+            wire.send(head)
+            wire.turns(6)
+        received.append([wire.received for wire in wires])
+    assert received[0] == received[1]
