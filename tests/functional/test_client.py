@@ -37,7 +37,7 @@ from tests.support.stores import make_store
 
 def url(daemon: Daemon, scheme: str = "http") -> str:
     """
-    Return where a daemon is.
+    Return the base URL of a daemon.
     """
     return f"{scheme}://127.0.0.1:{daemon.port}"
 
@@ -45,7 +45,7 @@ def url(daemon: Daemon, scheme: str = "http") -> str:
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     """
-    One worker, which also listens on a Unix socket.
+    Provide one worker, which also listens on a Unix socket.
     """
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
@@ -54,7 +54,7 @@ def worker(tmp_path: Path) -> Iterator[Daemon]:
 
 def test_every_call(worker: Daemon) -> None:
     """
-    What there is to call works over TCP, by a client without a reactor.
+    Every call works over TCP, by a client without a reactor.
     """
     with BlockingCursor(url(worker)) as cursor:
         assert cursor.current() == State(revision=0, position=0)
@@ -88,7 +88,7 @@ def test_every_call(worker: Daemon) -> None:
 
 def test_over_a_unix_socket(worker: Daemon) -> None:
     """
-    Its path is escaped in a URL, or stands in C{unix:}.
+    A Unix socket is given by its path, escaped in a URL or after C{unix:}.
     """
     path = str(worker.path / "socket")
     for base in (f"http+unix://{path.replace('/', '%2F')}", f"unix:{path}"):
@@ -99,7 +99,7 @@ def test_over_a_unix_socket(worker: Daemon) -> None:
 
 def test_two_unix_sockets(tmp_path: Path) -> None:
     """
-    One that answers is not taken for another that does not.
+    A Unix socket that answers is not taken for another that does not.
     """
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -116,7 +116,7 @@ def test_two_unix_sockets(tmp_path: Path) -> None:
 
 def test_over_ipv6(tmp_path: Path) -> None:
     """
-    An address in brackets is one too.
+    An IPv6 address in brackets is accepted.
     """
     listen = ("--listen", r"tcp6:0:interface=\:\:1")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
@@ -127,8 +127,8 @@ def test_over_ipv6(tmp_path: Path) -> None:
 
 def test_over_tls(tmp_path: Path) -> None:
     """
-    An authority in a file is trusted, another is not, and another name is not either;
-    what is no TLS is told, and nothing is moved by any of it.
+    An authority in a file is trusted, and another authority or another name is not; wrong
+    files are reported, and nothing is moved by any of it.
     """
     authority, another = trustme.CA(), trustme.CA()
     server = authority.issue_cert("127.0.0.1")
@@ -168,7 +168,7 @@ def test_over_tls(tmp_path: Path) -> None:
 
 def test_no_tls_there(worker: Daemon) -> None:
     """
-    Neither is a service without TLS taken for one that has it.
+    A service without TLS is not taken for one that has it.
     """
     with (
         BlockingCursor(url(worker, "https"), deadline=2) as cursor,
@@ -232,7 +232,8 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
 @pytest.mark.needs("nginx")
 def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
     """
-    A proxy that has no service any more answers 502; the step is made when it has one.
+    A proxy whose service is gone answers 502, and the step is made when the service is
+    back.
     """
     place = tmp_path / "nginx"
     place.mkdir()
@@ -286,7 +287,7 @@ def test_a_connection_that_ends(worker: Daemon) -> None:
         ("http", b"SSH-2.0-OpenSSH\r\n", UnexpectedAnswer, "expected HTTP, got 'SSH-2.0-"),
         ("http", bytes(range(256)), UnexpectedAnswer, "expected HTTP, got "),
         ("https", b"HTTP/1.1 400 No\r\n\r\n", UnexpectedAnswer, "expected TLS, got "),
-        # Whatever may be over in a moment is tried until the deadline.
+        # A failure that may pass in a moment is tried again until the deadline.
         ("http", b"", OutcomeUnknown, "closed cleanly"),
         ("http", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", OutcomeUnknown, "b'x'"),
         (
@@ -301,7 +302,7 @@ def test_something_else(
     scheme: str, sent: bytes, expected: type[CursorError], words: str
 ) -> None:
     """
-    What is no service is told as such, in one exception, and the key is kept.
+    An answer that is no service's is reported in one exception, and the key is kept.
     """
     heard: list[bytes] = []
 
@@ -326,7 +327,7 @@ def test_something_else(
         thread.join()
     assert caught.value.key is not None
     assert "\n" not in str(caught.value)
-    # What would be the same again is asked once.
+    # A request whose answer would be the same is sent once.
     assert (len(heard) == 1) == (expected is UnexpectedAnswer)
 
 
@@ -349,9 +350,9 @@ with BlockingCursor(sys.argv[1], deadline=60) as cursor:
 @pytest.mark.parametrize("way", ["signal", "unnoticed"])
 def test_interrupted(worker: Daemon, way: str) -> None:
     """
-    Ctrl-C ends a script that waits for an answer, at once; also if it comes just before
-    the wait begins, so that it does not end the system call that waits, as an interrupt
-    that only sets Python's mark for it.
+    Ctrl-C ends a script that waits for an answer, at once; also if it comes just before the
+    wait begins, so that it does not end the system call that waits, as an interrupt that
+    only sets Python's mark for it.
     """
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, url(worker)],
@@ -364,7 +365,7 @@ def test_interrupted(worker: Daemon, way: str) -> None:
         assert process.stdout.readline() == "0\n"
         worker.stop()
         assert process.stdin is not None
-        # It waits for this, or for an answer that does not come.
+        # The script waits for this line, or for an answer that does not come.
         process.stdin.write(f"{way}\n")
         process.stdin.flush()
         if way == "signal":
@@ -372,3 +373,32 @@ def test_interrupted(worker: Daemon, way: str) -> None:
         _, errors = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+HAS_RUN = """
+from twisted.internet import reactor
+from pexservice.client import BlockingCursor
+
+reactor.callWhenRunning(reactor.stop)
+reactor.run()
+for _ in range(2):
+    try:
+        BlockingCursor("http://127.0.0.1:1")
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_a_reactor_that_has_run() -> None:
+    """
+    A script whose reactor has run and ended is told so, instead of waiting for it.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", HAS_RUN],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout.count("the reactor of this process has run") == 2
+    assert ended.stderr == ""

@@ -1,8 +1,8 @@
 """
 The cursor for scripts that have no reactor.
 
-There is one reactor in a process, and it runs once: here in a thread of its own, from the
-first cursor on until the process ends.
+A process has one reactor, which runs once: here in a thread of its own, from the first
+cursor on until the process ends.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRestartable
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.python.failure import Failure
 
@@ -22,9 +24,12 @@ from pexservice.client.state import State, Step
 
 T = TypeVar("T")
 
-#: A signal that comes just before a wait begins does not end it, so there is one wait after
-#: the other.  Seconds.
+#: The longest single wait, in seconds: a signal that comes just before a wait begins does
+#: not end that wait, so a call waits many times, briefly.
 LONGEST_WAIT = 0.1
+
+#: How often a new thread is asked whether its reactor runs, in seconds.
+_ASKED_AGAIN = 0.001
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
@@ -34,7 +39,7 @@ def running_reactor() -> IReactorFromThreads:
     """
     Return the reactor, which runs in a thread from now on.
 
-    @raise RuntimeError: it is the caller's: it runs, or has run, elsewhere.
+    @raise RuntimeError: the program runs the reactor elsewhere already, or has run it.
     """
     global _thread  # noqa: PLW0603 a process has one reactor
     from twisted.internet import reactor as installed  # noqa: PLC0415 imports install it
@@ -46,15 +51,25 @@ def running_reactor() -> IReactorFromThreads:
                 raise RuntimeError(
                     "a reactor runs in this process already; use Cursor there"
                 )
-            _thread = threading.Thread(
-                target=reactor.run,
-                kwargs={"installSignalHandlers": False},
-                name="pexservice.client",
-                daemon=True,
+            thread = threading.Thread(
+                target=_run, args=(reactor,), name="pexservice.client", daemon=True
             )
-            _thread.start()
-            atexit.register(_stop, reactor, _thread)
+            thread.start()
+            while not reactor.running:
+                thread.join(_ASKED_AGAIN)
+                if not thread.is_alive():
+                    raise RuntimeError(
+                        "the reactor of this process has run, and none runs twice;"
+                        " use Cursor while it runs"
+                    )
+            _thread = thread
+            atexit.register(_stop, reactor, thread)
     return cast(IReactorFromThreads, reactor)
+
+
+def _run(reactor: Any) -> None:
+    with suppress(ReactorNotRestartable):
+        reactor.run(installSignalHandlers=False)
 
 
 def _stop(reactor: Any, thread: threading.Thread) -> None:
@@ -69,7 +84,7 @@ class BlockingCursor:
 
     def __init__(self, *urls: str, **options: Any) -> None:
         """
-        See L{Cursor}; all of its options but C{reactor} and C{agent}.
+        Make a cursor with any options of L{Cursor} but C{reactor} and C{agent}.
         """
         self._reactor = running_reactor()
 
@@ -91,55 +106,55 @@ class BlockingCursor:
 
     def close(self) -> None:
         """
-        See L{Cursor.close}.
+        Close all connections, and end all watches; see L{Cursor.close}.
         """
         self._wait(self._cursor.close)
 
     def current(self, **options: Any) -> State:
         """
-        See L{Cursor.current}.
+        Return the state of the cursor; see L{Cursor.current}.
         """
         return self._wait(lambda: self._cursor.current(**options))
 
     def next(self, **options: Any) -> State:
         """
-        See L{Cursor.next}.
+        Move from position n to n + 1, once; see L{Cursor.next}.
         """
         return self._wait(lambda: self._cursor.next(**options))
 
     def previous(self, **options: Any) -> State:
         """
-        See L{Cursor.previous}.
+        Move from position n to n - 1, or stay at 0, once; see L{Cursor.previous}.
         """
         return self._wait(lambda: self._cursor.previous(**options))
 
     def reset(self, **options: Any) -> State:
         """
-        See L{Cursor.reset}.
+        Move to position 0, once; see L{Cursor.reset}.
         """
         return self._wait(lambda: self._cursor.reset(**options))
 
     def history(self, **options: Any) -> Iterator[Step]:
         """
-        See L{Cursor.history}.
+        Return the steps that were made, newest first; see L{Cursor.history}.
         """
         return self._each(self._cursor.history(**options))
 
     def watch(self) -> Iterator[State]:
         """
-        See L{Cursor.watch}.
+        Return the present state, and then each that is seen; see L{Cursor.watch}.
         """
         return self._each(self._cursor.watch())
 
     def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """
-        Make a call in the reactor's thread, and wait for what it ends with here.
+        Make a call in the reactor's thread, wait for it in this one, and return its result.
 
-        An interrupted wait gives up the call: it is sent no more.
+        An interrupted wait gives up the call, which is then sent no more.
         """
         calls: list[Deferred[T]] = []
         results: list[Any] = []
-        # A bare lock: what is written in Python could be interrupted while it holds one.
+        # A bare lock: a class written in Python could be interrupted while it holds a lock.
         waiting = threading.Lock()
         waiting.acquire()
 
