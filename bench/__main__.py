@@ -1,5 +1,6 @@
 """
-Start ours and the others, put load on them in turns, write docs/benchmarks.md.
+Start pexservice and the servers to compare it with, put load on them in turns, and write
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.peers import OFF, OURS
 
 def say(line: str) -> None:
     """
-    Progress.
+    Write a line of progress to standard error.
     """
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
@@ -96,10 +97,10 @@ def in_turns(
     targets: Iterable[Target], load: Load, rounds: int, seconds: float
 ) -> dict[str, Measured]:
     """
-    C{load} on each of C{targets}, A B A B.
+    Put C{load} on each of C{targets} in turns, A B A B.
 
-    @return: medians by name, without those of others who broke down under it.
-    @raise BadAnswers: it was us.
+    @return: medians by name, without those of other servers that broke down under the load.
+    @raise BadAnswers: pexservice broke down.
     """
     found: dict[str, list[Measured]] = defaultdict(list)
     left = list(targets)
@@ -121,7 +122,7 @@ def in_turns(
 
 class Session:
     """
-    One run of the whole.
+    One run of the whole benchmark.
     """
 
     def __init__(self, options: argparse.Namespace, path: Path) -> None:
@@ -133,7 +134,8 @@ class Session:
 
     def run(self) -> list[Row]:
         """
-        Everything.
+        Measure everything, write the page, and return the rows of its table; with
+        C{--only}, measure some loads and write no page.
         """
         with peers.all_of_them(self._path, say) as targets:
             self._table(cells.CELLS, [*targets, *self._options.peer], self._options.peer)
@@ -175,7 +177,8 @@ class Session:
 
     def _bound(self) -> None:
         """
-        How near the durable steps of few connections come to what a commit allows.
+        Add a row for how near the durable steps of few connections come to the bound that
+        a commit sets.
         """
         commit = commit_milliseconds(self._path / "commit", cells.BOUND.connections)
         # The same steps, answered without waiting for the store.
@@ -290,7 +293,8 @@ class Session:
 
 def commit_milliseconds(path: Path, size: int) -> float:
     """
-    The median duration of a commit of C{size} steps, by the store itself.
+    Return the median duration of a commit of C{size} steps by the store itself, in
+    milliseconds.
     """
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
@@ -317,7 +321,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
 
 def write_costs(options: argparse.Namespace, path: Path) -> None:
     """
-    Measure what requests cost that carry something, and write it into the page.
+    Measure the costs of requests that carry something, and write them into the page.
     """
     lines = costs.written(
         path,
@@ -332,7 +336,7 @@ def write_costs(options: argparse.Namespace, path: Path) -> None:
 
 def main() -> int:
     """
-    The command.
+    Run the command, and return its exit status.
     """
     options = _arguments()
     build = Path("build")

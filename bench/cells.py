@@ -1,5 +1,5 @@
 """
-What is compared with what, and what is expected of it.
+The comparisons of the benchmark, and the ratios that are expected of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from attrs import Factory, frozen
 from bench.load import Load, Measured
 from bench.peers import CEILING, FLOOR, OFF, OURS
 
-#: Stands for every server that was named on the command line.
+#: The name that stands for every server that was named on the command line.
 PEER = "(peer)"
 
 WEBDIS = "webdis + Redis"
@@ -23,8 +23,8 @@ class Cell:
     One kind of load.
 
     @ivar least: for each server that ours is compared with, the least ratio.
-    @ivar off: the same, for ours with the answer before the commit.
-    @ivar others: who is measured too.
+    @ivar off: the least ratios of ours with the answer before the commit.
+    @ivar others: the servers that are measured too, without a least ratio.
     """
 
     load: Load
@@ -35,7 +35,7 @@ class Cell:
     @property
     def names(self) -> list[str]:
         """
-        Who is measured, in turns.
+        Return the names of the servers that are measured, in turns.
         """
         off = [OFF] if self.off else []
         return [OURS, *off, *self.least, *self.others]
@@ -43,7 +43,7 @@ class Cell:
 
 def _steps(tool: str, connections: int, peer: float, **more: float) -> Cell:
     least = {PEER: peer, WEBDIS: 1.1, FLOOR: 4.0, **more}
-    # What bounds every server on uvloop, with or without a disk.
+    # CEILING bounds every server on uvloop, with or without a disk.
     return Cell(Load(tool, connections), least, off={PEER: 1.15}, others=(CEILING,))
 
 
@@ -71,8 +71,8 @@ ONE_CORE = (
     Cell(Load("wrk", 64, one_core=True), {PEER: 0.9}),
 )
 
-#: Of the durable steps with as many connections, the latency at the 99th percentile is
-#: at most so many times the peer's.
+#: The load whose latency at the 99th percentile, of durable steps, is compared with the
+#: peer's: it is at most so many times the peer's.
 LATENCY = Load("wrk", 64)
 MOST_LATENCY = 3.0
 
@@ -81,10 +81,11 @@ MOST_LATENCY = 3.0
 BOUND = Load("wrk", 10)
 LEAST_OF_BOUND = 0.75
 
-#: By connections, for a plot.
+#: The numbers of connections of a plot.
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-#: Far along the sequence: at least so much of the same server with a constant text.
+#: Positions far along the sequence, where a rate is at least so much of that of the same
+#: server with a constant text.
 POSITIONS = (0, 1_000, 10_000, 100_000, 1_000_000)
 LEAST_OF_CONSTANT = 0.8
 
@@ -94,7 +95,7 @@ class Row:
     """
     A line of the table.
 
-    @ivar least: of the ratio; L{None} where it is only told.
+    @ivar least: the least ratio; L{None} where the ratio is only told.
     """
 
     cell: str
@@ -107,7 +108,7 @@ class Row:
     @property
     def ratio(self) -> float:
         """
-        Of ours to theirs; upside down for times, so that more is better.
+        Return the ratio of ours to theirs; upside down for times, so that more is better.
         """
         if self.unit == "ms":
             return self.theirs / self.ours
@@ -116,7 +117,7 @@ class Row:
 
 def rows(cell: Cell, medians: Mapping[str, Measured], peers: Sequence[str]) -> list[Row]:
     """
-    What C{cell} says, of the servers that were there.
+    Return the rows of C{cell} for the servers that were measured.
     """
     found = []
     only_told = dict.fromkeys(cell.others)

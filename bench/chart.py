@@ -2,8 +2,8 @@
 The chart of the README: looks and steps a second at 64 connections, from the table that
 C{make bench} writes into docs/benchmarks.md.
 
-It is drawn from the table and not from the measurements, so that the two agree, also when
-somebody draws it anew: C{python -m bench.chart}.
+The chart is drawn from the table and not from the measurements, so that the two agree, also
+when somebody draws the chart anew: C{python -m bench.chart}.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ CHART = "overview.svg"
 
 OURS = "pexservice"
 
-#: The two loads, as the table calls them, and what the chart says of them.
+#: The two loads, as the table calls them, and their titles in the chart.
 PANELS = {
     "`/current`, wrk c64": "Looks a second (GET /current)",
     "steps, wrk c64": "Steps a second (next and previous)",
 }
 
-#: Those whose step is on disk before its answer.
+#: The servers whose step is on disk before its answer.
 DURABLE = (OURS, "webdis + Redis")
 
 _ROW = re.compile(r"\| ([^|]+) \| ([\d,]+)/s \| ([^|]+) \| ([\d,]+)/s \|.*")

@@ -1,11 +1,10 @@
 """
-What group commit is worth on etcd: steps a second and how long they take, by this
-service's committer and by one compare-and-swap a request, for as many callers at once
-as are asked for.
+The gain of group commit on etcd: steps a second and how long they take, by this service's
+committer and by one compare-and-swap a request, for two numbers of callers at once.
 
-C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}, on an etcd that may be filled: a
-prefix of its own is used.  Callers are in this process, so nothing but the committer, the
-store and etcd is measured.
+C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}, on an etcd that may be filled:
+the benchmark uses a prefix of its own.  Callers are in this process, so nothing but the
+committer, the store and etcd is measured.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ from pexservice.stores.registry import make_store
 CALLERS = (64, 256)
 NODES = (1, 3)
 
-#: One step.
+#: A function that makes one step.
 Step = Callable[[], Coroutine[Any, Any, object]]
 
 
 async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
     """
-    Have C{callers} step for so long, at each node in turn.
+    Have C{callers} make steps for C{seconds}, each caller at one node of C{steps}.
 
-    @return: how long each step took.
+    @return: how long each step took, in seconds.
     """
     end, took = time.perf_counter() + seconds, list[float]()
 
@@ -77,7 +76,7 @@ async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
 
 def _one_each(store: EtcdStore) -> Step:
     """
-    One compare-and-swap a step, again until nobody was faster.
+    Return a step by one compare-and-swap, tried again until no other caller was faster.
     """
 
     async def step() -> None:
@@ -118,7 +117,7 @@ def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) 
 
 async def measure(reactor: Any, url: str, seconds: float) -> None:
     """
-    The table.
+    Measure everything, and write the table.
     """
     sys.stdout.write("| nodes | callers | how | steps/s | median | 99% |\n")
     sys.stdout.write("|---:|---:|---|---:|---:|---:|\n")
@@ -164,7 +163,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
 
 def main() -> None:
     """
-    The command.
+    Run the command.
     """
     url = sys.argv[1]
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0  # noqa: PLR2004 the number of arguments

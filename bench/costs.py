@@ -1,5 +1,5 @@
 """
-What a request costs that carries something: the servers, the requests, the table.
+The costs of requests that carry something: the servers, the requests, the table.
 
 The same header goes to each server, and those that are compared take turns.  The rate of
 cheap requests is that of the client which makes them, so the processor time of the server
@@ -26,7 +26,7 @@ from bench.processors import Processes
 ORIGIN = "https://app.example.com"
 TOKEN = "a-token-of-the-bench"  # noqa: S105 it opens nothing
 
-#: Of fresh keys, so many were used before, so that each commit forgets some.
+#: How many keys the store has before the fresh ones come, so that each commit forgets some.
 USED_KEYS = 150_000
 
 PLAIN, LOG, CORS, PROXY, TOKENS, KEYS, TLS = (
@@ -63,24 +63,23 @@ class Request:
     A kind of request.
 
     @ivar heads: see L{Load.heads}.
-    @ivar server: which of ours it is sent to.
-    @ivar least: of the rate of identical bytes, on kept connections.
-    @ivar least_of_peer: of that of a peer with the same header.
-    @ivar moves: whether it moves, if it is a step.
+    @ivar carries: the words for what the request carries.
+    @ivar server: which of our servers the request is sent to.
+    @ivar least: the least ratio to the rate of identical bytes, on keep-alive connections.
+    @ivar moves: whether the request moves the cursor, if it is a step.
     """
 
     carries: str
     heads: Sequence[Sequence[str]]
     server: str = PLAIN
     least: float | None = None
-    least_of_peer: float | None = None
     moves: bool = True
 
     @property
     def differs(self) -> bool:
         """
-        Whether the requests of one run differ, or their answers are none that C{ab}
-        takes for good.
+        Tell whether the requests of one run differ, or get answers that C{ab} takes for
+        failures.
         """
         heads = str(self.heads)
         return len(self.heads) > 1 or "{" in heads or "If-None-Match" in heads
@@ -90,7 +89,7 @@ SAME = Request("nothing: identical bytes", [[]])
 
 LOOKS = (
     SAME,
-    Request("a unique `X-Request-ID`", [[_ID]], least=0.8, least_of_peer=1.5),
+    Request("a unique `X-Request-ID`", [[_ID]], least=0.8),
     Request("Chrome's head and a unique id", [[*_CHROME, _ID]], least=0.7),
     Request("a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], least=0.6),
     Request("a header whose name is unique", [["X-{id}: 1"]], least=0.4),
@@ -143,10 +142,10 @@ STEPS = (
 @frozen
 class Cost:
     """
-    What one server made of one kind of request.
+    The cost of one kind of request at one server.
 
     @ivar rate: requests a second, the median.
-    @ivar microseconds: of processor time of the server, a request.
+    @ivar microseconds: the processor time of the server for one request.
     """
 
     rate: float
@@ -180,7 +179,7 @@ def _store_with_keys(path: Path) -> None:
 @contextmanager
 def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Target]]:
     """
-    Ours, set up in each way that a request needs.
+    Run pexservice once for each set of options that a request needs.
     """
     path.mkdir(parents=True, exist_ok=True)
     issued = trustme.CA().issue_cert("127.0.0.1", "localhost")
@@ -211,7 +210,7 @@ def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Tar
                 _store_with_keys(home / "pexservice-data")
             target = stack.enter_context(peers.ours(home, *words))
             if name == TLS:
-                # Its revision is not asked for: the certificate is nobody's.
+                # The revision is not asked for: nobody trusts this certificate.
                 secure = target.url.replace("http:", "https:")
                 target = evolve(target, url=secure, counts=False)
             found[name] = target
@@ -222,7 +221,8 @@ def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
     """
     Return the load that C{request} is sent as.
 
-    @param keeps: on 64 kept connections, or else on one for each request, 10 at a time.
+    @param keeps: whether on 64 keep-alive connections, or else on one for each request, 10
+        at a time.
     """
     return Load(
         "wrk" if keeps or request.differs else "ab",
@@ -238,7 +238,7 @@ def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
 
 class Costs:
     """
-    One run of the whole.
+    One run of all measurements of costs.
     """
 
     def __init__(
@@ -259,19 +259,19 @@ class Costs:
 
     def table(self, *, steps: bool, keeps: bool) -> list[str]:
         """
-        Measure, and return the table in Markdown.
+        Measure one kind of connection, and return the table in Markdown.
         """
         requests = STEPS if steps else LOOKS
         wanted = [(each, loads(each, steps=steps, keeps=keeps)) for each in requests]
         if not keeps:
-            # What the others are compared with, by the same tool.
+            # The requests that wrk makes are compared with identical bytes, also by wrk.
             same = evolve(wanted[0][1], tool="wrk", closes=True)
             wanted.insert(1, (evolve(SAME, carries="the same, by wrk"), same))
         found: dict[tuple[str, str], list[Cost]] = {}
         for number in range(self._rounds):
             for request, load in wanted:
                 for target in self._targets(request):
-                    # One that knows no keys would really move, and so far up that its
+                    # A peer that knows no keys would really move, and so far up that its
                     # values fill its memory.
                     up_only = load.up_only and target.name == peers.OURS
                     cost = self._cost(target, evolve(load, up_only=up_only))
@@ -288,7 +288,7 @@ class Costs:
 
     def _cost(self, target: Target, load: Load) -> Cost | None:
         """
-        Run C{load}.  One that fails is told of and costs its place in the table only.
+        Return the cost of C{load} on C{target}, or say why it failed and return C{None}.
         """
         if "If-None-Match" in str(load.heads) and target.counts:
             load = evolve(load, heads=_with_tag(load.heads, target))
@@ -366,7 +366,7 @@ def written(
     say: Callable[[str], None],
 ) -> list[str]:
     """
-    Measure everything, and return what stands on the page.
+    Measure everything, and return the lines of the page.
     """
     with servers(path, say) as ours:
         costs = Costs(ours, others, rounds=rounds, seconds=seconds, say=say)

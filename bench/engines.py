@@ -1,8 +1,8 @@
 """
-What a small durable commit costs in several engines, in turns, on one disk.
+The cost of a small durable commit in several storage engines, in turns, on one disk.
 
 C{python bench/engines.py [DIRECTORY]} prints a table for docs/decisions: medians of a
-commit of one record of 64 bytes, and of one with a hundred of them, as a batch has.
+commit of one record of 64 bytes, and of a commit of a hundred of them, as a batch has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Commit = Callable[[Sequence[bytes]], None]
 
 def append(path: Path) -> Commit:
     """
-    A file that grows, and one flush: the least that durability costs.
+    Return commits to a file that grows, each with one flush: the least cost of durability.
     """
     file = os.open(path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -40,7 +40,7 @@ def append(path: Path) -> Commit:
 
 def overwrite(path: Path) -> Commit:
     """
-    A file whose room is there already, and one flush.
+    Return commits to a file whose room is there already, each with one flush.
     """
     file = os.open(path / "ring", os.O_RDWR | os.O_CREAT)
     os.write(file, bytes(1 << 20))
@@ -55,7 +55,7 @@ def overwrite(path: Path) -> Commit:
 
 def in_lmdb(path: Path) -> Commit:
     """
-    LMDB with its defaults: the data, and then the page that makes them count.
+    Return commits to LMDB with its defaults: the data, then the page that makes them count.
     """
     environment = lmdb.open(str(path / "lmdb"), map_size=1 << 28)
     number = 0
@@ -72,7 +72,7 @@ def in_lmdb(path: Path) -> Commit:
 
 def in_sqlite(path: Path) -> Commit:
     """
-    SQLite with a write-ahead log that is flushed by each commit.
+    Return commits to SQLite with a write-ahead log that each commit flushes.
     """
     database = sqlite3.connect(path / "sqlite", isolation_level=None)
     database.execute("pragma journal_mode = wal")
@@ -101,7 +101,7 @@ ENGINES: dict[str, Callable[[Path], Commit]] = {
 
 def median(commit: Commit, size: int) -> float:
     """
-    Milliseconds for one of C{size} records.
+    Return the median duration of a commit of C{size} records, in milliseconds.
     """
     times = []
     for _ in range(COMMITS):
@@ -113,7 +113,7 @@ def median(commit: Commit, size: int) -> float:
 
 def main() -> None:
     """
-    Measure, and print.
+    Measure all engines, and print the table.
     """
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else ".") as place:
         commits = {name: make(Path(place)) for name, make in ENGINES.items()}

@@ -1,5 +1,5 @@
 """
-The load: Debian's ab and wrk, run and read.
+The load: Debian's C{ab} and C{wrk} are run, and their output is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LUA = str(Path(__file__).with_name("requests.lua"))
 
 class BadAnswers(Exception):
     """
-    What came back is not what should have.
+    Answers that are no success, or not as many as the steps that were made.
     """
 
 
@@ -30,7 +30,7 @@ class Target:
     """
     A server under load.
 
-    @ivar url: without a path.
+    @ivar url: the URL without a path.
     @ivar read: the path of a look.
     @ivar up: the path of a step.
     @ivar down: the path of a step back.
@@ -46,8 +46,8 @@ class Target:
 
     def resting(self) -> int:
         """
-        Return how many steps it has acknowledged when no more come: when a load ends,
-        some are under way.
+        Return how many steps the server has acknowledged, once no more come: when a load
+        ends, some are under way.
         """
         before, revision = -1, self.revision()
         while before != revision:
@@ -57,7 +57,7 @@ class Target:
 
     def revision(self) -> int:
         """
-        How many steps it has acknowledged.
+        Return how many steps the server has acknowledged.
         """
         with urlopen(self.url + self.read) as answer:  # noqa: S310 our own URL
             return int(answer.headers["Pex-Revision"])
@@ -66,15 +66,17 @@ class Target:
 @frozen
 class Load:
     """
+    One kind of load.
+
     @ivar tool: C{ab}, which opens a connection for each request, or C{wrk}.
-    @ivar connections: at a time.
-    @ivar steps: to and fro, or else looks, or always up.
-    @ivar one_core: the client on the first core, where the server is.
-    @ivar carries: what the headers are, in words.
-    @ivar heads: the header lines, as C{requests.lua} takes them; more than one head take
-        turns.
-    @ivar closes: with C{wrk} too, a connection for each request.
-    @ivar moves: whether each step moves.
+    @ivar connections: how many connections there are at a time.
+    @ivar steps: whether requests are steps, to and fro, or else looks.
+    @ivar one_core: whether the client is on the first core, where the server is.
+    @ivar up_only: whether steps always go up.
+    @ivar carries: the words for what the headers are.
+    @ivar heads: the header lines, as C{requests.lua} takes them; several heads take turns.
+    @ivar closes: whether C{wrk} too opens a connection for each request.
+    @ivar moves: whether each step moves the cursor.
     """
 
     tool: str
@@ -98,9 +100,11 @@ class Load:
 @frozen
 class Measured:
     """
+    The result of a run.
+
     @ivar rate: requests a second.
     @ivar percentiles: milliseconds by percentile.
-    @ivar requests: how many they were.
+    @ivar requests: how many requests there were.
     """
 
     rate: float
@@ -110,7 +114,7 @@ class Measured:
 
 def measure(target: Target, load: Load, seconds: float) -> Measured:
     """
-    Run C{load} on C{target} for about C{seconds}, and check what came back.
+    Run C{load} on C{target} for about C{seconds}, and check the answers.
 
     @raise BadAnswers: an answer was no success, or there are not as many steps as
         answers.
@@ -121,7 +125,7 @@ def measure(target: Target, load: Load, seconds: float) -> Measured:
     if counted:
         requests = measured.requests
         grown = target.resting() - before
-        # What was under way when wrk stopped was taken and is not in its count.
+        # Steps that were under way when wrk stopped were made, and wrk does not count them.
         spare = load.connections if load.tool == "wrk" else 0
         if not requests <= grown <= requests + spare:
             raise BadAnswers(f"{requests} answers of {target.name}, {grown} steps")
@@ -144,7 +148,7 @@ def _found(pattern: str, said: str) -> float:
 
 
 def _wrk(target: Target, load: Load, seconds: float) -> Measured:
-    # It takes whole seconds.
+    # wrk takes whole seconds.
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s"]
     paths = [target.up] if load.up_only else [target.up, target.down]
     closing = ["Connection: close"] if load.closes else []

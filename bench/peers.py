@@ -1,5 +1,5 @@
 """
-The servers: ours, started as a user would, and what it is compared with.
+The servers: ours, started as a user would, and those that it is compared with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = 30
 
 def free_port() -> int:
     """
-    A port that nobody listens on now.
+    Return a port that nobody listens on now.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -39,7 +39,7 @@ def running(
     """
     Run C{command} in C{path} until the block ends.
 
-    @return: its URL.
+    @return: the URL of the server that C{command} starts.
     """
     path.mkdir(parents=True, exist_ok=True)
     pinned = ["taskset", "-c", "0"] if one_core else []
@@ -72,7 +72,7 @@ def running(
 
 def twistd(*arguments: str) -> list[str]:
     """
-    C{twistd}, of this interpreter.
+    Return the command line of C{twistd}, with this interpreter.
     """
     return [sys.executable, "-m", "pexservice", "-n", "--pidfile=", *arguments]
 
@@ -82,7 +82,7 @@ def ours(
     path: Path, *options: str, name: str = OURS, one_core: bool = False
 ) -> Iterator[Target]:
     """
-    The whole service with its defaults: supervisor, standby, journal.
+    Run the whole service with its defaults: supervisor, standby, journal.
     """
     port = free_port()
     listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
@@ -94,9 +94,10 @@ def ours(
 @contextmanager
 def far(path: Path, position: int, constant: int | None) -> Iterator[Target]:
     """
-    One worker whose cursor is at C{position}.
+    Run one worker whose cursor is at C{position}.
 
-    @param constant: instead of every value, a text of so many digits.
+    @param constant: the number of digits of a text that stands for every value, or C{None}
+        for the values themselves.
     """
     from tests.support.stores import make_store  # noqa: PLC0415 needs the tests
 
@@ -117,7 +118,7 @@ def far(path: Path, position: int, constant: int | None) -> Iterator[Target]:
 @contextmanager
 def program(name: str, module: str, path: Path) -> Iterator[Target]:
     """
-    One of L{bench.servers}.
+    Run C{module}, one of L{bench.servers}.
     """
     port = free_port()
     with running([sys.executable, "-m", module, str(port)], path, port) as url:
@@ -127,7 +128,7 @@ def program(name: str, module: str, path: Path) -> Iterator[Target]:
 @contextmanager
 def nginx(path: Path) -> Iterator[Target]:
     """
-    Debian's nginx with two workers and a constant.
+    Run Debian's nginx with two workers and a constant answer.
     """
     port = free_port()
     path.mkdir(parents=True)
@@ -156,7 +157,7 @@ def nginx(path: Path) -> Iterator[Target]:
 @contextmanager
 def granian(path: Path) -> Iterator[Target]:
     """
-    Granian with one worker and a constant, by its own interface.
+    Run Granian with one worker and a constant answer, by Granian's own interface.
     """
     port = free_port()
     command = [
@@ -170,7 +171,7 @@ def granian(path: Path) -> Iterator[Target]:
 @contextmanager
 def uvicorn(path: Path) -> Iterator[Target]:
     """
-    Uvicorn with one worker and a constant.
+    Run Uvicorn with one worker and a constant answer.
     """
     port = free_port()
     command = [
@@ -184,8 +185,8 @@ def uvicorn(path: Path) -> Iterator[Target]:
 @contextmanager
 def webdis(path: Path) -> Iterator[Target]:
     """
-    A durable counter: Redis with an fsync for each command, or for those of one turn,
-    behind webdis.
+    Run a durable counter: Redis behind webdis, with an fsync for each command, or for the
+    commands of one turn.
     """
     port, store = free_port(), free_port()
     path.mkdir(parents=True)
@@ -218,26 +219,26 @@ def webdis(path: Path) -> Iterator[Target]:
 
 def off(path: Path) -> AbstractContextManager[Target]:
     """
-    Ours, with the answer before the commit.
+    Run the whole service with the answer before the commit.
     """
     return ours(path, "--synchronous-commit", "off", name=OFF)
 
 
 def floor(path: Path) -> AbstractContextManager[Target]:
     """
-    Plain Klein.
+    Run plain Klein.
     """
     return program(FLOOR, "bench.servers.floor", path)
 
 
 def ceiling(path: Path) -> AbstractContextManager[Target]:
     """
-    Bare uvloop.
+    Run bare uvloop.
     """
     return program(CEILING, "bench.servers.ceiling", path)
 
 
-#: Each with the program that it takes, if it is not Python's.
+#: Each server after the program that it takes, or C{None} where that is Python.
 SERVERS: Sequence[tuple[str | None, Callable[[Path], AbstractContextManager[Target]]]] = (
     (None, ours),
     (None, off),
@@ -253,7 +254,8 @@ SERVERS: Sequence[tuple[str | None, Callable[[Path], AbstractContextManager[Targ
 @contextmanager
 def all_of_them(path: Path, progress: Callable[[str], None]) -> Iterator[list[Target]]:
     """
-    Ours and those that are installed, all at once: they do nothing unless asked.
+    Run ours and the other servers that are installed, all at once: they do nothing unless
+    asked.
     """
     with ExitStack() as stack:
         targets = []

@@ -14,7 +14,7 @@ _LISTENS = "0A"
 
 class Processes:
     """
-    The processes that listen on a port, those that inherited the socket too.
+    The processes that listen on a port, also those that inherited the socket.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Processes:
 
     def seconds(self, port: int) -> float:
         """
-        Return how long they were on a processor until now.
+        Return the processor time of the processes that listen on C{port}, until now.
         """
         if port not in self._listening:
             self._listening[port] = [*_holders({*_sockets(port)})]
@@ -42,7 +42,7 @@ def _holders(sockets: set[str]) -> Iterator[int]:
         try:
             held = {str(each.readlink()) for each in (process / "fd").iterdir()}
         except OSError:
-            # It is gone, or somebody else's.
+            # The process is gone, or belongs to another user.
             continue
         if held & sockets:
             yield int(process.name)
@@ -53,6 +53,6 @@ def _spent(process: int) -> float:
         stat = Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return 0.0
-    # Behind the name, which may have anything in it.
+    # The fields are counted from behind the name, which may have anything in it.
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / _TICKS

@@ -18,13 +18,13 @@ from bench.cells import Row
 _BEGIN = "<!-- what follows is written by make bench{} -->"
 _END = "<!-- and this is its end -->"
 
-#: The part of the page that has what requests cost that carry something.
+#: The part of the page with the costs of requests that carry something.
 COSTS = ": what requests cost"
 
 
 def table(rows: Sequence[Row]) -> list[str]:
     """
-    In Markdown.
+    Return the lines of a table in Markdown.
     """
     lines = [
         "| load | pexservice | against | theirs | ratio | at least | |",
@@ -48,7 +48,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def machine(rounds: int, seconds: float) -> list[str]:
     """
-    Where and with what it was measured.
+    Return the lines that say where and with which versions the measurements were made.
     """
     model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     names = ("twisted", "klein", "lmdb", "uvloop", "granian", "uvicorn")
@@ -98,7 +98,7 @@ def plot(
     logarithmic: bool = True,
 ) -> None:
     """
-    One SVG.
+    Draw C{series} into the SVG at C{path}.
     """
     import matplotlib as mpl  # noqa: PLC0415 half a second
 

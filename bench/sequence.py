@@ -1,8 +1,8 @@
 """
-What a step costs far along the sequence: the first table of docs/benchmarks.md.
+The cost of a step far along the sequence: the first table of docs/benchmarks.md.
 
 Each figure is the median of as many runs as fit into a quarter of a second.  The last
-two columns are what L{int} would cost instead of L{decimal.Decimal}.
+two columns are the costs of L{int} instead of L{decimal.Decimal}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POSITIONS = (0, 1_000, 10_000, 100_000, 1_000_000)
 
 def milliseconds(call: Callable[[], object]) -> float:
     """
-    The median duration of C{call}.
+    Return the median duration of C{call}, in milliseconds.
     """
     durations: list[float] = []
     end = time.perf_counter() + 0.25

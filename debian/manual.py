@@ -1,6 +1,7 @@
 """
-Writes the manual pages pexservice(8) and pexctl(1) from the options themselves, so
-that the two cannot drift: C{python3 debian/manual.py}, to C{debian/}.
+The writer of the manual pages pexservice(8) and pexctl(1): it takes them from the options
+themselves, so that pages and options agree.  C{python3 debian/manual.py} writes them to
+C{debian/}.
 """
 
 from __future__ import annotations
@@ -128,16 +129,16 @@ then
 
 def quoted(text: str) -> str:
     """
-    For roff.
+    Return C{text} quoted for roff.
     """
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
-    # A line that begins with a period is a request.
+    # roff takes a line that begins with a period for a request.
     return "\n".join(rf"\&{line}" if line[:1] == "." else line for line in text.split("\n"))
 
 
 def service(version: str) -> Iterator[str]:
     """
-    The lines of pexservice(8).
+    Yield the lines of pexservice(8).
     """
     yield f'.TH PEXSERVICE 8 "" "pexservice {version}"'
     yield _INTRODUCTION.strip()
@@ -149,7 +150,7 @@ def service(version: str) -> Iterator[str]:
 
 def ctl(version: str) -> Iterator[str]:
     """
-    Write the lines of pexctl(1).
+    Yield the lines of pexctl(1).
     """
     parser = make_parser()
     yield f'.TH PEXCTL 1 "" "pexservice {version}"'
@@ -181,7 +182,7 @@ def ctl(version: str) -> Iterator[str]:
 
 def main() -> None:
     """
-    Both.
+    Write both manual pages.
     """
     # The width that argparse writes for.
     os.environ["COLUMNS"] = "80"

@@ -1,5 +1,5 @@
 """
-The ceiling: uvloop and nothing else.  Whatever comes, a constant goes back.
+The ceiling: uvloop and nothing else.  Every request gets a constant answer.
 C{python -m bench.servers.ceiling PORT}
 """
 
@@ -15,18 +15,18 @@ ANSWERS = {version: _HEAD % version for version in (b"0", b"1")}
 
 class Constant(asyncio.Protocol):
     """
-    Takes each chunk for a request.
+    A connection that takes each chunk for a request.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        See L{asyncio.Protocol}.
+        Keep the transport for the answers.
         """
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """
-        See L{asyncio.Protocol}.
+        Answer a request, and close the connection after one of HTTP/1.0.
         """
         if b"HTTP/1.0" in data:
             self.transport.write(ANSWERS[b"0"])
@@ -37,7 +37,7 @@ class Constant(asyncio.Protocol):
 
 async def main() -> None:
     """
-    Serve.
+    Serve on the port that the command line names.
     """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Constant, "127.0.0.1", int(sys.argv[1]), backlog=4096)

@@ -16,7 +16,7 @@ async def asgi(
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
     """
-    For uvicorn and granian.
+    Answer a request with a constant, for uvicorn and granian.
     """
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
@@ -25,7 +25,7 @@ async def asgi(
 
 async def rsgi(_: object, protocol: Any) -> None:
     """
-    For granian.
+    Answer a request with a constant, for granian.
     """
     headers = [(name.decode(), value.decode()) for name, value in HEADERS]
     protocol.response_bytes(200, headers, b"0\n")
@@ -33,13 +33,13 @@ async def rsgi(_: object, protocol: Any) -> None:
 
 def main() -> None:
     """
-    C{twistd}, in a process where every term has the same text.
+    Run C{twistd} in this process, where every term has the same text.
     """
     from twisted.scripts.twistd import run  # noqa: PLC0415 not for the others
 
     from pexservice.core.sequence import Term  # noqa: PLC0415 for one of the servers
 
-    # A character that is nowhere else in an answer.
+    # The character is nowhere else in an answer.
     text = b"~" * int(sys.argv[1])
     Term.text = property(lambda _: text)  # type: ignore[method-assign,assignment]
     sys.argv[:] = ["twistd", *sys.argv[2:]]

@@ -1,6 +1,6 @@
 """
-The floor: what anybody would write first, a plain Klein application with the cursor in
-memory.  C{python -m bench.servers.floor PORT}
+The floor: the server that anybody would write first, a plain Klein application with the
+cursor in memory.  C{python -m bench.servers.floor PORT}
 """
 
 import sys
@@ -15,7 +15,7 @@ before, value = 1, 0
 @app.route("/current")
 def current(_: IRequest) -> str:
     """
-    Where the cursor is.
+    Answer the value at the cursor.
     """
     return f"{value}\n"
 
@@ -23,7 +23,7 @@ def current(_: IRequest) -> str:
 @app.route("/next")
 def forward(_: IRequest) -> str:
     """
-    One up.
+    Move the cursor one up, and answer the value there.
     """
     global before, value
     before, value = value, before + value
@@ -33,7 +33,7 @@ def forward(_: IRequest) -> str:
 @app.route("/previous")
 def backward(_: IRequest) -> str:
     """
-    One down.
+    Move the cursor one down, not below 0, and answer the value there.
     """
     global before, value
     if value:

@@ -1,6 +1,6 @@
 """
 C{python -m pexservice} is C{twistd}, wherever that is installed, and C{pexctl} for the
-commands that it has.
+commands that C{pexctl} has.
 """
 
 import sys
@@ -8,10 +8,10 @@ import sys
 from pexservice.process.start_signals import START_SIGNALS
 
 if __name__ == "__main__" and "pexservice" in sys.argv:
-    # Before anything else, for a signal may come while it is imported.
+    # Before the other imports, for a signal may come during them.
     START_SIGNALS.install()
 
-#: Those of L{pexservice.cli.pexctl}, which a worker has no use for.
+#: The commands of L{pexservice.cli.pexctl}, a module that a worker has no use for.
 VERBS = (
     *("current", "next", "previous", "reset", "history", "watch", "load"),
     *("status", "check", "reload", "verify", "backup", "restore"),

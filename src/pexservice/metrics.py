@@ -1,9 +1,10 @@
 """
-C{/metrics}: what the rooms count, as Prometheus reads it.
+C{/metrics}: the counters of all packages, as Prometheus reads them.
 
-Nothing is counted here.  The rooms keep plain numbers on the way of a request, since a
+Nothing is counted here.  The packages keep plain numbers on the way of a request, since a
 counter of prometheus_client takes a lock for an addition and a look-up for its labels;
-one collector reads them when somebody asks, and prometheus_client writes the text.
+one collector reads these numbers at a request for C{/metrics}, and prometheus_client
+writes the text.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _histogram(name: str, documentation: str, counted: Histogram) -> Metric:
 
 class Metrics(Collector):
     """
-    Collect the metrics of one worker.
+    The collector of the metrics of one worker.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Metrics(Collector):
         supervisor: int | None = None,
     ) -> None:
         """
-        @param supervisor: the descriptor of its scoreboard.
+        @param supervisor: the file descriptor of the supervisor's scoreboard.
         """
         self._committer = committer
         self._fast_path = fast_path
@@ -81,16 +82,17 @@ class Metrics(Collector):
             platform.python_version(),
             twisted.__version__,
         )
-        # Of our own: prometheus_client's has what it finds interesting.
+        # A registry of our own: prometheus_client's has the metrics that it finds
+        # interesting.
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def reply(self, accept: Sequence[bytes] | None) -> Reply:
         """
-        Return the answer to a request.
+        Return the answer to a request for C{/metrics}.
 
-        @param accept: its C{Accept} values, if it had any.
+        @param accept: the request's C{Accept} values, if it had any.
         """
         encode, kind = _encoder(b",".join(accept or ()).decode("latin-1"))
         headers = (
@@ -102,7 +104,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """
-        Read all there is but C{process_*}, which prometheus_client has.
+        Yield all metrics but C{process_*}, which prometheus_client has.
         """
         yield _labelled(
             GaugeMetricFamily,
@@ -296,5 +298,5 @@ def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
     try:
         return choose_encoder(accept)
     except TypeError:
-        # It compares whatever a client calls a version with a number.
+        # choose_encoder compares whatever a client calls a version with a number.
         return choose_encoder("")

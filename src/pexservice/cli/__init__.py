@@ -1,3 +1,3 @@
 """
-The commands: what C{twistd pexservice} and C{pexctl} read from their command lines.
+The command lines of C{twistd pexservice} and C{pexctl}.
 """

@@ -12,20 +12,20 @@ from urllib.parse import urlsplit
 
 from pexservice.cli.outcome import VerbFailed
 
-#: Where a service is, unless something else is said.
+#: The URL of a service where neither the command line nor the environment names one.
 URL = "http://127.0.0.1:8081"
 
 URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
 
-#: Wrong arguments, also where that is found out late.
+#: The exit status for wrong arguments, also for those that only a running verb finds.
 WRONG_ARGUMENTS = 2
 
 
 def _directory(store: str) -> str:
     """
-    Return a directory, which may be named as C{--store} names it.
+    Return the directory of C{store}, which may be written as C{--store} takes it.
     """
     if re.match(r"(etcd:)?https?://|etcd:", store):
         raise ArgumentTypeError(
@@ -44,7 +44,7 @@ def add_directory(parser: ArgumentParser, name: str, words: str) -> None:
 
 def seconds(text: str) -> float:
     """
-    Read a time.
+    Return the seconds, more than 0, that C{text} names.
     """
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not float(text):
         raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
@@ -53,7 +53,7 @@ def seconds(text: str) -> float:
 
 def whole(text: str) -> int:
     """
-    Read a number of something, or a revision.
+    Return the whole number, 0 or more, that C{text} names.
     """
     if not re.fullmatch(r"[0-9]{1,19}", text):
         raise ArgumentTypeError(f"{text}: must be a number, 0 or more")
@@ -78,7 +78,7 @@ def is_url(url: str) -> bool:
 
 def url(text: str) -> str:
     """
-    Read a base URL; of a host and a port alone it is that of HTTP.
+    Return C{text} as a base URL; a host and a port alone get C{http://} in front.
     """
     if not is_url(text) and _HOST_AND_PORT.fullmatch(text):
         text = f"http://{text}"
@@ -91,7 +91,7 @@ def add_server(parser: ArgumentParser, *, several: bool = True) -> None:
     """
     Add the arguments that say where a service is.
 
-    @param several: it may be at several addresses.
+    @param several: whether the service may be at several addresses.
     """
     again = "; may be repeated, for nodes that are tried in turns" if several else ""
     parser.add_argument(
@@ -131,7 +131,7 @@ def urls_of(arguments: Namespace) -> list[str]:
     """
     Return the base URLs that a verb is to call.
 
-    @raise VerbFailed: those in the environment are none.
+    @raise VerbFailed: C{PEXSERVICE_URL} names something that is no base URL.
     """
     given: list[str] | None = arguments.url
     if given:
@@ -147,9 +147,9 @@ def urls_of(arguments: Namespace) -> list[str]:
 
 def token_of(arguments: Namespace) -> str | None:
     """
-    Return the token that a verb is to send.
+    Return the token that a verb is to send, or C{None}.
 
-    @raise VerbFailed: there is none in the file.
+    @raise VerbFailed: the token file cannot be read, or has no token in it.
     """
     name: str | None = arguments.token_file
     if name is None:

@@ -1,5 +1,5 @@
 """
-What the verbs that call a service have in common: the client, and a reactor for it.
+The common part of the verbs that call a service: the client, and a reactor for it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pexservice.client import (
 
 T = TypeVar("T")
 
-#: EX_UNAVAILABLE and EX_TEMPFAIL.
+#: The exit statuses EX_UNAVAILABLE and EX_TEMPFAIL.
 _UNREACHABLE = 69
 _UNKNOWN = 75
 
 
 def call(arguments: Namespace, work: Callable[[Cursor], Coroutine[Any, Any, T]]) -> T:
     """
-    Do C{work} with the client of the service that C{arguments} name.
+    Run C{work} with a client of the service that C{arguments} name.
 
-    @raise VerbFailed: it was not answered as it should have been.
+    @raise VerbFailed: a call was not answered as it should have been.
     """
 
     async def with_cursor() -> T:
@@ -68,7 +68,7 @@ def _failed(error: CursorError) -> VerbFailed:
         return VerbFailed(message, "outcome-unknown", _UNKNOWN, {"key": key})
     if isinstance(error, Unanswered) or key is None:
         return VerbFailed(message, "unreachable", _UNREACHABLE)
-    # A step may have been made by whatever has answered so.
+    # The server that answered so may have made the step: its key finds that out.
     return VerbFailed(f"{message} (key {key})", "unreachable", _UNREACHABLE, {"key": key})
 
 
@@ -77,7 +77,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Run the reactor until C{work} is done.
 
     @raise KeyboardInterrupt: SIGINT came first.
-    @raise SystemExit: SIGTERM did.
+    @raise SystemExit: SIGTERM came first.
     """
     from twisted.internet import reactor as installed  # noqa: PLC0415 imports install it
 
@@ -120,7 +120,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def told(state: State) -> dict[str, object]:
     """
-    Return a state for programs: its values are strings, as in the service's own answers.
+    Return C{state} as C{--json} shows it: values are strings, as in the service's answers.
     """
     return {
         "revision": state.revision,

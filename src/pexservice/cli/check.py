@@ -1,9 +1,10 @@
 """
-Would a worker start?  Asked before there is one, so that the operator who starts the
-service is told at once: C{python -m pexservice.cli.check}, with a worker's options.
+The check whether a worker would start, made before there is one, so that the operator who
+starts the service is told at once: C{python -m pexservice.cli.check}, with a worker's
+options.
 
-It does what a worker does before it listens, and reads the whole store, in a process
-of its own: reading a damaged store may be the end of the process that does it.
+The check does what a worker does before it listens, and reads the whole store, in a
+process of its own: reading a damaged store may end the process that reads.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from pexservice.stores.lmdb.child import Progress, answer
 from pexservice.stores.registry import make_store
 from pexservice.worker.files import check_files
 
-#: A descriptor.
+#: A file descriptor.
 STANDARD_OUTPUT = 1
 
 
 def _open(settings: Settings, progress: Progress) -> None:
-    # Some stores have to be waited for.
+    # Some stores open only while a reactor runs.
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
     store = make_store(
@@ -70,17 +71,17 @@ def _open(settings: Settings, progress: Progress) -> None:
 
 def look(arguments: list[str], progress: Progress) -> None:
     """
-    See whether a worker with these arguments would start.
+    Check whether a worker with these arguments would start.
 
     @param progress: called with how much of the store was read, in percent.
-    @raise StoreUnusable: not on this store.
-    @raise CannotStart: nor with these files.
+    @raise StoreUnusable: the worker would not start on this store.
+    @raise CannotStart: the worker would not start with these files.
     """
     options = WorkerOptions()
     options.parseOptions(arguments)
     settings = options.settings()
     check_files(settings)
-    # The workers of a supervisor that was killed may still own it.
+    # The workers of a supervisor that was killed may still own the store.
     end = time.monotonic() + ORPHANS_PATIENCE
     while True:
         try:
@@ -94,6 +95,6 @@ def look(arguments: list[str], progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    # What this writes only its supervisor reads.
+    # Only the supervisor reads this output, so the check ends when its supervisor does.
     end_with_parent(STANDARD_OUTPUT)
     sys.exit(answer(partial(look, sys.argv[1:]), CannotStart))

@@ -25,7 +25,7 @@ def worker_command(settings: Settings) -> list[str]:
         *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
         *("--nodaemon", "--pidfile="),
         "pexservice-worker",
-        # The sockets are handed down instead.
+        # The worker inherits the sockets instead.
         *command_line(attrs.evolve(settings, listen=())),
     ]
 
@@ -34,14 +34,14 @@ def check_command(settings: Settings) -> list[str]:
     """
     Return the command that checks whether a worker would start.
     """
-    # It does not listen, and has no sockets of its own.
+    # The check does not listen, and has no sockets of its own.
     without_sockets = attrs.evolve(settings, listen=())
     return [sys.executable, "-m", "pexservice.cli.check", *command_line(without_sockets)]
 
 
 def store_name(settings: Settings) -> str:
     """
-    Return what messages call the store: its directory, or its URL.
+    Return the store's name in messages: its directory, or its URL.
     """
     scheme, _, directory = settings.store.partition(":")
     return str(Path(directory).resolve()) if scheme == "lmdb" else settings.store

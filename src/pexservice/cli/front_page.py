@@ -1,5 +1,5 @@
 """
-What C{python -m pexservice} says when it is not told what to do.
+The answers of C{python -m pexservice} to command lines that start nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def answer(arguments: Sequence[str], verbs: Sequence[str]) -> int | None:
     """
     Answer a command line that starts nothing.
 
-    @param verbs: those of C{pexctl}.
-    @return: the exit status, or C{None} if twistd is to take it.
+    @param verbs: the verbs of C{pexctl}.
+    @return: the exit status, or C{None} if twistd is to take the command line.
     """
     if any(each in SERVICES for each in arguments):
         return None
     words = [each for each in arguments if not each.startswith("-")]
     if arguments and words == list(arguments[:1]):
-        # Most who ask for help do not come here.
+        # Most requests for help have no wrong word, and do without this import.
         from pexservice.settings.values import near  # noqa: PLC0415 see above
 
         hint = near(words[0], [*SERVICES, *verbs])

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 
 from pexservice.settings.option import GROUPS, Option
 
-#: The width of what stands before the descriptions, and of a line.  Characters.
+#: The width of the column before the descriptions, and of a line.  Characters.
 _INDENT = 26
 _WIDTH = 80
 
 
 def grouped(description: str, options: Iterable[Option]) -> str:
     """
-    Write what follows the synopsis.
+    Return the help text that follows the synopsis.
     """
     lines = ["", *textwrap.wrap(description, _WIDTH)]
     by_group: dict[str, list[Option]] = {group: [] for group in GROUPS}

@@ -1,8 +1,8 @@
 """
-A load of steps, and an honest count of what became of them.
+A load of steps, and an honest count of their outcomes.
 
-Every answered step has a revision of its own, and the history says what was made at each
-revision; so what was lost or doubled shows there, whatever the client believes.
+Every answered step has a revision of its own, and the history has the step that was made
+at each revision; so a lost or doubled step shows there, whatever the client believes.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ _SHOWN = 0.1
 @frozen(kw_only=True)
 class Found:
     """
-    What became of a load.
+    The result of a load.
 
     @ivar answered: the steps that were answered.
-    @ivar seconds: how long that took.
-    @ivar rate: of them a second.
-    @ivar median: of the times that they took, in milliseconds; so are the others.
+    @ivar seconds: how long the load took.
+    @ivar rate: answered steps a second.
+    @ivar median: the median time of a step, in milliseconds.
+    @ivar p99: the 99th percentile of those times, in milliseconds.
+    @ivar longest: the longest of those times, in milliseconds.
     @ivar pause: the longest time without any answer, in milliseconds.
-    @ivar replayed: those that had been made when they were sent again.
-    @ivar unknown: those that were not answered before their deadline.
-    @ivar lost: answers that the history does not have, or that another answer had too.
+    @ivar replayed: steps that had been made already when they were sent again.
+    @ivar unknown: steps that were not answered before their deadline.
+    @ivar lost: answers that the history does not have, or whose revision another answer
+        had too.
     @ivar doubled: steps in the history that no answer belongs to: made twice, of an unknown
         outcome, or another client's.
     @ivar unseen: answered steps that the history has forgotten since.
@@ -53,7 +56,7 @@ class Found:
 
     def words(self) -> str:
         """
-        Return it for people.
+        Return the result as text for people.
         """
         lines = [
             f"{self.answered} steps in {self.seconds:.1f} s: {self.rate:.0f} a second",
@@ -72,11 +75,11 @@ class Found:
 @define(eq=False)
 class Load:
     """
-    What the clients of a load write down.
+    The record that the clients of a load keep.
 
-    @ivar answered: the position by the revision, of each answer.
-    @ivar times: how long each took, in seconds.
-    @ivar merged: answers with a revision that another answer had.
+    @ivar answered: the position of each answer, by its revision.
+    @ivar times: how long each answered step took, in seconds.
+    @ivar merged: how many answers had a revision that another answer had too.
     """
 
     clock: Callable[[], float]
@@ -90,7 +93,7 @@ class Load:
 
     async def step(self, cursor: Cursor) -> None:
         """
-        Make one step, and write down its answer.
+        Make one step, and record its answer.
         """
         began = self.clock()
         with suppress(OutcomeUnknown):
@@ -114,9 +117,9 @@ async def make_load(
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """
-    Make steps for some time, C{connections} at once, and count them.
+    Make steps for C{seconds}, C{connections} at once, and count them.
 
-    @param show: called with words, and how much is done, in percent.
+    @param show: called with words about the progress, and how much is done, in percent.
     """
     before = await cursor.current()
     start = clock()

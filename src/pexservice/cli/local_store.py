@@ -1,5 +1,5 @@
 """
-What the verbs that read a store on this machine have in common.
+The common part of the verbs that read a store on this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pexservice.cli.outcome import VerbFailed
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb.summary import Summary
 
-#: How it went, in one word, for those who ask for an object.
+#: The outcome in one word, as C{--json} shows it, where it is not C{failed}.
 _OUTCOMES: dict[type[StoreUnusable], str] = {
     StoreDamaged: "damaged",
     StoreIncompatible: "incompatible",
@@ -25,7 +25,7 @@ _OUTCOMES: dict[type[StoreUnusable], str] = {
 @contextmanager
 def failing_as_a_verb() -> Iterator[None]:
     """
-    Turn what is wrong with a store into L{VerbFailed}.
+    Turn an error of a store into L{VerbFailed}.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def failing_as_a_verb() -> Iterator[None]:
 
 def contents(of: Summary) -> str:
     """
-    Say what a store has in it.
+    Return one line about the contents of a store.
     """
     known = f"revision {of.revision}, position {of.position}, {of.size} bytes"
     if of.witness is None:

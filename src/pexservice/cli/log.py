@@ -1,5 +1,5 @@
 """
-Where the log goes: to standard output, or to a daemon's file, as C{twistd} has it.
+The destination of the log: standard output, or a daemon's file, as C{twistd} has it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.python.logfile import LogFile
 from pexservice.process.log_lines import LogLines, is_journal
 from pexservice.settings.options import Settings
 
-#: The file of a daemon that names none.
+#: The log file of a daemon whose options name none.
 _DAEMONS_FILE = "twistd.log"
 
 
@@ -33,19 +33,19 @@ class Log:
         self, options: MutableMapping[str, Any], settings: Settings, process: str
     ) -> None:
         """
-        Have twistd log by L{observer}, unless it was told another.
+        Have twistd log by L{observer}, unless its options name another logger.
 
-        @param options: twistd's.
+        @param options: the options of twistd.
         @param process: the name of this process.
         """
         self._options, self._settings, self._process = options, settings, process
         if not (options.get("logger") or options.get("syslog")):
-            # It takes a name, and nothing else.
+            # twistd takes the name of a logger, and nothing else.
             options["logger"] = f"{__name__}.LOG.observer"
 
     def observer(self) -> LogLines:
         """
-        Return what twistd logs by.
+        Return the log observer that twistd logs by.
         """
         name = self._options.get("logfile")
         as_json = self._settings.log_format == "json"
@@ -66,7 +66,7 @@ class Log:
         )
 
 
-#: Of this process.
+#: The log of this process.
 LOG = Log()
 
 
@@ -80,7 +80,7 @@ def _flushed(stream: IO[str]) -> Callable[[str], object]:
 
 def _rotated(name: str) -> Callable[[str], object]:
     """
-    Write to a file, of which there is a new one at each megabyte and each SIGUSR1.
+    Return a writer to a file that is rotated at each megabyte and each SIGUSR1.
     """
     file = LogFile.fromFullPath(name)
 

@@ -1,5 +1,5 @@
 """
-How a verb of C{pexctl} ended: with a result, or with what is wrong.
+The ways in which a verb of C{pexctl} ends: with a result, or with a failure.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from attrs import define, field, frozen
 @frozen
 class Result:
     """
-    What a verb found or did.
+    The result of a verb.
 
-    @ivar line: for people.
-    @ivar found: for programs, who ask for it with C{--json}.
+    @ivar line: the text for people.
+    @ivar found: the object for programs, which ask for it with C{--json}.
     """
 
     line: str
@@ -25,12 +25,12 @@ class Result:
 @define(eq=False)
 class VerbFailed(Exception):
     """
-    A verb could not do what it was asked for.
+    The failure of a verb.
 
-    @ivar message: one line that says what is wrong, and names it.
-    @ivar outcome: the same in one word, for programs.
+    @ivar message: one line that says what is wrong, and where.
+    @ivar outcome: the failure in one word, for programs.
     @ivar exit_status: one of those that C{pexctl --help} lists.
-    @ivar found: what else programs are told.
+    @ivar found: further members of the object for programs.
     """
 
     message: str

@@ -1,5 +1,5 @@
 """
-What C{pexctl} writes: results on standard output, and progress where somebody looks on.
+The output of C{pexctl}: results on standard output, and progress on a terminal.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def write(line: str) -> None:
     """
     Write a line of the result.
 
-    @raise BrokenPipeError: nobody reads it.
-    @raise VerbFailed: it cannot be written.
+    @raise BrokenPipeError: nobody reads standard output.
+    @raise VerbFailed: the line cannot be written.
     """
     try:
         sys.stdout.write(f"{line}\n")
-        # Not at the end, where nobody could be told that it is not read.
+        # Flushed here: when the process ends, a failure could not be reported any more.
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -35,14 +35,14 @@ def write(line: str) -> None:
 
 def give_up_output() -> None:
     """
-    Write nothing any more: what is left would be written when the process ends, and fail.
+    Discard all further output: the rest would be written when the process ends, and fail.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar:
     """
-    A bar on standard error, if that is a terminal; else nothing.
+    A progress bar on standard error, which shows only if that is a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -62,7 +62,7 @@ class ProgressBar:
 
     def show(self, words: str, percent: float) -> None:
         """
-        Show how much is done of something.
+        Show C{words}, and how much is done, in percent.
         """
         percent = min(max(percent, 0.0), 100.0)
         done = "#" * int(_FULL * percent / 100)
@@ -70,7 +70,7 @@ class ProgressBar:
 
     def _show(self, line: str) -> None:
         if line != self._shown and self._stream.isatty():
-            # What was longer before is written over.
+            # Blanks write over the end of a line that was longer before.
             self._stream.write(f"\r{line:{len(self._shown)}}\r")
             self._stream.flush()
             self._shown = line

@@ -1,10 +1,10 @@
 """
-C{pexctl}, and C{python -m pexservice VERB}: what an operator asks of a service and its
+C{pexctl}, and C{python -m pexservice VERB}: an operator's commands for a service and its
 store.
 
-A result is a line, or with C{--json} an object, on standard output; what is wrong is a
-line on standard error too.  Exit statuses are those of L{EPILOGUE}.  To add a verb, write
-its module in L{pexservice.cli.verbs} and name it in L{VERBS}.
+A result is a line, or with C{--json} an object, on standard output; a failure is a line on
+standard error too.  Exit statuses are those of L{EPILOGUE}.  To add a verb, write its
+module in L{pexservice.cli.verbs} and name it in L{VERBS}.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Verb(Protocol):
 
     def run(self, arguments: Namespace) -> Result | None:
         """
-        Do it.
+        Run this verb.
 
-        @return: the result, or C{None} from a verb that has written what there is to say.
-        @raise VerbFailed: it could not be done.
+        @return: the result, or C{None} from a verb that has written its results itself.
+        @raise VerbFailed: the verb could not do its work.
         """
 
 
@@ -93,7 +93,7 @@ exit status:
 
 class _Version(Action):
     """
-    Tells the version, which takes time to find out.
+    The option C{--version}, which alone takes the time to find the version out.
     """
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
@@ -136,7 +136,7 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the command.
+    Run the command line C{argv}, or that of this process.
 
     @return: the exit status.
     """
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and "options" not in arguments:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.options = others
-    # So that what was begun is cleaned up.
+    # SIGTERM raises SystemExit, so that a verb cleans up the work that it began.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         result: Result | None = arguments.run(arguments)

@@ -1,6 +1,6 @@
 """
-Is a running service ready, and where is its cursor?  Asked over HTTP, as any client
-would, without reading a value.
+The status of a running service: whether it is ready, and where its cursor is, asked over
+HTTP, as any client would, without reading a value.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from attrs import frozen
 
 class Unreachable(Exception):
     """
-    Nobody answers there, or somebody else does.
+    A URL where nothing answers, or something other than a pexservice.
     """
 
 
 class NotReady(Exception):
     """
-    It answers, and would not take a step.
+    A service that answers, and would not take a step.
     """
 
 
 @frozen(kw_only=True)
 class Status:
     """
-    Of a service that is ready.
+    The status of a service that is ready.
     """
 
     url: str
@@ -40,7 +40,7 @@ class Status:
 
 class _UnixConnection(HTTPConnection):
     """
-    HTTP over a Unix socket.
+    An HTTP connection over a Unix socket.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -49,7 +49,7 @@ class _UnixConnection(HTTPConnection):
 
     def connect(self) -> None:
         """
-        See C{HTTPConnection.connect}.
+        Connect to the Unix socket.
         """
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
@@ -74,14 +74,14 @@ def status_of(
     url: str, timeout: float, ca_file: str | None = None, *, verify: bool = True
 ) -> Status:
     """
-    Ask the service at C{url}.
+    Ask the service at C{url} for its status.
 
-    @param timeout: seconds, for each answer.
+    @param timeout: how long to wait for each answer, in seconds.
     @param ca_file: a PEM file of authorities to trust instead of the system's.
     @param verify: C{False} for a service of this machine, whose certificate has another
         name.
-    @raise NotReady: it says so.
-    @raise Unreachable: nobody says anything, or nothing that is known.
+    @raise NotReady: the service says that it is not ready.
+    @raise Unreachable: there is no answer, or none that a ready pexservice gives.
     """
     parts = urlsplit(url)
     prefix = "" if parts.scheme.endswith("unix") else parts.path.rstrip("/")
@@ -108,13 +108,13 @@ def status_of(
 def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
     connection.request(method, path)
     answer = connection.getresponse()
-    # More than any of ours has; what somebody else sends may have no end.
+    # No body of a pexservice is as long; one of another server may have no end.
     return answer, answer.read(65536).decode(errors="replace")
 
 
 def _reasons(body: str) -> str:
     """
-    The checks that failed, or what stands there instead, on one line.
+    Return the checks that failed, or else the whole of C{body}, on one line.
     """
     failed = re.findall(r"^\[-\](.+)$", body, re.MULTILINE)
     return "; ".join(failed) or " ".join(body.split()) or "it does not say why"

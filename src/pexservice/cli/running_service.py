@@ -1,6 +1,6 @@
 """
-Where a running service can be asked: as its own command line, and the configuration file
-that this names, tell it.
+The URL of a running service, found in its command line and in the configuration file that
+the command line names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pexservice.cli.twistd import ServiceOptions
 
 _COMMAND = "pexservice"
 
-#: What stands for every address of the machine, and one of them.
+#: The interfaces that stand for every address of the machine, each with one to ask at.
 _ANY = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 compared with
 
 
 def url_of_process(pid: int) -> str:
     """
-    Return the URL of the first address that the service with the process id C{pid} was
-    told to listen on, and that has one.
+    Return the URL of the service with the process id C{pid}: of the addresses that it was
+    told to listen on, the first that has a URL.
 
-    @raise VerbFailed: there is none.
+    @raise VerbFailed: there is no such address, or the process is no pexservice.
     """
     place = Path(f"/proc/{pid}")
     try:
@@ -33,7 +33,7 @@ def url_of_process(pid: int) -> str:
         raise VerbFailed(f"process {pid}: {error.strerror}") from error
     options = ServiceOptions()
     try:
-        # Our own form of it ends the process.
+        # ServiceOptions' own parseOptions ends the process where an option is wrong.
         Options.parseOptions(options, _options(words, place / "cwd"))
     except (UsageError, ValueError) as error:
         raise VerbFailed(f"process {pid} is no pexservice: {error}") from error
@@ -56,11 +56,11 @@ def url_of_process(pid: int) -> str:
 
 def _options(words: list[str], directory: Path) -> list[str]:
     """
-    Return what stands behind the command's name.
+    Return the options that stand behind the command's name.
 
-    @raise ValueError: it is not there.
+    @raise ValueError: the command's name is not in C{words}.
     """
-    # Behind python's -m it is the module's name.
+    # The word behind python's -m is the name of the module.
     begin = words.index("-m") + 2 if "-m" in words else 0
     found = words[words.index(_COMMAND, begin) + 1 :]
     if "--config" in found[:-1]:

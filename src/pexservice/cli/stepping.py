@@ -1,5 +1,5 @@
 """
-What the verbs that make a step have in common.
+The common part of the verbs that make a step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from pexservice.cli.arguments import add_service, whole
 from pexservice.cli.outcome import Result
 
-#: What there is to say about each of them.
+#: The description of each of these verbs.
 DESCRIPTION = """\
 It is sent again, with the same
 key, until it is answered or the deadline is over; it is made once."""
@@ -17,7 +17,7 @@ key, until it is answered or the deadline is over; it is made once."""
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments of a verb that makes a step.
     """
     add_service(parser)
     parser.add_argument(
@@ -37,7 +37,7 @@ def make_step(arguments: Namespace, word: str) -> Result:
     """
     Make the step that C{word} names.
     """
-    # Not before it is needed, by no other verb.
+    # Imported here, so that the verbs that call no service do not load treq.
     from pexservice.cli.calling import call, told  # noqa: PLC0415 treq, for these verbs alone
 
     state = call(

@@ -1,8 +1,8 @@
 """
 The command lines of C{twistd pexservice} and C{twistd pexservice-worker}.
 
-They check what can be checked without opening anything, but for the configuration
-file, and say in one line what is wrong.
+They check all that can be checked without opening anything but the configuration file,
+and report an error in one line.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ T = TypeVar("T", bound=attrs.AttrsInstance)
 #: Every option that there is; the configuration file may have those of both commands.
 TABLES = (Source, Settings, Supervision)
 
-#: What a reload leaves as it was when the service started: the sockets are open, one
-#: store goes from worker to worker, and the supervisor's log is the workers' too.
+#: The settings that a reload leaves as they were when the service started: the sockets are
+#: open, one store goes from worker to worker, and the supervisor's log is the workers' too.
 KEPT = ("listen", "store", "log_format")
 
 
 def _handler(option: Option) -> Callable[..., None]:
     """
-    Make the method by which C{usage.Options} takes C{option}.
+    Return the method by which C{usage.Options} takes C{option}.
     """
 
     def take(self: CommonOptions, text: str) -> None:
@@ -104,7 +104,7 @@ class CommonOptions(usage.Options):
     @property
     def foreground(self) -> bool:
         """
-        Whether twistd stays in the foreground.
+        Tell whether twistd stays in the foreground.
         """
         parent: Mapping[str, object] = self.parent or {}
         return bool(parent.get("nodaemon", True))
@@ -122,20 +122,20 @@ class CommonOptions(usage.Options):
             sys.stdout.write(f"{self}\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # A reader that has seen enough, as head(1); the interpreter would flush again.
+            # The reader has seen enough, as head(1) has; the interpreter would flush again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:
         """
-        Return what C{--help} shows.
+        Return the text that C{--help} shows.
         """
         return grouped(self.longdesc, self.declared())
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
         Parse the command line; end the process with one line if it is wrong, for twistd
-        would print the whole of its own help before it.
+        would print the whole of its own help before that line.
         """
         if not self.foreground:
             START_TERMINAL.keep()
@@ -166,7 +166,7 @@ class CommonOptions(usage.Options):
 
     def postOptions(self) -> None:
         """
-        Read the configuration file, and check what goes together.
+        Read the configuration file, and check that the options fit together.
         """
         self.on_command_line = self.given
         try:
@@ -179,7 +179,7 @@ class CommonOptions(usage.Options):
 
     def read_config(self) -> None:
         """
-        Take the configuration file's values, as it is now; the command line wins.
+        Take the values of the configuration file as it is now; the command line's win.
 
         @raise ValueError: one line that names what is wrong.
         """
@@ -190,14 +190,14 @@ class CommonOptions(usage.Options):
 
     def parseArgs(self, *words: str) -> None:
         """
-        Refuse arguments: there are none.
+        Refuse arguments, for there are only options.
         """
         if words:
             raise usage.UsageError(f"there is no argument {words[0]}, only options")
 
     def made(self, table: type[T], **others: object) -> T:
         """
-        Make an instance of C{table} from what was given.
+        Return an instance of C{table} with the values that were given.
         """
         given = {
             each.attribute: self.given[each.name]
@@ -248,7 +248,7 @@ class ServiceOptions(CommonOptions):
 
     def postOptions(self) -> None:
         """
-        Check what only a supervisor may not be told.
+        Check the options too for a file descriptor to listen on, which only a worker takes.
         """
         super().postOptions()
         for each in self.settings().listen:
@@ -266,7 +266,7 @@ class ServiceOptions(CommonOptions):
 
 def _make_service(options: ServiceOptions) -> IService:
     """
-    A supervisor by C{options}.  Opens nothing: twistd forks after this.
+    Return a supervisor by C{options}, and open nothing, for twistd forks afterwards.
     """
     from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
 
@@ -284,10 +284,10 @@ def _make_service(options: ServiceOptions) -> IService:
 
 def _read_again(began: Settings, options: ServiceOptions) -> Plan:
     """
-    Read the configuration file again.
+    Read the configuration file again, and return the plan by it.
 
     @param began: the settings that the service started with.
-    @raise Misconfigured: something is wrong.
+    @raise Misconfigured: the file cannot be read, or an option is wrong.
     """
     try:
         options.read_config()
@@ -314,9 +314,9 @@ def _plan(began: Settings, options: ServiceOptions) -> Plan:
 
 def _make_worker(options: WorkerOptions) -> IService:
     """
-    A worker by C{options}.  Opens nothing either.
+    Return a worker by C{options}, and open nothing.
     """
-    # A supervisor, which reads these options too, has no use for what this imports.
+    # A supervisor, which reads these options too, has no use for the worker's imports.
     from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
 
     return Worker(options.settings(), the_reactor())
@@ -324,7 +324,7 @@ def _make_worker(options: WorkerOptions) -> IService:
 
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
     """
-    C{twistd pexservice}.
+    The command C{twistd pexservice}.
     """
 
     Options = ServiceOptions
@@ -333,7 +333,7 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
 
 class worker:  # noqa: N801 as above
     """
-    C{twistd pexservice-worker}.
+    The command C{twistd pexservice-worker}.
     """
 
     Options = WorkerOptions

@@ -1,5 +1,5 @@
 """
-Base URLs: where a service is.
+The base URLs that say where a service is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Address:
     """
     One base URL.
 
-    @ivar text: as it was given, for messages.
-    @ivar url: what paths are appended to.
+    @ivar text: the URL as it was given, for messages.
+    @ivar url: the URL that paths are appended to.
     @ivar host: the name or the IP address.
     @ivar port: the number.
     @ivar socket: the path of a Unix socket instead, or C{None}.
@@ -34,23 +34,24 @@ class Address:
     @property
     def secure(self) -> bool:
         """
-        Whether it is reached over TLS.
+        Tell whether the service is reached over TLS.
         """
         return self.url.startswith("https:")
 
     @property
     def netloc(self) -> str:
         """
-        The host and the port, as a URL and the header C{Host} have them.
+        Return the host and the port, as a URL and the header C{Host} have them.
         """
         return urlsplit(self.url).netloc
 
     @property
     def plain_url(self) -> str:
         """
-        The URL with a host that every library understands, where it is reached otherwise.
+        Return the URL with a host that every library understands, for requests whose
+        connection is made by other means.
 
-        hyperlink, which treq has its URLs read by, takes neither an IPv6 address nor a
+        hyperlink, which treq parses its URLs with, takes neither an IPv6 address nor a
         name with an underscore.
         """
         parts = urlsplit(self.url)
@@ -62,9 +63,9 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """
-    Read a base URL.
+    Return the address that a base URL stands for.
 
-    @raise BadAddress: it is none.
+    @raise BadAddress: C{text} is no base URL.
     """
     wrong = BadAddress(f"{text!r} is no base URL; it must be {URLS}")
     try:

@@ -1,6 +1,6 @@
 """
-What an answer means: pure, and strict.  Whatever is not what a pexservice says is told as
-such, with what was expected and what came.
+The meaning of answers: pure, and strict.  An answer that no pexservice gives is an error,
+which names the expected answer and the one that came.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from pexservice.client.errors import Moved, Refused, UnexpectedAnswer
 from pexservice.client.numbers import is_number
 from pexservice.client.state import Sent, State, Step
 
-#: What the types of a service's problems begin with.
+#: The prefix of the types of a service's problems.
 _PROBLEM_TYPE = "urn:problem-type:pexservice:"
 
 _TRANSITIONS = ("next", "previous", "reset")
 
-#: How much of something unexpected is shown.  Characters.
+#: How much of an unexpected text is shown.  Characters.
 _SHOWN = 60
 
 
 @frozen
 class Answer:
     """
-    One answer, whole.
+    One whole answer.
 
-    @ivar url: what was asked.
-    @ivar headers: the last value of each, by its name in lower case.
+    @ivar url: the URL that was asked for.
+    @ivar headers: the last value of each header, by its name in lower case.
     """
 
     url: str
@@ -41,14 +41,14 @@ class Answer:
 
     def unexpected(self, expected: str, came: str) -> UnexpectedAnswer:
         """
-        Return the exception for an answer that is none.
+        Return the exception for an answer that is not the expected one.
         """
         return UnexpectedAnswer(f"{self.url}: expected {expected}, got {came}")
 
 
 def shown(text: bytes) -> str:
     """
-    Return the beginning of something unexpected, on one line.
+    Return the beginning of an unexpected text, on one line.
     """
     line = " ".join(text[: 4 * _SHOWN].decode("utf-8", "replace").split())
     return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
@@ -56,7 +56,8 @@ def shown(text: bytes) -> str:
 
 def problem_of(answer: Answer) -> tuple[str, str] | None:
     """
-    Return the name and the words of the problem that a service tells, if it is one.
+    Return the name and the detail of the problem in a service's answer, or C{None} if there
+    is no problem in it.
     """
     kind = answer.headers.get("content-type", "")
     if kind.partition(";")[0] != "application/problem+json":
@@ -76,8 +77,8 @@ def state_of(answer: Answer) -> State:
     Return the state in the answer to a step or to C{/current}.
 
     @raise Moved: a step was meant for another revision.
-    @raise Refused: the service says no.
-    @raise UnexpectedAnswer: it is no such answer.
+    @raise Refused: the service refused the request.
+    @raise UnexpectedAnswer: the answer has no state in it.
     """
     return state_in(
         _whole(answer),
@@ -92,7 +93,7 @@ def state_in(
     """
     Return the state in a JSON value.
 
-    @param wrong: makes the exception for what is no state.
+    @param wrong: makes the exception for a value that is no state, from words about it.
     """
     if not isinstance(found, dict):
         raise wrong(f"JSON that is no object: {_brief(found)}")
@@ -100,7 +101,7 @@ def state_in(
     if revision is None or position is None:
         raise wrong(f"an object without a revision and a position: {_brief(list(found))}")
     if "current" not in found and _count(found.get("digits")):
-        # An event about a value that is long.
+        # An event leaves out the digits of a long value.
         return State(revision=revision, position=position)
     for name in ("current", "previous", "next"):
         value = found.get(name)
@@ -114,7 +115,7 @@ def state_in(
 
 def _count(value: object) -> int | None:
     """
-    Return a number of steps, unless C{value} is none.
+    Return C{value} if it is a number of steps, or else C{None}.
     """
     return value if type(value) is int and value >= 0 else None
 
@@ -125,11 +126,11 @@ def _brief(value: object) -> str:
 
 def steps_of(answer: Answer, before: int | None) -> tuple[list[Step], bool]:
     """
-    Return a page of the history, and whether there is more.
+    Return the steps on a page of the history, and whether there are more pages.
 
-    @param before: all of its steps were made before this revision.
-    @raise Refused: the service says no.
-    @raise UnexpectedAnswer: it is no such answer.
+    @param before: the revision that was asked for: all steps must be of lower revisions.
+    @raise Refused: the service refused the request.
+    @raise UnexpectedAnswer: the answer is no such page.
     """
     found = _whole(answer)
     try:
@@ -166,7 +167,7 @@ def _step(row: Mapping[str, Any]) -> Step:
 
 def _whole(answer: Answer) -> Any:
     """
-    Return the JSON of an answer that has what was asked for.
+    Return the JSON value of a successful answer.
     """
     if answer.status != 200:  # noqa: PLR2004 HTTP's OK
         refuse(answer)
@@ -183,7 +184,7 @@ def _whole(answer: Answer) -> Any:
 
 def refuse(answer: Answer) -> NoReturn:
     """
-    Raise what an answer without success stands for.
+    Raise the exception that an unsuccessful answer stands for.
     """
     problem = problem_of(answer)
     if problem is None:

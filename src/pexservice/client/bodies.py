@@ -1,5 +1,5 @@
 """
-The body of an answer, read whole and no further than it may go.
+The body of an answer, read whole, up to a largest size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST = 256 << 20
 
 class BodyTooLong(Exception):
     """
-    A body has no end in sight.
+    A body that is longer than the largest that is read.
     """
 
 
@@ -31,7 +31,7 @@ class _Body(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Keep a part of the body.
+        Keep a part of the body, or end the body with L{BodyTooLong}.
         """
         self._room -= len(data)
         if self._room < 0:
@@ -42,10 +42,10 @@ class _Body(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        The body has ended, or the connection.
+        Deliver the whole body, or the reason why the connection ended before its end.
         """
-        # The latter is an answer without a length, whose end nobody can tell from a cut;
-        # what is in it tells.
+        # PotentialDataLoss is the end of an answer without a length, which looks the same
+        # as a cut; only the contents tell whether the body is whole.
         if reason.check(ResponseDone, PotentialDataLoss):
             self._end(b"".join(self._chunks))
         else:
@@ -62,13 +62,13 @@ def abort(protocol: Protocol) -> None:
     """
     transport = protocol.transport
     if transport is not None:
-        # All that Twisted's client lets a body do to it.
+        # Twisted's client lets a body do no more than this to its connection.
         transport.loseConnection()
 
 
 def read_body(response: IResponse, most: int = MOST) -> Deferred[bytes]:
     """
-    Read the body of C{response}; to cancel this closes the connection.
+    Read the body of C{response}; cancelling the Deferred closes the connection.
     """
     finished: Deferred[bytes] = Deferred(lambda _: abort(body))
     body = _Body(finished, most)

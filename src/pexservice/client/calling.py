@@ -1,8 +1,8 @@
 """
 One call, sent again until it is answered or its deadline is over.
 
-What is sent again is the identical request, so a caller that moves something gives it a
-key.
+The identical request is sent again, so a caller that moves the cursor gives its call an
+idempotency key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pexservice.client.pauses import back_off, retry_after
 
 T = TypeVar("T")
 
-#: Statuses that another attempt may change: whatever is not an answer yet.
+#: Statuses that are no final answer: another attempt may be answered otherwise.
 AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 
 _TOO_MANY_REQUESTS = 429
@@ -41,7 +41,7 @@ class Call:
     """
     A request to whichever address answers.
 
-    @ivar path: with the query.
+    @ivar path: the path with the query.
     """
 
     method: str
@@ -54,8 +54,8 @@ class Server:
     """
     An address, and the client that sends requests to it.
 
-    @ivar url: what paths are appended to, for this client.
-    @ivar headers: of every request to it.
+    @ivar url: the URL that paths are appended to, for this client.
+    @ivar headers: the headers of every request to this address.
     """
 
     address: Address
@@ -66,9 +66,9 @@ class Server:
 
 class Caller:
     """
-    Sends calls to the servers in turns, beginning with the one that answered last.
+    A sender of calls to the servers in turns, beginning with the one that answered last.
 
-    @ivar closed: no call is begun or sent again any more.
+    @ivar closed: whether the client is closed: no call is begun or sent again any more.
     @ivar patience: how long one attempt may take, in seconds.
     """
 
@@ -83,7 +83,7 @@ class Caller:
         now: Callable[[], float] = time.time,
     ) -> None:
         """
-        @param headers: of every request.
+        @param headers: the headers of every request.
         @param patience: how long one attempt may take, in seconds.
         @param chance: returns a number from 0 to 1.
         @param now: returns seconds since the epoch.
@@ -99,10 +99,10 @@ class Caller:
 
     async def call(self, call: Call, deadline: float) -> Answer:
         """
-        Send C{call} until it is answered, with whatever will not change.
+        Send C{call} until there is an answer that another attempt would not change.
 
-        @raise Unanswered: not within C{deadline} seconds.
-        @raise CursorError: what is there cannot be called.
+        @raise Unanswered: there was no such answer within C{deadline} seconds.
+        @raise CursorError: another attempt would end in the same way.
         """
         end = self.clock.seconds() + deadline
         turn = self._turn
@@ -116,8 +116,8 @@ class Caller:
                     call, turn, read_answer, min(self.patience, remaining)
                 )
             except BROKEN as error:
-                # That the deadline cut the last attempt short says less than what was
-                # wrong before.
+                # An earlier error says more than that the deadline cut the last attempt
+                # short.
                 if not (
                     wrong and remaining < self.patience and isinstance(error, TimedOut)
                 ):
@@ -148,18 +148,18 @@ class Caller:
         """
         Return how long to wait after the C{attempt}-th failure.
         """
-        # Every server has its turn before there is a pause that is long.
+        # Every server has its turn before the pauses grow.
         return back_off(attempt // len(self._servers), self._chance())
 
     async def wait(self, seconds: float) -> None:
         """
-        Wait.
+        Wait for C{seconds}.
         """
         await deferLater(self.clock, seconds)
 
     def url(self, call: Call, turn: int) -> str:
         """
-        Return what is asked for in the C{turn}-th turn, for messages.
+        Return the URL that is asked for in the C{turn}-th turn, for messages.
         """
         address = self._servers[turn % len(self._servers)].address
         return f"{str(address).rstrip('/')}{call.path}"
@@ -174,8 +174,8 @@ class Caller:
         """
         Send C{call} once, to the server whose turn it is.
 
-        @param read: takes the response and the URL, and reads what is wanted of it.
-        @param patience: how long it may take to be answered and read, in seconds.
+        @param read: takes the response and the URL, and reads the answer.
+        @param patience: how long the answer and its reading may take, in seconds.
         @raise CursorError: another attempt would end in the same way.
         @raise Exception: one of L{BROKEN}: another attempt may be answered.
         """
@@ -183,7 +183,7 @@ class Caller:
             raise CursorError("this client is closed")
         server = self._servers[turn % len(self._servers)]
         url = self.url(call, turn)
-        # The type of treq's reactor is private, and this clock is enough for what is asked.
+        # The type of treq's reactor is private, and this clock is enough for treq.
         clock: Any = self.clock
         headers = {**server.headers, **self._headers, **call.headers}
         sent: Deferred[Any] = server.client.request(
@@ -197,9 +197,9 @@ class Caller:
         )
         sent.addCallback(read, url)
         sent.addTimeout(patience, clock, _timed_out)
-        # A request that is given up may end as if it had broken: that of a look-up says
-        # that there is no such host.  So its caller waits for something else, and is told
-        # that it was cancelled.
+        # A cancelled request may end as if it had broken: during a look-up of the host, as
+        # if there was no such host.  So its caller waits for a Deferred of its own, which
+        # says that the call was cancelled.
         ended: Deferred[T] = Deferred()
         sent.chainDeferred(ended)
         try:
@@ -215,7 +215,7 @@ class Caller:
 
 def read_answer(response: IResponse, url: str) -> Deferred[Answer]:
     """
-    Read the whole answer.
+    Read the whole answer, body and all.
     """
     headers = {
         name.decode("ascii", "replace").lower(): values[-1].decode("latin-1")
@@ -231,7 +231,7 @@ def _timed_out(_: object, timeout: float) -> Any:
 
 def _in_words(answer: Answer) -> str:
     """
-    Say what an answer says that is none yet.
+    Return the status and the problem of an answer that is not final, for messages.
     """
     problem = problem_of(answer)
     words = shown(answer.body) if problem is None else f"{problem[0]}: {problem[1]}"

@@ -1,5 +1,5 @@
 """
-The ways to a service: over TCP, TLS and Unix sockets, by one pool of connections.
+The connections to a service: over TCP, TLS and Unix sockets, from one pool.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CERTIFICATE = re.compile(
 
 def make_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
     """
-    Return a pool that keeps at most C{connections} to each service.
+    Return a pool that keeps at most C{connections} connections to each service.
     """
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = connections
@@ -54,11 +54,11 @@ def make_agent(
     address: Address, reactor: Any, pool: HTTPConnectionPool, ca_file: str | None
 ) -> IAgent:
     """
-    Return what sends requests to C{address}, and to nothing else.
+    Return an agent that sends requests to C{address}, and to nothing else.
 
-    @param pool: of this address alone.
+    @param pool: the connections to this address alone.
     @param ca_file: a PEM file of authorities that are trusted, instead of the system's.
-    @raise BadAddress: the file cannot be used, or TLS not at all.
+    @raise BadAddress: the file cannot be used, or TLS is not installed.
     """
     policy = _policy(address, ca_file) if address.secure else None
     agent: IAgent = Agent.usingEndpointFactory(
@@ -71,9 +71,9 @@ def make_agent(
 @frozen
 class _Endpoints:
     """
-    The way to one service, whatever the URL of a request is.
+    A factory of endpoints that lead to one service, whatever the URL of a request is.
 
-    @ivar policy: whose certificates are trusted, where it is reached over TLS.
+    @ivar policy: which certificates are trusted, where the service is reached over TLS.
     """
 
     reactor: Any
@@ -82,7 +82,7 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """
-        See C{IAgentEndpointFactory.endpointForURI}.
+        Return an endpoint that leads to the service; see C{IAgentEndpointFactory}.
         """
         endpoint: IStreamClientEndpoint
         address = self.address
@@ -128,7 +128,7 @@ def _policy(address: Address, ca_file: str | None) -> IPolicyForHTTPS:
     try:
         authorities = [Certificate.loadPEM(each) for each in found]
     except Exception as error:
-        # What pyOpenSSL raises has no name of its own without pyOpenSSL.
+        # The exceptions of pyOpenSSL have no names where pyOpenSSL is not installed.
         raise BadAddress(f"{ca_file}: a certificate that cannot be read") from error
     trusting: IPolicyForHTTPS = BrowserLikePolicyForHTTPS(
         trustRootFromCertificates(authorities)

@@ -23,7 +23,7 @@ from pexservice.client.event_stream import EventStream
 from pexservice.client.state import State, Step
 from pexservice.client.watching import watch
 
-#: Where a service is that was given no other address.
+#: The URL of the service where a cursor is given none.
 URL = "http://127.0.0.1:8081"
 
 #: How long a call may take, and one attempt of it.  Seconds.
@@ -61,13 +61,14 @@ class Cursor:
         """
         @param urls: base URLs of one service, which are tried in turns: many nodes with
             one store.
-        @param token: what lets a caller move the cursor, where the service wants it.
+        @param token: the token that lets a caller move the cursor, where the service wants
+            one.
         @param deadline: how long a call may take, with all its attempts, in seconds.
-        @param timeout: how long one attempt may take.
+        @param timeout: how long one attempt may take, in seconds.
         @param ca_file: a PEM file of authorities to trust instead of the system's.
-        @param connections: how many are kept open to each URL.
-        @param reactor: Twisted's, if it is none that is given here.
-        @param agent: sends all requests, instead of one of this client's.
+        @param connections: how many connections are kept open to each URL.
+        @param reactor: the reactor, or C{None} for the one that Twisted has installed.
+        @param agent: the agent that sends all requests, instead of the client's own.
         @raise BadAddress: a URL, the token or the file cannot be used.
         """
         if reactor is None:
@@ -107,7 +108,7 @@ class Cursor:
 
     async def close(self) -> None:
         """
-        Close all connections, and end what watches the cursor.
+        Close all connections, and end all watches of the cursor.
         """
         self._caller.closed = True
         for stream in list(self._streams):
@@ -117,11 +118,11 @@ class Cursor:
 
     async def current(self, *, deadline: float | None = None) -> State:
         """
-        Return where the cursor is.
+        Return the state of the cursor.
 
-        @param deadline: of this call, instead of the client's.
+        @param deadline: the deadline of this call, in seconds, instead of the client's.
         @raise Unanswered: there was no answer.
-        @raise CursorError: what came is no answer.
+        @raise CursorError: the answer has no state in it.
         """
         return state_of(await self._call(Call("GET", "/current"), deadline))
 
@@ -135,13 +136,14 @@ class Cursor:
         """
         Move from position n to n + 1, once.
 
-        @param if_revision: only if the cursor is at this revision.
-        @param key: that of a call whose outcome is unknown; else there is a new one.
-        @param deadline: of this call, instead of the client's.
-        @return: the state after it.
+        @param if_revision: make the step only if the cursor is at this revision.
+        @param key: the key of an earlier call whose outcome is unknown; by default a new
+            one.
+        @param deadline: the deadline of this call, in seconds, instead of the client's.
+        @return: the state after the step.
         @raise Moved: the cursor is at another revision.
         @raise OutcomeUnknown: there was no answer.
-        @raise CursorError: what came is no answer.
+        @raise CursorError: the answer has no state in it.
         """
         return await self._step("next", if_revision, key, deadline)
 
@@ -175,10 +177,10 @@ class Cursor:
         """
         Return the steps that were made, newest first, read page by page as they are used.
 
-        @param before: only those before this revision.
-        @param limit: at most so many; else all that the service has kept.
+        @param before: return only steps before this revision.
+        @param limit: return at most so many steps; else all that the service has kept.
         @raise Unanswered: there was no answer.
-        @raise CursorError: what came is no answer.
+        @raise CursorError: an answer has no steps in it.
         """
         remaining = limit
         while remaining is None or remaining > 0:
@@ -197,13 +199,13 @@ class Cursor:
 
     def watch(self) -> AsyncIterator[State]:
         """
-        Return the present state of the cursor, and then each that is seen, for ever.
+        Return the present state of the cursor, and then each state that is seen, for ever.
 
         States that come faster than they are used, or than the service tells them, are
         left out, never the newest; revisions only grow.  A stream that breaks is begun
         again.
 
-        @raise CursorError: what is there has no such streams.
+        @raise CursorError: the server has no such streams.
         """
         return watch(self._caller, self._streams)
 

@@ -1,8 +1,8 @@
 """
-What a call may end with instead of an answer.
+The exceptions that a call may end with instead of an answer.
 
-Each says in one line what was expected and what came.  None of them has a value of the
-sequence or a token in its words.
+Each exception says in one line what was expected and what came.  None of them has a value
+of the sequence or a token in its words.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class CursorError(Exception):
     """
     A call that was not answered as it should have been.
 
-    @ivar message: one line.
-    @ivar key: the idempotency key of the step, if it was one: the same step with this key
-        is never made twice.
+    @ivar message: one line for people.
+    @ivar key: the idempotency key of the call, if it was a step: the same step with this
+        key is never made twice.
     """
 
     message: str
@@ -38,9 +38,9 @@ class BadAddress(CursorError, ValueError):
 @define(eq=False)
 class Moved(CursorError):
     """
-    The cursor is at another revision than the step was meant for; nothing was moved.
+    A step that was meant for another revision than the cursor's; nothing was moved.
 
-    @ivar state: where it is.
+    @ivar state: the present state of the cursor.
     """
 
     state: State
@@ -48,13 +48,13 @@ class Moved(CursorError):
 
 class Unanswered(CursorError):
     """
-    Nobody gave an answer before the deadline.
+    A call that got no answer before its deadline.
     """
 
 
 class OutcomeUnknown(Unanswered):
     """
-    Nobody gave an answer to a step before the deadline: it may have been made, or not.
+    A step that got no answer before its deadline: it may have been made, or not.
 
     The call can be made again later with C{key}, which finds out, and makes the step if it
     was not made.
@@ -64,9 +64,9 @@ class OutcomeUnknown(Unanswered):
 @define(eq=False)
 class Refused(CursorError):
     """
-    The service says no, and would say it again.
+    A call that the service refused, and would refuse again.
 
-    @ivar status: HTTP's.
+    @ivar status: the status of HTTP.
     @ivar name: the last part of the problem's type, as C{unauthorized}.
     """
 
@@ -76,11 +76,11 @@ class Refused(CursorError):
 
 class UnexpectedAnswer(CursorError):
     """
-    What answers is no pexservice, or its answer cannot be read.
+    An answer that is not from a pexservice, or that cannot be read.
     """
 
 
 class CertificateRefused(CursorError):
     """
-    The server's certificate is not trusted, or has another name.
+    A certificate of the server that is not trusted, or has another name.
     """

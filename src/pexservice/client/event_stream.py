@@ -24,7 +24,7 @@ LONGEST = 1 << 16
 @frozen
 class Event:
     """
-    One event.
+    One Server-Sent Event.
     """
 
     data: str
@@ -33,13 +33,13 @@ class Event:
 
 class TooLong(ValueError):
     """
-    An event has no end in sight.
+    An event of more than L{LONGEST} bytes.
     """
 
 
 class EventParser:
     """
-    Makes events of the bytes of a stream.
+    A parser that makes events from the bytes of a stream.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class EventParser:
         """
         Return the events that are complete now.
 
-        @raise TooLong: one of them never will be.
+        @raise TooLong: the event that is not complete yet is too long already.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
         events = []
@@ -85,7 +85,7 @@ class EventStream(Protocol):
 
     A reader that is slower than the stream gets the newest event only.
 
-    @ivar ended: why there will be no more, or C{None}.
+    @ivar ended: why there will be no more events, or C{None}.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -98,7 +98,7 @@ class EventStream(Protocol):
 
     def connectionMade(self) -> None:
         """
-        Expect to hear something.
+        Start the timer that ends a silent stream.
         """
         self._silence = self._clock.callLater(
             SILENCE, self.end, f"{SILENCE:g} s of silence"
@@ -122,13 +122,13 @@ class EventStream(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        There is no more.
+        End the stream with its connection.
         """
         self.end("the stream ended")
 
     def end(self, reason: str) -> None:
         """
-        Read no more.
+        End the stream for C{reason}, and close its connection.
         """
         if self.ended is not None:
             return
@@ -140,8 +140,8 @@ class EventStream(Protocol):
 
     def next(self) -> Deferred[Event | None]:
         """
-        Return what fires with the newest event that was not returned yet, or with C{None}
-        when there will be none.
+        Return a Deferred that fires with the newest event that was not returned yet, or
+        with C{None} when there will be no more.
         """
         waiting: Deferred[Event | None] = Deferred(self._forget)
         self._waiting = waiting

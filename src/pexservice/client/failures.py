@@ -1,5 +1,6 @@
 """
-Why a request had no answer: what may be over in a moment, and what will not.
+The reasons why a request had no answer: those that may pass in a moment, and those that
+last.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectingTimedOut
 from twisted.python.failure import Failure
-from twisted.web._newclient import (  # what its client raises has no other home
+from twisted.web._newclient import (  # the exceptions of its client have no other home
     ParseError,
     RequestNotSent,
     RequestTransmissionFailed,
@@ -23,7 +24,7 @@ from pexservice.client.errors import CertificateRefused, CursorError, Unexpected
 
 class TimedOut(Exception):
     """
-    No answer within the time of one attempt.
+    An attempt that got no answer within its time.
     """
 
 
@@ -40,14 +41,14 @@ BROKEN: tuple[type[Exception], ...] = (
     RequestTransmissionFailed,
 )
 
-#: Words of OpenSSL's: of a certificate that is not trusted, and of what is no TLS.
+#: OpenSSL's words for a certificate that is not trusted, and for bytes that are no TLS.
 _UNTRUSTED = "certificate verify failed"
 _NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 
 def reasons(error: BaseException) -> Iterator[BaseException]:
     """
-    List what an exception of Twisted's client stands for.
+    List the exceptions inside one of Twisted's client, or that one itself if it has none.
     """
     inner = getattr(error, "reasons", None)
     if not inner:
@@ -59,7 +60,8 @@ def reasons(error: BaseException) -> Iterator[BaseException]:
 
 def lasting(url: str, error: BaseException) -> CursorError | None:
     """
-    Return the exception for what another attempt will not change, if it is that.
+    Return the exception for an error that another attempt will not change, or C{None} for
+    one that may pass.
     """
     for each in reasons(error):
         kind, words = type(each), _words(each)

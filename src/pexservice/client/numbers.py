@@ -2,9 +2,9 @@
 Numbers of any length, from their decimal digits.
 
 The interpreter refuses to convert more than some thousands of digits at once, because its
-way takes time that grows with the square of their number.  That limit is the program's own,
-and stays as it is: here the digits are converted in short pieces, which are put together
-by multiplications.
+way takes time that grows with the square of their number.  That limit is for the program to
+set, and stays as it is: here the digits are converted in short pieces, which are put
+together by multiplications.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def number(text: str) -> int:
     """
     Return the number whose decimal digits are C{text}: 0.1 s for a million digits.
 
-    @raise ValueError: it is no number.
+    @raise ValueError: C{text} is no number.
     """
     if not is_number(text):
         raise ValueError("a number has the digits 0 to 9 only")

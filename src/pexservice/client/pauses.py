@@ -1,5 +1,5 @@
 """
-How long a client waits before it asks again: pure.
+The pauses of a client before it asks again: pure.
 """
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-#: The first pause, which doubles, and the longest.  Seconds.  A standby takes over in
-#: milliseconds, so the first is short.
+#: The first pause of the back-off, which doubles, and the longest.  Seconds.  A standby
+#: takes over in milliseconds, so the first is short.
 FIRST = 0.025
 LONGEST = 1.0
 
@@ -17,10 +17,10 @@ def back_off(attempt: int, chance: float) -> float:
     """
     Return the pause after the C{attempt}-th failure, counted from 0.
 
-    Half of it is left to chance, so that clients that failed together do not come back
-    together.
+    Half of the pause is left to chance, so that clients that failed together do not come
+    back together.
 
-    @param chance: 0 to 1.
+    @param chance: a random number from 0 to 1.
     """
     longest = min(FIRST * 2.0 ** min(attempt, 16), LONGEST)
     return longest * (1 + chance) / 2
@@ -28,10 +28,10 @@ def back_off(attempt: int, chance: float) -> float:
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
     """
-    Return how long an answer asks to wait, in seconds; 0 if it does not, or not in a way
-    that can be understood.
+    Return how long an answer asks to wait, in seconds; 0 if the answer does not ask, or not
+    in a way that can be understood.
 
-    @param headers: by their names in lower case.
+    @param headers: the headers of the answer, by their names in lower case.
     @param now: seconds since the epoch, for a date from a server that tells no time.
     """
     value = headers.get("retry-after", "").strip()

@@ -1,5 +1,5 @@
 """
-What a service tells of its cursor.
+The states of a cursor and its steps, as a service tells them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Sent:
 @frozen(kw_only=True)
 class State:
     """
-    Where the cursor is.
+    A state of the cursor.
 
-    Numbers are made of their digits when they are asked for, which a caller who needs the
-    revision only does not.  An answer without the digits, as an event has it where they are
-    many, has those that the sequence has at its position.
+    Numbers are made from their digits when they are asked for, so a caller that needs the
+    revision only does not pay for them.  Where an answer lacks the digits, as an event does
+    if they are many, they are computed from the position.
 
-    @ivar revision: how many steps were made since the store was.
+    @ivar revision: how many steps were made since the store was made.
     @ivar position: the index of the value.
-    @ivar replayed: the step had been made before, with the same key.
+    @ivar replayed: whether the step had been made before, with the same key.
     """
 
     revision: int
@@ -46,42 +46,42 @@ class State:
     @cached_property
     def value(self) -> int:
         """
-        The value at the cursor.
+        Return the value at the cursor.
         """
         return number(self.digits)
 
     @cached_property
     def previous(self) -> int | None:
         """
-        The value before it, or C{None} at position 0.
+        Return the value before the cursor's, or C{None} at position 0.
         """
         return None if self.previous_digits is None else number(self.previous_digits)
 
     @cached_property
     def next(self) -> int:
         """
-        The value after it.
+        Return the value after the cursor's.
         """
         return number(self.next_digits)
 
     @property
     def digits(self) -> str:
         """
-        The decimal digits of the value.
+        Return the decimal digits of the value.
         """
         return self._digits.current
 
     @property
     def previous_digits(self) -> str | None:
         """
-        Those of the value before it, or C{None} at position 0.
+        Return the decimal digits of the previous value, or C{None} at position 0.
         """
         return self._digits.previous
 
     @property
     def next_digits(self) -> str:
         """
-        Those of the value after it.
+        Return the decimal digits of the next value.
         """
         return self._digits.next
 

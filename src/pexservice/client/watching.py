@@ -1,5 +1,5 @@
 """
-Follow the cursor, over streams of events that may break.
+The watch of a cursor, over streams of events that may break.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
     """
     Return the states of the cursor as they come, each of a higher revision.
 
-    @param streams: those that are open, to be closed with the client.
-    @raise CursorError: what is there has no such streams.
+    @param streams: the streams that are open, to be closed with the client.
+    @raise CursorError: the server has no such streams.
     """
     last: State | None = None
     failures = 0
@@ -64,7 +64,7 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
 
 class Opening:
     """
-    Reads the answer to a request for a stream.
+    A reader of the answer to a request for a stream.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -72,7 +72,7 @@ class Opening:
 
     def read(self, response: IResponse, url: str) -> Deferred[EventStream | Answer]:
         """
-        Return the stream, or what came instead.
+        Return the stream, or the answer that came instead.
         """
         kinds = response.headers.getRawHeaders(b"content-type", [b""])
         if response.code == _OK and kinds[-1].startswith(b"text/event-stream"):

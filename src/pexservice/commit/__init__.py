@@ -1,7 +1,7 @@
 """
-Group commit: transitions become durable in batches, one commit for each.
+Group commit: transitions become durable in batches, with one commit for each batch.
 
-C{interface} says what a committer promises, C{committer} keeps the promise for a store
-of this process alone, and C{optimistic} for one that others write to.  Both make their
-batches with C{group_commit}.
+C{interface} declares a committer; C{committer} implements it for a store of this process
+alone, and C{optimistic} for a store that other nodes write to.  Both make their batches
+with C{group_commit}.
 """

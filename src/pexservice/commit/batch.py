@@ -1,5 +1,5 @@
 """
-A batch in the making.
+A batch of transitions that is not durable yet.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from pexservice.stores.interface import Batch, Remembered
 @define
 class OpenBatch:
     """
-    Transitions that will share a commit, and the waiters for it.
+    Transitions that will share a commit, and the waiters for their outcomes.
 
     @ivar before: the state that the first transition was applied to.
     @ivar began: when the first transition came, on the monotonic clock.
-    @ivar considered: how many there were when the batch was last considered.
-    @ivar considered_at: when that was, likewise.
-    @ivar idle: seconds in which no more came, since then.
-    @ivar answers: the waiters and their outcomes, in order, for when the batch is
-        durable.
-    @ivar keys: the idempotency keys used, with what each did.
-    @ivar unmoved: of the answers that are about no transition of this batch, the result
-        and which transition was asked for.
+    @ivar considered: how many transitions there were when the batch was last considered.
+    @ivar considered_at: when the batch was last considered, on the monotonic clock.
+    @ivar idle: seconds of all turns of the reactor in which no more transitions came.
+    @ivar answers: the waiters with their outcomes and moves, in order, for when the batch
+        is durable.
+    @ivar keys: the idempotency keys used, with the transition of each and the state after
+        it.
+    @ivar unmoved: for each answer that is about no transition of this batch, the result
+        and the transition that was asked for.
     """
 
     before: State
@@ -40,7 +41,7 @@ class OpenBatch:
 
     def to_store(self, after: State, time_ns: int) -> Batch:
         """
-        Return what the store is given.
+        Return the batch in the form that the store takes.
         """
         return Batch(
             first_revision=self.before.revision + 1,

@@ -1,18 +1,18 @@
 """
-How long a batch waits for company.
+The policy that decides how long a batch waits for company.
 
-A durable commit costs the same for one transition as for a thousand, so waiting for
-steps that are about to arrive multiplies the throughput, and waiting for nobody only
-adds latency.  Clients of a keep-alive server answer in step: as many as shared the
-last batch will be back within a moment of its answer.  So a batch is ready when as
-many wait as shared the last one and the last turn of the reactor brought no more, or
-when waiting cannot pay any more.
+A durable commit costs the same for one transition as for a thousand, so waiting for steps
+that are about to arrive multiplies the throughput, and waiting when none arrives only
+adds latency.  Clients on keep-alive connections send in step: as many as shared the last
+batch will be back within a moment of its answer.  So a batch is ready when as many
+transitions wait as shared the last batch and the last turn of the reactor brought no
+more, or when waiting cannot pay any more.
 
-The quiet turn is what lets batches grow.  New connections are accepted a few a turn
-(one, on reactors other than uvloop's), and without it a batch of one is followed by a
-batch of one for as long as others queue.
+The quiet turn lets batches grow.  New connections are accepted a few a turn (one, on
+reactors other than uvloop's), and without a quiet turn a batch of one is followed by a
+batch of one for as long as other connections queue.
 
-Pure: fed with counts and durations, reads no clock.
+Pure: the policy is fed with counts and durations, and reads no clock.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ COMMITS = 3
 #: waits for its turn besides.
 LONGEST_WAIT = 0.002
 
-#: What a commit is taken to cost before one was measured.  Seconds; the reference
+#: The assumed duration of a commit before one was measured.  Seconds; the reference
 #: disk's median.
 FIRST_GUESS = 0.00025
 
-#: The weight of the newest commit in the usual one's duration.
+#: The weight of the newest commit in the usual duration.
 NEWEST = 0.1
 
 
@@ -44,12 +44,12 @@ class BatchingPolicy:
 
     def ready(self, waiting: int, *, quiet: bool, idle: float, waited: float) -> bool:
         """
-        Shall a batch be committed now?
+        Return whether a batch is to be committed now.
 
-        @param waiting: how many transitions share it.
-        @param quiet: whether the last turn of the reactor brought no more.
-        @param idle: how long such turns took.  Seconds, as all times here.
-        @param waited: how long ago the first of them came.
+        @param waiting: how many transitions share the batch.
+        @param quiet: whether the last turn of the reactor brought no more transitions.
+        @param idle: how long all such turns took.  Seconds, as all times here.
+        @param waited: how long ago the first transition came.
         """
         if quiet and waiting >= self._expected:
             return True
@@ -58,13 +58,13 @@ class BatchingPolicy:
     @property
     def longest_wait(self) -> float:
         """
-        Seconds that a batch may wait for company.
+        Return the seconds that a batch may wait for company.
         """
         return min(COMMITS * self._usual, LONGEST_WAIT)
 
     def committed(self, size: int, seconds: float) -> None:
         """
-        C{size} transitions shared a commit that took C{seconds}.
+        Learn that C{size} transitions shared a commit that took C{seconds}.
         """
         self._expected = size
         self._usual += NEWEST * (seconds - self._usual)

@@ -1,19 +1,19 @@
 """
-The committer of a store that nobody else writes to.
+The committer of a store that no other process writes to.
 
-Readers are shown the durable state, so nothing is read that a crash could take back.
-An outcome that moves nothing (an unmet precondition, a repeated key) may be seen in a
-state that is not durable yet; then it waits in the batch that leads there.
+Readers are shown the durable state, so nothing is read that a crash could take back.  An
+outcome that moves nothing (an unmet precondition, a repeated key) may be seen in a state
+that is not durable yet; then the answer waits in the batch that leads to that state.
 
-A batch that the store surely did not take never happened, and neither did what was
-built on it.  When that is not sure nothing more is taken and the process ends, for only
-opening the store again tells.
+A batch that the store surely did not take never happened, and neither did the transitions
+built on it.  When the outcome of a batch is unknown, nothing more is taken and the
+process ends, for only opening the store again tells.
 
-With synchronous commit off the answer goes out at once, readers see the latest
-state, and the commit follows at most L{LONGEST_DELAY} later.  While one takes long, at
-most L{MOST_ANSWERED_FIRST} transitions are answered ahead of the next.  A store that
-does not take a batch ends that until it takes one again: answers that were given are
-lost then, and no more of them are.
+With synchronous commit off the answer goes out at once, readers see the latest state, and
+the commit follows at most L{LONGEST_DELAY} later.  While a commit takes long, at most
+L{MOST_ANSWERED_FIRST} transitions are answered ahead of the next commit.  When the store
+does not take a batch, answers wait for the disk until it takes one again: the transitions
+that were answered before are lost, and no more.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from pexservice.stores.interface import (
 LONGEST_DELAY = 0.01
 
 #: With synchronous commit off, how many transitions of one batch are answered before it
-#: is committed.  Those after them wait for it, so a disk that hangs holds callers up
-#: rather than letting ever more of what was answered be lost with the process.  Four
-#: times what arrives within L{LONGEST_DELAY} at 100,000 a second.
+#: is committed.  Later ones wait for the commit, so a disk that hangs holds callers up
+#: rather than letting ever more answered transitions be lost with the process.  Four
+#: times the transitions that arrive within L{LONGEST_DELAY} at 100,000 a second.
 MOST_ANSWERED_FIRST = 4096
 
 _DAMAGED = "the store is damaged"
@@ -61,7 +61,7 @@ _DAMAGED = "the store is damaged"
 @implementer(ICommitter, IBatchOwner)
 class Committer:
     """
-    The one way to a store of this process alone.
+    The committer of a store of this process alone, and the only way to it.
     """
 
     _log = Logger()
@@ -92,11 +92,11 @@ class Committer:
             self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
         )
         self.counts = self._group.counts
-        # Found while something else was under way.
+        # Damage that a read found, for a commit that is still to come.
         self._damage: StoreDamaged | None = None
         self._refusal: NotTaken | None = NotTaken("the cursor is not read yet")
         self.unread: NotTaken | None = self._refusal
-        # On only while asked for and while the store takes what it is given.
+        # On only while synchronous commit is off and the store takes its batches.
         self._answers_first = False
         self._answer_first(on=not synchronous)
         self._refusal_log = RefusalLog(monotonic)
@@ -114,20 +114,20 @@ class Committer:
 
     def unusable(self, reason: str) -> None:
         """
-        Refuse everything, for C{reason}.
+        Refuse all requests, for C{reason}.
         """
         self._refusal = self.unread = NotTaken(reason)
 
     async def stop(self) -> None:
         """
-        Commit what was taken, refuse the rest, and close the store.
+        Commit the moves that were taken, refuse the rest, and close the store.
         """
         await self.drain()
         await self._store.close()
 
     def drain(self) -> Deferred[None]:
         """
-        Take no more, and have all that was taken answered.
+        Take no more moves, and have all that were taken answered.
         """
         self._refusal = self._refusal or NotTaken("the service is stopping")
         return self._group.drain()
@@ -143,28 +143,29 @@ class Committer:
     @property
     def durable(self) -> State:
         """
-        The state that the disk has.
+        Return the state that the disk has.
         """
         return self._group.durable
 
     @property
     def latest(self) -> State:
         """
-        The state that the disk will have.
+        Return the state that the disk will have when all moves that were applied are
+        durable.
         """
         return self._group.latest
 
     @property
     def visible(self) -> State:
         """
-        The state that readers are shown.
+        Return the state that readers are shown.
         """
         return self._group.latest if self._answers_first else self._group.durable
 
     @property
     def refusal(self) -> NotTaken | None:
         """
-        Why nothing is taken now, if so.
+        Return why no move is taken now, or C{None} if moves are.
         """
         on_disk = self._on_disk
         if self._refusal is None and on_disk is not None:
@@ -216,11 +217,11 @@ class Committer:
 
     def _was_used(self, key: bytes, move: Move, waiter: Waiter) -> bool:
         """
-        Return whether the C{key} of C{move} was used before, or nobody can say; then
-        C{waiter} is told.
+        Return whether the C{key} of C{move} was used before, or cannot be looked up; in
+        both cases C{waiter} is told.
 
-        Nothing comes between this and the move: of two uses of a key the second finds
-        the first one, in a batch or in the store.
+        Nothing comes between this look-up and the move: of two uses of a key the second
+        finds the first, in a batch or in the store.
         """
         found = self._group.find(key)
         if found is not None:
@@ -241,17 +242,17 @@ class Committer:
     def _awaited(self, batch: OpenBatch | None) -> OpenBatch | None:
         return None if self._answers_first else batch
 
-    # What its batches mean.
+    # The owner of the batches; see IBatchOwner.
 
     def ready(self) -> None:
         """
-        Commit at once: nobody else has a turn.
+        Commit at once: there is no other node whose turn it could be.
         """
         self._group.commit()
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Have C{batch} on the disk.
+        Commit C{batch} to the disk.
         """
         if self._damage is not None:
             return fail(self._damage)
@@ -262,7 +263,7 @@ class Committer:
 
     def failed(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        Undo what surely did not happen; end when that is not sure.
+        Undo a batch that surely did not happen; end the process when that is not sure.
         """
         if isinstance(failure.value, NotTaken):
             self._undo(batch, failure.value)
@@ -287,8 +288,8 @@ class Committer:
 
     def _give_up(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        End.  Unless the store is damaged, nobody knows whether the disk has the batch;
-        only reading it anew can tell.
+        End the process.  Unless the store is damaged, nobody knows whether the disk has
+        the batch; only reading it anew can tell.
         """
         damaged = failure.check(StoreDamaged) is not None
         self._refusal = refusal = NotTaken(_DAMAGED if damaged else "the store failed")
@@ -299,8 +300,8 @@ class Committer:
 
     def _unreadable(self, error: Exception) -> Exception:
         """
-        Return the error that readers get for C{error}, which was met by reading.  Take
-        nothing more, and end, if it is that the store is damaged.
+        Return the error that readers get for C{error}, which a read raised.  If the store
+        is damaged, take nothing more and end the process.
         """
         if not isinstance(error, StoreDamaged):
             return error

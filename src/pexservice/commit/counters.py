@@ -1,8 +1,8 @@
 """
-What the committer counts, once a batch, in plain numbers.
+The counters of a committer: plain numbers, counted once a batch.
 
-A counter here is an attribute or an element of a list.  Nobody reads it until somebody
-asks for C{/metrics}; see L{pexservice.metrics}.
+A counter here is an attribute or an element of a list.  It is read only at a request for
+C{/metrics}; see L{pexservice.metrics}.
 
 Pure: no Twisted, no store, no clock.
 """
@@ -15,22 +15,22 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: What can come of a transition that was asked for; see
+#: The outcomes of a transition that was asked for; see
 #: L{pexservice.commit.requests.Result} for the first three.
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES = (
     *("moved", "replayed", "unmet"),
-    # It surely did not happen, and nobody knows whether it did.
+    # The transition surely did not happen; nobody knows whether it did.
     *("not_taken", "unknown"),
 )
 
-#: Upper bounds of the classes that commits are counted in.  Seconds: from a third of
-#: what the reference disk takes to what the watchdog ends.
+#: Upper bounds of the classes of commit durations.  Seconds: from a third of the
+#: reference disk's duration to the silence that the watchdog ends.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
-#: The same for how many transitions shared one.
+#: Upper bounds of the classes of batch sizes: transitions that shared a commit.
 SIZES = tuple(float(1 << power) for power in range(12))
 
 _KINDS = tuple(Transition)
@@ -39,8 +39,10 @@ _LETTERS = tuple(kind.code for kind in _KINDS)
 
 class Histogram:
     """
-    @ivar counts: how many values were in each class; the last one has those beyond
-        all bounds.
+    A histogram: how many values fell into each of several classes.
+
+    @ivar counts: how many values were in each class; the last class has those beyond all
+        bounds.
     @ivar total: the sum of all values.
     """
 
@@ -54,14 +56,14 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """
-        There was one more.
+        Count one more C{value}.
         """
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """
-        Each bound, the last one infinite, and how many values did not exceed it.
+        Yield each bound, the last one infinite, and how many values did not exceed it.
         """
         count = 0
         for bound, more in zip((*self._bounds, inf), self.counts, strict=True):
@@ -71,10 +73,10 @@ class Histogram:
 
 class Counts:
     """
-    Of one committer.
+    The counters of one committer.
 
-    @ivar durations: of the commits that were taken.
-    @ivar sizes: how many transitions each of them had.
+    @ivar durations: the durations of the commits that the store took.
+    @ivar sizes: how many transitions each of these commits had.
     """
 
     def __init__(self) -> None:
@@ -84,14 +86,14 @@ class Counts:
 
     def committed(self, size: int, seconds: float) -> None:
         """
-        C{size} transitions shared a commit that took C{seconds}.
+        Count a commit of C{size} transitions that took C{seconds}.
         """
         self.durations.observe(seconds)
         self.sizes.observe(size)
 
     def count(self, outcome: str, transitions: bytes | bytearray) -> None:
         """
-        That is what came of them.
+        Count C{transitions} that had this C{outcome}.
 
         @param outcome: one of L{OUTCOMES}.
         @param transitions: one byte each, L{Transition}'s code.
@@ -102,7 +104,7 @@ class Counts:
 
     def transitions(self) -> Iterator[tuple[Transition, str, int]]:
         """
-        How many there were of each kind and outcome.
+        Yield how many transitions there were of each kind and outcome.
         """
         for outcome, counts in self._outcomes.items():
             for kind, count in zip(_KINDS, counts, strict=True):

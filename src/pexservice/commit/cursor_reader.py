@@ -1,5 +1,5 @@
 """
-Reads of a cursor that others move too.
+Reads of a cursor that other nodes move too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pexservice.core.sequence import Neighbours
 from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import ISharedStore, NotTaken, OutcomeUnknown
 
-#: How often an idle store is asked whether it is there.  Seconds.
+#: How often the store is asked whether it answers.  Seconds.
 PROBE = 1.0
 
 #: How many steps cost less than making a term from its position.
@@ -25,13 +25,13 @@ NEAR = 100
 
 class CursorReader:
     """
-    Reads the store's cursor, and finds out whether the store answers.
+    A reader of the store's cursor, which finds out whether the store answers.
 
     One read is under way at a time, shared by the requests that waited when it was sent.
-    It may be answered from before a later request came, so that one waits for the next
+    Its answer may be from before a later request came, so that request waits for the next
     read.
 
-    @ivar away: why there is no use in asking the store, if there is none.
+    @ivar away: why there is no use in asking the store, or C{None} if it answers.
     """
 
     _log = Logger()
@@ -58,21 +58,22 @@ class CursorReader:
 
     def start(self) -> None:
         """
-        Ask again and again whether the store answers.
+        Begin to ask, again and again, whether the store answers.
         """
         self._probing.start(PROBE)
 
     def stop(self) -> None:
         """
-        Ask no more.
+        Stop asking whether the store answers.
         """
         self._probing.stop()
 
     def read(self) -> Deferred[State]:
         """
-        Read the state that the cursor is in at a moment from now on.
+        Read a state that the cursor is in at some moment after this call.
 
-        @raise NotTaken: nobody can say.
+        @raise NotTaken: the store is known not to answer.
+        @raise OutcomeUnknown: it did not answer this read.
         """
         return self._ask() if self.away is None else fail(self.away)
 
@@ -128,8 +129,8 @@ class CursorReader:
 
     def state_at(self, revision: int, position: int) -> State:
         """
-        Make the state that two numbers stand for, at little cost if the cursor is not
-        far from where it was last heard of.
+        Return the state with this revision and position, at little cost if the position
+        is not far from the last known one.
         """
         term = self._known().term
         if abs(position - term.position) > NEAR:

@@ -13,8 +13,8 @@ being committed, and one I{open}, which gathers.
                  |             +-- failed: the owner says what that means
                  +-- gathers while a commit is under way, or for a short wait
 
-Whether a move may be made, what an outcome means that is not one, and what is told to
-readers, its owner decides; see L{pexservice.commit.committer} and
+The owner of the batches decides whether a move may be made, what a failed commit means,
+and what readers are told; see L{pexservice.commit.committer} and
 L{pexservice.commit.optimistic}.
 """
 
@@ -42,20 +42,20 @@ from pexservice.stores.interface import OutcomeUnknown
 
 class Phase(Enum):
     """
-    Where the open batch is on its way.
+    The phase that the open batch is in.
     """
 
     #: Nothing has arrived, or what arrived waits for the commit that has just ended.
     RESTING = auto()
-    #: It waits for company.
+    #: The batch waits for company.
     GATHERING = auto()
-    #: Its owner was told that it is ready.
+    #: The batch's owner was told that it is ready.
     READY = auto()
-    #: Another one is under way; it gathers meanwhile.
+    #: Another batch is under way; the open one gathers meanwhile.
     COMMITTING = auto()
 
 
-# Names of our own cost a third of what asking an enumeration does.
+# A name of this module costs a third of a look-up in an enumeration.
 _APPLIED, _RESTING = Result.APPLIED, Phase.RESTING
 
 
@@ -67,9 +67,8 @@ class GroupCommit:
     @ivar latest: the state when all that was applied is durable.
     @ivar open: the batch that gathers.
     @ivar under_way: the batch that is being committed, if one is.
-    @ivar counts: what came of everything.
-    @ivar delay: seconds that a batch gathers whatever its size; 0 has the policy
-        decide.
+    @ivar counts: the counters of transitions by outcome, and of commits.
+    @ivar delay: seconds that a batch gathers whatever its size; 0 lets the policy decide.
     """
 
     _log = Logger()
@@ -113,7 +112,8 @@ class GroupCommit:
     @property
     def is_idle(self) -> bool:
         """
-        Whether the cursor is to stay where it is.
+        Return whether no transition waits for a commit, so that the cursor stays where it
+        is.
         """
         return self.under_way is None and not self.open.transitions
 
@@ -121,8 +121,9 @@ class GroupCommit:
         """
         Add C{move} to the open batch, whatever its condition, and have it committed.
 
-        @param waiter: told the outcome when it is durable, if not before.
-        @return: the state after it.
+        @param waiter: told the outcome when it is durable; C{None} if the caller is
+            answered before.
+        @return: the state after C{move}.
         """
         batch = self.open
         if not batch.transitions:
@@ -135,8 +136,8 @@ class GroupCommit:
         if waiter is not None:
             batch.answers.append((waiter, Outcome(_APPLIED, state), move))
         if self._phase is _RESTING:
-            # At the end of this turn of the reactor, when all that arrived with this
-            # one is here.
+            # At the end of this turn of the reactor, when all moves that arrived with
+            # this one are here.
             self._gather()
         return state
 
@@ -144,9 +145,10 @@ class GroupCommit:
         self, waiter: Waiter, move: Move, outcome: Outcome, batch: OpenBatch | None
     ) -> None:
         """
-        Tell C{waiter} the outcome of its C{move}, which is in no batch.
+        Tell C{waiter} the outcome of its C{move}, which adds no transition to a batch.
 
-        @param batch: what the outcome was seen in, and has to be durable first.
+        @param batch: the batch that the outcome was seen in, which has to be durable
+            first, or C{None}.
         """
         if batch is None:
             self.counts.count(outcome.result.word, move.transition.code)
@@ -164,10 +166,10 @@ class GroupCommit:
         batch: OpenBatch | None = None,
     ) -> None:
         """
-        Tell C{waiter} what the first use of its C{move}'s key did.
+        Tell C{waiter} the outcome of the first use of its C{move}'s key.
 
         @param used: the transition that the key was used for.
-        @param state: the state after it.
+        @param state: the state after that transition.
         @param batch: as in L{tell}.
         """
         if used is move.transition:
@@ -177,7 +179,8 @@ class GroupCommit:
 
     def find(self, key: bytes) -> tuple[Transition, State, OpenBatch] | None:
         """
-        Find what an idempotency key did that is not durable yet, and in which batch.
+        Find the transition of an idempotency key that is not durable yet, the state after
+        it, and its batch.
         """
         for batch in (self.under_way, self.open):
             if batch is not None and key in batch.keys:
@@ -192,8 +195,8 @@ class GroupCommit:
         """
         Have the open batch committed, or wait one more turn for company.
 
-        A turn, not a time: timers are a millisecond coarse, a commit takes a fifth
-        of that.
+        The wait is a turn, not a time: timers are a millisecond coarse, and a commit
+        takes a fifth of that.
         """
         self._timer = None
         batch, now = self.open, self._monotonic()
@@ -226,7 +229,7 @@ class GroupCommit:
 
     def commit(self) -> None:
         """
-        Commit the open batch, if there is anything in it; then answer.
+        Commit the open batch, if it has transitions; then call its waiters.
         """
         if not self.open.transitions:
             self._phase = Phase.RESTING
@@ -257,9 +260,11 @@ class GroupCommit:
 
     def _go_on(self, *, arrived: bool) -> None:
         """
-        @param arrived: whether there were transitions waiting when the last commit
-            ended.  Those that its answers brought about, as the next request of a
-            pipeline, wait for the next turn, or a pipeline would nest commits.
+        Go on with the open batch, when a commit has ended or was not needed.
+
+        @param arrived: whether transitions were waiting when the last commit ended.
+            Those that its answers brought about, as the next request of a pipeline, wait
+            for the next turn, or a pipeline would nest commits.
         """
         settling, self._settling = self._settling, []
         for each in settling:
@@ -279,8 +284,8 @@ class GroupCommit:
         """
         Go back to the durable state.
 
-        @param error: told to those in C{batch}, which failed.
-        @param behind: told to those in the open batch, which was built on it.
+        @param error: told to the waiters in C{batch}, which failed.
+        @param behind: told to the waiters in the open batch, which was built on C{batch}.
         """
         built_on_it = self.open
         self.restart(self.durable)
@@ -303,7 +308,8 @@ class GroupCommit:
 
     def commit_ended(self) -> Deferred[None]:
         """
-        @return: fires when the next commit has ended, or the one that is under way.
+        Return a C{Deferred} that fires when the commit under way, or else the next one,
+        has ended.
         """
         settling: Deferred[None] = Deferred()
         self._settling.append(settling)
@@ -311,9 +317,9 @@ class GroupCommit:
 
     def drain(self) -> Deferred[None]:
         """
-        Have all that was applied committed.
+        Have all moves that were applied committed.
 
-        @return: fires when it is answered.
+        @return: fires when all waiters are answered.
         """
         if self.open.transitions:
             self.hurry()

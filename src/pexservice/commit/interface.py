@@ -20,7 +20,7 @@ from pexservice.stores.interface import Batch, NotTaken, Row
 
 class ICommitter(Interface):
     """
-    The one way to a store: moves in, durable outcomes out, in order.
+    A committer, the one way to a store: moves in, durable outcomes out, in order.
     """
 
     counts: Counts = Attribute("What came of everything.")
@@ -41,38 +41,38 @@ class ICommitter(Interface):
         """
         Open the store, and begin where its cursor is.
 
-        @raise StoreUnusable: or one of its kinds.
+        @raise StoreUnusable: or one of its subclasses.
         """
 
     def unusable(reason: str) -> None:
         """
-        Refuse everything: the store could not be opened, for C{reason}.
+        Refuse all requests: the store could not be opened, for C{reason}.
         """
 
     def drain() -> Deferred[None]:
         """
-        Take no more.
+        Take no more moves.
 
-        @return: fires when all that was taken is answered.
+        @return: fires when all moves that were taken are answered.
         """
 
     def stop() -> Coroutine[Any, Any, None]:
         """
-        Commit what was taken, refuse the rest, and close the store.
+        Commit the moves that were taken, refuse the rest, and close the store.
         """
 
     def settled() -> Deferred[None]:
         """
         Wait for the commit that is under way, if any, as far as it can hang on this
-        machine's disk.  A process of which that hangs does not get on.
+        machine's disk.  A process whose commit hangs does not get on.
         """
 
     def move(move: Move, waiter: Waiter) -> None:
         """
-        Make C{move}, and tell C{waiter} what came of it: the L{Outcome}, which is
-        durable, or L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.
+        Make C{move}, and tell C{waiter} its L{Outcome}, which is durable, or L{NotTaken},
+        L{OutcomeUnknown} or L{KeyReused}.
 
-        C{waiter} may be called before this returns.  Outcomes of moves that were
+        C{waiter} may be called before this method returns.  Outcomes of moves that were
         applied come in the order of the moves.
         """
 
@@ -80,14 +80,14 @@ class ICommitter(Interface):
         """
         Read the state to show to a request that comes now.
 
-        @raise NotTaken: nobody can say.
+        @raise NotTaken: the store cannot be read.
         """
 
     def read_durable() -> Deferred[State]:
         """
         Read the state that the L{history} leads to.
 
-        @raise NotTaken: nobody can say.
+        @raise NotTaken: the store cannot be read.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
@@ -95,13 +95,14 @@ class ICommitter(Interface):
         Read at most C{limit} durable transitions, newest first: those with a revision
         below C{before}, or the latest.
 
-        @raise NotTaken: nobody can say.
+        @raise NotTaken: the store cannot be read.
         """
 
 
 class IBatchOwner(Interface):
     """
-    A committer, which decides what its batches mean.
+    The owner of a C{GroupCommit}'s batches: a committer, which decides when a batch is
+    committed and what its failure means.
     """
 
     def ready() -> None:
@@ -111,12 +112,13 @@ class IBatchOwner(Interface):
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        Have C{batch} committed.
+        Commit C{batch} to the store.
         """
 
     def failed(batch: OpenBatch, failure: Failure) -> None:
         """
-        Answer C{batch}, whose commit failed, and the open one, which was built on it.
+        Answer the waiters of C{batch}, whose commit failed, and of the open batch, which
+        was built on it.
         """
 
     def crashed(failure: Failure) -> None:

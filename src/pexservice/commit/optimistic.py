@@ -1,18 +1,17 @@
 """
-The committer of a store that others write to too: many nodes, one cursor.
+The committer of a store that other nodes write to too: many nodes, one cursor.
 
-What a node knows of the cursor may be old.  So nothing is told from memory alone: a
-read, and so an unmet condition, is asked of the store after it was asked for, and a
-batch is a compare-and-swap.  One that lost the race surely never happened; its
-moves, with their keys and conditions, are applied to where the cursor is now, in
-their order and together with those that came meanwhile.  Waiters are told by the
-batch that won.
+A node's knowledge of the cursor may be old.  So no request is answered from memory alone:
+for a read, and so for an unmet condition, the store is read after the request came, and a
+batch is a compare-and-swap.  A batch that lost the race surely never happened; its moves,
+with their keys and conditions, are applied to where the cursor is now, in their order and
+together with the moves that came meanwhile.  Waiters are told by the batch that won.
 
-A key is not looked up first: the store refuses a batch with a key that had been used,
-and says with what for.
+A key is not looked up first: the store refuses a batch with a key that was used before,
+and says for which transition.
 
-A store that does not answer makes the node unready, not dead.  It is asked again and
-again, and until it answers nothing is taken.
+A store that does not answer makes the node unready, not dead.  The store is asked again
+and again, and until it answers no move is taken.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from pexservice.stores.interface import (
 @implementer(ICommitter, IBatchOwner)
 class OptimisticCommitter:
     """
-    One of many ways to a store.
+    The committer of one of many nodes that share a store.
     """
 
     _log = Logger()
@@ -83,7 +82,7 @@ class OptimisticCommitter:
         # Why nothing is taken, for another reason than that the store is away.
         self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
         self.unread: NotTaken | None = self._closed
-        # What has to wait for the next commit to end.
+        # Moves that have to wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Move]] = []
 
     async def start(self) -> None:
@@ -97,13 +96,13 @@ class OptimisticCommitter:
 
     def unusable(self, reason: str) -> None:
         """
-        Refuse everything, for C{reason}.
+        Refuse all requests, for C{reason}.
         """
         self._closed = self.unread = NotTaken(reason)
 
     async def stop(self) -> None:
         """
-        Commit what was taken, refuse the rest, and close the store.
+        Commit the moves that were taken, refuse the rest, and close the store.
         """
         self._reader.stop()
         await self.drain()
@@ -111,7 +110,7 @@ class OptimisticCommitter:
 
     def drain(self) -> Deferred[None]:
         """
-        Take no more, and have all that was taken answered.
+        Take no more moves, and have all that were taken answered.
         """
         self._closed = self._closed or NotTaken("the service is stopping")
         return self._group.drain()
@@ -125,7 +124,7 @@ class OptimisticCommitter:
     @property
     def durable(self) -> State:
         """
-        The state that the store had when it was last heard of.
+        Return the state that the store had when it was last heard of.
         """
         return self._group.durable
 
@@ -134,7 +133,7 @@ class OptimisticCommitter:
     @property
     def refusal(self) -> NotTaken | None:
         """
-        Why nothing is taken now, if so.
+        Return why no move is taken now, or C{None} if moves are.
         """
         return self._closed or self._reader.away
 
@@ -142,7 +141,7 @@ class OptimisticCommitter:
 
     def read_current(self) -> Deferred[State]:
         """
-        Read the store.
+        Read the state that the store has.
         """
         return self._reader.read() if self.unread is None else fail(self.unread)
 
@@ -155,7 +154,8 @@ class OptimisticCommitter:
         return self._store.history(before, limit)
 
     def _heard(self, revision: int, position: int) -> None:
-        # Asked first: a state costs a term, and a node that slept hears of thousands.
+        # Check the revision first: a state costs a term, and a node that slept hears of
+        # thousands.
         if self._is_news(revision):
             self._group.restart(self._reader.state_at(revision, position))
 
@@ -165,8 +165,8 @@ class OptimisticCommitter:
 
     def _is_news(self, revision: int) -> bool:
         """
-        Return whether to go on from C{revision}: unless it is an old one, or there are
-        moves that will show where the cursor is.
+        Return whether to go on from C{revision}: it is newer than the durable state, and
+        there are no moves that will show where the cursor is.
         """
         return self._group.is_idle and revision > self.durable.revision
 
@@ -174,7 +174,7 @@ class OptimisticCommitter:
 
     def move(self, move: Move, waiter: Waiter) -> None:
         """
-        Make C{move}.
+        Make C{move}, unless no move is taken now.
         """
         refusal = self._closed or self._reader.away
         if refusal is None:
@@ -185,8 +185,8 @@ class OptimisticCommitter:
 
     def _place(self, move: Move, waiter: Waiter) -> None:
         """
-        Have C{move} made, unless its key is in a batch already, no more of them fit
-        in, or its condition is not met.
+        Have C{move} made, unless its key is in a batch already, no more keys fit into the
+        open batch, or its condition is not met.
         """
         group, key = self._group, move.key
         if key is not None:
@@ -204,9 +204,9 @@ class OptimisticCommitter:
 
     def _unmet(self, move: Move, waiter: Waiter) -> None:
         """
-        See whether C{move}'s condition is really not met.  That may be so only because
-        others moved, or because of moves that never come to be; or because it was made
-        before, with the same key.
+        Find out whether C{move}'s condition is really not met.  It may only look so
+        because other nodes moved the cursor, or because of moves that never come to be;
+        or the move was made before, with the same key.
         """
         group = self._group
         if move.key is not None or group.is_idle:
@@ -215,7 +215,7 @@ class OptimisticCommitter:
             outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
             group.tell(waiter, move, outcome, group.open)
         else:
-            # What is under way may have happened before this was asked for.
+            # The batch under way may have happened before this move was asked for.
             self._postpone(move, waiter)
 
     def _postpone(self, move: Move, waiter: Waiter) -> None:
@@ -233,7 +233,8 @@ class OptimisticCommitter:
         """
         Place C{moves} once more.
 
-        @param used: of their keys, those that had been used, with what for.
+        @param used: of the moves' keys, those that were used before, with the first use
+            of each.
         """
         for waiter, move in moves:
             first = None if move.key is None else used.get(move.key)
@@ -254,7 +255,7 @@ class OptimisticCommitter:
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
-        Commit what has gathered, on where the cursor is now.
+        Commit the open batch, on top of where the cursor is now.
         """
         if cursor != (self.durable.revision, self.durable.position):
             self._rebase([self._group.open], *cursor, {})
@@ -276,13 +277,14 @@ class OptimisticCommitter:
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Have C{batch} in the store.
+        Commit C{batch} to the store.
         """
         return self._store.commit(batch)
 
     def failed(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        Try again what lost the race, and fail with what else went wrong.
+        Try the moves again if C{batch} lost the race, and tell the waiters of any other
+        error.
         """
         error = failure.value
         if isinstance(error, Conflict):
@@ -301,7 +303,7 @@ class OptimisticCommitter:
         else:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
-        # What was not sent can only happen by being asked for again.
+        # A move that was not sent can only happen by being asked for again.
         self._group.undo(batch, error, as_refusal(error))
 
     def crashed(self, failure: Failure) -> None:

@@ -1,5 +1,5 @@
 """
-Lines in the log for transitions that the store refuses: few, however many there are.
+Lines in the log for transitions that the store refuses: few, however many are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LOG_INTERVAL = 1.0
 
 class RefusalLog:
     """
-    Counts refused transitions and logs them, the first ones at once.
+    A log of refused transitions, which counts them and writes of the first ones at once.
 
     A full disk refuses thousands a second, and may be the one that the log is on.
     """
@@ -29,8 +29,8 @@ class RefusalLog:
 
     def refused(self, refusal: Exception, count: int) -> None:
         """
-        Count C{count} transitions that were refused, and log all that were since the
-        last line if that is long enough ago.
+        Count C{count} refused transitions, and log all since the last line if that is
+        long enough ago.
         """
         self._count += count
         now = self._monotonic()

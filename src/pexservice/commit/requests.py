@@ -17,7 +17,7 @@ class KeyReused(Exception):
     """
     The idempotency key belongs to another transition.
 
-    @ivar used: that one.
+    @ivar used: the transition that the key was used for.
     """
 
     def __init__(self, used: Transition) -> None:
@@ -27,27 +27,30 @@ class KeyReused(Exception):
 
 class Result(Enum):
     """
-    What came of a move.
+    The result of a move.
     """
 
     #: The cursor moved.
     APPLIED = "moved"
-    #: It had moved before, by the same idempotency key.
+    #: The cursor had moved before, by the same idempotency key.
     REPLAYED = "replayed"
-    #: It did not move, for the move's condition was not met.
+    #: The cursor did not move, for the move's condition was not met.
     PRECONDITION_FAILED = "unmet"
 
     @property
     def word(self) -> str:
         """
-        What it is counted as; see L{pexservice.commit.counters.OUTCOMES}.
+        Return the word that the result is counted as; see
+        L{pexservice.commit.counters.OUTCOMES}.
         """
         return self.value
 
 
 class Outcome(NamedTuple):
     """
-    @ivar state: after the move; for an unmet condition, the present state.
+    The outcome of a move.
+
+    @ivar state: the state after the move; for an unmet condition, the present state.
     """
 
     result: Result
@@ -57,9 +60,10 @@ class Outcome(NamedTuple):
 @frozen
 class Move:
     """
-    What a caller wants.
+    A move of the cursor that a caller asks for.
 
-    @ivar key: an idempotency key of at most L{LONGEST_KEY} bytes.
+    @ivar key: an idempotency key of at most
+        L{pexservice.stores.interface.LONGEST_KEY} bytes.
     @ivar condition: called with the present state, returns whether to move.
     """
 
@@ -70,10 +74,13 @@ class Move:
 
 class Waiter(Protocol):
     """
-    Told once, when its outcome is durable or will never be.
+    A callable that is told the outcome of a move once, when that is durable or will never
+    be.
     """
 
     def __call__(self, outcome: Outcome | Exception, /) -> None:
         """
-        @param outcome: or L{NotTaken}, or L{OutcomeUnknown}.
+        Take the outcome of the move.
+
+        @param outcome: the outcome, or L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.
         """

@@ -1,8 +1,8 @@
 """
-Conditions that look unmet to a node that others move the cursor under.
+Conditions that look unmet to a node, while other nodes move the cursor too.
 
-What the node knows may be old, so the store is asked, after the move was asked for.  And
-a move may have been made before, with the same key, so that its condition is not met any
+The node's knowledge may be old, so the store is read after the move was asked for.  And a
+move may have been made before, with the same key, so that its condition is not met any
 more because of itself: its key is looked up after the cursor was read.
 """
 
@@ -30,7 +30,7 @@ def as_refusal(error: BaseException | None) -> NotTaken:
 
 class UnmetConditions:
     """
-    Finds out what becomes of moves whose conditions look unmet, and of reads.
+    The decision on moves whose conditions look unmet: to make, postpone or refuse them.
     """
 
     _log = Logger()
@@ -46,7 +46,7 @@ class UnmetConditions:
     ) -> None:
         """
         @param make: makes a move whose condition may be met.
-        @param postpone: makes it when the next commit has ended.
+        @param postpone: makes a move when the next commit has ended.
         """
         self._store = store
         self._group = group
@@ -66,26 +66,26 @@ class UnmetConditions:
 
     def _judge(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
         """
-        Go on with C{move}: the cursor was at C{state} after it was asked for.
+        Go on with C{move}; the cursor was at C{state} after the move was asked for.
         """
         group, condition = self._group, move.condition
         if condition is not None and not condition(state):
             return self._refuse(state, move, waiter)
         if group.is_idle:
-            # Compared with another state, it might not be met for ever.
+            # The condition, compared with another state, might not be met for ever.
             group.restart(state)
             self._make(move, waiter)
         elif move.key is None:
             self._make(move, waiter)
         else:
-            # What may keep it from being met is under way.
+            # Moves that may keep the condition from being met are under way.
             self._postpone(move, waiter)
         return None
 
     def _refuse(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
         """
-        Tell that the condition was not met at C{state}, unless the key had been used by
-        then.
+        Tell C{waiter} that the condition was not met at C{state}, unless the key had been
+        used by then.
         """
 
         def recalled(first: Remembered | None) -> None:

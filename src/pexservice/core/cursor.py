@@ -1,5 +1,5 @@
 """
-The cursor: what a state is, which transitions there are, and what follows what.
+The cursor: its states, its transitions, and the state that each transition leads to.
 
 Pure: no Twisted, no store, no clock.  Everything else in the service moves these
 few values around.
@@ -17,8 +17,8 @@ class Transition(Enum):
     """
     A way to move the cursor.
 
-    @ivar code: its byte in a packed journal row, so it must never be given to another
-        transition.
+    @ivar code: the transition's byte in a packed journal row, so no other transition may
+        ever have it.
     """
 
     NEXT = b"n"
@@ -26,20 +26,21 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # An attribute of its own: to ask for "value" is two calls of Python's.
+        # An attribute of its own: reading "value" of an Enum member takes two Python
+        # calls.
         self.code = code
 
     @property
     def word(self) -> str:
         """
-        The transition's name to callers: the last word of its endpoint.
+        Return the transition's name for callers: the last word of its endpoint.
         """
         return self.name.lower()
 
 
 class State(NamedTuple):
     """
-    Where the cursor stands.
+    A state of the cursor: its revision and its term.
 
     @ivar revision: how many transitions were acknowledged since the store was
         made, whatever they did.
@@ -53,7 +54,7 @@ class State(NamedTuple):
     @property
     def position(self) -> int:
         """
-        The index n of the term under the cursor.
+        Return the index n of the term under the cursor.
         """
         return self.term.position
 
@@ -66,7 +67,7 @@ INITIAL = State(0, ORIGIN)
 
 def state_at(revision: int, position: int) -> State:
     """
-    The state that two stored numbers stand for; 21 ms at position 1,000,000.
+    Return the state with this revision and position; 21 ms at position 1,000,000.
 
     @raise ValueError: either number is negative.
     """
@@ -77,8 +78,8 @@ def state_at(revision: int, position: int) -> State:
 
 def follow(state: State, transition: Transition, neighbours: Neighbours) -> State:
     """
-    The state after C{transition}.  Each transition counts as a revision, also
-    one that leaves the position where it is.
+    Return the state after C{transition}.  Each transition counts as a revision, also one
+    that leaves the position where it is.
     """
     revision, term = state
     if transition is Transition.NEXT:
@@ -90,7 +91,7 @@ def follow(state: State, transition: Transition, neighbours: Neighbours) -> Stat
 
 def follow_position(position: int, transition: Transition) -> int:
     """
-    The position after C{transition}: what L{follow} does, without the values.
+    Return the position after C{transition}, without the values that L{follow} computes.
     """
     if transition is Transition.NEXT:
         return position + 1
@@ -101,9 +102,9 @@ def follow_position(position: int, transition: Transition) -> int:
 
 def skip_positions(position: int, transitions: bytes) -> int:
     """
-    Return the position after many transitions, one byte each: their L{Transition}'s
-    code.  They are counted, and followed one by one only where the position may have
-    stayed at 0.
+    Return the position after C{transitions}, one byte each: the code of its
+    L{Transition}.  The transitions are counted, and followed one by one only where the
+    position may have stayed at 0.
     """
     reset = transitions.rfind(Transition.RESET.code)
     if reset >= 0:

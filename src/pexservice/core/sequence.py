@@ -38,8 +38,8 @@ _EXACT = Context(
 
 class Term:
     """
-    One term of the sequence together with the one that follows it, which is all
-    that a step in either direction needs.
+    One term of the sequence together with the following term, which is all that a step in
+    either direction needs.
 
     Immutable by convention; the digits are made once, when they are first asked for.
 
@@ -59,7 +59,7 @@ class Term:
     @property
     def text(self) -> bytes:
         """
-        The decimal digits of F(n), ASCII, without a newline.
+        Return the decimal digits of F(n) as ASCII, without a newline.
         """
         text = self._text
         if text is None:
@@ -69,14 +69,14 @@ class Term:
     @property
     def size(self) -> int:
         """
-        How many digits F(n) has, without making them.
+        Return how many digits F(n) has, without making them.
         """
         return self.value.adjusted() + 1
 
     @property
     def preceding(self) -> Decimal | None:
         """
-        F(n-1), or C{None} at position 0, before which the sequence has nothing.
+        Return F(n-1), or C{None} at position 0, where the sequence begins.
         """
         if self.position == 0:
             return None
@@ -84,7 +84,7 @@ class Term:
 
     def forward(self) -> Term:
         """
-        The term at n+1.
+        Return the term at n+1.
         """
         return Term(
             self.position + 1,
@@ -94,7 +94,7 @@ class Term:
 
     def backward(self) -> Term:
         """
-        The term at n-1, or this one at position 0.
+        Return the term at n-1, or this term at position 0.
         """
         if self.position == 0:
             return self
@@ -111,8 +111,8 @@ class Term:
 
 ORIGIN = Term(0, Decimal(0), Decimal(1))
 
-#: How much L{Neighbours} keep: terms, and digits in all, which with the text are about
-#: 1.5 bytes each.
+#: The most that L{Neighbours} keeps: terms, and digits in all, which with the text are
+#: about 1.5 bytes each.
 MOST_NEIGHBOURS = 1024
 MOST_DIGITS = 4_000_000
 
@@ -122,8 +122,9 @@ _DIGITS_A_POSITION = 0.20898764
 
 class Neighbours:
     """
-    The terms that a cursor has lately been at, so that one that goes to and fro makes
-    each value and its digits once.  Those that were made first go first.
+    The terms that a cursor has lately been at, so that a cursor that goes to and fro
+    makes each value and its digits once.  The terms that were made first are dropped
+    first.
     """
 
     def __init__(self) -> None:
@@ -135,14 +136,14 @@ class Neighbours:
 
     def forward(self, term: Term) -> Term:
         """
-        The term after C{term}.
+        Return the term after C{term}.
         """
         known = self._known.get(term.position + 1)
         return self._keep(term.forward()) if known is None else known
 
     def backward(self, term: Term) -> Term:
         """
-        The term before C{term}, or the one at position 0.
+        Return the term before C{term}, or C{term} itself at position 0.
         """
         known = self._known.get(term.position - 1 if term.position else 0)
         return self._keep(term.backward()) if known is None else known
@@ -160,15 +161,15 @@ class Neighbours:
 
 def digits(value: Decimal) -> bytes:
     """
-    The decimal digits of C{value}, a non-negative integer, as ASCII.
+    Return the decimal digits of C{value}, a non-negative integer, as ASCII.
     """
     return str(value).encode("ascii")
 
 
 def term_at(position: int) -> Term:
     """
-    The term at C{position}, by fast doubling: one round of three
-    multiplications for each bit of C{position}, 21 ms at 1,000,000.
+    Return the term at C{position}, by fast doubling: one round of three multiplications
+    for each bit of C{position}, 21 ms at 1,000,000.
 
     @raise ValueError: C{position} is negative.
     """

@@ -1,3 +1,3 @@
 """
-Being a Unix process: descriptors, exit statuses, signs of life.
+The service as a Unix process: file descriptors, exit statuses, signs of life.
 """

@@ -8,13 +8,14 @@ import resource
 
 from pexservice.process.exit_status import CannotStart
 
-#: Descriptors that connections never get: the store, logs, sockets and what opens for a
-#: moment take up to 64, connections that are told to go until the next turn 16, and those
-#: that are told that there is no room 32.
+#: File descriptors that connections never get: up to 64 for the store, logs, sockets and
+#: files that are open for a moment, 16 for connections that were told to go and close at
+#: the next turn of the reactor, and 32 for those that are told that there is no room.
 RESERVE = 112
 
 
-#: With fewer a process starts in vain: Twisted, uvloop or the store find none left.
+#: The least limit of open files: with fewer, Twisted, uvloop or the store finds no
+#: descriptor left.
 LEAST = 64
 
 
@@ -22,7 +23,7 @@ def check_limit() -> None:
     """
     Check that this process may open as many files as it needs without connections.
 
-    @raise CannotStart: it may not.
+    @raise CannotStart: the limit of open files is too low.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < LEAST:
@@ -34,10 +35,10 @@ def check_limit() -> None:
 
 def room_for(connections: int) -> int:
     """
-    Raise the limit of open files as far as C{connections} need and the system lets us.
+    Raise the limit of open files as far as C{connections} need and the system allows.
 
-    @return: how many there is room for.  More would be accepted by the kernel and
-        answered by nobody.
+    @return: how many connections there is room for.  The kernel would accept more, and
+        nobody would answer them.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + RESERVE

@@ -1,5 +1,5 @@
 """
-How the process ends when it cannot go on: one line that says why, and a status.
+The end of a process that cannot go on: one line that says why, and an exit status.
 
 C{sys.exit} in a callback of the reactor does not end the process, and
 C{reactor.stop()} ends it with status 0.  So the status is set at the very end, when
@@ -26,15 +26,16 @@ from pexservice.process.start_terminal import START_TERMINAL
 
 class Status(IntEnum):
     """
-    Exit statuses, a protocol with the program that started the process.  Values of
-    C{sysexits.h} where it has one that fits.
+    The exit statuses, a protocol with the program that started the process.  The values
+    are those of C{sysexits.h} where it has one that fits.
     """
 
-    #: It could not start; trying again may help.
+    #: The process could not start; trying again may help.
     CANNOT_START = 1
-    #: EX_USAGE: an option, or a file that one names, is wrong; a restart mends nothing.
+    #: EX_USAGE: an option, or a file that an option names, is wrong; a restart mends
+    #: nothing.
     MISCONFIGURED = 64
-    #: EX_IOERR: the store failed while it ran; the next process reads what is there.
+    #: EX_IOERR: the store failed while the process ran; the next process reads it anew.
     STORE_FAILED = 74
     #: EX_CONFIG: the store is damaged; starting again will not help.
     DAMAGED = 78
@@ -45,9 +46,9 @@ class CannotStart(Exception):
     The process cannot start; the message is one line that says why.
 
     twistd shows the class's name and the message, a hundred bytes in all, on the terminal
-    of the one that started a daemon, and ends with status 1.
+    that a daemon is started from, and ends with status 1.
 
-    @cvar exit_status: what it ends with in the foreground.
+    @cvar exit_status: the status that the process ends with in the foreground.
     """
 
     # The module's whole name would take the place of the message's end.
@@ -57,14 +58,14 @@ class CannotStart(Exception):
 
 class Misconfigured(CannotStart):
     """
-    The process cannot start, and neither will the next one by the same options.
+    The process cannot start, and neither can the next one with the same options.
     """
 
     __module__ = "pexservice"
     exit_status = Status.MISCONFIGURED
 
 
-#: What may be over in a moment, and says nothing of the file that was to be opened.
+#: Errors that may be over in a moment, and say nothing of the file that was to be opened.
 _PASSING = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 )
@@ -89,9 +90,9 @@ def tell_starter(reason: str) -> None:
 
 class ProcessExit:
     """
-    Ends this process.
+    The end of this process, with a status and a reason.
 
-    @ivar reason: why, once it is decided.
+    @ivar reason: why the process ends, or C{None} while that is not decided.
     """
 
     _log = Logger()
@@ -104,7 +105,7 @@ class ProcessExit:
         at_exit: Callable[..., object] = atexit.register,
     ) -> None:
         """
-        @param terminal: somebody reads standard error, besides the log.
+        @param terminal: whether somebody reads standard error, besides the log.
         """
         self._reactor = reactor
         self._terminal = terminal
@@ -114,7 +115,7 @@ class ProcessExit:
 
     def watch_reactor(self) -> None:
         """
-        End with a status that is not 0 if the reactor breaks down, which twistd takes for
+        End with a status that is not 0 if the reactor breaks down; twistd takes that for
         an end like any other.
         """
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
@@ -150,7 +151,8 @@ class ProcessExit:
     def _write(self, reason: str) -> None:
         # twistd has put its log in the place of sys.stderr.
         if self._terminal and sys.__stderr__ is not None:
-            # A full disk may have both the store and what this is redirected to.
+            # A full disk may have both the store and the file that standard error goes
+            # to.
             with suppress(OSError):
                 sys.__stderr__.write(error_line(f"pexservice: {reason}"))
 
@@ -161,7 +163,7 @@ class ProcessExit:
         self._reactor.callWhenRunning(self._stop)
 
     def _stop(self) -> None:
-        # It may be stopping already: the last commit of all may fail.
+        # The reactor may be stopping already: the last commit of all may fail.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 

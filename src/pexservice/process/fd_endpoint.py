@@ -1,8 +1,8 @@
 """
-The endpoint C{fd:N}: a listening socket that somebody else opened and handed down.
+The endpoint C{fd:N}: a listening socket that another process opened and handed down.
 
-Letting go of it must leave the socket as it is, for the next worker accepts from
-it too.  So a Unix socket's file, which Twisted removes with its port, stays.
+Closing the port must leave the socket as it is, for the next worker accepts from it too.
+So a Unix socket's file, which Twisted removes with its port, stays.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ BACKLOG = 4096
 
 class InheritedUNIXPort(unix.Port):
     """
-    A port on somebody else's Unix socket.
+    A port on a Unix socket that another process opened.
     """
 
-    # Closing a descriptor is ours to do; shutting down would end it for everybody.
+    # Only our descriptor is ours to close; shutting the socket down would end it for
+    # everybody.
     _shouldShutdown = False
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        Close our descriptor, and only that.
+        Close the file descriptor, and leave the socket and its file as they are.
         """
         tcp.Port.connectionLost(self, reason)
 
@@ -46,7 +47,9 @@ class InheritedUNIXPort(unix.Port):
 @implementer(IStreamServerEndpoint)
 class InheritedEndpoint:
     """
-    @ivar descriptor: of a listening stream socket.
+    The endpoint of a listening socket that this process inherited.
+
+    @ivar descriptor: the file descriptor of a listening stream socket.
     """
 
     def __init__(self, reactor: Any, descriptor: int) -> None:
@@ -56,9 +59,9 @@ class InheritedEndpoint:
     @classmethod
     def parse(cls, reactor: Any, *args: object, **kwargs: object) -> InheritedEndpoint:
         """
-        C{fd:N}, taken apart.
+        Parse C{fd:N}.
 
-        @raise ValueError: it is something else.
+        @raise ValueError: the arguments are something else.
         """
         if len(args) != 1 or kwargs or not str(args[0]).isdecimal():
             raise ValueError("must be fd:N, the number of a listening socket")
@@ -66,7 +69,7 @@ class InheritedEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        See C{IStreamServerEndpoint.listen}.
+        Listen on the inherited socket; see C{IStreamServerEndpoint}.
         """
         return maybeDeferred(self._listen, protocolFactory)
 
@@ -77,7 +80,8 @@ class InheritedEndpoint:
                 port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
                     self._reactor, self.descriptor, factory
                 )
-                # Listening sets the file's permissions: to what they are.
+                # Listening sets the file's permissions, so give it those that the file
+                # has.
                 port.mode = stat.S_IMODE(Path(inherited.getsockname()).stat().st_mode)
                 port.startListening()
             else:
@@ -86,7 +90,7 @@ class InheritedEndpoint:
                 )
             # Listening has also set Twisted's backlog of 50.
             inherited.listen(BACKLOG)
-        # The port has its own copy.
+        # The port has its own copy of the descriptor.
         os.close(self.descriptor)
         listening: IListeningPort = port
         return listening

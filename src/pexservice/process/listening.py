@@ -1,5 +1,5 @@
 """
-Listening where the command line says, and what to say when that fails.
+Listening on the endpoints of the command line, and the errors when that fails.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from pexservice.process.fd_endpoint import InheritedEndpoint
 #: The description of all sockets that systemd passes.
 ALL_OF_SYSTEMD = "systemd:all"
 
-#: The number of the first of them; see sd_listen_fds(3).
+#: The file descriptor of the first socket that systemd passes; see sd_listen_fds(3).
 _FIRST = 3
 
 
 class AddressInUse(CannotStart):
     """
-    Another process listens there.
+    Another process listens on the address.
     """
 
     __module__ = "pexservice"
 
 
-#: What another start does not mend: a port that takes rights which the service lacks.
+#: The exception for each error number.  Another start does not mend a port that takes
+#: rights which the service lacks.
 _KINDS: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: Misconfigured,
@@ -51,8 +52,8 @@ class Place:
     """
     An endpoint that does not listen yet.
 
-    Finding what a description means takes a few milliseconds, which a worker has before
-    it takes over and not then.
+    Resolving a description takes a few milliseconds, which a worker has before it takes
+    over and not then.
     """
 
     description: str
@@ -60,9 +61,10 @@ class Place:
 
     async def listen(self, factory: IProtocolFactory) -> IListeningPort:
         """
-        Listen.
+        Listen on the endpoint.
 
-        @raise CannotStart: it names the endpoint and the reason.
+        @raise CannotStart: listening failed; the message names the endpoint and the
+            reason.
         """
         try:
             port: IListeningPort = await self.endpoint.listen(factory)
@@ -79,7 +81,8 @@ class Place:
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
-    Return what C{descriptions} mean; the command line was checked, so each means something.
+    Return the places that C{descriptions} name; the command line was checked, so each is
+    valid.
     """
     found = []
     for description in descriptions:
@@ -97,8 +100,8 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
 
 def _first_environment() -> dict[str, str]:
     """
-    Return the environment that this process began with; Twisted removes what systemd says
-    in it when it is imported.
+    Return the environment that this process began with; Twisted, when it is imported,
+    removes systemd's variables.
     """
     found = Path("/proc/self/environ").read_bytes().decode(errors="replace")
     return dict(each.split("=", 1) for each in found.split("\0") if "=" in each)
@@ -108,7 +111,7 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
     """
     Yield the descriptors of all sockets that systemd has passed to this process.
 
-    @raise Misconfigured: there is none, or one that is no listening stream socket.
+    @raise Misconfigured: there is no such socket, or one is no listening stream socket.
     """
     count = environment.get("LISTEN_FDS", "")
     ours = environment.get("LISTEN_PID") == str(os.getpid())
@@ -132,7 +135,7 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
 
 async def stop_listening(port: IListeningPort) -> None:
     """
-    Listen no more.
+    Stop listening on C{port}.
     """
     stopped = port.stopListening()
     if stopped is not None:

@@ -1,10 +1,10 @@
 """
-The lines of the log: one prefix, or JSON, with priorities where systemd's journal reads.
+The lines of the log: text with a prefix, or JSON, with priorities for systemd's journal.
 
 A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  The journal has
 times of its own and takes a priority in front instead, C{<6>worker-1 info: ...}, as
 sd-daemon(3) says.  A worker writes its lines to its supervisor with that priority and
-nothing else in front; the supervisor knows whose they are.
+nothing else in front; the supervisor knows which worker they come from.
 
 Lines of the access log have syslog's facility local0, and no prefix: they are in the
 combined format wherever they go.
@@ -34,16 +34,16 @@ _SEVERITIES = {
 
 _LEVELS = {severity: level for level, severity in _SEVERITIES.items()}
 
-#: What an event has as C{facility} whose line is one of the access log: syslog's local0.
+#: The C{facility} of an event whose line is one of the access log: syslog's local0.
 ACCESS = 16
 
 _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 
-#: A line to the supervisor is cut here, which would cut it anyway and not know its
-#: priority behind the cut.  Characters; of four bytes at most.
+#: A line to the supervisor is cut at this length: the supervisor would cut it anyway, and
+#: not know the priority of the rest.  Characters, of four bytes at most.
 _LONGEST = 2000
 
-#: What a port of Twisted's logs of itself; the code that opens it logs more.
+#: Lines that a port of Twisted logs about itself; the code that opens the port logs more.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
 
 #: Fields of an event that are Twisted's.
@@ -54,7 +54,7 @@ _TWISTEDS = frozenset(
 
 def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
     """
-    Return whether what is written to C{descriptor} goes to systemd's journal.
+    Return whether C{descriptor} leads to systemd's journal.
     """
     named = environment.get("JOURNAL_STREAM", "")
     try:
@@ -66,16 +66,16 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
 
 def error_line(message: str, descriptor: int = 2) -> str:
     """
-    Return the line for what is wrong before there is a log, or after it.
+    Return the line for an error before there is a log, or after it.
     """
     return f"{'<3>' if is_journal(descriptor) else ''}{message}\n"
 
 
 def level_of(line: str) -> tuple[Any, int, str]:
     """
-    Take apart a line that a worker has written.
+    Split a line that a worker has written into its priority and its text.
 
-    @return: its level, its facility, and the rest of it; a line without a priority comes
+    @return: the line's level, its facility, and its text; a line without a priority comes
         from something that went wrong before there was a log, or beside it.
     """
     found = _PRIORITY.fullmatch(line)
@@ -91,11 +91,11 @@ class LogLines:
     """
     An observer that writes each event as lines.
 
-    @ivar process: the name of this process; an event may be another's, and say so in
+    @ivar process: the name of this process; an event of another process names that one in
         its field C{process}.
-    @ivar as_json: one JSON object for each event.
-    @ivar journal: the journal reads.
-    @ivar piped: our supervisor reads.
+    @ivar as_json: whether each event is written as one JSON object.
+    @ivar journal: whether systemd's journal reads the lines.
+    @ivar piped: whether this process's supervisor reads the lines.
     """
 
     _write: Callable[[str], object]
@@ -116,7 +116,7 @@ class LogLines:
         if self.journal or self.piped:
             prefix = f"<{8 * facility + _SEVERITIES.get(level, 6)}>"
         shown = self._json(event) if self.as_json else self._text(event, level, facility)
-        # At once: lines of one event stay together, whatever else writes there.
+        # In one write: lines of one event stay together, whatever else writes there.
         self._write("".join(f"{prefix}{line}\n" for line in shown))
 
     def _text(self, event: LogEvent, level: Any, facility: int) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """
-Living no longer than the process that started this one.
+The end of a process whose parent, the process that started it, has ended.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Callable
 #: How long a process whose parent is gone may take to stop.  Seconds.
 ORPHAN_GRACE = 0.8
 
-#: How long the next parent waits for what such processes still have.  Seconds, and how
-#: often it tries.
+#: How long the next parent waits for sockets that such processes still have, and how long
+#: between two tries.  Seconds.
 ORPHANS_PATIENCE = 3.0
 ORPHANS_INTERVAL = 0.1
 
 
 def end_with_parent(descriptor: int, stop: Callable[[], object] | None = None) -> None:
     """
-    End this process when the process at the other end of a pipe has ended, however that
-    ended.
+    End this process when the process at the other end of a pipe has ended, however it
+    did.
 
-    A thread waits for it, so a process that hangs ends too.
+    A thread waits for that, so that this process ends even when it hangs.
 
     @param descriptor: either end of a pipe whose other end only the parent has.
     @param stop: called in that thread to stop in order; after L{ORPHAN_GRACE} seconds the
-        process is killed.  Without it, it is killed at once.
+        process is killed.  Without C{stop}, the process is killed at once.
     """
 
     def wait() -> None:
-        # Asked for nothing, poll still tells that the other end is closed.
+        # With no events asked for, poll still tells that the other end is closed.
         poll = select.poll()
         poll.register(descriptor, 0)
         poll.poll()

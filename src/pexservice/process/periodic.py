@@ -21,8 +21,8 @@ class Periodic:
     """
     A function that is called again and again, whatever it raises.
 
-    A function that returns a C{Deferred} is not called again before that has fired;
-    one that fails counts like an exception.
+    A function that returns a C{Deferred} is not called again before that has fired; a
+    C{Deferred} that fails counts like an exception.
     """
 
     _log = Logger()
@@ -35,7 +35,7 @@ class Periodic:
     @property
     def running(self) -> bool:
         """
-        Whether it was started and not stopped since.
+        Return whether the calls were begun and not stopped since.
         """
         return bool(self._loop.running)
 

@@ -1,8 +1,8 @@
 """
 A guard that keeps pyOpenSSL out of a process until something there speaks TLS with it.
 
-Twisted imports pyOpenSSL wherever it is installed: 9 MiB in each of three processes, of
-which a worker without uvloop or with a store behind HTTPS may need it, and only when its
+Twisted imports pyOpenSSL wherever it is installed: 9 MiB in each of three processes.
+Only a worker without uvloop, or with a store behind HTTPS, may need it, and only when its
 settings say so.  Importing this module before Twisted sets the guard.
 """
 

@@ -1,5 +1,5 @@
 """
-Burying the processes that others left to process 1.
+The reaping of processes that other processes left to process 1.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Container
 
 def bury_orphans(own: Container[int]) -> None:
     """
-    Take the exit status of each child that has ended, up to the first of our own.
+    Take the exit status of each child that has ended, up to the first one in C{own}.
 
-    @param own: ids of processes that somebody else here waits for.
+    @param own: ids of processes that other code of this process waits for.
     """
     while True:
         try:

@@ -1,14 +1,14 @@
 """
-A record of what the supervisor counts, which its workers can read.
+The scoreboard: a record of the supervisor's counts, which its workers can read.
 
-A worker answers C{/metrics}, but how often workers ended, and why, only the supervisor
-knows.  So it keeps one small record in memory that it shares with them: a file that has
-no name (C{memfd_create}), which each worker inherits as a descriptor.  Nobody waits for
-anybody, a supervisor that hangs can be read, and the memory goes with the last process
-that has it.
+A worker answers C{/metrics}, but only the supervisor knows how often workers ended, and
+why.  So the supervisor keeps one small record in memory that it shares with its workers:
+a file that has no name (C{memfd_create}), which each worker inherits as a file
+descriptor.  No process waits for another, the record of a supervisor that hangs can be
+read, and the memory goes with the last process that has it.
 
-A reader may come in the middle of a write.  The record ends in a checksum, so it sees
-that and reads again.
+A reader may come in the middle of a write.  The record ends in a checksum, so the reader
+sees that and reads again.
 """
 
 from __future__ import annotations
@@ -24,42 +24,43 @@ from typing import Any
 
 from attrs import define, field
 
-#: Why workers end: told to, to be replaced; silent for too long; a commit failed; it
-#: could not start; any other signal; any other status; an option or a file is wrong.
+#: Why workers end: told to, to be replaced; silent for too long; a commit failed; the
+#: worker could not start; any other signal; any other status; an option or a file is
+#: wrong.
 (REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = REASONS = (
     *("replaced", "silent", "store_failed", "cannot_start", "killed", "failed"),
     "misconfigured",
 )
 
-#: What the kernel shows it as.
+#: The name that the kernel shows for the file.
 _NAME = "pexservice-scoreboard"
 
 #: How often a reader that came in the middle of a write tries again.  A write takes a
 #: microsecond.
 _ATTEMPTS = 10
 
-#: What there is to say of the last reload is cut here.  Bytes.
+#: The note on the last reload is cut at this length.  Bytes.
 LONGEST_NOTE = 512
 
 #: The mark with the version, the failovers, the standbys that there are and that there
-#: should be, the reloads and what came of the last, the worker that serves and the one
-#: before it, since when and after which pause, the restarts by reason, and what there is
-#: to say of the last reload.
+#: should be, the reloads and the outcome of the last, the worker that serves and the
+#: worker before it, since when it serves and after which pause, the restarts by reason,
+#: and the note on the last reload.
 _RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q{LONGEST_NOTE}s")
 _MARK = b"pexscor4"
 
-#: As a supervisor of version 0.1.0 writes it, below which newer code may run for a while:
-#: without reloads, and with one reason less.
+#: The record of a supervisor of version 0.1.0, below which newer code may run for a
+#: while: without reloads, and with one reason less.
 _FIRST_RECORD = struct.Struct("<8s3Q6Q")
 _FIRST_MARK = b"pexscor1"
 
-#: Follows the record, of its bytes.
+#: The checksum of the record's bytes, which follows the record.
 _CHECKSUM = struct.Struct("<I")
 
 
 class Reload(IntEnum):
     """
-    What came of a replacement of the workers.
+    The outcome of a replacement of the workers.
     """
 
     NONE = 0
@@ -71,20 +72,20 @@ class Reload(IntEnum):
 @define
 class Score:
     """
-    What the supervisor counts, since it started.
+    The supervisor's counts since it started.
 
-    @ivar failovers: how often a worker that served ended, and nobody had told it to.
+    @ivar failovers: how often a worker that served ended without being told to.
     @ivar standing_by: how many workers wait to take over.
-    @ivar standby: how many should.
-    @ivar restarts: how many workers ended, by the reason, while there should be some.
+    @ivar standby: how many workers should wait to take over.
+    @ivar restarts: how many workers ended, by the reason, while workers should run.
     @ivar reloads: how many replacements of the workers began, or C{None} if the supervisor
         does not count them.
-    @ivar reload: what came of the last of them.
+    @ivar reload: the outcome of the last replacement.
     @ivar serving: the name of the worker that serves; empty while none does.
-    @ivar before: the name of the worker that served before it, and has ended.
-    @ivar since: when it began to serve.  Milliseconds since 1970.
-    @ivar pause: how long after the end of the worker before it that was.  Microseconds.
-    @ivar note: why it failed, or what of it waits for a restart.
+    @ivar before: the name of the worker that served before C{serving}, and has ended.
+    @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
+    @ivar pause: how long after the end of C{before} that was.  Microseconds.
+    @ivar note: why the last replacement failed, or which options wait for a restart.
     """
 
     failovers: int = 0
@@ -102,7 +103,8 @@ class Score:
 
 def last_reload(score: Score | None) -> str | None:
     """
-    Say what came of the last reload, if there was one and a supervisor counts them.
+    Return a phrase with the outcome of the last reload, or C{None} if there was none or
+    no supervisor counts them.
     """
     if score is None or not score.reloads:
         return None
@@ -122,9 +124,9 @@ def create() -> int:
 
 def inherit(descriptor: int) -> None:
     """
-    Keep C{descriptor} from our own children.
+    Keep the scoreboard's C{descriptor} from this process's own children.
 
-    @raise OSError: it is something else.
+    @raise OSError: C{descriptor} is not open, or no file.
     """
     os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
     read(descriptor)
@@ -135,7 +137,7 @@ def of_process(pid: int) -> int | None:
     Open the scoreboard of the supervisor whose process id is C{pid}.
 
     @return: a descriptor, or C{None} if that process has no scoreboard.
-    @raise OSError: there is no such process, or it is somebody else's.
+    @raise OSError: there is no such process, or it is another user's.
     """
     for each in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -149,7 +151,7 @@ def of_process(pid: int) -> int | None:
 
 def write(descriptor: int, score: Score) -> None:
     """
-    Let everybody read C{score}.
+    Write C{score} to the scoreboard.
     """
     counts = [score.restarts[reason] for reason in REASONS]
     record = _RECORD.pack(
@@ -164,10 +166,10 @@ def write(descriptor: int, score: Score) -> None:
 
 def read(descriptor: int) -> Score | None:
     """
-    Read what was written last.
+    Read the score that was written last.
 
-    @return: C{None} if there is no whole record.
-    @raise OSError: C{descriptor} is something else.
+    @return: the score, or C{None} if there is no whole record.
+    @raise OSError: C{descriptor} is not open, or no file.
     """
     for _ in range(_ATTEMPTS):
         found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
@@ -190,7 +192,7 @@ def read(descriptor: int) -> Score | None:
 
 def reader(descriptor: int | None) -> Callable[[], Score | None]:
     """
-    Return what reads a scoreboard, or finds nothing if there is none.
+    Return a function that reads the scoreboard, or returns C{None} if there is none.
     """
     return (lambda: None) if descriptor is None else partial(read, descriptor)
 

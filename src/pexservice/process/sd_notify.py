@@ -1,5 +1,5 @@
 """
-systemd's notify protocol: messages of a process to the one that started it.
+systemd's notify protocol: messages of a process to the process that started it.
 
 A message is a few C{NAME=VALUE} lines.  They go to the socket that C{NOTIFY_SOCKET}
 names, or, from a worker to our own supervisor, through a pipe that only that worker has.
@@ -22,19 +22,19 @@ STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
 STANDING_BY = "STATUS=standing by"
 
-#: What is longer is cut.  Bytes of a line: three of them are less than PIPE_BUF, up to
-#: which a message goes into a pipe whole or not at all.
+#: A longer line is cut.  Bytes: three such lines are less than PIPE_BUF, up to which a
+#: message goes into a pipe whole or not at all.
 LONGEST_LINE = 1000
 
 
 class Notifier:
     """
-    Sends messages to the process that started this one, or to nobody.
+    A sender of messages to the process that started this one, or to nobody.
 
-    One descriptor serves for the life of the process: a moment without a free one must
-    not look like silence.
+    One file descriptor serves for the life of the process: a moment without a free one
+    must not look like silence.
 
-    @ivar watchdog: seconds of silence after which that process acts, or C{None} if it
+    @ivar watchdog: seconds of silence after which the receiver acts, or C{None} if it
         does not wait for signs of life.
     """
 
@@ -58,9 +58,10 @@ class Notifier:
     @classmethod
     def to_service_manager(cls, environment: Mapping[str, str]) -> Self:
         """
-        Return the one that sends to the socket that C{NOTIFY_SOCKET} names.
+        Return the notifier that sends to the socket that C{NOTIFY_SOCKET} names.
 
-        @param environment: of this process; without that name nothing is sent.
+        @param environment: the environment of this process; without C{NOTIFY_SOCKET}
+            nothing is sent.
         """
         name = environment.get("NOTIFY_SOCKET", "")
         if not name:
@@ -77,9 +78,10 @@ class Notifier:
     @classmethod
     def to_supervisor(cls, descriptor: int, environment: Mapping[str, str]) -> Self:
         """
-        Return the one that writes to a pipe.
+        Return the notifier that writes to a pipe.
 
-        @param descriptor: of its writing end; our own children do not inherit it.
+        @param descriptor: the pipe's writing end; this process's own children do not
+            inherit it.
         @raise OSError: C{descriptor} is not open.
         """
         os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
@@ -95,7 +97,7 @@ class Notifier:
         try:
             self._send(b"".join(map(_encoded, lines)))
         except OSError as error:
-            # Once: it may last as long as the receiver is stopped.
+            # Once: the error may last as long as the receiver is stopped.
             if not self._failing:
                 self._log.warn("a notification was not sent: {error}", error=error)
             self._failing = True
@@ -104,14 +106,14 @@ class Notifier:
 
     def close(self) -> None:
         """
-        Tell nobody any more.
+        Send no more messages.
         """
         self._send = None
         self._close()
 
 
 def _encoded(line: str) -> bytes:
-    # A reason may contain the name of a file, and that a newline.
+    # A reason may contain the name of a file, and the name a newline.
     return " ".join(line.splitlines()).encode()[:LONGEST_LINE] + b"\n"
 
 

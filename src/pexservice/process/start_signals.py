@@ -2,8 +2,8 @@
 Signals that come before the reactor handles them.
 
 Until then SIGHUP would kill the process, and SIGTERM would leave its pid file behind and
-a child that checks the store.  Here they are only noted, for the service that starts to
-look at when it can.
+a child that checks the store.  Here the signals are only noted, and the service that
+starts looks at them when it can.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StartSignals:
     """
     The signals that this process received while it started.
 
-    @ivar terminated: SIGTERM or SIGINT asked it to end.
+    @ivar terminated: whether SIGTERM or SIGINT asked the process to end.
     """
 
     def __init__(self) -> None:
@@ -36,22 +36,25 @@ class StartSignals:
         signal.signal(signal.SIGTERM, lambda *_: self.terminate())
         signal.signal(signal.SIGINT, lambda *_: self.terminate())
         signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
-        # What starts a container's process 1 may have blocked it until now.
+        # The program that starts a container's process 1 may have blocked SIGTERM until
+        # now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
     def hand_over(self, stop: Callable[[], object]) -> None:
         """
         Leave SIGTERM and SIGINT to the reactor, which takes them when it runs.
 
-        @param stop: called if one came already, or comes before the reactor runs.
+        @param stop: called if such a signal came already, or comes before the reactor
+            runs.
         """
         self.on_terminate(stop)
-        # Twisted takes SIGINT only where nobody else has.
+        # Twisted takes SIGINT only where Python's default handler is.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(self, interrupt: Callable[[], object] | None) -> None:
         """
-        Have C{interrupt} called when the process is asked to end, or now if it was.
+        Have C{interrupt} called when the process is asked to end, or now if it was
+        already.
         """
         self._interrupt = interrupt
         if self.terminated and interrupt is not None:
@@ -59,7 +62,7 @@ class StartSignals:
 
     def on_hang_up(self, reload: Callable[[], object]) -> None:
         """
-        Have C{reload} called at each SIGHUP, and now if there was one.
+        Have C{reload} called at each SIGHUP, and now if one came already.
         """
         self._reload = reload
         if self._hung_up:
@@ -67,7 +70,7 @@ class StartSignals:
 
     def terminate(self) -> None:
         """
-        Do what SIGTERM asks for.
+        Note that the process is asked to end, and call the interrupt if there is one.
         """
         self.terminated = True
         if self._interrupt is not None:
@@ -75,7 +78,7 @@ class StartSignals:
 
     def hang_up(self) -> None:
         """
-        Do what SIGHUP asks for.
+        Reload if the service can already, and note that a SIGHUP came.
         """
         if self._reload is not None:
             self._reload()
@@ -83,12 +86,12 @@ class StartSignals:
 
     def sleep(self, seconds: float) -> None:
         """
-        Wait, but not once the process is asked to end.
+        Wait for C{seconds}, or until the process is asked to end.
         """
         end = time.monotonic() + seconds
         while not self.terminated and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _SLICE))
 
 
-#: Of this process.
+#: The signals of this process.
 START_SIGNALS = StartSignals()

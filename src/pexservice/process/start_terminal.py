@@ -16,7 +16,7 @@ _STANDARD_ERROR = 2
 
 class StartTerminal:
     """
-    The copy, while there is one.
+    The copy of standard error, while there is one.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StartTerminal:
         """
         Write C{line} to the terminal that started this daemon, if it was started as one.
         """
-        # What it was redirected to may be full or gone, and the log has the line too.
+        # The file or pipe there may be full or gone, and the log has the line too.
         with suppress(OSError):
             if self._descriptor is not None:
                 os.write(self._descriptor, line.encode())
@@ -49,5 +49,5 @@ class StartTerminal:
             self._descriptor = None
 
 
-#: Of this process.
+#: The terminal that this process is started from.
 START_TERMINAL = StartTerminal()

@@ -1,9 +1,9 @@
 """
 A reactor whose timers go by the monotonic clock.
 
-Twisted's own go by the wall clock: a step of that would condemn every silent worker at
-once, or none for as long as the step was.  The uvloop reactor is as steady; one that
-C{twistd --reactor} names otherwise keeps its own clock.
+The timers of Twisted's own reactors go by the wall clock: a step of that would condemn
+every silent worker at once, or none for as long as the step was.  The uvloop reactor is
+as steady; any other that C{twistd --reactor} names keeps its own clock.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """
-Telling systemd and the operator, who wait for a start, how much of the store was verified.
+Reports of how much of the store was verified, for systemd and the operator during a
+start.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from twisted.logger import Logger
 from pexservice.process.sd_notify import ALIVE
 
 #: For how long each sign of progress keeps a start alive.  Seconds: a pause of a disk is
-#: shorter, and a verification that hangs is ended after it.
+#: shorter, and a verification that hangs for longer is ended.
 EXTENSION = 30
 
 #: How often progress is logged.  Seconds; a shorter verification is not worth a line.
@@ -21,10 +22,11 @@ LOG_INTERVAL = 5.0
 
 class VerificationProgress:
     """
-    Passes progress on: to the log, and in systemd's words to the process that started
-    this one, which takes it for a sign of life.
+    A reporter of progress: to the log, and in systemd's words to the process that started
+    this one, which takes a report for a sign of life.
 
-    It blocks as little as a datagram does, and a verification that hangs says nothing.
+    A report blocks as little as a datagram does, and a verification that hangs reports
+    nothing.
     """
 
     _log = Logger()
@@ -43,7 +45,7 @@ class VerificationProgress:
 
     def __call__(self, percent: int) -> None:
         """
-        Pass on that so much of the store was verified.
+        Report that C{percent} percent of the store was verified.
         """
         status = f"verifying the store: {percent} %"
         self._notify(

@@ -1,3 +1,4 @@
 """
-Connections: what is taken as a request, from whom, and how many.
+The server's connections: which bytes count as a request, which clients are admitted, and
+how many.
 """

@@ -2,8 +2,8 @@
 The access log: a line for each answer, in the combined format.
 
 Lines are gathered and written together, at the end of a second or when there are many.
-They are in the order of the answers, whichever way these went.  A disk that takes none
-costs lines, never an answer.
+They are in the order of the answers, whether these took the fast path or the parser.  A
+disk that cannot be written costs lines, never an answer.
 """
 
 from __future__ import annotations
@@ -28,45 +28,45 @@ OWN_LOG = "-"
 #: How many lines are written at once, without waiting for the end of the second.
 MOST_LINES = 1000
 
-#: What needs no escaping.
+#: A value that needs no escaping.
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
 
 class Sink(Protocol):
     """
-    Where the lines go.
+    The destination of the log's lines.
     """
 
     def write(self, lines: Sequence[bytes]) -> None:
         """
-        Take C{lines}, each with its end.
+        Write C{lines}, each of which has its line end.
 
         @raise OSError: some of them are lost.
         """
 
     def reopen(self) -> None:
         """
-        Write into the file that has the name now.
+        Open the file that has the log's name now, and write there.
         """
 
     def close(self) -> None:
         """
-        Take no more.
+        Close the destination: no more lines follow.
         """
 
 
 class LogFile:
     """
-    A file, which is only appended to and may be moved away.
+    A log file, which is only appended to and may be moved away.
     """
 
     def __init__(self, path: str) -> None:
         """
-        @raise OSError: it cannot be opened.
+        @raise OSError: the file cannot be opened.
         """
         self._path = path
         self._file = self._open()
-        # The last write ended within a line.
+        # Whether the last write ended within a line.
         self._broken = False
 
     def _open(self) -> int:
@@ -78,7 +78,7 @@ class LogFile:
         Append C{lines}.
         """
         data = b"\n" * self._broken + b"".join(lines)
-        # Until it is known that the last line is whole.
+        # Until all is written: a write that fails may end within a line.
         self._broken = True
         while data:
             data = data[os.write(self._file, data) :]
@@ -86,7 +86,7 @@ class LogFile:
 
     def reopen(self) -> None:
         """
-        Open the path again.  Where that is not possible, go on with the file at hand.
+        Open the path again, or go on with the present file if that is not possible.
         """
         try:
             file = self._open()
@@ -105,7 +105,7 @@ class LogFile:
 
 class OwnLog:
     """
-    The daemon's own log.
+    The daemon's own log, as the destination of the access log's lines.
     """
 
     def write(self, lines: Sequence[bytes]) -> None:
@@ -117,18 +117,18 @@ class OwnLog:
 
     def reopen(self) -> None:
         """
-        Do nothing: it is somebody else's.
+        Do nothing: the daemon's own log is not opened here.
         """
 
     def close(self) -> None:
         """
-        Do nothing: as L{reopen}.
+        Do nothing: the daemon's own log is not closed here.
         """
 
 
 def sink_of(name: str) -> Sink:
     """
-    Return where C{--access-log NAME} writes.
+    Return the destination that C{--access-log NAME} names.
 
     @raise OSError: there is no such place.
     """
@@ -156,11 +156,11 @@ class AccessLog:
         self, host: str, request: bytes, status: int, length: int, arguments: Arguments
     ) -> None:
         """
-        Tell of an answer.
+        Add the line of an answer.
 
         @param host: the client's address, if it has one.
-        @param request: the request line, escaped; C{b"-"} if there was none.
-        @param length: of the body that was sent.
+        @param request: the request line, escaped; C{b"- - -"} if there was none.
+        @param length: the length of the body that was sent.
         """
         self._lines.append(
             b'"%b" - - %b "%b" %d %b "%b" "%b"\n'
@@ -179,7 +179,7 @@ class AccessLog:
 
     def tick(self) -> None:
         """
-        Begin another second, with all lines of the last one written.
+        Begin another second, once all lines of the last one are written.
         """
         self.flush()
         if self._reopen:
@@ -189,7 +189,7 @@ class AccessLog:
 
     def flush(self) -> None:
         """
-        Write what was gathered.
+        Write the lines that were gathered.
         """
         lines, self._lines = self._lines, []
         if not lines:
@@ -207,14 +207,15 @@ class AccessLog:
 
     def reopen(self) -> None:
         """
-        Write into the file that has the name now, from the next second on.  May be called
-        by a signal handler.
+        Have the log's file opened again when the next second begins.
+
+        A signal handler may call this.
         """
         self._reopen = True
 
     def close(self) -> None:
         """
-        Write the rest.
+        Write the remaining lines, and close the destination.
         """
         self.flush()
         self._sink.close()
@@ -227,7 +228,7 @@ def _value(arguments: Arguments, name: bytes) -> bytes:
 
 def escaped(value: bytes) -> bytes:
     """
-    Return C{value} as it stands between quotes, as Twisted's own log has it.
+    Return C{value} escaped for use between quotes, as in Twisted's own log.
     """
     if _PLAIN.fullmatch(value):
         return value

@@ -1,9 +1,9 @@
 """
-How much of what a connection was sent its client has taken.
+The progress of a client in taking what its connection is sent.
 
-A transport tells that its buffer is full and that it has room again, with up to some
-megabytes in between: a client on a slow line takes minutes for that, and is not stuck.
-The kernel knows of each byte.
+A transport only tells that its buffer is full and that it has room again, with up to some
+megabytes in between: a client on a slow line takes minutes for that, and is not stuck.  The
+kernel knows of each byte.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def bytes_taken(handle: socket.socket | None) -> int | None:
     Return a number that changes when the client takes some of what it is sent.
 
     @param handle: the connection's socket, or C{None} where there is none to ask.
-    @return: of TCP, the bytes that the other machine has acknowledged; of another stream,
-        minus the bytes that wait to be read; C{None} if neither can be told.
+    @return: for TCP, the number of bytes that the other machine has acknowledged; for
+        another stream, minus the number of bytes that wait to be read; C{None} if neither
+        is known.
     """
     if handle is None or handle.fileno() < 0:
         return None
     try:
         return _acknowledged(handle)
     except OSError:
-        # It is no TCP, or it is gone.
+        # The socket is not TCP, or is closed.
         pass
     try:
         queued = fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))

@@ -1,9 +1,9 @@
 """
-The HTTP channel of a connection, for all that the plan cache does not know.
+The HTTP channel of a connection, for requests that the plan cache does not know.
 
-What is refused before it is a request may have left the two sides with different ideas of
-where the next one begins.  So the answer is the connection's last, and the rest of what
-the client sends is read and dropped for a moment: closing at once would reset the
+After input that is refused before it is a request, the two sides may have different ideas
+of where the next request begins.  So the answer is the connection's last, and the rest of
+the client's input is read and dropped for a moment: closing at once would reset the
 connection, and a reset may overtake the answer.
 """
 
@@ -43,7 +43,7 @@ LINGER = 2
 
 _LAST = Framing(b"HTTP/1.1", b"close", last=True)
 
-#: What a client is refused for, and has to count as its request.
+#: The refusals that are a client's own fault, and count against its rate limit.
 _ITS_FAULT = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -55,7 +55,7 @@ _ITS_FAULT = (
 
 class PexChannel(Parser):
     """
-    Answer the requests of one connection that have to be parsed.
+    The HTTP channel of one connection, which answers the requests that have to be parsed.
     """
 
     site: ISite
@@ -84,20 +84,20 @@ class PexChannel(Parser):
     @property
     def is_over(self) -> bool:
         """
-        Whether the connection's last answer was given.
+        Return whether the connection's last answer was given.
         """
         return self._connection.phase in (Phase.DRAINING, Phase.CLOSED)
 
     @property
     def sender(self) -> ISender:
         """
-        Where the requests come from.
+        Return the connection, as the origin of its requests.
         """
         return ISender(self._connection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See C{IProtocol.connectionLost}.
+        End the channel, without the next request of a pipeline; see C{IProtocol}.
         """
         if self._next_request is not None:
             self._next_request.cancel()
@@ -106,23 +106,23 @@ class PexChannel(Parser):
 
     def readConnectionLost(self) -> None:
         """
-        The client will send no more, but may wait for answers.
+        Take a half-close: the client will send no more, but may wait for answers.
         """
         self._half_closed = True
-        # What has no end of its own, a stream of events, ends here: a client that closes
-        # one most often does not wait for any more of it.
+        # A stream of events, which has no end of its own, ends here: a client that closes
+        # its side most often does not wait for any more events.
         self.stopProducing()
         if self.is_over or not (self.is_answering or self.paused):
             self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See C{IProtocol.dataReceived}.
+        Parse C{data}, and set the connection's phase by it; see C{IProtocol}.
         """
         if self.is_over:
             return
         connection = self._connection
-        # At rest, so that what comes now is the beginning of a request.
+        # The connection was at rest, so these bytes are the beginning of a request.
         alone = connection.phase is Phase.IDLE
         connection.phase = Phase.RECEIVING
         self._completed = ()
@@ -140,7 +140,7 @@ class PexChannel(Parser):
 
     def _learn(self, head: bytes, request: PexRequest) -> None:
         """
-        Have the plan cache keep what C{request} means, which came alone as C{head}.
+        Have the plan cache keep the meaning of C{request}, which came alone as C{head}.
         """
         operation = operation_of(request)
         if operation is None:
@@ -158,8 +158,10 @@ class PexChannel(Parser):
 
     def checkPersistence(self, request: PexRequest, version: bytes) -> bool:
         """
-        Return whether the connection may be used again.  An answer always has its length,
-        so also one of HTTP/1.0 if the client asks for it.
+        Return whether the connection may be used again, and set the answer's C{Connection}.
+
+        An answer always has its length, so a connection of HTTP/1.0 is kept alive too if
+        the client asks for that.
         """
         said = persistence(read(request.requestHeaders).get(CONNECTION, ()))
         persistent = said.keeps if version == b"HTTP/1.0" else not said.closes
@@ -175,8 +177,10 @@ class PexChannel(Parser):
         self, version: bytes, code: bytes, reason: bytes, headers: Headers
     ) -> None:
         """
-        Take the head of an answer.  It waits for what follows, so that one call sends both
-        and a client never has the one without the other.
+        Keep the head of an answer until the next write.
+
+        So one call sends the head and what follows it, and a client never has the one
+        without the other.
         """
         connection, others = None, []
         for name, values in headers.getAllRawHeaders():
@@ -188,20 +192,20 @@ class PexChannel(Parser):
 
     def write(self, data: bytes) -> None:
         """
-        Send some of an answer.
+        Send a part of an answer, after the head if that was not sent yet.
         """
         begin, self._head = self._head, b""
         self.transport.write(begin + data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """
-        Send some of an answer that is sent in chunks.
+        Send a part of an answer that is sent in chunks.
         """
         self.write(b"".join(iovec))
 
     def requestDone(self, request: PexRequest) -> None:
         """
-        Go on after an answer.
+        Count and log a complete answer, and go on with the connection.
         """
         if self._head:
             self.write(b"")
@@ -217,8 +221,8 @@ class PexChannel(Parser):
             )
         if self.persistent and self.has_input:
             # The next request is here already.  It waits for the next turn of the
-            # reactor, so that others get theirs, and for the client to have taken
-            # the answers, so that they do not pile up.
+            # reactor, so that other connections get theirs, and for the client to
+            # have taken the answers, so that these do not pile up.
             self.paused = True
         super().requestDone(request)
         if self.paused:
@@ -250,7 +254,7 @@ class PexChannel(Parser):
 
     def pauseProducing(self) -> None:
         """
-        The client does not take what is sent.
+        Record that the client does not take what is sent.
         """
         connection = self._connection
         connection.blocked_since = connection.blocked_since or self._fast_path.seconds()
@@ -258,7 +262,7 @@ class PexChannel(Parser):
 
     def resumeProducing(self) -> None:
         """
-        The client has taken what was sent.
+        Record that the client has taken what was sent, and go on with a pipeline.
         """
         self._connection.blocked_since = 0.0
         super().resumeProducing()
@@ -293,17 +297,17 @@ class PexChannel(Parser):
 
     def loseConnection(self) -> None:
         """
-        Close the connection when all was sent.
+        Close the connection when everything was sent.
         """
         connection = self._connection
         connection.phase = Phase.DRAINING
-        # If the client does not take it, that is as bad as any other stall.
+        # A client that does not take the rest has stalled, as in any other phase.
         connection.blocked_since = connection.blocked_since or self._fast_path.seconds()
         super().loseConnection()
 
     def timeoutConnection(self) -> None:
         """
-        The client of a refused request still sends.
+        Abort the connection: the client of a refused request still sends.
         """
         self.setTimeout(None)
         self.transport.abortConnection()

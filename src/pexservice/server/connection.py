@@ -1,10 +1,10 @@
 """
-The protocol of a connection: what the plan cache knows is answered here, all else by an
-HTTP channel.
+The protocol of a connection: requests that the plan cache knows are answered here, all
+others by an HTTP channel.
 
-Most connections never need a channel.  One that does keeps it for the rest of its
-life, and the two take turns: a request that the cache knows is answered here when
-nothing is under way on the connection, so answers keep their order.
+Most connections never need a channel.  A connection that does keeps it for the rest of its
+life, and the two take turns: a request that the cache knows is answered here when nothing
+is under way on the connection, so answers keep their order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _END = b"\r\n\r\n"
 
 class Transport(ITransport, IConsumer, IPushProducer):
     """
-    What a connection needs of one.
+    The interfaces that a connection needs of its transport.
     """
 
 
@@ -56,8 +56,8 @@ class Connection(Protocol):
     """
     The protocol of a connection, on whatever transport.
 
-    @ivar shapes: of the heads that came on it.
-    @ivar admission: the answer of the table of connections, once that was asked.
+    @ivar shapes: the shapes of the heads that came on the connection.
+    @ivar admission: the answer of the table of connections, once the table was asked.
     """
 
     transport: Transport
@@ -66,7 +66,7 @@ class Connection(Protocol):
         self, fast_path: FastPath, make_channel: Callable[[Connection], PexChannel]
     ) -> None:
         """
-        @param make_channel: makes what parses the requests of a connection.
+        @param make_channel: makes the channel that parses the requests of a connection.
         """
         # All that a request uses is set here: Python finds what an instance has from the
         # beginning in a third of the time.
@@ -82,27 +82,27 @@ class Connection(Protocol):
         self._make_channel = make_channel
         # The request that is performed here.
         self._request: Recognized | None = None
-        # What came while it was.
+        # The input that came while that request was performed.
         self._queued: bytes | None = None
         self._half_closed = False
 
     @cached_property
     def caller(self) -> Caller:
         """
-        Where its requests come from.
+        Return the two ends of the connection, as far as answers depend on them.
         """
         transport, clients = self.transport, self.fast_path.performer.clients
         return clients.caller(transport.getPeer(), transport.getHost())
 
     def connectionMade(self) -> None:
         """
-        See C{IProtocol.connectionMade}.
+        Begin to serve the connection, or refuse or drop it if there is no room for it.
         """
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, streaming=True)
         self.write = self.transport.write
-        # Until now it may have agreed on TLS.
+        # Until now the connection may have been in the TLS handshake.
         self.phase, self.receiving_since = _IDLE, 0.0
         self.last_active = self.fast_path.seconds()
         if self.admission is None:
@@ -126,7 +126,7 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See C{IProtocol.connectionLost}.
+        Leave the table of connections, and end the channel if there is one.
         """
         self.connected = 0
         self.phase = Phase.CLOSED
@@ -137,8 +137,9 @@ class Connection(Protocol):
 
     def _take_channel(self) -> PexChannel:
         """
-        Have all that the cache does not know handled by a channel from now on, and
-        the transport's wishes as a producer too.
+        Have a channel handle all that the plan cache does not know from now on.
+
+        The channel also takes this protocol's place as the transport's producer.
         """
         self.transport.unregisterProducer()
         self.channel = channel = self._make_channel(self)
@@ -149,7 +150,7 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See C{IProtocol.dataReceived}.
+        Answer a request that the plan cache knows, or give C{data} to the channel.
         """
         if self.phase is _IDLE:
             cache = self.fast_path.cache
@@ -160,7 +161,7 @@ class Connection(Protocol):
         if self._request is None:
             (self.channel or self._take_channel()).dataReceived(data)
         else:
-            # It has to wait for its turn, and the client with what comes after it.
+            # The input has to wait for the answer, and the client with what comes next.
             self._queued = (self._queued or b"") + data
             self.transport.pauseProducing()
 
@@ -187,7 +188,7 @@ class Connection(Protocol):
 
     def _answer(self, answer: Answer) -> None:
         """
-        Send the answer to the request that is performed.
+        Send the answer to the request that is being performed.
         """
         request = self._request
         if request is None:
@@ -202,7 +203,7 @@ class Connection(Protocol):
             status, data = problem.status, fast_path.responses.problem(plan, problem)
         else:
             came, state = answer
-            # Nearly all that come to a state are told one of these two.
+            # Nearly all answers about a state are one of these two.
             kind = VALUE if came is _APPLIED or came is VALUE else kind_of(came)
             data = fast_path.responses.about(plan, kind, state)
             status = kind.status
@@ -217,7 +218,7 @@ class Connection(Protocol):
         self.answered = True
         self.last_active = fast_path.seconds()
         if self._queued is not None and not last:
-            # In the next turn of the reactor, so that others get theirs.
+            # In the next turn of the reactor, so that other connections get theirs.
             fast_path.call_later(0, self._go_on)
             return
         self.phase = _IDLE
@@ -235,7 +236,7 @@ class Connection(Protocol):
 
     def readConnectionLost(self) -> None:
         """
-        The client will send no more, but may wait for answers.
+        Take a half-close: the client will send no more, but may wait for answers.
         """
         self._half_closed = True
         if self.channel is not None and self._request is None and not self._queued:
@@ -245,19 +246,19 @@ class Connection(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        We will send no more.
+        Do nothing: only this side of the connection will send no more.
         """
 
     def pauseProducing(self) -> None:
         """
-        The client takes no answers: it gets none, for it can ask nothing.
+        Read no more: a client that takes no answers can ask for none.
         """
         self.blocked_since = self.fast_path.seconds()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """
-        It has taken what was sent.
+        Read again: the client has taken what was sent.
         """
         self.blocked_since = 0.0
         if self._queued is None:
@@ -265,16 +266,16 @@ class Connection(Protocol):
 
     def stopProducing(self) -> None:
         """
-        See C{IPushProducer.stopProducing}.
+        Do nothing: L{connectionLost} does what there is to do.
         """
 
     def loseConnection(self) -> None:
         """
-        Close it when all was sent.
+        Close the connection when everything was sent.
         """
         if self.channel is None:
             self.phase = Phase.DRAINING
-            # If the client does not take it, that is as bad as any other stall.
+            # A client that does not take the rest has stalled, as in any other phase.
             self.blocked_since = self.blocked_since or self.fast_path.seconds()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -283,7 +284,7 @@ class Connection(Protocol):
 
     def bytes_taken(self) -> int | None:
         """
-        Return what L{acknowledged_bytes.bytes_taken} has of its socket.
+        Return L{acknowledged_bytes.bytes_taken} of the connection's socket.
         """
         get_handle = getattr(self.transport, "getHandle", None)
         return None if get_handle is None else acknowledged_bytes.bytes_taken(get_handle())
@@ -298,6 +299,6 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """
-        Close it at once.
+        Close the connection at once.
         """
         self.transport.abortConnection()  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
 """
-What the connections of one worker share.
+The fast path: the state that the connections of one worker share.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pexservice.web.problems import Problem
 
 class FastPath:
     """
-    The plan cache of a worker, and what it takes to perform a plan and to answer.
+    The plan cache of a worker, with the parts that perform plans and write their answers.
 
     @ivar log: the access log, if there is one.
-    @ivar performer: performs operations, those that were parsed too.
-    @ivar requests: counts the requests that were answered, those that were parsed too.
+    @ivar performer: performs operations, also those of requests that were parsed.
+    @ivar requests: counts the requests that were answered, also those that were parsed.
     @ivar seconds: a monotonic clock.
-    @ivar call_later: the reactor's.
+    @ivar call_later: the reactor's C{callLater}.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FastPath:
         self, head: bytes, operation: Operation, path: bytes, framing: Framing
     ) -> None:
         """
-        Keep that C{head}, which was parsed, means C{operation}.
+        Have the plan cache keep that C{head}, which was parsed, means C{operation}.
         """
         if operation.is_about_cursor:
             tally = self.requests.tally(path, operation.method)
@@ -79,10 +79,10 @@ class FastPath:
         length: int,
     ) -> None:
         """
-        Have an answer in the access log, if there is one.
+        Write an answer into the access log, if there is one.
 
-        @param request: the request line, or what there was instead.
-        @param length: of the body that was sent.
+        @param request: the request line, or a placeholder if there was none.
+        @param length: the length of the body that was sent.
         """
         if self.log is not None:
             forwarded = arguments.get(FORWARDED_FOR)
@@ -91,7 +91,7 @@ class FastPath:
 
     def tick(self) -> None:
         """
-        Begin another second.
+        Begin another second in the answers, the access log and the plan cache.
         """
         self.responses.tick()
         if self.log is not None:

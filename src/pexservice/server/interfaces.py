@@ -1,8 +1,8 @@
 """
 The interfaces between the parts of a worker's server, and the phases of a connection.
 
-They break what would be circles: a connection makes channels, which change its phase; the
-site makes connections, which need the site.
+They prevent circular imports: a connection makes channels, which change its phase; the site
+makes connections, which need the site.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pexservice.web.problems import Problem
 
 class Phase(Enum):
     """
-    Where a connection is between its first request and its end.
+    The phase of a connection, from its first request to its end.
     """
 
     #: Between requests, and so free to be closed to make room for others.
@@ -35,12 +35,12 @@ class Phase(Enum):
 
 class IConnection(Interface):
     """
-    A connection, to the table of connections and to the channel that parses for it.
+    A connection, as the table of connections and the channel that parses for it see it.
 
     All times are seconds on the monotonic clock of the table.
     """
 
-    #: What it is doing.
+    #: The phase that it is in.
     phase: Phase
     #: Whether a request was answered on it.
     answered: bool
@@ -59,7 +59,7 @@ class IConnection(Interface):
 
     def loseConnection() -> None:
         """
-        Close it when everything written was sent.
+        Close the connection when everything written was sent.
         """
 
     def time_out() -> None:
@@ -69,13 +69,13 @@ class IConnection(Interface):
 
     def abort() -> None:
         """
-        Close it at once, whatever was not sent.
+        Close the connection at once, whatever was not sent.
         """
 
 
 class ISite(Interface):
     """
-    The site, to the requests that it answers.
+    The site, as the requests that it answers see it.
     """
 
     #: The root of the resource tree.
@@ -86,7 +86,7 @@ class ISite(Interface):
 
 class IChannel(Interface):
     """
-    What parses the requests of a connection, to one of them.
+    The parser of a connection's requests, as each of them sees it.
     """
 
     site: ISite

@@ -1,14 +1,14 @@
 """
-How many connections there are, and which of them go: when there are too many, when
-they take too long, when the worker stops.
+The limits on connections: which of them are closed when there are too many, when they take
+too long, and when the worker stops.
 
-Everything that holds a descriptor counts, from the moment it is accepted.  When there is
-no room for another, some client holds more than its share, and one of its connections
-goes: so a single client can close its own connections and nobody else's.
+Every connection counts that holds a file descriptor, from the moment it is accepted.  When
+there is no room for another, some client holds more than its share, and one of that
+client's connections is closed: so a single client can close its own connections and nobody
+else's.
 
-No connection has a timer of its own.  One sweep a second looks at all of them, which
-at 10,000 takes a millisecond, and a request costs nothing but writing down when it
-was.
+No connection has a timer of its own.  One sweep a second looks at all of them, which at
+10,000 takes a millisecond, and a request costs nothing but writing down when it was.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ IDLE_TIMEOUT = 60
 #: How long a request may take to arrive, head and body.  Seconds.
 REQUEST_TIMEOUT = 20
 
-#: How long a client may take no byte of what it is sent; it is looked at as often.
+#: How long a client may take no byte of what it is sent, and how often that is checked.
 #: Seconds.
 STALL_TIMEOUT = 60
 
-#: A search that found few connections that can go, less than one in so many, is repeated
-#: when this many times as long as it took went by: a flood of connections must not become
-#: one of searches.  One that found more has paid for itself when they are used up.
+#: A search that found few connections to close, less than one in L{FEW}, is repeated only
+#: after L{REST_BETWEEN_SEARCHES} times as long as it took: a flood of connections must not
+#: become one of searches.  A search that found more has paid for itself when they are
+#: used up.
 FEW = 100
 REST_BETWEEN_SEARCHES = 10
 
@@ -43,24 +44,24 @@ REST_BETWEEN_SEARCHES = 10
 #: to a server, and one address may stand for a few people.
 SMALLEST_SHARE = 16
 
-#: How many connections may be told at a time that there is no room for them; beyond it
-#: they are closed without a word.
+#: How many connections at a time are told that there is no room for them; any more are
+#: closed without a word.
 MOST_REFUSALS = 32
 
-#: Why connections are closed: for each of the above, and to make room for others.
+#: Why connections are closed: for one of the timeouts above, or to make room for others.
 REASONS = ("idle", "slow", "stalled", "displaced")
 
 
 class Admission(Enum):
     """
-    What becomes of a new connection.
+    The decision about a new connection.
     """
 
     #: There is room for it.
     TAKEN = auto()
-    #: There is none, and there is time to say so.
+    #: There is no room for it, and there is time to say so.
     REFUSED = auto()
-    #: There is none, and too many others are being told.
+    #: There is no room for it, and too many others are being told.
     DROPPED = auto()
 
 
@@ -72,8 +73,8 @@ class Connections:
     @ivar accepted: how many were taken.
     @ivar refused: how many were not.
     @ivar closed: how many were closed from here, by the reason.
-    @ivar closing: no connection outlives the request it is in.
-    @ivar parting: nor one that comes to rest.
+    @ivar closing: whether every connection ends with the request it is in.
+    @ivar parting: whether a connection is closed as soon as it comes to rest.
     @ivar seconds: a monotonic clock.
     """
 
@@ -81,11 +82,11 @@ class Connections:
 
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        # By connection its holder: the client whose share it counts against.
+        # The holder of each connection: the client whose share it counts against.
         self._open: dict[IConnection, str | None] = {}
         self._held: Counter[str] = Counter()
         self._refused: set[IConnection] = set()
-        # Those whose clients are waited for, since when, and what they had taken then.
+        # The blocked connections: since when, and how much their clients had taken then.
         self._blocked: dict[IConnection, tuple[float, int | None]] = {}
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
@@ -93,7 +94,7 @@ class Connections:
         self.closing = False
         self.parting = False
         self.seconds = seconds
-        # Those that the last search found, the first to go last.
+        # The connections that the last search found; the last in the list goes first.
         self._found: list[tuple[_Rank, IConnection]] = []
         self._of_greedy = False
         self._next_search = 0.0
@@ -103,10 +104,10 @@ class Connections:
 
     def admit(self, connection: IConnection, holder: str | None = None) -> Admission:
         """
-        Take a new connection, or close another one for it, or neither.
+        Admit a new connection, closing another one for it if need be, or refuse it.
 
-        @param holder: the client that opened it, by its address or network; C{None} for
-            a proxy, which stands for many clients and so never holds too many.
+        @param holder: the client that opened it, by its address or network; C{None} for a
+            proxy, which stands for many clients and so never holds too many.
         """
         if len(self._open) >= self.limit and not self.displace(holder):
             self.refused += 1
@@ -122,15 +123,15 @@ class Connections:
 
     def displace(self, newcomer: str | None = None) -> bool:
         """
-        Close one connection at once, so that its descriptor is free in the next turn.
+        Close one connection at once, so that its file descriptor is free in the next turn.
 
-        Those of clients that hold more than their share go first; of these, and
-        otherwise of all, the one that rested longest, then the one whose request has
-        been arriving longest.  Of a client with too many go also those that take no
-        answers.
+        The connections of clients that hold more than their share go first.  Of these, or
+        of all if there is no such client, the connection that has rested longest goes
+        first, then the one whose request has been arriving longest.  A client with too many
+        connections also loses those on which it takes no answers.
 
         @param newcomer: the client for whose connection there is no room.
-        @return: whether there was one that can go.
+        @return: whether a connection could be closed.
         """
         chosen = self._next_found()
         if chosen is None:
@@ -153,7 +154,7 @@ class Connections:
         share = self._share()
         greedy = {holder for holder, count in self._held.items() if count > share}
         if newcomer is not None and self._held[newcomer] >= share:
-            # Or each of its new connections would cost somebody else an old one.
+            # Otherwise each new connection of this client would cost another an old one.
             greedy.add(newcomer)
         self._of_greedy = bool(greedy)
         self._found = [
@@ -172,7 +173,8 @@ class Connections:
 
     def _next_found(self) -> IConnection | None:
         """
-        Take the next connection that was found, and has not moved since.
+        Return the next connection of the search that has not changed since, if there is
+        one.
         """
         while self._found:
             rank, each = self._found.pop()
@@ -180,7 +182,7 @@ class Connections:
                 continue
             held = self._held[self._open[each] or ""]
             if self._of_greedy and held < self._share():
-                # It has given up enough.
+                # The client has given up enough connections.
                 self._found.clear()
                 break
             return each
@@ -207,14 +209,14 @@ class Connections:
 
     def sweep(self) -> None:
         """
-        See which of them have taken too long; to be called once a second.
+        Close the connections that have taken too long; to be called once a second.
         """
         now = self.seconds()
         for each in self._all():
             try:
                 self._sweep_one(each, now)
             except Exception:  # noqa: BLE001 it is logged, and no reason to stop
-                # What is wrong with one must not keep the others open.
+                # An error in one connection must not keep the others open.
                 self._log.failure("a connection could not be closed")
                 self.leave(each)
                 each.abort()
@@ -246,15 +248,16 @@ class Connections:
 
     def abort(self) -> None:
         """
-        Close all of them now, whatever they are in.
+        Close all connections now, whatever phase they are in.
         """
         for each in self._all():
             each.abort()
 
     def close_resting(self) -> None:
         """
-        Close those that wait for another request, now or when they come to it.  One
-        that has sent none yet is about to, so it may.
+        Close the connections that wait for another request, now or when they come to it.
+
+        A connection that has sent no request yet is about to, so it may.
         """
         self.parting = True
         for each in list(self._open):
@@ -263,7 +266,7 @@ class Connections:
 
     def close_idle(self) -> None:
         """
-        Close also those that have not sent any request.
+        Close all idle connections, also those that have not sent any request.
         """
         for each in list(self._open):
             if each.phase is Phase.IDLE:
@@ -280,7 +283,7 @@ class Connections:
         return emptied
 
 
-#: The order in which connections go: the kind of their rest, and since when.
+#: The order in which connections are closed: by the kind of their rest, then since when.
 _Rank = tuple[int, float]
 
 
@@ -292,10 +295,10 @@ def _rank(connection: IConnection, *, greedy: bool) -> _Rank | None:
     """
     phase = connection.phase
     if phase is Phase.DRAINING:
-        # Or clients that leave together would keep others out until all are gone.
+        # Otherwise clients that leave together would keep others out until all are gone.
         return 0, connection.last_active
     if phase is Phase.IDLE:
-        # Until the first request it has been arriving since the connection was made.
+        # The first request counts as arriving since the connection was made.
         return 0 if connection.answered else 1, connection.last_active
     if connection.receiving_since:
         return 1, connection.receiving_since

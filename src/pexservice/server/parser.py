@@ -1,9 +1,9 @@
 """
-Twisted's HTTP parser, stricter.
+A stricter version of Twisted's HTTP parser.
 
-It answers what Twisted drops without a word (a long request line, a large header section,
-a chunk that never ends), and refuses what RFC 9112 says to refuse and Twisted lets pass
-(no C{Host}, two of them, control characters, a coding that nobody else knows).
+It answers what Twisted drops without a word (a long request line, a large header section, a
+chunk that never ends), and refuses what RFC 9112 says to refuse and Twisted lets pass (no
+C{Host}, two of them, control characters, a coding that other parsers do not know).
 
 All that leans on private names of Twisted is here, and C{tests/unit/server/test_parser.py}
 holds it against the version that is installed.
@@ -42,7 +42,7 @@ ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 class Parser(HTTPChannel):
     """
-    Parse the requests of one connection.
+    The parser of one connection's requests.
     """
 
     maxHeaders = MOST_HEADERS
@@ -58,7 +58,7 @@ class Parser(HTTPChannel):
     @property
     def is_over(self) -> bool:
         """
-        Whether nothing more is to be parsed.
+        Return whether nothing more is to be parsed.
         """
         raise NotImplementedError
 
@@ -76,35 +76,35 @@ class Parser(HTTPChannel):
     @property
     def is_answering(self) -> bool:
         """
-        Whether a request is complete and its answer is not.
+        Return whether a request is complete and its answer is not.
         """
         return bool(self._handlingRequest)
 
     @property
     def is_blocked(self) -> bool:
         """
-        Whether the client does not take what is sent.
+        Return whether the client does not take what is sent.
         """
         return bool(self._waitingForTransport)
 
     @property
     def has_input(self) -> bool:
         """
-        Whether there are bytes that were not parsed.
+        Return whether there are bytes that were not parsed.
         """
         return bool(self._buffer or self._dataBuffer)
 
     @property
     def is_between_requests(self) -> bool:
         """
-        Whether no request has begun, and none is to be answered.
+        Return whether no request has begun, and none is to be answered.
         """
         return not (self.requests or self._buffer or self._empty_line)
 
     @property
     def line(self) -> bytes:
         """
-        The request line at hand, if it was understood.
+        Return the request line at hand; without one that was understood, C{b""}.
         """
         if not hasattr(self, "_command"):
             return b""
@@ -113,33 +113,33 @@ class Parser(HTTPChannel):
     @property
     def is_head(self) -> bool:
         """
-        Whether the request at hand is a HEAD, as far as that is known.
+        Return whether the request at hand is a HEAD, as far as that is known.
         """
         return getattr(self, "_command", b"") == b"HEAD"
 
     def pause_reading(self) -> None:
         """
-        Have the client wait with what it sends.
+        Stop reading, so that the client has to wait with what it sends.
         """
         self._networkProducer.pauseProducing()
 
     def resume_reading(self) -> None:
         """
-        Let the client send.
+        Read again from the client.
         """
         self._networkProducer.resumeProducing()
 
     def arguments(self) -> Arguments:
         """
-        Return what was read of the request at hand.
+        Return the arguments of the request at hand, as far as they were read.
         """
         return read(self.requests[-1].requestHeaders) if self.requests else {}
 
-    # What Twisted calls.
+    # The methods that Twisted calls.
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Take a line of a head.
+        Check a line of a head, and parse it.
         """
         if self.is_over:
             return
@@ -173,7 +173,7 @@ class Parser(HTTPChannel):
 
     def headerReceived(self, line: bytes) -> bool:
         """
-        Take a header, maybe of several lines.
+        Check a header, maybe of several lines, and keep it.
         """
         if self.is_over:
             return False
@@ -191,7 +191,7 @@ class Parser(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """
-        Take the end of a head.
+        Check a head, which is complete.
         """
         if self.is_over:
             return
@@ -236,7 +236,7 @@ class Parser(HTTPChannel):
         if not coding:
             return None
         if [each.lower() for each in coding] != [b"chunked"]:
-            # "identity" too: nobody else knows it, and would see another request's end.
+            # "identity" too: other parsers do not know it, and would see another end.
             return "the one Transfer-Encoding is chunked"
         if self._version == b"HTTP/1.0":
             return "HTTP/1.0 has no Transfer-Encoding"
@@ -245,7 +245,7 @@ class Parser(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """
-        Take the end of a request.
+        Check the trailers of a request, which is complete, and answer it.
         """
         if self.is_over:
             return
@@ -256,31 +256,31 @@ class Parser(HTTPChannel):
             self.completed(self.requests[-1])
             super().allContentReceived()
         else:
-            # Somebody else may have seen the end of the body before them.
+            # Another parser may have seen the end of the body before these lines.
             self.refuse(problems.malformed("the trailers are not headers"))
 
     def rawDataReceived(self, data: bytes) -> None:
         """
-        Take some of a body, or what comes after the request that is being answered.
+        Take a part of a body, or input that comes after the request being answered.
         """
         if self.is_over:
             return
         super().rawDataReceived(data)
-        # Of a chunk, this is what is still to come: Twisted would wait for all of it.
+        # In a chunk, this is the part still to come: Twisted would wait for all of it.
         awaited = getattr(self._transferDecoder, "length", None)
         if awaited is not None and awaited > LARGEST_BODY and not self.is_over:
             self.refuse(problems.too_much_content(LARGEST_BODY))
 
     def _send100Continue(self) -> None:
         """
-        Ask for the body, where there is one: Twisted asks whenever a client expects it.
+        Ask for the body if there is one: Twisted asks whenever a client expects that.
         """
         if self.length != 0:
             super()._send100Continue()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """
-        Refuse what Twisted could not parse.  What it was shows in what was counted.
+        Refuse input that Twisted could not parse, for the reason that the counts show.
         """
         # Among the trailers, nothing else goes wrong.
         in_trailers = getattr(self._transferDecoder, "state", None) == "TRAILER"

@@ -1,14 +1,14 @@
 """
-The recognition of plain heads: what a request says, read off its lines.
+The recognition of plain heads: the meaning of a request, read off its lines.
 
 A plain head is one that every parser reads alike: one request in one chunk of bytes,
 without a body, with one valid C{Host}, each line strictly C{name: value}, within all
-limits, and nothing that frames it another way.  Whatever is not plain is left to
+limits, and nothing that frames it another way.  Any other head is left to
 L{pexservice.server.parser}.
 
-What a line says is kept for a while, for clients send the same lines again and again.
-There are two generations: a line that is used stays, and a flood of new ones pushes out
-those that nobody uses.  No line is kept that has a secret, or that another request will
+The meaning of a line is kept for a while, for clients send the same lines again and again.
+There are two generations: a line that is used stays, and a flood of new lines pushes out
+those that are not used.  No line is kept that has a secret, or that another request will
 not have.
 """
 
@@ -58,19 +58,20 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)
 
 def is_host(value: bytes) -> bool:
     """
-    Return whether C{value} can be that of a C{Host}.
+    Return whether C{value} is valid as that of a C{Host} header.
     """
     return _HOST.fullmatch(value) is not None
 
 
 class Line(NamedTuple):
     """
-    What a line of a head says.
+    The meaning of one line of a head.
 
-    @ivar slot: its place in a L{Head.key}, if it decides which operation is meant.
-    @ivar meaning: what is put there.
-    @ivar name: that of the argument which it is, if it is one; likewise its C{value}.
-    @ivar kept: whether to keep it.
+    @ivar slot: the line's place in a L{Head.key}, if it decides which operation is meant.
+    @ivar meaning: the value in that place.
+    @ivar name: the name of the argument that the line is, if it is one; likewise its
+        C{value}.
+    @ivar kept: whether to keep the line.
     """
 
     slot: int | None = None
@@ -87,10 +88,10 @@ _SECRET = Line(kept=False)
 
 class _Rule(NamedTuple):
     """
-    What the lines of a header are read for.
+    The rule by which the lines of one header are read.
 
     @ivar slot: as L{Line.slot}.
-    @ivar tell: tells the meaning of a value, if it decides.
+    @ivar tell: returns the meaning of a value, if the header decides.
     @ivar name: as L{Line.name}.
     @ivar kept: as L{Line.kept}.
     """
@@ -112,11 +113,11 @@ Key = tuple[Hashable, ...]
 
 class Head(NamedTuple):
     """
-    What a plain head says.
+    The meaning of a plain head.
 
-    @ivar key: what decides which operation is meant: the method, the path and the
+    @ivar key: the values that decide which operation is meant: the method, the path and the
         version, then the meaning of each deciding header, C{None} without one.
-    @ivar new: the numbers of the first and the last line that was not known, if any.
+    @ivar new: the numbers of the first and the last line that were not known, if any.
     """
 
     key: Key
@@ -127,15 +128,16 @@ class Head(NamedTuple):
 
 class Reader:
     """
-    Read plain heads.
+    A reader of plain heads, which remembers lines.
     """
 
     def __init__(
         self, meanings: Mapping[bytes, Callable[[bytes], Hashable]], *, logs: bool = False
     ) -> None:
         """
-        @param meanings: for each header that decides which operation is meant, what
-            tells the meaning of its value: never C{None} but for one that is not plain.
+        @param meanings: for each header that decides which operation is meant, the function
+            that returns the meaning of its value: never C{None} but for one that is not
+            plain.
         @param logs: whether headers that are logged are arguments.
         """
         slots = {name: slot for slot, name in enumerate(meanings, 1)}
@@ -160,7 +162,7 @@ class Reader:
 
     def read(self, head: bytes) -> Head | None:
         """
-        Return what C{head} says, if it is plain.
+        Return the meaning of C{head}, if it is plain.
         """
         lines = head[:-4].split(b"\r\n")
         if (
@@ -193,7 +195,7 @@ class Reader:
 
     def known(self, line: bytes) -> Line | None:
         """
-        Return what a line says that was read before and kept.
+        Return the meaning of a line that was read before and kept.
         """
         return self._known.get(line)
 
@@ -205,7 +207,7 @@ class Reader:
 
     def notice(self, line: bytes, said: Line) -> None:
         """
-        Keep a line if it comes a second time: it may be one of many that differ.
+        Keep a line if it comes a second time: the first may be one of many that differ.
         """
         if said.kept and self.has_seen(line):
             self._keep(line, said)
@@ -224,7 +226,7 @@ class Reader:
 
     def parse(self, line: bytes) -> Line | None:
         """
-        Return what a header line says, if it is plain.
+        Return the meaning of a header line, if it is plain.
         """
         found = _LINE.fullmatch(line)
         if found is None:
@@ -253,9 +255,9 @@ def _parse_request_line(line: bytes) -> Line | None:
 
 def add(said: Line, key: list[Hashable], arguments: Arguments) -> bool:
     """
-    Add what a line says to what its head says.
+    Add the meaning of a line to that of its head, in C{key} and C{arguments}.
 
-    @return: whether the head may still be plain: it has no header twice that decides.
+    @return: whether the head may still be plain: no header that decides comes twice.
     """
     slot = said.slot
     if slot is not None:

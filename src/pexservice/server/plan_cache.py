@@ -1,16 +1,16 @@
 """
-The plan cache: what requests were found to mean, so that they need not be parsed again.
+The plan cache: the meanings of requests, so that these need not be parsed again.
 
-There is one meaning: a plan gets in here only when Twisted's parser and the Klein tree
-have just arrived at it, and it is found again by what the tree looked at.  A request is
-recognized in three ways, each slower than the one before and leading to it:
+A request never has a second meaning here: a plan gets in only when Twisted's parser and
+the Klein tree have just arrived at it, and it is found again by what the tree looked at.
+A request is recognized in three ways, each slower than the one before and leading to it:
 
   1. by its bytes, if all its lines were known when it was read;
-  2. by its shape: a client mostly sends the same head but for a line or two, so what
-     stands before and behind these is compared as a whole, and only these are read;
+  2. by its shape: a client mostly sends the same head but for a line or two, so the lines
+     before and behind these are compared as a whole, and only these are read;
   3. by reading all lines.
 
-What is not recognized, or means something that no plan is for yet, goes to the parser.
+A request that is not recognized, or that no plan is for yet, goes to the parser.
 The meanings that decide are few, and so are the plans, however many values clients send.
 So a client that sends ever new heads costs the others at most that their lines are read
 again: L{MOST_PLANS} is a bound, not a size.  No line with a secret or a key is kept.
@@ -59,7 +59,7 @@ MOST_RECENT = 8
 
 class PlanCache:
     """
-    The plans of one worker.
+    The plan cache of one worker.
 
     @ivar exact: requests by their bytes, for looking up and nothing else.
     """
@@ -72,9 +72,10 @@ class PlanCache:
         logs: bool = False,
     ) -> None:
         """
-        @param bind: checks arguments that will be the same each time; returns C{None}
-            if they are refused.
-        @param meanings: what tells the meaning of each header that decides.
+        @param bind: checks arguments that will be the same each time; returns C{None} if
+            they are refused.
+        @param meanings: for each header that decides, the function that returns the meaning
+            of its value.
         @param logs: whether the headers that are logged are arguments.
         """
         self.exact: dict[bytes, Recognized] = {}
@@ -92,13 +93,13 @@ class PlanCache:
 
     def tick(self) -> None:
         """
-        Make shapes again: it is another second.
+        Begin another second, in which L{MOST_MADE} shapes may be made.
         """
         self._may_make = MOST_MADE
 
     def retire(self) -> None:
         """
-        Recognize nothing any more.
+        Forget all plans, and recognize no request any more.
         """
         self._retired = True
         for each in (self.exact, self._exact_before, self._plans):
@@ -106,7 +107,7 @@ class PlanCache:
 
     def learn(self, head: bytes, plan: Plan) -> None:
         """
-        Keep what the tree made of C{head}, if it is plain.
+        Keep C{plan} as the meaning of C{head}, if that is plain.
         """
         if self._retired or len(self._plans) >= MOST_PLANS:
             return
@@ -116,7 +117,7 @@ class PlanCache:
 
     def recognize(self, head: bytes, connection: HasShapes) -> Recognized | None:
         """
-        Return what C{head} means, if it is known.
+        Return the meaning of C{head}, if it is known.
         """
         if not self._plans or len(head) > LONGEST_HEAD:
             return None
@@ -156,7 +157,7 @@ class PlanCache:
             if shape is not None:
                 prefer(connection, shape)
         elif len(head) <= LONGEST_EXACT:
-            # It has come before.
+            # All its lines have come before.
             call = self._bind(plan.operation, arguments)
         recognized = Recognized(plan, arguments, line, call)
         if call is not None:
@@ -198,7 +199,7 @@ class PlanCache:
         arguments: Arguments = {}
         for line in (*before, *behind):
             said = self._reader.known(line)
-            # New lines may have pushed it out just now.
+            # New lines may have pushed this one out just now.
             if said is None or not add(said, key, arguments):
                 return None
         whole = tuple(key)
@@ -217,7 +218,7 @@ class PlanCache:
 
     def _forget_one(self) -> None:
         """
-        Forget the shape that was made first, or have it go last if it was used.
+        Forget the oldest shape, or move it to the end if it was used.
         """
         which, shape = next(iter(self._shapes.items()))
         del self._shapes[which]
@@ -229,7 +230,7 @@ class PlanCache:
 
     def _fill(self, shape: Shape, head: bytes) -> Recognized | None:
         """
-        Return what C{head} means, which has C{shape}.
+        Return the meaning of C{head}, which has C{shape}, if it is known.
         """
         rest = head[len(shape.prefix) : len(head) - len(shape.suffix)].split(b"\r\n")
         if shape.lines + len(rest) > 1 + MOST_HEADERS:
@@ -245,7 +246,7 @@ class PlanCache:
                 if said.name is not None:
                     reader.notice(line, said)
             elif line is rest[0] or line is rest[-1]:
-                # It is no part of what differs: reading all makes a closer shape.
+                # This line does not differ: reading all lines makes a closer shape.
                 return None
             read.append(said)
         differing = [
@@ -261,7 +262,7 @@ class PlanCache:
 
     def _look(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
         """
-        Return what C{head} means, which has C{shape}, if only the value in its C{hole}
+        Return the meaning of C{head}, which has C{shape}, if only the value in its C{hole}
         differs and was not there before.
         """
         begin, end = len(hole.begin), len(head) - len(shape.suffix)
@@ -278,14 +279,15 @@ class PlanCache:
 
     def _with(self, shape: Shape, differing: list[Line]) -> Recognized | None:
         """
-        Return what a head of C{shape} means that says C{differing}, too.
+        Return the meaning of a head that has C{shape} and the lines C{differing}, if it is
+        known.
         """
         shared = shape.arguments
         arguments, plan = shared.copy(), shape.plan
         key: list[Hashable] | None = None
         for said in differing:
             name = said.name
-            # What the shape has of an argument is shared.
+            # All heads of the shape share its list of an argument's values.
             if name in shared:
                 return None
             if said.slot is not None or name == HOST:
@@ -302,8 +304,8 @@ class PlanCache:
 
 def _hole(shape: Shape, line: bytes, said: Line) -> Hole | None:
     """
-    Return the hole of a C{shape} whose heads differ in one C{line}, if its value makes no
-    difference to which plan they have, and need not be looked at.
+    Return the hole of a C{shape} whose heads differ in one C{line}, if the value of that
+    line neither decides which plan they have nor needs to be checked.
     """
     if shape.plan is None or said.slot is not None or said.name == HOST:
         return None

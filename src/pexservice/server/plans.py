@@ -1,5 +1,5 @@
 """
-What is known of requests: plans, which are found by what heads say, and the shapes that
+The plans of requests, which are found by the meanings of heads, and the shapes that the
 heads of one client have.
 """
 
@@ -20,9 +20,9 @@ MOST_ALTERNATING = 3
 @frozen(eq=False)
 class Framing:
     """
-    How the answers to requests of one kind are framed.
+    The framing of the answers to requests of one kind.
 
-    @ivar version: of HTTP, as C{b"HTTP/1.1"}.
+    @ivar version: the version of HTTP, as C{b"HTTP/1.1"}.
     @ivar connection: the value of the answer's C{Connection} header, if it has one.
     @ivar last: whether the connection ends with the answer.
     """
@@ -35,7 +35,7 @@ class Framing:
 @frozen(eq=False)
 class Plan:
     """
-    What requests of one kind mean, and how they are answered and counted.
+    The meaning of requests of one kind, and how they are answered and counted.
     """
 
     operation: Operation
@@ -49,7 +49,7 @@ class Recognized:
     A request that was recognized.
 
     @ivar line: its request line.
-    @ivar call: what was made of its arguments, if these are the same each time.
+    @ivar call: the call that its arguments are bound to, if these are the same each time.
     """
 
     plan: Plan
@@ -61,9 +61,9 @@ class Recognized:
 @frozen(eq=False)
 class Hole:
     """
-    The one line of a shape's heads that differs, when it was of one header before.
+    The one line in which the heads of a shape differ, by the header that it was last.
 
-    @ivar begin: what such a head begins with, up to the value.
+    @ivar begin: the bytes that such a head begins with, up to the value.
     @ivar argument: the name of the argument that the value is, if it is one.
     @ivar kept: whether such a line may be kept.
     """
@@ -76,16 +76,16 @@ class Hole:
 @define(eq=False)
 class Shape:
     """
-    What the heads of a client have in common: they begin and end alike.
+    The beginning and the end that the heads of a client have in common.
 
     @ivar lines: how many lines stand before and behind the rest.
-    @ivar key: what these say, as L{Head.key}; likewise C{arguments}.
+    @ivar key: the meaning of these lines, as L{Head.key}; likewise C{arguments}.
     @ivar line: the request line.
-    @ivar plan: that of a head whose rest decides nothing.
-    @ivar whole: what a head means whose rest makes no difference.
-    @ivar hole: what the last head had in the place of the rest, if it was one line that
-        does not decide.
-    @ivar used: how often it was; halved when others look for room.
+    @ivar plan: the plan of a head whose rest decides nothing.
+    @ivar whole: the meaning of a head whose rest makes no difference.
+    @ivar hole: the line that the last head had in the place of the rest, if that was one
+        line that does not decide.
+    @ivar used: how often the shape was used; halved when others look for room.
     """
 
     prefix: bytes
@@ -101,7 +101,7 @@ class Shape:
 
     def forget(self) -> None:
         """
-        Fit no head any more: connections may still have it.
+        Fit no head any more, though connections may still have this shape.
         """
         self.prefix = self.suffix = b"\n"
         self.arguments, self.line = {}, b""

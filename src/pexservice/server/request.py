@@ -1,5 +1,6 @@
 """
-A request: no body, one resource, nothing of the server in its answer.
+The request: its body is dropped, the one resource answers it, and nothing in its answer
+names the server.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class PexRequest(server.Request):
     @property
     def caller(self) -> Caller:
         """
-        The connection that it came on.
+        Return the connection that the request came on, as far as answers depend on it.
         """
         return self.channel.sender.caller
 
@@ -47,7 +48,7 @@ class PexRequest(server.Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """
-        Drop some of the body.
+        Drop a part of the body, and refuse the request if there is too much of it.
         """
         self._body_size += len(data)
         if self._body_size > LARGEST_BODY:
@@ -55,7 +56,7 @@ class PexRequest(server.Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """
-        Answer the request, which is complete.
+        Answer the request, which is complete; an absolute-form target is cut to its path.
         """
         absolute = ABSOLUTE.match(path)
         if absolute is not None:
@@ -66,8 +67,10 @@ class PexRequest(server.Request):
 
     def process(self) -> None:
         """
-        Do as the inherited one, without naming the server's version, without decoding
-        the path, and straight to the one resource.
+        Have the site's one resource answer the request.
+
+        Unlike the inherited method, this one does not name the server's version, does not
+        decode the path, and goes straight to the one resource.
         """
         site = self.channel.site
         if site.closing:
@@ -81,7 +84,7 @@ class PexRequest(server.Request):
 
     def processingFailed(self, reason: Failure) -> None:
         """
-        Answer that a bug got past the resource.
+        Log a bug that got past the resource, and answer that there was one.
         """
         _log.failure("a request failed", failure=reason)
         if self.startedWriting:
@@ -92,8 +95,7 @@ class PexRequest(server.Request):
 
     def finish(self) -> None:
         """
-        Take notice that the answer is complete.  One that says so is its connection's
-        last.
+        Finish the answer; if it says C{Connection: close}, it is its connection's last.
         """
         if self.responseHeaders.getRawHeaders(CONNECTION) == [b"close"]:
             self.channel.persistent = False
@@ -101,7 +103,7 @@ class PexRequest(server.Request):
 
     def getRequestHostname(self) -> bytes:
         """
-        Return a name for Klein: nothing here depends on the C{Host}, and what routes by
-        it must not fail by a strange one.
+        Return a fixed name for Klein: nothing here depends on the C{Host}, and routing by
+        it must not fail because of a strange one.
         """
         return b"localhost"

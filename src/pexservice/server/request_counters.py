@@ -2,8 +2,8 @@
 The counters of requests, by endpoint, method and status: plain numbers, for C{/metrics}.
 
 A request on the fast path is counted in the L{Tally} of its plan, so it costs one addition
-to an attribute and no look-up.  All else was parsed, which costs a thousand times what
-looking a number up does.
+to an attribute and no look-up.  All other requests were parsed, which costs a thousand
+times as much as looking up a number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs import Factory, define
 
 from pexservice.web.endpoints import BY_PATH, CURSOR
 
-#: What stands for every path and every method that there is not, so that callers
+#: The name for every path and every method that does not exist, so that callers
 #: cannot make the table larger; and for both where no request was understood.
 OTHER = "other"
 
@@ -29,7 +29,7 @@ class Tally:
     The requests for one endpoint by one method that were answered without being parsed.
 
     @ivar ok: how many were answered 200.
-    @ivar others: how many were not, by status.
+    @ivar others: how many were answered otherwise, by status.
     """
 
     endpoint: str
@@ -40,7 +40,7 @@ class Tally:
 
 class RequestCounters:
     """
-    The requests of one worker that were answered.
+    The counters of the requests that one worker has answered.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class RequestCounters:
 
     def tally(self, path: bytes, method: bytes) -> Tally:
         """
-        Return where those are counted that are not parsed.
+        Return the tally of the requests for one endpoint and method that are not parsed.
         """
         key = _names(path, method)
         tally = self._tallies.get(key)
@@ -67,31 +67,31 @@ class RequestCounters:
 
     def parsed(self, path: bytes, method: bytes, status: int) -> None:
         """
-        Count one that was parsed.
+        Count a request that was parsed.
         """
         self._parsed[*_names(path, method), status] += 1
 
     def refused(self, status: int) -> None:
         """
-        Count one that was not understood, or not waited for.
+        Count a request that was not understood, or not waited for.
         """
         self._parsed[OTHER, OTHER, status] += 1
 
     def hits(self) -> int:
         """
-        Return how many were answered without being parsed.
+        Return how many requests were answered without being parsed.
         """
         return sum(each.ok + each.others.total() for each in self._tallies.values())
 
     def misses(self) -> int:
         """
-        Return how many were parsed.
+        Return how many requests were parsed.
         """
         return self._parsed.total()
 
     def answered(self) -> Iterator[tuple[str, str, int, int]]:
         """
-        Return all of them: endpoint, method, status, how many.
+        Yield the counts of all answered requests: endpoint, method, status, how many.
         """
         answered = Counter(self._parsed)
         for tally in self._tallies.values():

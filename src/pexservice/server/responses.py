@@ -2,9 +2,9 @@
 The writer of answers: every head that goes over the wire is made here.
 
 An answer about the cursor differs from another one to the same kind of request in three
-numbers and the value, so it is made from a format; and what readers of the cursor are
-told differs in nothing until the cursor moves.  Both are made anew once a second, for the
-date.  What such an answer consists of is said in L{pexservice.web.representations}.
+numbers and the value, so it is made from a format; and the answers to readers of the cursor
+do not differ at all until the cursor moves.  Both are made anew once a second, for the
+date.  The parts of such an answer are in L{pexservice.web.representations}.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def render(
     """
     Return C{reply} as it goes over the wire.
 
-    @param browser_headers: what every answer tells a browser.
+    @param browser_headers: the headers that every answer has for browsers.
     @param bodiless: whether to leave the body out, as in the answer to a HEAD.
-    @param length: that of the body, if it is another one.
+    @param length: the length of the body, if the body is not that of C{reply}.
     """
     headers = [*browser_headers, *reply.headers]
     if reply.status not in NO_BODY_CODES:
@@ -79,7 +79,7 @@ def render(
 
 def _writer(plan: Plan, kind: Kind) -> Callable[[State], bytes]:
     """
-    Return what makes the answer that tells C{kind} of a state.
+    Return the function that makes the answer of C{kind} about a state.
     """
     operation, has_value = plan.operation, kind in WITH_VALUE
     bodiless = operation.method == b"HEAD"
@@ -94,7 +94,7 @@ def _writer(plan: Plan, kind: Kind) -> Callable[[State], bytes]:
     representation = operation.preferences.value
 
     def text(state: State) -> bytes:
-        # What nearly all answers are, so no call is made that need not be.
+        # Nearly all answers are of this form, so it makes no call that it need not.
         revision, term = state
         digits = term.text
         return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
@@ -126,7 +126,7 @@ class Responses:
 
     def tick(self) -> None:
         """
-        Forget what says the time: it is another second.
+        Begin another second: forget all that was made with the last one's date.
         """
         self._values.clear()
         self._others.clear()
@@ -134,7 +134,7 @@ class Responses:
 
     def problem(self, plan: Plan, problem: Problem) -> bytes:
         """
-        Return the answer that tells C{problem}.
+        Return C{problem} as the answer to a request of C{plan}.
         """
         operation = plan.operation
         return render(
@@ -146,7 +146,7 @@ class Responses:
 
     def about(self, plan: Plan, kind: Kind, state: State) -> bytes:
         """
-        Return the answer that tells C{kind} of C{state}.
+        Return the answer of C{kind} about C{state} to a request of C{plan}.
         """
         if kind is not VALUE:
             writer = self._others.get((plan, kind))

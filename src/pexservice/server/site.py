@@ -24,9 +24,9 @@ C = TypeVar("C", bound=Connection)
 @implementer(ISite)
 class PexSite(Site):
     """
-    Make the connections of one worker.
+    The factory of one worker's connections.
 
-    @ivar fast_path: what its connections share.
+    @ivar fast_path: the state that its connections share.
     """
 
     # Twisted's own lines about a factory that starts say nothing of ours.
@@ -37,7 +37,7 @@ class PexSite(Site):
     ) -> None:
         super().__init__(resource, timeout=None, reactor=reactor)
         self.fast_path = fast_path
-        # Apart, so that an error of the one does not cost the other.
+        # A timer each, so that an error in one call does not stop the other.
         self._each_second = [
             Periodic(call, reactor)
             for call in (fast_path.tick, fast_path.connections.sweep)
@@ -65,25 +65,27 @@ class PexSite(Site):
     @property
     def closing(self) -> bool:
         """
-        Whether the worker stops, so that each answer is its connection's last.
+        Return whether the worker stops, so that each answer is its connection's last.
         """
         return self.fast_path.connections.closing
 
     def log(self, request: Request) -> None:
         """
-        Do nothing: the channel sees to the access log.
+        Do nothing: the channel writes the access log.
         """
 
     def startFactory(self) -> None:
         """
-        Begin to tell the time.  What is inherited tells it for a log that is not used.
+        Start what is done once a second.
+
+        The inherited method is not called: it keeps the time for a log that is not used.
         """
         for each in self._each_second:
             each.start(1.0)
 
     def stopFactory(self) -> None:
         """
-        Tell the time no more.
+        Stop what is done once a second.
         """
         for each in self._each_second:
             each.stop()

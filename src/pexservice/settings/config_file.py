@@ -15,7 +15,7 @@ from typing import Any
 from pexservice.settings.option import Option
 from pexservice.settings.values import near
 
-#: Where a file is named, this is none.
+#: The value that names no file, where an option names one.
 STANDARD_OUTPUT = "-"
 
 _WORDS = {
@@ -30,7 +30,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     """
     Read the configuration file at C{path}.
 
-    @return: values by the names of their options, those that the file has.
+    @return: the values that the file has, by the names of their options.
     @raise ValueError: with one line that names the file, and the key if there is one.
     """
     known = {each.name: each for each in options if not each.hidden}

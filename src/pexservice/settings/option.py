@@ -37,18 +37,18 @@ class Option:
 
     @ivar attribute: the attribute of the settings class that holds its value.
     @ivar name: its name on the command line, without the dashes.
-    @ivar value: what stands for its value in C{--help}; empty for a flag.
+    @ivar value: the word for its value in C{--help}; empty for a flag.
     @ivar help: one or more sentences.
     @ivar group: one of L{GROUPS}.
     @ivar type: the type of one value in the configuration file: C{bool}, C{int},
         C{float} or C{str}.
-    @ivar parse: makes a value of the text on the command line; raises C{ValueError}
-        with what is wrong.
-    @ivar repeatable: the attribute is a tuple of all values that were given.
-    @ivar path_after: what stands before a path in the value, if there is one: a relative
-        path counts from the configuration file's directory.
-    @ivar hidden: only the supervisor gives it to its workers, so that no configuration
-        file may have it.
+    @ivar parse: makes a value of the text on the command line; raises C{ValueError} with
+        what is wrong.
+    @ivar repeatable: whether the attribute is a tuple of all values that were given.
+    @ivar path_after: the text before a path in the value, or C{None} if the value has no
+        path: a relative path counts from the configuration file's directory.
+    @ivar hidden: whether only the supervisor gives it to its workers, so that no
+        configuration file may have it.
     """
 
     attribute: str
@@ -66,7 +66,7 @@ class Option:
     @property
     def is_flag(self) -> bool:
         """
-        Whether it stands alone on the command line.
+        Return whether the option stands alone on the command line.
         """
         return not self.value
 
@@ -102,7 +102,7 @@ def option(
     Declare an attribute of a settings class as an option.
 
     @param name: by default the attribute's name with hyphens.
-    @return: what C{attrs.field} does, of any type to the type checker.
+    @return: the result of C{attrs.field}, of any type to the type checker.
     """
     return attrs.field(
         default=default,

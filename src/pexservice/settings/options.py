@@ -32,7 +32,7 @@ class Settings:
     Settings of one worker process.
 
     @ivar foreground: whether somebody sees the process's standard error and its exit
-        status.  Not an option of ours, but of twistd.
+        status; an option of twistd, not of this service.
     """
 
     listen: tuple[str, ...] = option(
@@ -204,7 +204,7 @@ class Settings:
 
     def __attrs_post_init__(self) -> None:
         """
-        Check what goes together.
+        Check that the options do not contradict each other.
 
         @raise ValueError: two options contradict each other.
         """
@@ -219,21 +219,21 @@ class Settings:
     @property
     def is_supervised(self) -> bool:
         """
-        Whether a supervisor of ours started this worker.
+        Return whether a supervisor of this service started the worker.
         """
         return self.supervisor is not None or self.lifeline is not None
 
     @property
     def directory(self) -> str:
         """
-        The directory of an LMDB store.
+        Return the directory of an LMDB store.
         """
         return self.store.removeprefix("lmdb:")
 
     @property
     def tls(self) -> tuple[str, str] | None:
         """
-        The files of a certificate and its key.
+        Return the files of the certificate and its key, or C{None} without TLS.
         """
         if self.tls_certificate is None or self.tls_key is None:
             return None
@@ -270,7 +270,7 @@ class Supervision:
 @attrs.frozen(kw_only=True)
 class Source:
     """
-    Where else the options stand.
+    The source of options besides the command line.
 
     @ivar config: the configuration file.
     """

@@ -1,6 +1,6 @@
 """
-The forms of the options' values: each function makes one of its text, or says in a
-C{ValueError} what it must be.
+The forms of the options' values: parsers that make a value of its text, or raise a
+C{ValueError} that says what the value must be.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def near(word: str, words: list[str], form: str = "{}") -> str:
     """
     Suggest the one of C{words} that C{word} was probably meant to be.
 
-    @return: the end of a sentence, or nothing.
+    @return: the end of a sentence, or an empty string.
     """
     found = get_close_matches(word, words, 1)
     return f" (did you mean {form.format(found[0])}?)" if found else ""
@@ -131,7 +131,7 @@ def endpoint(description: str) -> str:
     if kind not in ENDPOINTS:
         raise ValueError(f"must be {_KINDS}{_meant(description)}")
     if kind.startswith("tcp"):
-        # By its place, or by its name.
+        # The port is given by its place, or by its name.
         named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
         if (
             not _PORT.fullmatch(port := (named or words or [""])[0])

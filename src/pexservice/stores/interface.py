@@ -1,5 +1,5 @@
 """
-What a store promises to the committer, whatever it stands on.
+The promises of a store to the committer, whatever the store is built on.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LONGEST_KEY = 255
 
 class StoreUnusable(Exception):
     """
-    The store cannot be opened.  The message names it and says what to do.
+    The store cannot be opened.  The message names the store and says what to do.
 
-    @cvar exit_status: of a process that ends because of it.
+    @cvar exit_status: the exit status of a process that ends because of this error.
     """
 
     exit_status: ClassVar[Status] = Status.CANNOT_START
@@ -41,7 +41,7 @@ class StoreBusy(StoreUnusable):
 
 class StoreDamaged(StoreUnusable):
     """
-    What is there contradicts itself.  Nobody repairs it by starting again, and
+    The content of the store contradicts itself.  Starting again does not repair it, and
     nothing resets it.
     """
 
@@ -59,25 +59,25 @@ class StoreIncompatible(StoreUnusable):
 
 class NotTaken(Exception):
     """
-    The store surely did not take the batch: it never happened.
+    The store surely did not take the batch: the batch never happened.
     """
 
 
 class OutcomeUnknown(Exception):
     """
-    The store failed while the batch was under way.  Only opening it again tells
+    The store failed while the batch was under way.  Only opening the store again tells
     whether the batch happened.
     """
 
 
 class Conflict(Exception):
     """
-    The batch never happened, and never will: the cursor is not where it began, or a
-    key of it had been used.  Only a store that others write to says so.
+    The batch never happened, and never will: the cursor is not where it began, or one of
+    its keys had been used.  Only a store that other nodes write to raises this error.
 
-    @ivar revision: of the cursor, as far as the store knows.
-    @ivar position: likewise.
-    @ivar used: the batch's idempotency keys that had been used, with what for.
+    @ivar revision: the cursor's revision, as far as the store knows.
+    @ivar position: the cursor's position, likewise.
+    @ivar used: the batch's keys that had been used, each with what its first use did.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Conflict(Exception):
 
 class Remembered(NamedTuple):
     """
-    What the first use of an idempotency key did.
+    The transition that the first use of an idempotency key made, and where it led.
     """
 
     transition: Transition
@@ -101,7 +101,7 @@ class Remembered(NamedTuple):
 
 class Row(NamedTuple):
     """
-    One transition of the history: the state it led to, and when.
+    One transition of the history: the state that it led to, and its time.
 
     @ivar time_ns: nanoseconds since the epoch, when its batch was committed.
     """
@@ -115,7 +115,7 @@ class Row(NamedTuple):
 @frozen
 class Batch:
     """
-    What one transaction takes: consecutive transitions and where they lead.
+    The content of one transaction: consecutive transitions and where they lead.
 
     @ivar first_revision: the revision of the first transition.
     @ivar start_position: the position before the first transition.
@@ -135,19 +135,19 @@ class Batch:
     @property
     def revision(self) -> int:
         """
-        The revision after the last transition.
+        Return the revision after the last transition.
         """
         return self.first_revision + len(self.transitions) - 1
 
 
 class Space(NamedTuple):
     """
-    How much room there is for a store.  Bytes.
+    The room that there is for a store, in bytes.
 
-    @ivar used: of the store's file, pages that it has freed for itself included.
-    @ivar limit: what the file may grow to.
-    @ivar free: on its file system, for us.
-    @ivar size: of the file system.
+    @ivar used: the part of the file in use, with the pages that it freed for itself.
+    @ivar limit: the size that the file may grow to.
+    @ivar free: what the file system has free for this process.
+    @ivar size: the size of the file system.
     """
 
     used: int
@@ -158,10 +158,10 @@ class Space(NamedTuple):
 
 class Snapshot(NamedTuple):
     """
-    A state of the store that a process reads, so that it cannot be written over.
+    A state of the store that a process reads, so that its pages cannot be written over.
 
-    @ivar pid: that process.
-    @ivar commits: how many commits there have been since.
+    @ivar pid: the ID of that process.
+    @ivar commits: how many commits there have been since that state.
     """
 
     pid: int
@@ -170,22 +170,22 @@ class Snapshot(NamedTuple):
 
 class IOnDisk(Interface):
     """
-    Of a store that takes room on a disk of this machine.
+    A store that takes room on a disk of this machine.
     """
 
     def shortage() -> NotTaken | None:
         """
-        Return why no batch would be taken now, if the disk is full.  Does not block.
+        Return, without blocking, why no batch would be taken now, if the disk is full.
         """
 
     def oldest_snapshot() -> Snapshot | None:
         """
-        Return the oldest state that a process reads, if one does.  Does not block.
+        Return, without blocking, the oldest state that a process reads, if there is one.
         """
 
     def space() -> Space | None:
         """
-        Does not block.
+        Return, without blocking, how much room there is for the store.
 
         @return: C{None} while the store is not open.
         """
@@ -193,7 +193,7 @@ class IOnDisk(Interface):
 
 class IStore(Interface):
     """
-    One cursor, kept.  Opened once, used by one committer, closed once.
+    A store of one cursor.  It is opened once, used by one committer, and closed once.
     """
 
     def open() -> Deferred[tuple[int, int]]:
@@ -201,122 +201,123 @@ class IStore(Interface):
         Take the store, make it if there is none, and read it.
 
         @return: fires with (revision, position); (0, 0) for a new store only.
-        @raise StoreUnusable: or one of its kinds.
+        @raise StoreUnusable: or one of its subclasses.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch, durably, or nothing of it.  Never called while an
-        earlier commit is under way.
+        Take the whole batch, durably, or nothing of it.  The committer never calls this
+        while an earlier commit is under way.
 
-        @raise NotTaken: it surely did not happen; the store goes on.
-        @raise StoreDamaged: it surely did not happen; the store must not be used any
-            more.
-        @raise Exception: any other means that the outcome is unknown; the store
-            must not be used any more but to close it.
+        @raise NotTaken: the batch surely did not happen; the store goes on.
+        @raise StoreDamaged: the batch surely did not happen; the store must not be used
+            any more.
+        @raise Exception: any other error means that the outcome is unknown; the store
+            must not be used any more, except to close it.
         """
 
     def recall(key: bytes) -> Deferred[Remembered | None]:
         """
-        Return what the first use of C{key} did, among the last L{KEPT_KEYS} keys.
+        Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
 
-        @raise NotTaken: a commit has failed, so nobody can say any more.
+        @raise NotTaken: a commit has failed, so the answer is not known any more.
         @raise StoreDamaged: the store must not be used any more.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        At most C{limit} durable transitions, newest first: those with a revision
-        below C{before}, or the latest.
+        Return at most C{limit} durable transitions, newest first: those with a revision
+        below C{before}, or the latest if it is C{None}.
 
-        @raise NotTaken: as L{recall}, and C{StoreDamaged} too.
+        @raise NotTaken: as for L{recall}; likewise L{StoreDamaged}.
         """
 
     def close() -> Deferred[None]:
         """
-        Let go of the store.  Harmless when it never opened.
+        Let go of the store.  To close one that never opened is harmless.
         """
 
 
 class IOwnStore(IStore):
     """
-    A store that nobody but this process writes to.
+    A store that only this process writes to.
     """
 
     def look_up(key: bytes) -> Remembered | None:
         """
-        Return what L{recall} fires with, at once.  It knows of every batch whose commit
-        has ended, and may know of the one that is under way.
+        Return at once what L{recall} fires with.  Every batch whose commit has ended is
+        known here, and the batch that is under way may be.
         """
 
 
 class ISharedStore(IStore):
     """
-    A store whose cursor others move too.  It goes on after a failure.
+    A store whose cursor other nodes move too.  It goes on after a failure.
     """
 
     most_keys: int = Attribute("How many idempotency keys one batch may have.")
 
     def turn() -> Deferred[tuple[int, int]]:
         """
-        Wait for a turn to commit, so that others get theirs.  One commit should follow.
+        Wait for a turn to commit, so that other nodes get theirs; a commit should follow.
 
         @return: fires with (revision, position) of the cursor when it was last heard
-            of.  Always fires, and soon: a turn is a courtesy, not a lock.
+            of.  It always fires, and soon: a turn is a courtesy, not a lock.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        See L{IStore.commit}.
+        Take the whole batch, durably, or nothing of it; see L{IStore.commit}.
 
-        @raise Conflict: others moved the cursor; it surely did not happen.
-        @raise OutcomeUnknown: it may have happened, or may yet.  It can only happen
-            before any later batch does, so the next one may be tried at once.
+        @raise Conflict: other nodes moved the cursor, or a key of the batch had been
+            used; the batch surely did not happen.
+        @raise OutcomeUnknown: the batch may have happened, or may yet.  It can only
+            happen before any later batch does, so the next one may be tried at once.
         """
 
     def watch(heard: Callable[[int, int], None]) -> None:
         """
         Call C{heard} with (revision, position) when the cursor is known to have moved,
-        whoever moved it.  That may be late, or never.
+        by whichever node.  The call may come late, or never.
         """
 
     def read() -> Deferred[tuple[int, int]]:
         """
-        The cursor, as it is at a moment between this call and its answer.
+        Return the cursor as it is at a moment between this call and its answer.
 
         @return: fires with (revision, position).
-        @raise NotTaken: nobody can say.
+        @raise NotTaken: the cursor cannot be read.
         """
 
 
 class Verification(Enum):
     """
-    How a store that is there is read before it is used.
+    The way in which an existing store is read before it is used.
     """
 
-    #: Whole, in a process of its own, which damaged pages may end.
+    #: The whole store, in a child process, which damaged pages may end.
     IN_CHILD = auto()
-    #: Whole, in this process, which is such a one.
+    #: The whole store, in this process, which is such a child itself.
     INLINE = auto()
-    #: Only what the next transition follows; the rest was read a moment ago.
+    #: Only the state that the next transition follows; the rest was read a moment ago.
     QUICK = auto()
 
 
 class IStoreReactor(IReactorTime, IReactorFromThreads):
     """
-    What stores need of a reactor.
+    The part of a reactor that stores need.
     """
 
 
 @frozen(kw_only=True)
 class StoreOptions:
     """
-    What a store is made from besides its URL.  Each takes what concerns it.
+    The options of a store besides its URL.  Each store uses those that concern it.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
     @ivar progress: called with how much of the store was verified, in percent.
-    @ivar standing_by: called when another process owns the store, and this one waits
-        for it.  Without it, a store in use is refused.
+    @ivar standing_by: called when another process owns the store, and this process waits
+        for it as a standby.  Without C{standing_by}, a store in use is refused.
     """
 
     reactor: IStoreReactor
@@ -328,22 +329,22 @@ class StoreOptions:
 
 class IStoreFactory(Interface):
     """
-    Makes the stores of one URL scheme.
+    A factory of the stores of one URL scheme.
     """
 
     shared: bool = Attribute("Whether the stores provide L{ISharedStore}.")
 
     def check(url: str) -> None:
         """
-        Check that C{url} can name a store, without touching it.
+        Check that C{url} can name a store, without touching the store.
 
-        @raise ValueError: it cannot.  The message says why, without C{url}.
+        @raise ValueError: C{url} can name none.  The message says why, without C{url}.
         """
 
     def make(url: str, options: StoreOptions) -> IStore:
         """
-        Make the store, which is not open yet.
+        Make the store that C{url} names, without opening it.
 
-        @raise ValueError: as L{check}.
+        @raise ValueError: as for L{check}.
         @raise StoreUnusable: a file that C{url} names cannot be used.
         """

@@ -1,8 +1,8 @@
 """
-Which store a URL names.
+The registry of stores, by the scheme of their URLs.
 
-To add a store: a folder with a factory in it, and a line here.  A store's modules are
-imported when a URL names it, so nobody pays for those of the others.
+To add a store, add a folder with a factory in it, and a line here.  A store's modules are
+imported when a URL names it, so no process pays for those of the other stores.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.python.reflect import namedAny
 
 from pexservice.stores.interface import IStore, IStoreFactory, StoreOptions
 
-#: By scheme: the URLs it has, and the name of its L{IStoreFactory}.
+#: By scheme: the form of its URLs, and the name of its L{IStoreFactory}.
 _STORES = {
     "lmdb": ("lmdb:DIRECTORY", "pexservice.stores.lmdb.factory.FACTORY"),
     "etcd": ("etcd:http://HOST:PORT", "pexservice.stores.etcd.factory.FACTORY"),
@@ -22,7 +22,7 @@ _STORES = {
 
 class UnknownScheme(ValueError):
     """
-    There is no store with such URLs.
+    The error for a URL whose scheme no store has.
     """
 
 
@@ -36,26 +36,27 @@ def _factory(url: str) -> IStoreFactory:
 
 def check_url(url: str) -> None:
     """
-    Check that C{url} can name a store, without touching it.
+    Check that C{url} can name a store, without touching the store.
 
-    @raise UnknownScheme: it is of no store.
-    @raise ValueError: it is wrong otherwise.  The messages say why, without C{url}.
+    @raise UnknownScheme: no store has its scheme.
+    @raise ValueError: C{url} is wrong in another way.  The messages say why, without
+        C{url}.
     """
     _factory(url).check(url)
 
 
 def is_shared(url: str) -> bool:
     """
-    Return whether others may move the cursor of the store that C{url} names.
+    Return whether other nodes may move the cursor of the store that C{url} names.
     """
     return _factory(url).shared
 
 
 def make_store(url: str, options: StoreOptions) -> IStore:
     """
-    Make the store that C{url} names, which is not open yet.
+    Make the store that C{url} names, without opening it.
 
-    @raise ValueError: it names none.
-    @raise StoreUnusable: a file that it names cannot be used.
+    @raise ValueError: C{url} names no store.
+    @raise StoreUnusable: a file that C{url} names cannot be used.
     """
     return _factory(url).make(url, options)

@@ -1,12 +1,13 @@
 """
-The check before the first start: would a worker start?
+The check, before the first start, whether a worker would start.
 
-A child answers, so that the operator who starts the service sees it at once.  It says
-in lines of output what is wrong, and by its exit status of what kind that is; lines
-C{progress PERCENT} say how far it is.  The same rules hold for it as for workers: it
-ends with the supervisor, and one that a signal ended is repeated after a worker's delay.
+A child process checks, so that the operator who starts the service sees the result at
+once.  The child says in lines of output what is wrong, and by its exit status of what
+kind that is; lines C{progress PERCENT} say how far it is.  The same rules hold for it as
+for workers: it ends with the supervisor, and a check that a signal ended is repeated
+after a worker's delay.
 
-The reactor does not run yet, so this waits by itself.
+The reactor does not run yet, so the check waits without it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _PROGRESS = "progress"
 
 _KNOWN: dict[int, Status] = {each.value: each for each in Status}
 
-#: How much is read of its output at a time.  Bytes.
+#: How much of the child's output is read at a time.  Bytes.
 _CHUNK = 8192
 
 
 class Refused(CannotStart):
     """
-    A worker would not start, as the check found.
+    The check found that a worker would not start.
     """
 
     __module__ = "pexservice"
@@ -48,11 +49,11 @@ class Refused(CannotStart):
 @frozen
 class Check:
     """
-    How a check is made.
+    The check whether a worker would start.
 
-    @ivar command: its command line.
-    @ivar store: what is checked, as the operator knows it.
-    @ivar progress: called with how much of it was verified, in percent.
+    @ivar command: the command line of the child that checks.
+    @ivar store: the store that is checked, as the operator knows it.
+    @ivar progress: called with how much of the store was verified, in percent.
     """
 
     _command: Sequence[str]
@@ -64,9 +65,9 @@ class Check:
 
     def run(self) -> None:
         """
-        Return when a worker would start, or when this process is asked to end.
+        Check, and return when a worker would start or this process is asked to end.
 
-        @raise Refused: it would not.
+        @raise Refused: a worker would not start.
         """
         delay = RestartDelay()
         while not self._signals.terminated:
@@ -87,7 +88,7 @@ class Check:
                     f"the store {self._store} is damaged: reading it ended {end}; its"
                     " file may be shorter than it was",
                 )
-            # Somebody else's doing, as the kernel's when memory is short.
+            # Another process or the kernel ended it, as when memory is short.
             self._log.warn(
                 "the check of {store} ended {how} and is repeated",
                 store=self._store,

@@ -1,5 +1,5 @@
 """
-How a child of the supervisor is started, how it ended, and how long the next one waits.
+A child of the supervisor: its start, its end, and the delay before the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 #: A child that lived for this long is followed by another at once.  Seconds.
 LIVED = 1.0
 
-#: How long the next one waits otherwise: at first, and at most.  Seconds.
+#: How long the next child waits otherwise: at first, and at most.  Seconds.
 SHORTEST_DELAY = 0.05
 LONGEST_DELAY = 5.0
 
@@ -27,11 +27,11 @@ SIGNALS_OF_DAMAGE = frozenset(
 @frozen
 class Command:
     """
-    How a worker is started.
+    The command that starts a worker.
 
-    @ivar descriptors: what it inherits besides its output and its messages: the number
-        there, and ours.
-    @ivar verifies: it reads the whole store before it serves.
+    @ivar descriptors: the file descriptors that the worker inherits besides its output
+        and its messages: the number there, and ours.
+    @ivar verifies: whether the worker reads the whole store before it serves.
     """
 
     arguments: Sequence[str]
@@ -42,8 +42,8 @@ class Command:
 
 class RestartDelay:
     """
-    The delay before the next start of a child, twice as long after each that did not live
-    for L{LIVED} seconds.
+    The delay before the next start of a child, twice as long after each child that did
+    not live for L{LIVED} seconds.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,8 @@ class RestartDelay:
 
     def after(self, lived: float) -> float:
         """
-        Return the seconds until the next start, after one that lived for C{lived}.
+        Return the seconds until the next start, after a child that lived for C{lived}
+        seconds.
         """
         if lived >= LIVED:
             self.reset()
@@ -69,10 +70,10 @@ class RestartDelay:
 @frozen
 class End:
     """
-    How a child ended.
+    The end of a child.
 
-    @ivar code: its exit status, or the number of the signal that ended it with a minus, as
-        C{subprocess} has it.
+    @ivar code: the child's exit status, or the number of the signal that ended it with a
+        minus, as C{subprocess} has it.
     """
 
     code: int
@@ -80,7 +81,7 @@ class End:
     @classmethod
     def of(cls, reason: Failure) -> End:
         """
-        Return what Twisted says in a C{ProcessDone} or C{ProcessTerminated}.
+        Return the end that Twisted describes by a C{ProcessDone} or C{ProcessTerminated}.
         """
         number = getattr(reason.value, "signal", None)
         if number is not None:

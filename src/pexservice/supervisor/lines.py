@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: A line is cut here; what follows is another line.  Bytes.
+#: A line is cut at this length; the rest is another line.  Bytes.
 LONGEST_LINE = 8192
 
 
 class Lines:
     """
-    Cuts a stream of bytes into lines, of whatever length, in bounded memory.
+    A cutter of a stream of bytes into lines, of whatever length, in bounded memory.
     """
 
     def __init__(self, line_received: Callable[[str], object]) -> None:
@@ -21,7 +21,7 @@ class Lines:
 
     def feed(self, data: bytes) -> None:
         """
-        Take some more bytes.
+        Take more bytes, and pass on the lines that are complete.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
         for each in lines:

@@ -1,5 +1,5 @@
 """
-What the options say about the workers; they may say something else at a reload.
+The options' plan for the workers, which may change at a reload.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from attrs import frozen
 @frozen(kw_only=True)
 class Plan:
     """
-    How workers are started and watched.
+    The plan by which workers are started and watched.
 
-    @ivar worker: the command that starts a worker, without what a supervisor adds.
+    @ivar worker: the command that starts a worker, without the options that a supervisor
+        adds.
     @ivar watchdog: seconds of silence after which a worker is replaced.
     @ivar standby: how many warm workers wait to take over.
-    @ivar waits_for_restart: the options that say something else than they did when the
-        service started, and that only a restart takes.
+    @ivar waits_for_restart: the options that have changed since the service started, and
+        that only a restart takes.
     """
 
     worker: Sequence[str]

@@ -1,6 +1,6 @@
 """
-The replacement of all workers, at SIGHUP: each follows the installed code and the files as
-they are now, and no request fails.
+The replacement of all workers, at SIGHUP: the new ones follow the installed code and the
+files as they are now, and no request fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import RUNNING, State, WorkerProcess
 
-#: How long a replacement may take until it stands by.  Seconds.
+#: How long a new worker may take until it stands by.  Seconds.
 PATIENCE = 15.0
 
 _STOPPING = "the service stops"
@@ -28,8 +28,8 @@ class Renewal:
     """
     Options that were read again.
 
-    @ivar note: what of them waits for a restart.
-    @ivar take_back: has workers started by the options from before again.
+    @ivar note: a line on the options that wait for a restart, or an empty string.
+    @ivar take_back: has workers started by the previous options again.
     """
 
     note: str = ""
@@ -38,7 +38,7 @@ class Renewal:
 
 class Replacement:
     """
-    Replaces the workers one by one, however often it is asked to.
+    The replacement of the workers, one by one, however often it is requested.
     """
 
     _log = Logger()
@@ -65,13 +65,13 @@ class Replacement:
     @property
     def under_way(self) -> bool:
         """
-        Whether the workers are being replaced.
+        Return whether the workers are being replaced.
         """
         return self._under_way
 
     def request(self) -> None:
         """
-        Replace the workers now, or once more when they have been.
+        Replace the workers now, or once more after the replacement under way.
         """
         if self._under_way:
             self._again = True
@@ -97,6 +97,8 @@ class Replacement:
 
     async def _replace_all(self) -> str | None:
         """
+        Replace all workers, and the one that serves last.
+
         @return: why they were not replaced, or C{None}.
         """
         roster = self._roster
@@ -124,7 +126,7 @@ class Replacement:
             new.retire()
             renewal.take_back()
             return new.status or f"{new.name} does not come up"
-        # First the one that stands by, so that it is the new one that takes over.
+        # First retire the old standby, so that the new worker takes over.
         for group in ([each for each in old if each not in serving], serving):
             for each in group:
                 each.retire()
@@ -141,7 +143,7 @@ class Replacement:
         """
         Wait until C{worker} serves or stands by.
 
-        @return: whether it does, in time.
+        @return: whether C{worker} does so in time.
         """
         roster, end = self._roster, self._clock.seconds() + PATIENCE
         # Whatever happens meanwhile, look again at the end.
@@ -161,7 +163,7 @@ class Replacement:
 
 def _is_misconfigured(worker: WorkerProcess) -> bool:
     """
-    Has it ended in a way that another start would not mend?
+    Return whether C{worker} has ended in a way that another start would not mend.
     """
     return (
         worker.state not in RUNNING

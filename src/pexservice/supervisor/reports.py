@@ -1,6 +1,6 @@
 """
-What the supervisor says of the service: to systemd or another program that started
-it, and to its workers, which answer C{/metrics}.
+The supervisor's reports on the service: to systemd or another program that started it,
+and to its workers, which answer C{/metrics}.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pexservice.process.sd_notify import READY, RELOADING, Notifier
 
 class Reports:
     """
-    Keep the score, and notify systemd when the service is ready and of what it does.
+    The score that the workers read, and the notifications to systemd: that the service is
+    ready, and what it does.
     """
 
     def __init__(
@@ -33,19 +34,20 @@ class Reports:
     @property
     def reloading(self) -> bool:
         """
-        Whether the workers are being replaced.
+        Return whether the workers are being replaced.
         """
         return self._score.reload is Reload.UNDER_WAY
 
     def pass_on(self, line: str) -> None:
         """
-        Tell what a worker says.
+        Pass a worker's C{line} on to systemd.
         """
         self._notifier.notify(line)
 
     def ready(self) -> None:
         """
-        Tell that a worker serves; while they are replaced it is told at the end.
+        Notify systemd that a worker serves; while the workers are replaced, only at the
+        end of that.
         """
         self._ready = True
         if not self.reloading:
@@ -57,7 +59,8 @@ class Reports:
 
         @param at: the time, by the clock of L{gone}.
         """
-        # One that took over before its predecessor's end was noticed paused for nothing.
+        # There was no pause if the worker took over before its predecessor's end was
+        # noticed.
         pause = 0.0 if self._gone_at is None else at - self._gone_at
         self._gone_at = None
         self._score.serving = name
@@ -67,7 +70,7 @@ class Reports:
 
     def gone(self, name: str, at: float) -> None:
         """
-        Show that the worker C{name}, which has served, does so no more.
+        Show that the worker C{name}, which has served, serves no more.
         """
         self._score.before = name
         if self._score.serving == name:
@@ -92,10 +95,10 @@ class Reports:
 
     def restarted(self, reason: str, *, failover: bool) -> None:
         """
-        Count a worker that ended while there should be some.
+        Count a worker that ended while workers should run.
 
         @param reason: one of L{pexservice.process.scoreboard.REASONS}.
-        @param failover: it served, and nobody had told it to end.
+        @param failover: whether the worker served and had not been told to end.
         """
         self._score.restarts[reason] += 1
         self._score.failovers += failover
@@ -103,7 +106,7 @@ class Reports:
 
     def reload_began(self) -> None:
         """
-        Tell that the workers are replaced from now on.
+        Report that the workers are replaced from now on.
         """
         self._score.reloads = (self._score.reloads or 0) + 1
         self._score.reload = Reload.UNDER_WAY
@@ -114,10 +117,10 @@ class Reports:
 
     def reload_ended(self, problem: str | None, note: str = "") -> None:
         """
-        Tell what came of it.
+        Report the outcome of a replacement of the workers.
 
-        @param problem: why the workers were not replaced.
-        @param note: what else there is to say.
+        @param problem: why the workers were not replaced, or C{None} if they were.
+        @param note: a note on a replacement that succeeded.
         """
         failed = problem is not None
         self._score.reload = Reload.FAILED if failed else Reload.SUCCEEDED

@@ -1,5 +1,5 @@
 """
-The roster: all workers, and what is decided about them.
+The roster: all workers, and the decisions about them.
 
 One worker serves, and another stands by to take over.  A worker that ends is followed by
 another, unless its exit status says that there is no use in that.
@@ -26,18 +26,18 @@ from pexservice.supervisor.worker_process import (
     WorkerProcess,
 )
 
-#: How long others wait for one that begins, while nobody serves.  Seconds; a start
-#: takes half a one.
+#: How long other workers wait for one that starts, while no worker serves.  Seconds; a
+#: start takes half a second.
 HEAD_START = 5.0
 
-#: How often within the watchdog's time is looked for one that is silent.
+#: How often, within the watchdog's time, the roster looks for a worker that is silent.
 LOOKS = 4
 
-#: Ends that make a look at the whole store advisable: what reading a missing page
-#: leads to, and what a worker says when the store failed.
+#: Ends that make a look at the whole store advisable: the signals that reading a missing
+#: page leads to, and the exit status of a worker whose store failed.
 _SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FAILED}
 
-#: What a worker that ended by itself says.
+#: The reasons of workers that ended by themselves, by their exit status.
 _REASONS: dict[int, str] = {
     Status.STORE_FAILED: scoreboard.STORE_FAILED,
     Status.CANNOT_START: scoreboard.CANNOT_START,
@@ -49,8 +49,9 @@ class Roster:
     """
     The workers of one supervisor.
 
-    @ivar running: there should be workers.
-    @ivar workers: the records of all that have not ended for good, the oldest first.
+    @ivar running: whether workers should run.
+    @ivar workers: the records of all workers that have not ended for good, the oldest
+        first.
     """
 
     _log = Logger()
@@ -66,7 +67,8 @@ class Roster:
         standby: int,
     ) -> None:
         """
-        @param launch: says how a worker is started, and whether it has to verify the store.
+        @param launch: returns the command of a worker; called with whether that has to
+            verify the store.
         @param give_up: ends the service, with a status and a reason.
         @param watchdog: seconds of silence that are too long.
         @param standby: how many workers stand by.
@@ -95,8 +97,8 @@ class Roster:
     @property
     def in_succession(self) -> bool:
         """
-        Nobody serves, and some worker is about to: one that stands by, or that has begun
-        and not yet had the time.
+        Return whether no worker serves and one is about to: one that stands by, or that
+        has begun and not yet had the time.
         """
         recently = self._reactor.seconds() - HEAD_START
         return not any(each.state is State.SERVING for each in self.workers) and any(
@@ -105,7 +107,7 @@ class Roster:
             for each in self.workers
         )
 
-    # What the service and a replacement ask for.
+    # Calls by the service and by a replacement.
 
     def start(self) -> None:
         """
@@ -118,8 +120,8 @@ class Roster:
 
     def configure(self, watchdog: float, standby: int) -> None:
         """
-        Have the workers that are started from now on watched by other values, and as
-        many as that at the next L{fill}.
+        Have the workers that are started from now on watched with C{watchdog}, and have
+        C{standby} of them stand by after the next L{fill}.
         """
         self._watchdog, self._wanted = watchdog, 1 + standby
         self._reports.standby_wanted(standby)
@@ -129,14 +131,14 @@ class Roster:
 
     def fill(self) -> list[WorkerProcess]:
         """
-        Add the workers that are missing.
+        Add the workers that are missing, and return them.
         """
         missing = self._wanted - len(self.staying)
         return [self.add() for _ in range(missing)]
 
     def add(self) -> WorkerProcess:
         """
-        Add one worker more.
+        Add one more worker, and start it.
         """
         worker = WorkerProcess(
             f"worker-{next(self._numbers)}", self._reactor, self, self._watchdog
@@ -158,7 +160,7 @@ class Roster:
 
     def change(self) -> Deferred[None]:
         """
-        Return what fires when the state of a worker changes.
+        Return a C{Deferred} that fires when the state of a worker changes.
         """
         change: Deferred[None] = Deferred()
         self._changes.append(change)
@@ -166,7 +168,7 @@ class Roster:
 
     def stir(self) -> None:
         """
-        Have those that wait for a change look again.
+        Have the code that waits for a L{change} look again.
         """
         changes, self._changes = self._changes, []
         for each in changes:
@@ -176,13 +178,14 @@ class Roster:
 
     def command(self) -> Command:
         """
-        Return how a worker is started now: it depends on how others ended.
+        Return the command that starts a worker now: it depends on how other workers
+        ended.
         """
         return self._launch(self._suspicious)
 
     def changed(self, worker: WorkerProcess) -> None:
         """
-        Report what the workers are now.
+        Report the states of the workers, of which C{worker}'s has changed.
         """
         if worker.state is State.SERVING:
             if worker.verifies:
@@ -201,7 +204,7 @@ class Roster:
 
     def notified(self, worker: WorkerProcess, line: str) -> None:
         """
-        Pass on that a worker is alive, and what the service does.
+        Pass on a worker's sign of life, or its status if that is the service's.
         """
         serving = [each for each in self.workers if each.state is State.SERVING]
         if line.startswith("STATUS=") and (
@@ -212,14 +215,15 @@ class Roster:
 
     def gone(self, worker: WorkerProcess) -> None:
         """
-        Note when a worker that served stopped doing so.
+        Report a worker that has served and serves no more.
         """
         if worker.has_served:
             self._reports.gone(worker.name, self._reactor.seconds())
 
     def ended(self, worker: WorkerProcess, end: End) -> None:
         """
-        Count a worker that ended, and end the service where another would be of no use.
+        Count a worker that ended, and end the service where another worker would be of no
+        use.
         """
         if end.code in _SUSPICIOUS:
             self._suspicious = True
@@ -235,7 +239,7 @@ class Roster:
         elif end.code == Status.MISCONFIGURED and not any(
             each.is_up for each in self.workers if each is not worker
         ):
-            # Those that are up were started by other files, and go on.
+            # Workers that are up were started with other files, and go on.
             self._give_up(Status.MISCONFIGURED, reason)
 
     # The watchdog.
@@ -244,7 +248,7 @@ class Roster:
         now = self._reactor.seconds()
         late, self._looked = now - self._looked > self._watchdog / 2, now
         for each in [*self.workers]:
-            # If the supervisor itself was late, their messages wait to be read.
+            # If the supervisor itself was late, the workers' messages wait to be read.
             each.watch(excused=late)
 
 

@@ -3,9 +3,9 @@ The supervisor: it opens the sockets, starts the workers and keeps them alive.
 
 It opens the listening sockets and never accepts from them.  It hands them down to its
 workers, which all try to own the store: one does and serves, the others stand by with
-everything imported and sleep in the kernel until the lock is free.  So when the one that
-serves dies, however it dies, the next one goes on within milliseconds without any message,
-and a connection that came in between waits in the socket's queue.
+everything imported and sleep in the kernel until the lock is free.  So when the worker
+that serves dies, however it dies, the next one goes on within milliseconds without any
+message, and a connection that came in between waits in the socket's queue.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import MESSAGES, Reactor
 
-#: How often process 1 of a container buries those that others left.  Seconds.
+#: How often process 1 of a container reaps the processes that others left.  Seconds.
 REAP_INTERVAL = 1.0
 
 #: The variables that systemd sets for the supervisor and not for its workers.
@@ -55,13 +55,13 @@ _OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 class SupervisorReactor(Reactor, IReactorCore, IReactorFromThreads):
     """
-    What a supervisor needs of a reactor.
+    The parts of a reactor that a supervisor needs.
     """
 
 
 class _NeverConnected(Factory):
     """
-    For sockets that are never accepted from here.
+    The factory of sockets that this process never accepts from.
     """
 
     noisy = False
@@ -69,7 +69,7 @@ class _NeverConnected(Factory):
 
 class Supervisor(Service):
     """
-    The service that keeps the service alive.
+    The service of the supervisor, which keeps the workers alive.
     """
 
     _log = Logger()
@@ -92,11 +92,11 @@ class Supervisor(Service):
         @param listen: endpoint descriptions.
         @param plan: how workers are started and watched.
         @param check: the command that checks whether a worker would start.
-        @param store: what the operator knows the store by.
+        @param store: the store, as the operator knows it.
         @param reread: reads the options again, for a reload; raises L{CannotStart} if
             they are wrong.
-        @param foreground: the program that started this process sees its standard error and
-            its exit status.
+        @param foreground: whether the program that started this process sees its standard
+            error and its exit status.
         """
         self._reactor = reactor
         self._listen = listen
@@ -120,7 +120,8 @@ class Supervisor(Service):
         """
         Open the sockets, before twistd gives up the rights that they may need.
 
-        @raise CannotStart: for those that do not see standard error.
+        @raise CannotStart: the start failed, and the program that started this process
+            does not see standard error.
         """
         super().privilegedStartService()
         self._notifier = Notifier.to_service_manager(self._environment)
@@ -158,7 +159,8 @@ class Supervisor(Service):
         """
         Check whether a worker would start, and start the workers.
 
-        @raise CannotStart: for those that do not see standard error.
+        @raise CannotStart: the start failed, and the program that started this process
+            does not see standard error.
         """
         super().startService()
         try:
@@ -167,7 +169,7 @@ class Supervisor(Service):
         except CannotStart as error:
             self._refuse(error)
         except OSError as error:
-            # As where there are too few descriptors.
+            # For example, there are too few descriptors.
             self._refuse(CannotStart(f"cannot start: {error}"))
         finally:
             self._signals.hand_over(self._exit.stop)
@@ -193,7 +195,7 @@ class Supervisor(Service):
         )
         replacement = Replacement(roster, reports, self._reactor, self._renew)
         roster.start()
-        # Between two turns of the reactor.
+        # The request is made between two turns of the reactor.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(replacement.request))
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL)
@@ -205,13 +207,13 @@ class Supervisor(Service):
         self._exit_with(error.exit_status, str(error))
 
     def _exit_with(self, status: Status, reason: str) -> None:
-        # It is what systemctl status shows.
+        # systemctl status shows this line.
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
     def _renew(self) -> Renewal:
         """
-        Start workers from now on by the options as they are now.
+        Read the options again, and start workers by them from now on.
         """
         before, now = self._plan, self._reread()
         self._take(now)
@@ -226,7 +228,7 @@ class Supervisor(Service):
 
     def _launch(self, verify: bool) -> Command:  # noqa: FBT001 the only argument
         """
-        Return how a worker is started.
+        Return the command that starts a worker.
         """
         ours = [port.fileno() for _, port in self._ports]  # type: ignore[attr-defined]
         board = MESSAGES + 1
@@ -249,7 +251,7 @@ class Supervisor(Service):
 
     def _reap(self) -> None:
         """
-        Process 1 of a container inherits what others leave, and has to bury it.
+        Reap the processes that others left, and that process 1 of a container inherits.
         """
         workers = () if self._roster is None else self._roster.workers
         # Twisted waits for the workers itself.
@@ -259,7 +261,7 @@ class Supervisor(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop the workers, and be done when they are gone.
+        Stop the workers, and wait until they are gone.
         """
         super().stopService()
         self._notifier.notify(STOPPING)

@@ -1,10 +1,10 @@
 """
-One worker: its process and those that follow it, what it says, and when it is started,
-told to stop and killed.
+One worker: its process and those that follow it, their output and messages, and when each
+is started, told to stop and killed.
 
-A worker writes systemd's notify messages into a pipe that only it has, so nobody else can
-speak for it.  The pipe is also its lifeline: a worker whose supervisor is gone sees that
-nobody reads any more.
+A worker writes systemd's notify messages into a pipe that only it has, so no other
+process can speak for it.  The pipe is also its lifeline: a worker whose supervisor is
+gone sees that nobody reads the pipe any more.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from pexservice.supervisor.lines import Lines
 #: The descriptor that a worker writes its messages to.
 MESSAGES = 3
 
-#: How long a worker may take to its first word, unless it asks for more.  Seconds.
+#: How long a worker may take to its first message, unless it asks for more.  Seconds.
 START_PATIENCE = 60.0
 
 #: How long a start waits for another worker that is about to serve, at a time.  Seconds.
 STEP_ASIDE = 0.05
 
-#: How long one that is silent has to write its traceback.  Seconds.
+#: How long a worker that is silent has to write its traceback.  Seconds.
 LAST_WORDS = 1.0
 
-#: How long one that was asked to stop may take; it takes less than 4.  Seconds.
+#: How long a worker that was asked to stop may take; it takes less than 4.  Seconds.
 KILL_TIME = 7.0
 
 _EXTEND = "EXTEND_TIMEOUT_USEC"
@@ -50,13 +50,13 @@ _EXTEND = "EXTEND_TIMEOUT_USEC"
 
 class Reactor(IReactorProcess, IReactorTime):
     """
-    What is needed of a reactor.
+    The parts of a reactor that a worker's record needs.
     """
 
 
 class State(Enum):
     """
-    What a worker is doing.
+    The state of a worker.
     """
 
     #: There is no process; one is about to be started.
@@ -65,7 +65,7 @@ class State(Enum):
     STANDING_BY = "stands by"
     SERVING = "serves"
     STOPPING = "stops"
-    #: It was not heard of for too long, and is being killed.
+    #: The process was not heard of for too long, and is being killed.
     SILENT = "is silent"
     #: There is no process, and none will be started.
     ENDED = "has ended"
@@ -77,18 +77,18 @@ RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
 
 class Overseer(Protocol):
     """
-    What a worker needs of the one that decides about all of them.
+    The overseer that decides about all workers, as far as one worker needs it.
     """
 
     @property
     def in_succession(self) -> bool:
         """
-        Whether another worker is about to serve, so that a start had better wait.
+        Return whether another worker is about to serve, so that a start had better wait.
         """
 
     def command(self) -> Command:
         """
-        Return how a worker is started now.
+        Return the command that starts a worker now.
         """
 
     def changed(self, worker: WorkerProcess) -> None:
@@ -116,11 +116,11 @@ class WorkerProcess(ProcessProtocol):
     """
     The record of one worker.
 
-    @ivar began: when its process did, by the reactor's clock.
-    @ivar retired: it was asked to end, and no other process follows.
-    @ivar has_served: its process serves, or has.
-    @ivar verifies: its process reads the whole store before it serves.
-    @ivar status: what its process does, in its own words.
+    @ivar began: when its process began, by the reactor's clock.
+    @ivar retired: whether it was asked to end, so that no other process follows.
+    @ivar has_served: whether its process serves, or has served.
+    @ivar verifies: whether its process reads the whole store before it serves.
+    @ivar status: the status of its process, in the process's own words.
     @ivar last_end: how the process before this one ended.
     """
 
@@ -144,7 +144,7 @@ class WorkerProcess(ProcessProtocol):
         self._overseer = overseer
         self._watchdog = watchdog
         self._restart_delay = RestartDelay()
-        # Of the next start or, while there is a process, of its SIGKILL.
+        # The timer of the next start or, while there is a process, of its SIGKILL.
         self._timer: IDelayedCall | None = None
         self._last_heard = 0.0
         self._deadline = 0.0
@@ -153,14 +153,14 @@ class WorkerProcess(ProcessProtocol):
     @property
     def is_up(self) -> bool:
         """
-        Whether it serves or could take over.
+        Return whether the worker serves or could take over.
         """
         return self.state in (State.STANDING_BY, State.SERVING)
 
     @property
     def pid(self) -> int | None:
         """
-        The process id, if there is a process.
+        Return the process id, or C{None} if there is no process.
         """
         transport: IProcessTransport | None = self.transport
         if self.state not in RUNNING or transport is None:
@@ -174,8 +174,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Start a process.
 
-        While another worker is about to serve, it has the processors to itself: with one
-        processor, two that start at once would make the first answer half as late again.
+        A worker that is about to serve has the processors to itself: with one processor,
+        two that start at once would make the first answer half as late again.
         """
         if self._overseer.in_succession:
             self._timer = self._reactor.callLater(STEP_ASIDE, self.start)
@@ -216,17 +216,17 @@ class WorkerProcess(ProcessProtocol):
         """
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
 
-    # What it says.
+    # Output and messages.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """
-        Take some bytes of its output or of its messages.
+        Take some bytes of the process's output or of its messages.
         """
         self._streams[childFD].feed(data)
 
     def output_received(self, line: str) -> None:
         """
-        Put a line of its output into the log.
+        Put a line of the process's output into the log.
         """
         level, facility, rest = level_of(line)
         self._log.emit(level, "{line}", line=rest, process=self.name, facility=facility)
@@ -239,7 +239,7 @@ class WorkerProcess(ProcessProtocol):
         into the pipe is made up for by the next.
         """
         if self.state is State.SILENT:
-            # Its fate is decided, and what it says now it may not have the time to do.
+            # It is being killed, and may not have the time to do what a message announces.
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
@@ -285,10 +285,10 @@ class WorkerProcess(ProcessProtocol):
 
     def watch(self, *, excused: bool) -> None:
         """
-        Kill the process if it was not heard of for too long; but first have it say where
-        it hangs.
+        Kill the process if it was silent for too long; but first have it write where it
+        hangs.
 
-        @param excused: it may have spoken, for we did not listen.
+        @param excused: whether messages may lie unread, for the supervisor was late.
         """
         now = self._reactor.seconds()
         if excused:
@@ -319,10 +319,10 @@ class WorkerProcess(ProcessProtocol):
             if self.transport is not None:
                 self.transport.signalProcess(number)
 
-    # Its end.
+    # The end of the process.
     def childConnectionLost(self, childFD: int) -> None:
         """
-        Note the end of its messages: the first that is seen of the end of a process.
+        Note the end of the messages, which is seen before the end of the process itself.
         """
         if childFD == MESSAGES:
             self._overseer.gone(self)

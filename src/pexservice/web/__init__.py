@@ -1,3 +1,3 @@
 """
-What callers see: the resource tree and how its answers are written.
+The HTTP API that callers see: the resource tree, and how its answers are written.
 """

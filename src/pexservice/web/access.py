@@ -31,7 +31,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 class BadTokens(Misconfigured):
     """
-    The token file is not one; the message names it and the line.
+    A token file that is not valid; the message names the file, and the line if one is
+    to blame.
     """
 
     __module__ = "pexservice"
@@ -39,11 +40,11 @@ class BadTokens(Misconfigured):
 
 def read_tokens(path: str) -> frozenset[bytes]:
     """
-    The tokens in C{path}, one a line; empty lines and lines that begin with C{#}
-    are passed over.
+    Return the tokens in C{path}, one a line; empty lines and lines that begin with C{#} are
+    passed over.
 
     @return: their SHA-256 digests: a token itself is not kept.
-    @raise BadTokens: a line is no token, or none is there.
+    @raise BadTokens: a line is no token, or there is no token.
     @raise CannotStart: the file cannot be read.
     """
     try:
@@ -75,14 +76,14 @@ def check_token(authorization: Sequence[bytes], tokens: frozenset[bytes]) -> Pro
     Return 401 if a request may not move the cursor.
 
     @param authorization: the values of its C{Authorization}.
-    @param tokens: SHA-256 digests of those that may.
+    @param tokens: SHA-256 digests of the tokens that may move the cursor.
     """
     given = authorization[0] if len(authorization) == 1 else b""
     scheme, _, token = given.partition(b" ")
     if scheme.lower() != b"bearer":
         return no_token()
     digest, found = sha256(token.strip()).digest(), False
-    # All of them, whichever matches: the time it takes tells nothing.
+    # All tokens are compared, whichever matches, so that the time taken tells nothing.
     for each in tokens:
         found |= compare_digest(digest, each)
     return None if found else wrong_token()
@@ -90,7 +91,8 @@ def check_token(authorization: Sequence[bytes], tokens: frozenset[bytes]) -> Pro
 
 class Access:
     """
-    Decide who may move the cursor, and which web pages may use the service.
+    The access rules: which tokens may move the cursor, and which web pages may use the
+    service.
 
     @ivar pages: the rules for web pages.
     """
@@ -99,8 +101,8 @@ class Access:
         self, tokens: frozenset[bytes] | None = None, origins: Collection[str] = ()
     ) -> None:
         """
-        @param tokens: digests of those that may move the cursor; C{None} when
-            everybody may.
+        @param tokens: digests of the tokens that may move the cursor; C{None} when every
+            client may.
         @param origins: the origins whose pages may use the API.
         """
         self._tokens = tokens
@@ -110,7 +112,7 @@ class Access:
         """
         Return 403 if a request comes from a page of another origin.
 
-        @param deed: what it would do, for the words of the answer.
+        @param deed: what the request would do, for the words of the answer.
         """
         sites, origins = arguments.get(SEC_FETCH_SITE, ()), arguments.get(ORIGIN, ())
         if not (sites or origins):

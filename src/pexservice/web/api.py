@@ -1,8 +1,8 @@
 """
 The Klein tree: one handler for each endpoint, which says what a request means.
 
-A handler makes an operation and does nothing: L{Performer
-<pexservice.web.performer.Performer>} performs it.
+A handler only makes an operation; L{Performer<pexservice.web.performer.Performer>} performs
+it.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class Api:
         @param table: the endpoints that there are.
         @param scrape: given C{Accept} values, returns the metrics; without it there are
             none.
-        @param last_reload: says what came of the last reload, if there was one.
-        @param later: the reactor's C{callLater}, to make pages of the history
-            one by one.
+        @param last_reload: returns what came of the last reload, if there was one.
+        @param later: the reactor's C{callLater}, to make pages of the history one by one.
         """
         self._committer = committer
         self._performer = performer
@@ -91,7 +90,7 @@ class Api:
 
     def resource(self) -> Resource:
         """
-        Return the whole tree.
+        Return the whole tree, behind its guard.
         """
         return Guard(self.app.resource(), self._performer, self._table)
 
@@ -137,21 +136,21 @@ class Api:
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: IRequest) -> OperationResource:
         """
-        Move one up.
+        Move the cursor one up.
         """
         return self._operation(request, transition=Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
     def previous(self, request: IRequest) -> OperationResource:
         """
-        Move one down.
+        Move the cursor one down.
         """
         return self._operation(request, transition=Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
     def reset(self, request: IRequest) -> OperationResource:
         """
-        Move back to 0.
+        Move the cursor back to 0.
         """
         return self._operation(request, transition=Transition.RESET)
 
@@ -173,12 +172,12 @@ class Api:
     @app.route("/livez")
     def livez(self, request: IRequest) -> OperationResource:
         """
-        Say that the process is alive: it answers.
+        Say that the process is alive, as its answering shows.
         """
         return self._operation(request, work=partial(self._livez, request.uri))
 
     def _livez(self, uri: bytes, arguments: Arguments) -> Reply:
-        # One that failed makes nobody less alive.
+        # A reload that failed makes the process no less alive.
         reload = self._last_reload()
         notes = [] if reload is None else [reload]
         return _health(uri, arguments, "livez", {"reactor": None}, notes)
@@ -193,18 +192,18 @@ class Api:
     @app.route("/metrics")
     def metrics(self, request: IRequest) -> OperationResource:
         """
-        Say what is counted.
+        Say what the service counts.
         """
         return self._operation(request, work=self._metrics)
 
     @app.route("/openapi.json")
     def openapi(self, request: IRequest) -> OperationResource:
         """
-        Describe all this.
+        Describe the API, as an OpenAPI document.
         """
         return self._operation(request, work=self._openapi)
 
-    # What they do, where that is more than to read the cursor or to move it.
+    # The work of the endpoints that do more than read the cursor or move it.
 
     def _index(self, arguments: Arguments) -> Reply:
         kind = best_of((TEXT, JSON, HTML), arguments.get(ACCEPT))
@@ -242,7 +241,7 @@ class Api:
 
         def found(rows: list[Row]) -> Reply:
             following = None
-            # One more than was wanted was asked for, to see whether there is one.
+            # One row more than was wanted was asked for, to see whether more follow.
             if len(rows) > rows_wanted:
                 del rows[rows_wanted:]
                 following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
@@ -252,6 +251,8 @@ class Api:
 
     def _check_read(self) -> None:
         """
+        Check that the cursor could be read.
+
         @raise NotTaken: the cursor could not be read.
         """
         if self._committer.unread is not None:
@@ -293,11 +294,11 @@ def _health(
     notes: Sequence[str] = (),
 ) -> Reply:
     """
-    Return what Kubernetes' conventions have: C{ok}, or each check on a line; or as JSON
+    Return an answer by Kubernetes' conventions: C{ok}, or each check on a line; or as JSON
     each check by its name.
 
-    @param checks: by name, why it fails, if it does.
-    @param notes: what else there is to say to those who ask for each check.
+    @param checks: for each check by its name, the reason why it fails, if it does.
+    @param notes: further lines for clients that ask for each check.
     """
     failing = [reason for reason in checks.values() if reason is not None]
     kind = best_of((TEXT, JSON), arguments.get(ACCEPT))
@@ -323,7 +324,7 @@ def _health(
             b"Content-Type",
             b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
         ),
-        # Nobody keeps it, so that it need not say what it was chosen by.
+        # No cache keeps the answer, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )
     return Reply(503 if failing else 200, headers, body.encode())

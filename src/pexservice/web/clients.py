@@ -1,13 +1,13 @@
 """
-The address of the client that sent a request: the other end of the connection, unless
-that is a proxy.
+The address of the client that sent a request: the other end of the connection, unless that
+is a proxy.
 
-C{X-Forwarded-For} can be written by anybody, so it counts only from those who are
-known to be proxies: peers of a Unix socket, which only the machine's own proxy can
-open, and the addresses that the operator names.
+C{X-Forwarded-For} can be written by anybody, so it counts only from known proxies: peers of
+a Unix socket, which only the machine's own proxy can open, and the addresses that the
+operator names.
 
 A dual-stack listener has an IPv4 client as C{::ffff:192.0.2.1}.  Here it becomes
-C{192.0.2.1}, and nobody else has to know.
+C{192.0.2.1}, and no other module has to know.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _ELEMENT = re.compile(
 
 _BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
-#: The same for nearly all: an IPv4 address in its one form.
+#: The form of nearly all elements: an IPv4 address in its one form.
 _USUAL = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
 
 
 @lru_cache(maxsize=1024)
 def normalized(text: str) -> str:
     """
-    Return an IP address in its shortest form, an IPv4 address that is mapped into IPv6
-    as what it is.
+    Return an IP address in its shortest form, and an IPv4 address that is mapped into IPv6
+    as plain IPv4.
 
     @raise ValueError: C{text} is no IP address.
     """
@@ -52,7 +52,7 @@ def normalized(text: str) -> str:
 
 def host_of(address: IAddress) -> str:
     """
-    Return the IP address of one end of a connection; of what has none, an empty string.
+    Return the IP address of one end of a connection, or an empty string if it has none.
     """
     if isinstance(address, IPv4Address):
         return address.host
@@ -66,7 +66,7 @@ def _is_loopback(host: str) -> bool:
 
 def is_loopback(address: IAddress) -> bool:
     """
-    Return whether only this machine can reach C{address}; of a Unix socket, C{False}.
+    Return whether only this machine can reach C{address}; C{False} for a Unix socket.
     """
     return _is_loopback(host_of(address))
 
@@ -82,8 +82,10 @@ def _forwarded_host(element: bytes) -> str | None:
 
 def network(host: str) -> str:
     """
-    Return what counts as one client: an IPv4 address; an IPv6 network of 64 bits, of
-    which a client has all addresses; or all that come through a Unix socket, "".
+    Return the name under which C{host} counts as one client.
+
+    That is an IPv4 address; an IPv6 network of 64 bits, of which a client has all
+    addresses; or C{""} for all that come through a Unix socket.
     """
     return _network_of_64_bits(host) if ":" in host else host
 
@@ -95,7 +97,7 @@ def _network_of_64_bits(host: str) -> str:
 
 class Clients:
     """
-    Tell clients from proxies.
+    The known proxies, by which clients are told from proxies.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
@@ -106,24 +108,24 @@ class Clients:
 
     def caller(self, peer: IAddress, local: IAddress) -> Caller:
         """
-        Return what answers depend on of a connection between C{peer} and C{local}.
+        Return the caller of a connection between C{peer} and C{local}.
         """
         return Caller(peer, local, trusted=self.trusts(peer))
 
     def host(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
         """
-        Return the address of the client that sent a request; without any, an empty
-        string.
+        Return the address of the client that sent a request, or an empty string if there is
+        none.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.  Each proxy
-            adds at the end whom it heard from, so the last that is not itself a known
-            proxy is the client; what stands before was written by whomever.
+            adds at the end the address that it heard from, so the last address that is not
+            itself a known proxy is the client; anybody may have written what stands before.
         """
         found = caller.host
         if forwarded is None or not caller.trusted:
             return found
         for element in reversed(b",".join(forwarded).split(b",")):
-            # Most are written as they are compared, and only few are seen twice.
+            # Most elements are written as they are compared, and few are seen twice.
             if _USUAL.fullmatch(element):
                 host: str | None = element.decode()
             else:
@@ -145,9 +147,9 @@ class Clients:
         """
         Return the name under which the connections of one client are counted.
 
-        @param host: the address of their other end; C{None} for a Unix socket.
-        @return: the address, or an IPv6 network; C{None} for a proxy, which stands for
-            many clients.
+        @param host: the address of the client's end; C{None} for a Unix socket.
+        @return: the address, or an IPv6 network; C{None} for a proxy, which stands for many
+            clients.
         """
         if not host or host in self._proxies:
             return None
@@ -164,8 +166,9 @@ class Caller:
     @ivar peer: the other end.
     @ivar local: the end here.
     @ivar host: the IP address of the other end, if it has one.
-    @ivar trusted: whether that is a known proxy.
-    @ivar checks_host: whether the C{Host} of its requests is checked, once it is known.
+    @ivar trusted: whether the other end is a known proxy.
+    @ivar checks_host: whether the C{Host} of its requests is checked; C{None} until that is
+        known.
     """
 
     __slots__ = ("checks_host", "host", "local", "peer", "trusted")

@@ -1,12 +1,12 @@
 """
 The headers of browsers about a request, and those that its answer must have.
 
-A browser sends requests for any page that its user looks at.  It says so in headers
-that no page can write, and the rule is that of Go's C{CrossOriginProtection}, here for
-every request that moves the cursor, whatever its method: C{Sec-Fetch-Site} decides
-where it is sent; where it is not, C{Origin} must name the host that the request went
-to.  Schemes are not compared, since a proxy may speak TLS.  Clients that are no
-browsers send neither and are not concerned.
+A browser sends requests for any page that its user looks at.  It says so in headers that no
+page can write, and the rule is that of Go's C{CrossOriginProtection}, here for every
+request that moves the cursor, whatever its method: C{Sec-Fetch-Site} decides where a
+browser sends it; otherwise C{Origin} must name the host that the request went to.  Schemes
+are not compared, since a proxy may speak TLS.  Clients that are no browsers send neither
+and are not concerned.
 
 Everything here is a function of header values.
 """
@@ -63,12 +63,12 @@ def same_host(origin: bytes, host: bytes | None) -> bool:
 
 class CrossSitePolicy:
     """
-    Decide which web pages may use the service.
+    The rules on which web pages may use the service.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         """
-        @param allowed: the origins whose pages may, besides the service's own.
+        @param allowed: the origins whose pages may use it, besides the service's own.
         """
         here = (_NOSNIFF, _SAME_ORIGIN)
         self._headers = {
@@ -95,11 +95,11 @@ class CrossSitePolicy:
         """
         Return 403 if a request comes from a page of another origin.
 
-        @param deed: what it would do, for the words of the answer.
+        @param deed: what the request would do, for the words of the answer.
         @param host: the value of C{Host}, if it has one.
         @param origins: the values of C{Origin}.
-        @param sites: the values of C{Sec-Fetch-Site}.  Of several each counts: whoever
-            added one knew something.
+        @param sites: the values of C{Sec-Fetch-Site}.  Of several each counts: the sender
+            that added one knew something.
         """
         if not (origins or sites) or self._allowed(origins):
             return None
@@ -111,10 +111,10 @@ class CrossSitePolicy:
 
     def answer_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
         """
-        Return what every answer must tell a browser, whatever the answer is.
+        Return the headers that every answer must have for browsers, whatever the answer is.
 
-        @param origins: the values of the request's C{Origin}; of one that was not
-            understood, none.
+        @param origins: the values of the request's C{Origin}; none for a request that was
+            not understood.
         """
         if not self._allowed(origins):
             return self._other_headers
@@ -124,11 +124,13 @@ class CrossSitePolicy:
         self, origins: Sequence[bytes], allow: bytes, *, asks: bool
     ) -> tuple[Header, ...]:
         """
-        Return what the answer to an C{OPTIONS} tells a browser that asks before it sends
-        a request of another origin's page.
+        Return the headers of the answer to a preflight.
+
+        That is an C{OPTIONS} by which a browser asks before it sends a request of another
+        origin's page.
 
         @param allow: the methods that the path takes.
-        @param asks: there is an C{Access-Control-Request-Method}.
+        @param asks: whether there is an C{Access-Control-Request-Method}.
         """
         if not (asks and self._allowed(origins)):
             return ()
@@ -143,7 +145,7 @@ def check_purpose(values: Sequence[bytes]) -> Problem | None:
     """
     Return 403 if a browser marked a request as sent ahead of its user.
 
-    @param values: those of all L{PURPOSES<pexservice.web.parameters.PURPOSES>}, as
+    @param values: the values of all L{PURPOSES<pexservice.web.parameters.PURPOSES>}, as
         C{prefetch;prerender} or C{preview}.
     """
     if values and any(each.lower().startswith(b"pre") for each in elements(values)):

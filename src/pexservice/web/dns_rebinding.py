@@ -1,13 +1,14 @@
 """
 The check of C{Host} against DNS rebinding.
 
-A page of attacker.example can have that name turn to 127.0.0.1 once it is loaded.  To
-the browser the service is then of the page's own origin: it may read answers, and send
-whatever it likes.  One thing gives it away, the name in C{Host}.  So where nothing else
-protects the service (it is reached by loopback, and takes steps without a token), only
-names that cannot be anybody's else are answered.
+A page of attacker.example can have that name resolve to 127.0.0.1 once it is loaded.  To
+the browser the service is then of the page's own origin: the page may read answers, and
+send whatever it likes.  One thing gives it away, the name in C{Host}.  So where nothing
+else protects the service (it is reached by loopback, and takes steps without a token), only
+names that cannot belong to anybody else are answered.
 
-That there is one C{Host}, and that it is well formed, L{pexservice.server.parser} sees to.
+L{pexservice.server.parser} sees to it that there is one C{Host}, and that it is well
+formed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from pexservice.web.problems import Problem, misdirected
 
 _log = Logger()
 
-#: What C{--allowed-host} says to have no check.
+#: The value of C{--allowed-host} that switches the check off.
 ANY = "*"
 
-#: How many refused names are logged; their senders choose them.
+#: How many refused names are logged; clients choose them.
 MOST_LOGGED = 100
 
 _PORT = re.compile(rb":[0-9]*\Z")
@@ -45,7 +46,7 @@ def host_name(host: bytes) -> str:
 
 class HostPolicy:
     """
-    Decide which values of C{Host} are answered.
+    The rules on which values of C{Host} are answered.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class HostPolicy:
 
     def concerns(self, local: IAddress, peer: IAddress) -> bool:
         """
-        Return whether requests on a connection are checked; it stays so while it is
-        open.
+        Return whether requests on a connection are checked; that stays so while the
+        connection is open.
 
         @param local: the connection's end here.
         @param peer: the other end.
@@ -83,11 +84,13 @@ class HostPolicy:
 
     def check(self, host: bytes | None) -> Problem | None:
         """
-        Return 421 if a request on a connection that L{concerns} is about must not be
-        answered.  The name is logged when it is the first time.
+        Return 421 if a request must not be answered, on a connection for which L{concerns}
+        is true.
 
-        @param host: the value of its C{Host}; one of HTTP/1.0 may have none, which no
-            browser sends.
+        A refused name is logged the first time.
+
+        @param host: the value of the request's C{Host}; a request of HTTP/1.0 may have
+            none, and no browser sends such a one.
         """
         if self.answers_to(host):
             return None
@@ -117,7 +120,7 @@ class HostPolicy:
 
 def _is_address(name: str) -> bool:
     """
-    Return whether C{name} is an IP address, which no name server turns to another one.
+    Return whether C{name} is an IP address, which no name server turns into another one.
     """
     try:
         if name.startswith("["):

@@ -17,7 +17,9 @@ STREAM = (b"GET",)
 @frozen
 class Endpoint:
     """
-    @ivar methods: besides C{OPTIONS}, which each takes.
+    One endpoint of the API.
+
+    @ivar methods: the methods that it takes, besides C{OPTIONS}, which each takes.
     """
 
     path: str
@@ -27,7 +29,7 @@ class Endpoint:
     @property
     def allow(self) -> bytes:
         """
-        The value of an C{Allow} header.
+        Return the value of an C{Allow} header.
         """
         return b", ".join((*self.methods, b"OPTIONS"))
 

@@ -2,9 +2,9 @@
 Server-Sent Events: the cursor whenever it moves.
 
 A stream carries states, not transitions: a client that cannot take all of them gets the
-newest and never one behind it, so what is kept for a stream is whether it takes anything.
-The committer is not told of streams.  One timer, which runs while there are any,
-looks whether the cursor is still where it was, and a step costs nothing more than
+newest and never one behind it, so what is kept for a stream is whether its client takes
+anything.  The committer is not told of streams.  One timer, which runs while there are any
+streams, looks whether the cursor is still where it was, and a step costs nothing more than
 when nobody watches.
 
 With C{?workers} a stream also has events of the type C{workers}: which worker serves, and
@@ -37,11 +37,11 @@ MOST_STREAMS = 250
 #: How long a stream has nothing after an event.  Seconds.
 INTERVAL = 0.1
 
-#: After how many of these a comment is sent, since proxies take silence for an end.
+#: After how many silent intervals a comment is sent: proxies take silence for an end.
 #: 15 seconds.
 BEATS = 150
 
-#: After how long a client comes back.  Milliseconds.
+#: After how long a client connects again.  Milliseconds.
 RETRY = 500
 
 #: A value of more digits is left out, and told by its ends: a million digits ten
@@ -61,14 +61,14 @@ _HEADERS = {
 
 def event(state: State) -> bytes:
     """
-    C{state} as an event.
+    Return C{state} as an event.
     """
     return b"id: %d\ndata: %b\n\n" % (state.revision, _data(state))
 
 
 def workers_event(score: Score) -> bytes:
     """
-    What the supervisor counts, as an event; without an id, for it is not the cursor.
+    Return the supervisor's score as an event; without an id, for it is not the cursor.
     """
     since = datetime.fromtimestamp(score.since / 1000, UTC)
     shown = {
@@ -100,14 +100,14 @@ def _data(state: State) -> bytes:
 @implementer(IPushProducer)
 class Stream:
     """
-    One client's.
+    The stream of events to one client.
 
-    @ivar shown: what it was sent last, or knew when it came.
-    @ivar takes: whether it takes what it is sent.
-    @ivar rests: it is passed over at the next look, for its first event was since
-        the last one.
-    @ivar workers: the event about the workers that it was sent last; C{None} for a client
-        that did not ask for them.
+    @ivar shown: the state that the client was sent last, or knew when it came.
+    @ivar takes: whether the client takes what it is sent.
+    @ivar rests: whether the stream is passed over at the next look, for its first event was
+        since the last one.
+    @ivar workers: the event about the workers that the client was sent last; C{None} for a
+        client that did not ask for them.
     @ivar ended: fires when nothing more comes.
     """
 
@@ -133,13 +133,13 @@ class Stream:
 
     def send(self, data: bytes) -> None:
         """
-        Send it.
+        Send C{data}.
         """
         self._request.write(data)
 
     def end(self) -> None:
         """
-        End the stream.  A client that has not taken what was sent does not get it.
+        End the stream; a client that has not taken what was sent does not get that.
         """
         self._events.leave(self)
         self._request.unregisterProducer()
@@ -150,19 +150,19 @@ class Stream:
 
     def pauseProducing(self) -> None:
         """
-        See C{IPushProducer.pauseProducing}.
+        Record that the client does not take what it is sent.
         """
         self.takes = False
 
     def resumeProducing(self) -> None:
         """
-        See C{IPushProducer.resumeProducing}.
+        Record that the client takes what it is sent.
         """
         self.takes = True
 
     def stopProducing(self) -> None:
         """
-        See C{IProducer.stopProducing}.
+        End the stream: its client is gone, or will send no more.
         """
         self.end()
 
@@ -182,7 +182,7 @@ class Events:
         """
         @param later: the reactor's C{callLater}.
         @param most: how many streams there may be.
-        @param score: reads what the supervisor counts, if there is one.
+        @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
         self._later = later
@@ -191,7 +191,7 @@ class Events:
         self._streams: set[Stream] = set()
         self._looks = False
         self._closed = False
-        # What the timer has found last, and how often it found the same since.
+        # The state that the timer has found last, and how often it found the same since.
         self._seen: State | None = None
         self._silent = 0
 
@@ -205,9 +205,9 @@ class Events:
         Answer C{request} with a stream.
 
         @param known: the values of its C{Last-Event-ID}, if it has one.
-        @param workers: it has events about the workers too.
+        @param workers: whether the stream has events about the workers too.
         @return: fires when the stream has ended, and its answer is to be finished.
-        @raise Problem: there are too many.
+        @raise Problem: there are too many streams.
         """
         if len(self._streams) >= self.most:
             raise too_many_streams(self.most)
@@ -227,7 +227,7 @@ class Events:
 
     def leave(self, stream: Stream) -> None:
         """
-        C{stream} has ended.
+        Forget C{stream}, which has ended.
         """
         self._streams.discard(stream)
 

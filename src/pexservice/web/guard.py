@@ -1,6 +1,6 @@
 """
-The two ends of the resource tree: what stands before its handlers, and what performs the
-operations that they make.
+The two ends of the resource tree: the guard before its handlers, and the leaf that performs
+the operations that they make.
 
 The guard looks at the bytes of the path before anybody decodes or normalizes them, and at
 the method.  werkzeug, below Klein, would take C{//next} and C{/%6eext} for C{/next}, and
@@ -28,13 +28,13 @@ from pexservice.web.performer import Performer
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply
 
-#: What an OPTIONS of the whole server is about.
+#: The endpoint that an OPTIONS of the whole server is about.
 _ANY = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
 
 
 def operation_of(request: IRequest) -> Operation | None:
     """
-    Return what C{request} was found to mean, if that was found.
+    Return the operation that C{request} was found to mean, if one was found.
     """
     operation: Operation | None = getattr(request, "operation", None)
     return operation
@@ -43,7 +43,7 @@ def operation_of(request: IRequest) -> Operation | None:
 @implementer(ISender)
 class _Sender:
     """
-    The origin of a request that does not know it.
+    The origin of a request that does not know its connection.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -52,7 +52,7 @@ class _Sender:
 
 class OperationResource(Resource):
     """
-    A leaf of the tree, which answers one request by performing what it means.
+    A leaf of the tree, which answers one request by performing its operation.
     """
 
     isLeaf = True
@@ -115,7 +115,8 @@ class OperationResource(Resource):
 
 class Guard(Resource):
     """
-    Lets through what has a path and a method of the table, literally.
+    The guard of the tree, which lets a request through if the table literally has its path
+    and its method.
     """
 
     isLeaf = True
@@ -128,7 +129,7 @@ class Guard(Resource):
 
     def render(self, request: IRequest) -> bytes | int:
         """
-        Have the handlers find out what C{request} means, or do without them.
+        Pass C{request} to the handlers, or answer a refusal or an C{OPTIONS} without them.
         """
         path = request.uri.partition(b"?")[0]
         endpoint = self._table.by_path.get(path)
@@ -149,7 +150,7 @@ class Guard(Resource):
 
     def _refusal(self, request: IRequest, endpoint: Endpoint | None) -> Problem | None:
         """
-        Return why no handler is asked: there is no such path, or not with this method.
+        Return the reason to ask no handler: there is no such path, or not with this method.
         """
         if endpoint is None:
             return problems.no_such_path(map(bytes.decode, self._table.by_path))
@@ -160,8 +161,9 @@ class Guard(Resource):
 
 def send(request: IRequest, reply: Reply) -> None:
     """
-    Answer C{request}.  twisted.web itself would give a 204 a length, and warn of a body
-    for HEAD.
+    Answer C{request} with C{reply}.
+
+    twisted.web itself would give a 204 a length, and warn of a body for HEAD.
     """
     request.write(reply.apply(request))
     request.finish()

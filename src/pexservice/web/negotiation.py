@@ -1,9 +1,9 @@
 """
 The parsing of C{Accept}, in time linear in its length.
 
-A client can send 16 KiB of it with every request, and every answer depends on it, so
-this is bounded twice: a value longer than any real one means "anything", and no
-expression here can match one text in two ways.
+A client can send 16 KiB of it with every request, and every answer depends on it, so the
+work is bounded twice: a value longer than any real one means "anything", and no expression
+here can match one text in two ways.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse_accept(value: bytes) -> Ranges:
     An element that is malformed is passed over.  Parameters other than C{q} make no
     difference to what is offered here.
 
-    @param value: of all its lines, joined by commas.
+    @param value: the values of all its lines, joined by commas.
     """
     ranges: dict[bytes, float] = {}
     for element in _QUOTED.sub(b"", value).split(b","):

@@ -23,7 +23,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     """
     Return the document that describes C{endpoints}.
 
-    @raise LookupError: one of them, or a method of it, is not described.
+    @raise LookupError: an endpoint, or a method of it, is not described.
     """
     here = files("pexservice.web")
     whole: dict[str, Any] = json.loads((here / "openapi.json").read_text())
@@ -58,7 +58,7 @@ class Rendered(NamedTuple):
 @cache
 def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Rendered:
     """
-    Return the document of what is served, made when it is first asked for.
+    Return the document about C{endpoints} as it is served, made when it is first asked for.
     """
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     return Rendered(body, sha256(body).hexdigest()[:16])

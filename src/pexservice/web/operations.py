@@ -1,8 +1,8 @@
 """
-Operations: what requests mean, what is answered, and how an answer is rendered.
+Operations: the meanings of requests, the answers, and how an answer is rendered.
 
-Whatever reads a request, Twisted's parser and the Klein tree or the plan cache, makes an
-L{Operation} and L{Arguments<pexservice.web.parameters.Arguments>} of it, and
+Twisted's parser with the Klein tree, or else the plan cache, reads a request and makes an
+L{Operation} and L{Arguments<pexservice.web.parameters.Arguments>} of it;
 L{Performer<pexservice.web.performer.Performer>} does the rest.
 """
 
@@ -45,17 +45,17 @@ _KINDS = {
 }
 
 
-#: The end of a read or a step: what is told of which state, what the committer says, or
-#: why nothing was done.
+#: The end of a read or a step: the kind of the answer and its state, the committer's
+#: outcome, or why nothing was done.
 Answer = tuple[Kind, State] | Outcome | Exception
 
-#: What does a read or a step.  It is called with what takes the answer if that is not at
-#: hand, and returns it if it is; what takes it may be called before this returns.
+#: A function that does a read or a step.  It returns the answer if that is at hand, and
+#: otherwise calls its argument with it, maybe before it returns.
 Act = Callable[[Callable[[Answer], None]], Answer | None]
 
 
-#: What makes the answer of an operation that is no read or step of the cursor.  One that
-#: writes the answer itself has a C{Deferred} fire with C{None} in the end.
+#: A function that makes the answer of an operation that is no read or step of the cursor.
+#: If it writes the answer itself, its C{Deferred} fires with C{None} in the end.
 Work = Callable[[Arguments], Reply | Deferred[Reply] | Deferred[None]]
 
 
@@ -64,9 +64,10 @@ class Call:
     """
     An operation with arguments that were found to be allowed.
 
-    @ivar act: does it.
-    @ivar any_way: whether they are allowed on every connection, whatever its C{Host}.
-    @ivar any_time: whether they are, and however often they come.
+    @ivar act: does the operation.
+    @ivar any_way: whether the arguments, the C{Host} among them, are allowed on every
+        connection.
+    @ivar any_time: whether they are so, and however often they come.
     """
 
     act: Act
@@ -77,11 +78,11 @@ class Call:
 @frozen(eq=False, kw_only=True)
 class Operation:
     """
-    What a request means: all that decides its answer but for its arguments.
+    The meaning of a request: all that decides its answer but for its arguments.
 
-    One without transition, refusal and work is a read of the cursor.
+    An operation without transition, refusal and work is a read of the cursor.
 
-    @ivar browser_headers: what any answer to it tells a browser.
+    @ivar browser_headers: the headers that any answer to it has for browsers.
     @ivar deed: what it does that a page of another origin may not.
     @ivar ahead: whether a browser sent a step ahead of its user.
     @ivar refusal: why it is refused, where that follows from its target.
@@ -99,7 +100,7 @@ class Operation:
     @property
     def is_about_cursor(self) -> bool:
         """
-        Whether it is a read or a step.
+        Return whether the operation is a read or a step.
         """
         return self.work is None and self.refusal is None
 
@@ -124,14 +125,14 @@ def kind_of_read(conditions: Conditions, state: State) -> Kind:
 
 def log_bug(failure: Failure) -> None:
     """
-    Log what nobody expected.
+    Log a failure that nobody expected.
     """
     _log.failure("a request failed", failure=failure)
 
 
 def kind_of(came: Kind | Result) -> Kind:
     """
-    Return what kind of answer tells what came of a request.
+    Return the kind of answer for C{came}, the result of a request.
     """
     return _KINDS[came] if isinstance(came, Result) else came
 

@@ -20,31 +20,33 @@ T = TypeVar("T")
 
 Later = Callable[[float, Callable[[], None]], object]
 
-#: How long nobody has a piece of work done, in times of how long the last one took.
+#: How long the rest after a piece of work is, in times of how long that piece took.
 REST = 2
 
 
 class Pacing:
     """
-    The first call is made at once, the others one by one.
+    A queue of work: the first call is made at once, the others one by one.
     """
 
     def __init__(
         self, later: Later | None, seconds: Callable[[], float] = time.monotonic
     ) -> None:
         """
-        @param later: the reactor's C{callLater}; C{None} to let nobody wait.
+        @param later: the reactor's C{callLater}; C{None} to let no call wait.
         """
         self._later = later
         self._seconds = seconds
         self._busy = False
-        # A dictionary, since those in its middle may leave.
+        # A dictionary, since calls in its middle may be cancelled.
         self._waiting: dict[Deferred[None], None] = {}
 
     def run(self, work: Callable[[], T | Deferred[T]]) -> Deferred[T]:
         """
-        @return: what C{work} returns or raises, when its time has come; until then it
-            may be cancelled.
+        Do C{work} when its time has come.
+
+        @return: what C{work} returns or raises; until its time has come, it may be
+            cancelled.
         """
         turn: Deferred[None]
         if self._later is None or not self._busy:

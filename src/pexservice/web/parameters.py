@@ -1,9 +1,9 @@
 """
-The headers that a request is understood by, and what it says in them and in its query.
+The headers by which a request is understood, and what it says in them and in its query.
 
-No other module reads a header of a request, so L{HEADERS} is all that an answer can
-depend on besides the request line; a test holds that.  The plan cache takes from it what
-identifies a plan and what is an argument.
+No other module reads a header of a request, so L{HEADERS} is all that an answer can depend
+on besides the request line; a test holds that.  The plan cache takes from it which headers
+identify a plan and which are arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pexservice.web.replies import JSON, PROBLEM, TEXT
 
 class Use(Flag):
     """
-    What a header of a request is read for.
+    The uses for which a header of a request is read.
     """
 
     #: It decides which operation the request is.  Only few meanings of it are told
@@ -66,7 +66,7 @@ PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
 HEADERS: Mapping[bytes, Use] = {
     ACCEPT: Use.DECIDES,
     CONNECTION: Use.DECIDES,
-    # That there is no body; any other length is for the parser.
+    # Its one meaning is that there is no body; any other length is for the parser.
     CONTENT_LENGTH: Use.DECIDES,
     **dict.fromkeys(PURPOSES, Use.DECIDES),
     ORIGIN: Use.DECIDES | Use.ARGUMENT,
@@ -98,7 +98,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}")
 
 def read(headers: Headers) -> Arguments:
     """
-    Return what is read of a request's C{headers}.
+    Return those of a request's C{headers} that L{HEADERS} has.
     """
     return {
         lower: values
@@ -111,8 +111,8 @@ class Preferences(NamedTuple):
     """
     The representations that a client prefers.
 
-    @ivar value: that of a state: L{TEXT} or L{JSON}.
-    @ivar problem: that of a refusal: L{TEXT} or L{PROBLEM}.
+    @ivar value: the representation of a state: L{TEXT} or L{JSON}.
+    @ivar problem: the representation of a refusal: L{TEXT} or L{PROBLEM}.
     """
 
     value: str
@@ -124,7 +124,7 @@ NO_PREFERENCE = Preferences(TEXT, TEXT)
 
 @lru_cache(maxsize=256)
 def _preferences(accept: bytes) -> Preferences:
-    # A client of plain JSON reads a problem in it.
+    # A client that asks for plain JSON can read a problem in it.
     problem = best_of((TEXT, JSON, PROBLEM), [accept])
     return Preferences(
         best_of((TEXT, JSON), [accept]), TEXT if problem == TEXT else PROBLEM
@@ -133,7 +133,7 @@ def _preferences(accept: bytes) -> Preferences:
 
 def preferences(arguments: Arguments) -> Preferences:
     """
-    Return what a request's C{Accept} asks for.
+    Return the representations that a request's C{Accept} asks for.
     """
     values = arguments.get(ACCEPT)
     if values is None:
@@ -144,7 +144,7 @@ def preferences(arguments: Arguments) -> Preferences:
 
 class Persistence(NamedTuple):
     """
-    What a request's C{Connection} says of the time after the answer.
+    The wishes of a request's C{Connection} for the time after the answer.
     """
 
     closes: bool
@@ -153,7 +153,7 @@ class Persistence(NamedTuple):
 
 def persistence(values: Sequence[bytes]) -> Persistence:
     """
-    Return what C{Connection} says.
+    Return the wishes in the C{values} of C{Connection}.
     """
     tokens = [token.strip().lower() for value in values for token in value.split(b",")]
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
@@ -174,8 +174,8 @@ def conditions(arguments: Arguments) -> Conditions:
     )
 
 
-#: What tells the meaning of a value of each header that decides.  Those of one meaning
-#: make no difference to which operation a request is.
+#: For each header that decides, the function that returns the meaning of a value.  Values
+#: of one meaning make no difference to which operation a request is.
 MEANINGS: Mapping[bytes, Callable[[bytes], Hashable]] = {
     ACCEPT: lambda value: preferences({ACCEPT: [value]}),
     CONNECTION: lambda value: persistence([value]),

@@ -1,6 +1,6 @@
 """
-The performer: the one place that says in which order a request is refused, and what is
-done when it is not.
+The performer: the one place that decides in which order the reasons to refuse a request are
+checked, and what is done when there is none.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from pexservice.web.throttle import RateLimit
 
 class Performer:
     """
-    Perform the operations of one worker.
+    The performer of one worker's operations.
 
     @ivar clients: finds the client that a request comes from.
     """
@@ -87,7 +87,7 @@ class Performer:
         work: Work | None = None,
     ) -> Operation:
         """
-        Return what a request means whose target says the rest.
+        Return the operation that a request means, the rest being known from its target.
         """
         purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
         return Operation(
@@ -103,7 +103,7 @@ class Performer:
 
     def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
         """
-        Return what any answer to a request tells a browser.
+        Return the headers that any answer to a request has for browsers.
 
         @param origins: the values of its C{Origin}.
         """
@@ -111,8 +111,8 @@ class Performer:
 
     def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
         """
-        Return what tells the meaning of a value of each header that decides which
-        operation a request is.
+        Return, for each header that decides which operation a request is, the function that
+        returns the meaning of a value.
         """
         others = self.browser_headers(())
 
@@ -123,7 +123,7 @@ class Performer:
 
     def preflight(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
         """
-        Return what the answer to an C{OPTIONS} tells a browser besides.
+        Return the headers that the answer to an C{OPTIONS} has for browsers besides.
 
         @param allow: the methods that the path takes.
         """
@@ -142,9 +142,9 @@ class Performer:
         """
         Perform a read, a step or a refusal.
 
-        @param answer: called with the answer if that is not at hand.  It may be called
-            before this returns.
-        @param known: what L{bind} has made of the same arguments before.
+        @param answer: called with the answer if that is not at hand, maybe before this
+            method returns.
+        @param known: the call that L{bind} has made of the same arguments before.
         @return: the answer, if it is at hand.
         """
         try:
@@ -180,7 +180,7 @@ class Performer:
 
     def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> None:
         """
-        Look at the client's rate, and at its C{Host}.
+        Check the client's rate, and its C{Host}.
 
         @raise Problem: the first of the reasons not to answer.
         """
@@ -203,7 +203,8 @@ class Performer:
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
-        Return what is to be done; the client's rate and C{Host} are not looked at.
+        Return the call that does C{operation}; the client's rate and C{Host} are not
+        checked.
 
         @raise Problem: the first of all reasons not to do it.
         """
@@ -214,7 +215,7 @@ class Performer:
 
     def _act(self, operation: Operation, arguments: Arguments) -> Act:
         """
-        Return what is to be done.
+        Return the function that does C{operation}.
 
         @raise Problem: the first of all reasons not to do it.
         """
@@ -257,7 +258,7 @@ class Performer:
 
 def _reading(committer: ICommitter, conditions: Conditions) -> Act:
     """
-    Return what reads the cursor.
+    Return the function that reads the cursor.
     """
 
     def act(answer: Callable[[Answer], None]) -> Answer | None:
@@ -279,7 +280,7 @@ def _reading(committer: ICommitter, conditions: Conditions) -> Act:
 
 def _moving(committer: ICommitter, move: Move) -> Act:
     """
-    Return what makes a step.
+    Return the function that makes a step.
     """
 
     def act(answer: Callable[[Answer], None]) -> None:
@@ -292,7 +293,7 @@ def _moving_if(
     committer: ICommitter, move: Move, conditions: Conditions, method: bytes
 ) -> Act:
     """
-    Return what makes a step that has C{conditions}.
+    Return the function that makes a step that has C{conditions}.
 
     RFC 9110 13.1.2 has a GET whose C{If-None-Match} is not met answered 304.
     """
@@ -312,7 +313,7 @@ def _moving_if(
 
 def _error(failure: Failure) -> Exception:
     """
-    Return the reason of C{failure}, as an answer; what is nobody's refusal is a bug.
+    Return the reason of C{failure}, as an answer; an error that is no refusal is a bug.
     """
     if failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown):
         return cast(Exception, failure.value)

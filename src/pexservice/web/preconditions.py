@@ -1,5 +1,5 @@
 """
-C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
+The preconditions C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ELEMENT = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
 
-# What nearly all clients send: one strong tag.
+# The list that nearly all clients send: one strong tag.
 _ONE = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
@@ -39,7 +39,7 @@ class Tags:
     The tags that a precondition lists.
 
     @ivar anything: whether the list was C{*}.
-    @ivar strong: the opaque parts of the strong ones; likewise C{weak}.
+    @ivar strong: the opaque parts of the strong tags; likewise C{weak}.
     """
 
     anything: bool
@@ -71,7 +71,7 @@ class Tags:
 
     def name(self, opaque: str) -> bool:
         """
-        Return the same for what is no state, and has C{opaque} for the inside of its tag.
+        Return whether a tag is listed, strong or weak, that has C{opaque} inside.
         """
         tag = opaque.encode()
         return self.anything or tag in self.strong or tag in self.weak
@@ -94,7 +94,7 @@ class Conditions:
 
     def met_by(self, state: State) -> bool:
         """
-        Return whether both are.
+        Return whether both preconditions are met.
         """
         if_match, if_none_match = self.if_match, self.if_none_match
         if if_match is not None and not if_match.match_strongly(state):
@@ -107,7 +107,7 @@ UNCONDITIONAL = Conditions()
 
 def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
     """
-    Return what a precondition lists.
+    Return the tags that a precondition lists.
 
     @param values: the values of the header C{name}.
     @raise Problem: they are not a list of entity tags.

@@ -1,9 +1,9 @@
 """
 The problems: the answers to requests that are refused or that failed.
 
-One function for each outcome, so that its status, its name and its words stand
-together.  The words say what is wrong and what to do about it.  They are a line of
-text by default, and RFC 9457's problem details for those who accept JSON.
+Each outcome has one function, so that its status, its name and its words stand together.
+The words say what is wrong and what to do about it.  They are a line of text by default,
+and RFC 9457's problem details for clients that accept JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TYPE_PREFIX = "urn:problem-type:pexservice:"
 @frozen(kw_only=True)
 class Problem(Exception):
     """
-    An outcome that is not what was asked for; raised where it is found.
+    An outcome other than the one that was asked for; raised where it is found.
 
     @ivar name: the last part of the problem type, stable.
     @ivar detail: one line.
@@ -38,7 +38,7 @@ class Problem(Exception):
 
     def reply(self, representation: str) -> Reply:
         """
-        Return it as an answer.
+        Return the problem as an answer.
 
         @param representation: L{TEXT} or L{PROBLEM}.
         """
@@ -66,14 +66,14 @@ class Problem(Exception):
 
 def malformed(detail: str) -> Problem:
     """
-    400: the request, or one of its headers or parameters, cannot be understood.
+    Return 400: the request, or one of its headers or parameters, cannot be understood.
     """
     return Problem(status=HTTPStatus.BAD_REQUEST, name="bad-request", detail=detail)
 
 
 def no_token() -> Problem:
     """
-    401: moving the cursor takes a token.
+    Return 401: moving the cursor takes a token.
     """
     return Problem(
         status=HTTPStatus.UNAUTHORIZED,
@@ -85,7 +85,7 @@ def no_token() -> Problem:
 
 def wrong_token() -> Problem:
     """
-    401: it takes another token.
+    Return 401: moving the cursor takes another token.
     """
     return Problem(
         status=HTTPStatus.UNAUTHORIZED,
@@ -101,7 +101,7 @@ def cross_origin(deed: str) -> Problem:
     """
     Return 403: a browser sent the request for a page of another origin.
 
-    @param deed: of the page, as C{move the cursor}.
+    @param deed: what the page would do, as C{move the cursor}.
     """
     return Problem(
         status=HTTPStatus.FORBIDDEN,
@@ -113,7 +113,7 @@ def cross_origin(deed: str) -> Problem:
 
 def not_on_purpose() -> Problem:
     """
-    Return 403: a browser sent the request ahead of its user, who may never want it.
+    Return 403: a browser sent the request ahead of its user, and maybe for nothing.
     """
     return Problem(
         status=HTTPStatus.FORBIDDEN,
@@ -124,7 +124,7 @@ def not_on_purpose() -> Problem:
 
 def no_such_path(paths: Iterable[str]) -> Problem:
     """
-    404: paths are matched literally.
+    Return 404: there is no such path, and paths are matched literally.
     """
     return Problem(
         status=HTTPStatus.NOT_FOUND,
@@ -135,7 +135,7 @@ def no_such_path(paths: Iterable[str]) -> Problem:
 
 def wrong_method(allowed: bytes) -> Problem:
     """
-    405: the path takes other methods.
+    Return 405: the path takes other methods.
     """
     return Problem(
         status=HTTPStatus.METHOD_NOT_ALLOWED,
@@ -159,7 +159,7 @@ def no_tunnel() -> Problem:
 
 def unmet_precondition(present: tuple[Header, ...]) -> Problem:
     """
-    412: the cursor is at another revision.
+    Return 412: the cursor is at another revision.
 
     @param present: the present state's headers.
     """
@@ -173,7 +173,7 @@ def unmet_precondition(present: tuple[Header, ...]) -> Problem:
 
 def too_much_content(limit: int) -> Problem:
     """
-    413: no endpoint reads a body, so a large one is a mistake.
+    Return 413: no endpoint reads a body, so a large one is a mistake.
     """
     return Problem(
         status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -184,7 +184,7 @@ def too_much_content(limit: int) -> Problem:
 
 def too_long_target(limit: int) -> Problem:
     """
-    414: no request line here is long.
+    Return 414: no request line here is long.
     """
     return Problem(
         status=HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -195,7 +195,7 @@ def too_long_target(limit: int) -> Problem:
 
 def misdirected() -> Problem:
     """
-    Return 421: the name in C{Host} may be anybody's.  It is not repeated in the answer.
+    Return 421: the name in C{Host}, which the answer does not repeat, may be anybody's.
     """
     return Problem(
         status=HTTPStatus.MISDIRECTED_REQUEST,
@@ -207,7 +207,7 @@ def misdirected() -> Problem:
 
 def key_reused(used: str) -> Problem:
     """
-    422: an idempotency key stands for one request.
+    Return 422: an idempotency key stands for one request.
     """
     return Problem(
         status=HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -218,7 +218,7 @@ def key_reused(used: str) -> Problem:
 
 def too_many_headers(size: int, count: int) -> Problem:
     """
-    431: the header section is larger than anybody needs.
+    Return 431: the header section is larger than any client needs.
     """
     return Problem(
         status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -229,7 +229,7 @@ def too_many_headers(size: int, count: int) -> Problem:
 
 def internal_error() -> Problem:
     """
-    500: a bug.  The log has the rest.
+    Return 500: there is a bug, and the log has the rest.
     """
     return Problem(
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -243,7 +243,7 @@ _LATER = ((b"Retry-After", b"1"),)
 
 def not_taken(reason: str) -> Problem:
     """
-    503: the step surely did not happen.
+    Return 503: the step surely did not happen.
     """
     return Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
@@ -255,7 +255,7 @@ def not_taken(reason: str) -> Problem:
 
 def outcome_unknown() -> Problem:
     """
-    503: the step may have happened.
+    Return 503: the step may have happened.
     """
     return Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
@@ -283,7 +283,7 @@ def of_refusal(error: BaseException | None) -> Problem:
 
 def too_slow(seconds: float) -> Problem:
     """
-    408: the request did not arrive in time.
+    Return 408: the request did not arrive in time.
     """
     return Problem(
         status=HTTPStatus.REQUEST_TIMEOUT,
@@ -294,7 +294,7 @@ def too_slow(seconds: float) -> Problem:
 
 def too_many_requests(rate: int) -> Problem:
     """
-    429: this client asks too often.
+    Return 429: the client asks too often.
     """
     return Problem(
         status=HTTPStatus.TOO_MANY_REQUESTS,
@@ -306,7 +306,7 @@ def too_many_requests(rate: int) -> Problem:
 
 def too_many_streams(limit: int) -> Problem:
     """
-    503: as many watch the cursor as may.
+    Return 503: as many clients watch the cursor as may.
     """
     return Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
@@ -318,7 +318,7 @@ def too_many_streams(limit: int) -> Problem:
 
 def too_many_connections(limit: int) -> Problem:
     """
-    503: every connection that may be open is busy.
+    Return 503: every connection that may be open is busy.
     """
     return Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,

@@ -17,14 +17,14 @@ JSON = "application/json"
 HTML = "text/html"
 PROBLEM = "application/problem+json"
 
-#: What tells a representation's ETag from the others' of the same revision.
+#: The end that tells a representation's ETag from the others' of the same revision.
 SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
 @frozen
 class Reply:
     """
-    Hold a whole answer.  Its length is known before it is sent, so it is never chunked.
+    A whole answer, whose length is known before it is sent, so that it is never chunked.
     """
 
     status: int

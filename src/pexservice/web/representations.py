@@ -1,8 +1,8 @@
 """
-The answers about a state of the cursor: as text, as JSON, or that it is another one.
+The answers about a state of the cursor: as text, as JSON, or that the cursor is at another
+one.
 
-Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact
-(RFC 7493).
+Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact (RFC 7493).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _TYPES = {
 @frozen(eq=False)
 class Kind:
     """
-    What an answer says about a state of the cursor.
+    The kind of an answer about a state of the cursor.
 
-    @ivar headers: those that it has besides those of the state.
+    @ivar headers: the headers that it has besides those of the state.
     """
 
     status: int
@@ -55,9 +55,9 @@ def state_headers(
     representation: str, revision: bytes, position: bytes
 ) -> tuple[Header, ...]:
     """
-    Return what every answer about the cursor carries.
+    Return the headers that every answer about the cursor has.
 
-    @param revision: in decimal digits, or what stands for them in a format; likewise
+    @param revision: in decimal digits, or as the placeholder for them in a format; likewise
         C{position}.  They are used in this order, and the revision again.
     """
     return (
@@ -98,7 +98,7 @@ def state_reply(kind: Kind, preferences: Preferences, state: State) -> Reply:
 
 def state_body(state: State, representation: str) -> bytes:
     """
-    Return the value at C{state}.
+    Return the body with the value at C{state}.
     """
     return state_json(state) if representation == JSON else state.term.text + b"\n"
 
@@ -106,7 +106,7 @@ def state_body(state: State, representation: str) -> bytes:
 @lru_cache(maxsize=1)
 def state_json(state: State) -> bytes:
     """
-    Return C{state} as JSON, made once for all who read the same one.
+    Return C{state} as JSON, made once for all readers of the same state.
     """
     term = state.term
     preceding = term.preceding
@@ -123,9 +123,10 @@ def history_reply(
     state: State, representation: str, rows: Sequence[Row], following: str | None
 ) -> Reply:
     """
-    Return C{rows} of the history; no values, for they follow from the positions.
+    Return the answer with C{rows} of the history; it has no values, for they follow from
+    the positions.
 
-    @param following: where the rows before these are, if there are any.
+    @param following: the path and query of the rows before these, if there are any.
     """
     body = (
         _history_json(rows, following)
@@ -146,7 +147,7 @@ def history_reply(
 
 def _time(row: Row) -> str:
     """
-    RFC 3339, to the microsecond.
+    Return the time of C{row} as RFC 3339 has it, to the microsecond.
     """
     seconds, nanoseconds = divmod(row.time_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)

@@ -1,11 +1,11 @@
 """
-How many requests a second one client address may send.
+The rate limit: how many requests a second one client address may send.
 
-The generic cell rate algorithm: of each address only the time is kept at which its
-allowance would be whole again.  An address without such a time, or with one that has
-gone by, has all of it, which is one second's worth; so what is in the past can be
-forgotten, and memory is bounded by those who asked within the last second, and in a
-flood of addresses by L{MOST_ADDRESSES}.
+By the generic cell rate algorithm, only the time is kept for each address at which its
+allowance would be whole again.  An address without such a time, or with one that has gone
+by, has the whole allowance, which is one second's worth; so times in the past can be
+forgotten, and memory is bounded by the addresses that asked within the last second, and in
+a flood of addresses by L{MOST_ADDRESSES}.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MOST_ADDRESSES = 65536
 
 class RateLimit:
     """
+    The rate limit of one worker, by client address.
+
     @ivar rate: requests a second.
     """
 
@@ -39,10 +41,10 @@ class RateLimit:
 
     def take(self, host: str) -> bool:
         """
-        Return whether the client at C{host} may have another request.  One that it may
-        not have costs it nothing.
+        Return whether the client at C{host} may have another request; a refused one costs
+        it nothing.
 
-        @param host: its IP address; without one, "".
+        @param host: its IP address; without one, C{""}.
         """
         name = network(host)
         now, known = self._seconds(), self._whole_at

@@ -17,7 +17,7 @@ def check_files(settings: Settings) -> frozenset[bytes] | None:
     """
     Check that the files named by the options can be opened.
 
-    @return: digests of the tokens that may move the cursor, if there are such.
+    @return: digests of the tokens that may move the cursor, or C{None} if everybody may.
     @raise CannotStart: one of them cannot be used; the message names it.
     """
     path = settings.access_log

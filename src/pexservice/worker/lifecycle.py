@@ -1,5 +1,5 @@
 """
-What a worker does for the process that started it: it follows its supervisor and gives
+A worker's duties to the process that started it: to end with its supervisor, and to give
 signs of life.
 """
 
@@ -20,7 +20,7 @@ from pexservice.process.sd_notify import ALIVE, Notifier
 from pexservice.settings.options import Settings
 from pexservice.worker import legacy
 
-#: Signs of life within the time of silence that is too long.
+#: How many signs of life a worker gives within the watchdog's time.
 BEATS = 4
 
 
@@ -28,11 +28,12 @@ def connect(
     settings: Settings, environment: Mapping[str, str], stop: Callable[[], object]
 ) -> Notifier:
     """
-    Return what tells the process that started this one, and live no longer than that if
-    it is a supervisor.
+    Return the notifier to the process that started this one, and live no longer than that
+    process if it is a supervisor.
 
     @param stop: called in a thread to stop this process in order when its supervisor is
-        gone; 0.8 seconds later it is killed, so that the next one need not wait.
+        gone; 0.8 seconds later this process is killed, so that the next supervisor need
+        not wait.
     """
     if settings.supervisor is not None:
         notifier = Notifier.to_supervisor(settings.supervisor, environment)
@@ -47,7 +48,8 @@ def connect(
 
 def follow(descriptor: int, stop: Callable[[], object]) -> None:
     """
-    End with the supervisor, and leave the signals of the terminal to it.
+    End this process with its supervisor, and leave the terminal's signals to the
+    supervisor.
 
     @param descriptor: an end of a pipe whose other end only the supervisor has.
     """
@@ -55,7 +57,7 @@ def follow(descriptor: int, stop: Callable[[], object]) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # At SIGABRT, the traceback of every thread.  A page that is missing or nonsense ends
-    # a process by other signals, and there the traceback would only hide what is said.
+    # a process by other signals, and there the traceback would only hide the cause.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE):
         signal.signal(number, signal.SIG_DFL)
@@ -69,11 +71,12 @@ def heartbeat(
     state: Callable[[], Sequence[str]],
 ) -> None:
     """
-    Say that this process is alive, again and again, if somebody wants to know.
+    Notify again and again that this process is alive, if the process that started it
+    waits for that.
 
-    @param settled: a round trip: fires when the commit under way has ended.  So
-        neither a blocked reactor nor a stuck store is alive.
-    @param state: returns what to say with it.
+    @param settled: returns a C{Deferred} that fires when the commit under way has ended,
+        a round trip.  So neither a blocked reactor nor a stuck store counts as alive.
+    @param state: returns the lines to send with each sign of life.
     """
     if notifier.watchdog is None:
         return

@@ -63,8 +63,8 @@ from pexservice.worker.lifecycle import connect, heartbeat
 FAREWELL = 0.3
 FAREWELL_PIECES = 6
 
-#: How long it waits, without taking new connections, for the first request of one
-#: that was taken already, and for what is under way.  Seconds.
+#: How long a stopping worker waits, without taking new connections, for the first request
+#: of a connection that was taken already, and for the requests under way.  Seconds.
 PATIENCE = 0.5
 GRACE = 2
 
@@ -75,13 +75,13 @@ EXCUSE = 5
 
 class Reactor(IReactorCore, IStoreReactor):
     """
-    What a worker needs of one.
+    The parts of a reactor that a worker needs.
     """
 
 
 class Worker(Service):
     """
-    The service that serves.
+    The service of one worker, which answers the requests.
     """
 
     _log = Logger()
@@ -111,7 +111,7 @@ class Worker(Service):
         """
         Open the store, then listen.
 
-        @raise CannotStart: for a daemon, whose standard error is closed.
+        @raise CannotStart: a daemon, whose standard error is closed, could not start.
         """
         super().startService()
         self._exit.watch_reactor()
@@ -129,8 +129,8 @@ class Worker(Service):
 
     def _start_failed(self, failure: Failure) -> None:
         """
-        End the process: one that has the store's lock and serves nobody would keep others
-        from serving.
+        End the process: with the store's lock and without serving, it would keep other
+        workers from serving.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if not isinstance(error, (CannotStart, StoreUnusable)):
@@ -146,14 +146,13 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings = self._settings
+        quick, whole = Verification.QUICK, Verification.IN_CHILD
         return make_store(
             settings.store,
             StoreOptions(
                 reactor=self._reactor,
                 journal=settings.journal,
-                verification=Verification.QUICK
-                if settings.quick_check
-                else Verification.IN_CHILD,
+                verification=quick if settings.quick_check else whole,
                 progress=VerificationProgress(self._notifier.notify),
                 standing_by=self._stand_by if settings.is_supervised else None,
             ),
@@ -204,7 +203,7 @@ class Worker(Service):
         if getattr(self._reactor, "loop", None) is not None:
             # A standby may find these files replaced when it takes over.
             import pexservice.server.transport.listener  # noqa: F401, PLC0415 uvloop has to be there
-        # What is here now stays for good, so no collection need look at it again.
+        # All objects that are here now stay, so no collection need look at them again.
         gc.freeze()
         try:
             await committer.start()
@@ -246,10 +245,7 @@ class Worker(Service):
         )
         performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
         self._fast_path = FastPath(
-            performer,
-            self._connections,
-            self._reactor,
-            log=self._access_log(),
+            performer, self._connections, self._reactor, log=self._access_log()
         )
         scrape = Metrics(committer, self._fast_path, store, settings.scoreboard).reply
         api = Api(
@@ -269,7 +265,7 @@ class Worker(Service):
             return None
         log = AccessLog(sink_of(name))
         if not self._settings.is_supervised:
-            # Of a supervisor's workers, new ones open it anew.
+            # Below a supervisor, the workers that a SIGHUP starts open the file anew.
             signal.signal(signal.SIGHUP, lambda *_: log.reopen())
         return log
 
@@ -277,7 +273,7 @@ class Worker(Service):
         tls = self._settings.tls
         loop = getattr(self._reactor, "loop", None)
         if loop is not None:
-            # Only where its reactor is, uvloop is needed.
+            # uvloop is needed only where its reactor is.
             from pexservice.server.transport.listener import NativePort  # noqa: PLC0415 uvloop has to be there
 
             secure = None if tls is None else context(*tls)
@@ -286,14 +282,14 @@ class Worker(Service):
 
     def _say(self, *state: str) -> None:
         """
-        What this worker is, now and with each beat.
+        Notify the worker's C{state}, now and with each sign of life.
         """
         self._state = state
         self._notifier.notify(*state)
 
     def _store_failed(self, failure: Failure) -> None:
         """
-        Nobody knows what the disk has, so the next process has to look.
+        End the process: nobody knows what the disk has, so the next process has to look.
         """
         self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
@@ -310,7 +306,7 @@ class Worker(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Take no new connections, answer what was asked, commit, close the store.
+        Take no new connections, answer the requests, commit, and close the store.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -344,7 +340,7 @@ class Worker(Service):
         """
         Wait for C{done}, but no longer than C{seconds}.
 
-        @return: whether it was in time.
+        @return: whether C{done} fired in time.
         """
         waited: Deferred[None] = deferLater(self._reactor, seconds, lambda: None)
         _, first = await DeferredList([done, waited], fireOnOneCallback=True)

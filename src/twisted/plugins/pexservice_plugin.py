@@ -1,5 +1,5 @@
 """
-What C{twistd} finds.
+The plugins of the service that C{twistd} finds.
 """
 
 from twisted.application.reactors import Reactor
@@ -36,7 +36,7 @@ pexservice_uvloop = Reactor(
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class FdParser:
     """
-    C{fd:N}, a listening socket that was handed down.
+    The parser of C{fd:N}, a listening socket that was handed down.
     """
 
     prefix = "fd"
@@ -45,7 +45,8 @@ class FdParser:
         self, reactor: IReactorCore, *args: object, **kwargs: object
     ) -> IStreamServerEndpoint:
         """
-        See L{IStreamServerEndpointStringParser.parseStreamServer}.
+        Return the endpoint that C{fd:N} describes; see
+        C{IStreamServerEndpointStringParser}.
         """
         from pexservice.process.fd_endpoint import InheritedEndpoint  # noqa: PLC0415 as lazy as the rest
 

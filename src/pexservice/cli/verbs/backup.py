@@ -25,7 +25,7 @@ def _count(text: str) -> int:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the store, the copy, and the metrics.
     """
     add_directory(parser, "store", "the store's directory")
     add_directory(
@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Copy the store, and write the metrics if they are asked for.
     """
     from attrs import asdict
 
@@ -80,7 +80,7 @@ def run(arguments: Namespace) -> Result:
 
 def _write_textfile(name: str, directory: str, *, failed: bool) -> None:
     """
-    Write the metrics, whole or not at all, for everybody to read.
+    Write the metrics into a file, whole or not at all, that every user may read.
     """
     from pathlib import Path
 

@@ -1,5 +1,5 @@
 """
-C{pexctl check}: would the service start with these options?
+C{pexctl check}: tell whether the service would start with these options.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ is nothing wrong."""
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Describe the service's options, which C{pexctl} hands over as they are.
     """
     parser.usage = "pexctl check [-h] [--json] [OPTIONS]"
     parser.epilog = f"OPTIONS are the service's, as --config FILE.\n\n{parser.epilog}"
-    # Those that this parser does not know.
+    # The options that this parser does not know are put here.
     parser.set_defaults(options=[])
 
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Check the options, the files, the addresses and the store.
     """
     from attrs import evolve
     from twisted.python.usage import Options, UsageError
@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> Result:
 
     options = ServiceOptions()
     try:
-        # Our own form of it ends the process.
+        # ServiceOptions' own parseOptions ends the process where an option is wrong.
         Options.parseOptions(options, arguments.options)
     except UsageError as error:
         raise VerbFailed(
@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> Result:
     settings = options.settings()
     in_use: list[str] = []
     try:
-        # The log's file would be made.
+        # check_files would make the access log's file.
         check_files(evolve(settings, access_log=None))
         _check_access_log(settings.access_log)
         in_use += _check_addresses(settings)
@@ -91,7 +91,7 @@ def _check_addresses(settings: Settings) -> list[str]:
     """
     Listen on each address for a moment.
 
-    @return: those that another process listens on.
+    @return: the addresses that another process listens on.
     """
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
@@ -100,7 +100,7 @@ def _check_addresses(settings: Settings) -> list[str]:
 
     from pexservice.process.listening import AddressInUse, places, stop_listening
 
-    # Only systemd's children have systemd's sockets, and a Unix socket would be made.
+    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
     own = [each for each in settings.listen if each.startswith(("tcp:", "tcp6:"))]
     in_use = []
     for place in places(reactor, own):
@@ -121,7 +121,7 @@ def _check_store(settings: Settings, in_use: list[str]) -> str:
     """
     Read the store, unless a service uses it.
 
-    @return: what else there is to say.
+    @return: a note for the end of the result, or an empty text.
     """
     import os
 

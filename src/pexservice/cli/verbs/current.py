@@ -1,5 +1,5 @@
 """
-C{pexctl current}: where is the cursor?
+C{pexctl current}: tell where the cursor is.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ DESCRIPTION = "Nothing is moved."
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments of a verb that calls a service.
     """
     add_service(parser)
 
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Ask the service for the state of the cursor.
     """
     from pexservice.cli.calling import call, told
 

@@ -1,5 +1,5 @@
 """
-C{pexctl history}: which steps were made?
+C{pexctl history}: list the steps that were made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DESCRIPTION = "With --json each is an object on\na line of its own."
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the service, and for the steps to list.
     """
     add_service(parser)
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Write a line for each step, newest first.
     """
     from pexservice.cli.calling import call
     from pexservice.cli.output import write

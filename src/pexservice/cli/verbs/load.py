@@ -1,5 +1,5 @@
 """
-C{pexctl load}: how many steps does a service make, and does it make each of them once?
+C{pexctl load}: tell how many steps a service makes, and whether it makes each of them once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _connections(text: str) -> int:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the service, and for the size of the load.
     """
     add_service(parser)
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Make the load, and fail if a step is lost or of unknown outcome.
     """
     from attrs import asdict
 

@@ -1,5 +1,5 @@
 """
-C{pexctl next}: make a step.
+C{pexctl next}: move to the next position.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ SUMMARY = "move to the next position and tell the value there"
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Move the cursor to the next position.
     """
     return make_step(arguments, "next")

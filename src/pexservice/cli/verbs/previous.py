@@ -1,5 +1,5 @@
 """
-C{pexctl previous}: make a step.
+C{pexctl previous}: move to the position before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ SUMMARY = "move to the position before, not below 0, and tell the value there"
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Move the cursor to the position before, not below 0.
     """
     return make_step(arguments, "previous")

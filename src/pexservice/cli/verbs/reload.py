@@ -1,9 +1,9 @@
 """
-C{pexctl reload}: have a running service take its files as they are now, and say what came
-of it.
+C{pexctl reload}: have a running service take its files as they are now, and tell the
+outcome.
 
-It asks by SIGHUP, and reads the answer from the supervisor's scoreboard, memory that is
-reached through C{/proc}: so it works with systemd and without, whatever the service
+The verb asks by SIGHUP, and reads the answer from the supervisor's scoreboard, memory that
+is reached through C{/proc}: so it works with systemd and without, whatever the service
 listens on, for the service's user and for root.
 """
 
@@ -24,19 +24,19 @@ Options in the configuration
 file, certificates and tokens are read again and the workers are replaced, without
 a failed request. Where something is wrong the old workers serve on."""
 
-#: How often it is looked whether the service is done.  Seconds.
+#: The time between two looks at the scoreboard.  Seconds.
 _INTERVAL = 0.05
 
-#: What a systemd unit's commands have the service's process id in.
+#: The environment variable in which systemd gives a unit's commands its process id.
 _VARIABLE = "MAINPID"
 
-#: twistd's file, in the directory where it was started.
+#: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
 
 #: The longest wait.  Seconds.
 _LONGEST = 86_400
 
-#: EX_UNAVAILABLE.
+#: The exit status EX_UNAVAILABLE.
 _UNREACHABLE = 69
 
 
@@ -54,7 +54,7 @@ def _seconds(text: str) -> float:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the supervisor's process id, and for the longest wait.
     """
     parser.add_argument(
         "pid",
@@ -74,7 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Send SIGHUP to the supervisor, and wait for the outcome of the reload.
     """
     from pexservice.process import scoreboard
     from pexservice.process.scoreboard import Reload
@@ -97,7 +97,7 @@ def run(arguments: Namespace) -> Result:
     while time.monotonic() < end:
         time.sleep(_INTERVAL)
         score = scoreboard.read(board)
-        # The next one, not one that was under way.
+        # Only a later reload counts, not one that was under way before.
         if score is not None and (score.reloads or 0) > before.reloads:
             if score.reload is Reload.FAILED:
                 raise VerbFailed(

@@ -1,5 +1,5 @@
 """
-C{pexctl reset}: make a step.
+C{pexctl reset}: move to position 0.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ SUMMARY = "move to position 0 and tell the value there"
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Move the cursor to position 0.
     """
     return make_step(arguments, "reset")

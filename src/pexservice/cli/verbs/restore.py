@@ -27,7 +27,7 @@ def _revision(text: str) -> int:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the backup, the store, and the revision to go beyond.
     """
     add_directory(parser, "directory", "the backup's directory")
     parser.add_argument(
@@ -47,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Put the backup in the place of the store.
     """
     from attrs import asdict
 

@@ -1,5 +1,5 @@
 """
-C{pexctl status}: does a running service take steps?
+C{pexctl status}: tell whether a running service takes steps.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pexservice.cli.outcome import Result, VerbFailed
 SUMMARY = "ask a running service whether it takes steps"
 DESCRIPTION = ""
 
-#: EX_UNAVAILABLE.
+#: The exit status EX_UNAVAILABLE.
 _UNREACHABLE = 69
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments for the service, a URL or a process id, and for the longest wait.
     """
     parser.add_argument(
         "at", metavar="URL", nargs="?", type=url, help="the same as --url URL"
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Ask the service whether it is ready.
     """
     from attrs import asdict
 
@@ -55,7 +55,7 @@ def run(arguments: Namespace) -> Result:
             from pexservice.cli.running_service import url_of_process
 
             at = url_of_process(arguments.process)
-            # Nobody is between it and us.
+            # The service is on this machine: nobody is between it and this process.
             status = status_of(at, arguments.timeout, verify=False)
     except NotReady as error:
         raise VerbFailed(str(error), "not-ready") from error

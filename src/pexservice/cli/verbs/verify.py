@@ -1,5 +1,5 @@
 """
-C{pexctl verify}: is a store what was written?
+C{pexctl verify}: check that a store has what was written to it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ DESCRIPTION = "Nothing in it is changed."
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the argument for the store's directory.
     """
     add_directory(parser, "store", "the store's directory")
 
 
 def run(arguments: Namespace) -> Result:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Read the whole store, and sum up its contents.
     """
     from attrs import asdict
 

@@ -1,5 +1,5 @@
 """
-C{pexctl watch}: see the cursor move.
+C{pexctl watch}: tell the cursor whenever it has moved.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ DESCRIPTION = """\
 One line each, at most ten a
 second; revisions only grow. With --json each line is an object."""
 
-#: The longest value that is shown whole, and how much of a longer one.  Digits.
+#: The longest value that is shown whole, and how much of each end of a longer one.  Digits.
 _WHOLE = 40
 _ENDS = 12
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Add the arguments of a verb that calls a service.
     """
     add_service(parser)
 
 
 def run(arguments: Namespace) -> None:
     """
-    See L{pexservice.cli.pexctl.Verb}.
+    Write a line for each state of the cursor that is seen.
     """
     from pexservice.cli.calling import call, told
     from pexservice.cli.output import write

@@ -1,11 +1,11 @@
 """
-Accepting, as many connections a turn as there are.
+The acceptor of connections, which takes many in one turn of the loop.
 
-uvloop's own servers accept one connection in a turn of its loop, and make a transport
-of each at once.  A client that opens a connection for each request would pay for that
-every time, so connections are accepted here, and are handed over to uvloop by their
-L{transport<pexservice.server.transport.streams.NativeTransport>} when one answer is not
-all that they are for.
+uvloop's own servers accept one connection in a turn of its loop, and make a transport of
+each at once.  A client that opens a connection for each request would pay for that every
+time, so connections are accepted here, and are handed over to uvloop by their
+L{transport<pexservice.server.transport.streams.NativeTransport>} when they are for more
+than one answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pexservice.server.transport.native_connection import (
     NativeTCPTransport,
 )
 
-#: How many connections one turn takes at most, so that those that are there get
+#: How many connections one turn takes at most, so that those that are open get
 #: their turns too.
 MOST_AT_ONCE = 16
 
@@ -40,14 +40,14 @@ MOST_AT_ONCE = 16
 HANDSHAKE_TIMEOUT = 10
 SHUTDOWN_TIMEOUT = 2
 
-#: How long new clients wait when there are no descriptors or no memory for them.
+#: How long new clients wait when there are no file descriptors or no memory for them.
 #: Seconds.
 PAUSE = 0.1
 
 
 class Acceptor:
     """
-    Of one listening socket.
+    The acceptor of one listening socket.
     """
 
     _log = Logger()
@@ -63,9 +63,10 @@ class Acceptor:
         give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
-        @param listening: not a blocking one.  L{stop} closes it.
+        @param listening: a socket that does not block; L{stop} closes it.
         @param make: makes the protocol of a connection.
-        @param tls: what connections agree on before anything else, if at all.
+        @param tls: the context with which connections agree on TLS before anything else, if
+            at all.
         """
         self._listening = listening
         self._loop = loop
@@ -79,21 +80,21 @@ class Acceptor:
                 "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
             }
         self._give_way = give_way
-        # Since the last that was accepted there was nothing to accept another with.
+        # Whether there was nothing to accept a connection with since the last one.
         self._short = False
         self._pause: asyncio.TimerHandle | None = None
         self._passing: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """
-        Accept from now on.
+        Accept connections from now on.
         """
         self._pause = None
         self._loop.add_reader(self._listening, self._accept)
 
     def stop(self) -> None:
         """
-        Accept no more.
+        Accept no more connections, and close the socket.
         """
         if self._pause is None:
             self._loop.remove_reader(self._listening)
@@ -108,15 +109,15 @@ class Acceptor:
             except BlockingIOError:
                 break
             except (ConnectionAbortedError, PermissionError):
-                # It is gone already, or a firewall keeps it out.
+                # The connection is gone already, or a firewall keeps it out.
                 continue
             except OSError as error:
                 if not self._short:
                     self._log.error("those who connect have to wait: {error}", error=error)
                 self._short = True
-                # Another descriptor is free in the next turn then.
+                # So another file descriptor is free in the next turn.
                 self._connections.displace()
-                # What is not accepted keeps the socket readable.
+                # Connections that are not accepted keep the socket readable.
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(PAUSE, self.start)
                 break
@@ -127,7 +128,7 @@ class Acceptor:
 
     def _take(self, accepted: socket.socket, address: Any) -> None:
         connection = self._make()
-        # Of a Unix socket it is a string.
+        # The address of a Unix socket is a string.
         admission = connection.admit(address[0] if isinstance(address, tuple) else None)
         refused = admission is not Admission.TAKEN
         if admission is Admission.DROPPED or (refused and self._tls):
@@ -135,7 +136,7 @@ class Acceptor:
             self._connections.leave(connection)
             accepted.close()
         elif refused:
-            # The 503 takes a transport that can do everything.
+            # Sending the 503 takes a transport that can do everything.
             self._pass_on(accepted, connection)
         elif self._tls:
             connection.phase = Phase.RECEIVING
@@ -190,7 +191,7 @@ class _Handshake:
 
     def abortConnection(self) -> None:
         """
-        Close it at once.
+        Close the connection at once.
         """
         self._passing.cancel()
 
@@ -214,7 +215,7 @@ class NativePort:
 
     def startListening(self) -> None:
         """
-        See C{IListeningPort.startListening}.
+        Accept connections, for uvloop to carry; see C{IListeningPort}.
         """
         self._port.stopReading()  # type: ignore[attr-defined]
         listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
@@ -228,7 +229,7 @@ class NativePort:
 
     def stopListening(self) -> Deferred[None] | None:
         """
-        See C{IListeningPort.stopListening}.
+        Accept no more connections, and close the port; see C{IListeningPort}.
         """
         if self._acceptor is not None:
             self._acceptor.stop()
@@ -237,6 +238,6 @@ class NativePort:
 
     def getHost(self) -> IAddress:
         """
-        See C{IListeningPort.getHost}.
+        Return the address of the port.
         """
         return self._port.getHost()

@@ -27,24 +27,24 @@ class NativeTCPTransport(NativeTransport):
 
     def loseWriteConnection(self) -> None:
         """
-        See C{ITCPTransport.loseWriteConnection}.
+        Half-close the connection: send no more, but read on.
         """
         self._native.write_eof()
 
     def getTcpNoDelay(self) -> bool:
         """
-        It is set, by uvloop.
+        Return C{True}: uvloop sets the option.
         """
         return True
 
     def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: FBT001 the interface's
         """
-        As L{getTcpNoDelay} says.
+        Do nothing: uvloop sets the option.
         """
 
     def getTcpKeepAlive(self) -> bool:
         """
-        See C{ITCPTransport.getTcpKeepAlive}.
+        Return whether the socket has TCP keep-alive switched on.
         """
         option = self._native.get_extra_info("socket").getsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE
@@ -53,7 +53,7 @@ class NativeTCPTransport(NativeTransport):
 
     def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: FBT001 the interface's
         """
-        See C{ITCPTransport.setTcpKeepAlive}.
+        Switch TCP keep-alive of the socket on or off.
         """
         opened = self._native.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
@@ -68,11 +68,12 @@ class NativeConnection(Connection):
 
     def connection_made(self, native: asyncio.Transport) -> None:
         """
-        Begin, or have uvloop carry a connection that was accepted here.
+        Begin a connection, or have C{native} carry one that was accepted here.
         """
         if self.connected:
             self.transport.carry(native)
-            # If it closes it was unregistered, and uvloop may have to wait for the client.
+            # A connection that closes was unregistered, and uvloop may have to wait for
+            # its client.
             self.transport.unregisterProducer()
             self.transport.registerProducer(self, streaming=True)
             self.transport.finish()
@@ -88,9 +89,9 @@ class NativeConnection(Connection):
 
     def eof_received(self) -> bool:
         """
-        The client will send no more.
+        Take a half-close: the client will send no more.
 
-        @return: whether it can still be sent to.
+        @return: whether the client can still be sent to.
         """
         if not ITCPTransport.providedBy(self.transport):
             return False
@@ -99,18 +100,18 @@ class NativeConnection(Connection):
 
     def pause_writing(self) -> None:
         """
-        The client does not take its answers.
+        Tell the transport that the client does not take its answers.
         """
         self.transport.full()
 
     def resume_writing(self) -> None:
         """
-        It has taken them.
+        Tell the transport that the client has taken its answers.
         """
         self.transport.drained()
 
     def connection_lost(self, error: BaseException | None) -> None:
         """
-        It is over.
+        End the connection, for the reason that C{error} gives.
         """
         self.connectionLost(reason_of(error))

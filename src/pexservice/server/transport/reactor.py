@@ -58,13 +58,13 @@ class _NextTurn:
 
     def active(self) -> bool:
         """
-        Return whether it is yet to be made.
+        Return whether the call is yet to be made.
         """
         return not (self._called or self._handle.cancelled())
 
     def cancel(self) -> None:
         """
-        Have it not made.
+        Have the call not made.
         """
         if self._called:
             raise AlreadyCalled
@@ -74,13 +74,13 @@ class _NextTurn:
 
     def getTime(self) -> float:
         """
-        Return the time at which it is made, by the reactor's clock.
+        Return the time at which the call is made, by the reactor's clock.
         """
         return self._time
 
     def reset(self, secondsFromNow: float) -> None:
         """
-        Have it made in so many seconds.
+        Have the call made in so many seconds.
         """
         self.cancel()
         self._time = self._reactor.seconds() + secondsFromNow
@@ -88,13 +88,15 @@ class _NextTurn:
 
     def delay(self, secondsLater: float) -> None:
         """
-        Have it made so many seconds later than it would be.
+        Have the call made so many seconds later than it would be.
         """
         self.reset(max(0.0, self._time + secondsLater - self._reactor.seconds()))
 
 
 class UvloopReactor(AsyncioSelectorReactor):
     """
+    Twisted's asyncio reactor on uvloop's event loop.
+
     @ivar loop: the event loop under it.
     """
 
@@ -109,10 +111,10 @@ class UvloopReactor(AsyncioSelectorReactor):
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
         """
-        Begin to run, and learn of the ends of children.
+        Begin to run, and learn of the ends of child processes.
 
-        Twisted learns of them by the descriptor that the interpreter writes signals to,
-        and uvloop puts its own in its place.
+        Twisted learns of them by the file descriptor that the interpreter writes signals
+        to, and uvloop puts its own in that place.
         """
         super().startRunning(installSignalHandlers)
         if installSignalHandlers:
@@ -128,8 +130,8 @@ class UvloopReactor(AsyncioSelectorReactor):
         """
         Make a call later.
 
-        What is for the next turn goes there directly: that costs 1 microsecond, not the 8
-        of Twisted's timers and uvloop's.
+        A call for the next turn goes there directly: that costs 1 microsecond, not the 8 of
+        Twisted's timers and uvloop's.
         """
         if delay == 0 and not (args or kwargs):
             return _NextTurn(self, callable)
@@ -151,12 +153,12 @@ class UvloopReactor(AsyncioSelectorReactor):
         Stop the reactor.
         """
         super().stop()
-        # It is Twisted's timers that notice it.
+        # The reactor notices that it is stopped when one of Twisted's timers runs.
         super().callLater(0, lambda: None)
 
 
 def install() -> None:
     """
-    Make it the process's reactor.
+    Make the reactor on uvloop the reactor of this process.
     """
     installReactor(UvloopReactor())

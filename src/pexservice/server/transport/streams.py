@@ -1,21 +1,21 @@
 """
 Native streams: connections by their own sockets, and then by uvloop's transports.
 
-Twisted's TCP transports run on uvloop's loop as on any other, and cost half of its
-speed: each accept, read and write is Python's then.  So others accept from a port that
-Twisted has opened, L{pexservice.server.transport.listener} or for TLS uvloop, and each
-connection has a L{NativeTransport}, with Twisted's interfaces, in two states:
+Twisted's TCP transports run on uvloop's loop as on any other, and cost half of its speed:
+each accept, read and write is Python's then.  So L{pexservice.server.transport.listener}
+accepts from a port that Twisted has opened, and each connection has a L{NativeTransport},
+with Twisted's interfaces, in two states (a connection with TLS has only the second):
 
   - at first it is the accepted socket.  A client that opens a connection for each request
     would pay, with every request, for a transport of uvloop's: made, watched, read once,
-    written once, closed in the turn after.  So what has come is looked at without taking
-    it.  What the plan cache knows as a connection's last request is answered through the
+    written once, closed in the turn after.  So the input is looked at without taking it.
+    A request that the plan cache knows as its connection's last is answered through the
     socket itself, in as few system calls as there can be;
-  - everything else is handed over to uvloop, with nothing read, and the transport is what
+  - everything else is handed over to uvloop, with nothing read, and the transport then
     stands between Twisted's interfaces and uvloop's transport.
 
-What is above is the same L{Connection<pexservice.server.connection.Connection>} all the
-time, and on every other reactor.
+The protocol above it is the same L{Connection<pexservice.server.connection.Connection>} all
+the time, and on every other reactor.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from pexservice.server.connection import Connection
 
 _log = Logger()
 
-#: How much is looked at.  What is longer is no single request, or uvloop's.  Bytes.
+#: How much input is looked at.  Longer input is no single request, or is left to uvloop.
+#: Bytes.
 LARGEST_CHUNK = 2048
 _ONE_MORE = LARGEST_CHUNK + 1
 
@@ -51,7 +52,7 @@ _DONE = Failure(ConnectionDone())
 
 def address_of(name: object) -> IAddress:
     """
-    Return what a socket calls one end of it, as Twisted has it.
+    Return C{name}, by which a socket calls one end of it, as one of Twisted's addresses.
     """
     if isinstance(name, tuple):
         kind = IPv6Address if len(name) > len(("host", "port")) else IPv4Address
@@ -61,7 +62,7 @@ def address_of(name: object) -> IAddress:
 
 def reason_of(error: BaseException | None) -> Failure:
     """
-    Return why a connection is over, as Twisted's protocols are called with it.
+    Return the reason why a connection is over, in the form for Twisted's protocols.
     """
     return _DONE if error is None else Failure(ConnectionLost(str(error)))
 
@@ -71,7 +72,7 @@ class NativeTransport:
     """
     The transport of a connection, before it is handed over to uvloop and after.
 
-    @ivar disconnecting: it is being closed.
+    @ivar disconnecting: whether the connection is being closed.
     """
 
     __slots__ = (
@@ -110,23 +111,24 @@ class NativeTransport:
         pass_on: Callable[[socket.socket, Any], object],
     ) -> None:
         """
-        Look at what has come on a socket that was accepted.
+        Look at the first input on a socket that was accepted, in the next turn.
 
-        @param pass_on: have uvloop carry the connection, in a later turn.
+        @param pass_on: has uvloop carry the connection, in a later turn.
         """
         self._socket = accepted
         self._loop = loop
         self._connection = connection
         self._pass_on = pass_on
-        # The loop tells when something comes.
+        # Whether the loop tells when input comes.
         self._waits = False
-        # What is being answered; it has not been taken from the socket yet.
+        # The request being answered, which has not been taken from the socket yet.
         self._request = b""
         self._unsent = b""
         self._broken: OSError | None = None
         self._passing = False
         self._abort = False
-        # A client mostly sends as soon as it is connected, so by the next turn it is here.
+        # A client mostly sends as soon as it is connected, so its request is here by the
+        # next turn.
         loop.call_soon(self._look)
 
     def _readable(self) -> None:
@@ -140,7 +142,7 @@ class NativeTransport:
 
     def _look(self) -> None:
         """
-        Answer what has come, or have uvloop carry the connection.
+        Answer the request that has come, or have uvloop carry the connection.
         """
         if self.disconnecting:
             return
@@ -159,7 +161,7 @@ class NativeTransport:
             self._loop.add_reader(self._socket.fileno(), self._readable)
             return
         except OSError:
-            # uvloop will meet it too.
+            # uvloop will meet this error too.
             chunk = b""
         connection = self._connection
         cache = connection.fast_path.cache
@@ -183,7 +185,7 @@ class NativeTransport:
             self._broken = error
             return
         if sent < len(data):
-            # The client has to take some of it first, and uvloop can wait for that.
+            # The client has to take some of the answer first, and uvloop can wait for that.
             self._unsent = data[sent:]
             with suppress(OSError):
                 self._socket.recv(len(self._request), socket.MSG_DONTWAIT)
@@ -192,8 +194,8 @@ class NativeTransport:
     def _close(self) -> None:
         self._wait_no_more()
         with suppress(OSError):
-            # What is not taken would make the kernel reset the connection, answer and
-            # all; also what came behind the request, and should not have.
+            # Input that is not taken would make the kernel reset the connection, answer
+            # and all; also input behind the request, where none should be.
             self._socket.recv(LARGEST_CHUNK, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connectionLost(reason_of(self._broken))
@@ -209,7 +211,7 @@ class NativeTransport:
 
     def finish(self) -> None:
         """
-        Do by uvloop's transport what was asked for while it was not there.
+        Write and close, by uvloop's transport, as was asked for while it was not there.
         """
         if self._abort:
             self.abortConnection()
@@ -219,11 +221,11 @@ class NativeTransport:
         if self.disconnecting:
             self.loseConnection()
 
-    # What Twisted calls, in both states.
+    # The methods that Twisted calls, in both states.
 
     def write(self, data: bytes) -> None:
         """
-        See C{ITransport.write}.
+        Send C{data}, by the socket or by uvloop's transport.
         """
         if self._carried:
             self._native.write(data)
@@ -232,13 +234,13 @@ class NativeTransport:
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
-        See C{ITransport.writeSequence}.
+        Send C{data} as one piece.
         """
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
         """
-        See C{ITransport.loseConnection}.
+        Close the connection when everything written was sent.
         """
         closing, self.disconnecting = self.disconnecting, True
         if self._carried:
@@ -248,7 +250,7 @@ class NativeTransport:
 
     def abortConnection(self) -> None:
         """
-        See C{ITCPTransport.abortConnection}.
+        Close the connection at once, whatever was not sent.
         """
         if self._carried:
             self.disconnecting = True
@@ -259,7 +261,7 @@ class NativeTransport:
 
     def getPeer(self) -> Any:
         """
-        See C{ITransport.getPeer}.
+        Return the address of the client's end.
         """
         if self._carried:
             return address_of(self._native.get_extra_info("peername"))
@@ -267,7 +269,7 @@ class NativeTransport:
 
     def getHost(self) -> Any:
         """
-        See C{ITransport.getHost}.
+        Return the address of the end here.
         """
         if self._carried:
             return address_of(self._native.get_extra_info("sockname"))
@@ -282,11 +284,12 @@ class NativeTransport:
         return found
 
     # Backpressure: the client's, as IConsumer, and ours, as IPushProducer.  Before the
-    # hand-over there is none: a client that takes no answer is uvloop's.
+    # hand-over there is none: a client that takes no answer is left to uvloop.
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: FBT001 the interface's
         """
-        See C{IConsumer.registerProducer}.
+        Have C{producer} told when the client does not take what is written, and when it
+        does.
         """
         if self._producer is not None:
             raise RuntimeError("there is a producer already")
@@ -296,27 +299,27 @@ class NativeTransport:
 
     def unregisterProducer(self) -> None:
         """
-        See C{IConsumer.unregisterProducer}.
+        Tell the producer nothing any more.
         """
         self._producer = None
 
     def full(self) -> None:
         """
-        The client does not take what was written.
+        Pause the producer: the client does not take what was written.
         """
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def drained(self) -> None:
         """
-        It has taken it.
+        Resume the producer: the client has taken what was written.
         """
         if self._producer is not None:
             self._producer.resumeProducing()
 
     def pauseProducing(self) -> None:
         """
-        Read no more.
+        Read no more from the client.
         """
         if self._reads and not self._native.is_closing():
             self._reads = False
@@ -324,7 +327,7 @@ class NativeTransport:
 
     def resumeProducing(self) -> None:
         """
-        Read again.
+        Read again from the client.
         """
         if not (self._reads or self._native.is_closing()):
             self._reads = True
@@ -332,6 +335,6 @@ class NativeTransport:
 
     def stopProducing(self) -> None:
         """
-        See C{IPushProducer.stopProducing}.
+        Close the connection.
         """
         self.loseConnection()

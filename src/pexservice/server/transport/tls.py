@@ -18,7 +18,7 @@ _CONTENTS = (
     ("private key", b"PRIVATE KEY-----"),
 )
 
-#: By OpenSSL's names.
+#: Why OpenSSL refuses a certificate or a key, by its names of the reasons.
 _REASONS = {
     "KEY_VALUES_MISMATCH": "they do not belong together",
     "PEM_LIB": "one of them is damaged",
@@ -29,12 +29,12 @@ _REASONS = {
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
     """
-    Return a server's context.
+    Return the TLS context of a server.
 
-    @param certificate: the path of a PEM file with the certificate, and those between
-        it and the root.
+    @param certificate: the path of a PEM file with the certificate, and those between it
+        and the root.
     @param key: the path of a PEM file with its key.
-    @raise CannotStart: it names the file.
+    @raise CannotStart: a file cannot be used; the message names it.
     """
     for path, (name, mark) in zip((certificate, key), _CONTENTS, strict=True):
         try:
@@ -65,7 +65,7 @@ def _no_password() -> str:
 def _reason(error: Exception) -> str:
     if not isinstance(error, ssl.SSLError):
         return str(error)
-    # Without a reason OpenSSL could not read one of them, and does not say which.
+    # Without a reason OpenSSL could not read one of the files, and does not say which.
     reason = error.reason or "PEM_LIB"
     words = reason.lower().replace("_", " ")
     return _REASONS.get(reason, f"they cannot be used ({words})")
@@ -73,7 +73,7 @@ def _reason(error: Exception) -> str:
 
 def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolFactory:
     """
-    C{factory} behind TLS, for reactors other than uvloop's.
+    Return C{factory} behind TLS, for reactors other than uvloop's.
 
     @raise CannotStart: pyOpenSSL is not installed.
     """

@@ -1,5 +1,5 @@
 """
-What C{--store etcd:...} says.
+The address of etcd in C{--store etcd:...}.
 
 C{etcd:http://HOST:PORT[,http://HOST:PORT...][?NAME=VALUE[&NAME=VALUE...]]}
 """
@@ -16,7 +16,7 @@ _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,
 
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
 
-#: The parameters, and what of L{Address} they are.
+#: The parameters, and the attributes of L{Address} that they set.
 _NAMES = {
     "prefix": "prefix",
     "ca": "ca",
@@ -30,13 +30,13 @@ _NAMES = {
 @frozen(kw_only=True)
 class Address:
     """
-    Where etcd is, and as whom we come.
+    The address of etcd, and the identity that this program shows there.
 
-    @ivar endpoints: as C{http://127.0.0.1:2379}.
-    @ivar prefix: what all our keys begin with.
+    @ivar endpoints: URLs, as C{http://127.0.0.1:2379}.
+    @ivar prefix: the prefix of all keys of this program.
     @ivar ca: a PEM file with the authorities that sign etcd's certificates; by default the
         system's.
-    @ivar certificate: a PEM file with our own, and C{key} with its key.
+    @ivar certificate: a PEM file with this program's certificate, and C{key} with its key.
     @ivar password_file: its first line is the password of C{user}.
     """
 
@@ -51,12 +51,14 @@ class Address:
     @property
     def secure(self) -> bool:
         """
-        Does any endpoint speak TLS?
+        Return whether any endpoint speaks TLS.
         """
         return any(each.startswith("https:") for each in self.endpoints)
 
     def password(self) -> str:
         """
+        Return the password of C{user}.
+
         @raise OSError: the file cannot be read.
         """
         lines = Path(self.password_file or "").read_text().splitlines()
@@ -68,7 +70,9 @@ class Address:
 
 def parse(url: str) -> Address:
     """
-    @raise ValueError: it says what is wrong.
+    Parse the URL of a store on etcd.
+
+    @raise ValueError: the URL is wrong; the message says why.
     """
     body, _, query = url.removeprefix("etcd:").partition("?")
     endpoints = body.split(",")
@@ -95,7 +99,7 @@ def parse(url: str) -> Address:
 
 def _check(given: dict[str, str]) -> None:
     """
-    What goes together.
+    Check the parameters that go together, and the prefix.
     """
     if ("certificate" in given) is not ("key" in given):
         raise ValueError("certificate and key go together")

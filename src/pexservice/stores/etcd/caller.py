@@ -1,9 +1,9 @@
 """
-What the store needs of a gateway.
+The interface of a gateway, as the store needs it.
 
 A call ends in one of three ways, and everything above depends on which: it is
 answered; it was surely not done (L{Refused}, or L{Unanswered} and not C{sent}); or
-nobody knows.
+its outcome is unknown.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pexservice.stores.etcd.records import Message
 
 T = TypeVar("T")
 
-#: How long in all, before the waiting callers get an error.  Seconds.
+#: How long a call is repeated in all, before the waiting callers get an error.  Seconds.
 DEADLINE = 5.0
 
 
-#: gRPC's code with which etcd says that it has no space, also of what it has done.
+#: gRPC's code with which etcd says that it has no space, even for a call that it has done.
 RESOURCE_EXHAUSTED = 8
 
 
 class Refused(Exception):
     """
-    etcd says no, and has done nothing, but for L{RESOURCE_EXHAUSTED}.
+    etcd refuses a call, and has done nothing, except with L{RESOURCE_EXHAUSTED}.
 
-    @ivar code: gRPC's.
+    @ivar code: gRPC's code.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -39,9 +39,9 @@ class Refused(Exception):
 
 class Unanswered(Exception):
     """
-    No answer, or none that says what happened.
+    There is no answer to a call, or none that says what happened.
 
-    @ivar sent: etcd may have got it.
+    @ivar sent: whether etcd may have got the call.
     """
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -51,22 +51,22 @@ class Unanswered(Exception):
 
 class Caller(Protocol):
     """
-    What the store needs of a gateway, so that tests can put words into its mouth.
+    The part of a gateway that the store needs, so that tests can put words into its mouth.
     """
 
     @property
     def clock(self) -> IReactorTime:
         """
-        The reactor's clock.
+        Return the reactor's clock.
         """
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        One attempt.
+        Make one attempt at a call, and return its answer.
 
-        @param path: below C{/v3/}.
-        @raise Refused: it was not done; see there.
-        @raise Unanswered: nobody knows, if it was C{sent}.
+        @param path: the path below C{/v3/}.
+        @raise Refused: the call was not done; see L{Refused}.
+        @raise Unanswered: whether the call was done is not known, if it was C{sent}.
         """
 
     async def pause(self, attempt: int) -> None:
@@ -83,8 +83,8 @@ async def persist(
     """
     Make an attempt, which may be made again, until it is answered.
 
-    @raise Refused: it was.
-    @raise Unanswered: not within C{deadline} seconds.
+    @raise Refused: etcd refused it.
+    @raise Unanswered: it was not answered within C{deadline} seconds.
     """
     end, number = caller.clock.seconds() + deadline, 0
     while True:

@@ -1,5 +1,5 @@
 """
-What became of a transaction.
+The decision about what became of a transaction.
 
 A batch happens if the cursor's key is still as this node knows it, by etcd's revision
 of the last change.  Every batch changes it, so a transaction that was sent more than
@@ -7,18 +7,18 @@ once, or arrives late, happens at most once, and never after another one has.
 
 When no answer comes the identical transaction is sent again, until one does:
 
-  - it succeeded: it happened now, and no copy of it can any more;
+  - it succeeded: the batch happened now, and no other copy of it can any more;
   - it did not, and the operation key has its number: a copy of it happened before;
   - it did not, the operation key has another number, and the cursor's key has changed:
-    it never happened and never will;
-  - else it is not known, as it is when no answer comes in time.
+    the batch never happened and never will;
+  - else its fate is unknown, as it is when no answer comes in time.
 
 The operation key has the number of this process's last batch that happened.  It is
 written in the same transaction, and it is there before the first, so its absence says
 that nobody can know, and never that nothing happened.  No clock is asked.
 
 When etcd runs out of space it says so of a transaction that it has made, too.  So that
-answer counts as none, and what happened is read.
+answer counts as none, and etcd's state is read to see what happened.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown, Remembe
 
 class Fate(Enum):
     """
-    What became of it.
+    The fate of a batch.
     """
 
     HAPPENED = auto()
-    #: It has not happened, and never will.
+    #: The batch has not happened, and never will.
     NEVER = auto()
     UNKNOWN = auto()
 
@@ -55,12 +55,13 @@ class Fate(Enum):
 @frozen
 class Decision:
     """
-    What became of a transaction, and what etcd had then.
+    The fate of a transaction, and the state of etcd then.
 
-    @ivar revision: etcd's, of the answer.
+    @ivar revision: etcd's revision in the answer.
     @ivar cursor: the cursor.
     @ivar marks: the marks in the queue, in its order.
-    @ivar used: the batch's idempotency keys that had been used, with what for.
+    @ivar used: the batch's idempotency keys that had been used, each with what its first
+        use did.
     @ivar is_over: the operation key is gone, so there must be a new one.
     """
 
@@ -77,7 +78,7 @@ class Attempt:
     """
     A transaction that is to be decided.
 
-    @ivar message: it, as L{messages.transaction} makes it.
+    @ivar message: the transaction, as L{messages.transaction} makes it.
     @ivar base: the cursor that it is compared with.
     @ivar process: the author of what it writes.
     """
@@ -92,7 +93,7 @@ class Attempt:
 
     async def decide(self) -> Decision:
         """
-        Send it until it is known what became of it.
+        Send the transaction until its fate is known.
 
         @raise NotTaken: it has not happened and never will, for no fault of the cursor.
         @raise OutcomeUnknown: etcd did not answer in time.
@@ -118,10 +119,10 @@ class Attempt:
 
     async def _send(self, *, loose: bool) -> Decision:
         """
-        Send it once.
+        Send the transaction once.
 
         @raise Refused: this copy has not happened and never will.
-        @raise Unanswered: that is not known, if it was C{sent}.
+        @raise Unanswered: whether this copy happened is not known, if it was C{sent}.
         """
         try:
             answer = await self.caller.call("kv/txn", self.message)
@@ -139,9 +140,9 @@ class Attempt:
 
     async def _look(self) -> Decision | None:
         """
-        Read what became of the last copy, and of others.
+        Read what became of the last copy, and of the others.
 
-        @return: C{None} if none has happened yet.
+        @return: C{None} if no copy has happened yet.
         """
         names = self._names
         try:
@@ -179,9 +180,9 @@ class Attempt:
 
     def _judge(self, refusal: Refusal, *, loose: bool) -> Decision:
         """
-        Judge what became of it by what etcd has, of which the last copy changed nothing.
+        Judge the fate of the batch by etcd's state, in which the last copy changed nothing.
 
-        @param loose: there may be other copies.
+        @param loose: whether there may be other copies.
         """
         cursor, number = self._at(refusal), refusal.operation
         # When the lease has ended no copy can happen any more; but one may have.
@@ -190,8 +191,8 @@ class Attempt:
         if number == self.operation.number:
             fate = Fate.HAPPENED
         elif loose and (gone if moved else refusal.used):
-            # It cannot be seen any more whether one happened; or one may still, if
-            # the used keys are forgotten before it comes.
+            # It cannot be seen any more whether a copy happened; or a copy may still,
+            # if the used keys are forgotten before it comes.
             fate = Fate.UNKNOWN
         else:
             fate = Fate.NEVER

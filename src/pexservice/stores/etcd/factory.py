@@ -1,5 +1,5 @@
 """
-A store on etcd, put together from what the command line says.
+The factory of stores on etcd, which puts one together from the command line's options.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pexservice.stores.interface import (
 @implementer(IStoreFactory)
 class EtcdFactory:
     """
-    Makes the stores of C{etcd:http://HOST:PORT[,http://HOST:PORT...]}.
+    The factory of the stores of C{etcd:http://HOST:PORT[,http://HOST:PORT...]}.
     """
 
     shared = True
 
     def check(self, url: str) -> None:
         """
-        Check the addresses and the parameters.
+        Check the addresses and the parameters in C{url}.
         """
         parse(url)
 
     def make(self, url: str, options: StoreOptions) -> IStore:
         """
-        Make the store, to which nobody is connected yet.
+        Make the store that C{url} names, without connecting to etcd.
         """
         # A supervisor checks URLs, and does without an HTTP client.
         from pexservice.stores.etcd.gateway import Gateway  # noqa: PLC0415 treq, for this store alone

@@ -35,20 +35,20 @@ from pexservice.stores.etcd.records import Message
 #: Milliseconds.
 ATTEMPT_MS = 500
 
-#: How long an endpoint may keep us waiting, one that was stopped.  Seconds.
+#: How long an endpoint, such as one that was stopped, may keep a call waiting.  Seconds.
 PATIENCE = 1.0
 
 #: How long one watch lasts.  Seconds.
 LIFETIME = 60.0
 
-#: Between attempts: the first pause, which doubles, and the longest.  Seconds, of
-#: which a random half is waited, so that nodes do not come all at once.
+#: The back-off between attempts: the first pause, which doubles, and the longest.  Seconds,
+#: of which at least half is waited, at random, so that nodes do not come all at once.
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.4
 
 #: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
 #: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
-#: UNAVAILABLE, come also when it may yet do it.
+#: UNAVAILABLE, come also when etcd may yet do what it was asked.
 REFUSALS = {3, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
@@ -84,14 +84,14 @@ class Gateway:
 
     async def pause(self, attempt: int) -> None:
         """
-        See L{Caller.pause}.
+        Wait before the C{attempt}-th repetition, a random back-off; see L{Caller.pause}.
         """
         longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
         await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        See L{Caller.call}.
+        Make one attempt at a call, with a new token if one is needed; see L{Caller.call}.
         """
         if self.address.user is not None and self._token is None:
             await self._authenticate()
@@ -108,11 +108,11 @@ class Gateway:
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        A watch, for as long as it lasts.
+        Watch for as long as the watch lasts.
 
         @param take: called with each piece of the answer.
-        @raise Refused: it was not begun.
-        @raise Unanswered: nor that, or it broke.
+        @raise Refused: etcd refused it, so it was not begun.
+        @raise Unanswered: etcd did not answer, or the watch broke.
         """
         if self.address.user is not None and self._token is None:
             await self._authenticate()
@@ -141,7 +141,7 @@ class Gateway:
 
     async def _authenticate(self) -> None:
         """
-        By name and password, for a token.
+        Get a token, by name and password.
         """
         try:
             password = self.address.password()
@@ -158,7 +158,7 @@ class Gateway:
 
     async def version(self, endpoint: str) -> Message:
         """
-        What C{/version} says there.
+        Return what C{/version} says at C{endpoint}.
         """
         return await self._exchange("GET", f"{endpoint}/version", None)
 
@@ -216,9 +216,9 @@ class Gateway:
 
 class _Receiver(Protocol):
     """
-    Of an answer that goes on.
+    The receiver of an answer that goes on.
 
-    @ivar ended: fires when it does; to cancel it ends the connection.
+    @ivar ended: fires when the answer ends; to cancel it ends the connection.
     """
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
@@ -227,7 +227,7 @@ class _Receiver(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See C{IProtocol.dataReceived}.
+        Pass on a piece of the answer; see C{IProtocol.dataReceived}.
         """
         self._take(data)
 
@@ -237,7 +237,7 @@ class _Receiver(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        See C{IProtocol.connectionLost}.
+        Fire C{ended}, as the answer has ended; see C{IProtocol.connectionLost}.
         """
         if not self.ended.called:
             self.ended.callback(None)
@@ -245,8 +245,10 @@ class _Receiver(Protocol):
 
 def _understand(url: str, status: int, body: bytes) -> Message:
     """
-    @raise Refused: it says no.
-    @raise Unanswered: it says something else.
+    Return the answer that the gateway's response holds.
+
+    @raise Refused: etcd says no.
+    @raise Unanswered: the response says something else.
     """
     try:
         answer = json.loads(body)
@@ -265,7 +267,7 @@ def _understand(url: str, status: int, body: bytes) -> Message:
 
 def _by_etcd(endpoint: str, answer: Message) -> Message:
     """
-    C{answer}, if it has what each of etcd's has.
+    Return C{answer}, if it has the header that each answer of etcd has.
     """
     if "header" not in answer:
         raise Unanswered(f"{endpoint} is not etcd's gateway", sent=True)

@@ -1,5 +1,5 @@
 """
-Pages of the journal.
+The reading of the journal, page by page.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ async def history(
     kept: int,
 ) -> list[Row]:
     """
-    See L{IStore.history}.
+    Return durable transitions, newest first; see L{IStore.history}.
 
-    @param ask: has a transaction answered.
-    @param kept: how many transitions are to be shown.
+    @param ask: sends a transaction, and returns its answer.
+    @param kept: how many of the newest transitions may be shown.
     """
     found: list[Row] = []
-    # A row has its last revision in its key: those below the one of a revision end
-    # before it, and the first one from there on has it.
+    # A row has its last revision in its key: rows below the key of a revision end
+    # before that revision, and the first row from there on contains it.
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
     whole: Message = {
         "request_range": messages.get(
@@ -65,7 +65,7 @@ async def history(
 
 def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
     """
-    Newest first.
+    Yield the transitions of the pages, newest first.
     """
     for page in pages:
         for pair in page:

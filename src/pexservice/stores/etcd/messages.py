@@ -1,7 +1,7 @@
 """
-What etcd is asked: ranges, and the transactions that move the cursor.
+The messages to etcd: ranges, and the transactions that move the cursor.
 
-Pure.  A message is what the gateway takes as JSON.
+All functions are pure.  A message is what the gateway takes as JSON.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from pexservice.stores.etcd.records import (
 from pexservice.stores.interface import Batch, Remembered
 
 #: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
-#: a transaction, and what else is in one takes up to 15.
+#: a transaction, and the rest of a branch takes up to 15.
 MOST_KEYS = 100
 
-#: How many marks are read, those that have waited longest.  There is one for each node,
+#: How many marks are read: those that have waited longest.  There is one for each node,
 #: and those of processes that died are few: the node that passes them over removes them.
 MOST_MARKS = 64
 
 
 def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
     """
-    A range, linearizable: of one key, or up to C{end}.
+    Return the message that reads a range, linearizably: of one key, or up to C{end}.
     """
     message: Message = {"key": text(key), **more}
     if end is not None:
@@ -78,11 +78,11 @@ def _is_new(key: bytes) -> Message:
 @frozen
 class Operation:
     """
-    By what it is found out whether a batch happened.
+    The operation key of a batch, by which it is found out whether the batch happened.
 
     @ivar name: the operation key, of this process alone; there since before the batch.
     @ivar number: its value, after the batch and not before.
-    @ivar lease: removes the key some time after the process has ended.
+    @ivar lease: the lease that removes the key some time after the process has ended.
     """
 
     name: bytes
@@ -91,14 +91,14 @@ class Operation:
 
     def following(self) -> Operation:
         """
-        Of the next batch.
+        Return the operation of the next batch.
         """
         return evolve(self, number=self.number + 1)
 
 
 def begin_operations(operation: Operation) -> Message:
     """
-    Make a new operation key.
+    Return the transaction that makes a new operation key.
     """
     return {
         "compare": [_is_new(operation.name)],
@@ -110,7 +110,7 @@ def begin_operations(operation: Operation) -> Message:
 
 def make(keys: Keys) -> Message:
     """
-    Make a new store, unless there is one.
+    Return the transaction that makes a new store, unless there is one.
     """
     return {
         "compare": [_is_new(keys.cursor)],
@@ -126,8 +126,8 @@ class QueuePlace:
 
     @ivar process: the name of this node in the queue.
     @ivar usual: how long its transactions usually take, in seconds.
-    @ivar again: it keeps a place for the next turn.
-    @ivar removed: marks of others that go, unless they were put anew.
+    @ivar again: whether the node keeps a place for the next turn.
+    @ivar removed: marks of other nodes that are removed, unless they were put anew.
     """
 
     process: str
@@ -146,14 +146,14 @@ def transaction(
     forgotten: int | None = None,
 ) -> Message:
     """
-    Take C{batch}, if the cursor is still as C{base} says, and none of its keys was
-    used.
+    Return the transaction that takes C{batch}, if the cursor is still as C{base} says, and
+    none of the batch's idempotency keys was used.
 
-    That the operation key is there means that its lease is.  No other put has a lease,
-    least of all one that is made when that key is gone: for a lease that has ended etcd
-    refuses the whole transaction, and says nothing of the cursor.
+    While the operation key is there, its lease is.  No other put has a lease, least of all
+    one that is made when that key is gone: for a lease that has ended etcd refuses the
+    whole transaction, and says nothing of the cursor.
 
-    @param forgotten: the last revision of those that the journal need not have.
+    @param forgotten: the last of the revisions that the journal need not have.
     """
     names = [name for name, _ in batch.keys]
     ordinal = base.keys + len(names)
@@ -201,7 +201,7 @@ def transaction(
 
 def look(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
     """
-    Read what a L{transaction} reads that does not succeed, and change nothing.
+    Return a transaction that reads what a failed L{transaction} reads, and changes nothing.
     """
     return {"success": [*_state(keys, operation, names), _marks(keys)]}
 
@@ -227,7 +227,7 @@ def _marks(keys: Keys) -> Message:
 
 def _remove(key: bytes, modified: int) -> Message:
     """
-    Delete C{key}, unless it was put anew.
+    Return the operation that deletes C{key}, unless it was put anew.
     """
     return {
         "request_txn": {
@@ -239,7 +239,7 @@ def _remove(key: bytes, modified: int) -> Message:
 
 def leave(keys: Keys, process: str) -> Message:
     """
-    Delete the mark of C{process}, as a range that is deleted.
+    Return the range that is to be deleted to remove the mark of C{process}.
     """
     return get(keys.waiting(process))
 
@@ -247,10 +247,10 @@ def leave(keys: Keys, process: str) -> Message:
 @frozen
 class Refusal:
     """
-    What etcd had when it did not take a batch.
+    The state of etcd when it did not take a batch.
 
-    @ivar revision: etcd's.
-    @ivar cursor: C{None} if it is not there.
+    @ivar revision: etcd's revision.
+    @ivar cursor: the cursor, C{None} if it is not there.
     @ivar operation: the number of the last batch of this process that happened;
         C{None} if the key is gone.
     @ivar used: the batch's idempotency keys that had been used.
@@ -300,7 +300,7 @@ def read_marks(keys: Keys, answer: Message) -> list[Mark]:
 
 def pairs(answer: Message) -> list[Message]:
     """
-    The keys and values of the answer to a range.
+    Return the keys and values in the answer to a range.
     """
     found: list[Message] = answer.get("kvs", [])
     return found
@@ -308,8 +308,9 @@ def pairs(answer: Message) -> list[Message]:
 
 def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:
     """
-    Forget the idempotency keys C{names}, which are those from the batch C{oldest} to
-    the batch C{newest}, unless somebody else has: they may be in use again then.
+    Return the transaction that forgets the idempotency keys C{names}, which are those from
+    the batch C{oldest} to the batch C{newest}, unless another node has forgotten them: they
+    may be in use again then.
     """
     return {
         "compare": [_exists(oldest)],

@@ -1,6 +1,6 @@
 """
-How a store on etcd is opened: which etcd answers, whether it is one of ours, and what is
-needed before the first batch.
+The opening of a store on etcd: which etcd answers, whether the store is one of this
+program, and what is needed before the first batch.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 
 _log = Logger()
 
-#: Before it, the gateway is elsewhere.
+#: The oldest version that is used: before it, the gateway is elsewhere.
 OLDEST = (3, 4, 0)
 
-#: From the first to before the second, a member that was paused may answer a
-#: linearizable read with what was.
+#: From the first version to before the second, a member that was paused may answer a
+#: linearizable read with an old state.
 STALE = ((3, 5, 0), (3, 5, 28))
 
 #: How long an operation key outlives its process, at most, in seconds.  A process
-#: whose own has gone makes another one.
+#: whose key has gone makes another one.
 LEASE = 24 * 3600
 
 
 def check_version(name: str, answer: Message) -> None:
     """
-    @param name: where it is, for messages.
-    @raise StoreUnusable: it is too old, or no etcd.
+    Check the version in an answer of etcd.
+
+    @param name: where etcd is, for messages.
+    @raise StoreUnusable: etcd is too old, or something else answers.
     """
     said = str(answer.get("etcdserver", ""))
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", said)
@@ -63,7 +65,7 @@ async def check_members(gateway: Gateway, address: Address) -> None:
     """
     Check that etcd answers, and that no member is too old.
 
-    @raise StoreUnusable: nobody answers, or something else does, or an old etcd.
+    @raise StoreUnusable: nothing answers, or something else does, or an old etcd.
     """
     problems: list[Exception] = []
     for endpoint in address.endpoints:
@@ -81,7 +83,7 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
     """
     Read the cursor, and make it if there is nothing at all.
 
-    @raise StoreUnusable: or one of its kinds.
+    @raise StoreUnusable: or one of its subclasses.
     """
 
     async def read() -> Message:
@@ -91,7 +93,7 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
         answer = await persist(caller, read)
         found = messages.pairs(answer)
         if not found:
-            # Other nodes may be doing the same; one of them is first, and then it is there.
+            # Other nodes may be doing the same; one of them is first and makes the cursor.
             await persist(caller, lambda: caller.call("kv/txn", messages.make(keys)))
         answer = await persist(
             caller, lambda: caller.call("kv/range", messages.get(keys.cursor))
@@ -112,11 +114,10 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
 
 async def begin_operations(caller: Caller, keys: Keys) -> Operation:
     """
-    A new operation key.  What happens to an attempt that got no answer is of no
-    matter: its lease ends.
+    Make a new operation key.  An attempt that got no answer does no harm: its lease ends.
 
-    @raise Refused: etcd does not want it.
-    @raise Unanswered: it does not answer.
+    @raise Refused: etcd refuses it.
+    @raise Unanswered: etcd does not answer.
     """
 
     async def attempt() -> Operation:
@@ -132,7 +133,7 @@ async def begin_operations(caller: Caller, keys: Keys) -> Operation:
 
 def explain(name: str, error: Exception) -> StoreUnusable:
     """
-    Return the error that a store on etcd ends with at the start.
+    Return the error for a store on etcd that cannot be opened because of C{error}.
     """
     if isinstance(error, Refused):
         hint = (

@@ -1,22 +1,22 @@
 """
-Every key and value in etcd.
+The format of every key and value in etcd.
 
-Pure.  Values are JSON, for C{etcdctl get --prefix pexservice/}; etcd itself keeps
-checksums.  Numbers in keys have 20 digits, so that keys sort by number.
+All functions are pure.  Values are JSON, for C{etcdctl get --prefix pexservice/}; etcd
+itself keeps checksums.  Numbers in keys have 20 digits, so that keys sort by number.
 
 ==========================  =====================================================
 key, after the prefix       value
 ==========================  =====================================================
-``cursor``                  format, revision, position, how many keys ever
+``cursor``                  format, revision, position, how many keys ever, author
 ``journal/`` last revision  time, start position, the transitions packed
 ``keys/`` idempotency key   transition, revision, position
 ``ages/`` last ordinal      the names of a batch's idempotency keys
 ``operations/`` process     the number of its last batch that happened
-``waiting/`` process        what its turn costs; see L{StandingQueue}
+``waiting/`` process        its mark in the L{StandingQueue}
 ==========================  =====================================================
 
-A journal row is under its I{last} revision, so that rows up to a revision go whole
-and without being read; its first one follows from the number of transitions.
+A journal row is under its I{last} revision, so that rows up to a revision are removed
+whole and without being read; its first revision follows from the number of transitions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMAT_VERSION = 1
 #: No number has more digits.
 _DIGITS = 20
 
-#: The largest of them.
+#: The largest number in a key.
 MOST = 10**_DIGITS - 1
 
 #: A message of etcd's gateway, as C{json} reads and writes it.
@@ -57,8 +57,8 @@ class Cursor:
 
     @ivar modified: etcd's revision of the transaction that wrote it.
     @ivar keys: how many idempotency keys were ever remembered.
-    @ivar author: the process that wrote it, by its name in the queue; empty if it is of
-        a version that did not say so.
+    @ivar author: the process that wrote it, by its name in the queue; empty if it was
+        written by a version of this program that does not name itself.
     """
 
     modified: int
@@ -73,8 +73,8 @@ class Mark:
     """
     A place in the queue of the nodes that take turns.
 
-    @ivar process: whose it is.
-    @ivar hard: the node has moves that wait; else it will probably have some.
+    @ivar process: the process that the place belongs to.
+    @ivar hard: whether the node has moves that wait; else it will probably have some.
     @ivar usual: how long its transactions usually take, in seconds.
     @ivar modified: etcd's revision of the transaction that put it.
     """
@@ -88,7 +88,7 @@ class Mark:
 @frozen
 class Keys:
     """
-    Names of keys, by their prefix.
+    The names of the keys in etcd, which all begin with a prefix.
     """
 
     prefix: bytes
@@ -96,65 +96,65 @@ class Keys:
     @property
     def cursor(self) -> bytes:
         """
-        The one key that each batch changes.
+        Return the one key that each batch changes.
         """
         return self.prefix + b"cursor"
 
     def row(self, revision: int) -> bytes:
         """
-        Of the journal row that ends with C{revision}.
+        Return the key of the journal row that ends with C{revision}.
         """
         return self.prefix + b"journal/%0*d" % (_DIGITS, revision)
 
     @property
     def rows_end(self) -> bytes:
         """
-        After every journal row.
+        Return the key that sorts after every journal row.
         """
         return self.prefix + b"journal0"
 
     def last_revision(self, row: bytes) -> int:
         """
-        What L{row} was made from.
+        Return the revision that L{row} made the key C{row} from.
         """
         return _number(row, self.prefix + b"journal/")
 
     def used(self, key: bytes) -> bytes:
         """
-        Of what an idempotency key did.
+        Return the key of the record of what an idempotency key did.
         """
         return self.prefix + b"keys/" + key
 
     def age(self, ordinal: int) -> bytes:
         """
-        Of the names of a batch's idempotency keys, the last of which is the
+        Return the key of the names of a batch's idempotency keys, the last of which is the
         C{ordinal}-th of all.
         """
         return self.prefix + b"ages/%0*d" % (_DIGITS, ordinal)
 
     def operation(self, process: str) -> bytes:
         """
-        Of the last batch of a process.
+        Return the key of the number of the last batch of a process.
         """
         return self.prefix + b"operations/" + process.encode()
 
     def waiting(self, process: str) -> bytes:
         """
-        Of the place of a process in the queue.
+        Return the key of the place of a process in the queue.
         """
         return self.prefix + b"waiting/" + process.encode()
 
     @property
     def waiting_end(self) -> bytes:
         """
-        After every place in the queue.
+        Return the key that sorts after every place in the queue.
         """
         return self.prefix + b"waiting0"
 
     @property
     def end(self) -> bytes:
         """
-        After every key.
+        Return the key that sorts after every key of the store.
         """
         return self.prefix[:-1] + bytes((self.prefix[-1] + 1,))
 
@@ -168,7 +168,7 @@ def _number(name: bytes, prefix: bytes) -> int:
 
 def text(data: bytes) -> str:
     """
-    Bytes as the gateway takes them.
+    Encode bytes as the gateway takes them.
     """
     return b64encode(data).decode()
 
@@ -192,7 +192,7 @@ def _load(pair: Message, *names: str) -> list[Any]:
 
 
 def _parse(pair: Message) -> dict[str, Any]:
-    # A zero value is left out by the gateway, not by us.
+    # The gateway leaves out a zero value; this program does not.
     try:
         fields = json.loads(b64decode(pair.get("value", "")))
     except ValueError:
@@ -215,7 +215,7 @@ def write_mark(usual: float, *, hard: bool) -> str:
 
 def read_mark(keys: Keys, pair: Message) -> Mark:
     """
-    Read a place in the queue.  One that cannot be read keeps nobody waiting.
+    Read a place in the queue.  A place that cannot be read keeps no node waiting.
     """
     process = b64decode(pair["key"]).removeprefix(keys.waiting("")).decode()
     try:
@@ -242,6 +242,8 @@ def write_cursor(revision: int, position: int, keys: int, author: str) -> str:
 
 def read_cursor(pair: Message) -> Cursor:
     """
+    Read the cursor's record.
+
     @raise BadRecord: also for a format of another version.
     """
     (version,) = _load(pair, "format")
@@ -259,7 +261,7 @@ def read_cursor(pair: Message) -> Cursor:
 
 def write_remembered(remembered: Remembered) -> str:
     """
-    Encode what an idempotency key did.
+    Encode what the first use of an idempotency key did.
     """
     return dump(
         {
@@ -272,7 +274,7 @@ def write_remembered(remembered: Remembered) -> str:
 
 def read_remembered(pair: Message) -> Remembered:
     """
-    What an idempotency key did.
+    Return what the first use of an idempotency key did.
     """
     code, revision, position = _load(pair, "transition", "revision", "position")
     return Remembered(_transition(code), revision, position)
@@ -300,7 +302,7 @@ def write_row(batch: Batch) -> str:
 
 def read_row(pair: Message, last: int) -> list[Row]:
     """
-    The transitions of the journal row that ends with revision C{last}, oldest first.
+    Return the transitions of the journal row that ends with revision C{last}, oldest first.
     """
     time_ns, position, codes = _load(pair, "time_ns", "position", "transitions")
     rows = []
@@ -320,7 +322,7 @@ def write_names(names: Iterable[bytes]) -> str:
 
 def read_names(pair: Message) -> list[bytes]:
     """
-    The idempotency keys of a batch.
+    Return the idempotency keys of a batch.
     """
     (names,) = _load(pair, "names")
     return [name.encode() for name in names]

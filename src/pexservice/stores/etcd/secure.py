@@ -30,6 +30,8 @@ def agent(
     address: Address, reactor: IReactorTime, timeout: float, pool: HTTPConnectionPool
 ) -> IAgent:
     """
+    Return the HTTP agent that speaks TLS to etcd.
+
     @raise StoreUnusable: a file cannot be used, or pyOpenSSL is not installed.
     """
     try:
@@ -74,7 +76,7 @@ class _TLSEndpoint:
 @frozen
 class _Endpoints:
     """
-    The way to each server of etcd; all of them speak TLS or none.
+    The endpoints of etcd's servers, with TLS for each whose URL says https.
     """
 
     reactor: IReactorTime
@@ -105,7 +107,7 @@ def _policy(address: Address) -> IPolicyForHTTPS:
             [ssl.Certificate.loadPEM(each + end) for each in pem.split(end) if each.strip()]
         )
     if address.certificate is not None and address.key is not None:
-        # Twisted's doing, at each client certificate.
+        # Twisted causes this warning at each client certificate.
         warnings.filterwarnings("ignore", "Passing pyOpenSSL", DeprecationWarning)
         parts = [Path(each).read_bytes() for each in (address.key, address.certificate)]
         ours = ssl.PrivateCertificate.loadPEM(b"\n".join(parts))
@@ -113,14 +115,14 @@ def _policy(address: Address) -> IPolicyForHTTPS:
     @implementer(IPolicyForHTTPS)
     class Policy:
         """
-        The same for every endpoint, whose name the certificate must have.
+        The TLS policy, the same for every endpoint, whose name the certificate must have.
         """
 
         def creatorForNetloc(
             self, hostname: bytes, port: int
         ) -> IOpenSSLClientConnectionCreator:
             """
-            See L{IPolicyForHTTPS.creatorForNetloc}.
+            Return the maker of TLS connections to C{hostname}; see C{IPolicyForHTTPS}.
             """
             made: IOpenSSLClientConnectionCreator = ssl.optionsForClientTLS(
                 hostname.decode("ascii"), trustRoot=root, clientCertificate=ours

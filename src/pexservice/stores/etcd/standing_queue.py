@@ -1,26 +1,27 @@
 """
 The order in which nodes take turns at the cursor.
 
-Safety does not depend on it: a batch is a compare-and-swap, and nodes that try out of
-turn only cost each other one.  The queue decides which node tries first.
+Safety does not depend on the order: a batch is a compare-and-swap, and nodes that try out
+of turn only cost each other an attempt.  The queue decides which node tries first.
 
 A node that wants a turn has a mark in etcd.  Marks are in the order of etcd's revisions
 of their last change.  They are read and written by the transactions that move the cursor,
-so they take no round trip of their own: one that succeeds puts its node at the end of the
-queue again, if the node will have more to do, and one that fails marks its node, if it was
-not marked.  The answer to either names the other nodes in the queue.  The cursor's record
-names its author, so every node that watches it knows whose turn has ended.
+so they take no round trip of their own: a transaction that succeeds puts its node at the
+end of the queue again, if the node will have more to do, and a transaction that fails marks
+its node, if it was not marked.  The answer to either names the other nodes in the queue.
+The cursor's record names its author, so every node that watches it knows whose turn has
+ended.
 
-A node sends nothing while somebody is ahead of it: after a success, all others in the
+A node sends nothing while other nodes are ahead of it: after a success, all others in the
 queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when
 their turn comes, so each is waited for no longer than its turn can take; see
 L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
 removes its mark.
 
-A mark is soft if it says that its node will probably want a turn, and hard if it has
+A mark is soft if it says that its node will probably want a turn, and hard if the node has
 moves that wait.
 
-Pure: it reads no clock, and is told of what happens.
+The queue is pure: it reads no clock, and is told of what happens.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from collections.abc import Iterable
 
 from pexservice.stores.etcd.records import Mark
 
-#: The weight of the newest transaction in the usual one's duration.
+#: The weight of the newest transaction in the usual duration.
 NEWEST = 0.1
 
-#: How many times its usual transaction a node is waited for that has a soft mark, and one
-#: that has a hard one.  The turn takes one to hear that it has come, and one to be taken.
+#: How many of its usual transactions a node is waited for that has a soft mark, and a node
+#: that has a hard one.  A turn takes one to hear that it has come, and one to be taken.
 SOFT = 2
 HARD = 4
 
 #: A hard mark is waited for so long at least: its node was there a moment ago, and a pause
-#: of its interpreter is no reason to send it back to the end.  Seconds.
+#: of its interpreter is no reason to send it back to the end of the queue.  Seconds.
 SHORTEST_HARD = 0.02
 
-#: Nobody is waited for longer, however slow its node says that it is.  Seconds.
+#: No node is waited for longer, however slow it says that it is.  Seconds.
 LONGEST = 0.5
 
 #: How many marks one transaction removes, at most.
@@ -66,9 +67,9 @@ class StandingQueue:
         self._passed: list[Mark] = []
         # By author, etcd's revision of the newest commit heard of since the last answer.
         self._heard: dict[str, int] = {}
-        # Whether others are there to take turns with.
+        # Whether other nodes are there to take turns with.
         self._company = False
-        # Since when the first of those ahead has been, or else our own turn has come.
+        # When the first of those ahead became the first, or else this node's turn came.
         self._since = 0.0
         # Whether moves came in time for the last turn.
         self._returns = True
@@ -77,14 +78,14 @@ class StandingQueue:
     @property
     def will_return(self) -> bool:
         """
-        Whether a transaction that is sent now is to keep a place for the next one.
+        Return whether a transaction that is sent now is to keep a place for the next one.
         """
         return self._company and self._returns
 
     @property
     def passed(self) -> list[Mark]:
         """
-        The marks that a transaction which is sent now is to remove.
+        Return the marks that a transaction which is sent now is to remove.
         """
         return self._passed[:MOST_REMOVED]
 
@@ -110,8 +111,8 @@ class StandingQueue:
 
     def _bound(self, head: Mark) -> float:
         """
-        Return how long C{head}'s turn may take, as seen from here: news of it take about
-        as long as a transaction of ours.
+        Return how long C{head}'s turn may take, as seen from here: news of it takes about
+        as long as a transaction of this node.
         """
         if head.hard:
             return min(max(self.usual + HARD * head.usual, SHORTEST_HARD), LONGEST)
@@ -126,7 +127,7 @@ class StandingQueue:
         self._company = True
         self._heard[author] = max(modified, self._heard.get(author, 0))
         first = self._ahead[:1]
-        # A mark that it has put with that, or since, is for another turn.
+        # A mark that the author has put with that commit, or since, is for another turn.
         self._ahead = [each for each in self._ahead if not self._is_over(each)]
         if first != self._ahead[:1]:
             self._since = now
@@ -136,11 +137,11 @@ class StandingQueue:
 
     def won(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
         """
-        Take note of a transaction that succeeded: everybody else is ahead.
+        Take note of a transaction that succeeded: all other nodes in the queue are ahead.
 
         @param took: seconds from its being sent to its answer.
-        @param revision: etcd's, of the answer.
-        @param marks: those in the queue then, in its order.
+        @param revision: etcd's revision in the answer.
+        @param marks: the marks in the queue then, in its order.
         """
         others = [each for each in marks if each.process != self._process]
         # News may have overtaken the answer.
@@ -165,7 +166,7 @@ class StandingQueue:
     def _answered(self, now: float, took: float, revision: int, ahead: list[Mark]) -> None:
         took = min(took, LONGEST)
         self.usual += (NEWEST if self.usual else 1.0) * (took - self.usual)
-        # A mark that was passed over is so until it is put anew.
+        # A mark that was passed over stays passed over until it is put anew.
         self._passed = [each for each in self._passed if each in ahead]
         self._ahead = [
             each for each in ahead if each not in self._passed and not self._is_over(each)

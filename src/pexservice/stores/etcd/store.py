@@ -1,8 +1,8 @@
 """
 The store of many nodes: each batch a compare-and-swap on the cursor's key.
 
-What became of one is found out by L{pexservice.stores.etcd.decision}, and nodes take
-turns by L{pexservice.stores.etcd.standing_queue}.
+L{pexservice.stores.etcd.decision} finds out what became of a batch, and nodes take turns
+by L{pexservice.stores.etcd.standing_queue}.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ SLACK = 128
 @implementer(ISharedStore)
 class EtcdStore:
     """
-    @ivar name: of the cluster, for messages.
+    A store in an etcd cluster, which other nodes write to as well.
+
+    @ivar name: the name of the cluster, for messages.
     """
 
     _log = Logger()
@@ -71,7 +73,8 @@ class EtcdStore:
         """
         @param journal: how many transitions the history keeps, 1 or more.
         @param process: the name of this node in the queue; by default a random one.
-        @param stream: has a watch answered; without, it does not learn what others did.
+        @param stream: makes a watch; without it, the store does not hear of what other
+            nodes did.
         @param prepare: called first; checks which etcd answers.
         @param close: called last.
         """
@@ -82,7 +85,7 @@ class EtcdStore:
         self._kept_keys = kept_keys
         self._process = process or secrets.token_hex(8)
         self._queue = StandingQueue(self._process)
-        # Fires when there is news, while somebody waits for a turn.
+        # Fires when there is news, while a caller waits for a turn.
         self._news: Deferred[None] | None = None
         self._stream = stream
         self._watching: Watch | None = None
@@ -95,14 +98,14 @@ class EtcdStore:
     @property
     def _base(self) -> Cursor:
         """
-        The cursor when it was last heard of.
+        Return the cursor as it was last heard of.
         """
         assert self._base_ is not None, "the store is not open"  # noqa: S101 a bug
         return self._base_
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.
+        Read the cursor, or make it, and make an operation key; see L{IStore.open}.
         """
         return Deferred.fromCoroutine(self._open())
 
@@ -135,7 +138,7 @@ class EtcdStore:
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Take C{batch}, if the cursor is where it begins.
+        Take C{batch}, if the cursor is where the batch begins; see L{ISharedStore.commit}.
         """
         return Deferred.fromCoroutine(self._commit(batch))
 
@@ -146,7 +149,7 @@ class EtcdStore:
             batch.first_revision,
             batch.start_position,
         ):
-            # Heard of since the batch began.
+            # The cursor's move was heard of since the batch began.
             raise Conflict(base.revision, base.position, {})
         revision = batch.revision
         trims = revision // SLACK != base.revision // SLACK
@@ -189,13 +192,13 @@ class EtcdStore:
                 self._operation = await begin_operations(self._caller, self._keys)
             except (Refused, Unanswered) as error:
                 raise NotTaken("etcd does not answer") from error
-        # Also when it was not known what became of the last one: its number is used up.
+        # Also when the fate of the last batch is unknown: its number is used up.
         self._operation = self._operation.following()
         return self._operation
 
     def _know(self, cursor: Cursor) -> None:
         """
-        Take note that the cursor was there.
+        Take note of a state of the cursor.
         """
         # Answers may overtake each other.
         if self._base_ is None or cursor.modified > self._base_.modified:
@@ -226,7 +229,7 @@ class EtcdStore:
         self._trimming = Deferred.fromCoroutine(
             trim(self._caller, self._keys, forgotten)
         ).addErrback(
-            # The next one forgets what this one did not.
+            # The next trimming forgets what this one did not.
             lambda failure: self._log.warn(
                 "{name}: idempotency keys are not trimmed: {reason}",
                 name=self.name,
@@ -236,6 +239,8 @@ class EtcdStore:
 
     def trimmed(self) -> Deferred[None]:
         """
+        Wait for the trimming that is under way.
+
         @return: fires when nothing is being trimmed.
         """
         done: Deferred[None] = Deferred()
@@ -245,7 +250,7 @@ class EtcdStore:
 
     def read(self) -> Deferred[tuple[int, int]]:
         """
-        See L{ISharedStore.read}.
+        Read the cursor from etcd, and take note of it; see L{ISharedStore.read}.
         """
         return Deferred.fromCoroutine(self._read())
 
@@ -261,7 +266,7 @@ class EtcdStore:
 
     async def _ask(self, path: str, message: Message) -> Message:
         """
-        What changes nothing.
+        Make a call that changes nothing, until it is answered.
         """
         try:
             return await persist(self._caller, lambda: self._caller.call(path, message))
@@ -272,7 +277,7 @@ class EtcdStore:
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
-        See L{IStore.recall}.
+        Return what the first use of C{key} did, read from etcd; see L{IStore.recall}.
         """
         return Deferred.fromCoroutine(self._recall(key))
 
@@ -284,7 +289,7 @@ class EtcdStore:
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.
+        Return durable transitions, newest first; see L{IStore.history}.
         """
         return Deferred.fromCoroutine(
             history(
@@ -298,7 +303,7 @@ class EtcdStore:
 
     def close(self) -> Deferred[None]:
         """
-        See L{IStore.close}.
+        Stop the watch, leave the queue and give up the lease; see L{IStore.close}.
         """
         return Deferred.fromCoroutine(self._close())
 
@@ -313,7 +318,7 @@ class EtcdStore:
                 await self._caller.call("lease/revoke", {"ID": operation.lease})
                 await self._caller.call("kv/deleterange", mark)
             except (Refused, Unanswered):
-                # The lease ends by itself, and others pass the mark over.
+                # The lease ends by itself, and other nodes pass the mark over.
                 self._log.debug("the operation key or the place in the queue was left")
         if self._close_caller is not None:
             await self._close_caller()

@@ -1,5 +1,5 @@
 """
-The oldest idempotency keys go.
+The removal of the oldest idempotency keys.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.caller import Caller, persist
 from pexservice.stores.etcd.records import Keys
 
-#: How many keys go in one transaction, at least if there are as many, and how many
-#: batches are looked at.
+#: How many keys one transaction removes at most, but for a batch that has more alone, and
+#: how many batches are looked at for it.
 MOST = 100
 
 
@@ -21,11 +21,11 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
     is kept.
 
     Each transaction takes the oldest batches whole, and only if the oldest one is
-    still there.  So one that arrives late, or that another node was faster with,
-    changes nothing.
+    still there.  So a transaction that arrives late, or that another node was faster
+    with, changes nothing.
 
-    @raise Refused: etcd does not want to.
-    @raise Unanswered: it does not answer.
+    @raise Refused: etcd refuses.
+    @raise Unanswered: etcd does not answer.
     """
     if forgotten <= 0:
         return

@@ -1,9 +1,9 @@
 """
-Hear of what other nodes did, when they do it.
+The watch, by which a node hears of what other nodes do when they do it.
 
-Nothing depends on it: a node that needs the cursor reads it.  So a watch that hears
+Nothing depends on the watch: a node that needs the cursor reads it.  So a watch that hears
 nothing, because its connection is dead and nobody knows, costs no more than that the
-news come with the next read.  It is begun anew after a while in any case.
+news comes with the next read.  A watch is begun anew after a while in any case.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from pexservice.stores.etcd.records import Cursor, Keys, Message
 #: The longest line that is kept; an event has some hundred bytes.
 _LONGEST = 65536
 
-#: What a watch is made by: a message, and what to do with each piece of the answer.
+#: The function that makes a watch: it takes a message, and a function for each piece of
+#: the answer.
 Stream = Callable[[Message, Callable[[bytes], None]], Coroutine[Any, Any, None]]
 
 
 class Lines:
     """
-    Takes an answer in pieces, and passes on the cursors that are in it.
+    A parser that takes an answer in pieces, and passes on the cursors that are in it.
     """
 
     def __init__(self, heard: Callable[[Cursor], None]) -> None:
@@ -37,7 +38,7 @@ class Lines:
 
     def take(self, chunk: bytes) -> None:
         """
-        Some of it.
+        Take a piece of the answer, and pass on the cursors in the lines that it ends.
         """
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest if len(rest) < _LONGEST else b""
@@ -48,14 +49,14 @@ class Lines:
                 # An error, or not etcd: the watch is over then.
                 continue
             for event in events:
-                # Without a type it was put.
+                # An event without a type is a put.
                 if "type" not in event:
                     self._heard(records.read_cursor(event["kv"]))
 
 
 class Watch:
     """
-    On the cursor, until it is stopped.
+    A watch on the cursor, which lasts until it is stopped.
     """
 
     _log = Logger()
@@ -68,7 +69,7 @@ class Watch:
         heard: Callable[[Cursor], None],
     ) -> None:
         """
-        @param pause: waits, before an attempt that follows one that ended.
+        @param pause: waits before an attempt that follows an earlier one.
         @param heard: called with each cursor.
         """
         self._stream = stream
@@ -90,7 +91,7 @@ class Watch:
 
     def stop(self) -> None:
         """
-        Hear no more.
+        Stop the watch.
         """
         self._stopped = True
         self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)

@@ -1,14 +1,13 @@
 """
 Copy a store, also one that a service is using.
 
-LMDB's readers and its writer do not wait for each other, in two processes either: what
-is read is one committed state, and the service goes on.  While the copy reads, no page
-that it might read is used again, so the file of a busy service grows by some pages for
-each commit; hence the copy goes into the page cache, and from there to the disk
-afterwards.
+LMDB's readers and its writer do not wait for each other, even in two processes: what is
+read is one committed state, and the service goes on.  While the copy is made, no page that
+it might read is used again, so the file of a busy service grows by some pages for each
+commit; hence the copy goes into the page cache, and from there to the disk afterwards.
 
-The pages are read in a process of its own, C{python -m pexservice.stores.lmdb.backup STORE
-FILE}: a page that is missing is the end of it, as L{pexservice.stores.lmdb.verify} says.
+The pages are read in a child process, C{python -m pexservice.stores.lmdb.backup STORE
+FILE}: a missing page ends that process, as L{pexservice.stores.lmdb.child} says.
 """
 
 from __future__ import annotations
@@ -40,14 +39,15 @@ def backup(
     source: str, target: str, show: Callable[[str, int], object] = lambda *_: None
 ) -> Summary:
     """
-    Put a copy of the store in C{source} where nothing is yet, whole or not at all.
+    Put a copy of the store in C{source} at C{target}, where nothing is yet, whole or not at
+    all.
 
     @param show: called with the part that is under way, and how much of it is done, in
         percent.
-    @raise StoreUnusable: there is something, or the store or its copy is not whole.
+    @raise StoreUnusable: something is there, or the store or its copy is not whole.
     """
     directory = existing(source)
-    # Before it is read: what is in it then is in the copy.
+    # Before the store is read: a commit that is witnessed by then is in the copy.
     witness = read_witness(directory.path)
     place = Path(os.path.abspath(target))  # noqa: PTH100 a link there is something
     if os.path.lexists(place):
@@ -76,11 +76,11 @@ def backup(
 @contextmanager
 def _beside(place: Path) -> Iterator[Path]:
     """
-    A directory next to C{place}, which is removed unless it was renamed.
+    Provide a directory next to C{place}, which is removed afterwards unless it was renamed.
     """
     made = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
-        # In here, for a signal may come as soon as it is made.
+        # Inside the try, for a signal may come as soon as the directory is made.
         made.mkdir(mode=0o700)
         yield made
     finally:
@@ -101,12 +101,12 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     """
     Write the pages in use of the store in C{source} to C{file}, durably.
 
-    @raise StoreUnusable: they cannot be read, or not be written.
+    @raise StoreUnusable: the pages cannot be read, or not be written.
     """
     directory = Directory(str(source))
     # With LMDB's reader table, if there is one: it keeps writers from using
-    # pages again that are being read.  Without, nobody has the store open; then it
-    # is not made here, where it would belong to the user that makes backups.
+    # pages again that are being read.  Without one, no process has the store open; the
+    # table is not made here, for it would belong to the user that makes backups.
     shared = (directory.path / LOCK).exists()
     if not shared:
         directory.own()
@@ -115,7 +115,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
         try:
             with lmdb.open(
                 str(source),
-                # It may grow before it is read.
+                # The file may grow before it is read.
                 map_size=MAP_BASE + 2 * (source / DATA).stat().st_size,
                 max_dbs=len(DATABASES),
                 readonly=True,

@@ -1,10 +1,10 @@
 """
-A process of its own that reads a store.
+The child process that reads a store.
 
 LMDB maps the file into memory.  A page that is missing or unreadable is then no error but
-a SIGBUS, so a store of unknown health is read by a process that may die of it.  Its
-standard output tells how far it is, in lines C{progress PERCENT}, and in other lines what
-is wrong.  It ends when nobody reads that any more.
+a SIGBUS, so a store of unknown health is read by a child process that may die of it.  The
+child's standard output tells how far it is, in lines C{progress PERCENT}, and in other
+lines what is wrong.  The child ends when nobody reads its output any more.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ INTERVAL = 0.25
 
 _PROGRESS = "progress"
 
-#: What reading a damaged map does to the process that reads it.
+#: The signals by which reading a damaged map ends the process that reads it.
 _DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
-#: What the exit statuses of a child stand for; others say that trying again may help.
+#: The errors that exit statuses of a child stand for; other statuses say that trying
+#: again may help.
 _ERRORS: dict[int, type[StoreUnusable]] = {
     each.exit_status: each for each in (StoreDamaged, StoreIncompatible)
 }
@@ -44,7 +45,7 @@ def ask_child(
     progress: Progress | None = None,
 ) -> None:
     """
-    Have a process of its own read the store in C{path}, and wait for its end.
+    Have a child process read the store in C{path}, and wait for its end.
 
     This blocks: it is for a process that has nothing else to do until the store is known
     to be whole.  Signal handlers run meanwhile, and C{progress} is called, so that
@@ -52,10 +53,10 @@ def ask_child(
 
     @param module: the module to run, which ends with what L{answer} returns.
     @param progress: called several times a second with how much is done, in percent, but
-        only while the child comes on: one that hangs is silent.
-    @raise StoreDamaged: the store is, or reading it killed the child.
-    @raise StoreIncompatible: it has another format.
-    @raise StoreUnusable: it could not be read.
+        only while the child makes progress: a child that hangs is silent.
+    @raise StoreDamaged: the store is damaged, or reading it killed the child.
+    @raise StoreIncompatible: the store has another format.
+    @raise StoreUnusable: the store could not be read.
     """
     said: list[str] = []
     with subprocess.Popen(
@@ -81,9 +82,9 @@ def ask_child(
 
 def _judge(path: Path, status: int, said: str) -> None:
     """
-    Raise what a child's end stands for.
+    Raise the error that a child's end stands for, unless the child ended well.
 
-    @param status: as C{subprocess} has it.
+    @param status: its return code, as C{subprocess} has it.
     """
     if error := _ERRORS.get(status):
         raise error(said)
@@ -93,7 +94,7 @@ def _judge(path: Path, status: int, said: str) -> None:
             f" the file {DATA} may be shorter than it was"
         )
     if status < 0:
-        # Somebody else's doing, as the kernel's when memory is short.
+        # Not the doing of the store, but for example of the kernel when memory is short.
         raise StoreUnusable(f"the store {path} was not read: signal {-status} ended it")
     if status:
         raise StoreUnusable(
@@ -103,10 +104,11 @@ def _judge(path: Path, status: int, said: str) -> None:
 
 def answer(call: Callable[[Progress], object], *also: type[Exception]) -> int:
     """
-    Make C{call} in a process that L{ask_child} has started, and write what is wrong.
+    Make C{call} in a process that L{ask_child} has started, and write its error, if any, to
+    standard output.
 
-    @param call: takes what it reports its progress to.
-    @param also: what else C{call} raises for something that is wrong.
+    @param call: takes the function that it reports its progress to.
+    @param also: further errors that C{call} raises for something that is wrong.
     @return: the exit status.
     """
     known: tuple[type[Exception], ...] = (StoreUnusable, *also)
@@ -125,7 +127,7 @@ def _write_progress(percent: int) -> None:
 
 class Meter:
     """
-    Reports progress now and then, however often it is told.
+    A meter that reports progress now and then, however often it is told.
     """
 
     def __init__(
@@ -137,7 +139,9 @@ class Meter:
 
     def tell(self, fraction: float) -> None:
         """
-        @param fraction: of the whole, 0 to 1.
+        Report the progress, if a report is due.
+
+        @param fraction: the part of the whole that is done, 0 to 1.
         """
         now = self._monotonic()
         if now >= self._next:

@@ -44,8 +44,8 @@ def open_databases(path: Path, map_size: int) -> Databases:
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
         )
     except lmdb.InvalidError as error:
-        # LMDB says so of its table of readers, too: when it cannot be locked, LMDB takes
-        # it for one that another process has filled.
+        # LMDB raises this for its table of readers, too: when the table cannot be locked,
+        # LMDB takes it for one that another process has filled.
         lmdb.open(str(path), readonly=True, lock=False, create=False).close()
         raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
     try:
@@ -67,11 +67,11 @@ def make_store(path: Path) -> None:
 
 def prepare(directory: Directory, verify: Callable[[Path], None] | None) -> None:
     """
-    See that there is a store to be opened: make one where there is nothing, and verify
-    one that is there.
+    Prepare the store to be opened: make one where there is nothing, and verify one that is
+    there.
 
     @param verify: reads a whole store; C{None} for one that was verified.
-    @raise StoreUnusable: or one of its kinds.
+    @raise StoreUnusable: or one of its subclasses.
     """
     if directory.holds_a_store():
         directory.tidy()

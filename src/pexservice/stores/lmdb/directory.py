@@ -28,10 +28,10 @@ from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
 #: The file that is the store.
 DATA = "data.mdb"
 
-#: LMDB's reader table; says nothing that lasts.
+#: LMDB's reader table, which says nothing that lasts.
 LOCK = "lock.mdb"
 
-#: How long LMDB makes that, with its 126 readers.  Bytes.
+#: The size that LMDB gives that table, with its 126 readers.  Bytes.
 LOCK_SIZE = 8192
 
 #: The witness of the newest commit.
@@ -43,10 +43,10 @@ NURSERY = "creating"
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
 
-#: What a file system says that has no such call.
+#: The errors of a file system that has no such call.
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS)
 
-#: What a file system brings itself.
+#: The names that a file system brings itself.
 _OTHERS = frozenset(("lost+found",))
 
 #: File systems whose locks and memory maps do not hold what a store needs.
@@ -74,7 +74,7 @@ _NETWORK = frozenset(
 
 def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     """
-    The type of the file system that C{path} is on, as C{/proc/self/mountinfo}
+    Return the type of the file system that C{path} is on, as C{/proc/self/mountinfo}
     names it, or C{"unknown"}.
 
     @param path: absolute and without symbolic links; need not exist.
@@ -108,7 +108,7 @@ def _refuse_network(path: Path) -> None:
 
 def sync(path: Path) -> None:
     """
-    Make what C{path}, a directory, lists durable.
+    Make the entries of the directory C{path} durable.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -119,6 +119,8 @@ def sync(path: Path) -> None:
 
 class Directory:
     """
+    A directory that one process owns, and that holds a whole store or none.
+
     @ivar path: absolute, symbolic links resolved.
     """
 
@@ -132,7 +134,7 @@ class Directory:
 
     def own(self) -> None:
         """
-        Become the one process that uses this directory; make it if need be.
+        Become the one process that uses this directory; make the directory if need be.
 
         @raise StoreBusy: another process owns it.
         @raise StoreUnusable: there can be no such directory.
@@ -141,8 +143,8 @@ class Directory:
 
     def await_ownership(self) -> None:
         """
-        As L{own}, but block until it is free.  The kernel wakes the waiting process the
-        moment that the owner dies.
+        Become the owner as L{own} does, but block until the directory is free.  The kernel
+        wakes the waiting process the moment that the owner dies.
         """
         self._own(fcntl.LOCK_EX)
 
@@ -182,7 +184,7 @@ class Directory:
 
     def release(self) -> None:
         """
-        Let another process own it.
+        Let another process own the directory.
         """
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -190,27 +192,27 @@ class Directory:
 
     def remember_file(self) -> None:
         """
-        Look at the store's file in the directory that we own, so that L{has_its_name}
-        knows it again.
+        Remember the store's file in the owned directory, so that L{has_its_name} knows it
+        again.
         """
         found = os.stat(DATA, dir_fd=self._descriptor)
         self._identity = (found.st_dev, found.st_ino)
 
     def has_its_name(self) -> bool:
         """
-        Return whether the file under the store's name is the one that we remember.
+        Return whether the file under the store's name is the remembered one.
 
-        @raise OSError: there is none, or it cannot be reached.
+        @raise OSError: there is no file, or it cannot be reached.
         """
         found = (self.path / DATA).stat()
         return (found.st_dev, found.st_ino) == self._identity
 
     def make_lock_file(self) -> None:
         """
-        Make LMDB's table of readers, or fill the holes in it.  LMDB maps it, and to touch
-        a hole on a full disk would be the end of this process, by SIGBUS.
+        Make LMDB's table of readers, or fill the holes in it.  LMDB maps the table, and to
+        touch a hole on a full disk would end this process by SIGBUS.
 
-        @raise OSError: there is no room for it.
+        @raise OSError: there is no room for the table.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(LOCK, flags, 0o600, dir_fd=self._descriptor)
@@ -222,10 +224,10 @@ class Directory:
     def set_aside(self, length: int) -> None:
         """
         Take the disk space for C{length} bytes of the store's file, holes in it included,
-        and leave its size and what it says as they are.  On a file system that cannot do
-        that, see that there is so much.
+        and leave its size and content as they are.  On a file system that cannot do that,
+        check that there is so much space.
 
-        @raise OSError: there is not.
+        @raise OSError: there is not so much space.
         """
         # os.posix_fallocate would make the file longer, and a file that was cut short
         # should be seen to be.
@@ -247,12 +249,14 @@ class Directory:
 
     def file_system(self) -> os.statvfs_result | None:
         """
-        How much room there is on the file system of a directory that we own.
+        Return the statistics of the directory's file system, if this process owns it.
         """
         return None if self._descriptor is None else os.fstatvfs(self._descriptor)
 
     def holds_a_store(self) -> bool:
         """
+        Return whether the directory holds a store.
+
         @raise StoreDamaged: it holds part of one.
         @raise StoreUnusable: it holds something else, and must stay untouched.
         """
@@ -276,12 +280,12 @@ class Directory:
         Put a new store in place, durably.
 
         @param make: makes a store in the directory that it is given.
-        @raise StoreUnusable: it could not be made.
+        @raise StoreUnusable: the store could not be made.
         """
         nursery = self.path / NURSERY
         try:
             self.tidy()
-            # The process that made it may have failed to do this.
+            # The process that made the directory may have failed to do this.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)

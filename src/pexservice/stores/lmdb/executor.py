@@ -1,9 +1,9 @@
 """
-Where a store's blocking commit runs: inline, or in one exclusive thread.
+The executor of a store's blocking commits: inline, or in one exclusive thread.
 
 A hand-over to a thread and back costs more than a commit that takes a fifth of a
-millisecond, but one that takes ten must not hold up every reader each time.  Which
-disk it is shows only in the measuring, so commits begin inline, go to the thread when
+millisecond, but a commit that takes ten must not hold up every reader each time.  Only
+measuring shows how fast the disk is, so commits begin inline, go to the thread when
 they are usually slow, stall often, or hang once, and come back when enough of them
 were measured short.  A stall now and then, as every shared disk has, costs less than
 the thread would.  Each return to the thread raises the number of short commits that
@@ -39,19 +39,19 @@ HANG = 0.03
 #: More than two stalls in so many commits are too often.
 OFTEN = 256
 
-#: The weight of the newest commit in the usual one's duration.
+#: The weight of the newest commit in the usual duration.
 NEWEST = 0.1
 
-#: How many maybe short commits in the thread it takes to come back the first time.
+#: How many maybe short commits in the thread it takes to come back inline the first time.
 PROOF = 16
 
-#: To how many each return to the thread, doubling it, raises that at most.
+#: Each return to the thread doubles that number, up to this one.
 LONGEST_PROOF = 4096
 
 
 class ExecutorPolicy:
     """
-    The policy: pure, fed with measured durations.
+    The policy of an executor: pure, and fed with measured durations.
 
     @ivar inline: whether the next call is to run inline.
     """
@@ -59,15 +59,15 @@ class ExecutorPolicy:
     def __init__(self) -> None:
         self.inline = True
         self._usual = 0.0
-        # Falls by one with each commit, so it tells how many stalls were lately.
+        # Falls by one with each commit, so it tells how many stalls there were lately.
         self._stalls = 0
-        # The first return makes it PROOF.
+        # The first move to the thread doubles this to PROOF.
         self._proof = PROOF // 2
         self._short = 0
 
     def took(self, seconds: float) -> None:
         """
-        The call that was placed by C{inline} took so long.
+        Take note of how many seconds the call took that was placed by C{inline}.
         """
         if self.inline:
             self._took_inline(seconds)
@@ -79,7 +79,7 @@ class ExecutorPolicy:
                 self.inline, self._short, self._usual = True, 0, 0.0
 
     def _took_inline(self, seconds: float) -> None:
-        # What is usual is no matter of a single stall, however long.
+        # Capped, so that a single stall, however long, does not make the usual duration.
         self._usual += NEWEST * (min(seconds, STALL) - self._usual)
         self._stalls = max(0, self._stalls - 1) + (OFTEN if seconds > STALL else 0)
         if seconds > HANG or self._stalls > 2 * OFTEN or self._usual > SHORT:
@@ -88,13 +88,13 @@ class ExecutorPolicy:
             return
         self._short += 1
         if self._short >= LONGEST_PROOF:
-            # Here for long enough to forget the thread.
+            # Inline for long enough to forget the thread.
             self._short, self._proof = 0, PROOF // 2
 
 
 class CommitExecutor:
     """
-    Runs one blocking call at a time where the policy says.
+    An executor that runs one blocking call at a time, where the policy says.
     """
 
     def __init__(
@@ -113,6 +113,8 @@ class CommitExecutor:
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
         """
+        Run C{call} inline or in the thread, as the policy says.
+
         @return: fires in the reactor's thread with what C{call} returned or
             raised; already fired when it ran inline.
         """
@@ -137,14 +139,14 @@ class CommitExecutor:
 
     def _work(self) -> None:
         """
-        In the thread.
+        Make the queued calls, in the thread, until it is stopped.
         """
         while (call := self._calls.get()) is not None:
             call()
 
     def _tell(self, done: Deferred[T], call: Callable[[], T]) -> None:
         """
-        Make C{call} here, in a thread, and say in the reactor's how it ended.
+        Make C{call} in this thread, and pass its outcome on in the reactor's thread.
         """
         try:
             result = call()

@@ -1,5 +1,5 @@
 """
-A store on LMDB, put together from what the command line says.
+The factory of stores on LMDB, which puts one together from the command line's options.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pexservice.stores.interface import (
 @implementer(IStoreFactory)
 class LmdbFactory:
     """
-    Makes the stores of C{lmdb:DIRECTORY}.
+    The factory of the stores of C{lmdb:DIRECTORY}.
     """
 
     shared = False
 
     def check(self, url: str) -> None:
         """
-        Check that there is a directory in C{url}.
+        Check that C{url} names a directory.
         """
         if not _path(url):
             raise ValueError("must be lmdb:DIRECTORY")
 
     def make(self, url: str, options: StoreOptions) -> IStore:
         """
-        Make the store, in which nothing is opened yet.
+        Make the store that C{url} names, without opening anything.
         """
         self.check(url)
         # A supervisor checks URLs, and does without LMDB.

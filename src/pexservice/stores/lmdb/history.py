@@ -1,5 +1,5 @@
 """
-Reading the journal backwards.
+The reading of the journal, backwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def read_history(
     Return at most C{limit} transitions, newest first.  Of a row, which may hold
     thousands, no more are replayed than are returned.
 
-    @param before: the revision that follows the newest of them.
+    @param before: the revision that follows the newest transition to return.
     @param forgotten: the newest revision that is not kept any more.
     """
     found: list[Row] = []

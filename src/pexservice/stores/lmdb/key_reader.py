@@ -1,5 +1,5 @@
 """
-Looking idempotency keys up.
+The look-up of idempotency keys.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pexservice.stores.lmdb.transaction import Extent, read_key
 
 class KeyReader:
     """
-    Look-ups between two commits, which share a transaction: to begin one costs twice as
-    much as to look a key up.
+    A reader whose look-ups between two commits share a transaction: to begin one costs
+    twice as much as to look a key up.
 
-    It must be let go of before the next commit begins, and before the map changes.
+    The transaction must be let go of before the next commit begins, and before the map
+    changes.
     """
 
     def __init__(self, databases: Callable[[], Databases]) -> None:
         """
-        @param databases: returns the open ones.
+        @param databases: returns the open databases.
         """
         self._databases = databases
         self._txn: lmdb.Transaction[bytes] | None = None
@@ -33,11 +34,11 @@ class KeyReader:
         """
         Return what the first use of an idempotency key did.
 
-        @param extent: what the last commit left.
+        @param extent: the extent that the last commit left.
         """
         txn = self._txn
         if txn is None or extent is not self._extent:
-            # It would not see a commit in the thread that has ended by now.
+            # An older one would not see a commit in the thread that has ended by now.
             self.let_go()
             txn = self._txn = self._databases().env.begin()
             self._extent = extent

@@ -1,8 +1,8 @@
 """
 Read the meta pages of LMDB's file, without LMDB.
 
-They are where each walk through the file begins: as LMDB 0.9 writes them on machines of
-64 bits, little-endian, its data version 1.
+Each walk through the file begins at these pages.  They are read as LMDB 0.9 writes them on
+64-bit little-endian machines, in its data version 1.
 
 The layout of each part, in bytes::
 
@@ -31,7 +31,7 @@ PAGE_HEADER = struct.Struct("<QHHHH")
 TREE = struct.Struct("<IHHQQQQQ")
 _META = struct.Struct(f"<IIQQ{TREE.size}s{TREE.size}sQQ")
 
-#: Of magic and version.
+#: The size of magic and version, in bytes.
 _STAMP_SIZE = 8
 
 #: The flag of a meta page.
@@ -49,7 +49,7 @@ class BadPage(Exception):
 
 class OtherFile(Exception):
     """
-    A file of an LMDB whose files this program does not read.
+    A file that an LMDB wrote whose files this program does not read.
     """
 
 
@@ -88,7 +88,7 @@ def read_meta(file: int) -> Meta:
     """
     Return the newer one of the two meta pages, as LMDB does.
 
-    @raise BadPage: they are not of two commits in a row.
+    @raise BadPage: the two are not of two commits in a row.
     @raise OtherFile: another LMDB wrote the file.
     """
     _refuse_other_files(file)
@@ -109,7 +109,7 @@ def read_meta(file: int) -> Meta:
 
 def _refuse_other_files(file: int) -> None:
     """
-    Tell a file of another LMDB, which is none of ours, from a damaged one.
+    Tell a file of another LMDB, which no store of this program is, from a damaged one.
 
     @raise OtherFile: both meta pages have the stamp of another build.
     """

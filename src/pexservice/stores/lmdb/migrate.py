@@ -18,8 +18,8 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.verify import DATABASES, READING_ERRORS
 
-#: By the version of an older format: reads a store of it in one directory, trusting
-#: nothing, and makes one of the newest format in another, durably.
+#: By the version of an older format: a function that reads a store of that format in one
+#: directory, trusting nothing, and makes one of the newest format in another, durably.
 REWRITES: dict[int, Callable[[Path, Path], None]] = {}
 
 
@@ -27,7 +27,7 @@ def migrate(directory: Directory, refusal: StoreIncompatible) -> None:
     """
     Put a store of the newest format in the place of one that was refused.
 
-    @param directory: of the store; this process owns it.
+    @param directory: the directory of the store, which this process owns.
     @raise StoreIncompatible: C{refusal}, when there is no way from its format.
     """
     rewrite = REWRITES.get(_version(directory.path)) if REWRITES else None

@@ -59,7 +59,7 @@ _STRIDE = 64
 
 class Contents(NamedTuple):
     """
-    What a sound file holds.
+    The contents of a sound file.
 
     @ivar transaction: the number of the last commit.
     @ivar entries: the number of records by the name of their database.
@@ -75,10 +75,10 @@ def check_pages(file: int, progress: Callable[[float], object]) -> Contents:
     """
     Walk all trees of a file that nobody writes to.
 
-    @param file: a descriptor of it.
+    @param file: its file descriptor.
     @param progress: called now and then with the fraction that is done, 0 to 1.
-    @raise BadPage: it is not what LMDB wrote.
-    @raise OtherFile: another LMDB wrote it.
+    @raise BadPage: the file is not what LMDB wrote.
+    @raise OtherFile: another LMDB wrote the file.
     """
     meta = read_meta(file)
     pages = _Pages(file, meta, progress)
@@ -123,7 +123,7 @@ class _Pages:
 
     def lost(self) -> int:
         """
-        Return how many pages were not met, all of them in the file.
+        Return how many pages of the file were met neither in use nor free.
         """
         if len(self._met) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
@@ -147,12 +147,12 @@ class _Pages:
         """
         Take the overflow pages of a value of C{length} bytes.
 
-        @return: how many they are.
+        @return: how many pages they are.
         """
         self._meet(number)
         header = self._read(_OVERFLOW_HEADER.size, number * self.size)
         found, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
-        # There may be more than it takes: a longer value was there before.
+        # There may be more pages than the value takes: a longer one was there before.
         enough = count * self.size >= _OVERFLOW_HEADER.size + length
         if (found, flags, enough) != (number, _OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
@@ -162,7 +162,7 @@ class _Pages:
 
     def read_overflow(self, number: int, length: int) -> bytes:
         """
-        Return a value whose pages were taken.
+        Return a value whose overflow pages were taken.
         """
         return self._read(length, number * self.size + _OVERFLOW_HEADER.size)
 
@@ -205,8 +205,8 @@ class _Walk:
     """
     A walk through one tree, depth first, in the order of its keys.
 
-    @cvar flags: of the tree.
-    @cvar kinds: flags that its values may have.
+    @cvar flags: the flags that the tree must have.
+    @cvar kinds: the flags that its values may have.
     """
 
     flags = 0
@@ -231,7 +231,7 @@ class _Walk:
 
     def check(self) -> None:
         """
-        Walk, and compare what was met with the tree's record.
+        Walk the tree, and compare the pages and entries that were met with its record.
         """
         tree = self._tree
         if tree.flags != self.flags or tree.depth > _DEEPEST:
@@ -251,8 +251,8 @@ class _Walk:
         """
         Walk the subtree of a page.
 
-        @param low: no key in it is less.
-        @param high: every key in it is less.
+        @param low: no key in the subtree is less than this one.
+        @param high: every key in the subtree is less than this one.
         """
         page = self._pages.take(number)
         if level == self._tree.depth:
@@ -264,7 +264,7 @@ class _Walk:
         for at in self._nodes(number, page, _BRANCH):
             child_low, child_middle, child_high, key_size = _NODE.unpack_from(page, at)
             if children:
-                # The first one's key means nothing.
+                # The key of the first child means nothing.
                 keys.append(self._key(number, page, at + _NODE.size, key_size))
             children.append(child_low | child_middle << 16 | child_high << 32)
         for index, child in enumerate(children):
@@ -303,7 +303,7 @@ class _Walk:
 
     def _key(self, number: int, page: bytes, begin: int, size: int) -> bytes:
         """
-        Return a key, as bytes that sort as LMDB sorts it.
+        Return a key, as bytes that sort as LMDB sorts the keys.
         """
         if begin + size > len(page):
             raise self._bad(f"a key that goes beyond page {number}")
@@ -330,7 +330,7 @@ class _Walk:
 
 class _MainWalk(_Walk):
     """
-    A walk through the main tree, whose values are the records of the others.
+    A walk through the main tree, whose values are the records of the other trees.
     """
 
     kinds = (_SUBTREE,)

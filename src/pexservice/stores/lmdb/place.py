@@ -1,5 +1,5 @@
 """
-Seeing, while a store is served, that it is still where it was opened.
+The check, while a store is served, that it is still where it was opened.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pexservice.stores.interface import NotTaken, StoreUnusable
 from pexservice.stores.lmdb.directory import Directory
 
-#: How long a commit trusts that the store is where it was.  Seconds: to look is a system
-#: call, and as long as many commits of a fast disk take together.
+#: How long a commit trusts that the store is where it was.  Seconds: a check is a system
+#: call, and this is as long as many commits of a fast disk take together.
 PLACE_INTERVAL = 0.1
 
 
@@ -29,10 +29,10 @@ class Place:
 
     def check(self) -> None:
         """
-        See, now and then, that what is committed will be found by the next process.
+        Check, now and then, that the next process will find what is committed.
 
         @raise NotTaken: there is nothing under the store's name now.
-        @raise StoreUnusable: there is something else, which the next process opens.
+        @raise StoreUnusable: something else has that name, which the next process opens.
         """
         now = self._monotonic()
         if now < self._check_at:
@@ -47,10 +47,10 @@ class Place:
 
     def require_its_name(self) -> None:
         """
-        See it now.
+        Check at once that the store still has its name.
 
         @raise OSError: there is nothing under the store's name.
-        @raise StoreUnusable: there is something else.
+        @raise StoreUnusable: something else has that name.
         """
         if not self._directory.has_its_name():
             raise StoreUnusable(

@@ -1,7 +1,8 @@
 """
-The bytes on disk.
+The format of the records on disk.
 
-Pure, and all of them here.  Integers are big-endian, so that keys sort by number.
+All of it is here, in pure functions.  Integers are big-endian, so that keys sort by
+number.
 Each record ends in the CRC-32 of what stands before it I{and} of the key it is
 stored under, so a record that turns up in the wrong place is as damaged as a
 flipped bit.
@@ -47,7 +48,7 @@ _REMEMBERED = struct.Struct(">cQQ")
 _REVISION = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
 
-#: Bytes.
+#: The size of a witness, in bytes.
 WITNESS_SIZE = _WITNESS.size + _CRC.size
 
 
@@ -64,7 +65,7 @@ class OtherFormat(Exception):
     """
     A cursor of a format that this program does not know.
 
-    @ivar version: of the format.
+    @ivar version: the version of that format.
     """
 
     def __init__(self, version: int) -> None:
@@ -98,16 +99,18 @@ def _transition(code: bytes) -> Transition:
 
 def write_cursor(revision: int, position: int) -> bytes:
     """
-    The cursor's record, 22 bytes whatever the numbers.
+    Return the cursor's record, 22 bytes whatever the numbers.
     """
     return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, revision, position))
 
 
 def read_cursor(value: bytes) -> tuple[int, int]:
     """
+    Read the cursor's record.
+
     @return: (revision, position)
     @raise OtherFormat: the store has a format of another version.
-    @raise BadRecord: this is no cursor.
+    @raise BadRecord: C{value} is no cursor.
     """
     if (version := read_version(value)) != FORMAT_VERSION:
         raise OtherFormat(version)
@@ -117,10 +120,10 @@ def read_cursor(value: bytes) -> tuple[int, int]:
 
 def read_version(value: bytes) -> int:
     """
-    Return the version of the format that a cursor is of.  In every format it begins with
-    that, and ends with a checksum.
+    Return the version of the format that a cursor's record has.  In every format the
+    record begins with the version, and ends with a checksum.
 
-    @raise BadRecord: this is no cursor.
+    @raise BadRecord: C{value} is no cursor.
     """
     payload = _unseal(CURSOR_KEY, value)
     return _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])[0]
@@ -128,9 +131,9 @@ def read_version(value: bytes) -> int:
 
 class Witnessed(NamedTuple):
     """
-    What a witness tells.
+    The content of a witness.
 
-    @ivar revision: the store had it, or a later one.
+    @ivar revision: the store had this revision, or a later one.
     @ivar sound: no damage was found since.
     """
 
@@ -140,16 +143,16 @@ class Witnessed(NamedTuple):
 
 def write_witness(told: Witnessed) -> bytes:
     """
-    Return a witness's L{WITNESS_SIZE} bytes.
+    Return the L{WITNESS_SIZE} bytes of a witness.
     """
     return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *told))
 
 
 def read_witness(value: bytes) -> Witnessed:
     """
-    Return what a witness tells.
+    Return the content of a witness.
 
-    @raise BadRecord: it is torn, or of another format.
+    @raise BadRecord: the witness is torn, or of another format.
     """
     payload = _unseal(_WITNESS_KEY, value)
     version, revision, sound = _unpack(_WITNESS, _WITNESS_KEY, payload)
@@ -160,21 +163,22 @@ def read_witness(value: bytes) -> Witnessed:
 
 def revision_key(revision: int) -> bytes:
     """
-    The key of the journal row that begins with C{revision}.
+    Return the key of the journal row that begins with C{revision}.
     """
     return _REVISION.pack(revision)
 
 
 def read_revision_key(key: bytes) -> int:
     """
-    The first revision of the journal row under C{key}.
+    Return the first revision of the journal row under C{key}.
     """
     return _unpack(_REVISION, key, key)[0]
 
 
 def write_row(batch: Batch) -> tuple[bytes, bytes]:
     """
-    C{batch}'s journal row: key, and value of 20 bytes and one for each transition.
+    Return C{batch}'s journal row: its key, and its value of 20 bytes and one for each
+    transition.
     """
     key = revision_key(batch.first_revision)
     payload = _JOURNAL.pack(batch.time_ns, batch.start_position) + batch.transitions
@@ -192,7 +196,7 @@ def read_row(
     key: bytes, value: bytes, first: int = 0, before: int | None = None
 ) -> list[Row]:
     """
-    Replay one journal row: its transitions, oldest first.
+    Replay one journal row, and return its transitions, oldest first.
 
     @param first: leave out what is older than this revision.
     @param before: leave out this revision and what is newer.
@@ -227,14 +231,15 @@ def read_row_ends(key: bytes, value: bytes) -> tuple[tuple[int, int], tuple[int,
 
 def name_key(key: bytes) -> bytes:
     """
-    Where the idempotency key C{key} is found by its name.
+    Return the database key under which the idempotency key C{key} is found by its name.
     """
     return b"k" + key
 
 
 def age_key(revision: int) -> bytes:
     """
-    Where the idempotency key first used at C{revision} is found by its age.
+    Return the database key under which the idempotency key first used at C{revision} is
+    found by its age.
     """
     return b"r" + _REVISION.pack(revision)
 
@@ -257,7 +262,7 @@ def write_remembered(
 
 def read_remembered(key: bytes, value: bytes) -> Remembered:
     """
-    What the record under L{name_key}C{(key)} says.
+    Return what the record under L{name_key}C{(key)} says.
     """
     by_name = name_key(key)
     payload = _unseal(by_name, value)
@@ -269,6 +274,6 @@ def read_remembered(key: bytes, value: bytes) -> Remembered:
 
 def read_aged(by_age: bytes, value: bytes) -> bytes:
     """
-    The idempotency key that the record under C{by_age} names.
+    Return the idempotency key that the record under C{by_age} names.
     """
     return _unseal(by_age, value)

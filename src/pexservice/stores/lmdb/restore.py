@@ -6,7 +6,7 @@ one step, so at every moment there is the old store or the new one under the nam
 never an empty place where a service would begin at 0.  What was there before is kept.
 
 A store from a backup counts again revisions that callers have seen.  They are left behind
-in the one way that is safe: by transitions, which are committed as every other is.
+in the one way that is safe: by transitions, committed like every other transition.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 _EXCHANGE = 2
 _HERE = -100
 
-#: How many transitions are committed at a time, an even number, and at most.
+#: How many transitions are committed at a time, an even number, and how many at most.
 _AT_ONCE = 1 << 20
 MOST_STEPS = 100_000_000
 
@@ -52,7 +52,7 @@ _WHOLE_JOURNAL = 1 << 40
 @frozen(kw_only=True)
 class Restored:
     """
-    What was done.
+    The result of a restore.
 
     @ivar store: the store as it is now.
     @ivar steps: how many transitions were made to leave revisions behind.
@@ -73,9 +73,9 @@ def restore(
     """
     Put a copy of the backup in C{source} in the place of the store in C{target}.
 
-    @param beyond: the highest revision that anybody has seen.
-    @param show: as L{backup} has it.
-    @raise StoreBusy: a service uses that store.
+    @param beyond: the highest revision that any caller has seen.
+    @param show: as for L{backup}.
+    @raise StoreBusy: a service uses the store in C{target}.
     @raise StoreUnusable: the backup is not whole, or cannot be put there.
     """
     existing(source)
@@ -111,7 +111,7 @@ def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
     """
     Make steps to and fro until the revision is higher than C{beyond}.
 
-    @return: how many.
+    @return: how many steps.
     """
     steps = max(0, beyond + 1 - made.revision)
     # To and fro, so that the position stays.
@@ -148,7 +148,7 @@ def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
 
 class _AlwaysInline(ExecutorPolicy):
     """
-    Nobody waits but the caller.
+    A policy that keeps calls inline, where nobody waits but the caller.
     """
 
     def took(self, seconds: float) -> None:
@@ -159,7 +159,7 @@ class _AlwaysInline(ExecutorPolicy):
 
 def _result(deferred: Deferred[T]) -> T:
     """
-    Return what C{deferred}, which waits for nothing, has.
+    Return the result of C{deferred}, which has fired already, or raise its failure.
     """
     results: list[T | Failure] = []
     deferred.addBoth(results.append)
@@ -181,7 +181,7 @@ def _give_to_owner(made: Path, place: Path) -> None:
 
 def _exchange(made: Path, place: Path, *, was_there: bool) -> Path | None:
     """
-    Have the two change places.
+    Exchange the two directories, and keep the store that was there before.
 
     @return: where the store is that was there before, if there was one.
     """

@@ -1,5 +1,5 @@
 """
-What a commit removes: rows and keys beyond those that are kept.
+The removal, by a commit, of rows and keys beyond those that are kept.
 
 One commit removes a bounded number of them, however many are too many, as after the
 journal was made shorter: a commit is short, and a worker whose commit takes longer than
@@ -20,7 +20,7 @@ from pexservice.stores.lmdb import records
 #: faster the fewer it makes: trim many rows now and then rather than one each time.
 SLACK = 256
 
-#: How many rows, or keys, one commit removes at most; about 2 ms of them.
+#: How many rows, or keys, one commit removes at most, which takes about 2 ms.
 MOST_TRIMMED = 2 * SLACK
 
 #: Rows that hold so many transitions are enough for one commit, however few rows they
@@ -48,7 +48,7 @@ def trim_journal(
             if following > forgotten + 1:
                 break
             rows.prev()
-            # Leaves the cursor on the row after it.
+            # This leaves the cursor on the next row.
             if not rows.delete():
                 raise records.BadRecord(f"the journal row {oldest} cannot be removed")
             oldest = following
@@ -63,7 +63,7 @@ def trim_keys(txn: lmdb.Transaction[bytes], keys: lmdb._Database, count: int) ->
         aged.set_range(records.OLDEST_AGE_KEY)
         oldest = [records.read_aged(*item) for item in islice(aged, count)]
         aged.set_range(records.OLDEST_AGE_KEY)
-        # Leaves the cursor on the one after it.
+        # Each removal leaves the cursor on the next key.
         gone = sum(aged.delete() for _ in oldest)
     # In their order in the tree, so that neighbours are found where the last one was.
     names = sorted(map(records.name_key, oldest))

@@ -1,10 +1,10 @@
 """
-Where the next commit finds its pages: in the map, and on the disk.
+The room for the pages of the next commit: in the map, and on the disk.
 
-LMDB says of a full disk what it says of a broken one, and neither in time: the pages of
+LMDB reports a full disk as it reports a broken one, and neither in time: the pages of
 the commit are half written by then, and nobody knows what the disk has.  So the room is
-taken before it is needed, and a commit that might need more than that is not begun.  What
-one needs at most is known from its batch, so as a rule the answer is an addition.
+taken before it is needed, and a commit that might need more than that is not begun.  The
+most that a commit needs follows from its batch, so as a rule the check is an addition.
 
 The map is larger than the file.  A file never shrinks, so the map grows only within a
 part of the disk, and mostly it needs to because another process reads an old state of
@@ -27,14 +27,14 @@ from pexservice.stores.lmdb.readers import oldest_snapshot
 #: How much of the disk is taken beyond the pages in use and what a commit needs.  Bytes.
 RESERVE = 4 << 20
 
-#: How long after room could not be had it is tried again.  Seconds.
+#: How long after room could not be had the next attempt is made.  Seconds.
 RETRY = 1.0
 
 #: How much the map grows at a time.  Bytes.
 STEP = 64 << 20
 
 #: The part of the disk, of what is free and what the store has, that a store may take
-#: which needs more than its map was made for.
+#: if it needs more than its map was made for.
 GROWTH = 0.25
 
 #: A file that has grown by so much may have a reader that holds pages back.  Bytes.
@@ -43,10 +43,10 @@ NOTICED = 16 << 20
 #: How often such a reader is named, at most.  Seconds.
 NAME_INTERVAL = 60.0
 
-#: A copy that reads no older state than so many commits ago is none to be named.
+#: A reader whose state is less than so many commits old is not named.
 RECENT = 1000
 
-#: What a commit writes at most, in pages; three times what was ever seen.  Each has the
+#: What a commit writes at most, in pages; three times what was ever seen.  A commit has the
 #: paths to the newest row and the cursor, and what was freed; each key has a place by its
 #: name and one by its age, in a tree whose upper levels they share; each key that is
 #: removed goes from as many places.  Lists of free pages have 512 a page.
@@ -95,8 +95,8 @@ class Room:
 
     def needed(self, batch: Batch, trimmed_keys: int) -> int:
         """
-        Return how many bytes a commit may add to the file at most.  It adds nothing, as
-        a rule, since free pages are used again, but nobody may be reading those.
+        Return how many bytes a commit may add to the file at most.  As a rule a commit adds
+        nothing, since free pages are used again, unless a reader might see them.
         """
         pages = (
             COMMIT_PAGES
@@ -109,8 +109,8 @@ class Room:
     def stretch_map(self, needed: int) -> None:
         """
         Let the map grow if a commit might need it and the disk allows it; LMDB refuses
-        the commit if not.  In the reactor's thread, with no transaction open: the map
-        may move.
+        the commit if not.  Call this in the reactor's thread, with no transaction open: the
+        map may move.
         """
         if self._used + needed <= min(self._map, self._noticed):
             return
@@ -125,7 +125,7 @@ class Room:
 
     def limit(self) -> int:
         """
-        Return what the file may grow to, in bytes.
+        Return the size that the file may grow to, in bytes.
         """
         disk = self._directory.file_system()
         if disk is None:
@@ -149,25 +149,25 @@ class Room:
 
     def reserve(self) -> None:
         """
-        Take what the first commits need, if it is there.
+        Set aside the room that the first commits need, if the disk has it.
         """
         try:
             self.claim(COMMIT_PAGES * self._page)
         except NotTaken:
-            # Until there is, the store is read.
+            # Until there is room, the store is only read.
             return
 
     def claim(self, needed: int) -> None:
         """
-        See that a commit that writes so many bytes finds them on the disk.
+        Make sure that a commit that adds C{needed} bytes finds them on the disk.
 
-        @raise NotTaken: it might not.
+        @raise NotTaken: the commit might not find them.
         """
         if self._used + needed > self._set_aside:
             self._used = used_bytes(self._env)
             if self._used + needed > self._set_aside:
                 self._take(self._used + needed)
-        # Until it is looked at again.
+        # Counted as used until the file is looked at again.
         self._used += needed
 
     def _take(self, until: int) -> None:
@@ -196,7 +196,7 @@ class Room:
 
     def _warn_if(self, *, low: bool) -> None:
         """
-        Say when the reserve cannot be had any more, once each time.
+        Log that the reserve cannot be had any more, once each time.
         """
         if low and not self._low:
             self._log.warn(
@@ -210,7 +210,7 @@ class Room:
     def shortage(self) -> NotTaken | None:
         """
         Return why a commit would not be begun now, if so, as far as is known; after a
-        while it is tried again whether there is room.
+        while, try again whether there is room.
         """
         if self._shortage is None:
             return None

@@ -1,7 +1,7 @@
 """
 Backups that are made again and again, of which the newest are kept.
 
-Each has the time in its name, so their order is that of their names.
+Each backup has the time in its name, so the order of backups is that of their names.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def add_backup(
     """
     Make one more verified backup in C{directory}, and then remove all but the newest.
 
-    @param show: as L{backup} has it.
+    @param show: as for L{backup}.
     @param keep: how many stay, this one included; 1 or more.
-    @raise StoreUnusable: it could not be made, and none was removed; or it was made, and
-        an old one could not be removed.
+    @raise StoreUnusable: the backup could not be made, and none was removed; or it was
+        made, and an old one could not be removed.
     """
     name = datetime.now(UTC).strftime(_FORM)
     made = backup(source, str(Path(directory, name)), show)
@@ -48,7 +48,7 @@ def add_backup(
 
 def existing_backups(directory: str) -> list[Path]:
     """
-    List the backups in C{directory}, the oldest first; what else is there is no matter.
+    List the backups in C{directory}, the oldest first, and ignore anything else there.
     """
     return sorted(
         each

@@ -22,21 +22,21 @@ from pexservice.stores.lmdb.databases import used_bytes
 #: How long one state may be read.  Seconds.
 MOST_SECONDS = 300.0
 
-#: How much the file may grow meanwhile.  Bytes: seconds of the busiest service.
+#: How much the file may grow meanwhile.  Bytes: what the busiest service takes in seconds.
 MOST_GROWTH = 64 << 20
 
-#: How often a copy is begun.
+#: How many times a copy is begun.
 ATTEMPTS = 3
 
-#: How often it is looked at.  Seconds.
+#: The time between two looks at a copy.  Seconds.
 INTERVAL = 0.05
 
 
 class _Watch(threading.Thread):
     """
-    Ends a copy under way when it has gone beyond its limits.
+    A thread that ends a copy under way when that has gone beyond its limits.
 
-    @ivar exceeded: what it went beyond.
+    @ivar exceeded: the limit that the copy went beyond, in words.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         """
-        Look again and again, in a thread.
+        Look at the copy again and again, until it has ended or gone beyond a limit.
         """
         while not self._exceeds():
             if self._done.wait(INTERVAL):
                 return
             written = os.fstat(self._descriptor).st_size
             self._progress(min(100 * written // self._size, 100))
-        # Nothing ends LMDB's copying but an error: nobody can write to this.
+        # Only an error ends LMDB's copying, and to write to this descriptor is one.
         nowhere = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nowhere, self._descriptor)
         os.close(nowhere)
@@ -80,7 +80,7 @@ class _Watch(threading.Thread):
 
     def stop(self) -> None:
         """
-        End, when the copy has.
+        End the thread, when the copy has ended.
         """
         self._done.set()
         self.join()
@@ -93,11 +93,12 @@ def copy_snapshot(
     progress: Progress = lambda _: None,
 ) -> None:
     """
-    Write the pages in use to the file that is open as C{target}, and nothing else.
+    Write the pages in use to the file that is open as C{target}, and others only where LMDB
+    cannot tell them apart.
 
     @param env: of a store that another process may be writing to.
     @param progress: called in a thread with how much is written, in percent.
-    @raise StoreUnusable: it was given up, with what to do.
+    @raise StoreUnusable: the copy was given up; the message says what to do.
     """
     for _ in range(ATTEMPTS):
         _empty(target)
@@ -128,10 +129,10 @@ def _empty(target: int) -> None:
 
 def _copy(env: lmdb.Environment, descriptor: int) -> None:
     try:
-        # Only what is in use, and without the writer's lock.
+        # Only the pages in use, and without the writer's lock.
         env.copyfd(descriptor, compact=True)
     except lmdb.IncompatibleError:
         # Of a page that neither the data nor the free list knows, LMDB cannot tell
-        # that it is not in use.  As it is, then.
+        # that it is not in use.  So all pages are copied as they are.
         _empty(descriptor)
         env.copyfd(descriptor)

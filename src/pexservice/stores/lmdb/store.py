@@ -76,7 +76,9 @@ MAP_PER_TRANSITION = 128
 @implementer(IOwnStore, IOnDisk)
 class LmdbStore:
     """
-    @ivar directory: where it is.
+    A store in LMDB, on a disk of this machine.
+
+    @ivar directory: the directory that holds the store.
     """
 
     def __init__(
@@ -96,10 +98,10 @@ class LmdbStore:
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: reads the whole store before this process maps it; C{None} for a
             store that was verified a moment ago.
-        @param waiting: called when another process has the store, to wait for it
-            then; by default it is not waited for.
+        @param waiting: called when another process owns the store, before this one waits
+            for it as a standby; by default it does not wait.
         @param map_size: bytes; by default enough for C{journal}.
-        @param growth: the part of the disk that it may take beyond that.
+        @param growth: the part of the disk that the map may take beyond that.
         """
         self.directory = directory
         self._executor = executor
@@ -127,7 +129,8 @@ class LmdbStore:
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.  Blocks, but for waiting: there is nobody to serve yet.
+        Own, verify and read the store; see L{IStore.open}.  This blocks, except while it
+        waits for another owner: there is nobody to serve yet.
         """
         return self._own().addCallback(lambda _: self._open()).addErrback(self._abandon)
 
@@ -167,7 +170,7 @@ class LmdbStore:
     def _open_environment(self, path: Path) -> tuple[int, int]:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
-            # It has grown, or the journal was longer; and needs some room to go on.
+            # The file has grown, or the journal was longer; it needs some room to go on.
             map_size = size + RESERVE
         self.directory.make_lock_file()
         opened = open_databases(path, map_size)
@@ -190,7 +193,8 @@ class LmdbStore:
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        See L{IStore.commit}.
+        Take the whole batch in one durable transaction, or nothing of it; see
+        L{IStore.commit}.
         """
         room = self._room
         if room is None:
@@ -198,7 +202,7 @@ class LmdbStore:
         self._keys.let_go()
         needed = room.needed(batch, self._kept.surplus_keys(self._extent, batch))
         try:
-            # Here, where no transaction is open.
+            # Done here, where no transaction is open.
             room.stretch_map(needed)
         except lmdb.Error:
             return fail()
@@ -227,7 +231,7 @@ class LmdbStore:
         try:
             txn.commit()
         except lmdb.MapFullError as error:
-            # Found while it looked for pages, before it wrote any.
+            # LMDB found this while it looked for pages, before it wrote any.
             self._forget_dead_readers()
             raise self._full() from error
         self._witness.write(extent.revision)
@@ -238,8 +242,8 @@ class LmdbStore:
 
     def _forget_dead_readers(self) -> None:
         """
-        No page is used again that a reader might see, and a process that was killed
-        while it made a backup has left one.
+        Clear dead processes from LMDB's table of readers: no page is used again that a
+        reader might see, and a process that was killed while it made a backup has left one.
         """
         self._databases.env.reader_check()
 
@@ -254,19 +258,21 @@ class LmdbStore:
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
-        See L{IStore.recall}.
+        Return what the first use of C{key} did, read inline; see L{IStore.recall}.
         """
         return execute(self.look_up, key)
 
     def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IOwnStore.look_up}.  It is in mapped memory, so this does not block.
+        Return what the first use of C{key} did; see L{IOwnStore.look_up}.  The record is in
+        mapped memory, so this does not block.
         """
         return self._reading(lambda: self._keys.look_up(key, self._extent))
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.  As L{recall}, inline.
+        Return durable transitions, newest first, read inline as by L{recall}; see
+        L{IStore.history}.
         """
         newest = self._extent.revision
         before = newest + 1 if before is None else min(before, newest + 1)
@@ -295,15 +301,15 @@ class LmdbStore:
 
     def _damaged(self, error: Exception) -> StoreUnusable:
         """
-        Return what is raised for damage that is found while the store is served, and have
-        it read whole before it is served again.
+        Return the error to raise for damage that is found while the store is served, and
+        have the store read whole before it is served again.
         """
         self._witness.accuse()
         return blame(self.directory.path, error)
 
     def space(self) -> Space | None:
         """
-        See L{IOnDisk.space}.
+        Return how much room there is for the store; see L{IOnDisk.space}.
         """
         disk = self.directory.file_system()
         if self._opened is None or self._room is None or disk is None:
@@ -317,19 +323,20 @@ class LmdbStore:
 
     def shortage(self) -> NotTaken | None:
         """
-        See L{IOnDisk.shortage}.
+        Return why no batch would be taken now, if so; see L{IOnDisk.shortage}.
         """
         return None if self._room is None else self._room.shortage()
 
     def oldest_snapshot(self) -> Snapshot | None:
         """
-        See L{IOnDisk.oldest_snapshot}.
+        Return the oldest state that another process reads; see L{IOnDisk.oldest_snapshot}.
         """
         return None if self._opened is None else oldest_snapshot(self._opened.env)
 
     def close(self) -> Deferred[None]:
         """
-        See L{IStore.close}.
+        End the thread, make the witness durable and let go of the store; see
+        L{IStore.close}.
         """
         return execute(self._close)
 

@@ -1,5 +1,5 @@
 """
-What a whole store has in it, in a few words.
+The summary of a whole store, in a few words.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pexservice.stores.lmdb.witness import read_witness
 @frozen(kw_only=True)
 class Summary:
     """
+    The summary of a store.
+
     @ivar store: its directory.
     @ivar size: the length of its file, in bytes.
     @ivar witness: the revision that it had at least, if its witness tells one.
@@ -32,9 +34,9 @@ class Summary:
 
 def existing(path: str) -> Directory:
     """
-    A directory that holds a store.
+    Return the directory C{path}, which must hold a store.
 
-    @raise StoreUnusable: it does not.
+    @raise StoreUnusable: the directory holds no store.
     """
     directory = Directory(path)
     if not directory.holds_a_store():
@@ -44,7 +46,7 @@ def existing(path: str) -> Directory:
 
 def summary(path: Path) -> Summary:
     """
-    Of the store in C{path}, which was verified, and which nobody writes to.
+    Return the summary of the store in C{path}, which was verified and is not written to.
     """
     with lmdb.open(
         str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False

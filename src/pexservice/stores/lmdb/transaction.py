@@ -1,5 +1,5 @@
 """
-What one commit writes and removes, inside the transaction that makes it one.
+The writes and removals of one commit, inside the transaction that makes them one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, 
 @frozen
 class Extent:
     """
-    How much the store holds, so that a commit sees what there is to trim without asking
+    The extent of a store, by which a commit sees how much there is to trim without asking
     LMDB.
 
-    @ivar revision: the newest one.
+    @ivar revision: the newest revision.
     @ivar oldest: the first revision of the oldest journal row.
     @ivar keys: how many idempotency keys there are.
     """
@@ -36,7 +36,7 @@ def read_extent(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> Extent:
     """
-    Return what the store holds, with its cursor at C{revision}.
+    Return the extent of the store, whose cursor is at C{revision}.
     """
     with txn.cursor(databases.journal) as rows:
         oldest = records.read_revision_key(rows.key()) if rows.first() else 1
@@ -56,7 +56,7 @@ def read_key(
 @frozen
 class Kept:
     """
-    How much is kept; the oldest beyond that goes.
+    The numbers of transitions and keys that are kept; the oldest beyond them go.
     """
 
     transitions: int
@@ -67,7 +67,7 @@ class Kept:
         Return how many of the oldest keys the commit of C{batch} removes.
         """
         surplus = extent.keys + len(batch.keys) - self.keys
-        # More than came, or there would be ever more of them.
+        # More than the batch brings, or there would be ever more keys.
         return min(surplus, MOST_TRIMMED + len(batch.keys)) if surplus > SLACK else 0
 
 
@@ -79,10 +79,10 @@ def write_batch(
     kept: Kept,
 ) -> Extent:
     """
-    Write C{batch} behind what there is, and remove what is not kept any more.
+    Append C{batch} to the store, and remove what is not kept any more.
 
-    @return: what the store holds then.
-    @raise records.BadRecord: it holds something that this process did not write.
+    @return: the extent of the store then.
+    @raise records.BadRecord: the store holds something that this process did not write.
     """
     key, row = records.write_row(batch)
     if not txn.put(key, row, db=databases.journal, append=True):
@@ -111,7 +111,7 @@ def _write_keys(
     """
     by_name, by_age = zip(*starmap(records.write_remembered, used), strict=True)
     with txn.cursor(keys) as cursor:
-        # In their order in the tree, and the newest behind all others.
+        # By name in the order of the tree; by age, the newest come behind all others.
         _, named = cursor.putmulti(sorted(by_name), overwrite=False)
         _, aged = cursor.putmulti(by_age, overwrite=False, append=True)
     if not named == aged == len(used):

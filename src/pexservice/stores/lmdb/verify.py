@@ -3,10 +3,10 @@ Read a whole store before trusting it.
 
 Two readers have to agree.  L{pexservice.stores.lmdb.pages} walks the file page by page;
 then LMDB, whose view is the one that is served, reads every record: each has its checksum,
-the keys are in order, looking one up finds what iterating found, and the journal leads to
-the cursor.  Whether that is the newest commit, the L{pexservice.stores.lmdb.witness} tells.
+the keys are in order, looking a key up finds what iterating found, and the journal leads to
+the cursor.  L{pexservice.stores.lmdb.witness} tells whether that is the newest commit.
 
-C{python -m pexservice.stores.lmdb.verify DIRECTORY} does that in a process of its own, as
+C{python -m pexservice.stores.lmdb.verify DIRECTORY} does that in a child process, as
 L{pexservice.stores.lmdb.child} says.  It writes nothing.  Its exit status is 0, 78
 (C{EX_CONFIG}) when the store is damaged, 64 (C{EX_USAGE}) when it has another format, or 1
 when it cannot be read; a line on standard output says what is wrong.
@@ -32,12 +32,12 @@ from pexservice.stores.lmdb.witness import check_witness
 
 DATABASES = (b"cursor", b"journal", b"keys")
 
-#: Errors that mean that what is read is not what was written.  Others of LMDB's and of
-#: the system's say nothing about the store itself.
+#: Errors that mean that what is read is not what was written.  Other errors of LMDB and
+#: of the system say nothing about the store itself.
 DAMAGE = (
     BadPage,
     records.BadRecord,
-    # Of a transaction that cannot read LMDB's record of a database.
+    # Raised by a transaction that cannot read LMDB's record of a database.
     lmdb.BadTxnError,
     lmdb.CorruptedError,
     lmdb.CursorFullError,
@@ -48,7 +48,7 @@ DAMAGE = (
     lmdb.PageNotFoundError,
 )
 
-#: Errors of another format.
+#: Errors that mean that the store has another format.
 _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
 #: Everything that reading a store may raise.
@@ -57,7 +57,7 @@ READING_ERRORS = (lmdb.Error, OSError, *DAMAGE, *_OTHER_FORMAT)
 #: The part of the time that the pages take, beside the records.
 _PAGES = 0.25
 
-#: How often progress is reported.  Records.
+#: How many records are read between two reports of progress.
 _STRIDE = 256
 
 
@@ -88,7 +88,7 @@ def verify(path: Path, progress: Progress | None = None) -> None:
 
 def blame(path: Path, error: Exception) -> StoreUnusable:
     """
-    Return what C{error}, met while the store in C{path} was read, says about it.
+    Return the error to raise for C{error}, met while the store in C{path} was read.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -109,7 +109,7 @@ def _read_records(
     env: lmdb.Environment, contents: Contents, progress: Callable[[float], object]
 ) -> int:
     """
-    Read every record.
+    Read every record of the store.
 
     @return: the cursor's revision.
     """
@@ -117,7 +117,7 @@ def _read_records(
         raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
     cursor = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # First, for the rest may be otherwise in another format.
+        # The cursor first, for the rest may look different in another format.
         _cursor(txn, cursor)
     if set(contents.entries) != set(DATABASES):
         raise records.BadRecord(f"its databases are {sorted(contents.entries)}")
@@ -134,7 +134,7 @@ def _read_records(
 
 class _Reader:
     """
-    Reads databases with LMDB.
+    A reader of databases, with LMDB.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class _Reader:
         """
         Yield every record, in the order of the keys.
 
-        @raise BadRecord: they are not in order, or not as many as LMDB has counted, or
-            looking one up finds something else.
+        @raise BadRecord: the records are not in order, or not as many as LMDB has
+            counted, or looking one up finds something else.
         """
         before, count = None, 0
         for key, value in self._txn.cursor(database):
@@ -224,10 +224,10 @@ def check_cursor(
     txn: lmdb.Transaction[bytes], cursor: lmdb._Database, journal: lmdb._Database
 ) -> tuple[int, int]:
     """
-    Read the cursor, and replay the last journal row to see that it leads there.
+    Read the cursor, and check that the last journal row leads to it.
 
     @return: (revision, position)
-    @raise records.BadRecord: it does not.
+    @raise records.BadRecord: the last journal row does not lead to it.
     """
     found = _cursor(txn, cursor)
     with txn.cursor(journal) as rows:
@@ -245,7 +245,7 @@ def check_cursor(
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     """
-    Verify as L{verify} does, and survive what the store does to the process that reads it.
+    Verify a store as L{verify} does, in a child process, which a damaged store may kill.
 
     This blocks, as L{ask_child} says.
     """

@@ -1,18 +1,19 @@
 """
 The witness of the newest commit: a few bytes beside the file that is the store.
 
-LMDB begins with the newer one of two meta pages.  A bit in that page can make it begin
-with the older one, and the state before is as whole as the last: nothing in the file tells
+LMDB begins with the newer one of two meta pages.  A flipped bit in that page can make it
+begin with the older one, whose state is as whole as the last: nothing in the file tells
 that steps are gone which callers were told of.  So the revision of each commit is written
 into a file of its own, after the commit and before the answer.
 
-It is flushed only when the store is closed in order, so it costs one small write.  What it
-says was durable before it was written; so a store that is older than its witness has lost
-commits.  A witness that is older than the store, torn or missing is no sign of damage: a
-power cut takes back what was not flushed, and it lies within one sector of the disk.
+The witness is flushed only when the store is closed in order, so it costs one small write.
+The revision in it was durable before it was written; so a store that is older than its
+witness has lost commits.  A witness that is older than the store, torn or missing is no
+sign of damage: a power cut takes back what was not flushed, and the witness lies within one
+sector of the disk.
 
-It also tells of damage that was found while the store was served, so that a worker that
-takes over does not go on with it without reading it all.
+The witness also tells of damage that was found while the store was served, so that a worker
+that takes over does not go on with the store without reading it all.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Witness:
 
     def open(self, revision: int, *, verified: bool) -> None:
         """
-        Begin with a store at C{revision}.
+        Begin to witness the commits of a store at C{revision}.
 
-        @param verified: the whole store was read.
+        @param verified: whether the whole store was read.
         @raise StoreDamaged: the store is older than its witness, or was found damaged and
             is not verified.
         """
@@ -76,7 +77,7 @@ class Witness:
 
     def _begin(self, file: int, revision: int) -> None:
         """
-        Make the file, so that no write to it takes room on the disk any more.
+        Make the witness's file, so that no write to it takes room on the disk any more.
         """
         os.ftruncate(file, 0)
         os.pwrite(file, records.write_witness(Witnessed(revision)), 0)
@@ -87,7 +88,7 @@ class Witness:
         """
         Witness that C{revision} is durable.
 
-        What goes wrong here is no matter of the commit, which is made.
+        An error here does not concern the commit, which is made already.
         """
         self._revision = revision
         self._write(Witnessed(revision))
@@ -115,7 +116,7 @@ class Witness:
 
     def close(self) -> None:
         """
-        Make it durable.  Harmless when it is not open.
+        Make the witness durable, and close its file, if that is open.
         """
         if self._file is not None:
             try:
@@ -135,7 +136,7 @@ def read_witness(path: Path) -> Witnessed | None:
     Return what the witness of the store in C{path} tells, or C{None} if it is missing or
     torn.
 
-    @raise OSError: it cannot be read.
+    @raise OSError: the witness cannot be read.
     """
     try:
         with (path / WITNESS).open("rb") as file:
@@ -148,8 +149,8 @@ def check_witness(path: Path, revision: int) -> Witnessed | None:
     """
     Compare the store in C{path}, at C{revision}, with its witness.
 
-    @return: as L{read_witness}.
-    @raise StoreDamaged: the store is older.
+    @return: the witness, as from L{read_witness}.
+    @raise StoreDamaged: the store is older than its witness.
     """
     witness = read_witness(path)
     refuse_older(path, revision, witness)
@@ -158,9 +159,9 @@ def check_witness(path: Path, revision: int) -> Witnessed | None:
 
 def refuse_older(path: Path, revision: int, witness: Witnessed | None) -> None:
     """
-    Compare a store with what was read of its witness.
+    Compare the store in C{path}, at C{revision}, with C{witness}.
 
-    @raise StoreDamaged: the store is older.
+    @raise StoreDamaged: the store is older than its witness.
     """
     if witness is not None and witness.revision > revision:
         raise StoreDamaged(
@@ -172,7 +173,7 @@ def refuse_older(path: Path, revision: int, witness: Witnessed | None) -> None:
 
 def make_witness(path: Path, revision: int) -> None:
     """
-    Give the store in C{path}, a directory of which nobody knows yet, a durable witness.
+    Give a durable witness to the store in C{path}, a directory that no other process knows.
     """
     with (path / WITNESS).open("xb") as file:
         os.fchmod(file.fileno(), 0o600)

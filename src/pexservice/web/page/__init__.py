@@ -1,9 +1,9 @@
 """
 The live page, for browsers: C{index.html} with its style and its scripts put in.
 
-It is one answer, at a path that is there anyway.  So the API has no paths for the
-page's sake, its parts cannot be of different versions while workers are replaced, and
-the Content-Security-Policy names them by their hashes: nothing else runs.
+The page is one answer, at a path that is there anyway.  So the API has no paths for the
+page's sake, the page's parts cannot be of different versions while workers are replaced,
+and the Content-Security-Policy names them by their hashes: nothing else runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pexservice.web.replies import Header, Reply
 
 _TEMPLATES = files(__name__) / "templates"
 
-#: In C{index.html}, as a browser that opens the file itself would follow them.
+#: The links to the parts in C{index.html}, which a browser that opens the file follows.
 _PART = re.compile(
     rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
     rb'|<script src="(?P<script>[a-z.]+)"></script>'
@@ -31,6 +31,8 @@ _PART = re.compile(
 @frozen
 class Page:
     """
+    The live page, ready to be sent.
+
     @ivar tag: the opaque part of its ETag: it changes when the page does.
     """
 
@@ -40,7 +42,7 @@ class Page:
 
     def reply(self, if_none_match: Tags | None) -> Reply:
         """
-        The page, or that the browser has it.
+        Return the page, or a 304 if the browser has it.
         """
         if if_none_match is not None and if_none_match.name(self.tag):
             return Reply(304, self.headers)
@@ -52,7 +54,7 @@ class Page:
 @lru_cache(maxsize=1)
 def page() -> Page:
     """
-    Made once, from the templates.
+    Return the page, made once from the templates.
     """
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
@@ -73,7 +75,7 @@ def page() -> Page:
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
     headers = (
-        # Kept, and asked for again each time: a 304 has no body.
+        # A browser keeps the page, and asks again each time: a 304 has no body.
         (b"Cache-Control", b"no-cache"),
         (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
