@@ -1,5 +1,5 @@
 """
-What holds for every test.
+The options, marks and reports of all tests.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from hypothesis import settings
 from tests.support.forms import set_long
 from tests.support.needs import NEEDS, advice, missing
 
-# A busy machine is no failure of what is tested.
+# A busy machine is no failure of the code under test.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 
 
 _LABORATORIES = Path(__file__).parent / "labs"
 
-#: Where C{-n} shares the tests out to processes: what goes to one of them, by how the
-#: tests' names begin.  Laboratories take the machine's memory, mounts and clock, and the
+#: Where C{-n} shares the tests out to processes: the tests that go to the same process, by
+#: how their names begin.  Laboratories take the machine's memory, mounts and clock, and the
 #: image's layers are mounts; the others prepare much for all the tests of a module.
 _TOGETHER = {
     "tests/labs/": "the machine",
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Mark the laboratories, and leave out what has a long form only.
+    Mark the laboratories, and leave out the tests that have a long form only.
     """
     for item in items:
         if item.path.is_relative_to(_LABORATORIES):
@@ -89,12 +89,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Share the tests out one by one, but for those that stay together.
+    Share the tests out one by one, but for the tests that stay together.
     """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     scheduler = LoadScopeScheduling(config, log)
-    # The method that its subclasses are documented to override.
+    # Subclasses of the scheduler are documented to override this method.
     scheduler._split_scope = _shared_out_as
     return scheduler
 
@@ -113,8 +113,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """
     Fail a test that was skipped where C{CI} is set: nothing was shown by it.
 
-    A test that is expected to fail, and did, is reported as skipped too; that one is
-    let through, for it names the issue that it waits for.
+    A test that is expected to fail, and did, is reported as skipped too; such a test is let
+    through, for it names the issue that it waits for.
     """
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and "CI" in os.environ:
@@ -128,7 +128,7 @@ def pytest_make_collect_report() -> Generator[
     None, pytest.CollectReport, pytest.CollectReport
 ]:
     """
-    Do the same with a module that skips itself.
+    Fail a module that skips itself where C{CI} is set.
     """
     report = yield
     if report.skipped and "CI" in os.environ:

@@ -1,3 +1,3 @@
 """
-The real daemon over real sockets.
+Tests of the real daemon over real sockets.
 """

@@ -1,5 +1,5 @@
 """
-The programs of docs/calling.md, where answers are lost.
+The programs of docs/calling.md, run where answers are lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.troublesome_proxy import troublesome_proxy
 
 PAGE = (Path(__file__).parents[2] / "docs" / "calling.md").read_text()
 
-#: What the programs call.
+#: The address that the programs call.
 URL = "http://127.0.0.1:8081"
 
 #: The program after each heading.
@@ -94,6 +94,6 @@ def test_made_once(
 
 def test_every_program_is_run() -> None:
     """
-    None of the page's is left out above.
+    No program of the page is left out above.
     """
     assert len(PROGRAMS) == PAGE.count("```") // 2 == 6

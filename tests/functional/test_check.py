@@ -23,7 +23,7 @@ def check(path: Path, *options: str) -> tuple[int, str]:
     """
     Run C{pexctl check}.
 
-    @return: its exit status, and what it says.
+    @return: its exit status and its output.
     """
     return pexctl(path, "check", *options)
 
@@ -32,7 +32,7 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
     """
     Run C{pexctl}.
 
-    @return: its exit status, and what it says.
+    @return: its exit status and its output.
     """
     ended = subprocess.run(
         [PEXCTL, *arguments],
@@ -48,7 +48,8 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
 
 def test_beside_a_running_service(tmp_path: Path) -> None:
     """
-    All is well; what the service uses is named, and nothing is left.
+    A check beside a running service succeeds, names what the service uses, and leaves
+    nothing behind.
     """
     make_store(tmp_path / "store", 3)
     with Daemon(tmp_path, "--store", "lmdb:store") as daemon:
@@ -65,7 +66,7 @@ def test_beside_a_running_service(tmp_path: Path) -> None:
 
 def test_nothing_is_made(tmp_path: Path) -> None:
     """
-    Neither a store nor the file of a log.
+    A check makes neither a store nor the file of a log.
     """
     code, said = check(
         tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
@@ -95,7 +96,7 @@ def test_nothing_is_made(tmp_path: Path) -> None:
 )
 def test_what_is_wrong(tmp_path: Path, options: list[str], status: int, said: str) -> None:
     """
-    One line, with the status that a start would end with.
+    A mistake is reported in one line, with the status that a start would end with.
     """
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)

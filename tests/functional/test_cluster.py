@@ -1,5 +1,5 @@
 """
-Many nodes on a real etcd.
+Nodes on a real etcd.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.ports import held_ports
 @pytest.fixture
 def member(tmp_path: Path) -> Iterator[Member]:
     """
-    One etcd.
+    Provide one etcd.
     """
     with cluster(tmp_path) as (member,):
         yield member
@@ -40,8 +40,8 @@ def member(tmp_path: Path) -> Iterator[Member]:
 @pytest.mark.needs("etcd")
 def test_the_fake_is_as_particular(member: Member) -> None:
     """
-    What stands in for etcd in the unit tests refuses what etcd refuses, and takes what
-    it takes.
+    The fake etcd of the unit tests refuses the messages that etcd refuses, and takes those
+    that it takes.
     """
     fake = FakeEtcd()
     for message in [*WRONG.values(), *RIGHT]:
@@ -66,8 +66,8 @@ def test_the_fake_is_as_particular(member: Member) -> None:
 @pytest.mark.needs("etcd")
 def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
     """
-    Under a supervisor nobody waits for a lock: both workers serve, and the death of
-    one is noticed by nobody.
+    Under a supervisor no worker waits for a lock: both serve, and no client notices the
+    death of one.
     """
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
         said = daemon._wait_for(r"(?s)worker-\d serves.*worker-\d serves")
@@ -86,7 +86,8 @@ def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
     """
-    What one node answered, the other shows, and its history and keys are the same.
+    A step that one node answered is visible at the other, and the history and the keys are
+    the same.
     """
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
@@ -107,14 +108,14 @@ def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
         assert one.ask("/history")[1] == two.ask("/history")[1]
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
-    # Who stops leaves nothing of its own.
+    # A node that stops leaves no key of its own.
     assert len(keys) == 5
 
 
 @pytest.mark.needs("etcd")
 def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
     """
-    Who listens at one node hears of steps that another one made.
+    A client that listens at one node hears of steps that another node made.
     """
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
@@ -140,11 +141,11 @@ def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
 
 def _refused(path: Path, store: str) -> str:
     """
-    What is said when the service does not start.
+    Return the line that is written when the service does not start.
     """
     listen = ("--listen", "tcp:0:interface=127.0.0.1")
     ended = run(path, "-n", "--pidfile=", "pexservice", *listen, "--store", store)
-    # A wrong URL is a wrong option; what it names may be there the next time.
+    # A wrong URL is a wrong option; a store that is away may be there the next time.
     assert ended.returncode in (1, 64), ended.stdout
     (line,) = ended.stderr.splitlines()
     return line
@@ -163,14 +164,14 @@ def _refused(path: Path, store: str) -> str:
 )
 def test_wrong_option(tmp_path: Path, store: str, why: str) -> None:
     """
-    What is wrong with the option is one line.
+    A mistake in the option is reported in one line.
     """
     assert why in _refused(tmp_path, store)
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     """
-    So is an address where nobody is.
+    An address without an etcd is reported in one line.
     """
     with held_ports(1) as (port,):
         said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
@@ -179,14 +180,14 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 class _Old(BaseHTTPRequestHandler):
     """
-    Answers C{/version}.
+    A handler that answers C{/version} as another version does.
     """
 
     version = b"nothing of the kind"
 
     def do_GET(self) -> None:
         """
-        As etcd.
+        Answer the version as etcd does.
         """
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.version)))
@@ -195,7 +196,7 @@ class _Old(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """
-        Not.
+        Log nothing.
         """
 
 
@@ -209,7 +210,7 @@ class _Old(BaseHTTPRequestHandler):
 )
 def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
     """
-    So is an address of something else, or of an etcd that is too old.
+    An address of another program, or of an etcd that is too old, is reported in one line.
     """
     handler = type("Old", (_Old,), {"version": version})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -227,7 +228,7 @@ def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
 @pytest.mark.needs("etcd")
 def test_no_quorum_at_the_start(tmp_path: Path) -> None:
     """
-    So is a cluster that has lost its quorum.
+    A cluster that has lost its quorum is reported in one line.
     """
     with cluster(tmp_path, 3) as members:
         for member in members[:2]:
@@ -239,8 +240,8 @@ def test_no_quorum_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_no_space(member: Member, tmp_path: Path) -> None:
     """
-    So is one that takes no writes; and one that runs says so with each step, and
-    shows the cursor.
+    An etcd that takes no writes is reported in one line at the start; a running service
+    says so at each step, and shows the cursor.
     """
     alarm = {"alarm": "NOSPACE", "memberID": 0}
     store = f"etcd:{member.url}"
@@ -274,8 +275,8 @@ def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_certificates_and_password(tmp_path: Path) -> None:
     """
-    Over TLS, with a certificate of our own, as a user who may write below the prefix
-    only, also after etcd has forgotten who that is.
+    The service works over TLS, with a certificate of its own, as a user that may write
+    below the prefix only, also after etcd has forgotten the user's token.
     """
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
@@ -304,7 +305,7 @@ def test_certificates_and_password(tmp_path: Path) -> None:
             for position in range(1, 40):
                 response, _ = daemon.ask("/next", "POST")
                 assert response.headers["Pex-Position"] == str(position)
-            # It forgets its tokens.
+            # A restart makes etcd forget its tokens.
             member.kill()
             member.start()
             for _ in patiently():
@@ -320,7 +321,7 @@ def test_certificates_and_password(tmp_path: Path) -> None:
 
 def _enable_users(member: Member) -> None:
     """
-    C{pex} may do what the service does, and C{root} everything.
+    Let C{pex} do what the service does, and C{root} everything.
     """
     steps: list[tuple[str, dict[str, Any]]] = [
         ("user/add", {"name": "root", "password": "root"}),

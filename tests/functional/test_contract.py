@@ -1,5 +1,5 @@
 """
-What every store promises, shown with a real etcd: the tests of
+The promises of every store, tested with a real etcd: the tests of
 L{tests.unit.stores.test_contract}, unchanged.
 """
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.needs("etcd")
 @cache
 def member() -> Member:
     """
-    One etcd for all tests of this process.
+    Return the one etcd for all tests of this process.
     """
     stack = ExitStack()
     atexit.register(stack.close)
@@ -44,7 +44,7 @@ def member() -> Member:
 @pytest.fixture(name="make")
 def make_on_etcd(tmp_path: Path) -> Maker:
     """
-    Makes a store below a prefix of the test's own, however often.
+    Provide a factory of stores below a prefix of the test's own.
     """
     address = parse(f"etcd:{member().url}?prefix={quote(str(tmp_path))}/")
 
@@ -66,7 +66,7 @@ def make_on_etcd(tmp_path: Path) -> Maker:
 
 def test_a_watch(make: Maker) -> None:
     """
-    What another node does is heard.
+    A watch hears of steps that another node made.
     """
     one, two = (cast(Blocking, make()) for _ in range(2))
     heard: list[tuple[int, int]] = []

@@ -1,6 +1,6 @@
 """
-kill -9 under load.  The clients keep their own records, and the records are the
-check: what a client was told must be in the history, once, as it was told.
+kill -9 under load.  The clients keep their own records, which are the check: each step that
+a client was told of must be in the history, once, as it was told.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLIENTS = 32
 #: How long the load goes on before each kill, at least and at most.  Seconds.
 LOAD = (0.02, 0.3)
 
-#: The one process that matters here; what a supervisor adds is test_keepalive's.
+#: The only process that matters here; test_keepalive covers the supervisor.
 WORKER = "pexservice-worker"
 
 #: More than the test can make.
@@ -29,9 +29,9 @@ JOURNAL = "10000000"
 
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """
-    After each kill the revision is at least the highest acknowledged;
-    each acknowledged revision was acknowledged once, or again to its key; the history
-    has every one of them as it was told; and it replays to the cursor.
+    After each kill the revision is at least the highest acknowledged; each acknowledged
+    revision was acknowledged once, or again to its key; the history has every one of them
+    as it was told; and it replays to the cursor.
     """
     stopping = threading.Event()
     moments = random.Random(1)  # noqa: S311 nothing secret
@@ -60,8 +60,8 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
         stopping.set()
         daemon.kill()
 
-    # What was made and not told: at most what was under way at each kill.
+    # Steps made but not answered: at most those under way at each kill.
     assert made - told <= KILLS * CLIENTS
-    # The load was one, and steps that were made just before a kill were repeated.
+    # There was a load, and steps made just before a kill were repeated by their keys.
     assert told > 50 * KILLS
     assert sum(client.replayed for client in clients) > 0

@@ -1,6 +1,6 @@
 """
 Pages of other origins in a browser, and a page whose name turns to the service's address:
-they can neither move the cursor nor read it nor take a stream.
+neither can move the cursor, read it, or take a stream.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
-#: A name of somebody else, which turns to this machine.
+#: The attacker's name, which turns to this machine.
 ATTACKER = "attacker.example"
 
-#: What a page can try against an address; each try answers what it has found out.
+#: The tries of a page against an address; each returns its result.
 TRIES = (Path(__file__).with_name("cross_origin_tries.js")).read_text()
 
 
 class _Page(BaseHTTPRequestHandler):
     """
-    A page of somebody else.
+    A page of another origin.
     """
 
     def do_GET(self) -> None:
@@ -55,7 +55,7 @@ class _Page(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def other_port() -> Iterator[int]:
     """
-    Serve the page on another port of this machine.
+    Serve the page on another port of this machine, and provide the port.
     """
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -68,11 +68,11 @@ def other_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    Start one to which the attacker's names are this machine.
+    Provide a browser in which the attacker's names are this machine.
     """
     arguments = (
         f"--host-resolver-rules=MAP {ATTACKER} 127.0.0.1",
-        # It would ask its user first, as not every browser does.
+        # Chromium would ask its user first, as not every browser does.
         "--disable-features=LocalNetworkAccessChecks",
     )
     with chromium(*arguments) as browser:
@@ -94,7 +94,7 @@ def page_at(browser: Browser, address: str) -> Iterator[Page]:
 
 def moved(daemon: Daemon) -> tuple[int, int]:
     """
-    Return how often the cursor moved, and how many streams there were that have ended.
+    Return how often the cursor moved, and how many event streams have ended.
     """
     revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
     metrics = daemon.ask("/metrics")[1].decode()
@@ -106,8 +106,8 @@ def test_another_origin(
     tmp_path: Path, browser: Browser, other_port: int, host: str
 ) -> None:
     """
-    By fetch, form, image, script, frame, beacon, hint and EventSource it moves nothing
-    and reads nothing.
+    A page of another origin moves nothing and reads nothing: by fetch, form, image, script,
+    frame, beacon, hint or EventSource.
     """
     with (
         Daemon(tmp_path) as daemon,
@@ -123,7 +123,7 @@ def test_another_origin(
 
 def test_a_named_origin(tmp_path: Path, browser: Browser, other_port: int) -> None:
     """
-    The same page can when its origin is named; so the tries above are real ones.
+    The same page succeeds when its origin is named, so the tries above are real ones.
     """
     origin = f"http://127.0.0.1:{other_port}"
     with (
@@ -142,7 +142,8 @@ def test_a_named_origin(tmp_path: Path, browser: Browser, other_port: int) -> No
 
 def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     """
-    Load a page of the attacker's, whose name then turns to the daemon, and let it try.
+    Load a page of the attacker's, whose name then turns to the daemon, and return the
+    outcome of its tries.
     """
     address = f"http://{ATTACKER}:{daemon.port}"
 
@@ -161,7 +162,8 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
 
 def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
     """
-    To the browser it is the service's own origin; the service knows better.
+    A page whose name turns to the service has the service's own origin for the browser, but
+    is refused by the service.
     """
     with Daemon(tmp_path) as daemon:
         told = rebinding(browser, daemon)
@@ -175,7 +177,8 @@ def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
 
 def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> None:
     """
-    Without the check it would read and move; so the attack is a real one.
+    Without the check of the host such a page would read and move, so the attack is a real
+    one.
     """
     with Daemon(tmp_path, "--allowed-host", "*") as daemon:
         told = rebinding(browser, daemon)
@@ -187,8 +190,8 @@ def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> N
 
 def test_post_only(tmp_path: Path, browser: Browser, other_port: int) -> None:
     """
-    Where a browser says nothing of a page's origin, C{--post-only} leaves an image
-    nothing to move.
+    Where a browser does not tell a page's origin, C{--post-only} leaves an image nothing to
+    move.
     """
     with Daemon(tmp_path, "--post-only") as daemon:
         base = f"http://127.0.0.1:{daemon.port}"

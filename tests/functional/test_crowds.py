@@ -1,5 +1,6 @@
 """
-More connections than there is room for: whose are closed, and that others are served.
+More connections than there is room for: the choice of those to be closed, and the service
+to the others.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
 
 def test_handshakes_count(tmp_path: Path) -> None:
     """
-    Connections that never agree on TLS hold descriptors too: more of them than there
+    Connections that never agree on TLS hold file descriptors too: more of them than there
     are descriptors end no worker, and others are served.
     """
     options, context = certified(tmp_path)

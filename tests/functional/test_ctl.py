@@ -32,7 +32,7 @@ def run(
     path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
 ) -> subprocess.CompletedProcess[str]:
     """
-    One command, to its end.
+    Run one command to its end.
     """
     return subprocess.run(
         [*command, *arguments],
@@ -48,7 +48,8 @@ def run(
 @pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
 def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
     """
-    Of a service that takes steps, over TCP and a Unix socket, as a line or an object.
+    The status of a running service is shown over TCP and a Unix socket, as a line or an
+    object; a service that is gone ends the command with 69.
     """
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
@@ -73,7 +74,8 @@ def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
 
 def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
     """
-    What is written meanwhile would look like damage.
+    A store in use is backed up and not verified, because its changes would look like
+    damage.
     """
     with Daemon(tmp_path, command="pexservice-worker"):
         refused = run(tmp_path, "verify", STORE)
@@ -86,8 +88,8 @@ def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> Non
 
 def test_restored(tmp_path: Path) -> None:
     """
-    Backups made under load: a service on one of them has a cursor that somebody was
-    told of, no older than the backup, and the whole history up to it, keys included.
+    A service on a backup that was made under load has a cursor that a client was told of,
+    no older than the backup, and the whole history up to it, keys included.
     """
     oldest: dict[str, int] = {}
     with Daemon(tmp_path) as daemon:
@@ -112,7 +114,7 @@ def test_restored(tmp_path: Path) -> None:
             again, _ = daemon.ask(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
             assert again.headers["Idempotency-Replayed"] == "true"
             assert again.headers["Pex-Revision"] == str(by_key.revision)
-            # And it is a store like any other.
+            # The backup is a store like any other.
             assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == str(
                 revision + 1
             )
@@ -123,8 +125,8 @@ def test_restored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
     """
-    Leaves all of it at its place or nothing, and what it may leave beside is not in
-    the way of the next one.
+    A backup that is ended leaves all of it at its place or nothing, and its leftovers
+    beside are not in the way of the next one.
     """
     make_store(tmp_path / "store", 1000)
     with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:
@@ -137,7 +139,7 @@ def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
         assert status in (0, 128 + number)
         assert not list(tmp_path.glob(".copy.partial-*"))
     if (tmp_path / "copy").exists():
-        # It was done before the signal came.
+        # The backup was done before the signal came.
         assert run(tmp_path, "verify", "copy").returncode == 0
     assert run(tmp_path, "backup", "store", "again").returncode == 0
     assert run(tmp_path, "verify", "again").returncode == 0
@@ -146,7 +148,7 @@ def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
 @contextmanager
 def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
     """
-    Somebody who answers C{answers}, by path, and 404 to the rest.
+    Run a server that answers C{answers}, by path, and 404 to the rest.
 
     @return: the URL.
     """
@@ -166,7 +168,7 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
 
         def log_message(self, format: str, *args: object) -> None:
             """
-            Nothing.
+            Log nothing.
             """
 
     with HTTPServer(("127.0.0.1", 0), Handler) as made:
@@ -181,7 +183,7 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
 
 def test_ready_behind_a_prefix(tmp_path: Path) -> None:
     """
-    As a proxy may put it.
+    A service below a prefix, as a proxy may put it, is found.
     """
     with server({"/a/readyz?verbose": (200, b""), "/a/current": (200, b"5\n")}) as url:
         shown = run(tmp_path, "status", f"{url}/a/")
@@ -199,7 +201,7 @@ def test_ready_behind_a_prefix(tmp_path: Path) -> None:
 )
 def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
     """
-    1, and why.
+    A service that is not ready ends the command with status 1, and with its reason.
     """
     with server({"/readyz?verbose": (503, body)}) as url:
         shown = run(tmp_path, "status", url, "--json")
@@ -210,7 +212,7 @@ def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
 
 def test_somebody_else(tmp_path: Path) -> None:
     """
-    69: what answers is another service.
+    Another service at the address ends the command with status 69.
     """
     with server({}) as url:
         shown = run(tmp_path, "status", url)

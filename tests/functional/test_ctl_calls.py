@@ -44,7 +44,7 @@ def pexctl(
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     """
-    One worker.
+    Provide one worker.
     """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         yield daemon
@@ -52,7 +52,7 @@ def worker(tmp_path: Path) -> Iterator[Daemon]:
 
 def test_steps(worker: Daemon) -> None:
     """
-    Each verb tells the value after it as a line, or the state as an object.
+    Each verb shows the value after it as a line, or the state as an object.
     """
     shown = [pexctl(worker, each) for each in ("next", "next", "next", "previous")]
     assert [(each.returncode, each.stdout, each.stderr) for each in shown] == [
@@ -86,7 +86,8 @@ def test_steps(worker: Daemon) -> None:
 
 def test_nobody_there() -> None:
     """
-    69 for a question, 75 for a step, with the key by which it can be asked for again.
+    A service that cannot be reached ends a question with 69, and a step with 75, with the
+    key by which the outcome can be asked for again.
     """
     nobody = "http://127.0.0.1:1"
     asked = pexctl(nobody, "current", "--deadline", "0.5")
@@ -104,7 +105,7 @@ def test_nobody_there() -> None:
 
 def test_of_several(worker: Daemon) -> None:
     """
-    One that answers is enough.
+    One of several servers that answers is enough.
     """
     nobody, there = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
     assert pexctl(f"{nobody} {there}", "next").stdout == "1\n"
@@ -113,7 +114,7 @@ def test_of_several(worker: Daemon) -> None:
 
 def test_somebody_else() -> None:
     """
-    69: what answers is another service.
+    Another service at the address ends the command with status 69.
     """
     with server({"/current": (200, b"<html>")}) as url:
         shown = pexctl(url, "current")
@@ -123,7 +124,7 @@ def test_somebody_else() -> None:
 
 def test_the_token(tmp_path: Path) -> None:
     """
-    It comes from a file or the environment, and is not shown.
+    The token comes from a file or the environment, and is not shown.
     """
     (tmp_path / "tokens").write_text("# mine\nsecret\nanother\n")
     with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
@@ -143,7 +144,7 @@ def test_the_token(tmp_path: Path) -> None:
 
 def test_over_tls(tmp_path: Path) -> None:
     """
-    An authority in a file is trusted, by every verb.
+    An authority in a file is trusted by every verb.
     """
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -163,7 +164,8 @@ def test_over_tls(tmp_path: Path) -> None:
 
 def test_watch(worker: Daemon) -> None:
     """
-    A line for what is there, and for each move; Ctrl-C ends it without a word.
+    A watch writes a line for the present state and one for each move; Ctrl-C ends it
+    without an error.
     """
     with subprocess.Popen(
         [*PEXCTL, "watch", "--url", f"http://127.0.0.1:{worker.port}"],
@@ -182,7 +184,7 @@ def test_watch(worker: Daemon) -> None:
 
 def test_a_pipe_that_closes(worker: Daemon) -> None:
     """
-    Whoever reads no further is told nothing, and neither is anybody else.
+    A command whose reader goes away ends without an error, and a full disk is reported.
     """
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,5 +1,5 @@
 """
-Starting, stopping, and not starting.
+The start and the stop of the daemon, and starts that fail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMANDS = ["pexservice", "pexservice-worker"]
 
 def value(daemon: Daemon, path: str) -> bytes:
     """
-    What C{path} answers.
+    Return the answer of C{path}.
     """
     return daemon.ask(path)[1]
 
@@ -46,7 +46,7 @@ def value(daemon: Daemon, path: str) -> bytes:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
     """
-    The example of the README, over a restart.
+    The steps of the README's example go on over a restart.
     """
     with Daemon(tmp_path, command=command) as daemon:
         steps = [value(daemon, "/next") for _ in range(8)]
@@ -66,7 +66,7 @@ def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
 
 def test_twistd_knows_it(tmp_path: Path) -> None:
     """
-    What is installed shows up among twistd's commands, and has help of its own.
+    The commands show up among twistd's, and have help of their own.
     """
     shown = run(tmp_path, "--help")
     for command in COMMANDS:
@@ -80,7 +80,7 @@ def test_twistd_knows_it(tmp_path: Path) -> None:
 
 def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
     """
-    A reader of the help that has seen enough ends it without a word.
+    A reader that closes the pipe before the end of the help causes no error.
     """
     reading, writing = os.pipe()
     os.close(reading)
@@ -100,7 +100,7 @@ def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 def test_the_default_store_is_private(tmp_path: Path) -> None:
     """
-    It is made below the directory the daemon starts in, for its owner alone.
+    The default store is made below the directory the daemon starts in, for its owner alone.
     """
     with Daemon(tmp_path):
         assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o700
@@ -109,7 +109,7 @@ def test_the_default_store_is_private(tmp_path: Path) -> None:
 
 def test_every_option(tmp_path: Path) -> None:
     """
-    All of them together, and each does what it says.
+    All options can be given together, and each does what it says.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -129,7 +129,7 @@ def test_every_option(tmp_path: Path) -> None:
             connection.connect(str(tmp_path / "socket"))
             connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
             assert read_all(connection).endswith(b"\r\n\r\n21\n")
-        # History is what is committed, which is a moment after the answer here.
+        # The history has committed steps only, a moment after the answer here.
         for _ in patiently():
             if value(daemon, "/history").count(b"\n") == 5:
                 break
@@ -143,7 +143,7 @@ def test_every_option(tmp_path: Path) -> None:
 
 def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
     """
-    C{-} is where the daemon logs, and without the option there is none.
+    C{-} writes the access log into the daemon's own, and without the option there is none.
     """
     with Daemon(tmp_path, "--access-log", "-") as daemon:
         value(daemon, "/current")
@@ -175,7 +175,7 @@ def test_the_access_log_is_moved_away(tmp_path: Path) -> None:
 
 def test_early_refusals_in_the_access_log(tmp_path: Path) -> None:
     """
-    What was not understood has a line, with as much of the request as was.
+    A request that was not understood has a line, with as much of it as was.
     """
     with Daemon(tmp_path, "--access-log", "access.log") as daemon:
         for sent in (
@@ -203,7 +203,7 @@ def test_early_refusals_in_the_access_log(tmp_path: Path) -> None:
 
 def test_no_value_in_the_log(tmp_path: Path) -> None:
     """
-    Not at start, not at the end, at a position with many digits.
+    The value is not in the log at the start or at the end, at a position with many digits.
     """
     with Daemon(tmp_path, "--access-log", "-") as daemon:
         for _ in range(100):
@@ -216,7 +216,7 @@ def test_no_value_in_the_log(tmp_path: Path) -> None:
 
 def refused(path: Path, *options: str, status: int = 1, command: str = "pexservice") -> str:
     """
-    Start what cannot start.
+    Start a service that cannot start.
 
     @return: the line on standard error.
     """
@@ -255,7 +255,7 @@ def test_a_wrong_option(
     tmp_path: Path, command: str, option: str, value: str, message: str
 ) -> None:
     """
-    One line on standard error that names it, and nothing is made but what the
+    A wrong option is named in one line on standard error, and nothing is made but what the
     options before it asked for.
     """
     listen = [] if option == "--listen" else ["--listen", LOOPBACK]
@@ -267,14 +267,14 @@ def test_a_wrong_option(
 
 def test_an_argument(tmp_path: Path) -> None:
     """
-    There are none.
+    Arguments are refused, because there are none.
     """
     assert "there is no argument now, only options" in refused(tmp_path, "now", status=64)
 
 
 def test_a_busy_address(tmp_path: Path) -> None:
     """
-    It is named.
+    A busy address is named.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
@@ -284,7 +284,7 @@ def test_a_busy_address(tmp_path: Path) -> None:
 
 def test_an_address_of_somebody_else(tmp_path: Path) -> None:
     """
-    It is named, also as the second of two.
+    An address of another machine is named, also as the second of two.
     """
     listen = "tcp:0:interface=192.0.2.1"
     line = refused(tmp_path, "--listen", LOOPBACK, "--listen", listen)
@@ -293,7 +293,7 @@ def test_an_address_of_somebody_else(tmp_path: Path) -> None:
 
 def test_a_store_in_use(tmp_path: Path) -> None:
     """
-    The second process is told so, and the first one is not disturbed.
+    A second process is told that the store is in use, and the first one is not disturbed.
     """
     with Daemon(tmp_path) as daemon:
         line = refused(tmp_path, "--listen", LOOPBACK)
@@ -305,7 +305,7 @@ def test_a_store_in_use(tmp_path: Path) -> None:
 
 def test_a_damaged_store(tmp_path: Path) -> None:
     """
-    Exit status 78, and not a byte of it changes.
+    A damaged store ends the process with status 78, and not a byte of it changes.
     """
     with Daemon(tmp_path) as daemon:
         value(daemon, "/next")
@@ -334,11 +334,11 @@ def test_a_foreign_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
     """
-    It listens on what it was handed, and leaves it open.
+    The service listens on the socket that systemd passes, and leaves it open.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
-        # The first one is number 3, and they are for a process id that nobody knows
-        # before there is the process.
+        # The first socket is number 3, and the process id that they are for is known
+        # only once there is the process.
         hand_down = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3);"
             " os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='pexservice.socket',"
@@ -369,7 +369,7 @@ def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
         finally:
             process.terminate()
         assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
-        # Whoever connects now waits for the next service.
+        # A client that connects now waits for the next service.
         socket.create_connection(server.getsockname(), PATIENCE).close()
 
 
@@ -386,7 +386,7 @@ def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
 
 def test_daemonised(tmp_path: Path) -> None:
     """
-    A pid file and a log file while it runs, and the pid file goes with it.
+    A daemon has a pid file and a log file while it runs, and the pid file goes with it.
     """
     socket_path = tmp_path / "socket"
     with background(tmp_path, "--listen", "unix:socket") as pid:
@@ -408,8 +408,8 @@ def test_daemonised(tmp_path: Path) -> None:
 
 def test_daemonised_and_refused(tmp_path: Path) -> None:
     """
-    Who starts a daemon that cannot start sees why and an exit status that is not 0,
-    and no pid file stays.
+    A daemon that cannot start tells the user why, with an exit status that is not 0, and no
+    pid file stays.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
@@ -421,7 +421,7 @@ def test_daemonised_and_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
     """
-    As in the foreground, but for the status.
+    A wrong option of a daemon is reported as in the foreground, but for the status.
     """
     ended = run(tmp_path, "pexservice", "--journal", "0")
     assert ended.returncode == 1
@@ -430,8 +430,8 @@ def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
 
 def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
     """
-    A request that was begun is answered, a connection that rests is closed, and the
-    process ends by the signal.
+    A request that was begun is answered at SIGTERM, an idle keep-alive connection is
+    closed, and the process ends by the signal.
     """
     with Daemon(tmp_path) as daemon:
         resting, begun = (

@@ -1,5 +1,5 @@
 """
-Starts that something comes in the way of.
+Starts that are disturbed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.daemon import (
     until_gone,
 )
 
-#: Both ways to start it.
+#: Both ways to start the service.
 PROGRAMS = {
     "module": [sys.executable, "-m", "pexservice"],
     "twistd": twistd(),
@@ -38,7 +38,7 @@ def begin(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """
-    Begin to start a service; it is gone when the test ends.
+    Provide a function that begins to start a service; it is gone when the test ends.
     """
     started: list[subprocess.Popen[bytes]] = []
 
@@ -69,7 +69,7 @@ def begin(
 
 def until_said(path: Path, words: str) -> str:
     """
-    Wait until the log says it.
+    Wait until the log has C{words}, and return it.
     """
     for _ in patiently():
         said = (path / "log").read_text()
@@ -84,7 +84,7 @@ def held_check(process: subprocess.Popen[bytes]) -> int:
     """
     for _ in patiently():
         for pid in children(process.pid):
-            # Once it is what it will be.
+            # Only once the child has executed the check.
             if b"pexservice.cli.check" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGSTOP)
                 return pid
@@ -97,7 +97,8 @@ Begin = Callable[..., subprocess.Popen[bytes]]
 
 def test_the_check_is_killed(begin: Begin, tmp_path: Path) -> None:
     """
-    As by the kernel when memory is short: it is repeated, and the service starts.
+    A check that is killed, as by the kernel when memory is short, is repeated, and the
+    service starts.
     """
     process = begin()
     for _ in range(3):
@@ -110,7 +111,8 @@ def test_the_check_is_killed(begin: Begin, tmp_path: Path) -> None:
 
 def test_sigterm_while_it_checks(begin: Begin, tmp_path: Path) -> None:
     """
-    It ends with status 0, at once, and leaves nothing behind.
+    A SIGTERM during the check ends the process with status 0, at once, and leaves nothing
+    behind.
     """
     process = begin()
     check = held_check(process)
@@ -123,7 +125,7 @@ def test_sigterm_while_it_checks(begin: Begin, tmp_path: Path) -> None:
 
 def test_sighup_while_it_checks(begin: Begin, tmp_path: Path) -> None:
     """
-    It is remembered: there are new workers when there are workers.
+    A SIGHUP during the check is remembered: the workers are replaced when there are some.
     """
     process = begin()
     check = held_check(process)
@@ -136,8 +138,8 @@ def test_sighup_while_it_checks(begin: Begin, tmp_path: Path) -> None:
 
 def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
     """
-    From the first line that is ours: as soon as the process handles it, and again and
-    again from then on.
+    A SIGHUP is handled from the first line of our own: as soon as the process has a
+    handler, and again and again from then on.
     """
     process = begin()
     for _ in patiently():
@@ -155,7 +157,7 @@ def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
 
 def test_the_supervisor_is_killed_while_it_checks() -> None:
     """
-    The check, which waits here for an etcd that does not answer, goes with it.
+    A check, which waits here for an etcd that does not answer, ends with its supervisor.
     """
     with socket.create_server(("127.0.0.1", 0)) as etcd:
         etcd.settimeout(PATIENCE)
@@ -177,8 +179,8 @@ def test_the_supervisor_is_killed_while_it_checks() -> None:
 @pytest.mark.parametrize("what", ["address", "store"])
 def test_started_again_at_once(tmp_path: Path, what: str) -> None:
     """
-    The workers of a supervisor that was killed are there for a moment, with the address
-    and the store; a start waits for them.
+    The workers of a supervisor that was killed hold the address and the store for a moment;
+    a start waits for them.
     """
     listen = LOOPBACK
     for _ in range(3):
@@ -200,7 +202,8 @@ def test_started_again_at_once(tmp_path: Path, what: str) -> None:
 )
 def test_few_descriptors(tmp_path: Path, command: str, limit: int) -> None:
     """
-    One line that says how many it takes, and a status that is not 0.
+    A process with too few file descriptors ends with one line that says how many it needs,
+    and a status that is not 0.
     """
     ended = subprocess.run(
         [*PROGRAMS["module"], "-n", "--pidfile=", *command.split(), "--listen", LOOPBACK],

@@ -23,7 +23,7 @@ WATCH = b"GET /events HTTP/1.1"
 @pytest.fixture(params=["pexservice", "pexservice-worker"])
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
     """
-    On uvloop's transports, and on Twisted's own.
+    Provide a daemon on uvloop's transports, and one on Twisted's own.
     """
     with Daemon(tmp_path, command=request.param) as daemon:
         yield daemon
@@ -32,7 +32,7 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
 
 def read_until(connection: socket.socket, pattern: bytes) -> bytes:
     """
-    What comes, up to C{pattern}.
+    Read up to C{pattern}, and return all that was read.
     """
     received = b""
     while not re.search(pattern, received):
@@ -44,7 +44,8 @@ def read_until(connection: socket.socket, pattern: bytes) -> bytes:
 
 def test_a_stream(daemon: Daemon) -> None:
     """
-    The state at once, and the newest when the cursor moves, until the client goes.
+    A client gets the state at once, and the newest one whenever the cursor moves, until it
+    goes.
     """
     with connect(daemon) as connection:
         connection.sendall(request(WATCH))
@@ -59,7 +60,8 @@ def test_a_stream(daemon: Daemon) -> None:
 
 def test_http_1_0(daemon: Daemon) -> None:
     """
-    Is sent no chunks, and the end of the stream is that of the connection.
+    A client of HTTP/1.0 is sent no chunks, and the end of the stream is that of the
+    connection.
     """
     with connect(daemon) as connection:
         connection.sendall(request(b"GET /events HTTP/1.0", b"Last-Event-ID: 0"))
@@ -69,7 +71,7 @@ def test_http_1_0(daemon: Daemon) -> None:
         daemon.ask("/next", "POST")
         event = read_until(connection, rb"\n\n")
         assert event.startswith(b'id: 1\ndata: {"position":1,')
-        # Whoever closes one side has gone.
+        # A client that closes one side has gone.
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection) == b""
 
@@ -88,7 +90,7 @@ def test_the_end(daemon: Daemon) -> None:
 
 def test_over_a_failover(tmp_path: Path) -> None:
     """
-    A stream dies with its worker; the next one takes it up where it was.
+    A stream ends with its worker, and the next worker resumes it where it was.
     """
     with Daemon(tmp_path) as daemon:
         for kill in range(3):

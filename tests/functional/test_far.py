@@ -1,5 +1,5 @@
 """
-Far along the sequence, over HTTP.
+Positions far along the sequence, over HTTP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ START = amount(short=20_000, long=0)
 @pytest.fixture
 def unlimited_int_digits() -> Iterator[None]:
     """
-    For the independent computation.
+    Lift the limit of digits for the independent computation.
     """
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
@@ -36,8 +36,8 @@ def unlimited_int_digits() -> Iterator[None]:
 @pytest.mark.usefixtures("unlimited_int_digits")
 def test_beyond_4300_digits(tmp_path: Path) -> None:
     """
-    Every step's value is the sum of the two before it, and the last one is what an
-    independent computation says.
+    Every step's value is the sum of the two before it, and the last one is that of an
+    independent computation.
     """
     make_store(tmp_path / "pexservice-data", START)
     with Daemon(tmp_path) as daemon:

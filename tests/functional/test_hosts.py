@@ -20,14 +20,14 @@ FOREIGN = "attacker.example:8081"
 @pytest.fixture(params=["pexservice", "pexservice-worker"])
 def command(request: pytest.FixtureRequest) -> Any:
     """
-    Name both commands: on uvloop and on Twisted's own reactor.
+    Provide both commands: on uvloop and on Twisted's own reactor.
     """
     return request.param
 
 
 def status(daemon: Daemon, host: str | None, *lines: str) -> int:
     """
-    Ask for a step by IPv4 over loopback, and return the answer's status.
+    Make a step by IPv4 over loopback, and return the answer's status.
     """
     headers = dict(line.split(": ", 1) for line in lines)
     if host is not None:
@@ -37,8 +37,8 @@ def status(daemon: Daemon, host: str | None, *lines: str) -> int:
 
 def test_over_loopback(tmp_path: Path, command: str) -> None:
     """
-    A foreign name is refused with a line that names the option, also when it is asked
-    again on the same connection, and logged once; ours and named ones are answered.
+    A foreign name is refused with a line that names the option, also when it is asked again
+    on the same connection, and logged once; ours and named ones are answered.
     """
     options = ("--allowed-host", "Pex.example.org")
     with Daemon(tmp_path, *options, command=command) as daemon:
@@ -62,8 +62,8 @@ def test_over_loopback(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
 def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> None:
     """
-    The address that a connection comes to counts, and not the listener's, whether it is
-    an IPv4 address or one in IPv6's clothes.
+    The address that a connection comes to counts, and not the listener's, whether it is an
+    IPv4 address or an IPv4-mapped IPv6 address.
     """
     with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
         port = port_of(daemon)
@@ -78,7 +78,8 @@ def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> Non
 
 def test_where_it_is_not_checked(tmp_path: Path) -> None:
     """
-    Through a Unix socket, from a trusted proxy, with a token file, and with C{*}.
+    The host is not checked through a Unix socket, from a trusted proxy, with a token file,
+    or with C{*}.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -100,8 +101,8 @@ def test_where_it_is_not_checked(tmp_path: Path) -> None:
 
 def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> None:
     """
-    C{--trusted-proxy 127.0.0.1} is known there, so that clients behind it have an
-    allowance each, also when it gives their ports.
+    C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6, so that
+    clients behind the proxy have an allowance each, also when the proxy gives their ports.
     """
     options = ("--rate-limit", "1", "--trusted-proxy", "127.0.0.1")
     listener = ("--listen", r"tcp6:0:interface=\:\:")
@@ -131,7 +132,7 @@ def own_addresses() -> list[str]:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chooser:
         try:
-            # Nothing is sent: it only makes the kernel choose.
+            # Nothing is sent: the call only makes the kernel choose an address.
             chooser.connect(("192.0.2.1", 9))
         except OSError:
             return []

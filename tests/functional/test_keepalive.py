@@ -1,5 +1,5 @@
 """
-Whatever happens to a worker, callers notice a pause at most.
+Failures of workers, of which clients notice a pause at most.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from tests.support.forms import amount
 
 STORE = "pexservice-data"
 
-#: A pause that no failover makes.  Seconds; what it takes is in docs/benchmarks.md.
+#: A pause that no failover makes.  Seconds; the measured pauses are in docs/benchmarks.md.
 FAR_TOO_LONG = 20.0
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """
-    A supervisor with its two workers up.
+    Provide a supervisor with its two workers up.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -57,7 +57,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def both_are_up(daemon: Daemon) -> None:
     """
-    One serves, one stands by.
+    Wait until one worker serves and one stands by.
     """
     until(daemon, "serves", 1)
     until(daemon, "stands by", 1)
@@ -65,7 +65,7 @@ def both_are_up(daemon: Daemon) -> None:
 
 def standing_by(daemon: Daemon) -> int:
     """
-    The process id of the worker that stands by.
+    Return the process id of the standby.
     """
     _, active = serving(daemon)
     (pid,) = set(children(daemon.process.pid)) - {active}
@@ -74,7 +74,7 @@ def standing_by(daemon: Daemon) -> int:
 
 def step(daemon: Daemon) -> int:
     """
-    @return: the revision after it.
+    Make a step, and return the revision after it.
     """
     answer, _ = daemon.ask("/next", "POST")
     assert answer.status == 200
@@ -97,22 +97,22 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
 )
 def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
     """
-    However often the worker that serves is killed under load: no connection is
-    refused, nothing acknowledged is lost, no key makes its step twice.
+    No kill of the serving worker under load makes a connection be refused, an acknowledged
+    step be lost, or a key make its step twice.
     """
     result = failover(tmp_path, kills, standby=standby)
     print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
     assert result.refused == 0
     assert result.told > 20 * kills
     assert result.median < FAR_TOO_LONG
-    # What was in the hands of a worker that was killed is all that was cut off.
+    # Only the requests of a worker that was killed were cut off.
     assert result.broken <= kills * CLIENTS
 
 
 def test_a_worker_that_hangs(tmp_path: Path) -> None:
     """
-    It says where, and is replaced within the watchdog's time and a little more; when
-    its successor serves it is gone, and so cannot write any more.
+    A worker that hangs says where, and is replaced within the watchdog's time and a little
+    more; when its successor serves it is gone, and so cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -135,8 +135,8 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
 
 def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
     """
-    Who was stopped keeps the store from its successor for as long as it lives, and so
-    may go on when it is resumed; once the successor has begun it is dead.
+    A worker that was stopped keeps the store from its successor for as long as it lives,
+    and so may go on when it is resumed; once the successor has begun it is dead.
     """
     reading, writing = os.pipe()
     log = (tmp_path / "second.log").open("wb")
@@ -168,7 +168,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(PATIENCE)
                 for _ in patiently():
-                    # It has a name before anybody listens there.
+                    # The socket has a name before a process listens on it.
                     with suppress(ConnectionRefusedError):
                         connection.connect(str(tmp_path / "second"))
                         break
@@ -176,7 +176,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
                 answer = connection.recv(1000)
             assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in answer
         finally:
-            # The end of the pipe is the end of who follows it.
+            # The worker that follows the pipe ends with it.
             os.close(writing)
             os.close(reading)
             assert second.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
 
 def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
     """
-    At SIGABRT, of every thread, into the supervisor's log.
+    At SIGABRT a worker writes the traceback of every thread into the supervisor's log.
     """
     name, pid = serving(daemon)
     os.kill(pid, signal.SIGABRT)
@@ -197,8 +197,8 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
 
 def test_sighup_under_load(tmp_path: Path) -> None:
     """
-    All workers are replaced again and again, and of a thousand requests and more to
-    each replacement, half of them on connections that are kept, not one fails.
+    All workers are replaced again and again, and none of a thousand requests and more to
+    each replacement fails, half of them on keep-alive connections.
     """
     replacements = amount(short=4, long=20)
     stopping = threading.Event()
@@ -236,7 +236,7 @@ def test_sighup_under_load(tmp_path: Path) -> None:
 
 def test_sighup_without_a_standby(tmp_path: Path) -> None:
     """
-    There is one while it is needed.
+    A service without a standby has one for as long as the replacement takes.
     """
     with Daemon(tmp_path, "--standby", "0") as daemon:
         until(daemon, "serves", 1)
@@ -252,7 +252,7 @@ def test_sighup_without_a_standby(tmp_path: Path) -> None:
 
 def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
     """
-    What the files say when it comes.
+    A SIGHUP has the files read as they are when it comes.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("old\n")
@@ -273,7 +273,7 @@ def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
 
 def test_a_death_without_a_name(daemon: Daemon) -> None:
     """
-    Not every signal has one, and each ends a worker that is replaced.
+    A signal without a name ends a worker, which is replaced.
     """
     _, pid = serving(daemon)
     os.kill(pid, 40)
@@ -284,14 +284,14 @@ def test_a_death_without_a_name(daemon: Daemon) -> None:
 
 def test_a_moment_without_descriptors(tmp_path: Path) -> None:
     """
-    Longer than the watchdog's patience: nobody is silent for that, nobody is replaced, and
-    what was connected is answered.
+    A lack of file descriptors for longer than the watchdog's patience makes no worker
+    silent or replaced, and connected clients are answered.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
         workers = children(daemon.process.pid)
         connection = daemon.connect()
-        # When it is answered, it was accepted.
+        # A connection that is answered was accepted.
         connection.request("GET", "/current")
         assert connection.getresponse().read() == b"0\n"
         limits = [resource.prlimit(each, resource.RLIMIT_NOFILE) for each in workers]
@@ -317,7 +317,7 @@ def test_a_moment_without_descriptors(tmp_path: Path) -> None:
 
 def test_sighup_with_nonsense(tmp_path: Path) -> None:
     """
-    If the new one does not come up, the old ones stay, both of them.
+    A new worker that does not come up leaves both old ones in place.
     """
     (tmp_path / "tokens").write_text("secret\n")
     with Daemon(tmp_path, "--token-file", "tokens") as daemon:
@@ -335,7 +335,7 @@ def test_sighup_with_nonsense(tmp_path: Path) -> None:
 
 def test_the_standby_dies(daemon: Daemon) -> None:
     """
-    There is another one, and nobody notices.
+    A standby that dies is replaced, and no client notices.
     """
     first = standing_by(daemon)
     os.kill(first, signal.SIGKILL)
@@ -347,7 +347,7 @@ def test_the_standby_dies(daemon: Daemon) -> None:
 
 def test_both_die_at_once(daemon: Daemon) -> None:
     """
-    Callers wait for the next one, connected.
+    Clients wait for the next worker, connected, when both workers die at once.
     """
     before = step(daemon)
     for pid in children(daemon.process.pid):
@@ -358,8 +358,8 @@ def test_both_die_at_once(daemon: Daemon) -> None:
 
 def test_the_supervisor_dies(tmp_path: Path) -> None:
     """
-    Its workers go with it, also one that stands by, and it can be started again at
-    the same address.
+    The workers of a supervisor that dies end with it, also the standby, and the service can
+    be started again at the same address.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
@@ -376,7 +376,7 @@ def test_the_supervisor_dies(tmp_path: Path) -> None:
 
 def test_sigterm(tmp_path: Path) -> None:
     """
-    The workers are gone before the supervisor is.
+    The workers have ended before the supervisor does.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
@@ -388,15 +388,15 @@ def test_sigterm(tmp_path: Path) -> None:
 
 def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
     """
-    The supervisor gives up, with the worker's reason in one line and status 78, and
-    the file stays as it is.
+    The supervisor gives up on a damaged store, with the worker's reason in one line and
+    status 78, and the file stays as it is.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
     step(daemon)
     data = tmp_path / STORE / DATA
     garbage = b"\xa5" * data.stat().st_size
-    # A new file, for nobody changes the one that is mapped.
+    # A new file, because the file that is mapped must not change.
     (tmp_path / "garbage").write_bytes(garbage)
     (tmp_path / "garbage").rename(data)
     for pid in children(daemon.process.pid):
@@ -407,7 +407,7 @@ def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
     assert data.read_bytes() == garbage
 
 
-#: What is damaged, the database that it is in, and the request that meets it.
+#: The damaged record by name: its database, its key, and the request that meets it.
 MET = {
     "row": (b"journal", records.revision_key(1), ("/history",)),
     "key": (b"keys", records.name_key(b"a"), ("/next", "POST", {"Idempotency-Key": "a"})),
@@ -419,8 +419,8 @@ def test_damage_that_a_request_meets(
     tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
 ) -> None:
     """
-    The caller gets a 503, nobody takes over, the service ends with status 78, and the file
-    stays as it is.
+    A client that meets damage gets a 503, no worker takes over, the service ends with
+    status 78, and the file stays as it is.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -433,7 +433,7 @@ def test_damage_that_a_request_meets(
         data = (store / DATA).read_bytes()
         damaged = data.replace(value, bytes(len(value)))
         assert damaged != data
-        # In the file that is mapped.
+        # The file that is mapped is changed.
         with (store / DATA).open("rb+") as file:
             file.write(damaged)
         answer, body = daemon.ask(*request_)
@@ -446,8 +446,8 @@ def test_damage_that_a_request_meets(
 
 def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
     """
-    The socket stays open and readiness says why, the workers do not spin, and when
-    the store is there again the service goes on.
+    While a store cannot be opened, the socket stays open, readiness says why, and the
+    workers do not spin; when the store is back, the service goes on.
     """
     before = step(daemon)
     store, away = daemon.path / STORE, daemon.path / "away"
@@ -477,8 +477,8 @@ def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
 def test_another_store_in_its_place(daemon: Daemon) -> None:
     """
     A service whose store is moved away takes no more steps, and goes on when it is moved
-    back.  With another one in its place the worker ends, and the next one serves from
-    what is there: nobody was told of a step that neither of them has.
+    back.  When another store is put in its place the worker ends, and the next one serves
+    from that: no client was told of a step that neither of them has.
     """
     store, away = daemon.path / STORE, daemon.path / "away"
     for _ in range(3):
@@ -497,12 +497,12 @@ def test_another_store_in_its_place(daemon: Daemon) -> None:
     assert step(daemon) == before + 1
     store.rename(away)
     (daemon.path / "copy").rename(store)
-    # Until it is seen, the store that was moved away takes what it is given.
+    # Until the worker notices, the store that was moved away takes the steps.
     for _ in patiently():
         answer, body = daemon.ask("/next", "POST")
         if answer.status == 200 and int(answer.headers["Pex-Revision"]) == 4:
             break
-        # What ends the worker is told as whatever ends one, and what follows as a refusal.
+        # The step that ends the worker gets a 503 like any such step, and later ones too.
         assert answer.status in (200, 503)
     assert "another store was put in the place of" in daemon.log.read_text()
     assert step(daemon) == 5
@@ -510,8 +510,8 @@ def test_another_store_in_its_place(daemon: Daemon) -> None:
 
 def test_a_file_that_is_missing(tmp_path: Path) -> None:
     """
-    A worker that is up goes on, whatever its successor says; when nobody is up the service
-    ends, for no restart mends that.
+    A worker that is up goes on, whatever its successor reports; when none is up the service
+    ends, because no restart mends that.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
@@ -529,7 +529,7 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
 
 def step_with(daemon: Daemon, token: str) -> int:
     """
-    L{step}, with a token.
+    Make a step with a token, and return the revision after it.
     """
     answer, _ = daemon.ask("/next", "POST", {"Authorization": f"Bearer {token}"})
     return int(answer.headers["Pex-Revision"])
@@ -537,7 +537,7 @@ def step_with(daemon: Daemon, token: str) -> int:
 
 def test_it_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    That it is ready, that it is alive, what it does, and that it stops.
+    The service tells systemd that it is ready, that it is alive, and that it stops.
     """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -559,7 +559,7 @@ def test_it_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_worker_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Without a supervisor of ours the worker speaks for itself.
+    A worker without a supervisor of ours speaks to systemd itself.
     """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -600,8 +600,8 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 @pytest.mark.needs("namespaces")
 def test_as_process_1(tmp_path: Path) -> None:
     """
-    In a container it is everybody's heir: it buries the orphans, keeps its workers
-    alive, and ends at SIGTERM.
+    A service that is process 1 of a container reaps orphans, keeps its workers alive, and
+    ends at SIGTERM.
     """
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     log = (tmp_path / "log").open("wb")
@@ -643,8 +643,8 @@ def test_as_process_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
 def test_process_1_is_told_to_end_at_once(tmp_path: Path, wait: float) -> None:
     """
-    What the image starts ends with 0 at a SIGTERM that comes before Python has begun, or
-    while it does; without a handler the kernel would drop it.
+    A process that the image starts ends with 0 at a SIGTERM that comes before Python has
+    begun, or while it does; without a handler the kernel would drop the signal.
     """
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     process = subprocess.Popen(
@@ -669,7 +669,7 @@ def test_process_1_is_told_to_end_at_once(tmp_path: Path, wait: float) -> None:
 
 def _is_env_or_python(pid: int) -> bool:
     """
-    Look whether the child of C{unshare} has SIGTERM blocked, or is Python by now.
+    Return whether the child of C{unshare} has SIGTERM blocked, or is Python by now.
     """
     for child in children(pid):
         status = Path(f"/proc/{child}/status").read_text()
@@ -683,7 +683,7 @@ def _is_env_or_python(pid: int) -> bool:
 
 def zombies(pid: int) -> list[int]:
     """
-    The children of C{pid} that are dead and not buried.
+    Return the children of C{pid} that are dead and not reaped.
     """
     return [child for child in children(pid) if not alive(child)]
 
@@ -713,6 +713,6 @@ def test_memory(daemon: Daemon) -> None:
 
 def rollup(pid: int) -> str:
     """
-    The kernel's sum over a process's maps.
+    Return the kernel's sum over a process's maps.
     """
     return Path(f"/proc/{pid}/smaps_rollup").read_text()

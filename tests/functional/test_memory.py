@@ -1,5 +1,5 @@
 """
-The memory of a worker whose clients send what no other request had.
+The memory of a worker whose clients send lines that no other request had.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tests.support.forms import amount
 
 CONNECTIONS = 50
 
-#: How many requests fill what is bounded.
+#: The numbers of requests; the first fill all bounded caches.
 FEW = 10_000
 MANY = amount(short=50_000, long=1_000_000)
 FEWER = amount(short=20_000, long=200_000)
 
-#: What the allocator may take or give back meanwhile.  Bytes.
+#: The memory that the allocator may take or give back meanwhile.  Bytes.
 SPARE = 2 << 20
 
 _HEAD = b"GET /current HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a/1\r\n%b\r\n\r\n"
 
-#: What differs, and in how many requests.
+#: The part of a request that differs, and the number of requests.
 KINDS = {
     "value": (b"X-Request-ID: %032d", MANY),
     "name": (b"X-%032d: 1", FEWER),
@@ -38,7 +38,7 @@ KINDS = {
 @contextmanager
 def connected(port: int) -> Iterator[list[socket.socket]]:
     """
-    Connect as often as requests are under way together.
+    Provide as many connections as there are concurrent requests.
     """
     with ExitStack() as stack:
         yield [
@@ -72,7 +72,7 @@ def memory(daemon: Daemon) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_does_not_grow(tmp_path: Path, kind: str) -> None:
     """
-    After ever so many requests with a line that no other has, a worker has the memory that
+    A worker has the memory after any number of requests, each with a line of its own, that
     it had after ten thousand.
     """
     line, count = KINDS[kind]

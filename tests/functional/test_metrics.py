@@ -1,5 +1,5 @@
 """
-C{/metrics} of the real daemon, and what Prometheus' own tool says of it.
+C{/metrics} of the real daemon, and the judgement of Prometheus' own tool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RULES = ROOT / "deploy" / "prometheus"
 @pytest.fixture
 def promtool() -> str:
     """
-    The program, of Debian's package prometheus.
+    Provide the program, of Debian's package prometheus.
     """
     found = program("promtool")
     assert found is not None
@@ -33,7 +33,7 @@ def promtool() -> str:
 
 def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
     """
-    What C{command} says, which ends well.
+    Return the output of C{command}, which ends well.
     """
     ran = subprocess.run(
         command,
@@ -52,8 +52,8 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
 @pytest.mark.needs("promtool")
 def test_a_failover(tmp_path: Path, promtool: str) -> None:
     """
-    The supervisor's counts outlive the worker that is asked, the worker's own begin
-    anew, and the revision is the store's; and Prometheus finds no fault in any of it.
+    The supervisor's counts outlive the worker that is asked, the worker's own begin anew,
+    and the revision is the store's; and Prometheus finds no fault in any of it.
     """
     with Daemon(tmp_path) as daemon:
         until(daemon, "serves", 1)
@@ -69,7 +69,8 @@ def test_a_failover(tmp_path: Path, promtool: str) -> None:
         answer, _ = daemon.ask("/next", "POST")
         assert answer.headers["Pex-Revision"] == "6"
         for _ in patiently():
-            # It learns of the end later than the standby, which goes on at once.
+            # The supervisor learns of the end later than the standby, which goes on at
+            # once.
             _, text = daemon.ask("/metrics")
             found = samples(text)
             if found["pexservice_standby_workers"] and found["pexservice_failovers_total"]:
@@ -100,7 +101,7 @@ def test_a_failover(tmp_path: Path, promtool: str) -> None:
 @pytest.mark.needs("promtool")
 def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
     """
-    Says nothing of a supervisor that it does not have.
+    A worker without a supervisor has no metrics of one.
     """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         _, text = daemon.ask("/metrics")
@@ -111,7 +112,7 @@ def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
 
 def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
     """
-    One line that names the option.
+    A wrong scoreboard is reported in one line that names the option.
     """
     worker = ("-n", "--pidfile=", "pexservice-worker", "--listen", LOOPBACK)
     ran = run_twistd(tmp_path, *worker, "--scoreboard", "77")
@@ -122,7 +123,8 @@ def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.needs("promtool")
 def test_the_alerts(promtool: str) -> None:
     """
-    Are rules as Prometheus reads them, fire when they should, and not when all is well.
+    The alerts are rules that Prometheus can read, fire when they should, and not when all
+    is well.
     """
     run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
     run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
@@ -140,7 +142,8 @@ def test_the_alerts(promtool: str) -> None:
 @pytest.mark.needs("promtool")
 def test_the_dashboard(tmp_path: Path, promtool: str) -> None:
     """
-    Asks nothing that Prometheus would not understand, and its panels do not overlap.
+    The dashboard asks nothing that Prometheus would not understand, and its panels do not
+    overlap.
     """
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
     panels = dashboard["panels"]

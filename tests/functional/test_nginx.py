@@ -22,8 +22,8 @@ SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
 @pytest.mark.needs("nginx")
 def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
     """
-    A step arrives through TLS and nginx, and who made it is whom nginx says and not an
-    address that the client made up.  Without TLS there is only the way to it.
+    A step arrives through TLS and nginx, and its client is the one that nginx names and not
+    an address that the client made up.  Without TLS there is only a redirect to it.
     """
     authority = trustme.CA()
     listener = tmp_path / "http.sock"
@@ -36,7 +36,7 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
 
     def site(port: int) -> str:
         """
-        With our places in the place of those that it names.
+        Return the site with our places instead of those that it names.
         """
         said = SITE.read_text()
         for theirs, ours in (

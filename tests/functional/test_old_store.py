@@ -18,11 +18,11 @@ STORE = "pexservice-data"
 
 REVISION, POSITION = 2050, 2040
 
-#: As it was written.
+#: The length of the journal with which the store was written.
 JOURNAL = ("--journal", "500")
 
-#: By key: the path that it was used for, and the revision and position that were
-#: answered.
+#: For each key: the path that it was used for, and the revision and position of the
+#: answer.
 KEYS = {
     "first": ("/next", 9, 7),
     "second": ("/reset", 10, 0),
@@ -32,7 +32,7 @@ KEYS = {
 
 def fibonacci(position: int) -> int:
     """
-    @return: the value at C{position}.
+    Return the value at C{position}.
     """
     value, following = 0, 1
     for _ in range(position):
@@ -43,7 +43,7 @@ def fibonacci(position: int) -> int:
 @pytest.fixture(params=["as it is", "a copy of it that was made today"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
-    A directory with the store in it.
+    Provide a directory with the store in it.
     """
     old = tmp_path / "old"
     old.mkdir(mode=0o700)
@@ -60,7 +60,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_it_is_whole(place: Path) -> None:
     """
-    A full verification finds nothing, and the cursor where it was.
+    A full verification finds no fault, and the cursor where it was.
     """
     said = run(place, "verify", STORE)
     assert (said.returncode, said.stderr) == (0, "")
@@ -72,7 +72,8 @@ def test_it_is_whole(place: Path) -> None:
 def test_it_serves(place: Path, command: str) -> None:
     """
     The cursor and the history are what they were; each key that was used answers what it
-    answered, and is refused for anything else; and it goes on, also after a restart.
+    answered, and is refused for anything else; and the service goes on, also after a
+    restart.
     """
     with Daemon(place, *JOURNAL, command=command) as daemon:
         answer, body = daemon.ask("/current")

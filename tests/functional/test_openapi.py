@@ -1,5 +1,5 @@
 """
-The OpenAPI document, by those who read such documents.
+The OpenAPI document, judged by the programs that read such documents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXAMPLES = amount(short=3, long=8)
 @pytest.mark.needs("openapi-spec-validator")
 def test_it_is_openapi() -> None:
     """
-    What is served is valid OpenAPI 3.1, with C{--post-only} too.
+    The document that is served is valid OpenAPI 3.1, with C{--post-only} too.
     """
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -39,7 +39,7 @@ def test_it_is_openapi() -> None:
 
 def examples(part: Any) -> Iterator[tuple[Any, Any]]:
     """
-    Every schema with an example that stands beside it.
+    Yield every schema with an example that stands beside it.
     """
     if isinstance(part, list):
         for each in part:
@@ -57,7 +57,7 @@ def examples(part: Any) -> Iterator[tuple[Any, Any]]:
 @pytest.mark.needs("jsonschema")
 def test_the_examples_are_examples() -> None:
     """
-    Each is what its schema says.
+    Each example is valid by its schema.
     """
     from jsonschema import Draft202012Validator, FormatChecker
 
@@ -80,8 +80,8 @@ def test_the_examples_are_examples() -> None:
 @pytest.mark.parametrize("kind", ["*/*", "application/json"])
 def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
     """
-    What schemathesis makes of the document is answered as the document says: status,
-    headers and body, for requests that are right and for those that are wrong.
+    The requests that schemathesis makes of the document are answered as the document says:
+    status, headers and body, for requests that are right and for those that are wrong.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -111,7 +111,7 @@ def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
         assert daemon.ask("/current")[0].headers["Pex-Revision"] != "0"
 
 
-#: What a program does that knows the API by the generated package only.
+#: A program that knows the API by the generated package only.
 _PROGRAM = """
 import sys
 from generated import Client
@@ -131,7 +131,8 @@ print(post_reset.sync(client=client).strip())
 @pytest.mark.needs("openapi-python-client")
 def test_a_generated_client(tmp_path: Path) -> None:
     """
-    A common generator makes a client of the whole document, and that steps the cursor.
+    A common generator makes a client of the whole document, and the client steps the
+    cursor.
     """
     (tmp_path / "document.json").write_bytes(rendered().body)
     generate = ("generate", "--path", "document.json", "--output-path", "generated")
@@ -142,7 +143,7 @@ def test_a_generated_client(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    # It says so when it leaves something out.
+    # The generator says so when it leaves something out.
     assert "unsupported" not in generated.stdout.lower()
     modules = {each.stem for each in (tmp_path / "generated/api/default").glob("*.py")}
     operations = {

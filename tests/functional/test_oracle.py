@@ -1,6 +1,6 @@
 """
-Version 0.1.0 is the oracle: what it answers is answered today, but for the differences
-that L{tests.support.wanted} lists.
+Version 0.1.0 as the oracle: its answers are given today, but for the differences that
+L{tests.support.wanted} lists.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ GROUPS = (
 @define
 class Answers:
     """
-    @ivar old: what version 0.1.0 answered, by case; the part before the slash is its
+    The answers of both versions, by case.
+
+    @ivar old: the answers of version 0.1.0, by case; the part before the slash is its
         group.
     @ivar new: the same of the version under test.
     @ivar asked: what was sent or run, by case.
@@ -49,7 +51,7 @@ class Answers:
 
     def compared(self, group: str) -> Comparison:
         """
-        @return: the differences in one group.
+        Return the differences in one group.
         """
         old, new = (
             {name: each for name, each in side.items() if name.startswith(f"{group}/")}
@@ -63,7 +65,7 @@ class Answers:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """
-    All that both versions answer.
+    Provide all answers of both versions.
     """
     path = tmp_path_factory.mktemp("oracle")
     oracle = frozen(path / "version-0.1.0").python
@@ -93,7 +95,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 def keep(side: dict[str, Outcome], name: str, make: partial[Outcome]) -> None:
     """
-    Put an outcome where it belongs.
+    Put the outcome of C{make} in C{side} under C{name}.
     """
     side[name] = make()
 
@@ -103,7 +105,7 @@ def keep(side: dict[str, Outcome], name: str, make: partial[Outcome]) -> None:
 
 def connect(setup: Setup, daemon: Daemon) -> socket.socket:
     """
-    @return: a connection as C{setup} has them.
+    Return a connection of the kind that C{setup} has.
     """
     if "unix:socket" in setup.options:
         connection = socket.socket(socket.AF_UNIX)
@@ -122,7 +124,7 @@ def connect(setup: Setup, daemon: Daemon) -> socket.socket:
 
 def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
     """
-    Start both versions by C{setup} and ask them all that it has.
+    Start both versions by C{setup}, and ask them all of its cases.
     """
     with ExitStack() as stack:
         sides = []
@@ -152,8 +154,8 @@ def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
 
 def metrics(daemon: Daemon) -> dict[str, Outcome]:
     """
-    @return: each metric's type and the names of its labels, and the values of those that
-        count no requests.
+    Return the metrics of a daemon: each one's type, the names of its labels, and the values
+    of those that count no requests.
     """
     _, text = daemon.ask("/metrics")
     found: dict[str, Outcome] = {}
@@ -178,7 +180,7 @@ def metrics(daemon: Daemon) -> dict[str, Outcome]:
 
 def openapi(daemon: Daemon) -> dict[str, Outcome]:
     """
-    @return: each operation's parameters, statuses, headers and media types.
+    Return each operation's parameters, statuses, headers and media types.
     """
     document = json.loads(daemon.ask("/openapi.json")[1])
 
@@ -211,12 +213,12 @@ def openapi(daemon: Daemon) -> dict[str, Outcome]:
 
 def access_log(daemon: Daemon) -> dict[str, Outcome]:
     """
-    @return: each line and how often it is there, without its time and the length of the
-        body, which is compared with the answers.
+    Return each line of the access log and how often it is there, without its time and the
+    length of the body, which is compared with the answers.
     """
     text = re.sub(r"\[[^]]*\]", "[TIME]", (daemon.path / "access.log").read_text("latin-1"))
     lines = Counter(re.sub(r'(" \d{3}) \d+ ', r"\1 LENGTH ", text).splitlines())
-    # What the oracle asked for itself is in nobody's case.
+    # Requests that the oracle made for itself belong to no case.
     return {
         f"access log/{line}": (Answer(str(count)),)
         for line, count in lines.items()
@@ -227,7 +229,7 @@ def access_log(daemon: Daemon) -> dict[str, Outcome]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_same_answers(answers: Answers, group: str) -> None:
     """
-    Each answer of each case is what version 0.1.0 answered, but for wanted differences.
+    Each answer of each case is that of version 0.1.0, but for wanted differences.
     """
     found = answers.compared(group)
     if found.unwanted:

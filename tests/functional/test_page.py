@@ -34,7 +34,7 @@ Open = Callable[..., View]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    One for all; each page has a context of its own.
+    Provide one browser for all tests; each page has a context of its own.
     """
     with chromium() as browser:
         yield browser
@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def views(browser: Browser) -> Iterator[Open]:
     """
-    Opens pages, which must have nothing to complain about but the network.
+    Provide a function that opens pages, which must report no error but the network's.
     """
     opened: list[View] = []
 
@@ -60,7 +60,7 @@ def views(browser: Browser) -> Iterator[Open]:
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """
-    At the beginning of the sequence.
+    Provide a daemon at the beginning of the sequence.
     """
     with Daemon(tmp_path) as daemon:
         yield daemon
@@ -69,7 +69,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
-    Far along.
+    Provide a daemon far along the sequence.
     """
     path = tmp_path_factory.mktemp("far")
     make_store(path / "pexservice-data", FAR)
@@ -79,7 +79,7 @@ def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
     """
-    Another client moves the cursor.
+    Move the cursor as another client.
     """
     for _ in range(times):
         assert daemon.ask(f"/{name}", "POST")[0].status == 200
@@ -87,7 +87,7 @@ def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
 
 def test_buttons(daemon: Daemon, views: Open) -> None:
     """
-    Each makes its step, whose result and history are shown.
+    Each button makes its step, whose result and history are shown.
     """
     view = views(daemon)
     view.until("value", "0")
@@ -115,7 +115,7 @@ def test_buttons(daemon: Daemon, views: Open) -> None:
 
 def test_many_clicks(daemon: Daemon, views: Open) -> None:
     """
-    None is lost, and none made twice.
+    No click is lost, and none makes a step twice.
     """
     view = views(daemon)
     for _ in range(30):
@@ -126,7 +126,7 @@ def test_many_clicks(daemon: Daemon, views: Open) -> None:
 
 def test_another_client(daemon: Daemon, views: Open) -> None:
     """
-    What others do is seen at once, and not read out.
+    Steps of other clients are seen at once, and not read out.
     """
     one, other = views(daemon), views(daemon)
     one.until_connection()
@@ -136,7 +136,7 @@ def test_another_client(daemon: Daemon, views: Open) -> None:
     other.press("next")
     one.until("value", "233")
     assert one("said") == ""
-    # The trace has it too.
+    # The trace has the steps too.
     one.until("position-range", "0 to 13")
     assert one.page.get_attribute("#positions .line", "d")
     assert one.errors == other.errors == []
@@ -144,7 +144,7 @@ def test_another_client(daemon: Daemon, views: Open) -> None:
 
 def test_a_crash_while_it_is_open(daemon: Daemon, views: Open) -> None:
     """
-    When the worker is killed the page goes on with the next one, by itself.
+    The page goes on with the next worker, by itself, when the worker is killed.
     """
     view = views(daemon)
     view.until_connection()
@@ -177,8 +177,8 @@ def test_new_workers(daemon: Daemon, views: Open) -> None:
 
 def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
     """
-    The page says that the service is gone, keeps the step that was pressed, and
-    makes it once when the service is back.
+    The page says that the service is gone, keeps the step that was pressed, and makes it
+    once when the service is back.
     """
     with Daemon(tmp_path) as daemon:
         view = views(daemon)
@@ -201,8 +201,8 @@ def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
 
 def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
     """
-    A step that was made, and whose answer was lost on the way, is sent again with
-    its key, and made once; so is one of which the service does not know.
+    A step that was made, and whose answer was lost on the way, is sent again with its key,
+    and made once; a step whose outcome the service does not know is sent again too.
     """
     view = views(daemon)
     view.until_connection()
@@ -253,8 +253,8 @@ def test_retry_after(
     daemon: Daemon, views: Open, value: str, least: float, most: float
 ) -> None:
     """
-    Seconds and dates are waited for, a minute at most; what is neither is no reason to
-    send a step again at once.
+    Seconds and dates are waited for, a minute at most; a header that is neither does not
+    make the page send a step again at once.
     """
     view = views(daemon)
     waits = view.page.evaluate(
@@ -266,8 +266,8 @@ def test_retry_after(
 
 def test_giving_up(daemon: Daemon, views: Open) -> None:
     """
-    After a minute the page says what is not known, and goes on when it is told to,
-    with the same key and with the steps that wait behind.
+    After a minute the page says that the outcome is not known, and goes on when it is told
+    to, with the same key and with the steps that wait behind.
     """
     view = views(daemon)
     view.until_connection()
@@ -299,7 +299,7 @@ def test_giving_up(daemon: Daemon, views: Open) -> None:
 
 def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
     """
-    With a gap, when the worker has died and the cursor has not moved.
+    The trace goes on with a gap when the worker has died and the cursor has not moved.
     """
     view = views(daemon)
     view.until_connection()
@@ -314,7 +314,7 @@ def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
 
 def test_a_refusal(daemon: Daemon, views: Open) -> None:
     """
-    Is shown in the service's words, and the next step has its turn.
+    A refusal is shown in the service's words, and the next step has its turn.
     """
     view = views(daemon)
     view.until_connection()
@@ -334,8 +334,8 @@ def test_a_refusal(daemon: Daemon, views: Open) -> None:
 
 def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
     """
-    Its ends and its length are shown, the digits on demand and not all of them; a
-    copy has all.
+    The ends and the length of a long value are shown, the digits on demand and not all of
+    them; a copy has all.
     """
     view = views(far_daemon, permissions=["clipboard-read", "clipboard-write"])
     view.until("digits", "20,899")
@@ -368,7 +368,8 @@ def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
 
 def test_the_old_clipboard(daemon: Daemon, views: Open) -> None:
     """
-    Where the browser has none of the new kind, as over plain HTTP from elsewhere.
+    Copying works where the browser has no clipboard of the new kind, as over plain HTTP
+    from elsewhere.
     """
     view = views(daemon, permissions=["clipboard-read"])
     step(daemon, times=150)
@@ -385,7 +386,7 @@ def test_the_old_clipboard(daemon: Daemon, views: Open) -> None:
 
 def violations(view: View) -> list[str]:
     """
-    What axe finds.
+    Return what axe finds.
     """
     from axe_playwright_python import sync_playwright  # type: ignore[import-untyped]
 
@@ -400,7 +401,7 @@ def violations(view: View) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
     """
-    Axe has nothing to say, in any state of the page.
+    Axe finds no violation in any state of the page.
     """
     view = views(daemon, color_scheme=scheme)
     view.until("value", "0")
@@ -424,8 +425,8 @@ def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
 
 def test_keyboard(daemon: Daemon, views: Open) -> None:
     """
-    Everything is reached by the tabulator, in the order in which it is seen, shows
-    that it is there, and is pressed by Enter and Space.
+    Every control is reached by the tabulator, in the order in which it is seen, shows its
+    focus, and is pressed by Enter and Space.
     """
     view = views(daemon)
     view.until_connection()
@@ -448,7 +449,7 @@ def test_keyboard(daemon: Daemon, views: Open) -> None:
 
 def test_keys(daemon: Daemon, views: Open) -> None:
     """
-    The arrows make steps, R asks before it resets, and neither does where something is
+    The arrows make steps, and R asks before it resets; neither works where something is
     written, or with Ctrl, which is the browser's.
     """
     view = views(daemon)
@@ -486,7 +487,8 @@ def test_the_buttons_stay(
     width: int, daemon: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
     """
-    Where they are, however long the value, so that who clicks again hits the same one.
+    The buttons stay where they are, however long the value, so that a second click hits the
+    same one.
     """
     places = []
     for each, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
@@ -500,8 +502,8 @@ def test_the_buttons_stay(
 
 def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
     """
-    The page says which worker is gone, which took over and after how long, and that
-    nothing is missing; the trace has a mark, and the names are those of the log.
+    The page says which worker is gone, which took over and after how long, and that nothing
+    is missing; the trace has a mark, and the names are those of the log.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -527,8 +529,8 @@ def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
 
 def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
     """
-    A service that forgot what it had answered, as it may without synchronous commit, is
-    not said to have lost nothing.
+    A service that forgot answered steps, as it may without synchronous commit, is reported
+    to have lost them.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -546,8 +548,8 @@ def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
 
 def test_a_load(daemon: Daemon, views: Open) -> None:
     """
-    Twenty steps are made, each once, also when the worker is killed meanwhile; the
-    batches that they came in are shown.
+    Twenty steps are made, each once, also when the worker is killed meanwhile; the batches
+    that they came in are shown.
     """
     view = views(daemon)
     view.until_connection()
@@ -568,7 +570,7 @@ def test_a_load(daemon: Daemon, views: Open) -> None:
 
 def test_a_worker_alone(tmp_path: Path, views: Open) -> None:
     """
-    Without a supervisor the page does not make up who stands by.
+    Without a supervisor the page does not make up a standby.
     """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         view = views(daemon)
@@ -579,7 +581,7 @@ def test_a_worker_alone(tmp_path: Path, views: Open) -> None:
 @pytest.mark.parametrize("width", [320, 375, 768])
 def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
     """
-    Nothing is wider than the screen.
+    No element is wider than the screen.
     """
     step(daemon, times=300)
     for each, digits in ((daemon, "63"), (far_daemon, "20,899")):
@@ -594,7 +596,8 @@ def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> 
 
 def test_a_token(tmp_path: Path, views: Open) -> None:
     """
-    Who has none is asked for it, the step waits, and the page keeps it to itself.
+    A page without a token asks for it, the step waits, and the page keeps the token to
+    itself.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
@@ -621,7 +624,7 @@ def test_a_token(tmp_path: Path, views: Open) -> None:
 
 def test_nothing_else_runs(daemon: Daemon, browser: Browser) -> None:
     """
-    The policy lets no other script run, and no other host be asked.
+    The content security policy lets no other script run, and no other host be asked.
     """
     view = open_view(browser, daemon)
     view.until_connection()
@@ -643,7 +646,7 @@ def test_nothing_else_runs(daemon: Daemon, browser: Browser) -> None:
 
 def test_a_page_that_nobody_sees(daemon: Daemon, views: Open) -> None:
     """
-    Takes no stream, and is up to date when somebody looks again.
+    A hidden page takes no stream, and is up to date when it is shown again.
     """
     view = views(daemon)
     view.until_connection()
@@ -662,7 +665,7 @@ def test_a_page_that_nobody_sees(daemon: Daemon, views: Open) -> None:
 
 def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
     """
-    It says that it has no connection, and has one when another page is closed.
+    A page says that it has no connection, and has one when another page is closed.
     """
     with Daemon(tmp_path, "--max-connections", "8") as daemon:
         first, second = views(daemon), views(daemon)
@@ -678,7 +681,7 @@ def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
 
 def test_kept_and_asked_for_again(daemon: Daemon) -> None:
     """
-    The page has a tag, and who has the page gets no second one; programs get the
+    The page has a tag, and a browser that has the page gets no second one; programs get the
     text as ever.
     """
     browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -1,5 +1,5 @@
 """
-A reload: what it takes, what it leaves, and what it says came of it.
+A reload: what it takes, what it leaves, and what it reports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def reload(pid: int | str) -> tuple[int, str]:
     """
     Run C{pexctl reload}.
 
-    @return: its exit status, and what it says.
+    @return: its exit status and its output.
     """
     ended = subprocess.run(
         [PEXCTL, "reload", str(pid)],
@@ -39,9 +39,9 @@ def reload(pid: int | str) -> tuple[int, str]:
 
 def test_what_came_of_it(tmp_path: Path) -> None:
     """
-    A reload that succeeds says so and ends with 0.  One whose configuration file, or a
-    file that it names, is wrong says why and ends with 1; the old workers serve on, and
-    a worker that dies then is followed by one of the old options.
+    A reload that succeeds says so and ends with 0.  A reload whose configuration file, or a
+    file that it names, is wrong says why and ends with 1; the old workers serve on, and a
+    worker that dies then is followed by one of the old options.
     """
     config, tokens = tmp_path / "pexservice.toml", tmp_path / "tokens"
     tokens.write_text("old\n")
@@ -85,8 +85,8 @@ def test_what_came_of_it(tmp_path: Path) -> None:
 
 def test_what_it_leaves(tmp_path: Path) -> None:
     """
-    Listeners and the store stay as they were, and it says that they wait for a restart;
-    the number of workers and the watchdog are taken.
+    A reload leaves listeners and the store as they were, and says that they wait for a
+    restart; the number of workers and the watchdog are taken.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text("standby = 0\n")
@@ -107,7 +107,7 @@ def test_what_it_leaves(tmp_path: Path) -> None:
 
 def test_nobody_to_reload() -> None:
     """
-    A process that is none, or is no supervisor, is told from a reload that failed.
+    A process that is absent, or is no supervisor, is told from a reload that failed.
     """
     code, said = reload(os.getpid())
     assert (code, said) == (
@@ -121,8 +121,8 @@ def test_nobody_to_reload() -> None:
 
 def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     """
-    Under load, with the file moved away before each reload as logrotate does it, there
-    are as many lines in all files as there were answers.
+    Under load, with the file moved away before each reload as logrotate does it, there are
+    as many lines in all files as there were answers.
     """
     stopping = threading.Event()
     path = tmp_path / "access.log"
@@ -155,7 +155,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
 
 def until_told(clients: Sequence[Client], count: int) -> None:
     """
-    Wait until they were answered so often, all together.
+    Wait until the clients were answered C{count} times, all together.
     """
     wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
 

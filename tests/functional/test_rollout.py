@@ -49,7 +49,8 @@ _UPSTREAM = """
 
 def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
     """
-    Return what nginx is told of C{nodes}, as a file of its own that can be changed.
+    Write nginx' configuration of C{nodes} as a file that can be changed, and return a line
+    that includes it.
     """
     servers = " ".join(f"server 127.0.0.1:{each.port};" for each in nodes)
     (path / "upstream").write_text(_UPSTREAM.format(servers=servers, port=port))
@@ -60,9 +61,10 @@ def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
 @pytest.mark.needs("etcd", "nginx")
 def test_nobody_is_refused(tmp_path: Path) -> None:
     """
-    Three nodes are replaced one by one: a new one is ready before an old one goes; the
-    proxy hears that it goes; it takes requests for as long as preStop says; then it is told
-    to stop.  Not a request of those that step meanwhile fails, and each step is made once.
+    Three nodes are replaced one by one: a new node is ready before an old one goes; the
+    proxy hears that the old one goes; that takes requests for as long as preStop says, and
+    then is told to stop.  No request of the clients that step meanwhile fails, and each
+    step is made once.
     """
     container = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
     (container,) = container["containers"]
@@ -82,7 +84,7 @@ def test_nobody_is_refused(tmp_path: Path) -> None:
 
         nodes = [node(number) for number in range(3)]
         port = stack.enter_context(serving(proxy, lambda at: written(proxy, nodes, at)))
-        # Connections that clients keep are closed by nginx itself when it is told anew.
+        # Keep-alive connections are closed by nginx itself when it is reloaded.
         clients = [
             Client(2 * number + 1, port, stopping, fresh=True) for number in range(4)
         ]
@@ -113,13 +115,13 @@ def test_nobody_is_refused(tmp_path: Path) -> None:
 
 def until_told(clients: Sequence[Client], count: int) -> None:
     """
-    Wait until the clients were answered so often, all together.
+    Wait until the clients were answered C{count} times, all together.
     """
     wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
 
 
 def reload_proxy(path: Path) -> None:
     """
-    Have nginx take what it is told now.
+    Have nginx read its configuration again.
     """
     os.kill(int((path / "nginx.pid").read_text()), signal.SIGHUP)

@@ -1,5 +1,5 @@
 """
-What answers tell, and what a request can reach: the whole table of attacks, and paths
+The contents of answers, and the reach of requests: the whole table of attacks, and paths
 that try to get out, with an eye on every file that the worker touches.
 """
 
@@ -23,7 +23,7 @@ from tests.labs.attacks.attacking import request, whole
 from tests.labs.attacks.lab import PROMPT
 from tests.support.daemon import PATIENCE, Daemon, patiently, read_all
 
-#: What somebody might be led out by.
+#: Paths that might lead out of the service.
 PATHS = (
     b"/../../../../etc/passwd",
     b"/..%2f..%2f..%2fetc%2fpasswd",
@@ -51,7 +51,7 @@ HEADERS = (
 
 def everything() -> Iterator[bytes]:
     """
-    All that is sent.
+    Yield all that is sent.
     """
     for path in PATHS:
         yield request(b"GET " + path + b" HTTP/1.1", b"Connection: close")
@@ -63,7 +63,7 @@ def everything() -> Iterator[bytes]:
 
 def ask(daemon: Daemon, sent: bytes) -> bytes:
     """
-    Send it and nothing more.
+    Send C{sent} and nothing more.
 
     @return: what came back until the end.
     """
@@ -80,7 +80,7 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
 @contextmanager
 def traced(pid: int, to: Path) -> Iterator[None]:
     """
-    Write the calls of a process that have a path in them.
+    Write to a file the system calls of a process that have a path in them.
     """
     command = [
         "strace",
@@ -111,7 +111,8 @@ def traced(pid: int, to: Path) -> Iterator[None]:
 
 def test_what_answers_tell(tmp_path: Path) -> None:
     """
-    No version, no path of this machine, no line of a traceback, whatever is sent.
+    No answer has a version, a path of this machine, or a line of a traceback, whatever is
+    sent.
     """
     secrets = [
         str(tmp_path).encode(),
@@ -132,12 +133,12 @@ def test_what_answers_tell(tmp_path: Path) -> None:
 @pytest.mark.needs("strace")
 def test_what_a_request_reaches(tmp_path: Path) -> None:
     """
-    No file but the store's is opened for whoever sends whatever, and none is made.
+    No request opens a file but the store's, and none is made.
     """
     trace = tmp_path / "trace"
     (tmp_path / "run").mkdir()
     with Daemon(tmp_path / "run", command="pexservice-worker") as daemon:
-        # What is imported when it is first needed.
+        # So that modules imported when they are first needed are loaded.
         for sent in everything():
             ask(daemon, sent)
         before = {path.name for path in (tmp_path / "run").iterdir()}

@@ -44,7 +44,7 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    One far along, so that each answer has 20,899 digits.
+    Provide a daemon far along, so that each answer has 20,899 digits.
     """
     path = tmp_path_factory.mktemp("streams")
     make_store(path / "pexservice-data", FAR)
@@ -55,8 +55,8 @@ def daemon(
 
 def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
     """
-    A client that asks again and again, each time in a packet of its own, and reads
-    nothing, is not read from any more after a while.
+    A client that asks again and again, each time in a packet of its own, and reads nothing,
+    is not read from any more after a while.
     """
     asked = request(b"GET /current HTTP/1.1")
     before, sent = memory(daemon), 0
@@ -68,13 +68,13 @@ def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
                 connection.sendall(asked)
                 sent += 1
                 if sent < 20:
-                    # Let it learn and be found in the cache.
+                    # So that the worker has time to learn the request and to cache it.
                     daemon.ask("/livez")
         except TimeoutError:
             pass
         assert sent < 100_000
         assert memory(daemon) - before < 30
-        # And when it reads, it goes on.
+        # A client that reads again is answered again.
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
     assert daemon.ask("/livez")[1] == b"ok\n"
 
@@ -96,8 +96,8 @@ def test_one_step_at_a_time(daemon: Daemon) -> None:
 
 def test_resets(daemon: Daemon) -> None:
     """
-    Clients that reset the connection while their step is under way, or half an answer
-    is sent, cost nobody anything.
+    Clients that reset the connection while their step is under way, or half an answer is
+    sent, do not disturb others.
     """
     for _ in range(100):
         connection = connect(daemon)
@@ -109,16 +109,16 @@ def test_resets(daemon: Daemon) -> None:
 
 def test_out_of_descriptors(tmp_path: Path) -> None:
     """
-    When there are no more file descriptors, those that are connected are served but for
-    the ones that rested longest, and when there are again, so is everybody.
+    Without free file descriptors connected clients are served but for the ones that rested
+    longest, and all are served when there are descriptors again.
     """
     for kind in KINDS:
         path = tmp_path / kind
         path.mkdir()
         with Daemon(path, command=kind) as daemon:
             pid = worker(daemon)
-            # One of them makes room each time that nothing can be accepted, so the last
-            # one has a while to ask.
+            # An idle connection makes room each time that none can be accepted, so
+            # the last one has a while to ask.
             *resting, kept = (connect(daemon) for _ in range(30))
             for each in (*resting, kept):
                 each.sendall(request(b"GET /current HTTP/1.1"))
@@ -141,8 +141,8 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
 
 def test_few_descriptors(tmp_path: Path) -> None:
     """
-    The limit is raised to what the connections need; when the system does not allow
-    that, the log says how many there may be.
+    The limit is raised to what the connections need; when the system does not allow that,
+    the log says how many there may be.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -160,7 +160,8 @@ def test_few_descriptors(tmp_path: Path) -> None:
 
 def test_the_rate_of_a_client(tmp_path: Path) -> None:
     """
-    Over real sockets: so many, and then 429 and when to come again.
+    A client gets so many answers over real sockets, and then 429 with the time to come
+    again.
     """
     with Daemon(tmp_path, "--rate-limit", "5") as daemon:
         sent = request(b"GET /current HTTP/1.1") * 8 + request(b"GET /current HTTP/1.0")
@@ -173,7 +174,7 @@ def test_the_rate_of_a_client(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     """
-    Who signs.
+    Provide a certificate authority.
     """
     return trustme.CA()
 
@@ -181,7 +182,7 @@ def authority() -> trustme.CA:
 @pytest.fixture(scope="module")
 def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """
-    The options with a certificate and its key.
+    Provide the options with a certificate and its key.
     """
     path = tmp_path_factory.mktemp("tls")
     issued = authority.issue_cert("localhost", "127.0.0.1")
@@ -197,8 +198,8 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> li
 @pytest.mark.parametrize("kind", KINDS)
 def test_https(kind: str, tmp_path: Path, files: list[str], authority: trustme.CA) -> None:
     """
-    The same answers, on connections that are kept, and large ones too; who speaks
-    without TLS gets nothing.
+    The same answers come over TLS, on keep-alive connections, and large ones too; a client
+    that speaks without TLS gets nothing.
     """
     make_store(tmp_path / "pexservice-data", FAR)
     trusting = ssl.create_default_context()
@@ -242,7 +243,7 @@ def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
 
 def test_the_reactor_is_offered(tmp_path: Path) -> None:
     """
-    C{twistd --reactor} knows it.
+    C{twistd --reactor} knows the reactor.
     """
     nowhere = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
     ended = run(tmp_path, "-n", "--pidfile=", "--reactor=uvloop", *nowhere)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.once
 
 def test_what_matches() -> None:
     """
-    What is printed, with room for what differs.
+    The output of a command matches with room for what differs.
     """
     command = Command(root=False, line="ls", prints=("a …", "…", "b"))
     assert command.matches("a 1\nb\n")
@@ -25,7 +25,7 @@ def test_what_matches() -> None:
 
 def test_commands() -> None:
     """
-    They are found, and there are many.
+    The commands of the page are found, and there are many.
     """
     (first, second) = commands("```console\n# a\n$ b\n1\n2\n```\n$ c\n")
     assert first == Command(root=True, line="a", prints=())

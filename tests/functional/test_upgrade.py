@@ -1,13 +1,12 @@
 """
-The code is replaced below a running supervisor of version 0.1.0.
+An upgrade: the code is replaced below a running supervisor of version 0.1.0.
 
-This is what a package manager does, and what C{git pull} does: files change on disk, and
-the supervisor goes on with the code that it has read at its start.  From then on it
-starts workers of the new version, and they have to get on with each other.  So that
-supervisor's side of the conversation is fixed for as long as an upgrade from version
-0.1.0 is promised.
+A package manager does so, and C{git pull}: files change on disk, and the supervisor goes
+on with the code that it has read at its start.  From then on it starts workers of the new
+version, and the two versions have to get on with each other.  So that supervisor's side
+of the conversation is fixed for as long as an upgrade from version 0.1.0 is promised.
 
-What a supervisor of version 0.1.0 does:
+The behaviour of a supervisor of version 0.1.0:
 
 - It runs C{python -m pexservice --reactor=uvloop --nodaemon --pidfile=
   --logger=pexservice.supervised.observer pexservice-worker} and then, of the options of
@@ -16,20 +15,20 @@ What a supervisor of version 0.1.0 does:
 - It adds C{--listen fd:N} for each listening socket, C{--lifeline N}, C{--scoreboard N},
   and C{--quick-check} unless a worker has ended in a way that makes the store suspicious
   (SIGBUS, SIGSEGV, SIGABRT or status 74).
-- The lifeline is the reading end of a pipe to which nobody writes.  It ends when the
-  supervisor does, and then the worker has to end.  With it, a worker waits for a store
+- The lifeline is the reading end of a pipe to which nothing is written.  The pipe ends when
+  the supervisor does, and then the worker has to end.  With it, a worker waits for a store
   that another process has, instead of ending with an error.
 - The scoreboard is a memfd.  The supervisor writes a record of 80 bytes at its
   beginning, little-endian: C{pexscor1}, then as 64 bits each the failovers, the
   standbys that there are and that there should be, and the restarts by reason (replaced,
   silent, store failed, cannot start, killed, failed); then the CRC-32 of these.
-- Standard input is a pipe to which nobody writes.  What a worker writes to standard
-  output and error is logged line by line.
+- Standard input is a pipe to which nothing is written.  A worker's standard output and
+  error are logged line by line.
 - C{NOTIFY_SOCKET} names an abstract socket for datagrams of C{NAME=VALUE} lines, whose
   sender is known by the process id that the kernel adds.  A worker says C{READY=1} when
   it serves, C{STATUS=standing by} when it waits for the store, C{STOPPING=1} when it
-  stops, and with each of these, and each C{WATCHDOG=1}, whatever of it still holds, for
-  a datagram may be lost.
+  stops, and with each of these, and each C{WATCHDOG=1}, those of them that still hold,
+  for a datagram may be lost.
 - C{WATCHDOG_USEC} is the time of silence after which a worker gets SIGABRT, and SIGKILL
   a second later.  Before its first word it has 60 seconds.
 - At SIGHUP it starts one more worker and waits 15 seconds until that one serves or
@@ -59,7 +58,7 @@ from tests.support.installation import Installation, frozen
 from tests.support.loads import kept, load, surprises, until_told
 from tests.unit.test_metrics import samples
 
-#: What a process of the new version writes first of all.
+#: The first line that a process of the new version writes.
 MARK = "this is the new version"
 FIRST_LINE = f"import os; os.write(1, b'{MARK}\\n')"
 
@@ -71,7 +70,7 @@ WATCHDOG = "2"
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     """
-    Version 0.1.0, to be replaced.
+    Provide version 0.1.0, to be replaced.
     """
     return frozen(tmp_path / "installed")
 
@@ -79,7 +78,7 @@ def installation(tmp_path: Path) -> Installation:
 @contextmanager
 def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     """
-    What is installed, with a worker that serves and one that stands by.
+    Run what is installed, with a serving worker and a standby.
     """
     (tmp_path / "run").mkdir()
     options = ("--journal", "10000000", "--watchdog", WATCHDOG)
@@ -95,7 +94,7 @@ def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
 @pytest.fixture
 def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     """
-    A service of version 0.1.0.
+    Provide a service of version 0.1.0.
     """
     with service(tmp_path, installation) as daemon:
         yield daemon
@@ -106,9 +105,9 @@ def systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], list[str]]]:
     """
-    What started the service.
+    Provide the service manager that started the service.
 
-    @return: called, it says what it hears next.
+    @return: a function that returns the next message that the service manager hears.
     """
     path = tmp_path / "systemd"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
@@ -129,7 +128,7 @@ def systemd(
 
 def new_workers(daemon: Daemon) -> set[str]:
     """
-    @return: the names of the workers that have the new code.
+    Return the names of the workers that have the new code.
     """
     return set(re.findall(rf"\[(worker-\d+)\] {MARK}", daemon.log.read_text()))
 
@@ -146,7 +145,7 @@ def until_new(daemon: Daemon) -> None:
 
 def scraped(daemon: Daemon, **expected: float) -> None:
     """
-    Wait until C{/metrics} says what is expected, which the worker knows from the
+    Wait until C{/metrics} has the expected values, which the worker knows from the
     supervisor.
     """
     found: dict[str, float] = {}
@@ -163,7 +162,8 @@ def scraped(daemon: Daemon, **expected: float) -> None:
 
 def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
     """
-    Nothing is lost, nobody was refused, no connection ended without its answer.
+    Check that nothing is lost, no client was refused, and no connection ended without its
+    answer.
     """
     assert kept(daemon, clients) == sum(len(each.told) for each in clients)
     assert surprises(clients) == []
@@ -172,7 +172,7 @@ def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
 
 def until_replaced(daemon: Daemon, times: int = 1) -> None:
     """
-    Wait until the supervisor has replaced its workers so often.
+    Wait until the supervisor has replaced its workers C{times} times.
     """
     for _ in patiently():
         if daemon.log.read_text().count("the workers are replaced") == times:
@@ -184,9 +184,9 @@ def test_a_reload(
     systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
 ) -> None:
     """
-    SIGHUP brings the new code under load: nobody is refused, no connection is cut off,
-    nothing is lost.  The new workers are heard, alive, also for systemd, and know what
-    the supervisor counts; they reload again, and all ends at SIGTERM.
+    SIGHUP brings the new code under load: no client is refused, no connection is cut off,
+    nothing is lost.  The new workers are heard, alive, also for systemd, and know what the
+    supervisor counts; they reload again, and all ends at SIGTERM.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -216,9 +216,9 @@ def test_a_reload(
 
 def test_kills(daemon: Daemon, installation: Installation) -> None:
     """
-    Workers that are killed after the code was replaced: first the one of version 0.1.0
-    that stands by, so that there is one of each, then whoever serves, three times.
-    Nobody is refused and nothing is lost.
+    Workers that are killed after the code was replaced, first the standby of version 0.1.0
+    so that there is one of each, then three times the serving worker, lose nothing, and no
+    client is refused.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -243,7 +243,7 @@ def test_kills(daemon: Daemon, installation: Installation) -> None:
 def test_a_kill_before_the_reload(daemon: Daemon, installation: Installation) -> None:
     """
     A standby of version 0.1.0 cannot take over any more when its files are gone, for it
-    imports what it listens with only then.  It ends, a new worker serves, nobody is
+    imports what it listens with only then.  It ends, a new worker serves, no client is
     refused and nothing is lost.
     """
     with load(daemon) as clients:
@@ -260,7 +260,7 @@ def test_a_kill_before_the_reload(daemon: Daemon, installation: Installation) ->
 
 def test_the_supervisor_dies(daemon: Daemon, installation: Installation) -> None:
     """
-    The new workers go with it, and leave the store to the next service.
+    The new workers end with their supervisor, and leave the store to the next service.
     """
     installation.upgrade(FIRST_LINE)
     daemon.process.send_signal(signal.SIGHUP)
@@ -277,8 +277,8 @@ def test_the_supervisor_dies(daemon: Daemon, installation: Installation) -> None
 
 def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
     """
-    A new worker that finds the store damaged says so, and the old supervisor ends with
-    the status for it.
+    A new worker that finds the store damaged says so, and the old supervisor ends with the
+    status for it.
     """
     installation.upgrade(FIRST_LINE)
     daemon.process.send_signal(signal.SIGHUP)

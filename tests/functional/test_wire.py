@@ -1,5 +1,5 @@
 """
-What is taken as a request, byte for byte.
+The requests that are taken, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    One for all: what is refused changes nothing.  The supervisor's worker is on
-    uvloop, and one by itself on Twisted's own reactor.
+    Provide one daemon for all tests: a refused request changes nothing.  The supervisor's
+    worker is on uvloop, and one by itself on Twisted's own reactor.
     """
     path = tmp_path_factory.mktemp("wire")
     with Daemon(path, "--max-connections", "500", command=request.param) as daemon:
@@ -38,7 +38,7 @@ def daemon(
 
 def connect(daemon: Daemon) -> socket.socket:
     """
-    A raw connection.
+    Return a raw connection.
     """
     return socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
 
@@ -54,14 +54,14 @@ def exchange(daemon: Daemon, sent: bytes) -> bytes:
 
 def request(line: bytes, *headers: bytes) -> bytes:
     """
-    A request with a Host.
+    Return a request with a Host.
     """
     return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
 
 
 def revision(daemon: Daemon) -> int:
     """
-    Where the cursor is.
+    Return the revision of the cursor.
     """
     return int(daemon.ask("/current")[0].headers["Pex-Revision"])
 
@@ -168,8 +168,9 @@ REFUSED = {
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED)
 def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
     """
-    Answered with a status, a line that says why and where it ends, and closed; what
-    comes behind it on the connection is not a request any more; nothing moves.
+    A request that is refused is answered with a status, a length, and one line that says
+    why, and the connection is closed; bytes behind it are no request any more, and nothing
+    moves.
     """
     before = revision(daemon)
     received = exchange(daemon, sent + request(b"POST /next HTTP/1.1"))
@@ -185,7 +186,7 @@ def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
 @pytest.mark.parametrize("path", [b"/", b"/current", b"/next", b"/nothing"])
 def test_no_body_for_head(daemon: Daemon, path: bytes) -> None:
     """
-    Whatever the answer to a HEAD is, it is a head; and the log is not full of it.
+    The answer to a HEAD is only a head, whatever it is, and the log has no warnings.
     """
     for head in (
         request(b"HEAD %b HTTP/1.1" % path, b"Connection: close"),
@@ -200,7 +201,7 @@ def test_no_body_for_head(daemon: Daemon, path: bytes) -> None:
 @pytest.mark.parametrize("path", [b"/next", b"*"])
 def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
     """
-    RFC 9110 forbids it.
+    A 204 has no length, which RFC 9110 forbids.
     """
     received = exchange(
         daemon, request(b"OPTIONS %b HTTP/1.1" % path, b"Connection: close")
@@ -211,8 +212,8 @@ def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
 
 def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
     """
-    Answers do not pile up in memory: while the client takes none, no more are made;
-    when it takes them, it gets them all.
+    Answers do not pile up in memory: while the client takes none, no more are made; when it
+    takes them, it gets them all.
     """
     exchange(
         daemon,
@@ -239,7 +240,7 @@ def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
 
 def worker(daemon: Daemon) -> int:
     """
-    The process that serves: the one with the store open.
+    Return the process id of the serving worker: the process with the store open.
     """
     for pid in (daemon.process.pid, *children(daemon.process.pid)):
         if any(
@@ -251,7 +252,7 @@ def worker(daemon: Daemon) -> int:
 
 def memory(daemon: Daemon) -> int:
     """
-    What the process that serves holds, in MiB.
+    Return the memory of the process that serves, in MiB.
     """
     status = Path(f"/proc/{worker(daemon)}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
@@ -259,7 +260,7 @@ def memory(daemon: Daemon) -> int:
 
 def test_refused_as_json(daemon: Daemon) -> None:
     """
-    Also here those who accept JSON get JSON.
+    A client that accepts JSON gets a refusal in JSON, too.
     """
     sent = request(
         b"POST /next HTTP/1.1", b"Accept: application/json", b"Content-Length: 65537"
@@ -279,7 +280,7 @@ def test_no_version_number(daemon: Daemon) -> None:
 
 def test_the_whole_answer(daemon: Daemon) -> None:
     """
-    These bytes, but for the date and the numbers, are what a caller gets.
+    A client gets exactly these bytes, but for the date and the numbers.
     """
     received = exchange(daemon, request(b"GET /current HTTP/1.0"))
     assert re.fullmatch(
@@ -303,7 +304,7 @@ def test_the_whole_answer(daemon: Daemon) -> None:
 @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/nothing"])
 def test_head(daemon: Daemon, path: str) -> None:
     """
-    The length of what GET would answer, and nothing of it.
+    A HEAD has the length of what GET would answer, and nothing of it.
     """
     get, body = daemon.ask(path)
     head, nothing = daemon.ask(path, "HEAD")
@@ -342,7 +343,7 @@ def test_bodies_are_dropped(daemon: Daemon, rest: bytes) -> None:
 
 def test_asking_first(daemon: Daemon) -> None:
     """
-    Who asks whether to send a body is told to.
+    A client that asks whether to send a body is told to.
     """
     with connect(daemon) as connection:
         connection.sendall(
@@ -363,7 +364,7 @@ def test_asking_first(daemon: Daemon) -> None:
 )
 def test_absolute_form(daemon: Daemon, target: bytes) -> None:
     """
-    RFC 9112: a server takes the absolute form too.
+    The absolute form of RFC 9112 is accepted.
     """
     received = exchange(daemon, request(b"GET " + target + b" HTTP/1.0"))
     assert received.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -373,7 +374,7 @@ def test_absolute_form(daemon: Daemon, target: bytes) -> None:
 
 def test_the_server_as_a_whole(daemon: Daemon) -> None:
     """
-    C{OPTIONS *} is about no path.
+    C{OPTIONS *} is about no path, and is answered.
     """
     received = exchange(daemon, request(b"OPTIONS * HTTP/1.0"))
     assert received.startswith(b"HTTP/1.0 204 No Content\r\n")
@@ -401,7 +402,7 @@ def test_persistence(
     kept: bool,  # noqa: FBT001 pytest passes it by its name
 ) -> None:
     """
-    Whether the connection may be used again, as the client asks.
+    The connection is kept or closed as the version and the headers of the request ask for.
     """
     headers = [] if connection is None else [b"Connection: " + connection]
     first = request(b"GET /current HTTP/" + version, *headers)
@@ -414,8 +415,8 @@ def test_persistence(
 
 def test_a_strange_host(daemon: Daemon) -> None:
     """
-    Over loopback a name that may be anybody's is refused, however strange it is; an
-    address and no name at all are answered.
+    Over loopback a name that may be anybody's is refused, however strange it is; an address
+    and no name at all are answered.
     """
     for host in (b"", b"a..b", b"x" * 300, b"xn--zz", b"%41:80", b"attacker.example"):
         sent = b"GET /current HTTP/1.0\r\nHost: " + host + b"\r\n\r\n"
@@ -438,7 +439,7 @@ def test_pipelining(daemon: Daemon) -> None:
 
 def test_byte_by_byte(daemon: Daemon) -> None:
     """
-    However the network cuts it.
+    A request is read however the network cuts it.
     """
     with connect(daemon) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -449,7 +450,7 @@ def test_byte_by_byte(daemon: Daemon) -> None:
 
 def test_half_closed(daemon: Daemon) -> None:
     """
-    Who has sent all their requests and says so gets all the answers.
+    A client that closes one side of its connection still gets all its answers.
     """
     before = revision(daemon)
     with connect(daemon) as connection:
@@ -462,7 +463,7 @@ def test_half_closed(daemon: Daemon) -> None:
 
 def test_half_a_request(daemon: Daemon) -> None:
     """
-    Who leaves within a request has sent none.
+    A client that leaves within a request has sent none.
     """
     before = revision(daemon)
     with connect(daemon) as connection:
@@ -474,7 +475,7 @@ def test_half_a_request(daemon: Daemon) -> None:
 
 def test_leaving(daemon: Daemon) -> None:
     """
-    Clients that leave while their step is under way cost nobody anything.
+    Clients that leave while their step is under way do not disturb others.
     """
     before = revision(daemon)
     for _ in range(200):
@@ -491,7 +492,7 @@ def test_leaving(daemon: Daemon) -> None:
 
 def test_too_many_connections(tmp_path: Path) -> None:
     """
-    The one that rested longest makes room, then the one that is slow to ask.
+    The connection that rested longest makes room, then the one that is slow to ask.
     """
     with Daemon(tmp_path, "--max-connections", "3") as daemon:
         resting = [connect(daemon) for _ in range(3)]
@@ -520,7 +521,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
 
 def test_all_are_busy(tmp_path: Path) -> None:
     """
-    When no connection can make room, the newcomer is told so.
+    A newcomer is told so when no connection can make room.
     """
     with Daemon(tmp_path, "--max-connections", "1") as daemon, connect(daemon) as stream:
         stream.sendall(request(b"GET /events HTTP/1.1"))

@@ -1,3 +1,3 @@
 """
-Tests of what is shipped: the package, the image, the manifests.
+Tests of the package, the image and the manifests that are shipped.
 """

@@ -21,7 +21,7 @@ from tests.support.daemon import PATIENCE, patiently
 
 ROOT = Path(__file__).parents[2]
 
-#: What it takes.
+#: The programs that building and running the image take.
 PROGRAMS = ("curl", "mmdebstrap", "podman", "runc")
 
 IMAGE = "localhost/pexservice"
@@ -33,7 +33,7 @@ DOWNLOAD = 900
 #: its own.
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
-#: The server that all is meant for, and as little right as there can be.
+#: The limits of the server that the image is meant for, and as few rights as there can be.
 _LIMITS = (
     "--memory=512m",
     "--cpus=1",
@@ -51,6 +51,8 @@ _LIMITS = (
 @frozen
 class Podman:
     """
+    Podman, with a place of its own.
+
     @ivar path: where it keeps everything.
     """
 
@@ -58,6 +60,8 @@ class Podman:
 
     def __call__(self, *arguments: str, timeout: float = PATIENCE) -> str:
         """
+        Run podman, which must end well.
+
         @return: what it writes to standard output.
         """
         done = self.attempt(*arguments, timeout=timeout)
@@ -68,7 +72,7 @@ class Podman:
         self, *arguments: str, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """
-        The same, for what may fail.
+        Run podman, which may fail.
         """
         # For a machine without systemd.
         command = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs")
@@ -85,7 +89,7 @@ class Podman:
 
     def build(self) -> None:
         """
-        A base of plain Debian, which has no Python, and the image from it.
+        Build a base of plain Debian, which has no Python, and the image from it.
         """
         base, settings = self.path / "base.tar", self.path / "pip.conf"
         _run("mmdebstrap", "--quiet", "--variant=apt", "trixie", str(base))
@@ -98,7 +102,7 @@ class Podman:
             "--network=host",
             "--ulimit=nofile=20000:20000",
             "--ulimit=nproc=20000:20000",
-            # The other one has no HEALTHCHECK.
+            # The other format has no HEALTHCHECK.
             "--format=docker",
             f"--volume={settings}:/etc/pip.conf:ro",
             f"--volume={_CERTIFICATES}:/run/certificates:ro",
@@ -111,7 +115,7 @@ class Podman:
     @contextmanager
     def volume(self) -> Iterator[str]:
         """
-        A new one.
+        Provide a new volume.
 
         @return: its name.
         """
@@ -124,9 +128,9 @@ class Podman:
     @contextmanager
     def container(self, volume: str, *options: str) -> Iterator[Container]:
         """
-        A new one, which has been started.
+        Provide a new container, which has been started.
 
-        @param volume: or a directory.
+        @param volume: the name of a volume, or a directory.
         """
         name = self(
             "run", "--detach", *_LIMITS, f"--volume={volume}:/data", IMAGE, *options
@@ -140,7 +144,9 @@ class Podman:
 @frozen
 class Container:
     """
-    @ivar name: podman's.
+    A container of the image.
+
+    @ivar name: podman's name of it.
     """
 
     podman: Podman
@@ -148,25 +154,27 @@ class Container:
 
     def inspect(self, what: str) -> str:
         """
+        Return a property of the container.
+
         @param what: as C{.State.Status}.
         """
         return self.podman("inspect", f"--format={{{{{what}}}}}", self.name)
 
     def log(self) -> str:
         """
-        What it has written to standard output.
+        Return what the container has written to standard output.
         """
         return self.podman("logs", self.name)
 
     def execute(self, script: str) -> str:
         """
-        Run a shell script in it.
+        Run a shell script in the container.
         """
         return self.podman("exec", self.name, "bash", "-c", script)
 
     def ask(self, path: str, *options: str) -> str:
         """
-        One request, from inside its network.
+        Make one request, from inside the container's network.
 
         @return: the body.
         """
@@ -181,7 +189,7 @@ class Container:
 
     def until(self, pattern: str, after: str = "") -> str:
         """
-        Wait until its log has C{pattern}, in what came after it had only said
+        Wait until the container's log has C{pattern}, in what came after it had only said
         C{after}.
 
         @return: the log.
@@ -195,7 +203,7 @@ class Container:
 
     def until_ended(self) -> int:
         """
-        Wait until it ends by itself.
+        Wait until the container ends by itself.
 
         @return: its exit status.
         """
@@ -203,7 +211,7 @@ class Container:
 
     def stop(self, grace: int = 10) -> int:
         """
-        As Docker does, whose grace is ten seconds; then it kills.
+        Stop the container as Docker does, whose grace is ten seconds; then it kills.
 
         @return: the exit status, of which 137 is SIGKILL's.
         """
@@ -227,7 +235,7 @@ def _run(*command: str) -> str:
 @contextmanager
 def built() -> Iterator[Podman]:
     """
-    Podman with the image, in a place that is removed afterwards.
+    Provide podman with the image, in a place that is removed afterwards.
     """
     # podman takes no long names.
     with tempfile.TemporaryDirectory(prefix="pex-", dir="/tmp") as path:
@@ -236,5 +244,5 @@ def built() -> Iterator[Podman]:
             podman.build()
             yield podman
         finally:
-            # It leaves the layers mounted otherwise.
+            # Without a reset podman leaves the layers mounted.
             podman("system", "reset", "--force", timeout=DOWNLOAD)

@@ -32,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:
     """
-    With the image.
+    Provide podman with the image.
     """
     with built() as podman:
         yield podman
@@ -56,7 +56,7 @@ def test_it_serves(podman: Podman) -> None:
             " || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
         ) == str(512 << 20)
         assert "UvloopReactor" in log
-        # It was made when the image was, and nobody could write it now.
+        # The cache was made when the image was, and nobody could write it now.
         assert "plugin cache" not in log
 
 
@@ -77,8 +77,8 @@ def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
 
 def test_a_step_outlives_its_container(podman: Podman) -> None:
     """
-    SIGTERM ends it within Docker's grace, with status 0; the next container with the
-    volume goes on where it was, after a SIGKILL of everything too.
+    SIGTERM ends the container within Docker's grace, with status 0; the next container with
+    the volume goes on where it was, after a SIGKILL of everything too.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -97,7 +97,7 @@ def test_a_step_outlives_its_container(podman: Podman) -> None:
 
 def test_a_killed_worker_is_replaced(podman: Podman) -> None:
     """
-    The worker that serves is killed: the other one goes on, and a third stands by.
+    When the worker that serves is killed, the other worker goes on, and a third stands by.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -110,7 +110,7 @@ def test_a_killed_worker_is_replaced(podman: Podman) -> None:
 
 def test_orphans_are_buried(podman: Podman) -> None:
     """
-    What a process in the container leaves behind is gone once it has ended.
+    A process that another process in the container leaves behind is gone once it has ended.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(SERVES)
@@ -138,7 +138,7 @@ def test_nobody_is_root(podman: Podman) -> None:
 
 def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> None:
     """
-    One that is root's, and that the service's group may write to, will do.
+    A volume that is root's, and that the service's group may write to, will do.
     """
     os.chown(tmp_path, 0, 10001)
     tmp_path.chmod(0o2775)
@@ -150,7 +150,8 @@ def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> N
 
 def test_a_damaged_store_stays_as_it_is(podman: Podman) -> None:
     """
-    Exit status 78, one line that says so, and not a byte of it changed.
+    A damaged store ends the service with exit status 78 and one line that says so, and not
+    a byte of the store is changed.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -171,7 +172,7 @@ def _place(podman: Podman, volume: str) -> Path:
 
 def _serving(log: str) -> int:
     """
-    The process, as the container numbers it.
+    Return the id of the process that serves, as the container numbers it.
     """
     name = re.findall(SERVES, log)[-1]
     return int(re.findall(rf"{name} is process (\d+)", log)[-1])

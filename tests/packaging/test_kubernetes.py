@@ -1,5 +1,5 @@
 """
-What C{deploy/kubernetes} says is what Kubernetes understands, what its strictest
+The manifests of C{deploy/kubernetes} say what Kubernetes understands, what its strictest
 profile asks for, and what the image has.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-#: The first in which ReadWriteOncePod is there for good.
+#: The first release in which ReadWriteOncePod is there for good.
 OLDEST = "1.29"
 
 _KUSTOMIZATION = yaml.safe_load((PLACE / "kustomization.yaml").read_text())
@@ -55,7 +55,7 @@ def assert_known(manifest: Any) -> None:
 def assert_valid(manifest: Any) -> None:
     """
     Check a manifest against the schemas of the oldest release that will do and of the
-    newest there is, which would not take a word that they do not know.
+    newest there is, neither of which takes a word that it does not know.
     """
     from kubernetes_validate import (
         ValidationError,
@@ -81,7 +81,7 @@ def test_the_schemas_know_all_of_it(name: str) -> None:
 
 def test_nothing_is_left_out() -> None:
     """
-    What is there is applied.
+    Every manifest that is there is applied.
     """
     there = {each.name for each in PLACE.glob("*.yaml")}
     assert there == {"kustomization.yaml", *MANIFESTS}
@@ -107,8 +107,8 @@ def test_the_restricted_profile() -> None:
 
 def test_it_is_one_with_the_image() -> None:
     """
-    User, port, volume and version are the image's, the probes ask what there is, and
-    the grace is longer than a stop may take.
+    User, port, volume and version are the image's, the probes ask endpoints that there are,
+    and the grace is longer than a stop may take.
     """
     context = POD["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -140,11 +140,12 @@ def test_a_long_verification_is_waited_for() -> None:
 @pytest.mark.needs("kubectl", "kustomize", "kubernetes-validate")
 def test_the_components(tmp_path: Path) -> None:
     """
-    An overlay can have them: the backup's job runs what pexctl knows in the pod of the
-    set, may do that and nothing else; the monitor's pods and port are those of the set.
+    An overlay can have the components: the backup's job runs a command that pexctl knows in
+    the pod of the set, and may do that and nothing else; the monitor's pods and port are
+    those of the set.
     """
     overlay = tmp_path / "kustomization.yaml"
-    # A path of the file system takes to be below the overlay.
+    # kustomize wants a path that is relative to the overlay.
     place = os.path.relpath(PLACE, tmp_path)
     overlay.write_text(
         f"resources: [{place}]\ncomponents: [{place}/backup, {place}/monitoring]\n"
@@ -173,7 +174,7 @@ def test_the_components(tmp_path: Path) -> None:
 
 def test_who_belongs_together() -> None:
     """
-    Service and network policy are about the pods of the set, and there is one.
+    Service and network policy are about the pods of the set, and there is one pod.
     """
     labels = _SET["template"]["metadata"]["labels"]
     assert labels == _SET["selector"]["matchLabels"]
@@ -191,8 +192,8 @@ def test_who_belongs_together() -> None:
 @pytest.mark.needs("kubectl", "kustomize")
 def test_kubectl_and_kustomize() -> None:
     """
-    Both build the same, and kubectl, which knows the types without a cluster, loses
-    nothing of the set when it reads it.
+    The two programs build the same, and kubectl, which knows the types without a cluster,
+    loses nothing of the set when it reads it.
     """
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))
@@ -200,7 +201,7 @@ def test_kubectl_and_kustomize() -> None:
     manifests = {each["kind"]: each for each in listed}
     assert len(listed) == len(MANIFESTS)
     given = manifests["StatefulSet"]
-    # With another image, for what stays the same is not written.
+    # With another image, for a set that stays the same is not written.
     change = ("kubectl", "set", "image", "--local", "--filename=-", "pexservice=another")
     read = json.loads(_run(*change, "--output=json", read=json.dumps(given)))
     assert _missing(given, read) == [".spec.template.spec.containers[0].image"]
@@ -208,7 +209,7 @@ def test_kubectl_and_kustomize() -> None:
 
 def _said(instruction: str) -> str:
     """
-    What the image's last stage says.
+    Return what the image's last stage says by an instruction.
     """
     said: list[str] = re.findall(rf"^{instruction} (.+)$", DOCKERFILE, re.MULTILINE)
     return said[-1]
@@ -216,7 +217,7 @@ def _said(instruction: str) -> str:
 
 def _missing(given: object, read: object, where: str = "") -> list[str]:
     """
-    Where C{read} has not what was given.
+    Return where C{read} lacks what was given.
     """
     match given, read:
         case dict(), dict():

@@ -1,5 +1,5 @@
 """
-What C{deploy/kubernetes/etcd} says is what Kubernetes and the service understand.
+The manifests of C{deploy/kubernetes/etcd} say what Kubernetes and the service understand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Manifests = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def built() -> Manifests:
     """
-    Have kustomize put the manifests together.
+    Return the manifests as kustomize puts them together.
     """
     return [*yaml.safe_load_all(_run("kustomize", "build", str(PLACE / "etcd")))]
 
@@ -42,7 +42,7 @@ def test_the_schemas_know_all_of_it(built: Manifests) -> None:
 
 def test_nodes_find_etcd(built: Manifests) -> None:
     """
-    The service takes what it is told, and that names each of the etcd there are.
+    The service takes its arguments, and they name each etcd that there is.
     """
     (container,) = _one(built, "Deployment")["template"]["spec"]["containers"]
     options = ServiceOptions()
@@ -66,7 +66,7 @@ def test_nodes_find_etcd(built: Manifests) -> None:
 
 def test_one_may_be_missing(built: Manifests) -> None:
     """
-    Three nodes on different machines, and one at a time may be taken away.
+    There are three nodes on different machines, and one at a time may be taken away.
     """
     nodes = _one(built, "Deployment")
     assert nodes["replicas"] == 3
@@ -81,7 +81,7 @@ def test_one_may_be_missing(built: Manifests) -> None:
 
 def test_as_careful_as_the_single_one(built: Manifests) -> None:
     """
-    The nodes run as the single one does, and are asked the same.
+    The nodes run as the single node does, and have the same probes.
     """
     pod = _one(built, "Deployment")["template"]["spec"]
     (ours,), (single,) = pod["containers"], POD["containers"]

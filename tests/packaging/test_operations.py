@@ -28,14 +28,14 @@ PROBLEMS = [
 @pytest.mark.parametrize("status", Status)
 def test_exit_statuses(status: Status) -> None:
     """
-    Each has its row.
+    Each exit status has its row.
     """
     assert f"\n| {status.value} | `{status.name}` |" in PAGE
 
 
 def test_problems_that_are_not_the_callers() -> None:
     """
-    So has each with a status of 500 and more.
+    Each problem with a status of 500 and more has its row.
     """
     ours = [(name, status) for status, name in PROBLEMS if status >= 500]
     assert len(ours) >= 4

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def declared() -> str:
     """
-    Where it is written: C{pyproject.toml}.
+    Return the version that C{pyproject.toml} declares.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return str(project["version"])
@@ -29,14 +29,14 @@ def declared() -> str:
 
 def test_installed() -> None:
     """
-    What is installed, and C{--version} tells, is what is declared.
+    The version that is installed, and that C{--version} tells, is the declared one.
     """
     assert version("pexservice") == declared()
 
 
 def test_debian() -> None:
     """
-    The Debian package has the same, in its latest entry.
+    The latest entry of the Debian package's changelog has the declared version.
     """
     latest, _, _ = (ROOT / "debian" / "changelog").read_text().partition("\n")
     assert latest.startswith(f"pexservice ({declared()}) ")
@@ -44,8 +44,8 @@ def test_debian() -> None:
 
 def test_changes() -> None:
     """
-    The list of changes begins with what is not released yet, or with this version;
-    what is not released yet has a version that no release had.
+    The list of changes begins with the changes that are not released yet, or with this
+    version; changes that are not released yet have a version that no release had.
     """
     headings = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())
     newest, *older = headings
@@ -58,7 +58,7 @@ def test_changes() -> None:
 @pytest.mark.needs("git", "build")
 def test_what_is_released_is_the_same_each_time(tmp_path: Path) -> None:
     """
-    Wheel and sdist have the same bytes, whoever makes them and with whatever umask, and
+    Wheel and sdist have the same bytes each time they are made, with whatever umask, and
     the sdist makes the same wheel; make system looks at the Debian package.
     """
     sums = []

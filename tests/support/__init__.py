@@ -1,3 +1,3 @@
 """
-What tests share: fakes, a daemon of the test's own, clients that keep records.
+The parts that tests share: fakes, a daemon of the test's own, clients that keep records.
 """

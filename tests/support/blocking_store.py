@@ -1,5 +1,5 @@
 """
-A store that waits for its answers, so that what every store promises can be shown with
+A store that waits for its answers, so that the promises of every store can be shown with
 one that speaks over a network.
 """
 
@@ -29,7 +29,7 @@ def running_reactor() -> Any:
 @implementer(ISharedStore)
 class Blocking:
     """
-    Each call comes back when it is done, and so has what follows from it.
+    A store whose calls come back when they are done, and when what follows from them is.
     """
 
     def __init__(self, store: EtcdStore) -> None:
@@ -42,7 +42,7 @@ class Blocking:
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.
+        Open the store, and wait until it is open; see L{IStore}.
         """
         return self._wait(self._store.open)
 
@@ -54,7 +54,7 @@ class Blocking:
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        See L{IStore.commit}.
+        Commit C{batch}, and wait until it is durable and the store is trimmed.
         """
 
         def commit() -> Deferred[None]:
@@ -64,30 +64,30 @@ class Blocking:
 
     def watch(self, heard: Callable[[int, int], None]) -> None:
         """
-        See L{ISharedStore.watch}.
+        Have C{heard} called with news; see L{ISharedStore}.
         """
         self._store.watch(heard)
 
     def read(self) -> Deferred[tuple[int, int]]:
         """
-        See L{ISharedStore.read}.
+        Read the cursor, and wait for it; see L{ISharedStore}.
         """
         return self._wait(self._store.read)
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
-        See L{IStore.recall}.
+        Wait for what the store remembers of C{key}; see L{IStore}.
         """
         return self._wait(self._store.recall, key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.
+        Wait for rows of the history; see L{IStore}.
         """
         return self._wait(self._store.history, before, limit)
 
     def close(self) -> Deferred[None]:
         """
-        See L{IStore.close}.
+        Close the store, and wait until it is closed; see L{IStore}.
         """
         return self._wait(self._store.close)

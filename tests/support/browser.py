@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 CHROMIUM = Path("/usr/bin/chromium")
 
-#: What Chromium itself writes when a server goes away, or refuses.
+#: The begin of Chromium's own message when a server goes away, or refuses.
 NETWORK = "Failed to load resource:"
 
-# What the policy of the page forbade, told as an error.
+# A script that tells each violation of the page's policy as an error.
 _TELL_VIOLATIONS = """
     window.violations = []
     addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
@@ -39,7 +39,7 @@ def chromium(*arguments: str) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Its sandbox does not run as root.
+        # Chromium's sandbox does not run as root.
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", *arguments]
         )
@@ -53,7 +53,7 @@ class View:
     """
     The page in a context of its own.
 
-    @ivar errors: what the console had of them.
+    @ivar errors: the errors and warnings on the console.
     """
 
     page: Page
@@ -61,13 +61,13 @@ class View:
 
     def __getitem__(self, name: str) -> Locator:
         """
-        The element with that id.
+        Return the element with that id.
         """
         return self.page.locator(f"#{name}")
 
     def __call__(self, name: str) -> str:
         """
-        The text of the element with that id.
+        Return the text of the element with that id.
         """
         return self[name].inner_text()
 
@@ -96,7 +96,7 @@ class View:
 
     def noted(self, message: ConsoleMessage) -> None:
         """
-        The console has a line.
+        Keep a line of the console that is an error or a warning.
         """
         if message.type in ("error", "warning"):
             self.errors.append(message.text)
@@ -104,14 +104,14 @@ class View:
     @property
     def own_errors(self) -> list[str]:
         """
-        Those that are not the network's.
+        Return the errors that are not the network's.
         """
         return [each for each in self.errors if not each.startswith(NETWORK)]
 
 
 def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
     """
-    The page of C{daemon}, connected.
+    Open the page of C{daemon}.
 
     @param options: of Playwright's C{new_context}.
     """

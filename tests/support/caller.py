@@ -29,7 +29,7 @@ from tests.support.fakes import MemoryStore, Turns, now
 @frozen
 class Answer:
     """
-    What came back.
+    The answer to a request.
 
     @ivar length: what C{Content-Length} said; Twisted takes it out of the headers.
     """
@@ -41,7 +41,7 @@ class Answer:
 
     def __getitem__(self, name: str) -> str | None:
         """
-        The header C{name}, which must not be there twice.
+        Return the value of the header C{name}, which must not be there twice.
         """
         values = self.headers.getRawHeaders(name)
         if values is None:
@@ -52,13 +52,15 @@ class Answer:
     @property
     def json(self) -> Any:
         """
-        The body.
+        Return what the body means as JSON.
         """
         return json.loads(self.body)
 
 
 class Caller:
     """
+    A caller of the API, on a store in memory.
+
     @ivar store: below the API; may hold its commits.
     """
 
@@ -71,7 +73,7 @@ class Caller:
         supervisor: int | None = None,
     ) -> None:
         """
-        @param supervisor: the descriptor of its scoreboard.
+        @param supervisor: the file descriptor of the supervisor's scoreboard.
         """
         self.store = MemoryStore()
         self.clock = Turns()
@@ -86,7 +88,7 @@ class Caller:
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         performer = Performer(self.committer, access or Access(), Clients())
-        # Nothing comes through it here.
+        # No request comes through the fast path here.
         self.fast_path = FastPath(performer, Connections(100), self.clock)
         scrape = Metrics(self.committer, self.fast_path, self.store, supervisor).reply
         self.events = Events(self.committer, self.clock.callLater)
@@ -97,7 +99,7 @@ class Caller:
         """
         Send a request; C{Accept_Language="de"} becomes C{Accept-Language: de}.
 
-        @return: gets the answer when it is there.
+        @return: a list that gets the answer when it is there.
         """
         answers: list[Answer] = []
         raw = Headers()

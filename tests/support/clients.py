@@ -37,12 +37,12 @@ class Told:
 @define(eq=False)
 class Client(threading.Thread):
     """
-    Steps as fast as it is answered, and waits when nobody is there.
+    A client that steps as fast as it is answered, and waits when nobody is there.
 
     @ivar fresh: open a connection for each request.
     @ivar told: each answer.
     @ivar refused: how many connections nobody took.
-    @ivar broken: how many ended without an answer.
+    @ivar broken: how many connections ended without an answer.
     @ivar replayed: how many steps had been made when they were repeated.
     @ivar surprises: answers that were not 200.
     """
@@ -64,14 +64,14 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """
-        Until told to stop.
+        Step until told to stop.
         """
         choose = random.Random(self.number)  # noqa: S311 nothing secret
         count = 0
         while not self.stopping.is_set():
             count += 1
             word = choose.choices(["next", "previous", "reset"], [90, 9, 1])[0]
-            # Every other client uses keys, and repeats what it got no answer to.
+            # Every other client uses keys, and repeats a step that it got no answer to.
             self._step(word, f"{self.number}-{count}" if self.number % 2 else None)
         self._close()
 
@@ -98,7 +98,9 @@ class Client(threading.Thread):
 
     def _exchange(self, sent: bytes) -> bytes:
         """
-        As little as can be: what the client takes is missing to the service.
+        Send a request and return its answer.
+
+        Do as little as can be: the time that the client takes is missing to the service.
         """
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
@@ -131,7 +133,7 @@ class Client(threading.Thread):
 
 def _number(name: bytes, head: bytes) -> int:
     """
-    The number in the header C{name}.
+    Return the number in the header C{name}.
     """
     found = re.search(rb"\r\n%b: (\d+)" % name, head)
     assert found is not None, head
@@ -140,14 +142,14 @@ def _number(name: bytes, head: bytes) -> int:
 
 def highest(clients: Sequence[Client]) -> int:
     """
-    The highest revision that one of them was told.
+    Return the highest revision that one of the clients was told.
     """
     return max((each.told[-1].revision for each in clients if each.told), default=0)
 
 
 def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
     """
-    By revision, where each transition led, followed page by page.
+    Return by revision where each transition led, followed page by page.
     """
     rows, path = {}, "/history?limit=1000"
     while path:
@@ -161,14 +163,14 @@ def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
 
 def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     """
-    The clients' records against the history, and the history against the cursor.
+    Compare the clients' records with the history, and the history with the cursor.
 
     @return: how many steps were told, and how many were made.
     """
     rows = whole_history(daemon)
     told = [answer for client in clients for answer in client.told]
     assert [each for client in clients for each in client.surprises] == []
-    # Nobody was told what somebody else was told, nor what was not made.
+    # No client was told another client's step, nor a step that was not made.
     assert len({each.revision for each in told}) == len(told)
     for each in told:
         assert rows[each.revision] == (each.position, each.word)

@@ -18,8 +18,10 @@ COMMANDS = ("pexservice", "pexservice-worker")
 
 class CommandLine:
     """
-    @ivar options: behind the command.
-    @ivar files: what is in the directory before, by path.
+    A command line that ends by itself.
+
+    @ivar options: the options behind the command.
+    @ivar files: the files that are in the directory before, by path.
     """
 
     def __init__(self, *options: str, files: Mapping[str, str] | None = None) -> None:
@@ -28,7 +30,7 @@ class CommandLine:
 
     def run(self, path: Path, command: str, python: str) -> Outcome:
         """
-        Run it in the new directory C{path}.
+        Run the command line in the new directory C{path}.
 
         @return: how it ends: its exit status, what it says, and which files are there
             behind it.
@@ -38,7 +40,7 @@ class CommandLine:
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(text)
         ended = run(path, "-n", "--pidfile=", command, *self.options, python=python)
-        # When nothing is wrong with it, it speaks on standard output.
+        # When nothing is wrong, the command speaks on standard output.
         said = ended.stderr or ended.stdout
         found = [each for each in path.rglob("*") if each.is_file()]
         same = {
@@ -53,7 +55,7 @@ class CommandLine:
         )
 
 
-#: Of both commands.
+#: Wrong starts of both commands.
 WRONG_STARTS: Mapping[str, CommandLine] = {
     "an address without a kind": CommandLine("--listen", "8081"),
     "an address without a port": CommandLine("--listen", "tcp"),
@@ -97,7 +99,7 @@ WRONG_STARTS: Mapping[str, CommandLine] = {
     "a file for a store": CommandLine(*LOOPBACK, "--store", "lmdb:s", files={"s": ""}),
 }
 
-#: Those only of the supervisor.
+#: Wrong starts of the supervisor only.
 WRONG_SUPERVISIONS: Mapping[str, CommandLine] = {
     "many standbys": CommandLine(*LOOPBACK, "--standby", "2"),
     "a short watchdog": CommandLine(*LOOPBACK, "--watchdog", "0.1"),
@@ -106,7 +108,7 @@ WRONG_SUPERVISIONS: Mapping[str, CommandLine] = {
 
 def command_lines() -> Iterator[tuple[str, str, CommandLine]]:
     """
-    @return: all of them, each with the name of its case and its command.
+    Yield all command lines, each with the name of its case and its command.
     """
     for command in COMMANDS:
         yield f"help/{command} version", command, CommandLine("--version")
@@ -118,7 +120,7 @@ def command_lines() -> Iterator[tuple[str, str, CommandLine]]:
 
 def help_of(path: Path, command: str, python: str) -> dict[str, Outcome]:
     """
-    @return: by case, each option that C{--help} shows, and what it says of it.
+    Return by case each option that C{--help} shows, and what the help says of it.
     """
     ended = run(path, command, "--help", python=python)
     assert (ended.returncode, ended.stderr) == (0, "")

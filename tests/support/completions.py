@@ -1,5 +1,5 @@
 """
-Write what shells complete C{pexctl} with, from its parser.
+Write the completions of C{pexctl} for shells, from its parser.
 
 C{python -m tests.support.completions} writes the files; a test compares them.
 """
@@ -18,7 +18,7 @@ _PLACE = Path(__file__).parents[2] / "src" / "pexservice" / "cli" / "completions
 BASH = _PLACE / "bash" / "pexctl"
 ZSH = _PLACE / "zsh" / "_pexctl"
 
-#: How values are called that are files, and directories.
+#: The names of values that are files, and of values that are directories.
 _FILES = {"FILE", "PEM"}
 _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 
@@ -26,7 +26,7 @@ _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 @frozen
 class Verb:
     """
-    What a shell has to know of a verb.
+    A verb, as far as a shell has to know it.
     """
 
     name: str
@@ -64,14 +64,14 @@ def _long(option: Action) -> str:
 
 def _value(option: Action) -> str | None:
     """
-    Return what the value of an option is called, if it has one.
+    Return the name of an option's value, if it has one.
     """
     return None if option.nargs == 0 else str(option.metavar or option.dest.upper())
 
 
 def bash() -> Iterator[str]:
     """
-    Write the lines for bash.
+    Yield the lines for bash.
     """
     known = verbs(make_parser())
     options = {_long(each): each for verb in known for each in verb.options}
@@ -124,7 +124,7 @@ def _completed(value: str) -> str:
 
 def zsh() -> Iterator[str]:
     """
-    Write the lines for zsh.
+    Yield the lines for zsh.
     """
     known = verbs(make_parser())
     yield "#compdef pexctl"

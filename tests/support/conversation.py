@@ -1,5 +1,5 @@
 """
-Steps, what came of them, and where the cursor may be by that.
+Steps, their answers, and where the cursor may be by these.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _REFUSALS = {
 @frozen
 class Answer:
     """
-    What a caller got to a step.
+    The answer to a step.
 
     @ivar kind: C{answered}, C{not taken}, C{outcome unknown} or C{broken}.
-    @ivar at: where it says that the cursor is, when it was answered.
+    @ivar at: where the answer says that the cursor is, when the step was answered.
     """
 
     word: str
@@ -41,7 +41,7 @@ class Answer:
 
 class Conversation:
     """
-    One connection.
+    A conversation on one connection.
     """
 
     def __init__(self, port: int) -> None:
@@ -51,7 +51,7 @@ class Conversation:
 
     def send(self, word: str, **headers: str) -> None:
         """
-        Ask for a step, and do not wait.  What breaks now shows in the answer.
+        Ask for a step, and do not wait.  An error now shows in the answer.
         """
         self._word = word
         asked = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -63,15 +63,15 @@ class Conversation:
     @property
     def socket(self) -> socket.socket:
         """
-        To wait for.
+        Return the socket, to wait for it.
         """
         return self._connection.sock
 
     def receive(self) -> Answer:
         """
-        What came of it.
+        Return the answer to the step.
 
-        @raise AssertionError: none of what may.
+        @raise AssertionError: there is none, or none of those that may be.
         """
         try:
             response = self._connection.getresponse()
@@ -90,7 +90,7 @@ class Conversation:
 
     def ask(self, word: str, **headers: str) -> Answer:
         """
-        A step, and what came of it.
+        Ask for a step, and return its answer.
         """
         self.send(word, **headers)
         return self.receive()
@@ -99,7 +99,8 @@ class Conversation:
         """
         Look at C{/current} or C{/history}.
 
-        @return: where the cursor is and the transitions, or L{None} if it broke.
+        @return: where the cursor is and the transitions, or L{None} if the connection
+            broke.
         """
         try:
             self._connection.request("GET", path, headers={"Accept": "application/json"})
@@ -116,7 +117,7 @@ class Conversation:
 
     def close(self) -> None:
         """
-        Hang up.
+        Close the connection.
         """
         self._connection.close()
 
@@ -124,14 +125,14 @@ class Conversation:
 @define
 class Expected:
     """
-    Where the cursor may be on disk, by all that was answered.
+    The states that the cursor may have on disk, by all that was answered.
     """
 
     possible: set[At]
 
     def heard(self, *answers: Answer) -> None:
         """
-        Answers to steps that were asked for together, so in any order.
+        Take in answers to steps that were asked for together, so in any order.
 
         @raise AssertionError: one of them is not true.
         """
@@ -151,7 +152,7 @@ class Expected:
 
     def shown(self, at: At) -> None:
         """
-        A reader was shown this, so a crash cannot take it back.
+        Take in that a reader was shown C{at}, so that a crash cannot take it back.
         """
         assert at in self.possible, f"{at} was shown, possible were {self.possible}"
         self.possible = {each for each in self.possible if each >= at}

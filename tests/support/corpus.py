@@ -1,8 +1,8 @@
 """
-What the oracle asks both versions.
+The requests that the oracle sends to both versions.
 
-Each case is one connection.  Most send a request twice, for the second time may be
-answered by another way than the first, and then one that ends the connection.
+Each case is one connection.  Most send a request twice, for the second time may be answered
+by another way than the first, and then one that ends the connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.labs.attacks.attacking import whole
 from tests.labs.attacks.lab import PROMPT
 from tests.support.oracle import Case
 
-#: It ends the connection, and does nothing else.
+#: A request that ends the connection, and does nothing else.
 LAST = b"GET /livez HTTP/1.0\r\n\r\n"
 
 PATHS = (
@@ -65,7 +65,7 @@ BROWSERS = (
     ("Purpose: prefetch",),
     ("X-Moz: prefetch",),
 )
-#: What the service has no use for.
+#: Headers that the service has no use for.
 OTHERS = (
     *("User-Agent: curl/8", "X-Request-ID: 1", "Cookie: a=b", "Range: bytes=0-0"),
     *("Accept-Encoding: gzip", "Cache-Control: no-cache", "X-Forwarded-For: 1.2.3.4"),
@@ -96,7 +96,7 @@ def request(
     line: str, *headers: str, host: str | None = "localhost", version: str = "1.1"
 ) -> bytes:
     """
-    @return: a request, but for its body.
+    Return a request, but for its body.
     """
     hosts = [] if host is None else [f"Host: {host}"]
     lines = [f"{line} HTTP/{version}", *hosts, *headers, "", ""]
@@ -105,7 +105,7 @@ def request(
 
 def twice(name: str, sent: bytes) -> Case:
     """
-    One request two times, and the end.
+    Return a case with one request two times, and the end.
     """
     target = sent.split(b" ", 2)[1]
     opaque = target in (b"/metrics", b"/openapi.json") or (
@@ -116,7 +116,7 @@ def twice(name: str, sent: bytes) -> Case:
 
 def plain() -> Iterator[Case]:
     """
-    Every method, path, version and representation.
+    Yield cases of every method, path, version and representation.
     """
     for path, method in product(PATHS, METHODS):
         line = f"{method} {path}"
@@ -138,7 +138,7 @@ def plain() -> Iterator[Case]:
 
 def conditional() -> Iterator[Case]:
     """
-    Preconditions.
+    Yield cases with preconditions.
     """
     paths = ("/", *CURSOR_PATHS, "/livez")
     names = ("If-Match", "If-None-Match")
@@ -155,7 +155,7 @@ def conditional() -> Iterator[Case]:
 
 def keyed() -> Iterator[Case]:
     """
-    Idempotency keys, and query parameters.
+    Yield cases with idempotency keys, and with query parameters.
     """
     for key, path in product(KEYS, CURSOR_PATHS):
         sent = request(f"POST {path}", f"Idempotency-Key: {key}")
@@ -179,11 +179,11 @@ def keyed() -> Iterator[Case]:
 
 def browsers() -> Iterator[Case]:
     """
-    What browsers send by themselves.
+    Yield cases with headers that browsers send by themselves.
     """
     paths = ("/next", "/current", "/events", "/")
     for path, method, headers in product(paths, ("GET", "POST", "OPTIONS"), BROWSERS):
-        # That would be a stream, without an end.
+        # A GET of /events would be a stream, without an end.
         if (path, method) != ("/events", "GET"):
             sent = request(f"{method} {path}", *headers)
             yield twice(f"{method} {path} {', '.join(headers)}", sent)
@@ -194,7 +194,7 @@ def browsers() -> Iterator[Case]:
 
 def heads() -> Iterator[Case]:
     """
-    Headers that decide nothing, that keep a connection or not, and Hosts.
+    Yield cases with headers that decide nothing, that keep a connection or not, and Hosts.
     """
     for header, line in product(OTHERS, ("GET /current", "POST /next")):
         yield twice(f"{line} {header[:40]}", request(line, header))
@@ -208,7 +208,7 @@ def heads() -> Iterator[Case]:
 
 def pipelines() -> Iterator[Case]:
     """
-    Many requests on one connection, whole and in pieces.
+    Yield cases of many requests on one connection, whole and in pieces.
     """
     step, look = request("POST /next"), request("GET /current")
     mixed = [
@@ -242,7 +242,7 @@ def pipelines() -> Iterator[Case]:
 
 def bodies() -> Iterator[Case]:
     """
-    Bodies of requests, and streams.
+    Yield cases with bodies of requests, and with streams.
     """
     for name, rest in TAKEN.items():
         sent = b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + (rest or b"\r\n")
@@ -263,7 +263,7 @@ def bodies() -> Iterator[Case]:
 
 def malformed() -> Iterator[Case]:
     """
-    The tables of what is refused.
+    Yield cases from the tables of refused requests.
     """
     for name, (sent, _) in REFUSED.items():
         yield Case(f"wire: {name}", (sent + request("POST /next"),))
@@ -274,7 +274,7 @@ def malformed() -> Iterator[Case]:
             continue
         opaque = b"/metrics" in attack.sent or b"/openapi.json" in attack.sent
         chunks = tuple(whole(attack))
-        # To one of them version 0.1.0 answers with a stream, which has no end.
+        # To one of the attacks version 0.1.0 answers with a stream, which has no end.
         until = b"}\n\n" if b"GET /events " in attack.sent else None
         name, leaves = f"attack: {attack.name}", attack.leaves
         yield Case(name, chunks, leaves=leaves, until=until, opaque=opaque)
@@ -282,7 +282,7 @@ def malformed() -> Iterator[Case]:
 
 def few() -> Iterator[Case]:
     """
-    A little of everything, for ways to start that do not look at requests.
+    Yield a little of everything, for ways to start that do not look at requests.
     """
     for case in chain(plain(), heads(), pipelines(), bodies()):
         if hash_of(case.name) % 29 == 0:
@@ -291,6 +291,6 @@ def few() -> Iterator[Case]:
 
 def hash_of(name: str) -> int:
     """
-    @return: a number that is the same in every process.
+    Return a number that is the same in every process.
     """
     return sum(map(ord, name))

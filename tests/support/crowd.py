@@ -21,7 +21,7 @@ from tests.support.daemon import PATIENCE
 #: An address of this machine that is not the honest client's.
 ATTACKER = "127.0.0.2"
 
-#: How many connections it opens before it looks which ones were closed.
+#: How many connections a crowd opens before it looks which ones were closed.
 _BATCH = 50
 
 
@@ -107,7 +107,8 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
     """
     Make a certificate for the loopback address.
 
-    @return: the service's options for it, and what a client trusts it by.
+    @return: the service's options for the certificate, and a context by which a client
+        trusts it.
     """
     authority = trustme.CA()
     chain, key = place / "chain.pem", place / "key.pem"

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 #: How long anything may take before the test gives up.  Seconds; a safety net, far
-#: from what it takes.
+#: longer than anything takes.
 PATIENCE = 60
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -27,14 +27,15 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     """
+    Return the command line of C{twistd}.
+
     @param python: the interpreter, of the tests' environment or of another.
-    @return: the command line of C{twistd}.
     """
     code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
     # Twisted leaves a socket that it could not bind to the garbage collector.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
     if python != sys.executable:
-        # What is deprecated there is not ours to mend.
+        # Deprecated calls in another environment are not ours to mend.
         warnings = []
     return [python, *warnings, "-c", code, *arguments]
 
@@ -97,7 +98,7 @@ class Daemon:
         __: TracebackType | None,
     ) -> None:
         """
-        Stop it, and see that it stopped well, unless the test has.
+        Stop the daemon, and check that it stopped well, unless the test has stopped it.
         """
         if self.process.poll() is None:
             status = self.stop()
@@ -105,7 +106,7 @@ class Daemon:
 
     def stop(self) -> int:
         """
-        SIGTERM.
+        Send SIGTERM, and wait until the daemon ends.
 
         @return: the exit status.
         """
@@ -114,7 +115,7 @@ class Daemon:
 
     def wait(self) -> int:
         """
-        Until it ends.
+        Wait until the daemon ends.
 
         @return: the exit status.
         """
@@ -126,7 +127,7 @@ class Daemon:
 
     def kill(self) -> None:
         """
-        SIGKILL.  A supervisor's workers end by themselves.
+        Send SIGKILL.  A supervisor's workers end by themselves.
         """
         workers = children(self.process.pid)
         self.process.kill()
@@ -135,7 +136,7 @@ class Daemon:
 
     def connect(self) -> HTTPConnection:
         """
-        A connection to it.
+        Return a connection to the daemon.
         """
         return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
@@ -143,7 +144,7 @@ class Daemon:
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None
     ) -> tuple[HTTPResponse, bytes]:
         """
-        One request on a connection of its own.
+        Make one request on a connection of its own.
         """
         connection = self.connect()
         try:
@@ -156,7 +157,7 @@ class Daemon:
 
 def children(pid: int) -> list[int]:
     """
-    The children of a process.
+    Return the children of a process.
     """
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -167,8 +168,10 @@ def children(pid: int) -> list[int]:
 
 def alive(pid: int) -> bool:
     """
-    Is there such a process?  One that is dead and not buried is none: not every
-    process 1 of a container buries what others leave.
+    Return whether there is such a process.
+
+    A process that is dead and not buried is none: not every process 1 of a container buries
+    what others leave.
     """
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
@@ -178,7 +181,7 @@ def alive(pid: int) -> bool:
 
 def until_gone(*pids: int) -> None:
     """
-    Wait until there is no such process any more.
+    Wait until these processes are gone.
     """
     for _ in patiently():
         if not any(map(alive, pids)):
@@ -188,7 +191,7 @@ def until_gone(*pids: int) -> None:
 
 def read_all(connection: socket.socket) -> bytes:
     """
-    Until the other side closes.
+    Read until the other side closes.
     """
     received = b""
     while chunk := connection.recv(65536):
@@ -198,7 +201,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 def read_answer(connection: socket.socket) -> bytes:
     """
-    One answer, head and body; the two may come in pieces.
+    Read one answer, head and body; the two may come in pieces.
     """
     received = b""
     while True:
@@ -214,7 +217,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 def patiently() -> Iterator[None]:
     """
-    Time to look again, until L{PATIENCE} is over.
+    Give time to look again, until L{PATIENCE} is over.
     """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
@@ -255,7 +258,7 @@ def run(
 @contextmanager
 def background(path: Path, *options: str) -> Iterator[int]:
     """
-    A daemonised service.
+    Run a daemonised service until the end of the block.
 
     @return: its process id.
     """

@@ -28,14 +28,14 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """
-        @return: the value of the first header C{name}, if there is one.
+        Return the value of the first header C{name}, if there is one.
         """
         return next((value for each, value in self.headers if each == name), None)
 
     @property
     def code(self) -> str:
         """
-        @return: the three digits of an HTTP status, else the whole status.
+        Return the three digits of an HTTP status, else the whole status.
         """
         found = re.match(r"HTTP/1\.[01] (\d{3})", self.status)
         return found[1] if found else self.status
@@ -73,13 +73,13 @@ def _each(change: Callable[[Answer], Answer]) -> Undo:
 
 def added_header(name: str, value: str) -> Undo:
     """
-    The new version sends a header that the old one does not.
+    Return the undo of a header that the new version sends and the old one does not.
     """
     extra = (name, value)
 
     def undo(old: Outcome, new: Outcome) -> Outcome:
         if any(extra in each.headers for each in old) and len(old) == len(new):
-            # Some answers always had it.
+            # Some answers always had the header.
             return tuple(
                 after if extra in before.headers else _without(after, extra)
                 for before, after in zip(old, new, strict=True)
@@ -95,7 +95,7 @@ def _without(answer: Answer, header: tuple[str, str]) -> Answer:
 
 def changed_header(name: str, old_value: str, new_value: str) -> Undo:
     """
-    The new version sends another value in a header.
+    Return the undo of another value that the new version sends in a header.
     """
     return _each(
         lambda answer: evolve(
@@ -110,7 +110,7 @@ def changed_header(name: str, old_value: str, new_value: str) -> Undo:
 
 def reordered(old: Outcome, new: Outcome) -> Outcome:
     """
-    Undo: the new version sends the same headers in another order.
+    Undo another order in which the new version sends the same headers.
     """
     if len(old) != len(new):
         return new
@@ -159,7 +159,7 @@ def added_lines(pattern: str) -> Undo:
 
 def newline_behind(media_type: str) -> Undo:
     """
-    The new version ends bodies of one media type with a newline.
+    Return the undo of the newline with which the new version ends bodies of one media type.
     """
 
     def undo(answer: Answer) -> Answer:
@@ -183,7 +183,7 @@ def newline_behind(media_type: str) -> Undo:
     def compared(old: Outcome, new: Outcome) -> Outcome:
         if len(old) != len(new):
             return tuple(map(undo, new))
-        # Some bodies always had it.
+        # Some bodies always had the newline.
         return tuple(
             after
             if before.body.endswith(b"\n")
@@ -199,7 +199,7 @@ def newline_behind(media_type: str) -> Undo:
 
 def instead(old_codes: str, new_codes: str, says: str = "") -> Undo:
     """
-    The new version answers a whole case with other statuses.
+    Return the undo of other statuses with which the new version answers a whole case.
 
     @param old_codes: the statuses of the old answers in their order, separated by blanks,
         as C{"200 200"}; a pattern as in L{fnmatch}.
@@ -220,7 +220,8 @@ def instead(old_codes: str, new_codes: str, says: str = "") -> Undo:
 
 def changed_status(old_status: str, new_status: str) -> Undo:
     """
-    The new version answers or ends with another status, and else as before.
+    Return the undo of another status with which the new version answers or ends, and else
+    as before.
     """
 
     def undo(old: Answer, new: Answer) -> Answer:
@@ -232,29 +233,29 @@ def changed_status(old_status: str, new_status: str) -> Undo:
 
 def codes(outcome: Outcome) -> str:
     """
-    @return: the statuses of an outcome, without what the cursor did.
+    Return the statuses of an outcome, without what the cursor did.
     """
     return " ".join(each.code for each in outcome if not each.status.startswith("rev"))
 
 
 def added(old: Outcome, new: Outcome) -> Outcome:
     """
-    Undo: the new version has what the old one does not have at all.
+    Undo a case that the new version has and the old one does not have at all.
     """
     return new if old else ()
 
 
 def removed(old: Outcome, new: Outcome) -> Outcome:
     """
-    Undo: the new version does not have it any more.
+    Undo the lack of a case that the new version does not have any more.
     """
     return new or old
 
 
 def reworded(old: Outcome, new: Outcome) -> Outcome:
     """
-    Undo: the new version says the same in other words, with the same statuses and
-    headers, but for the length.
+    Undo other words of the new version, with the same statuses and headers, but for the
+    length.
     """
     if len(old) != len(new):
         return new
@@ -273,7 +274,8 @@ def reworded(old: Outcome, new: Outcome) -> Outcome:
 
 def words(old_words: str, new_words: str) -> Undo:
     """
-    The new version says C{new_words} where the old one says C{old_words}.
+    Return the undo of C{new_words} that the new version says where the old one says
+    C{old_words}.
     """
     longer = len(new_words) - len(old_words)
 
@@ -302,6 +304,8 @@ def words(old_words: str, new_words: str) -> Undo:
 @define
 class Comparison:
     """
+    The differences that a comparison found.
+
     @ivar unwanted: by what differs, in words, the cases that differ so.
     @ivar seen: the wanted differences that were there.
     """
@@ -324,9 +328,11 @@ def compare(
     asked: Mapping[str, object],
 ) -> Comparison:
     """
+    Compare the outcomes of two versions, case by case.
+
     @param old: the outcomes of the frozen version, by case.
     @param new: those of the version under test.
-    @param wanted: what may differ.
+    @param wanted: the differences that may be.
     @param asked: what was sent or run, by case, to be shown.
     """
     found = Comparison()
@@ -352,7 +358,7 @@ def compare(
 
 def _tell(old: Outcome, new: Outcome) -> Iterator[str]:
     """
-    Say what differs in the first answer that differs.
+    Yield lines that say what differs in the first answer that differs.
     """
     if codes(old) != codes(new):
         yield f"    statuses were {codes(old)!r}"

@@ -26,7 +26,7 @@ PATIENCE = 60
 @define(eq=False)
 class Member:
     """
-    One etcd.
+    One member of an etcd cluster.
 
     @ivar url: where its clients come.
     """
@@ -40,7 +40,7 @@ class Member:
 
     def start(self) -> None:
         """
-        Begin, or begin again with the same data.
+        Start the member, or start it again with the same data.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -49,14 +49,14 @@ class Member:
 
     def signal(self, number: int) -> None:
         """
-        Send a signal.
+        Send the member a signal.
         """
         assert self.process is not None
         self.process.send_signal(number)
 
     def kill(self) -> None:
         """
-        SIGKILL.
+        Kill the member by SIGKILL.
         """
         if self.process is not None:
             self.process.kill()
@@ -65,7 +65,7 @@ class Member:
 
     def ask(self, path: str, message: dict[str, Any] | None = None) -> Any:
         """
-        One call, POST if there is a message.
+        Make one call, by POST if there is a message.
         """
         data = None if message is None else json.dumps(message).encode()
         with urllib.request.urlopen(  # noqa: S310 ours
@@ -75,7 +75,7 @@ class Member:
 
     def healthy(self) -> bool:
         """
-        Does it have a quorum?
+        Return whether the member has a quorum.
         """
         with suppress(OSError, ValueError):
             return bool(self.ask("/health")["health"] == "true")
@@ -83,7 +83,7 @@ class Member:
 
     def leads(self) -> bool:
         """
-        Is it the leader?
+        Return whether the member is the leader.
         """
         with suppress(OSError, ValueError, KeyError):
             status = self.ask("/v3/maintenance/status", {})
@@ -99,7 +99,7 @@ def cluster(
     context: ssl.SSLContext | None = None,
 ) -> Iterator[list[Member]]:
     """
-    Of C{size} members, all of them healthy.
+    Provide a cluster of C{size} members, all of them healthy.
 
     @param options: for each of them.
     @param context: to speak TLS with them.

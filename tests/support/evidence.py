@@ -1,5 +1,5 @@
 """
-What the laboratories found, for docs/reliability.md.
+The findings of the laboratories, for docs/reliability.md.
 
 A laboratory calls L{record} at its end, in whatever size it was run.  C{python -m
 tests.support.evidence} puts the largest run of each into the page.
@@ -29,12 +29,14 @@ _END = "<!-- and this is its end -->"
 @frozen(kw_only=True)
 class Evidence:
     """
-    @ivar name: of the laboratory; a word.
-    @ivar promise: what it stands for, as a caller would put it.
+    The findings of one run of a laboratory.
+
+    @ivar name: the name of the laboratory; a word.
+    @ivar promise: the promise that it stands for, as a caller would put it.
     @ivar size: how much was tried, the larger the better.
     @ivar unit: what C{size} counts.
     @ivar result: what was found, with figures.
-    @ivar command: what repeats it.
+    @ivar command: the command that repeats the run.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Evidence:
 
 def record(evidence: Evidence) -> None:
     """
-    Keep it, unless a larger run is kept already.
+    Keep the findings, unless a larger run is kept already.
     """
     path = KEPT / f"{evidence.name}.json"
     if path.exists() and json.loads(path.read_text())["size"] > evidence.size:
@@ -64,7 +66,7 @@ def record(evidence: Evidence) -> None:
 
 def table() -> list[str]:
     """
-    All that is kept, in Markdown.
+    Return all that is kept, in Markdown.
     """
     lines = ["| promise | tried | result | again | on |", "|---|---:|---|---|---|"]
     machines = set()

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock, deferLater
 from pexservice.stores.etcd.caller import Refused, Unanswered
 from pexservice.stores.etcd.records import Message
 
-#: What a branch of a transaction, and its comparisons, may have.
+#: The most operations of a transaction's branch, and the most comparisons.
 MOST_OPERATIONS = 128
 
 #: gRPC's codes.
@@ -53,7 +53,7 @@ WRONG: dict[str, Message] = {
     "5 a lease that is not there": {"success": [_put("k"), _put("l", lease="77")]},
 }
 
-#: And some that it takes.
+#: Transactions that etcd takes.
 RIGHT: list[Message] = [
     {"success": [_put(str(number)) for number in range(128)]},
     {
@@ -69,7 +69,7 @@ RIGHT: list[Message] = [
 @define
 class Value:
     """
-    What is under a key.
+    The value under a key, with its revisions and its lease.
     """
 
     value: str
@@ -81,13 +81,13 @@ class Value:
 @define(eq=False)
 class FakeEtcd:
     """
-    One that is always right, and as particular as etcd.
+    An etcd that is always right, and as particular as the real one.
 
     @ivar changes: the transactions that changed something.
     @ivar watchers: keys, and what is called with each change of them.
-    @ivar alarmed: it is out of space, and refuses what puts anything.
-    @ivar filling: it runs out of space with the next transaction, which it makes and
-        then says that it refuses it.
+    @ivar alarmed: it is out of space, and refuses transactions that put anything.
+    @ivar filling: it runs out of space with the next transaction, which it makes and then
+        says that it refuses it.
     """
 
     values: dict[bytes, Value] = Factory(dict)
@@ -101,7 +101,7 @@ class FakeEtcd:
 
     def apply(self, path: str, message: Message) -> Message:
         """
-        Do it, and answer.
+        Do what a message asks for, and return the answer.
         """
         return {
             "kv/range": self._range,
@@ -117,7 +117,7 @@ class FakeEtcd:
 
     def expire(self, lease: str) -> Message:
         """
-        A lease ends, and its keys with it.
+        End a lease, and its keys with it.
         """
         self.ended.add(lease)
         for key in [key for key, each in self.values.items() if each.lease == lease]:
@@ -168,7 +168,7 @@ class FakeEtcd:
             _check_overlaps(message.get(branch, []))
         if self.alarmed and _puts(message):
             raise Refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
-        # Which ways are taken is decided before anything is done.
+        # Which branches are taken is decided before anything is done.
         taken = self._taken(message)
         operations = [*_flat(taken)]
         for operation in operations:
@@ -233,7 +233,7 @@ class FakeEtcd:
 @define
 class Taken:
     """
-    The branch of a transaction that is made, and those of the ones in it.
+    The branch of a transaction that is made, and the branches of the transactions in it.
     """
 
     succeeded: bool
@@ -258,7 +258,7 @@ def _nested(operations: list[Message]) -> Iterator[Message]:
 
 def _puts(message: Message) -> bool:
     """
-    Does it put anything, whichever way is taken?
+    Return whether a transaction puts anything, whichever branch is taken.
     """
     return any(
         any("request_put" in each for each in branch) or any(map(_puts, _nested(branch)))
@@ -282,7 +282,7 @@ Deletion = tuple[bytes, bytes]
 
 def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletion]]:
     """
-    No key may be put twice in one way through it, nor put and deleted.
+    Check that in one way through a transaction no key is put twice, nor put and deleted.
 
     @return: the keys that are put, and the ranges that are deleted.
     """
@@ -318,7 +318,7 @@ class Sent:
     """
     A message under way.
 
-    @ivar answer: that of etcd, which is under way back then.
+    @ivar answer: the answer of etcd, which is under way back then.
     """
 
     path: str
@@ -330,13 +330,13 @@ class Sent:
 @define(eq=False)
 class FakeCaller:
     """
-    A way to the fake.  Messages wait until the test decides what becomes of them,
+    A way to the fake etcd.  Messages wait until the test decides what becomes of them,
     unless it is C{open}.
 
-    @ivar waiting: those whose sender waits.
-    @ivar loose: those whose sender was told that there is no answer, and which may
+    @ivar waiting: the messages whose sender waits.
+    @ivar loose: the messages whose sender was told that there is no answer, and which may
         arrive yet.
-    @ivar news: of the watch, under way.
+    @ivar news: the news of the watch, under way.
     """
 
     etcd: FakeEtcd
@@ -358,20 +358,20 @@ class FakeCaller:
 
     def hear(self) -> None:
         """
-        The first piece of news arrives.
+        Let the first piece of news arrive.
         """
         assert self._take_news is not None
         self._take_news(self.news.pop(0))
 
     def miss(self) -> None:
         """
-        The first piece of news does not arrive.
+        Lose the first piece of news.
         """
         del self.news[0]
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        See L{Caller.call}.
+        Send a message, and wait for its answer; see L{Caller.call}.
         """
         if self.open:
             return self.etcd.apply(path, message)
@@ -381,7 +381,7 @@ class FakeCaller:
 
     async def pause(self, attempt: int) -> None:
         """
-        See L{Caller.pause}.
+        Wait for a tenth of a second, whatever the attempt.
         """
         await deferLater(self.clock, 0.1)
 
@@ -390,7 +390,7 @@ class FakeCaller:
 
     def answer(self) -> None:
         """
-        The first message arrives, and its answer too.
+        Let the first message arrive, and its answer too.
         """
         answer = self.reach()
         if isinstance(answer, Refused):
@@ -400,7 +400,8 @@ class FakeCaller:
 
     def reach(self) -> Message | Refused:
         """
-        The first message arrives, if it has not, and its answer is under way.
+        Let the first message arrive, if it has not, and return its answer, which is under
+        way.
         """
         sent = self.waiting[0]
         if sent.answer is None:
@@ -412,14 +413,14 @@ class FakeCaller:
 
     def lose_answer(self) -> None:
         """
-        The first message arrives, and its answer does not.
+        Let the first message arrive, and lose its answer.
         """
         self.reach()
         self.fail(Unanswered("lost", sent=True))
 
     def lose(self, *, sent: bool = True) -> None:
         """
-        The first message is given up, and may arrive later if it was C{sent}.
+        Give up the first message, which may arrive later if it was C{sent}.
         """
         message = self._take()
         if sent and message.answer is None:
@@ -428,15 +429,15 @@ class FakeCaller:
 
     def fail(self, error: Exception) -> None:
         """
-        The first message ends with C{error}.
+        End the first message with C{error}.
         """
         self._take().done.errback(error)
 
     def arrive(self) -> Any:
         """
-        The first loose message arrives.
+        Let the first loose message arrive.
 
-        @return: what nobody is told.
+        @return: the answer, which nobody is told.
         """
         sent = self.loose.pop(0)
         with suppress(Refused):

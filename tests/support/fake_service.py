@@ -1,5 +1,6 @@
 """
-A service in memory, for clients, which treats its callers badly when it is told to.
+A service in memory, to test clients with, which treats its callers badly when it is told
+to.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ PROBLEM = "application/problem+json"
 @frozen(kw_only=True)
 class Disturbance:
     """
-    What happens to one request instead of its answer.
+    The treatment of one request instead of its answer.
 
     @ivar made: a step is made nevertheless.
-    @ivar status: what is answered; or else
-    @ivar silent: nothing is, or
-    @ivar cut: half of the answer, and the connection ends.
+    @ivar status: the status of another answer; or else
+    @ivar silent: there is no answer, or
+    @ivar cut: half of the answer comes, and the connection ends.
     """
 
     made: bool = False
@@ -47,7 +48,7 @@ class Disturbance:
 
 def problem(status: int, name: str, **also: Any) -> Disturbance:
     """
-    Return one of the service's own answers that are none.
+    Return a disturbance that answers with one of the service's own problems.
     """
     body = {"type": f"urn:problem-type:pexservice:{name}", "detail": f"about {name}"}
     headers = {"Content-Type": PROBLEM, **also.pop("headers", {})}
@@ -71,11 +72,11 @@ class Asked:
 @define(eq=False)
 class FakeService(Resource):
     """
-    The service: a cursor, its history and its keys.
+    A fake of the service: a cursor, its history and its keys.
 
     @ivar disturbances: what happens to the next requests, one each.
-    @ivar always: what happens to all others, or
-    @ivar every_other: to every second one.
+    @ivar always: what happens to all other requests, or
+    @ivar every_other: what happens to every second one of them.
     @ivar kept: how many steps the history has, if it is not all of them.
     @ivar asked: every request.
     @ivar streams: the requests for events that are open.
@@ -102,14 +103,14 @@ class FakeService(Resource):
     @property
     def revision(self) -> int:
         """
-        How many steps were made.
+        Return how many steps were made.
         """
         return len(self.rows)
 
     @property
     def keys(self) -> list[str]:
         """
-        The keys of all the steps that were asked for, in their order.
+        Return the keys of all the steps that were asked for, in their order.
         """
         return [
             each.headers["idempotency-key"] for each in self.asked if each.method == "POST"
@@ -117,7 +118,7 @@ class FakeService(Resource):
 
     def render(self, request: Request) -> bytes | int:
         """
-        Answer one request, or do to it what was arranged.
+        Answer one request, or disturb it as arranged.
         """
         headers = {
             name.decode().lower(): values[-1].decode()
@@ -202,7 +203,7 @@ class FakeService(Resource):
 
     def tell(self, data: bytes) -> None:
         """
-        Send this on every stream.
+        Send C{data} on every stream.
         """
         for each in self.streams:
             each.write(data)
@@ -223,7 +224,7 @@ class FakeService(Resource):
         seconds: float = 200.0,
     ) -> T:
         """
-        Return what a call ends with, while the time goes on, or raise what it raises.
+        Let time go on until a call ends, and return its result, or raise its error.
         """
         called = Deferred.fromCoroutine(asks() if callable(asks) else asks)
         results: list[T] = []

@@ -29,7 +29,7 @@ T = TypeVar("T")
 @implementer(IReactorFromThreads)
 class Mailbox:
     """
-    Keeps what threads send to the reactor until the test takes it.
+    A reactor that keeps what threads send to it until the test takes it.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Mailbox:
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
         """
-        See L{IReactorFromThreads}.
+        Keep a call for the test; see L{IReactorFromThreads}.
         """
         self._calls.append(lambda: callable(*args, **kwargs))
         self._arrived.release()
@@ -73,7 +73,7 @@ class Turns(Clock):
 
 def now(deferred: Deferred[T]) -> T:
     """
-    What C{deferred} has fired with, or what it has failed with.
+    Return what C{deferred} has fired with, or raise what it has failed with.
     """
     results: list[T] = []
     failures: list[BaseException] = []
@@ -86,7 +86,7 @@ def now(deferred: Deferred[T]) -> T:
 
 def replay(batch: Batch) -> Iterator[Row]:
     """
-    The rows of C{batch}, oldest first.
+    Yield the rows of C{batch}, oldest first.
     """
     position = batch.start_position
     for revision, code in enumerate(batch.transitions, batch.first_revision):
@@ -99,11 +99,11 @@ def replay(batch: Batch) -> Iterator[Row]:
 @define(eq=False)
 class MemoryStore:
     """
-    A store that forgets with the process.  A test may hold its commits and then
-    end them one at a time.
+    A store that forgets with the process.  A test may hold its commits and then end them
+    one at a time.
 
     @ivar held: while true, commits wait for L{finish}.
-    @ivar batches: what was committed.
+    @ivar batches: the batches that were committed.
     """
 
     kept_keys: int = KEPT_KEYS
@@ -120,13 +120,13 @@ class MemoryStore:
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.
+        Return the cursor's revision and position at once; see L{IStore}.
         """
         return succeed((self.revision, self.position))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        See L{IStore.commit}.
+        Take C{batch}, unless commits are held or fail; see L{IStore}.
         """
         assert self._under_way is None, "a commit while another is under way"
         assert batch.transitions, "an empty batch"
@@ -156,7 +156,7 @@ class MemoryStore:
     @property
     def under_way(self) -> Batch | None:
         """
-        The batch that a held commit has.
+        Return the batch of the commit that is held.
         """
         return self._under_way and self._under_way[0]
 
@@ -174,26 +174,26 @@ class MemoryStore:
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """
-        See L{IStore.recall}.
+        Return what C{key} did, in a Deferred; see L{IStore}.
         """
         return execute(self.look_up, key)
 
     def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IOwnStore.look_up}.
+        Return what C{key} did, if it is remembered; see L{IOwnStore}.
         """
         return self.remembered.get(key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.
+        Return the newest rows before a revision, newest first; see L{IStore}.
         """
         rows = [row for row in self.rows if before is None or row.revision < before]
         return succeed(rows[::-1][:limit])
 
     def close(self) -> Deferred[None]:
         """
-        See L{IStore.close}.
+        Note that the store is closed; see L{IStore}.
         """
         self.closed = True
         return succeed(None)

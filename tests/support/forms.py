@@ -1,5 +1,5 @@
 """
-Tests that have a short form for each day and a long one for C{--long}.
+The forms of tests that have a short one for each day and a long one for C{--long}.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """
-Writes docs/http-api.md from the OpenAPI document:
-C{python -m tests.support.http_reference}.
+Write docs/http-api.md from the OpenAPI document: C{python -m tests.support.http_reference}.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Json = dict[str, Any]
 
 def reference(whole: Json) -> str:
     """
-    The page.
+    Return the page.
     """
     about, *sections = whole["info"]["description"].split("\n## ")
     prose = "".join(f"\n## {section}" for section in sections)
@@ -64,7 +63,7 @@ def _details(whole: Json) -> Iterator[str]:
     usual = set.intersection(*(set(each["responses"]) for each in _operations(whole)))
     usual.discard("200")
     yield f"\nAny request can get {', '.join(sorted(usual))}.\n"
-    # What differs in its path and description only is told once.
+    # Endpoints that differ in path and description only are told once.
     alike: dict[str, list[str]] = {}
     for path, item in whole["paths"].items():
         alike.setdefault("".join(_detail(whole, item, usual)), []).append(path)

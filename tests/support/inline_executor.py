@@ -1,5 +1,5 @@
 """
-A hand-over that hands nothing over.
+An executor of commits that hands nothing over to a thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from tests.support.fakes import Mailbox
 
 def inline() -> CommitExecutor:
     """
-    Runs each call where it is made.
+    Return an executor that runs each call where it is made.
     """
     return CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)

@@ -2,8 +2,8 @@
 Install a version of this package in an environment of its own, beside the tests' one.
 
 The environment has every dependency that the tests' environment has, as links to the
-same files, so nothing is downloaded and both versions run on the same libraries.  What
-it has of this package, its plugin included, is what was put there.
+same files, so nothing is downloaded and both versions run on the same libraries.  Of this
+package, its plugin included, it has what was put there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
-#: The version before the rooms were rebuilt; see C{README.md} there.
+#: The place of the frozen version; see C{README.md} there.
 NETS = Path(__file__).parents[1] / "nets"
 FROZEN_WHEEL = NETS / "pexservice-0.1.0-py3-none-any.whl"
 FROZEN_STORE = NETS / "store-0.1.0"
@@ -41,8 +41,8 @@ class Installation:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(path)
         self.python = str(path / "bin" / "python")
         (self.site,) = (path / "lib").glob("python3*/site-packages")
-        # First, for an environment on top of the system's has a folder of that name too,
-        # with nothing in it but our plugin.
+        # This link comes first, for an environment on top of the system's has a folder of
+        # that name too, with nothing in it but our plugin.
         (self.site / "twisted").symlink_to(_origin("twisted").parent)
         for each in map(Path, sys.path):
             if each.name in ("site-packages", "dist-packages") and each.is_dir():
@@ -65,14 +65,14 @@ class Installation:
 
     def upgrade(self, first_line: str = "") -> None:
         """
-        Replace what is installed by the version under test: by the files that the tests
+        Replace the installed version by the version under test: by the files that the tests
         import.
 
-        As dpkg does it, each file is replaced at once, and those that are not there any
-        more go last: who starts meanwhile finds one version of every module that it
-        needs, or the other.
+        As dpkg does it, each file is replaced at once, and files that are not there any
+        more go last: a process that starts meanwhile finds one version of every module that
+        it needs, or the other.
 
-        @param first_line: what the package's C{__init__.py} begins with.
+        @param first_line: the line that the package's C{__init__.py} begins with.
         """
         before = {each for each in self._package.rglob("*") if each.is_file()}
         origin = _origin("pexservice").parent
@@ -98,7 +98,7 @@ class Installation:
 
 def frozen(path: Path) -> Installation:
     """
-    @return: an installation of the frozen version, made in the directory C{path}.
+    Install the frozen version in the directory C{path}, and return the installation.
     """
     installation = Installation(path)
     installation.put_frozen()

@@ -1,16 +1,16 @@
 """
-Were many clients served by one cursor?
+The check whether many clients were served by one cursor.
 
-Each client writes down what it asked for, when, and what it was told.  Such records
-are right if one cursor could have told all of it, making one step at a time: each
-operation took its place at one moment between its call and its return, and saw what
-the cursor was then.
+Each client writes down what it asked for, when, and what it was told.  Such records are
+right if one cursor could have told all of it, making one step at a time: each operation
+took its place at one moment between its call and its return, and saw what the cursor was
+then.
 
-There are two ways to find that out, which share nothing but the cursor's rules.
-L{faults} takes what was made in the end, in order, and so knows every place: sorting
-is all that is left, n log n, and it says what is wrong.  L{linearizable} knows
-nothing and searches all orders, as Wing and Gong do, with a memory of where it has
-been; for short records.
+There are two ways to find that out, which share nothing but the cursor's rules.  L{faults}
+takes the steps that were made in the end, in order, and so knows every place: sorting is
+all that is left, n log n, and it says what is wrong.  L{linearizable} knows nothing and
+searches all orders, as Wing and Gong do, with a memory of where it has been; for short
+records.
 
 Pure: no clock, no service.
 """
@@ -57,18 +57,20 @@ class Record:
 
 def positions(journal: Sequence[Transition]) -> list[int]:
     """
-    By revision, from 0, where C{journal} leads.
+    Return by revision, from 0, where C{journal} leads.
     """
     return list(accumulate(journal, follow_position, initial=0))
 
 
 def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str]:
     """
+    Find what no single cursor can have told.
+
     @param journal: the transitions that were made, from revision 1 to the last.
-    @return: what no single cursor can have told; empty if all is well.
+    @return: each fault in words; empty if all is well.
     """
     found = [*_contradictions(records, journal)]
-    # A record that cannot be has no place.
+    # A record that contradicts the journal has no place in the order.
     return found or [*_disorder(records, journal)]
 
 
@@ -76,7 +78,8 @@ def _contradictions(
     records: Sequence[Record], journal: Sequence[Transition]
 ) -> Iterator[str]:
     """
-    Between each record and what was made, whatever the time.
+    Yield contradictions between each record and the steps that were made, whatever the
+    time.
     """
     led_to = positions(journal)
     made: dict[int, Record] = {}
@@ -97,12 +100,12 @@ def _contradictions(
 
 def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Iterator[str]:
     """
-    Between the order of the revisions and that of the time; and revisions that nobody
-    asked for.
+    Yield contradictions between the order of the revisions and that of the time; and
+    revisions that nobody asked for.
     """
     size = len(journal) + 1
-    # By revision, who shows that it was not made before, or not after: who saw the
-    # revision before it still after being called, and who had seen it on returning.
+    # By revision, the record that shows best when the revision was not made yet (when it
+    # was called), and the record that shows best when it was made (when it returned).
     not_before: list[Record | None] = [None] * (size + 1)
     not_after: list[Record | None] = [None] * size
     owned: set[int] = set()
@@ -134,8 +137,8 @@ def _unasked(
     not_after: Sequence[Record | None],
 ) -> Iterator[str]:
     """
-    Each revision that nobody was told is one of those whose end is not known, and
-    was asked for before anybody saw it.
+    Yield faults of revisions that nobody was told: each must be of an operation whose end
+    is not known, and which was asked for before anybody saw the revision.
     """
     deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
     unknown = [each for each in records if each.seen is None and not each.refused]
@@ -149,7 +152,7 @@ def _unasked(
         for revision, made in enumerate(journal, 1):
             if made is not transition or revision in owned:
                 continue
-            # If the one who asked first came too late, so did all others.
+            # If the operation that was called first came too late, so did all others.
             asking, seen = next(asked, None), deadlines[revision]
             if asking is None:
                 yield f"revision {revision}, {made.word}: nobody asked for it"
@@ -173,9 +176,9 @@ def linearizable(
     records: Sequence[Record], journal: Sequence[Transition] | None = None
 ) -> bool:
     """
-    Is there an order?
+    Return whether there is an order in which one cursor can have told C{records}.
 
-    @param journal: what it has to lead to, if that is known.
+    @param journal: what the order has to lead to, if that is known.
     """
     pending = [
         each
@@ -192,9 +195,9 @@ def _search(
     been: set[tuple[frozenset[Record], tuple[int, int]]],
 ) -> bool:
     """
-    Can C{pending} follow when the cursor is at C{state}?
+    Return whether C{pending} can follow when the cursor is at C{state}.
 
-    @param been: from where it could not.
+    @param been: the pending records and states from which they could not.
     """
     if all(each.seen is None for each in pending) and (
         journal is None or state[0] == len(journal)
@@ -203,7 +206,7 @@ def _search(
     if (pending, state) in been:
         return False
     been.add((pending, state))
-    # Who ends first is not preceded by those who begin after that.
+    # The operation that ends first is not preceded by operations that begin after its end.
     first_end = min((each.returned for each in pending if each.seen), default=math.inf)
     for record in pending:
         after = _apply(record, state, journal)

@@ -15,7 +15,7 @@ from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.meta_pages import PAGE_HEADER
 from pexservice.stores.lmdb.pages import Contents, check_pages
 
-#: Of every file that is made on a machine whose memory has pages of this size.
+#: The page size of every file that is made on a machine whose memory has such pages.
 SIZE = 4096
 
 META, BRANCH, LEAF, OVERFLOW = "meta", "branch", "leaf", "overflow"
@@ -37,7 +37,7 @@ def opened(store: Path) -> Iterator[int]:
 
 def check(store: Path) -> Contents:
     """
-    Walk through C{store}.
+    Walk through the pages of C{store}.
     """
     with opened(store) as file:
         return check_pages(file, lambda _: None)

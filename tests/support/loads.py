@@ -15,7 +15,7 @@ from tests.support.daemon import PATIENCE, Daemon, patiently
 
 CLIENTS = 8
 
-#: How many steps show that it goes on.
+#: How many steps show that the service goes on.
 ENOUGH = 3000
 
 
@@ -24,10 +24,10 @@ def load(
     daemon: Daemon, number: int = CLIENTS, *, keys: bool = True
 ) -> Iterator[list[Client]]:
     """
-    Clients that step as fast as they are answered.
+    Have clients step as fast as they are answered, until the end of the block.
     """
     stopping = threading.Event()
-    # Those with an odd number use keys.
+    # The clients with an odd number use keys.
     numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
     clients = [Client(n, daemon.port, stopping, fresh=n % 4 < 2) for n in numbers]
     try:
@@ -53,7 +53,7 @@ def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
 
 def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:
     """
-    See that nothing which was told is lost, and that what is there is of one piece.
+    Check that no step which was told is lost, and that the history is of one piece.
 
     @param forgets: the history may not go back to the first of the steps.
     @return: how many steps were told.
@@ -82,6 +82,6 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
 
 def surprises(clients: Sequence[Client]) -> list[str]:
     """
-    Answers that were not 200.
+    Return the answers that were not 200.
     """
     return [each for client in clients for each in client.surprises]

@@ -12,7 +12,7 @@ from pexservice.commit.requests import Move, Outcome
 
 def submit(committer: ICommitter, move: Move) -> Deferred[Outcome]:
     """
-    Make C{move}.  To cancel the result takes nothing back.
+    Make C{move}, and return its outcome; to cancel the result takes nothing back.
     """
     deferred: Deferred[Outcome] = Deferred()
 

@@ -1,8 +1,8 @@
 """
 The moving picture of the README: the live page and a terminal, a load, C{kill -9} of the
-worker that serves, and what became of it.
+worker that serves, and what became of the load.
 
-All of it happens: the commands are run, the page is Chromium's, and the log is the
+Everything in it happens: the commands are run, the page is Chromium's, and the log is the
 service's own.  Chromium draws the terminal too.  A picture is of this moment's speed, so
 it is made by hand (C{make moving-picture}) and looked at.
 """
@@ -30,17 +30,17 @@ from tests.support.daemon import Daemon, patiently
 
 PICTURE = Path("docs/page/kill.webp")
 
-#: Of the browser's window, and of it in the picture.
+#: The size of the browser's window, and its size in the picture.
 WINDOW = {"width": 920, "height": 860}
 SHOWN = (612, 572)
 
-#: Of the terminal, beside it.
+#: The size of the terminal, beside the window.
 TERMINAL: ViewportSize = {"width": 428, "height": 572}
 
-#: Seconds.
+#: How long the load goes on, and when the worker is killed.  Seconds.
 LOAD = 6
 KILL_AT = 2.5
-#: The last frame is read.
+#: How long the last frame stays, so that it can be read.  Seconds.
 STILL = 3.5
 
 _STYLE = """
@@ -119,7 +119,7 @@ class Recording:
 
 def record(recording: Recording, daemon: Daemon) -> None:
     """
-    Have everything happen.
+    Have everything happen, and take the frames.
     """
     url = f"http://127.0.0.1:{daemon.port}"
     pexctl = [sys.executable, "-m", "pexservice.cli.pexctl"]
@@ -159,7 +159,7 @@ def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
 
 def main() -> None:
     """
-    Make it.
+    Make the picture.
     """
     with TemporaryDirectory() as path, chromium() as browser, Daemon(Path(path)) as daemon:
         view = open_view(browser, daemon, viewport=WINDOW)

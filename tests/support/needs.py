@@ -174,7 +174,7 @@ NEEDS = {
     ),
     # Python's packages, which Debian 13 lacks or has too old.
     "axe": _library("axe_playwright_python", "browser"),
-    # What there is in a directory called build is none of it.
+    # A directory called build would pass for a module of that name.
     "build": _library("pyproject_hooks", "test"),
     "httpx": _library("httpx", "test"),
     "jsonschema": _library("jsonschema", "api"),
@@ -194,7 +194,7 @@ def _met(name: str) -> bool:
 
 def missing(names: Iterable[str]) -> list[str]:
     """
-    Return those of the needs that this machine does not meet, each asked once.
+    Return the needs that this machine does not meet, each asked once.
 
     @raise KeyError: there is no such need.
     """

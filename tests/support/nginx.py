@@ -1,5 +1,5 @@
 """
-Debian's nginx.
+Debian's nginx, in front of a service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.daemon import PATIENCE, patiently
 
-#: Where Debian has it; a plain user's path does not.
+#: Where Debian has nginx; a plain user's path does not.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 _CONFIGURATION = """
@@ -35,7 +35,8 @@ http {{
 }}
 """
 
-#: It keeps its connections to the service, sends nothing twice, and is not patient.
+#: A proxy that keeps its connections to the service, sends nothing twice, and is not
+#: patient.
 _PROXY = """
     client_header_timeout 300ms;
     client_body_timeout 300ms;
@@ -60,6 +61,8 @@ _PROXY = """
 @contextmanager
 def nginx(path: Path, upstream: Path) -> Iterator[int]:
     """
+    Run nginx as a proxy in front of the service.
+
     @param path: a directory of its own.
     @param upstream: a Unix socket that the service listens on.
     @return: the port.
@@ -71,6 +74,8 @@ def nginx(path: Path, upstream: Path) -> Iterator[int]:
 @contextmanager
 def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
     """
+    Run nginx with a configuration.
+
     @param path: a directory of its own.
     @param http: what is configured, for a port of 127.0.0.1.
     @return: the port.

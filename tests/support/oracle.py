@@ -1,10 +1,10 @@
 """
-Compare what two versions of the service answer.
+Compare the answers of two versions of the service.
 
-The frozen version says what is right, for it is what callers have today.  Both versions
-are started alike and get the same conversations, command lines and wrong starts, in the
-same order.  What they answer is compared answer for answer, headers in their order,
-after what no two processes have alike is taken out: the date, times and paths.
+The frozen version says what is right, for it is what callers have today.  Both versions are
+started alike and get the same conversations, command lines and wrong starts, in the same
+order.  Their answers are compared one by one, headers in their order, after the parts that
+no two processes have alike are taken out: the date, times and paths.
 
 An answer that differs is an error, unless L{tests.support.wanted} lists the difference.
 """
@@ -23,8 +23,8 @@ from attrs import define, evolve, field, frozen
 from tests.support.daemon import Daemon, read_answer
 from tests.support.differences import Answer, Outcome
 
-#: Seconds without a byte after which a version counts as silent.  None of them is
-#: reached but by a conversation to which one of the versions has no answer at all.
+#: Seconds without a byte after which a version counts as silent.  Only a conversation to
+#: which one of the versions has no answer at all takes so long.
 SILENCE = 8
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -38,11 +38,11 @@ class Case:
     """
     One connection.
 
-    @ivar chunks: what is sent, each after what was sent before has been read.  The word
-        REVISION in it stands for the cursor's revision before the case.
-    @ivar leaves: the client closes its half behind it.
-    @ivar until: the client leaves when this has come; without it, when the other end
-        closes.
+    @ivar chunks: the bytes to send, each chunk after the ones sent before have been read.
+        The word REVISION in it stands for the cursor's revision before the case.
+    @ivar leaves: the client closes its half behind the chunks.
+    @ivar until: the client leaves when these bytes have come; without them, when the other
+        end closes.
     @ivar opaque: the body may differ, and what the headers say of it.
     """
 
@@ -56,7 +56,7 @@ class Case:
 @frozen
 class Setup:
     """
-    One way to start the service, and what is asked of it.
+    One way to start the service, and the cases that are tried on it.
 
     @ivar secret: a header that lets the oracle itself move the cursor.
     @ivar proxied: the daemon trusts the address in C{X-Forwarded-For}, and limits the
@@ -79,7 +79,7 @@ class Side:
     One of the two versions, running.
 
     @ivar daemon: the service.
-    @ivar revision: of its cursor; C{position} likewise.
+    @ivar revision: the revision of its cursor; C{position} likewise.
     """
 
     daemon: Daemon
@@ -99,13 +99,13 @@ class Side:
 
     def __exit__(self, *_: object) -> None:
         """
-        Hang up.
+        Close the oracle's own connection.
         """
         self._control.close()
 
     def turn(self) -> None:
         """
-        Return when the daemon has read what was sent to it before.
+        Wait until the daemon has read what was sent to it before.
         """
         self._ask(b"GET /livez")
 
@@ -149,21 +149,21 @@ class Side:
 
     def hold(self, case: Case) -> Outcome:
         """
-        @return: what comes of C{case}.
+        Hold the conversation of C{case}, and return its outcome.
         """
         before = self.revision
         received = b""
         broken: list[Answer] = []
         with self._connect(self.daemon) as connection:
             connection.settimeout(SILENCE)
-            # The other end has closed, and need not have waited for what comes now.
+            # If the other end has closed, it need not have waited for what comes now.
             with suppress(ConnectionError):
                 for chunk in case.chunks:
                     connection.sendall(chunk.replace(b"REVISION", b"%d" % before))
                     self.turn()
                 if case.leaves:
                     connection.shutdown(socket.SHUT_WR)
-            # The same may turn the end of what is received into a reset, which takes
+            # Such a close may turn the end of what is received into a reset, which takes
             # none of it away.
             with suppress(ConnectionError):
                 try:
@@ -220,7 +220,7 @@ def parse(received: bytes) -> Outcome:
 
 def _plain(answer: Answer, case: Case) -> Answer:
     """
-    Take out what no two processes have alike.
+    Take out of an answer what no two processes have alike.
     """
     hidden = ("Date", *(_ABOUT_THE_BODY if case.opaque else ()))
     headers = tuple(

@@ -15,8 +15,8 @@ def held_ports(count: int) -> Iterator[list[int]]:
     Give ports of 127.0.0.1 that are nobody else's until the end of the block.
 
     Each stays bound to a socket that does not listen.  Linux gives such a port to no
-    one who asks for any free port, and lets it be bound and listened on, again and
-    again, by whoever names it and sets C{SO_REUSEADDR}, as servers do.
+    process that asks for any free port, and lets it be bound and listened on, again and
+    again, by a process that names it and sets C{SO_REUSEADDR}, as servers do.
     """
     with ExitStack() as stack:
         ports = []

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from pexservice.supervisor.worker_process import MESSAGES
 from tests.support.fakes import Turns
 
-#: Seconds, without a rounding error however many there are.
+#: The length of a turn.  Seconds, without a rounding error however many there are.
 TURN = 1 / 16
 
 
@@ -37,7 +37,7 @@ class SpawnedProcess:
     A process that does what the test says.
 
     @ivar descriptors: by its own numbers, as C{childFDs} of the reactor has them.
-    @ivar signals: those that it was sent.
+    @ivar signals: the signals that it was sent.
     """
 
     pid: int
@@ -77,7 +77,7 @@ class SpawnedProcess:
         reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
         self.protocol.processEnded(Failure(reason))
 
-    # Of the interface; nobody writes to a worker.
+    # The interface has these methods; nobody writes to a worker.
 
     def closeStdin(self) -> None:
         """
@@ -93,25 +93,25 @@ class SpawnedProcess:
 
     def write(self, data: bytes) -> None:
         """
-        Refuse it.
+        Refuse to write.
         """
         raise AssertionError("nobody reads this")
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
-        Refuse it.
+        Refuse to write.
         """
         self.write(b"".join(data))
 
     def writeToChild(self, childFD: int, data: bytes) -> None:
         """
-        Refuse it.
+        Refuse to write.
         """
         self.write(data)
 
     def getHost(self) -> IAddress:
         """
-        Refuse it: a process has no address.
+        Refuse to name an address, for a process has none.
         """
         raise NotImplementedError
 
@@ -144,7 +144,7 @@ class ProcessReactor(MemoryReactor, Turns):
         childFDs: Mapping[int, object],
     ) -> IProcessTransport:
         """
-        Spawn a process, or raise what a system without room for it does.
+        Spawn a process, or raise the error of a system without room for it.
         """
         if self.refuses:
             raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -160,7 +160,7 @@ class ProcessReactor(MemoryReactor, Turns):
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
         """
-        Call it in the next turn.
+        Call C{callable} in the next turn.
         """
         self.callLater(0, callable, *args, **kwargs)
 

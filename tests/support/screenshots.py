@@ -29,7 +29,7 @@ WALK = 50
 
 def _walk(daemon: Daemon) -> None:
     """
-    Up and down, at a changing pace.
+    Move the cursor up and down, at a changing pace.
     """
     chance = random.Random(1)  # noqa: S311 no secret
     connection = daemon.connect()
@@ -45,7 +45,7 @@ def _walk(daemon: Daemon) -> None:
 
 def main() -> None:
     """
-    Make them.
+    Make the pictures.
     """
     PICTURES.mkdir(exist_ok=True)
     with TemporaryDirectory() as path, chromium() as browser:

@@ -1,5 +1,5 @@
 """
-The ways to start the service that the oracle compares, and what it asks of each.
+The ways to start the service that the oracle compares, and the cases that it tries on each.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class _Proxied:
 
     def request(self, line: str, *headers: str, version: str = "1.1") -> bytes:
         """
-        @return: a request of a client that has sent none.
+        Return a request of a client that has sent none.
         """
         return request(line, *headers, next(self._clients), version=version)
 
     def twice(self, line: str, *headers: str) -> Case:
         """
-        The same request of two clients, and the end.
+        Return a case with the same request of two clients, and the end.
         """
         return Case(
             f"{line} {headers}",
@@ -44,14 +44,14 @@ class _Proxied:
 
     def last(self) -> bytes:
         """
-        @return: a request that ends the connection, and does nothing else.
+        Return a request that ends the connection, and does nothing else.
         """
         return self.request("GET /livez", version="1.0")
 
 
 def guarded() -> Iterator[Case]:
     """
-    Tokens, an allowed origin, clients behind a proxy and their rate.
+    Yield cases with tokens, an allowed origin, clients behind a proxy and their rate.
     """
     proxied = _Proxied()
     right = "Authorization: Bearer secret"
@@ -93,7 +93,7 @@ def guarded() -> Iterator[Case]:
 
 def limited() -> Iterator[Case]:
     """
-    Clients that ask too often.
+    Yield cases of clients that ask too often.
     """
     lines = ("GET /current", "POST /next", "GET /nothing", "OPTIONS /next")
     extras = ("X: y", "Accept: application/json", "Origin: https://a.example")
@@ -142,7 +142,7 @@ def prepare_store(path: Path) -> None:
 
 def at_a_large_position() -> Iterator[Case]:
     """
-    Values of hundreds of digits, keys and a history that 0.1.0 wrote.
+    Yield cases with values of hundreds of digits, keys and a history that 0.1.0 wrote.
     """
     for accept in ("text/plain", "application/json"):
         for line in ("GET /current", "GET /history?limit=1000", "HEAD /current"):
@@ -157,7 +157,7 @@ def at_a_large_position() -> Iterator[Case]:
 
 def setups() -> tuple[Setup, ...]:
     """
-    @return: all that are compared.
+    Return all setups that are compared.
     """
     understood = [
         *(*corpus.plain(), *corpus.conditional(), *corpus.keyed(), *corpus.browsers()),

@@ -1,6 +1,6 @@
 """
-A hook of mkdocs: what the documentation's pages link to outside of C{docs/}, such as code,
-is not on the site, so that a name stays there instead of a link.
+A hook of mkdocs that keeps the name alone of a link out of C{docs/}, such as one to code,
+for its target is not on the site.
 """
 
 from __future__ import annotations

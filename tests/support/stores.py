@@ -19,7 +19,7 @@ from tests.support.fakes import Mailbox, now
 
 def make_store(path: Path, position: int) -> None:
     """
-    A store in C{path} whose cursor went up to C{position} in one batch.
+    Make a store in C{path} whose cursor went up to C{position} in one batch.
     """
     store = LmdbStore(
         Directory(str(path)),
@@ -34,9 +34,9 @@ def make_store(path: Path, position: int) -> None:
 
 def make_long_store(path: Path, rows: int) -> None:
     """
-    A store in C{path} with C{rows} rows in its journal, a reset in each.
+    Make a store in C{path} with C{rows} rows in its journal, a reset in each.
 
-    They are written past the committer, which would flush each.
+    The rows are written past the committer, which would flush each.
     """
     make_store(path, 0)
     (path / "newest").unlink()

@@ -48,7 +48,7 @@ class Supervised:
 
     def __attrs_post_init__(self) -> None:
         """
-        Put them together.
+        Put the parts together.
         """
         reports = Reports(
             Notifier(lambda message: self.told.append(message.decode().splitlines())),
@@ -73,14 +73,14 @@ class Supervised:
     @property
     def score(self) -> Score:
         """
-        What the workers can read now.
+        Return the score that the workers can read now.
         """
         return self.shown[-1]
 
     @property
     def processes(self) -> list[SpawnedProcess]:
         """
-        The processes that run, the oldest first.
+        Return the processes that run, the oldest first.
         """
         return [each for each in self.reactor.spawned if each.alive]
 

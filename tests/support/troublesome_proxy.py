@@ -1,5 +1,5 @@
 """
-A proxy that loses what it should pass on, so that callers show what they do about it.
+A proxy that loses what it should pass on, so that callers show how they get over that.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _BUSY = (
 
 class TroublesomeProxy(threading.Thread):
     """
-    Passes the first attempt of each step on and loses its answer, refuses the second, and
-    passes the others on as they are.
+    A proxy that passes the first attempt of each step on and loses its answer, refuses the
+    second, and passes the others on as they are.
 
     @ivar port: where it listens.
     @ivar attempts: how often each key came.
@@ -49,7 +49,7 @@ class TroublesomeProxy(threading.Thread):
         """
         Take no more connections.
         """
-        # Closing alone does not wake who waits for one.
+        # Closing alone does not wake the thread that waits for a connection.
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -86,7 +86,7 @@ class TroublesomeProxy(threading.Thread):
 @contextmanager
 def troublesome_proxy(upstream: int) -> Iterator[TroublesomeProxy]:
     """
-    Return a proxy to a port of 127.0.0.1.
+    Provide a proxy to a port of 127.0.0.1.
     """
     proxy = TroublesomeProxy(upstream)
     proxy.start()

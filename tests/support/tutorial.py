@@ -39,7 +39,9 @@ USER = "newcomer"
 @frozen
 class Command:
     """
-    @ivar root: it is root's.
+    A command of a page, and what it must print.
+
+    @ivar root: root runs the command.
     @ivar prints: the lines that must come back.
     """
 
@@ -49,7 +51,8 @@ class Command:
 
     def matches(self, printed: str) -> bool:
         """
-        Is that what the page says?  JSON comes without a newline at its end.
+        Return whether C{printed} is what the page says.  JSON comes without a newline at
+        its end.
         """
         if printed and not printed.endswith("\n"):
             printed += "\n"
@@ -64,7 +67,7 @@ class Command:
 
 def commands(page: str) -> list[Command]:
     """
-    Those in a page's C{console} blocks.
+    Return the commands in a page's C{console} blocks.
     """
     found: list[Command] = []
     for block in re.findall(r"^```console\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
@@ -81,17 +84,17 @@ def commands(page: str) -> list[Command]:
 
 class Shell:
     """
-    One of a user's, in an empty system.
+    A shell of one user, in an empty system.
     """
 
     def __init__(self, tree: Path, user: str, *, online: bool) -> None:
-        # What is started in it ends with it.
+        # Processes that are started in the shell end with it.
         spaces = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={tree}/proc"]
         begin = (
             f"cd ~{user} && exec setpriv --reuid={user} --regid={user} --init-groups bash"
         )
         if not online:
-            # Nothing but this machine itself.
+            # The shell reaches nothing but this machine itself.
             spaces.append("--net")
             begin = f"ip link set lo up && {begin}"
         self._process = subprocess.Popen(
@@ -114,13 +117,15 @@ class Shell:
 
     def __exit__(self, *_: object) -> None:
         """
-        End it and all that runs in it.
+        End the shell and all that runs in it.
         """
         self._process.kill()
         self._process.communicate()
 
     def run(self, line: str) -> tuple[str, int]:
         """
+        Run a line.
+
         @return: what was printed, and the exit status.
         """
         tell, hear = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
@@ -146,7 +151,7 @@ def _run(*command: str) -> str:
 @contextmanager
 def empty_system() -> Iterator[Path]:
     """
-    Debian with what every server has, and this source in a user's home.
+    Provide a Debian with what every server has, and this source in a user's home.
     """
     with tempfile.TemporaryDirectory(prefix="tutorial-") as path:
         tree = Path(path) / "tree"
@@ -154,7 +159,7 @@ def empty_system() -> Iterator[Path]:
             *("mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt/lists"),
             *("--include=ca-certificates,iproute2,util-linux", "trixie", str(tree)),
         )
-        # It trusts whom we trust.
+        # The system trusts the authorities that this machine trusts.
         shutil.copy(
             "/etc/ssl/certs/ca-certificates.crt", tree / "etc/ssl/certs/ca-certificates.crt"
         )
@@ -162,7 +167,7 @@ def empty_system() -> Iterator[Path]:
             shutil.copy(f"/etc/{name}", tree / "etc" / name)
         _run("chroot", str(tree), "useradd", "--create-home", USER)
         home = tree / "home" / USER
-        # What it prints goes into a pipe here, and it would draw its progress.
+        # The output of curl goes into a pipe here, and curl would draw its progress there.
         (home / ".curlrc").write_text("no-progress-meter\n")
         for name in _run("git", "-C", str(ROOT), "ls-files", "-z").split("\0")[:-1]:
             to = home / "pexservice" / name
@@ -191,7 +196,7 @@ def transcript() -> Iterator[tuple[Command, str, int]]:
 
 def main() -> None:
     """
-    To standard output.
+    Write the transcript to standard output.
     """
     for command, printed, status in transcript():
         as_told = "" if command.matches(printed) and not status else "  <-- not as told"

@@ -1,14 +1,14 @@
 """
 The differences from version 0.1.0 that are wanted.
 
-Whoever changes what callers or operators see adds an entry here, with the issue that
-asks for it: then L{tests.functional.test_oracle} lets it pass.  An entry that is not
-needed is an error, too.
+A change of what callers or operators see needs an entry here, with the issue that asks
+for it: then L{tests.functional.test_oracle} lets the difference pass.  An entry that is
+not needed is an error, too.
 
 The names of cases begin with their group and a slash: the name of a setup of
 L{tests.support.setups}, C{start}, C{help}, C{metrics}, C{openapi} or C{access log}.
-What a difference is called is in the message of the test that fails.  All ways to take
-one back are in L{tests.support.differences}.
+The case of a difference is named in the message of the test that fails.  All ways to take
+a difference back are in L{tests.support.differences}.
 
 Some entries as they might be::
 
@@ -52,7 +52,7 @@ _VERSION = version("pexservice")
 _FILES = "files, and whether they are as before: {'pexservice-data/data.mdb': False, %s}"
 
 WANTED: tuple[Wanted, ...] = (
-    # First, for what compares the order of headers asks for the same length.
+    # First, for the entries that compare the order of headers ask for the same length.
     Wanted("issue 16.9", newline_behind("application/json")),
     Wanted("issue 16.9", newline_behind("application/problem+json")),
     Wanted("issue 14.5: groups in plain English", removed, "help/* line: *"),
@@ -87,7 +87,7 @@ WANTED: tuple[Wanted, ...] = (
     ),
     Wanted("issue 13.7", added_header("X-Content-Type-Options", "nosniff")),
     Wanted("issue 13.7", added_header("Cross-Origin-Resource-Policy", "same-origin")),
-    # It stood last in the page's answer.
+    # One of these headers stood last in the page's answer.
     Wanted("issue 13.7", reordered, "*/* / Accept: text/html"),
     Wanted(
         "issue 13.7",

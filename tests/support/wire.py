@@ -53,7 +53,7 @@ class Sink:
 
     def write(self, lines: Sequence[bytes]) -> None:
         """
-        See L{pexservice.server.access_log.Sink.write}.
+        Keep the lines, or raise the failure that was arranged.
         """
         if self.failure is not None:
             raise self.failure
@@ -61,13 +61,13 @@ class Sink:
 
     def reopen(self) -> None:
         """
-        See L{pexservice.server.access_log.Sink.reopen}.
+        Count how often the log was opened again.
         """
         self.reopened += 1
 
     def close(self) -> None:
         """
-        See L{pexservice.server.access_log.Sink.close}.
+        Count how often the log was closed.
         """
         self.closed += 1
 
@@ -92,9 +92,9 @@ class Server:
         etcd: FakeCaller | None = None,
     ) -> None:
         """
-        @param etcd: a way to the store that it has instead, which answers at first.
+        @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
-        @param hosts: those that are answered over loopback.
+        @param hosts: the host names that are answered over loopback.
         """
         self.clock = Turns()
         # 0 stands for "not" with some times.
@@ -130,7 +130,7 @@ class Server:
             remembers=remembers,
         )
         scrape = Metrics(self.committer, self.fast_path).reply
-        #: What a supervisor counts, for tests that have one.
+        #: The counts of a supervisor, for tests that have one.
         self.score: Score | None = None
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.score
@@ -148,7 +148,7 @@ class Server:
     @property
     def lines(self) -> list[bytes]:
         """
-        The lines of the access log.
+        Return the lines of the access log.
         """
         if self.fast_path.log is not None:
             self.fast_path.log.flush()
@@ -156,7 +156,7 @@ class Server:
 
     def connect(self, peer: object = None, local: object = None) -> Wire:
         """
-        A new connection.
+        Return a new connection.
         """
         return Wire(self, peer, local)
 
@@ -170,7 +170,8 @@ class Server:
 
 class _Transport(StringTransport):
     """
-    Twisted's, which can be closed in one direction, and reads when it is told to.
+    Twisted's transport for tests, which can be closed in one direction, and reads when it
+    is told to.
     """
 
     aborted = False
@@ -178,19 +179,19 @@ class _Transport(StringTransport):
 
     def unregisterProducer(self) -> None:
         """
-        See L{IConsumer.unregisterProducer}; as with real ones, also without any.
+        Forget the producer, as with real transports also without any; see L{IConsumer}.
         """
         self.producer = None
 
     def loseWriteConnection(self) -> None:
         """
-        See L{ITCPTransport.loseWriteConnection}.
+        Note a half-close by the service.
         """
         self.half_closed = True
 
     def abortConnection(self) -> None:
         """
-        See L{ITCPTransport.abortConnection}.
+        Note that the connection is aborted, and abort it.
         """
         self.aborted = True
         super().abortConnection()
@@ -198,7 +199,7 @@ class _Transport(StringTransport):
 
 class Wire:
     """
-    The client's end.
+    The client's end of a connection.
     """
 
     def __init__(self, server: Server, peer: object, local: object = None) -> None:
@@ -233,27 +234,27 @@ class Wire:
 
     def end(self) -> None:
         """
-        The client will send no more.
+        Close the client's half, after all that can happen: the client will send no more.
         """
         self.turns()
         self.protocol.readConnectionLost()
 
     def lose(self) -> None:
         """
-        The connection is gone.
+        Lose the connection.
         """
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
     @property
     def received(self) -> bytes:
         """
-        What the client has received, without the dates.
+        Return what the client has received, without the dates.
         """
         return _DATE.sub(b"", self.transport.value())
 
     @property
     def closed(self) -> bool:
         """
-        Whether the other end has closed, or will send no more.
+        Return whether the other end has closed, or will send no more.
         """
         return bool(self.transport.disconnecting) or self.transport.half_closed

@@ -1,5 +1,5 @@
 """
-What C{/metrics} says, and that what is written about it is so.
+The contents of C{/metrics}, and the documents that rely on them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPEN = "application/openmetrics-text"
 
 def samples(text: bytes) -> dict[str, float]:
     """
-    C{text}, taken apart by prometheus_client: C{name{label=value,...}} and the number.
+    Return the samples of C{text}: the number of each C{name,label=value,...}.
     """
     return {
         sample.name
@@ -44,7 +44,7 @@ def samples(text: bytes) -> dict[str, float]:
 
 def scrape(call: Caller) -> dict[str, float]:
     """
-    What is there now.
+    Return the samples of C{/metrics} now.
     """
     answer = call("GET", "/metrics")
     assert answer.status == 200
@@ -53,7 +53,7 @@ def scrape(call: Caller) -> dict[str, float]:
 
 def test_the_answer() -> None:
     """
-    Prometheus' text, which nobody may keep; and GET is the only method.
+    The answer is Prometheus' text, which nobody may keep, and GET is the only method.
     """
     call = Caller()
     answer = call("GET", "/metrics")
@@ -80,7 +80,7 @@ def test_the_answer() -> None:
 )
 def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
     """
-    Whatever a client says that it wants: never a 406, and never a failure.
+    Any C{Accept} header gets an answer: never a 406, and never a failure.
 
     @param kind: L{None} where the versions of prometheus_client differ.
     """
@@ -94,7 +94,8 @@ def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
 
 def test_steps() -> None:
     """
-    Their kind and what came of them, where they led, and what the commits took.
+    Steps are counted by their kind and outcome; the cursor and the commits have metrics
+    too.
     """
     call = Caller()
     for _ in range(21):
@@ -118,7 +119,7 @@ def test_steps() -> None:
     }
     assert found["pexservice_revision"] == 22
     assert found["pexservice_position"] == 22
-    # It is 17,711.
+    # The value is 17,711.
     assert found["pexservice_position_digits"] == 5
     assert found["pexservice_ready"] == 1
     assert found["pexservice_commit_batch_size_sum"] == 22
@@ -128,7 +129,7 @@ def test_steps() -> None:
 
 def test_the_value_is_not_told() -> None:
     """
-    Nor is any number as long as it.
+    The value is not in the metrics, only the number of its digits.
     """
     call = Caller()
     for _ in range(100):
@@ -141,7 +142,7 @@ def test_the_value_is_not_told() -> None:
 
 def test_requests_and_connections() -> None:
     """
-    As the server has counted them.
+    Requests and connections are those that the server has counted.
     """
     server = Server()
     step = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -163,7 +164,7 @@ def test_requests_and_connections() -> None:
 
 def test_a_store_that_was_not_read() -> None:
     """
-    What nobody knows is left out, and everything else is there.
+    Metrics of a store that was not read are left out, and everything else is there.
     """
     call = Caller()
     call.committer.unusable("the store is in use")
@@ -176,7 +177,7 @@ def test_a_store_that_was_not_read() -> None:
 
 def test_the_supervisor() -> None:
     """
-    What it counts is there if there is one, and left out if not.
+    The counts of the supervisor are there if there is one, and left out if not.
     """
     ours = re.compile("pexservice_(worker|failover|standby|reloads|last_reload)")
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
@@ -204,7 +205,7 @@ def test_the_supervisor() -> None:
 
 def test_the_process() -> None:
     """
-    prometheus_client's own metrics of it are there.
+    The metrics of the process are those of prometheus_client.
     """
     found = scrape(Caller())
     assert found["process_resident_memory_bytes"] > 1_000_000
@@ -225,7 +226,7 @@ class OnDisk:
 
     def shortage(self) -> NotTaken | None:
         """
-        Find enough room.
+        Return L{None}, as where there is enough room.
         """
         return None
 
@@ -239,7 +240,7 @@ class OnDisk:
 @pytest.fixture
 def everything() -> Iterator[list[Metric]]:
     """
-    Yield every metric there can be.
+    Provide every metric that there can be.
     """
     call = Caller()
     descriptor = scoreboard.create()
@@ -264,7 +265,7 @@ def name_of(metric: Metric) -> str:
 
 def test_the_store_on_a_disk(everything: list[Metric]) -> None:
     """
-    Its room and its oldest reader are there.
+    The room of the store and its oldest reader are in the metrics.
     """
     found = {
         sample.name.removeprefix("pexservice_store_"): (sample.value, sample.labels)
@@ -283,7 +284,8 @@ def test_the_store_on_a_disk(everything: list[Metric]) -> None:
 
 def test_the_documentation(everything: list[Metric]) -> None:
     """
-    Its table has every metric, and no other: name, kind, labels and help.
+    The table of the documentation has every metric, and no other: name, kind, labels and
+    help.
     """
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)
@@ -300,14 +302,14 @@ def test_the_documentation(everything: list[Metric]) -> None:
     ]
 
 
-#: What C{pexctl backup --textfile} leaves for the node's own metrics.
+#: The metrics that C{pexctl backup --textfile} leaves for the node's own metrics.
 BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds")
 
 
 @pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])
 def test_what_is_looked_at_exists(path: str, everything: list[Metric]) -> None:
     """
-    The dashboard and the alerts name no metric that there is not.
+    The dashboard and the alerts name only metrics that exist.
     """
     exist = {sample.name for metric in everything for sample in metric.samples}
     exist |= {name for name in scrape(Caller()) if name.startswith("process_")}

@@ -20,21 +20,21 @@ END = b"0\r\n\r\n"
 
 def length(value: bytes, body: bytes = b"12345") -> bytes:
     """
-    A step with such a length.
+    Return a step with such a C{Content-Length}.
     """
     return step(b"Content-Length: " + value, body=body)
 
 
 def chunks(body: bytes) -> bytes:
     """
-    A step with these chunks.
+    Return a step with these chunks as its body.
     """
     return step(CHUNKED, body=body)
 
 
 def coding(*lines: bytes) -> bytes:
     """
-    A step with chunks, in other words.
+    Return a step with a chunked body and these header lines.
     """
     return step(*lines, body=b"5\r\n12345\r\n" + END)
 

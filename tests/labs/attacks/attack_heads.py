@@ -11,14 +11,14 @@ LONG = b"x" * 20_000
 
 def post(target: bytes) -> bytes:
     """
-    A step, but for its target.
+    Return a step with this target.
     """
     return request(b"POST " + target + b" HTTP/1.1")
 
 
 def host(*lines: bytes) -> bytes:
     """
-    A step, but for its Host.
+    Return a step with these lines in place of its Host.
     """
     return b"\r\n".join([b"POST /next HTTP/1.1", *lines, b"", b""])
 
@@ -297,7 +297,7 @@ HOSTS: list[Attack] = [
     ),
 ]
 
-#: What browsers send for pages of other origins, and ahead of their users.
+#: Requests that browsers send for pages of other origins, and before their users ask.
 PAGES: list[Attack] = [
     *answered(
         "Fetch Metadata: a page of another origin moves nothing",

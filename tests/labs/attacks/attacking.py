@@ -1,9 +1,9 @@
 """
-What an attack is, how one is made, and who judges it.
+Attacks: how they are made, sent and judged.
 
-- Each gets a status or a close, never silence, and never a 5xx of ours.
-- What is refused does not move the cursor, and its answer is the connection's last:
-  what comes behind it, in the same packet or later, is never executed.
+- Each attack gets a status or a close, never silence, and never a 5xx of ours.
+- A refused request does not move the cursor, and its answer is the connection's last: the
+  bytes behind it, in the same packet or later, are never executed.
 - The cursor moves exactly as often as the answers say.
 """
 
@@ -22,7 +22,7 @@ from attrs import frozen
 
 from tests.support.daemon import PATIENCE, read_all
 
-#: What is behind each attack: a step that must be made or must not.
+#: The step that is sent behind each attack, and must be made or must not.
 BEHIND = b"POST /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 #: Statuses after which the two sides may differ about where a request begins.
@@ -32,14 +32,16 @@ REFUSALS = frozenset({400, 408, 413, 414, 431})
 @frozen(kw_only=True)
 class Attack:
     """
-    @ivar rule: where it is said what must come back, and what.
-    @ivar statuses: for each final answer, those that are allowed.
-    @ivar ends: the connection ends with the last of these answers; otherwise what is
-        behind the attack is answered too.
-    @ivar behind: what is sent behind it.
-    @ivar moves: how many steps it has that must be made.
-    @ivar hangs: it is not whole and nothing is sent behind it.
-    @ivar leaves: the client closes its half.
+    Raw bytes to send, and what must come back.
+
+    @ivar rule: the source that says what must come back, and its words.
+    @ivar statuses: for each final answer, the statuses that are allowed.
+    @ivar ends: the connection ends with the last of these answers; otherwise C{behind} is
+        answered too.
+    @ivar behind: the bytes that are sent behind the attack.
+    @ivar moves: how many steps of the attack must be made.
+    @ivar hangs: the attack is not whole, and nothing is sent behind it.
+    @ivar leaves: the client closes its half of the connection.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Attack:
     @property
     def understood(self) -> bool:
         """
-        Does it end with an answer that is no refusal?
+        Return whether the attack ends with an answer that is no refusal.
         """
         return self.ends and not self.hangs and not self.statuses[-1] & REFUSALS
 
@@ -63,7 +65,7 @@ class Attack:
 @frozen
 class Answer:
     """
-    One of those that came back.
+    One answer that came back.
     """
 
     status: int
@@ -73,7 +75,7 @@ class Answer:
     @property
     def revision(self) -> int | None:
         """
-        Where it says that the cursor is.
+        Return the cursor's revision, if the answer names it.
         """
         found = re.search(rb"\r\nPex-Revision: (\d+)", self.head)
         return None if found is None else int(found[1])
@@ -81,28 +83,28 @@ class Answer:
     @property
     def last(self) -> bool:
         """
-        Does it say that the connection ends?
+        Return whether the answer says that the connection ends.
         """
         return re.search(rb"(?i)\r\nConnection: close(\r\n|$)", self.head) is not None
 
 
 def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
     """
-    A request with a Host.
+    Return a request with a Host.
     """
     return b"\r\n".join([line, b"Host: localhost", *headers, b"", body])
 
 
 def step(*headers: bytes, body: bytes = b"") -> bytes:
     """
-    A step, but for what is wrong with C{headers} and C{body}.
+    Return a step that is right but for C{headers} and C{body}.
     """
     return request(b"POST /next HTTP/1.1", *headers, body=body)
 
 
 def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
     """
-    Answered with a status that ends the connection.
+    Return attacks that are answered with a status that ends the connection.
     """
     allowed = frozenset({status} if isinstance(status, int) else status)
     return [
@@ -120,7 +122,7 @@ def answered(
     ends: bool = False,
 ) -> list[Attack]:
     """
-    Understood, whatever the answers are.
+    Return attacks that are understood, whatever their answers are.
     """
     statuses = [status] if isinstance(status, int) else status
     return [
@@ -138,7 +140,7 @@ def answered(
 
 def hanging(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
     """
-    Not whole: 408 when its time is over.
+    Return attacks that are not whole: each gets 408 when its time is over.
     """
     return [
         Attack(
@@ -157,7 +159,7 @@ def left(
     rule: str, statuses: Sequence[set[int]], cases: Mapping[str, bytes]
 ) -> list[Attack]:
     """
-    The client closes its half behind it.
+    Return attacks behind which the client closes its half of the connection.
     """
     return [
         Attack(
@@ -176,15 +178,15 @@ def left(
 
 def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
     """
-    The final answers.
+    Return the final answers in C{received}.
 
-    @param bodiless: the first is to a HEAD.
+    @param bodiless: the first answer is to a HEAD.
     @raise AssertionError: these are not answers.
     """
     answers: list[Answer] = []
     while received:
         if received.startswith(b"<html>"):
-            # nginx to a request without a version: a body, and the end.
+            # nginx answers a request without a version with a body only, and ends.
             break
         head, end, rest = received.partition(b"\r\n\r\n")
         line = re.match(rb"HTTP/1\.[01] (\d{3}) [ -~]*(\r\n|$)", head)
@@ -206,7 +208,7 @@ def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
 
 def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]:
     """
-    Send an attack and what is behind it, and what comes after its end.
+    Send an attack in pieces, and a step more after its end; return all answers.
 
     @raise AssertionError: nothing came back in time.
     """
@@ -225,7 +227,7 @@ def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]
         except TimeoutError:
             raise AssertionError("silence") from None
         if not attack.leaves:
-            # It was told to be the last.  Whoever sends on all the same gets nothing.
+            # The last answer ended the connection: a client that sends on gets nothing.
             with suppress(OSError):
                 connection.sendall(BEHIND)
                 connection.shutdown(socket.SHUT_WR)
@@ -235,18 +237,18 @@ def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]
 
 def whole(attack: Attack) -> list[bytes]:
     """
-    In one piece.
+    Return an attack, and the bytes behind it, in one piece.
     """
     return [attack.sent if attack.hangs else attack.sent + attack.behind]
 
 
 def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[bytes]:
     """
-    Cut at some places.
+    Return an attack, and the bytes behind it, cut at some places.
     """
     (sent,) = whole(attack)
-    # Who sends on behind their own last request may have its answer overtaken by a
-    # reset, as with every server that does not wait for what it was not told of.
+    # A client that sends on behind its own last request may have the answer overtaken by
+    # a reset, as with every server that does not wait for bytes it was not told of.
     most_cut = len(attack.sent) if attack.understood else len(sent)
     cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
     edges = [0, *cuts, len(sent)]
@@ -258,9 +260,9 @@ def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[byte
 
 def judge(attack: Attack, answers: Sequence[Answer]) -> None:
     """
-    What the service itself answers.
+    Check the answers of the service itself.
 
-    @raise AssertionError: it is not what must come back.
+    @raise AssertionError: they are not what must come back.
     """
     got = [each.status for each in answers]
     expected = [*attack.statuses, *([] if attack.ends else [frozenset({200})])]
@@ -279,16 +281,17 @@ def judge(attack: Attack, answers: Sequence[Answer]) -> None:
 
 def judge_nginx(answers: Sequence[Answer]) -> None:
     """
-    What comes through nginx, which has a taste of its own and may answer itself.
+    Check answers through nginx, which has rules of its own and may answer by itself.
     """
     got = [each.status for each in answers]
-    # These would be its words for that the service left it without an answer.
+    # With these nginx would say that the service left it without an answer.
     assert not {500, 502, 503, 504} & {*got}, got
 
 
 def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
     """
-    Whoever answered: what moved the cursor was answered, and each step made once.
+    Check that every move of the cursor was answered, through nginx or not, and that each
+    step was made once.
     """
     told = {each.revision for each in answers if each.revision is not None}
     steps = sorted(each for each in told if each > before)
@@ -298,10 +301,10 @@ def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
 @frozen
 class Front:
     """
-    Where attacks go.
+    A port that attacks are sent to.
 
     @ivar revision: asks the service itself where the cursor is.
-    @ivar nginx: it is nginx, with the service behind.
+    @ivar nginx: nginx listens there, with the service behind.
     """
 
     port: int
@@ -312,7 +315,7 @@ class Front:
         self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
     ) -> list[str]:
         """
-        One after the other.
+        Try attacks one after the other.
 
         @return: what went wrong.
         """
@@ -322,10 +325,10 @@ class Front:
         self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
     ) -> list[str]:
         """
-        Those that take their time.
+        Try attacks at the same time, such as those that take long.
         """
         if self.nginx:
-            # It takes a client that closes its half for one that is gone, and a step
+            # nginx takes a client that closes its half for one that is gone, and a step
             # that it has passed on by then is made and not answered.
             attacks = [each for each in attacks if not (each.leaves and each.moves)]
         before = self.revision()

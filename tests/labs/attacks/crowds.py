@@ -1,8 +1,8 @@
 """
 Ten thousand connections of one address, and how long an honest client of another waits.
 
-Half of a head on each of them, plain and over TLS, with as many connections allowed as
-by default and with few descriptors; whatever is closed comes again.
+Each connection sends half of a head, plain and over TLS, with as many connections allowed
+as by default and with few descriptors; a connection that is closed is opened again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _python(place: Path, descriptors: int | None) -> str:
 
 def beside(name: str) -> list[float]:
     """
-    Return the waits of an honest client beside such a crowd.  Seconds.
+    Return the waits of an honest client beside the crowd of this name.  Seconds.
     """
     tls, count, descriptors = WAYS[name]
     with tempfile.TemporaryDirectory() as made:
@@ -63,7 +63,7 @@ def beside(name: str) -> list[float]:
 
 def main() -> None:
     """
-    Try each of them, and record what was found.
+    Try each crowd, and record the waits.
     """
     found = {}
     for name in WAYS:

@@ -3,8 +3,8 @@ HTTP under attack: raw requests, what the RFCs say of each, and what must come b
 
 C{python -m tests.labs.attacks.lab [ROUNDS]} runs the whole table against both
 reactors and through nginx, first in one piece and then ROUNDS times cut anywhere;
-after that the crowds and the slow clients of L{crowds} and L{slow}.  The tests do it in
-small.
+after that the crowds and the slow clients of L{crowds} and L{slow}.  The tests do the
+same in small.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TABLE = [
     *attack_bodies.UNFINISHED,
 ]
 
-#: Those that the service waits for until their time is over.
+#: The attacks that the service waits for until their time is over.
 PATIENT = [each for each in TABLE if each.hangs and not each.leaves]
 
 PROMPT = [each for each in TABLE if each not in PATIENT]
@@ -48,7 +48,7 @@ ROUNDS = 10
 @contextmanager
 def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
     """
-    By name: the supervised service, on uvloop; a worker by itself, on Twisted's own
+    Provide by name: the supervised service, on uvloop; a worker by itself, on Twisted's own
     reactor; nginx in front of a service of its own.
     """
     with ExitStack() as stack:
@@ -83,14 +83,14 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
 
 def revision(daemon: Daemon) -> int:
     """
-    Where the cursor is.
+    Return the revision of the daemon's cursor.
     """
     return int(daemon.ask("/current")[0].headers["Pex-Revision"])
 
 
 def try_cut(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
     """
-    Each cut at random places.
+    Try each attack cut at random places.
     """
     chance = random.Random(seed)  # noqa: S311 nothing secret
     return front.try_all(attacks, lambda attack: in_pieces(attack, chance))
@@ -98,7 +98,7 @@ def try_cut(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
 
 def wait_all(fronts: Sequence[Front]) -> list[str]:
     """
-    Those that take their time, everywhere at once.
+    Try the attacks that take their time on all fronts at once.
     """
     with ThreadPoolExecutor(len(fronts)) as threads:
         found = threads.map(lambda front: front.try_at_once(PATIENT), fronts)
@@ -107,7 +107,7 @@ def wait_all(fronts: Sequence[Front]) -> list[str]:
 
 def keep(tried: int) -> None:
     """
-    Record what was tried; all of it went well.
+    Record how many attacks were tried; all of them went well.
     """
     record(
         Evidence(
@@ -126,7 +126,7 @@ def keep(tried: int) -> None:
 
 def main() -> None:
     """
-    All of it.
+    Run the whole table, the crowds and the slow clients.
     """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     tried = 0

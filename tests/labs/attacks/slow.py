@@ -2,7 +2,7 @@
 A thousand clients that send or read as slowly as they can, and how long everybody
 else waits meanwhile.
 
-Debian's C{slowhttptest} is the slow ones.
+Debian's C{slowhttptest} plays the slow clients.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SLOWHTTPTEST = shutil.which("slowhttptest")
 
 CONNECTIONS = 1000
 
-#: By name, how they are slow, and with what.  C{slowhttptest} gets the path itself too,
-#: to see whether it is answered.
+#: By name, the options that make clients slow, and the path that they ask for.
+#: C{slowhttptest} gets the path itself too, to see whether it is answered.
 WAYS = {
     "slow headers": (["-H", "-i", "2"], "/current"),
     "slow bodies": (["-B", "-i", "2", "-s", "60000"], "/current"),
@@ -39,8 +39,8 @@ WAYS = {
     ),
 }
 
-#: How much longer others may wait than without the slow ones.  The aim is 100 ms; a
-#: machine that is busy with something else must not fail this.
+#: How much longer other clients may wait than without the slow ones.  The aim is 100 ms;
+#: a machine that is busy with something else must not fail this.
 FACTOR = 10
 GRACE = 1.0
 
@@ -48,11 +48,11 @@ GRACE = 1.0
 @define(eq=False)
 class Asker(threading.Thread):
     """
-    Somebody else: steps and looks, on one connection and on fresh ones.
+    Another client, which steps and looks, on one connection and on fresh ones.
 
-    @ivar waited: for each answer.  Seconds.
-    @ivar steps: that were answered.
-    @ivar trouble: what ended it before its time.
+    @ivar waited: the wait for each answer.  Seconds.
+    @ivar steps: how many steps were answered.
+    @ivar trouble: the error that ended the client before its time.
     """
 
     port: int
@@ -66,7 +66,7 @@ class Asker(threading.Thread):
 
     def run(self) -> None:
         """
-        Until told to stop.
+        Ask until told to stop.
         """
         kept = self._connect()
         try:
@@ -97,10 +97,10 @@ class Asker(threading.Thread):
 @frozen
 class Waits:
     """
-    Of others, while the slow ones are there.
+    The waits of other clients, while the slow ones are there.
 
-    @ivar answers: how many they got.
-    @ivar connected: how many slow ones there were at once.
+    @ivar answers: how many answers the others got.
+    @ivar connected: how many slow clients there were at once.
     @ivar median: Seconds.
     @ivar percentile_99: Seconds.
     """
@@ -113,15 +113,15 @@ class Waits:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """
-    The value that C{share} of them do not exceed.
+    Return the value that C{share} of C{values} do not exceed.
     """
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def while_asking(daemon: Daemon, what: Callable[[Asker], int]) -> Waits:
     """
-    Have somebody else ask while C{what} goes on, which tells how many slow ones
-    there were.
+    Have another client ask while C{what} goes on, which returns how many slow clients there
+    were.
     """
     asker = Asker(daemon.port)
     before = int(daemon.ask("/current")[0].headers["Pex-Revision"])
@@ -146,7 +146,7 @@ def while_asking(daemon: Daemon, what: Callable[[Asker], int]) -> Waits:
 
 def in_peace(asker: Asker) -> int:
     """
-    Nobody is slow, until there are answers enough to compare with.
+    Wait, without slow clients, until there are answers enough to compare with.
     """
     for _ in patiently():
         if len(asker.waited) >= 1000 or not asker.is_alive():
@@ -156,6 +156,8 @@ def in_peace(asker: Asker) -> int:
 
 def attack(daemon: Daemon, way: str, seconds: int) -> Waits:
     """
+    Attack a daemon in one way, and return the waits of others.
+
     @raise AssertionError: others were not answered, or the slow ones were not there.
     """
     options, path = WAYS[way]
@@ -186,7 +188,7 @@ def attack(daemon: Daemon, way: str, seconds: int) -> Waits:
 
 def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str, Waits]]:
     """
-    One way after the other.
+    Attack a daemon in one way after the other.
 
     @return: what others waited in peace, and during each attack.
     """
@@ -217,7 +219,7 @@ def _show(way: str, waits: Waits) -> None:
 
 def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
     """
-    Record it.
+    Record the waits that were found.
     """
     peace = max(each.percentile_99 for each, _ in found)
     worst = {way: max(attacks[way].percentile_99 for _, attacks in found) for way in WAYS}
@@ -237,7 +239,7 @@ def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
 
 def main(seconds: int = 30) -> None:
     """
-    On both reactors, for longer than the service waits for a request.
+    Attack on both reactors, for longer than the service waits for a request.
     """
     found = []
     for command in ("pexservice", "pexservice-worker"):

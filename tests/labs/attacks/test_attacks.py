@@ -22,14 +22,14 @@ from tests.labs.attacks.lab import (
 
 pytestmark = pytest.mark.once
 
-#: How many of the table are cut in pieces.
+#: How many attacks of the table are cut in pieces.
 SAMPLE = 100
 
 
 @pytest.fixture(scope="module")
 def them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Front]]:
     """
-    Whom to attack.
+    Provide the fronts to attack, by name.
     """
     with fronts(tmp_path_factory.mktemp("attacks")) as them:
         yield them
@@ -40,7 +40,7 @@ NAMES = ("supervised", "worker", "nginx")
 
 def test_the_table() -> None:
     """
-    It is one: each attack has a name of its own, and a rule.
+    Each attack in the table has a name of its own, and a rule.
     """
     assert len(TABLE) >= 150
     assert len({each.name for each in TABLE}) == len(TABLE)
@@ -51,8 +51,9 @@ def test_the_table() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks(them: Mapping[str, Front], name: str) -> None:
     """
-    A status or a close, no 5xx; what is refused moves nothing, and nothing behind it
-    is executed.  Through nginx, what comes back tells of all that was done, once.
+    Every attack gets a status or a close and no 5xx; a refused request moves nothing, and
+    nothing behind it is executed.  Through nginx, the answers tell of all that was done,
+    once.
     """
     wrong = them[name].try_all(PROMPT)
     assert not wrong, "\n".join(wrong)
@@ -62,7 +63,7 @@ def test_attacks(them: Mapping[str, Front], name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
     """
-    However the network cuts them.
+    Attacks are answered alike, however the network cuts them.
     """
     seed = random.randrange(2**32)  # noqa: S311 nothing secret
     print("seed", seed)
@@ -74,7 +75,7 @@ def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
 @pytest.mark.needs("nginx")
 def test_unfinished(them: Mapping[str, Front]) -> None:
     """
-    Who stops within a request is told so when its time is over.
+    A client that stops within a request is told so when its time is over.
     """
     wrong = wait_all([*them.values()])
     assert not wrong, "\n".join(wrong)

@@ -18,6 +18,7 @@ SECONDS = 8
 @pytest.mark.needs("slowhttptest")
 def test_slow_clients(tmp_path: Path) -> None:
     """
-    Slow headers, slow bodies, slow reading: others are answered all the while.
+    Other clients are answered all the while that slow ones send headers, send bodies or
+    read.
     """
     keep(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])

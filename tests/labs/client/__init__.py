@@ -1,3 +1,3 @@
 """
-The client, while what it calls is killed again and again.
+The client, while the services that it calls are killed again and again.
 """

@@ -1,5 +1,5 @@
 """
-Programs that step, each call by one of their clients, and write down what became of it.
+A program that steps by many clients at once, and writes down what became of each call.
 
 C{python -m tests.labs.client.callers SECONDS CALLERS FILE URL...} is started by
 L{tests.labs.client.lab}.
@@ -33,13 +33,13 @@ DEADLINE = 120.0
 @define(eq=False)
 class Calls:
     """
-    What all callers of a process write down.
+    The record of all callers of a process.
 
     @ivar begun: how many steps were asked for.
     @ivar answers: of each answered step, revision, position, transition and seconds.
-    @ivar replayed: how many of them were made when they were sent again.
-    @ivar requests: how often something was sent.
-    @ivar keys: how many keys that had.
+    @ivar replayed: how many of them had been made when they were sent again.
+    @ivar requests: how many requests were sent.
+    @ivar keys: how many idempotency keys these had.
     @ivar failures: calls that ended in another way.
     """
 
@@ -54,12 +54,12 @@ class Calls:
 @implementer(IAgent)
 class Listening:
     """
-    Writes down the keys of what is sent.
+    An agent that writes down the idempotency keys of the requests that it sends.
     """
 
     def __init__(self, agents: Mapping[bytes, IAgent]) -> None:
         """
-        @param agents: what sends requests, by the host and the port.
+        @param agents: the agents that send the requests, by the host and the port.
         """
         self._agents = agents
         self.keys: list[bytes] = []
@@ -72,7 +72,7 @@ class Listening:
         bodyProducer: Any = None,
     ) -> Deferred[Any]:
         """
-        See L{IAgent.request}.
+        Write down the request's key, and send it by the agent for its address.
         """
         assert headers is not None
         agent = self._agents[uri.split(b"/")[2]]
@@ -113,7 +113,7 @@ async def make_calls(
             for address, pool in zip(map(parse_address, urls), pools, strict=True)
         }
     )
-    # Each begins with another one.
+    # Each cursor begins with another address.
     cursors = [
         Cursor(
             *urls[turn:],
@@ -139,7 +139,7 @@ async def make_calls(
 
 def main(reactor: Any, seconds: str, callers: str, file: str, *urls: str) -> Deferred[Any]:
     """
-    Step, and put what was written down in a file.
+    Step, and put the record in a file.
     """
     made = Deferred.fromCoroutine(make_calls(reactor, float(seconds), int(callers), urls))
     return made.addCallback(lambda calls: Path(file).write_text(json.dumps(asdict(calls))))

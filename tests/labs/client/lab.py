@@ -46,15 +46,15 @@ THERE = 5.0
 @frozen
 class Result:
     """
-    What the callers wrote down, which the history has borne out.
+    The figures of the callers' records, which the history has borne out.
 
     @ivar kills: workers, or nodes, that were killed.
-    @ivar restarts: supervisors that were.
-    @ivar calls: all of which were answered.
-    @ivar requests: how often these were sent.
-    @ivar replayed: those that had been made when they were sent again.
-    @ivar longest: the longest that one of them took, in seconds.
-    @ivar median: half of them took no longer.
+    @ivar restarts: supervisors that were killed.
+    @ivar calls: calls, all of which were answered.
+    @ivar requests: how often the calls were sent.
+    @ivar replayed: calls that had been made when they were sent again.
+    @ivar longest: the longest time that a call took, in seconds.
+    @ivar median: half of the calls took no longer.
     """
 
     kills: int
@@ -73,8 +73,8 @@ def calling(
     """
     Have callers step by each of several ways, until the end of the block.
 
-    @param ways: the base URLs of each.
-    @return: what they have written down, at the end of the block.
+    @param ways: the base URLs of each way.
+    @return: what the callers have written down, at the end of the block.
     """
     calls: list[Calls] = []
     files = [path / f"calls-{number}.json" for number in range(len(ways))]
@@ -107,7 +107,7 @@ def check(calls: Sequence[Calls], url: str) -> None:
         for revision, position, word, _ in one.answers
     }
     begun = sum(one.begun for one in calls)
-    # Each was answered, and no two by one step; no key was used for two calls.
+    # Each call was answered, and no two by one step; no key was used for two calls.
     assert len(answers) == sum(len(one.answers) for one in calls) == begun
     assert sum(one.keys for one in calls) == begun
     with BlockingCursor(url) as cursor:
@@ -125,7 +125,7 @@ def check(calls: Sequence[Calls], url: str) -> None:
 
 def result(calls: Sequence[Calls], kills: int, restarts: int) -> Result:
     """
-    Return the figures.
+    Return the figures of a run.
     """
     times = sorted(took for one in calls for *_, took in one.answers)
     return Result(
@@ -271,7 +271,7 @@ def three_nodes(path: Path, seconds: float) -> Result:
 
 def main() -> None:
     """
-    The long form.
+    Run the long form.
     """
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
     for title, run in (

@@ -18,7 +18,8 @@ from tests.support.daemon import Daemon
 )
 def test_killed(tmp_path: Path, *, proxied: bool) -> None:
     """
-    Workers and their supervisor are killed under it, with nginx between and without.
+    Every call is made once while workers and their supervisor are killed, with nginx
+    between and without.
     """
     result = one_machine(tmp_path, 9.0, proxied=proxied, supervisors=4.0)
     print(result)
@@ -30,7 +31,7 @@ def test_killed(tmp_path: Path, *, proxied: bool) -> None:
 @pytest.mark.needs("etcd")
 def test_nodes_that_are_killed(tmp_path: Path) -> None:
     """
-    A node is killed with its etcd, and comes back.
+    Every call is made once while a node is killed with its etcd, and comes back.
     """
     result = three_nodes(tmp_path, 9.0)
     print(result)
@@ -40,7 +41,7 @@ def test_nodes_that_are_killed(tmp_path: Path) -> None:
 
 def test_would_find_what_was_made_twice(tmp_path: Path) -> None:
     """
-    The control: a step that no call belongs to, and a call that was not made, show.
+    As a control, a step that no call belongs to, and a call that was not made, are found.
     """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"

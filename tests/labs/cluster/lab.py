@@ -1,6 +1,6 @@
 """
-Three etcd and three daemons, under clients that ask all of them and write down what
-they are told, while what carries them fails.
+Three etcd and three daemons, which fail and lose their connections under clients that ask
+all of them and write down what they are told.
 
 C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form; the test calls
 L{cluster_faults} with one round.
@@ -50,14 +50,13 @@ _WORDS = ["current", *(each.word for each in Transition)]
 @define(eq=False)
 class Caller(Client):
     """
-    Writes down what it asked for and what it was told, and repeats what has a key
-    until it is told, at the next node each time.
+    A client that writes down what it asked for and what it was told, and repeats a request
+    with a key until it is answered, at the next node each time.
 
-    @ivar ports: of the nodes.
-    @ivar moved: when it was last told of a step that it had begun since the
-        moment before, and that moment.
-    @ivar keys: by key, the revision that it was told.
-    @ivar answers: by port, how many.
+    @ivar ports: the ports of the nodes.
+    @ivar told: of each answered step, when it was begun and when it was answered.
+    @ivar keys: by key, the revision that the client was told.
+    @ivar answers: by port, how many answers there were.
     """
 
     ports: Sequence[int] = ()
@@ -70,14 +69,14 @@ class Caller(Client):
 
     def run(self) -> None:
         """
-        Until told to stop.
+        Ask until told to stop.
         """
         choose = random.Random(self.number)  # noqa: S311 nothing secret
         count = 0
         while not self.stopping.is_set():
             count += 1
             if choose.random() < 1 / 30:
-                # Those who left a node that failed come back.
+                # Clients that left a node that failed come back.
                 self._close()
                 self.port = choose.choice(self.ports)
             word = choose.choices(_WORDS, [30, 50, 19, 1])[0]
@@ -86,8 +85,8 @@ class Caller(Client):
                 continue
             key = f"{self.number}-{count}" if self.number % 2 else None
             header = "" if key is None else f"Idempotency-Key: {key}\r\n"
-            # Every fourth step is for the revision that was seen last only, also of those
-            # that have a key and are repeated.
+            # Every fourth step is for the revision that was seen last only, also among
+            # the steps that have a key and are repeated.
             if choose.random() < 1 / 4:
                 header += f'If-Match: "{self.last}"\r\n'
             sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
@@ -119,7 +118,7 @@ class Caller(Client):
     def _elsewhere(self) -> None:
         self._close()
         self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
-        # Who is refused at once does not ask a thousand times a second.
+        # A client that is refused at once must not ask a thousand times a second.
         time.sleep(0.02)
 
     def _write_down(
@@ -154,7 +153,7 @@ class Caller(Client):
 @define(eq=False)
 class Laboratory:
     """
-    All that runs.
+    The etcd members, proxies, daemons and clients that run.
     """
 
     path: Path
@@ -166,7 +165,7 @@ class Laboratory:
 
     def start_daemon(self, number: int) -> Daemon:
         """
-        One of ours, each with another etcd first.
+        Start one of our daemons, each with another etcd first.
         """
         order = [self.proxies[(number + turn) % 3].port for turn in range(3)]
         path = self.path / f"d{number}"
@@ -181,7 +180,9 @@ class Laboratory:
 
     def led(self, *, by: bool = True) -> int:
         """
-        @param by: wanted is the leader; else one that is not.
+        Return the number of the etcd member that leads, or of one that does not.
+
+        @param by: whether the leader is wanted.
         """
         for _ in patiently():
             leads = [each.leads() for each in self.members]
@@ -191,7 +192,7 @@ class Laboratory:
 
     def traffic(self) -> None:
         """
-        Wait for some, on each node.
+        Wait until each node has given L{TRAFFIC} more answers.
         """
         before = [*map(self._answers, self.ports)]
         for _ in patiently():
@@ -207,7 +208,8 @@ class Laboratory:
 
     def first_since(self, moment: float) -> float:
         """
-        How long it took until a step was answered that was asked for since.
+        Return how long it took until a step that was asked for since C{moment} was
+        answered.
         """
         for _ in patiently():
             for caller in self.callers:
@@ -223,7 +225,7 @@ Fault = Callable[[Laboratory, int], AbstractContextManager[None]]
 @contextmanager
 def killed(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
-    SIGKILL, and started again.
+    Kill a member by SIGKILL, and start it again.
     """
     laboratory.members[number].kill()
     yield
@@ -233,7 +235,7 @@ def killed(laboratory: Laboratory, number: int) -> Iterator[None]:
 @contextmanager
 def paused(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
-    SIGSTOP.
+    Stop a member by SIGSTOP for a while.
     """
     laboratory.members[number].signal(signal.SIGSTOP)
     yield
@@ -243,7 +245,7 @@ def paused(laboratory: Laboratory, number: int) -> Iterator[None]:
 @contextmanager
 def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
-    Two of them are stopped, for longer than a node waits: it says so, lives, and takes
+    Stop two members, for longer than a node waits: each node says so, lives, and takes
     nothing.
     """
     with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
@@ -261,7 +263,7 @@ def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
 @contextmanager
 def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
-    SIGKILL for one of ours.
+    Kill one of our daemons by SIGKILL, and start it again.
     """
     laboratory.daemons[number].kill()
     yield
@@ -270,12 +272,12 @@ def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
 
 def moody(mood: Mood) -> Fault:
     """
-    Its connections suffer.
+    Return a fault that has a member's connections suffer C{mood}.
     """
     return lambda laboratory, number: laboratory.proxies[number].being(mood)
 
 
-#: Each for the leader, and for one that is not.
+#: The faults, each for the leader and for a member that does not lead.
 FAULTS: dict[str, Fault] = {
     "killed": killed,
     "paused": paused,
@@ -288,11 +290,13 @@ FAULTS: dict[str, Fault] = {
 @frozen
 class Result:
     """
+    The figures of a run.
+
     @ivar unknown: operations whose outcome nobody was told.
     @ivar replayed: steps that had been made when they were repeated.
     @ivar unready: answers 503.
-    @ivar recovery: after each death of a leader, seconds to the first answer to a
-        step that was asked for since.
+    @ivar recovery: after each death of a leader, seconds to the first answer to a step that
+        was asked for since.
     """
 
     faults: int
@@ -313,7 +317,7 @@ def _stop(lab: Laboratory, number: int) -> None:
 @contextmanager
 def laboratory(path: Path) -> Iterator[Laboratory]:
     """
-    Three, three and twenty-four.
+    Provide three etcd, three daemons and twenty-four clients.
     """
     stopping = threading.Event()
     with ExitStack() as stack:
@@ -325,7 +329,7 @@ def laboratory(path: Path) -> Iterator[Laboratory]:
         lab = Laboratory(path, members, proxies, [], ports)
         for number in range(3):
             lab.daemons.append(lab.start_daemon(number))
-            # Whichever is there then.
+            # By its number, for another daemon may be in its place then.
             stack.callback(_stop, lab, number)
         lab.callers = [
             Caller(n, ports[n % 3], stopping, fresh=n % 4 == 0, ports=ports)
@@ -343,8 +347,10 @@ def laboratory(path: Path) -> Iterator[Laboratory]:
 
 def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Result:
     """
+    Have faults befall a cluster, and check what its clients were told.
+
     @param rounds: how often each of L{FAULTS} befalls the leader.
-    @param followers: those which befall one that is no leader, too.
+    @param followers: the faults that befall a member that does not lead, too.
     @raise AssertionError: no single cursor can have told all this.
     """
     recovery: list[float] = []
@@ -388,7 +394,7 @@ def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Res
 
 def _check_keys(lab: Laboratory) -> None:
     """
-    Each key that was answered is in etcd with what was answered.
+    Check that each key that was answered is in etcd with what was answered.
     """
     prefix = b"pexservice/keys/"
     answer = lab.members[0].ask(
@@ -413,7 +419,7 @@ def _check_keys(lab: Laboratory) -> None:
 
 def main() -> None:
     """
-    The long form.
+    Run the long form.
     """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as path:

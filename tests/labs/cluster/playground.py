@@ -39,7 +39,7 @@ http {
 
 def main() -> None:
     """
-    Until Ctrl-C.
+    Run the cluster until Ctrl-C.
     """
     say = sys.stdout.write
     with ExitStack() as stack:

@@ -1,5 +1,5 @@
 """
-A TCP proxy that is in the way.
+A TCP proxy that disturbs the connections it passes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 class Mood(Enum):
     """
-    What it does with what comes.
+    The ways in which a proxy treats what comes.
     """
 
     #: Pass it on.
@@ -31,13 +31,13 @@ class Mood(Enum):
     CUT = auto()
 
 
-#: How late, when it is slow.  Seconds.
+#: How late a slow proxy passes on what comes.  Seconds.
 DELAY = 0.2
 
 
 class Proxy:
     """
-    In front of one port.
+    A proxy in front of one port.
 
     @ivar port: where it listens.
     """
@@ -57,7 +57,7 @@ class Proxy:
     @contextmanager
     def being(self, mood: Mood) -> Iterator[None]:
         """
-        For a while.
+        Be in a mood until the end of the block.
         """
         self._mood = mood
         if mood is Mood.CUT:
@@ -70,7 +70,7 @@ class Proxy:
             yield
         finally:
             self._mood = Mood.FAIR
-            # What is missing in them cannot be had any more.
+            # Bytes that these connections have lost cannot be had any more.
             if mood is not Mood.SLOW:
                 self._break()
 
@@ -143,7 +143,7 @@ class Proxy:
 
     def close(self) -> None:
         """
-        For good.
+        Close the proxy for good.
         """
         self._listener.close()
         self._break()

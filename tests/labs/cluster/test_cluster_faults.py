@@ -1,5 +1,5 @@
 """
-What can happen to three etcd, three nodes, and what carries them.
+Faults of three etcd, three nodes, and the connections between them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.once
 @pytest.mark.needs("etcd")
 def test_faults(tmp_path: Path) -> None:
     """
-    Whatever happens to leaders, followers, nodes and connections, what 24 clients were
-    told one cursor can have told, and each key moved once.
+    Whatever happens to leaders, followers, nodes and connections, one cursor can have told
+    24 clients what they were told, and each key moved once.
     """
     result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
     print(result)

@@ -1,7 +1,7 @@
 """
-How three nodes share one cursor: what each gets of it, and how long its callers wait.
+How three nodes share one cursor: how many steps each makes, and how long callers wait.
 
-C{python -m tests.labs.cluster.turns [SECONDS]} measures it on three etcd: as many
+C{python -m tests.labs.cluster.turns [SECONDS]} measures that on three etcd: as many
 connections on each node, few beside many, a node that is killed, one that is paused, and
 one that is far from its etcd.
 """
@@ -25,11 +25,11 @@ from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
 from tests.support.evidence import Evidence, record
 
-#: How long each of them goes on.  Seconds.
+#: How long each measurement goes on.  Seconds.
 SECONDS = 10.0
 
-#: What passes before a measurement begins: connections are made, batches find their
-#: size.  Seconds.
+#: The time before a measurement begins: connections are made, batches find their size.
+#: Seconds.
 WARM_UP = 1.0
 
 #: Half the way to an etcd that is 30 ms away.  Seconds.
@@ -41,10 +41,10 @@ _STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @define
 class Node:
     """
-    What the callers of one node saw.
+    The observations of the callers of one node.
 
-    @ivar waits: for each answer.  Seconds.
-    @ivar broken: how many requests had none.
+    @ivar waits: the wait for each answer.  Seconds.
+    @ivar broken: how many requests had no answer.
     @ivar refused: how many answers were 503.
     """
 
@@ -56,7 +56,7 @@ class Node:
 @frozen
 class Turns:
     """
-    A measurement.
+    A measurement of nodes that share a cursor.
 
     @ivar nodes: what the callers of each saw.
     @ivar seconds: how long it went on.
@@ -69,27 +69,27 @@ class Turns:
     @property
     def rates(self) -> list[float]:
         """
-        Steps a second, by node.
+        Return the steps a second, by node.
         """
         return [len(each.waits) / self.seconds for each in self.nodes]
 
     @property
     def percentiles(self) -> list[float]:
         """
-        What 99 of 100 answers do not exceed, by node.  Seconds.
+        Return the wait that 99 of 100 answers do not exceed, by node.  Seconds.
         """
         return [percentile(each.waits or [0.0], 0.99) for each in self.nodes]
 
     @property
     def longest(self) -> float:
         """
-        The longest wait of all.  Seconds.
+        Return the longest wait of all.  Seconds.
         """
         return max(max(each.waits, default=0.0) for each in self.nodes)
 
     def row(self) -> str:
         """
-        Return it as a row of a table.
+        Return the measurement as a row of a table.
         """
         rates = " + ".join(f"{each:,.0f}" for each in self.rates)
         percentiles = ", ".join(f"{1000 * each:.0f}" for each in self.percentiles)
@@ -207,8 +207,8 @@ def measure(
     """
     Load nodes with C{counts} connections each.
 
-    @param fault: what happens to them after a quarter of the time.
-    @param distant: whether the last one is far from all etcd.
+    @param fault: what happens to the nodes after a quarter of the time.
+    @param distant: whether the last node is far from all etcd.
     """
     place = path / name.replace(" ", "-")
     with _nodes(place, members, len(counts), distant=distant) as daemons:
@@ -221,7 +221,7 @@ def measure(
 
 def main() -> None:
     """
-    Measure all of them, and record how fair it was.
+    Make all measurements, and record how fair the nodes are.
     """
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     print("| nodes, connections | steps/s | together | 99 % within, ms | longest, ms |")

@@ -1,5 +1,5 @@
 """
-What happens to a file.
+Damages that can happen to a store's file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tests.labs.damage.originals import Original
 
-#: Of the machine that the laboratory runs on.
+#: The size of a page on the machine that the laboratory runs on.  Bytes.
 SIZE = 4096
 
 Damage = Callable[[bytearray, int, Original, random.Random], None]
@@ -46,7 +46,7 @@ def bits(data: bytearray, page: int, original: Original, chance: random.Random) 
 
 def zero_byte(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
     """
-    Zero one byte that is not.
+    Zero one byte that is not zero.
     """
     begin = page * SIZE
     there = [at for at in range(begin, begin + SIZE) if data[at]]
@@ -103,8 +103,8 @@ def older_pages(
     Put back some of the pages that the last commits changed, and this one, as after some
     writes that were lost.
 
-    Not both meta pages of more than one commit, for with the others that is a whole store
-    of that time, as a copy that somebody made is.
+    Never put back both meta pages of more than one commit, for with the others that is a
+    whole store of that time, like a copy that somebody made.
     """
     earlier = chance.choice(original.earlier)
     changed = [
@@ -127,7 +127,7 @@ def _put_back(data: bytearray, pages: list[int], earlier: bytes) -> None:
 
 def cut(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
     """
-    End the file there.
+    End the file where the page begins, or within the page.
     """
     del data[page * SIZE + chance.choice((0, chance.randrange(SIZE))) :]
 

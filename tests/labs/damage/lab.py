@@ -1,11 +1,11 @@
 """
 Damage to every page of a store: none is accepted and different.
 
-A store is damaged in one of many ways, once with its witness and once as a bare copy.
-Then it is verified as a service does before it starts.  Each must be refused, or do no
-harm: what it says is what it said, and so it is after some more commits, which must leave
-a whole store.  A bare copy may also say what it said before the last commit; or before
-some of the last ones, where the writes of all of them are gone, which nothing tells.
+A store is damaged in one of many ways, once with its witness and once as a bare copy.  Then
+it is verified as a service does before it starts.  Each damage must be refused, or do no
+harm: the store says what it said, also after some more commits, which must leave a whole
+store.  A bare copy may also say what it said before the last commit; or before some of the
+last ones, where the writes of all of them are gone, which nothing tells.
 
 C{python -m tests.labs.damage.lab [DAMAGES] [FIRST]} is the long form.
 """
@@ -46,20 +46,21 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 a directory of our own is made in it
 
 class Outcome(IntEnum):
     """
-    What came of a damage; also the exit status of the process that tried it.
+    The outcome of a damage; also the exit status of the process that tried it.
     """
 
-    #: It is not used.
+    #: The store is not used.
     REFUSED = 10
-    #: It is used, and says what it said.
+    #: The store is used, and says what it said.
     HARMLESS = 11
-    #: It is used, and says what it said before the last commit.
+    #: The store is used, and says what it said before the last commit.
     STATE_BEFORE = 12
-    #: It is used, and says what it said some commits ago.
+    #: The store is used, and says what it said some commits ago.
     EARLIER_STATE = 13
-    #: It is used, and says something else, at once or after some more commits.
+    #: The store is used, and says something else, at once or after some more commits.
     DIFFERENT = 14
-    #: It is used, and that ends by an error or a signal; or nobody says what it is.
+    #: The store is used, and that ends by an error or a signal; or verifying it ends by an
+    #: error that does not name the damage.
     BROKEN = 15
 
 
@@ -72,7 +73,7 @@ class Undetected(AssertionError):
 @frozen
 class Tried:
     """
-    One damage.
+    One damage that was tried.
 
     @ivar bare: the copy had no witness.
     """
@@ -86,7 +87,7 @@ class Tried:
     @property
     def is_good(self) -> bool:
         """
-        Whether that may be the outcome.
+        Return whether the outcome is allowed.
         """
         good = {Outcome.REFUSED, Outcome.HARMLESS}
         if self.bare:
@@ -100,9 +101,9 @@ def run(first: int, count: int, *, checks: bool = True) -> Iterator[Tried]:
     """
     Try damages.
 
-    @param first: the number of the first one, which decides about all of it.
-    @param checks: without, pages and witness are not looked at, nor are records looked
-        up: as it was before these checks were there.
+    @param first: the number of the first damage; its number decides about all of a damage.
+    @param checks: if false, pages and witness are not looked at, nor are records looked up,
+        as before these checks were there.
     """
     made: tuple[int, Original] | None = None
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as place:
@@ -160,7 +161,7 @@ def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome
 
 def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
     """
-    Have a process of its own use a store, which may be the end of it.
+    Use a store in a process of its own, which may die of it.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -180,7 +181,7 @@ def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
     os.close(reading)
     if status > 0:
         return Outcome(status)
-    # What verifies a store for a service is a process that may die of it.
+    # A service, too, has its store verified by a process that may die of it.
     return Outcome.BROKEN if accepted else Outcome.REFUSED
 
 
@@ -244,7 +245,7 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
 
 def main() -> None:
     """
-    The long form.
+    Run the long form.
     """
     numbers = [int(each) for each in sys.argv[1:]]
     found = lab(*(numbers or [10_000]))

@@ -33,7 +33,7 @@ LATER = 12
 @frozen
 class Contents:
     """
-    All that a store says.
+    All that a store says: its cursor, its history and its keys.
     """
 
     cursor: tuple[int, int]
@@ -47,7 +47,7 @@ class Original:
     A whole store.
 
     @ivar data: its file.
-    @ivar witness: and the witness.
+    @ivar witness: its witness.
     @ivar earlier: the file after each of the commits before the last, newest first.
     @ivar contents: what it says.
     @ivar said: what it said before each of the last commits, newest first.
@@ -77,7 +77,7 @@ def opened(path: Path) -> LmdbStore:
 
 def result(deferred: Deferred[Any]) -> Any:
     """
-    Return what has come already, or raise it.
+    Return the result that C{deferred} has already, or raise its failure.
     """
     results: list[Any] = []
     deferred.addBoth(results.append)
@@ -97,7 +97,7 @@ def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
 
 class Writer:
     """
-    Commits what chance chooses.
+    A maker of batches that chance chooses.
     """
 
     def __init__(self, chance: random.Random, cursor: tuple[int, int]) -> None:

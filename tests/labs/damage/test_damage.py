@@ -9,16 +9,16 @@ from collections import Counter
 from tests.labs.damage.lab import Outcome, lab, run
 from tests.support.forms import amount
 
-#: The first ones; C{make damage} tries 10,000.
+#: How many damages are tried; C{make damage} tries 10,000.
 COUNT = amount(short=400, long=1000)
 
-#: Those for the control.
+#: How many damages are tried for the control.
 CONTROL = 200
 
 
 def test_none_is_accepted_and_different() -> None:
     """
-    Each is refused, does no harm, or shows of a bare copy the state before.
+    Each damage is refused, does no harm, or leaves a bare copy at the state before.
     """
     found = lab(COUNT)
     print(found)
@@ -29,7 +29,7 @@ def test_none_is_accepted_and_different() -> None:
 
 def test_the_control() -> None:
     """
-    Without the checks some are accepted and different, of several kinds.
+    Without the checks, damages of several kinds are accepted and different.
     """
     bad = [each for each in run(0, CONTROL, checks=False) if not each.is_good]
     accepted = [each for each in bad if each.outcome is not Outcome.BROKEN]

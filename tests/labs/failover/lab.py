@@ -39,12 +39,12 @@ JOURNAL = "10000000"
 @frozen
 class Result:
     """
-    What the clients noticed.
+    The figures of what the clients noticed.
 
-    @ivar pauses: from each kill to the first answer to a request that was begun
-        after it.  Seconds.
-    @ivar broken: connections that ended without an answer, of those in the hands of
-        a worker that was killed.
+    @ivar pauses: from each kill to the first answer to a request that was begun after it.
+        Seconds.
+    @ivar broken: connections that ended without an answer, of those in the hands of a
+        worker that was killed.
     """
 
     kills: int
@@ -57,25 +57,25 @@ class Result:
     @property
     def median(self) -> float:
         """
-        Of the pauses.
+        Return the median of the pauses.
         """
         return statistics.median(self.pauses)
 
     @property
     def percentile_99(self) -> float:
         """
-        Of the pauses.
+        Return the pause that 99 of 100 pauses do not exceed.
         """
         return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
 
 
-#: The beginning of a supervisor's line; that of version 0.1.0 has another one.
+#: The beginning of a supervisor's line; the lines of version 0.1.0 begin in another way.
 _SAYS = r"(?:supervisor \w+:|\])"
 
 
 def serving(daemon: Daemon) -> tuple[str, int]:
     """
-    The name and the process id of the worker that serves, by the log.
+    Return the name and the process id of the worker that serves, by the log.
     """
     log = daemon.log.read_text()
     (*_, name) = re.findall(rf"{_SAYS} (worker-\d+) serves", log)
@@ -85,14 +85,14 @@ def serving(daemon: Daemon) -> tuple[str, int]:
 
 def count(daemon: Daemon, what: str) -> int:
     """
-    How often the log says of a worker that it C{what}.
+    Return how often the log says of a worker that it C{what}.
     """
     return len(re.findall(rf"{_SAYS} worker-\d+ {what}", daemon.log.read_text()))
 
 
 def until(daemon: Daemon, what: str, times: int) -> None:
     """
-    Wait until the log has said that so often.
+    Wait until the log has said C{what} of a worker so often.
     """
     for _ in patiently():
         if count(daemon, what) >= times:
@@ -102,6 +102,8 @@ def until(daemon: Daemon, what: str, times: int) -> None:
 
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
     """
+    Kill the worker that serves so often, and return what the clients noticed.
+
     @raise AssertionError: an acknowledged step was lost, or one was made twice.
     """
     stopping = threading.Event()
@@ -138,10 +140,11 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
 
 def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
     """
-    From each of C{moments} to the first answer to a request that was begun after it.
+    Return the time from each of C{moments} to the first answer to a request that was begun
+    after it.
     """
     answers = sorted(answers, key=lambda each: each.began)
-    # By position among them, the earliest answer to that request or a later one.
+    # By position among the answers, the earliest to that request or to a later one.
     earliest = [*accumulate((each.ended for each in reversed(answers)), min)][::-1]
     return [
         earliest[bisect_right(answers, moment, key=lambda each: each.began)] - moment
@@ -151,7 +154,7 @@ def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
 
 def main() -> None:
     """
-    Print the table.
+    Kill workers so often, and print the table.
     """
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     print("| | kills | answered | refused | cut off | pause, median | pause, 99% |")

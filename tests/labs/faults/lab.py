@@ -2,12 +2,12 @@
 Every system call that matters fails once, and once for good.
 
 For each thing that a worker does, the first call of each kind fails, then the second,
-and so on until one run meets no such call any more.  After each of them what was
-answered must be true, and an untouched worker must find on disk the state before or
-after, never another.
+and so on until one run meets no such call any more.  After each of them the answers must
+be true, and an untouched worker must find on disk the state before or after, never
+another.
 
-C{python -m tests.labs.faults.lab} tries all of them and prints what came of it;
-the tests try some.
+C{python -m tests.labs.faults.lab} tries all calls and prints the outcomes; the tests try
+some.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from tests.support.evidence import Evidence, record
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
-#: No column is as long; one that is would never end.
+#: No column has so many calls; one that has would never end.
 LONGEST = 300
 
 #: How many runs at a time.
 PARALLEL = 3
 
-#: What is said on the page, by what is found in an outcome.
+#: The words on the page, by the words in an outcome.
 _SUMMARY = {
     "did not start": "starts refused with one line that says why",
     "outcome unknown": "times 503 outcome-unknown",
@@ -56,7 +56,7 @@ _SUMMARY = {
 
 def prepare(path: Path) -> None:
     """
-    A store in C{path} that went up to L{PREPARED}, step by step, each with a key.
+    Make a store in C{path} that went up to L{PREPARED}, step by step, each with a key.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
@@ -71,9 +71,9 @@ def prepare(path: Path) -> None:
 
 def check_disk(path: Path, expected: Expected, options: Sequence[str]) -> None:
     """
-    An untouched worker starts, with a state that may be.
+    Check that an untouched worker starts, with a state that may be.
 
-    @raise AssertionError: or it is another.
+    @raise AssertionError: the state is another.
     """
     with (
         Daemon(path, *store_option(path), *options, command=WORKER) as daemon,
@@ -103,7 +103,7 @@ def _check_history(daemon: Daemon, at: At) -> None:
 
 def _told(error: AssertionError) -> str:
     """
-    Where it was seen, and the end of the log.
+    Return where C{error} was raised, and the end of the log.
     """
     *_, where = traceback.extract_tb(error.__traceback__)
     return "\n".join(
@@ -114,9 +114,11 @@ def _told(error: AssertionError) -> str:
 @define
 class Laboratory:
     """
+    The runs, each with one fault, and what came of them.
+
     @ivar prepared: a store to start with.
     @ivar outcomes: by phase and reactor, what came of the injections.
-    @ivar wrong: what must not have come.
+    @ivar wrong: the outcomes that must not be.
     """
 
     prepared: Path
@@ -127,13 +129,13 @@ class Laboratory:
     @property
     def injections(self) -> int:
         """
-        How many there were.
+        Return how many injections there were.
         """
         return sum(each.total() for each in self.outcomes.values())
 
     def column(self, phase: Phase, kind: Kind, longest: int) -> None:
         """
-        The first call fails, the second, and so on, until there is none.
+        Fail the first call, then the second, and so on, until there is none.
         """
         failed = 0
         for error, forever in kind.failures():
@@ -151,7 +153,7 @@ class Laboratory:
 
     def one(self, phase: Phase, fault: Fault, on: str) -> bool:
         """
-        One injection.
+        Make one injection.
 
         @return: whether there was such a call.
         """
@@ -183,13 +185,13 @@ class Laboratory:
 
     def totals(self) -> Counter[str]:
         """
-        Of all phases.
+        Return the outcomes of all phases.
         """
         return sum(self.outcomes.values(), Counter())
 
     def keep(self) -> None:
         """
-        For the page.
+        Record the outcomes for the page.
         """
         summary: Counter[str] = Counter()
         for outcome, count in self.totals().items():
@@ -213,7 +215,7 @@ def run(
     laboratory: Laboratory, columns: Sequence[tuple[Phase, Kind]], longest: int
 ) -> None:
     """
-    All C{columns}, a few at a time, with the first C{longest} calls of each.
+    Try all C{columns}, a few at a time, with the first C{longest} calls of each.
     """
     with ThreadPoolExecutor(PARALLEL) as pool:
         for done in [pool.submit(laboratory.column, *each, longest) for each in columns]:
@@ -222,7 +224,7 @@ def run(
 
 def main() -> None:
     """
-    Try all, and print what came of it.
+    Try all calls, and print the outcomes.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--phase", default="", help="only phases whose name has this")

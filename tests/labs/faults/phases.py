@@ -1,5 +1,6 @@
 """
-What a worker does, one thing at a time, and which system calls may fail in it.
+The phases of a worker, one thing that it does each, and the system calls that may fail in
+them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ UVLOOP, EPOLL = "uvloop", "epoll"
 #: Where a prepared store's cursor is, revision and position.
 PREPARED = 257
 
-#: With this, the next step trims a prepared store.
+#: With these options, the next step trims a prepared store.
 ROTATING = ("--journal", "1")
 
-#: How a worker ends that was asked to.
+#: The statuses of a worker that was asked to end.
 STOPPED = (0, -signal.SIGTERM)
 
-# What a call is on, of those that are to fail.
+# The things that a failing call is made on.
 STORE, CONNECTION, LOG, BOTH, ANY = "store", "connection", "log", "store and log", "any"
 
 
@@ -49,13 +50,13 @@ class Kind:
 
     def first(self) -> Kind:
         """
-        The same, with its first error only.
+        Return the same kind, with its first error only.
         """
         return Kind(self.call, self.on, once=self.ever[:1])
 
     def failures(self) -> Iterator[tuple[str, bool]]:
         """
-        @return: error, and whether it is for ever.
+        Yield each error, and whether it is for ever.
         """
         for error in (*self.ever, *self.once):
             yield error, False
@@ -63,7 +64,7 @@ class Kind:
             yield error, True
 
 
-#: Whatever writes.  LMDB chooses among the first three by how it was built.
+#: The calls that write.  LMDB chooses among the first three by how it was built.
 WRITING = (
     Kind("pwrite64", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
     Kind("pwritev", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
@@ -107,7 +108,7 @@ LOGGING = (
     Kind("write,writev,pwrite64,pwritev", BOTH, ("ENOSPC", "EIO")),
 )
 
-#: While it serves, Python still imports now and then.
+#: While a worker serves, Python still imports now and then.
 FILES = (Kind("openat", ANY, ("EMFILE", "ENFILE")),)
 
 ACCEPTING = (
@@ -124,7 +125,7 @@ OWN = ("data.mdb", "lock.mdb", "newest", "creating")
 @frozen
 class Case:
     """
-    One run.
+    One run of a phase with a fault.
     """
 
     path: Path
@@ -135,13 +136,13 @@ class Case:
     @property
     def trace(self) -> Path:
         """
-        What strace writes.
+        Return the path of strace's output.
         """
         return self.path / "trace"
 
     def strace(self, *, connection: Sequence[str] = ()) -> list[str]:
         """
-        Its command line.
+        Return the command line of strace.
         """
         store = self.path / "disk" / "store"
         files = [store, *(store / name for name in OWN)]
@@ -155,9 +156,9 @@ class Case:
 @frozen
 class Phase:
     """
-    Something that a worker does.
+    One thing that a worker does.
 
-    @ivar run: does it once; returns what came of it.
+    @ivar run: does the phase once; returns what came of it.
     """
 
     name: str
@@ -173,7 +174,7 @@ class Phase:
 
 def start(case: Case, expected: Expected, *more: str) -> str:
     """
-    Start, and make a step.
+    Start a worker, and make a step.
     """
     strace = [*case.strace(), *more]
     with Victim(case.path, reactor=case.phase.reactor, strace=strace) as victim:
@@ -201,15 +202,15 @@ def start(case: Case, expected: Expected, *more: str) -> str:
 
 def start_with_children(case: Case, expected: Expected) -> str:
     """
-    The same, and the process that verifies the store fails too.
+    Start a worker with faults in the process that verifies its store, too.
     """
     return start(case, expected, "-f", "--seccomp-bpf")
 
 
-# What it does while it serves.
+# What a worker does while it serves.
 
 
-#: Attaches strace; is given what it calls a connection.
+#: Attaches strace; is given strace's names of a connection.
 Attach = Callable[[Sequence[str]], Tracer]
 
 
@@ -217,10 +218,10 @@ def serving(
     act: Callable[[Victim, Attach], Sequence[Answer]],
 ) -> Callable[[Case, Expected], str]:
     """
-    A run with a worker that serves, before anything fails.
+    Return a run with a worker that serves before anything fails.
 
-    @param act: is given how to attach strace; returns the answers to steps that were
-        asked for together.
+    @param act: is given how to attach strace; returns the answers to steps that were asked
+        for together.
     """
 
     def run(case: Case, expected: Expected) -> str:
@@ -247,12 +248,12 @@ def serving(
 
 def _goes_on(victim: Victim, expected: Expected, answers: Sequence[Answer]) -> str:
     """
-    Nothing fails any more: it serves as if nothing had been, or ends by itself.
+    Check that without faults the worker serves as if nothing had been, or ends by itself.
     """
     if victim.process.poll() in STOPPED:
         return "stopped"
     if not any(answer.kind == "outcome unknown" for answer in answers):
-        # Who is ending takes no connection.
+        # A worker that is ending takes no connection.
         with suppress(ConnectionError):
             answer = victim.connect().ask("next")
             expected.heard(answer)
@@ -261,14 +262,14 @@ def _goes_on(victim: Victim, expected: Expected, answers: Sequence[Answer]) -> s
                 assert victim.wait() in STOPPED, victim.said()
                 return "went on"
     assert victim.wait() == Status.STORE_FAILED, victim.said()
-    # Whoever knew that nothing was taken could have gone on.
+    # A worker that knew that nothing was taken could have gone on.
     assert {answer.kind for answer in answers} & {"outcome unknown", "broken"}, answers
     return "ended"
 
 
 def _known(victim: Victim) -> tuple[Conversation, list[str]]:
     """
-    A connection that has been used, and what strace calls it.
+    Return a connection that has been used, and strace's names of it.
     """
     before = victim.sockets()
     conversation = victim.connect()
@@ -278,20 +279,20 @@ def _known(victim: Victim) -> tuple[Conversation, list[str]]:
 
 def step(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    A step with a key.
+    Make a step with a key.
     """
     conversation, connection = _known(victim)
     attach(connection)
     return [conversation.ask("next", Idempotency_Key=KEY)]
 
 
-#: Of a step that is repeated when an untouched worker is there.
+#: The key of a step that is repeated when an untouched worker is there.
 KEY = "once"
 
 
 def reset(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    The same bytes as before, so an answer from the cache.
+    Reset twice, by the same bytes, so that the second answer comes from the cache.
     """
     conversation, connection = _known(victim)
     before = conversation.ask("reset")
@@ -302,7 +303,7 @@ def reset(victim: Victim, attach: Attach) -> list[Answer]:
 
 def together(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    Commits in the store's thread, and a step that comes while one is under way.
+    Make commits in the store's thread, with steps that come while one is under way.
     """
     conversation, connection = _known(victim)
     others = [victim.connect() for _ in range(2)]
@@ -319,7 +320,7 @@ def together(victim: Victim, attach: Attach) -> list[Answer]:
 
 def history(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    Of a whole page.
+    Read a whole page of the history.
     """
     conversation, connection = _known(victim)
     attach(connection)
@@ -332,7 +333,7 @@ def history(victim: Victim, attach: Attach) -> list[Answer]:
 
 def connect(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    A step on a new connection.
+    Make a step on a new connection.
     """
     tracer = attach(())
     conversation = victim.connect()
@@ -347,14 +348,14 @@ def connect(victim: Victim, attach: Attach) -> list[Answer]:
 
 def shut_down(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    SIGTERM, with a step under way.
+    Send SIGTERM with a step under way.
     """
     conversation, connection = _known(victim)
     attach(connection)
     conversation.send("next")
     victim.terminate()
     answer = conversation.receive()
-    # Who is asked to stop says that it did, also when the last commit fails.
+    # A worker that is asked to stop says that it did, also when the last commit fails.
     assert victim.wait() in (*STOPPED, Status.STORE_FAILED), victim.said()
     return [answer]
 

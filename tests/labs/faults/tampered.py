@@ -21,18 +21,18 @@ from tests.support.daemon import LOOPBACK, PATIENCE, children, patiently, twistd
 
 WORKER = "pexservice-worker"
 
-#: What strace writes behind a call that it made fail.
+#: The word that strace writes behind a call that it made fail.
 INJECTED = "(INJECTED)"
 
 
 @frozen
 class Fault:
     """
-    The C{number}-th such call of each thread fails, and with C{forever} all that
+    A failure of the C{number}-th such call of each thread, and with C{forever} of all that
     follow it.
 
-    @ivar call: strace's name of it, or several with commas.
-    @ivar error: as C{errno.h} has it.
+    @ivar call: strace's name of the call, or several with commas.
+    @ivar error: the error's name, as C{errno.h} has it.
     """
 
     call: str
@@ -45,10 +45,10 @@ class Fault:
 
     def strace(self, output: Path, paths: Iterable[str], *more: str) -> list[str]:
         """
-        The command line.
+        Return the command line of strace.
 
-        @param paths: only calls on them count; none for all calls.
-        @param more: what to trace.
+        @param paths: only calls on these paths count; none for all calls.
+        @param more: the program to trace.
         """
         when = f"{self.number}{'+' if self.forever else ''}"
         inject = f"inject={self.call}:error={self.error}:when={when}"
@@ -96,7 +96,7 @@ class Victim:
         for each in self._conversations:
             each.close()
         if self.process.poll() is None:
-            # strace passes on no signal, and what it started would stay.
+            # strace passes on no signal, and the worker that it started would stay.
             for pid in children(self.process.pid) if self._traced else []:
                 _signal(pid, signal.SIGKILL)
             self.process.kill()
@@ -104,7 +104,7 @@ class Victim:
 
     def serves(self) -> bool:
         """
-        Wait until it does, or has ended.
+        Wait until the worker serves, or has ended; return whether it serves.
         """
         for _ in patiently():
             ended = self.process.poll() is not None
@@ -118,20 +118,20 @@ class Victim:
 
     def connect(self) -> Conversation:
         """
-        A connection, closed when this ends.
+        Return a connection, which is closed when this ends.
         """
         self._conversations.append(Conversation(self.port))
         return self._conversations[-1]
 
     def said(self) -> str:
         """
-        Its log.
+        Return the worker's log.
         """
         return self.log.read_text(errors="replace")
 
     def terminate(self) -> None:
         """
-        SIGTERM to the worker.
+        Send SIGTERM to the worker.
         """
         pid = self.process.pid
         (pid,) = children(pid) if self._traced else (pid,)
@@ -139,7 +139,9 @@ class Victim:
 
     def wait(self) -> int:
         """
-        @return: how it ended; strace ends as what it started.
+        Wait until the worker has ended.
+
+        @return: how it ended; strace ends as the program that it started.
         """
         try:
             return self.process.wait(PATIENCE)
@@ -148,7 +150,7 @@ class Victim:
 
     def sockets(self) -> set[str]:
         """
-        Those that it has open, as strace names them.
+        Return the sockets that the worker has open, as strace names them.
         """
         names = set()
         for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
@@ -160,14 +162,14 @@ class Victim:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    # It may have ended by itself.
+    # The process may have ended by itself.
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def store_option(path: Path) -> list[str]:
     """
-    Where the store is.
+    Return the option that says where the store is.
     """
     return ["--store", f"lmdb:{path / 'disk' / 'store'}"]
 
@@ -201,27 +203,27 @@ class Tracer:
 
     def injected(self) -> bool:
         """
-        Has a call failed?
+        Return whether a call has failed.
         """
         return injected(self._output)
 
 
 class CannotTrace(Exception):
     """
-    A user may not attach to a process.
+    The error of a user that may not attach to a process.
     """
 
 
 def injected(output: Path) -> bool:
     """
-    Has a call failed, by what strace wrote?
+    Return whether a call has failed, by strace's output.
     """
     return output.exists() and INJECTED in output.read_text(errors="replace")
 
 
 def stall(victim: Victim) -> Tracer:
     """
-    While this is attached, the disk is slow.
+    Return a tracer that slows the disk down as long as it is attached.
     """
     slow = [*_trace("fdatasync"), "-e", "inject=fdatasync:delay_enter=20000"]
     output = victim.log.with_name("stall")

@@ -30,8 +30,8 @@ SAMPLE = {
 @pytest.mark.needs("strace")
 def test_each_call_fails_once(tmp_path: Path) -> None:
     """
-    Whichever fails, no answer is untrue, the disk has the state before or after, and
-    a restart serves it.
+    Whichever call fails, no answer is untrue, the disk has the state before or after, and a
+    restart serves it.
     """
     laboratory = Laboratory(tmp_path / "store")
     prepare(laboratory.prepared)

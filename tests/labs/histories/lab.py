@@ -1,6 +1,6 @@
 """
-Kill the worker that serves under clients that step, look and step on a condition, and
-check all that they were told, by all of them together, as a record of one cursor.
+Kill the worker that serves under clients that step, look and step on a precondition, and
+check all their answers together, as a record of one cursor.
 
 C{python -m tests.labs.histories.lab [KILLS]} is the long form; the test calls
 L{histories} with fewer kills.
@@ -38,7 +38,7 @@ _WORDS = ["current", *(each.word for each in Transition)]
 @define(eq=False)
 class Historian(Client):
     """
-    Writes down when it asked for what, and what it was told.
+    A client that writes down when it asked for which operation, and the answer.
 
     @ivar records: each operation, also those whose outcome it does not know.
     @ivar last: the revision that it was told last.
@@ -49,7 +49,7 @@ class Historian(Client):
 
     def run(self) -> None:
         """
-        Until told to stop.
+        Ask until told to stop.
         """
         choose = random.Random(self.number)  # noqa: S311 nothing secret
         count = 0
@@ -59,8 +59,8 @@ class Historian(Client):
             if word == "current":
                 self._ask(None, b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 continue
-            # A third have keys and repeat what they got no answer to; of the others
-            # every fourth step is for the revision that was seen last only.
+            # A third of the clients have keys and repeat a step without an answer; of the
+            # others every fourth step is for the revision that was seen last only.
             header, repeats = "", self.number % 3 == 0
             if repeats:
                 header = f"Idempotency-Key: {self.number}-{count}\r\n"
@@ -105,7 +105,7 @@ class Historian(Client):
         self.records.append(
             Record(
                 client=self.number,
-                # Who was told that the cursor is elsewhere has looked at it.
+                # A client that was told that the cursor is elsewhere has looked at it.
                 operation=operation if status == b"200" else None,
                 called=called,
                 returned=returned,
@@ -117,7 +117,7 @@ class Historian(Client):
 @frozen
 class Result:
     """
-    What the clients wrote down.
+    The figures of the clients' records.
 
     @ivar unknown: of the operations, those whose outcome nobody was told.
     @ivar replayed: steps that had been made when they were repeated.
@@ -132,7 +132,7 @@ class Result:
 
 def journal_of(daemon: Daemon) -> Sequence[Transition]:
     """
-    What was made, by the daemon's own history.
+    Return the transitions that were made, by the daemon's own history.
 
     @raise AssertionError: the history contradicts itself.
     """
@@ -144,7 +144,9 @@ def journal_of(daemon: Daemon) -> Sequence[Transition]:
 
 def histories(path: Path, kills: int, *options: str) -> Result:
     """
-    @param options: of the daemon.
+    Kill the worker that serves so often, and check the clients' records.
+
+    @param options: the daemon's options.
     @raise AssertionError: no single cursor can have told all this.
     """
     stopping = threading.Event()
@@ -197,7 +199,7 @@ def histories(path: Path, kills: int, *options: str) -> Result:
 
 def main() -> None:
     """
-    The long form.
+    Run the long form.
     """
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as path:

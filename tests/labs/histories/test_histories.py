@@ -15,8 +15,8 @@ KILLS = 10
 
 def test_the_whole_record(tmp_path: Path) -> None:
     """
-    What sixteen clients were told, over ten kills, one cursor can have told them in
-    the order of the time.
+    Over ten kills, one cursor can have told sixteen clients, in the order of the time, all
+    that they were told.
     """
     result = histories(tmp_path, KILLS)
     print(result)
@@ -28,8 +28,8 @@ def test_the_whole_record(tmp_path: Path) -> None:
 
 def test_would_find_what_was_lost(tmp_path: Path) -> None:
     """
-    The control: where answers go out before the disk has the step, the same clients
-    and the same kills show it.
+    As a control, where answers go out before the disk has the step, the same clients and
+    kills show it.
     """
     with pytest.raises(AssertionError, match=r"faults\n"):
         histories(tmp_path, KILLS // 2, "--synchronous-commit", "off")

@@ -1,5 +1,5 @@
 """
-One conversation with the real daemon, as far as it is the same for all requests.
+The part of a conversation with the real daemon that is the same for all requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Tags = list[tuple[int, str, bool] | None]
 @define
 class World:
     """
-    What outlives a conversation.
+    The state that outlives a conversation.
 
     @ivar path: where the daemon has its store.
     @ivar conversations: how many there were, so that each has its own keys.
@@ -43,14 +43,14 @@ class World:
 
     def restart(self) -> None:
         """
-        A new daemon on the same store, after the last has ended.
+        Start a new daemon on the same store, after the last has ended.
         """
         self.daemon = Daemon(self.path, command=WORKER)
 
 
 class Asking(RuleBasedStateMachine):
     """
-    How to ask, and how to look at an answer.
+    A state machine that asks the daemon, and checks its answers.
 
     @ivar model: what the daemon should be like.
     """
@@ -66,12 +66,14 @@ class Asking(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """
-        The next one has its own connection.
+        Close the connection, for the next conversation has its own.
         """
         self.connection.close()
 
     def _ask(self, path: str, wish: Wish, expected: Expected) -> bytes:
         """
+        Send a request, and check the answer.
+
         @return: the body.
         @raise AssertionError: the answer is another.
         """
@@ -115,7 +117,8 @@ class Asking(RuleBasedStateMachine):
         self, body: bytes, revisions: range, page: str | None, *, as_json: bool
     ) -> None:
         """
-        C{body} lists C{revisions}, and names C{page} as the one before it.
+        Check that C{body} lists C{revisions}, and names C{page} as the page of the rows
+        before them.
         """
         if as_json:
             told = json.loads(body)

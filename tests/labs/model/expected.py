@@ -1,5 +1,5 @@
 """
-What each request should be answered, by docs/http-api.md, from a few plain values.
+The answer that each request should get, by docs/http-api.md, from a few plain values.
 
 Pure, and nothing here is the service's: its Fibonacci numbers are sums of integers.
 """
@@ -21,11 +21,11 @@ ROWS = 100
 @frozen(kw_only=True)
 class Wish:
     """
-    What a request says besides its path.
+    A request, but for its path.
 
     @ivar key: its idempotency key.
     @ivar match: the tags of its C{If-Match}, as they are written.
-    @ivar none_match: of its C{If-None-Match}.
+    @ivar none_match: the tags of its C{If-None-Match}.
     """
 
     method: str = "GET"
@@ -36,7 +36,7 @@ class Wish:
 
     def headers(self) -> dict[str, str]:
         """
-        As they are sent.
+        Return the headers as they are sent.
         """
         headers = {"Accept": "application/json"} if self.json else {}
         if self.key is not None:
@@ -51,8 +51,10 @@ class Wish:
 @frozen
 class Expected:
     """
-    @ivar headers: that the answer must have; with L{None}, must not have.
-    @ivar body: L{None} where it is only looked at otherwise.
+    An answer as it should be.
+
+    @ivar headers: the headers that the answer must have; with L{None}, must not have.
+    @ivar body: L{None} where the body is checked in another way only.
     """
 
     status: int
@@ -65,7 +67,7 @@ _TERMS = [0, 1]
 
 def fibonacci(position: int) -> int:
     """
-    F(C{position}).
+    Return F(C{position}).
     """
     while len(_TERMS) <= position:
         _TERMS.append(_TERMS[-1] + _TERMS[-2])
@@ -75,11 +77,11 @@ def fibonacci(position: int) -> int:
 @define
 class Model:
     """
-    One cursor.
+    A model of the cursor.
 
     @ivar revision: as the service has it.
-    @ivar base: the revision that the model began with; what was before is not known.
-    @ivar rows: by revision, where it led, and by which step.
+    @ivar base: the revision that the model began with; the steps before are not known.
+    @ivar rows: by revision, the position that it led to, and by which step.
     @ivar keys: what the first use of each did: the step, the revision, the position.
     """
 
@@ -91,7 +93,7 @@ class Model:
 
     def move(self, word: str, wish: Wish) -> Expected:
         """
-        Make a step, if it is to be made.
+        Make a step, if it is to be made, and return the answer.
         """
         if wish.key in self.keys:
             used, revision, position = self.keys[wish.key]
@@ -101,7 +103,7 @@ class Model:
         if not self._matches(wish.match, weakly=False):
             return self._unmet(wish)
         if wish.none_match is not None and self._matches(wish.none_match, weakly=True):
-            # A GET that is not wanted is a read that was known.
+            # A GET whose precondition fails is a read of a state that the client has.
             return self._known(wish) if wish.method == "GET" else self._unmet(wish)
         self.step(word)
         if wish.key is not None:
@@ -110,7 +112,7 @@ class Model:
 
     def step(self, word: str) -> None:
         """
-        One up, one down and not below 0, or to 0.
+        Move up by one, down by one but not below 0, or to 0.
         """
         up_or_down = {"next": self.position + 1, "previous": max(self.position - 1, 0)}
         self.position = up_or_down.get(word, 0)
@@ -119,13 +121,13 @@ class Model:
 
     def current(self, wish: Wish) -> Expected:
         """
-        Look.
+        Return the answer to a look.
         """
         return self._unless_known(wish) or self.state(wish, self.revision, self.position)
 
     def history(self, wish: Wish) -> Expected:
         """
-        Its headers and status; see L{listed} for what it lists.
+        Return the headers and status of a history; see L{listed} for its rows.
         """
         return self._unless_known(wish) or Expected(
             200, self._present(wish, self.revision, self.position)
@@ -133,6 +135,8 @@ class Model:
 
     def listed(self, before: int | None, limit: int | None) -> tuple[range, int | None]:
         """
+        Choose the revisions of a history.
+
         @return: the revisions that a history has, and where the next page begins.
         """
         end = self.revision + 1 if before is None else min(before, self.revision + 1)
@@ -146,7 +150,7 @@ class Model:
         self, wish: Wish, revision: int, position: int, *, replayed: bool = False
     ) -> Expected:
         """
-        The answer that shows the cursor there.
+        Return the answer that shows the cursor at C{revision} and C{position}.
         """
         headers = self._present(wish, revision, position)
         headers["Idempotency-Replayed"] = "true" if replayed else None
@@ -201,7 +205,7 @@ class Model:
 
 def problem(status: int, name: str, wish: Wish) -> Expected:
     """
-    A refusal; C{name} is in the body of those who read JSON.
+    Return a refusal; C{name} is in the body for clients that read JSON.
     """
     kind = "application/problem+json" if wish.json else "text/plain; charset=utf-8"
     return Expected(

@@ -57,13 +57,13 @@ _PATHS = ("/", "/current", "/next", "/previous", "/reset", "/history", "/livez",
 
 class Conversation(Asking):
     """
-    Every answer is what the model says, whatever was asked before.
+    A conversation in which every answer is what the model says, whatever was asked before.
     """
 
     @initialize()
     def begin(self) -> None:
         """
-        At 0, wherever the last conversation ended.
+        Reset the cursor to 0, wherever the last conversation ended.
         """
         self.connection.request("POST", "/reset")
         response = self.connection.getresponse()
@@ -91,7 +91,7 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        A step, maybe with a key that was used before, maybe on conditions.
+        Make a step, maybe with a key that was used before, maybe on preconditions.
         """
         wish = Wish(
             method=method,
@@ -105,7 +105,7 @@ class Conversation(Asking):
     @rule(words=st.lists(st.sampled_from(WORDS[:1] * 8 + WORDS), max_size=200))
     def pipeline(self, *, words: list[str]) -> None:
         """
-        Many steps at once, in one piece and without a look at the answers.
+        Send many steps at once, in one piece and without a look at the answers.
         """
         *most, last = ["current", *words, "current"]
         head = "HTTP/1.1\r\nHost: localhost\r\n"
@@ -127,7 +127,8 @@ class Conversation(Asking):
     @rule(word=st.sampled_from(WORDS), count=st.integers(2, 8))
     def together(self, *, word: str, count: int) -> None:
         """
-        The same step by many at once, who share commits: each is told one of them.
+        Make the same step by many clients at once, which share commits: each is told one
+        step.
         """
         sent = f"POST /{word} HTTP/1.0\r\n\r\n".encode()
         address = ("127.0.0.1", self.world.daemon.port)
@@ -163,7 +164,7 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        A look.
+        Look at the cursor.
         """
         wish = Wish(
             method=method,
@@ -190,7 +191,7 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        The latest steps, or those before one.
+        Read the latest steps, or the steps before a revision.
         """
         before = None if back is None else max(self.model.revision + 1 - back, 1)
         query = [
@@ -210,7 +211,7 @@ class Conversation(Asking):
     @rule(method=_READS, json=st.booleans())
     def index(self, *, method: str, json: bool) -> None:
         """
-        The description names every path.
+        Check that the description names every path.
         """
         wish = Wish(method=method, json=json)
         body = self._ask("/", wish, Expected(200, {"Vary": "Accept"}))
@@ -219,7 +220,7 @@ class Conversation(Asking):
     @rule(path=st.sampled_from(["livez", "readyz"]), verbose=st.booleans(), method=_READS)
     def health(self, *, path: str, verbose: bool, method: str) -> None:
         """
-        It is well.
+        Check that the daemon says that it is well.
         """
         check = {"livez": "reactor", "readyz": "store"}[path]
         body = f"[+]{check} ok\n{path} check passed\n" if verbose else "ok\n"
@@ -230,7 +231,7 @@ class Conversation(Asking):
     @rule(path=st.sampled_from(_PATHS), method=st.sampled_from(["OPTIONS", "DELETE"]))
     def methods(self, *, path: str, method: str) -> None:
         """
-        Each path says what it takes, and does nothing else.
+        Check that each path says which methods it takes, and does nothing else.
         """
         allow = "POST, GET" if path[1:] in WORDS else "GET, HEAD"
         headers: dict[str, str | None] = {"Allow": f"{allow}, OPTIONS"}
@@ -265,7 +266,7 @@ class Conversation(Asking):
         json: bool,
     ) -> None:
         """
-        What is not understood moves nothing.
+        Check that a request that is not understood moves nothing.
         """
         status, name, method, path, key = asked
         wish = Wish(method=method, json=json, key=key)
@@ -275,7 +276,8 @@ class Conversation(Asking):
     @rule(how=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))
     def restart(self, *, how: str) -> None:
         """
-        Rarely, and once in a conversation: it goes on with all that it knew.
+        Restart the daemon, rarely, once in a conversation: it goes on with all that it
+        knew.
         """
         if how == "not":
             return
@@ -293,6 +295,8 @@ class Conversation(Asking):
 
 def converse(path: Path, examples: int) -> Counter[str]:
     """
+    Hold generated conversations with a daemon.
+
     @return: by status, how many answers there were; and how many restarts.
     @raise AssertionError: an answer was another than the model's.
     """
@@ -330,7 +334,7 @@ def converse(path: Path, examples: int) -> Counter[str]:
 
 def main() -> None:
     """
-    The long form.
+    Run the long form.
     """
     examples = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as path:

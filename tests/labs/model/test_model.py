@@ -8,16 +8,16 @@ from pathlib import Path
 
 from tests.labs.model.lab import converse
 
-#: What takes less than half a minute; a good part goes to restarts, which are drawn.
+#: So few take less than half a minute; a good part goes to restarts, which are drawn.
 EXAMPLES = 30
 
 
 def test_conversations(tmp_path: Path) -> None:
     """
-    On every endpoint, with keys, preconditions and restarts.
+    Every answer is the model's, on every endpoint, with keys, preconditions and restarts.
     """
     answers = converse(tmp_path, EXAMPLES)
     print(answers)
     assert answers["200"] > 10 * EXAMPLES
-    # And of those that are not a plain success.
+    # There were enough answers that are not a plain success, too.
     assert answers.total() - answers["200"] > 2 * EXAMPLES

@@ -28,7 +28,7 @@ from tests.support.clients import Told, whole_history
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.evidence import Evidence, record
 
-#: On each file system; every third one steps without keys.
+#: How many clients step on each file system; every third one steps without keys.
 CLIENTS = 9
 
 #: How long the load goes on before each cut, at least and at most.  Seconds.
@@ -43,25 +43,25 @@ WHOLE = 10
 #: How many keys from before the last cut are repeated too.
 OLD_KEYS = 20
 
-#: How many cuts one store lives through.  It is read whole at each start, so an ever
+#: How many cuts one store lives through.  A store is read whole at each start, so an ever
 #: growing one would make the late cuts slow.
 LIFE = 60
 
-#: More than one store ever has.
+#: More transitions than one store ever has.
 JOURNAL = "1000000"
 
 
 @frozen
 class Result:
     """
-    What one store, or all of them, lived through.
+    The figures of one store, or of all of them together.
 
     @ivar told: steps that were answered, all found again.
     @ivar repeated: keys that were sent again, none of which moved twice.
-    @ivar unknown: of these, whose first answer had stayed away.
-    @ivar made: of these, whose step turned out to have been made.
+    @ivar unknown: of these, the keys whose first answer had stayed away.
+    @ivar made: of these, the keys whose step turned out to have been made.
     @ivar controls: cuts that the negative control saw.
-    @ivar losses: those at which it lost something.
+    @ivar losses: cuts at which the control lost something.
     """
 
     cuts: int = 0
@@ -94,6 +94,8 @@ class Store:
 
     def live(self, cuts: int) -> Result:
         """
+        Live through so many cuts, and compare after each.
+
         @raise AssertionError: an acknowledged step was lost, or one was made twice.
         """
         moments = random.Random(self.life)  # noqa: S311 nothing secret
@@ -149,7 +151,7 @@ class Store:
 
     def _compare(self, daemon: Daemon, clients: Sequence[Stepper]) -> None:
         """
-        What the clients know from before the cut, with what is there after it.
+        Compare what the clients know from before the cut with the store after it.
         """
         surprises = [each for client in clients for each in client.surprises]
         assert not surprises, surprises
@@ -172,7 +174,7 @@ class Store:
         self.rows |= rows
 
         for each in [*told, *found]:
-            # Nobody was told what somebody else was told, nor what was not made.
+            # No client was told another client's step, nor a step that was not made.
             assert rows.pop(each.revision) == (each.position, each.word)
         assert {word for _, word in rows.values()} <= {KEYLESS_WORD}
         assert len(rows) <= len([key for _, key in unknown if key is None])
@@ -185,10 +187,10 @@ class Store:
         unknown: Iterable[tuple[str, str | None]],
     ) -> list[Told]:
         """
-        Send the keys again: all that were answered since the last time, some that were
-        before, and those whose answer stayed away, these twice.
+        Send keys again: all that were answered since the last time, some that were before,
+        and those whose answer stayed away, these twice.
 
-        @return: what the latter were told at last.
+        @return: the last answers to these.
         """
         choose = random.Random(len(self.keyed))  # noqa: S311 nothing secret
         old = choose.sample([*self.keyed], min(OLD_KEYS, len(self.keyed)))
@@ -212,7 +214,7 @@ class Store:
 
 def _newer(daemon: Daemon, known: int) -> dict[int, tuple[int, str]]:
     """
-    By revision, where each transition after revision C{known} led.
+    Return by revision where each transition after revision C{known} led.
     """
     rows: dict[int, tuple[int, str]] = {}
     path = "/history?limit=1000"
@@ -233,8 +235,8 @@ def _revision(daemon: Daemon) -> int:
 
 def lives(path: Path, cuts: int, kind: Kind, halt: threading.Event) -> Result:
     """
-    One store after the other on file systems of one kind, until there were so many
-    cuts, or C{halt} is set.
+    Have one store after the other live on file systems of one kind, until there were so
+    many cuts, or C{halt} is set.
     """
     results = []
     for done in range(0, cuts, LIFE):
@@ -248,18 +250,18 @@ def lives(path: Path, cuts: int, kind: Kind, halt: threading.Event) -> Result:
 
 def add(results: Sequence[Result]) -> Result:
     """
-    Their sum.
+    Return the sum of C{results}.
     """
     return Result(*map(sum, zip(*map(astuple, results), strict=True)))
 
 
 def laboratory(path: Path, cuts: int) -> dict[str, Result]:
     """
-    At least so many cuts in all, on each kind of file system at the same time.
+    Make at least so many cuts in all, on each kind of file system at the same time.
 
-    @return: by kind.
-    @raise AssertionError: an acknowledged step was lost, or one was made twice; or
-        the negative control lost nothing, so that a loss could not have been seen.
+    @return: the results by kind.
+    @raise AssertionError: an acknowledged step was lost, or one was made twice; or the
+        negative control lost nothing, so that a loss could not have been seen.
     """
     each = -(-cuts // len(KINDS))
     halt = threading.Event()
@@ -293,7 +295,7 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
 
 def main() -> None:
     """
-    Print a table.
+    Cut the power so often, and print a table.
     """
     cuts = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as path:

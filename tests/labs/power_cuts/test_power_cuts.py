@@ -22,7 +22,7 @@ pytestmark = pytest.mark.once
 
 CUTS = 51
 
-#: On each file system.
+#: How many stores are made on each file system.
 BIRTHS = 6
 
 #: How long a store is in the making before the cut, at least and at most; it takes
@@ -33,13 +33,13 @@ LABOUR = (0.0, 0.02)
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
     """
-    After each of fifty cuts the revision is at least the highest acknowledged, the
-    history has every acknowledged step as it was told, and each key moved once,
-    whether its answer had come or not.  Under the same cuts LMDB without syncs loses.
+    After each of fifty cuts the revision is at least the highest acknowledged, the history
+    has every acknowledged step as it was told, and each key moved once, whether its answer
+    had come or not.  Under the same cuts LMDB without syncs loses commits.
     """
     whole = add([*laboratory(tmp_path, CUTS).values()])
     assert whole.cuts == CUTS
-    # The load was one, and cuts left answers away.
+    # There was a load, and cuts kept answers from coming.
     assert whole.told > CLIENTS * CUTS
     assert whole.unknown > 0
 
@@ -48,7 +48,7 @@ def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_power_cut_while_a_store_is_made(tmp_path: Path, kind: Kind) -> None:
     """
-    A cut while the store is made leaves none, or a whole one at revision 0: the next
+    A cut while the store is made leaves no store, or a whole one at revision 0: the next
     start serves, and takes a step.
     """
     moments = random.Random(kind.name)  # noqa: S311 nothing secret

@@ -1,7 +1,7 @@
 """
-The negative control of the power cuts: a writer that takes LMDB's word for it.
+The negative control of the power cuts: a writer that trusts LMDB without syncs.
 
-C{python unsynced.py DIRECTORY} says what number it found there, and then each number
+C{python unsynced.py DIRECTORY} prints the number that it found there, and then each number
 that LMDB, told not to sync, says it has committed.
 """
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import lmdb
 
-#: So that it is no load of its own.  Seconds.
+#: Between two commits, so that the writer is no load of its own.  Seconds.
 _PAUSE = 0.002
 
 
 def main(path: Path) -> None:
     """
-    Until it is killed, or the power is cut.
+    Commit one number after the other, until killed or until the power is cut.
     """
     with lmdb.open(str(path), sync=False) as env:
         with env.begin() as reading:

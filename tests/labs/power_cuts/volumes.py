@@ -4,8 +4,8 @@ File systems of the test's own whose power can be cut.
 Each is in a file, mounted by a loop device.  The cut is the file systems' own way to
 be tested (C{FS_IOC_SHUTDOWN} without a flush of the log): from that moment nothing
 reaches the file any more, and what had not been flushed is gone with the mount.  The
-next mount recovers by the journal, as after a real cut.  What a drive's own cache
-would lose is not part of it.
+next mount recovers by the journal, as after a real cut.  A loss of a drive's own cache is
+not part of the cut.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.daemon import PATIENCE, patiently
 #: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are one number.
 _SHUTDOWN = 0x8004587D
 
-#: C{EXT4_GOING_FLAGS_NOLOGFLUSH} and C{XFS_FSOP_GOING_FLAGS_NOLOGFLUSH} too.
+#: C{EXT4_GOING_FLAGS_NOLOGFLUSH} and C{XFS_FSOP_GOING_FLAGS_NOLOGFLUSH} are one, too.
 _NOLOGFLUSH = struct.pack("I", 2)
 
 #: More than mkfs.xfs asks for; the file is sparse.  Bytes.
@@ -36,6 +36,8 @@ _SIZE = 512 << 20
 @frozen
 class Kind:
     """
+    A kind of file system.
+
     @ivar make: the command that makes it, but for the file.
     @ivar options: for mount.
     """
@@ -55,7 +57,7 @@ KINDS = (
 @define
 class Volume:
     """
-    Mounted, from entering to leaving.
+    A file system in a file, mounted from entering to leaving.
 
     @ivar path: an empty directory for the file and the mount point.
     """
@@ -66,7 +68,7 @@ class Volume:
     @property
     def point(self) -> Path:
         """
-        Where it is mounted.
+        Return where the file system is mounted.
         """
         return self.path / "mounted"
 
@@ -91,14 +93,14 @@ class Volume:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> None:
-        # What went wrong before is what to tell.
+        # An error from before must not be hidden by one of unmounting.
         with suppress(*([] if error is None else [AssertionError])):
             self._unmount()
         self._file.unlink()
 
     def cut(self) -> None:
         """
-        The power fails.
+        Make the power fail.
         """
         descriptor = os.open(self.point, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -108,7 +110,7 @@ class Volume:
 
     def recover(self) -> None:
         """
-        The power is back.  Nobody may have a file open.
+        Bring the power back.  No process may have a file open.
         """
         self._unmount()
         self._mount()
@@ -119,7 +121,7 @@ class Volume:
     def _unmount(self) -> None:
         said = b""
         for _ in patiently():
-            # Who was killed may take a moment to let go.
+            # A process that was killed may take a moment to let go.
             ended = subprocess.run(
                 ["umount", str(self.point)],  # noqa: S607 wherever it is
                 check=False,

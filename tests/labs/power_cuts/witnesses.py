@@ -1,5 +1,5 @@
 """
-Who sees a power cut, and can tell what was there before it: clients of the service,
+Witnesses of a power cut, which can tell what was there before it: clients of the service,
 and a writer that must lose something.
 """
 
@@ -19,7 +19,7 @@ from tests.labs.power_cuts import unsynced
 from tests.support.clients import Client, Told
 from tests.support.daemon import PATIENCE
 
-#: What those without keys do, and nobody else does: so the history tells whose step
+#: The step of the clients without keys, and of no others: so the history tells whose step
 #: each was, and a step with a key that was made twice shows as nobody's.
 KEYLESS_WORD = "previous"
 
@@ -27,7 +27,7 @@ KEYLESS_WORD = "previous"
 @define(eq=False)
 class Stepper(Client):
     """
-    Steps as fast as it is answered, until an answer stays away.
+    A client that steps as fast as it is answered, until an answer stays away.
 
     @ivar life: makes the keys of this client unlike those of others.
     @ivar keyed: by key, each answer to it.
@@ -40,7 +40,7 @@ class Stepper(Client):
 
     def run(self) -> None:
         """
-        Until told to stop, or cut off.
+        Step until told to stop, or cut off.
         """
         choose = random.Random(f"{self.life}-{self.number}")  # noqa: S311 nothing secret
         count = 0
@@ -55,9 +55,9 @@ class Stepper(Client):
 
     def step(self, word: str, key: str | None) -> bool:
         """
-        One step.
+        Make one step.
 
-        @return: had it been made before?
+        @return: whether it had been made before.
         """
         header = "" if key is None else f"Idempotency-Key: {key}\r\n"
         sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
@@ -67,7 +67,7 @@ class Stepper(Client):
         except OSError:
             answer = b"HTTP/1.1 503 "
         if answer.startswith(b"HTTP/1.1 503 "):
-            # The store failed under it, or the daemon ended.
+            # The store failed under the step, or the daemon ended.
             self.unknown = (word, key)
             return False
         self._note(word, began, answer)
@@ -77,7 +77,7 @@ class Stepper(Client):
 
     def close(self) -> None:
         """
-        For who was never started.
+        Close the connection of a client that was never started.
         """
         self._close()
 
@@ -87,9 +87,8 @@ class Unsynced:
     """
     The negative control, on the volume whose power is cut.
 
-    @ivar cuts: how many it saw while it wrote.
-    @ivar losses: after how many of them something was missing that LMDB had
-        committed.
+    @ivar cuts: how many cuts it saw while it wrote.
+    @ivar losses: after how many of them something was missing that LMDB had committed.
     """
 
     path: Path
@@ -101,7 +100,7 @@ class Unsynced:
 
     def start(self) -> None:
         """
-        After the recovery; compare, and write on.
+        Start after the recovery; compare, and write on.
         """
         before = self._committed
         self._process = subprocess.Popen(
@@ -123,7 +122,7 @@ class Unsynced:
 
     def kill(self) -> None:
         """
-        After the cut, or at the end.
+        Kill the writer after the cut, or at the end.
         """
         self._committed = 0
         if self._process is None:

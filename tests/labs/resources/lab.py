@@ -1,6 +1,6 @@
 """
-What the machine can be short of, each tried on the whole service under load: disk,
-memory, descriptors, a clock that can be trusted, a disk that answers.
+Shortages of the machine, each tried on the whole service under load: of disk, memory,
+descriptors, a clock that can be trusted, a disk that answers.
 
 C{python -m tests.labs.resources.lab [ROUNDS]} tries all of them again and again;
 the tests try each once.
@@ -40,10 +40,10 @@ from tests.support.loads import kept, load, surprises, until_told
 
 MANY = 32
 
-#: What a worker may take beyond what it has, so that it has less than 64.  MiB.
+#: The memory that a worker may take beyond what it has, so that it has less than 64.  MiB.
 ROOM = 8
 
-#: At most so many connections make it take more than that.
+#: At most so many connections make a worker take more than L{ROOM}.
 CROWD = 900
 
 #: For a clock that jumps.  Seconds.
@@ -55,10 +55,10 @@ HANGING = 3.0
 
 def full_disk(path: Path) -> int:
     """
-    Somebody else's file takes the last block while the service steps: it goes on, for
-    its records and its retention have a constant size, and for the pages that it needs
-    more now and then there is room set aside.  On a disk that is still full it can be
-    started again, has all that it told, and steps on.
+    Have somebody else's file take the last block while the service steps: it goes on, for
+    its records and its retention have a constant size, and for the pages that it needs more
+    now and then there is room set aside.  On a disk that is still full it can be started
+    again, has all that it told, and steps on.
     """
     with small_disk(path, 64) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "1000")
@@ -70,7 +70,7 @@ def full_disk(path: Path) -> int:
             with load(daemon, MANY, keys=False) as many:
                 until_told(many, 10_000)
         with Daemon(path, *store) as daemon:
-            # As long as somebody reads, no page can be used again.
+            # As long as a process reads, no page can be used again.
             with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
                 for _ in range(50):
                     assert daemon.ask("/previous", "POST")[0].status == 200
@@ -86,10 +86,10 @@ def full_disk(path: Path) -> int:
 
 def no_room_to_grow(path: Path) -> int:
     """
-    A disk that is full before the history is: no step is tried that might find no room,
-    so every refused one surely never happened, the worker goes on and what it has is
-    read.  So it is with one that is started then, or takes over.  When there is room
-    again the service goes on by itself.
+    Fill the disk before the history is full: no step is tried that might find no room, so
+    every refused one surely never happened, the worker goes on and its history is read.  So
+    it is with a worker that is started then, or takes over.  When there is room again the
+    service goes on by itself.
     """
     with small_disk(path, 32) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
@@ -116,9 +116,10 @@ def no_room_to_grow(path: Path) -> int:
 
 def _until_full(daemon: Daemon, disk: Path) -> None:
     """
-    Step until it takes none for a full disk; then it is not ready, and is read.
+    Step until the service takes no step for a full disk; then see that it is not ready, and
+    is read.
     """
-    # As long as somebody reads, no page can be used again.
+    # As long as a process reads, no page can be used again.
     with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
         for _ in patiently():
             # A batch may need more than there is, and one step less.
@@ -136,8 +137,8 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
 
 def long_reader(path: Path) -> int:
     """
-    A process reads one state of the store and does not go on: it is named, in the log
-    and among the metrics, the store grows, and every step is taken.  When it has ended
+    Have a process read one state of the store and not go on: the process is named, in the
+    log and among the metrics, the store grows, and every step is taken.  When it has ended
     the store grows no more.
     """
     metric = b"\npexservice_store_oldest_snapshot_commits{"
@@ -146,7 +147,7 @@ def long_reader(path: Path) -> int:
             wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
             found = daemon.ask("/metrics")[1]
             assert metric + b'pid="%d"}' % os.getpid() in found
-        # A page more is rare now.
+        # The store rarely grows by a page now.
         grown = (path / STORE / DATA).stat().st_size
         until_told(clients)
         assert (path / STORE / DATA).stat().st_size < grown + (1 << 20)
@@ -157,8 +158,8 @@ def long_reader(path: Path) -> int:
 
 def no_descriptors(path: Path) -> int:
     """
-    A supervisor that can open nothing any more: the standby takes over as ever, no
-    third worker can be started, and when there are descriptors again one is.
+    Have the supervisor open nothing any more: the standby takes over as ever, no third
+    worker can be started, and when there are descriptors again one is.
     """
     with Daemon(path) as daemon:
         both_are_up(daemon)
@@ -189,8 +190,8 @@ def _kill(daemon: Daemon) -> None:
 
 def out_of_memory(path: Path) -> int:
     """
-    A crowd of large requests, each without its last line, makes the worker larger than
-    it may be, and the kernel ends it: the standby takes over.
+    Make the worker larger than it may be, by a crowd of large requests, each without its
+    last line, so that the kernel ends it: the standby takes over.
     """
     asked = (
         b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + b"Name: %b\r\n" % (b"x" * 200) * 70
@@ -207,7 +208,7 @@ def out_of_memory(path: Path) -> int:
                 one = crowd.enter_context(
                     socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
                 )
-                # It may be ended in the middle of this.
+                # The worker may be ended in the middle of this.
                 with suppress(ConnectionError):
                     one.sendall(asked)
             until_gone(pid)
@@ -222,9 +223,8 @@ def out_of_memory(path: Path) -> int:
 
 def jumping_clock(path: Path) -> int:
     """
-    The wall clock is set an hour forward, two back, and right again: steps go on, in
-    order, no worker is taken for silent, and the history has the times that the clock
-    showed.
+    Set the wall clock an hour forward, two back, and right again: steps go on, in order, no
+    worker is taken for silent, and the history has the times that the clock showed.
     """
     with own_clock(path) as clock, Daemon(path, "--watchdog", str(WATCHDOG)) as daemon:
         both_are_up(daemon)
@@ -232,7 +232,7 @@ def jumping_clock(path: Path) -> int:
             for hours in (1, -1, 0):
                 clock.jump(hours)
                 _went_by(daemon, timedelta(hours=hours))
-                # Time to be taken for silent.
+                # Enough time for a worker to be taken for silent.
                 end = time.monotonic() + WATCHDOG
                 while time.monotonic() < end:
                     until_told(clients, 100)
@@ -263,14 +263,14 @@ def _went_by(daemon: Daemon, ahead: timedelta) -> None:
 
 def hanging_disk(path: Path) -> int:
     """
-    A flush that takes seconds holds up the step that waits for it, and neither readers
+    Make flushes take seconds: one holds up the step that waits for it, and neither readers
     nor the signs of life.  Readers see what was durable before.
     """
     with Daemon(path, "--watchdog", "30") as daemon:
         both_are_up(daemon)
         _, pid = serving(daemon)
         with slow_flushes(pid, HANGING), ExitStack() as kept_open:
-            # The first one hangs where it runs; it is then known what disk this is.
+            # The first flush hangs inline; the service then knows what disk this is.
             before, _ = daemon.ask("/next", "POST")
             step = kept_open.enter_context(
                 socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
@@ -281,7 +281,7 @@ def hanging_disk(path: Path) -> int:
                 answer, _ = daemon.ask("/current")
                 live, _ = daemon.ask("/livez")
                 assert (answer.status, live.status) == (200, 200)
-                # The last of them may have come after it.
+                # The last reads may have come after the flush.
                 reads += answer.headers["Pex-Revision"] == before.headers["Pex-Revision"]
             assert b"\r\nPex-Revision: 2\r\n" in step.recv(1000)
         assert reads >= 10
@@ -291,8 +291,8 @@ def hanging_disk(path: Path) -> int:
 
 def hung_disk(path: Path) -> int:
     """
-    A flush that takes longer than the watchdog has patience: the worker is replaced,
-    and the next one goes on.
+    Make a flush take longer than the watchdog has patience: the worker is replaced, and the
+    next one goes on.
     """
     with Daemon(path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -302,7 +302,7 @@ def hung_disk(path: Path) -> int:
             with slow_flushes(pid, 10 * PATIENCE):
                 wait_for(daemon, f"{name} has been silent for .* seconds and is replaced")
                 wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
-                # What strace holds is not gone before strace lets go of it.
+                # A process that strace holds is not gone before strace lets go of it.
             until(daemon, "serves", 2)
             until_told(clients)
             assert not alive(pid)
@@ -310,7 +310,7 @@ def hung_disk(path: Path) -> int:
         return kept(daemon, clients)
 
 
-#: By shortage, what it takes of the machine; see L{tests.support.needs}.
+#: By shortage, what its test needs of the machine; see L{tests.support.needs}.
 SHORTAGES: Mapping[Callable[[Path], int], Sequence[str]] = {
     full_disk: ("root", "mounts", "mkfs.ext4"),
     no_room_to_grow: ("root", "mounts", "mkfs.ext4"),
@@ -325,7 +325,7 @@ SHORTAGES: Mapping[Callable[[Path], int], Sequence[str]] = {
 
 def main() -> None:
     """
-    Try all of them so often.
+    Try all shortages so often.
     """
     tried = told = 0
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 10):
@@ -339,7 +339,7 @@ def main() -> None:
 
 def found(tried: int, told: int) -> None:
     """
-    Keep it for the page.
+    Record the figures for the page.
     """
     record(
         Evidence(

@@ -1,7 +1,7 @@
 """
 Short rations: disks, memory and clocks that belong to a test, and a disk that hangs.
 
-What each takes of the machine stands beside it in L{tests.labs.resources.lab.SHORTAGES}.
+The needs of each shortage stand beside it in L{tests.labs.resources.lab.SHORTAGES}.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _run(*command: str) -> None:
 @contextmanager
 def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
     """
-    An ext4 of its own on a file, without the blocks that are kept for root.
+    Mount an ext4 of its own on a file, without the blocks that are kept for root.
 
     @return: where it is mounted.
     """
@@ -85,14 +85,14 @@ class MemoryGroup:
 
     def take_in(self, pid: int) -> None:
         """
-        From now on what C{pid} takes counts here.
+        Count what C{pid} takes here, from now on.
         """
         (self.path / "cgroup.procs").write_text(str(pid))
 
     @property
     def kills(self) -> int:
         """
-        How many processes the kernel has ended here because memory was short.
+        Return how many processes the kernel has ended here because memory was short.
         """
         words = (self.path / self.events).read_text().split()
         return int(words[words.index("oom_kill") + 1])
@@ -101,7 +101,7 @@ class MemoryGroup:
 @contextmanager
 def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
     """
-    A group with so much memory, of version 1 or 2, whichever there is.
+    Provide a group with so much memory, of version 1 or 2, whichever there is.
     """
     found = memory_controller()
     assert found is not None
@@ -120,7 +120,7 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
         yield group
     finally:
         for _ in patiently():
-            # Until the last of it is buried.
+            # The group can go when the last of its processes is buried.
             if not (path / "cgroup.procs").read_text():
                 break
         path.rmdir()
@@ -137,7 +137,7 @@ class Clock:
 
     def jump(self, hours: int) -> None:
         """
-        Be so far ahead of the machine's clock.  At once, for whoever looks.
+        Be so far ahead of the machine's clock, at once and for every process that looks.
         """
         beside = self._path.with_suffix(".new")
         beside.write_text(f"{hours:+d}h\n")
@@ -147,8 +147,8 @@ class Clock:
 @contextmanager
 def own_clock(path: Path) -> Iterator[Clock]:
     """
-    Every process that is started meanwhile goes by the clock of this test; its
-    monotonic clock is the machine's, for a wall clock that is set does not move that.
+    Have every process that is started meanwhile go by the clock of this test; its monotonic
+    clock is the machine's, for a wall clock that is set does not move that.
     """
     library = faketime_library()
     assert library is not None
@@ -165,7 +165,7 @@ def own_clock(path: Path) -> Iterator[Clock]:
 @contextmanager
 def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
     """
-    Each flush that the process begins hangs for so long.
+    Have each flush that the process begins hang for so long.
     """
     inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
     command = ["strace", "-f", "-q", "-o", os.devnull, "-e", inject, "-p", str(pid)]
@@ -189,7 +189,7 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
 
 def _traced(pid: int) -> bool:
     """
-    Every thread of it?
+    Return whether every thread of the process is traced.
     """
     return all(
         "TracerPid:\t0\n" not in (task / "status").read_text()

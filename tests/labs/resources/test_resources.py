@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 @pytest.fixture(scope="module")
 def told() -> Iterator[list[int]]:
     """
-    How many steps were told in each shortage so far.
+    Provide a list of how many steps were told in each shortage so far.
     """
     steps: list[int] = []
     yield steps
@@ -36,6 +36,6 @@ def test_resources(
     shortage: Callable[[Path], int], tmp_path: Path, told: list[int]
 ) -> None:
     """
-    What must hold stands in each of them; see L{tests.labs.resources.lab}.
+    Each shortage leaves the service as its function in L{tests.labs.resources.lab} says.
     """
     told.append(shortage(tmp_path))

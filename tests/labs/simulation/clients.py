@@ -24,7 +24,7 @@ class Asking:
     One operation of one client, however often it is sent.
 
     @ivar sent: how many requests for it have no answer yet.
-    @ivar doubt: one of them broke off.
+    @ivar doubt: one of the requests broke off.
     @ivar again: its key has made its step before.
     @ivar moved: an answer said that it moved; other answers say that it had.
     @ivar seen: what the first answer said.
@@ -44,7 +44,7 @@ class Asking:
     @property
     def key(self) -> bytes | None:
         """
-        Its idempotency key.
+        Return the idempotency key of the operation.
         """
         return None if self.move is None else self.move.key
 
@@ -52,11 +52,11 @@ class Asking:
 @define(eq=False)
 class Client:
     """
-    One thing at a time.
+    A client that does one thing at a time.
 
-    @ivar asking: what it waits for.
+    @ivar asking: the operation that it waits for.
     @ivar last: the revision that it was told last.
-    @ivar known: by its keys, what they did.
+    @ivar known: the operations by which its keys made their steps.
     """
 
     number: int
@@ -67,14 +67,14 @@ class Client:
 
     def first_use(self, key: bytes | None) -> Asking | None:
         """
-        What it knows that C{key} did.
+        Return the operation that C{key} made, as far as the client knows.
         """
         return next((each for each in self.known if each.key == key), None)
 
 
 class Clients:
     """
-    All of them.
+    All clients of a run.
 
     @ivar records: what they wrote down.
     """
@@ -89,13 +89,13 @@ class Clients:
     @property
     def waiting(self) -> int:
         """
-        How many wait for an answer.
+        Return how many clients wait for an answer.
         """
         return sum(each.asking is not None for each in self.clients)
 
     def ask(self) -> None:
         """
-        A client that waits for nothing asks for something.
+        Have a client that waits for nothing ask for something.
         """
         choose = self.choose
         client = choose.choice(self.clients)
@@ -135,7 +135,7 @@ class Clients:
 
     def _answered(self, client: Client, asking: Asking, answer: Answer) -> None:
         """
-        What a client makes of an answer, or of none.
+        Give a client an answer, or none.
         """
         self.machine.note(f"client {client.number} is told {answer!r}")
         asking.sent -= 1
@@ -144,14 +144,14 @@ class Clients:
         elif asking.over:
             return
         elif isinstance(answer, Outcome):
-            # Who is told that the cursor is elsewhere has looked at it.
+            # A client that is told that the cursor is elsewhere has looked at it.
             self._end(client, asking, None, (answer.state.revision, answer.state.position))
         elif isinstance(answer, tuple):
             self._end(client, asking, None, answer)
         elif isinstance(answer, KeyReused):
             self._reused(client, asking, answer)
         elif asking.operation is None:
-            # Who looked in vain has seen nothing.
+            # A client that looked in vain has seen nothing.
             self._give_up(client, asking)
         else:
             self._failed(client, asking, answer)
@@ -197,7 +197,7 @@ class Clients:
         seen: tuple[int, int] | None,
     ) -> None:
         """
-        Write down what was told; nothing is a refusal.
+        Write down what was told; without C{seen}, that is a refusal.
         """
         if seen is not None:
             client.last = seen[0]
@@ -216,7 +216,7 @@ class Clients:
 
     def _give_up(self, client: Client, asking: Asking) -> None:
         """
-        Nobody was told.
+        Write down an operation whose outcome nobody was told.
         """
         self._write(
             asking,
@@ -232,7 +232,7 @@ class Clients:
 
     def repeat(self) -> None:
         """
-        A client does not wait for the answer before it sends the same again.
+        Have a client send the same request again without waiting for the answer.
         """
         client = self.choose.choice(self.clients)
         if client.asking is not None and client.asking.key is not None:

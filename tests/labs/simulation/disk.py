@@ -14,7 +14,7 @@ from tests.support.fakes import MemoryStore
 
 class DiskBroke(OSError):
     """
-    A commit failed, and nobody knows how far it came.
+    The error of a commit of which nobody knows how far it came.
     """
 
 
@@ -37,19 +37,19 @@ class CrashableStore(MemoryStore):
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        See L{IStore.open}.
+        Return a deferred that fires when the process has the lock; see L{IStore.open}.
         """
         return self.opened
 
     def give_lock(self) -> None:
         """
-        It is the only one now, and reads the disk.
+        Give the process the lock, and have it read the disk.
         """
         self.opened.callback((self.disk.revision, self.disk.position))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        See L{IStore.commit}.
+        Begin a commit, which must not follow a failed one or the end.
         """
         assert not self.broke, "a commit after one that failed"
         assert not self.closed, "a commit after the end"
@@ -58,7 +58,7 @@ class CrashableStore(MemoryStore):
 
     def write(self) -> None:
         """
-        The batch under way reaches the disk.
+        Put the batch under way on the disk.
         """
         assert self.under_way is not None
         if not self.written:
@@ -71,7 +71,7 @@ class CrashableStore(MemoryStore):
 
     def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IOwnStore.look_up}.
+        Look C{key} up on the disk.
         """
         assert not self.broke, "a look-up after a commit that failed"
         assert not self.closed, "a look-up after the end"
@@ -79,6 +79,6 @@ class CrashableStore(MemoryStore):
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.
+        Return rows of the disk's history.
         """
         return self.disk.history(before, limit)

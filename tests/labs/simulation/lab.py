@@ -27,7 +27,7 @@ from tests.support.evidence import Evidence, record
 @frozen
 class Result:
     """
-    What there was in all runs.
+    The figures of all runs.
 
     @ivar unknown: of the operations, those whose outcome nobody was told.
     """
@@ -40,9 +40,9 @@ class Result:
 
 def simulate(first: int, last: int) -> Result:
     """
-    The seeds from C{first} to C{last}.
+    Run the seeds from C{first} to C{last}.
 
-    @raise Wrong: one of them must not be so.
+    @raise Wrong: a run went as it must not.
     """
     operations = unknown = processes = 0
     for seed in range(first, last + 1):
@@ -71,7 +71,7 @@ def simulate(first: int, last: int) -> Result:
 
 def main() -> None:
     """
-    One seed's trace, or many seeds.
+    Print one seed's trace, or try many seeds.
     """
     first, *rest = map(int, sys.argv[1:])
     if not rest:

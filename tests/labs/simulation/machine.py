@@ -25,10 +25,10 @@ from pexservice.supervisor.worker_process import Reactor, WorkerProcess
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
-#: What a worker is told that need not read the whole store.
+#: The option of a worker that need not read the whole store.
 QUICK = "--quick-check"
 
-#: More than a simulation makes.
+#: More transitions and keys than a simulation makes.
 MANY = 1_000_000
 
 
@@ -36,7 +36,7 @@ class _Supervisor:
     """
     The supervisor's decisions, without sockets and a check.
 
-    @ivar replacement: of all workers, at SIGHUP.
+    @ivar replacement: the replacement of all workers, at SIGHUP.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -53,7 +53,7 @@ class _Supervisor:
 
     def knows(self, process: Process) -> bool:
         """
-        Return whether it knows what C{process} does.
+        Return whether the supervisor knows what C{process} does.
         """
         state = process.worker.state
         return state.name == process.phase.name and process.worker.pid == process.pid
@@ -66,16 +66,16 @@ def _launch(verify: bool) -> Command:  # noqa: FBT001 the only argument
 @implementer(IReactorProcess, IReactorTime)
 class Machine(Turns):
     """
-    All that there is, and the supervisor's reactor.
+    The simulated machine, which is the supervisor's reactor, too.
 
     @ivar tick: how many events there were.
     @ivar trace: what happened.
-    @ivar disk: what outlives the processes.
-    @ivar owner: who has the lock.
+    @ivar disk: the disk that outlives the processes.
+    @ivar owner: the process that has the lock.
     @ivar backlog: requests that nobody has accepted.
     @ivar lossy: the share of the notifications that are lost.
     @ivar suspicious: an end hinted at the disk, and nobody has read the whole store since.
-    @ivar bugs: what should not have been raised.
+    @ivar bugs: failures that should not have been raised.
     """
 
     def __init__(self, choose: random.Random) -> None:
@@ -113,7 +113,7 @@ class Machine(Turns):
 
     def drops(self) -> bool:
         """
-        Is this notification lost?
+        Return whether this notification is lost.
         """
         return self.lossy > 0 and self.choose.random() < self.lossy
 
@@ -125,7 +125,8 @@ class Machine(Turns):
 
     def ended(self, process: Process, *, suspicious: bool) -> None:
         """
-        A process is no more; what it was writing is on the disk, or it is not.
+        Remove a process that has ended; the batch that it was writing is on the disk, or is
+        not.
         """
         if process.store.under_way is not None and self.choose.random() < 1 / 2:
             process.store.write()
@@ -138,7 +139,7 @@ class Machine(Turns):
 
     def pass_lock(self) -> None:
         """
-        If nobody has it, somebody who waits gets it.
+        Give the lock, if no process has it, to a process that waits.
         """
         if self.owner is not None:
             return

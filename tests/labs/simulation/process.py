@@ -30,18 +30,18 @@ from tests.support.moves import submit
 #: Seconds of silence that are too long.
 WATCHDOG = 5.0
 
-#: What a client is told: an outcome, a refusal, the revision and the position for a
-#: look, or nothing because the connection broke.
+#: An answer to a client: an outcome, a refusal, the revision and the position for a look,
+#: or nothing because the connection broke.
 Answer = Outcome | Exception | tuple[int, int] | None
 
 
 @define(eq=False)
 class Request:
     """
-    On its way to a process, in one, or answered.
+    A request on its way to a process, in one, or answered.
 
     @ivar move: L{None} is a look.
-    @ivar answered: told once, when the client is.
+    @ivar answered: called once, with the answer to the client.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Request:
 
 class Phase(Enum):
     """
-    Of a process.
+    The phases of a process.
     """
 
     BOOTING = auto()
@@ -65,8 +65,8 @@ class Phase(Enum):
 
 class Hang(Enum):
     """
-    How a process does not get on: asleep, and deaf to all but SIGKILL, or awake and
-    busy, so that SIGABRT ends it.
+    The ways in which a process does not get on: asleep, and deaf to all but SIGKILL, or
+    awake and busy, so that SIGABRT ends it.
     """
 
     STOPPED = auto()
@@ -75,11 +75,11 @@ class Hang(Enum):
 
 class Surroundings(Protocol):
     """
-    What a process stands on.
+    The surroundings of a process.
 
-    @ivar choose: by the seed.
-    @ivar disk: what outlives it.
-    @ivar bugs: what should not have been raised.
+    @ivar choose: the random choices, by the seed.
+    @ivar disk: the disk that outlives the process.
+    @ivar bugs: failures that should not have been raised.
     """
 
     choose: random.Random
@@ -88,17 +88,17 @@ class Surroundings(Protocol):
 
     def seconds(self) -> float:
         """
-        The time.
+        Return the time.
         """
 
     def drops(self) -> bool:
         """
-        Is this notification lost?
+        Return whether this notification is lost.
         """
 
     def ended(self, process: Process, *, suspicious: bool) -> None:
         """
-        A process is no more.
+        Remove a process that has ended.
 
         @param suspicious: the whole store is to be looked at now.
         """
@@ -110,8 +110,8 @@ class Process:
 
     @ivar worker: the supervisor's record of it.
     @ivar verifies: it reads the whole store before it serves.
-    @ivar signals: that it has not taken yet.
-    @ivar requests: that it has accepted and not answered.
+    @ivar signals: the signals that it has not taken yet.
+    @ivar requests: the requests that it has accepted and not answered.
     @ivar sent: answers on their way.
     @ivar spoke_at: when the supervisor heard of it last.
     """
@@ -151,13 +151,13 @@ class Process:
     @property
     def runs(self) -> bool:
         """
-        It gets on when it is given a turn.
+        Return whether the process gets on when it is given a turn.
         """
         return self.alive and self.hang is None
 
     def signalProcess(self, which: str | int) -> None:
         """
-        See L{IProcessTransport.signalProcess}.
+        Keep a signal until the process takes it; see L{IProcessTransport}.
         """
         if not self.alive:
             raise ProcessExitedAlready
@@ -169,7 +169,7 @@ class Process:
 
     def take_signals(self) -> None:
         """
-        Do what it was told, as far as it can.
+        Act on the signals, as far as the process can.
         """
         for number in sorted(self.signals, reverse=True):
             if number == signals.SIGKILL or (
@@ -183,7 +183,7 @@ class Process:
 
     def boot(self) -> None:
         """
-        Get as far as the lock.
+        Start as far as the lock.
         """
         self.phase = Phase.STANDING_BY
         started = Deferred.fromCoroutine(self.committer.start())
@@ -207,7 +207,7 @@ class Process:
 
     def turn(self) -> None:
         """
-        One turn of its reactor.
+        Take one turn of the process's reactor.
         """
         self.clock.rightNow = self.machine.seconds()
         self.clock.turn()
@@ -240,7 +240,7 @@ class Process:
 
     def hang_up(self, request: Request) -> None:
         """
-        The client of C{request} is gone.
+        Forget C{request}, whose client is gone.
         """
         self.requests.remove(request)
         if request.submitted is not None:
@@ -262,7 +262,7 @@ class Process:
 
     def drain(self) -> None:
         """
-        It has said its farewells.
+        Stop the committer, and end; the process has said its farewells.
         """
         self.phase = Phase.DRAINING
         stopped = Deferred.fromCoroutine(self.committer.stop())
@@ -271,7 +271,7 @@ class Process:
 
     def end(self, *, status: int = 0, signal: int | None = None) -> None:
         """
-        It is no more.
+        End the process.
         """
         if not self.alive:
             return

@@ -56,7 +56,7 @@ class Wrong(AssertionError):
 
 class Simulation:
     """
-    One run.
+    One simulated run.
 
     @ivar machine: has the trace.
     @ivar clients: have the records.
@@ -70,7 +70,10 @@ class Simulation:
 
     def run(self) -> None:
         """
-        @raise Wrong: it must not be so.
+        Run until the faults have ended and the service has recovered, and judge the
+        records.
+
+        @raise Wrong: the run went as it must not.
         """
         globalLogPublisher.addObserver(cast(ILogObserver, self._logged))
         try:
@@ -119,7 +122,7 @@ class Simulation:
 
     def _some(self, *phases: Phase) -> Process | None:
         """
-        One of the processes that get on and are in C{phases}.
+        Return one of the processes that get on and are in C{phases}.
         """
         some = [
             each
@@ -140,7 +143,7 @@ class Simulation:
 
     def _commit(self) -> None:
         """
-        The commit under way gets on: to the disk, or to its end.
+        Have the commit under way get on: to the disk, or to its end.
         """
         owner = self.machine.owner
         if owner is None or owner.store.under_way is None:
@@ -163,7 +166,7 @@ class Simulation:
 
     def _step_process(self) -> None:
         """
-        A process takes its signals, or gets on with beginning or ending.
+        Have a process take its signals, or get on with beginning or ending.
         """
         processes = [each for each in self.machine.processes if each.signals or each.runs]
         if not processes:
@@ -199,14 +202,14 @@ class Simulation:
 
     def _replace(self) -> None:
         """
-        SIGHUP.
+        Have all workers replaced, as by SIGHUP.
         """
         self.machine.note("the workers are to be replaced")
         self.machine.supervisor.replacement.request()
 
     def _refuse(self) -> None:
         """
-        The store does not take the batch.
+        Have the store refuse the batch under way.
         """
         store = self._writing()
         if store is not None and not store.written:
@@ -215,7 +218,7 @@ class Simulation:
 
     def _break_disk(self) -> None:
         """
-        The commit under way fails, wherever it is.
+        Fail the commit under way, wherever it is.
         """
         store = self._writing()
         if store is not None:
@@ -247,7 +250,7 @@ class Simulation:
 
     def _recover(self) -> None:
         """
-        No more faults; everything gets on.
+        Let everything get on without faults, until all is well.
         """
         self.machine.note("the faults end")
         machine = self.machine
@@ -283,8 +286,8 @@ class Simulation:
 
     def _is_well(self) -> bool:
         """
-        Every client has its answer, one worker serves, one stands by, the supervisor
-        knows which and has nothing in hand.
+        Return whether every client has its answer, one worker serves, one stands by, and
+        the supervisor knows which and has nothing in hand.
         """
         machine = self.machine
         phases = sorted(each.phase.name for each in machine.processes)

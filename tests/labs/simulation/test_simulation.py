@@ -1,5 +1,5 @@
 """
-Whatever happens, in whatever order.
+Simulated runs, whatever happens, in whatever order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEEDS = 1000
 
 def trace_of(seed: int) -> list[str]:
     """
-    What happened.
+    Return the trace of a seed's run.
     """
     simulation = Simulation(seed)
     simulation.run()
@@ -40,14 +40,14 @@ def test_any_order() -> None:
 @pytest.mark.parametrize("seed", range(1, 20))
 def test_a_seed_is_a_run(seed: int) -> None:
     """
-    The same seed makes the same events, so what was found is found again.
+    The same seed makes the same events, so a fault that was found is found again.
     """
     assert trace_of(seed) == trace_of(seed)
 
 
 def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    If readers were shown what is not on disk yet, some seed would find it, name
+    If readers were shown steps that are not on disk yet, some seed would find that, name
     itself, and find it again.
     """
 

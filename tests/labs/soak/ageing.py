@@ -1,5 +1,5 @@
 """
-What grows with time, and a store that has some of it behind it.
+Figures that may grow with time, and a store that has some time behind it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tests.support.daemon import Daemon, children
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
-#: How many steps an aged store was taken at a time.
+#: How many steps an aged store took at a time.
 BATCH = 250
 
 
 @frozen
 class Sample:
     """
-    What the service takes, all processes together.
+    The resources that the service takes, all processes together.
 
     @ivar memory: MiB, proportional.
-    @ivar own: of it, what is no file's: a map of the store counts as far as it was
-        touched, and each worker begins with none.  MiB.
+    @ivar own: the part of C{memory} that is no file's: a map of the store counts as far as
+        it was touched, and each worker begins with none.  MiB.
     @ivar file: MiB.
-    @ivar rows: in the journal; a file with pages to spare does not show them.
+    @ivar rows: the rows in the journal; a file with pages to spare does not show them.
     """
 
     memory: float
@@ -45,14 +45,14 @@ class Sample:
 
 def age(path: Path) -> None:
     """
-    Make a store that has forgotten idempotency keys already, so that only what it
+    Make a store that has forgotten idempotency keys already, so that only data that it
     should not keep makes it larger.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
     for first in range(1, 2 * KEPT_KEYS, BATCH):
         keys = (
-            # As clients have them: those of one have a common beginning.
+            # As clients have keys: those of one client have a common beginning.
             (b"%d-before-%d" % (n % 6, n), Remembered(Transition.NEXT, n, n))
             for n in range(first, first + BATCH)
         )
@@ -64,7 +64,7 @@ def age(path: Path) -> None:
 
 def sample(daemon: Daemon) -> Sample:
     """
-    Now, when a worker serves and one stands by.
+    Take a sample, when a worker serves and one stands by.
     """
     processes = [daemon.process.pid, *children(daemon.process.pid)]
     said = "".join(rollup(pid) for pid in processes)

@@ -36,7 +36,7 @@ from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
 from tests.support.evidence import Evidence, record
 
-#: By these numbers they use keys or not, and open a connection for each step or not.
+#: By its number a stepper uses keys or not, and opens a connection for each step or not.
 STEPPERS = 6
 READERS = 3
 
@@ -47,7 +47,7 @@ MEMORY_SLACK = 4.0
 DESCRIPTOR_SLACK = 16
 FILE_SLACK = 1.0
 
-#: What a worker may take in its life beyond what it began with.  MiB.
+#: The memory that a worker may take in its life beyond what it began with.  MiB.
 LIFE_SLACK = 6.0
 
 #: How many kills there are, however little time there is.
@@ -60,10 +60,10 @@ JOURNAL = 20_000
 @define
 class Soak:
     """
-    What is known of one, so far.
+    The state of a soak, so far.
 
     @ivar young: samples of workers that began to serve a moment ago.
-    @ivar samples: of the same, before they were killed.
+    @ivar samples: samples of the same workers, before they were killed.
     """
 
     steppers: Sequence[Client]
@@ -77,7 +77,7 @@ class Soak:
     @property
     def refused(self) -> int:
         """
-        Connections that nobody took.
+        Return how many connections nobody took.
         """
         return sum(
             [each.refused for each in self.steppers]
@@ -86,7 +86,7 @@ class Soak:
 
     def line(self, seconds: float) -> str:
         """
-        How it is going.
+        Return a line that says how the soak is going.
         """
         newest = self.samples[-1]
         return (
@@ -99,6 +99,8 @@ class Soak:
 
     def check(self) -> None:
         """
+        Check the records of all clients.
+
         @raise AssertionError: something was lost, refused, or answered wrongly.
         """
         assert self.follower.lost == []
@@ -110,7 +112,7 @@ class Soak:
 
     def growth(self) -> str:
         """
-        The most in the first half, and in the second.
+        Return the most in the first half, and in the second.
         """
         return ", ".join(
             f"{name} {first:.1f} then {second:.1f}"
@@ -121,14 +123,16 @@ class Soak:
         self, times: float = 1 + TOLERANCE, *, file_slack: float = FILE_SLACK
     ) -> None:
         """
-        @param times: how many times what it was something may become.
+        Check that nothing grows.
+
+        @param times: how many times its first size something may become.
         @param file_slack: MiB that the store's file may grow by besides.
         @raise AssertionError: something grows.
         """
         for name, first, second, slack in self._halves(file_slack):
             assert second <= first * times + slack, (name, self.samples)
         for young, old in zip(self.young, self.samples, strict=True):
-            # What one leaks is gone with it, and all of them leak the same.
+            # A worker's leaks are gone with it, and all workers leak the same.
             assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
             assert old.own <= young.own + LIFE_SLACK, (young, old)
 
@@ -152,7 +156,7 @@ class Soak:
 @contextmanager
 def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     """
-    On all of them, until the end.
+    Load the daemon by all clients, until the end of the block.
     """
     port, stopping = daemon.port, threading.Event()
     steppers = [Client(n, port, stopping, fresh=n % 4 < 2) for n in range(STEPPERS)]
@@ -176,13 +180,13 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
         stopping.set()
         for each in everybody:
             each.join(PATIENCE)
-    # What was told since the last time.
+    # Compare the answers that came since the last time.
     follower.look()
 
 
 def states(daemon: Daemon) -> set[str]:
     """
-    What the workers do, by the log.
+    Return what the workers do, by the log.
     """
     said = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
     return {*dict(re.findall(said, daemon.log.read_text())).values()}
@@ -190,7 +194,7 @@ def states(daemon: Daemon) -> set[str]:
 
 def until_up(daemon: Daemon) -> None:
     """
-    Wait until one serves and one stands by.
+    Wait until one worker serves and one stands by.
     """
     for _ in patiently():
         up = states(daemon) - {"ended"} == {"serves", "stands by"}
@@ -215,6 +219,8 @@ def replace(daemon: Daemon) -> None:
 
 def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10) -> Soak:
     """
+    Load the service, kill its workers again and again, and check the clients' records.
+
     @param kill_every: seconds.
     @param replace_every: kills.
     @raise AssertionError: something was lost, refused, or answered wrongly.
@@ -226,7 +232,7 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
             while going.kills < LEAST or time.monotonic() < began + 60 * minutes:
                 until_up(daemon)
                 going.young.append(sample(daemon))
-                # It lives for so long, however long it took to come up.
+                # The worker lives for so long, however long it took to come up.
                 time.sleep(kill_every)
                 until_up(daemon)
                 going.samples.append(sample(daemon))
@@ -249,7 +255,7 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
 
 def keep(going: Soak, minutes: float) -> None:
     """
-    For the page.
+    Record the soak for the page.
     """
     told = going.follower.told
     record(
@@ -270,7 +276,7 @@ def keep(going: Soak, minutes: float) -> None:
 
 def main() -> None:
     """
-    So many minutes, with a kill every so many seconds.
+    Soak for so many minutes, with a kill every so many seconds.
     """
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60
     kill_every = float(sys.argv[2]) if len(sys.argv) > 2 else 60

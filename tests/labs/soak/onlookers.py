@@ -1,5 +1,5 @@
 """
-Who else uses the service during a soak: one that follows the history, some that read,
+The other users of the service during a soak: one that follows the history, some that read,
 one that reads slowly.
 """
 
@@ -25,11 +25,11 @@ REMEMBERED = 200_000
 @define(eq=False)
 class _Onlooker(threading.Thread):
     """
-    Does something again and again.
+    A user of the service that does something again and again.
 
     @ivar pause: between two times.  Seconds.
     @ivar refused: how many connections nobody took.
-    @ivar broken: how many ended without an answer.
+    @ivar broken: how many connections ended without an answer.
     """
 
     port: int
@@ -43,7 +43,7 @@ class _Onlooker(threading.Thread):
 
     def run(self) -> None:
         """
-        Until told to stop.
+        Look again and again, until told to stop.
         """
         while not self.stopping.wait(self.pause):
             try:
@@ -57,20 +57,20 @@ class _Onlooker(threading.Thread):
 
     def look(self) -> None:
         """
-        Once.
+        Look once.
         """
         raise NotImplementedError
 
     def close(self) -> None:
         """
-        The connection, if one is kept.
+        Close the connection, if one is kept.
         """
 
 
 @define(eq=False)
 class Reader(_Onlooker):
     """
-    Reads values, which must be right, and never of an earlier revision than before.
+    A reader of values, which must be right, and never of an earlier revision than before.
 
     @ivar json: ask for JSON.
     @ivar fresh: open a connection for each request.
@@ -88,7 +88,7 @@ class Reader(_Onlooker):
 
     def look(self) -> None:
         """
-        One value.
+        Read one value.
         """
         if self._connection is None:
             self._connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -114,7 +114,7 @@ class Reader(_Onlooker):
 
     def close(self) -> None:
         """
-        See L{_Onlooker.close}.
+        Close the connection, if one is kept.
         """
         if self._connection is not None:
             self._connection.close()
@@ -124,7 +124,7 @@ class Reader(_Onlooker):
 @define(eq=False)
 class SlowReader(_Onlooker):
     """
-    Asks for much at once and takes a little at a time.
+    A reader that asks for much at once and takes a little at a time.
     """
 
     pause: float = 0.1
@@ -133,7 +133,7 @@ class SlowReader(_Onlooker):
 
     def look(self) -> None:
         """
-        A little.
+        Read a little.
         """
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
@@ -144,7 +144,7 @@ class SlowReader(_Onlooker):
 
     def close(self) -> None:
         """
-        See L{_Onlooker.close}.
+        Close the connection, if one is kept.
         """
         if self._connection is not None:
             self._connection.close()
@@ -154,12 +154,13 @@ class SlowReader(_Onlooker):
 @define(eq=False)
 class Follower(_Onlooker):
     """
-    Compares the history with what the clients were told, which they may forget then.
+    A reader that compares the history with what the clients were told, which they may
+    forget then.
 
     @ivar compared: the last revision that it has seen.
-    @ivar position: where it led to.
+    @ivar position: the position that this revision led to.
     @ivar told: how many answers it has found in the history.
-    @ivar lost: those that it has not, and where the history is not of one piece.
+    @ivar lost: the answers that it has not, and where the history is not of one piece.
     """
 
     clients: Sequence[Client] = field(kw_only=True)
@@ -174,16 +175,16 @@ class Follower(_Onlooker):
 
     def look(self) -> None:
         """
-        All that is new.
+        Compare all that is new.
         """
         for client in self.clients:
-            # They go on while this is read, at the other end of it.
+            # The clients go on meanwhile, at the other end of the list.
             count = len(client.told)
             self._unseen += client.told[:count]
             del client.told[:count]
         self._follow(self._new_rows())
         for each in self._unseen:
-            # Whatever was told before the history was read is in it, and once.
+            # Each answer that came before the history was read is in it, and once.
             if self._rows.pop(each.revision, None) == (each.position, each.word):
                 self.told += 1
             else:
@@ -211,7 +212,7 @@ class Follower(_Onlooker):
 
     def _follow(self, rows: dict[int, tuple[int, str]]) -> None:
         """
-        See that they continue what was there before.
+        Check that C{rows} continue the history that was there before.
         """
         for revision in range(self.compared + 1, max(rows, default=0) + 1):
             after, word = rows.get(revision, (-1, "next"))

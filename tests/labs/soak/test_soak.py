@@ -17,7 +17,7 @@ MINUTES = 0.5
 #: Seconds.
 KILL_EVERY = 5
 
-#: MiB that a journal takes which is not as long yet as it will be, and as many keys.
+#: The growth of a journal that is not as long yet as it will be, and of its keys.  MiB.
 FILLING = 8.0
 
 

@@ -43,7 +43,7 @@ def _hang_up(pid: int) -> None:
 
 def _kill_child(pid: int) -> None:
     """
-    Kill the youngest: the check, the process that verifies for it, or a worker.
+    Kill the youngest child: the check, the process that verifies for it, or a worker.
     """
     for child in sorted(children(pid))[-1:]:
         for grandchild in children(child):
@@ -55,7 +55,7 @@ def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-#: What comes in the way, by its name.
+#: The troubles that come in the way, by their names.
 TROUBLES: dict[str, Callable[[int], None]] = {
     "SIGHUP": _hang_up,
     "a child killed": _kill_child,
@@ -66,7 +66,7 @@ TROUBLES: dict[str, Callable[[int], None]] = {
 @frozen
 class Result:
     """
-    What was done, and what the clients were told.
+    The figures of what was done, and of what the clients were told.
 
     @ivar troubles: by name, how often.
     @ivar starts: how many it took, with those that were ended.
@@ -82,7 +82,8 @@ class Result:
 
 class _Trouble(threading.Thread):
     """
-    Something that comes in the way of the start of L{daemon} at L{moment}.
+    A trouble that comes in the way of a start in C{path}, C{moment} seconds after its
+    begin.
     """
 
     def __init__(self, path: Path, name: str, moment: float) -> None:
@@ -91,7 +92,7 @@ class _Trouble(threading.Thread):
 
     def run(self) -> None:
         """
-        Wait for the moment, and do it.
+        Wait for the moment, and make the trouble.
         """
         time.sleep(self._moment)
         for pid in children(os.getpid()):
@@ -104,7 +105,7 @@ def _start(path: Path, port: int) -> tuple[Daemon, int]:
     """
     Start the service, again if it does not come to serve.
 
-    @return: with how many starts it took.
+    @return: the daemon, and how many starts it took.
     """
     for tried in range(1, 6):
         # Before our first line, a SIGHUP ends a process; so does SIGKILL at any time.
@@ -116,6 +117,8 @@ def _start(path: Path, port: int) -> tuple[Daemon, int]:
 
 def starts(path: Path, count: int) -> Result:
     """
+    Kill the service under clients, and start it again with trouble in the way.
+
     @param count: how often it is killed and started again.
     @raise AssertionError: a step that was told is lost, or was made twice.
     """
@@ -140,7 +143,7 @@ def starts(path: Path, count: int) -> Result:
                 daemon, tried = _start(path, port)
                 trouble.join(PATIENCE)
                 if daemon.process.poll() is not None:
-                    # It came when the start was over.
+                    # The trouble came when the start was over.
                     daemon, more = _start(path, port)
                     tried += more
                 troubles[name] += 1
@@ -157,7 +160,7 @@ def starts(path: Path, count: int) -> Result:
 
 def main() -> None:
     """
-    Do it a hundred times, and record it.
+    Disturb a hundred starts, and record the figures.
     """
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     with tempfile.TemporaryDirectory() as path:

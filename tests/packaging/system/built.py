@@ -1,5 +1,5 @@
 """
-What C{make system} has built.
+The files that C{make system} has built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BASE = TREE / "build" / "system" / "base.tar"
 
 def built(suffix: str) -> Path:
     """
-    The one file of the package that ends like this.
+    Return the one file of the package that ends like this.
     """
     (found,) = (TREE / "build" / "deb").glob(f"pexservice_*{suffix}")
     return found

@@ -1,6 +1,6 @@
 """
-Whatever is killed comes back, nobody is refused meanwhile, and nothing that was
-answered is lost.  Only a damaged store is left alone.
+Crashes of the installed service: every process that is killed comes back, nobody is
+refused meanwhile, and no answered step is lost.  Only a damaged store is left alone.
 
 C{python3 -m tests.packaging.system.crash}, as root where the package is installed.
 """
@@ -29,7 +29,7 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 
 def killed_worker() -> None:
     """
-    The standby takes over.
+    Kill the worker that serves: the standby takes over.
     """
     with load():
         worker = serving()
@@ -39,7 +39,7 @@ def killed_worker() -> None:
 
 def stopped_worker() -> None:
     """
-    One that hangs is replaced, after the watchdog's 5 seconds.
+    Make the worker that serves hang: it is replaced, after the watchdog's 5 seconds.
     """
     with load():
         worker = serving()
@@ -49,7 +49,7 @@ def stopped_worker() -> None:
 
 def killed_supervisor() -> None:
     """
-    Another is started, by systemd.
+    Kill the supervisor: systemd starts another.
     """
     restarts = int(shown("NRestarts"))
     with load():
@@ -62,7 +62,8 @@ def killed_supervisor() -> None:
 
 def damaged_store() -> None:
     """
-    The service ends for good, does not touch it, and starts again when it is told to.
+    Damage the store: the service ends for good, does not touch the store, and starts again
+    when it is told to, with the whole store.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE, SOCKET)
@@ -85,7 +86,7 @@ def damaged_store() -> None:
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     for each in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
         print(each.__name__, flush=True)

@@ -32,21 +32,21 @@ from tests.support.daemon import wait_until
 
 def installed_version() -> str:
     """
-    @return: the version of the package that is unpacked.
+    Return the version of the package that is unpacked.
     """
     return run("dpkg-query", "--show", "-f", "${Version}", "pexservice")
 
 
 def replaced() -> int:
     """
-    @return: how often the supervisor that runs now has replaced its workers.
+    Return how often the supervisor that runs now has replaced its workers.
     """
     return said().count("the workers are replaced")
 
 
 def main(package: str) -> None:
     """
-    The test.
+    Run the test.
     """
     assert installed_version() == VERSION
     chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
@@ -78,13 +78,13 @@ def main(package: str) -> None:
     assert_none_cut_off(clients)
     assert supervisor() != chief
     assert int(shown("NRestarts")) == 0
-    # It is the same socket all the time.
+    # The socket is the same all the time.
     assert shown("ActiveEnterTimestampMonotonic", SOCKET) == since
 
 
 def command_line(pid: int) -> str:
     """
-    @return: how a process was started.
+    Return how a process was started.
     """
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 from tests.support.installation import FROZEN_WHEEL
 
-#: Lower than that of every package made from this tree.
+#: A version lower than that of every package made from this tree.
 VERSION = "0.1.0~before"
 
 #: How a supervisor is started and reloaded, as version 0.1.0 has it.
@@ -31,7 +31,7 @@ _COMMAND = ("pexservice.cli.pexctl", "pexservice.ctl")
 
 def frozen_package(today: Path, path: Path) -> Path:
     """
-    Put the frozen code in the place of today's.
+    Make a package with the frozen code in the place of today's.
 
     @param today: a package made from this tree; all but the code is taken from it.
     @param path: an empty directory.
@@ -52,7 +52,7 @@ def frozen_package(today: Path, path: Path) -> Path:
     (version,) = re.findall(r"(?m)^Version: .*$", control.read_text())
     _edit(control, version, f"Version: {VERSION}")
     for each in tree.rglob("*"):
-        # Whatever the umask is here, the service's user has to read it there.
+        # Whatever the umask is here, the service's user has to read the files there.
         each.chmod(0o755 if each.is_dir() or os.access(each, os.X_OK) else 0o644)
     package = path / f"pexservice_{VERSION}_all.deb"
     _run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(package))

@@ -1,5 +1,5 @@
 """
-The service as the package installed it on this machine, and those who use it.
+The service as the package installed it on this machine, and its clients.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(*command: str, status: int = 0) -> str:
 
 def shown(name: str, unit: str = SERVICE) -> str:
     """
-    What systemd has as a property of a unit.
+    Return a property of a unit, as systemd has it.
     """
     return run("systemctl", "show", "--value", "--property", name, unit).strip()
 
@@ -59,21 +59,21 @@ def move_socket() -> None:
 
 def supervisor() -> int:
     """
-    The process id of the supervisor; 0 without one.
+    Return the process id of the supervisor; 0 without one.
     """
     return int(shown("MainPID"))
 
 
 def said() -> str:
     """
-    What the supervisor that runs now has logged.
+    Return what the supervisor that runs now has logged.
     """
     return run("journalctl", "--output=cat", f"_PID={supervisor()}")
 
 
 def serving() -> int:
     """
-    The process id of the worker that serves, by the log.
+    Return the process id of the worker that serves, by the log.
     """
     for _ in patiently():
         log = said()
@@ -86,6 +86,8 @@ def serving() -> int:
 
 def until_another_serves(than: int) -> int:
     """
+    Wait until another worker than C{than} serves.
+
     @return: the process id of the worker that serves then.
     """
     for _ in patiently():
@@ -97,7 +99,7 @@ def until_another_serves(than: int) -> int:
 
 def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
     """
-    One request on a connection of its own.
+    Make one request on a connection of its own.
     """
     connection = HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
     try:
@@ -111,7 +113,7 @@ def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
 @frozen
 class Cursor:
     """
-    Where it is.
+    A state of the cursor.
     """
 
     revision: int
@@ -120,7 +122,7 @@ class Cursor:
 
 def cursor() -> Cursor:
     """
-    By C{/current}.
+    Return where the cursor is, by C{/current}.
     """
     response, text = ask("/current")
     assert response.status == 200, text
@@ -131,14 +133,14 @@ def cursor() -> Cursor:
 @contextmanager
 def load() -> Iterator[Sequence[Client]]:
     """
-    Clients that step as fast as they are answered, each step on a connection of its
-    own and with a key, so that one that got no answer is sent again.
+    Have clients step as fast as they are answered, each step on a connection of its own and
+    with a key, so that a step that got no answer is sent again.
 
-    Nobody is refused, and each step is made once: the revisions that they are told
+    Nobody is refused, and each step is made once: the revisions that the clients are told
     are all there are.  What else must hold is for the caller to say.
     """
     stopping = threading.Event()
-    # Odd: those use keys, of which none was used before.
+    # Clients with an odd number use keys, of which none was used before.
     number = 2 * secrets.randbits(40) + 1
     clients = [Client(number + 2 * n, PORT, stopping, fresh=True) for n in range(4)]
     before = cursor().revision
@@ -162,7 +164,7 @@ def load() -> Iterator[Sequence[Client]]:
 
 def until_answered(clients: Sequence[Client]) -> None:
     """
-    Wait until each has an answer to a request that it begins from now on.
+    Wait until each client has an answer to a request that it begins from now on.
     """
     now = time.monotonic()
     for _ in patiently():
@@ -173,6 +175,6 @@ def until_answered(clients: Sequence[Client]) -> None:
 
 def assert_none_cut_off(clients: Sequence[Client]) -> None:
     """
-    No connection ended without its answer.
+    Check that no connection ended without its answer.
     """
     assert [client.broken for client in clients] == [0] * len(clients)

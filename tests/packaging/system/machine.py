@@ -11,10 +11,11 @@ from typing import Self
 
 from tests.support.daemon import PATIENCE, children, patiently
 
-#: How long a command in it may take, an autopkgtest for one.  Seconds; a safety net.
+#: How long a command in the machine may take, an autopkgtest for one.  Seconds; a safety
+#: net.
 LONG = 20 * PATIENCE
 
-#: What the container ends with, to be started again.
+#: The status with which the container ends, to be started again.
 REBOOT_STATUS = 133
 
 _ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
@@ -22,7 +23,7 @@ _ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/b
 
 class Machine:
     """
-    It has no network but its own loopback, so that its ports are nobody else's.
+    A machine that has no network but its own loopback, so that its ports are nobody else's.
 
     @ivar root: the tree that it runs from.
     """
@@ -38,7 +39,7 @@ class Machine:
             return subprocess.Popen(
                 [
                     *("systemd-nspawn", "--boot", "--quiet", "--private-network"),
-                    # There is no systemd on the outside that it could be entered with.
+                    # Outside there is no systemd by which the machine could be entered.
                     *("--register=no", "--keep-unit"),
                     *("--machine", f"pexservice-{self.root.stat().st_ino}"),
                     *("--directory", str(self.root)),
@@ -66,7 +67,7 @@ class Machine:
 
     def _until_it_runs(self) -> None:
         """
-        Wait until its process 1 has started all that it should.
+        Wait until the machine's process 1 has started all that it should.
         """
         for _ in patiently():
             assert self._process.poll() is None, self._console.read_text()
@@ -81,7 +82,7 @@ class Machine:
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
         """
-        Run a command in it, to its end.
+        Run a command in the machine, to its end.
         """
         inside = ("nsenter", f"--target={self._leader}", "--all", "--wdns=/")
         return subprocess.run(
@@ -96,7 +97,7 @@ class Machine:
 
     def run(self, *command: str) -> str:
         """
-        The same, of one that ends well.
+        Run a command in the machine, which must end well.
 
         @return: what it wrote.
         """
@@ -106,7 +107,7 @@ class Machine:
 
     def reboot(self) -> None:
         """
-        And wait until it is up again.
+        Reboot the machine, and wait until it is up again.
         """
         self.run("systemctl", "reboot")
         assert self._process.wait(PATIENCE) == REBOOT_STATUS
@@ -114,7 +115,7 @@ class Machine:
         self._until_it_runs()
 
     def _end(self) -> None:
-        # Which it takes for a power button.
+        # systemd-nspawn takes SIGTERM for a power button.
         self._process.terminate()
         try:
             self._process.wait(PATIENCE)

@@ -32,7 +32,8 @@ OPTIONS = Path("/etc/default/pexservice")
 
 def reload() -> None:
     """
-    The workers are others, the supervisor is the same, and nobody notices.
+    Reload the service: the workers are others, the supervisor is the same, and nobody
+    notices.
     """
     chief, worker = supervisor(), serving()
     with load() as clients:
@@ -45,7 +46,7 @@ def reload() -> None:
 
 def restart() -> None:
     """
-    All are others, and nobody notices but for a pause.
+    Restart the service: all processes are others, and nobody notices but for a pause.
     """
     chief = supervisor()
     with load() as clients:
@@ -56,7 +57,7 @@ def restart() -> None:
 
 def stop() -> None:
     """
-    It stops, and starts where it was when it is told to.
+    Stop the service, and start it: it goes on where it was.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
@@ -69,7 +70,8 @@ def stop() -> None:
 
 def options() -> None:
     """
-    Those from before there was a configuration file are read when it starts, and win.
+    Set options in the file from before there was a configuration file: they are read when
+    the service starts, and win.
     """
     OPTIONS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
     try:
@@ -84,7 +86,8 @@ def options() -> None:
 
 def elsewhere() -> None:
     """
-    The address is the socket unit's, and a Unix socket keeps the mode it has there.
+    Move the socket: the address is the socket unit's, and a Unix socket keeps the mode it
+    has there.
     """
     there = Path("/run/pexservice-test.sock")
     dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")
@@ -109,7 +112,7 @@ def elsewhere() -> None:
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     for each in (reload, restart, stop, options, elsewhere):
         print(each.__name__, flush=True)

@@ -1,5 +1,5 @@
 """
-It runs, as whom and where it should, and answers.
+The installed service runs as the user and in the place that it should, and answers.
 
 C{python3 -m tests.packaging.system.smoke}, as root where the package is installed.
 """
@@ -14,7 +14,7 @@ from tests.packaging.system.installed import SERVICE, SOCKET, ask, run, shown, s
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     for unit in (SERVICE, SOCKET):
         assert shown("ActiveState", unit) == "active"
@@ -43,12 +43,12 @@ def main() -> None:
         response, answer = ask(path)
         assert response.status == 200, answer
 
-    # twistd finds it, by the plugin cache that the package's trigger has renewed.
+    # twistd finds the service by the plugin cache that the package's trigger has renewed.
     plugins = Path("/usr/lib/python3/dist-packages/twisted/plugins/dropin.cache")
     assert b"pexservice" in plugins.read_bytes()
     assert "--listen" in run("twistd3", "pexservice", "--help")
     assert "--listen" in run("pexservice", "pexservice", "--help")
-    # Its own words, and not twistd's.
+    # The help is the service's own, and not twistd's.
     assert "--rate-limit" in run("pexservice", "--help")
     assert run("pexservice", "--version").startswith("pexservice ")
 

@@ -20,7 +20,7 @@ from tests.packaging.system.machine import Machine
 @pytest.fixture
 def root() -> Iterator[Path]:
     """
-    The machine's tree, where it can be looked at if the test fails.
+    Provide the machine's tree, where it can be looked at if the test fails.
     """
     place = BASE.parent / "machine"
     shutil.rmtree(place, ignore_errors=True)
@@ -32,14 +32,14 @@ def root() -> Iterator[Path]:
 
 def test_life(root: Path) -> None:
     """
-    It is installed by apt and serves; passes its autopkgtests, which hold it wrong, look
-    after it, crash, reload, restart and upgrade it under load; has its cursor after a
+    The package is installed by apt and serves; passes its autopkgtests, which misuse it,
+    look after it, crash, reload, restart and upgrade it under load; has its cursor after a
     reboot; keeps it when it is removed; and leaves nothing when it is purged.
     """
     source = root / "root" / "source"
     source.mkdir()
     _unpack(built(".tar.xz"), source)
-    # By this autopkgtest knows a tree that it has no need to build.
+    # By this file autopkgtest knows a tree that it has no need to build.
     (source / "pexservice" / "debian" / "files").touch()
     shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
     with Machine(root) as machine:
@@ -85,13 +85,14 @@ def test_upgrade_from_version_0_1_0(root: Path, tmp_path: Path) -> None:
 
 def _unpack(archive: Path, place: Path) -> None:
     with tarfile.open(archive) as contents:
-        # As root may: devices and all.
+        # Root may unpack everything, devices too.
         contents.extractall(place, filter="fully_trusted")  # noqa: S202 our own archives
 
 
 def _autopkgtest(machine: Machine) -> None:
     """
-    The null runner takes the machine that it is on, and is told that it may.
+    Run the autopkgtests: the null runner takes the machine that it is on, and is told that
+    it may.
     """
     told = machine.run(
         *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
@@ -106,7 +107,7 @@ def _autopkgtest(machine: Machine) -> None:
 
 def _cursor(machine: Machine) -> tuple[int, int]:
     """
-    @return: its revision and its position.
+    Return the cursor's revision and its position.
     """
     told = machine.run(
         *("curl", "--silent", "--show-error", "--fail", "--include"),
@@ -120,14 +121,14 @@ def _cursor(machine: Machine) -> tuple[int, int]:
 
 def _listens(machine: Machine) -> bool:
     """
-    Does anybody take connections?
+    Return whether anything takes connections.
     """
     return machine.attempt("curl", "--silent", "http://127.0.0.1:8081/").returncode == 0
 
 
 def _left(machine: Machine) -> list[str]:
     """
-    Files of the package's, and those that speak of it.
+    Return the files of the package that are left, and those that speak of it.
     """
     named = machine.run(
         "find", "/etc", "/run", "/usr", "/var", "-xdev", "-name", "*pexservice*"

@@ -1,5 +1,5 @@
 """
-The package as a package.
+The package by itself: clean, reproducible, closed off, and gone when it is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def run(*command: str, **more: str) -> str:
     """
     Run a command to its end.
 
-    @param more: of the environment.
+    @param more: further variables of the environment.
     @return: what it wrote.
     """
     ended = subprocess.run(
@@ -38,7 +38,7 @@ def run(*command: str, **more: str) -> str:
 
 def test_no_tag() -> None:
     """
-    There is nothing that lintian finds in source and package, and no override.
+    Lintian finds nothing in source and package, and there is no override.
     """
     assert [*(TREE / "debian").rglob("*lintian-overrides")] == []
     options = ("--allow-root", "--pedantic", "-E", "-I")
@@ -47,8 +47,8 @@ def test_no_tag() -> None:
 
 def test_reproducible(tmp_path: Path) -> None:
     """
-    Built again from the source package, in another place, at another time, with
-    another umask, time zone and language, each byte of the package is the same.
+    Each byte of the package is the same when it is built again from the source package, in
+    another place, at another time, with another umask, time zone and language.
     """
     source = tmp_path / "elsewhere"
     run("dpkg-source", "--extract", str(built(".dsc")), str(source))
@@ -69,7 +69,7 @@ def test_reproducible(tmp_path: Path) -> None:
 
 def test_hardly_exposed() -> None:
     """
-    The service's sandbox is worth 1.0 of 10 at most, as systemd judges exposure.
+    The service's sandbox leaves an exposure of 1.0 of 10 at most, as systemd judges it.
     """
     unit = TREE / "debian" / "pexservice.service"
     run("systemd-analyze", "security", "--offline=yes", "--threshold=10", str(unit))
@@ -77,14 +77,14 @@ def test_hardly_exposed() -> None:
 
 def test_leaves_nothing_behind() -> None:
     """
-    Installed, removed, purged and installed again, nothing is there that should
-    not be; piuparts looks.
+    The package leaves nothing that should not be there, installed, removed, purged and
+    installed again; piuparts looks.
     """
     run(
         *("piuparts", "--basetgz", str(BASE)),
         *("--distribution", "trixie", "--keep-sources-list", "--no-upgrade-test"),
         *("--install-remove-install", "--install-purge-install"),
-        # It runs logrotate, which stays, with what the package configures.
+        # piuparts runs logrotate, which stays, with the package's configuration.
         *("--ignore", "/var/lib/logrotate/status"),
         str(built(".deb")),
     )

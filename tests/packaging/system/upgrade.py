@@ -1,6 +1,5 @@
 """
-An upgrade keeps the cursor and the options, and those who use the service notice no
-more than a pause.
+An upgrade keeps the cursor and the options, and clients notice no more than a pause.
 
 C{python3 -m tests.packaging.system.upgrade}, as root where the package is installed.
 """
@@ -23,7 +22,7 @@ from tests.packaging.system.installed import (
 
 def higher(path: Path) -> tuple[str, Path]:
     """
-    The package that is installed, with a higher version.
+    Make the installed package again, with a higher version.
 
     @return: the version, and the package.
     """
@@ -41,7 +40,7 @@ def higher(path: Path) -> tuple[str, Path]:
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
     with tempfile.TemporaryDirectory() as path:
@@ -51,7 +50,7 @@ def main() -> None:
     assert_none_cut_off(clients)
     assert run("dpkg-query", "--show", "-f", "${Version}", "pexservice") == version
     assert supervisor() != chief
-    # It is the same socket all the time.
+    # The socket is the same all the time.
     assert shown("ActiveEnterTimestampMonotonic", SOCKET) == since
 
 

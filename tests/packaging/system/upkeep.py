@@ -1,5 +1,5 @@
 """
-What an administrator's day brings: logs, rotation, sockets, certificates, backups.
+The tasks of an administrator's day: logs, rotation, sockets, certificates, backups.
 
 C{python3 -m tests.packaging.system.upkeep}, as root where the package is installed.
 """
@@ -42,8 +42,8 @@ METRICS = Path("/var/lib/pexservice-backup/pexservice_backup.prom")
 SECOND = 8082
 TLS = Path("/etc/pexservice/tls")
 
-#: Of a store whose verification takes longer than systemd is told to wait for a start.
-#: Seconds.
+#: The rows of a store whose verification takes longer than systemd is told to wait for a
+#: start, and how long that is.  Seconds.
 ROWS = 4_000_000
 PATIENCE_OF_SYSTEMD = 4
 
@@ -57,8 +57,8 @@ def journal(*options: str) -> str:
 
 def lines() -> None:
     """
-    A line has one prefix, its priority and the package's name; the first start after the
-    installation complained of nothing.
+    Check that a line has one prefix, its priority and the package's name, and that the
+    first start after the installation complained of nothing.
     """
     said = journal()
     assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", said)
@@ -74,8 +74,8 @@ def lines() -> None:
 
 def access_log() -> None:
     """
-    Ten rotations under load, each with a reload: as many lines in all files as there were
-    answers.
+    Rotate the log ten times under load, each time with a reload: there are as many lines in
+    all files as there were answers.
     """
     kept = CONFIG.read_text()
     more(f'access-log = "{LOG}"\n')()
@@ -88,7 +88,7 @@ def access_log() -> None:
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
     answers = sum(len(each.told) for each in clients)
-    # It writes at the end of a second; a reload ends the workers that have lines.
+    # A worker writes at the end of a second; a reload ends the workers that have lines.
     run("systemctl", "reload", SERVICE)
     files = list(LOG.parent.glob("access.log*"))
     assert len(files) == 11
@@ -113,7 +113,8 @@ def count(path: Path) -> int:
 
 def two_sockets() -> None:
     """
-    Both addresses of a socket unit answer; a datagram socket is refused with a reason.
+    Give the socket unit two addresses, which both answer; a datagram socket is refused with
+    a reason.
     """
     dropin = Path("/run/systemd/system/pexservice.socket.d/second.conf")
     dropin.parent.mkdir(parents=True)
@@ -126,7 +127,7 @@ def two_sockets() -> None:
         dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND}\n")
         run("systemctl", "daemon-reload")
         run("systemctl", "stop", SERVICE)
-        # It closes when the service has ended, and has to be opened anew.
+        # The socket closes when the service has ended, and has to be opened anew.
         wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "it is closed")
         run("systemctl", "start", SERVICE, status=1)
         assert "ListenStream= only" in shown("StatusText")
@@ -140,7 +141,8 @@ def two_sockets() -> None:
 
 def stays_stopped() -> None:
     """
-    Stopped under traffic it stays stopped: who calls is refused, and starts nothing.
+    Stop the service under traffic: it stays stopped, and a client that calls is refused,
+    and starts nothing.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
@@ -157,7 +159,7 @@ def stays_stopped() -> None:
 
 def a_worker_of_the_kernel() -> None:
     """
-    One worker that is killed takes no other with it.
+    Kill one worker, which takes no other with it.
     """
     assert shown("OOMPolicy") == "continue"
     restarts = shown("NRestarts")
@@ -197,7 +199,7 @@ def certificate(name: str, place: Path) -> None:
 
 def served_certificate() -> str:
     """
-    Return whose certificate a caller is shown.
+    Return the subject of the certificate that a caller is shown.
     """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -213,8 +215,8 @@ def served_certificate() -> str:
 
 def tls() -> None:
     """
-    A hook of certbot's hands a renewed certificate over and the service shows it, with no
-    failed request; one that is broken is refused, told, and not served.
+    Renew a certificate by a hook of certbot's, which hands it over: the service shows it,
+    with no failed request; a broken certificate is refused, told, and not served.
     """
     kept = CONFIG.read_text()
     lineage = Path("/etc/letsencrypt/live/pex.example.org")
@@ -247,8 +249,8 @@ def tls() -> None:
 
 def credentials() -> None:
     """
-    Files are handed over by systemd that the service's user may not read: a certificate,
-    and tokens.
+    Have systemd hand over files that the service's user may not read: a certificate, and
+    tokens.
     """
     kept = CONFIG.read_text()
     place, tokens = Path("/root/tls"), Path("/root/tokens")
@@ -294,8 +296,9 @@ def credentials() -> None:
 
 def backups() -> None:
     """
-    The timer is off until somebody enables it; its service makes verified backups beside
-    the one that serves, and says how it went.  One of them is restored with its time.
+    Enable the backup timer, which is off until then: its service makes verified backups
+    beside the service that runs, and says how it went.  One backup is restored with its
+    time.
     """
     assert shown("UnitFileState", "pexservice-backup.timer") == "disabled"
     run("systemctl", "enable", "--now", "pexservice-backup.timer")
@@ -345,8 +348,8 @@ def backups() -> None:
 
 def long_verification() -> None:
     """
-    A start whose verification takes longer than systemd waits for one is not given up:
-    progress puts the end off, and the status tells it.
+    Start with a verification that takes longer than systemd waits for a start: it is not
+    given up, progress puts the end off, and the status tells it.
     """
     store, kept = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
     dropin = Path("/run/systemd/system/pexservice.service.d/patience.conf")
@@ -383,7 +386,7 @@ def long_verification() -> None:
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     for each in (
         *(lines, access_log, two_sockets, stays_stopped, a_worker_of_the_kernel),

@@ -1,6 +1,6 @@
 """
-Each way to hold it wrong: what was typed, what C{systemctl status} shows, what a caller
-gets.  And each time it is mended, it serves again.
+Each way to misuse the service: what was typed, what C{systemctl status} shows, what a
+caller gets.  And each time the mistake is mended, the service serves again.
 
 C{python3 -m tests.packaging.system.wrong}, as root where the package is installed.
 """
@@ -38,11 +38,11 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 @frozen
 class Wrong:
     """
-    One way to hold it wrong.
+    One way to misuse the service.
 
     @ivar typed: what somebody did, in words.
     @ivar do: does it.
-    @ivar status: of the service's end.
+    @ivar status: the exit status of the service.
     @ivar reason: what the status line has to say.
     """
 
@@ -54,14 +54,14 @@ class Wrong:
 
 def more(text: str) -> Callable[[], object]:
     """
-    Add lines to the configuration file.
+    Return a function that adds lines to the configuration file.
     """
     return lambda: CONFIG.write_text(CONFIG.read_text() + text)
 
 
 def damage() -> None:
     """
-    Overwrite pages of the store, which no service uses.
+    Overwrite pages of the store, which no service uses by then.
     """
     run("systemctl", "stop", SERVICE)
     whole = STORE.read_bytes()
@@ -113,7 +113,7 @@ WRONGS = (
 
 def told(unit: str = SERVICE) -> str:
     """
-    Return what C{systemctl status} shows; its exit status is 3 for one that is down.
+    Return what C{systemctl status} shows; its exit status is 3 for a unit that is down.
     """
     status = 3 if shown("ActiveState", unit) == "failed" else 0
     command = ("systemctl", "status", "--no-pager", "--full", "--lines=0", unit)
@@ -122,7 +122,7 @@ def told(unit: str = SERVICE) -> str:
 
 def caller_gets() -> str:
     """
-    Return what somebody is told who connects.
+    Return what a client that connects is told.
     """
     try:
         with socket.create_connection(("127.0.0.1", PORT), PATIENCE):
@@ -133,7 +133,7 @@ def caller_gets() -> str:
 
 def tried(wrong: Wrong) -> dict[str, str]:
     """
-    Hold it wrong, look, and mend it.
+    Make a mistake, look, and mend it.
 
     @return: the row of the table.
     """
@@ -175,8 +175,8 @@ def tried(wrong: Wrong) -> dict[str, str]:
 
 def reload_that_fails() -> None:
     """
-    It ends with 1 and the reason is where one looks for it; the old workers
-    serve on, and nobody was refused.
+    Reload with mistakes: the reload ends with 1 and the reason is where an operator looks
+    for it; the old workers serve on, and nobody is refused.
     """
     kept = CONFIG.read_text()
     worker, chief = serving(), supervisor()
@@ -202,7 +202,8 @@ def reload_that_fails() -> None:
 
 def check() -> None:
     """
-    C{pexctl check}, as the service's user and with its file, says the same beforehand.
+    Check that C{pexctl check}, as the service's user and with its file, says the same
+    beforehand.
     """
     command = ("runuser", "-u", "pexservice", "--", "pexctl", "check")
     assert run(*command, "--config", str(CONFIG)).startswith("well; in use now: ")
@@ -214,7 +215,7 @@ def check() -> None:
 
 def main() -> None:
     """
-    The test.
+    Run the test.
     """
     for wrong in WRONGS:
         print(json.dumps(tried(wrong)), flush=True)

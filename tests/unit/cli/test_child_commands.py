@@ -14,7 +14,7 @@ from pexservice.settings.options import Settings
 
 def test_a_worker() -> None:
     """
-    It is told all but where to listen: it inherits the sockets.
+    A worker gets all options except C{--listen}, because it inherits the sockets.
     """
     command = worker_command(Settings(listen=("tcp:1",), journal=7))
     assert command.index("pexservice-worker") < command.index("--journal")
@@ -23,7 +23,7 @@ def test_a_worker() -> None:
 
 def test_a_check() -> None:
     """
-    It is told all but where to listen, and no option of twistd.
+    A check gets all options except C{--listen}, and none of twistd's.
     """
     command = check_command(Settings(listen=("tcp:1",), journal=7))
     assert command[2] == "pexservice.cli.check"
@@ -42,6 +42,6 @@ def test_a_check() -> None:
 )
 def test_what_the_store_is_called(url: str, name: str) -> None:
     """
-    A directory by its whole path, and a URL as it is.
+    A directory is called by its whole path, and a URL as it is.
     """
     assert store_name(Settings(store=url)) == name

@@ -1,5 +1,5 @@
 """
-Shells complete what the parser takes.
+The completions of shells, which agree with the parser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.needs import program
 )
 def test_as_the_parser_has_it(path: Path, lines: object) -> None:
     """
-    The files are those that C{make completions} writes.
+    The completion files are the output of C{make completions}.
     """
     assert callable(lines)
     assert path.read_text() == "\n".join([*lines(), ""])
@@ -50,8 +50,8 @@ def complete(path: Path, *words: str) -> list[str]:
 
 def test_bash(tmp_path: Path) -> None:
     """
-    Verbs come first, then the verb's options, and files and directories where they are
-    wanted.
+    Bash offers the verbs first, then the verb's options, and files and directories where
+    they are wanted.
     """
     (tmp_path / "store").mkdir()
     (tmp_path / "store.pem").touch()
@@ -68,7 +68,7 @@ def test_bash(tmp_path: Path) -> None:
 @pytest.mark.needs("zsh")
 def test_zsh() -> None:
     """
-    Zsh understands its file.
+    Zsh can parse its completion file.
     """
     zsh = program("zsh")
     assert zsh is not None

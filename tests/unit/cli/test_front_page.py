@@ -1,5 +1,5 @@
 """
-What C{python -m pexservice} says when it is not told what to do.
+The output of C{python -m pexservice} without a command.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ VERBS = ("status", "verify")
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """
-    It is ours, and not the whole of twistd's.
+    The help is our own front page, and not the whole of twistd's.
     """
     assert answer(arguments, VERBS) == 0
     assert capsys.readouterr().out == FRONT_PAGE
@@ -22,7 +22,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """
-    It is ours too.
+    The version is ours too.
     """
     assert answer(["--version"], VERBS) == 0
     assert capsys.readouterr().out.startswith("pexservice ")
@@ -36,7 +36,7 @@ def test_an_unknown_command(
     word: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    It is told in one line what was near.
+    An unknown command is refused in one line that suggests a similar one.
     """
     assert answer([word], VERBS) == 64
     assert f"there is no command {word}{hint};" in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_what_is_for_twistd(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    It is left to twistd.
+    A command of twistd's is left to twistd.
     """
     assert answer(arguments, VERBS) is None
     assert capsys.readouterr() == ("", "")

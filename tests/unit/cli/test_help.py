@@ -1,5 +1,5 @@
 """
-C{--help}, and the other places that tell of the options.
+C{--help}, and the other places that list the options.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("options", [ServiceOptions(), WorkerOptions()])
 def test_every_option_is_told_once(options: CommonOptions) -> None:
     """
-    Each option stands once, on lines that a terminal has room for.
+    Each option is listed once, on lines that fit in a terminal.
     """
     shown = options.getUsage()
     told = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
@@ -29,7 +29,7 @@ def test_every_option_is_told_once(options: CommonOptions) -> None:
 
 def test_what_only_a_supervisor_gives() -> None:
     """
-    The command that people type does not have the options between the processes.
+    The command that people type does not list the options between the processes.
     """
     assert "--lifeline" not in ServiceOptions().getUsage()
     assert "--lifeline N" in WorkerOptions().getUsage()
@@ -37,7 +37,7 @@ def test_what_only_a_supervisor_gives() -> None:
 
 def test_defaults() -> None:
     """
-    A default value is told as it would be typed, and none where there is none.
+    A default is shown as it would be typed, and nothing where there is none.
     """
     told = {each.name: help_of(each) for each in ServiceOptions.declared()}
     assert told["journal"].endswith("goes back. [default: 100000]")

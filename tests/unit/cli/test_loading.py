@@ -1,5 +1,5 @@
 """
-A load is counted by the history, whatever the client believes.
+A load that is judged by the history, whatever the client believes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ URL = "http://service.example"
 @pytest.fixture
 def service() -> FakeService:
     """
-    A service in memory.
+    Provide a service in memory.
     """
     return FakeService(Clock())
 
@@ -35,7 +35,7 @@ def load(service: FakeService, connections: int = 1) -> Found:
 
 def test_all_is_well(service: FakeService) -> None:
     """
-    As many were made as were answered.
+    The history of a good service has as many steps as the client was answered.
     """
     service.step("next")
     found = load(service, 5)
@@ -47,7 +47,8 @@ def test_all_is_well(service: FakeService) -> None:
 
 def test_somebody_elses(service: FakeService) -> None:
     """
-    Steps that nobody here was answered are counted, and said not to be known.
+    Steps that another client made are counted as doubled, and the report says that they may
+    be another client's.
     """
     service.clock.callLater(1.0, service.step, "next")
     found = load(service)
@@ -57,7 +58,7 @@ def test_somebody_elses(service: FakeService) -> None:
 
 def test_lost(service: FakeService) -> None:
     """
-    A service that takes back what it has answered is found out.
+    A service that takes back answered steps is found out.
     """
 
     def lose() -> None:
@@ -71,7 +72,7 @@ def test_lost(service: FakeService) -> None:
 
 def test_forgotten(service: FakeService) -> None:
     """
-    What the history has forgotten is not called lost, and told.
+    Steps that the history has forgotten are not called lost, but are reported.
     """
     service.clock.callLater(1.0, setattr, service, "kept", 2)
     found = load(service)
@@ -82,7 +83,7 @@ def test_forgotten(service: FakeService) -> None:
 
 def test_unknown(service: FakeService) -> None:
     """
-    Steps without an answer are told, whether they were made or not.
+    Steps without an answer are reported as unknown, whether they were made or not.
     """
     service.clock.callLater(1.0, setattr, service, "always", Disturbance(silent=True))
     service.clock.callLater(3.5, setattr, service, "always", None)

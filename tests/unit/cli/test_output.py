@@ -1,5 +1,5 @@
 """
-What C{pexctl} writes.
+The output of C{pexctl}.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pexservice.cli.output import ProgressBar
 
 class Terminal(StringIO):
     """
-    A stream that is looked at.
+    A stream that is a terminal.
     """
 
     def isatty(self) -> bool:
         """
-        Say so.
+        Return C{True}.
         """
         return True
 
@@ -42,7 +42,7 @@ def test_a_bar_on_a_terminal() -> None:
 
 def test_no_bar_elsewhere() -> None:
     """
-    A file or a pipe gets none.
+    A file or a pipe gets no bar.
     """
     stream = StringIO()
     with ProgressBar(stream) as bar:

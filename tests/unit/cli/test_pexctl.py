@@ -1,5 +1,5 @@
 """
-C{pexctl}: what it says, where, and with which status it ends.
+C{pexctl}: its output, where that goes, and its exit status.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Captured = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def _handler() -> Iterator[None]:
     """
-    The command has its own for SIGTERM.
+    Restore the handler of SIGTERM, which the command replaces.
     """
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -38,7 +38,7 @@ def _handler() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """
-    One at position 7.
+    Provide a store at position 7.
     """
     make_store(tmp_path / "store", 7)
     return tmp_path / "store"
@@ -46,7 +46,8 @@ def store(tmp_path: Path) -> Path:
 
 def test_the_module_knows_the_verbs(capsys: Captured) -> None:
     """
-    C{python -m pexservice} hands over what would else be twistd's.
+    C{python -m pexservice} knows every verb, and hands the command line over to C{pexctl}
+    rather than to twistd.
     """
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
@@ -61,8 +62,8 @@ def test_what_a_verb_does_not_need_is_not_imported(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     """
-    No verb pays for another: reading a store takes no client of the web, and the help
-    nothing of Twisted at all.
+    No verb imports the modules of another: reading a store takes no web client, and the
+    help nothing of Twisted at all.
     """
     program = (
         "import sys; from pexservice.cli.pexctl import main\n"
@@ -86,7 +87,7 @@ def test_what_a_verb_does_not_need_is_not_imported(
 @pytest.mark.parametrize("command", [[], *([verb] for verb in module.VERBS)])
 def test_help(command: list[str], capsys: Captured) -> None:
     """
-    Names each status that there is.
+    The help names each exit status that there is.
     """
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
@@ -111,7 +112,7 @@ def test_help(command: list[str], capsys: Captured) -> None:
 )
 def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:
     """
-    2, and what is wrong.
+    A wrong command line ends with status 2, and says what is wrong.
     """
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
@@ -121,7 +122,7 @@ def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:
 @pytest.mark.parametrize("url", ["lmdb:{}", "{}"])
 def test_verify(store: Path, url: str, capsys: Captured) -> None:
     """
-    A whole store, named as the service's option has it or plainly.
+    An intact store is verified, named as in the service's option or plainly.
     """
     size = (store / DATA).stat().st_size
     assert main(["verify", url.format(store)]) == 0
@@ -142,7 +143,7 @@ def test_verify(store: Path, url: str, capsys: Captured) -> None:
 
 def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
     """
-    What it cannot prove is said, and no failure.
+    A copy without a witness is no failure, but the report says what it cannot prove.
     """
     (store / WITNESS).unlink()
     assert main(["verify", str(store)]) == 0
@@ -155,7 +156,8 @@ def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
 
 def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
     """
-    78, and the line is on standard error also when an object is wanted.
+    A damaged store ends with status 78, and the line is on standard error even with
+    C{--json}.
     """
     (store / DATA).write_bytes(b"")
     assert main(["verify", str(store)]) == 78
@@ -175,7 +177,8 @@ def test_verify_a_store_of_another_format(
     store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    64: it is not damaged, and the numbers of both formats are told.
+    A store of another format ends with status 64, because it is not damaged, and the
+    numbers of both formats are reported.
     """
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)
@@ -189,7 +192,7 @@ def test_verify_a_store_of_another_format(
 
 def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
     """
-    1, and it stays in use.
+    A store in use ends with status 1, and stays in use.
     """
     owner = Directory(str(store))
     owner.own()
@@ -201,7 +204,7 @@ def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
 
 def test_verify_nothing(tmp_path: Path, capsys: Captured) -> None:
     """
-    1, and no directory is made.
+    A missing store ends with status 1, and no directory is made.
     """
     assert main(["verify", str(tmp_path / "store")]) == 1
     assert capsys.readouterr().err.endswith("/store: No such file or directory\n")
@@ -210,7 +213,7 @@ def test_verify_nothing(tmp_path: Path, capsys: Captured) -> None:
 
 def test_backup(store: Path, capsys: Captured) -> None:
     """
-    Once; the second time there is something already.
+    A backup is made once; a second one to the same place is refused.
     """
     copy = store.parent / "copy"
     assert main(["backup", "--json", str(store), str(copy)]) == 0
@@ -249,7 +252,7 @@ def test_backup(store: Path, capsys: Captured) -> None:
 )
 def test_urls(url: str, *, good: bool) -> None:
     """
-    What can be asked.
+    A URL is accepted if a service can be asked at it.
     """
     assert is_url(url) == good
 
@@ -265,14 +268,14 @@ def test_urls(url: str, *, good: bool) -> None:
 )
 def test_a_host_and_a_port(text: str, expected: str) -> None:
     """
-    They are enough where HTTP is meant.
+    A host and a port are enough where HTTP is meant.
     """
     assert parse_url(text) == expected
 
 
 def test_nobody(tmp_path: Path, capsys: Captured) -> None:
     """
-    69 as well.
+    A service that cannot be reached ends the command with status 69.
     """
     assert main(["status", f"unix:{tmp_path}/socket", "--json"]) == 69
     out, err = capsys.readouterr()

@@ -1,5 +1,5 @@
 """
-The command lines, from the words to the settings.
+The command lines, from their arguments to the settings.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parsed(*words: str, options: type[CommonOptions] = ServiceOptions) -> Any:
 
 def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
     """
-    Return what is said of a wrong command line.
+    Return the error that a wrong command line is refused with.
     """
     with (
         contextlib.redirect_stderr(io.StringIO()) as terminal,
@@ -63,7 +63,7 @@ def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
 
 def test_nothing_given() -> None:
     """
-    Without options there are the defaults.
+    A command line without options has the defaults.
     """
     assert parsed().settings() == Settings()
     assert parsed().supervision() == Supervision()
@@ -71,8 +71,8 @@ def test_nothing_given() -> None:
 
 def test_every_option_arrives_in_the_worker() -> None:
     """
-    What the supervisor is told, its workers are told in turn: each option with a value
-    that is not its default comes out of their own command line as it went in.
+    Each option that the supervisor gets reaches its workers: each option with a value that
+    is not its default comes out of their own command line as it went in.
     """
     tested = {each.attribute for each in options_of(Settings) if not each.hidden}
     assert tested == set(OTHERS), "an option without an example here"
@@ -87,8 +87,8 @@ def test_every_option_arrives_in_the_worker() -> None:
 
 def test_flags_and_hidden_options() -> None:
     """
-    A worker takes what only its supervisor gives; nobody else does, and it is not
-    passed on.
+    The hidden options are taken by a worker only, from its supervisor, and are not passed
+    on.
     """
     words = ("--supervisor", "5", "--scoreboard", "6", "--quick-check")
     told = parsed(*words, options=WorkerOptions).settings()
@@ -144,7 +144,8 @@ def test_flags_and_hidden_options() -> None:
 )
 def test_wrong(words: list[str], wrong: str) -> None:
     """
-    One line names the option, what is wrong, and what was near.
+    A wrong command line is refused in one line that names the option, the mistake, and a
+    similar name where there is one.
     """
     line = refused(*words)
     assert line.startswith("pexservice: ")
@@ -155,7 +156,8 @@ def test_wrong(words: list[str], wrong: str) -> None:
 
 def test_the_configuration_file(tmp_path: Path) -> None:
     """
-    It has the options by their names; the command line wins, and replaces lists.
+    The configuration file has the options by their names; the command line wins, and
+    replaces lists.
     """
     file = tmp_path / "pexservice.toml"
     file.write_text(
@@ -199,7 +201,8 @@ def test_the_configuration_file(tmp_path: Path) -> None:
 )
 def test_a_wrong_configuration_file(tmp_path: Path, text: str, wrong: str) -> None:
     """
-    The same, and the line names the file and the key.
+    A mistake in the configuration file is reported in a line that names the file and the
+    key.
     """
     file = tmp_path / "pexservice.toml"
     file.write_text(text)
@@ -208,7 +211,7 @@ def test_a_wrong_configuration_file(tmp_path: Path, text: str, wrong: str) -> No
 
 def test_no_configuration_file(tmp_path: Path) -> None:
     """
-    A file that is not there, or is no text, is named.
+    A configuration file that is missing, or is no text, is named.
     """
     missing = tmp_path / "missing"
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
@@ -233,7 +236,8 @@ def test_the_status_of_a_wrong_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    No restart mends it; a daemon's start has one status for all that is wrong.
+    No restart mends a wrong option, so it has a status of its own; the start of a daemon
+    has one status for all errors.
     """
     options = WorkerOptions()
     options.parent = usage.Options()
@@ -248,7 +252,8 @@ def test_systemd_is_told_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The same words, before the end: C{systemctl status} shows them.
+    The same words are sent to systemd before the end, so that C{systemctl status} shows
+    them.
     """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

@@ -1,5 +1,5 @@
 """
-Base URLs.
+Base URLs of the client.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pexservice.client.addresses import Address, parse_address
 )
 def test_addresses(text: str, url: str, host: str, port: int, plain: str) -> None:
     """
-    What is given becomes where requests go.
+    An address is parsed into the place where requests go.
     """
     address = parse_address(text)
     assert address == Address(text, url, host, port)
@@ -58,7 +58,7 @@ def test_addresses(text: str, url: str, host: str, port: int, plain: str) -> Non
 )
 def test_sockets(text: str, socket: str) -> None:
     """
-    So does the path of a Unix socket.
+    The path of a Unix socket is an address too.
     """
     assert parse_address(text) == Address(text, "http://localhost", socket=socket)
 
@@ -73,7 +73,7 @@ def test_sockets(text: str, socket: str) -> None:
 )
 def test_what_is_none(text: str) -> None:
     """
-    One exception, which names what was given and what it may be.
+    Any wrong address raises one exception, which names the address and what it may be.
     """
     with pytest.raises(BadAddress, match="it must be http://HOST:PORT") as caught:
         Cursor(text)
@@ -84,7 +84,7 @@ def test_what_is_none(text: str) -> None:
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "é"])
 def test_tokens(token: str) -> None:
     """
-    A token that would not be one header is refused, and not repeated.
+    A token that would not be one header is refused, and not repeated in the error.
     """
     with pytest.raises(BadAddress, match="visible ASCII") as caught:
         Cursor(token=token)

@@ -1,5 +1,5 @@
 """
-A step is made once, whatever happens to its requests.
+A cursor whose steps are made once, whatever happens to their requests.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ TOKEN = "jqvXH2"  # noqa: S105 no token of anybody
 @pytest.fixture
 def service() -> FakeService:
     """
-    A service at revision 0.
+    Provide a service at revision 0.
     """
     return FakeService(Clock())
 
 
 def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
     """
-    Return its client.
+    Return a client of the service.
     """
     return Cursor(
         *urls or (URL,), reactor=service.clock, **{"agent": service.agent, **options}
@@ -63,7 +63,7 @@ def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
 
 def test_steps(service: FakeService) -> None:
     """
-    Each has a key of its own, and tells the state after it.
+    Each step has an idempotency key of its own, and returns the state after it.
     """
     client = cursor(service)
     for position in (1, 2, 3):
@@ -101,7 +101,7 @@ AGAIN = {
 @pytest.mark.parametrize("name", AGAIN)
 def test_sent_again(service: FakeService, name: str) -> None:
     """
-    What has no answer yet is sent again with the same key, and is made once.
+    A step without a final answer is sent again with the same key, and is made once.
     """
     service.disturbances = [AGAIN[name]] * 2
     found = service.after(cursor(service).next())
@@ -115,7 +115,7 @@ def test_sent_again(service: FakeService, name: str) -> None:
 @pytest.mark.parametrize("name", AGAIN)
 def test_the_deadline(service: FakeService, name: str) -> None:
     """
-    When it is over the outcome is unknown, with the key; by the key it is found out.
+    After the deadline the outcome is unknown, and by the key it can be found out.
     """
     service.always = AGAIN[name]
     client = cursor(service, deadline=20)
@@ -134,7 +134,7 @@ def test_the_deadline(service: FakeService, name: str) -> None:
 
 def test_a_read_has_a_deadline_too(service: FakeService) -> None:
     """
-    It moves nothing, so its outcome is no secret.
+    A read that has no answer in time moves nothing, so its outcome is not unknown.
     """
     service.always = Disturbance(silent=True)
     with pytest.raises(Unanswered, match="no answer within 7 s") as caught:
@@ -155,7 +155,7 @@ def test_a_read_has_a_deadline_too(service: FakeService) -> None:
 )
 def test_retry_after(service: FakeService, headers: dict[str, str]) -> None:
     """
-    Whoever is told when to come back does not come sooner.
+    A client that is told when to come back does not come sooner.
     """
     service.disturbances = [problem(429, "too-many-requests", headers=headers)]
     service.after(cursor(service).next())
@@ -165,7 +165,7 @@ def test_retry_after(service: FakeService, headers: dict[str, str]) -> None:
 
 def test_retry_after_the_deadline(service: FakeService) -> None:
     """
-    Nobody waits for what comes too late.
+    A client does not wait for a time that is after its deadline.
     """
     service.always = problem(429, "too-many-requests", headers={"Retry-After": "31"})
     with pytest.raises(OutcomeUnknown, match=r"at the only try.*429: too-many-requests"):
@@ -183,7 +183,7 @@ def test_retry_after_the_deadline(service: FakeService) -> None:
 )
 def test_refused(service: FakeService, status: int, name: str) -> None:
     """
-    What would be said again is not asked again.
+    A request is not sent again if the refusal would be the same.
     """
     service.always = problem(status, name)
     with pytest.raises(Refused, match=f"{URL}/next: about {name}") as caught:
@@ -195,7 +195,7 @@ def test_refused(service: FakeService, status: int, name: str) -> None:
 
 def test_moved(service: FakeService) -> None:
     """
-    A step for another revision moves nothing, and tells where the cursor is.
+    A step for another revision moves nothing, and the error has the present state.
     """
     client = cursor(service)
     for _ in range(7):
@@ -210,8 +210,8 @@ def test_moved(service: FakeService) -> None:
 
 def test_moved_when_it_was_ours(service: FakeService) -> None:
     """
-    A step on a condition that was made, and whose answer was lost, is no step of
-    somebody else's.
+    A conditional step that was made, and whose answer was lost, is not taken for a step of
+    another client.
     """
     service.disturbances = [Disturbance(cut=True, made=True)]
     found = service.after(cursor(service).next(if_revision=0))
@@ -241,7 +241,7 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
 )
 def test_another_service(service: FakeService, came: Disturbance, words: str) -> None:
     """
-    What is no answer of a pexservice's is told as such, and nothing is sent again, nor
+    An answer that is no pexservice's is reported as such, and nothing is sent again, nor
     anywhere else.
     """
     service.always = came
@@ -254,7 +254,7 @@ def test_another_service(service: FakeService, came: Disturbance, words: str) ->
 
 def body(**changes: object) -> bytes:
     """
-    Return a state with something wrong.
+    Return a state with C{changes} that make it wrong.
     """
     return json.dumps({**json.loads(state(7, 7)), **changes}).encode()
 
@@ -274,7 +274,7 @@ def body(**changes: object) -> bytes:
 )
 def test_digits_that_are_no_number(service: FakeService, body: bytes) -> None:
     """
-    A state that cannot be read is no state, and no reason to make another step.
+    A state that cannot be read raises an error, and is no reason to make another step.
     """
     service.always = Disturbance(
         status=200, body=body, headers={"Content-Type": JSON}, made=True
@@ -289,7 +289,7 @@ def test_digits_that_are_no_number(service: FakeService, body: bytes) -> None:
 @implementer(IAgent)
 class Routed:
     """
-    Sends what is for a host that is down nowhere.
+    An agent that fails for the hosts that are down.
     """
 
     def __init__(self, agent: IAgent) -> None:
@@ -305,7 +305,7 @@ class Routed:
         bodyProducer: Any = None,
     ) -> Deferred[Any]:
         """
-        See L{IAgent.request}.
+        Send the request, unless its host is down; see L{IAgent}.
         """
         host = uri.split(b"/")[2]
         self.hosts.append(host.decode())
@@ -317,8 +317,8 @@ class Routed:
 
 def test_in_turns(service: FakeService) -> None:
     """
-    Of several servers the next is asked when one does not answer, with the same key, and
-    the one that has answered stays the first.
+    When a server does not answer, the next one is asked with the same key, and the server
+    that has answered stays the first.
     """
     routed = Routed(service.agent)
     routed.down[b"a"] = Refusal
@@ -337,7 +337,7 @@ def test_in_turns(service: FakeService) -> None:
 
 def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
     """
-    What one server asks for does not hold for the next.
+    The wait that one server asks for does not hold for the next.
     """
     service.disturbances = [problem(503, "not-taken", headers={"Retry-After": "20"})]
     service.after(cursor(service, "http://a", "http://b").next())
@@ -346,8 +346,8 @@ def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
 
 def test_a_call_that_is_cancelled(service: FakeService) -> None:
     """
-    Whoever does not wait any more has it sent no more: neither while an answer is waited
-    for, nor between two attempts.
+    A call that is cancelled sends nothing more: neither while an answer is waited for, nor
+    between two attempts.
     """
     for disturbance in (Disturbance(silent=True), problem(503, "not-taken")):
         service.always = disturbance
@@ -368,20 +368,20 @@ def test_a_cancelled_call_ends_however_its_request_does(
     service: FakeService, error: Callable[[], Exception]
 ) -> None:
     """
-    What a request ends with that is given up, as a look-up of a name that says that there
-    is none, is not taken for a broken connection: nothing is sent again.
+    The error of a cancelled request, as of a look-up that finds no such name, is not taken
+    for a broken connection: nothing is sent again.
     """
     asked = []
 
     @implementer(IAgent)
     class Stopped:
         """
-        Ends requests that are cancelled with an error of its own.
+        An agent whose cancelled requests end with an error of its own.
         """
 
         def request(self, *_: object, **__: object) -> Deferred[Any]:
             """
-            Return what fires only when it is cancelled.
+            Return a C{Deferred} that fires only when it is cancelled.
             """
             asked.append(1)
             return Deferred(lambda request: request.errback(error()))
@@ -398,7 +398,7 @@ def test_a_cancelled_call_ends_however_its_request_does(
 
 def test_a_bug_is_no_broken_connection(service: FakeService) -> None:
     """
-    What nobody expects is not taken for something that passes.
+    An unexpected exception is not taken for a failure that passes.
     """
     routed = Routed(service.agent)
     routed.down[b"a"] = lambda: ZeroDivisionError("a bug")
@@ -409,7 +409,7 @@ def test_a_bug_is_no_broken_connection(service: FakeService) -> None:
 
 def test_why_it_was_not_answered(service: FakeService) -> None:
     """
-    The last reason is told, on one line.
+    The error has the last reason, on one line.
     """
     routed = Routed(service.agent)
     routed.down[b"a"] = lambda: ResponseNeverReceived([])
@@ -421,7 +421,7 @@ def test_why_it_was_not_answered(service: FakeService) -> None:
 
 def test_the_last_attempt(service: FakeService) -> None:
     """
-    An attempt that has no time left does not hide what was wrong before.
+    An attempt that has no time left does not hide the reason of the attempt before.
     """
     service.disturbances = [problem(503, "not-taken")]
     service.always = Disturbance(silent=True)
@@ -450,7 +450,7 @@ def test_long_values(service: FakeService) -> None:
 
 def test_the_token(service: FakeService) -> None:
     """
-    It goes with every request.
+    The token goes with every request.
     """
     client = cursor(service, token=TOKEN)
     service.after(client.next())
@@ -460,7 +460,7 @@ def test_the_token(service: FakeService) -> None:
 
 def test_history(service: FakeService) -> None:
     """
-    Steps come newest first, over as many pages as it takes, and no further than they are
+    Steps come newest first, over as many pages as needed, and no further than they are
     wanted.
     """
     for _ in range(2500):
@@ -485,14 +485,14 @@ def test_history(service: FakeService) -> None:
         *(b"{}", b'{"transitions":7,"next":null}', b'{"transitions":[{}],"next":null}'),
         b'{"transitions":[{"revision":2,"position":1,"transition":"sing",'
         b'"time":"2026-11-24T11:50:19Z"}],"next":null}',
-        # That would never end.
+        # Such a page leads to itself, so the history would never end.
         b'{"transitions":[{"revision":2,"position":1,"transition":"next",'
         b'"time":"2026-11-24T11:50:19Z"}],"next":"/history"}',
     ],
 )
 def test_no_history(service: FakeService, body: bytes) -> None:
     """
-    A page that contradicts itself or the one before is told as such.
+    A page that contradicts itself or the one before is reported as such.
     """
     service.always = Disturbance(status=200, body=body, headers={"Content-Type": JSON})
 
@@ -516,7 +516,7 @@ def test_keys(service: FakeService, key: str) -> None:
 
 def test_closed(service: FakeService) -> None:
     """
-    A client that was closed asks nothing, nor again.
+    A client that was closed asks nothing, and cannot be used again.
     """
 
     async def use() -> Cursor:

@@ -1,5 +1,5 @@
 """
-The bytes of a stream become events.
+The parsing of a stream into events.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_in_any_pieces(cuts: list[int]) -> None:
 @pytest.mark.parametrize("data", [b"data: " + b"1" * LONGEST, b"data: 1234\n" * LONGEST])
 def test_without_an_end(data: bytes) -> None:
     """
-    What never becomes an event is given up.
+    Data that never becomes an event raises L{TooLong}.
     """
     parser = EventParser()
     pieces = [data[at : at + 1000] for at in range(0, len(data), 1000)]
@@ -50,7 +50,7 @@ def test_without_an_end(data: bytes) -> None:
 
 def test_the_newest() -> None:
     """
-    Whoever is slower than the stream gets the newest event, and then the end.
+    A reader that is slower than the stream gets the newest event, and then the end.
     """
     stream = EventStream(Clock())
     stream.makeConnection(StringTransport())

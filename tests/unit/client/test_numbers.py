@@ -17,15 +17,15 @@ from pexservice.core.sequence import term_at
 @given(st.integers(min_value=0, max_value=10**4000), st.integers(0, 600))
 def test_as_the_interpreter(value: int, zeros: int) -> None:
     """
-    A number is that of its digits, whatever their number is.
+    A number is that of its digits, however many they are.
     """
     assert number("0" * zeros + str(value)) == value
 
 
 def test_beyond_the_limit() -> None:
     """
-    More digits than the interpreter converts, and its limit stays what it is, also the
-    lowest that there can be.
+    A number has more digits than the interpreter converts, and the interpreter's limit
+    stays as it is, even the lowest that there can be.
     """
     before = sys.get_int_max_str_digits()
     value = number(term_at(50_000).text.decode())
@@ -43,7 +43,7 @@ def test_beyond_the_limit() -> None:
 )
 def test_no_numbers(text: str) -> None:
     """
-    What Python would take, and a service never sends, is refused.
+    Text that Python would take for a number, and a service never sends, is refused.
     """
     assert not is_number(text)
     with pytest.raises(ValueError, match="digits 0 to 9 only"):

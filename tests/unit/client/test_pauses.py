@@ -1,5 +1,5 @@
 """
-How long a client waits.
+The pauses of a client.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pexservice.client.pauses import FIRST, LONGEST, back_off, retry_after
 
 def test_back_off() -> None:
     """
-    Pauses grow to the longest, and half of each is left to chance.
+    The back-off grows to the longest pause, and half of each pause is left to chance.
     """
     assert back_off(0, 1.0) == FIRST
     assert back_off(1, 1.0) == 2 * FIRST
@@ -34,7 +34,7 @@ LATER = "Tue, 24 Nov 2026 11:50:24 GMT"
         ({"retry-after": "9" * 5000}, 3600),
         ({"retry-after": LATER, "date": DATE}, 5),
         ({"retry-after": DATE, "date": LATER}, 0),
-        # The server tells no time, so this clock has to do, which shows 11:50:22.
+        # The server sends no date, so the clock here counts, which shows 11:50:22.
         ({"retry-after": LATER}, 2),
         ({"retry-after": "-1"}, 0),
         ({"retry-after": "²"}, 0),
@@ -44,6 +44,6 @@ LATER = "Tue, 24 Nov 2026 11:50:24 GMT"
 )
 def test_retry_after(headers: dict[str, str], seconds: float) -> None:
     """
-    Seconds and dates are understood, and what is neither asks for nothing.
+    Seconds and dates are understood, and a header that is neither asks for no wait.
     """
     assert retry_after(headers, now=1795521022.0) == seconds

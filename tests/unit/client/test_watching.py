@@ -1,5 +1,5 @@
 """
-Whoever watches the cursor sees it go forward.
+A watch of the cursor, which sees it go forward.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.fake_service import Disturbance, FakeService, problem, state
 
 class Watcher:
     """
-    A program that watches.
+    A program that watches the cursor.
 
     @ivar seen: every state that it was given.
     @ivar ended: how its loop ended.
@@ -37,7 +37,7 @@ class Watcher:
 
     def begin(self) -> Deferred[None]:
         """
-        Watch.
+        Begin to watch.
         """
 
         async def watch() -> None:
@@ -50,7 +50,7 @@ class Watcher:
 
     def tell(self, *states: tuple[int, int]) -> None:
         """
-        Send states on the stream.
+        Send C{states} on the stream.
         """
         for revision, position in states:
             data = state(revision, position)
@@ -59,13 +59,13 @@ class Watcher:
     @property
     def revisions(self) -> list[int]:
         """
-        Those that it was given.
+        Return the revisions of the states that were seen.
         """
         return [each.revision for each in self.seen]
 
     def pass_time(self, seconds: float) -> None:
         """
-        Let the time go on.
+        Let time pass, and what is due happen.
         """
         for _ in range(int(seconds * 10)):
             self.service.clock.advance(0.1)
@@ -75,7 +75,7 @@ class Watcher:
 @pytest.fixture
 def watcher() -> Watcher:
     """
-    One that has begun.
+    Provide a watcher that has begun.
     """
     made = Watcher()
     made.begin()
@@ -84,7 +84,7 @@ def watcher() -> Watcher:
 
 def test_states(watcher: Watcher) -> None:
     """
-    Each that is told comes, with its values.
+    Each state that is sent comes, with its values.
     """
     watcher.tell((5, 5), (6, 6), (8, 8))
     assert watcher.revisions == [5, 6, 8]
@@ -94,8 +94,8 @@ def test_states(watcher: Watcher) -> None:
 
 def test_begun_again(watcher: Watcher) -> None:
     """
-    A stream that ends is begun again after a pause, from what was seen last, and what is
-    not newer is not shown: not what a node that is behind has to say either.
+    A stream that ends is begun again after a pause, from the last state that was seen, and
+    no state that is not newer is shown, not even by a node that is behind.
     """
     watcher.tell((5, 5), (6, 6))
     watcher.service.end_streams()
@@ -118,7 +118,7 @@ def test_begun_again(watcher: Watcher) -> None:
 )
 def test_not_yet(watcher: Watcher, disturbance: Disturbance) -> None:
     """
-    What passes is waited for.
+    A failure that passes is waited for.
     """
     watcher.tell((5, 5))
     watcher.service.disturbances = [disturbance] * 3
@@ -131,7 +131,7 @@ def test_not_yet(watcher: Watcher, disturbance: Disturbance) -> None:
 
 def test_asked_to_wait(watcher: Watcher) -> None:
     """
-    Whoever is told when to come back does not come sooner.
+    A client that is told when to come back does not come sooner.
     """
     told = problem(503, "too-many-streams", headers={"Retry-After": "10"})
     watcher.service.disturbances = [told]
@@ -171,7 +171,7 @@ def test_long_values(watcher: Watcher) -> None:
 
 def test_refused(watcher: Watcher) -> None:
     """
-    What would be said again ends the watch.
+    A refusal that would be the same again ends the watch.
     """
     watcher.service.disturbances = [problem(403, "cross-origin")]
     watcher.service.end_streams()
@@ -183,7 +183,7 @@ def test_refused(watcher: Watcher) -> None:
 @pytest.mark.parametrize("data", [b"hello", b'{"position":1}', b"[" * 50_000])
 def test_no_state(watcher: Watcher, data: bytes) -> None:
     """
-    An event that is no state ends it too.
+    An event that is no state ends the watch.
     """
     watcher.service.tell(b"data: %b\n\n" % data)
     (ended,) = watcher.ended
@@ -193,7 +193,7 @@ def test_no_state(watcher: Watcher, data: bytes) -> None:
 
 def test_closed(watcher: Watcher) -> None:
     """
-    To close the client ends the watch, without an error, and leaves no timer.
+    Closing the client ends the watch without an error, and leaves no timer.
     """
     watcher.tell((5, 5))
     Deferred.fromCoroutine(watcher.client.close())
@@ -204,7 +204,7 @@ def test_closed(watcher: Watcher) -> None:
 
 def test_cancelled(watcher: Watcher) -> None:
     """
-    Neither does a watch that is cancelled leave anything, nor does it begin again.
+    A watch that is cancelled leaves no timer, and does not begin again.
     """
     watcher.tell((5, 5))
     assert watcher.watching is not None

@@ -1,5 +1,5 @@
 """
-How long a batch waits for company.
+The time that a batch waits for company.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def ready(
     gathering: BatchingPolicy, waiting: int, waited: float = 0.0, idle: float = 0.0
 ) -> bool:
     """
-    After a turn that brought no more.
+    Return whether a batch is ready after a turn that brought no more.
     """
     return gathering.ready(waiting, quiet=True, idle=idle, waited=waited)
 
 
 def test_one_client_never_waits() -> None:
     """
-    Who is alone is committed at once.
+    A step that comes alone is committed at once.
     """
     gathering = BatchingPolicy()
     assert ready(gathering, 1)
@@ -33,7 +33,8 @@ def test_one_client_never_waits() -> None:
 
 def test_waits_for_as_many_as_last_time() -> None:
     """
-    Ten shared the last batch, so ten are likely to come again.
+    A batch waits for as many steps as shared the last one, since as many are likely to come
+    again.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, 0.0002)
@@ -44,8 +45,9 @@ def test_waits_for_as_many_as_last_time() -> None:
 
 def test_waits_while_more_arrive() -> None:
     """
-    Connections that queue are accepted one a turn: as long as each turn brings
-    somebody, a batch grows, or one of one would be followed by one of one for ever.
+    A batch grows as long as each turn brings another step: connections that queue are
+    accepted one a turn, and else a batch of one would be followed by a batch of one for
+    ever.
     """
     gathering = BatchingPolicy()
     assert not gathering.ready(5, quiet=False, idle=0.0, waited=FIRST_GUESS)
@@ -55,7 +57,8 @@ def test_waits_while_more_arrive() -> None:
 
 def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
     """
-    In that time those who are there could have been answered.
+    A batch does not idle for longer than a commit takes: its steps could have been answered
+    in that time.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)
@@ -65,8 +68,8 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
 
 def test_gives_up_waiting() -> None:
     """
-    After some usual commits' time whoever is there goes, and the next batch does not
-    wait for those who stayed away.
+    After some usual commits' time a batch goes with the steps that are there, and the next
+    batch does not wait for the clients that stayed away.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)
@@ -78,7 +81,7 @@ def test_gives_up_waiting() -> None:
 
 def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:
     """
-    The wait follows what commits usually take, up to a bound.
+    The longest wait follows the usual duration of commits, up to a bound.
     """
     gathering = BatchingPolicy()
     for _ in range(100):

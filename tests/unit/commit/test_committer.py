@@ -65,6 +65,8 @@ class Bench:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
+        Submit a move.
+
         @return: a list that gets the outcome, (result, revision, position), or the
             exception.
         """
@@ -81,7 +83,7 @@ class Bench:
 
     def turn(self) -> None:
         """
-        The turn of the reactor that brought what was submitted, and one that brings
+        Make the turn of the reactor that brought what was submitted, and one that brings
         nothing.
         """
         self.clock.turn()
@@ -98,7 +100,8 @@ class Bench:
 
     def counted(self) -> dict[str, int]:
         """
-        What came of the steps up, down and to 0, by its word and their letter.
+        Return the counts of outcomes, by the outcome's word and the transition's first
+        letter.
         """
         return {
             f"{outcome} {kind.word[0]}": count
@@ -110,14 +113,14 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     """
-    Held commits, synchronous.
+    Provide a bench with held commits, synchronous.
     """
     return Bench()
 
 
 def test_keeps_the_interface(bench: Bench) -> None:
     """
-    It is what those who answer requests, and its batches, take it for.
+    A committer has the interfaces that request handlers and its batches use.
     """
     assert verifyObject(ICommitter, bench.committer)
     assert verifyObject(IBatchOwner, bench.committer)
@@ -125,14 +128,14 @@ def test_keeps_the_interface(bench: Bench) -> None:
 
 def sizes(bench: Bench) -> list[int]:
     """
-    How many transitions each batch had.
+    Return how many transitions each batch had.
     """
     return [len(batch.transitions) for batch in bench.store.batches]
 
 
 def test_answers_when_durable(bench: Bench) -> None:
     """
-    Neither the answer nor the readers' state comes before the disk has it.
+    Neither the answer nor the state that readers see comes before the disk has the commit.
     """
     results = bench.submit()
     bench.turn()
@@ -146,7 +149,7 @@ def test_answers_when_durable(bench: Bench) -> None:
 
 def test_one_turn_is_one_batch(bench: Bench) -> None:
     """
-    What arrives in one turn of the reactor shares a commit, and each has its own
+    Steps that arrive in one turn of the reactor share a commit, and each has its own
     answer, in order.
     """
     results = [bench.submit(each) for each in (NEXT, NEXT, NEXT, PREVIOUS, RESET)]
@@ -160,8 +163,8 @@ def test_one_turn_is_one_batch(bench: Bench) -> None:
 
 def test_company_under_way(bench: Bench) -> None:
     """
-    What arrives while a commit is under way shares the next one, which begins when
-    the first has ended.
+    Steps that arrive while a commit is under way share the next one, which begins when the
+    first has ended.
     """
     bench.submit()
     bench.turn()
@@ -179,7 +182,7 @@ def test_company_under_way(bench: Bench) -> None:
 
 def test_waits_for_company(bench: Bench) -> None:
     """
-    After a batch of four, three wait for the fourth, turn by turn, but not for ever.
+    After a batch of four, three steps wait for a fourth, turn by turn, but not for ever.
     """
     bench.commit(4)
     for _ in range(3):
@@ -200,8 +203,8 @@ def test_waits_for_company(bench: Bench) -> None:
 
 def test_an_answer_that_brings_the_next_request() -> None:
     """
-    A pipeline, where each answer lets the next request in, neither nests commits nor
-    makes one wait.
+    A pipeline, where each answer lets the next request in, neither nests commits nor makes
+    a request wait.
     """
     bench = Bench(held=False)
     left = 5000
@@ -222,8 +225,8 @@ def test_an_answer_that_brings_the_next_request() -> None:
 
 def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     """
-    It never happened, nor did what was built on it; the next step starts from what
-    the disk has.
+    A batch that was not taken never happened, nor did the steps built on it; the next step
+    starts from the durable state.
     """
     bench.commit(2)
     results = [bench.submit(key=b"a"), bench.submit()]
@@ -241,8 +244,8 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
 
 def test_an_unknown_outcome(bench: Bench) -> None:
     """
-    Its waiters are told so, what was built on it never happened, the process is told
-    to end, and nothing is taken any more.
+    After a commit of unknown outcome its waiters are told so, the steps built on it never
+    happened, the process is told to end, and nothing is taken any more.
     """
     results = bench.submit()
     bench.turn()
@@ -260,8 +263,8 @@ DAMAGED = StoreDamaged("the store /s is damaged")
 
 def test_damage_found_by_a_commit(bench: Bench) -> None:
     """
-    The batch surely did not happen, nor what was built on it; the process is told to end,
-    and nothing is taken any more.
+    A batch whose commit finds damage surely did not happen, nor did the steps built on it;
+    the process is told to end, and nothing is taken any more.
     """
     results = bench.submit()
     bench.turn()
@@ -275,18 +278,18 @@ def test_damage_found_by_a_commit(bench: Bench) -> None:
 
 class UnreadableStore(MemoryStore):
     """
-    Is damaged where it is read.
+    A store that turns out to be damaged when it is read.
     """
 
     def look_up(self, key: bytes) -> Remembered | None:
         """
-        See L{IOwnStore.look_up}.
+        Raise the damage.
         """
         raise DAMAGED
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        See L{IStore.history}.
+        Fail with the damage.
         """
         return fail(DAMAGED)
 
@@ -294,8 +297,8 @@ class UnreadableStore(MemoryStore):
 @pytest.mark.parametrize("by", ["look-up", "history"])
 def test_damage_found_by_reading(by: str) -> None:
     """
-    What is under way is answered as it ends; what gathers, and whoever asked, is told that
-    nothing was taken; the process is told to end.
+    When a read finds damage, the batch under way is answered as it ends, the gathering
+    steps and the reader are told that nothing was taken, and the process is told to end.
     """
     bench = Bench(store=UnreadableStore(held=True))
     under_way = bench.submit()
@@ -322,7 +325,7 @@ def test_damage_found_by_reading(by: str) -> None:
 
 def test_a_condition(bench: Bench) -> None:
     """
-    A move with an unmet condition changes nothing and tells the present state.
+    A move with an unmet precondition changes nothing and is told the present state.
     """
     bench.commit(3)
     met = bench.submit(condition=lambda state: state.revision == 3)
@@ -335,8 +338,8 @@ def test_a_condition(bench: Bench) -> None:
 
 def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
     """
-    Of two moves on the same condition one is made, and the other is told only when
-    what it was told is durable.
+    Of two moves with the same precondition one is made, and the other is answered only when
+    the state that it is told is durable.
     """
     results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
@@ -349,7 +352,8 @@ def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
 
 def test_looking_at_what_was_not_taken(bench: Bench) -> None:
     """
-    Who was to be told of a state that then never was, is told so.
+    A move that was to be told a state which then never came to be is told that it was not
+    taken.
     """
     bench.submit()
     bench.turn()
@@ -360,8 +364,8 @@ def test_looking_at_what_was_not_taken(bench: Bench) -> None:
 
 def test_a_key_is_used_once(bench: Bench) -> None:
     """
-    A repeated key is answered as the first time, wherever the first use is by then:
-    gathering, under way, or on disk.
+    A repeated idempotency key is answered as the first time, wherever the first use is by
+    then: gathering, under way, or on disk.
     """
     first = bench.submit(key=b"k")
     gathering = bench.submit(key=b"k")
@@ -378,7 +382,8 @@ def test_a_key_is_used_once(bench: Bench) -> None:
 
 def test_a_key_of_another_transition(bench: Bench) -> None:
     """
-    A key that was used for another transition is refused, wherever it is by then.
+    A key that was used for another transition is refused, wherever its first use is by
+    then.
     """
     bench.submit(key=b"k")
     gathering = bench.submit(RESET, key=b"k")
@@ -391,7 +396,8 @@ def test_a_key_of_another_transition(bench: Bench) -> None:
 
 def test_a_key_beats_a_condition(bench: Bench) -> None:
     """
-    A repeat is answered as the first time, though its condition holds no more.
+    A repeated key is answered as the first time, though its move's precondition is not met
+    any more.
     """
     bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     bench.turn()
@@ -402,7 +408,7 @@ def test_a_key_beats_a_condition(bench: Bench) -> None:
 
 def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
     """
-    What did not happen is not remembered.
+    The key of a move that did not happen is not remembered.
     """
     assert bench.submit(key=b"k", condition=lambda _: False) == [
         (Result.PRECONDITION_FAILED, 0, 0)
@@ -428,8 +434,8 @@ def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
 
 def test_drain(bench: Bench) -> None:
     """
-    Draining commits what is there and what waits behind it, then is done; what comes
-    later is refused.
+    Draining commits the batch under way and the steps that wait behind it, and then is
+    done; steps that come later are refused.
     """
     under_way = bench.submit()
     bench.turn()
@@ -447,7 +453,7 @@ def test_drain(bench: Bench) -> None:
 
 def test_drain_what_only_gathered(bench: Bench) -> None:
     """
-    Draining does not wait for company.
+    Draining commits a batch that gathers without waiting for company.
     """
     bench.commit(4)
     alone = bench.submit()
@@ -459,7 +465,7 @@ def test_drain_what_only_gathered(bench: Bench) -> None:
 
 def test_drain_nothing(bench: Bench) -> None:
     """
-    There is nothing to wait for.
+    Draining an idle committer is done at once.
     """
     now(bench.committer.drain())
     now(bench.committer.drain())
@@ -467,7 +473,8 @@ def test_drain_nothing(bench: Bench) -> None:
 
 def test_settled(bench: Bench) -> None:
     """
-    A round trip ends with the commit that is under way, and is short without one.
+    The committer is settled when the commit under way has ended, and at once if there is
+    none.
     """
     now(bench.committer.settled())
     bench.submit()
@@ -482,7 +489,7 @@ def test_settled(bench: Bench) -> None:
 
 def test_a_cursor_that_was_not_read() -> None:
     """
-    There is nothing to show, and it says why.
+    A committer that has not read the cursor has nothing to show, and says why.
     """
     bench = Bench()
     assert bench.committer.unread is None
@@ -494,7 +501,7 @@ def test_a_cursor_that_was_not_read() -> None:
 
 def test_stop_closes_the_store(bench: Bench) -> None:
     """
-    After the last commit.
+    Stopping closes the store after the last commit.
     """
     bench.submit()
     stopped: list[None] = []
@@ -507,7 +514,7 @@ def test_stop_closes_the_store(bench: Bench) -> None:
 
 def test_history_shows_what_is_durable(bench: Bench) -> None:
     """
-    No row is newer than the state the readers see.
+    No row of the history is newer than the state that readers see.
     """
     bench.commit(3)
     bench.submit()
@@ -519,7 +526,7 @@ def test_history_shows_what_is_durable(bench: Bench) -> None:
 
 def test_what_came_of_it_is_counted(bench: Bench) -> None:
     """
-    When it is known, and not before.
+    An outcome is counted when it is known, and not before.
     """
     bench.submit(NEXT, key=b"k")
     bench.submit(RESET)
@@ -530,7 +537,7 @@ def test_what_came_of_it_is_counted(bench: Bench) -> None:
     bench.store.finish()
     moved = {"moved n": 1, "moved r": 1}
     assert bench.counted() == {**moved, "replayed n": 1, "unmet p": 1}
-    # And when there is nothing to wait for.
+    # An outcome that waits for nothing is counted at once.
     bench.submit(NEXT, key=b"k")
     bench.submit(PREVIOUS, condition=lambda _: False)
     assert bench.counted() == {**moved, "replayed n": 2, "unmet p": 2}
@@ -546,14 +553,15 @@ def test_what_did_not_happen_is_counted(
     bench: Bench, failure: Exception, word: str
 ) -> None:
     """
-    With who was waiting beside it, and what was built on it, which surely did not.
+    A failed batch is counted with the repeats that wait for it and with the steps built on
+    it, which surely did not happen.
     """
     bench.submit(NEXT, key=b"k")
     bench.submit(NEXT, key=b"k")
     bench.turn()
     bench.submit(RESET)
     bench.store.finish(failure)
-    # After the fatal one nothing more is taken.
+    # After the fatal failure nothing more is taken.
     bench.store.held = False
     bench.submit(PREVIOUS)
     bench.turn()
@@ -563,8 +571,8 @@ def test_what_did_not_happen_is_counted(
 
 def test_answered_first_and_lost() -> None:
     """
-    With synchronous commit off, it counts what the disk has taken and not what was
-    answered.
+    With synchronous commit off, the steps that the disk has taken are counted, and not
+    those that were answered.
     """
     bench = Bench(synchronous=False)
     bench.submit()
@@ -614,7 +622,7 @@ def test_a_full_disk_is_not_ready() -> None:
 
     full = False
     committer = Committer(Full(), Turns(), fatal=print)
-    # Not before it is read.
+    # Nor is it ready before the cursor is read.
     assert str(committer.refusal) == "the cursor is not read yet"
     now(Deferred.fromCoroutine(committer.start()))
     assert committer.refusal is None
@@ -641,20 +649,20 @@ def test_one_failing_waiter() -> None:
 
 class TestAnswerFirst:
     """
-    With synchronous commit off.
+    The tests with synchronous commit off.
     """
 
     @pytest.fixture
     def bench(self) -> Bench:
         """
-        Held commits, answered before.
+        Provide a bench with held commits that are answered before they end.
         """
         return Bench(synchronous=False)
 
     def test_answers_at_once(self, bench: Bench) -> None:
         """
-        The answer and the readers' state do not wait for the disk; the commit
-        follows within its time.
+        The answer and the state that readers see do not wait for the disk; the commit
+        follows within C{LONGEST_DELAY}.
         """
         assert bench.submit() == [(Result.APPLIED, 1, 1)]
         assert bench.committer.visible.revision == 1
@@ -671,8 +679,8 @@ class TestAnswerFirst:
 
     def test_a_disk_that_hangs(self, bench: Bench) -> None:
         """
-        While a commit does not end, so many steps are answered ahead of the next one and
-        the others wait for it; then the answers come at once again.
+        While a commit hangs, C{MOST_ANSWERED_FIRST} steps are answered ahead of the next
+        commit and the others wait for it; then answers come at once again.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -694,7 +702,8 @@ class TestAnswerFirst:
 
     def test_who_waited_is_refused_with_the_others(self, bench: Bench) -> None:
         """
-        A batch that was not taken never happened, also for who had waited for it.
+        A step that waited for a batch is refused with the others when the batch is not
+        taken.
         """
         for _ in range(MOST_ANSWERED_FIRST):
             bench.submit()
@@ -706,7 +715,7 @@ class TestAnswerFirst:
 
     def test_drain(self, bench: Bench) -> None:
         """
-        Stopping leaves nothing uncommitted.
+        Draining leaves nothing uncommitted.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -721,8 +730,8 @@ class TestAnswerFirst:
 
     def test_a_store_that_refuses(self, bench: Bench) -> None:
         """
-        Once the store has refused what was answered, nothing more is answered before
-        it is taken, until the store takes again.
+        Once the store has refused steps that were answered, no step is answered before its
+        commit, until the store takes a batch again.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -737,7 +746,8 @@ class TestAnswerFirst:
 
     def test_an_unknown_outcome(self, bench: Bench) -> None:
         """
-        The process ends, and readers are not shown what may be lost.
+        After a commit of unknown outcome the process is told to end, and readers are not
+        shown steps that may be lost.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -749,8 +759,8 @@ class TestAnswerFirst:
 
 class AnyOrder(RuleBasedStateMachine):
     """
-    Whatever arrives and however commits end: what was acknowledged is durable, once,
-    in order, and exact.
+    A committer for which requests arrive and commits end in any order: each acknowledged
+    step is durable, once, in order, and exact.
     """
 
     def __init__(self) -> None:
@@ -766,7 +776,7 @@ class AnyOrder(RuleBasedStateMachine):
     )
     def submit(self, transition: Transition, key: bytes | None, behind: int | None) -> None:
         """
-        A step, maybe with a key, maybe on a condition that holds or does not.
+        Submit a step, maybe with a key, maybe with a precondition that holds or does not.
         """
         revision = self.bench.committer.latest.revision
         condition = (
@@ -794,7 +804,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, LONGEST_WAIT]))
     def turn(self, seconds: float) -> None:
         """
-        Time goes by.
+        Let time go by.
         """
         self.bench.clock.turn(seconds)
 
@@ -802,14 +812,15 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(taken=st.booleans())
     def finish(self, taken: bool) -> None:  # noqa: FBT001 hypothesis names it
         """
-        The commit under way ends.
+        End the commit under way.
         """
         self.bench.store.finish(None if taken else NotTaken("full"))
 
     @invariant()
     def agrees_with_the_store(self) -> None:
         """
-        The durable state is the store's, and every acknowledged one is in its journal.
+        Check that the durable state is the store's, and that every acknowledged state is in
+        its journal.
         """
         store, durable = self.bench.store, self.bench.committer.durable
         assert (durable.revision, durable.position) == (store.revision, store.position)

@@ -1,5 +1,5 @@
 """
-What the committer counts.
+The counters of the committer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pexservice.core.cursor import Transition
 @given(st.lists(st.floats(0, 10)))
 def test_a_histogram(values: list[float]) -> None:
     """
-    Each bound counts what does not exceed it, as Prometheus has it, and the last one
-    counts everything.
+    Each bound of a histogram counts the values that do not exceed it, as Prometheus has it,
+    and the last one counts all.
     """
     bounds = (0.0, 0.5, 2.0, 7.0)
     histogram = Histogram(bounds)
@@ -40,7 +40,7 @@ def test_a_histogram(values: list[float]) -> None:
 
 def test_the_classes_ascend() -> None:
     """
-    Or some would never be counted in.
+    The bounds of each histogram ascend, or some would never be counted in.
     """
     for bounds in (DURATIONS, SIZES):
         assert list(bounds) == sorted(set(bounds))
@@ -48,7 +48,7 @@ def test_the_classes_ascend() -> None:
 
 def test_transitions() -> None:
     """
-    By kind and outcome, and every pair is there from the beginning.
+    Transitions are counted by kind and outcome, and every pair is there from the beginning.
     """
     counts = Counts()
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}

@@ -31,13 +31,13 @@ from tests.support.moves import submit
 COMMIT = 0.002
 NEAR = 0.0005
 
-#: Of each of them, by how much of itself it may take longer.
+#: By what part of itself each of these times may be longer.
 SPREAD = 0.3
 
 #: How long a caller takes to ask again.  Seconds.
 THINK = 0.0003
 
-#: What comes before the figures, and how long they are taken.  Seconds simulated.
+#: How long a cluster runs before rates are taken, and for how long.  Simulated seconds.
 WARM_UP = 0.5
 LONG = 1.5
 
@@ -45,11 +45,11 @@ LONG = 1.5
 @define(eq=False)
 class Line:
     """
-    The way of a node to etcd.
+    The connection of a node to etcd.
 
     @ivar far: how long a message takes, in seconds.
-    @ivar cut: nothing gets through any more.
-    @ivar held_until: nothing does before.
+    @ivar cut: whether nothing gets through any more.
+    @ivar held_until: the time before which nothing gets through.
     """
 
     etcd: FakeEtcd
@@ -68,7 +68,7 @@ class Line:
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        Send C{message}, have it done, and have the answer.
+        Send C{message}, have etcd apply it, and return the answer.
         """
         await self._for(self.far)
         await self._for(COMMIT if path == "kv/txn" else 0.0)
@@ -78,13 +78,13 @@ class Line:
 
     def apply(self, path: str, message: Message) -> Message:
         """
-        Have etcd do it.
+        Have etcd apply C{message}.
         """
         return self.etcd.apply(path, message)
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch: news come in their order.
+        Watch a key, of which the news come in their order.
         """
         previous: list[Deferred[None]] = []
 
@@ -106,7 +106,7 @@ class Line:
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before it is tried again.
+        Wait before a message is sent again.
         """
         await deferLater(self.clock, 0.02)
 
@@ -119,12 +119,13 @@ def _done() -> Deferred[None]:
 
 class OldLine(Line):
     """
-    The way of a node of a version without a queue: what it does not know of is taken out.
+    The connection of a node of a version without a queue: operations on the queue are taken
+    out.
     """
 
     def apply(self, path: str, message: Message) -> Message:
         """
-        Have etcd do what an old node would ask.
+        Have etcd apply the part of C{message} that an old node would send.
         """
         if path != "kv/txn":
             return super().apply(path, message)
@@ -145,7 +146,7 @@ def _of_the_queue(operation: Message) -> bool:
 @define(eq=False)
 class Node:
     """
-    A node, and those who ask it.
+    A node, and its callers.
 
     @ivar answers: when each was given, and how long it took.
     """
@@ -157,9 +158,9 @@ class Node:
 
     def ask(self, clock: Turns) -> Deferred[None]:
         """
-        Ask once.
+        Ask the node for one step.
 
-        @return: fires with the answer.
+        @return: fires when the answer has come.
         """
         asked = clock.seconds()
 
@@ -170,7 +171,7 @@ class Node:
 
     def keep_asking(self, clock: Turns) -> None:
         """
-        Ask, and again when that is answered.
+        Ask the node for a step, and again after each answer.
         """
         self.ask(clock).addCallback(
             lambda _: clock.callLater(THINK, self.keep_asking, clock)
@@ -178,14 +179,14 @@ class Node:
 
     def rate(self, since: float, until: float) -> float:
         """
-        Return how many answers a second there were.
+        Return how many answers a second there were from C{since} until C{until}.
         """
         count = sum(since <= moment < until for moment, _ in self.answers)
         return count / (until - since)
 
     def longest(self, since: float, until: float) -> float:
         """
-        Return how long the longest of them took.
+        Return how long the slowest answer from C{since} until C{until} took.
         """
         return max(took for moment, took in self.answers if since <= moment < until)
 
@@ -204,7 +205,7 @@ class Cluster:
 
     def add(self, callers: int, far: float = NEAR, line: type[Line] = Line) -> Node:
         """
-        Start a node.
+        Start a node with C{callers} callers.
         """
         way = line(self.etcd, self.clock, self.chance, far)
         store = EtcdStore(way, "p/", stream=way.stream)
@@ -227,9 +228,9 @@ class Cluster:
 
     def run(self, seconds: float) -> float:
         """
-        Let so much time pass.
+        Let C{seconds} pass.
 
-        @return: the time then.
+        @return: the time at their end.
         """
         end = self.clock.seconds() + seconds
         while (moment := min(each.getTime() for each in self.clock.calls)) < end:
@@ -249,7 +250,7 @@ class Cluster:
 
 def start(*callers: int, seed: int = 1) -> Cluster:
     """
-    Return a cluster that has run for a while.
+    Return a cluster that has run for a while, with a node for each number of callers.
     """
     cluster = Cluster(seed)
     for count in callers:
@@ -260,7 +261,7 @@ def start(*callers: int, seed: int = 1) -> Cluster:
 
 def fair(rates: Sequence[float]) -> bool:
     """
-    Is each within a factor of 1.5 of the mean?
+    Return whether each rate is within a factor of 1.5 of the mean.
     """
     return all(mean(rates) / 1.5 <= each <= mean(rates) * 1.5 for each in rates)
 
@@ -271,8 +272,8 @@ def fair(rates: Sequence[float]) -> bool:
 )
 def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
     """
-    Nodes with as many callers have as many answers, nobody waits for more than a few
-    rounds, and together they make as many as one of them alone.
+    Nodes with equally many callers give equally many answers, no caller waits for more than
+    a few rounds, and together the nodes make as many steps as one of them alone.
     """
     cluster = start(*nodes * [callers], seed=seed)
     since = cluster.clock.seconds()
@@ -287,7 +288,7 @@ def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
 
 def test_one_caller_beside_many() -> None:
     """
-    A node with one caller has half a turn at least of those that one with many has.
+    A node with one caller has at least half as many turns as a node with many has.
     """
     many, one = start(21, 1).rates()
     assert one > 0.5 * many / 21
@@ -295,7 +296,7 @@ def test_one_caller_beside_many() -> None:
 
 def test_a_node_dies() -> None:
     """
-    The others go on at once, and share its turns.
+    When a node dies, the others go on at once, and share its turns.
     """
     cluster = start(5, 5, 5)
     before = sum(cluster.rates(1.0))
@@ -310,7 +311,7 @@ def test_a_node_dies() -> None:
 
 def test_a_node_sleeps() -> None:
     """
-    The others go on meanwhile, and it has its share again when it wakes up.
+    When a node sleeps, the others go on, and it has its share again when it wakes up.
     """
     cluster = start(5, 5, 5)
     sleeper = cluster.nodes[0]
@@ -338,7 +339,7 @@ def test_a_far_node() -> None:
 
 def test_a_seldom_node() -> None:
     """
-    A node that is asked now and then is answered soon, and keeps nobody waiting.
+    A node that is asked now and then is answered soon, and keeps no other node waiting.
     """
     cluster = start(5, 5)
     before = sum(cluster.rates(1.0))
@@ -357,7 +358,7 @@ def test_a_seldom_node() -> None:
 
 def test_a_node_without_a_queue() -> None:
     """
-    Beside a node of an earlier version, which waits for nobody, the others still take
+    Beside a node of an earlier version, which waits for no other, the new nodes still take
     turns with each other, and are answered.
     """
     cluster = Cluster(1)

@@ -1,5 +1,5 @@
 """
-Many nodes, one cursor: pumped one step at a time, and by chance.
+Many nodes on one cursor, pumped one step at a time, and by chance.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.support.moves import submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
-#: Of a simulation; as many as CI has time for.
+#: How many seeds the simulation is run with; as many as CI has time for.
 SEEDS = int(os.environ.get("SEEDS", "60"))
 
 
 class Node:
     """
-    One of many, whose messages the test has in its hands.
+    One of many nodes, whose messages the test has in its hands.
     """
 
     def __init__(self, etcd: FakeEtcd, clock: Turns) -> None:
@@ -55,7 +55,9 @@ class Node:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
-        @return: gets (result, revision, position), or the exception.
+        Submit a move.
+
+        @return: a list that gets (result, revision, position), or the exception.
         """
         told: list[object] = []
         submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
@@ -66,7 +68,9 @@ class Node:
 
     def read(self) -> list[object]:
         """
-        @return: gets (revision, position), or the exception.
+        Read the cursor.
+
+        @return: a list that gets (revision, position), or the exception.
         """
         told: list[object] = []
         self.committer.read_current().addCallbacks(
@@ -101,7 +105,7 @@ def _plain(outcome: Outcome) -> tuple[Result, int, int]:
 @pytest.fixture
 def nodes() -> tuple[Node, Node]:
     """
-    Two of them.
+    Provide two nodes on one etcd.
     """
     etcd, clock = FakeEtcd(), Turns()
     return Node(etcd, clock), Node(etcd, clock)
@@ -109,7 +113,7 @@ def nodes() -> tuple[Node, Node]:
 
 def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
     """
-    It is what those who answer requests, and its batches, take it for.
+    A committer has the interfaces that request handlers and its batches use.
     """
     assert verifyObject(ICommitter, nodes[0].committer)
     assert verifyObject(IBatchOwner, nodes[0].committer)
@@ -117,8 +121,8 @@ def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
 
 def test_rebase(nodes: tuple[Node, Node]) -> None:
     """
-    Who loses the race follows the winner, together with those who came meanwhile, in
-    order; and the answers are those of the batch that won.
+    Moves that lose the race follow the winner's, together with the moves that came
+    meanwhile, in order; and the answers are those of the batch that won.
     """
     one, two = nodes
     told = [one.submit(), one.submit(RESET), one.submit()]
@@ -138,7 +142,8 @@ def test_rebase(nodes: tuple[Node, Node]) -> None:
 
 def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
     """
-    A key that two nodes take at once moves once, and both tell the same.
+    An idempotency key that two nodes take at once moves the cursor once, and both nodes
+    tell the same.
     """
     one, two = nodes
     first, second = one.submit(key=b"k"), two.submit(key=b"k")
@@ -158,8 +163,8 @@ def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
     """
-    A condition that was met when the move came, and is not any more when the batch is
-    tried again, is told the state that it was compared with.
+    A move whose precondition was met when it came, and is not any more when its batch is
+    tried again, is told the state that the precondition was compared with.
     """
     one, two = nodes
     told = one.submit(condition=lambda state: state.revision == 0)
@@ -172,7 +177,8 @@ def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
     """
-    A condition that is not met by what the node knows may be met by what is.
+    A precondition that is not met by the state that the node knows may be met by the state
+    in the store.
     """
     one, two = nodes
     two.submit()
@@ -184,8 +190,8 @@ def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
     """
-    A batch under way may have happened before the move was asked for, so the state it
-    leads to is not told to who asks now.
+    A move with an unmet precondition is not told the state that the batch under way leads
+    to, since that batch may have happened before the move was asked for.
     """
     one, two = nodes
     one.submit()
@@ -200,8 +206,8 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
 
 def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
     """
-    A condition that is not met because of a move in the same batch is answered with the
-    batch, without a question of its own.
+    A precondition that is not met because of a move in the same batch is answered with the
+    batch, without a message of its own.
     """
     one, _ = nodes
     made = one.submit()
@@ -218,8 +224,8 @@ def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
     """
-    While a batch is under way, a condition that is not met asks nothing: where the
-    cursor is by then, only the batch's end tells.
+    While a batch is under way, a precondition that is not met sends no message: only the
+    batch's end tells where the cursor is by then.
     """
     one, _ = nodes
     one.submit()
@@ -237,7 +243,7 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
 def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> None:
     """
     A move that is repeated with its key is told what it did, at any node, although its
-    condition is not met any more, for it met it then.
+    precondition, which was met then, is not met any more.
     """
     one, two = nodes
     first = one.submit(key=b"k", condition=lambda state: state.revision == 0)
@@ -256,8 +262,8 @@ def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> N
 
 def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
     """
-    A key of a move whose condition is not met was not used, whatever is under way; one
-    that may be met when that is made waits for it.
+    The key of a move whose precondition is not met was not used, whatever is under way; a
+    move whose precondition may be met by the batch under way waits for that batch.
     """
     one, two = nodes
     two.submit()
@@ -284,8 +290,8 @@ def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
 
 def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     """
-    Those who look at the same time share a read; who comes when it was sent waits for
-    the next one, and sees what happened before.
+    Reads that come at the same time share a message to etcd; a read that comes when the
+    message was sent waits for the next one, and sees what happened before.
     """
     one, two = nodes
     first = one.read()
@@ -301,7 +307,8 @@ def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
 
 def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     """
-    Who does not know says so, takes nothing until the store answers, and goes on.
+    A node that does not know an outcome says so, takes nothing until the store answers, and
+    goes on.
     """
     one, _ = nodes
     told, behind = one.submit(key=b"k"), None
@@ -318,7 +325,7 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     assert isinstance(one.submit()[0], NotTaken)
     assert isinstance(one.read()[0], NotTaken)
     assert one.fatal == []
-    # What was sent arrives late.
+    # The message that was sent arrives late.
     one.caller.arrive()
     one.clock.turn(1)
     one.settle()
@@ -355,8 +362,8 @@ def test_restored(nodes: tuple[Node, Node]) -> None:
 
 def test_many_keys(nodes: tuple[Node, Node]) -> None:
     """
-    No batch has more keys than etcd takes, also after a lost race; and all of them
-    are made.
+    No batch has more keys than etcd takes, also after a lost race; and all the moves are
+    made.
     """
     one, two = nodes
     count = 3 * MOST_KEYS + 1
@@ -374,7 +381,8 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
 
 def test_stopping(nodes: tuple[Node, Node]) -> None:
     """
-    What was submitted is committed first, and nothing is taken after it.
+    A node that stops commits the moves that were submitted before, and takes none after
+    that.
     """
     one, _ = nodes
     told = one.submit()
@@ -390,7 +398,7 @@ class Request:
     """
     One operation of one client, asked for until its end is known if it has a key.
 
-    @ivar wanted: the revision that it asks for, if it does, each time.
+    @ivar wanted: the revision that its precondition asks for each time, if it has one.
     """
 
     client: int
@@ -405,7 +413,7 @@ class Request:
 @define(eq=False)
 class Chance:
     """
-    Nodes, clients and a network, in an order that a seed chooses.
+    A simulation of nodes, clients and a network, in an order that a seed chooses.
     """
 
     seed: int
@@ -431,7 +439,7 @@ class Chance:
 
     def run(self, steps: int) -> None:
         """
-        Chance, and then everything answers.
+        Make C{steps} random steps, and then have everything answered.
         """
         choices = [
             *(self.ask, self.turn, self.network),
@@ -455,7 +463,8 @@ class Chance:
 
     def ask(self, node: Node) -> None:
         """
-        A client asks a node, for something new or what it has asked for before.
+        Have a client ask a node, for something new or something that it has asked for
+        before.
         """
         if self.repeating and self.choose.random() < 1 / 2:
             self._begin(node, self.repeating.pop(0))
@@ -542,17 +551,17 @@ class Chance:
 
     def turn(self, node: Node) -> None:
         """
-        Time passes.
+        Let time pass.
         """
         self.clock.turn(self.choose.choice([0, 0, 0.001, 0.1]))
 
     def network(self, node: Node) -> None:
         """
-        Something becomes of a message.
+        Choose what becomes of a message.
         """
         caller = node.caller
         if caller.news and self.choose.random() < 1 / 2:
-            # It may also be that the watch has ended, and began after this.
+            # News is missed when the watch has ended, and has begun again after it.
             if self.choose.random() < 9 / 10:
                 caller.hear()
             else:
@@ -566,14 +575,14 @@ class Chance:
                 *(caller.answer, caller.reach, caller.lose_answer, caller.lose),
                 lambda: caller.fail(Refused(8, "no space")),
             ]
-            # What it has done it does not refuse.
+            # No transaction is refused that etcd has done.
             refusals = 1 if caller.waiting[0].answer is None else 0
             (fate,) = self.choose.choices(fates, [60, 20, 10, 10, refusals])
             fate()
 
     def outage(self, node: Node) -> None:
         """
-        No answer comes to a node for long, and maybe nothing arrives.
+        Let no answer come to a node for long, and maybe no message arrive.
         """
         caller = node.caller
         fate = self.choose.choice([caller.lose, caller.lose_answer])
@@ -584,7 +593,7 @@ class Chance:
 
     def crash(self, node: Node) -> None:
         """
-        A node dies, and what it has sent is still under way.
+        Let a node die, with the messages that it has sent still under way.
         """
         # Without space no process can start.
         self.etcd.filling = self.etcd.alarmed = False
@@ -592,21 +601,21 @@ class Chance:
         fresh.caller.loose = [*node.caller.loose, *node.caller.waiting]
         for request in self.asking.pop(node):
             self._give_up(request)
-        # Nothing of it is heard any more.
+        # The dead node gets no answers any more.
         node.caller.waiting = []
         node.committer._reader.stop()
         self.asking[fresh] = []
 
     def space(self, node: Node) -> None:
         """
-        The space of etcd ends with the next transaction, or somebody makes some.
+        Let the space of etcd end with the next transaction, or make some.
         """
         self.etcd.filling = not (self.etcd.filling or self.etcd.alarmed)
         self.etcd.alarmed = False
 
     def expire(self, node: Node) -> None:
         """
-        The lease of an operation key ends.
+        Let the lease of an operation key end.
         """
         self.etcd.expire(str(self.choose.randint(1, self.etcd.leases)))
 
@@ -614,8 +623,8 @@ class Chance:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_by_chance(seed: int) -> None:
     """
-    Whatever the network does to three nodes, all that their callers are told one
-    cursor can have told, in the order of the time; and a key moves once.
+    Whatever the network does to three nodes, one cursor can have told their callers all
+    that they are told, in the order of the time; and a key moves the cursor once.
     """
     chance = Chance(seed)
     chance.run(1500)

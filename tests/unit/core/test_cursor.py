@@ -1,5 +1,5 @@
 """
-What follows what.
+Tests of the cursor: the state that follows each transition.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
 def test_each_transition() -> None:
     """
-    Next goes one up, previous one down, reset to 0, and each is one revision.
+    Next goes one up, previous one down, and reset to 0, and each is one revision.
     """
     state = INITIAL
     seen = []
@@ -59,7 +59,7 @@ def test_positions_agree_with_states(transitions: list[Transition]) -> None:
 
 def test_state_at_refuses_what_cannot_be() -> None:
     """
-    There is no negative revision or position.
+    A negative revision or position is refused.
     """
     with pytest.raises(ValueError, match="revision"):
         state_at(-1, 0)
@@ -76,7 +76,7 @@ def test_words() -> None:
 
 def test_repr_has_no_value() -> None:
     """
-    A state in a log line names two small numbers.
+    The repr of a state, as in a log line, has two small numbers and not the value.
     """
     assert repr(state_at(7, 100_000)) == "<State revision=7 position=100000>"
 

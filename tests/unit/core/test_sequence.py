@@ -1,5 +1,5 @@
 """
-The sequence against an independent computation: Python integers, no decimals.
+Tests of the sequence against an independent computation: Python integers, no decimals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pexservice.core.sequence import (
 @pytest.fixture(autouse=True)
 def unlimited_int_digits() -> Iterator[None]:
     """
-    The reference needs what the service does without: the text of a large int.
+    Provide ints of any length as text, which the reference needs and the service does
+    without.
     """
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
@@ -34,7 +35,7 @@ def unlimited_int_digits() -> Iterator[None]:
 
 def fibonacci(position: int) -> tuple[int, int]:
     """
-    F(position) and F(position + 1) by matrix powers over integers.
+    Return F(position) and F(position + 1) by matrix powers over integers.
     """
 
     def multiply(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -111,7 +112,7 @@ def test_nothing_before_the_origin() -> None:
 
 def test_the_text_is_made_once() -> None:
     """
-    However many read a term, its digits are made once.
+    The digits of a term are made once, however often it is read.
     """
     term = term_at(100)
     assert term.text is term.text
@@ -120,7 +121,7 @@ def test_the_text_is_made_once() -> None:
 @given(st.lists(st.booleans(), max_size=200))
 def test_neighbours_are_the_terms(steps: list[bool]) -> None:
     """
-    A term that was kept is the one that a step would make.
+    A term that was kept equals the one that a step would make.
     """
     neighbours, term = Neighbours(), ORIGIN
     for up in steps:
@@ -135,7 +136,7 @@ def test_neighbours_are_the_terms(steps: list[bool]) -> None:
 
 def test_to_and_fro_makes_a_text_once() -> None:
     """
-    Who comes by again finds the digits made.
+    A cursor that goes to and fro gets the same terms again, whose digits are made already.
     """
     neighbours = Neighbours()
     there = neighbours.forward(term_at(1000))
@@ -160,7 +161,7 @@ def test_neighbours_are_few() -> None:
 
 def test_repr_has_no_value() -> None:
     """
-    A term in a log line costs no 20,899 digits.
+    The repr of a term, as in a log line, does not have its digits: 20,899 of them here.
     """
     assert repr(term_at(100_000)) == "<Term at position 100000>"
 
@@ -168,7 +169,7 @@ def test_repr_has_no_value() -> None:
 @given(st.integers(0, 3000))
 def test_size(position: int) -> None:
     """
-    As many digits as the text has.
+    A term's size is the number of digits in its text.
     """
     term = term_at(position)
     assert term.size == len(term.text)

@@ -16,7 +16,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 class Limits:
     """
-    The limits of a process that is not the test's.
+    The resource limits of an imaginary process.
     """
 
     def __init__(self, soft: int, hard: int) -> None:
@@ -24,13 +24,13 @@ class Limits:
 
     def getrlimit(self, _: int) -> tuple[int, int]:
         """
-        Return them.
+        Return the limits.
         """
         return self.limits
 
     def setrlimit(self, _: int, limits: tuple[int, int]) -> None:
         """
-        Change them.
+        Change the limits.
         """
         assert limits[1] == self.limits[1]
         self.limits = limits
@@ -38,7 +38,7 @@ class Limits:
 
 def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> Limits:
     """
-    Have the process such limits.
+    Give the process a soft and a hard limit of open files.
     """
     limits = Limits(soft, hard)
     monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
@@ -61,7 +61,7 @@ def test_room_for_connections(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: int
 ) -> None:
     """
-    The limit is raised as far as it may be, and never lowered.
+    The limit of open files is raised as far as allowed, and never lowered.
     """
     limits = limited(monkeypatch, soft, hard)
     assert room_for(10_000) == room
@@ -70,7 +70,7 @@ def test_room_for_connections(
 
 def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A process that cannot even start says how many it takes.
+    A process whose limit is too low even for the start names the number that it needs.
     """
     limited(monkeypatch, LEAST, LEAST)
     check_limit()

@@ -1,5 +1,5 @@
 """
-How the process ends.
+The end of the process: its status and its reason.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Stopping(MemoryReactor):
 
     def callWhenRunning(self, callable: object, *args: object, **kwargs: object) -> None:
         """
-        At once, as a reactor does that has started.
+        Call C{callable} at once, as a reactor does that has started.
         """
         callable(*args, **kwargs)  # type: ignore[operator]
 
     def stop(self) -> None:
         """
-        As Twisted's reactors do.
+        Raise the error that Twisted's reactors raise when they are stopping already.
         """
         raise ReactorNotRunning
 
 
 def test_while_it_is_stopping() -> None:
     """
-    The last commit of all may fail.  That is said and no error of its own, or who
-    asked for the step would get no answer.
+    A failure of the last commit, while the reactor stops, is reported and raises no error
+    of its own: otherwise the client that asked for the step would get no answer.
     """
     at_exit: list[object] = []
     process_exit = ProcessExit(
@@ -63,14 +63,15 @@ class Full(io.StringIO):
 
     def write(self, _: str) -> int:
         """
-        As it fails there.
+        Fail as a write on a full disk does.
         """
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It ends all the same: who went on would refuse every step for good.
+    A process that cannot write its reason ends all the same: if it went on, it would refuse
+    every step for good.
     """
     monkeypatch.setattr(sys, "__stderr__", Full())
     reactor = MemoryReactor()
@@ -83,7 +84,7 @@ def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The reason is one line on standard error, for those that see it.
+    The reason is one line on standard error where somebody reads that, and none elsewhere.
     """
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", terminal)
@@ -95,7 +96,7 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_status() -> None:
     """
-    It is that of the process, which ends neither by the reactor nor by an exception.
+    The status that is given is the exit status of the process.
     """
     ended = subprocess.run(
         [
@@ -126,7 +127,7 @@ def test_the_status() -> None:
 )
 def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> None:
     """
-    Whether a restart helps is told from why.
+    The error number decides whether a restart may help or the configuration is wrong.
     """
     error = cannot_use("the file x", OSError(number, os.strerror(number)))
     assert type(error) is kind
@@ -136,7 +137,8 @@ def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> Non
 @pytest.mark.parametrize(("loop", "status"), [("reactor.stop()", 0), ("1 / 0", 1)])
 def test_the_reactor_breaks_down(loop: str, status: int) -> None:
     """
-    That is no end like any other: twistd logs the error and ends with 0.
+    A reactor that breaks down ends the process with status 1, although twistd logs the
+    error and ends with 0.
     """
     program = f"""
 from contextlib import suppress

@@ -15,7 +15,7 @@ from pexservice.process.exit_status import Misconfigured
 from pexservice.process.listening import ALL_OF_SYSTEMD, passed_by_systemd
 from pexservice.settings.values import endpoint
 
-#: Prints what systemd has passed to it, or what is wrong.
+#: Prints the file descriptors that systemd has passed, or the error.
 PROGRAM = """
 import os, sys
 if "LISTEN_PID" not in os.environ:
@@ -33,9 +33,9 @@ except Exception as error:
 
 def passed(*sockets: socket.socket) -> str:
     """
-    Start a process as systemd does it, with C{sockets} from descriptor 3 on.
+    Start a process as systemd does, with C{sockets} from file descriptor 3 on.
 
-    @return: what it finds.
+    @return: the descriptors that the process finds, or its error.
     """
     numbers = [each.fileno() for each in sockets]
 
@@ -57,7 +57,7 @@ def passed(*sockets: socket.socket) -> str:
 
 def test_all_are_served() -> None:
     """
-    However many there are, whatever their kind.
+    Every listening socket that systemd passes is served, however many there are.
     """
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
@@ -69,7 +69,8 @@ def test_all_are_served() -> None:
 
 def test_what_is_no_listening_stream_socket() -> None:
     """
-    It is refused with a line that says what a socket unit may have.
+    A socket that is no listening stream socket is refused with a line that says which one
+    it is.
     """
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
@@ -83,8 +84,8 @@ def test_what_is_no_listening_stream_socket() -> None:
 @pytest.mark.parametrize("count", ["", "0", "x"])
 def test_none(count: str) -> None:
     """
-    Without any, or with those of another process, nothing would be served: that takes
-    another unit, and not another start.
+    Without sockets, or with those of another process, nothing would be served: that is a
+    misconfiguration, which takes another unit and not another start.
     """
     ours = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):
@@ -95,6 +96,6 @@ def test_none(count: str) -> None:
 
 def test_how_it_is_written() -> None:
     """
-    It is one of the endpoints that the command line takes.
+    C{systemd:all} is one of the endpoints that the command line takes.
     """
     assert endpoint(ALL_OF_SYSTEMD) == "systemd:all"

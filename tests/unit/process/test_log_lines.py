@@ -34,7 +34,7 @@ def event(text: str, level: Any = LogLevel.info, **fields: object) -> dict[str, 
 
 def written(given: dict[str, Any], **how: Any) -> str:
     """
-    Return what is written of an event.
+    Return the text that is written for an event.
     """
     lines: list[str] = []
     LogLines(lines.append, "supervisor", **how)(given)
@@ -43,7 +43,7 @@ def written(given: dict[str, Any], **how: Any) -> str:
 
 def test_one_prefix() -> None:
     """
-    A line begins with its time, its process and its level, whoever's it is.
+    A line begins with its time, its process and its level, whichever process wrote it.
     """
     before = "2026-11-25T10:50:19Z"
     given = event("worker-{n} serves", n=1)
@@ -54,7 +54,7 @@ def test_one_prefix() -> None:
 
 def test_each_line_of_a_traceback_has_it() -> None:
     """
-    So that each is found by its level.
+    Each line of a traceback has the prefix, so that a search by level finds all of them.
     """
     given = event("it failed", LogLevel.critical, log_failure=Failure(ValueError("why")))
     first, *others = written(given, journal=True).splitlines()
@@ -70,7 +70,7 @@ def test_each_line_of_a_traceback_has_it() -> None:
 )
 def test_the_journal_has_priorities(level: str, priority: int) -> None:
     """
-    They are syslog's, and the time is the journal's own.
+    In the journal a line has the priority of syslog, and no time, which the journal adds.
     """
     given = event("well", LogLevel.lookupByName(level))
     assert written(given, journal=True) == f"<{priority}>supervisor {level}: well\n"
@@ -79,7 +79,8 @@ def test_the_journal_has_priorities(level: str, priority: int) -> None:
 @pytest.mark.parametrize("journal", [False, True])
 def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a parameter
     """
-    It is in the format of the file, and the journal can tell it by its facility.
+    A line of the access log has the format of the file, and the journal can tell it by its
+    facility.
     """
     line = '"::1" - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
     piped = written(event("{line}", line=line, facility=ACCESS), piped=True)
@@ -90,7 +91,7 @@ def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a para
 
 def test_an_object() -> None:
     """
-    An event is one object, with its fields, whatever is in them.
+    In JSON an event is one object on one line, with its fields, whatever they hold.
     """
     text = written(event("{a} of {b}", a=1, b=b"\xff\n"), as_json=True)
     assert text.count("\n") == 1
@@ -105,8 +106,8 @@ def test_an_object() -> None:
 
 def test_an_object_of_a_worker() -> None:
     """
-    A worker's event keeps its fields on the way through the supervisor, and a line
-    that is no object is an event of its own.
+    A worker's event keeps its fields on the way through the supervisor, and a line that is
+    no object becomes an event of its own.
     """
     piped = written(event("at {n}", LogLevel.error, n=3), as_json=True, piped=True)
     level, _, rest = level_of(piped.rstrip("\n"))
@@ -136,14 +137,15 @@ def test_long_ones_on_their_way_to_the_supervisor() -> None:
 @pytest.mark.parametrize("line", ["", "plain", "<>x", "<1234>x", "<a>x", " <6>x"])
 def test_a_line_without_a_priority(line: str) -> None:
     """
-    It is what a process says that has no log, and a warning.
+    A line without a priority comes from a process that has no log, and counts as a warning.
     """
     assert level_of(line) == (LogLevel.warn, 0, line)
 
 
 def test_twisteds_words_for_its_ports() -> None:
     """
-    They are left out: the service names its addresses itself.
+    Twisted's own lines about its ports are left out: the service names its addresses
+    itself.
     """
     for text in ("_NeverConnected starting on 8081", "(TCP Port 8081 Closed)"):
         given = event("{log_text}", log_text=text) | {"log_namespace": "log_legacy"}
@@ -153,8 +155,8 @@ def test_twisteds_words_for_its_ports() -> None:
 
 def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:
     """
-    JOURNAL_STREAM names the device and the inode of what leads there; the environment
-    is inherited by processes whose output goes elsewhere.
+    Standard error is the journal only if C{JOURNAL_STREAM} names its device and inode: the
+    variable is inherited by processes whose output goes elsewhere.
     """
     path = tmp_path / "stream"
     with path.open("wb") as file:

@@ -1,5 +1,5 @@
 """
-Living no longer than the process that started this one.
+The end of a process together with the process that started it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 60
 @pytest.mark.parametrize("work", ["time.sleep(1000)", "while True: pass"])
 def test_it_ends_with_its_parent(end: str, work: str) -> None:
     """
-    Also a process that hangs, and whichever end of the pipe it has.
+    A process ends with its parent, even if it hangs, and whichever end of the pipe it has.
     """
     pipe = os.pipe()
     theirs, ours = pipe if end == "reading" else pipe[::-1]
@@ -49,7 +49,7 @@ def test_it_ends_with_its_parent(end: str, work: str) -> None:
 )
 def test_it_may_stop_in_order(work: str, status: int) -> None:
     """
-    What it is told to call is called first, and it is not waited for for ever.
+    The stop function is called first; a process that does not stop in time is killed.
     """
     reading, writing = os.pipe()
     stop = "lambda: print('stopping', flush=True)"

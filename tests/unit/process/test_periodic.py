@@ -21,7 +21,7 @@ class Failing:
 
     def __call__(self) -> None:
         """
-        Count the call.
+        Count the call, and raise at the first one.
         """
         self.calls += 1
         if self.calls == 1:
@@ -30,7 +30,7 @@ class Failing:
 
 def test_an_exception_does_not_end_the_calls() -> None:
     """
-    One call that raises is logged with its traceback, and the next is made at its time.
+    A call that raises is logged with its traceback, and the next call is made at its time.
     """
     with capturedLogs() as events:
         clock, function = Clock(), Failing()
@@ -46,7 +46,8 @@ def test_an_exception_does_not_end_the_calls() -> None:
 
 def test_a_failed_deferred_does_not_end_the_calls() -> None:
     """
-    What fails later is an error too, and while it is under way no other call is made.
+    A C{Deferred} that fails counts as an error too, and no other call is made before it has
+    fired.
     """
     clock, made = Clock(), list[Deferred[None]]()
 

@@ -1,5 +1,5 @@
 """
-Burying the processes that others left.
+The reaping of orphans.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ended_child() -> int:
 
 def test_others_are_buried() -> None:
     """
-    All that have ended, and without any there is no error.
+    All orphans that have ended are reaped, and their absence is no error.
     """
     pids = [ended_child() for _ in range(3)]
     bury_orphans(set())
@@ -36,7 +36,7 @@ def test_others_are_buried() -> None:
 
 def test_our_own_are_left() -> None:
     """
-    Somebody else here waits for them.
+    A child of our own is not reaped, because other code of this process waits for it.
     """
     pid = ended_child()
     bury_orphans({pid})

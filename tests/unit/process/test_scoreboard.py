@@ -1,5 +1,5 @@
 """
-What the supervisor counts, in memory that its workers read.
+The counts of the supervisor, in memory that its workers read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pexservice.process.scoreboard import REASONS, Reload, Score
 @pytest.fixture
 def descriptor() -> Iterator[int]:
     """
-    Of a scoreboard.
+    Provide the file descriptor of a scoreboard.
     """
     made = scoreboard.create()
     yield made
@@ -28,14 +28,14 @@ def descriptor() -> Iterator[int]:
 
 def score(number: int) -> Score:
     """
-    One whose counts all say C{number}.
+    Return a score whose counts are all C{number}.
     """
     return Score(number, number, number, dict.fromkeys(REASONS, number))
 
 
 def test_what_is_written_is_read(descriptor: int) -> None:
     """
-    The last of it, all counts in their places.
+    A reader gets the last score that was written, with all counts in their places.
     """
     scoreboard.write(descriptor, score(1))
     counts = {reason: number for number, reason in enumerate(REASONS, 4)}
@@ -47,7 +47,7 @@ def test_what_is_written_is_read(descriptor: int) -> None:
 
 def test_a_reader(descriptor: int) -> None:
     """
-    Reads what is there now; without a supervisor there is nothing.
+    A reader returns the present score, or L{None} without a supervisor.
     """
     read = scoreboard.reader(descriptor)
     scoreboard.write(descriptor, score(3))
@@ -57,7 +57,7 @@ def test_a_reader(descriptor: int) -> None:
 
 def test_no_whole_record(descriptor: int) -> None:
     """
-    Nothing is made up from one that is not there, not whole, or of another kind.
+    A record that is absent, incomplete or of another kind is read as L{None}, not guessed.
     """
     assert scoreboard.read(descriptor) is None
     scoreboard.write(descriptor, score(7))
@@ -73,7 +73,8 @@ def test_no_whole_record(descriptor: int) -> None:
 
 def test_the_record_of_version_0_1_0(descriptor: int) -> None:
     """
-    After an upgrade an older supervisor may go on for a while, which counts less.
+    The shorter record of an older supervisor, which may go on for a while after an upgrade,
+    can be read.
     """
     record = struct.pack("<8s3Q6Q", b"pexscor1", 1, 2, 3, 4, 5, 6, 7, 8, 9)
     os.pwrite(descriptor, record + struct.pack("<I", zlib.crc32(record)), 0)
@@ -83,7 +84,7 @@ def test_the_record_of_version_0_1_0(descriptor: int) -> None:
 
 def test_a_reader_beside_a_writer(descriptor: int) -> None:
     """
-    Never sees half of one record and half of another.
+    A reader never sees half of one record and half of another.
     """
     scoreboard.write(descriptor, score(0))
     done = threading.Event()
@@ -108,7 +109,7 @@ def test_a_reader_beside_a_writer(descriptor: int) -> None:
 
 def test_something_else() -> None:
     """
-    What is no file says so when the worker starts.
+    A file descriptor that is no file is an error when the worker starts.
     """
     reading, writing = os.pipe()
     try:
@@ -121,7 +122,7 @@ def test_something_else() -> None:
 
 def test_our_children_do_not_inherit_it(descriptor: int) -> None:
     """
-    It is between the supervisor and its workers.
+    The children of a worker do not inherit the scoreboard.
     """
     os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
     scoreboard.inherit(descriptor)

@@ -21,7 +21,7 @@ from pexservice.process.sd_notify import ALIVE, LONGEST_LINE, READY, Notifier
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """
-    The reading and the writing end of a pipe.
+    Provide the reading and the writing end of a pipe.
     """
     reading, writing = os.pipe()
     yield reading, writing
@@ -32,7 +32,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize("name", ["notify", "@pexservice-{pid}"])
 def test_to_a_service_manager(tmp_path: Path, name: str) -> None:
     """
-    Its socket has a path, or a name in the abstract namespace.
+    The socket of the service manager has a path, or a name in the abstract namespace.
     """
     name = name.format(pid=os.getpid())
     path = name if name.startswith("@") else str(tmp_path / name)
@@ -51,7 +51,7 @@ def test_to_a_service_manager(tmp_path: Path, name: str) -> None:
 
 def test_to_a_supervisor(pipe: tuple[int, int]) -> None:
     """
-    Messages go into the pipe, whose end no child of ours inherits.
+    Messages go into the pipe, whose writing end no child of this process inherits.
     """
     reading, writing = pipe
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
@@ -62,7 +62,7 @@ def test_to_a_supervisor(pipe: tuple[int, int]) -> None:
 
 def test_whatever_is_said(pipe: tuple[int, int]) -> None:
     """
-    A reason with newlines in it is one line, and one without end is cut.
+    A reason with newlines in it is sent as one line, and a line that is too long is cut.
     """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
@@ -74,8 +74,8 @@ def test_whatever_is_said(pipe: tuple[int, int]) -> None:
 
 def test_a_full_pipe(pipe: tuple[int, int]) -> None:
     """
-    A supervisor that does not read is not waited for, what was not taken is not torn, and
-    the log is told once.
+    A supervisor that does not read is not waited for, a message that does not fit is not
+    torn, and the failure is logged once.
     """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
@@ -92,7 +92,8 @@ def test_a_full_pipe(pipe: tuple[int, int]) -> None:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     """
-    Without a socket nothing is told, and one that is gone, or comes later, is no failure.
+    Without a socket nothing is sent, and a socket that is gone, or comes later, is no
+    failure.
     """
     Notifier().notify(READY)
     Notifier.to_service_manager({}).notify(READY)
@@ -110,7 +111,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_needed_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    One that was opened at the start serves for the life of the process.
+    A socket that was opened at the start serves for the life of the process.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -140,8 +141,8 @@ def test_the_watchdog(
     environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
 ) -> None:
     """
-    Whoever started the process may want to know whether it is alive; not if that was
-    meant for another process.
+    The watchdog's interval is taken from the environment, unless it is meant for another
+    process.
     """
     named = {"NOTIFY_SOCKET": "@nobody", **environment}
     with closing(Notifier.to_service_manager(named)) as notifier:

@@ -16,7 +16,7 @@ from pexservice.process.start_signals import StartSignals
 @pytest.fixture
 def signals() -> Iterator[StartSignals]:
     """
-    One that notes the signals of this process.
+    Provide an instance that notes the signals of this process.
     """
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(each) for each in numbers]
@@ -37,7 +37,7 @@ def send(number: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_is_asked_to_end(signals: StartSignals, number: int) -> None:
     """
-    That is noted, and what waits is interrupted: now, or when it begins to wait.
+    A request to end is noted, and interrupts a wait: one under way, or the next to begin.
     """
     interrupted: list[str] = []
     signals.on_terminate(lambda: interrupted.append("before"))
@@ -50,7 +50,7 @@ def test_it_is_asked_to_end(signals: StartSignals, number: int) -> None:
 
 def test_a_wait_ends_early(signals: StartSignals) -> None:
     """
-    Nobody waits for long in a process that is asked to end.
+    A wait is short in a process that is asked to end.
     """
     signals.sleep(0.01)
     send(signal.SIGTERM)
@@ -59,7 +59,7 @@ def test_a_wait_ends_early(signals: StartSignals) -> None:
 
 def test_new_workers_are_asked_for(signals: StartSignals) -> None:
     """
-    That is remembered until somebody can do it, and done each time from then on.
+    A SIGHUP is remembered until there is a handler, and handled each time from then on.
     """
     send(signal.SIGHUP)
     send(signal.SIGHUP)
@@ -72,7 +72,8 @@ def test_new_workers_are_asked_for(signals: StartSignals) -> None:
 
 def test_handed_over(signals: StartSignals) -> None:
     """
-    The reactor takes SIGTERM by itself, and SIGINT only where nobody else has.
+    After the hand-over SIGTERM stops the reactor, and SIGINT has Python's own handler,
+    which is the only one that the reactor replaces.
     """
     stopped: list[None] = []
     signals.hand_over(lambda: stopped.append(None))

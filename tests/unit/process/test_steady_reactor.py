@@ -15,7 +15,7 @@ from pexservice.process.steady_reactor import SteadyReactor
 
 def test_time() -> None:
     """
-    Its seconds are those of the monotonic clock, whatever the wall clock does.
+    The reactor's seconds are those of the monotonic clock, whatever the wall clock does.
     """
     reactor = SteadyReactor()
     before = time.monotonic()
@@ -26,7 +26,7 @@ def test_time() -> None:
 
 def test_installed_unless_one_is_chosen() -> None:
     """
-    It becomes the process's reactor, unless C{twistd --reactor} has chosen another.
+    The steady reactor becomes the process's, unless C{twistd --reactor} has chosen another.
     """
     for choice, expected in (
         ("", "SteadyReactor"),

@@ -1,5 +1,5 @@
 """
-Progress of a verification is a sign of life.
+The progress of a verification as a sign of life.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pexservice.process.verification import LOG_INTERVAL, VerificationProgress
 
 def test_each_sign_is_passed_on() -> None:
     """
-    In systemd's words: a status, more time to start, and that the process is alive.
+    Progress is passed on in systemd's words: a status, more time to start, and that the
+    process is alive.
     """
     notified: list[tuple[str, ...]] = []
     progress = VerificationProgress(lambda *lines: notified.append(lines))
@@ -28,7 +29,7 @@ def test_each_sign_is_passed_on() -> None:
 
 def test_the_log_is_told_now_and_then() -> None:
     """
-    Not of a short verification, and of a long one every few seconds.
+    A short verification is not logged, and a long one every few seconds.
     """
     clock = Clock()
     progress = VerificationProgress(lambda *_: None, clock.seconds)

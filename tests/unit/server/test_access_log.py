@@ -1,5 +1,5 @@
 """
-The lines of the access log, and where they go.
+Tests of the lines of the access log and of the places where they are written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
 
 def lines(server: Server, *requests: bytes, peer: object = None) -> list[bytes]:
     """
-    What is logged when each of C{requests} was sent on a connection of its own.
+    Return the lines logged when each of C{requests} is sent on a connection of its own.
     """
     before = len(server.lines)
     for each in requests:
@@ -60,7 +60,8 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
 )
 def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
     """
-    It is the same whichever way the answer went, also of what was refused early.
+    The line is the same whether the plan cache or the parser led to the answer, also for a
+    request that was refused early.
     """
     server = Server(remembers=remembers, logs=True)
     found = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
@@ -69,7 +70,7 @@ def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
 
 def test_the_order() -> None:
     """
-    Lines come in the order of the answers: a step's when it is durable.
+    Lines come in the order of the answers: the line of a step comes when it is durable.
     """
     server = Server(logs=True)
     lines(server, STEP, STEP)
@@ -85,7 +86,8 @@ def test_the_order() -> None:
 
 def test_a_client_behind_a_proxy() -> None:
     """
-    It is named, as for the rate; a Unix socket has no address.
+    A line names the client behind a proxy, as the rate limit does; a Unix socket has no
+    address.
     """
     server = Server(logs=True)
     forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
@@ -98,14 +100,14 @@ def test_a_client_behind_a_proxy() -> None:
 )
 def test_escaped(value: bytes) -> None:
     """
-    It is escaped as Twisted's own log has it.
+    A value is escaped as in Twisted's own log.
     """
     assert escaped(value).decode() == _escape(value)
 
 
 def test_they_are_written_together() -> None:
     """
-    At the end of a second, or when there are many.
+    Lines are written together, at the end of a second or when there are many.
     """
     sink = Sink()
     log = AccessLog(sink)
@@ -123,7 +125,8 @@ def test_they_are_written_together() -> None:
 
 def test_a_full_disk() -> None:
     """
-    It costs lines, and no answer; the log says so once, and how many there were.
+    A full disk costs lines and no answer; the log reports it once, and then how many lines
+    were lost.
     """
     server = Server(logs=True)
     server.sink.failure = OSError(errno.ENOSPC, "no space")
@@ -142,7 +145,7 @@ def test_a_full_disk() -> None:
 
 def test_a_file_that_is_moved(tmp_path: Path) -> None:
     """
-    As logrotate does it: what comes after a signal is in the new file.
+    After a move as logrotate makes it and a signal, new lines go to the new file.
     """
     path = tmp_path / "access.log"
     log = AccessLog(sink_of(str(path)))
@@ -160,7 +163,8 @@ def test_a_file_that_is_moved(tmp_path: Path) -> None:
 
 def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
     """
-    Then the file at hand is used, and the daemon's log says so.
+    If the file cannot be opened again, the open one stays in use, and the daemon's log says
+    so.
     """
     place = tmp_path / "place"
     place.mkdir()
@@ -179,7 +183,7 @@ def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A disk that was full within a line does not spoil the next one.
+    A disk that becomes full within a line does not spoil the next line.
     """
     path = tmp_path / "access.log"
     file = LogFile(str(path))

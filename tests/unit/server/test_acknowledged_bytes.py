@@ -1,5 +1,5 @@
 """
-What the kernel tells of a client that takes its answer.
+Tests of how the kernel is asked whether a client takes its answer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_it_changes_when_the_client_reads(kind: str) -> None:
     """
-    While a client takes nothing the number stands still, and it changes when the client
-    takes some.
+    The number of bytes taken stands still while a client takes nothing, and changes when
+    the client takes some.
     """
     server, client = _pair(kind)
     with server, client:
         server.settimeout(0)
         stuck = -1
         while bytes_taken(server) != stuck:
-            # What is under way in the kernel settles.
+            # Bytes that are under way in the kernel settle first.
             stuck = bytes_taken(server) or 0
             with suppress(BlockingIOError):
                 while True:
@@ -48,7 +48,7 @@ def test_it_changes_when_the_client_reads(kind: str) -> None:
 
 def test_what_cannot_be_told() -> None:
     """
-    There is no number without a socket, for a closed one, and for one that is no stream.
+    There is no number without a socket or for a closed socket.
     """
     closed = socket.socket()
     closed.close()

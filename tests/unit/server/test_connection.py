@@ -1,5 +1,5 @@
 """
-What a connection does besides answering.
+Tests of connections: pipelined requests, half-close, time limits, rates and refusals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
 @pytest.fixture
 def server() -> Server:
     """
-    One that knows both requests.
+    Return a server whose plan cache knows both requests.
     """
     made = Server()
     for request in (NEXT, CURRENT):
@@ -40,7 +40,7 @@ def ask(server: Server, *chunks: bytes, peer: object = None) -> Wire:
 
 def statuses(wire: Wire) -> list[int]:
     """
-    Of the answers that it got.
+    Return the statuses of the answers that C{wire} got.
     """
     return [
         int(line.split()[1]) for line in wire.received.split(b"\n") if line[:5] == b"HTTP/"
@@ -49,7 +49,8 @@ def statuses(wire: Wire) -> list[int]:
 
 def test_what_comes_during_a_step_waits(server: Server) -> None:
     """
-    It is not read on until the step is answered, and then answered in order.
+    The connection is not read on during a step, and requests that arrive meanwhile are
+    answered after it, in order.
     """
     server.store.held = True
     wire = server.connect()
@@ -69,8 +70,8 @@ def test_what_comes_during_a_step_waits(server: Server) -> None:
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
 def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> None:
     """
-    A client that takes no answers can ask for no more, whether it has a channel or
-    not, until it takes them.
+    A client that takes no answers can send no more requests until it takes them, whether
+    its connection has a channel or not.
     """
     wire = server.connect()
     wire.protocol.pauseProducing()
@@ -86,7 +87,8 @@ def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> 
 
 def test_half_closed_during_a_step(server: Server) -> None:
     """
-    Who has nothing more to ask still gets the answer, and then the end.
+    A client that half-closes its connection during a step gets the answer, and then the
+    end.
     """
     server.store.held = True
     wire = ask(server, NEXT)
@@ -99,7 +101,7 @@ def test_half_closed_during_a_step(server: Server) -> None:
 
 def test_half_closed_between_requests(server: Server) -> None:
     """
-    There is nothing to wait for.
+    A connection that is half-closed between requests is closed at once.
     """
     wire = ask(server, CURRENT)
     wire.protocol.readConnectionLost()
@@ -108,7 +110,7 @@ def test_half_closed_between_requests(server: Server) -> None:
 
 def test_gone_during_a_step(server: Server) -> None:
     """
-    The step is taken, and nobody is told.
+    The step of a client that has left is taken, and no answer is sent.
     """
     server.store.held = True
     wire = ask(server, NEXT, CURRENT)
@@ -126,7 +128,7 @@ def test_gone_during_a_step(server: Server) -> None:
 )
 def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> None:
     """
-    The cache's way of saying so is the long way's.
+    A step that fails gets the same answer through the plan cache as through the parser.
     """
     answers = []
     for request in (NEXT, NEXT.replace(b"Host", b"hOST")):
@@ -147,7 +149,8 @@ def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> No
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
 def test_a_problem_as_json(request_: bytes) -> None:
     """
-    A client that accepts a problem as JSON and the value as text gets each.
+    A client that accepts JSON for problems alone gets a problem as JSON and the value as
+    text.
     """
     server = Server()
     request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
@@ -160,7 +163,7 @@ def test_a_problem_as_json(request_: bytes) -> None:
 
 def test_a_drip_is_told(server: Server) -> None:
     """
-    A request that does not arrive in time, and not one that is about to.
+    A request that does not arrive in time is answered 408, and not before its time is over.
     """
     wire = server.connect()
     for byte in NEXT[:20]:
@@ -176,7 +179,7 @@ def test_a_drip_is_told(server: Server) -> None:
 
 def test_a_drip_in_a_body() -> None:
     """
-    The same, when the head is there.
+    A request whose head is complete and whose body does not arrive in time is answered 408.
     """
     server = Server()
     wire = ask(server, NEXT[:-2] + b"Content-Length: 5\r\n\r\n12")
@@ -188,8 +191,8 @@ def test_a_drip_in_a_body() -> None:
 @pytest.mark.parametrize("request_", [CURRENT, NEXT])
 def test_resting_connections_go(server: Server, request_: bytes) -> None:
     """
-    After a while, and each request begins it anew, also one that the cache knows: a read,
-    and a step, taken or not.
+    A connection that rests too long is closed; each request starts its time anew, also a
+    request that the plan cache knows: a read, or a step, taken or not.
     """
     wires = [
         *(ask(server, request_) for _ in range(3)),
@@ -218,10 +221,11 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
 
 def test_one_too_many() -> None:
     """
-    A resting one goes; when all are in a request, the new one is told and goes.
+    A resting connection makes room for a new one; when all are busy, the new one is
+    answered 503 and closed.
     """
     server = Server(connections=2)
-    # So that the cache knows it.
+    # So that the plan cache knows the request.
     ask(server, NEXT).lose()
     server.store.held = True
     first, second = ask(server, CURRENT), ask(server, NEXT)
@@ -238,7 +242,7 @@ def test_one_too_many() -> None:
 
 def test_retired(server: Server) -> None:
     """
-    When the worker stops, every answer has to say that it is the connection's last.
+    When the worker stops, every answer says that it is the connection's last.
     """
     server.connections.closing = True
     server.fast_path.retire()
@@ -249,7 +253,7 @@ def test_retired(server: Server) -> None:
 
 def test_parting(server: Server) -> None:
     """
-    A step that the cache knew ends its connection when those at rest are closed.
+    A step that the plan cache knew ends its connection when resting connections are closed.
     """
     server.store.held = True
     wire = ask(server, NEXT)
@@ -261,7 +265,8 @@ def test_parting(server: Server) -> None:
 
 def test_the_rate_of_one_client() -> None:
     """
-    It holds with the cache as without, for each address on its own, and comes back.
+    The rate limit holds with the plan cache as without it, for each address on its own, and
+    its allowance grows again.
     """
     server = Server(rate=5)
     one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
@@ -291,8 +296,7 @@ def test_the_rate_of_one_client() -> None:
 )
 def test_malformed_requests_count(sent: bytes, status: int) -> None:
     """
-    What is refused before it is a request counts against its client's rate, and over it
-    is told so; each once.
+    A malformed request counts once against its client's rate, and is answered 429 over it.
     """
     server = Server(rate=3)
     one = IPv4Address("TCP", "10.0.0.1", 1)
@@ -307,7 +311,7 @@ def test_malformed_requests_count(sent: bytes, status: int) -> None:
 
 def test_malformed_requests_behind_a_proxy() -> None:
     """
-    They count against the client that the proxy names.
+    Malformed requests count against the client that the proxy names.
     """
     server = Server(rate=1)
     found = []
@@ -319,7 +323,8 @@ def test_malformed_requests_behind_a_proxy() -> None:
 
 def test_what_a_page_is_told_of_early_refusals() -> None:
     """
-    A page of a named origin may read them, as any other answer.
+    A page of a named origin may read the answers to malformed requests, as any other
+    answer.
     """
     origin = "https://a.example"
     server = Server(access=Access(origins=[origin]))
@@ -334,7 +339,8 @@ def test_what_a_page_is_told_of_early_refusals() -> None:
 
 def test_a_refusal_behind_a_head_request() -> None:
     """
-    It has a body: the method of the request before says nothing of it.
+    The answer to a malformed request has a body, also when the request before it was a
+    HEAD.
     """
     server = Server()
     head = CURRENT.replace(b"GET", b"HEAD")
@@ -347,7 +353,8 @@ def test_a_refusal_behind_a_head_request() -> None:
 
 def test_the_rate_behind_a_proxy() -> None:
     """
-    Through a Unix socket, a client is whom the proxy names, also for the cache.
+    Through a Unix socket, the rate limit counts the client that the proxy names, also for
+    requests that the plan cache knows.
     """
     server = Server(rate=1)
     for peer, expected in (

@@ -1,10 +1,10 @@
 """
-Any bytes at all, for what reads a connection.
+Fuzz tests: any bytes at all, sent to the code that reads a connection.
 
-Attacks of L{tests.labs.attacks.lab}, torn, mixed, cut and repeated, on connections
-without a network: whatever comes, nothing is raised and nothing is logged, what goes
-back is HTTP, and the cursor has made the steps that the answers tell of.  The same
-is held without the cache, and the same must come back.
+Attacks of L{tests.labs.attacks.lab} are torn, mixed, cut and repeated, on connections
+without a network.  Whatever is sent, nothing is raised and nothing is logged, every answer
+is HTTP, and the cursor has made the steps that the answers tell of.  The same bytes are
+sent to a server without the plan cache, and the same answers must come back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEDS = st.sampled_from(
     ]
 )
 
-#: What parsers stumble over.
+#: Bytes that parsers stumble over.
 BITS = st.sampled_from(
     [
         *(b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b";", b","),
@@ -50,7 +50,7 @@ BITS = st.sampled_from(
 @st.composite
 def torn(draw: st.DrawFn) -> bytes:
     """
-    A request with some of it replaced, taken out, put in, or doubled.
+    Draw a request with some of its bytes replaced, taken out, put in, or doubled.
     """
     sent = draw(USUAL | SEEDS)
     for _ in range(draw(st.integers(0, 4))):
@@ -66,7 +66,7 @@ def torn(draw: st.DrawFn) -> bytes:
 @st.composite
 def talks(draw: st.DrawFn) -> list[bytes]:
     """
-    What one client sends, in chunks.
+    Draw the chunks that one client sends.
     """
     few = draw(st.lists(torn() | USUAL, min_size=1, max_size=4))
     sent = draw(st.lists(st.sampled_from(few), min_size=1, max_size=8))
@@ -80,7 +80,7 @@ def talks(draw: st.DrawFn) -> list[bytes]:
 @contextmanager
 def silence() -> Iterator[None]:
     """
-    Nothing is logged as a failure, an error or a warning.
+    Assert that nothing is logged as a failure, an error or a warning.
     """
     with capturedLogs() as events:
         yield
@@ -93,6 +93,8 @@ def silence() -> Iterator[None]:
 
 def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]:
     """
+    Send C{chunks} on a new connection.
+
     @return: what comes back, and whether the connection is closed.
     """
     wire = server.connect()
@@ -116,7 +118,7 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
 
 def answers(wire: Wire) -> list[Answer]:
     """
-    What came back, if it is HTTP.
+    Return the answers that came back; fail if they are not HTTP.
     """
     return split(wire.received)
 
@@ -131,8 +133,8 @@ def answers(wire: Wire) -> list[Answer]:
 )
 def test_whatever_comes(held: list[tuple[list[bytes], str]]) -> None:
     """
-    Nothing is raised, nothing is logged, no answer is a failure of ours, each step is
-    told of, the cache stays small, and it changes nothing.
+    Whatever is sent, nothing is raised or logged, no answer is a failure of the server,
+    each step is told of, the plan cache stays small, and it changes no answer.
     """
     with_cache, without = (Server(remembers=remembers) for remembers in (True, False))
     with silence():

@@ -41,7 +41,7 @@ def answer(server: Server, local: IAddress, peer: IAddress, request: bytes) -> b
 
 def server(*, remembers: bool = True) -> Server:
     """
-    Start one with a name and a proxy.
+    Return a server with an allowed host and a known proxy.
     """
     names = ("pex.example.org",)
     return Server(remembers=remembers, hosts=names, proxies=("127.0.0.9",))
@@ -61,8 +61,9 @@ def test_the_same_with_and_without_the_cache(
     requests: list[tuple[IAddress, IAddress, bytes]],
 ) -> None:
     """
-    What was learnt on a connection that is not checked is not believed on one that is;
-    421 comes when the host is not ours and the connection is checked, and only then.
+    A plan learnt on a connection whose Host is not checked gets no request past the check
+    on another connection; 421 is answered if, and only if, the host is foreign and the
+    connection is checked.
     """
     cached, parsed = server(), server(remembers=False)
     for local, peer, request in requests:
@@ -78,8 +79,8 @@ def test_the_same_with_and_without_the_cache(
 @pytest.mark.parametrize("end", ["", "Connection: close\r\n"])
 def test_learnt_elsewhere(request_line: str, end: str) -> None:
     """
-    A request in the cache is refused on a connection whose Host is checked, and its
-    connection goes on.
+    A request in the plan cache is refused on a connection whose Host is checked, and a
+    keep-alive connection goes on.
     """
     one = server()
     sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
@@ -96,7 +97,7 @@ def test_learnt_elsewhere(request_line: str, end: str) -> None:
 
 def test_http_1_0_without_host() -> None:
     """
-    No browser sends such a request.
+    A request of HTTP/1.0 without a Host is answered, as no browser sends such a request.
     """
     sent = b"POST /next HTTP/1.0\r\n\r\n"
     assert answer(server(), LOOPBACK, CLIENT, sent).startswith(b"HTTP/1.0 200 OK\r\n")
@@ -104,7 +105,8 @@ def test_http_1_0_without_host() -> None:
 
 def test_every_answer_forbids_sniffing_and_embedding() -> None:
     """
-    Also those of the cache, and those of what is refused early.
+    Every answer forbids sniffing and embedding, also an answer from the plan cache or to a
+    malformed request.
     """
     one = server()
     malformed = [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 17000]

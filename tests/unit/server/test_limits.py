@@ -1,5 +1,5 @@
 """
-Which connections go: for room, for time, for the end.
+Tests of the connections that are closed: for room, for time, and at the end of a worker.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ class Fake:
 
     def bytes_taken(self) -> int | None:
         """
-        See L{IConnection.bytes_taken}.
+        Return the number that the test has set.
         """
         return self.taken
 
     def loseConnection(self) -> None:
         """
-        See L{IConnection.loseConnection}.
+        Note that the connection was closed.
         """
         self.phase = Phase.DRAINING
         self.fate.append("closed")
 
     def time_out(self) -> None:
         """
-        See L{IConnection.time_out}.
+        Note that the request was timed out.
         """
         self.fate.append("timed out")
 
     def abort(self) -> None:
         """
-        See L{IConnection.abort}.
+        Note that the connection was aborted.
         """
         self.fate.append("aborted")
 
 
 def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connections:
     """
-    Make a table with C{connections} in it, of no client in particular.
+    Return a table with C{connections} in it, which belong to no client in particular.
     """
     made = Connections(limit, (clock or Turns()).seconds)
     for each in connections:
@@ -78,7 +78,8 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
 
 def test_the_longest_resting_makes_room() -> None:
     """
-    In the order in which they came to rest, whatever the order in which they came.
+    Resting connections make room in the order in which they came to rest, whatever the
+    order in which they were opened.
     """
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
@@ -90,8 +91,8 @@ def test_the_longest_resting_makes_room() -> None:
 
 def test_who_has_moved_since_the_search_stays() -> None:
     """
-    A search finds many, which are used up one by one; who was busy in between has
-    not rested longest any more.
+    A connection that was busy after a search found it stays; the others that the search
+    found go one by one.
     """
     first, second, third = (Fake(last_active=float(n)) for n in range(3))
     connections = table(3, first, second, third)
@@ -103,13 +104,13 @@ def test_who_has_moved_since_the_search_stays() -> None:
 
 def test_one_search_in_a_flood() -> None:
     """
-    When all are busy, a new connection does not cost a search each.
+    While all connections are busy, a flood of new ones does not cost a search each.
     """
     looked = 0
 
     class Busy(Fake):
         """
-        Counts who looks.
+        A busy connection that counts how often its phase is read.
         """
 
         @property
@@ -136,8 +137,8 @@ def test_one_search_in_a_flood() -> None:
 
 def test_the_sweep() -> None:
     """
-    Who rests too long is closed, who takes too long to ask is told, who does not take
-    what it is sent is cut off; the others stay.
+    The sweep closes a connection that rests too long, times out a request that takes too
+    long to arrive, and aborts a connection whose client takes no answer; the others stay.
     """
     clock = Turns()
     now = 1000.0
@@ -160,8 +161,8 @@ def test_the_sweep() -> None:
 
 def test_who_reads_slowly_is_waited_for() -> None:
     """
-    A client that takes some of its answer every now and then may take as long as it
-    likes; once it has stopped, it is cut off.
+    A client that takes some of its answer every now and then may take as long as it likes;
+    once it has stopped, its connection is aborted.
     """
     clock = Turns()
     clock.rightNow = 1000.0
@@ -180,8 +181,8 @@ def test_who_reads_slowly_is_waited_for() -> None:
 
 def test_who_cannot_be_looked_at_has_its_time() -> None:
     """
-    Where the kernel does not tell what a client takes, it has to take all in time; what
-    is blocked anew begins anew.
+    Where the kernel does not tell how much a client takes, the client has to take all in
+    time; a connection that is blocked again has its full time again.
     """
     clock = Turns()
     clock.rightNow = 1000.0
@@ -205,7 +206,7 @@ def test_one_that_breaks_the_sweep() -> None:
 
     class Broken(Fake):
         """
-        Raises when it is closed.
+        A connection that raises when it is closed.
         """
 
         def loseConnection(self) -> None:
@@ -224,7 +225,7 @@ def test_one_that_breaks_the_sweep() -> None:
 
 def test_a_closing_one_makes_room() -> None:
     """
-    It holds a descriptor, so it counts, and goes when there is need.
+    A closing connection counts, as it holds a file descriptor, and makes room when needed.
     """
     closing = Fake(phase=Phase.DRAINING)
     connections = table(1, closing)
@@ -235,8 +236,8 @@ def test_a_closing_one_makes_room() -> None:
 
 def test_a_request_that_does_not_arrive_makes_room() -> None:
     """
-    Where none rests, the one whose request has been arriving longest goes before
-    anybody is refused.
+    Where no connection rests, the one whose request has been arriving longest goes before a
+    new connection is refused.
     """
     slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
     connections = table(3, *slow, Fake(phase=BUSY))
@@ -248,8 +249,8 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
 
 def test_a_new_connection_is_not_idle() -> None:
     """
-    One that has sent nothing yet goes after those whose requests have been arriving for
-    longer, or a new client would be closed before it can ask.
+    A connection that has sent nothing yet goes after those whose requests have been
+    arriving for longer, or a new client would be closed before it can ask.
     """
     new = Fake(answered=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
@@ -262,8 +263,8 @@ def test_a_new_connection_is_not_idle() -> None:
 
 def test_a_client_closes_its_own_connections() -> None:
     """
-    The one that holds more than its share makes room for all others, and for itself,
-    whatever its connections do; those of others stay, however long they rest.
+    A client that holds more than its share makes room for all others, and for itself,
+    whatever its connections do; the connections of others stay, however long they rest.
     """
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
@@ -287,8 +288,8 @@ def test_a_client_closes_its_own_connections() -> None:
 
 def test_there_is_no_rest_while_a_flood_goes_on() -> None:
     """
-    However long the machine takes for a search: connections that come again as often as
-    they are closed keep nobody out in between.
+    Connections that come again as often as they are closed keep no other client out,
+    however long the machine takes for a search.
     """
     ticks = itertools.count(1000)
     connections = Connections(100, lambda: float(next(ticks)))
@@ -304,7 +305,7 @@ def test_there_is_no_rest_while_a_flood_goes_on() -> None:
 
 def test_blocked_ones_of_a_greedy_client() -> None:
     """
-    A client that takes no answers cannot keep its share times over for a minute.
+    A client that takes no answers cannot hold several times its share for a minute.
     """
     connections = Connections(40, Turns().seconds)
     blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
@@ -316,7 +317,7 @@ def test_blocked_ones_of_a_greedy_client() -> None:
 
 def test_a_proxy_never_holds_too_many() -> None:
     """
-    It stands for many clients, so its connections go by their rest alone.
+    A proxy stands for many clients, so its connections go by their rest alone.
     """
     connections = Connections(40, Turns().seconds)
     proxied = [Fake(last_active=100.0 + n) for n in range(38)]
@@ -332,7 +333,8 @@ def test_a_proxy_never_holds_too_many() -> None:
 
 def test_refusals_are_bounded() -> None:
     """
-    Whoever is told that there is no room holds a descriptor meanwhile, so not all are.
+    A connection that is being refused holds a file descriptor, so only L{MOST_REFUSALS} at
+    a time are told that there is no room.
     """
     connections = table(1, Fake(phase=BUSY))
     told = [Fake(phase=Phase.DRAINING) for _ in range(MOST_REFUSALS)]
@@ -346,7 +348,7 @@ def test_refusals_are_bounded() -> None:
 
 def test_no_descriptor_is_left() -> None:
     """
-    Then one goes although the table is not full.
+    When no file descriptor is left, a connection goes although the table is not full.
     """
     idle = Fake()
     connections = table(10, idle, Fake(phase=BUSY))
@@ -357,7 +359,7 @@ def test_no_descriptor_is_left() -> None:
 
 def test_emptied() -> None:
     """
-    Fires when the last one has left.
+    C{emptied} fires when the last connection has left.
     """
     fakes = [Fake(), Fake()]
     connections = table(2, *fakes)
@@ -372,7 +374,8 @@ def test_emptied() -> None:
 
 def test_what_goes_is_counted_once() -> None:
     """
-    By its reason, also when a connection takes its time to close.
+    A closed connection is counted once, by its reason, also when it takes its time to
+    close.
     """
     clock = Turns()
     clock.rightNow = 1000.0
@@ -393,7 +396,7 @@ def test_what_goes_is_counted_once() -> None:
 
 def test_who_is_displaced_or_refused_is_counted() -> None:
     """
-    The one made room, the other found none.
+    A displaced connection and a refused one are counted, each as such.
     """
     connections = table(1, Fake())
     assert connections.admit(Fake(phase=BUSY)) is TAKEN

@@ -2,7 +2,7 @@
 The search for headers that take more than linear time.
 
 Every header that is read, by this package or by Twisted for it, gets values near the
-largest size, made of runs of whatever an expression could stumble over.
+largest size, made of runs of everything that a regular expression could stumble over.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import pexservice
 from pexservice.web.access import Access
 from tests.support.wire import Server
 
-#: What Twisted reads by itself.
+#: The headers that Twisted reads by itself.
 TWISTED = {"connection", "content-length", "content-type", "cookie", "expect", "host"}
 
-#: What is read for certain; if the search in the source does not find it, it is blind.
+#: The headers that are read for certain; a search that misses one of them is blind.
 KNOWN = {
     *("accept", "authorization", "host", "idempotency-key", "if-match", "if-none-match"),
     *("last-event-id", "origin", "purpose", "sec-fetch-site", "sec-purpose", "x-moz"),
@@ -78,17 +78,17 @@ BEGINNINGS = {
 #: Bytes; twice the size and the rest of the head have room in the largest head.
 SIZE = 7_500
 
-#: A square has 4, a line 2.
+#: The most that twice the size may take: quadratic time has 4, linear time 2.
 RATIO = 3.2
 
-#: What is measured again when its first ratio is worse, each time with more tries.
+#: How often a size is measured: again with more tries while the ratio is too large.
 TRIES = (1, 3, 9, 27)
 
 
 def literals() -> Iterator[tuple[str, bool]]:
     """
     Yield every literal in the rooms C{web} and C{server} that could name a header, and
-    whether it certainly does, for it is what headers are asked for.
+    whether it certainly does, because a header is asked for by it.
     """
     for room in ("web", "server"):
         for path in (Path(pexservice.__file__).parent / room).rglob("*.py"):
@@ -106,7 +106,7 @@ def literals() -> Iterator[tuple[str, bool]]:
 
 def values(header: str) -> Iterator[tuple[str, str]]:
     """
-    Yield beginnings and runs of values: of what may be no header at all, fewer.
+    Yield beginnings and runs of values; fewer for a name that may be no header at all.
     """
     if header in CERTAIN:
         yield from product(dict.fromkeys(("", BEGINNINGS.get(header, "a"), '"')), RUNS)
@@ -119,9 +119,9 @@ _numbers = count()
 
 def heads(header: str, value: str) -> Iterator[bytes]:
     """
-    Yield requests with the header: one that moves and one that reads.
+    Yield two requests with the header: one that moves and one that reads.
 
-    The length of a body is whatever it is, so that it may be refused.
+    The length of a body is whatever value is tried, so such a request may be refused.
     """
     # So that nothing that was parsed before can be looked up.
     value = f"{value}{next(_numbers)}"
@@ -144,7 +144,7 @@ def query(value: str) -> Iterator[bytes]:
 
 def taken(server: Server, header: str, value: str) -> float:
     """
-    Return how long the process works for requests with this value.  Seconds.
+    Return how long the process works for requests with C{value}.  Seconds.
     """
     requests = list(query(value) if header == "query" else heads(header, value))
     wires = [server.connect(UNIXAddress(None)) for _ in requests]
@@ -154,7 +154,7 @@ def taken(server: Server, header: str, value: str) -> float:
         wire.turns(3)
     spent = time.process_time() - began
     for wire in wires:
-        # One may wait for the body that its length promises.
+        # With a length, a request may wait for the body that is promised.
         if header != "content-length":
             assert wire.received.startswith(b"HTTP/1.1 "), (header, value[:40])
         wire.lose()
@@ -163,7 +163,7 @@ def taken(server: Server, header: str, value: str) -> float:
 
 def ratio(server: Server, header: str, parts: tuple[str, str], tries: int) -> float:
     """
-    Return how much longer twice the size takes; the best of so many tries.
+    Return how much longer a value of twice the size takes; the best of C{tries} tries.
     """
     beginning, run = parts
     spent = []
@@ -176,7 +176,7 @@ def ratio(server: Server, header: str, parts: tuple[str, str], tries: int) -> fl
 @pytest.fixture(scope="module")
 def server() -> Server:
     """
-    One where every header counts.
+    Return a server that reads every header.
     """
     tokens = frozenset({sha256(b"a").digest()})
     access = Access(tokens, ["https://pages.example.org"])
@@ -185,8 +185,8 @@ def server() -> Server:
 
 def test_the_search_is_not_blind() -> None:
     """
-    It finds the headers that are known to be read, and no other is certainly read: who
-    adds one adds it to L{KNOWN}.
+    The search finds the headers that are known to be read, and no other header is certainly
+    read; a new one has to be added to L{KNOWN}.
     """
     assert {name for name, _ in literals()} >= KNOWN
     assert {name for name, certain in literals() if certain} <= CERTAIN
@@ -197,7 +197,8 @@ def test_the_search_is_not_blind() -> None:
 )
 def test_linear(server: Server, header: str) -> None:
     """
-    Twice the size takes no more than about twice the time, whatever is repeated in it.
+    A value of twice the size takes no more than about twice the time, whatever is repeated
+    in it.
     """
     for parts in values(header):
         found = [ratio(server, header, parts, TRIES[0])]
@@ -210,10 +211,10 @@ def test_linear(server: Server, header: str) -> None:
 
 def test_it_would_be_found(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The search finds an expression that goes back over what it has read.
+    The search finds a regular expression that backtracks.
     """
     slow = re.compile(rb"k(?:[ \t]*;|[ \t])*z")
     monkeypatch.setattr("pexservice.web.parameters._KEY", slow)
-    # A machine that is busy with something else hides it now and then.
+    # A machine that is busy with something else hides the difference now and then.
     parts = ("k", " ")
     assert any(ratio(server, "idempotency-key", parts, 3) > RATIO for _ in range(5))

@@ -1,5 +1,5 @@
 """
-What the plan cache does on a store that others write to.
+Tests of the plan cache on a store that others write to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STEP = b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: %d\r\n\r\n"
 @pytest.fixture
 def etcd() -> FakeCaller:
     """
-    A way to etcd that answers at once until it is closed.
+    Return a way to etcd that answers at once until it is closed.
     """
     clock = Turns()
     return FakeCaller(FakeEtcd(), clock)
@@ -39,7 +39,7 @@ def begun(etcd: FakeCaller) -> Server:
 
 def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
     """
-    Have everything answered.
+    Let all that is under way be answered.
     """
     for _ in range(20):
         server.clock.turn(0.01)
@@ -52,8 +52,8 @@ def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
 
 def test_reads_share_an_answer(etcd: FakeCaller) -> None:
     """
-    A read on etcd is not parsed again, and is answered by the store: by one question of
-    all that wait for it, and only when its answer has come.
+    A read on etcd is not parsed again, and is answered by the store: one question serves
+    all reads that wait for it, and each read is answered only when its answer has come.
     """
     server = begun(etcd)
     parsed = server.fast_path.requests.misses()
@@ -64,7 +64,7 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
         wire.send(CURRENT % number)
     assert len(etcd.waiting) == 1
     etcd.answer()
-    # Those who came while the question was under way share the next one.
+    # The reads that came while the question was under way share the next one.
     assert [b"200 OK" in wire.received for wire in wires] == [True] + [False] * 4
     assert len(etcd.waiting) == 1
     etcd.answer()
@@ -75,7 +75,8 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
 
 def test_steps(etcd: FakeCaller) -> None:
     """
-    Steps with keys are not parsed again either; one whose key was used is replayed.
+    A step with an idempotency key is not parsed again either; a step whose key was used is
+    replayed.
     """
     server = begun(etcd)
     parsed = server.fast_path.requests.misses()
@@ -93,7 +94,7 @@ def test_steps(etcd: FakeCaller) -> None:
 
 def test_an_etcd_that_is_away(etcd: FakeCaller) -> None:
     """
-    What cannot be answered is refused, and is not parsed for that.
+    A request that etcd cannot answer is refused, and is not parsed for that.
     """
     server = begun(etcd)
     parsed = server.fast_path.requests.misses()

@@ -1,5 +1,5 @@
 """
-The parser leans on private names of Twisted: they mean what it takes them for.
+Tests that the private names of Twisted that the parser leans on still mean the same.
 
 These tests are the first to fail on a version of Twisted that has changed them.
 """
@@ -42,7 +42,7 @@ class Left(Request):
 
 class Recording(Parser):
     """
-    A parser that keeps what it refused and what was completed.
+    A parser that keeps the statuses of its refusals and the requests that were completed.
     """
 
     requestFactory = Left
@@ -55,7 +55,7 @@ class Recording(Parser):
     @property
     def is_over(self) -> bool:
         """
-        Whether something was refused.
+        Return whether a request was refused.
         """
         return bool(self.refused)
 
@@ -104,7 +104,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_twisted_has_the_names(name: str) -> None:
     """
-    Each private name that the parser reads or overrides is there on a new channel.
+    Each private name that the parser reads or overrides exists on a new channel.
     """
     channel = HTTPChannel()
     channel.makeConnection(StringTransport())
@@ -114,7 +114,8 @@ def test_twisted_has_the_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["_maxTrailerHeadersSize", "_trailerHeaders", "state"])
 def test_twisted_has_the_decoders_names(name: str) -> None:
     """
-    So is each one of the decoder of chunks, which the parser takes for absent else.
+    Each private name that the parser reads of the chunk decoder exists; the parser would
+    not notice that a name is gone.
     """
     decoder = _ChunkedTransferDecoder(lambda _: None, lambda _: None)
     assert hasattr(decoder, name), f"{VERSION} has no _ChunkedTransferDecoder.{name}"
@@ -157,7 +158,7 @@ def test_a_request_from_its_first_byte_to_its_answer(parser: Recording) -> None:
 
 def test_an_empty_line_begins_a_request(parser: Recording) -> None:
     """
-    One empty line may come first, and then the connection does not rest.
+    An empty line may come before a request, and with it the connection no longer rests.
     """
     parser.dataReceived(b"\r\n")
     assert not parser.is_between_requests
@@ -165,7 +166,7 @@ def test_an_empty_line_begins_a_request(parser: Recording) -> None:
 
 def test_a_client_that_does_not_take_its_answers(parser: Recording) -> None:
     """
-    C{is_blocked} is what the transport said last.
+    C{is_blocked} follows the transport's last call.
     """
     assert not parser.is_blocked
     parser.pauseProducing()
@@ -178,7 +179,7 @@ def test_reading_is_paused_at_the_transport(
     parser: Recording, wire: StringTransport
 ) -> None:
     """
-    The client is held back by the transport itself.
+    The transport itself holds the client back.
     """
     parser.pause_reading()
     assert wire.producerState == "paused"
@@ -214,7 +215,8 @@ def test_twisted_hands_over_what_it_refuses(
     parser: Recording, wire: StringTransport, sent: bytes, status: int
 ) -> None:
     """
-    What Twisted would drop or answer by itself comes to C{refuse}, once, with its status.
+    A request that Twisted would drop or answer by itself comes to C{refuse}, once, with its
+    status.
     """
     parser.dataReceived(sent)
     assert parser.refused == [status]
@@ -234,7 +236,7 @@ def test_twisted_hands_over_what_it_refuses(
 )
 def test_a_whole_request_is_completed(parser: Recording, sent: bytes) -> None:
     """
-    A request is complete with its last byte and not before, once.
+    A request is completed once, with its last byte and not before.
     """
     parser.dataReceived(sent[:-1])
     assert parser.complete == []
@@ -248,7 +250,7 @@ def test_a_body_is_asked_for_where_there_is_one(
     parser: Recording, wire: StringTransport, length: bytes, asked: bytes
 ) -> None:
     """
-    Twisted sends 100 by C{_send100Continue} alone.
+    Twisted sends 100 for a request with a body, and by C{_send100Continue} alone.
     """
     parser.dataReceived(
         HEAD + b"Expect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
@@ -269,6 +271,7 @@ def test_a_body_is_asked_for_where_there_is_one(
 )
 def test_twisted_has_what_is_overridden(override: Callable[..., object]) -> None:
     """
-    A method that Twisted calls by another name would never be called.
+    Twisted has each method that the parser overrides; under another name it would never be
+    called.
     """
     assert override.__name__ in vars(HTTPChannel) | vars(HTTPChannel.__mro__[1])

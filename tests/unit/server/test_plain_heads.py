@@ -1,11 +1,11 @@
 """
-What the plan cache answers is what the parser and the tree answer, byte for byte.
+The plan cache answers as the parser and the resource tree do, byte for byte.
 
-Heads are generated that look as those of real clients do, each line of them in every
-state: there or not, twice, empty, malformed, too long, in another case or order, with
-other blanks.  They are sent to two workers, one of which parses all of them, and what
-comes back is compared, and what is counted and logged.  Unlike L{test_same_answers}, which
-has whatever clients may think of, many of these are recognized the second time.
+Heads are generated that look as those of real clients do, each line of them in every state:
+there or not, twice, empty, malformed, too long, in another case or order, with other
+blanks.  The heads are sent to two workers, one of which parses all of them, and the
+answers, the counts and the log lines are compared.  Unlike L{test_same_answers}, which has
+whatever clients may think of, many of these are recognized the second time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.wire import Server, Wire
 ORIGIN = b"https://pages.example.org"
 TOKEN = b"secret"
 
-#: How a worker may be set up, besides what each has.
+#: How a worker may be set up, besides the settings that all workers here have.
 SETUPS: dict[str, dict[str, object]] = {
     "plain": {},
     "operated": {"access": Access(frozenset({sha256(TOKEN).digest()}))},
@@ -48,7 +48,7 @@ PEERS = (
 )
 LOCALS = (IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "192.0.2.9", 1))
 
-#: The values of what is read, the first two of each as clients send them.
+#: The values of the headers that are read, the first two of each as clients send them.
 VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"Accept": (
         *(b"*/*", b"application/json", b"text/plain", b"application/problem+json"),
@@ -94,7 +94,7 @@ VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"Access-Control-Request-Method": (b"POST",),
 }
 
-#: What nobody reads.
+#: Headers that the service does not read.
 IGNORED: dict[bytes, tuple[bytes, ...]] = {
     b"X-Request-ID": (b"",),
     b"Accept-Encoding": (b"gzip, deflate, br", b"identity"),
@@ -108,7 +108,7 @@ IGNORED: dict[bytes, tuple[bytes, ...]] = {
     b"X-Controls": (b"a\x01b", b"a\x7fb", b"a\x80b", b"a\tb"),
 }
 
-#: What clients send, and what hardly any does.
+#: Headers that clients usually send, and then all headers, rare ones too.
 USUAL = (*list(VALUES)[:8], b"Origin", b"User-Agent", b"Referer", *list(IGNORED)[:8])
 NAMES = (*VALUES, *IGNORED)
 METHODS = (*[b"GET", b"POST"] * 10, b"HEAD", b"HEAD", b"PUT", b"OPTIONS")
@@ -120,7 +120,7 @@ QUERIES = (*[b""] * 8, b"?a", b"?x=%20", b'?"', b"?\\", b"?a#b")
 @define
 class Line:
     """
-    A line of a head, of a client that sends it with each request, mostly the same.
+    A line of a head, which a client sends with each request, mostly the same.
     """
 
     name: bytes
@@ -134,7 +134,7 @@ class Line:
 
 class Client:
     """
-    A client, which sends a head again and again with a few differences.
+    A client that sends a head again and again with a few differences.
     """
 
     def __init__(self, chance: random.Random) -> None:
@@ -144,7 +144,7 @@ class Client:
         self._path = chance.choice(self._paths)
         self._version = chance.choice([b"HTTP/1.1"] * 4 + [b"HTTP/1.0"])
         names = chance.sample(USUAL, chance.choice((0, 1, 2, 3, 5, 9)))
-        # HTTP/1.0 goes without.
+        # A request of HTTP/1.0 may have no Host.
         host = [] if self._version == b"HTTP/1.0" and chance.random() < 0.5 else [b"Host"]
         self._lines = [self._line(name) for name in dict.fromkeys((*host, *names))]
         if chance.random() < 0.2:
@@ -153,7 +153,7 @@ class Client:
     def _line(self, name: bytes) -> Line:
         chance = self._chance
         values = VALUES.get(name) or IGNORED[name]
-        # The first ones are those that clients send.
+        # The first two values are those that clients send.
         value = chance.choice(values[:2] if chance.random() < 0.9 else values)
         if name == b"X-Request-ID":
             value = b"%032x" % chance.getrandbits(128)
@@ -175,7 +175,7 @@ class Client:
         chance = self._chance
         for number, line in enumerate(self._lines):
             if line.name == b"X-Request-ID" or chance.random() < 0.15:
-                # Of the same name, so that shapes are found.
+                # The new line has the same name, so that shapes are found.
                 named = line.name.lower().strip()
                 name = next(each for each in NAMES if each.lower() == named)
                 self._lines[number] = self._line(name)
@@ -183,7 +183,7 @@ class Client:
         if happens < 0.02 and self._lines:
             self._lines.pop(chance.randrange(len(self._lines)))
         elif happens < 0.06:
-            # Or one twice, beside each other now and then.
+            # A new line comes in, or two of one name beside each other.
             name = chance.choice((*NAMES, b"Host", b"Host"))
             at = chance.randint(0, len(self._lines))
             self._lines[at:at] = [self._line(name) for _ in range(chance.choice((1, 1, 2)))]
@@ -196,7 +196,7 @@ class Client:
 
 def chunks_of(sent: bytes, chance: random.Random) -> list[bytes]:
     """
-    Return C{sent}, mostly in one piece.
+    Return C{sent} as chunks, mostly in one piece.
     """
     if chance.random() < 0.9:
         return [sent]
@@ -242,7 +242,7 @@ class Pair:
 
     def ask(self, *chunks: bytes) -> bytes:
         """
-        Send C{chunks} to both, and compare what comes back.
+        Send C{chunks} to both workers, compare what comes back, and return it.
         """
         self.requests += 1
         wires = self._connected()
@@ -262,7 +262,7 @@ class Pair:
 
     def compare(self) -> None:
         """
-        Compare what both did.
+        Compare the cursors, the log lines and the counts of both workers.
         """
         fast, slow = self.servers
         assert repr(fast.committer.durable) == repr(slow.committer.durable)
@@ -273,7 +273,7 @@ class Pair:
     @property
     def hits(self) -> int:
         """
-        How many requests the cache knew.
+        Return how many requests the plan cache knew.
         """
         return self.servers[0].fast_path.requests.hits()
 
@@ -302,8 +302,8 @@ def converse(pair: Pair, chance: random.Random, count: int) -> None:
 @pytest.mark.parametrize("setup", SETUPS)
 def test_the_same_answers(setup: str) -> None:
     """
-    The same bytes but for the date, the same lines in the log, the same counts, and the
-    cursor goes the same way: 200,000 heads in the long form.
+    Both workers answer the same bytes but for the date, log the same lines, count the same,
+    and move the cursor the same way: for 200,000 heads in the long form.
     """
     cases, hits = 0, 0
     for seed in range(amount(short=12, long=400)):
@@ -333,7 +333,7 @@ def test_what_nobody_reads_changes_nothing(setup: str) -> None:
             lines = head.split(b"\r\n")
             lines.insert(chance.randint(1, len(lines) - 2), name + b": " + name)
             if b"\r\n folded" in head or len(head) > 8000:
-                # It would end another header, or be one too many bytes.
+                # The new line would end another header, or make the head too long.
                 continue
             plain, more = (
                 pair.ask(sent)
@@ -348,8 +348,8 @@ SOURCES = Path(pexservice.__file__).parent
 @pytest.mark.parametrize("room", ["web", "server"])
 def test_one_module_reads_headers(room: str) -> None:
     """
-    Nothing but C{parameters.read} is given a request's headers, so nothing can depend on
-    one that is not in its table.
+    Only C{parameters.read} is given a request's headers, so nothing can depend on a header
+    that is not in its table.
     """
     for path in (SOURCES / room).rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -369,7 +369,7 @@ def test_one_module_reads_headers(room: str) -> None:
 
 def test_what_decides_has_a_meaning() -> None:
     """
-    Each header that decides which operation a request is tells how its values differ.
+    Each header that decides which operation a request asks for tells how its values differ.
     """
     deciding = {name for name, use in HEADERS.items() if use & Use.DECIDES}
     assert set(Server().performer.meanings()) == deciding

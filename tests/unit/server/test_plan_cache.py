@@ -1,5 +1,5 @@
 """
-What the plan cache recognizes, and what it keeps.
+Tests of the requests that the plan cache recognizes, and of the bytes that it keeps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BROWSER = CURRENT + b"".join(
 @pytest.fixture
 def server() -> Server:
     """
-    One that has parsed a read and a step.
+    Return a server that has parsed a read and a step.
     """
     made = Server()
     for head in (CURRENT, NEXT):
@@ -59,7 +59,7 @@ _ids = count()
 
 def identified(start: bytes, number: int) -> list[bytes]:
     """
-    Return C{number} heads with an id each, which no other has.
+    Return C{number} heads, each with an id that no other head has.
     """
     return [
         start + b"X-Request-ID: %032d\r\nX-Z: z\r\n\r\n" % next(_ids) for _ in range(number)
@@ -83,8 +83,8 @@ def identified(start: bytes, number: int) -> list[bytes]:
 @pytest.mark.parametrize("start", [CURRENT, NEXT])
 def test_never_parsed_again(server: Server, start: bytes, lines: bytes) -> None:
     """
-    What decides is known, and so is the request, whatever else it has, also if it is
-    refused for that.
+    A request whose deciding headers are known is not parsed again, whatever else is in it,
+    also if it is refused for that.
     """
     decides = (b"Accept:", b"Connection:", b"Content-Length:", b"Purpose:")
     new = any(name in lines for name in decides)
@@ -107,7 +107,7 @@ def test_never_parsed_again(server: Server, start: bytes, lines: bytes) -> None:
 )
 def test_always_parsed(server: Server, lines: bytes) -> None:
     """
-    What is not plain is left to the parser.
+    A head that is not plain is left to the parser each time.
     """
     heads = [CURRENT + lines + b"\r\n"] * 3
     assert parsed(server, *heads) == 3
@@ -115,7 +115,8 @@ def test_always_parsed(server: Server, lines: bytes) -> None:
 
 def test_shapes(server: Server) -> None:
     """
-    A client whose heads differ in a line has the others compared as a whole.
+    Heads that differ in one line are recognized by a shape, and their other lines are
+    compared as a whole.
     """
     wire = server.connect()
     assert parsed(server, *identified(BROWSER, 5), wire=wire) == 0
@@ -129,7 +130,7 @@ def test_shapes(server: Server) -> None:
 
 def test_heads_that_alternate(server: Server) -> None:
     """
-    A connection has a few shapes.
+    A connection has a few shapes, so heads that alternate are recognized.
     """
     wire = server.connect()
     two = [identified(start, 9) for start in (CURRENT, NEXT)]
@@ -140,11 +141,11 @@ def test_heads_that_alternate(server: Server) -> None:
 
 def test_a_second_host_behind_a_shape(server: Server) -> None:
     """
-    What fits a shape is held against what the shape has.
+    A second Host between the lines of a shape is refused, as the whole head counts.
     """
     wire = server.connect()
     ask(server, *identified(BROWSER, 3), wire=wire)
-    # Neither is known, so it is no closer shape that finds it out.
+    # Neither of the new lines is known, so no closer shape is made.
     twice = identified(BROWSER + b"hOST: h\r\n", 1)
     assert ask(server, *twice, wire=wire) == [400]
     assert ask(server, *identified(BROWSER, 1)) == [200]
@@ -152,7 +153,7 @@ def test_a_second_host_behind_a_shape(server: Server) -> None:
 
 def test_too_many_lines_behind_a_shape(server: Server) -> None:
     """
-    There are no more of them than in what is parsed.
+    A head that fits a shape may have no more lines than a head that is parsed.
     """
     most = MOST_HEADERS - BROWSER.count(b"\r\n") + 1 - 2
     for number, status in ((most, 200), (most + 1, 431)):
@@ -164,7 +165,7 @@ def test_too_many_lines_behind_a_shape(server: Server) -> None:
 
 def test_an_argument_twice(server: Server) -> None:
     """
-    It is refused as ever, and nothing of it stays with the shape.
+    A repeated argument is refused behind a shape too, and does not stay with the shape.
     """
     wire = server.connect()
     keyed = [NEXT + b"Idempotency-Key: %d\r\nX: y\r\n\r\n" % n for n in range(4)]
@@ -176,7 +177,7 @@ def test_an_argument_twice(server: Server) -> None:
 
 def test_retired(server: Server) -> None:
     """
-    Nothing is recognized any more, by whatever way it was.
+    A retired plan cache recognizes nothing any more, neither by bytes, shapes nor lines.
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 3), wire=wire)
@@ -203,8 +204,8 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("what", FLOODS)
 def test_a_flood(server: Server, what: str) -> None:
     """
-    However many values a client sends, there are as many plans as there are meanings,
-    what is kept is bounded, and the others are recognized as before.
+    However many values a client sends, there are as many plans as there are meanings, the
+    kept bytes are bounded, and other requests are recognized as before.
     """
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 3), wire=honest)
@@ -224,8 +225,8 @@ def test_a_flood(server: Server, what: str) -> None:
 
 def test_shapes_are_bounded(server: Server) -> None:
     """
-    Those that are not used go first, and connections that had them are recognized by
-    their lines, and have others in the next second.
+    Unused shapes go first; connections that had them are recognized by their lines, and
+    have other shapes in the next second.
     """
     honest, idle = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 3), wire=honest)
@@ -248,7 +249,8 @@ def test_shapes_are_bounded(server: Server) -> None:
 
 def kept(whole: object) -> Iterator[bytes]:
     """
-    Find all byte strings that can be reached from C{whole} by what the server has made.
+    Yield all byte strings that can be reached from C{whole} through the server's own
+    objects.
     """
     seen: set[int] = set()
     waiting = [whole]
@@ -269,7 +271,8 @@ def kept(whole: object) -> Iterator[bytes]:
 )
 def test_no_secret_is_kept(server: Server, name: bytes) -> None:
     """
-    Neither by the bytes of a request nor by its shape nor by its lines.
+    No secret is kept by the plan cache: not in a request's bytes, in its shape or in its
+    lines.
     """
     wire = server.connect()
     secret = NEXT + name + b": Bearer-s3cret\r\n"
@@ -299,12 +302,12 @@ def test_two_hosts_where_none_is_needed(server: Server) -> None:
 
 def test_a_tag_that_is_sent_again(server: Server) -> None:
     """
-    Who asks again and again whether something has changed is recognized by the bytes, and
-    told when it has.
+    A client that asks again and again whether the cursor has moved is recognized by the
+    bytes of its request, and gets the new value once it has.
     """
     asked = CURRENT + b'If-None-Match: "1"\r\n\r\n'
     wire = server.connect()
-    # With a shape in which its line is one that differs.
+    # The connection has a shape whose heads differ where the tag's line is.
     ask(server, *identified(CURRENT, 3), wire=wire)
     ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
     assert ask(server, *[asked] * 5, wire=wire) == [304] * 5
@@ -350,7 +353,7 @@ STRANGE = [
 )
 def test_any_value_where_one_differs(start: bytes, name: bytes, strange: bytes) -> None:
     """
-    Whatever stands where only a value differed until now is answered as by the parser.
+    A head with any value at all in the line that varies is answered as by the parser.
     """
     heads = [start + b"X-Z: z\r\n\r\n"] * 2
     heads += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]

@@ -1,5 +1,5 @@
 """
-Which requests are counted, and as what.
+Tests of the counters of requests: which requests are counted, and under which names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.support.wire import Server
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
 CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
 
-#: What is the same, counted.
+#: The same requests, as the counters name them.
 COUNTED_NEXT = ("/next", "POST")
 COUNTED_CURRENT = ("/current", "GET")
 
@@ -20,14 +20,14 @@ COUNTED_CURRENT = ("/current", "GET")
 @pytest.fixture
 def server() -> Server:
     """
-    With a cache that knows nothing yet.
+    Return a server whose plan cache knows nothing yet.
     """
     return Server()
 
 
 def send(server: Server, *chunks: bytes) -> None:
     """
-    Each on a connection of its own.
+    Send each of C{chunks} on a connection of its own.
     """
     for chunk in chunks:
         wire = server.connect()
@@ -37,7 +37,7 @@ def send(server: Server, *chunks: bytes) -> None:
 
 def counted(server: Server) -> dict[tuple[str, str, int], int]:
     """
-    What was answered.
+    Return how many requests were answered, by endpoint, method and status.
     """
     return {
         (endpoint, method, status): count
@@ -48,14 +48,14 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
 
 def hits_and_misses(server: Server) -> tuple[int, int]:
     """
-    Of the cache.
+    Return how many requests the plan cache knew, and how many were parsed.
     """
     return server.fast_path.requests.hits(), server.fast_path.requests.misses()
 
 
 def test_parsed_or_remembered(server: Server) -> None:
     """
-    A request counts the same, whether the cache knew it or not.
+    A request counts the same, whether the plan cache knew it or not.
     """
     send(server, *[NEXT] * 3, *[CURRENT] * 5)
     assert counted(server) == {(*COUNTED_NEXT, 200): 3, (*COUNTED_CURRENT, 200): 5}
@@ -65,7 +65,7 @@ def test_parsed_or_remembered(server: Server) -> None:
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_step_that_was_not_taken(remembers: bool) -> None:  # noqa: FBT001 pytest names it
     """
-    Counts as what its caller was told.
+    A step that was not taken counts under the status that its caller was told.
     """
     server = Server(remembers=remembers)
     send(server, NEXT)
@@ -76,7 +76,7 @@ def test_a_step_that_was_not_taken(remembers: bool) -> None:  # noqa: FBT001 pyt
 
 def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     """
-    Counts under the status that its caller was told, whoever answered it.
+    A step that fails by a bug counts under the status that its caller was told.
     """
     send(server, NEXT)
     server.store.failure = LookupError("a bug")
@@ -120,7 +120,7 @@ def test_what_callers_make_up(
     server: Server, request_: bytes, key: tuple[str, str, int]
 ) -> None:
     """
-    A path or a method that there is not is one for all, or callers could fill the
+    All paths or methods that do not exist are counted as one, or callers could fill the
     memory.
     """
     send(server, request_)
@@ -129,7 +129,7 @@ def test_what_callers_make_up(
 
 def test_no_room(server: Server) -> None:
     """
-    Who is told that there are too many connections is answered, too.
+    A refusal for too many connections counts as an answer.
     """
     server.connections.limit = 0
     send(server, b"")

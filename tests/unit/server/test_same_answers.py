@@ -1,8 +1,8 @@
 """
 The plan cache changes nothing but the speed.
 
-Generated conversations are held twice, with the cache and without, and compared byte
-for byte but for the date.
+Generated conversations are held with the plan cache and without it, and the answers are
+compared byte for byte but for the date.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADERS = (
     *("Range: bytes=0-0", "Cookie: a=b", "X-Forwarded-For: 1.2.3.4", "Bad Name: 1"),
 )
 
-#: What clients send most, so that much of it is found in the cache.
+#: The requests that clients send most, so that many are found in the plan cache.
 USUAL = st.sampled_from(
     [
         f"{method} {path} {version}\r\nHost: h\r\n{header}\r\n".encode()
@@ -43,7 +43,7 @@ USUAL = st.sampled_from(
         for header in ("", "Connection: keep-alive\r\n", "Accept: */*\r\n")
     ]
 )
-#: The same with one thing that may count.
+#: The same requests with one header that may count.
 ALMOST_USUAL = st.builds(
     lambda usual, header: usual[:-2] + f"{header}\r\n\r\n".encode(),
     USUAL,
@@ -68,7 +68,7 @@ KEYED = b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\r\n"
 @st.composite
 def conversations(draw: st.DrawFn) -> list[bytes]:
     """
-    Chunks of requests, some repeated, in whatever pieces.
+    Draw the chunks of a conversation: requests, some repeated, in any pieces.
     """
     few = draw(st.lists(USUAL | ALMOST_USUAL | ANYTHING, min_size=1, max_size=5))
     requests = draw(st.lists(st.sampled_from(few), min_size=1, max_size=12))
@@ -87,9 +87,11 @@ def hold(
     server: Server, chunks: list[bytes], *, patient: bool, ends: bool
 ) -> tuple[bytes, bool]:
     """
+    Hold a conversation on a new connection.
+
     @param patient: the client waits for what it gets before it sends the next chunk.
-    @param ends: it then closes its half of the connection.
-    @return: what it got, and whether the connection was closed.
+    @param ends: the client closes its half of the connection at the end.
+    @return: what the client got, and whether the connection was closed.
     """
     wire = server.connect()
     for chunk in chunks:
@@ -131,8 +133,9 @@ def test_same_answers(
     origins: tuple[str, ...],
 ) -> None:
     """
-    All methods, paths, headers and versions, repeated, pipelined, in pieces: the same
-    bytes come back, and the cursor goes the same way.
+    The same bytes come back with the plan cache and without it, and the cursor goes the
+    same way, for all methods, paths, headers and versions, repeated, pipelined and in
+    pieces.
     """
     with_cache, without = (
         Server(remembers=remembers, access=Access(tokens, origins))
@@ -142,14 +145,15 @@ def test_same_answers(
         assert hold(with_cache, chunks, patient=patient, ends=ends) == hold(
             without, chunks, patient=patient, ends=ends
         )
-        # It says its revision and position, and not the term's identity.
+        # A state's repr has its revision and position, and not the term's identity.
         assert repr(with_cache.committer.durable) == repr(without.committer.durable)
     assert without.fast_path.requests.hits() == 0
 
 
 def test_split_at_every_byte() -> None:
     """
-    Two requests cut anywhere, after the cache has learnt the whole of them.
+    Two requests that are cut anywhere get the same answers, after the plan cache has learnt
+    them whole.
     """
     one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
     two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
@@ -164,8 +168,8 @@ def test_split_at_every_byte() -> None:
 
 def test_most_of_it_is_remembered() -> None:
     """
-    The comparison compares something: what clients usually send is found in the cache
-    the second time, and parsed the first time only.
+    A usual request is parsed the first time and found in the plan cache the second time, so
+    the comparison compares something.
     """
     server = Server()
     one = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -1,5 +1,6 @@
 """
-What Twisted's parser lets pass and the channel does not, and what it does only once.
+Tests of requests that Twisted's parser lets pass and the channel refuses, and of the single
+empty line that is passed over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ STEP = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
 
 def answers(sent: bytes) -> tuple[bytes, bool, int]:
     """
-    What comes back, whether the connection is closed, how many steps were made.
+    Return what comes back, whether the connection is closed, and how many steps were made.
     """
     server = Server()
     wire = server.connect()
@@ -37,15 +38,15 @@ def answers(sent: bytes) -> tuple[bytes, bool, int]:
         b"name: a\rb\r\n",
         b"name: a\0b\r\n",
         b"name: a\r\n folded\r\n",
-        # For who takes a bare LF, the body ends here, and a step begins.
+        # For a parser that takes a bare LF, the body ends here, and a step begins.
         b"\n" + STEP[:-2],
         STEP[:-2],
     ],
 )
 def test_trailers_are_headers(trailers: bytes) -> None:
     """
-    Another server could have seen another end of the request: it is refused, and so
-    is all that is behind it.
+    A request with malformed trailers is refused with all that is behind it, as another
+    server could have seen another end of it.
     """
     received, closed, revision = answers(HEAD + b"0\r\n" + trailers + b"\r\n" + STEP)
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -57,7 +58,7 @@ def test_trailers_are_headers(trailers: bytes) -> None:
 @pytest.mark.parametrize("trailers", [b"", b"a: b\r\n", b"a:\r\nb: \xff\t \r\n"])
 def test_trailers_are_passed_over(trailers: bytes) -> None:
     """
-    Those that are headers change nothing.
+    Well-formed trailers change nothing.
     """
     received, closed, revision = answers(HEAD + b"0\r\n" + trailers + b"\r\n" + STEP)
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
@@ -68,7 +69,8 @@ def test_trailers_are_passed_over(trailers: bytes) -> None:
 @pytest.mark.parametrize("target", [b"/next%b", b"/next?%b", b"/%b"])
 def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
     """
-    Twisted stops at 176 where it means octal 176.
+    A request line with a byte beyond ASCII is refused; Twisted stops at 176 where it means
+    octal 176.
     """
     sent = b"POST %b HTTP/1.1\r\nHost: h\r\n\r\n" % (target % byte)
     received, closed, revision = answers(sent + STEP)
@@ -80,8 +82,8 @@ def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
 @pytest.mark.parametrize("target", [b"example.com:443", b"example.com", b"*"])
 def test_there_are_no_tunnels(target: bytes) -> None:
     """
-    Who takes the service for a proxy is told that it is none, and what was meant for the
-    other end of the tunnel is no request.
+    A client that takes the service for a proxy gets 405, and what it meant for the other
+    end of the tunnel is not read as a request.
     """
     sent = b"CONNECT %b HTTP/1.1\r\nHost: example.com:443\r\n\r\n" % target
     received, closed, revision = answers(sent + STEP)
@@ -97,7 +99,7 @@ LOOK = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
 @pytest.mark.parametrize(
     ("chunks", "statuses"),
     [
-        # Old browsers send one behind each request.
+        # Old browsers send an empty line behind each request.
         ([LOOK, EMPTY, LOOK, EMPTY, LOOK], [200, 200, 200]),
         ([EMPTY + LOOK, EMPTY, EMPTY + LOOK], [200, 400]),
         ([LOOK, EMPTY, EMPTY, LOOK], [200, 400]),
@@ -111,7 +113,7 @@ def test_one_empty_line(
     remembers: bool,  # noqa: FBT001 pytest passes it by its name
 ) -> None:
     """
-    One is passed over before each request, with the cache and without.
+    One empty line is passed over before each request, with the plan cache and without it.
     """
     wire = Server(remembers=remembers).connect()
     for chunk in chunks:
@@ -122,7 +124,8 @@ def test_one_empty_line(
 
 def test_an_empty_line_begins_a_request() -> None:
     """
-    Who sends one and nothing more is not resting, and is told when the time is over.
+    A connection on which an empty line came and nothing more does not rest, and is answered
+    408 when its time is over.
     """
     server = Server()
     wire = server.connect()

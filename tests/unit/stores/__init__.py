@@ -1,3 +1,3 @@
 """
-What survives, and how.
+Tests of C{pexservice.stores}.
 """

@@ -1,5 +1,5 @@
 """
-What every store promises, shown with each of them.
+The contract of every store, tested with each kind of store.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from tests.support.inline_executor import inline
 
 Maker = Callable[[], IStore]
 
-#: Of each kind of store, how many keys and transitions it is to keep.
+#: How many keys and transitions each store is to keep.
 KEPT = 10
 
 
 def memory(_: Path) -> Maker:
     """
-    The fake, so that what is tested with it is tested with a store.
+    Return a maker of the fake store, which has to keep the contract since other tests take
+    it for a store.
     """
     store = MemoryStore(kept_keys=KEPT, journal=KEPT)
     return lambda: store
@@ -35,7 +36,7 @@ def memory(_: Path) -> Maker:
 
 def lmdb(path: Path) -> Maker:
     """
-    The real one, on a directory of the test's own.
+    Return a maker of LMDB stores, in a directory of the test's own.
     """
     return lambda: LmdbStore(
         Directory(str(path / "store")),
@@ -49,7 +50,7 @@ def lmdb(path: Path) -> Maker:
 @pytest.fixture(params=[memory, lmdb])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     """
-    Makes a store on the same ground, however often.
+    Provide a maker of stores that all have the same data.
     """
     maker: Maker = request.param(tmp_path)
     return maker
@@ -58,7 +59,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
 @pytest.fixture
 def store(make: Maker) -> Iterator[IStore]:
     """
-    A new store, open.
+    Provide a new store, open.
     """
     store = make()
     assert now(store.open()) == (0, 0)
@@ -68,8 +69,8 @@ def store(make: Maker) -> Iterator[IStore]:
 
 def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
     """
-    C{transitions} after the state (revision, position); C{keys} belong to the first
-    of them.
+    Return the batch of C{transitions} after the state C{after}, (revision, position).  The
+    first transitions have C{keys}, one each.
     """
     revision, start = after
     position = start
@@ -93,21 +94,21 @@ def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
 
 def end(taken: Batch) -> tuple[int, int]:
     """
-    The state after C{taken}.
+    Return the state after C{taken}.
     """
     return taken.revision, taken.position
 
 
 def test_provides_the_interface(store: IStore) -> None:
     """
-    It has every method, with the arguments the interface gives it.
+    A store has every method of L{IStore}, with the arguments that the interface gives it.
     """
     assert verifyObject(IStore, store)
 
 
 def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
     """
-    What was committed is there when the store is opened again.
+    Committed transitions are there when the store is opened again.
     """
     first = batch((0, 0), b"nnnp")
     second = batch(end(first), b"n")
@@ -122,8 +123,8 @@ def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
 
 def test_history_pages(store: IStore) -> None:
     """
-    The history comes newest first, at most so many, from below a revision, across
-    the rows of the batches.
+    The history comes newest first, at most C{limit} rows, from below the revision
+    C{before}, across the journal rows of several batches.
     """
     first = batch((0, 0), b"nnp")
     second = batch(end(first), b"rnn")
@@ -139,15 +140,15 @@ def test_history_pages(store: IStore) -> None:
 
 def test_history_of_a_new_store(store: IStore) -> None:
     """
-    Nothing has happened yet.
+    The history of a new store is empty.
     """
     assert now(store.history(None, 100)) == []
 
 
 def test_history_forgets(store: IStore) -> None:
     """
-    The history reaches as far back as it was told to, also within a batch, and
-    goes on doing so when the oldest rows are removed.
+    The history reaches exactly as far back as the store is told to keep it, also within a
+    batch, and still does when the oldest journal rows are removed.
     """
     state = (0, 0)
     for _ in range(2 * SLACK):
@@ -164,8 +165,8 @@ def test_history_forgets(store: IStore) -> None:
 
 def test_history_of_one_long_batch(store: IStore) -> None:
     """
-    Any part of a batch of thousands is what replaying all of it gives, whatever the
-    steps before that part were.
+    Any page of the history of a batch of thousands equals what replaying the whole batch
+    gives, whatever the steps before that page were.
     """
     long = batch((0, 0), b"npprnnp" * 5000)
     now(store.commit(long))
@@ -178,7 +179,8 @@ def test_history_of_one_long_batch(store: IStore) -> None:
 
 def test_remembers_keys(make: Maker, store: IStore) -> None:
     """
-    A key is recalled with what its first use did, also after opening again.
+    An idempotency key is recalled with what its first use did, also after the store was
+    opened again.
     """
     longest = b"~" * 255
     taken = batch((0, 0), b"np", b"one", longest)
@@ -194,7 +196,8 @@ def test_remembers_keys(make: Maker, store: IStore) -> None:
 
 def test_forgets_the_oldest_keys(store: IStore) -> None:
     """
-    At least the last so many keys are kept, and the older ones go, oldest first.
+    At least as many keys as the store is told to keep are there, and older ones are
+    forgotten, oldest first.
     """
     state = (0, 0)
     names = [b"%d" % number for number in range(3 * SLACK)]

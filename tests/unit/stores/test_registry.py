@@ -1,5 +1,5 @@
 """
-Which store a URL names.
+The choice of a store by its URL.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
 @pytest.mark.parametrize("scheme", _STORES)
 def test_factories(scheme: str) -> None:
     """
-    Each scheme has a factory, which makes stores of the kind that it says.
+    Each scheme has a factory, which makes a store that is shared exactly if the registry
+    says so.
     """
     factory = _factory(URLS[scheme])
     assert verifyObject(IStoreFactory, factory)
@@ -71,8 +72,7 @@ def test_wrong_urls(url: str, why: str) -> None:
 )
 def test_imports_what_is_named(call: str, absent: str) -> None:
     """
-    The modules of the other stores are not imported, and to check a URL imports no
-    engine.
+    Naming one store imports no module of the others, and checking a URL imports no engine.
     """
     code = (
         "import sys\n"

@@ -26,8 +26,8 @@ class Signals(StartSignals):
     """
     Signals that the test sends, and a wait that takes no time.
 
+    @ivar most: the number of waits after which the process is asked to end.
     @ivar slept: the waits, in seconds.
-    @ivar most: so many waits, and the process is asked to end.
     """
 
     most: int = 1000
@@ -35,13 +35,13 @@ class Signals(StartSignals):
 
     def __attrs_pre_init__(self) -> None:
         """
-        Begin as the others do.
+        Initialize the base class.
         """
         super().__init__()
 
     def sleep(self, seconds: float) -> None:
         """
-        Note the wait.
+        Note the wait, and end the process after the last one.
         """
         self.slept.append(seconds)
         if len(self.slept) >= self.most:
@@ -55,7 +55,7 @@ def check(
     progress: list[int] | None = None,
 ) -> None:
     """
-    Have a child run C{program}, and take its word.
+    Run C{program} as the check in a child.
     """
     Check(
         [sys.executable, "-c", f"import os, sys, time\n{program}", *arguments],
@@ -67,7 +67,7 @@ def check(
 
 def refused(program: str) -> tuple[Status, str]:
     """
-    @return: the status and the reason.
+    Return the status and the reason with which the check of C{program} is refused.
     """
     with pytest.raises(Refused) as raised:
         check(program)
@@ -76,7 +76,7 @@ def refused(program: str) -> tuple[Status, str]:
 
 def test_a_worker_would_start() -> None:
     """
-    Status 0, whatever it says.
+    A check that ends with status 0 passes, whatever it prints.
     """
     check("print('all is well')")
 
@@ -92,7 +92,7 @@ def test_a_worker_would_start() -> None:
 )
 def test_a_worker_would_not_start(status: int, known: Status) -> None:
     """
-    The last line is the reason, and the status says of what kind it is.
+    The last line of a failed check is the reason, and its status says of what kind it is.
     """
     found = refused(f"print('by the way'); print('the reason'); sys.exit({status})")
     assert found == (known, "the reason")
@@ -100,7 +100,8 @@ def test_a_worker_would_not_start(status: int, known: Status) -> None:
 
 def test_without_a_word() -> None:
     """
-    What is known is said, by the name that the operator has for the store.
+    A check that ends without a line is reported with its status, and with the name that the
+    operator has for the store.
     """
     assert refused("sys.exit(1)") == (
         Status.CANNOT_START,
@@ -110,7 +111,7 @@ def test_without_a_word() -> None:
 
 def test_a_traceback() -> None:
     """
-    Of a bug the last line is what is said.
+    The reason of a check that ends by a bug is the last line of the traceback.
     """
     assert refused("raise ValueError('a bug')")[1] == "ValueError: a bug"
 
@@ -118,7 +119,8 @@ def test_a_traceback() -> None:
 @pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT])
 def test_reading_was_its_end(number: signal.Signals) -> None:
     """
-    That is what a damaged store does to the process that reads it.
+    A check that is killed by SIGBUS, SIGSEGV or SIGABRT means a damaged store: that is how
+    reading such a store ends a process.
     """
     status, reason = refused(f"os.kill(os.getpid(), {number.value})")
     assert status is Status.DAMAGED
@@ -129,8 +131,8 @@ def test_reading_was_its_end(number: signal.Signals) -> None:
 
 def test_one_that_was_killed_is_repeated(tmp_path: Path) -> None:
     """
-    After a worker's delay; it is somebody else's doing, as the kernel's when memory is
-    short.
+    A check that was killed by SIGKILL is repeated after the delay of a worker: the cause is
+    another process, as the kernel when memory is short.
     """
     signals = Signals()
     with capturedLogs() as events:
@@ -146,7 +148,7 @@ def test_one_that_was_killed_is_repeated(tmp_path: Path) -> None:
 
 def test_it_is_not_repeated_for_ever() -> None:
     """
-    Not once the process is asked to end.
+    A killed check is not repeated once the process is asked to end.
     """
     signals = Signals(most=3)
     check("os.kill(os.getpid(), 9)", signals=signals)
@@ -155,7 +157,7 @@ def test_it_is_not_repeated_for_ever() -> None:
 
 def test_its_progress() -> None:
     """
-    It is passed on, and is not the reason.
+    The progress of the check is passed on, and is not the reason.
     """
     progress: list[int] = []
     program = "print('progress 7'); print('progress 41'); print('progress'); print('')"
@@ -167,7 +169,8 @@ def test_its_progress() -> None:
 
 def test_the_process_is_asked_to_end() -> None:
     """
-    Then the child is killed, also one that was about to start, and nothing is refused.
+    A process that is asked to end kills the check, also one that was about to start, and
+    refuses nothing.
     """
     signals = StartSignals()
 
@@ -185,7 +188,8 @@ def test_the_process_is_asked_to_end() -> None:
 
 def test_it_cannot_be_started() -> None:
     """
-    As where there is no room for another process.
+    A check that cannot be started, as where there is no room for another process, is
+    refused with the reason.
     """
     with pytest.raises(Refused, match=f"cannot start the check of {STORE}: No such file"):
         Check(["/nowhere/python"], STORE, print, StartSignals()).run()
@@ -193,6 +197,6 @@ def test_it_cannot_be_started() -> None:
 
 def test_a_child_that_says_much() -> None:
     """
-    Nothing is kept of it but the last line, and that is cut.
+    Only the last line of a child's output is kept, and it is cut.
     """
     assert len(refused("print('x' * 1_000_000); sys.exit(1)")[1]) <= 8192

@@ -1,5 +1,5 @@
 """
-How children end, and how long the next one waits.
+The ends of children, and the delay before the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pexservice.supervisor.child import LIVED, LONGEST_DELAY, End, RestartDelay
 
 def test_the_delay_doubles() -> None:
     """
-    A child that ends at once is followed ever later, up to a bound.
+    The delay after a child that ends at once doubles, up to a bound.
     """
     delay = RestartDelay()
     delays = [delay.after(0.0) for _ in range(9)]
@@ -22,7 +22,8 @@ def test_the_delay_doubles() -> None:
 
 def test_one_that_lived_is_followed_at_once() -> None:
     """
-    And the next that does not live waits for the shortest delay again.
+    A child that lived long enough is followed at once, and the next that does not waits for
+    the shortest delay again.
     """
     delay = RestartDelay()
     for _ in range(5):
@@ -33,7 +34,8 @@ def test_one_that_lived_is_followed_at_once() -> None:
 
 def test_the_delay_is_reset() -> None:
     """
-    As when another child has shown that starting works.
+    A reset, as when another child has shown that starting works, makes the delay short
+    again.
     """
     delay = RestartDelay()
     for _ in range(5):
@@ -53,7 +55,8 @@ def test_the_delay_is_reset() -> None:
 )
 def test_ends(reason: Exception, code: int, text: str) -> None:
     """
-    An end is a number as subprocess has it, and words; not every signal has a name.
+    The end of a child is a number as in C{subprocess}, and words; not every signal has a
+    name.
     """
     end = End.of(Failure(reason))
     assert end.code == code

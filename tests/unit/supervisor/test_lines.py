@@ -31,7 +31,7 @@ def test_lines(chunks: list[bytes]) -> None:
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_long_line(length: int, end: bytes) -> None:
     """
-    A line of any length is cut into lines of a bounded one.
+    A line that is too long is cut into lines of bounded length.
     """
     received: list[str] = []
     lines = Lines(received.append)

@@ -21,7 +21,7 @@ from tests.support.supervision import Supervised
 @pytest.fixture
 def supervised() -> Supervised:
     """
-    A supervisor whose workers are up.
+    Provide a supervisor whose workers are up.
     """
     supervised = Supervised()
     supervised.started()
@@ -52,8 +52,8 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
 
 def test_one_by_one(supervised: Supervised) -> None:
     """
-    A new one comes up, then the standby ends, then the one that serves, then another one
-    stands by.
+    A replacement starts a worker, ends the standby, then the serving worker, and then
+    starts another standby.
     """
     supervised.replacement.request()
     new = replace_all(supervised)
@@ -66,8 +66,8 @@ def test_one_by_one(supervised: Supervised) -> None:
 
 def test_what_is_told_of_it(supervised: Supervised) -> None:
     """
-    The service manager is told when it begins, and that the service is ready when it has
-    ended and not before.
+    The service manager is told when a replacement begins, and that the service is ready
+    when it has ended and not before.
     """
     supervised.replacement.request()
     replace_all(supervised)
@@ -79,7 +79,7 @@ def test_what_is_told_of_it(supervised: Supervised) -> None:
 
 def test_without_a_standby() -> None:
     """
-    There is one while it is needed.
+    A service without a standby has one for as long as the replacement takes.
     """
     supervised = Supervised(standby=0)
     (serving,) = supervised.started()
@@ -93,7 +93,8 @@ def test_without_a_standby() -> None:
 
 def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
     """
-    The old ones stay, and it is given up after a while.
+    A replacement whose new worker does not come up is given up after a while, and the old
+    workers stay.
     """
     serving, standby = supervised.processes
     supervised.replacement.request()
@@ -115,8 +116,7 @@ def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
 
 def test_a_wrong_file(supervised: Supervised) -> None:
     """
-    A new one that says that no start will mend it is not tried again, and its reason is
-    told.
+    A new worker that reports a misconfiguration is not tried again, and its reason is told.
     """
     serving, standby = supervised.processes
     supervised.replacement.request()
@@ -135,7 +135,7 @@ def test_a_wrong_file(supervised: Supervised) -> None:
 
 def test_the_new_one_dies_and_is_tried_again(supervised: Supervised) -> None:
     """
-    Within its time it may come up all the same.
+    A new worker that dies is started again, and may still come up within its time.
     """
     supervised.replacement.request()
     supervised.processes[-1].end(by=signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_the_new_one_dies_and_is_tried_again(supervised: Supervised) -> None:
 
 def test_asked_for_meanwhile(supervised: Supervised) -> None:
     """
-    However often it is asked for meanwhile, there is one more.
+    Any number of requests during a replacement lead to one more replacement.
     """
     for _ in range(3):
         supervised.replacement.request()
@@ -161,7 +161,7 @@ def test_asked_for_meanwhile(supervised: Supervised) -> None:
 @pytest.mark.parametrize("stage", ["the new one begins", "the old ones end", "the last"])
 def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None:
     """
-    At whatever stage, all processes end and none begins.
+    A stop at any stage of a replacement ends all processes, and none begins.
     """
     serving, standby = supervised.processes
     supervised.replacement.request()
@@ -186,8 +186,8 @@ def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None
 
 def test_a_start_that_is_replaced() -> None:
     """
-    A request before any worker is up waits for them like the others, and systemd is not
-    told that the service is ready before it is.
+    A replacement requested before any worker is up waits for the first ones, and systemd is
+    not told that the service is ready before it is.
     """
     supervised = Supervised()
     supervised.roster.start()
@@ -199,7 +199,7 @@ def test_a_start_that_is_replaced() -> None:
 
 def test_options_that_are_wrong(supervised: Supervised) -> None:
     """
-    No worker is started by them, the old ones stay, and it is told why.
+    Wrong options start no worker, the old workers stay, and the reason is told.
     """
     before = supervised.processes
 
@@ -218,8 +218,8 @@ def test_options_that_are_wrong(supervised: Supervised) -> None:
 
 def test_options_are_taken_back(supervised: Supervised) -> None:
     """
-    Where no worker comes up by new options, those that follow the old ones are started
-    by the old options; where one does, there is a word on what was not taken.
+    New options are taken back if no worker comes up with them; if one does, the note tells
+    which changes were not taken.
     """
     taken_back = []
     supervised.renew = lambda: Renewal("a change", lambda: taken_back.append(1))

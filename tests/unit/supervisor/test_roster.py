@@ -1,5 +1,5 @@
 """
-What is decided about all workers.
+The decisions about all workers together.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.support.supervision import VERIFY, Supervised
 @pytest.fixture
 def supervised() -> Supervised:
     """
-    A supervisor that has not begun.
+    Provide a supervisor that has not begun.
     """
     return Supervised()
 
 
 def test_one_begins_after_the_other(supervised: Supervised) -> None:
     """
-    The first has the processors until it serves.
+    The first worker has the processors for itself until it serves.
     """
     supervised.roster.start()
     supervised.reactor.turns(1.0)
@@ -40,7 +40,7 @@ def test_one_begins_after_the_other(supervised: Supervised) -> None:
 @pytest.mark.parametrize("how", ["it ends", "it takes too long"])
 def test_the_first_does_not_come_up(supervised: Supervised, how: str) -> None:
     """
-    Then it does not keep others from beginning.
+    A first worker that does not come up does not keep the others from beginning.
     """
     supervised.roster.start()
     first = supervised.processes[0]
@@ -57,7 +57,7 @@ def test_the_first_does_not_come_up(supervised: Supervised, how: str) -> None:
 
 def test_the_standby_takes_over(supervised: Supervised) -> None:
     """
-    A successor is started when the standby serves, and not in its way.
+    A successor is started when the standby serves, and does not get in its way.
     """
     serving, standby = supervised.started()
     supervised.pass_time(HEAD_START)
@@ -72,7 +72,8 @@ def test_the_standby_takes_over(supervised: Supervised) -> None:
 
 def test_what_is_told_to_the_service_manager(supervised: Supervised) -> None:
     """
-    That the service is ready, that a worker is alive, and what the one that serves does.
+    The service manager is told that the service is ready, that a worker is alive, and the
+    status of the serving worker.
     """
     serving, standby = supervised.started()
     assert supervised.told == [[READY], ["STATUS=serving"]]
@@ -92,7 +93,7 @@ def test_what_is_told_to_the_service_manager(supervised: Supervised) -> None:
 
 def test_the_status_of_the_one_that_serves(supervised: Supervised) -> None:
     """
-    Others do not speak for the service, unless nobody serves.
+    The status of a standby is not told for the service, unless no worker serves.
     """
     serving, standby = supervised.started()
     del supervised.told[:]
@@ -119,7 +120,7 @@ def test_why_workers_are_restarted(
     supervised: Supervised, how: dict[str, Any], reason: str
 ) -> None:
     """
-    Each end counts once, as one of the reasons.
+    Each end of a worker counts once, as one of the reasons.
     """
     _, standby = supervised.started()
     standby.end(**how)
@@ -129,8 +130,8 @@ def test_why_workers_are_restarted(
 
 def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
     """
-    A standby that dies is a restart only.  One that says that it is stopping before it ends
-    by itself has served all the same.
+    A standby that dies counts as a restart only.  A worker that says that it is stopping
+    before it ends by itself has served all the same, and counts as a failover.
     """
     serving, standby = supervised.started()
     standby.end(by=signal.SIGKILL)
@@ -142,7 +143,8 @@ def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
 
 def succession(supervised: Supervised) -> tuple[str, str, int]:
     """
-    The worker before, the one that serves, and the milliseconds between them.
+    Return the worker before, the serving worker, and the pause between them in
+    milliseconds.
     """
     score = supervised.score
     return score.before, score.serving, score.pause // 1000
@@ -150,8 +152,8 @@ def succession(supervised: Supervised) -> tuple[str, str, int]:
 
 def test_the_succession_is_shown(supervised: Supervised) -> None:
     """
-    Which worker serves, which did before it, and the pause from the end of the one to
-    the service of the other, whether it was killed or told to end.
+    The score has the serving worker, its predecessor, and the pause between the end of the
+    one and the service of the other, whether the predecessor was killed or told to end.
     """
     serving, standby = supervised.started()
     assert succession(supervised) == ("", "worker-1", 0)
@@ -171,8 +173,7 @@ def test_the_succession_is_shown(supervised: Supervised) -> None:
 
 def test_an_end_that_is_noticed_late(supervised: Supervised) -> None:
     """
-    A worker that serves before the end of its predecessor was seen is still the one that
-    serves after that.
+    A worker that serves before its predecessor's end was noticed remains the serving one.
     """
     serving, standby = supervised.started()
     standby.notify(READY)
@@ -183,7 +184,7 @@ def test_an_end_that_is_noticed_late(supervised: Supervised) -> None:
 
 def test_the_standbys_are_shown(supervised: Supervised) -> None:
     """
-    As they come and go, and how many there should be.
+    The score has the number of standbys, as they come and go, and how many there should be.
     """
     _, standby = supervised.started()
     assert (supervised.score.standing_by, supervised.score.standby) == (1, 1)
@@ -203,7 +204,7 @@ def test_the_standbys_are_shown(supervised: Supervised) -> None:
 )
 def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
     """
-    After one that hints at the disk the next processes read the whole store, until one of
+    After an end that hints at the disk, new processes read the whole store until one of
     them serves.
     """
     serving, standby = supervised.started()
@@ -214,7 +215,7 @@ def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
     verifying = supervised.processes[-1]
     assert VERIFY in verifying.arguments
     verifying.notify(STANDING_BY)
-    # Whoever served meanwhile has not read it.
+    # The worker that served meanwhile has not read the store.
     standby.end(by=signal.SIGKILL)
     verifying.notify(READY)
     supervised.reactor.turns(0.1)
@@ -223,7 +224,8 @@ def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
 
 def test_an_end_without_a_hint(supervised: Supervised) -> None:
     """
-    One that was killed says nothing of the disk.
+    A worker that was killed says nothing of the disk, so the next one need not read the
+    store.
     """
     serving, standby = supervised.started()
     serving.end(by=signal.SIGKILL)
@@ -234,7 +236,7 @@ def test_an_end_without_a_hint(supervised: Supervised) -> None:
 
 def test_a_damaged_store(supervised: Supervised) -> None:
     """
-    It ends the service with the worker's own reason, or by what is known.
+    A damaged store ends the service with the worker's own reason.
     """
     _, standby = supervised.started()
     standby.notify("STATUS=the store is damaged")
@@ -244,7 +246,7 @@ def test_a_damaged_store(supervised: Supervised) -> None:
 
 def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
     """
-    The status alone is enough.
+    A worker's status is enough to tell that the store is damaged.
     """
     supervised.roster.start()
     supervised.processes[0].end(status=Status.DAMAGED)
@@ -253,7 +255,8 @@ def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
 
 def test_a_wrong_configuration(supervised: Supervised) -> None:
     """
-    It ends the service if nobody is up; those that are go on, and it is tried again.
+    A misconfigured worker ends the service if no other is up; otherwise the others go on,
+    and it is tried again.
     """
     serving, standby = supervised.started()
     standby.notify("STATUS=the token file is missing")
@@ -270,7 +273,8 @@ def test_a_wrong_configuration(supervised: Supervised) -> None:
 
 def test_all_are_stopped(supervised: Supervised) -> None:
     """
-    By SIGTERM; that is no restart, and it is done when they are gone.
+    A stop sends SIGTERM to all workers, counts none as a restart, and is done when they
+    have ended.
     """
     processes = supervised.started()
     stopped = Deferred.fromCoroutine(supervised.roster.stop())

@@ -38,14 +38,14 @@ PLAN = Plan(worker=["worker", "--journal", "7"], watchdog=5.0, standby=1)
 
 class ListeningReactor(ProcessReactor):
     """
-    One that really listens.
+    A reactor that really listens.
     """
 
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """
-        Listen on a port of TCP.
+        Listen on a TCP port.
         """
         made: Any = tcp.Port(port, factory, backlog, interface, self)
         made.startListening()
@@ -55,7 +55,7 @@ class ListeningReactor(ProcessReactor):
         self, address: str, factory: IProtocolFactory, **options: Any
     ) -> IListeningPort:
         """
-        Listen on a socket in the file system.
+        Listen on a Unix socket.
         """
         made: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
         made.startListening()
@@ -64,9 +64,9 @@ class ListeningReactor(ProcessReactor):
 
 class Bench:
     """
-    A supervisor and all that surrounds it.
+    A supervisor with its surroundings.
 
-    @ivar statuses: of the process, when it ends.
+    @ivar statuses: the exit statuses of the process, when it ends.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -93,7 +93,7 @@ class Bench:
 
     def start(self) -> None:
         """
-        Do what twistd does.
+        Start the supervisor as twistd does.
         """
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
@@ -101,13 +101,13 @@ class Bench:
     @property
     def processes(self) -> list[SpawnedProcess]:
         """
-        Those that run.
+        Return the processes that run.
         """
         return [each for each in self.reactor.spawned if each.alive]
 
     def stop(self) -> None:
         """
-        Stop it, and have its processes end.
+        Stop the supervisor, and have its processes end.
         """
         if not self.supervisor.running:
             return
@@ -133,7 +133,7 @@ def collected() -> Iterator[None]:
 @pytest.fixture
 def make() -> Iterator[Callable[..., Bench]]:
     """
-    Make benches, whose services are stopped in the end.
+    Provide a factory of benches, whose services are stopped in the end.
     """
     made: list[Bench] = []
 
@@ -148,7 +148,8 @@ def make() -> Iterator[Callable[..., Bench]]:
 
 def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
     """
-    With the supervisor's sockets and scoreboard, and an environment that is not systemd's.
+    A worker gets the supervisor's sockets and scoreboard, and an environment without
+    systemd's variables.
     """
     bench = make(listen=[LOOPBACK, LOOPBACK])
     bench.start()
@@ -172,7 +173,7 @@ def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
 
 def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
     """
-    Workers read it from the descriptor that they inherit.
+    Workers can read the score from the file descriptor that they inherit.
     """
     bench = make()
     bench.start()
@@ -188,7 +189,8 @@ def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
 
 def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
     """
-    How far the check is, that it is ready, that it is alive, and that it stops.
+    The supervisor tells the service manager the progress of the check, that it is ready,
+    that it is alive, and that it stops.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -227,7 +229,8 @@ def test_a_worker_would_not_start(
 
 def test_a_worker_would_not_start_in_the_background(make: Callable[..., Bench]) -> None:
     """
-    Twistd tells those that start a daemon of an exception only.
+    A failed check raises an exception in a daemon, because twistd reports nothing else to
+    the process that started it.
     """
     program = "import sys; print('the store is in use'); sys.exit(1)"
     bench = make(check=(sys.executable, "-c", program), foreground=False)
@@ -239,8 +242,8 @@ def test_an_address_in_use(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It may be workers of a supervisor that was killed; others are named after a while, and
-    no worker is checked for.
+    An address may be in use by the workers of a supervisor that was killed; any other owner
+    is reported after a while, and the check of the store is not run.
     """
     monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -255,7 +258,7 @@ def test_an_address_that_becomes_free(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    When the workers of a supervisor that was killed have ended.
+    An address can be used when the workers of a supervisor that was killed have ended.
     """
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
@@ -267,7 +270,7 @@ def test_an_address_that_becomes_free(
 
 def test_an_address_of_somebody_else(make: Callable[..., Bench]) -> None:
     """
-    It is named at once.
+    An address of another machine is reported at once.
     """
     bench = make(listen=["tcp:0:interface=192.0.2.1"])
     bench.start()
@@ -280,7 +283,8 @@ def test_too_few_descriptors(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A line that says so, and a status.
+    A lack of file descriptors is reported in one line, and ends the process with its
+    status.
     """
 
     def create() -> int:
@@ -296,7 +300,8 @@ def test_too_few_descriptors(
 @pytest.mark.parametrize("when", ["before", "during the check", "after"])
 def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
     """
-    It ends with status 0, and there are no workers but those that had begun.
+    A SIGTERM during the start ends the process with status 0, and with no workers but those
+    that had begun.
     """
     bench = make(check=(sys.executable, "-c", "import time; time.sleep(1000)"))
     if when == "before":
@@ -327,7 +332,7 @@ def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_sighup(make: Callable[..., Bench], when: str) -> None:
     """
-    It has the workers replaced, also one that came while the service started.
+    A SIGHUP has the workers replaced, even if it came while the service started.
     """
     bench = make()
     if when == "before":
@@ -342,7 +347,7 @@ def test_sighup(make: Callable[..., Bench], when: str) -> None:
 
 def test_process_1(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It buries those that others left, and not its workers.
+    A supervisor that is process 1 reaps orphans, and not its own workers.
     """
     buried: list[set[int]] = []
     monkeypatch.setattr(service, "bury_orphans", buried.append)
@@ -357,7 +362,7 @@ def test_a_socket_in_the_file_system(
     make: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It is there until the service has stopped.
+    A Unix socket exists until the service has stopped.
     """
     monkeypatch.chdir(tmp_path)
     bench = make(listen=["unix:socket"])

@@ -1,5 +1,5 @@
 """
-One worker: its processes, what they say, and when they are started and killed.
+One worker: its processes, their output and messages, and when they are started and killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.supervision import WATCHDOG, Supervised
 @pytest.fixture
 def supervised() -> Supervised:
     """
-    A supervisor with one worker.
+    Provide a supervisor with one worker.
     """
     supervised = Supervised(standby=0)
     supervised.roster.start()
@@ -36,7 +36,7 @@ def supervised() -> Supervised:
 @pytest.fixture
 def worker(supervised: Supervised) -> WorkerProcess:
     """
-    Its worker, which begins.
+    Provide the worker of the supervisor, which begins.
     """
     (worker,) = supervised.roster.workers
     return worker
@@ -44,7 +44,7 @@ def worker(supervised: Supervised) -> WorkerProcess:
 
 def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    With pipes for its output and its messages, and an input that never has anything.
+    A worker has pipes for its output and its messages, and an input that is always empty.
     """
     (process,) = supervised.processes
     assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES: "r"}
@@ -53,8 +53,8 @@ def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
 
 def test_its_output_is_logged(supervised: Supervised) -> None:
     """
-    Line by line, also the last words without a newline; a line of any length is cut and
-    what follows is not lost.
+    A worker's output is logged line by line, also its last words without a newline; a long
+    line is cut, and the output after it is not lost.
     """
     (process,) = supervised.processes
     with capturedLogs() as events:
@@ -75,7 +75,7 @@ def test_its_output_is_logged(supervised: Supervised) -> None:
         ([STANDING_BY], State.STANDING_BY),
         ([READY, "STATUS=serving"], State.SERVING),
         ([STANDING_BY, READY], State.SERVING),
-        # What was said before may come again with a sign of life.
+        # An earlier message may come again with a sign of life.
         ([READY, STANDING_BY], State.SERVING),
         ([READY, STOPPING], State.STOPPING),
         # A process that stops serves no more, whatever it says.
@@ -87,7 +87,7 @@ def test_its_states(
     supervised: Supervised, worker: WorkerProcess, lines: list[str], state: State
 ) -> None:
     """
-    They follow from what it says, however that is cut.
+    The state of a worker follows from its messages, however they are cut.
     """
     for each in lines:
         data = f"{each}\n".encode()
@@ -99,7 +99,7 @@ def test_its_states(
 
 def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
     """
-    In the next turn, if it lived for a second.
+    A worker that lived for a second is followed in the next turn.
     """
     supervised.pass_time(1.0)
     supervised.processes[0].end(by=signal.SIGKILL)
@@ -110,13 +110,13 @@ def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
 
 def test_one_that_did_not_live_is_followed_later(supervised: Supervised) -> None:
     """
-    After delays that double, until a worker serves.
+    A worker that ended early is followed after delays that double, until a worker serves.
     """
     reactor = supervised.reactor
 
     def delay() -> float:
         """
-        End the process, and see when the next one begins.
+        Return the seconds from the end of the process to the beginning of the next one.
         """
         supervised.processes[-1].end(status=1)
         began = reactor.seconds()
@@ -132,7 +132,7 @@ def test_one_that_did_not_live_is_followed_later(supervised: Supervised) -> None
 
 def test_ready_resets_the_delay_of_all() -> None:
     """
-    One worker that serves shows that starting works, for the others too.
+    A worker that serves shows that starting works, and makes the others' delays short too.
     """
     supervised = Supervised(standby=1)
     serving, standby = supervised.started()
@@ -155,7 +155,7 @@ def test_ready_resets_the_delay_of_all() -> None:
 
 def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
     """
-    It is tried again, and counts as one that could not start.
+    A process that cannot be spawned is tried again, and counts as one that could not start.
     """
     supervised.reactor.refuses = True
     supervised.processes[0].end(by=signal.SIGKILL)
@@ -169,8 +169,8 @@ def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
 
 def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    A process that was not heard of for the watchdog's time has to say where it hangs, and
-    a second later is killed.
+    A process that was silent for the watchdog's time is sent SIGABRT to say where it hangs,
+    and is killed a second later.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -179,7 +179,7 @@ def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     supervised.reactor.turns(WATCHDOG / 4 + TURN)
     assert process.signals == [signal.SIGABRT]
     assert worker.state is State.SILENT
-    # What it says now changes nothing.
+    # A message now changes nothing.
     process.notify(ALIVE, READY)
     assert worker.state is State.SILENT
     supervised.reactor.turns(LAST_WORDS)
@@ -192,7 +192,7 @@ def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
 
 def test_signs_of_life(supervised: Supervised) -> None:
     """
-    A process that gives them is left alone.
+    A process that gives signs of life is left alone.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -202,7 +202,7 @@ def test_signs_of_life(supervised: Supervised) -> None:
 
 def test_the_first_word_may_take_longer(supervised: Supervised) -> None:
     """
-    Until it has come, the patience is another.
+    A process may take longer until its first message than between two.
     """
     (process,) = supervised.processes
     supervised.reactor.turns(START_PATIENCE)
@@ -213,8 +213,8 @@ def test_the_first_word_may_take_longer(supervised: Supervised) -> None:
 
 def test_more_time(supervised: Supervised) -> None:
     """
-    A process that has something long to do asks for time, as systemd has it; nonsense asks
-    for none.
+    A process with a long task can ask for more time, as systemd has it; nonsense asks for
+    none.
     """
     (process,) = supervised.processes
     process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
@@ -244,7 +244,8 @@ def test_we_were_late(supervised: Supervised, late: float) -> None:
 
 def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    By SIGTERM, and by SIGKILL if it takes too long; no other process follows.
+    A worker is told to end by SIGTERM, and by SIGKILL if it takes too long; no other
+    process follows.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -260,7 +261,7 @@ def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> Non
 
 def test_one_that_ends_is_not_killed(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    Its process id may be another's by then.
+    A process that has ended is sent no SIGKILL, because its process id may be another's.
     """
     (process,) = supervised.processes
     worker.retire()
@@ -271,7 +272,7 @@ def test_one_that_ends_is_not_killed(supervised: Supervised, worker: WorkerProce
 
 def test_a_silent_one_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    Its SIGKILL comes no later for that.
+    A silent process that is told to end gets its SIGKILL no later for that.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -285,7 +286,7 @@ def test_one_that_waits_is_told_to_end(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
-    Then it is not started.
+    A worker that waits to be started is not started when it is told to end.
     """
     supervised.processes[0].end(status=1)
     states = [worker.state]
@@ -300,7 +301,7 @@ def test_a_signal_to_one_that_has_ended(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
-    It may have ended, and we have not been told yet.
+    A signal to a process whose end has not been noticed yet is no error.
     """
     (process,) = supervised.processes
     process.alive = False

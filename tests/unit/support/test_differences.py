@@ -1,5 +1,5 @@
 """
-What the oracle takes for a difference, and what it lets pass.
+The differences that the oracle finds, and those that it lets pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JSON = ("Content-Type", "application/json")
 
 def answer(code: int, body: bytes, *headers: tuple[str, str]) -> Answer:
     """
-    @return: one with a length.
+    Return an answer with a C{Content-Length}.
     """
     length = ("Content-Length", str(len(body)))
     return Answer(f"HTTP/1.1 {code} Reason", (*headers, length), body)
@@ -39,8 +39,8 @@ OK = answer(200, b"8\n", ("Vary", "Accept"))
 MOVED = Answer("revisions moved: 1")
 STAYED = Answer("revisions moved: 0")
 
-#: A way to take a difference back, the outcome before and after; and an outcome after
-#: that has another difference, too.
+#: A way to take a difference back, the outcomes before and after it, and an outcome after
+#: it that has another difference, too.
 UNDOS: dict[str, tuple[Undo, Outcome, Outcome, Outcome]] = {
     "a header more": (
         added_header("X", "y"),
@@ -116,8 +116,8 @@ def test_wanted(undo: Undo, old: Outcome, new: Outcome, other: Outcome) -> None:
 
 def test_it_says_what_differs() -> None:
     """
-    The request, what was answered, what is answered; once for all cases that differ in
-    the same way.
+    A comparison shows the request, the old answer and the new one, once for all cases that
+    differ in the same way.
     """
     new = answer(404, b"8\n", ("Vary", "Accept"))
     names = [f"case {number}" for number in range(5)]
@@ -136,7 +136,7 @@ def test_it_says_what_differs() -> None:
 
 def test_the_order_of_headers() -> None:
     """
-    It is a difference.
+    Another order of the headers is a difference.
     """
     one, two = ("A", "b"), ("C", "d")
     found = compare(
@@ -147,7 +147,7 @@ def test_the_order_of_headers() -> None:
 
 def test_another_status() -> None:
     """
-    It is taken back where both are as named, and nothing else is.
+    A changed status is taken back where both statuses are as named, and nothing else is.
     """
     undo = changed_status("exit status 1", "exit status 64")
     old, new = Answer("exit status 1", body=b"x"), Answer("exit status 64", body=b"y")

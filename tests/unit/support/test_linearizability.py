@@ -1,5 +1,5 @@
 """
-The check of the records finds what is wrong, and nothing else.
+The check of clients' records: it finds each fault, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.linearizability import Record, faults, linearizable
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
-#: Between two moments; a call and its return are up to twice that away from it.
+#: The time between two moments; a call and its return are up to twice that from theirs.
 APART = 4
 
 Plant = Callable[[list[Record], list[Transition]], None]
@@ -26,8 +26,9 @@ Plant = Callable[[list[Record], list[Transition]], None]
 
 def recorded(seed: int, size: int) -> tuple[list[Record], list[Transition]]:
     """
-    C{size} operations that one cursor served, each at a moment between its call and
-    its return, and what was made.  The outcome of a few is not known.
+    Return the records of C{size} operations that one cursor served, each at a moment
+    between its call and its return, and the journal that they made.  The outcome of a few
+    is not known.
     """
     choose = random.Random(seed)  # noqa: S311 nothing secret
     records: list[Record] = []
@@ -51,7 +52,7 @@ def recorded(seed: int, size: int) -> tuple[list[Record], list[Transition]]:
 
 def spoil(choose: random.Random, records: list[Record], journal: list[Transition]) -> None:
     """
-    Make one small change, after which it may be right or wrong.
+    Make one small change, after which the records may be right or wrong.
     """
     index = choose.randrange(len(records))
     record = records[index]
@@ -83,7 +84,7 @@ def spoil(choose: random.Random, records: list[Record], journal: list[Transition
 
 def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
     """
-    Of at most C{most} transitions.
+    Return all journals of at most C{most} transitions.
     """
     return [each for n in range(most + 1) for each in product(Transition, repeat=n)]
 
@@ -92,7 +93,7 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
 @given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
 def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
     """
-    On short records, right and wrong ones, when it is known what was made.
+    Both checks agree on short records, right and wrong ones, when the journal is known.
     """
     records, journal = recorded(seed, size)
     choose = random.Random(seed)  # noqa: S311 nothing secret
@@ -109,8 +110,8 @@ def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
 @given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 1, 2, 2]))
 def test_some_journal(seed: int, size: int, changes: int) -> None:
     """
-    When it is not known what was made, there is an order exactly if there is a journal
-    that makes the records right.
+    When the journal is not known, there is an order exactly if there is a journal that
+    makes the records right.
     """
     records, journal = recorded(seed, size)
     choose = random.Random(seed)  # noqa: S311 nothing secret
@@ -123,7 +124,7 @@ def test_some_journal(seed: int, size: int, changes: int) -> None:
 
 def told(records: Sequence[Record], operation: Transition | None) -> int:
     """
-    Where, in the middle of the records, somebody was told of C{operation}.
+    Return the index of a record, from the middle on, that was told of C{operation}.
     """
     return next(
         index
@@ -134,7 +135,7 @@ def told(records: Sequence[Record], operation: Transition | None) -> int:
 
 def lost_acknowledgement(records: list[Record], journal: list[Transition]) -> None:
     """
-    The last that was told is not there.
+    Cut the journal off before the last acknowledged step.
     """
     last = max(each.seen[0] for each in records if each.seen and each.operation)
     del journal[last - 1 :]
@@ -142,7 +143,7 @@ def lost_acknowledgement(records: list[Record], journal: list[Transition]) -> No
 
 def stale_read(records: list[Record], _: list[Transition]) -> None:
     """
-    Who looks is shown what was there before the last answer.
+    Move a read to long after the state that it was shown.
     """
     look = told(records, None)
     after = records[look].returned + 10 * APART
@@ -151,14 +152,14 @@ def stale_read(records: list[Record], _: list[Transition]) -> None:
 
 def doubled_step(records: list[Record], journal: list[Transition]) -> None:
     """
-    The last step was made twice and told once.
+    Make the last step more often than it was asked for.
     """
     journal.extend([journal[-1]] * (1 + sum(each.seen is None for each in records)))
 
 
 def told_twice(records: list[Record], _: list[Transition]) -> None:
     """
-    Two clients were told the same step.
+    Tell two clients the same step.
     """
     step = told(records, NEXT)
     records.append(evolve(records[step], client=17))
@@ -166,7 +167,7 @@ def told_twice(records: list[Record], _: list[Transition]) -> None:
 
 def wrong_position(records: list[Record], _: list[Transition]) -> None:
     """
-    Off by one.
+    Tell a position that is off by one.
     """
     step = told(records, NEXT)
     revision, position = records[step].seen or (0, 0)
@@ -175,7 +176,7 @@ def wrong_position(records: list[Record], _: list[Transition]) -> None:
 
 def wrong_step(records: list[Record], _: list[Transition]) -> None:
     """
-    Down where up was asked for.
+    Record a request for a step down where the step made was up.
     """
     step = told(records, NEXT)
     records[step] = evolve(records[step], operation=PREVIOUS)
@@ -183,7 +184,7 @@ def wrong_step(records: list[Record], _: list[Transition]) -> None:
 
 def from_the_future(records: list[Record], _: list[Transition]) -> None:
     """
-    Who looks is shown what nobody has asked for yet.
+    Move a read to before the steps that it was shown were asked for.
     """
     look = told(records, None)
     before = records[look].called - 10 * APART
@@ -192,7 +193,7 @@ def from_the_future(records: list[Record], _: list[Transition]) -> None:
 
 def refused_and_made(records: list[Record], _: list[Transition]) -> None:
     """
-    What was made after all.
+    Record steps as refused that were made after all.
     """
     for index, each in enumerate(records):
         if each.operation is PREVIOUS and (each.seen is None or index > len(records) / 2):
@@ -201,7 +202,7 @@ def refused_and_made(records: list[Record], _: list[Transition]) -> None:
 
 def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
     """
-    All that were cut off asked when it was made and seen already.
+    Have all steps up of unknown outcome asked for when they were made and seen already.
     """
     step = told(records, NEXT)
     records[step] = evolve(records[step], seen=None)
@@ -227,8 +228,8 @@ PLANTS: dict[Plant, str] = {
 @pytest.mark.parametrize("seed", range(5))
 def test_planted(plant: Plant, seed: int) -> None:
     """
-    A single fault among thousands of operations is found and named, and what is
-    around it is not.
+    A single fault among thousands of operations is found and named, and nothing around it
+    is.
     """
     records, journal = recorded(seed, 5000)
     assert faults(records, journal) == []
@@ -241,7 +242,7 @@ def test_planted(plant: Plant, seed: int) -> None:
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_planted_short(plant: Plant) -> None:
     """
-    The search finds it too.
+    The search of all orders finds the planted fault too.
     """
     records, journal = recorded(1, 14)
     assert linearizable(records, journal)
@@ -252,8 +253,8 @@ def test_planted_short(plant: Plant) -> None:
 
 def test_unknown_outcomes() -> None:
     """
-    A step whose outcome is not known may have been made, also after it was given up,
-    or not; and who did not see the end of a look has seen nothing.
+    A step whose outcome is not known may have been made, also after it was given up, or
+    not; and a read without an answer has seen nothing.
     """
     records = [
         Record(client=1, operation=NEXT, called=0, returned=1),
@@ -270,7 +271,7 @@ def test_unknown_outcomes() -> None:
 
 def test_nothing_is_right() -> None:
     """
-    Nobody asked and nothing was made.
+    No records with an empty journal are right, and no records with a step are not.
     """
     assert faults([], []) == []
     assert linearizable([], [])

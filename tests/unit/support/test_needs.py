@@ -1,5 +1,5 @@
 """
-What becomes of a test that needs something which the machine lacks.
+The outcome of a test that needs something which the machine lacks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_later(): raise AssertionError
 @pytest.fixture
 def machine(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """
-    Lack steam and water, and have air.
+    Provide a test run on a machine that lacks steam and water, and has air.
     """
     monkeypatch.setitem(NEEDS, "steam", Need("apt install steamd", lambda: False))
     monkeypatch.setitem(NEEDS, "water", Need("apt install waterd", lambda: False))
@@ -51,7 +51,7 @@ def machine(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 def test_it_is_skipped(machine: pytest.Pytester) -> None:
     """
-    The run succeeds, and ends with what would bring what the skipped tests lacked.
+    A run with skipped tests succeeds, and ends with the remedies for what they lacked.
     """
     ran = machine.runpytest_inprocess("-rs")
     ran.assert_outcomes(passed=1, skipped=2, xfailed=1)
@@ -69,7 +69,7 @@ def test_it_fails_under_ci(
     machine: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    There a skipped test has failed; one that is expected to fail has not.
+    A test that would be skipped fails under CI; a test that is expected to fail does not.
     """
     monkeypatch.setenv("CI", "true")
     ran = machine.runpytest_inprocess()
@@ -79,7 +79,7 @@ def test_it_fails_under_ci(
 
 def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
     """
-    A name that was misspelt is an error, and not a test that is never run.
+    The misspelt name of a need is an error, and does not make a test that is never run.
     """
     machine.makepyfile(
         test_it="import pytest\n@pytest.mark.needs('wather')\ndef test(): pass"
@@ -89,7 +89,8 @@ def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
 
 def test_programs_of_administrators() -> None:
     """
-    They are found where Debian has them, also by a user whose path lacks the place.
+    Programs of administrators are found where Debian has them, also by a user whose path
+    lacks the place.
     """
     assert program("sh")
     assert program("no such program") is None
@@ -98,7 +99,7 @@ def test_programs_of_administrators() -> None:
 @pytest.mark.parametrize("name", NEEDS)
 def test_every_need_can_be_looked_at(name: str) -> None:
     """
-    Whatever the machine and the user, a need is met or not, and no error.
+    Every need is met or not, without an error, whatever the machine and the user.
     """
     assert NEEDS[name].met() in (True, False)
     assert NEEDS[name].remedy

@@ -14,7 +14,8 @@ from tests.support.ports import held_ports
 
 def test_held_ports() -> None:
     """
-    Nobody is there; one server after the other may be, and no two at once.
+    A held port refuses connections; one server after the other may listen on it, and no two
+    at once.
     """
     with held_ports(2) as ports:
         assert len(set(ports)) == 2
@@ -30,7 +31,7 @@ def test_held_ports() -> None:
 
 def test_nobody_is_given_a_held_port() -> None:
     """
-    Whoever asks for any port gets another one, however many are asked for.
+    A request for any free port gets no held one, however many are asked for.
     """
     with held_ports(100) as held:
         given = set()

@@ -1,3 +1,3 @@
 """
-What callers see.
+Tests of C{pexservice.web}: what callers of the service see.
 """

@@ -1,5 +1,5 @@
 """
-Who may move the cursor.
+Tests of the access to the cursor: tokens, and requests from web pages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ORIGIN = "https://pages.example.org"
 
 def digests(*tokens: str) -> frozenset[bytes]:
     """
-    What is kept of C{tokens}.
+    Return the digests that are kept of C{tokens}.
     """
     return frozenset(sha256(token.encode()).digest() for token in tokens)
 
@@ -26,27 +26,27 @@ def digests(*tokens: str) -> frozenset[bytes]:
 @pytest.fixture
 def call() -> Caller:
     """
-    Two tokens may move.
+    Return a caller of a service with two tokens that may move the cursor.
     """
     return Caller(Access(digests("first", "second")))
 
 
 class TestTokens:
     """
-    C{--token-file}.
+    Tests of requests where C{--token-file} is given.
     """
 
     @pytest.mark.parametrize("value", ["Bearer first", "bearer  second", "BEARER first "])
     def test_a_token(self, call: Caller, value: str) -> None:
         """
-        Any of them moves; the scheme's case does not matter.
+        Any of the tokens moves; the scheme's case does not matter.
         """
         assert call("POST", "/next", Authorization=value).body == b"1\n"
 
     @pytest.mark.parametrize("value", [None, "", "Basic Zmlyc3Q6", "first"])
     def test_no_token(self, call: Caller, value: str | None) -> None:
         """
-        401 with a challenge.
+        A step without a token gets 401 with a challenge.
         """
         headers = {} if value is None else {"Authorization": value}
         answer = call("POST", "/next", **headers)
@@ -57,7 +57,7 @@ class TestTokens:
     @pytest.mark.parametrize("value", ["Bearer third", "Bearer", "Bearer first second"])
     def test_a_wrong_token(self, call: Caller, value: str) -> None:
         """
-        401 that says so.
+        A step with a wrong token gets 401 that says so.
         """
         answer = call("GET", "/reset", Authorization=value)
         assert answer.status == 401
@@ -65,7 +65,7 @@ class TestTokens:
 
     def test_two_tokens(self, call: Caller) -> None:
         """
-        Which of them is meant?  None.
+        A step with two tokens gets 401, as it is not clear which of them is meant.
         """
         answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
         assert answer.status == 401
@@ -73,19 +73,19 @@ class TestTokens:
     @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
     def test_reading_takes_none(self, call: Caller, path: str) -> None:
         """
-        Tokens are for who moves.
+        Reading takes no token; tokens are for moving the cursor.
         """
         assert call("GET", path).status == 200
 
 
 class TestTokenFile:
     """
-    The file the tokens are in.
+    Tests of the file that the tokens are in.
     """
 
     def test_read(self, tmp_path: Path) -> None:
         """
-        One a line; comments and empty lines are passed over.
+        A token file has one token a line; comments and empty lines are passed over.
         """
         path = tmp_path / "tokens"
         path.write_text("# team\nfirst\n\n  sec-ond~+/==  \n")
@@ -102,7 +102,7 @@ class TestTokenFile:
     )
     def test_bad(self, tmp_path: Path, content: bytes, message: str) -> None:
         """
-        It names the file, and the line.
+        The error about a bad token file names the file, and the line of a bad token.
         """
         path = tmp_path / "tokens"
         path.write_bytes(content)
@@ -112,7 +112,7 @@ class TestTokenFile:
 
     def test_missing(self, tmp_path: Path) -> None:
         """
-        It names the file.
+        The error about a missing token file names the file.
         """
         with pytest.raises(Misconfigured, match=r"missing: No such file"):
             read_tokens(str(tmp_path / "missing"))
@@ -120,7 +120,8 @@ class TestTokenFile:
 
 class TestPages:
     """
-    Requests that a browser sends for a page of another origin, or ahead of its user.
+    Tests of requests that a browser sends for a page of another origin, or ahead of its
+    user.
     """
 
     @pytest.mark.parametrize(
@@ -142,7 +143,8 @@ class TestPages:
         self, method: str, path: str, name: str, value: str | list[str], words: bytes
     ) -> None:
         """
-        By GET and by POST it is refused, and moves nothing; reading is not refused.
+        A cross-origin or prefetching request to move is refused by GET and by POST, and
+        moves nothing; reading is not refused.
         """
         call = Caller()
         headers = {name.replace("-", "_"): value}
@@ -161,13 +163,14 @@ class TestPages:
     )
     def test_taken(self, method: str, headers: dict[str, str]) -> None:
         """
-        What comes from the service's own page or from the address bar moves.
+        A request from the service's own page or from the address bar moves.
         """
         assert Caller()(method, "/next", **headers).body == b"1\n"
 
     def test_a_named_origin_may(self) -> None:
         """
-        Its requests are cross-site and meant; prefetches are not, even there.
+        A cross-site request of a named origin moves, as it is meant; a prefetch does not,
+        even from there.
         """
         call = Caller(Access(origins=[ORIGIN]))
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
@@ -179,7 +182,7 @@ class TestPages:
 
     def test_events(self) -> None:
         """
-        A page of another origin takes no stream.
+        A page of another origin gets no stream.
         """
         call = Caller()
         answer = call("GET", "/events", Sec_Fetch_Site="cross-site")
@@ -189,13 +192,13 @@ class TestPages:
 
 class TestOrigins:
     """
-    C{--cors-origin}.
+    Tests of C{--cors-origin}.
     """
 
     @pytest.fixture
     def call(self) -> Caller:
         """
-        One origin is named.
+        Return a caller of a service with two named origins and a token.
         """
         return Caller(Access(digests("first"), [ORIGIN, "http://localhost:3000"]))
 
@@ -205,7 +208,7 @@ class TestOrigins:
     )
     def test_every_answer(self, call: Caller, method: str, path: str) -> None:
         """
-        Also an error tells the named origin that its page may read it.
+        Every answer, also an error, tells the named origin that its page may read it.
         """
         answer = call(method, path, Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] == ORIGIN
@@ -215,7 +218,8 @@ class TestOrigins:
     @pytest.mark.parametrize("origin", ["https://example.org", "null", ORIGIN + "."])
     def test_others(self, call: Caller, origin: str) -> None:
         """
-        Another origin is told nothing, and caches are told that it depends.
+        An answer to another origin allows nothing, and tells caches that it depends on the
+        origin.
         """
         answer = call("GET", "/current", Origin=origin)
         assert answer["Access-Control-Allow-Origin"] is None
@@ -242,7 +246,7 @@ class TestOrigins:
 
     def test_without_named_origins(self) -> None:
         """
-        Nothing of it.
+        Without named origins, an answer has no header about them.
         """
         answer = Caller()("GET", "/current", Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] is None

@@ -26,14 +26,14 @@ ALLOW = {
 @pytest.fixture
 def call() -> Caller:
     """
-    A new cursor.
+    Return a caller of a service with a new cursor.
     """
     return Caller()
 
 
 def values(call: Caller, *paths: str) -> list[str]:
     """
-    What each of C{paths} answers, in turn.
+    Return the answer of each of C{paths}, in turn.
     """
     return [call("POST" if path in MOVING else "GET", path).body.decode() for path in paths]
 
@@ -56,7 +56,7 @@ def test_the_example(call: Caller) -> None:
 @pytest.mark.parametrize("path", MOVING)
 def test_get_moves_as_post_does(call: Caller, path: str) -> None:
     """
-    GET is kept because the original API has it.
+    GET moves as POST does; it is kept because the original API has it.
     """
     for revision, method in enumerate(("POST", "GET"), 1):
         assert call(method, path)["Pex-Revision"] == str(revision)
@@ -64,7 +64,8 @@ def test_get_moves_as_post_does(call: Caller, path: str) -> None:
 
 def test_text(call: Caller) -> None:
     """
-    The digits, a newline, and the headers of every answer about the cursor.
+    A text answer is the digits and a newline, with the headers of every answer about the
+    cursor.
     """
     values(call, *["/next"] * 10)
     answer = call("GET", "/current")
@@ -85,7 +86,8 @@ EXPECTED = {
 
 def test_json(call: Caller) -> None:
     """
-    Decimal strings, in this order, and an ETag of its own.
+    A JSON answer has its members in this order, values as decimal strings, and an ETag of
+    its own.
     """
     values(call, *["/next"] * 10)
     answer = call("GET", "/current", Accept=JSON)
@@ -98,7 +100,7 @@ def test_json(call: Caller) -> None:
 
 def test_json_at_the_origin(call: Caller) -> None:
     """
-    Nothing comes before it.
+    At the origin, the previous value is null in JSON.
     """
     assert call("GET", "/current", Accept=JSON).json == {
         "position": 0,
@@ -131,7 +133,8 @@ def test_json_at_the_origin(call: Caller) -> None:
 )
 def test_negotiation(call: Caller, accept: str, kind: str) -> None:
     """
-    The preferred one of the two; text when nothing else is asked for.
+    The answer has the preferred one of the two representations; text when nothing else is
+    asked for.
     """
     content_type = call("GET", "/current", Accept=accept)["Content-Type"]
     assert content_type == {"text": "text/plain; charset=utf-8", "json": JSON}[kind]
@@ -148,8 +151,8 @@ def test_negotiation_over_two_headers(call: Caller) -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[each.path for each in ENDPOINTS])
 def test_methods(call: Caller, endpoint: object) -> None:
     """
-    Any other method is 405 and says which there are, OPTIONS says so too, and none
-    of them moves.
+    Any other method gets 405 with the methods that are allowed, OPTIONS lists them too, and
+    none of them moves.
     """
     path = endpoint.path  # type: ignore[attr-defined]
     allow = ALLOW.get(path, "GET, HEAD, OPTIONS")
@@ -165,7 +168,7 @@ def test_methods(call: Caller, endpoint: object) -> None:
 @pytest.mark.parametrize("path", READING)
 def test_head(call: Caller, path: str) -> None:
     """
-    HEAD answers the headers of GET, and no body.
+    HEAD gets the headers of GET, and no body.
     """
     get, head = call("GET", path), call("HEAD", path)
     assert (head.status, head.body) == (200, b"")
@@ -195,7 +198,7 @@ def test_head(call: Caller, path: str) -> None:
 )
 def test_paths_are_literal(call: Caller, path: str) -> None:
     """
-    What is not written like a path here is none, and says which there are.
+    A path that is not written literally gets 404, which lists the paths that exist.
     """
     answer = call("POST", path)
     assert answer.status == 404
@@ -205,14 +208,14 @@ def test_paths_are_literal(call: Caller, path: str) -> None:
 
 def test_unknown_parameters_are_ignored(call: Caller) -> None:
     """
-    Whatever they are.
+    Unknown parameters are ignored, whatever they are.
     """
     assert call("POST", "/next?limit=x&%ff=%&&=").body == b"1\n"
 
 
 def test_problems_as_text(call: Caller) -> None:
     """
-    One line.
+    A problem as text is one line.
     """
     answer = call("DELETE", "/next")
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
@@ -223,7 +226,7 @@ def test_problems_as_text(call: Caller) -> None:
 @pytest.mark.parametrize("accept", [JSON, "application/problem+json", "application/*"])
 def test_problems_as_json(call: Caller, accept: str) -> None:
     """
-    RFC 9457 for those who accept JSON.
+    A client that accepts JSON gets a problem as RFC 9457 has it.
     """
     answer = call("DELETE", "/next", Accept=accept)
     assert answer["Content-Type"] == "application/problem+json"
@@ -237,7 +240,7 @@ def test_problems_as_json(call: Caller, accept: str) -> None:
 
 def test_index(call: Caller) -> None:
     """
-    It names every endpoint, as text and as JSON.
+    The index names every endpoint, as text and as JSON.
     """
     text, json = call("GET", "/"), call("GET", "/", Accept=JSON)
     assert text["Content-Type"] == "text/plain; charset=utf-8"
@@ -251,20 +254,20 @@ def test_index(call: Caller) -> None:
 
 class TestPostOnly:
     """
-    C{--post-only}.
+    Tests of C{--post-only}.
     """
 
     @pytest.fixture
     def call(self) -> Caller:
         """
-        Call a service that takes no GET on the paths that move.
+        Return a caller of a service that takes no GET on the paths that move.
         """
         return Caller(table=POST_ONLY)
 
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
     def test_methods(self, call: Caller, path: str) -> None:
         """
-        GET is 405 and moves nothing; POST moves; OPTIONS says so.
+        GET on a moving path gets 405 and moves nothing; POST moves; OPTIONS says so.
         """
         answer = call("GET", path)
         assert (answer.status, answer["Allow"]) == (405, "POST, OPTIONS")
@@ -288,12 +291,13 @@ class TestPostOnly:
 
 class TestIdempotency:
     """
-    C{Idempotency-Key}.
+    Tests of C{Idempotency-Key}.
     """
 
     def test_a_repeat(self, call: Caller) -> None:
         """
-        Moves nothing, and answers what the first one answered, whatever came since.
+        A repeat moves nothing, and gets the answer of the first request, whatever came
+        since.
         """
         first = call("POST", "/next", Idempotency_Key="k")
         values(call, "/next", "/reset")
@@ -306,7 +310,8 @@ class TestIdempotency:
 
     def test_a_repeat_by_get(self, call: Caller) -> None:
         """
-        It is the transition that counts, not the method, nor the representation.
+        A repeat is recognized by its transition, whatever its method and its
+        representation.
         """
         call("POST", "/next", Idempotency_Key="k")
         again = call("GET", "/next", Idempotency_Key="k", Accept=JSON)
@@ -314,7 +319,7 @@ class TestIdempotency:
 
     def test_another_endpoint(self, call: Caller) -> None:
         """
-        422, and it says which one had it.
+        A key that was used for another endpoint gets 422, which names that endpoint.
         """
         call("POST", "/next", Idempotency_Key="k")
         answer = call("POST", "/reset", Idempotency_Key="k")
@@ -324,7 +329,7 @@ class TestIdempotency:
 
     def test_two_at_once(self, call: Caller) -> None:
         """
-        The second waits for the first.
+        The second of two requests with one key waits for the first, and is replayed.
         """
         call.store.held = True
         first = call.begin("POST", "/next", Idempotency_Key="k")
@@ -340,7 +345,7 @@ class TestIdempotency:
     )
     def test_what_is_no_key(self, call: Caller, key: str | list[str]) -> None:
         """
-        400, and nothing moves.
+        A malformed key gets 400, and nothing moves.
         """
         answer = call("POST", "/next", Idempotency_Key=key)
         assert answer.status == 400
@@ -350,7 +355,7 @@ class TestIdempotency:
     @pytest.mark.parametrize("key", ["k" * 255, "!", "~", '"8e03978e-40d5"', "a,b;c"])
     def test_what_is_a_key(self, call: Caller, key: str) -> None:
         """
-        Any visible ASCII, and up to 255 of it.
+        A key is any visible ASCII, and up to 255 characters of it.
         """
         call("POST", "/next", Idempotency_Key=key)
         answer = call("POST", "/next", Idempotency_Key=key)
@@ -358,14 +363,14 @@ class TestIdempotency:
 
     def test_reading_has_no_use_for_it(self, call: Caller) -> None:
         """
-        On what does not move it is ignored.
+        An idempotency key is ignored where nothing moves.
         """
         assert call("GET", "/current", Idempotency_Key="a b").status == 200
 
 
 class TestPreconditions:
     """
-    C{If-Match} and C{If-None-Match}.
+    Tests of C{If-Match} and C{If-None-Match}.
     """
 
     @pytest.mark.parametrize(
@@ -373,7 +378,7 @@ class TestPreconditions:
     )
     def test_if_match_holds(self, call: Caller, tags: str | list[str]) -> None:
         """
-        Moves, by either form, in a list too.
+        A step moves if C{If-Match} has the present tag, in either form, in a list too.
         """
         call("POST", "/next")
         assert call("POST", "/next", If_Match=tags)["Pex-Revision"] == "2"
@@ -381,8 +386,8 @@ class TestPreconditions:
     @pytest.mark.parametrize("tags", ['"0"', '"2"', 'W/"1"', '"1-xml"', '"01"', '""'])
     def test_if_match_does_not_hold(self, call: Caller, tags: str) -> None:
         """
-        412 with the present state's headers, and nothing moves; a weak tag matches
-        nothing.
+        A step whose C{If-Match} does not hold gets 412 with the present state's headers,
+        and nothing moves; a weak tag matches nothing.
         """
         call("POST", "/next")
         answer = call("POST", "/next", If_Match=tags)
@@ -404,7 +409,7 @@ class TestPreconditions:
     @pytest.mark.parametrize("path", ["/next", "/current"])
     def test_what_is_no_tag(self, call: Caller, path: str, name: str, tags: str) -> None:
         """
-        400: a precondition that is not understood must not be passed over.
+        A malformed precondition gets 400, since it must not be passed over.
         """
         answer = call("GET", path, **{name.replace("-", "_"): tags})
         assert answer.status == 400
@@ -413,18 +418,19 @@ class TestPreconditions:
 
     def test_blanks_take_no_time(self, call: Caller) -> None:
         """
-        A header as long as one may be is refused in a moment, not in its square.
+        A header as long as one may be is refused in linear time, not quadratic.
         """
         began = time.monotonic()
         for _ in range(20):
             assert call("GET", "/current", If_Match=f'"a",{" " * 16000}x').status == 400
-        # Quadratic, it takes 25 seconds.
+        # In quadratic time, this takes 25 seconds.
         assert time.monotonic() - began < 5
 
     @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
     def test_not_modified(self, call: Caller, tags: str) -> None:
         """
-        304, with the headers and without a body, compared weakly.
+        A read with a present tag, compared weakly, gets 304 with the headers and without a
+        body.
         """
         for method in ("GET", "HEAD"):
             answer = call(method, "/current", If_None_Match=tags)
@@ -433,21 +439,22 @@ class TestPreconditions:
 
     def test_modified(self, call: Caller) -> None:
         """
-        The value, when the tag is of another revision.
+        A read with the tag of another revision gets the value.
         """
         call("POST", "/next")
         assert call("GET", "/current", If_None_Match='"0"').body == b"1\n"
 
     def test_if_match_on_a_read(self, call: Caller) -> None:
         """
-        It holds or it does not.
+        A read whose C{If-Match} holds gets 200, and 412 otherwise.
         """
         assert call("GET", "/current", If_Match='"0"').status == 200
         assert call("GET", "/current", If_Match='"1"').status == 412
 
     def test_if_none_match_on_a_move(self, call: Caller) -> None:
         """
-        Moves if the cursor is elsewhere; else 412, and 304 for GET.
+        A step with C{If-None-Match} moves if the cursor is elsewhere; else it gets 412, and
+        304 for GET.
         """
         assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
         assert call("POST", "/next", If_None_Match='"1"').status == 412
@@ -457,8 +464,8 @@ class TestPreconditions:
 
     def test_two_at_once(self, call: Caller) -> None:
         """
-        Of two moves from one revision one is made; the other is told only when that
-        is durable.
+        Of two moves from one revision the first is made; the second gets 412 only when the
+        first is durable.
         """
         call.store.held = True
         first = call.begin("POST", "/next", If_Match='"0"')
@@ -472,12 +479,13 @@ class TestPreconditions:
 
 class TestHistory:
     """
-    C{/history}.
+    Tests of C{/history}.
     """
 
     def test_json(self, call: Caller) -> None:
         """
-        Newest first, where each led and when, and no values.
+        The history as JSON has the newest transition first, where each led and when, and no
+        values.
         """
         values(call, "/next", "/next", "/previous")
         answer = call("GET", "/history", Accept=JSON)
@@ -494,7 +502,7 @@ class TestHistory:
 
     def test_text(self, call: Caller) -> None:
         """
-        A line each.
+        The history as text has one line for each transition.
         """
         values(call, "/next", "/reset")
         assert call("GET", "/history").body.decode().splitlines() == [
@@ -504,14 +512,14 @@ class TestHistory:
 
     def test_empty(self, call: Caller) -> None:
         """
-        Nothing has happened; the answer says so in as many bytes.
+        An empty history is an empty body, with a length of 0.
         """
         answer = call("GET", "/history")
         assert (answer.status, answer.body, answer.length) == (200, b"", 0)
 
     def test_pages(self, call: Caller) -> None:
         """
-        Following the links gives every transition once; 100 at a time by default.
+        Following the links gives every transition once, 100 at a time by default.
         """
         values(call, *["/next"] * 250)
         path, seen, sizes = "/history", [], []
@@ -528,7 +536,7 @@ class TestHistory:
 
     def test_parameters(self, call: Caller) -> None:
         """
-        So many, from below a revision.
+        The parameters choose how many transitions there are, and below which revision.
         """
         values(call, *["/next"] * 9)
         page = call("GET", "/history?before=5&limit=2", Accept=JSON).json
@@ -556,7 +564,7 @@ class TestHistory:
     )
     def test_bad_parameters(self, call: Caller, query: str) -> None:
         """
-        400, and it names the parameter and its range.
+        A bad parameter gets 400, which names the parameter and its range.
         """
         answer = call("GET", f"/history?{query}")
         assert answer.status == 400
@@ -564,25 +572,25 @@ class TestHistory:
 
     def test_largest_parameters(self, call: Caller) -> None:
         """
-        The ends of the ranges belong to them.
+        The largest values of the parameters are allowed.
         """
         assert call("GET", f"/history?limit=1000&before={2**64}").status == 200
 
     def test_not_modified(self, call: Caller) -> None:
         """
-        The same preconditions as for the cursor.
+        The history takes the same preconditions as the cursor.
         """
         assert call("GET", "/history", If_None_Match='"0"').status == 304
 
 
 class TestFaults:
     """
-    What the store's failures look like from outside.
+    Tests of the store's failures, as callers see them.
     """
 
     def test_not_taken(self, call: Caller) -> None:
         """
-        503: nothing was moved.
+        A step that the store did not take gets 503, which says that nothing was moved.
         """
         call.store.failure = NotTaken("the store is full")
         answer = call("POST", "/next", Accept=JSON)
@@ -595,7 +603,8 @@ class TestFaults:
 
     def test_unknown(self, call: Caller) -> None:
         """
-        503 of a type of its own, and nothing more is taken; reads go on.
+        A step of unknown outcome gets 503 of a type of its own, and no more steps are
+        taken; reads go on.
         """
         call("POST", "/next")
         call.store.failure = OSError(5, "Input/output error")
@@ -610,7 +619,7 @@ class TestFaults:
 
     def test_a_bug(self, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
         """
-        500 without a traceback; the log has it.
+        A bug gets 500 without a traceback, which is in the log.
         """
         logged: list[object] = []
         globalLogPublisher.addObserver(cast(ILogObserver, logged.append))
@@ -625,13 +634,13 @@ class TestFaults:
 
 class TestHealth:
     """
-    C{/livez} and C{/readyz}.
+    Tests of C{/livez} and C{/readyz}.
     """
 
     @pytest.mark.parametrize("path", ["/livez", "/readyz"])
     def test_ok(self, call: Caller, path: str) -> None:
         """
-        As Kubernetes has it.
+        A healthy service answers C{ok}, as Kubernetes expects it.
         """
         answer = call("GET", path)
         assert (answer.status, answer.body, answer["Cache-Control"]) == (
@@ -645,7 +654,7 @@ class TestHealth:
     )
     def test_verbose(self, call: Caller, query: str) -> None:
         """
-        Each check on a line.
+        A verbose answer has each check on a line.
         """
         assert call("GET", f"/livez?{query}").body == (
             b"[+]reactor ok\nlivez check passed\n"
@@ -667,7 +676,7 @@ class TestHealth:
 
 def test_with_synchronous_commit_off() -> None:
     """
-    An answer does not wait for the disk.
+    With synchronous commit off, an answer does not wait for the disk.
     """
     call = Caller(synchronous=False)
     call.store.held = True
@@ -685,7 +694,8 @@ JSON_ANSWERS = ("/", "/current", "/history", "/livez", "/readyz", "/openapi.json
 @pytest.mark.parametrize("path", JSON_ANSWERS)
 def test_json_ends_with_a_newline(path: str, call: Caller) -> None:
     """
-    As text does, so that a terminal's prompt stands on a line of its own.
+    JSON ends with a newline, as text does, so that a terminal's prompt stands on a line of
+    its own.
     """
     answer = call("GET", path, Accept="application/json")
     assert (answer["Content-Type"] or "").endswith("json")
@@ -695,7 +705,7 @@ def test_json_ends_with_a_newline(path: str, call: Caller) -> None:
 
 def test_health_as_json(call: Caller) -> None:
     """
-    Each check by its name, also when one fails; text for everybody else, as before.
+    Health as JSON has each check by its name, also when one fails; other clients get text.
     """
     answer = call("GET", "/readyz", Accept="application/json")
     assert answer.status == 200

@@ -1,5 +1,5 @@
 """
-Who sent a request.
+Tests of the address of the client that sent a request.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STRANGER = IPv4Address("TCP", "203.0.113.7", 1)
         (UNIX, [b"1.2.3:4000"], None),
         (UNIX, [b":" * 16000], None),
         (UNIX, [b"1" * 16000], None),
-        # On a listener of both kinds.
+        # On a dual-stack listener.
         (IPv6Address("TCP", "::ffff:10.0.0.9", 1), [b"192.0.2.1"], "192.0.2.1"),
         (IPv6Address("TCP", "::ffff:203.0.113.7", 1), [b"192.0.2.1"], "203.0.113.7"),
         (IPv6Address("TCP", "::ffff:203.0.113.7", 1), None, "203.0.113.7"),
@@ -58,7 +58,8 @@ def test_address(
     peer: IAddress, forwarded: list[bytes] | None, expected: str | None
 ) -> None:
     """
-    The last that no known proxy is, and only a known proxy is believed.
+    The client is the last address that is no known proxy's, and only a known proxy is
+    believed.
     """
     clients = Clients(["10.0.0.9"])
     caller = clients.caller(peer, UNIX)
@@ -67,7 +68,7 @@ def test_address(
 
 def test_a_proxy_by_any_spelling() -> None:
     """
-    An operator may name a proxy as the listener of both kinds has it.
+    An operator may name a proxy in any spelling, also as a dual-stack listener has it.
     """
     clients = Clients(["::ffff:10.0.0.9", "2001:DB8:0::9"])
     assert clients.trusts(PROXY)
@@ -77,7 +78,7 @@ def test_a_proxy_by_any_spelling() -> None:
 
 def test_one_client_for_each_ipv4_address() -> None:
     """
-    IPv4 clients of a listener of both kinds have an allowance each.
+    IPv4 clients of a dual-stack listener have an allowance each.
     """
     one, other = (IPv6Address("TCP", f"::ffff:192.0.2.{each}", 1) for each in (1, 2))
     assert (host_of(one), host_of(other)) == ("192.0.2.1", "192.0.2.2")
@@ -97,6 +98,6 @@ def test_one_client_for_each_ipv4_address() -> None:
 )
 def test_is_loopback(address: IAddress, *, loopback: bool) -> None:
     """
-    Only this machine reaches such an address.
+    An address is loopback only if this machine alone can reach it.
     """
     assert is_loopback(address) is loopback

@@ -50,7 +50,8 @@ WITH_ORIGIN = CrossSitePolicy([ORIGIN.decode()])
 )
 def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> None:
     """
-    Sec-Fetch-Site decides where it is sent, else Origin; of several each counts.
+    C{Sec-Fetch-Site} decides where it is sent, else C{Origin}; of several values each
+    counts.
     """
     problem = POLICY.check("move the cursor", HOST, origins, sites)
     assert (problem is None) is own
@@ -81,7 +82,7 @@ def test_no_host() -> None:
 )
 def test_a_named_origin(origins: list[bytes], *, allowed: bool) -> None:
     """
-    A named origin may, whatever the browser says of the site; no other one may.
+    A named origin is allowed, whatever the browser says of the site; no other origin is.
     """
     problem = WITH_ORIGIN.check("move the cursor", HOST, origins, [b"cross-site"])
     assert (problem is None) is allowed
@@ -121,7 +122,7 @@ def test_same_host(origin: bytes, host: bytes, *, same: bool) -> None:
 )
 def test_purpose(values: list[bytes], *, meant: bool) -> None:
     """
-    What a browser marks as sent ahead of its user is refused.
+    A request that a browser marks as sent ahead of its user is refused.
     """
     problem = check_purpose(values)
     assert (problem is None) is meant
@@ -131,7 +132,7 @@ def test_purpose(values: list[bytes], *, meant: bool) -> None:
 
 def test_answer_headers() -> None:
     """
-    Every answer forbids sniffing and embedding; a named origin may read it.
+    Every answer forbids sniffing, and embedding but to a named origin, which may read it.
     """
     alone = dict(POLICY.answer_headers([ORIGIN]))
     assert alone == {

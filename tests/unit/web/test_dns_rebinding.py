@@ -19,7 +19,7 @@ PROXY = IPv4Address("TCP", "10.0.0.9", 40000)
 
 def policy(*allowed: str, needed: bool = True) -> HostPolicy:
     """
-    Return the rules of a machine called C{Box}.
+    Return the policy of a machine called C{Box}.
     """
     clients = Clients(["10.0.0.9"])
     return HostPolicy(allowed, own_name="Box", clients=clients, needed=needed)
@@ -50,8 +50,8 @@ def policy(*allowed: str, needed: bool = True) -> HostPolicy:
 )
 def test_answered(host: bytes | None) -> None:
     """
-    A name that cannot be anybody's else, and a named one, is answered; case, port and a
-    final dot do not matter.
+    A request for a name that cannot be anybody's else, or for an allowed one, is answered;
+    case, port and a final dot do not matter.
     """
     assert policy("PEX.example.org").check(host) is None
 
@@ -81,7 +81,7 @@ def test_answered(host: bytes | None) -> None:
 )
 def test_refused(host: bytes) -> None:
     """
-    Any other name is told which option allows it, and is not repeated.
+    A request for any other name is told which option allows it, without repeating the name.
     """
     problem = policy("pex.example.org").check(host)
     assert problem is not None
@@ -96,7 +96,7 @@ def test_refused(host: bytes) -> None:
         (LOCAL, CLIENT, True),
         (IPv4Address("TCP", "127.0.0.5", 1), CLIENT, True),
         (IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::1", 2), True),
-        # A listener of both kinds.
+        # A dual-stack listener.
         (
             IPv6Address("TCP", "::ffff:127.0.0.1", 1),
             IPv6Address("TCP", "::ffff:127.0.0.1", 2),
@@ -128,7 +128,7 @@ def test_not_needed() -> None:
 
 def test_the_log() -> None:
     """
-    Each refused name is logged once, and a flood of names ends.
+    Each refused name is logged once, and no more than L{MOST_LOGGED} names are logged.
     """
     rules = policy()
     with capturedLogs() as events:

@@ -1,5 +1,5 @@
 """
-Server-Sent Events, over the connections that carry them, by a clock of the test's.
+Tests of Server-Sent Events, over the connections that carry them, by a clock of the test's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def watch(
     server: Server, *headers: str, version: str = "1.1", path: str = "/events"
 ) -> Wire:
     """
-    A client that has asked for the events.
+    Return a client that has asked for the events.
     """
     wire = server.connect()
     lines = (f"GET {path} HTTP/{version}", "Host: h", *headers, "", "")
@@ -34,7 +34,7 @@ def watch(
 
 def step(server: Server, times: int = 1) -> None:
     """
-    Move one up, each time in a batch of its own.
+    Move the cursor up C{times} times, each time in a batch of its own.
     """
     for _ in range(times):
         server.committer.move(NEXT, lambda _: None)
@@ -51,21 +51,21 @@ def look(server: Server, times: int = 1) -> None:
 
 def revisions(wire: Wire) -> list[int]:
     """
-    Of the events that have come.
+    Return the revisions of the events that have come.
     """
     return [int(each) for each in re.findall(rb"(?m)^id: (\d+)$", wire.received)]
 
 
 def data(received: bytes) -> Any:
     """
-    What the last event says.
+    Return the data of the last event.
     """
     return json.loads(re.findall(rb"(?m)^data: (.*)$", received)[-1])
 
 
 def test_the_present_state_at_once() -> None:
     """
-    As JSON has it, with the revision for an id.
+    A stream begins with the present state, as JSON has it, with the revision for an id.
     """
     server = Server()
     step(server, 10)
@@ -108,7 +108,7 @@ def test_moves_share_an_event() -> None:
 
 def test_who_comes_between_two_looks() -> None:
     """
-    Has its second event no sooner than the others.
+    A client that comes between two looks gets its second event no sooner than the others.
     """
     server = Server()
     watch(server)
@@ -126,7 +126,8 @@ def test_who_comes_between_two_looks() -> None:
 )
 def test_resuming(last: str, expected: list[int]) -> None:
     """
-    Who knows the present state is not told it again; anything else is no knowledge.
+    A client that knows the present state is not sent it again; any other C{Last-Event-ID}
+    counts as no knowledge.
     """
     server = Server()
     step(server, 2)
@@ -139,7 +140,7 @@ def test_resuming(last: str, expected: list[int]) -> None:
 
 def test_a_long_value_is_left_out() -> None:
     """
-    Its digits are counted, and its ends are there.
+    A long value is left out; its event has the number of its digits, and its ends.
     """
     state = state_at(7, 4787)
     text = state.term.text.decode()
@@ -154,14 +155,14 @@ def test_a_long_value_is_left_out() -> None:
 
 def test_a_value_that_is_not_too_long() -> None:
     """
-    The last that is told whole.
+    The longest value that is sent whole has L{MOST_DIGITS} digits.
     """
     assert len(data(event(state_at(7, 4786)))["current"]) == MOST_DIGITS
 
 
 def test_a_comment_now_and_then() -> None:
     """
-    After 15 seconds without an event, and each 15 seconds more.
+    A comment is sent after 15 seconds without an event, and after each 15 seconds more.
     """
     server = Server()
     wire = watch(server)
@@ -178,8 +179,8 @@ def test_a_comment_now_and_then() -> None:
 
 def test_who_does_not_read_misses_some() -> None:
     """
-    Nothing is written for a client that takes nothing, and when it does again it
-    gets the newest only.
+    Nothing is written for a client that takes nothing, and when it reads again it gets the
+    newest state only.
     """
     server = Server()
     other, wire = watch(server), watch(server)
@@ -196,13 +197,13 @@ def test_who_does_not_read_misses_some() -> None:
 
 def test_the_sweep() -> None:
     """
-    A stream is neither idle nor late, for however long; but one that takes nothing
-    ends as any other answer.
+    A stream is neither idle nor late, however long it is; a stream whose client takes
+    nothing is aborted, as any other answer.
     """
     server = Server()
     healthy, stalled = watch(server), watch(server)
     stalled.protocol.channel.pauseProducing()  # type: ignore[union-attr]
-    # The first sweep notes what it has taken, and a later one sees that it took nothing.
+    # The first sweep notes what the client has taken, and a later one that it took nothing.
     server.connections.sweep()
     server.clock.rightNow += STALL_TIMEOUT + IDLE_TIMEOUT
     server.connections.sweep()
@@ -211,7 +212,7 @@ def test_the_sweep() -> None:
 
 def workers(wire: Wire) -> list[Any]:
     """
-    What the events about the workers say.
+    Return the data of the events about the workers.
     """
     found = re.findall(rb"(?m)^event: workers\ndata: (.*)$", wire.received)
     return [json.loads(each) for each in found]
@@ -219,8 +220,9 @@ def workers(wire: Wire) -> list[Any]:
 
 def test_the_workers() -> None:
     """
-    Who asks for them is told which worker serves, at once and at each change, and what
-    became of the one before it; others are told of the cursor only.
+    A client that asks for C{?workers} gets events about them: which worker serves, at once
+    and at each change, and what became of the one before it; other clients get the cursor
+    only.
     """
     server = Server()
     server.score = Score(0, 1, 1, serving="worker-1", since=1_795_000_000_007)
@@ -253,7 +255,7 @@ def test_the_workers() -> None:
 
 def test_no_workers() -> None:
     """
-    Without a supervisor there is nothing to tell of them.
+    Without a supervisor, no event about the workers is sent.
     """
     server = Server()
     wire = watch(server, path="/events?workers")
@@ -263,7 +265,7 @@ def test_no_workers() -> None:
 
 def test_no_timer_without_streams() -> None:
     """
-    One for all of them, and none when the last has gone.
+    One timer serves all streams, and stops when the last stream has gone.
     """
     server = Server()
     before = len(server.clock.calls)
@@ -279,7 +281,7 @@ def test_no_timer_without_streams() -> None:
 
 def test_a_cap() -> None:
     """
-    One more is told when to come again, and let in when another has gone.
+    A client too many is told when to come again, and let in when another has gone.
     """
     server = Server(streams=2)
     first, _ = watch(server), watch(server)
@@ -297,8 +299,8 @@ def test_a_cap() -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_the_end(version: str) -> None:
     """
-    When the worker stops all streams end, with all that was sent, and so do their
-    connections; one that comes later has an event, and is to come back.
+    When the worker stops, all streams end, with all that was sent, and so do their
+    connections; a client that comes later gets one event, and is meant to come back.
     """
     server = Server()
     wire = watch(server, "Connection: keep-alive", version=version)
@@ -316,7 +318,7 @@ def test_the_end(version: str) -> None:
 
 def test_the_end_of_who_does_not_read() -> None:
     """
-    Nobody waits until it has taken the rest.
+    A stream whose client takes nothing is aborted at the end, so nothing waits for it.
     """
     server = Server()
     wire = watch(server)
@@ -327,7 +329,7 @@ def test_the_end_of_who_does_not_read() -> None:
 
 def test_a_client_that_closes_its_side() -> None:
     """
-    Is gone, so its place is free at once.
+    A client that half-closes its connection is gone, so its place is free at once.
     """
     server = Server()
     wire = watch(server)
@@ -337,7 +339,7 @@ def test_a_client_that_closes_its_side() -> None:
 
 def test_requests_behind_it() -> None:
     """
-    Are never answered: a stream is its connection's last answer.
+    Requests behind a stream are never answered: a stream is its connection's last answer.
     """
     server = Server()
     wire = server.connect()
@@ -352,7 +354,7 @@ def test_requests_behind_it() -> None:
 
 def test_no_cursor_to_show() -> None:
     """
-    A store that could not be opened is said, as everywhere.
+    A stream on a store that could not be opened gets 503, which says so, as everywhere.
     """
     server = Server()
     server.committer.unusable("the store is not there")
@@ -363,7 +365,7 @@ def test_no_cursor_to_show() -> None:
 
 def test_head_opens_no_stream() -> None:
     """
-    405, since there would be nothing to say.
+    HEAD on C{/events} gets 405, since there would be nothing to say.
     """
     server = Server()
     wire = server.connect()

@@ -42,7 +42,7 @@ def well_formed(draw: st.DrawFn) -> str:
 
 def werkzeugs(offers: tuple[str, ...], value: str) -> str:
     """
-    Return what werkzeug prefers, when the parameters of ranges are left out.
+    Return the offer that werkzeug prefers, when the parameters of ranges are left out.
     """
     parsed = parse_accept_header(value, MIMEAccept)
     plain = MIMEAccept(
@@ -57,7 +57,7 @@ def werkzeugs(offers: tuple[str, ...], value: str) -> str:
 @example("text/plain;format=flowed;q=0.2, text/plain;q=0.7, application/json;q=0.5")
 def test_as_werkzeug(value: str) -> None:
     """
-    What is well-formed means what werkzeug finds in it.
+    A well-formed value means what werkzeug finds in it.
     """
     if len(value) <= LONGEST_ACCEPT:
         for offers in (OFFERS, ("text/plain", "application/json", "text/html")):
@@ -83,7 +83,8 @@ def test_as_werkzeug(value: str) -> None:
 )
 def test_the_choice(accept: list[bytes] | None, expected: int) -> None:
     """
-    What is malformed is passed over, and what is not acceptable gets the first offer.
+    A malformed range is passed over, and a value that accepts no offer gets the first
+    offer.
     """
     assert best_of(OFFERS, accept) == OFFERS[expected]
 
@@ -100,6 +101,6 @@ def test_a_longer_one_means_anything() -> None:
 
 def test_what_is_kept() -> None:
     """
-    Of one range given twice the higher quality counts.
+    Of a range that is given twice, the higher quality counts.
     """
     assert parse_accept(b"a/b;q=0.1, A/B;x=1;q=0.3, c/d ; q=1") == {b"a/b": 0.3, b"c/d": 1}

@@ -1,5 +1,5 @@
 """
-The OpenAPI document says what is served, all of it, and nothing else.
+Tests that the OpenAPI document describes all that is served, and nothing else.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def resolved(part: dict[str, Any]) -> dict[str, Any]:
     """
-    Return what C{part} refers to, if it is a reference.
+    Return the part that C{part} refers to, or C{part} if it is no reference.
     """
     if "$ref" in part:
         *_, kind, name = part["$ref"].split("/")
@@ -144,7 +144,7 @@ def answers(path: str, method: str) -> Iterator[Answer]:
         yield call(method, path, Accept=accept)
 
 
-#: In any answer, and not for the document to list.
+#: Headers that any answer may have, and that the document need not list.
 FRAMING = {
     *("Content-Type", "Content-Length", "Date", "Server"),
     *("X-Content-Type-Options", "Cross-Origin-Resource-Policy"),
@@ -154,7 +154,7 @@ FRAMING = {
 
 def test_names_are_unique() -> None:
     """
-    What generated clients call the operations.
+    Each operation has a name of its own, as generated clients call it by that name.
     """
     names = [operation["operationId"] for _, _, operation in operations()]
     assert sorted(set(names)) == sorted(names)
@@ -162,7 +162,7 @@ def test_names_are_unique() -> None:
 
 def test_every_reference_leads_somewhere() -> None:
     """
-    Within the document.
+    Every reference leads to a part of the document.
     """
     whole = document()
 
@@ -204,7 +204,7 @@ def test_each_answer_is_described() -> None:
             sent = {name.decode() for name, _ in answer.headers.getAllRawHeaders()}
             required = {name for name, header in headers.items() if header["required"]}
             assert required <= sent, where
-            # What browsers are shown at / is for no client to be generated from.
+            # The page that browsers get at / is not meant for generated clients.
             if not (answer["ETag"] or "").endswith('-html"'):
                 assert sent <= {*headers, *FRAMING}, where
             if answer.body:
@@ -244,7 +244,7 @@ def test_every_problem_is_described() -> None:
 
 def test_the_examples_are_what_is_sent() -> None:
     """
-    The code that makes the answers makes the same from the same state.
+    Each example is made by the code that makes the answers, from the same state.
     """
     row = Row(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
     history = history_reply(STATE, JSON, [row], "/history?before=10&limit=1")
@@ -282,7 +282,7 @@ def test_the_limits_are_the_services() -> None:
 
 def test_it_is_served(call: Caller) -> None:
     """
-    Whole, as JSON, and not sent again to who has it.
+    The document is served whole, as JSON, and is not sent again to a client that has it.
     """
     answer = call("GET", "/openapi.json")
     assert (answer.status, answer["Content-Type"]) == (200, "application/json")

@@ -1,5 +1,5 @@
 """
-Long work is done in pieces, with rest in between.
+Tests of pacing: long work is done in pieces, with rest in between.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tests.support.wire import Server
 
 class Work:
     """
-    Pieces that take a second each.
+    Work in pieces that take a second each.
 
-    @ivar done: their numbers.
+    @ivar done: the numbers of the pieces that are done.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Work:
 
     def begin(self, number: int) -> Deferred[None]:
         """
-        Ask for a piece.
+        Ask for piece C{number}.
         """
 
         def work() -> None:
@@ -39,8 +39,8 @@ class Work:
 
 def test_one_by_one() -> None:
     """
-    The first at once, the others in order, each when the rest is over; then the next
-    one at once again.
+    The first piece is done at once, the others in order, each when the rest is over; then
+    the next one is done at once again.
     """
     work = Work()
     for number in range(3):
@@ -57,7 +57,7 @@ def test_one_by_one() -> None:
 
 def test_leaving() -> None:
     """
-    Who does not want it any more costs the others no time.
+    A client that cancels its piece costs the others no time.
     """
     work = Work()
     work.begin(0)
@@ -72,7 +72,7 @@ def test_leaving() -> None:
 
 def test_failing() -> None:
     """
-    What fails has had its time, and the next one gets its own.
+    A piece that fails has had its time, and the next one gets its own.
     """
     work = Work()
     with pytest.raises(ZeroDivisionError):
@@ -88,7 +88,7 @@ def test_failing() -> None:
 
 def test_without_pacing() -> None:
     """
-    Without a clock nobody waits.
+    Without a clock, no piece waits.
     """
     pacing = Pacing(None)
     assert [now(pacing.run(lambda: 1)) for _ in range(3)] == [1, 1, 1]
@@ -96,8 +96,8 @@ def test_without_pacing() -> None:
 
 def test_pages_of_the_history() -> None:
     """
-    While many ask for a page of the history at once, others are answered between two
-    pages; a client that leaves is forgotten.
+    While many clients ask for a page of the history at once, others are answered between
+    two pages; a client that leaves is forgotten.
     """
     server = Server()
     api = Api(

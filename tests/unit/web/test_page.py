@@ -1,5 +1,5 @@
 """
-The page as an answer: its policy, and when it is sent again.
+Tests of the page as an answer: its policy, and when it is sent again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from pexservice.web.page import page
 from tests.support.caller import Caller
 
-#: What Chromium sends, and Firefox.
+#: The Accept header of Chromium, of Firefox, and a minimal one.
 BROWSERS = [
     "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
     "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -24,7 +24,7 @@ BROWSERS = [
 @pytest.mark.parametrize("accept", BROWSERS)
 def test_for_browsers(accept: str) -> None:
     """
-    Who prefers HTML gets the page, to be asked for again each time.
+    A client that prefers HTML gets the page, to be asked for again each time.
     """
     answer = Caller()("GET", "/", Accept=accept)
     assert answer["Content-Type"] == "text/html; charset=utf-8"
@@ -36,7 +36,8 @@ def test_for_browsers(accept: str) -> None:
 @pytest.mark.parametrize("accept", ["*/*", "text/plain", "text/*", "", "image/png"])
 def test_for_nobody_else(accept: str) -> None:
     """
-    The description is text, as before there was a page.
+    A client that does not prefer HTML gets the description as text, as before there was a
+    page.
     """
     answer = Caller()("GET", "/", Accept=accept)
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
@@ -45,7 +46,7 @@ def test_for_nobody_else(accept: str) -> None:
 
 def test_the_policy_names_what_is_in_it() -> None:
     """
-    Each by its hash, and nothing is from elsewhere.
+    The policy names each style and script by its hash, and allows nothing from elsewhere.
     """
     answer = Caller()("GET", "/", Accept="text/html")
     policy = answer["Content-Security-Policy"] or ""
@@ -74,7 +75,7 @@ def test_the_policy_names_what_is_in_it() -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_who_has_it(method: str, known: str, status: int) -> None:
     """
-    Is told so, by its tag, which is the page's own.
+    A client that has the page gets 304, by the page's own tag.
     """
     call = Caller()
     first = call("GET", "/", Accept="text/html")
@@ -86,6 +87,6 @@ def test_who_has_it(method: str, known: str, status: int) -> None:
 
 def test_a_tag_that_is_none() -> None:
     """
-    400, as everywhere.
+    A malformed tag gets 400, as everywhere.
     """
     assert Caller()("GET", "/", Accept="text/html", If_None_Match="x").status == 400

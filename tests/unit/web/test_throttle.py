@@ -1,5 +1,5 @@
 """
-How many requests a client may send.
+Tests of the rate limit: how many requests a client may send.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ ONE = "10.0.0.1"
 @pytest.mark.parametrize("rate", [1, 3, 7, 10, 1000])
 def test_a_second_has_so_many(rate: int) -> None:
     """
-    All at once or spread, and then one each time that one is due.
+    A client may send as many requests as its rate says in a second, all at once or spread,
+    and then one each time that one is due.
     """
     clock = Turns()
     limit = RateLimit(rate, clock.seconds)
@@ -29,7 +30,8 @@ def test_a_second_has_so_many(rate: int) -> None:
 
 def test_memory_is_bounded() -> None:
     """
-    By who asked lately, and in a flood of addresses by a number.
+    Memory is bounded by the clients that asked lately, and in a flood of addresses by
+    L{MOST_ADDRESSES}.
     """
     clock = Turns()
     limit = RateLimit(10, clock.seconds)
@@ -55,6 +57,6 @@ def test_memory_is_bounded() -> None:
 )
 def test_what_counts_as_one_client(host: str, expected: str) -> None:
     """
-    Of IPv6 a whole network: its owner has all its addresses.
+    An IPv6 network counts as one client, as its owner has all its addresses.
     """
     assert network(host) == expected

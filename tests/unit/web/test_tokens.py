@@ -1,5 +1,5 @@
 """
-How tokens are compared.
+Tests of how tokens are compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOKENS = ("first", "second", "third")
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, bytes]]]:
     """
-    What was compared, by the comparison whose time tells nothing.
+    Provide the pairs that were compared by C{compare_digest}, whose time tells nothing.
     """
     pairs: list[tuple[bytes, bytes]] = []
 
@@ -36,8 +36,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, byte
 @pytest.mark.parametrize("token", [*TOKENS, "firs", "first.", "", "z" * 4000])
 def test_all_of_them_each_time(token: str, compared: list[tuple[bytes, bytes]]) -> None:
     """
-    Whichever matches, or none, and however long it is: digests of one length, and each
-    of those that are known once.
+    Whichever token matches, or none, and however long it is, its digest is compared once
+    with each of the known ones, which all have the same length.
     """
     known = frozenset(sha256(each.encode()).digest() for each in TOKENS)
     answer = Caller(Access(known))("POST", "/next", Authorization=f"Bearer {token}")

@@ -19,7 +19,7 @@ from pexservice.worker.files import check_files
 
 def test_without_files() -> None:
     """
-    There is nothing to check, and the daemon's own log is no file.
+    Settings without files, or with the daemon's own log, leave nothing to check.
     """
     assert check_files(Settings()) is None
     assert check_files(Settings(access_log="-")) is None
@@ -65,7 +65,7 @@ def test_good_files(tmp_path: Path) -> None:
 )
 def test_bad_files(settings: Settings, message: str) -> None:
     """
-    They are named, and no restart mends them.
+    A file that cannot be used is named in a misconfiguration, because no restart mends it.
     """
     with pytest.raises(Misconfigured, match=message):
         check_files(settings)
@@ -73,7 +73,7 @@ def test_bad_files(settings: Settings, message: str) -> None:
 
 def test_damaged_certificates(tmp_path: Path) -> None:
     """
-    What OpenSSL cannot read is told without OpenSSL's words.
+    A certificate that OpenSSL cannot read is reported without OpenSSL's words.
     """
     certificate, key = tmp_path / "certificate", tmp_path / "key"
     certificate.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
@@ -96,7 +96,8 @@ def test_damaged_certificates(tmp_path: Path) -> None:
 )
 def test_too_few_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    That says nothing of the file, and may be over soon.
+    A lack of file descriptors says nothing of the file, and may be over soon, so it is no
+    misconfiguration.
     """
 
     def full(*_: object, **__: object) -> NoReturn:

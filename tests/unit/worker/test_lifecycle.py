@@ -1,5 +1,5 @@
 """
-What a worker does for the process that started it.
+The ties of a worker to the process that started it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WATCHDOG = 4.0
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """
-    The reading and the writing end of a pipe.
+    Provide the reading and the writing end of a pipe.
     """
     reading, writing = os.pipe()
     for each in (reading, writing):
@@ -40,7 +40,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.fixture
 def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """
-    What the process would do that has a supervisor; the test's process does not.
+    Provide a record of what a worker below a supervisor would do to its process, without
+    doing it to the test's.
     """
     done: list[object] = []
     monkeypatch.setattr(os, "setpgid", lambda *group: done.append(group))
@@ -55,14 +56,14 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 
 def stop() -> None:
     """
-    Stand for what stops the process.
+    Stand for the function that stops the process.
     """
 
 
 def test_below_a_supervisor(pipe: tuple[int, int], followed: list[object]) -> None:
     """
-    It speaks through its pipe and ends with it, has a process group of its own, leaves
-    SIGHUP to the supervisor, and writes its traceback at SIGABRT.
+    A worker below a supervisor speaks through its pipe and ends with it, has a process
+    group of its own, leaves SIGHUP to the supervisor, and writes its traceback at SIGABRT.
     """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
@@ -79,7 +80,8 @@ def test_below_a_supervisor_of_version_0_1_0(
     pipe: tuple[int, int], followed: list[object]
 ) -> None:
     """
-    It speaks to NOTIFY_SOCKET, and ends with the pipe that it reads.
+    A worker below an older supervisor speaks to C{NOTIFY_SOCKET}, and ends with the pipe
+    that it reads.
     """
     reading, _ = pipe
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
@@ -96,7 +98,8 @@ def test_below_a_supervisor_of_version_0_1_0(
 
 def test_without_a_supervisor(followed: list[object]) -> None:
     """
-    It speaks to systemd, if there is one, and follows nobody.
+    A worker without a supervisor speaks to systemd, if there is one, and follows no
+    process.
     """
     connect(Settings(), {}, stop).notify(READY)
     assert followed == []
@@ -104,7 +107,7 @@ def test_without_a_supervisor(followed: list[object]) -> None:
 
 class Beating:
     """
-    A worker's heart, and the messages that it sends.
+    The heart of a worker, and the messages that it sends.
     """
 
     def __init__(self, settled: Callable[[], Deferred[None]]) -> None:
@@ -123,7 +126,7 @@ class Beating:
 
 def test_a_sign_of_life() -> None:
     """
-    Several within the time of silence that is too long, each with the state.
+    A worker sends several signs of life within the watchdog's time, each with its state.
     """
     beating = Beating(lambda: succeed(None))
     beating.clock.pump([WATCHDOG / BEATS] * BEATS)
@@ -132,7 +135,7 @@ def test_a_sign_of_life() -> None:
 
 def test_a_commit_that_hangs() -> None:
     """
-    There is no sign of life until it has ended.
+    A worker sends no sign of life until a commit that hangs has ended.
     """
     commits: list[Deferred[None]] = []
 
@@ -149,7 +152,8 @@ def test_a_commit_that_hangs() -> None:
 
 def test_a_sign_of_life_that_fails() -> None:
     """
-    It is not the last: neither if it cannot be sent nor if the state cannot be told.
+    A sign of life that fails is not the last: neither if it cannot be sent nor if the state
+    cannot be told.
     """
     failures = [OSError(24, "Too many open files"), None]
     beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))
@@ -167,7 +171,7 @@ def test_a_sign_of_life_that_fails() -> None:
 
 def test_nobody_wants_to_know() -> None:
     """
-    Then there is no sign of life.
+    Without a watchdog there is no sign of life.
     """
     clock = Clock()
     heartbeat(Notifier(print), clock, lambda: succeed(None), list)

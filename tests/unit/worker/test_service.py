@@ -36,7 +36,7 @@ class WorkerReactor(MemoryReactor, Turns):
     """
     A reactor that listens in memory.
 
-    @ivar refusal: what it raises instead of listening.
+    @ivar refusal: the exception that it raises instead of listening.
     """
 
     refusal: Exception | None = None
@@ -47,7 +47,7 @@ class WorkerReactor(MemoryReactor, Turns):
 
     def listenTCP(self, *arguments: Any, **more: Any) -> Any:
         """
-        Listen, or do not.
+        Listen, or raise C{refusal}.
         """
         if self.refusal is not None:
             raise self.refusal
@@ -57,13 +57,13 @@ class WorkerReactor(MemoryReactor, Turns):
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
         """
-        Call it in the next turn.
+        Call C{callable} in the next turn.
         """
         self.callLater(0, callable, *args, **kwargs)
 
     def addSystemEventTrigger(self, *arguments: Any, **more: Any) -> Any:
         """
-        Take no notice: the reactor never stops.
+        Ignore the trigger: the reactor never stops.
         """
 
     def turns(self, seconds: float) -> None:
@@ -76,10 +76,10 @@ class WorkerReactor(MemoryReactor, Turns):
 
 class Bench:
     """
-    A worker and all that surrounds it.
+    A worker with its surroundings.
 
-    @ivar told: what it told the process that started it, line by line.
-    @ivar statuses: of the process, when it ends.
+    @ivar told: the lines that it told the process that started it.
+    @ivar statuses: the exit statuses of the process, when it ends.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class Bench:
 
     def connect(self) -> tuple[Any, StringTransport]:
         """
-        @return: a connection, and what gets its answers.
+        Open a connection to the worker.
+
+        @return: the connection, and the transport that gets its answers.
         """
         ((_, factory, *_),) = self.reactor.tcpServers
         connection: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
@@ -122,7 +124,7 @@ class Bench:
         """
         Send a request on a connection of its own.
 
-        @return: gets the answer when it is there.
+        @return: the transport that gets the answer when it is there.
         """
         connection, transport = self.connect()
         connection.dataReceived(STEP)
@@ -130,7 +132,7 @@ class Bench:
 
     def stop(self) -> None:
         """
-        Stop it.
+        Stop the worker.
         """
         stopped: Any = self.worker.stopService()
         self.reactor.turns(4.0)
@@ -140,7 +142,7 @@ class Bench:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     """
-    Make benches, whose services are stopped in the end.
+    Provide a factory of benches, whose services are stopped in the end.
     """
     made: list[Bench] = []
 
@@ -156,7 +158,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
 
 def test_it_serves(make: Callable[..., Bench]) -> None:
     """
-    When the store is open and it listens it says so, and again with each sign of life.
+    A worker that has opened its store and listens says that it is ready, and again with
+    each sign of life.
     """
     bench = make()
     bench.worker.startService()
@@ -169,7 +172,7 @@ def test_it_serves(make: Callable[..., Bench]) -> None:
 
 def test_it_stops(make: Callable[..., Bench]) -> None:
     """
-    It says so, listens no more, and closes the store.
+    A worker that stops says so, listens no more, and closes the store.
     """
     bench = make()
     bench.worker.startService()
@@ -180,8 +183,8 @@ def test_it_stops(make: Callable[..., Bench]) -> None:
 
 def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None:
     """
-    A connection that is used is closed by an answer, also when the process read no request
-    for longer than it goes on taking them.
+    A connection in use is closed by an answer, even if the process read no request for
+    longer than it goes on taking them.
     """
     bench = make()
     bench.worker.startService()
@@ -200,7 +203,7 @@ def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None
 
 def test_a_commit_that_hangs(make: Callable[..., Bench]) -> None:
     """
-    There is no sign of life while it does.
+    A worker sends no sign of life while a commit hangs.
     """
     bench = make()
     bench.worker.startService()
@@ -224,7 +227,7 @@ def test_a_store_that_cannot_be_used(
     make: Callable[..., Bench], error: Exception, status: Status
 ) -> None:
     """
-    The process ends, and says why.
+    A worker whose store cannot be used ends, and says why.
     """
     bench = make(store=Unusable(error))
     bench.worker.startService()
@@ -244,7 +247,7 @@ class Unusable(MemoryStore):
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        Fail.
+        Fail with the error.
         """
         return fail(self.error)
 
@@ -253,7 +256,8 @@ def test_a_store_that_cannot_be_used_below_a_supervisor(
     make: Callable[..., Bench],
 ) -> None:
     """
-    Callers are told why for a while, and then the next worker tries.
+    A worker below a supervisor answers clients with the reason for a while, and then ends
+    so that the next worker tries.
     """
     bench = make(store=Unusable(StoreUnusable("it holds something else")), supervisor=3)
     bench.worker.startService()
@@ -268,7 +272,7 @@ def test_a_store_that_cannot_be_used_below_a_supervisor(
 
 def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
     """
-    The supervisor is told at once.
+    A worker whose store is damaged tells the supervisor at once.
     """
     bench = make(store=Unusable(StoreDamaged("the store is damaged")), supervisor=3)
     bench.worker.startService()
@@ -277,7 +281,8 @@ def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
 
 def test_a_missing_file(make: Callable[..., Bench]) -> None:
     """
-    No restart mends that, and the store is not touched.
+    A worker with a missing file ends as misconfigured, because no restart mends that, and
+    does not touch the store.
     """
     bench = make(access_log="/nowhere/log")
     bench.worker.startService()
@@ -288,7 +293,7 @@ def test_a_missing_file(make: Callable[..., Bench]) -> None:
 
 def test_a_scoreboard_that_is_none(make: Callable[..., Bench]) -> None:
     """
-    The option is named.
+    A wrong file descriptor of the scoreboard is reported with the name of the option.
     """
     bench = make(scoreboard=999_999)
     bench.worker.startService()
@@ -297,7 +302,7 @@ def test_a_scoreboard_that_is_none(make: Callable[..., Bench]) -> None:
 
 def test_a_scoreboard(make: Callable[..., Bench]) -> None:
     """
-    Its own children do not inherit it.
+    A worker's own children do not inherit the scoreboard.
     """
     descriptor = scoreboard.create()
     try:
@@ -332,8 +337,8 @@ def test_an_exception_with_the_store_in_hand(
     make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
 ) -> None:
     """
-    It ends the process, whatever it is, and so gives the lock to another; a traceback is
-    for a bug only.
+    Any exception while the worker owns the store ends the process, which gives the lock to
+    another; a traceback is logged for a bug only.
     """
     bench = make()
     bench.reactor.refusal = error
@@ -348,7 +353,7 @@ def test_an_exception_with_the_store_in_hand(
 
 def test_an_exception_later(make: Callable[..., Bench]) -> None:
     """
-    Also where the lock was waited for, and nobody sees the exception but we.
+    An exception after the wait for the lock, which no caller sees, ends the process too.
     """
 
     class Waiting(MemoryStore):
@@ -366,7 +371,8 @@ def test_an_exception_later(make: Callable[..., Bench]) -> None:
 
 def test_a_daemon_that_cannot_start(make: Callable[..., Bench]) -> None:
     """
-    Twistd tells those that start a daemon of an exception only.
+    A daemon that cannot start raises an exception, because twistd reports nothing else to
+    the process that started it.
     """
     bench = make(store=Unusable(StoreUnusable("the store is in use")), foreground=False)
     with pytest.raises(CannotStart, match="the store is in use"):
@@ -375,7 +381,7 @@ def test_a_daemon_that_cannot_start(make: Callable[..., Bench]) -> None:
 
 def test_the_store_fails(make: Callable[..., Bench]) -> None:
     """
-    The process ends, and the next one looks what the disk has.
+    A worker whose store fails ends, and the next worker finds out what the disk has.
     """
     bench = make()
     bench.worker.startService()
@@ -391,7 +397,7 @@ def test_the_store_fails(make: Callable[..., Bench]) -> None:
 
 def test_a_store_on_the_disk(make: Callable[..., Bench], tmp_path: Path) -> None:
     """
-    It is the one that the options name.
+    The worker's store is the one that the options name.
     """
     bench = make(store=None)
     bench.worker = Worker(
@@ -409,7 +415,7 @@ def test_too_few_descriptors_for_the_connections(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It takes fewer, and says so.
+    A worker with too few file descriptors takes fewer connections, and says so.
     """
     monkeypatch.setattr(service, "room_for", lambda _: 17)
     bench = make()

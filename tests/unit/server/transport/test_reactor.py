@@ -1,5 +1,5 @@
 """
-The reactor on uvloop's event loop.
+Tests of the reactor on uvloop's event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pexservice.server.transport.reactor import UvloopReactor
 @pytest.fixture
 def reactor() -> Iterator[UvloopReactor]:
     """
-    One that is not the process's.
+    Provide a reactor that is not the process's own.
     """
     reactor = UvloopReactor()
     yield reactor
@@ -32,7 +32,7 @@ def reactor() -> Iterator[UvloopReactor]:
 
 def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
     """
-    Let it make the calls that are due within C{seconds}.
+    Let the reactor make the calls that are due within C{seconds}.
     """
     reactor.loop.call_later(seconds, reactor.loop.stop)
     reactor.loop.run_forever()
@@ -40,8 +40,8 @@ def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
 
 def test_time(reactor: UvloopReactor) -> None:
     """
-    Its seconds are those of the monotonic clock, whatever the wall clock does: a worker's
-    signs of life come by them.
+    The reactor's seconds are those of the monotonic clock, whatever the wall clock does: a
+    worker's heartbeats are timed by them.
     """
     before = time.monotonic()
     assert before <= reactor.seconds() <= time.monotonic()
@@ -51,7 +51,7 @@ def test_time(reactor: UvloopReactor) -> None:
 
 def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
     """
-    It is made once, and is a delayed call like any other.
+    A call for the next turn is made once, and is a delayed call like any other.
     """
     calls: list[None] = []
     call = reactor.callLater(0, lambda: calls.append(None))
@@ -70,7 +70,7 @@ def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
 
 def test_one_that_is_cancelled(reactor: UvloopReactor) -> None:
     """
-    It is not made, and cannot be cancelled twice.
+    A cancelled call is not made, and cannot be cancelled twice.
     """
     calls: list[None] = []
     call = reactor.callLater(0, lambda: calls.append(None))
@@ -86,7 +86,7 @@ def test_one_that_is_cancelled(reactor: UvloopReactor) -> None:
 @pytest.mark.parametrize("how", ["reset", "delay"])
 def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
     """
-    It is made at the new time, not before.
+    A call that is put off is made at the new time, and not before.
     """
     calls: list[None] = []
     call = reactor.callLater(0, lambda: calls.append(None))
@@ -102,8 +102,8 @@ def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
 @pytest.mark.parametrize("how", ["callLater", "callFromThread"])
 def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
     """
-    Its error is in the log, where those of Twisted's reactors are, and the next call is
-    made.
+    The error of a call that raises is logged, as Twisted's reactors log it, and the next
+    call is made.
     """
     calls: list[None] = []
 
@@ -150,7 +150,8 @@ reactor.run()
 
 def test_the_end_of_a_child() -> None:
     """
-    It is told by the signal alone, as on Twisted's other reactors.
+    The end of a child process is noticed by the signal alone, as on Twisted's other
+    reactors.
     """
     ended = subprocess.run(
         [sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True

@@ -1,5 +1,5 @@
 """
-Connections that end with their first answer, over real sockets, turn by turn.
+Tests of connections that end with their first answer, over real sockets, turn by turn.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Listening(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """
-        See L{socket.socket.accept}.
+        Accept a connection, or raise the error that the test has set.
         """
         if self.error is None or self.times == 0:
             return super().accept()
@@ -59,7 +59,7 @@ class Machine:
     """
     A worker's server on a real loop and a real listening socket.
 
-    @ivar passed: how many connections were passed on to the loop's own transports.
+    @ivar passed: how many connections were handed over to the loop's own transports.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
@@ -88,7 +88,7 @@ class Machine:
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         """
-        A client, which sends C{sent}.
+        Return a client that has sent C{sent}.
         """
         client = socket.create_connection(self.address)
         self._clients.append(client)
@@ -98,7 +98,7 @@ class Machine:
 
     def turn(self) -> None:
         """
-        One of the loop, and one of the reactor's clock.
+        Run one turn of the loop, and one of the reactor's clock.
         """
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
@@ -115,21 +115,21 @@ class Machine:
 
     def turns(self, count: int = 20) -> None:
         """
-        As many as nothing here takes.
+        Run C{count} turns; nothing here takes as many as the default.
         """
         for _ in range(count):
             self.turn()
 
     def accepted(self, count: int = 1) -> None:
         """
-        Turn until C{count} more connections are there.
+        Turn until C{count} more connections were accepted.
         """
         wanted = len(self.made) + count
         self.until(lambda: len(self.made) >= wanted)
 
     def received(self, client: socket.socket) -> bytes:
         """
-        All that C{client} gets until the end of its connection, without the date.
+        Return all that C{client} gets until the end of its connection, without the date.
         """
         received = bytearray()
 
@@ -146,13 +146,13 @@ class Machine:
 
     def ask(self, sent: bytes) -> bytes:
         """
-        What a new client gets for C{sent}.
+        Return what a new client gets for C{sent}.
         """
         return self.received(self.connect(sent))
 
     def end(self) -> None:
         """
-        Close everything.
+        Close the clients, the connections, the listening socket and the loop.
         """
         for client in self._clients:
             client.close()
@@ -167,7 +167,7 @@ class Machine:
 @pytest.fixture(params=[asyncio.SelectorEventLoop, uvloop.new_event_loop])
 def loop(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoop:
     """
-    Each of the loops that connections may be carried by.
+    Return each of the loops that connections may be carried by.
     """
     made: asyncio.AbstractEventLoop = request.param()
     return made
@@ -176,14 +176,15 @@ def loop(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoop:
 @pytest.fixture
 def machine(loop: asyncio.AbstractEventLoop) -> Iterator[Machine]:
     """
-    One whose memo knows L{CURRENT} and L{NEXT}, with the cursor at revision 1.
+    Provide a machine whose plan cache knows L{CURRENT} and L{NEXT}, with the cursor at
+    revision 1.
     """
     yield from running(loop, Server(hosts=("h",)))
 
 
 def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine]:
     """
-    A machine until the test is over.
+    Yield a machine, and end it when the test is over.
     """
     made = Machine(loop, server)
     for request in (NEXT, CURRENT):
@@ -197,8 +198,8 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
 
 def test_the_first_answer_is_the_last(machine: Machine) -> None:
     """
-    What the cache knows is answered as a channel answers it, and no transport of the
-    loop's is made for it.
+    A request that the plan cache knows is answered as a channel answers it, without a
+    transport of the loop's.
     """
     fast_path = machine.server.fast_path
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
@@ -216,7 +217,7 @@ def test_the_first_answer_is_the_last(machine: Machine) -> None:
 
 def test_what_comes_later(machine: Machine) -> None:
     """
-    Who takes a while to ask is waited for.
+    A client that takes a while to ask is waited for.
     """
     client = machine.connect()
     machine.accepted()
@@ -229,7 +230,7 @@ def test_what_comes_later(machine: Machine) -> None:
 
 def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
     """
-    And not before, however brief the connection.
+    A step is answered when it is durable and not before, however brief the connection.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -244,7 +245,7 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
 
 def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
     """
-    What has come is looked at once, and not again in each turn in which the step is under
+    A step that has come is looked at once, and not again in each turn in which it is under
     way, however long the loop was told to wait for it.
     """
     failed: list[dict[str, Any]] = []
@@ -279,7 +280,8 @@ def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
 )
 def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
     """
-    With nothing read: a pipeline, half a request, nonsense, an end without a request.
+    A pipeline, half a request, nonsense and an end without a request are handed over to the
+    loop with nothing read.
     """
     client = machine.connect(sent)
     if not sent or sent == CURRENT[:20]:
@@ -292,8 +294,8 @@ def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
 
 def test_a_host_that_is_not_ours(machine: Machine) -> None:
     """
-    What was learnt on a connection whose Host is not checked is refused on one over
-    loopback.
+    A request with a foreign Host that was learnt on a connection whose Host is not checked
+    is refused on one over loopback.
     """
     foreign = NEXT.replace(b"Host: h", b"Host: attacker.example")
     elsewhere = machine.server.connect()
@@ -311,8 +313,8 @@ def test_a_bug_while_it_is_answered(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A bug costs the request it shows in, which is answered, and nothing of the connection
-    stays.
+    A bug costs only the request that it shows in, which is answered 500, and the connection
+    leaves nothing behind.
     """
 
     def fails(*_: object) -> None:
@@ -330,8 +332,8 @@ def test_a_bug_while_it_is_recognized(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A connection whose first bytes meet a bug is closed at once, as uvloop closes one: no
-    sweep would look at it.
+    A connection whose first bytes meet a bug is closed at once, as uvloop closes one, since
+    no sweep would look at it.
     """
 
     def fails(*_: object) -> None:
@@ -346,7 +348,8 @@ def test_a_bug_while_it_is_recognized(
 
 def test_a_kept_connection(machine: Machine) -> None:
     """
-    It is uvloop's, also when the cache knows the request.
+    A keep-alive connection is handed over to uvloop, also when the plan cache knows its
+    request.
     """
     for _ in range(2):
         client = machine.connect(KEPT)
@@ -365,13 +368,14 @@ def test_a_kept_connection(machine: Machine) -> None:
         machine.until(answered)
         client.close()
     assert machine.passed == 2
-    # It answered from the cache, and is told when the client takes nothing.
+    # The connection answered from the cache, and is told when the client takes nothing.
     assert machine.made[-1].transport._producer is machine.made[-1]
 
 
 def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
     """
-    What does not fit into the socket is uvloop's to send, all of it, and the end.
+    An answer that does not fit into the socket is handed over to uvloop, which sends all of
+    it and then closes the connection.
     """
     committer = machine.server.committer
     machine.server.begin_at(1, 1_000_000)
@@ -388,7 +392,7 @@ def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
 
 def test_who_takes_nothing_is_ended(machine: Machine) -> None:
     """
-    As on any other connection, when it has been so for a minute.
+    A client that takes nothing for a minute is cut off, as on any other connection.
     """
     connections = machine.server.connections
     machine.server.begin_at(1, 1_000_000)
@@ -406,7 +410,7 @@ def test_who_takes_nothing_is_ended(machine: Machine) -> None:
 
 def test_aborted_while_it_is_sent(machine: Machine) -> None:
     """
-    It does not wait for a client that takes nothing.
+    An abort does not wait for a client that takes nothing.
     """
     connections = machine.server.connections
     machine.server.begin_at(1, 1_000_000)
@@ -419,7 +423,8 @@ def test_aborted_while_it_is_sent(machine: Machine) -> None:
 
 def test_a_client_that_is_gone(machine: Machine) -> None:
     """
-    Its step is made all the same, and nobody else notices.
+    The step of a client that has gone is made all the same, and other clients do not
+    notice.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -437,7 +442,7 @@ def test_a_client_that_is_gone(machine: Machine) -> None:
 
 def test_more_behind_the_last_request(machine: Machine) -> None:
     """
-    It is not answered, and does not cost the answer that is due.
+    Bytes behind the last request are not answered, and do not cost the answer that is due.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -451,7 +456,8 @@ def test_more_behind_the_last_request(machine: Machine) -> None:
 
 def test_a_connection_that_rests(machine: Machine) -> None:
     """
-    It is closed by the sweep, or when the worker stops, in whatever it is.
+    A connection that rests is closed by the sweep, or when the worker stops, in whatever
+    state it is.
     """
     connections = machine.server.connections
     client = machine.connect()
@@ -461,12 +467,12 @@ def test_a_connection_that_rests(machine: Machine) -> None:
     machine.server.clock.turn(IDLE_TIMEOUT + 1)
     connections.sweep()
     assert len(connections) == 0
-    # Whoever has that descriptor next is not watched for it.
+    # The loop does not watch that file descriptor any more, which another may have next.
     assert not machine.loop.remove_reader(watched)
     assert machine.received(client) == b""
     client = machine.connect()
     machine.accepted()
-    # Before it was looked at, maybe.
+    # The connection may not have been looked at yet.
     connections.close_idle()
     assert len(connections) == 0
     machine.turns()
@@ -476,7 +482,7 @@ def test_a_connection_that_rests(machine: Machine) -> None:
 
 def brief(machine: Machine) -> NativeTCPTransport:
     """
-    The transport of the newest connection.
+    Return the transport of the newest connection.
     """
     transport = machine.made[-1].transport
     assert isinstance(transport, NativeTCPTransport)
@@ -485,7 +491,7 @@ def brief(machine: Machine) -> NativeTCPTransport:
 
 def test_aborted_while_it_is_passed_on(machine: Machine) -> None:
     """
-    It is over as soon as it can be.
+    A connection that is aborted during its hand-over is over as soon as it can be.
     """
     connections = machine.server.connections
     client = machine.connect(KEPT)
@@ -500,7 +506,7 @@ def test_aborted_while_it_is_passed_on(machine: Machine) -> None:
 @pytest.mark.parametrize("error", [OSError(errno.ENOTCONN, "gone"), ValueError("a bug")])
 def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
     """
-    Then it is closed; a bug is told.
+    A connection that cannot be handed over is closed; a bug is logged.
     """
 
     async def connect_accepted_socket(*_: object) -> None:
@@ -528,7 +534,7 @@ def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
 
 def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
     """
-    Who is one too many is told so; one that rests makes room.
+    A connection too many is answered 503; one that rests makes room.
     """
     for machine in running(loop, Server(connections=1, hosts=("h",))):
         machine.server.store.held = True
@@ -538,7 +544,7 @@ def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
         second = machine.connect(CURRENT)
         machine.until(partial(readable, second))
         assert second.recv(1000).startswith(b"HTTP/1.1 503 ")
-        # It may be sent to, and is listened to for a while.
+        # The refused client may be sent to, and is listened to for a while.
         assert machine.passed == 1
         machine.server.store.finish()
         assert b"200 OK" in machine.received(first)
@@ -551,7 +557,7 @@ def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
 
 def readable(client: socket.socket) -> bool:
     """
-    Has something come?
+    Return whether something has come for C{client}.
     """
     try:
         client.recv(1, socket.MSG_PEEK)
@@ -562,10 +568,10 @@ def readable(client: socket.socket) -> bool:
 
 def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
     """
-    It counts for these connections too.
+    The rate limit of a client counts for these connections too.
     """
     for machine in running(loop, Server(rate=3, hosts=("h",))):
-        # One is left of the three.
+        # One request is left of the three.
         assert b"200 OK" in machine.ask(CURRENT)
         assert b"429 Too Many Requests" in machine.ask(CURRENT)
         assert machine.passed == 0
@@ -578,7 +584,8 @@ def test_no_descriptors(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """
-    Who comes waits a moment, and is served when there are some; the log says why, once.
+    New clients wait a moment while there are no file descriptors or no memory for them, and
+    are then served; the log says why, once.
     """
     monkeypatch.setattr(accepting, "PAUSE", 0.001)
     machine.listening.error = OSError(number, "none left")
@@ -592,7 +599,7 @@ def test_no_descriptors(
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM])
 def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
     """
-    Is no reason for the others to wait.
+    A connection that is gone before it is accepted does not make the others wait.
     """
     machine.listening.error = OSError(number, "no")
     with capturedLogs() as events:
@@ -602,7 +609,8 @@ def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
 
 def test_stopped(machine: Machine) -> None:
     """
-    Nobody is accepted any more, whatever it was in; who is there is answered.
+    A stopped acceptor accepts no client any more, also during its pause; clients that are
+    there are answered.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)

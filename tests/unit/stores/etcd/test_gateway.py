@@ -1,5 +1,5 @@
 """
-What the gateway's answers mean.
+The gateway to etcd: the meaning of its answers, its address, and its version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pexservice.stores.interface import StoreUnusable
 
 def test_an_answer() -> None:
     """
-    What etcd answers is passed on.
+    An answer of etcd is passed on.
     """
     assert _understand("u", 200, b'{"succeeded": true}') == {"succeeded": True}
 
@@ -27,7 +27,7 @@ def test_an_answer() -> None:
 @pytest.mark.parametrize("code", [3, 5, 7, 8, 9, 12, 16])
 def test_refusals(code: int) -> None:
     """
-    With these codes it says that it did nothing.
+    A refusal with one of these codes says that etcd did nothing.
     """
     body = json.dumps({"code": code, "message": "no"}).encode()
     with pytest.raises(Refused, match="no"):
@@ -48,7 +48,7 @@ def test_refusals(code: int) -> None:
 )
 def test_nobody_knows(status: int, body: bytes) -> None:
     """
-    All else may have been done.
+    A request with any other answer may have been done.
     """
     with pytest.raises(Unanswered) as caught:
         _understand("u", status, body)
@@ -57,7 +57,7 @@ def test_nobody_knows(status: int, body: bytes) -> None:
 
 def test_address() -> None:
     """
-    All that can be said of it.
+    Every part of an address is read from its URL.
     """
     files = "ca=a&certificate=b&key=c&user=d&password-file=e"
     assert parse(f"etcd:http://h:1,https://[::1]:2/?prefix=p/&{files}") == Address(
@@ -91,7 +91,7 @@ def test_address() -> None:
 )
 def test_wrong_address(url: str) -> None:
     """
-    What cannot be meant is refused.
+    A URL that makes no sense is refused.
     """
     with pytest.raises(ValueError, match=r"\w"):
         parse(url)
@@ -100,7 +100,7 @@ def test_wrong_address(url: str) -> None:
 @pytest.mark.parametrize("version", ["", "3", "none", "2.3.8", "3.3.27"])
 def test_wrong_version(version: str) -> None:
     """
-    So is what is too old, or no etcd.
+    A version that is too old, or not of an etcd, is refused.
     """
     with pytest.raises(StoreUnusable, match="u"):
         check_version("u", {"etcdserver": version})
@@ -109,14 +109,15 @@ def test_wrong_version(version: str) -> None:
 @pytest.mark.parametrize("version", ["3.4.0", "3.5.27", "3.5.28", "3.6.1", "4.0.0-rc.1"])
 def test_right_version(version: str) -> None:
     """
-    All others are taken.
+    All other versions are taken.
     """
     check_version("u", {"etcdserver": version})
 
 
 def test_pyopenssl_only_for_https() -> None:
     """
-    What takes megabytes stays out of a process until it speaks HTTPS with etcd.
+    PyOpenSSL, which takes megabytes, stays out of a process until it speaks HTTPS with
+    etcd.
     """
     code = (
         "import sys, pexservice.process.pyopenssl_guard\n"

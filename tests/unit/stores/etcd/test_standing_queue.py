@@ -37,7 +37,7 @@ def hard(process: str, modified: int, usual: float = USUAL) -> Mark:
 @pytest.fixture
 def queue() -> StandingQueue:
     """
-    The queue as a node sees it that is alone.
+    Provide the queue as a node that is alone sees it.
     """
     return StandingQueue("me")
 
@@ -57,7 +57,7 @@ def test_alone(queue: StandingQueue) -> None:
 
 def test_after_a_success(queue: StandingQueue) -> None:
     """
-    After a success all others are ahead, until each has committed.
+    After a success all other nodes are ahead, until each has committed.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)])
     assert queue.will_return
@@ -70,7 +70,7 @@ def test_after_a_success(queue: StandingQueue) -> None:
 
 def test_after_a_failure(queue: StandingQueue) -> None:
     """
-    After a failure those before this node's mark are ahead, and nobody behind it.
+    After a failure the nodes before this node's mark are ahead, and none behind it.
     """
     queue.lost(1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)])
     assert queue.delay(1.0) > 0
@@ -80,7 +80,7 @@ def test_after_a_failure(queue: StandingQueue) -> None:
 
 def test_out_of_turn(queue: StandingQueue) -> None:
     """
-    One who commits out of turn changes nothing in the order of the others.
+    A node that commits out of turn changes nothing in the order of the others.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)])
     queue.heard(1.001, "b", 6)
@@ -93,7 +93,7 @@ def test_out_of_turn(queue: StandingQueue) -> None:
 
 def test_own_commits_are_no_news(queue: StandingQueue) -> None:
     """
-    A node that hears of itself only is alone.
+    A node that hears only of its own commits is alone.
     """
     queue.heard(1.0, "me", 5)
     assert not queue.will_return
@@ -101,7 +101,8 @@ def test_own_commits_are_no_news(queue: StandingQueue) -> None:
 
 def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
     """
-    News of a turn that came after the answer's revision, and before the answer, count.
+    News of a turn that came after the answer's revision counts, also when it arrives before
+    the answer.
     """
     queue.heard(1.0, "a", 6)
     queue.won(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
@@ -111,7 +112,8 @@ def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
 
 def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
     """
-    News of the very commit that put a mark, or of an earlier one, do not end its turn.
+    News of the very commit that put a mark, or of an earlier one, does not end the turn of
+    that mark.
     """
     queue.heard(1.0, "a", 3)
     queue.won(1.001, USUAL, 5, [soft("a", 3)])
@@ -131,8 +133,8 @@ def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
 )
 def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
     """
-    Each is waited for as long as its turn can take, by its own and our usual time, and
-    never longer than half a second; then it is passed over.
+    A node is waited for as long as its turn can take, by its own and this node's usual
+    time, and never longer than half a second; then it is passed over.
     """
     queue.won(1.0, USUAL, 5, [mark])
     assert queue.delay(1.0) == pytest.approx(patience)
@@ -144,7 +146,8 @@ def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
 
 def test_each_has_its_time(queue: StandingQueue) -> None:
     """
-    The time of one begins when it is the first, by news or by patience that ran out.
+    The time of a node begins when it becomes the first, by news or because the time of the
+    node before it ran out.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
     patience = queue.delay(1.0)
@@ -157,7 +160,7 @@ def test_each_has_its_time(queue: StandingQueue) -> None:
 
 def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
     """
-    Who is first is not waited for longer because others commit.
+    The first node is not waited for longer because others commit.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)])
     patience = queue.delay(1.0)
@@ -168,8 +171,8 @@ def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
 
 def test_a_late_one(queue: StandingQueue) -> None:
     """
-    One that was passed over is not waited for again until it puts a new mark, and its
-    mark is removed with every try until that succeeds.
+    A node that was passed over is not waited for again until it puts a new mark, and every
+    transaction tries to remove its old mark until one succeeds.
     """
     dead = hard("a", 3)
     queue.won(1.0, USUAL, 5, [dead])
@@ -184,7 +187,7 @@ def test_a_late_one(queue: StandingQueue) -> None:
 
 def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
     """
-    A transaction has room for some marks; the others are removed by the next.
+    A transaction has room to remove some marks; the next one removes the others.
     """
     dead = [hard(str(number), number) for number in range(1, 11)]
     queue.won(1.0, USUAL, 20, dead)
@@ -199,7 +202,7 @@ def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
 
 def test_keeps_a_place(queue: StandingQueue) -> None:
     """
-    A place is kept by who has company, and has had moves in time: before its turn came,
+    A node keeps a place if it has company, and has had moves in time: before its turn came,
     or within a usual time after it.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3)])
@@ -227,8 +230,8 @@ def test_returns_at_once(queue: StandingQueue) -> None:
 
 def test_company(queue: StandingQueue) -> None:
     """
-    Who has just lost, or hears of others since, has company, and who is told of nobody
-    has none.
+    A node that has just lost, or has heard of others since, has company; a node whose
+    answer names no other has none.
     """
     queue.ask(0.0)
     queue.lost(1.0, USUAL, 5, [hard("me", 5)])
@@ -244,8 +247,8 @@ def test_company(queue: StandingQueue) -> None:
 
 def test_the_usual_time(queue: StandingQueue) -> None:
     """
-    The usual time follows what transactions take, slowly, and none counts for more than
-    the longest wait.
+    The usual time slowly follows the durations of transactions, and none counts for more
+    than the longest wait.
     """
     queue.won(1.0, USUAL, 5, [])
     queue.lost(2.0, 2 * USUAL, 6, [])

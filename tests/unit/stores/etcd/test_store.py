@@ -1,5 +1,5 @@
 """
-The store of many nodes: what it makes of answers that do not come.
+The store of many nodes, when answers do not come.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Bench:
 
     def commit(self, taken: Batch = FIRST) -> list[object]:
         """
-        @return: gets what the commit ends with.
+        Commit C{taken}.
+
+        @return: a list that gets what the commit ends with.
         """
         ended: list[object] = []
         self.store.commit(taken).addCallbacks(ended.append, lambda f: ended.append(f.value))
@@ -52,14 +54,14 @@ class Bench:
 
     def later(self) -> None:
         """
-        The pause before the next attempt.
+        Let the pause before the next attempt pass.
         """
         self.clock.advance(1)
 
     @property
     def moved(self) -> list[tuple[int, int]]:
         """
-        What the history shows, oldest first.
+        Return the states that the history shows, oldest first.
         """
         rows = now(self.other.history(None, 100))
         return [(row.revision, row.position) for row in reversed(rows)]
@@ -68,14 +70,14 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     """
-    Both of them open, and nothing moved yet.
+    Provide a bench with both nodes open, and a cursor that has not moved yet.
     """
     return Bench()
 
 
 def test_answered(bench: Bench) -> None:
     """
-    An answer ends it.
+    An answer ends the commit.
     """
     ended = bench.commit()
     bench.caller.answer()
@@ -85,8 +87,8 @@ def test_answered(bench: Bench) -> None:
 
 def test_answer_lost(bench: Bench) -> None:
     """
-    What happened without being told is found out by sending it again, and happens
-    once.
+    A transaction whose answer was lost is sent again, which tells that it happened, and it
+    happens once.
     """
     ended = bench.commit()
     first = bench.caller.waiting[0].message
@@ -105,8 +107,8 @@ def test_answer_lost(bench: Bench) -> None:
 
 def test_message_lost(bench: Bench) -> None:
     """
-    What did not arrive is sent again.  What arrives when it is not needed any more
-    changes nothing.
+    A message that did not arrive is sent again.  The first one, if it arrives when it is
+    not needed any more, changes nothing.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -119,7 +121,8 @@ def test_message_lost(bench: Bench) -> None:
 
 def test_happened_and_others_followed(bench: Bench) -> None:
     """
-    What happened without being told did happen, also if others have moved since.
+    A transaction whose answer was lost did happen, also if others have moved the cursor
+    since.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -128,7 +131,7 @@ def test_happened_and_others_followed(bench: Bench) -> None:
     bench.later()
     bench.caller.answer()
     assert ended == [None]
-    # The next batch of who believes to know where the cursor is needs no etcd.
+    # A batch on a cursor that is known to be old fails without asking etcd.
     (conflict,) = bench.commit(batch((2, 2), b"n"))
     assert isinstance(conflict, Conflict)
     assert (conflict.revision, conflict.position) == (3, 0)
@@ -136,7 +139,7 @@ def test_happened_and_others_followed(bench: Bench) -> None:
 
 def test_others_were_faster(bench: Bench) -> None:
     """
-    Who loses the race learns where the cursor is.
+    A node that loses the race learns where the cursor is.
     """
     ended = bench.commit()
     now(bench.other.commit(OTHER))
@@ -149,7 +152,7 @@ def test_others_were_faster(bench: Bench) -> None:
 
 def test_never_happened(bench: Bench) -> None:
     """
-    A message that got no answer has surely not happened, and never will, when the
+    A transaction that got no answer has surely not happened, and never will, when the
     cursor has moved and the operation key has not.
     """
     ended = bench.commit()
@@ -182,7 +185,7 @@ def test_no_answer_at_all(bench: Bench) -> None:
 
 def test_late_after_the_next(bench: Bench) -> None:
     """
-    The other way round: the next batch happens, so the late one does not.
+    When the next batch happens first, the late message changes nothing.
     """
     ended = bench.commit()
     while not ended:
@@ -198,7 +201,7 @@ def test_late_after_the_next(bench: Bench) -> None:
 
 def test_never_sent(bench: Bench) -> None:
     """
-    Where nobody takes the connection, nothing happened.
+    A batch for which no connection could be made did not happen.
     """
     ended = bench.commit()
     while not ended:
@@ -209,7 +212,7 @@ def test_never_sent(bench: Bench) -> None:
 
 def test_refused(bench: Bench) -> None:
     """
-    What etcd refuses did not happen.
+    A batch that etcd refuses did not happen.
     """
     ended = bench.commit()
     bench.caller.fail(Refused(7, "permission denied"))
@@ -219,7 +222,7 @@ def test_refused(bench: Bench) -> None:
 
 def test_refused_at_last(bench: Bench) -> None:
     """
-    What it refuses the second time may have happened the first time.
+    A batch that etcd refuses the second time may have happened the first time.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -232,7 +235,7 @@ def test_refused_at_last(bench: Bench) -> None:
 
 def test_no_space(bench: Bench) -> None:
     """
-    Without space nothing happens, which is read, and told at once.
+    A batch does not happen when etcd has no space, which the store reads and tells at once.
     """
     bench.etcd.alarmed = True
     ended = bench.commit()
@@ -246,7 +249,8 @@ def test_no_space(bench: Bench) -> None:
 
 def test_space_runs_out(bench: Bench) -> None:
     """
-    The transaction that fills the space is refused, and has happened: which is read.
+    The transaction that fills etcd's space is refused and has happened, which the store
+    reads.
     """
     bench.etcd.filling = True
     ended = bench.commit()
@@ -258,14 +262,14 @@ def test_space_runs_out(bench: Bench) -> None:
 
 def test_space_runs_out_unseen(bench: Bench) -> None:
     """
-    When that cannot be read either, the outcome is not known until it can.
+    The outcome of a transaction that fills etcd's space is not known until it can be read.
     """
     bench.etcd.filling = True
     ended = bench.commit()
     bench.caller.answer()
     bench.caller.lose()
     bench.later()
-    # The same again is refused, without having happened.
+    # The copy is refused too, without having happened.
     bench.caller.answer()
     bench.caller.answer()
     assert ended == [None]
@@ -274,7 +278,8 @@ def test_space_runs_out_unseen(bench: Bench) -> None:
 
 def test_no_space_and_copies_under_way(bench: Bench) -> None:
     """
-    A copy that is under way may happen when there is space again.
+    The outcome without space is unknown while a copy is under way, which may happen when
+    there is space again.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -288,7 +293,7 @@ def test_no_space_and_copies_under_way(bench: Bench) -> None:
 
 def test_no_space_and_others_were_faster(bench: Bench) -> None:
     """
-    What lost the race surely never happens, whatever etcd says of its space.
+    A batch that lost the race surely never happens, whatever etcd says of its space.
     """
     ended = bench.commit()
     now(bench.other.commit(OTHER))
@@ -301,8 +306,8 @@ def test_no_space_and_others_were_faster(bench: Bench) -> None:
 
 def test_operation_key_gone(bench: Bench) -> None:
     """
-    When the lease of the operation key ends, nobody knows what happened before; and
-    the node makes another one.
+    When the lease of the operation key ends, the outcome of the batch before is unknown,
+    and the node makes another key.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -319,7 +324,7 @@ def test_operation_key_gone(bench: Bench) -> None:
 
 def test_operation_key_gone_before(bench: Bench) -> None:
     """
-    A node that slept for a day goes on.
+    A node whose operation key ended while it slept for a day goes on.
     """
     bench.etcd.expire("1")
     ended = bench.commit()
@@ -333,8 +338,8 @@ def test_operation_key_gone_before(bench: Bench) -> None:
 
 def test_key_used_elsewhere(bench: Bench) -> None:
     """
-    A key that another node has used makes the batch fail, and says what for, also
-    where the cursor has been read since.
+    An idempotency key that another node has used makes the batch fail, and the conflict
+    tells what the key did, also where the cursor has been read since.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
     bench.caller.open = True
@@ -350,8 +355,8 @@ def test_key_used_elsewhere(bench: Bench) -> None:
 
 def test_key_used_and_copies_under_way(bench: Bench) -> None:
     """
-    A copy that is under way could happen when the key that prevents it is forgotten,
-    so nobody claims that it never does.
+    The outcome of a batch with a used key is unknown while a copy is under way, which could
+    happen when that key is forgotten.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
     bench.caller.open = True
@@ -366,8 +371,7 @@ def test_key_used_and_copies_under_way(bench: Bench) -> None:
 
 def test_late_trimming(bench: Bench) -> None:
     """
-    A message that forgets keys and arrives late leaves those alone that were used
-    again.
+    A message that forgets keys and arrives late leaves alone the keys that were used again.
     """
     etcd, clock = bench.etcd, bench.clock
     caller = FakeCaller(etcd, clock)
@@ -394,7 +398,7 @@ def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:
 
 def test_newer_format(bench: Bench) -> None:
     """
-    A store of another version is named and left alone.
+    A store of another format is refused by its number and left alone.
     """
     from base64 import b64encode  # noqa: PLC0415 for this test alone
 
@@ -407,7 +411,7 @@ def test_newer_format(bench: Bench) -> None:
 @pytest.mark.parametrize("value", ["bm9uc2Vuc2U=", "e30=", "W10="])
 def test_foreign(bench: Bench, value: str) -> None:
     """
-    So is what is not ours.
+    A cursor that another program wrote is refused.
     """
     bench.etcd.values[b"p/cursor"].value = value
     with pytest.raises(StoreDamaged, match="not of this program"):
@@ -416,7 +420,7 @@ def test_foreign(bench: Bench, value: str) -> None:
 
 def test_cursor_lost(bench: Bench) -> None:
     """
-    Where other keys are, a cursor that is missing is not made anew.
+    A cursor that is missing beside other keys is not made anew.
     """
     del bench.etcd.values[b"p/cursor"]
     with pytest.raises(StoreDamaged, match="no cursor"):

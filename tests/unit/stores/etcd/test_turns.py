@@ -1,5 +1,5 @@
 """
-Turns between nodes: what the store writes and reads of the queue, one message at a time.
+Turns between nodes: how the store writes and reads the queue, one message at a time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Node:
         """
         Ask for a turn.
 
-        @return: gets the cursor when it has come.
+        @return: a list that gets the cursor when the turn has come.
         """
         told: list[object] = []
         self.store.turn().addCallback(told.append)
@@ -58,9 +58,10 @@ class Node:
 
     def send(self, *names: bytes) -> list[object]:
         """
-        Commit a step on what the node knows of the cursor.
+        Commit a step for each of C{names}, one at least, on the cursor as the node knows
+        it.
 
-        @return: gets what it ends with.
+        @return: a list that gets what the commit ends with.
         """
         ended: list[object] = []
         taken = batch(self.known, b"n" * max(1, len(names)), *names)
@@ -70,14 +71,14 @@ class Node:
     @property
     def known(self) -> tuple[int, int]:
         """
-        The cursor as the node knows it.
+        Return the cursor as the node knows it.
         """
         base = self.store._base
         return base.revision, base.position
 
     def step(self) -> None:
         """
-        Have a turn, at once, and take it.
+        Get a turn at once, and commit a step in it.
         """
         assert self.turn()
         ended = self.send()
@@ -96,7 +97,7 @@ class Node:
 @pytest.fixture
 def nodes() -> tuple[Node, Node, Node]:
     """
-    Three of them.
+    Provide three nodes on one etcd.
     """
     etcd, clock = FakeEtcd(), Clock()
     one, two, three = (Node(etcd, clock, name) for name in ("one", "two", "three"))
@@ -105,7 +106,7 @@ def nodes() -> tuple[Node, Node, Node]:
 
 def queued(node: Node) -> list[tuple[str, bool]]:
     """
-    Return who is in the queue, in its order, and whether their moves wait.
+    Return the names of the nodes in the queue, in its order, and whether their moves wait.
     """
     answer = node.etcd.apply(
         "kv/range",
@@ -142,8 +143,8 @@ def race(one: Node, two: Node) -> None:
 
 def test_a_queue_begins(nodes: tuple[Node, ...]) -> None:
     """
-    Who loses has a hard mark, and its turn at once, for nobody is before it; with its
-    success it keeps a place, and the other, which hears of it, does so too.
+    A node that loses a race has a hard mark, and its turn at once, since no node is before
+    it; with its success it keeps a place, and so does the other node, which hears of it.
     """
     one, two, _ = nodes
     race(one, two)
@@ -165,7 +166,7 @@ def test_a_queue_begins(nodes: tuple[Node, ...]) -> None:
 
 def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False) -> None:
     """
-    Have C{process} in the queue.
+    Put a mark of C{process} into the queue.
     """
     mark = {"key": text(KEYS.waiting(process)), "value": write_mark(usual, hard=hard)}
     etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
@@ -205,7 +206,7 @@ def test_news_before_the_answer(nodes: tuple[Node, ...]) -> None:
     one.hear()
     one.caller.answer()
     assert ended == [None]
-    # It had two's old mark in its answer.
+    # The answer had the old mark of node two in it.
     assert one.turn() == [(2, 2)]
 
 
@@ -222,7 +223,7 @@ def test_a_deaf_node(nodes: tuple[Node, ...]) -> None:
     one.clock.advance(0.1)
     assert told == []
     one.clock.advance(0.2)
-    # What it knows is old.
+    # The cursor that the node knows is old.
     assert told == [(1, 1)]
     (conflict,) = lose(one)
     assert isinstance(conflict, Conflict)
@@ -232,7 +233,7 @@ def test_a_deaf_node(nodes: tuple[Node, ...]) -> None:
 
 def lose(node: Node) -> list[object]:
     """
-    Send, and be answered.
+    Send a batch from C{node}, have it answered, and return what it ended with.
     """
     ended = node.send()
     node.caller.answer()
@@ -241,7 +242,7 @@ def lose(node: Node) -> list[object]:
 
 def test_passed_over(nodes: tuple[Node, ...]) -> None:
     """
-    One that does not come is passed over, and its mark removed by the next success.
+    A node that does not come is passed over, and its mark is removed by the next success.
     """
     one, *_ = nodes
     put(one.etcd, "dead", hard=True)
@@ -258,7 +259,7 @@ def test_passed_over(nodes: tuple[Node, ...]) -> None:
 
 def test_passed_over_too_soon(nodes: tuple[Node, ...]) -> None:
     """
-    A mark that was put anew meanwhile stays.
+    The mark of a node that was passed over stays if it was put anew meanwhile.
     """
     one, *_ = nodes
     put(one.etcd, "slow", hard=True)
@@ -274,7 +275,7 @@ def test_passed_over_too_soon(nodes: tuple[Node, ...]) -> None:
 
 def test_a_loser_keeps_its_place(nodes: tuple[Node, ...]) -> None:
     """
-    A failure does not send a node to the end of the queue that had a place in it.
+    A failure does not send a node that has a place in the queue to its end.
     """
     one, two, _ = nodes
     put(one.etcd, "one")
@@ -287,7 +288,7 @@ def test_a_loser_keeps_its_place(nodes: tuple[Node, ...]) -> None:
 
 def test_a_newcomer_stands_behind(nodes: tuple[Node, ...]) -> None:
     """
-    A node that loses, and had no place, waits for those who had.
+    A node that loses, and had no place, waits for the nodes that had one.
     """
     one, two, _ = nodes
     put(one.etcd, "three", usual=1.0)
@@ -299,7 +300,7 @@ def test_a_newcomer_stands_behind(nodes: tuple[Node, ...]) -> None:
 
 def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
     """
-    A mark that nobody can read keeps nobody waiting, and goes.
+    A mark that nobody can read keeps no node waiting, and is removed.
     """
     one, *_ = nodes
     for value in ("", text(b"[]"), text(b'{"hard": 1, "usual": "x"}')):
@@ -314,8 +315,8 @@ def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
 
 def test_an_old_node(nodes: tuple[Node, ...]) -> None:
     """
-    A node of a version without a queue, which does not name itself, is company like
-    any other, and waited for by nobody.
+    A node of a version without a queue, which does not name itself, is company like any
+    other, and no node waits for it.
     """
     one, *_ = nodes
     cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "")}
@@ -332,8 +333,8 @@ def test_an_old_node(nodes: tuple[Node, ...]) -> None:
 
 def test_sent_twice(nodes: tuple[Node, ...]) -> None:
     """
-    A copy of a transaction that has happened may leave a mark of a node that has
-    nothing to do; its next success removes it.
+    A copy of a transaction that has happened may leave a mark of a node that has nothing to
+    do; the node's next success removes the mark.
     """
     one, *_ = nodes
     ended = one.send()
@@ -348,7 +349,7 @@ def test_sent_twice(nodes: tuple[Node, ...]) -> None:
 
 def test_leaving(nodes: tuple[Node, ...]) -> None:
     """
-    Who stops leaves the queue.
+    A node that stops leaves the queue.
     """
     one, *_ = nodes
     put(one.etcd, "one")
@@ -360,8 +361,9 @@ def test_leaving(nodes: tuple[Node, ...]) -> None:
 
 def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
     """
-    When the operation key's lease has ended the transaction fails and says where the
-    cursor is: what its failure puts must not have that lease, or all is refused.
+    When the operation key's lease has ended, the transaction fails and tells where the
+    cursor is: the mark that its failure puts must not have that lease, or etcd refuses all
+    of it.
     """
     one, *_ = nodes
     one.etcd.expire("1")
@@ -373,7 +375,8 @@ def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
 @pytest.mark.parametrize("again", [True, False])
 def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     """
-    The largest transaction there can be is one that etcd takes, whichever way it goes.
+    The largest transaction there can be is one that etcd takes, whether it succeeds or
+    fails.
     """
     etcd = FakeEtcd()
     for number in range(MOST_REMOVED):
@@ -409,8 +412,8 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
 
 def test_the_fake_is_particular() -> None:
     """
-    What etcd refuses, so does what stands in for it here; the same is asked of etcd
-    itself by C{tests/functional/test_cluster.py}.
+    The fake etcd refuses what etcd refuses; the same is asked of etcd itself by
+    C{tests/functional/test_cluster.py}.
     """
     etcd = FakeEtcd()
     for code, wrong in WRONG.items():

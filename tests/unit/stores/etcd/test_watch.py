@@ -1,5 +1,5 @@
 """
-What is heard of others.
+The watch, by which a node hears of the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _line(revision: int) -> bytes:
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_lines(size: int) -> None:
     """
-    In whatever pieces it comes, and whatever else is said.
+    The cursor is heard in whatever pieces the stream comes, and whatever else it says.
     """
     heard: list[Cursor] = []
     said = b"".join(
@@ -49,7 +49,7 @@ def test_lines(size: int) -> None:
 
 def test_goes_on() -> None:
     """
-    A watch that ends, however, begins again after a pause, until it is stopped.
+    A watch begins again after a pause, however its stream ends, until it is stopped.
     """
     streams: list[Deferred[None]] = []
     pauses: list[Deferred[None]] = []
@@ -78,7 +78,7 @@ def test_goes_on() -> None:
 
 def test_stopped_while_its_stream_breaks() -> None:
     """
-    A stream that ends as if it had broken, when it is given up, is not begun again.
+    A stream that breaks when its watch is stopped is not begun again.
     """
     streams: list[Message] = []
     pauses: list[int] = []

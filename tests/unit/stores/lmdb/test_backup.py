@@ -1,5 +1,5 @@
 """
-A copy is whole, or there is none.
+Backups of an LMDB store: a copy is whole, or there is none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.unit.stores.test_contract import batch, end
 
 BATCHES = 30
 
-#: Holds a page of a store, as a backup does that takes long.
+#: A program that holds a page of a store, as a long backup does.
 READER = """
 import lmdb, sys
 txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
@@ -34,7 +34,7 @@ sys.stdin.read()
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """
-    One with something in it.
+    Provide the path of a store with something in it.
     """
     filled(tmp_path / "store", BATCHES)
     return tmp_path / "store"
@@ -42,14 +42,14 @@ def store(tmp_path: Path) -> Path:
 
 def names(path: Path) -> set[str]:
     """
-    What is there.
+    Return the names of the entries of C{path}.
     """
     return {each.name for each in path.iterdir()}
 
 
 def test_a_copy(store: Path) -> None:
     """
-    Says the same, is as private, and is no larger than it must be.
+    A backup says the same as its store, is as private, and is no larger than it must be.
     """
     (store / LOCK).unlink()
     made = backup(str(store), str(store.parent / "copy"))
@@ -62,13 +62,13 @@ def test_a_copy(store: Path) -> None:
         0o600,
     )
     assert names(store.parent) == {"store", "copy"}
-    # Nor was a reader table made, which would belong to whoever makes backups.
+    # Nor was a reader table made, which would belong to the user that makes backups.
     assert names(store) == names(store.parent / "copy") == {DATA, WITNESS}
 
 
 def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
     """
-    By this very process, which goes on writing.
+    A store is copied while this very process has it open, and the process goes on writing.
     """
     filled(tmp_path / "store", BATCHES)
     store = at(tmp_path / "store")
@@ -82,7 +82,7 @@ def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_what_exists_is_refused(store: Path, kind: str) -> None:
     """
-    Whatever it is, and it stays as it is.
+    A target that exists is refused, whatever its kind, and stays as it is.
     """
     place = store.parent / "copy"
     if kind == "file":
@@ -99,7 +99,7 @@ def test_what_exists_is_refused(store: Path, kind: str) -> None:
 
 def test_where_nothing_can_be_made(store: Path) -> None:
     """
-    It says which place that is.
+    A target that cannot be made is refused by its name.
     """
     with pytest.raises(StoreUnusable, match=r"backup /.*/no/copy: No such file"):
         backup(str(store), str(store.parent / "no" / "copy"))
@@ -107,7 +107,7 @@ def test_where_nothing_can_be_made(store: Path) -> None:
 
 def test_no_store(tmp_path: Path) -> None:
     """
-    Nothing is made of nothing.
+    A source without a store is refused by its name, and nothing is made.
     """
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
@@ -119,10 +119,10 @@ def test_no_store(tmp_path: Path) -> None:
 
 def test_a_damaged_store_is_not_copied(store: Path) -> None:
     """
-    What is wrong is found in the copy, and that is removed.
+    Damage to a record is found in the copy, and the copy is removed.
     """
     data = store / DATA
-    # A byte of a record: LMDB does not see that it is another.
+    # LMDB itself does not notice a changed byte within a record.
     whole = bytearray(data.read_bytes())
     whole[whole.rindex(b"key-29") + 3] ^= 1
     data.write_bytes(whole)
@@ -133,7 +133,8 @@ def test_a_damaged_store_is_not_copied(store: Path) -> None:
 
 def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
     """
-    Reading it is the end of another process.
+    A store that was cut short is called damaged, and it is another process that dies of
+    reading it.
     """
     with (store / DATA).open("rb+") as file:
         file.truncate(3 * 4096)
@@ -159,7 +160,8 @@ def killed_reader(path: Path) -> None:
 
 def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None:
     """
-    Or no page would ever be used again.
+    A store forgets a dead reader when it trims its journal, or no page would ever be used
+    again.
     """
     store = at(tmp_path / "store", journal=1)
     state = now(store.open())
@@ -175,7 +177,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
 
 def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> None:
     """
-    One batch is refused, and the next one goes through.
+    A full store forgets a dead reader: one batch is refused, and the next one goes through.
     """
     store = at(tmp_path / "store", map_size=1 << 18, growth=0)
     state = now(store.open())

@@ -1,5 +1,5 @@
 """
-A process that reads a store: what it says is passed on, and its end is judged.
+A child process that reads a store: its words are passed on, and its end is judged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ask(module: Path, text: str, progress: Progress | None = None) -> None:
     """
-    Run a child with this text.
+    Run a child whose module consists of C{text}.
     """
     module.write_text(text)
     ask_child(STORE, module.stem, "argument", progress=progress)
@@ -37,7 +37,7 @@ def ask(module: Path, text: str, progress: Progress | None = None) -> None:
 
 def test_progress(module: Path) -> None:
     """
-    It is passed on while the child runs, and what else is said does not disturb.
+    A child's progress is passed on while it runs, and its other lines do not disturb.
     """
     told: list[int] = []
     child = """
@@ -68,7 +68,8 @@ assert sys.argv[1:] == ["argument"]
 )
 def test_its_end(module: Path, end: str, error: type[Exception], message: str) -> None:
     """
-    What its status stands for, and its words without those on progress.
+    A child's end raises the error that its status stands for, with the child's words
+    without those on progress.
     """
     with pytest.raises(error, match=message) as caught:
         ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")
@@ -77,7 +78,7 @@ def test_its_end(module: Path, end: str, error: type[Exception], message: str) -
 
 def test_it_does_not_outlive_an_error(module: Path) -> None:
     """
-    When passing its progress on fails, it is ended.
+    A child is killed when passing on its progress fails.
     """
 
     def failing(_: int) -> None:
@@ -101,7 +102,7 @@ time.sleep(60)
 
 def test_it_does_not_outlive_its_parent(module: Path) -> None:
     """
-    Its next word on progress, which nobody reads, is its end.
+    A child ends with its next line of progress when nobody reads its output any more.
     """
     module.write_text(
         """
@@ -139,7 +140,7 @@ def test_answer(
     capfd: pytest.CaptureFixture[str], error: Exception | None, status: int
 ) -> None:
     """
-    The other side: progress, a line for what is wrong, and the status.
+    A child writes its progress and a line for its error, and returns the exit status.
     """
 
     def call(progress: Progress) -> None:
@@ -167,7 +168,7 @@ def test_a_bug_is_not_hidden() -> None:
 
 def test_meter() -> None:
     """
-    At once, then once in each interval in which something was done.
+    A meter reports at once, and then once in each interval in which something was done.
     """
     clock, told = Clock(), list[int]()
     meter = Meter(told.append, clock.seconds)

@@ -1,5 +1,5 @@
 """
-Which file system a store would be on, who owns it, and what is durable of it.
+The directory of a store: its file system, its owner, and its durability.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MOUNTS = r"""
 )
 def test_file_system_type(path: str, kind: str) -> None:
     """
-    The longest mount point above the path decides, and of equals the latest.
+    The longest mount point above a path decides, and among equal ones the latest.
     """
     assert file_system_type(Path(path), MOUNTS) == kind
 
@@ -50,7 +50,7 @@ def test_file_system_type(path: str, kind: str) -> None:
 @pytest.mark.needs("mount table")
 def test_of_this_machine(tmp_path: Path) -> None:
     """
-    The machine's own table is understood.
+    The machine's own mount table is understood.
     """
     assert file_system_type(tmp_path) != "unknown"
 
@@ -59,7 +59,7 @@ def test_a_network_file_system_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It is named, and nothing is made on it.
+    A network file system is refused by its name, and nothing is made on it.
     """
     monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
     with pytest.raises(StoreUnusable, match=r"network file system \(nfs4\)"):
@@ -69,7 +69,8 @@ def test_a_network_file_system_is_refused(
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    For another reason than another process, which is named.
+    A directory that cannot be locked, though no other process owns it, is refused with the
+    reason.
     """
 
     def failing(*_: object) -> None:
@@ -83,8 +84,8 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("replaced", [True, False])
 def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> None:
     """
-    Who has waited for a directory that has lost its name meanwhile, to another one or
-    to none, does not take the other one for it.
+    A process that waits to own a directory is refused if the directory loses its name
+    meanwhile, to another directory or to none.
     """
     path = tmp_path / "store"
     owner = Directory(str(path))
@@ -106,7 +107,7 @@ def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> Non
 
 def _opened(path: Path) -> int:
     """
-    How many descriptors this process has of C{path}.
+    Return how many file descriptors this process has of C{path}.
     """
     found = 0
     for each in Path("/proc/self/fd").iterdir():
@@ -118,7 +119,7 @@ def _opened(path: Path) -> int:
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """
-    The directories that were made durable; the first three times it fails.
+    Provide the list of directories that were made durable; the first three attempts fail.
     """
     done: list[Path] = []
     failures = iter(range(3))
@@ -134,8 +135,8 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path]) -> None:
     """
-    A start that failed between making something and making it durable leaves that to
-    the next one: an answer would be lost with a directory that a power cut undoes.
+    A start makes durable the directory or the store that an earlier start made but failed
+    to make durable: an answer would be lost with a directory that a power cut undoes.
     """
     path = tmp_path / "store"
 
@@ -153,7 +154,7 @@ def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path])
     made.install(make)
     assert synced == [tmp_path, path / NURSERY, path]
 
-    # And one that is in place, with its rename not durable.
+    # The same for a store that is in place, but whose rename is not durable.
     (path / NURSERY).mkdir()
     made.tidy()
     assert synced[3:] == [path]
@@ -167,7 +168,7 @@ def test_room_where_none_can_be_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     """
-    On a file system that cannot do that it counts what is free.
+    A file system that cannot set room aside has enough if as much is free.
     """
 
     class Library:

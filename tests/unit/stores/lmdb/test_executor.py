@@ -1,5 +1,5 @@
 """
-Where a blocking commit runs.
+The choice of where a blocking commit runs: inline or in a thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LITTLE = SHORT / 4
 
 def feed(policy: ExecutorPolicy, seconds: float, times: int) -> None:
     """
-    So many calls of the same duration.
+    Tell C{policy} of C{times} calls that took C{seconds} each.
     """
     for _ in range(times):
         policy.took(seconds)
@@ -34,7 +34,7 @@ def feed(policy: ExecutorPolicy, seconds: float, times: int) -> None:
 
 def slow() -> ExecutorPolicy:
     """
-    One that has seen a hang.
+    Return a policy that has seen a hang.
     """
     policy = ExecutorPolicy()
     policy.took(2 * HANG)
@@ -43,7 +43,7 @@ def slow() -> ExecutorPolicy:
 
 def test_begins_inline() -> None:
     """
-    The first commit shows what the disk is like.
+    Commits begin inline, since the first one shows what the disk is like.
     """
     policy = ExecutorPolicy()
     assert policy.inline
@@ -53,7 +53,7 @@ def test_begins_inline() -> None:
 
 def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
     """
-    A hang is paid once.
+    Calls go to the thread after a hang, and come back when enough of them were short.
     """
     policy = slow()
     feed(policy, LITTLE, PROOF - 1)
@@ -64,7 +64,7 @@ def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
 
 def test_a_slow_disk_stays_in_the_thread() -> None:
     """
-    One slow call begins the proof anew.
+    A slow call in the thread begins the proof that calls are short anew.
     """
     policy = slow()
     for _ in range(10):
@@ -75,8 +75,8 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
 
 def test_each_return_makes_the_way_back_longer() -> None:
     """
-    A disk that hangs again and again is tried ever less often, within a bound, and
-    a long calm forgets it all.
+    A disk that hangs again and again is tried inline ever less often, within a bound, and a
+    long calm makes the policy forget all hangs.
     """
     policy = ExecutorPolicy()
     proofs = []
@@ -96,7 +96,8 @@ def test_each_return_makes_the_way_back_longer() -> None:
 
 def test_a_stall_now_and_then_is_borne() -> None:
     """
-    Every shared disk has some; often, they are too many.
+    Calls stay inline with a stall now and then, as every shared disk has, but not with
+    frequent stalls.
     """
     policy = ExecutorPolicy()
     for _ in range(20):
@@ -113,8 +114,8 @@ def test_a_stall_now_and_then_is_borne() -> None:
 
 def test_the_longest_that_is_no_stall_and_no_hang() -> None:
     """
-    A commit that takes as long as one may is borne however often there is one, between
-    short ones; one that takes longer is not.
+    Calls stay inline with commits of exactly the bound of a stall, however many, or a
+    commit of exactly the bound of a hang, between short ones; with longer ones they do not.
     """
 
     def goes_on(seconds: float, times: int) -> bool:
@@ -132,7 +133,7 @@ def test_the_longest_that_is_no_stall_and_no_hang() -> None:
 
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     """
-    Without any stall.
+    Calls go to the thread when they are usually slow, without any stall.
     """
     policy = ExecutorPolicy()
     feed(policy, 1.5 * SHORT, 9)
@@ -143,7 +144,8 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
 
 def test_a_call_in_the_thread() -> None:
     """
-    It runs elsewhere and answers here; its duration is measured there.
+    A call in the thread runs and is measured there, and is answered in the reactor's
+    thread.
     """
     mailbox, policy, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
     executor = CommitExecutor(mailbox, policy, monotonic=lambda: next(ticks))
@@ -158,7 +160,7 @@ def test_a_call_in_the_thread() -> None:
 
 def test_a_failure_in_the_thread() -> None:
     """
-    What the call raises comes back as it is.
+    An exception that a call in the thread raises comes back as it is.
     """
     mailbox = Mailbox()
     executor = CommitExecutor(mailbox, slow())
@@ -173,7 +175,7 @@ def test_a_failure_in_the_thread() -> None:
 
 def test_a_call_inline() -> None:
     """
-    It has run, here, when the call returns.
+    An inline call has run in the caller's thread when L{CommitExecutor.run} returns.
     """
     executor = CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)
     threads: list[threading.Thread] = []

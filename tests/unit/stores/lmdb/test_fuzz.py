@@ -1,9 +1,9 @@
 """
-Any bytes at all, for what reads the records on disk.
+Fuzzing of the functions that read the records on disk.
 
-What was written is read, and written again it is the same bytes.  Anything else is
-refused as a bad record, or happens to say the same as one that was written.  A record
-with one bit turned over, or under another key, is refused always.
+A record that was written is read, and written again it is the same bytes.  Any other bytes
+are refused as a bad record, or happen to say the same as a record that was written.  A
+record with one bit flipped, or under another key, is always refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.unit.stores.test_contract import batch
 T = TypeVar("T")
 
 numbers = st.integers(0, 2**64 - 1)
-#: From here a batch of the tests may go on without running out of bits.
+#: Revisions and positions after which a batch of the tests does not run out of bits.
 starts = st.integers(0, 2**62)
 names = st.binary(max_size=300)
 transitions = st.sampled_from(list(Transition))
 codes = transitions.map(lambda each: each.value)
 
-#: What records are made of, and what is like it.
+#: The payloads of records, and bytes that look like them.
 payloads = (
     st.binary(max_size=64)
     | st.tuples(st.just(b"\0\1"), st.binary(min_size=16, max_size=16)).map(b"".join)
@@ -67,7 +67,7 @@ class Drawn:
     """
     A key and a value, and how they came about.
 
-    @ivar own_key: the one that the value was written for.
+    @ivar own_key: the key that the value was written for.
     """
 
     key: bytes
@@ -78,14 +78,14 @@ class Drawn:
     @property
     def genuine(self) -> bool:
         """
-        @return: whether it is as it was written.
+        Return whether the record is as it was written.
         """
         return self.how in ("written", "moved") and self.key == self.own_key
 
     @property
     def foreign(self) -> bool:
         """
-        @return: whether its checksum is another's.
+        Return whether the checksum is that of another record.
         """
         return self.how == "flipped" or (self.how == "moved" and not self.genuine)
 
@@ -93,7 +93,7 @@ class Drawn:
 @st.composite
 def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> Drawn:
     """
-    A record as it was written, or something else with much in common with it.
+    Draw a record as it was written, or something else with much in common with it.
     """
     key, value = draw(written)
     own_key = key
@@ -101,7 +101,7 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
         st.sampled_from(("written", "written", "sealed", "moved", "cut", "flipped", "any"))
     )
     if how == "sealed":
-        # With the right checksum, so that what is behind it is tried too.
+        # With the right checksum, so that the checks behind it are tried too.
         payload = draw(payloads)
         value = payload + crc32(payload, crc32(key)).to_bytes(4, "big")
     elif how == "moved":
@@ -122,7 +122,8 @@ def again(
     write: Callable[[T], tuple[bytes, bytes]],
 ) -> None:
     """
-    Read a record and write what it says.
+    Check that a record is refused and not genuine, or read and written again as the same
+    bytes.
     """
     try:
         said = read(found.key, found.value)
@@ -140,7 +141,8 @@ many = settings(max_examples=500, deadline=None)
 @given(drawn(cursors))
 def test_cursor(found: Drawn) -> None:
     """
-    The cursor's record, which is read under its own key alone.
+    The cursor's record, which is read under its own key alone, is read as written or
+    refused.
     """
     found = evolve(found, key=records.CURSOR_KEY)
     again(
@@ -154,7 +156,7 @@ def test_cursor(found: Drawn) -> None:
 @given(drawn(rows))
 def test_row(found: Drawn) -> None:
     """
-    A row of the journal.
+    A row of the journal is read as it was written or refused.
     """
 
     def write(said: list[Row]) -> tuple[bytes, bytes]:
@@ -176,7 +178,7 @@ def test_row(found: Drawn) -> None:
 @given(drawn(rows))
 def test_row_ends(found: Drawn) -> None:
     """
-    Where a row begins and leads to, of one that is not replayed: the same.
+    The states before and after a row that is not replayed are those of the replayed row.
     """
 
     def write(said: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
@@ -194,7 +196,7 @@ def test_row_ends(found: Drawn) -> None:
 @given(drawn(both.map(lambda written: written[0])))
 def test_remembered(found: Drawn) -> None:
     """
-    What an idempotency key did.
+    The record of what an idempotency key did is read as it was written or refused.
     """
     name = found.key.removeprefix(b"k")
     found = evolve(found, key=records.name_key(name))
@@ -209,7 +211,7 @@ def test_remembered(found: Drawn) -> None:
 @given(drawn(both.map(lambda written: written[1])), numbers)
 def test_aged(found: Drawn, other: int) -> None:
     """
-    The key that was used at a revision.
+    The record of the key that was used at a revision is read as it was written or refused.
     """
     if found.how == "moved":
         found = evolve(found, key=records.age_key(other))
@@ -227,7 +229,7 @@ def test_aged(found: Drawn, other: int) -> None:
 @given(numbers, st.binary(max_size=20))
 def test_revision_key(revision: int, key: bytes) -> None:
     """
-    The key of a row: eight bytes, each of which are one.
+    The key of a row has eight bytes, and any eight bytes are the key of a row.
     """
     written = records.revision_key(revision)
     assert records.read_revision_key(written) == revision

@@ -1,5 +1,5 @@
 """
-Looking keys up between commits.
+The look-up of idempotency keys between commits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STEPS = 400
 
 def store_in(path: Path, executor: CommitExecutor) -> LmdbStore:
     """
-    Return an open store, which keeps little.
+    Return an open store in C{path} that keeps only 10 transitions and 10 keys.
     """
     store = LmdbStore(Directory(str(path)), executor, journal=10, verify=None, kept_keys=10)
     now(store.open())
@@ -45,7 +45,8 @@ def test_sees_each_commit(tmp_path: Path) -> None:
 
 def test_sees_a_commit_of_the_thread(tmp_path: Path) -> None:
     """
-    So it is when the reader looked while the commit was under way in the thread.
+    A key is found after its commit in the thread, by a reader that looked for it while that
+    commit was under way.
     """
     mailbox, policy = Mailbox(), ExecutorPolicy()
     policy.inline = False

@@ -20,7 +20,7 @@ from tests.unit.stores.lmdb.test_store import at, filled
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
-    Make a store of format 0, which differs in that number alone.
+    Provide a store of format 0, which differs from the newest format in that number alone.
     """
     path = tmp_path / "store"
     revision, position = filled(path, 10)
@@ -33,7 +33,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def rewrite(old: Path, new: Path) -> None:
     """
-    Write a store of format 0 anew.
+    Write the store C{old}, of format 0, to C{new} in the newest format.
     """
     with lmdb.open(str(old), max_dbs=3, readonly=True) as env:
         env.copy(str(new), compact=True)
@@ -58,8 +58,8 @@ def test_no_way(old: Path, verification: None) -> None:
 @pytest.mark.parametrize("verification", [None, verify, verify_in_child])
 def test_a_way(old: Path, verification: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It is taken when the store is opened, also by whoever takes over; then the store is one
-    of the newest format.
+    A store of an older format is rewritten when it is opened, also by a standby that takes
+    over; then it is one of the newest format.
     """
     monkeypatch.setitem(migrate.REWRITES, 0, rewrite)
     store = at(old, verify=verification)
@@ -71,7 +71,8 @@ def test_a_way(old: Path, verification: None, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_way_from_another(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The way from one format is none from another, nor from what another LMDB wrote.
+    The rewriting of one format is used for no other format, nor for a file that another
+    LMDB wrote.
     """
     monkeypatch.setitem(migrate.REWRITES, 7, rewrite)
     with pytest.raises(StoreIncompatible, match="version 0"):

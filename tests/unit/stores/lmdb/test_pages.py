@@ -1,5 +1,6 @@
 """
-The walk through the file: what LMDB writes passes, what it cannot have written does not.
+The walk through the pages of a file: it passes a file that LMDB wrote, and no file that
+LMDB cannot have written.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ BATCHES = 250
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Make a store with trees of two levels, long values, and more free pages than fit into
-    one.
+    Provide a store with trees of two levels, long values, and more free pages than one page
+    can list.
     """
     path = tmp_path_factory.mktemp("pages") / "store"
     store = at(path, journal=3_000_000)
@@ -57,7 +58,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
         commit(length, *(b"key-%d-%050d" % (each, number) for each in range(5)))
     now(store.close())
-    # Forgets the longest row, whose pages become free.
+    # Trim the longest row, so that its pages become free.
     store = at(path, journal=30_000)
     now(store.open())
     commit(1)
@@ -69,14 +70,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(original: Path, tmp_path: Path) -> Path:
     """
-    A copy to damage.
+    Provide a copy of the store, to be damaged.
     """
     return Path(shutil.copytree(original, tmp_path / "store"))
 
 
 def test_a_sound_file(store: Path) -> None:
     """
-    Every page is accounted for, and the numbers are LMDB's.
+    Every page of a sound file is accounted for, and the numbers are LMDB's.
     """
     found = check(store)
     with lmdb.open(str(store), max_dbs=3, readonly=True, lock=False) as env:
@@ -88,7 +89,7 @@ def test_a_sound_file(store: Path) -> None:
             }
     assert found.lost == 0
     used = pages_in_use(store)
-    # Of two trees at least, and the list of free pages is a long value.
+    # Two trees at least have a branch, and the list of free pages is a long value.
     assert len(used[BRANCH]) >= 2
     assert len(used[OVERFLOW]) > 2
 
@@ -96,8 +97,8 @@ def test_a_sound_file(store: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
     """
-    Keys and values of all sizes that are put, replaced and removed for long: after each
-    commit the walk finds as many records as there are, and no page that is lost.
+    After each commit of a long series that puts, replaces and removes keys and values of
+    all sizes, the walk finds as many records as there are, and no lost page.
     """
     chance = random.Random(seed)  # noqa: S311 to be repeated
     there: dict[bytes, set[bytes]] = {b"one": set(), b"two": set()}
@@ -124,7 +125,7 @@ def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
 
 def test_progress(store: Path) -> None:
     """
-    It grows from 0 to 1.
+    The progress of the walk grows, within 0 and 1.
     """
     told: list[float] = []
     with opened(store) as file:
@@ -145,13 +146,13 @@ class File:
 
     def page(self, number: int) -> bytes:
         """
-        Return a page.
+        Return the bytes of a page.
         """
         return bytes(self._bytes[number * SIZE : (number + 1) * SIZE])
 
     def put(self, number: int, offset: int, new: bytes) -> None:
         """
-        Write into a page, and into the file.
+        Write C{new} at C{offset} into a page, here and in the file on disk.
         """
         begin = number * SIZE + offset
         self._bytes[begin : begin + len(new)] = new
@@ -161,7 +162,7 @@ class File:
 
     def cut(self, pages: int) -> None:
         """
-        Keep the first pages only.
+        Keep only the first C{pages} pages of the file.
         """
         self._path.write_bytes(self._bytes[: pages * SIZE])
 
@@ -174,12 +175,12 @@ class File:
 
     def newest_meta(self) -> int:
         """
-        Return the page of the last transaction.
+        Return the number of the meta page of the last transaction.
         """
         return max((0, 1), key=lambda number: self.number(number, TRANSACTION, "Q"))
 
 
-#: Offsets in a meta page: of the main tree's record, of the free tree's, and so on.
+#: Offsets in a meta page: of the free tree's record, of the main tree's, and so on.
 FREE, MAIN, LAST_PAGE, TRANSACTION = 40, 88, 136, 144
 
 #: Offsets in a tree's record.
@@ -197,7 +198,8 @@ def number(form: str, value: int) -> bytes:
 
 def in_meta(offset: int, form: str, value: int | None = None) -> Damage:
     """
-    Put another number into the newest meta page; by default, the next one.
+    Return a damage that puts another number into the newest meta page; by default, the next
+    one.
     """
 
     def damage(file: File) -> None:
@@ -210,7 +212,7 @@ def in_meta(offset: int, form: str, value: int | None = None) -> Damage:
 
 def in_page(kind: str, index: int, offset: int, form: str, value: int) -> Damage:
     """
-    Put another number into a page of some kind.
+    Return a damage that puts another number into a page of some kind.
     """
 
     def damage(file: File) -> None:
@@ -221,7 +223,7 @@ def in_page(kind: str, index: int, offset: int, form: str, value: int) -> Damage
 
 def swap(kind: str, first: int, second: int) -> Damage:
     """
-    Exchange two pages, and let each have its number.
+    Return a damage that exchanges two pages, but leaves each its page number.
     """
 
     def damage(file: File) -> None:
@@ -243,7 +245,7 @@ def node(page: bytes, index: int) -> int:
 
 def in_node(kind: str, page: int, index: int, offset: int, new: bytes) -> Damage:
     """
-    Write into a node.
+    Return a damage that writes C{new} into a node.
     """
 
     def damage(file: File) -> None:
@@ -272,7 +274,7 @@ def drop_last_record(file: File) -> None:
 
 def one_bit_of_a_branch_key(file: File) -> None:
     """
-    Change the key by which a child is found.
+    Change one bit of the key by which a child is found.
     """
     page = file.used[BRANCH][-1]
     key = node(file.page(page), 1) + 8
@@ -372,7 +374,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damage(store: Path, damage: Damage, message: str) -> None:
     """
-    Each is found, and told for what it is.
+    Each damage is found, and named for what it is.
     """
     damage(File(store))
     with pytest.raises(BadPage, match=message):
@@ -381,7 +383,7 @@ def test_damage(store: Path, damage: Damage, message: str) -> None:
 
 def test_no_number_is_trusted(store: Path) -> None:
     """
-    Any bytes in any page: the file passes or is refused, and nothing else happens.
+    A file with any bytes in any page passes or is refused, and nothing else happens.
     """
     file, refused = File(store), 0
     for seed in range(600):
@@ -423,7 +425,7 @@ def test_files_of_another_lmdb(
     tmp_path: Path, offset: int, order: str, version: int, message: str
 ) -> None:
     """
-    They are not damaged, and the version is told.
+    A file of another LMDB is not called damaged, and the error tells its version.
     """
     (tmp_path / DATA).write_bytes(b"".join(stamped(offset, order, version)))
     with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
@@ -433,7 +435,7 @@ def test_files_of_another_lmdb(
 @pytest.mark.parametrize("length", [0, 7, 20, 152, SIZE, SIZE + 20])
 def test_a_file_that_ends_early(store: Path, length: int) -> None:
     """
-    It is damaged.
+    A file that ends within its meta pages is damaged.
     """
     data = (store / DATA).read_bytes()
     (store / DATA).write_bytes(data[:length])

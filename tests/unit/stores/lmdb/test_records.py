@@ -1,5 +1,5 @@
 """
-The bytes on disk.
+The records of an LMDB store, as bytes on disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_cursor(revision: int, position: int) -> None:
 
 def test_the_cursor_on_disk() -> None:
     """
-    These bytes are the format; a store of last year has them.
+    The cursor's record stays the same bytes, since the stores of last year have them.
     """
     assert records.write_cursor(258, 7).hex() == (
         "000100000000000001020000000000000007af154f24"
@@ -54,7 +54,8 @@ def test_row(revision: int, position: int, transitions: list[Transition]) -> Non
 )
 def test_remembered(key: bytes, remembered: Remembered) -> None:
     """
-    A key leads to what it did, and its age to the key; keys by name sort first.
+    The record of a key by its name tells what the key did, the record by its age tells the
+    key, and records by name sort first.
     """
     (by_name, value), (by_age, name) = records.write_remembered(key, remembered)
     assert by_name < records.OLDEST_AGE_KEY <= by_age
@@ -66,7 +67,7 @@ def test_remembered(key: bytes, remembered: Remembered) -> None:
 @given(st.data())
 def test_a_flipped_bit(data: st.DataObject) -> None:
     """
-    No single flipped bit goes unnoticed, in whichever kind of record.
+    A single flipped bit in the cursor's record or a journal row is noticed.
     """
     row_key, row = records.write_row(batch((5, 5), b"np"))
     read, value = data.draw(
@@ -85,7 +86,7 @@ def test_a_flipped_bit(data: st.DataObject) -> None:
 
 def test_a_record_in_the_wrong_place() -> None:
     """
-    A whole record under another's key is damage too.
+    A whole record under another record's key is refused as damage too.
     """
     _, value = records.write_row(batch((5, 5), b"n"))
     with pytest.raises(records.BadRecord, match="checksum"):
@@ -94,14 +95,14 @@ def test_a_record_in_the_wrong_place() -> None:
 
 def seal(key: bytes, payload: bytes) -> bytes:
     """
-    A record with a right checksum, whatever is in it.
+    Return a record with a right checksum, whatever is in C{payload}.
     """
     return records._seal(key, payload)
 
 
 def test_what_nobody_wrote() -> None:
     """
-    A right checksum does not make sense of a record that makes none.
+    A record that makes no sense is refused although its checksum is right.
     """
     key = records.revision_key(1)
     with pytest.raises(records.BadRecord, match="no transition"):

@@ -1,5 +1,5 @@
 """
-A backup in the place of a store.
+The restoration of a backup in the place of a store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tests.support.stores import make_store
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """
-    A directory with a store at revision 9 and a backup of one at revision 7.
+    Provide a directory with a store at revision 9 and a backup of another one at revision
+    7.
     """
     make_store(tmp_path / "older", 7)
     backup(str(tmp_path / "older"), str(tmp_path / "backup"))
@@ -33,7 +34,8 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_old_one_is_kept(place: Path) -> None:
     """
-    The store is what the backup is, and what was there lies beside it, whole.
+    After a restoration the store is what the backup is, and the store that was there before
+    lies beside it, whole.
     """
     done = restore(str(place / "backup"), str(place / "store"))
     assert (done.store.revision, done.store.position, done.steps) == (7, 7, 0)
@@ -55,8 +57,8 @@ def test_the_old_one_is_kept(place: Path) -> None:
 )
 def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> None:
     """
-    They are left behind by steps to and fro: the position stays, and the store is as
-    whole as one whose callers made them.
+    Revisions that callers have seen are left behind by steps to and fro: the position
+    stays, and the store is as whole as one whose callers made those steps.
     """
     done = restore(str(place / "backup"), str(place / "store"), beyond)
     assert (done.store.revision, done.store.position) == (revision, 7)
@@ -66,7 +68,7 @@ def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> No
 
 def test_more_than_anybody_would_mean(place: Path) -> None:
     """
-    A revision from elsewhere is refused, and nothing has changed.
+    A highest revision that cannot belong to this store is refused, and nothing changes.
     """
     with pytest.raises(StoreUnusable, match="is it the right backup"):
         restore(str(place / "backup"), str(place / "store"), 10**12)
@@ -75,7 +77,7 @@ def test_more_than_anybody_would_mean(place: Path) -> None:
 
 def test_a_store_in_use(place: Path) -> None:
     """
-    It is refused while a process owns the store.
+    A restoration is refused while a process owns the store.
     """
     descriptor = os.open(place / "store", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -87,7 +89,7 @@ def test_a_store_in_use(place: Path) -> None:
 
 def test_a_damaged_backup(place: Path) -> None:
     """
-    It is found before anything is replaced.
+    A damaged backup is found before anything is replaced.
     """
     file = place / "backup" / DATA
     file.write_bytes(file.read_bytes()[:8192] + b"\xff" * 8192)
@@ -98,7 +100,7 @@ def test_a_damaged_backup(place: Path) -> None:
 
 def test_no_backup_there(place: Path) -> None:
     """
-    Nothing is made where nothing can be restored, and a store is not its own backup.
+    Nothing is made where there is no backup to restore, and a store is not its own backup.
     """
     with pytest.raises(StoreUnusable):
         restore(str(place / "none"), str(place / "new"))
@@ -110,7 +112,7 @@ def test_no_backup_there(place: Path) -> None:
 
 def test_on_an_empty_machine(place: Path) -> None:
     """
-    Where there was no store there is one now, and nothing is kept.
+    A backup becomes the store where there was none, and no old store is kept.
     """
     done = restore(str(place / "backup"), str(place / "new"))
     assert (done.store.revision, done.kept) == (7, None)
@@ -121,7 +123,8 @@ def test_an_interruption_before_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Whatever ends it before the two change places leaves the old store and no copy.
+    An interruption before the two directories change places leaves the old store and no
+    copy.
     """
 
     def interrupted(*_: object) -> None:
@@ -135,7 +138,7 @@ def test_an_interruption_before_the_end(
 
 def assert_nothing_happened(place: Path) -> None:
     """
-    The store is as it was, and nothing is beside it.
+    Assert that the store is as it was, and that nothing else is beside it.
     """
     assert summary(place / "store").revision == 9
     assert {each.name for each in place.iterdir()} == {"older", "backup", "store"}

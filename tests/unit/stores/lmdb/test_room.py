@@ -1,5 +1,5 @@
 """
-Where a commit finds its pages, and what happens when it finds none.
+The room that a commit needs for its pages, and what happens when there is none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch, end
 
-#: Reads one state of a store for as long as its standard input is open.
+#: A program that reads one state of a store as long as its standard input is open.
 READER = """
 import lmdb, sys
 txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
@@ -45,9 +45,9 @@ sys.stdin.read()
 @contextmanager
 def reader(path: Path) -> Iterator[int]:
     """
-    A process that reads the state that the store in C{path} has now.
+    Run a process that reads the state that the store in C{path} has now.
 
-    @return: its id.
+    @return: the id of the process.
     """
     with subprocess.Popen(
         [sys.executable, "-c", READER, str(path)],
@@ -61,11 +61,11 @@ def reader(path: Path) -> Iterator[int]:
 
 class Disk:
     """
-    What L{Directory.set_aside} finds.
+    The fake disk on which L{Directory.set_aside} looks for room.
 
     @ivar free: bytes that a file may have; L{None} for as many as are wanted.
-    @ivar error: what is said when there are not.
-    @ivar tries: how often somebody wanted some.
+    @ivar error: the C{errno} that is raised when there are not.
+    @ivar tries: how often room was asked for.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ class Disk:
 
     def set_aside(self, length: int) -> None:
         """
-        See L{Directory.set_aside}.
+        Take C{length} bytes of the fake disk, or raise its error.
         """
         self.tries += 1
         if self.free is not None and length > self.free:
@@ -88,15 +88,15 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """
-    One with room.
+    Provide a disk with room.
     """
     return Disk(monkeypatch)
 
 
 def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     """
-    The store is read, and refuses what it is given without trying it.  A second after
-    there is room again it takes it.
+    A store on a full disk is read, and refuses batches without trying the disk.  It tries
+    again after a second, and takes batches if there is room.
     """
     path, clock = tmp_path / "store", Clock()
     state = filled(path, 2)
@@ -122,7 +122,8 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
 
 def test_whoever_asks_finds_that_there_is_room(tmp_path: Path, disk: Disk) -> None:
     """
-    Also when no step comes, as to one that is not ready.
+    Asking a store for its shortage finds that there is room again, also when no step comes,
+    as to a service that is not ready.
     """
     path, clock = tmp_path / "store", Clock()
     disk.free = 0
@@ -140,8 +141,9 @@ def test_no_room_for_the_table_of_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store without it, as a backup is, is not opened on a full disk, where LMDB's writing
-    to it would end the process; else it has no hole.
+    A store without a reader table, as a backup is, is not opened on a full disk, where
+    LMDB's writing to the table would end the process; else the table is made without a
+    hole.
     """
     path = tmp_path / "store"
     state = filled(path, 2)
@@ -163,7 +165,7 @@ def test_no_room_for_the_table_of_readers(
 
 def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
     """
-    A disk that is not full is not called so.
+    A disk that fails for another reason is not called full.
     """
     disk.free, disk.error = 0, errno.EIO
     store = at(tmp_path / "store")
@@ -175,8 +177,8 @@ def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
 
 def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
     """
-    No commit ever writes where nothing is set aside, though a reader lets none of them
-    use a page again; and there is hardly any room that none of them used.
+    No commit writes where nothing is set aside, though a reader keeps every page from being
+    used again; and hardly any room is left unused.
     """
     path = tmp_path / "store"
     filled(path)
@@ -202,8 +204,8 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
 @pytest.mark.parametrize("length", [8, 255])
 def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
     """
-    No commit adds more to the file than it is said to need: not with keys at random
-    places, and not when as many go as come, while no page can be used again.
+    No commit adds more to the file than it is said to need: not with keys at random places,
+    and not when as many keys go as come, while no page can be used again.
     """
     dice = random.Random(7)  # noqa: S311 nothing secret
     path = tmp_path / "store"
@@ -234,8 +236,8 @@ def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
 
 def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A process that lets the file grow is named in the log, once a minute; one that has
-    only just begun to read is not.
+    A process whose reading lets the file grow is named in the log, once a minute; a process
+    that has only just begun to read is not.
     """
     monkeypatch.setattr(room, "NOTICED", 1 << 20)
     path, clock = tmp_path / "store", Clock()
@@ -269,7 +271,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
     """
-    What callers are told says why a store is full that is not.
+    The refusal of a full map names the process whose reading keeps pages from being free.
     """
     path = tmp_path / "store"
     store = at(path, map_size=1 << 18, growth=0)
@@ -285,15 +287,15 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
             else:
                 state = end(taken)
     assert f"is full, and process {pid} has been reading it for" in str(refusals[0])
-    # It has let go of its pages, and all but those of the last state are free.
+    # The reader has let go of its pages: all but those of the last state are free.
     now(store.commit(batch(state, b"n")))
     now(store.close())
 
 
 def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
     """
-    Steps are taken, and a warning comes before they are refused; once, until the reserve
-    was there again.
+    A store on a nearly full disk takes steps and warns once before they are refused; with
+    its whole reserve it does not warn.
     """
     path = tmp_path / "store"
     filled(path, 2)

@@ -1,5 +1,5 @@
 """
-Backups of which the newest are kept.
+The rotation of backups, of which the newest are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """
-    A directory with a store, and three old backups of it beside other things.
+    Provide a directory with a store, and three old backups of it beside other things.
     """
     make_store(tmp_path / "store", 5)
     (tmp_path / "backups").mkdir()
@@ -32,7 +32,8 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_newest_are_kept(place: Path) -> None:
     """
-    The new one is among them, and what is no backup stays where it is.
+    The newest backups are kept, with the new one among them, and entries that are no backup
+    stay where they are.
     """
     backups = place / "backups"
     made = add_backup(str(place / "store"), str(backups), 2)
@@ -47,7 +48,7 @@ def test_the_newest_are_kept(place: Path) -> None:
 
 def test_one_that_fails_removes_none(place: Path) -> None:
     """
-    The old ones are what there is to restore then.
+    A backup that fails removes no old one, since the old ones are all there is to restore.
     """
     with pytest.raises(StoreUnusable):
         add_backup(str(place / "none"), str(place / "backups"), 1)

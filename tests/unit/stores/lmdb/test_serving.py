@@ -1,5 +1,5 @@
 """
-Damage that is found while the store is served ends as damage at the start does.
+Damage that is found while the store is served: it ends as damage at the start does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Damage = Callable[[Path], None]
 
 def overwrite(path: Path, offset: int, new: bytes) -> None:
     """
-    Change the file below whoever has it open.
+    Write C{new} at C{offset} into the data file, below any process that has it open.
     """
     with (path / DATA).open("rb+") as file:
         file.seek(offset)
@@ -43,7 +43,8 @@ def overwrite(path: Path, offset: int, new: bytes) -> None:
 
 def in_value(value: bytes) -> Damage:
     """
-    Change the last bit of a record's value, wherever it is in the file.
+    Return a damage that changes the last bit of a record's value, wherever it is in the
+    file.
     """
 
     def damage(path: Path) -> None:
@@ -58,7 +59,7 @@ def in_value(value: bytes) -> Damage:
 
 def in_pages(kind: str, offset: int, new: bytes) -> Damage:
     """
-    Change every page of a kind.
+    Return a damage that writes C{new} at C{offset} into every page of a kind.
     """
 
     def damage(path: Path) -> None:
@@ -82,14 +83,14 @@ def no_children(path: Path) -> None:
 
 def row(number: int) -> bytes:
     """
-    Return the value of a row.
+    Return the value of the journal row of batch C{number}.
     """
     return records.write_row(batch((4 * number, 2 * number), b"nnnp"))[1]
 
 
 def key(number: int) -> tuple[bytes, bytes]:
     """
-    Return the values of a key, by its name and by its age.
+    Return the values of the records of key C{number}, by its name and by its age.
     """
     used = Remembered(Transition.NEXT, 4 * number + 1, 2 * number + 1)
     (_, by_name), (_, by_age) = records.write_remembered(b"key-%d" % number, used)
@@ -101,14 +102,14 @@ Call = Callable[[LmdbStore], Deferred[object]]
 
 def history(store: LmdbStore) -> Deferred[object]:
     """
-    Read the transitions.
+    Read the whole history.
     """
     return store.history(None, NEWEST).addCallback(lambda rows: rows)
 
 
 def recall(store: LmdbStore) -> Deferred[object]:
     """
-    Look a key up.
+    Look up the newest key.
     """
     return store.recall(b"key-%d" % (BATCHES - 1)).addCallback(lambda found: found)
 
@@ -121,7 +122,7 @@ def commit(store: LmdbStore) -> Deferred[object]:
     return store.commit(taken).addCallback(lambda _: None)
 
 
-#: What is damaged, what finds it, and what is said.
+#: By name: the damage, the call that finds it, and words of the error.
 CASES: dict[str, tuple[Damage, Call, str]] = {
     "row": (in_value(row(BATCHES - 1)), history, "checksum"),
     "key by name": (in_value(key(BATCHES - 1)[0]), recall, "checksum"),
@@ -137,8 +138,8 @@ CASES: dict[str, tuple[Damage, Call, str]] = {
 @pytest.mark.parametrize(("damage", "call", "said"), CASES.values(), ids=CASES)
 def test_found(tmp_path: Path, damage: Damage, call: Call, said: str) -> None:
     """
-    It is called damage, not a byte of the file changes, and whoever takes over without
-    reading it all does not serve from it.
+    Damage that a call meets is called damage, not a byte of the file changes, and a standby
+    that takes over without reading the whole store does not serve it.
     """
     path = tmp_path / "store"
     state = filled(path, BATCHES)
@@ -175,8 +176,8 @@ def test_a_row_is_missing(tmp_path: Path) -> None:
 
 def test_no_damage_after_all(tmp_path: Path) -> None:
     """
-    A store that was found damaged and of which every page and record is whole, as after
-    the damage was one of memory or it was restored, is served again.
+    A store that was found damaged is served again once all its pages and records are found
+    whole, as when the damage was one of memory or the store was restored.
     """
     path = tmp_path / "store"
     state = filled(path, BATCHES)

@@ -1,5 +1,5 @@
 """
-A copy of one state of a store is short, or it is given up.
+A copy of one state of a store takes a short time, or it is given up.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PAGE = 4096
 
 class Env:
     """
-    An environment whose copy takes until it is ended, but for the last.
+    A fake LMDB environment whose copies all run until they are ended, but for the last.
 
-    @ivar copies: how many it takes until one is whole.
-    @ivar growth: bytes that the store grows by with each look at it.
+    @ivar copies: how many copies it takes until one is whole.
+    @ivar growth: bytes that the store grows by with each look at its size.
     """
 
     def __init__(self, copies: int, growth: int = 0) -> None:
@@ -40,42 +40,42 @@ class Env:
 
     def path(self) -> str:
         """
-        See L{lmdb.Environment.path}.
+        Return the path of the store.
         """
         return "/store"
 
     def stat(self) -> dict[str, int]:
         """
-        See L{lmdb.Environment.stat}.
+        Return the size of a page.
         """
         return {"psize": PAGE}
 
     def info(self) -> dict[str, int]:
         """
-        See L{lmdb.Environment.info}.
+        Return the number of the last page, which grows with each call.
         """
         return {"last_pgno": next(self._pages)}
 
     def copyfd(self, fd: int, *, compact: bool = False) -> None:
         """
-        See L{lmdb.Environment.copyfd}.
+        Write a copy to C{fd}, and go on until that fails unless it is the last copy.
         """
         assert compact
         self.begun += 1
         os.write(fd, b"whole")
         while self.begun < self.copies:
-            # Until nobody can write to it.
+            # Until C{fd} is exchanged for one that cannot be written to.
             os.write(fd, b"")
 
 
 class Leaky(Env):
     """
-    One with a lost page.
+    The fake environment of a store with a lost page.
     """
 
     def copyfd(self, fd: int, *, compact: bool = False) -> None:
         """
-        See L{lmdb.Environment.copyfd}.
+        Write a copy to C{fd}, but fail to compact it as LMDB does.
         """
         with open(fd, "wb", closefd=False) as file:
             file.write(b"half" * 5000 if compact else b"whole")
@@ -86,7 +86,7 @@ class Leaky(Env):
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[int]:
     """
-    A file to copy to, with something in it.
+    Provide the file descriptor of a file to copy to, with something in it.
     """
     descriptor = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT, 0o600)
     os.write(descriptor, b"of another time")
@@ -96,14 +96,14 @@ def target(tmp_path: Path) -> Iterator[int]:
 
 def written(target: int) -> bytes:
     """
-    What is in the file.
+    Return the contents of the file C{target}.
     """
     return os.pread(target, 100_000, 0)
 
 
 def copy(env: Env, target: int, seconds: float = 0.0) -> None:
     """
-    L{copy_snapshot}, with a clock that goes on by so much with each look at it.
+    Call L{copy_snapshot} with a clock that goes on by C{seconds} with each look at it.
     """
     now = count(0.0, seconds)
     copy_snapshot(env, target, lambda: next(now))  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def copy(env: Env, target: int, seconds: float = 0.0) -> None:
 
 def test_a_short_one(target: int) -> None:
     """
-    It is there, and nothing of what was there before.
+    A short copy is whole, and nothing of the file's old contents is left.
     """
     copy(Env(1), target)
     assert written(target) == b"whole"
@@ -119,7 +119,7 @@ def test_a_short_one(target: int) -> None:
 
 def test_begun_anew(target: int) -> None:
     """
-    One that lets the store grow too much is ended, and a later one may be whole.
+    A copy that lets the store grow too much is ended, and a later one may be whole.
     """
     env = Env(ATTEMPTS, MOST_GROWTH // 4)
     copy(env, target)
@@ -136,7 +136,7 @@ def test_begun_anew(target: int) -> None:
 )
 def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None:
     """
-    After some it is given up, and what to do is said.
+    After some attempts a copy is given up, and the error says why and what to do.
     """
     env = Env(ATTEMPTS + 1, growth)
     with pytest.raises(
@@ -156,7 +156,8 @@ def test_what_lmdb_cannot_account_for(target: int) -> None:
 
 def test_another_error(target: int) -> None:
     """
-    An error that is none of ours is told as it is, at the first time.
+    An error that the limits of a copy have not caused is raised as it is, at the first
+    time.
     """
 
     class Broken(Env):
@@ -172,12 +173,13 @@ def test_another_error(target: int) -> None:
 
 def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    LMDB's own copying ends so, and the state is read no more.
+    LMDB's own copying ends when a copy is given up, and the state is read no more.
     """
     store = tmp_path / "store"
     filled(store)
     monkeypatch.setattr(snapshot, "MOST_SECONDS", -1.0)
-    # In this thread, before the copy begins; or it might be whole by then.
+    # Run the watch in this thread, before the copy begins: the copy might be whole by the
+    # time that another thread runs.
     monkeypatch.setattr(snapshot._Watch, "start", snapshot._Watch.run)
     monkeypatch.setattr(snapshot._Watch, "stop", lambda _: None)
     with pytest.raises(StoreUnusable, match=f"copy of {store} was begun .* given up"):

@@ -1,5 +1,5 @@
 """
-What the LMDB store promises beyond the contract: files, faults, sizes.
+The promises of the LMDB store beyond the contract: files, faults, sizes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.unit.stores.test_contract import batch, end
 
 def at(path: Path, **kwargs: object) -> LmdbStore:
     """
-    A store in C{path}.
+    Return a store in C{path}.
     """
     arguments: dict[str, object] = {"verify": verify, **kwargs}
     return LmdbStore(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def filled(path: Path, count: int = 500) -> tuple[int, int]:
     """
     Make a store of C{count} batches in C{path}.
 
-    @return: its state.
+    @return: the state of the store.
     """
     store = at(path)
     state = now(store.open())
@@ -64,22 +64,22 @@ def filled(path: Path, count: int = 500) -> tuple[int, int]:
 
 def mode(path: Path) -> int:
     """
-    The permissions of C{path}.
+    Return the permissions of C{path}.
     """
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
     """
-    Every file below C{path}.
+    Return the contents of every file below C{path}.
     """
     return {str(each): each.read_bytes() for each in path.rglob("*") if each.is_file()}
 
 
 def test_space(tmp_path: Path) -> None:
     """
-    While the store is open: how much of what it may take it takes, also when its
-    directory has lost its name.
+    An open store tells how much space it takes of what it may take, also when its directory
+    has lost its name.
     """
     filled(tmp_path / "store")
     store = at(tmp_path / "store", map_size=1 << 24, growth=0)
@@ -114,7 +114,7 @@ def test_nobody_else_reads_it(tmp_path: Path) -> None:
 
 def test_only_one_process(tmp_path: Path) -> None:
     """
-    A second one is told that the store is in use, and by its name.
+    A second owner is refused with the name of the store that is in use.
     """
     store = at(tmp_path / "store")
     now(store.open())
@@ -128,7 +128,7 @@ def test_only_one_process(tmp_path: Path) -> None:
 
 def test_the_parent_must_exist(tmp_path: Path) -> None:
     """
-    A mistyped path does not grow a tree.
+    A parent directory that is missing is not made, so a mistyped path does not grow a tree.
     """
     with pytest.raises(StoreUnusable, match="No such file or directory"):
         now(at(tmp_path / "missing" / "store").open())
@@ -137,7 +137,7 @@ def test_the_parent_must_exist(tmp_path: Path) -> None:
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     """
-    A file where the directory should be stays what it is.
+    A file where the directory should be is refused and stays as it is.
     """
     path = tmp_path / "file"
     path.write_text("precious")
@@ -159,7 +159,8 @@ def test_a_foreign_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("leftover", [b"", b"half a page", bytes(65536)])
 def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     """
-    What a power cut left of a store in the making is removed, and the store made.
+    The remains of a store whose making a power cut interrupted are removed, and the store
+    is made.
     """
     (tmp_path / NURSERY).mkdir()
     (tmp_path / NURSERY / DATA).write_bytes(leftover)
@@ -177,7 +178,8 @@ def test_a_store_that_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    One line says so, whatever LMDB's own error is; and then it can.
+    A store that cannot be made is refused with one line, whatever LMDB's own error is, and
+    can be made later.
     """
     path = tmp_path / "store"
 
@@ -195,14 +197,14 @@ def test_a_store_that_cannot_be_made(
 
 def test_what_surrounds_a_store_is_no_damage(tmp_path: Path) -> None:
     """
-    A store that cannot be opened for what surrounds it is not called damaged, or
-    nobody would try again.
+    A store that its surroundings keep from being opened is not called damaged, or nobody
+    would try again.
     """
     path = tmp_path / "store"
     state = filled(path, 1)
     for error in (
         lmdb.DiskError("No space left on device"),
-        # What LMDB makes of a lock on its reader table that cannot be had.
+        # LMDB's error when its reader table cannot be locked.
         lmdb.InvalidParameterError("Invalid argument"),
         OSError("no process to verify it with"),
     ):
@@ -220,14 +222,14 @@ def test_what_surrounds_a_store_is_no_damage(tmp_path: Path) -> None:
 
 def truncate_to(fraction: float) -> Callable[[bytes], bytes]:
     """
-    Cut off what comes after C{fraction} of the file.
+    Return a damage that cuts off the file after C{fraction} of its length.
     """
     return lambda data: data[: int(len(data) * fraction)]
 
 
 def overwrite(start: int, length: int) -> Callable[[bytes], bytes]:
     """
-    Zeros over C{length} bytes from C{start}.
+    Return a damage that writes zeros over C{length} bytes from C{start}.
     """
     return lambda data: data[:start] + bytes(length) + data[start + length :]
 
@@ -247,8 +249,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """
-    A damaged store is called so, and not a byte of it changes.  The reading happens
-    in a process that may die of it.
+    A damaged store is called so, and not a byte of it changes.  The store is read in a
+    process that may die of it.
     """
     path = tmp_path / "store"
     filled(path)
@@ -262,7 +264,7 @@ def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
 
 def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
     """
-    The process that reads it first finds nothing wrong.
+    The child process that first reads a healthy store finds nothing wrong.
     """
     state = filled(tmp_path / "store")
     store = at(tmp_path / "store", verify=verify_in_child)
@@ -272,7 +274,8 @@ def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
 
 def test_the_data_file_is_gone(tmp_path: Path) -> None:
     """
-    Only the reader table left: there was a store, so no new one begins.
+    A directory that has lost its data file is damaged: there was a store, so no new one
+    begins.
     """
     path = tmp_path / "store"
     filled(path)
@@ -283,7 +286,7 @@ def test_the_data_file_is_gone(tmp_path: Path) -> None:
 
 def put(path: Path, database: bytes, key: bytes, value: bytes | None) -> None:
     """
-    Write one record behind the store's back, or remove it.
+    Write one record behind the store's back, or remove it if C{value} is C{None}.
     """
     with lmdb.open(str(path), max_dbs=3) as env:
         opened = env.open_db(database)
@@ -326,7 +329,8 @@ def test_contradictions(tmp_path: Path, record: tuple[bytes, bytes, bytes | None
 
 def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
     """
-    Even who does not read the whole store reads the cursor against the journal.
+    A store that is opened without being read whole still has its cursor compared with its
+    journal.
     """
     path = tmp_path / "store"
     filled(path)
@@ -337,8 +341,8 @@ def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
     """
-    LMDB takes a table of readers that it cannot lock for one that another process has
-    filled, and calls it invalid.  That is no damage: the store may be opened later.
+    A reader table that LMDB cannot lock is no damage, although LMDB takes it for one that
+    another process has filled and calls it invalid: the store may be opened later.
     """
     path = tmp_path / "store"
     state = filled(path, 1)
@@ -357,7 +361,7 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
     now(store.close())
 
 
-#: A process that has locked LMDB's table of readers, as LMDB does, and put nothing in it.
+#: A program that locks LMDB's reader table, as LMDB does, and puts nothing in it.
 HOLDS_A_LOCK = """
 import fcntl, sys
 with open(sys.argv[1], "w+b") as file:
@@ -369,8 +373,8 @@ with open(sys.argv[1], "w+b") as file:
 
 def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A store of a format that this program does not know is no damaged one; the numbers
-    of both formats are told.
+    A store of a format that this program does not know is not called damaged, and the error
+    tells the numbers of both formats.
     """
     monkeypatch.setattr(records, "FORMAT_VERSION", 2)
     now_open = at(tmp_path / "store")
@@ -384,7 +388,8 @@ def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_batch_costs_its_row(tmp_path: Path) -> None:
     """
-    A batch of 1,000 writes what a batch of 1 writes, but for 999 bytes in its row.
+    A batch of 1,000 transitions writes what a batch of 1 writes, but for 999 bytes in its
+    row.
     """
 
     def rows(transitions: bytes) -> dict[bytes, list[int]]:
@@ -409,8 +414,8 @@ def test_a_batch_costs_its_row(tmp_path: Path) -> None:
 
 def test_the_map_grows(tmp_path: Path) -> None:
     """
-    A store that needs more than its map was made for gets it, within its part of the
-    disk, and goes on; opened again, too.
+    A store that needs more than its map was made for gets it, within its part of the disk,
+    and goes on, also when it is opened again.
     """
     store = at(tmp_path / "store", map_size=128 * 1024)
     state = now(store.open())
@@ -431,8 +436,8 @@ def test_the_map_grows(tmp_path: Path) -> None:
 
 def test_a_full_map(tmp_path: Path) -> None:
     """
-    A batch that finds no room never happened, and the store goes on when the next
-    one needs less.
+    A batch that finds no room never happened, and the store goes on with a batch that needs
+    less.
     """
     store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
     state = now(store.open())
@@ -449,8 +454,8 @@ def test_a_full_map(tmp_path: Path) -> None:
 
 def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
     """
-    Once the journal is as long as it is kept, and as many keys, the file does not
-    grow any more.
+    Once there are as many transitions and keys as the store keeps, the file does not grow
+    any more.
     """
     path = tmp_path / "store"
     store = at(path, journal=1000, kept_keys=1000)
@@ -488,8 +493,8 @@ def test_a_million_steps(tmp_path: Path) -> None:
 
 def test_room_is_set_aside(tmp_path: Path) -> None:
     """
-    Beyond what a store uses there is room on the disk that nobody else can take, also
-    when it has grown; the file is as long as ever, and opening it again takes no more.
+    A store sets aside room on the disk beyond what it uses, also when it has grown; the
+    file is as long as ever, and opening the store again takes no more.
     """
     path = tmp_path / "store"
     store = at(path, journal=SLACK)
@@ -515,7 +520,8 @@ def test_room_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_shorter_journal(tmp_path: Path) -> None:
     """
-    A store that kept more is trimmed by the first commit that is told to keep less.
+    A store that has kept a longer journal is trimmed by the first commit with a shorter
+    one.
     """
     path = tmp_path / "store"
     state = filled(path, 2 * SLACK)
@@ -531,7 +537,7 @@ def test_a_shorter_journal(tmp_path: Path) -> None:
 
 def counted(path: Path) -> dict[bytes, int]:
     """
-    How many records each database of the store in C{path} has.
+    Return how many records each database of the store in C{path} has.
     """
     with lmdb.open(str(path), max_dbs=3) as env, env.begin() as txn:
         return {name: txn.stat(env.open_db(name, txn))["entries"] for name in DATABASES}
@@ -539,8 +545,8 @@ def counted(path: Path) -> dict[bytes, int]:
 
 def test_a_much_shorter_journal(tmp_path: Path) -> None:
     """
-    No commit removes more rows than it should, however many are too many; the history
-    is as short as asked for at once, and after some commits the store is too.
+    No commit removes more rows than it should, however many are too many; the history is as
+    short as asked for at once, and the journal after some commits.
     """
     path = tmp_path / "store"
     state = filled(path, 3 * MOST_TRIMMED)
@@ -573,15 +579,15 @@ def test_a_shorter_journal_of_long_rows(
     taken = batch(state, b"n")
     now(store.commit(taken))
     now(store.close())
-    # Three rows of four are ten, and there is the new one.
+    # Three rows of four transitions reach the limit of ten, and one row is new.
     assert counted(path)[b"journal"] == SLACK - 3 + 1
     verify(path)
 
 
 def test_many_keys_in_a_batch(tmp_path: Path) -> None:
     """
-    Also when each batch brings more keys than a commit removes of a shorter journal,
-    there are not ever more of them.
+    The number of keys stays bounded, also when each batch brings more keys than a commit
+    removes for a shorter journal.
     """
     path = tmp_path / "store"
     store = at(path, kept_keys=10)
@@ -599,7 +605,7 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The newest of a batch of 10,000 transitions costs one.
+    Reading the newest of a batch of 10,000 transitions replays one transition.
     """
     store = at(tmp_path / "store")
     now(store.open())
@@ -618,7 +624,7 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
 
 def test_moved_away(tmp_path: Path) -> None:
     """
-    While nothing is under its name, a store takes nothing and is read; moved back it
+    A store whose directory was moved away takes nothing and can be read; moved back, it
     goes on.
     """
     path, clock = tmp_path / "store", Clock()
@@ -640,8 +646,8 @@ def test_moved_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
 def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
     """
-    Nothing more is taken when the next process would open another store: neither of
-    them has what the other one has.
+    A store takes nothing more when another one is in its place, which the next process
+    would open: neither of the two has what the other has.
     """
     path, clock = tmp_path / "store", Clock()
     filled(tmp_path / "other")
@@ -662,7 +668,8 @@ def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
 
 def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
     """
-    The store that was verified is the one that is served from.
+    A store that is replaced while it is verified is refused, since only the store that was
+    verified may be served.
     """
     path = tmp_path / "store"
     filled(path)
@@ -674,7 +681,7 @@ def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
         now(at(path, verify=swap).open())
-    # And neither is locked any more.
+    # Neither directory is locked any more.
     for each in (path, tmp_path / "away"):
         store = at(each)
         now(store.open())
@@ -693,8 +700,8 @@ def test_another_owner_has_written(
     tmp_path: Path, record: tuple[bytes, bytes, bytes]
 ) -> None:
     """
-    A record that is there although this process, which owns the store, did not write it
-    is damage, and not taken for its own: nothing of the batch is taken.
+    A record that this process, which owns the store, did not write is damage when a batch
+    would write it, and nothing of the batch is taken.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -713,7 +720,7 @@ def test_any_other_failure_is_not_ours_to_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A failed commit that is not a full map comes through as it is: the outcome is
+    A failed commit that is not a full map raises its error as it is, since the outcome is
     unknown.
     """
     store = at(tmp_path / "store")
@@ -742,8 +749,8 @@ def test_a_key_after_a_failed_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    When a commit in the thread has failed and nobody knows yet, LMDB has no more to
-    say about a key: a step with one surely does not happen.
+    Reads raise L{NotTaken} when a commit in the thread has failed and the reactor does not
+    know yet: a step with a key surely does not happen.
     """
     store = at(tmp_path / "store")
     now(store.open())

@@ -1,5 +1,5 @@
 """
-The second reader of a verification: LMDB, whose view is what is served.
+The second reader of a verification: LMDB, whose view of the store is what is served.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCHES = 300
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
-    Make a store, of which the pages are taken for sound.
+    Provide a store whose pages the verification takes for sound.
     """
     path = tmp_path / "store"
     filled(path, BATCHES)
@@ -40,7 +40,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change(path: Path, offset: int, new: bytes) -> None:
     """
-    Write into the file.
+    Write C{new} at C{offset} into the store's data file.
     """
     with (path / DATA).open("rb+") as file:
         file.seek(offset)
@@ -69,7 +69,7 @@ def greater_key_of_a_branch(path: Path) -> None:
 
 def exchanged_leaves(path: Path) -> None:
     """
-    Exchange the last two leaves, and let each have its number.
+    Exchange the last two leaves, but leave each its page number.
     """
     data = (path / DATA).read_bytes()
     one, two = pages_in_use(path)[LEAF][-2:]
@@ -84,7 +84,7 @@ def another_count(path: Path) -> None:
     data, begin = (path / DATA).read_bytes(), b"journal" + struct.pack("<IHH", 0, 0, 2)
     at = data.find(begin)
     while at >= 0:
-        # Older ones are on pages that are free.
+        # Older copies of the record are on free pages, and are changed too.
         (entries,) = struct.unpack_from("<Q", data, at + 7 + 32)
         change(path, at + 7 + 32, struct.pack("<Q", entries + 1))
         at = data.find(begin, at + 1)
@@ -100,8 +100,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_what_lmdb_sees(store: Path, damage: Callable[[Path], None], said: str) -> None:
     """
-    Its records are in order, as many as it counts, and found by looking them up; also
-    where nobody has looked at the pages.
+    Records that are out of order, not as many as LMDB counts, or not found by looking them
+    up are damage, also where nobody has looked at the pages.
     """
     verify(store)
     damage(store)
@@ -111,7 +111,7 @@ def test_what_lmdb_sees(store: Path, damage: Callable[[Path], None], said: str) 
 
 def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    LMDB begins with the transaction whose pages were walked.
+    LMDB has to begin with the transaction whose pages were walked.
     """
     sound = module._check_file(store, lambda _: None)
     another = sound._replace(transaction=sound.transaction - 1)
@@ -122,7 +122,7 @@ def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Those of a store are there, and no other.
+    A store has its own databases and no other.
     """
     sound = module._check_file(store, lambda _: None)
     more = sound._replace(entries={**sound.entries, b"other": 0})
@@ -143,7 +143,8 @@ def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_damage(error: Exception) -> None:
     """
-    Errors that say nothing about the store do not keep anybody from trying again.
+    Errors that say nothing about the store's health are not called damage, so that it is
+    tried again.
     """
     found = blame(Path("/store"), error)
     assert type(found) is StoreUnusable

@@ -1,5 +1,5 @@
 """
-The witness of the newest commit: what it proves, and that it is in nobody's way.
+The witness of the newest commit: its proof, and that it is in nobody's way.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tests.unit.stores.test_contract import batch
 
 def begin_with_the_older_state(store: Path) -> None:
     """
-    Change one bit, of the newest transaction's number: LMDB begins with the state before,
-    and nothing in the file tells.
+    Change one bit of the newest transaction's number, so that LMDB begins with the state
+    before and nothing in the file tells.
     """
     with opened(store) as file:
         newest = read_meta(file).transaction
@@ -45,7 +45,7 @@ def begin_with_the_older_state(store: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """
-    Make a store at revision 12, with a transaction's number that can lose a bit.
+    Provide a store at revision 12, with a transaction's number that can lose a bit.
     """
     path = tmp_path / "store"
     assert filled(path, 3) == (12, 6)
@@ -64,8 +64,8 @@ def reopened(path: Path) -> tuple[int, int]:
 
 def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    By one small write before the commit is answered; it is flushed when the store is made
-    and when it is closed.
+    Each commit is witnessed by one small write before it is answered; the witness is
+    flushed when the store is made and when it is closed.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -94,8 +94,9 @@ def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_state_before(store: Path) -> None:
     """
-    It is whole, but it is not what callers were told: damage, whoever opens the store, and
-    nothing is changed.  Without the witness it is what there is.
+    A store that is older than its witness is damaged, although it is whole, whether it is
+    verified or not when opened, and nothing is changed.  Without the witness it is opened
+    as it is.
     """
     begin_with_the_older_state(store)
     before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
@@ -111,7 +112,8 @@ def test_the_state_before(store: Path) -> None:
 
 def test_an_older_witness(store: Path) -> None:
     """
-    It is what a power cut leaves: nothing is said, and it is renewed.
+    A witness that is older than the store, as a power cut leaves it, is renewed, and
+    nothing is logged.
     """
     (store / WITNESS).write_bytes(records.write_witness(Witnessed(5)))
     with capturedLogs() as events:
@@ -136,7 +138,8 @@ TORN = {
 @pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
 def test_no_witness(store: Path, torn: bytes | None) -> None:
     """
-    One that is missing or torn proves nothing, which is said once; then there is one.
+    A witness that is missing or torn proves nothing, which is logged once; then a new one
+    is made.
     """
     if torn is None:
         (store / WITNESS).unlink()
@@ -154,7 +157,7 @@ def test_no_witness(store: Path, torn: bytes | None) -> None:
 
 def test_every_bit(store: Path) -> None:
     """
-    One that changes makes it no witness.
+    A witness of which one bit has changed, whichever it is, is none.
     """
     whole = (store / WITNESS).read_bytes()
     for bit in range(8 * len(whole)):
@@ -166,7 +169,7 @@ def test_every_bit(store: Path) -> None:
 
 def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
     """
-    Its witness is made with it, and nothing is said.
+    A new store is made with its witness, and nothing is logged.
     """
     with capturedLogs() as events:
         assert reopened(tmp_path / "store") == (0, 0)
@@ -176,7 +179,7 @@ def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
 
 def test_the_store_is_gone(store: Path) -> None:
     """
-    A witness alone tells that there was one.
+    A witness alone tells that there was a store.
     """
     (store / DATA).unlink()
     (store / LOCK).unlink()
@@ -186,7 +189,8 @@ def test_the_store_is_gone(store: Path) -> None:
 
 def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A commit that was made is made, whatever becomes of its witness; one line says so.
+    A commit that was made stands, whatever becomes of its witness; one line in the log says
+    so.
     """
     opened_store = at(store)
     state = now(opened_store.open())
@@ -207,7 +211,7 @@ def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Where no witness can be made, the store goes on without.
+    A store goes on without a witness where none can be made.
     """
     (store / WITNESS).unlink()
 
@@ -229,7 +233,7 @@ def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_backup_has_one(store: Path, tmp_path: Path) -> None:
     """
-    Of the state that was copied, also of a store that has none.
+    A backup has a witness of the state that was copied, also if the store has none.
     """
     for name in ("one", "two"):
         made = backup(str(store), str(tmp_path / name))
