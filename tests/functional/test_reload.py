@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, wait_until
 from tests.support.forms import amount
+from tests.support.loads import until_told
 
 PEXCTL = str(Path(sys.executable).parent / "pexctl")
 
@@ -136,7 +136,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
             client.start()
         try:
             for number in range(rounds):
-                until_told(clients, 200 * (number + 1))
+                until_told(clients, 200)
                 path.rename(tmp_path / f"access.log.{number}")
                 assert reload(daemon.process.pid)[0] == 0
         finally:
@@ -151,13 +151,6 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     ).splitlines()
     found = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', b"\n".join(lines))
     assert (len(found), len(lines)) == (answers, answers)
-
-
-def until_told(clients: Sequence[Client], count: int) -> None:
-    """
-    Wait until the clients were answered C{count} times, all together.
-    """
-    wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
 
 
 def kill_worker(daemon: Daemon) -> None:

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from tests.support.clients import Client
-from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.daemon import PATIENCE, Daemon
 from tests.support.etcd import cluster
+from tests.support.loads import until_told
 from tests.support.nginx import serving
 
 DEPLOYMENT = (
@@ -92,16 +93,14 @@ def test_nobody_is_refused(tmp_path: Path) -> None:
             client.start()
         try:
             for number in range(3, 6):
-                told = sum(len(each.told) for each in clients)
                 fresh, old = node(number), nodes.pop(0)
                 nodes.append(fresh)
                 written(proxy, nodes, port)
-                until_told(clients, told + 20)
+                until_told(clients, 20)
                 reload_proxy(proxy)
                 time.sleep(2 * HEARS_WITHIN)
                 old.stop()
-            told = sum(len(each.told) for each in clients)
-            until_told(clients, told + 50)
+            until_told(clients, 50)
         finally:
             stopping.set()
             for client in clients:
@@ -111,13 +110,6 @@ def test_nobody_is_refused(tmp_path: Path) -> None:
         revisions = [each.revision for client in clients for each in client.told]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]
         assert max(revisions) == int(nodes[0].ask("/current")[0].headers["Pex-Revision"])
-
-
-def until_told(clients: Sequence[Client], count: int) -> None:
-    """
-    Wait until the clients were answered C{count} times, all together.
-    """
-    wait_until(lambda: sum(len(each.told) for each in clients) > count, "load")
 
 
 def reload_proxy(path: Path) -> None:

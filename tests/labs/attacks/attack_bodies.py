@@ -404,7 +404,7 @@ EXPECTATIONS: list[Attack] = [
         ends=True,
     ),
     *refused(
-        "RFC 9110 10.1.1: who asks with a bad request is told so, and not to go on",
+        "RFC 9110 10.1.1: a bad request that expects 100 is told so, and not to go on",
         400,
         {
             "asking without a Host": b"POST /next HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
@@ -444,7 +444,7 @@ UNFINISHED: list[Attack] = [
         },
     ),
     *left(
-        "RFC 9112 8: who leaves within a request has sent none",
+        "RFC 9112 8: a client that leaves within a request has sent none",
         [],
         {
             "leaving at once": b"",
@@ -457,7 +457,7 @@ UNFINISHED: list[Attack] = [
         },
     ),
     *left(
-        "RFC 9112 9.6: who has sent all and says so gets the answers",
+        "RFC 9112 9.6: a client that has sent all and says so gets the answers",
         [{200}, {200}, {200}],
         {
             "three steps, leaving": step() * 3,
@@ -470,7 +470,7 @@ UNFINISHED: list[Attack] = [
         {"a step and a half, leaving": step() + step()[:-2]},
     ),
     *left(
-        "RFC 9112 9.6: who leaves behind a bad request is still told",
+        "RFC 9112 9.6: a client that leaves behind a bad request is still told",
         [{400}],
         {
             "nonsense, leaving": b"nonsense\r\n\r\n",

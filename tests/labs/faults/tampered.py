@@ -43,17 +43,16 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.call} {self.error} {self.number}{'+' if self.forever else ''}"
 
-    def strace(self, output: Path, paths: Iterable[str], *more: str) -> list[str]:
+    def strace(self, output: Path, paths: Iterable[str]) -> list[str]:
         """
         Return the command line of strace.
 
         @param paths: only calls on these paths count; none for all calls.
-        @param more: the program to trace.
         """
         when = f"{self.number}{'+' if self.forever else ''}"
         inject = f"inject={self.call}:error={self.error}:when={when}"
         only = [f"--trace-path={path}" for path in paths]
-        return ["strace", "-o", str(output), *_trace(self.call), "-e", inject, *only, *more]
+        return ["strace", "-o", str(output), *_trace(self.call), "-e", inject, *only]
 
 
 def _trace(call: str) -> list[str]:

@@ -113,7 +113,7 @@ class Acceptor:
                 continue
             except OSError as error:
                 if not self._short:
-                    self._log.error("those who connect have to wait: {error}", error=error)
+                    self._log.error("new connections have to wait: {error}", error=error)
                 self._short = True
                 # So another file descriptor is free in the next turn.
                 self._connections.displace()
