@@ -45,11 +45,11 @@ class Phase(Enum):
     The phase that the open batch is in.
     """
 
-    #: Nothing has arrived, or what arrived waits for the commit that has just ended.
+    #: No transition has arrived, or the last commit's answers are still being given.
     RESTING = auto()
     #: The batch waits for company.
     GATHERING = auto()
-    #: The batch's owner was told that it is ready.
+    #: The owner was told that the batch is ready.
     READY = auto()
     #: Another batch is under way; the open one gathers meanwhile.
     COMMITTING = auto()
@@ -68,7 +68,8 @@ class GroupCommit:
     @ivar open: the batch that gathers.
     @ivar under_way: the batch that is being committed, if one is.
     @ivar counts: the counters of transitions by outcome, and of commits.
-    @ivar delay: seconds that a batch gathers whatever its size; 0 lets the policy decide.
+    @ivar delay: seconds that a batch gathers before it is ready, whatever its size; 0
+        lets the policy decide.
     """
 
     _log = Logger()
@@ -119,10 +120,10 @@ class GroupCommit:
 
     def apply(self, move: Move, waiter: Waiter | None) -> State:
         """
-        Add C{move} to the open batch, whatever its condition, and have it committed.
+        Add C{move}, whose condition was checked, to the open batch, and have it committed.
 
         @param waiter: told the outcome when it is durable; C{None} if the caller is
-            answered before.
+            answered without waiting for the commit.
         @return: the state after C{move}.
         """
         batch = self.open
@@ -136,8 +137,8 @@ class GroupCommit:
         if waiter is not None:
             batch.answers.append((waiter, Outcome(_APPLIED, state), move))
         if self._phase is _RESTING:
-            # At the end of this turn of the reactor, when all moves that arrived with
-            # this one are here.
+            # The batch is considered after this turn of the reactor at the soonest, when
+            # all moves that arrived with this one are in it.
             self._gather()
         return state
 
@@ -147,8 +148,8 @@ class GroupCommit:
         """
         Tell C{waiter} the outcome of its C{move}, which adds no transition to a batch.
 
-        @param batch: the batch that the outcome was seen in, which has to be durable
-            first, or C{None}.
+        @param batch: the batch that leads to the state in C{outcome}, and has to be durable
+            before the waiter is told; C{None} if the state is durable.
         """
         if batch is None:
             self.counts.count(outcome.result.word, move.transition.code)
@@ -262,9 +263,10 @@ class GroupCommit:
         """
         Go on with the open batch, when a commit has ended or was not needed.
 
-        @param arrived: whether transitions were waiting when the last commit ended.
-            Those that its answers brought about, as the next request of a pipeline, wait
-            for the next turn, or a pipeline would nest commits.
+        @param arrived: whether transitions were waiting when the last commit ended.  The
+            transitions that the commit's answers brought about, as the next request of a
+            pipeline does, wait for the next turn: a commit within the answers of another
+            would go as deep as the pipeline is long.
         """
         settling, self._settling = self._settling, []
         for each in settling:

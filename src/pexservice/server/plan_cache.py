@@ -2,18 +2,20 @@
 The plan cache: the meanings of requests, so that these need not be parsed again.
 
 A request never has a second meaning here: a plan gets in only when Twisted's parser and
-the Klein tree have just arrived at it, and it is found again by what the tree looked at.
+the Klein tree have just arrived at it, and is found again by the headers that decided it.
 A request is recognized in three ways, each slower than the one before and leading to it:
 
-  1. by its bytes, if all its lines were known when it was read;
+  1. by its bytes, if the same bytes have come before;
   2. by its shape: a client mostly sends the same head but for a line or two, so the lines
-     before and behind these are compared as a whole, and only these are read;
+     before and behind the differing ones are compared as a whole, and only the differing
+     ones are read;
   3. by reading all lines.
 
 A request that is not recognized, or that no plan is for yet, goes to the parser.
-The meanings that decide are few, and so are the plans, however many values clients send.
-So a client that sends ever new heads costs the others at most that their lines are read
-again: L{MOST_PLANS} is a bound, not a size.  No line with a secret or a key is kept.
+The meanings that decide are few, and so are the plans, however many values clients send;
+L{MOST_PLANS} is never reached.  So a client that sends ever new heads can push out shapes
+and lines, which costs other clients one more reading, but no plan.  No line with a secret
+or a key is kept.
 """
 
 from __future__ import annotations
@@ -45,9 +47,10 @@ MOST_PLANS = 4096
 MOST_EXACT = 1024
 LONGEST_EXACT = 2048
 
-#: How many shapes there are, and the longest, in bytes: 2 MiB at worst; how many lines one
-#: leaves out at most; and how many are made in a second, for one costs as much as reading
-#: some heads, and clients whose heads have nothing in common would have one made each time.
+#: How many shapes there are, and the longest, in bytes: 2 MiB at worst; and how many lines
+#: a shape leaves out at most.  To make a shape costs as much as reading some heads, and
+#: clients whose heads have nothing in common would have one made each time, so only so many
+#: are made in a second.
 MOST_SHAPES = 1024
 LONGEST_SHAPE = 2048
 MOST_HOLES = 4
@@ -167,7 +170,7 @@ class PlanCache:
     def _keep(self, head: bytes, recognized: Recognized) -> None:
         if len(self.exact) >= MOST_EXACT:
             self._exact_before = dict(self.exact)
-            # The same dictionary, for connections look into it.
+            # It stays the same dictionary, because connections hold on to it.
             self.exact.clear()
         self.exact[head] = recognized
 
@@ -203,7 +206,7 @@ class PlanCache:
             if said is None or not add(said, key, arguments):
                 return None
         whole = tuple(key)
-        # Where the rest has the host, the rest decides.
+        # Where the host is among the lines that are left out, each head decides anew.
         plan = self._plans.get(whole) if has_its_host(whole, arguments) else None
         count, line = len(before) + len(behind), found.lines[0]
         shape = Shape(prefix, suffix, count, whole, arguments, line, plan)
@@ -246,7 +249,8 @@ class PlanCache:
                 if said.name is not None:
                     reader.notice(line, said)
             elif line is rest[0] or line is rest[-1]:
-                # This line does not differ: reading all lines makes a closer shape.
+                # This line does not differ: to read all lines makes a shape that leaves
+                # out fewer.
                 return None
             read.append(said)
         differing = [
@@ -262,8 +266,8 @@ class PlanCache:
 
     def _look(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
         """
-        Return the meaning of C{head}, which has C{shape}, if only the value in its C{hole}
-        differs and was not there before.
+        Return the meaning of C{head}, which has C{shape}, if all that is new in it is the
+        value in the C{hole}.  A line that comes again is left to L{_fill}, which keeps it.
         """
         begin, end = len(hole.begin), len(head) - len(shape.suffix)
         if not head.startswith(hole.begin) or VALUE.fullmatch(head, begin, end) is None:
@@ -287,7 +291,7 @@ class PlanCache:
         key: list[Hashable] | None = None
         for said in differing:
             name = said.name
-            # All heads of the shape share its list of an argument's values.
+            # The shape has values of this argument, in a list that all its heads share.
             if name in shared:
                 return None
             if said.slot is not None or name == HOST:

@@ -1,10 +1,10 @@
 """
-One worker: its process and those that follow it, their output and messages, and when each
-is started, told to stop and killed.
+One worker: a place that one process after the other fills; their output and messages, and
+when each is started, told to stop and killed.
 
-A worker writes systemd's notify messages into a pipe that only it has, so no other
-process can speak for it.  The pipe is also its lifeline: a worker whose supervisor is
-gone sees that nobody reads the pipe any more.
+A process writes systemd's notify messages into a pipe that only it has, so no other can
+speak for it.  The pipe is also its lifeline: a process whose supervisor is gone sees that
+nobody reads the pipe any more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MESSAGES = 3
 #: How long a worker may take to its first message, unless it asks for more.  Seconds.
 START_PATIENCE = 60.0
 
-#: How long a start waits for another worker that is about to serve, at a time.  Seconds.
+#: How often a start asks again whether another worker is about to serve.  Seconds.
 STEP_ASIDE = 0.05
 
 #: How long a worker that is silent has to write its traceback.  Seconds.
@@ -108,7 +108,7 @@ class Overseer(Protocol):
 
     def ended(self, worker: WorkerProcess, end: End) -> None:
         """
-        Take notice of a process that ended; the worker's state is what it was then.
+        Take notice of a process that ended.  The worker still has the state of that time.
         """
 
 
@@ -121,7 +121,7 @@ class WorkerProcess(ProcessProtocol):
     @ivar has_served: whether its process serves, or has served.
     @ivar verifies: whether its process reads the whole store before it serves.
     @ivar status: the status of its process, in the process's own words.
-    @ivar last_end: how the process before this one ended.
+    @ivar last_end: how the last process that ended did so.
     """
 
     _log = Logger()
@@ -174,8 +174,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Start a process.
 
-        A worker that is about to serve has the processors to itself: with one processor,
-        two that start at once would make the first answer half as late again.
+        A worker that is about to serve has the processors to itself: on one processor, two
+        that start at once would take half as long again until the first answer.
         """
         if self._overseer.in_succession:
             self._timer = self._reactor.callLater(STEP_ASIDE, self.start)
@@ -206,7 +206,7 @@ class WorkerProcess(ProcessProtocol):
 
     def reset_restart_delay(self) -> None:
         """
-        Have the next start wait no longer than the first did, since starting works.
+        Have the next start wait no longer than the first one, because this one worked.
         """
         self._restart_delay.reset()
 
@@ -288,7 +288,7 @@ class WorkerProcess(ProcessProtocol):
         Kill the process if it was silent for too long; but first have it write where it
         hangs.
 
-        @param excused: whether messages may lie unread, for the supervisor was late.
+        @param excused: whether messages could not be read, because the supervisor hung.
         """
         now = self._reactor.seconds()
         if excused:
@@ -338,7 +338,7 @@ class WorkerProcess(ProcessProtocol):
         try:
             self._overseer.ended(self, end)
         finally:
-            # Whatever goes wrong above, there is another start.
+            # Whatever goes wrong above, a worker that is not retired starts again.
             if self.retired:
                 self.state = State.ENDED
             else:

@@ -1,6 +1,7 @@
 """
-The performer: the one place that decides in which order the reasons to refuse a request are
-checked, and what is done when there is none.
+The performer: the one place that decides in which order the reasons to refuse a request
+are checked, once it was understood, and what is done when there is none.  Requests that are
+malformed, late or too many at once were refused before, in L{pexservice.server}.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Performer:
         work: Work | None = None,
     ) -> Operation:
         """
-        Return the operation that a request means, the rest being known from its target.
+        Return the operation that a request means.
+
+        @param transition: what the request's target stands for, as the others that follow.
         """
         purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
         return Operation(
@@ -111,8 +114,8 @@ class Performer:
 
     def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
         """
-        Return, for each header that decides which operation a request is, the function that
-        returns the meaning of a value.
+        Return the headers that decide the operation, each with the function that returns
+        the meaning of a value.
         """
         others = self.browser_headers(())
 
@@ -123,7 +126,7 @@ class Performer:
 
     def preflight(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
         """
-        Return the headers that the answer to an C{OPTIONS} has for browsers besides.
+        Return the headers for browsers that only the answer to an C{OPTIONS} has.
 
         @param allow: the methods that the path takes.
         """
@@ -142,10 +145,9 @@ class Performer:
         """
         Perform a read, a step or a refusal.
 
-        @param answer: called with the answer if that is not at hand, maybe before this
-            method returns.
+        @param answer: called with the answer if this method does not return it.
         @param known: the call that L{bind} has made of the same arguments before.
-        @return: the answer, if it is at hand.
+        @return: the answer, or C{None} if C{answer} was or will be called with it.
         """
         try:
             self._admit(arguments, sender, known)
@@ -164,7 +166,8 @@ class Performer:
         """
         Perform C{operation} by doing its C{work}.
 
-        @return: fires with the answer, unless C{work} has given it; it may be cancelled.
+        @return: fires with the answer, or with C{None} if C{work} has sent it.  The
+            Deferred may be cancelled.
         """
 
         def begin() -> Reply | Deferred[Reply] | Deferred[None]:
@@ -180,9 +183,9 @@ class Performer:
 
     def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> None:
         """
-        Check the client's rate, and its C{Host}.
+        Check the client's rate, and the C{Host} of the request.
 
-        @raise Problem: the first of the reasons not to answer.
+        @raise Problem: 429 or 421.
         """
         if self._limit is not None:
             problem = self.charge(sender, arguments.get(FORWARDED_FOR))
@@ -203,10 +206,10 @@ class Performer:
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
-        Return the call that does C{operation}; the client's rate and C{Host} are not
-        checked.
+        Return the call that does C{operation}, with all checked but the client's rate and
+        the C{Host}.
 
-        @raise Problem: the first of all reasons not to do it.
+        @raise Problem: the first reason to refuse the operation.
         """
         hosts = self._hosts
         any_way = hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
@@ -217,7 +220,8 @@ class Performer:
         """
         Return the function that does C{operation}.
 
-        @raise Problem: the first of all reasons not to do it.
+        @raise Problem: the first reason to refuse it: as L{_check}, then 400 for a key or
+            a condition that is malformed.
         """
         self._check(operation, arguments)
         transition = operation.transition
@@ -232,9 +236,9 @@ class Performer:
 
     def _check(self, operation: Operation, arguments: Arguments) -> None:
         """
-        Check whether a request is to be performed at all.
+        Check the target, where the request comes from, and the token.
 
-        @raise Problem: the first of all reasons not to do it.
+        @raise Problem: 404 or 405, then 403, then 401.
         """
         access, transition = self._access, operation.transition
         problem = (
@@ -295,7 +299,7 @@ def _moving_if(
     """
     Return the function that makes a step that has C{conditions}.
 
-    RFC 9110 13.1.2 has a GET whose C{If-None-Match} is not met answered 304.
+    A GET whose C{If-None-Match} is not met is answered 304, as RFC 9110 13.1.2 asks.
     """
 
     def act(answer: Callable[[Answer], None]) -> None:
@@ -313,7 +317,7 @@ def _moving_if(
 
 def _error(failure: Failure) -> Exception:
     """
-    Return the reason of C{failure}, as an answer; an error that is no refusal is a bug.
+    Return the answer for C{failure}: a refusal itself, or 500 for a bug, which is logged.
     """
     if failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown):
         return cast(Exception, failure.value)

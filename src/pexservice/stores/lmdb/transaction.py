@@ -1,5 +1,5 @@
 """
-The writes and removals of one commit, inside the transaction that makes them one.
+The writes and removals of one commit, all in one transaction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Extent:
     LMDB.
 
     @ivar revision: the newest revision.
-    @ivar oldest: the first revision of the oldest journal row.
+    @ivar oldest: the first revision of the oldest journal row, which has one batch.
     @ivar keys: how many idempotency keys there are.
     """
 
@@ -40,6 +40,7 @@ def read_extent(
     """
     with txn.cursor(databases.journal) as rows:
         oldest = records.read_revision_key(rows.key()) if rows.first() else 1
+    # Each key has a record by its name and one by its age.
     return Extent(revision, oldest, txn.stat(databases.keys)["entries"] // 2)
 
 
@@ -56,7 +57,7 @@ def read_key(
 @frozen
 class Kept:
     """
-    The numbers of transitions and keys that are kept; the oldest beyond them go.
+    How many transitions and how many keys are kept; older ones go.
     """
 
     transitions: int
@@ -64,10 +65,11 @@ class Kept:
 
     def surplus_keys(self, extent: Extent, batch: Batch) -> int:
         """
-        Return how many of the oldest keys the commit of C{batch} removes.
+        Return how many of the oldest keys the commit of C{batch} removes: none while no
+        more than L{SLACK} are too many.
         """
         surplus = extent.keys + len(batch.keys) - self.keys
-        # More than the batch brings, or there would be ever more keys.
+        # More keys may go than the batch brings, so that their number comes down.
         return min(surplus, MOST_TRIMMED + len(batch.keys)) if surplus > SLACK else 0
 
 
@@ -111,7 +113,8 @@ def _write_keys(
     """
     by_name, by_age = zip(*starmap(records.write_remembered, used), strict=True)
     with txn.cursor(keys) as cursor:
-        # By name in the order of the tree; by age, the newest come behind all others.
+        # The records by name go in the order of the tree.  Those by age can be appended:
+        # the newest come behind all others.
         _, named = cursor.putmulti(sorted(by_name), overwrite=False)
         _, aged = cursor.putmulti(by_age, overwrite=False, append=True)
     if not named == aged == len(used):
