@@ -1,5 +1,6 @@
 """
 The rate limit: how many requests a second one client address may send.
+L{pexservice.web.performer.Performer.charge} asks it, and answers 429.
 
 By the generic cell rate algorithm, only the time is kept for each address at which its
 allowance would be whole again.  An address without such a time, or with one that has gone
