@@ -46,6 +46,9 @@ _LONGEST = 2000
 #: Lines that a port of Twisted logs about itself; the code that opens the port logs more.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
 
+#: Formats of the lines in which Twisted tells of each connection that an HTTP client opens.
+_NOISY_FORMATS = ("Starting factory {factory!r}", "Stopping factory {factory!r}")
+
 #: Fields of an event that are Twisted's.
 _TWISTEDS = frozenset(
     ("time", "system", "message", "isError", "format", "printed", "failure", "why")
@@ -109,6 +112,8 @@ class LogLines:
         Write C{event}.
         """
         if event.get("log_namespace") == "log_legacy" and _NOISE.fullmatch(_text_of(event)):
+            return
+        if event.get("log_format") in _NOISY_FORMATS:
             return
         level = event.get("log_level", LogLevel.info)
         facility = event.get("facility", 0)

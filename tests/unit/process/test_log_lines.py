@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import LogLevel
+from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import ACCESS, LogLines, is_journal, level_of
@@ -151,6 +152,22 @@ def test_twisteds_words_for_its_ports() -> None:
         given = event("{log_text}", log_text=text) | {"log_namespace": "log_legacy"}
         assert written(given) == ""
     assert written(event("worker-1 starting on 8081")) != ""
+
+
+def test_twisteds_words_for_connections() -> None:
+    """
+    Twisted's lines about each connection that an HTTP client opens or closes are left out.
+    """
+    lines: list[str] = []
+    observer = LogLines(lines.append, "worker-1")
+    globalLogPublisher.addObserver(observer)
+    try:
+        factory = Factory()
+        factory.doStart()
+        factory.doStop()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert lines == []
 
 
 def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:
