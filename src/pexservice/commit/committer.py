@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -56,6 +57,11 @@ LONGEST_DELAY = 0.01
 MOST_ANSWERED_FIRST = 4096
 
 _DAMAGED = "the store is damaged"
+
+#: The states that keys led to which were repeated lately.  A client that got no answer
+#: sends a key again and again, and to make a state far along the sequence takes
+#: milliseconds.
+_replayed = lru_cache(maxsize=8)(state_at)
 
 
 @implementer(ICommitter, IBatchOwner)
@@ -235,7 +241,7 @@ class Committer:
             return True
         if first is None:
             return False
-        state = state_at(first.revision, first.position)
+        state = _replayed(first.revision, first.position)
         self._group.replay(waiter, move, first.transition, state)
         return True
 

@@ -380,6 +380,24 @@ def test_a_key_is_used_once(bench: Bench) -> None:
     assert bench.committer.latest.revision == 2
 
 
+def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
+    """
+    The state that a key led to is made once, however often the key is repeated: far along
+    the sequence that takes milliseconds.
+    """
+    bench.submit(key=b"k")
+    bench.turn()
+    bench.store.finish()
+    told: list[Outcome | Exception] = []
+    for _ in range(2):
+        bench.committer.move(Move(NEXT, b"k"), told.append)
+    first, second = told
+    assert isinstance(first, Outcome)
+    assert isinstance(second, Outcome)
+    assert first.result is Result.REPLAYED
+    assert first.state.term is second.state.term
+
+
 def test_a_key_of_another_transition(bench: Bench) -> None:
     """
     A key that was used for another transition is refused, wherever its first use is by
