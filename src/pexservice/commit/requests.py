@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from attrs import frozen
+from attrs import define
 
 from pexservice.core.cursor import State, Transition
 
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
     state: State
 
 
-@frozen
+@define(eq=False)
 class Move:
     """
     A move of the cursor that a caller asks for.

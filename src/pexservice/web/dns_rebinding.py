@@ -64,7 +64,8 @@ class HostPolicy:
         @param needed: C{False} where steps take a token.
         """
         names = {host_name(each.encode()) for each in allowed}
-        self._needed = needed and ANY not in names
+        #: Whether any request is checked.
+        self.needed = needed and ANY not in names
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._clients = clients
         self._logged: set[str] = set()
@@ -80,7 +81,7 @@ class HostPolicy:
         @param local: the connection's end here.
         @param peer: the other end.
         """
-        return self._needed and is_loopback(local) and not self._clients.trusts(peer)
+        return self.needed and is_loopback(local) and not self._clients.trusts(peer)
 
     def check(self, host: bytes | None) -> Problem | None:
         """
