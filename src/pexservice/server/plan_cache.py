@@ -137,7 +137,7 @@ class PlanCache:
         for shape in shapes or self._recent:
             if head.startswith(shape.prefix) and head.endswith(shape.suffix):
                 hole = shape.hole
-                recognized = None if hole is None else self._look(hole, shape, head)
+                recognized = None if hole is None else self._fill_hole(hole, shape, head)
                 if recognized is None:
                     recognized = self._fill(shape, head)
                 if recognized is not None:
@@ -264,7 +264,7 @@ class PlanCache:
             shape.hole = _hole(shape, rest[0], read[0])
         return recognized
 
-    def _look(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
+    def _fill_hole(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
         """
         Return the meaning of C{head}, which has C{shape}, if all that is new in it is the
         value in the C{hole}.  A line that comes again is left to L{_fill}, which keeps it.

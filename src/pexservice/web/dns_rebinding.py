@@ -64,8 +64,7 @@ class HostPolicy:
         @param needed: C{False} where steps take a token.
         """
         names = {host_name(each.encode()) for each in allowed}
-        #: Whether any request is checked.
-        self.needed = needed and ANY not in names
+        self._needed = needed and ANY not in names
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._clients = clients
         self._logged: set[str] = set()
@@ -81,7 +80,7 @@ class HostPolicy:
         @param local: the connection's end here.
         @param peer: the other end.
         """
-        return self.needed and is_loopback(local) and not self._clients.trusts(peer)
+        return is_loopback(local) and not self._clients.trusts(peer)
 
     def check(self, host: bytes | None) -> Problem | None:
         """
@@ -99,7 +98,7 @@ class HostPolicy:
         return misdirected()
 
     def _is_ours(self, host: bytes | None) -> bool:
-        if host is None:
+        if host is None or not self._needed:
             return True
         name = host_name(host)
         return name in self._names or name.endswith(".localhost") or _is_address(name)

@@ -74,7 +74,7 @@ class Performer:
         self.clients = clients
         self._committer = committer
         self._access = access
-        self._hosts = hosts if hosts is not None and hosts.needed else None
+        self._hosts = hosts
         self._limit = limit
 
     def operation(
