@@ -1,6 +1,8 @@
 """
-Start pexservice and the servers to compare it with, put load on them in turns, and write
-docs/benchmarks.md.
+The benchmarks: pexservice and other servers under load.
+
+The program starts pexservice and the servers to compare it with, puts load on them in
+turns, and writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -134,8 +136,9 @@ class Session:
 
     def run(self) -> list[Row]:
         """
-        Measure everything, write the page, and return the rows of its table; with
-        C{--only}, measure some loads and write no page.
+        Measure everything, write the page, and return the rows of its table.
+
+        With C{--only}, measure some loads and write no page.
         """
         with peers.all_of_them(self._path, say) as targets:
             self._table(cells.CELLS, [*targets, *self._options.peer], self._options.peer)
@@ -177,8 +180,9 @@ class Session:
 
     def _bound(self) -> None:
         """
-        Add a row for how near the durable steps of few connections come to the bound that
-        a commit sets.
+        Add a row that compares durable steps with the bound that a commit sets.
+
+        The row says how near the steps of few connections come to that bound.
         """
         commit = commit_milliseconds(self._path / "commit", cells.BOUND.connections)
         # The same steps, answered without waiting for the store.
@@ -293,8 +297,7 @@ class Session:
 
 def commit_milliseconds(path: Path, size: int) -> float:
     """
-    Return the median duration of a commit of C{size} steps by the store itself, in
-    milliseconds.
+    Return the median milliseconds that the store itself takes to commit C{size} steps.
     """
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone

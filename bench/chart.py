@@ -1,9 +1,9 @@
 """
-The chart of the README: looks and steps a second at 64 connections, from the table that
-C{make bench} writes into docs/benchmarks.md.
+The chart of the README: looks and steps a second at 64 connections.
 
-The chart is drawn from the table and not from the measurements, so that the two agree, also
-when somebody draws the chart anew: C{python -m bench.chart}.
+The chart is drawn from the table that C{make bench} writes into docs/benchmarks.md, and
+not from the measurements.  So chart and table agree, also when somebody draws the chart
+anew: C{python -m bench.chart}.
 """
 
 from __future__ import annotations

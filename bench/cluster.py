@@ -1,10 +1,12 @@
 """
-The gain of group commit on etcd: steps a second and how long they take, by this service's
-committer and by one compare-and-swap a request, for two numbers of callers at once.
+The gain of group commit on etcd: steps a second, and how long a step takes.
 
-C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}, on an etcd that may be filled:
-the benchmark uses a prefix of its own.  Callers are in this process, so nothing but the
-committer, the store and etcd is measured.
+This service's committer is compared with one compare-and-swap a request, for two numbers
+of callers at once.
+
+The command is C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}.  The etcd may be
+filled: the benchmark uses a prefix of its own.  Callers are in this process, so nothing but
+the committer, the store and etcd is measured.
 """
 
 from __future__ import annotations

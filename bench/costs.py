@@ -78,8 +78,7 @@ class Request:
     @property
     def differs(self) -> bool:
         """
-        Tell whether the requests of one run differ, or get answers that C{ab} takes for
-        failures.
+        Tell whether a run's requests differ, or C{ab} takes their answers for failures.
         """
         heads = str(self.heads)
         return len(self.heads) > 1 or "{" in heads or "If-None-Match" in heads

@@ -46,8 +46,9 @@ class Target:
 
     def resting(self) -> int:
         """
-        Return how many steps the server has acknowledged, once no more come: when a load
-        ends, some are under way.
+        Return how many steps the server has acknowledged, once no more come.
+
+        When a load ends, some steps are under way.
         """
         before, revision = -1, self.revision()
         while before != revision:

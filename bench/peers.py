@@ -185,8 +185,9 @@ def uvicorn(path: Path) -> Iterator[Target]:
 @contextmanager
 def webdis(path: Path) -> Iterator[Target]:
     """
-    Run a durable counter: Redis behind webdis, with an fsync for each command, or for the
-    commands of one turn.
+    Run a durable counter: Redis behind webdis.
+
+    There is one fsync for each command, or one for the commands of one turn.
     """
     port, store = free_port(), free_port()
     path.mkdir(parents=True)
@@ -254,8 +255,9 @@ SERVERS: Sequence[tuple[str | None, Callable[[Path], AbstractContextManager[Targ
 @contextmanager
 def all_of_them(path: Path, progress: Callable[[str], None]) -> Iterator[list[Target]]:
     """
-    Run ours and the other servers that are installed, all at once: they do nothing unless
-    asked.
+    Run ours and the other servers that are installed, all at once.
+
+    A server does nothing unless it is asked.
     """
     with ExitStack() as stack:
         targets = []

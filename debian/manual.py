@@ -1,7 +1,8 @@
 """
-The writer of the manual pages pexservice(8) and pexctl(1): it takes them from the options
-themselves, so that pages and options agree.  C{python3 debian/manual.py} writes them to
-C{debian/}.
+The writer of the manual pages pexservice(8) and pexctl(1).
+
+The writer takes them from the options themselves, so that pages and options agree.
+C{python3 debian/manual.py} writes them to C{debian/}.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """
-The ceiling: uvloop and nothing else.  Every request gets a constant answer.
-C{python -m bench.servers.ceiling PORT}
+The ceiling: uvloop and nothing else.
+
+Every request gets a constant answer.  The command is
+C{python -m bench.servers.ceiling PORT}.
 """
 
 import asyncio

@@ -1,6 +1,8 @@
 """
-Constant answers: an ASGI and an RSGI application, and our own worker with a constant
-text.  C{python -m bench.servers.constant DIGITS twistd's arguments ...}
+Constant answers: an ASGI and an RSGI application, and our own worker.
+
+Our worker answers with a constant text.  Its command is
+C{python -m bench.servers.constant DIGITS twistd's arguments ...}.
 """
 
 import sys

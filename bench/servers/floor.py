@@ -1,6 +1,8 @@
 """
-The floor: the server that anybody would write first, a plain Klein application with the
-cursor in memory.  C{python -m bench.servers.floor PORT}
+The floor: a plain Klein application with the cursor in memory.
+
+Anybody would write this server first.  The command is
+C{python -m bench.servers.floor PORT}.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """
-C{python -m pexservice} is C{twistd}, wherever that is installed, and C{pexctl} for the
-commands that C{pexctl} has.
+The command C{python -m pexservice}: C{twistd}, or C{pexctl} for C{pexctl}'s commands.
+
+It does not matter where C{twistd} is installed.
 """
 
 import sys

@@ -12,8 +12,9 @@ from twisted.logger import FileLogObserver, eventAsText
 
 def observer() -> FileLogObserver:
     """
-    Return the observer for C{twistd --logger}: lines without a time, for that
-    supervisor's log has one.
+    Return the observer for C{twistd --logger}, which writes lines without a time.
+
+    The log of the supervisor of version 0.1.0 has a time itself.
     """
     return FileLogObserver(
         sys.__stdout__,  # type: ignore[arg-type]

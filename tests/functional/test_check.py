@@ -48,8 +48,9 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
 
 def test_beside_a_running_service(tmp_path: Path) -> None:
     """
-    A check beside a running service succeeds, names what the service uses, and leaves
-    nothing behind.
+    A check beside a running service succeeds and leaves nothing behind.
+
+    It names the address and the store that the service uses.
     """
     make_store(tmp_path / "store", 3)
     with Daemon(tmp_path, "--store", "lmdb:store") as daemon:
@@ -112,8 +113,9 @@ def test_what_is_wrong(tmp_path: Path, options: list[str], status: int, said: st
 
 def test_a_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     """
-    C{pexctl status --process} finds address and scheme by the service's own command line
-    and configuration file.
+    C{pexctl status --process} finds the address and the scheme of a service.
+
+    It reads the service's own command line and configuration file.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -127,8 +127,9 @@ def test_over_ipv6(tmp_path: Path) -> None:
 
 def test_over_tls(tmp_path: Path) -> None:
     """
-    An authority in a file is trusted, and another authority or another name is not; wrong
-    files are reported, and nothing is moved by any of it.
+    An authority in a file is trusted, and another authority or another name is not.
+
+    Wrong files are reported, and nothing is moved by any of these tries.
     """
     authority, another = trustme.CA(), trustme.CA()
     server = authority.issue_cert("127.0.0.1")
@@ -232,8 +233,7 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
 @pytest.mark.needs("nginx")
 def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
     """
-    A proxy whose service is gone answers 502, and the step is made when the service is
-    back.
+    A proxy without its service answers 502, and the step is made when the service is back.
     """
     place = tmp_path / "nginx"
     place.mkdir()
@@ -253,8 +253,9 @@ def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
 
 def test_a_connection_that_ends(worker: Daemon) -> None:
     """
-    A step whose connection ends without an answer is sent again by this client, with its
-    key, and by nothing below it.
+    The client repeats a step with its key when the connection ends without an answer.
+
+    Nothing below the client sends the step again.
     """
     heard: list[bytes] = []
 
@@ -350,9 +351,10 @@ with BlockingCursor(sys.argv[1], deadline=60) as cursor:
 @pytest.mark.parametrize("way", ["signal", "unnoticed"])
 def test_interrupted(worker: Daemon, way: str) -> None:
     """
-    Ctrl-C ends a script that waits for an answer, at once; also if it comes just before the
-    wait begins, so that it does not end the system call that waits, as an interrupt that
-    only sets Python's mark for it.
+    Ctrl-C ends a script that waits for an answer, at once.
+
+    This also holds if Ctrl-C comes just before the wait begins.  Then the interrupt only
+    sets Python's mark, and does not end the system call that waits.
     """
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, url(worker)],

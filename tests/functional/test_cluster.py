@@ -40,8 +40,7 @@ def member(tmp_path: Path) -> Iterator[Member]:
 @pytest.mark.needs("etcd")
 def test_the_fake_is_as_particular(member: Member) -> None:
     """
-    The fake etcd of the unit tests refuses the messages that etcd refuses, and takes those
-    that it takes.
+    The fake etcd of the unit tests refuses the messages that etcd refuses, and no others.
     """
     fake = FakeEtcd()
     for message in [*WRONG.values(), *RIGHT]:
@@ -66,8 +65,9 @@ def test_the_fake_is_as_particular(member: Member) -> None:
 @pytest.mark.needs("etcd")
 def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
     """
-    Under a supervisor no worker waits for a lock: both serve, and no client notices the
-    death of one.
+    Under a supervisor both workers serve, and no client notices the death of one.
+
+    No worker waits for a lock.
     """
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
         said = daemon._wait_for(r"(?s)worker-\d serves.*worker-\d serves")
@@ -86,8 +86,9 @@ def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
     """
-    A step that one node answered is visible at the other, and the history and the keys are
-    the same.
+    A step that one node answered is visible at the other.
+
+    The history and the keys are the same at both.
     """
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
@@ -240,8 +241,9 @@ def test_no_quorum_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_no_space(member: Member, tmp_path: Path) -> None:
     """
-    An etcd that takes no writes is reported in one line at the start; a running service
-    says so at each step, and shows the cursor.
+    An etcd that takes no writes is reported in one line at the start.
+
+    A service that runs already says so at each step, and shows the cursor.
     """
     alarm = {"alarm": "NOSPACE", "memberID": 0}
     store = f"etcd:{member.url}"
@@ -275,8 +277,10 @@ def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_certificates_and_password(tmp_path: Path) -> None:
     """
-    The service works over TLS, with a certificate of its own, as a user that may write
-    below the prefix only, also after etcd has forgotten the user's token.
+    The service works over TLS with a certificate of its own, as a user with few rights.
+
+    The user may write below the prefix only.  The service also works after etcd has
+    forgotten the user's token.
     """
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")

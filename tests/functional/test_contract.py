@@ -1,6 +1,7 @@
 """
-The promises of every store, tested with a real etcd: the tests of
-L{tests.unit.stores.test_contract}, unchanged.
+The promises of every store, tested with a real etcd.
+
+The tests are those of L{tests.unit.stores.test_contract}, unchanged.
 """
 
 from __future__ import annotations

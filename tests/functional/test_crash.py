@@ -1,6 +1,8 @@
 """
-kill -9 under load.  The clients keep their own records, which are the check: each step that
-a client was told of must be in the history, once, as it was told.
+C{kill -9} under load.
+
+The clients keep their own records, which are the check.  Each step that a client was told
+of must be in the history, once, as it was told.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ JOURNAL = "10000000"
 
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """
-    After each kill the revision is at least the highest acknowledged; each acknowledged
-    revision was acknowledged once, or again to its key; the history has every one of them
-    as it was told; and it replays to the cursor.
+    After each kill the revision is at least the highest acknowledged.
+
+    Each acknowledged revision was acknowledged once, or again to its key.  The history has
+    every one of them as it was told.  The history replays to the cursor.
     """
     stopping = threading.Event()
     moments = random.Random(1)  # noqa: S311 nothing secret

@@ -1,6 +1,7 @@
 """
-Pages of other origins in a browser, and a page whose name turns to the service's address:
-neither can move the cursor, read it, or take a stream.
+Pages of other origins in a browser, and a page whose name turns to the service's address.
+
+Neither can move the cursor, read it, or take a stream.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ def test_another_origin(
     tmp_path: Path, browser: Browser, other_port: int, host: str
 ) -> None:
     """
-    A page of another origin moves nothing and reads nothing: by fetch, form, image, script,
-    frame, beacon, hint or EventSource.
+    A page of another origin moves nothing and reads nothing.
+
+    It tries this by fetch, form, image, script, frame, beacon, hint and EventSource.
     """
     with (
         Daemon(tmp_path) as daemon,
@@ -142,8 +144,9 @@ def test_a_named_origin(tmp_path: Path, browser: Browser, other_port: int) -> No
 
 def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     """
-    Load a page of the attacker's, whose name then turns to the daemon, and return the
-    outcome of its tries.
+    Load a page of the attacker's, and return the outcome of its tries.
+
+    The name of the page turns to the daemon after the page is loaded.
     """
     address = f"http://{ATTACKER}:{daemon.port}"
 
@@ -162,8 +165,9 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
 
 def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
     """
-    A page whose name turns to the service has the service's own origin for the browser, but
-    is refused by the service.
+    The service refuses a page whose name turns to the service.
+
+    For the browser such a page has the service's own origin.
     """
     with Daemon(tmp_path) as daemon:
         told = rebinding(browser, daemon)
@@ -177,8 +181,9 @@ def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
 
 def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> None:
     """
-    Without the check of the host such a page would read and move, so the attack is a real
-    one.
+    Without the check of the host such a page would read and move.
+
+    So the attack is a real one.
     """
     with Daemon(tmp_path, "--allowed-host", "*") as daemon:
         told = rebinding(browser, daemon)
@@ -190,8 +195,7 @@ def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> N
 
 def test_post_only(tmp_path: Path, browser: Browser, other_port: int) -> None:
     """
-    Where a browser does not tell a page's origin, C{--post-only} leaves an image nothing to
-    move.
+    C{--post-only} leaves an image nothing to move, if the browser does not tell the origin.
     """
     with Daemon(tmp_path, "--post-only") as daemon:
         base = f"http://127.0.0.1:{daemon.port}"

@@ -1,6 +1,8 @@
 """
-More connections than there is room for: the choice of those to be closed, and the service
-to the others.
+More connections than there is room for.
+
+The tests look at the choice of the connections to be closed, and at the service to the
+others.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ TRIES = 25
 @pytest.mark.parametrize("piece", [b"", b"G", b"GET /current HTTP/1.1\r\nHost: x\r\n"])
 def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> None:
     """
-    Beside twice as many connections of one address as there is room for, whose requests
-    never arrive and that come again when they are closed, others are served each time.
+    Clients of other addresses are served each time beside a crowd from one address.
+
+    The crowd has twice as many connections as there is room for.  Their requests never
+    arrive, and they come again when they are closed.
     """
     with Daemon(tmp_path, "--max-connections", "100") as daemon:
         both_are_up(daemon)
@@ -35,8 +39,10 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
 
 def test_handshakes_count(tmp_path: Path) -> None:
     """
-    Connections that never agree on TLS hold file descriptors too: more of them than there
-    are descriptors end no worker, and others are served.
+    More connections without a handshake than descriptors end no worker.
+
+    Connections that never agree on TLS hold file descriptors too.  Other clients are served
+    meanwhile.
     """
     options, context = certified(tmp_path)
     python = tmp_path / "python"

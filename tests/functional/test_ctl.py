@@ -48,8 +48,9 @@ def run(
 @pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
 def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
     """
-    The status of a running service is shown over TCP and a Unix socket, as a line or an
-    object; a service that is gone ends the command with 69.
+    The status of a running service is shown over TCP and a Unix socket.
+
+    It is a line or an object.  A service that is gone ends the command with 69.
     """
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
@@ -74,8 +75,7 @@ def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
 
 def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
     """
-    A store in use is backed up and not verified, because its changes would look like
-    damage.
+    A store in use is backed up and not verified, as its changes would look like damage.
     """
     with Daemon(tmp_path, command="pexservice-worker"):
         refused = run(tmp_path, "verify", STORE)
@@ -88,8 +88,10 @@ def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> Non
 
 def test_restored(tmp_path: Path) -> None:
     """
-    A service on a backup that was made under load has a cursor that a client was told of,
-    no older than the backup, and the whole history up to it, keys included.
+    A service on a backup that was made under load has a cursor that a client was told of.
+
+    The cursor is no older than the backup.  The service has the whole history up to the
+    cursor, keys included.
     """
     oldest: dict[str, int] = {}
     with Daemon(tmp_path) as daemon:
@@ -125,8 +127,9 @@ def test_restored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
     """
-    A backup that is ended leaves all of it at its place or nothing, and its leftovers
-    beside are not in the way of the next one.
+    A backup that is ended leaves all of it at its place or nothing.
+
+    Its leftovers beside that place are not in the way of the next backup.
     """
     make_store(tmp_path / "store", 1000)
     with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:

@@ -86,8 +86,9 @@ def test_steps(worker: Daemon) -> None:
 
 def test_nobody_there() -> None:
     """
-    A service that cannot be reached ends a question with 69, and a step with 75, with the
-    key by which the outcome can be asked for again.
+    A service that cannot be reached ends a question with 69, and a step with 75.
+
+    The step names its key, by which the outcome can be asked for again.
     """
     nobody = "http://127.0.0.1:1"
     asked = pexctl(nobody, "current", "--deadline", "0.5")
@@ -164,8 +165,9 @@ def test_over_tls(tmp_path: Path) -> None:
 
 def test_watch(worker: Daemon) -> None:
     """
-    A watch writes a line for the present state and one for each move; Ctrl-C ends it
-    without an error.
+    A watch writes a line for the present state and one for each move.
+
+    Ctrl-C ends the watch without an error.
     """
     with subprocess.Popen(
         [*PEXCTL, "watch", "--url", f"http://127.0.0.1:{worker.port}"],
@@ -214,8 +216,9 @@ def test_a_pipe_that_closes(worker: Daemon) -> None:
 
 def test_load(tmp_path: Path) -> None:
     """
-    Steps are counted by the history, also while workers are killed; a bar is drawn on a
-    terminal.
+    A load counts its steps by the history, also while workers are killed.
+
+    On a terminal it draws a bar.
     """
     with Daemon(tmp_path) as daemon:
         told = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")

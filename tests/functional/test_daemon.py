@@ -156,8 +156,9 @@ def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
 
 def test_the_access_log_is_moved_away(tmp_path: Path) -> None:
     """
-    At SIGHUP a worker on its own goes on in a new file, within about a second; no line is
-    lost and none is in both.
+    At SIGHUP a worker on its own goes on in a new file, within about a second.
+
+    No line is lost, and no line is in both files.
     """
     log, moved = tmp_path / "access.log", tmp_path / "access.log.1"
     with Daemon(tmp_path, "--access-log", log.name, command="pexservice-worker") as daemon:
@@ -255,8 +256,9 @@ def test_a_wrong_option(
     tmp_path: Path, command: str, option: str, value: str, message: str
 ) -> None:
     """
-    A wrong option is named in one line on standard error, and nothing is made but what the
-    options before it asked for.
+    A wrong option is named in one line on standard error.
+
+    Nothing is made but the things that the options before it asked for.
     """
     listen = [] if option == "--listen" else ["--listen", LOOPBACK]
     line = refused(tmp_path, *listen, option, value, status=64, command=command)
@@ -408,8 +410,9 @@ def test_daemonised(tmp_path: Path) -> None:
 
 def test_daemonised_and_refused(tmp_path: Path) -> None:
     """
-    A daemon that cannot start tells the user why, with an exit status that is not 0, and no
-    pid file stays.
+    A daemon that cannot start tells the user why, and leaves no pid file.
+
+    Its exit status is not 0.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
@@ -430,8 +433,9 @@ def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
 
 def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
     """
-    A request that was begun is answered at SIGTERM, an idle keep-alive connection is
-    closed, and the process ends by the signal.
+    A request that was begun is answered at SIGTERM, and the process ends by the signal.
+
+    An idle keep-alive connection is closed.
     """
     with Daemon(tmp_path) as daemon:
         resting, begun = (

@@ -97,8 +97,9 @@ Begin = Callable[..., subprocess.Popen[bytes]]
 
 def test_the_check_is_killed(begin: Begin, tmp_path: Path) -> None:
     """
-    A check that is killed, as by the kernel when memory is short, is repeated, and the
-    service starts.
+    A check that is killed is repeated, and the service starts.
+
+    The kernel kills a check like this when memory is short.
     """
     process = begin()
     for _ in range(3):
@@ -111,8 +112,7 @@ def test_the_check_is_killed(begin: Begin, tmp_path: Path) -> None:
 
 def test_sigterm_while_it_checks(begin: Begin, tmp_path: Path) -> None:
     """
-    A SIGTERM during the check ends the process with status 0, at once, and leaves nothing
-    behind.
+    A SIGTERM during the check ends the process with status 0, at once, and leaves nothing.
     """
     process = begin()
     check = held_check(process)
@@ -138,8 +138,9 @@ def test_sighup_while_it_checks(begin: Begin, tmp_path: Path) -> None:
 
 def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
     """
-    A SIGHUP is handled from the first line of our own: as soon as the process has a
-    handler, and again and again from then on.
+    A SIGHUP is handled from the first line of our own code.
+
+    It is handled as soon as the process has a handler, and again and again from then on.
     """
     process = begin()
     for _ in patiently():
@@ -179,8 +180,9 @@ def test_the_supervisor_is_killed_while_it_checks() -> None:
 @pytest.mark.parametrize("what", ["address", "store"])
 def test_started_again_at_once(tmp_path: Path, what: str) -> None:
     """
-    The workers of a supervisor that was killed hold the address and the store for a moment;
-    a start waits for them.
+    A start waits for the workers of a supervisor that was killed.
+
+    They hold the address and the store for a moment.
     """
     listen = LOOPBACK
     for _ in range(3):
@@ -202,8 +204,9 @@ def test_started_again_at_once(tmp_path: Path, what: str) -> None:
 )
 def test_few_descriptors(tmp_path: Path, command: str, limit: int) -> None:
     """
-    A process with too few file descriptors ends with one line that says how many it needs,
-    and a status that is not 0.
+    A process with too few file descriptors ends with one line that says how many it needs.
+
+    Its exit status is not 0.
     """
     ended = subprocess.run(
         [*PROGRAMS["module"], "-n", "--pidfile=", *command.split(), "--listen", LOOPBACK],

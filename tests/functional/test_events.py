@@ -44,8 +44,7 @@ def read_until(connection: socket.socket, pattern: bytes) -> bytes:
 
 def test_a_stream(daemon: Daemon) -> None:
     """
-    A client gets the state at once, and the newest one whenever the cursor moves, until it
-    goes.
+    A client gets the state at once, and the newest state at each move, until it goes.
     """
     with connect(daemon) as connection:
         connection.sendall(request(WATCH))
@@ -60,8 +59,7 @@ def test_a_stream(daemon: Daemon) -> None:
 
 def test_http_1_0(daemon: Daemon) -> None:
     """
-    A client of HTTP/1.0 is sent no chunks, and the end of the stream is that of the
-    connection.
+    A client of HTTP/1.0 is sent no chunks, and its stream ends with the connection.
     """
     with connect(daemon) as connection:
         connection.sendall(request(b"GET /events HTTP/1.0", b"Last-Event-ID: 0"))

@@ -36,8 +36,9 @@ def unlimited_int_digits() -> Iterator[None]:
 @pytest.mark.usefixtures("unlimited_int_digits")
 def test_beyond_4300_digits(tmp_path: Path) -> None:
     """
-    Every step's value is the sum of the two before it, and the last one is that of an
-    independent computation.
+    Every step's value is the sum of the two values before it.
+
+    The last value is that of an independent computation.
     """
     make_store(tmp_path / "pexservice-data", START)
     with Daemon(tmp_path) as daemon:

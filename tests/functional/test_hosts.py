@@ -37,8 +37,10 @@ def status(daemon: Daemon, host: str | None, *lines: str) -> int:
 
 def test_over_loopback(tmp_path: Path, command: str) -> None:
     """
-    A foreign name is refused with a line that names the option, also when it is asked again
-    on the same connection, and logged once; ours and named ones are answered.
+    A foreign name is refused with a line that names the option, and is logged once.
+
+    It is also refused when it is asked again on the same connection.  Our own names and the
+    names in the option are answered.
     """
     options = ("--allowed-host", "Pex.example.org")
     with Daemon(tmp_path, *options, command=command) as daemon:
@@ -62,8 +64,9 @@ def test_over_loopback(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
 def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> None:
     """
-    The address that a connection comes to counts, and not the listener's, whether it is an
-    IPv4 address or an IPv4-mapped IPv6 address.
+    The address that a connection comes to counts, and not the listener's.
+
+    The address may be an IPv4 address or an IPv4-mapped IPv6 address.
     """
     with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
         port = port_of(daemon)
@@ -78,8 +81,9 @@ def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> Non
 
 def test_where_it_is_not_checked(tmp_path: Path) -> None:
     """
-    The host is not checked through a Unix socket, from a trusted proxy, with a token file,
-    or with C{*}.
+    The host is not checked through a Unix socket, from a trusted proxy, or with C{*}.
+
+    With a token file it is not checked either.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -101,8 +105,10 @@ def test_where_it_is_not_checked(tmp_path: Path) -> None:
 
 def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> None:
     """
-    C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6, so that
-    clients behind the proxy have an allowance each, also when the proxy gives their ports.
+    C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6.
+
+    So clients behind the proxy have an allowance each, also when the proxy gives their
+    ports.
     """
     options = ("--rate-limit", "1", "--trusted-proxy", "127.0.0.1")
     listener = ("--listen", r"tcp6:0:interface=\:\:")

@@ -97,8 +97,9 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
 )
 def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
     """
-    No kill of the serving worker under load makes a connection be refused, an acknowledged
-    step be lost, or a key make its step twice.
+    No kill of the serving worker under load makes an acknowledged step be lost.
+
+    No connection is refused, and no key makes its step twice.
     """
     result = failover(tmp_path, kills, standby=standby)
     print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
@@ -111,8 +112,9 @@ def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
 
 def test_a_worker_that_hangs(tmp_path: Path) -> None:
     """
-    A worker that hangs says where, and is replaced within the watchdog's time and a little
-    more; when its successor serves it is gone, and so cannot write any more.
+    A worker that hangs is reported and replaced within the watchdog's time and a bit more.
+
+    When the successor serves, the hanging worker is gone, and so cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -135,8 +137,10 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
 
 def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
     """
-    A worker that was stopped keeps the store from its successor for as long as it lives,
-    and so may go on when it is resumed; once the successor has begun it is dead.
+    A worker that was stopped keeps the store from its successor for as long as it lives.
+
+    So it may go on when it is resumed.  Once the successor has begun, the stopped worker is
+    dead.
     """
     reading, writing = os.pipe()
     log = (tmp_path / "second.log").open("wb")
@@ -197,8 +201,10 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
 
 def test_sighup_under_load(tmp_path: Path) -> None:
     """
-    All workers are replaced again and again, and none of a thousand requests and more to
-    each replacement fails, half of them on keep-alive connections.
+    All workers are replaced again and again, and no request fails.
+
+    There are a thousand requests and more to each replacement, half of them on keep-alive
+    connections.
     """
     replacements = amount(short=4, long=20)
     stopping = threading.Event()
@@ -284,8 +290,9 @@ def test_a_death_without_a_name(daemon: Daemon) -> None:
 
 def test_a_moment_without_descriptors(tmp_path: Path) -> None:
     """
-    A lack of file descriptors for longer than the watchdog's patience makes no worker
-    silent or replaced, and connected clients are answered.
+    A lack of file descriptors for a while makes no worker silent or replaced.
+
+    The lack lasts longer than the watchdog's patience.  Connected clients are answered.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -358,8 +365,9 @@ def test_both_die_at_once(daemon: Daemon) -> None:
 
 def test_the_supervisor_dies(tmp_path: Path) -> None:
     """
-    The workers of a supervisor that dies end with it, also the standby, and the service can
-    be started again at the same address.
+    The workers of a supervisor that dies end with it, also the standby.
+
+    The service can be started again at the same address.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
@@ -388,8 +396,9 @@ def test_sigterm(tmp_path: Path) -> None:
 
 def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
     """
-    The supervisor gives up on a damaged store, with the worker's reason in one line and
-    status 78, and the file stays as it is.
+    The supervisor gives up on a damaged store with status 78, and the file stays as it is.
+
+    The supervisor reports the worker's reason in one line.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
@@ -419,8 +428,9 @@ def test_damage_that_a_request_meets(
     tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
 ) -> None:
     """
-    A client that meets damage gets a 503, no worker takes over, the service ends with
-    status 78, and the file stays as it is.
+    A client that meets damage gets a 503, and the service ends with status 78.
+
+    No worker takes over, and the file stays as it is.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -446,8 +456,9 @@ def test_damage_that_a_request_meets(
 
 def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
     """
-    While a store cannot be opened, the socket stays open, readiness says why, and the
-    workers do not spin; when the store is back, the service goes on.
+    While a store cannot be opened, the socket stays open and readiness says why.
+
+    The workers do not spin.  When the store is back, the service goes on.
     """
     before = step(daemon)
     store, away = daemon.path / STORE, daemon.path / "away"
@@ -476,9 +487,10 @@ def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
 
 def test_another_store_in_its_place(daemon: Daemon) -> None:
     """
-    A service whose store is moved away takes no more steps, and goes on when it is moved
-    back.  When another store is put in its place the worker ends, and the next one serves
-    from that: no client was told of a step that neither of them has.
+    A service whose store is moved away takes no more steps until the store is back.
+
+    When another store is put in its place the worker ends, and the next one serves from
+    that store.  No client was told of a step that neither of the stores has.
     """
     store, away = daemon.path / STORE, daemon.path / "away"
     for _ in range(3):
@@ -510,8 +522,9 @@ def test_another_store_in_its_place(daemon: Daemon) -> None:
 
 def test_a_file_that_is_missing(tmp_path: Path) -> None:
     """
-    A worker that is up goes on, whatever its successor reports; when none is up the service
-    ends, because no restart mends that.
+    A worker that is up goes on, whatever its successor reports.
+
+    When no worker is up the service ends, because no restart mends that.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
@@ -600,8 +613,9 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 @pytest.mark.needs("namespaces")
 def test_as_process_1(tmp_path: Path) -> None:
     """
-    A service that is process 1 of a container reaps orphans, keeps its workers alive, and
-    ends at SIGTERM.
+    A service that is process 1 of a container reaps orphans and keeps its workers alive.
+
+    It ends at SIGTERM.
     """
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     log = (tmp_path / "log").open("wb")
@@ -643,8 +657,10 @@ def test_as_process_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
 def test_process_1_is_told_to_end_at_once(tmp_path: Path, wait: float) -> None:
     """
-    A process that the image starts ends with 0 at a SIGTERM that comes before Python has
-    begun, or while it does; without a handler the kernel would drop the signal.
+    A process that the image starts ends with 0 at a SIGTERM before Python has begun.
+
+    The same holds for a SIGTERM while Python begins.  Without a handler the kernel would
+    drop the signal.
     """
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     process = subprocess.Popen(
@@ -690,8 +706,9 @@ def zombies(pid: int) -> list[int]:
 
 def test_memory(daemon: Daemon) -> None:
     """
-    Supervisor, worker and standby together hold at most 110 MiB after a load of many
-    requests: their proportional set sizes, from the kernel.
+    Supervisor, worker and standby together hold at most 110 MiB after many requests.
+
+    The figures are their proportional set sizes, from the kernel.
     """
     connections = [daemon.connect() for _ in range(10)]
     for number in range(amount(short=2_000, long=10_000)):

@@ -72,8 +72,9 @@ def memory(daemon: Daemon) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_does_not_grow(tmp_path: Path, kind: str) -> None:
     """
-    A worker has the memory after any number of requests, each with a line of its own, that
-    it had after ten thousand.
+    A worker has the same memory after any number of requests as after ten thousand.
+
+    Each request has a line of its own.
     """
     line, count = KINDS[kind]
     with (

@@ -52,8 +52,10 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
 @pytest.mark.needs("promtool")
 def test_a_failover(tmp_path: Path, promtool: str) -> None:
     """
-    The supervisor's counts outlive the worker that is asked, the worker's own begin anew,
-    and the revision is the store's; and Prometheus finds no fault in any of it.
+    The supervisor's counts outlive the worker that is asked.
+
+    The worker's own counts begin anew, and the revision is the store's.  Prometheus finds
+    no fault in any of them.
     """
     with Daemon(tmp_path) as daemon:
         until(daemon, "serves", 1)
@@ -123,8 +125,7 @@ def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.needs("promtool")
 def test_the_alerts(promtool: str) -> None:
     """
-    The alerts are rules that Prometheus can read, fire when they should, and not when all
-    is well.
+    Prometheus can read the alerts; they fire when they should, and not when all is well.
     """
     run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
     run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
@@ -142,8 +143,9 @@ def test_the_alerts(promtool: str) -> None:
 @pytest.mark.needs("promtool")
 def test_the_dashboard(tmp_path: Path, promtool: str) -> None:
     """
-    The dashboard asks nothing that Prometheus would not understand, and its panels do not
-    overlap.
+    The dashboard asks nothing that Prometheus would not understand.
+
+    Its panels do not overlap.
     """
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
     panels = dashboard["panels"]

@@ -22,8 +22,10 @@ SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
 @pytest.mark.needs("nginx")
 def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
     """
-    A step arrives through TLS and nginx, and its client is the one that nginx names and not
-    an address that the client made up.  Without TLS there is only a redirect to it.
+    A step arrives through TLS and nginx, and its client is the one that nginx names.
+
+    An address that the client made up does not count.  Without TLS there is only a redirect
+    to TLS.
     """
     authority = trustme.CA()
     listener = tmp_path / "http.sock"

@@ -71,9 +71,10 @@ def test_it_is_whole(place: Path) -> None:
 @pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
 def test_it_serves(place: Path, command: str) -> None:
     """
-    The cursor and the history are what they were; each key that was used answers what it
-    answered, and is refused for anything else; and the service goes on, also after a
-    restart.
+    The cursor and the history are as they were, and the service goes on.
+
+    Each key that was used gets the answer that it got before, and is refused for anything
+    else.  The service also goes on after a restart.
     """
     with Daemon(place, *JOURNAL, command=command) as daemon:
         answer, body = daemon.ask("/current")

@@ -80,8 +80,9 @@ def test_the_examples_are_examples() -> None:
 @pytest.mark.parametrize("kind", ["*/*", "application/json"])
 def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
     """
-    The requests that schemathesis makes of the document are answered as the document says:
-    status, headers and body, for requests that are right and for those that are wrong.
+    The requests that schemathesis makes of the document are answered as the document says.
+
+    This holds for status, headers and body, and for right and wrong requests.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -131,8 +132,7 @@ print(post_reset.sync(client=client).strip())
 @pytest.mark.needs("openapi-python-client")
 def test_a_generated_client(tmp_path: Path) -> None:
     """
-    A common generator makes a client of the whole document, and the client steps the
-    cursor.
+    A common generator makes a client of the whole document, which steps the cursor.
     """
     (tmp_path / "document.json").write_bytes(rendered().body)
     generate = ("generate", "--path", "document.json", "--output-path", "generated")

@@ -1,6 +1,7 @@
 """
-Version 0.1.0 as the oracle: its answers are given today, but for the differences that
-L{tests.support.wanted} lists.
+Version 0.1.0 as the oracle.
+
+Its answers are given today, but for the differences that L{tests.support.wanted} lists.
 """
 
 from __future__ import annotations
@@ -154,8 +155,10 @@ def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
 
 def metrics(daemon: Daemon) -> dict[str, Outcome]:
     """
-    Return the metrics of a daemon: each one's type, the names of its labels, and the values
-    of those that count no requests.
+    Return the metrics of a daemon.
+
+    Each metric has its type and the names of its labels.  A metric that does not count
+    requests also has the values of its labels.
     """
     _, text = daemon.ask("/metrics")
     found: dict[str, Outcome] = {}
@@ -213,8 +216,10 @@ def openapi(daemon: Daemon) -> dict[str, Outcome]:
 
 def access_log(daemon: Daemon) -> dict[str, Outcome]:
     """
-    Return each line of the access log and how often it is there, without its time and the
-    length of the body, which is compared with the answers.
+    Return each line of the access log and how often it is there.
+
+    A line stands there without its time and without the length of the body.  That length is
+    compared with the answers.
     """
     text = re.sub(r"\[[^]]*\]", "[TIME]", (daemon.path / "access.log").read_text("latin-1"))
     lines = Counter(re.sub(r'(" \d{3}) \d+ ', r"\1 LENGTH ", text).splitlines())

@@ -177,8 +177,9 @@ def test_new_workers(daemon: Daemon, views: Open) -> None:
 
 def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
     """
-    The page says that the service is gone, keeps the step that was pressed, and makes it
-    once when the service is back.
+    The page says that the service is gone, and keeps the step that was pressed.
+
+    It makes the step once when the service is back.
     """
     with Daemon(tmp_path) as daemon:
         view = views(daemon)
@@ -201,8 +202,9 @@ def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
 
 def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
     """
-    A step that was made, and whose answer was lost on the way, is sent again with its key,
-    and made once; a step whose outcome the service does not know is sent again too.
+    A step that was made, but whose answer was lost, is sent again with its key.
+
+    It is made once.  A step whose outcome the service does not know is sent again too.
     """
     view = views(daemon)
     view.until_connection()
@@ -253,8 +255,9 @@ def test_retry_after(
     daemon: Daemon, views: Open, value: str, least: float, most: float
 ) -> None:
     """
-    Seconds and dates are waited for, a minute at most; a header that is neither does not
-    make the page send a step again at once.
+    The page waits for the seconds or until the date of the header, a minute at most.
+
+    A header that is neither does not make the page send a step again at once.
     """
     view = views(daemon)
     waits = view.page.evaluate(
@@ -266,8 +269,9 @@ def test_retry_after(
 
 def test_giving_up(daemon: Daemon, views: Open) -> None:
     """
-    After a minute the page says that the outcome is not known, and goes on when it is told
-    to, with the same key and with the steps that wait behind.
+    After a minute the page says that the outcome is not known.
+
+    It goes on when it is told to, with the same key and with the steps that wait behind.
     """
     view = views(daemon)
     view.until_connection()
@@ -334,8 +338,9 @@ def test_a_refusal(daemon: Daemon, views: Open) -> None:
 
 def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
     """
-    The ends and the length of a long value are shown, the digits on demand and not all of
-    them; a copy has all.
+    The page shows the ends and the length of a long value; a copy has all digits.
+
+    On demand the page shows the digits, but not all of them.
     """
     view = views(far_daemon, permissions=["clipboard-read", "clipboard-write"])
     view.until("digits", "20,899")
@@ -368,8 +373,9 @@ def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
 
 def test_the_old_clipboard(daemon: Daemon, views: Open) -> None:
     """
-    Copying works where the browser has no clipboard of the new kind, as over plain HTTP
-    from elsewhere.
+    Copying works where the browser has no clipboard of the new kind.
+
+    Over plain HTTP from elsewhere it has none.
     """
     view = views(daemon, permissions=["clipboard-read"])
     step(daemon, times=150)
@@ -425,8 +431,9 @@ def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
 
 def test_keyboard(daemon: Daemon, views: Open) -> None:
     """
-    Every control is reached by the tabulator, in the order in which it is seen, shows its
-    focus, and is pressed by Enter and Space.
+    Every control is reached by the Tab key, and is pressed by Enter and Space.
+
+    The controls are reached in the order in which they are seen, and show their focus.
     """
     view = views(daemon)
     view.until_connection()
@@ -449,8 +456,9 @@ def test_keyboard(daemon: Daemon, views: Open) -> None:
 
 def test_keys(daemon: Daemon, views: Open) -> None:
     """
-    The arrows make steps, and R asks before it resets; neither works where something is
-    written, or with Ctrl, which is the browser's.
+    The arrows make steps, and R asks before it resets.
+
+    Neither works where something is written, or with Ctrl, which belongs to the browser.
     """
     view = views(daemon)
     view.until_connection()
@@ -487,8 +495,9 @@ def test_the_buttons_stay(
     width: int, daemon: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
     """
-    The buttons stay where they are, however long the value, so that a second click hits the
-    same one.
+    The buttons stay where they are, however long the value is.
+
+    So a second click hits the same button.
     """
     places = []
     for each, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
@@ -502,8 +511,10 @@ def test_the_buttons_stay(
 
 def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
     """
-    The page says which worker is gone, which took over and after how long, and that nothing
-    is missing; the trace has a mark, and the names are those of the log.
+    The page says which worker is gone, which took over and after how long.
+
+    It also says that nothing is missing.  The trace has a mark, and the names are those of
+    the log.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -529,8 +540,9 @@ def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
 
 def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
     """
-    A service that forgot answered steps, as it may without synchronous commit, is reported
-    to have lost them.
+    A service that forgot answered steps is reported to have lost them.
+
+    A service without synchronous commit may forget steps.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -548,8 +560,9 @@ def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
 
 def test_a_load(daemon: Daemon, views: Open) -> None:
     """
-    Twenty steps are made, each once, also when the worker is killed meanwhile; the batches
-    that they came in are shown.
+    Twenty steps are made, each once, also when the worker is killed meanwhile.
+
+    The page shows the batches in which they came.
     """
     view = views(daemon)
     view.until_connection()
@@ -596,8 +609,9 @@ def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> 
 
 def test_a_token(tmp_path: Path, views: Open) -> None:
     """
-    A page without a token asks for it, the step waits, and the page keeps the token to
-    itself.
+    A page without a token asks for it, and the step waits.
+
+    The page keeps the token to itself.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
@@ -681,8 +695,9 @@ def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
 
 def test_kept_and_asked_for_again(daemon: Daemon) -> None:
     """
-    The page has a tag, and a browser that has the page gets no second one; programs get the
-    text as ever.
+    The page has a tag, and a browser that has the page gets no second one.
+
+    Programs get the text as ever.
     """
     browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer, body = daemon.ask("/", headers=browsers)

@@ -39,9 +39,11 @@ def reload(pid: int | str) -> tuple[int, str]:
 
 def test_what_came_of_it(tmp_path: Path) -> None:
     """
-    A reload that succeeds says so and ends with 0.  A reload whose configuration file, or a
-    file that it names, is wrong says why and ends with 1; the old workers serve on, and a
-    worker that dies then is followed by one of the old options.
+    A reload that succeeds says so and ends with 0.
+
+    A reload fails if the configuration file, or a file that it names, is wrong.  Then it
+    says why and ends with 1.  The old workers serve on, and a worker that dies then is
+    followed by one with the old options.
     """
     config, tokens = tmp_path / "pexservice.toml", tmp_path / "tokens"
     tokens.write_text("old\n")
@@ -85,8 +87,10 @@ def test_what_came_of_it(tmp_path: Path) -> None:
 
 def test_what_it_leaves(tmp_path: Path) -> None:
     """
-    A reload leaves listeners and the store as they were, and says that they wait for a
-    restart; the number of workers and the watchdog are taken.
+    A reload leaves listeners and the store as they were.
+
+    It says that a change of these waits for a restart.  It takes the number of workers and
+    the watchdog.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text("standby = 0\n")
@@ -121,8 +125,9 @@ def test_nobody_to_reload() -> None:
 
 def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     """
-    Under load, with the file moved away before each reload as logrotate does it, there are
-    as many lines in all files as there were answers.
+    Under load there are as many lines in all log files as there were answers.
+
+    The file is moved away before each reload, as logrotate does it.
     """
     stopping = threading.Event()
     path = tmp_path / "access.log"

@@ -50,8 +50,9 @@ _UPSTREAM = """
 
 def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
     """
-    Write nginx' configuration of C{nodes} as a file that can be changed, and return a line
-    that includes it.
+    Write an nginx configuration of C{nodes} as a file, and return a line that includes it.
+
+    The file can be changed.
     """
     servers = " ".join(f"server 127.0.0.1:{each.port};" for each in nodes)
     (path / "upstream").write_text(_UPSTREAM.format(servers=servers, port=port))
@@ -62,10 +63,11 @@ def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
 @pytest.mark.needs("etcd", "nginx")
 def test_nobody_is_refused(tmp_path: Path) -> None:
     """
-    Three nodes are replaced one by one: a new node is ready before an old one goes; the
-    proxy hears that the old one goes; that takes requests for as long as preStop says, and
-    then is told to stop.  No request of the clients that step meanwhile fails, and each
-    step is made once.
+    Three nodes are replaced one by one, and no request of the clients meanwhile fails.
+
+    A new node is ready before an old one goes.  The proxy hears that the old node goes.
+    The old node takes requests for as long as preStop says, and then is told to stop.  The
+    clients step, and each step is made once.
     """
     container = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
     (container,) = container["containers"]

@@ -1,6 +1,8 @@
 """
-The contents of answers, and the reach of requests: the whole table of attacks, and paths
-that try to get out, with an eye on every file that the worker touches.
+The contents of answers, and the reach of requests.
+
+The requests are the whole table of attacks, and paths that try to get out.  The tests look
+at every file that the worker touches.
 """
 
 from __future__ import annotations
@@ -111,8 +113,9 @@ def traced(pid: int, to: Path) -> Iterator[None]:
 
 def test_what_answers_tell(tmp_path: Path) -> None:
     """
-    No answer has a version, a path of this machine, or a line of a traceback, whatever is
-    sent.
+    No answer has a version, a path of this machine, or a line of a traceback.
+
+    This holds for every request.
     """
     secrets = [
         str(tmp_path).encode(),

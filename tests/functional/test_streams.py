@@ -55,8 +55,9 @@ def daemon(
 
 def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
     """
-    A client that asks again and again, each time in a packet of its own, and reads nothing,
-    is not read from any more after a while.
+    A client that asks again and again and reads nothing is not read from after a while.
+
+    It sends each request in a packet of its own.
     """
     asked = request(b"GET /current HTTP/1.1")
     before, sent = memory(daemon), 0
@@ -96,8 +97,9 @@ def test_one_step_at_a_time(daemon: Daemon) -> None:
 
 def test_resets(daemon: Daemon) -> None:
     """
-    Clients that reset the connection while their step is under way, or half an answer is
-    sent, do not disturb others.
+    Clients that reset their connection do not disturb others.
+
+    They reset it while their step is under way, or when half an answer is sent.
     """
     for _ in range(100):
         connection = connect(daemon)
@@ -109,8 +111,9 @@ def test_resets(daemon: Daemon) -> None:
 
 def test_out_of_descriptors(tmp_path: Path) -> None:
     """
-    Without free file descriptors connected clients are served but for the ones that rested
-    longest, and all are served when there are descriptors again.
+    Without free file descriptors connected clients are served, but for the longest idle.
+
+    All clients are served when there are descriptors again.
     """
     for kind in KINDS:
         path = tmp_path / kind
@@ -141,8 +144,9 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
 
 def test_few_descriptors(tmp_path: Path) -> None:
     """
-    The limit is raised to what the connections need; when the system does not allow that,
-    the log says how many there may be.
+    The limit of descriptors is raised to the number that the connections need.
+
+    When the system does not allow that, the log says how many connections there may be.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -160,8 +164,9 @@ def test_few_descriptors(tmp_path: Path) -> None:
 
 def test_the_rate_of_a_client(tmp_path: Path) -> None:
     """
-    A client gets so many answers over real sockets, and then 429 with the time to come
-    again.
+    Over real sockets a client gets the answers that its rate allows, and then a 429.
+
+    The 429 has the time after which the client may come again.
     """
     with Daemon(tmp_path, "--rate-limit", "5") as daemon:
         sent = request(b"GET /current HTTP/1.1") * 8 + request(b"GET /current HTTP/1.0")
@@ -198,8 +203,9 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> li
 @pytest.mark.parametrize("kind", KINDS)
 def test_https(kind: str, tmp_path: Path, files: list[str], authority: trustme.CA) -> None:
     """
-    The same answers come over TLS, on keep-alive connections, and large ones too; a client
-    that speaks without TLS gets nothing.
+    The same answers come over TLS, on keep-alive connections, and large ones too.
+
+    A client that speaks without TLS gets nothing.
     """
     make_store(tmp_path / "pexservice-data", FAR)
     trusting = ssl.create_default_context()

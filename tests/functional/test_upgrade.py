@@ -145,8 +145,9 @@ def until_new(daemon: Daemon) -> None:
 
 def scraped(daemon: Daemon, **expected: float) -> None:
     """
-    Wait until C{/metrics} has the expected values, which the worker knows from the
-    supervisor.
+    Wait until C{/metrics} has the expected values.
+
+    The worker knows them from the supervisor.
     """
     found: dict[str, float] = {}
     for _ in patiently():
@@ -162,8 +163,9 @@ def scraped(daemon: Daemon, **expected: float) -> None:
 
 def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
     """
-    Check that nothing is lost, no client was refused, and no connection ended without its
-    answer.
+    Check that nothing is lost, no client was refused, and no connection was cut off.
+
+    A connection is cut off when it ends without its answer.
     """
     assert kept(daemon, clients) == sum(len(each.told) for each in clients)
     assert surprises(clients) == []
@@ -184,9 +186,11 @@ def test_a_reload(
     systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
 ) -> None:
     """
-    SIGHUP brings the new code under load: no client is refused, no connection is cut off,
-    nothing is lost.  The new workers are heard, alive, also for systemd, and know what the
-    supervisor counts; they reload again, and all ends at SIGTERM.
+    SIGHUP brings the new code under load.
+
+    No client is refused, no connection is cut off, and nothing is lost.  The new workers
+    are heard to be alive, also by systemd, and know the supervisor's counts.  They reload
+    again, and all ends at SIGTERM.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -216,9 +220,10 @@ def test_a_reload(
 
 def test_kills(daemon: Daemon, installation: Installation) -> None:
     """
-    Workers that are killed after the code was replaced, first the standby of version 0.1.0
-    so that there is one of each, then three times the serving worker, lose nothing, and no
-    client is refused.
+    Workers that are killed after the code was replaced lose nothing.
+
+    The first is the standby of version 0.1.0, so that there is one worker of each version.
+    Then the serving worker is killed three times.  No client is refused.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -242,9 +247,10 @@ def test_kills(daemon: Daemon, installation: Installation) -> None:
 
 def test_a_kill_before_the_reload(daemon: Daemon, installation: Installation) -> None:
     """
-    A standby of version 0.1.0 cannot take over any more when its files are gone, for it
-    imports what it listens with only then.  It ends, a new worker serves, no client is
-    refused and nothing is lost.
+    A standby of version 0.1.0 cannot take over any more when its files are gone.
+
+    It imports the modules to listen with only when it takes over.  It ends, a new worker
+    serves, no client is refused and nothing is lost.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -277,8 +283,9 @@ def test_the_supervisor_dies(daemon: Daemon, installation: Installation) -> None
 
 def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
     """
-    A new worker that finds the store damaged says so, and the old supervisor ends with the
-    status for it.
+    A new worker that finds the store damaged says so.
+
+    The old supervisor ends with the status for a damaged store.
     """
     installation.upgrade(FIRST_LINE)
     daemon.process.send_signal(signal.SIGHUP)
@@ -291,8 +298,9 @@ def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
 
 def test_a_standby_without_its_files(tmp_path: Path, installation: Installation) -> None:
     """
-    Today's standby has all that it takes to serve in its memory: it takes over when its
-    files are gone, as they are in the middle of an upgrade.
+    Today's standby has everything in its memory that it needs to serve.
+
+    It takes over when its files are gone, as they are in the middle of an upgrade.
     """
     installation.upgrade()
     with service(tmp_path, installation) as daemon:

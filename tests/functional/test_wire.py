@@ -27,8 +27,9 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    Provide one daemon for all tests: a refused request changes nothing.  The supervisor's
-    worker is on uvloop, and one by itself on Twisted's own reactor.
+    Provide one daemon for all tests, as a refused request changes nothing.
+
+    The supervisor's worker is on uvloop, and a worker by itself on Twisted's own reactor.
     """
     path = tmp_path_factory.mktemp("wire")
     with Daemon(path, "--max-connections", "500", command=request.param) as daemon:
@@ -168,8 +169,9 @@ REFUSED = {
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED)
 def test_refused(daemon: Daemon, sent: bytes, status: int) -> None:
     """
-    A request that is refused is answered with a status, a length, and one line that says
-    why, and the connection is closed; bytes behind it are no request any more, and nothing
+    A refused request is answered with a status, a length, and one line that says why.
+
+    The connection is closed.  Bytes behind the request are no request any more, and nothing
     moves.
     """
     before = revision(daemon)
@@ -212,8 +214,10 @@ def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
 
 def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
     """
-    Answers do not pile up in memory: while the client takes none, no more are made; when it
-    takes them, it gets them all.
+    Answers do not pile up in memory.
+
+    While the client takes no answers, no more are made.  When the client takes them, it
+    gets them all.
     """
     exchange(
         daemon,
@@ -415,8 +419,9 @@ def test_persistence(
 
 def test_a_strange_host(daemon: Daemon) -> None:
     """
-    Over loopback a name that may be anybody's is refused, however strange it is; an address
-    and no name at all are answered.
+    Over loopback a name that may be anybody's is refused, however strange it is.
+
+    An address and no name at all are answered.
     """
     for host in (b"", b"a..b", b"x" * 300, b"xn--zz", b"%41:80", b"attacker.example"):
         sent = b"GET /current HTTP/1.0\r\nHost: " + host + b"\r\n\r\n"

@@ -189,8 +189,9 @@ class Container:
 
     def until(self, pattern: str, after: str = "") -> str:
         """
-        Wait until the container's log has C{pattern}, in what came after it had only said
-        C{after}.
+        Wait until the container's log has C{pattern} after the text C{after}.
+
+        C{after} is all that the log had said at an earlier time.
 
         @return: the log.
         """

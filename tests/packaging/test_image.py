@@ -1,6 +1,7 @@
 """
-The container image, in a container with the limits of the server that it is meant
-for, and with as few rights as there can be.
+The container image, in a container with the limits of the server that it is meant for.
+
+The container has as few rights as there can be.
 """
 
 from __future__ import annotations
@@ -62,8 +63,7 @@ def test_it_serves(podman: Podman) -> None:
 
 def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
     """
-    The image's HEALTHCHECK passes when a step would be taken, and not when nobody
-    answers.
+    The image's HEALTHCHECK passes when a step would be taken, and not when nobody answers.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -77,8 +77,10 @@ def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
 
 def test_a_step_outlives_its_container(podman: Podman) -> None:
     """
-    SIGTERM ends the container within Docker's grace, with status 0; the next container with
-    the volume goes on where it was, after a SIGKILL of everything too.
+    SIGTERM ends the container within Docker's grace, with status 0.
+
+    The next container with the volume goes on where it was, after a SIGKILL of everything
+    too.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -124,8 +126,9 @@ def test_orphans_are_buried(podman: Podman) -> None:
 
 def test_nobody_is_root(podman: Podman) -> None:
     """
-    Every process is of one user that is not root, by its number, as Kubernetes wants
-    it; there is nothing to install or compile with; only the volume can be written.
+    Every process is of one user that is not root, by its number, as Kubernetes wants it.
+
+    There is nothing to install or compile with.  Only the volume can be written.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -150,8 +153,9 @@ def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> N
 
 def test_a_damaged_store_stays_as_it_is(podman: Podman) -> None:
     """
-    A damaged store ends the service with exit status 78 and one line that says so, and not
-    a byte of the store is changed.
+    A damaged store ends the service with exit status 78 and one line that says so.
+
+    Not a byte of the store is changed.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:

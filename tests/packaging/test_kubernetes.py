@@ -1,6 +1,8 @@
 """
-The manifests of C{deploy/kubernetes} say what Kubernetes understands, what its strictest
-profile asks for, and what the image has.
+The manifests of C{deploy/kubernetes}.
+
+They say only things that Kubernetes understands, that its strictest profile asks for, and
+that the image has.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ def assert_known(manifest: Any) -> None:
 
 def assert_valid(manifest: Any) -> None:
     """
-    Check a manifest against the schemas of the oldest release that will do and of the
-    newest there is, neither of which takes a word that it does not know.
+    Check a manifest against the schemas of the oldest release that will do and the newest.
+
+    Neither of them takes a word that it does not know.
     """
     from kubernetes_validate import (
         ValidationError,
@@ -89,8 +92,9 @@ def test_nothing_is_left_out() -> None:
 
 def test_the_restricted_profile() -> None:
     """
-    The pod is what the Pod Security Standards call restricted, with a read-only root
-    and without a token for the cluster besides.
+    The pod fulfils the profile of the Pod Security Standards that is called restricted.
+
+    It has a read-only root and no token for the cluster besides.
     """
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & POD.keys()
     assert POD["automountServiceAccountToken"] is False
@@ -107,8 +111,9 @@ def test_the_restricted_profile() -> None:
 
 def test_it_is_one_with_the_image() -> None:
     """
-    User, port, volume and version are the image's, the probes ask endpoints that there are,
-    and the grace is longer than a stop may take.
+    User, port, volume and version are the image's.
+
+    The probes ask endpoints that there are, and the grace is longer than a stop may take.
     """
     context = POD["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -140,9 +145,10 @@ def test_a_long_verification_is_waited_for() -> None:
 @pytest.mark.needs("kubectl", "kustomize", "kubernetes-validate")
 def test_the_components(tmp_path: Path) -> None:
     """
-    An overlay can have the components: the backup's job runs a command that pexctl knows in
-    the pod of the set, and may do that and nothing else; the monitor's pods and port are
-    those of the set.
+    An overlay can have the components.
+
+    The backup's job runs a command that pexctl knows in the pod of the set, and may do that
+    and nothing else.  The monitor's pods and port are those of the set.
     """
     overlay = tmp_path / "kustomization.yaml"
     # kustomize wants a path that is relative to the overlay.
@@ -192,8 +198,10 @@ def test_who_belongs_together() -> None:
 @pytest.mark.needs("kubectl", "kustomize")
 def test_kubectl_and_kustomize() -> None:
     """
-    The two programs build the same, and kubectl, which knows the types without a cluster,
-    loses nothing of the set when it reads it.
+    The two programs build the same.
+
+    kubectl knows the types without a cluster, and loses nothing of the set when it reads
+    it.
     """
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))

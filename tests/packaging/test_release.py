@@ -44,8 +44,9 @@ def test_debian() -> None:
 
 def test_changes() -> None:
     """
-    The list of changes begins with the changes that are not released yet, or with this
-    version; changes that are not released yet have a version that no release had.
+    The list of changes begins with the unreleased changes, or with this version.
+
+    Unreleased changes have a version that no release had.
     """
     headings = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())
     newest, *older = headings
@@ -58,8 +59,9 @@ def test_changes() -> None:
 @pytest.mark.needs("git", "build")
 def test_what_is_released_is_the_same_each_time(tmp_path: Path) -> None:
     """
-    Wheel and sdist have the same bytes each time they are made, with whatever umask, and
-    the sdist makes the same wheel; make system looks at the Debian package.
+    Wheel and sdist have the same bytes each time they are made, with whatever umask.
+
+    The sdist makes the same wheel.  C{make system} looks at the Debian package.
     """
     sums = []
     for umask, place in ((0o022, tmp_path / "one"), (0o077, tmp_path / "two")):

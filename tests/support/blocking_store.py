@@ -1,6 +1,7 @@
 """
-A store that waits for its answers, so that the promises of every store can be shown with
-one that speaks over a network.
+A store that waits for its answers.
+
+With it the tests of the promises of every store can use a store that speaks over a network.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ _BATCH = 50
 
 class Crowd:
     """
-    Connections from one address that send a piece of a request, or nothing, and come
-    again as soon as they are closed.
+    Connections from one address that send a piece of a request, or nothing.
+
+    They come again as soon as they are closed.
     """
 
     def __init__(self, port: int, count: int, piece: bytes) -> None:
@@ -85,8 +86,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 def honest(port: int, tries: int, context: ssl.SSLContext | None) -> Iterator[float]:
     """
-    Yield how long an honest client waits for an answer, on a new connection each time.
-    Seconds.
+    Yield how many seconds an honest client waits for an answer, on a new connection each.
     """
     for _ in range(tries):
         began = time.monotonic()

@@ -124,8 +124,10 @@ def reordered(old: Outcome, new: Outcome) -> Outcome:
 
 def moved_ahead(*names: str) -> Undo:
     """
-    Return the undo of headers that the new version sends first, in this order, of answers
-    that have all of them; the others are in the order that they had.
+    Return the undo of headers that the new version sends first, in this order.
+
+    It applies to answers that have all of these headers.  The other headers are in the
+    order that they had.
     """
 
     def undo(before: Answer, after: Answer) -> Answer:
@@ -220,8 +222,9 @@ def instead(old_codes: str, new_codes: str, says: str = "") -> Undo:
 
 def changed_status(old_status: str, new_status: str) -> Undo:
     """
-    Return the undo of another status with which the new version answers or ends, and else
-    as before.
+    Return the undo of another status with which the new version answers or ends.
+
+    All else is as before.
     """
 
     def undo(old: Answer, new: Answer) -> Answer:
@@ -254,8 +257,9 @@ def removed(old: Outcome, new: Outcome) -> Outcome:
 
 def reworded(old: Outcome, new: Outcome) -> Outcome:
     """
-    Undo other words of the new version, with the same statuses and headers, but for the
-    length.
+    Undo other words of the new version.
+
+    The statuses and headers must be the same, but for the length.
     """
     if len(old) != len(new):
         return new
@@ -274,8 +278,7 @@ def reworded(old: Outcome, new: Outcome) -> Outcome:
 
 def words(old_words: str, new_words: str) -> Undo:
     """
-    Return the undo of C{new_words} that the new version says where the old one says
-    C{old_words}.
+    Return the undo of C{new_words}, which the new version says for C{old_words}.
     """
     longer = len(new_words) - len(old_words)
 

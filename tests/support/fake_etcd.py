@@ -1,6 +1,5 @@
 """
-As much of etcd as the store uses, in memory, and a network that a test holds in its
-hands.
+As much of etcd as the store uses, in memory, and a network that a test controls.
 """
 
 from __future__ import annotations
@@ -330,8 +329,9 @@ class Sent:
 @define(eq=False)
 class FakeCaller:
     """
-    A way to the fake etcd.  Messages wait until the test decides what becomes of them,
-    unless it is C{open}.
+    A way to the fake etcd.
+
+    Messages wait until the test decides their fate, unless the way is C{open}.
 
     @ivar waiting: the messages whose sender waits.
     @ivar loose: the messages whose sender was told that there is no answer, and which may
@@ -400,8 +400,9 @@ class FakeCaller:
 
     def reach(self) -> Message | Refused:
         """
-        Let the first message arrive, if it has not, and return its answer, which is under
-        way.
+        Let the first message arrive, if it has not, and return its answer.
+
+        The answer is under way then.
         """
         sent = self.waiting[0]
         if sent.answer is None:

@@ -1,6 +1,7 @@
 """
-A service in memory, to test clients with, which treats its callers badly when it is told
-to.
+A service in memory, to test clients with.
+
+It treats its callers badly when it is told to.
 """
 
 from __future__ import annotations

@@ -55,8 +55,10 @@ class Mailbox:
 
 class Turns(Clock):
     """
-    A clock that makes one turn at a time.  C{Clock.advance} would never come back
-    from a call that asks for the next turn again and again.
+    A clock that makes one turn at a time.
+
+    C{Clock.advance} would never come back from a call that asks for the next turn again and
+    again.
     """
 
     def turn(self, seconds: float = 0.0) -> None:
@@ -99,8 +101,9 @@ def replay(batch: Batch) -> Iterator[Row]:
 @define(eq=False)
 class MemoryStore:
     """
-    A store that forgets with the process.  A test may hold its commits and then end them
-    one at a time.
+    A store that forgets with the process.
+
+    A test may hold its commits and then end them one at a time.
 
     @ivar held: while true, commits wait for L{finish}.
     @ivar batches: the batches that were committed.

@@ -65,12 +65,13 @@ class Installation:
 
     def upgrade(self, first_line: str = "") -> None:
         """
-        Replace the installed version by the version under test: by the files that the tests
-        import.
+        Replace the installed version by the version under test.
+
+        The files of the version under test are those that the tests import.
 
         As dpkg does it, each file is replaced at once, and files that are not there any
-        more go last: a process that starts meanwhile finds one version of every module that
-        it needs, or the other.
+        more go last.  A process that starts meanwhile finds one version of every module
+        that it needs, or the other.
 
         @param first_line: the line that the package's C{__init__.py} begins with.
         """

@@ -78,8 +78,9 @@ def _contradictions(
     records: Sequence[Record], journal: Sequence[Transition]
 ) -> Iterator[str]:
     """
-    Yield contradictions between each record and the steps that were made, whatever the
-    time.
+    Yield contradictions between each record and the steps that were made.
+
+    The order in time does not count here.
     """
     led_to = positions(journal)
     made: dict[int, Record] = {}
@@ -100,8 +101,9 @@ def _contradictions(
 
 def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Iterator[str]:
     """
-    Yield contradictions between the order of the revisions and that of the time; and
-    revisions that nobody asked for.
+    Yield contradictions between the order of the revisions and that of the time.
+
+    Yield revisions that nobody asked for, too.
     """
     size = len(journal) + 1
     # By revision, the record that shows best when the revision was not made yet (when it
@@ -137,8 +139,10 @@ def _unasked(
     not_after: Sequence[Record | None],
 ) -> Iterator[str]:
     """
-    Yield faults of revisions that nobody was told: each must be of an operation whose end
-    is not known, and which was asked for before anybody saw the revision.
+    Yield faults of revisions that nobody was told.
+
+    Each must be of an operation whose end is not known, and which was asked for before
+    anybody saw the revision.
     """
     deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
     unknown = [each for each in records if each.seen is None and not each.refused]

@@ -45,8 +45,7 @@ def check(store: Path) -> Contents:
 
 def pages_in_use(store: Path) -> dict[str, list[int]]:
     """
-    Return the numbers of all pages of a sound store that are in use, by their kind, in
-    the order of the walk.
+    Return the numbers of all used pages of a sound store by kind, in the order of the walk.
     """
     found: dict[str, list[int]] = {META: [0, 1], BRANCH: [], LEAF: [], OVERFLOW: []}
     take, take_overflow = pages._Pages.take, pages._Pages.take_overflow

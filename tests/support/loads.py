@@ -1,6 +1,7 @@
 """
-A load from clients that keep records, and the check of the records for a history that
-forgets.
+A load from clients that keep records.
+
+The check of the records is one for a history that forgets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """
-The moving picture of the README: the live page and a terminal, a load, C{kill -9} of the
-worker that serves, and what became of the load.
+The moving picture of the README.
+
+It shows the live page and a terminal, a load, C{kill -9} of the worker that serves, and the
+outcome of the load.
 
 Everything in it happens: the commands are run, the page is Chromium's, and the log is the
 service's own.  Chromium draws the terminal too.  A picture is of this moment's speed, so

@@ -1,6 +1,7 @@
 """
-Pictures of the live page for C{docs/page/}: at the start, under way, after a kill,
-and when the service has gone.
+Pictures of the live page for C{docs/page/}.
+
+They show it at the start, under way, after a kill, and when the service has gone.
 
 A picture is of this moment's fonts and speed, so it is made by hand (C{make
 screenshots}) and looked at.

@@ -18,8 +18,9 @@ from tests.support.oracle import Case, Setup
 
 class _Proxied:
     """
-    Requests through a trusted proxy, each of another client, for each has one request
-    a second.
+    Requests through a trusted proxy, each of another client.
+
+    They need that because each client has one request a second.
     """
 
     def __init__(self) -> None:

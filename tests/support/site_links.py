@@ -1,6 +1,7 @@
 """
-A hook of mkdocs that keeps the name alone of a link out of C{docs/}, such as one to code,
-for its target is not on the site.
+A hook of mkdocs that keeps the name alone of a link out of C{docs/}.
+
+The target of such a link, as one to code, is not on the site.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ _BUSY = (
 
 class TroublesomeProxy(threading.Thread):
     """
-    A proxy that passes the first attempt of each step on and loses its answer, refuses the
-    second, and passes the others on as they are.
+    A proxy that loses the answer to the first attempt of each step, and refuses the second.
+
+    It passes the first attempt on, and passes the others on as they are.
 
     @ivar port: where it listens.
     @ivar attempts: how often each key came.

@@ -51,8 +51,9 @@ class Command:
 
     def matches(self, printed: str) -> bool:
         """
-        Return whether C{printed} is what the page says.  JSON comes without a newline at
-        its end.
+        Return whether C{printed} matches the text of the page.
+
+        JSON comes without a newline at its end.
         """
         if printed and not printed.endswith("\n"):
             printed += "\n"

@@ -92,6 +92,8 @@ class Server:
         etcd: FakeCaller | None = None,
     ) -> None:
         """
+        Make the worker's parts, and start its committer.
+
         @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: the host names that are answered over loopback.
@@ -170,8 +172,9 @@ class Server:
 
 class _Transport(StringTransport):
     """
-    Twisted's transport for tests, which can be closed in one direction, and reads when it
-    is told to.
+    Twisted's transport for tests, which can be closed in one direction.
+
+    It reads when it is told to.
     """
 
     aborted = False

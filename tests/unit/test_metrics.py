@@ -94,8 +94,9 @@ def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
 
 def test_steps() -> None:
     """
-    Steps are counted by their kind and outcome; the cursor and the commits have metrics
-    too.
+    Steps are counted by their kind and outcome.
+
+    The cursor and the commits have metrics too.
     """
     call = Caller()
     for _ in range(21):
@@ -284,8 +285,9 @@ def test_the_store_on_a_disk(everything: list[Metric]) -> None:
 
 def test_the_documentation(everything: list[Metric]) -> None:
     """
-    The table of the documentation has every metric, and no other: name, kind, labels and
-    help.
+    The documentation's table has every metric, and no other.
+
+    The table has the name, kind, labels and help of each.
     """
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)

@@ -1,7 +1,8 @@
 """
-The check whether a worker would start, made before there is one, so that the operator who
-starts the service is told at once: C{python -m pexservice.cli.check}, with a worker's
-options.
+The check whether a worker would start, made before there is a worker.
+
+So the operator who starts the service is told at once.  The command is
+C{python -m pexservice.cli.check}, with a worker's options.
 
 The check does what a worker does before it listens, and reads the whole store, in a
 process of its own: reading a damaged store may end the process that reads.

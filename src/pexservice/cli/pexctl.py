@@ -1,6 +1,7 @@
 """
-C{pexctl}, and C{python -m pexservice VERB}: an operator's commands for a service and its
-store.
+An operator's commands for a service and its store: the program C{pexctl}.
+
+C{python -m pexservice VERB} is the same program.
 
 A result is a line, or with C{--json} an object, on standard output; a failure is a line on
 standard error too.  Exit statuses are those of L{EPILOGUE}.  To add a verb, write its

@@ -1,6 +1,7 @@
 """
-The status of a running service: whether it is ready, and where its cursor is, asked over
-HTTP, as any client would, without reading a value.
+The status of a running service: whether it is ready, and where its cursor is.
+
+The service is asked over HTTP, as any client would ask, and no value is read.
 """
 
 from __future__ import annotations

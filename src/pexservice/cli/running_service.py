@@ -1,6 +1,7 @@
 """
-The URL of a running service, found in its command line and in the configuration file that
-the command line names.
+The URL of a running service, found in its command line and its configuration file.
+
+The command line names the configuration file.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ _ANY = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 comp
 
 def url_of_process(pid: int) -> str:
     """
-    Return the URL of the service with the process id C{pid}: of the addresses that it was
-    told to listen on, the first that has a URL.
+    Return the URL of the service with the process id C{pid}.
+
+    Of the addresses that the service was told to listen on, the first that has a URL is
+    taken.
 
     @raise VerbFailed: there is no such address, or the process is no pexservice.
     """

@@ -134,8 +134,9 @@ class CommonOptions(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line; end the process with one line if it is wrong, for twistd
-        would print the whole of its own help before that line.
+        Parse the command line; a wrong one ends the process with one line.
+
+        C{twistd} would print the whole of its own help before that line.
         """
         if not self.foreground:
             START_TERMINAL.keep()

@@ -48,8 +48,9 @@ class Address:
     @property
     def plain_url(self) -> str:
         """
-        Return the URL with a host that every library understands, for requests whose
-        connection is made by other means.
+        Return the URL with a host that every library understands.
+
+        The URL is for requests whose connection is made by other means.
 
         hyperlink, which treq parses its URLs with, takes neither an IPv6 address nor a
         name with an underscore.

@@ -1,6 +1,8 @@
 """
-The meaning of answers: pure, and strict.  An answer that no pexservice gives is an error,
-which names the expected answer and the one that came.
+The meaning of answers: pure, and strict.
+
+An answer that no pexservice gives is an error, which names the expected answer and the one
+that came.
 """
 
 from __future__ import annotations
@@ -56,8 +58,7 @@ def shown(text: bytes) -> str:
 
 def problem_of(answer: Answer) -> tuple[str, str] | None:
     """
-    Return the name and the detail of the problem in a service's answer, or C{None} if there
-    is no problem in it.
+    Return the name and the detail of the problem in C{answer}, or C{None} without one.
     """
     kind = answer.headers.get("content-type", "")
     if kind.partition(";")[0] != "application/problem+json":

@@ -83,6 +83,8 @@ class Caller:
         now: Callable[[], float] = time.time,
     ) -> None:
         """
+        Make a sender that tries the first of C{servers} first.
+
         @param headers: the headers of every request.
         @param patience: how long one attempt may take, in seconds.
         @param chance: returns a number from 0 to 1.

@@ -59,6 +59,8 @@ class Cursor:
         agent: IAgent | None = None,
     ) -> None:
         """
+        Make the cursor of the service at C{urls}, without connecting to it yet.
+
         @param urls: base URLs of one service, which are tried in turns: many nodes with
             one store.
         @param token: the token that lets a caller move the cursor, where the service wants

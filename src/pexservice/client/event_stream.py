@@ -140,8 +140,9 @@ class EventStream(Protocol):
 
     def next(self) -> Deferred[Event | None]:
         """
-        Return a Deferred that fires with the newest event that was not returned yet, or
-        with C{None} when there will be no more.
+        Return a Deferred that fires with the newest event that was not returned yet.
+
+        The Deferred fires with C{None} when there will be no more events.
         """
         waiting: Deferred[Event | None] = Deferred(self._forget)
         self._waiting = waiting

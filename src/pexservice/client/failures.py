@@ -1,6 +1,5 @@
 """
-The reasons why a request had no answer: those that may pass in a moment, and those that
-last.
+The reasons why a request had no answer: they may pass in a moment, or they last.
 """
 
 from __future__ import annotations
@@ -60,8 +59,9 @@ def reasons(error: BaseException) -> Iterator[BaseException]:
 
 def lasting(url: str, error: BaseException) -> CursorError | None:
     """
-    Return the exception for an error that another attempt will not change, or C{None} for
-    one that may pass.
+    Return the exception for an error that lasts, or C{None} for one that may pass.
+
+    Another attempt will not change an error that lasts.
     """
     for each in reasons(error):
         kind, words = type(each), _words(each)

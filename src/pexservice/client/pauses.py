@@ -28,8 +28,9 @@ def back_off(attempt: int, chance: float) -> float:
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
     """
-    Return how long an answer asks to wait, in seconds; 0 if the answer does not ask, or not
-    in a way that can be understood.
+    Return how long an answer asks to wait, in seconds.
+
+    The time is 0 if the answer does not ask, or not in a way that can be understood.
 
     @param headers: the headers of the answer, by their names in lower case.
     @param now: seconds since the epoch, for a date from a server that tells no time.

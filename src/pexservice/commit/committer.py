@@ -86,6 +86,8 @@ class Committer:
         give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
+        Make the committer of C{store}; L{start} opens the store.
+
         @param synchronous: commit before the answer.
         @param fatal: called when the outcome of a commit is unknown; must end the
             process soon.
@@ -156,8 +158,7 @@ class Committer:
     @property
     def latest(self) -> State:
         """
-        Return the state that the disk will have when all moves that were applied are
-        durable.
+        Return the state that the disk will have when all applied moves are durable.
         """
         return self._group.latest
 
@@ -223,11 +224,10 @@ class Committer:
 
     def _was_used(self, key: bytes, move: Move, waiter: Waiter) -> bool:
         """
-        Return whether the C{key} of C{move} was used before, or cannot be looked up; in
-        both cases C{waiter} is told.
+        Return whether the C{key} of C{move} was used before, or cannot be looked up.
 
-        Nothing comes between this look-up and the move: of two uses of a key the second
-        finds the first, in a batch or in the store.
+        In both cases C{waiter} is told.  Nothing comes between this look-up and the move:
+        of two uses of a key the second finds the first, in a batch or in the store.
         """
         found = self._group.find(key)
         if found is not None:
@@ -294,8 +294,10 @@ class Committer:
 
     def _give_up(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        End the process.  Unless the store is damaged, nobody knows whether the disk has
-        the batch; only reading it anew can tell.
+        End the process.
+
+        Unless the store is damaged, nobody knows whether the disk has the batch; only
+        reading the store anew can tell.
         """
         damaged = failure.check(StoreDamaged) is not None
         self._refusal = refusal = NotTaken(_DAMAGED if damaged else "the store failed")
@@ -306,8 +308,9 @@ class Committer:
 
     def _unreadable(self, error: Exception) -> Exception:
         """
-        Return the error that readers get for C{error}, which a read raised.  If the store
-        is damaged, take nothing more and end the process.
+        Return the error that readers get for C{error}, which a read raised.
+
+        If the store is damaged, the committer takes nothing more and ends the process.
         """
         if not isinstance(error, StoreDamaged):
             return error

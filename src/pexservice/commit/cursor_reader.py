@@ -44,6 +44,8 @@ class CursorReader:
         seen: Callable[[State], None],
     ) -> None:
         """
+        Make a reader of the cursor of C{store}.
+
         @param known: the state that the cursor is probably near to.
         @param seen: called with each state that was read, before its readers get it.
         """
@@ -129,8 +131,9 @@ class CursorReader:
 
     def state_at(self, revision: int, position: int) -> State:
         """
-        Return the state with this revision and position, at little cost if the position
-        is not far from the last known one.
+        Return the state with this revision and position.
+
+        The cost is small if the position is not far from the last known one.
         """
         term = self._known().term
         if abs(position - term.position) > NEAR:

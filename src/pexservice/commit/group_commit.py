@@ -113,8 +113,7 @@ class GroupCommit:
     @property
     def is_idle(self) -> bool:
         """
-        Return whether no transition waits for a commit, so that the cursor stays where it
-        is.
+        Return whether no transition waits for a commit, so the cursor stays where it is.
         """
         return self.under_way is None and not self.open.transitions
 
@@ -180,8 +179,10 @@ class GroupCommit:
 
     def find(self, key: bytes) -> tuple[Transition, State, OpenBatch] | None:
         """
-        Find the transition of an idempotency key that is not durable yet, the state after
-        it, and its batch.
+        Find the use of an idempotency key in the batches that are not durable yet.
+
+        @return: the transition that the key was used for, the state after that transition,
+            and its batch; C{None} if neither batch has the key.
         """
         for batch in (self.under_way, self.open):
             if batch is not None and key in batch.keys:
@@ -310,8 +311,9 @@ class GroupCommit:
 
     def commit_ended(self) -> Deferred[None]:
         """
-        Return a C{Deferred} that fires when the commit under way, or else the next one,
-        has ended.
+        Wait until the commit that is under way, or else the next one, has ended.
+
+        @return: fires when that commit has ended.
         """
         settling: Deferred[None] = Deferred()
         self._settling.append(settling)

@@ -63,17 +63,18 @@ class ICommitter(Interface):
 
     def settled() -> Deferred[None]:
         """
-        Wait for the commit that is under way, if any, as far as it can hang on this
-        machine's disk.  A process whose commit hangs does not get on.
+        Wait for the commit under way, if any, as far as it can hang on this machine's disk.
+
+        A process whose commit hangs does not get on.
         """
 
     def move(move: Move, waiter: Waiter) -> None:
         """
-        Make C{move}, and tell C{waiter} its L{Outcome}, which is durable, or L{NotTaken},
-        L{OutcomeUnknown} or L{KeyReused}.
+        Make C{move}, and tell C{waiter} the durable L{Outcome} or an error.
 
-        C{waiter} may be called before this method returns.  Outcomes of moves that were
-        applied come in the order of the moves.
+        The error is L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.  C{waiter} may be
+        called before this method returns.  Outcomes of moves that were applied come in the
+        order of the moves.
         """
 
     def read_current() -> Deferred[State]:
@@ -92,8 +93,9 @@ class ICommitter(Interface):
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        Read at most C{limit} durable transitions, newest first: those with a revision
-        below C{before}, or the latest.
+        Read at most C{limit} durable transitions, newest first.
+
+        Their revisions are below C{before}; if C{before} is C{None}, they are the latest.
 
         @raise NotTaken: the store cannot be read.
         """
@@ -101,8 +103,9 @@ class ICommitter(Interface):
 
 class IBatchOwner(Interface):
     """
-    The owner of a C{GroupCommit}'s batches: a committer, which decides when a batch is
-    committed and what its failure means.
+    The owner of a C{GroupCommit}'s batches, which is a committer.
+
+    The owner decides when a batch is committed, and what the failure of a batch means.
     """
 
     def ready() -> None:
@@ -117,8 +120,9 @@ class IBatchOwner(Interface):
 
     def failed(batch: OpenBatch, failure: Failure) -> None:
         """
-        Answer the waiters of C{batch}, whose commit failed, and of the open batch, which
-        was built on it.
+        Answer the waiters of C{batch}, whose commit failed, and those of the open batch.
+
+        The open batch was built on C{batch}.
         """
 
     def crashed(failure: Failure) -> None:

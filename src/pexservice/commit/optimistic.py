@@ -66,6 +66,8 @@ class OptimisticCommitter:
         give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
+        Make the committer of C{store}; L{start} opens the store.
+
         @param fatal: called when this program is found to be wrong; must end the
             process soon.
         """
@@ -165,8 +167,10 @@ class OptimisticCommitter:
 
     def _is_news(self, revision: int) -> bool:
         """
-        Return whether to go on from C{revision}: it is newer than the durable state, and
-        there are no moves that will show where the cursor is.
+        Return whether to go on from C{revision}.
+
+        That is so if C{revision} is newer than the durable state, and there are no moves
+        that will show where the cursor is.
         """
         return self._group.is_idle and revision > self.durable.revision
 
@@ -185,8 +189,10 @@ class OptimisticCommitter:
 
     def _place(self, move: Move, waiter: Waiter) -> None:
         """
-        Have C{move} made, unless its key is in a batch already, no more keys fit into the
-        open batch, or its condition is not met.
+        Have C{move} made now, if its key and its condition allow that.
+
+        C{move} is not made now if its key is in a batch already, if no more keys fit into
+        the open batch, or if its condition is not met.
         """
         group, key = self._group, move.key
         if key is not None:
@@ -204,9 +210,11 @@ class OptimisticCommitter:
 
     def _unmet(self, move: Move, waiter: Waiter) -> None:
         """
-        Find out whether C{move}'s condition is really not met.  It may only look so
-        because other nodes moved the cursor, or because of moves that never come to be;
-        or the move was made before, with the same key.
+        Find out whether C{move}'s condition is really not met.
+
+        The condition may only look unmet because other nodes moved the cursor, or because
+        of moves that never come to be.  The move may also have been made before, with the
+        same key.
         """
         group = self._group
         if move.key is not None or group.is_idle:
@@ -283,8 +291,7 @@ class OptimisticCommitter:
 
     def failed(self, batch: OpenBatch, failure: Failure) -> None:
         """
-        Try the moves again if C{batch} lost the race, and tell the waiters of any other
-        error.
+        Try the moves again if C{batch} lost the race; tell the waiters of any other error.
         """
         error = failure.value
         if isinstance(error, Conflict):

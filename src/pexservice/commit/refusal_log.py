@@ -29,8 +29,9 @@ class RefusalLog:
 
     def refused(self, refusal: Exception, count: int) -> None:
         """
-        Count C{count} refused transitions, and log all since the last line if that is
-        long enough ago.
+        Count C{count} refused transitions, and log all if the last line is long enough ago.
+
+        The new line counts all transitions that were refused since the last one.
         """
         self._count += count
         now = self._monotonic()

@@ -40,8 +40,9 @@ class Result(Enum):
     @property
     def word(self) -> str:
         """
-        Return the word that the result is counted as; see
-        L{pexservice.commit.counters.OUTCOMES}.
+        Return the word that the result is counted as.
+
+        The words are in L{pexservice.commit.counters.OUTCOMES}.
         """
         return self.value
 
@@ -74,8 +75,9 @@ class Move:
 
 class Waiter(Protocol):
     """
-    A callable that is told the outcome of a move once, when that is durable or will never
-    be.
+    A callable that is told the outcome of a move once.
+
+    The call comes when the outcome is durable or will never be.
     """
 
     def __call__(self, outcome: Outcome | Exception, /) -> None:

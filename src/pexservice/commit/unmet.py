@@ -45,6 +45,8 @@ class UnmetConditions:
         postpone: Callable[[Move, Waiter], None],
     ) -> None:
         """
+        Prepare to decide on moves for the committer that owns C{group}.
+
         @param make: makes a move whose condition may be met.
         @param postpone: makes a move when the next commit has ended.
         """
@@ -84,8 +86,9 @@ class UnmetConditions:
 
     def _refuse(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
         """
-        Tell C{waiter} that the condition was not met at C{state}, unless the key had been
-        used by then.
+        Tell C{waiter} that the condition was not met, unless the key had been used by then.
+
+        The condition was compared with C{state}.
         """
 
         def recalled(first: Remembered | None) -> None:

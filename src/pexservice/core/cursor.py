@@ -78,8 +78,9 @@ def state_at(revision: int, position: int) -> State:
 
 def follow(state: State, transition: Transition, neighbours: Neighbours) -> State:
     """
-    Return the state after C{transition}.  Each transition counts as a revision, also one
-    that leaves the position where it is.
+    Return the state after C{transition}.
+
+    Each transition counts as a revision, also one that leaves the position where it is.
     """
     revision, term = state
     if transition is Transition.NEXT:
@@ -102,9 +103,10 @@ def follow_position(position: int, transition: Transition) -> int:
 
 def skip_positions(position: int, transitions: bytes) -> int:
     """
-    Return the position after C{transitions}, one byte each: the code of its
-    L{Transition}.  The transitions are counted, and followed one by one only where the
-    position may have stayed at 0.
+    Return the position after C{transitions}, which are the codes of L{Transition}s.
+
+    Each code is one byte.  The transitions are counted, and followed one by one only where
+    the position may have stayed at 0.
     """
     reset = transitions.rfind(Transition.RESET.code)
     if reset >= 0:

@@ -38,10 +38,10 @@ _EXACT = Context(
 
 class Term:
     """
-    One term of the sequence together with the following term, which is all that a step in
-    either direction needs.
+    One term of the sequence, together with the following term.
 
-    Immutable by convention; the digits are made once, when they are first asked for.
+    A step in either direction needs no more than these two.  A term is immutable by
+    convention; the digits are made once, when they are first asked for.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
@@ -122,9 +122,10 @@ _DIGITS_A_POSITION = 0.20898764
 
 class Neighbours:
     """
-    The terms that a cursor has lately been at, so that a cursor that goes to and fro
-    makes each value and its digits once.  The terms that were made first are dropped
-    first.
+    The terms that a cursor has lately been at.
+
+    With them, a cursor that goes to and fro makes each value and its digits once.  The
+    terms that were made first are dropped first.
     """
 
     def __init__(self) -> None:
@@ -168,8 +169,10 @@ def digits(value: Decimal) -> bytes:
 
 def term_at(position: int) -> Term:
     """
-    Return the term at C{position}, by fast doubling: one round of three multiplications
-    for each bit of C{position}, 21 ms at 1,000,000.
+    Return the term at C{position}, by fast doubling.
+
+    The cost is one round of three multiplications for each bit of C{position}, 21 ms at
+    1,000,000.
 
     @raise ValueError: C{position} is negative.
     """

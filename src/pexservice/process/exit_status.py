@@ -26,8 +26,9 @@ from pexservice.process.start_terminal import START_TERMINAL
 
 class Status(IntEnum):
     """
-    The exit statuses, a protocol with the program that started the process.  The values
-    are those of C{sysexits.h} where it has one that fits.
+    The exit statuses, a protocol with the program that started the process.
+
+    The values are those of C{sysexits.h} where it has one that fits.
     """
 
     #: The process could not start; trying again may help.
@@ -115,8 +116,9 @@ class ProcessExit:
 
     def watch_reactor(self) -> None:
         """
-        End with a status that is not 0 if the reactor breaks down; twistd takes that for
-        an end like any other.
+        End with a status that is not 0 if the reactor breaks down.
+
+        C{twistd} takes a breakdown for an end like any other.
         """
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
         self._at_exit(self._end_unless_stopped)

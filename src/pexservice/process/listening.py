@@ -81,8 +81,9 @@ class Place:
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
-    Return the places that C{descriptions} name; the command line was checked, so each is
-    valid.
+    Return the places that C{descriptions} name.
+
+    The command line was checked, so each description is valid.
     """
     found = []
     for description in descriptions:
@@ -100,8 +101,9 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
 
 def _first_environment() -> dict[str, str]:
     """
-    Return the environment that this process began with; Twisted, when it is imported,
-    removes systemd's variables.
+    Return the environment that this process began with.
+
+    Twisted, when it is imported, removes systemd's variables.
     """
     found = Path("/proc/self/environ").read_bytes().decode(errors="replace")
     return dict(each.split("=", 1) for each in found.split("\0") if "=" in each)

@@ -22,10 +22,10 @@ ORPHANS_INTERVAL = 0.1
 
 def end_with_parent(descriptor: int, stop: Callable[[], object] | None = None) -> None:
     """
-    End this process when the process at the other end of a pipe has ended, however it
-    did.
+    End this process when the process at the other end of a pipe has ended.
 
-    A thread waits for that, so that this process ends even when it hangs.
+    It does not matter how that process ended.  A thread waits for its end, so that this
+    process ends even when it hangs.
 
     @param descriptor: either end of a pipe whose other end only the parent has.
     @param stop: called in that thread to stop in order; after L{ORPHAN_GRACE} seconds the

@@ -103,8 +103,9 @@ class Score:
 
 def last_reload(score: Score | None) -> str | None:
     """
-    Return a phrase with the outcome of the last reload, or C{None} if there was none or
-    no supervisor counts them.
+    Return a phrase with the outcome of the last reload, or C{None} if there was none.
+
+    Return C{None} also if no supervisor counts the reloads.
     """
     if score is None or not score.reloads:
         return None

@@ -47,6 +47,8 @@ class Notifier:
         close: Callable[[], object] = lambda: None,
     ) -> None:
         """
+        Make a notifier that sends each message by C{send}, or to nobody without C{send}.
+
         @param send: sends one message without waiting, or raises C{OSError}.
         @param close: closes what C{send} uses.
         """

@@ -53,8 +53,9 @@ class StartSignals:
 
     def on_terminate(self, interrupt: Callable[[], object] | None) -> None:
         """
-        Have C{interrupt} called when the process is asked to end, or now if it was
-        already.
+        Have C{interrupt} called when the process is asked to end.
+
+        If the process was asked already, call C{interrupt} now.
         """
         self._interrupt = interrupt
         if self.terminated and interrupt is not None:

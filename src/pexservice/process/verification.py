@@ -1,6 +1,5 @@
 """
-Reports of how much of the store was verified, for systemd and the operator during a
-start.
+Reports to systemd and the operator, during a start: how much of the store was verified.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ LOG_INTERVAL = 5.0
 
 class VerificationProgress:
     """
-    A reporter of progress: to the log, and in systemd's words to the process that started
-    this one, which takes a report for a sign of life.
+    A reporter of progress, to the log and to the process that started this one.
+
+    That process gets the reports in systemd's words, and takes each for a sign of life.
 
     A report blocks as little as a datagram does, and a verification that hangs reports
     nothing.

@@ -1,4 +1,6 @@
 """
-The server's connections: which bytes count as a request, which clients are admitted, and
-how many.
+The server's connections, their requests and their clients.
+
+This package decides which bytes count as a request, which clients are admitted, and how
+many.
 """

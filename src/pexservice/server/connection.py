@@ -1,6 +1,7 @@
 """
-The protocol of a connection: requests that the plan cache knows are answered here, all
-others by an HTTP channel.
+The protocol of a connection, which answers requests that the plan cache knows.
+
+All other requests are answered by an HTTP channel.
 
 Most connections never need a channel.  A connection that does keeps it for the rest of its
 life, and the two take turns: a request that the cache knows is answered here when nothing

@@ -39,6 +39,8 @@ class FastPath:
         remembers: bool = True,
     ) -> None:
         """
+        Make the shared state, with an empty plan cache.
+
         @param log: the access log, if there is one.
         @param remembers: C{False} to have every request parsed.
         """

@@ -53,8 +53,9 @@ class IConnection(Interface):
 
     def bytes_taken() -> int | None:
         """
-        Return a number that changes when the client takes some of what it is sent;
-        C{None} if that cannot be told.
+        Return a number that changes when the client takes some of the bytes sent to it.
+
+        Return C{None} if such a number cannot be told.
         """
 
     def loseConnection() -> None:

@@ -1,6 +1,8 @@
 """
-The limits on connections: which of them are closed when there are too many, when they take
-too long, and when the worker stops.
+The limits on connections: which connections are closed, and when.
+
+Connections are closed when there are too many, when they take too long, and when the
+worker stops.
 
 Every connection counts that holds a file descriptor, from the moment it is accepted.  When
 there is no room for another, some client holds more than its share, and one of that
@@ -173,8 +175,7 @@ class Connections:
 
     def _next_found(self) -> IConnection | None:
         """
-        Return the next connection of the search that has not changed since, if there is
-        one.
+        Return the search's next connection that has not changed since, if there is one.
         """
         while self._found:
             rank, each = self._found.pop()

@@ -135,6 +135,8 @@ class Reader:
         self, meanings: Mapping[bytes, Callable[[bytes], Hashable]], *, logs: bool = False
     ) -> None:
         """
+        Make a reader that remembers no line yet.
+
         @param meanings: for each header that decides which operation is meant, the function
             that returns the meaning of its value: never C{None} but for one that is not
             plain.

@@ -75,6 +75,8 @@ class PlanCache:
         logs: bool = False,
     ) -> None:
         """
+        Make an empty cache.
+
         @param bind: checks arguments that will be the same each time; returns C{None} if
             they are refused.
         @param meanings: for each header that decides, the function that returns the meaning
@@ -266,8 +268,9 @@ class PlanCache:
 
     def _fill_hole(self, hole: Hole, shape: Shape, head: bytes) -> Recognized | None:
         """
-        Return the meaning of C{head}, which has C{shape}, if all that is new in it is the
-        value in the C{hole}.  A line that comes again is left to L{_fill}, which keeps it.
+        Return the meaning of C{head} if nothing in it is new but the value in the C{hole}.
+
+        The head has C{shape}.  A line that comes again is left to L{_fill}, which keeps it.
         """
         begin, end = len(hole.begin), len(head) - len(shape.suffix)
         if not head.startswith(hole.begin) or VALUE.fullmatch(head, begin, end) is None:
@@ -283,8 +286,7 @@ class PlanCache:
 
     def _with(self, shape: Shape, differing: list[Line]) -> Recognized | None:
         """
-        Return the meaning of a head that has C{shape} and the lines C{differing}, if it is
-        known.
+        Return the meaning, if known, of a head with C{shape} and the lines C{differing}.
         """
         shared = shape.arguments
         arguments, plan = shared.copy(), shape.plan
@@ -308,8 +310,9 @@ class PlanCache:
 
 def _hole(shape: Shape, line: bytes, said: Line) -> Hole | None:
     """
-    Return the hole of a C{shape} whose heads differ in one C{line}, if the value of that
-    line neither decides which plan they have nor needs to be checked.
+    Return the hole of a C{shape} whose heads differ in one C{line}, if it can have one.
+
+    The value of that line must neither decide which plan the heads have nor need a check.
     """
     if shape.plan is None or said.slot is not None or said.name == HOST:
         return None

@@ -1,6 +1,7 @@
 """
-The plans of requests, which are found by the meanings of heads, and the shapes that the
-heads of one client have.
+The plans of requests, and the shapes that the heads of one client have.
+
+Plans are found by the meanings of heads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """
-The request: its body is dropped, the one resource answers it, and nothing in its answer
-names the server.
+The request: its body is dropped, and the one resource answers it.
+
+Nothing in the answer names the server.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class PexRequest(server.Request):
 
     def getRequestHostname(self) -> bytes:
         """
-        Return a fixed name for Klein: nothing here depends on the C{Host}, and routing by
-        it must not fail because of a strange one.
+        Return a fixed name for Klein: nothing here depends on the C{Host}.
+
+        Routing by the C{Host} must not fail because of a strange one.
         """
         return b"localhost"

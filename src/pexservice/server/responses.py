@@ -34,8 +34,9 @@ def head(
     headers: Iterable[Header],
 ) -> bytes:
     """
-    Return the head of an answer.  Headers of one name follow each other, where the first
-    of them stands.
+    Return the head of an answer.
+
+    Headers of one name follow each other, where the first of them stands.
 
     @param connection: the value of its C{Connection}, if it has one.
     """

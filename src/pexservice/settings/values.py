@@ -1,6 +1,7 @@
 """
-The forms of the options' values: parsers that make a value of its text, or raise a
-C{ValueError} that says what the value must be.
+The forms of the options' values: parsers that make a value of its text.
+
+For a wrong text, a parser raises a C{ValueError} that says what the value must be.
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ class StoreBusy(StoreUnusable):
 
 class StoreDamaged(StoreUnusable):
     """
-    The content of the store contradicts itself.  Starting again does not repair it, and
-    nothing resets it.
+    The store contradicts itself; starting again does not repair it, and nothing resets it.
     """
 
     exit_status = Status.DAMAGED
@@ -50,8 +49,9 @@ class StoreDamaged(StoreUnusable):
 
 class StoreIncompatible(StoreUnusable):
     """
-    The store may be whole, but it has a format that this program does not read.  The
-    message names the version that was found and the one that is wanted.
+    The store may be whole, but it has a format that this program does not read.
+
+    The message names the version that was found and the one that is wanted.
     """
 
     exit_status = Status.MISCONFIGURED
@@ -65,15 +65,18 @@ class NotTaken(Exception):
 
 class OutcomeUnknown(Exception):
     """
-    The store failed while the batch was under way.  Only opening the store again tells
-    whether the batch happened.
+    The store failed while the batch was under way.
+
+    Only opening the store again tells whether the batch happened.
     """
 
 
 class Conflict(Exception):
     """
-    The batch never happened, and never will: the cursor is not where it began, or one of
-    its keys had been used.  Only a store that other nodes write to raises this error.
+    The batch never happened, and never will.
+
+    The cursor is not where the batch began, or one of the batch's keys had been used.
+    Only a store that other nodes write to raises this error.
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, likewise.
@@ -185,9 +188,7 @@ class IOnDisk(Interface):
 
     def space() -> Space | None:
         """
-        Return, without blocking, how much room there is for the store.
-
-        @return: C{None} while the store is not open.
+        Return, without blocking, how much room the store has; C{None} while it is not open.
         """
 
 
@@ -206,14 +207,11 @@ class IStore(Interface):
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch, durably, or nothing of it.  The committer never calls this
-        while an earlier commit is under way.
+        Take the whole batch, durably, or nothing of it; no earlier commit is under way.
 
         @raise NotTaken: the batch surely did not happen; the store goes on.
-        @raise StoreDamaged: the batch surely did not happen; the store must not be used
-            any more.
-        @raise Exception: any other error means that the outcome is unknown; the store
-            must not be used any more, except to close it.
+        @raise StoreDamaged: the batch surely did not happen; do not use the store any more.
+        @raise Exception: with any other error the outcome is unknown; only close the store.
         """
 
     def recall(key: bytes) -> Deferred[Remembered | None]:
@@ -226,9 +224,9 @@ class IStore(Interface):
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        Return at most C{limit} durable transitions, newest first: those with a revision
-        below C{before}, or the latest if it is C{None}.
+        Return at most C{limit} durable transitions, newest first.
 
+        @param before: the revisions are below this one; C{None} means the latest ones.
         @raise NotTaken: as for L{recall}; likewise L{StoreDamaged}.
         """
 
@@ -245,8 +243,9 @@ class IOwnStore(IStore):
 
     def look_up(key: bytes) -> Remembered | None:
         """
-        Return at once what L{recall} fires with.  Every batch whose commit has ended is
-        known here, and the batch that is under way may be.
+        Return at once the result that L{recall} fires with.
+
+        Every batch whose commit has ended is known here, and the one under way may be.
         """
 
 
@@ -277,8 +276,9 @@ class ISharedStore(IStore):
 
     def watch(heard: Callable[[int, int], None]) -> None:
         """
-        Call C{heard} with (revision, position) when the cursor is known to have moved,
-        by whichever node.  The call may come late, or never.
+        Call C{heard} with (revision, position) when the cursor is known to have moved.
+
+        Any node may have moved the cursor.  The call may come late, or never.
         """
 
     def read() -> Deferred[tuple[int, int]]:

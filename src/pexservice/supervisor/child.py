@@ -42,8 +42,9 @@ class Command:
 
 class RestartDelay:
     """
-    The delay before the next start of a child, twice as long after each child that did
-    not live for L{LIVED} seconds.
+    The delay before the next start of a child.
+
+    The delay is twice as long after each child that did not live for L{LIVED} seconds.
     """
 
     def __init__(self) -> None:
@@ -51,8 +52,7 @@ class RestartDelay:
 
     def after(self, lived: float) -> float:
         """
-        Return the seconds until the next start, after a child that lived for C{lived}
-        seconds.
+        Return the seconds until the next start, after a child lived for C{lived} seconds.
         """
         if lived >= LIVED:
             self.reset()

@@ -1,6 +1,7 @@
 """
-The replacement of all workers, at SIGHUP: the new ones follow the installed code and the
-files as they are now, and no request fails.
+The replacement of all workers, at SIGHUP, without a failed request.
+
+The new workers follow the installed code and the files as they are now.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Replacement:
         renew: Callable[[], Renewal] = Renewal,
     ) -> None:
         """
+        Make a replacement of C{roster}'s workers, which L{request} begins.
+
         @param renew: takes the options as they are now; raises L{CannotStart} if they
             are wrong.
         """

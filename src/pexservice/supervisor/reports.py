@@ -1,6 +1,7 @@
 """
-The supervisor's reports on the service: to systemd or another program that started it,
-and to its workers, which answer C{/metrics}.
+The supervisor's reports on the service, to its starter and to its workers.
+
+The starter is systemd or another program.  The workers answer C{/metrics}.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pexservice.process.sd_notify import READY, RELOADING, Notifier
 
 class Reports:
     """
-    The score that the workers read, and the notifications to systemd: that the service is
-    ready, and what it does.
+    The score that the workers read, and the notifications to systemd.
+
+    The notifications say that the service is ready, and what the service does.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class Reports:
 
     def ready(self) -> None:
         """
-        Notify systemd that a worker serves; while the workers are replaced, only at the
-        end of that.
+        Notify systemd that a worker serves.
+
+        While the workers are replaced, notify systemd only at the end of the replacement.
         """
         self._ready = True
         if not self.reloading:

@@ -67,6 +67,8 @@ class Roster:
         standby: int,
     ) -> None:
         """
+        Make a roster without workers, which L{start} adds.
+
         @param launch: returns the command of a worker; called with whether that has to
             verify the store.
         @param give_up: ends the service, with a status and a reason.
@@ -97,8 +99,9 @@ class Roster:
     @property
     def in_succession(self) -> bool:
         """
-        Return whether no worker serves and one is about to: one that stands by, or that
-        has begun and not yet had the time.
+        Return whether no worker serves and one is about to.
+
+        That worker stands by, or it has begun and has not yet had the time to serve.
         """
         recently = self._reactor.seconds() - HEAD_START
         return not any(each.state is State.SERVING for each in self.workers) and any(
@@ -120,8 +123,10 @@ class Roster:
 
     def configure(self, watchdog: float, standby: int) -> None:
         """
-        Have the workers that are started from now on watched with C{watchdog}, and have
-        C{standby} of them stand by after the next L{fill}.
+        Set the watchdog's time and the number of standbys.
+
+        The workers that are started from now on are watched with C{watchdog}.  C{standby}
+        workers stand by after the next L{fill}.
         """
         self._watchdog, self._wanted = watchdog, 1 + standby
         self._reports.standby_wanted(standby)
@@ -178,8 +183,9 @@ class Roster:
 
     def command(self) -> Command:
         """
-        Return the command that starts a worker now: it depends on how other workers
-        ended.
+        Return the command that starts a worker now.
+
+        The command depends on how other workers ended.
         """
         return self._launch(self._suspicious)
 
@@ -222,8 +228,7 @@ class Roster:
 
     def ended(self, worker: WorkerProcess, end: End) -> None:
         """
-        Count a worker that ended, and end the service where another worker would be of no
-        use.
+        Count a worker that ended, and end the service where another would be of no use.
         """
         if end.code in _SUSPICIOUS:
             self._suspicious = True

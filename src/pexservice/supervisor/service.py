@@ -89,6 +89,8 @@ class Supervisor(Service):
         signals: StartSignals = START_SIGNALS,
     ) -> None:
         """
+        Make the service, without starting anything.
+
         @param listen: endpoint descriptions.
         @param plan: how workers are started and watched.
         @param check: the command that checks whether a worker would start.

@@ -1,6 +1,7 @@
 """
-One worker: a place that one process after the other fills; their output and messages, and
-when each is started, told to stop and killed.
+One worker: a place that one process after the other fills.
+
+Here their output and messages are read, and each is started, told to stop and killed.
 
 A process writes systemd's notify messages into a pipe that only it has, so no other can
 speak for it.  The pipe is also its lifeline: a process whose supervisor is gone sees that
@@ -285,8 +286,7 @@ class WorkerProcess(ProcessProtocol):
 
     def watch(self, *, excused: bool) -> None:
         """
-        Kill the process if it was silent for too long; but first have it write where it
-        hangs.
+        Kill a process that was silent for too long, once it has written where it hangs.
 
         @param excused: whether messages could not be read, because the supervisor hung.
         """

@@ -31,8 +31,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 class BadTokens(Misconfigured):
     """
-    A token file that is not valid; the message names the file, and the line if one is
-    to blame.
+    A token file that is not valid.
+
+    The message names the file, and the line if one is to blame.
     """
 
     __module__ = "pexservice"
@@ -40,8 +41,9 @@ class BadTokens(Misconfigured):
 
 def read_tokens(path: str) -> frozenset[bytes]:
     """
-    Return the tokens in C{path}, one a line; empty lines and lines that begin with C{#} are
-    passed over.
+    Return the tokens in C{path}, one a line.
+
+    Empty lines and lines that begin with C{#} are passed over.
 
     @return: their SHA-256 digests: a token itself is not kept.
     @raise BadTokens: a line is no token, or there is no token.
@@ -73,8 +75,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
 
 class Access:
     """
-    The access rules: which tokens may move the cursor, and which web pages may use the
-    service.
+    The rules on which tokens may move the cursor and which web pages may use the service.
 
     @ivar pages: the rules for web pages.
     """
@@ -83,6 +84,8 @@ class Access:
         self, tokens: frozenset[bytes] | None = None, origins: Collection[str] = ()
     ) -> None:
         """
+        Make the rules for C{tokens} and C{origins}.
+
         @param tokens: digests of the tokens that may move the cursor; C{None} when every
             client may.
         @param origins: the origins whose pages may use the API.

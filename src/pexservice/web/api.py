@@ -73,6 +73,8 @@ class Api:
         last_reload: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
+        Make the tree over C{committer}, with the endpoints in C{table}.
+
         @param table: the endpoints that there are.
         @param scrape: given C{Accept} values, returns the metrics; without it there are
             none.
@@ -294,8 +296,10 @@ def _health(
     notes: Sequence[str] = (),
 ) -> Reply:
     """
-    Return an answer by Kubernetes' conventions: C{ok}, or each check on a line; or as JSON
-    each check by its name.
+    Return an answer by Kubernetes' conventions.
+
+    The answer is C{ok}, or has each check on a line.  As JSON, the answer has each check by
+    its name.
 
     @param checks: for each check by its name, the reason why it fails, if it does.
     @param notes: further lines for clients that ask for each check.

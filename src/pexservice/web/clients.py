@@ -1,6 +1,7 @@
 """
-The address of the client that sent a request: the other end of the connection, unless that
-is a proxy.
+The address of the client that sent a request.
+
+The client is at the other end of the connection, unless a proxy is there.
 
 C{X-Forwarded-For} can be written by anybody, so it counts only from known proxies: peers of
 a Unix socket, which only the machine's own proxy can open, and the addresses that the
@@ -39,8 +40,9 @@ _USUAL = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
 @lru_cache(maxsize=1024)
 def normalized(text: str) -> str:
     """
-    Return an IP address in its shortest form, and an IPv4 address that is mapped into IPv6
-    as plain IPv4.
+    Return an IP address in its shortest form.
+
+    An IPv4 address that is mapped into IPv6 becomes plain IPv4.
 
     @raise ValueError: C{text} is no IP address.
     """
@@ -114,8 +116,7 @@ class Clients:
 
     def host(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
         """
-        Return the address of the client that sent a request, or an empty string if there is
-        none.
+        Return the address of the client that sent a request, or C{""} if there is none.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.  Each proxy
             adds at the end the address that it heard from, so the last address that is not

@@ -37,8 +37,9 @@ _PORT = re.compile(rb":[0-9]*\Z")
 
 def host_name(host: bytes) -> str:
     """
-    Return the name in the value of a C{Host} header, as names are compared: in small
-    letters, without the port and the final dot.
+    Return the name in the value of a C{Host} header, as names are compared.
+
+    The name is in small letters, without the port and the final dot.
     """
     name = _PORT.sub(b"", host).decode("latin-1").lower()
     return name.removesuffix(".")
@@ -58,6 +59,8 @@ class HostPolicy:
         needed: bool = True,
     ) -> None:
         """
+        Make the rules from the names in C{allowed} and the machine's own name.
+
         @param allowed: more names to answer to, or L{ANY}.
         @param own_name: the machine's name, as C{gethostname} has it.
         @param clients: knows which clients are proxies, which check the name themselves.
@@ -74,8 +77,9 @@ class HostPolicy:
 
     def concerns(self, local: IAddress, peer: IAddress) -> bool:
         """
-        Return whether requests on a connection are checked; that stays so while the
-        connection is open.
+        Return whether requests on a connection are checked.
+
+        The result stays the same while the connection is open.
 
         @param local: the connection's end here.
         @param peer: the other end.
@@ -84,8 +88,9 @@ class HostPolicy:
 
     def check(self, host: bytes | None) -> Problem | None:
         """
-        Return 421 if a request must not be answered, on a connection for which L{concerns}
-        is true.
+        Return 421 if a request must not be answered.
+
+        The request must have come on a connection for which L{concerns} is true.
 
         A refused name is logged the first time.
 

@@ -180,6 +180,8 @@ class Events:
         score: Callable[[], Score | None] = lambda: None,
     ) -> None:
         """
+        Make the record of a worker's streams, empty at first.
+
         @param later: the reactor's C{callLater}.
         @param most: how many streams there may be.
         @param score: reads the supervisor's score, if there is a supervisor.

@@ -1,6 +1,8 @@
 """
-The two ends of the resource tree: the guard before its handlers, and the leaf that performs
-the operations that they make.
+The two ends of the resource tree: the guard and the leaf.
+
+The guard stands before the handlers.  The leaf performs the operations that the handlers
+make.
 
 The guard looks at the bytes of the path before anybody decodes or normalizes them, and at
 the method.  werkzeug, below Klein, would take C{//next} and C{/%6eext} for C{/next}, and
@@ -115,8 +117,7 @@ class OperationResource(Resource):
 
 class Guard(Resource):
     """
-    The guard of the tree, which lets a request through if the table literally has its path
-    and its method.
+    The guard of the tree: a request passes if the table literally has its path and method.
     """
 
     isLeaf = True

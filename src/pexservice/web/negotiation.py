@@ -48,8 +48,9 @@ def parse_accept(value: bytes) -> Ranges:
 
 def _quality(parameters: Sequence[bytes]) -> float | None:
     """
-    Return the value of C{q} among C{parameters}: 1 when it is missing, and C{None} when
-    it is no number from 0 to 1.
+    Return the value of C{q} among C{parameters}.
+
+    The value is 1 when C{q} is missing, and C{None} when it is no number from 0 to 1.
     """
     for parameter in parameters:
         name, _, value = parameter.strip(b" \t").partition(b"=")
@@ -61,8 +62,9 @@ def _quality(parameters: Sequence[bytes]) -> float | None:
 
 def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
     """
-    Return the media type of C{offers} that C{accept} prefers; of equals, and when none
-    is acceptable, the first.
+    Return the media type of C{offers} that C{accept} prefers.
+
+    Of equals, and when none is acceptable, the first is returned.
 
     As RFC 9110 12.5.1 says, the most specific range that matches an offer gives its
     quality.  Of offers with the same quality, the one whose range is more specific is

@@ -1,6 +1,7 @@
 """
-The API as an OpenAPI 3.1 document, which C{/openapi.json} serves and
-C{docs/http-api.md} is made from.
+The API as an OpenAPI 3.1 document.
+
+C{/openapi.json} serves the document, and C{docs/http-api.md} is made from it.
 
 C{openapi.json} beside this module is the document, C{openapi.description} its prose; both
 are edited by hand, and the tests hold them against the service.  Three things are filled in

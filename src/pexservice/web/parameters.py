@@ -203,8 +203,9 @@ def key_of(arguments: Arguments) -> bytes | None:
 
 def query(uri: bytes) -> dict[str, list[str]]:
     """
-    Return the parameters in the query of a request target, also those without a value,
-    which Twisted leaves out.
+    Return the parameters in the query of a request target.
+
+    Parameters without a value are among them, although Twisted leaves these out.
     """
     return parse_qs(uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 

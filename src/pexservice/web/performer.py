@@ -1,7 +1,10 @@
 """
-The performer: the one place that decides in which order the reasons to refuse a request
-are checked, once it was understood, and what is done when there is none.  Requests that are
-malformed, late or too many at once were refused before, in L{pexservice.server}.
+The performer, which refuses a request or performs its operation.
+
+This is the one place that decides in which order the reasons to refuse a request are
+checked, once the request was understood, and what is done when there is no reason.
+Requests that are malformed, late or too many at once were refused before, in
+L{pexservice.server}.
 """
 
 from __future__ import annotations
@@ -114,8 +117,9 @@ class Performer:
 
     def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
         """
-        Return the headers that decide the operation, each with the function that returns
-        the meaning of a value.
+        Return the headers that decide the operation, each with its function.
+
+        The function returns the meaning of a value of the header.
         """
         others = self.browser_headers(())
 
@@ -206,8 +210,9 @@ class Performer:
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
-        Return the call that does C{operation}, with all checked but the client's rate and
-        the C{Host}.
+        Return the call that does C{operation}.
+
+        Everything but the client's rate and the C{Host} is checked here.
 
         @raise Problem: the first reason to refuse the operation.
         """

@@ -48,8 +48,9 @@ class Tags:
 
     def match_strongly(self, state: State) -> bool:
         """
-        Return whether C{state} is listed, as C{If-Match} compares: a weak tag matches
-        nothing.
+        Return whether C{state} is listed, as C{If-Match} compares.
+
+        A weak tag matches nothing.
         """
         if self.anything:
             return True

@@ -1,6 +1,7 @@
 """
-The answers about a state of the cursor: as text, as JSON, or that the cursor is at another
-one.
+The answers about a state of the cursor.
+
+Such an answer is text or JSON, or says that the cursor is at another state.
 
 Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact (RFC 7493).
 """
@@ -123,8 +124,9 @@ def history_reply(
     state: State, representation: str, rows: Sequence[Row], following: str | None
 ) -> Reply:
     """
-    Return the answer with C{rows} of the history; it has no values, for they follow from
-    the positions.
+    Return the answer with C{rows} of the history.
+
+    The answer has no values, for they follow from the positions.
 
     @param following: the path and query of the rows before these, if there are any.
     """

@@ -1,6 +1,7 @@
 """
 The rate limit: how many requests a second one client address may send.
-L{pexservice.web.performer.Performer.charge} asks it, and answers 429.
+
+L{pexservice.web.performer.Performer.charge} asks this limit, and answers 429.
 
 By the generic cell rate algorithm, only the time is kept for each address at which its
 allowance would be whole again.  An address without such a time, or with one that has gone
@@ -42,8 +43,9 @@ class RateLimit:
 
     def take(self, host: str) -> bool:
         """
-        Return whether the client at C{host} may have another request; a refused one costs
-        it nothing.
+        Return whether the client at C{host} may have another request.
+
+        A refused request costs the client nothing.
 
         @param host: its IP address; without one, C{""}.
         """

@@ -1,6 +1,7 @@
 """
-A worker's duties to the process that started it: to end with its supervisor, and to give
-signs of life.
+A worker's duties to the process that started it.
+
+A worker ends with its supervisor, and gives signs of life.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def connect(
     settings: Settings, environment: Mapping[str, str], stop: Callable[[], object]
 ) -> Notifier:
     """
-    Return the notifier to the process that started this one, and live no longer than that
-    process if it is a supervisor.
+    Return the notifier to the process that started this one.
+
+    If that process is a supervisor, this process lives no longer than the supervisor.
 
     @param stop: called in a thread to stop this process in order when its supervisor is
         gone; 0.8 seconds later this process is killed, so that the next supervisor need
@@ -48,8 +50,7 @@ def connect(
 
 def follow(descriptor: int, stop: Callable[[], object]) -> None:
     """
-    End this process with its supervisor, and leave the terminal's signals to the
-    supervisor.
+    End this process with its supervisor, which alone handles the terminal's signals.
 
     @param descriptor: an end of a pipe whose other end only the supervisor has.
     """
@@ -71,8 +72,7 @@ def heartbeat(
     state: Callable[[], Sequence[str]],
 ) -> None:
     """
-    Notify again and again that this process is alive, if the process that started it
-    waits for that.
+    Send signs of life again and again, if the process that started this one waits for them.
 
     @param settled: returns a C{Deferred} that fires when the commit under way has ended,
         a round trip.  So neither a blocked reactor nor a stuck store counts as alive.

@@ -129,8 +129,7 @@ class Worker(Service):
 
     def _start_failed(self, failure: Failure) -> None:
         """
-        End the process: with the store's lock and without serving, it would keep other
-        workers from serving.
+        End the process: without serving, it would lock the store against other workers.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if not isinstance(error, (CannotStart, StoreUnusable)):

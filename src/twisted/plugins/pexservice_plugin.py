@@ -45,8 +45,9 @@ class FdParser:
         self, reactor: IReactorCore, *args: object, **kwargs: object
     ) -> IStreamServerEndpoint:
         """
-        Return the endpoint that C{fd:N} describes; see
-        C{IStreamServerEndpointStringParser}.
+        Return the endpoint that C{fd:N} describes.
+
+        See C{IStreamServerEndpointStringParser}.
         """
         from pexservice.process.fd_endpoint import InheritedEndpoint  # noqa: PLC0415 as lazy as the rest
 

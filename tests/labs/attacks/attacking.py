@@ -290,8 +290,9 @@ def judge_nginx(answers: Sequence[Answer]) -> None:
 
 def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
     """
-    Check that every move of the cursor was answered, through nginx or not, and that each
-    step was made once.
+    Check that every move of the cursor was answered, and that each step was made once.
+
+    The answer may have come through nginx or not.
     """
     told = {each.revision for each in answers if each.revision is not None}
     steps = sorted(each for each in told if each > before)

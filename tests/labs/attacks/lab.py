@@ -48,8 +48,10 @@ ROUNDS = 10
 @contextmanager
 def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
     """
-    Provide by name: the supervised service, on uvloop; a worker by itself, on Twisted's own
-    reactor; nginx in front of a service of its own.
+    Provide three fronts, by their names.
+
+    They are the supervised service, on uvloop; a worker by itself, on Twisted's own
+    reactor; and nginx in front of a service of its own.
     """
     with ExitStack() as stack:
         daemons: list[Daemon] = []

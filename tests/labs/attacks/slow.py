@@ -1,8 +1,8 @@
 """
-A thousand clients that send or read as slowly as they can, and how long everybody
-else waits meanwhile.
+A thousand clients that send or read as slowly as they can.
 
-Debian's C{slowhttptest} plays the slow clients.
+The laboratory measures how long everybody else waits meanwhile.  Debian's C{slowhttptest}
+plays the slow clients.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def while_asking(daemon: Daemon, what: Callable[[Asker], int]) -> Waits:
     """
-    Have another client ask while C{what} goes on, which returns how many slow clients there
-    were.
+    Have another client ask while C{what} goes on.
+
+    C{what} returns how many slow clients there were.
     """
     asker = Asker(daemon.port)
     before = int(daemon.ask("/current")[0].headers["Pex-Revision"])

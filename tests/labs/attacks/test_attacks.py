@@ -51,9 +51,10 @@ def test_the_table() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks(them: Mapping[str, Front], name: str) -> None:
     """
-    Every attack gets a status or a close and no 5xx; a refused request moves nothing, and
-    nothing behind it is executed.  Through nginx, the answers tell of all that was done,
-    once.
+    Every attack gets a status or a close and no 5xx.
+
+    A refused request moves nothing, and nothing behind it is executed.  Through nginx, the
+    answers tell of all that was done, once.
     """
     wrong = them[name].try_all(PROMPT)
     assert not wrong, "\n".join(wrong)

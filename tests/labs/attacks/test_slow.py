@@ -18,7 +18,6 @@ SECONDS = 8
 @pytest.mark.needs("slowhttptest")
 def test_slow_clients(tmp_path: Path) -> None:
     """
-    Other clients are answered all the while that slow ones send headers, send bodies or
-    read.
+    Other clients are answered all the while that slow ones send headers or bodies, or read.
     """
     keep(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])

@@ -1,9 +1,10 @@
 """
-Step by the client while workers and supervisors are killed, or whole nodes of a cluster,
-and count by the history: every call is answered, and made once.
+Steps by the client while workers and supervisors are killed, or whole nodes of a cluster.
 
-C{python -m tests.labs.client.lab [SECONDS]} is the long form; the tests call
-L{one_machine} and L{three_nodes} for some seconds.
+The laboratory counts by the history: every call is answered, and made once.
+
+C{python -m tests.labs.client.lab [SECONDS]} is the long form; the tests call L{one_machine}
+and L{three_nodes} for some seconds.
 """
 
 from __future__ import annotations
@@ -143,8 +144,9 @@ def one_machine(
     path: Path, seconds: float, *, proxied: bool = False, supervisors: float = SUPERVISORS
 ) -> Result:
     """
-    Kill the worker that serves every L{WORKERS} seconds, and its supervisor every
-    C{supervisors}, which is then started again.
+    Kill the serving worker every L{WORKERS} seconds, its supervisor every C{supervisors}.
+
+    The supervisor is then started again.
 
     @param proxied: half of the callers come through nginx.
     @raise AssertionError: a call was not answered, or was not made once.

@@ -18,8 +18,9 @@ from tests.support.daemon import Daemon
 )
 def test_killed(tmp_path: Path, *, proxied: bool) -> None:
     """
-    Every call is made once while workers and their supervisor are killed, with nginx
-    between and without.
+    Every call is made once while workers and their supervisor are killed.
+
+    This holds with nginx between and without.
     """
     result = one_machine(tmp_path, 9.0, proxied=proxied, supervisors=4.0)
     print(result)

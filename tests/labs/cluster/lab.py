@@ -1,6 +1,7 @@
 """
-Three etcd and three daemons, which fail and lose their connections under clients that ask
-all of them and write down what they are told.
+Three etcd and three daemons, which fail and lose their connections under clients.
+
+The clients ask all of the daemons and write down the answers.
 
 C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form; the test calls
 L{cluster_faults} with one round.
@@ -50,8 +51,10 @@ _WORDS = ["current", *(each.word for each in Transition)]
 @define(eq=False)
 class Caller(Client):
     """
-    A client that writes down what it asked for and what it was told, and repeats a request
-    with a key until it is answered, at the next node each time.
+    A client that writes down its requests and the answers to them.
+
+    It repeats a request with a key until the request is answered, at the next node each
+    time.
 
     @ivar ports: the ports of the nodes.
     @ivar told: of each answered step, when it was begun and when it was answered.
@@ -208,8 +211,7 @@ class Laboratory:
 
     def first_since(self, moment: float) -> float:
         """
-        Return how long it took until a step that was asked for since C{moment} was
-        answered.
+        Return how long it took until a step asked for since C{moment} was answered.
         """
         for _ in patiently():
             for caller in self.callers:
@@ -245,8 +247,9 @@ def paused(laboratory: Laboratory, number: int) -> Iterator[None]:
 @contextmanager
 def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
-    Stop two members, for longer than a node waits: each node says so, lives, and takes
-    nothing.
+    Stop two members, for longer than a node waits.
+
+    Each node says so, lives, and takes nothing.
     """
     with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
         for daemon in laboratory.daemons:

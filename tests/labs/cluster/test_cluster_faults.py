@@ -16,8 +16,9 @@ pytestmark = pytest.mark.once
 @pytest.mark.needs("etcd")
 def test_faults(tmp_path: Path) -> None:
     """
-    Whatever happens to leaders, followers, nodes and connections, one cursor can have told
-    24 clients what they were told, and each key moved once.
+    One cursor can have told 24 clients all their answers, and each key moved once.
+
+    This holds whatever happens to leaders, followers, nodes and connections.
     """
     result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
     print(result)

@@ -100,10 +100,11 @@ def older_pages(
     data: bytearray, page: int, original: Original, chance: random.Random
 ) -> None:
     """
-    Put back some of the pages that the last commits changed, and this one, as after some
-    writes that were lost.
+    Put back this page and some of the pages that the last commits changed.
 
-    Never put back both meta pages of more than one commit, for with the others that is a
+    The result is like a store after some writes that were lost.
+
+    Never put back both meta pages of more than one commit.  With the others they are a
     whole store of that time, like a copy that somebody made.
     """
     earlier = chance.choice(original.earlier)

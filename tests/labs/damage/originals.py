@@ -125,8 +125,9 @@ class Writer:
 
 def original(path: Path, seed: int) -> Original:
     """
-    Make a store in the directory C{path}; another one for each seed: from a few pages to
-    trees of three levels, with long rows and short ones.
+    Make a store in the directory C{path}, another one for each seed.
+
+    A store has from a few pages to trees of three levels, with long rows and short ones.
     """
     chance = random.Random(seed)  # noqa: S311 to be repeated
     store = opened(path / "store")

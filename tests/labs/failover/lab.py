@@ -1,6 +1,8 @@
 """
-Kill the worker that serves, again and again, under load from clients that open a
-connection for each request, and measure what they notice.
+Kills of the worker that serves, again and again, under load.
+
+The clients open a connection for each request.  The laboratory measures the pauses and
+failures that the clients notice.
 
 C{python -m tests.labs.failover.lab [KILLS]} prints the table of
 C{docs/benchmarks.md}; the tests call L{failover} with fewer kills.
@@ -140,8 +142,7 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
 
 def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
     """
-    Return the time from each of C{moments} to the first answer to a request that was begun
-    after it.
+    Return the time from each of C{moments} to the first answer to a request begun after it.
     """
     answers = sorted(answers, key=lambda each: each.began)
     # By position among the answers, the earliest to that request or to a later one.

@@ -1,6 +1,7 @@
 """
-The phases of a worker, one thing that it does each, and the system calls that may fail in
-them.
+The phases of a worker, and the system calls that may fail in them.
+
+In each phase the worker does one thing.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ INJECTED = "(INJECTED)"
 @frozen
 class Fault:
     """
-    A failure of the C{number}-th such call of each thread, and with C{forever} of all that
-    follow it.
+    A failure of the C{number}-th such call of each thread.
+
+    With C{forever} all calls that follow it fail too.
 
     @ivar call: strace's name of the call, or several with commas.
     @ivar error: the error's name, as C{errno.h} has it.

@@ -30,8 +30,9 @@ SAMPLE = {
 @pytest.mark.needs("strace")
 def test_each_call_fails_once(tmp_path: Path) -> None:
     """
-    Whichever call fails, no answer is untrue, the disk has the state before or after, and a
-    restart serves it.
+    Whichever call fails, no answer is untrue.
+
+    The disk has the state before or after the step, and a restart serves that state.
     """
     laboratory = Laboratory(tmp_path / "store")
     prepare(laboratory.prepared)

@@ -1,6 +1,8 @@
 """
-Kill the worker that serves under clients that step, look and step on a precondition, and
-check all their answers together, as a record of one cursor.
+Kills of the worker that serves, and one check of all answers together.
+
+The clients step, look and step on a precondition.  Their answers are checked as a record of
+one cursor.
 
 C{python -m tests.labs.histories.lab [KILLS]} is the long form; the test calls
 L{histories} with fewer kills.

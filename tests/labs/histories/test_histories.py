@@ -15,8 +15,9 @@ KILLS = 10
 
 def test_the_whole_record(tmp_path: Path) -> None:
     """
-    Over ten kills, one cursor can have told sixteen clients, in the order of the time, all
-    that they were told.
+    Over ten kills, one cursor can have told sixteen clients all their answers.
+
+    This holds in the order of the time.
     """
     result = histories(tmp_path, KILLS)
     print(result)
@@ -28,8 +29,9 @@ def test_the_whole_record(tmp_path: Path) -> None:
 
 def test_would_find_what_was_lost(tmp_path: Path) -> None:
     """
-    As a control, where answers go out before the disk has the step, the same clients and
-    kills show it.
+    As a control, the same clients and kills show steps that were lost.
+
+    In the control, answers go out before the disk has the step.
     """
     with pytest.raises(AssertionError, match=r"faults\n"):
         histories(tmp_path, KILLS // 2, "--synchronous-commit", "off")

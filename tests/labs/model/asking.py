@@ -117,8 +117,9 @@ class Asking(RuleBasedStateMachine):
         self, body: bytes, revisions: range, page: str | None, *, as_json: bool
     ) -> None:
         """
-        Check that C{body} lists C{revisions}, and names C{page} as the page of the rows
-        before them.
+        Check that C{body} lists C{revisions} and names C{page}.
+
+        C{page} is the page of the rows before these revisions.
         """
         if as_json:
             told = json.loads(body)

@@ -127,8 +127,9 @@ class Conversation(Asking):
     @rule(word=st.sampled_from(WORDS), count=st.integers(2, 8))
     def together(self, *, word: str, count: int) -> None:
         """
-        Make the same step by many clients at once, which share commits: each is told one
-        step.
+        Make the same step by many clients at once, which share commits.
+
+        Each client is told one step.
         """
         sent = f"POST /{word} HTTP/1.0\r\n\r\n".encode()
         address = ("127.0.0.1", self.world.daemon.port)
@@ -276,8 +277,9 @@ class Conversation(Asking):
     @rule(how=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))
     def restart(self, *, how: str) -> None:
         """
-        Restart the daemon, rarely, once in a conversation: it goes on with all that it
-        knew.
+        Restart the daemon, rarely, once in a conversation.
+
+        The daemon goes on with all that it knew.
         """
         if how == "not":
             return

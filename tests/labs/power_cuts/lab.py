@@ -1,7 +1,8 @@
 """
-Cut the power, again and again, at random moments under load from clients that keep
-their own records; then let the file system recover, start the daemon again, and
-compare.
+Power cuts, again and again, at random moments under load.
+
+The clients keep their own records.  After each cut the file system recovers and the daemon
+starts again.  Then the laboratory compares the daemon with the records.
 
 C{python -m tests.labs.power_cuts.lab [CUTS]} prints a table; the tests call
 L{laboratory} with fewer cuts.
@@ -187,10 +188,12 @@ class Store:
         unknown: Iterable[tuple[str, str | None]],
     ) -> list[Told]:
         """
-        Send keys again: all that were answered since the last time, some that were before,
-        and those whose answer stayed away, these twice.
+        Send keys again, both answered ones and those whose answer stayed away.
 
-        @return: the last answers to these.
+        All keys that were answered since the last time are sent, and some that were
+        answered before.  Those whose answer stayed away are sent twice.
+
+        @return: the answers that came at last to the keys whose answer had stayed away.
         """
         choose = random.Random(len(self.keyed))  # noqa: S311 nothing secret
         old = choose.sample([*self.keyed], min(OLD_KEYS, len(self.keyed)))
@@ -235,8 +238,9 @@ def _revision(daemon: Daemon) -> int:
 
 def lives(path: Path, cuts: int, kind: Kind, halt: threading.Event) -> Result:
     """
-    Have one store after the other live on file systems of one kind, until there were so
-    many cuts, or C{halt} is set.
+    Have one store after the other live on file systems of one kind.
+
+    They live until there were so many cuts, or until C{halt} is set.
     """
     results = []
     for done in range(0, cuts, LIFE):

@@ -1,6 +1,7 @@
 """
-Power cuts under load, and while a store is made, on each file system that a store is
-likely to be on.
+Power cuts under load, and while a store is made.
+
+They happen on each file system that a store is likely to be on.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ LABOUR = (0.0, 0.02)
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
     """
-    After each of fifty cuts the revision is at least the highest acknowledged, the history
-    has every acknowledged step as it was told, and each key moved once, whether its answer
-    had come or not.  Under the same cuts LMDB without syncs loses commits.
+    After each of fifty cuts the revision is at least the highest acknowledged.
+
+    The history has every acknowledged step as it was told.  Each key moved once, whether
+    its answer had come or not.  Under the same cuts LMDB without syncs loses commits.
     """
     whole = add([*laboratory(tmp_path, CUTS).values()])
     assert whole.cuts == CUTS
@@ -48,8 +50,9 @@ def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_power_cut_while_a_store_is_made(tmp_path: Path, kind: Kind) -> None:
     """
-    A cut while the store is made leaves no store, or a whole one at revision 0: the next
-    start serves, and takes a step.
+    A cut while the store is made leaves no store, or a whole one at revision 0.
+
+    The next start serves, and takes a step.
     """
     moments = random.Random(kind.name)  # noqa: S311 nothing secret
     with Volume(tmp_path, kind) as volume:

@@ -1,6 +1,7 @@
 """
-Witnesses of a power cut, which can tell what was there before it: clients of the service,
-and a writer that must lose something.
+Witnesses of a power cut, which can tell the state before it.
+
+They are clients of the service, and a writer that must lose something.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """
-Shortages of the machine, each tried on the whole service under load: of disk, memory,
-descriptors, a clock that can be trusted, a disk that answers.
+Shortages of the machine, each tried on the whole service under load.
+
+The shortages are of disk, memory, descriptors, a clock that can be trusted, and a disk that
+answers.
 
 C{python -m tests.labs.resources.lab [ROUNDS]} tries all of them again and again;
 the tests try each once.
@@ -55,10 +57,11 @@ HANGING = 3.0
 
 def full_disk(path: Path) -> int:
     """
-    Have somebody else's file take the last block while the service steps: it goes on, for
-    its records and its retention have a constant size, and for the pages that it needs more
-    now and then there is room set aside.  On a disk that is still full it can be started
-    again, has all that it told, and steps on.
+    Have somebody else's file take the last block while the service steps.
+
+    The service goes on.  Its records and its retention have a constant size, and there is
+    room set aside for the pages that it needs more now and then.  On a disk that is still
+    full it can be started again, has all that it told, and steps on.
     """
     with small_disk(path, 64) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "1000")
@@ -86,10 +89,11 @@ def full_disk(path: Path) -> int:
 
 def no_room_to_grow(path: Path) -> int:
     """
-    Fill the disk before the history is full: no step is tried that might find no room, so
-    every refused one surely never happened, the worker goes on and its history is read.  So
-    it is with a worker that is started then, or takes over.  When there is room again the
-    service goes on by itself.
+    Fill the disk before the history is full.
+
+    No step is tried that might find no room, so a refused step surely never happened.  The
+    worker goes on and its history is read.  The same holds for a worker that is started
+    then, or takes over.  When there is room again the service goes on by itself.
     """
     with small_disk(path, 32) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
@@ -116,8 +120,9 @@ def no_room_to_grow(path: Path) -> int:
 
 def _until_full(daemon: Daemon, disk: Path) -> None:
     """
-    Step until the service takes no step for a full disk; then see that it is not ready, and
-    is read.
+    Step until the service takes no step for a full disk.
+
+    Then check that the service is not ready, and can be read.
     """
     # As long as a process reads, no page can be used again.
     with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
@@ -137,9 +142,10 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
 
 def long_reader(path: Path) -> int:
     """
-    Have a process read one state of the store and not go on: the process is named, in the
-    log and among the metrics, the store grows, and every step is taken.  When it has ended
-    the store grows no more.
+    Have a process read one state of the store and not go on.
+
+    The process is named, in the log and among the metrics.  The store grows, and every step
+    is taken.  When the process has ended the store grows no more.
     """
     metric = b"\npexservice_store_oldest_snapshot_commits{"
     with Daemon(path) as daemon, load(daemon) as clients:
@@ -158,8 +164,10 @@ def long_reader(path: Path) -> int:
 
 def no_descriptors(path: Path) -> int:
     """
-    Have the supervisor open nothing any more: the standby takes over as ever, no third
-    worker can be started, and when there are descriptors again one is.
+    Have the supervisor open nothing any more.
+
+    The standby takes over as ever, and no third worker can be started.  When there are
+    descriptors again a worker is started.
     """
     with Daemon(path) as daemon:
         both_are_up(daemon)
@@ -190,8 +198,10 @@ def _kill(daemon: Daemon) -> None:
 
 def out_of_memory(path: Path) -> int:
     """
-    Make the worker larger than it may be, by a crowd of large requests, each without its
-    last line, so that the kernel ends it: the standby takes over.
+    Make the worker larger than it may be, so that the kernel ends it.
+
+    A crowd of large requests, each without its last line, makes it large.  The standby
+    takes over.
     """
     asked = (
         b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + b"Name: %b\r\n" % (b"x" * 200) * 70
@@ -223,8 +233,10 @@ def out_of_memory(path: Path) -> int:
 
 def jumping_clock(path: Path) -> int:
     """
-    Set the wall clock an hour forward, two back, and right again: steps go on, in order, no
-    worker is taken for silent, and the history has the times that the clock showed.
+    Set the wall clock an hour forward, two back, and right again.
+
+    Steps go on, in order, and no worker is taken for silent.  The history has the times
+    that the clock showed.
     """
     with own_clock(path) as clock, Daemon(path, "--watchdog", str(WATCHDOG)) as daemon:
         both_are_up(daemon)
@@ -263,8 +275,10 @@ def _went_by(daemon: Daemon, ahead: timedelta) -> None:
 
 def hanging_disk(path: Path) -> int:
     """
-    Make flushes take seconds: one holds up the step that waits for it, and neither readers
-    nor the signs of life.  Readers see what was durable before.
+    Make flushes take seconds.
+
+    A flush holds up the step that waits for it, but neither readers nor the signs of life.
+    Readers see the state that was durable before.
     """
     with Daemon(path, "--watchdog", "30") as daemon:
         both_are_up(daemon)
@@ -291,8 +305,9 @@ def hanging_disk(path: Path) -> int:
 
 def hung_disk(path: Path) -> int:
     """
-    Make a flush take longer than the watchdog has patience: the worker is replaced, and the
-    next one goes on.
+    Make a flush take longer than the watchdog has patience.
+
+    The worker is replaced, and the next one goes on.
     """
     with Daemon(path, "--watchdog", "1") as daemon:
         both_are_up(daemon)

@@ -147,8 +147,10 @@ class Clock:
 @contextmanager
 def own_clock(path: Path) -> Iterator[Clock]:
     """
-    Have every process that is started meanwhile go by the clock of this test; its monotonic
-    clock is the machine's, for a wall clock that is set does not move that.
+    Have every process that is started meanwhile go by the clock of this test.
+
+    The monotonic clock of the process is the machine's, as a wall clock that is set does
+    not move that.
     """
     library = faketime_library()
     assert library is not None

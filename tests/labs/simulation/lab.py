@@ -1,6 +1,7 @@
 """
-Everything that can happen to a few clients, a disk and a supervised service, in an
-order that a seed chooses.
+Everything that can happen to a few clients, a disk and a supervised service.
+
+It happens in an order that a seed chooses.
 
 A run is a few hundred events.  Clients step, look, repeat, step on a condition, hang
 up.  Commits are slow, are refused, or fail with the batch on the disk or without.

@@ -125,8 +125,9 @@ class Machine(Turns):
 
     def ended(self, process: Process, *, suspicious: bool) -> None:
         """
-        Remove a process that has ended; the batch that it was writing is on the disk, or is
-        not.
+        Remove a process that has ended.
+
+        The batch that the process was writing is on the disk, or is not.
         """
         if process.store.under_way is not None and self.choose.random() < 1 / 2:
             process.store.write()

@@ -65,8 +65,10 @@ class Phase(Enum):
 
 class Hang(Enum):
     """
-    The ways in which a process does not get on: asleep, and deaf to all but SIGKILL, or
-    awake and busy, so that SIGABRT ends it.
+    The ways in which a process does not get on.
+
+    A process may be asleep, and deaf to all but SIGKILL.  Or a process may be awake and
+    busy, so that SIGABRT ends it.
     """
 
     STOPPED = auto()

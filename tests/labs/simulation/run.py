@@ -70,8 +70,7 @@ class Simulation:
 
     def run(self) -> None:
         """
-        Run until the faults have ended and the service has recovered, and judge the
-        records.
+        Run until the faults have ended and the service has recovered; judge the records.
 
         @raise Wrong: the run went as it must not.
         """
@@ -286,8 +285,10 @@ class Simulation:
 
     def _is_well(self) -> bool:
         """
-        Return whether every client has its answer, one worker serves, one stands by, and
-        the supervisor knows which and has nothing in hand.
+        Return whether all is well again.
+
+        Then every client has its answer, one worker serves, one stands by, and the
+        supervisor knows which and has nothing in hand.
         """
         machine = self.machine
         phases = sorted(each.phase.name for each in machine.processes)

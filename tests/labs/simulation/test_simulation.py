@@ -47,8 +47,9 @@ def test_a_seed_is_a_run(seed: int) -> None:
 
 def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    If readers were shown steps that are not on disk yet, some seed would find that, name
-    itself, and find it again.
+    If readers were shown steps that are not on disk yet, some seed would find that.
+
+    The seed would name itself, and find it again.
     """
 
     def latest(committer: Committer) -> State:

@@ -45,8 +45,9 @@ class Sample:
 
 def age(path: Path) -> None:
     """
-    Make a store that has forgotten idempotency keys already, so that only data that it
-    should not keep makes it larger.
+    Make a store that has forgotten idempotency keys already.
+
+    So only data that it should not keep makes it larger.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())

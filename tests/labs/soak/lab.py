@@ -1,6 +1,7 @@
 """
-An hour of mixed load on the whole service, with kills and replacements, and a look at
-what grows.
+An hour of mixed load on the whole service, with kills and replacements.
+
+The laboratory looks at everything that grows.
 
 C{python -m tests.labs.soak.lab [MINUTES] [KILL_EVERY]} prints a line each minute and
 the figures at the end; the tests call L{soak} for half a minute.

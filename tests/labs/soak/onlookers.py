@@ -1,6 +1,7 @@
 """
-The other users of the service during a soak: one that follows the history, some that read,
-one that reads slowly.
+The other users of the service during a soak.
+
+One follows the history, some read, and one reads slowly.
 """
 
 from __future__ import annotations
@@ -154,8 +155,9 @@ class SlowReader(_Onlooker):
 @define(eq=False)
 class Follower(_Onlooker):
     """
-    A reader that compares the history with what the clients were told, which they may
-    forget then.
+    A reader that compares the history with the answers that the clients got.
+
+    The clients may forget these answers then.
 
     @ivar compared: the last revision that it has seen.
     @ivar position: the position that this revision led to.

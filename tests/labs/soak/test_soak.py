@@ -23,8 +23,10 @@ FILLING = 8.0
 
 def test_soak(tmp_path: Path) -> None:
     """
-    Under mixed load and kills nothing that was told is lost, nobody is refused, and
-    every value is right.  Nothing doubles, either; whether it is flat takes longer.
+    Under mixed load and kills no answered step is lost, and nobody is refused.
+
+    Every value is right.  No figure doubles, either; a longer run must show whether they
+    are flat.
     """
     going = soak(tmp_path, MINUTES, KILL_EVERY, replace_every=3)
     assert going.replaced

@@ -1,7 +1,8 @@
 """
-Kill the service under clients, start it again, and have something come in the way of the
-start at a random moment: SIGHUP, the death of the child that verifies the store or of a
-worker, the death of the supervisor.
+Starts of a service that was killed under clients, each disturbed at a random moment.
+
+The disturbance is a SIGHUP, the death of the child that verifies the store or of a worker,
+or the death of the supervisor.
 
 C{python -m tests.labs.starts.lab [STARTS]} is the long form; the test calls L{starts} with
 fewer.
@@ -82,8 +83,9 @@ class Result:
 
 class _Trouble(threading.Thread):
     """
-    A trouble that comes in the way of a start in C{path}, C{moment} seconds after its
-    begin.
+    A trouble that comes in the way of a start in C{path}.
+
+    It comes C{moment} seconds after the begin of the start.
     """
 
     def __init__(self, path: Path, name: str, moment: float) -> None:

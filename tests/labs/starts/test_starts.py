@@ -11,8 +11,9 @@ from tests.labs.starts.lab import TROUBLES, starts
 
 def test_disturbed_starts(tmp_path: Path) -> None:
     """
-    Killed under clients and disturbed while it starts again, the service comes up, and no
-    step that was answered is lost or made twice.
+    The service comes up after it was killed under clients and disturbed while it starts.
+
+    No step that was answered is lost or made twice.
     """
     result = starts(tmp_path, len(TROUBLES))
     print(result)

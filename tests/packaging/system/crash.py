@@ -1,6 +1,8 @@
 """
-Crashes of the installed service: every process that is killed comes back, nobody is
-refused meanwhile, and no answered step is lost.  Only a damaged store is left alone.
+Crashes of the installed service.
+
+Every process that is killed comes back, nobody is refused meanwhile, and no answered step
+is lost.  Only a damaged store is left alone.
 
 C{python3 -m tests.packaging.system.crash}, as root where the package is installed.
 """
@@ -62,8 +64,10 @@ def killed_supervisor() -> None:
 
 def damaged_store() -> None:
     """
-    Damage the store: the service ends for good, does not touch the store, and starts again
-    when it is told to, with the whole store.
+    Damage the store.
+
+    The service ends for good and does not touch the store.  It starts again when it is told
+    to, with the whole store.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE, SOCKET)

@@ -1,6 +1,7 @@
 """
-An upgrade from version 0.1.0, step by step: the old supervisor starts new workers, and
-then a new one takes its place.
+An upgrade from version 0.1.0, step by step.
+
+The old supervisor starts new workers, and then a new one takes its place.
 
 C{PYTHONPATH=src python3 -m tests.packaging.system.from_frozen PACKAGE}, as root where
 the package of version 0.1.0 is installed.

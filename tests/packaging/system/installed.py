@@ -133,8 +133,9 @@ def cursor() -> Cursor:
 @contextmanager
 def load() -> Iterator[Sequence[Client]]:
     """
-    Have clients step as fast as they are answered, each step on a connection of its own and
-    with a key, so that a step that got no answer is sent again.
+    Have clients step as fast as they are answered, each step on a connection of its own.
+
+    Each step has a key, so that a step that got no answer is sent again.
 
     Nobody is refused, and each step is made once: the revisions that the clients are told
     are all there are.  What else must hold is for the caller to say.

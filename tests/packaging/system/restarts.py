@@ -1,6 +1,7 @@
 """
-Reload and restart are not noticed, stop and start keep the cursor, the options of
-C{/etc/default/pexservice} still count, and the address is the socket unit's.
+Reloads and restarts, which nobody notices, and stops and starts, which keep the cursor.
+
+The options of C{/etc/default/pexservice} still count, and the address is the socket unit's.
 
 C{python3 -m tests.packaging.system.restarts}, as root where the package is installed.
 """
@@ -32,8 +33,9 @@ OPTIONS = Path("/etc/default/pexservice")
 
 def reload() -> None:
     """
-    Reload the service: the workers are others, the supervisor is the same, and nobody
-    notices.
+    Reload the service, which nobody notices.
+
+    The workers are others, and the supervisor is the same.
     """
     chief, worker = supervisor(), serving()
     with load() as clients:
@@ -70,8 +72,9 @@ def stop() -> None:
 
 def options() -> None:
     """
-    Set options in the file from before there was a configuration file: they are read when
-    the service starts, and win.
+    Set options in the file from before there was a configuration file.
+
+    They are read when the service starts, and win.
     """
     OPTIONS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
     try:
@@ -86,8 +89,9 @@ def options() -> None:
 
 def elsewhere() -> None:
     """
-    Move the socket: the address is the socket unit's, and a Unix socket keeps the mode it
-    has there.
+    Move the socket.
+
+    The address is the socket unit's, and a Unix socket keeps the mode it has there.
     """
     there = Path("/run/pexservice-test.sock")
     dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")

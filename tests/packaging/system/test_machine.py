@@ -32,9 +32,11 @@ def root() -> Iterator[Path]:
 
 def test_life(root: Path) -> None:
     """
-    The package is installed by apt and serves; passes its autopkgtests, which misuse it,
-    look after it, crash, reload, restart and upgrade it under load; has its cursor after a
-    reboot; keeps it when it is removed; and leaves nothing when it is purged.
+    The package is installed by apt, serves, passes its autopkgtests and keeps its cursor.
+
+    The autopkgtests misuse it, look after it, crash, reload, restart and upgrade it under
+    load.  It has its cursor after a reboot, and keeps the cursor when it is removed.  It
+    leaves nothing when it is purged.
     """
     source = root / "root" / "source"
     source.mkdir()
@@ -63,8 +65,10 @@ def test_life(root: Path) -> None:
 
 def test_upgrade_from_version_0_1_0(root: Path, tmp_path: Path) -> None:
     """
-    The package of version 0.1.0 is replaced under load: its supervisor gets on with new
-    workers, and is replaced in its turn.  The cursor goes on where it was.
+    The package of version 0.1.0 is replaced under load.
+
+    Its supervisor gets on with new workers, and is replaced in its turn.  The cursor goes
+    on where it was.
     """
     source = root / "root" / "source"
     source.mkdir()
@@ -91,8 +95,9 @@ def _unpack(archive: Path, place: Path) -> None:
 
 def _autopkgtest(machine: Machine) -> None:
     """
-    Run the autopkgtests: the null runner takes the machine that it is on, and is told that
-    it may.
+    Run the autopkgtests.
+
+    The null runner takes the machine that it is on, and is told that it may.
     """
     told = machine.run(
         *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),

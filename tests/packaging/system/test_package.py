@@ -47,8 +47,10 @@ def test_no_tag() -> None:
 
 def test_reproducible(tmp_path: Path) -> None:
     """
-    Each byte of the package is the same when it is built again from the source package, in
-    another place, at another time, with another umask, time zone and language.
+    Each byte of the package is the same when the source package is built again.
+
+    It may be built in another place, at another time, with another umask, time zone and
+    language.
     """
     source = tmp_path / "elsewhere"
     run("dpkg-source", "--extract", str(built(".dsc")), str(source))
@@ -77,8 +79,9 @@ def test_hardly_exposed() -> None:
 
 def test_leaves_nothing_behind() -> None:
     """
-    The package leaves nothing that should not be there, installed, removed, purged and
-    installed again; piuparts looks.
+    The package leaves nothing that should not be there.
+
+    It is installed, removed, purged and installed again; piuparts looks.
     """
     run(
         *("piuparts", "--basetgz", str(BASE)),

@@ -57,8 +57,9 @@ def journal(*options: str) -> str:
 
 def lines() -> None:
     """
-    Check that a line has one prefix, its priority and the package's name, and that the
-    first start after the installation complained of nothing.
+    Check that a line has one prefix, its priority and the package's name.
+
+    Check also that the first start after the installation complained of nothing.
     """
     said = journal()
     assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", said)
@@ -74,8 +75,9 @@ def lines() -> None:
 
 def access_log() -> None:
     """
-    Rotate the log ten times under load, each time with a reload: there are as many lines in
-    all files as there were answers.
+    Rotate the log ten times under load, each time with a reload.
+
+    There are as many lines in all files as there were answers.
     """
     kept = CONFIG.read_text()
     more(f'access-log = "{LOG}"\n')()
@@ -113,8 +115,9 @@ def count(path: Path) -> int:
 
 def two_sockets() -> None:
     """
-    Give the socket unit two addresses, which both answer; a datagram socket is refused with
-    a reason.
+    Give the socket unit two addresses, which both answer.
+
+    A datagram socket is refused with a reason.
     """
     dropin = Path("/run/systemd/system/pexservice.socket.d/second.conf")
     dropin.parent.mkdir(parents=True)
@@ -141,8 +144,9 @@ def two_sockets() -> None:
 
 def stays_stopped() -> None:
     """
-    Stop the service under traffic: it stays stopped, and a client that calls is refused,
-    and starts nothing.
+    Stop the service under traffic.
+
+    It stays stopped.  A client that calls is refused, and starts nothing.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
@@ -215,8 +219,10 @@ def served_certificate() -> str:
 
 def tls() -> None:
     """
-    Renew a certificate by a hook of certbot's, which hands it over: the service shows it,
-    with no failed request; a broken certificate is refused, told, and not served.
+    Renew a certificate by a hook of certbot's, which hands it over.
+
+    The service shows the new certificate, with no failed request.  A broken certificate is
+    refused, reported, and not served.
     """
     kept = CONFIG.read_text()
     lineage = Path("/etc/letsencrypt/live/pex.example.org")
@@ -249,8 +255,9 @@ def tls() -> None:
 
 def credentials() -> None:
     """
-    Have systemd hand over files that the service's user may not read: a certificate, and
-    tokens.
+    Have systemd hand over files that the service's user may not read.
+
+    They are a certificate and tokens.
     """
     kept = CONFIG.read_text()
     place, tokens = Path("/root/tls"), Path("/root/tokens")
@@ -296,9 +303,10 @@ def credentials() -> None:
 
 def backups() -> None:
     """
-    Enable the backup timer, which is off until then: its service makes verified backups
-    beside the service that runs, and says how it went.  One backup is restored with its
-    time.
+    Enable the backup timer, which is off until then.
+
+    Its service makes verified backups beside the service that runs, and reports the
+    outcome.  One backup is restored with its time.
     """
     assert shown("UnitFileState", "pexservice-backup.timer") == "disabled"
     run("systemctl", "enable", "--now", "pexservice-backup.timer")
@@ -348,8 +356,9 @@ def backups() -> None:
 
 def long_verification() -> None:
     """
-    Start with a verification that takes longer than systemd waits for a start: it is not
-    given up, progress puts the end off, and the status tells it.
+    Start with a verification that takes longer than systemd waits for a start.
+
+    The start is not given up, progress puts the end off, and the status tells the progress.
     """
     store, kept = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
     dropin = Path("/run/systemd/system/pexservice.service.d/patience.conf")

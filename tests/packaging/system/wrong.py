@@ -1,6 +1,8 @@
 """
-Each way to misuse the service: what was typed, what C{systemctl status} shows, what a
-caller gets.  And each time the mistake is mended, the service serves again.
+Each way to misuse the service, with the report of the mistake.
+
+The report is the input, the output of C{systemctl status}, and the answer to a caller.
+Each time the mistake is mended, the service serves again.
 
 C{python3 -m tests.packaging.system.wrong}, as root where the package is installed.
 """
@@ -175,8 +177,10 @@ def tried(wrong: Wrong) -> dict[str, str]:
 
 def reload_that_fails() -> None:
     """
-    Reload with mistakes: the reload ends with 1 and the reason is where an operator looks
-    for it; the old workers serve on, and nobody is refused.
+    Reload with mistakes.
+
+    The reload ends with 1, and the reason is where an operator looks for it.  The old
+    workers serve on, and nobody is refused.
     """
     kept = CONFIG.read_text()
     worker, chief = serving(), supervisor()
@@ -202,8 +206,9 @@ def reload_that_fails() -> None:
 
 def check() -> None:
     """
-    Check that C{pexctl check}, as the service's user and with its file, says the same
-    beforehand.
+    Check that C{pexctl check} says the same beforehand.
+
+    It runs as the service's user and with the service's file.
     """
     command = ("runuser", "-u", "pexservice", "--", "pexctl", "check")
     assert run(*command, "--config", str(CONFIG)).startswith("well; in use now: ")

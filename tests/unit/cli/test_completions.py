@@ -50,8 +50,9 @@ def complete(path: Path, *words: str) -> list[str]:
 
 def test_bash(tmp_path: Path) -> None:
     """
-    Bash offers the verbs first, then the verb's options, and files and directories where
-    they are wanted.
+    Bash offers the verbs first, and then the verb's options.
+
+    Files and directories are offered where a path belongs.
     """
     (tmp_path / "store").mkdir()
     (tmp_path / "store.pem").touch()

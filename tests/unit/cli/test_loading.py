@@ -47,8 +47,9 @@ def test_all_is_well(service: FakeService) -> None:
 
 def test_somebody_elses(service: FakeService) -> None:
     """
-    Steps that another client made are counted as doubled, and the report says that they may
-    be another client's.
+    Steps that another client made are counted as doubled.
+
+    The report says that they may be another client's.
     """
     service.clock.callLater(1.0, service.step, "next")
     found = load(service)

@@ -46,8 +46,9 @@ def store(tmp_path: Path) -> Path:
 
 def test_the_module_knows_the_verbs(capsys: Captured) -> None:
     """
-    C{python -m pexservice} knows every verb, and hands the command line over to C{pexctl}
-    rather than to twistd.
+    C{python -m pexservice} knows every verb.
+
+    The module hands the command line over to C{pexctl} rather than to twistd.
     """
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
@@ -62,8 +63,9 @@ def test_what_a_verb_does_not_need_is_not_imported(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     """
-    No verb imports the modules of another: reading a store takes no web client, and the
-    help nothing of Twisted at all.
+    No verb imports the modules of another.
+
+    Reading a store takes no web client, and the help nothing of Twisted at all.
     """
     program = (
         "import sys; from pexservice.cli.pexctl import main\n"
@@ -156,8 +158,9 @@ def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
 
 def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
     """
-    A damaged store ends with status 78, and the line is on standard error even with
-    C{--json}.
+    A damaged store ends with status 78.
+
+    The line about the damage is on standard error even with C{--json}.
     """
     (store / DATA).write_bytes(b"")
     assert main(["verify", str(store)]) == 78
@@ -177,8 +180,9 @@ def test_verify_a_store_of_another_format(
     store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store of another format ends with status 64, because it is not damaged, and the
-    numbers of both formats are reported.
+    A store of another format ends with status 64, because it is not damaged.
+
+    The numbers of both formats are reported.
     """
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)

@@ -71,8 +71,10 @@ def test_nothing_given() -> None:
 
 def test_every_option_arrives_in_the_worker() -> None:
     """
-    Each option that the supervisor gets reaches its workers: each option with a value that
-    is not its default comes out of their own command line as it went in.
+    Each option that the supervisor gets reaches its workers.
+
+    Each option with a value that is not its default comes out of the workers' own command
+    line as it went in.
     """
     tested = {each.attribute for each in options_of(Settings) if not each.hidden}
     assert tested == set(OTHERS), "an option without an example here"
@@ -87,8 +89,7 @@ def test_every_option_arrives_in_the_worker() -> None:
 
 def test_flags_and_hidden_options() -> None:
     """
-    The hidden options are taken by a worker only, from its supervisor, and are not passed
-    on.
+    Only a worker takes the hidden options, from its supervisor, and does not pass them on.
     """
     words = ("--supervisor", "5", "--scoreboard", "6", "--quick-check")
     told = parsed(*words, options=WorkerOptions).settings()
@@ -144,8 +145,9 @@ def test_flags_and_hidden_options() -> None:
 )
 def test_wrong(words: list[str], wrong: str) -> None:
     """
-    A wrong command line is refused in one line that names the option, the mistake, and a
-    similar name where there is one.
+    A wrong command line is refused in one line that names the option and the mistake.
+
+    The line also names a similar option where there is one.
     """
     line = refused(*words)
     assert line.startswith("pexservice: ")
@@ -156,8 +158,9 @@ def test_wrong(words: list[str], wrong: str) -> None:
 
 def test_the_configuration_file(tmp_path: Path) -> None:
     """
-    The configuration file has the options by their names; the command line wins, and
-    replaces lists.
+    The configuration file has the options by their names.
+
+    The command line wins over the file, and replaces its lists.
     """
     file = tmp_path / "pexservice.toml"
     file.write_text(
@@ -201,8 +204,7 @@ def test_the_configuration_file(tmp_path: Path) -> None:
 )
 def test_a_wrong_configuration_file(tmp_path: Path, text: str, wrong: str) -> None:
     """
-    A mistake in the configuration file is reported in a line that names the file and the
-    key.
+    A line about a mistake in the configuration file names the file and the key.
     """
     file = tmp_path / "pexservice.toml"
     file.write_text(text)
@@ -236,8 +238,9 @@ def test_the_status_of_a_wrong_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    No restart mends a wrong option, so it has a status of its own; the start of a daemon
-    has one status for all errors.
+    A wrong option has a status of its own, because no restart mends it.
+
+    The start of a daemon has one status for all errors.
     """
     options = WorkerOptions()
     options.parent = usage.Options()
@@ -252,8 +255,7 @@ def test_systemd_is_told_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The same words are sent to systemd before the end, so that C{systemctl status} shows
-    them.
+    Before the end, systemd gets the same words, so that C{systemctl status} shows them.
     """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

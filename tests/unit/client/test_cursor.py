@@ -210,8 +210,9 @@ def test_moved(service: FakeService) -> None:
 
 def test_moved_when_it_was_ours(service: FakeService) -> None:
     """
-    A conditional step that was made, and whose answer was lost, is not taken for a step of
-    another client.
+    A conditional step that was made is not taken for a step of another client.
+
+    This holds when the answer to the step was lost.
     """
     service.disturbances = [Disturbance(cut=True, made=True)]
     found = service.after(cursor(service).next(if_revision=0))
@@ -241,8 +242,9 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
 )
 def test_another_service(service: FakeService, came: Disturbance, words: str) -> None:
     """
-    An answer that is no pexservice's is reported as such, and nothing is sent again, nor
-    anywhere else.
+    An answer that is no pexservice's is reported as such.
+
+    The request is not sent again, neither to the same server nor to another one.
     """
     service.always = came
     with pytest.raises(UnexpectedAnswer, match=re.escape(words)) as caught:
@@ -317,8 +319,9 @@ class Routed:
 
 def test_in_turns(service: FakeService) -> None:
     """
-    When a server does not answer, the next one is asked with the same key, and the server
-    that has answered stays the first.
+    When a server does not answer, the next one is asked with the same key.
+
+    The server that has answered stays the first.
     """
     routed = Routed(service.agent)
     routed.down[b"a"] = Refusal
@@ -346,8 +349,7 @@ def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
 
 def test_a_call_that_is_cancelled(service: FakeService) -> None:
     """
-    A call that is cancelled sends nothing more: neither while an answer is waited for, nor
-    between two attempts.
+    A cancelled call sends nothing more, in the wait for an answer or between two attempts.
     """
     for disturbance in (Disturbance(silent=True), problem(503, "not-taken")):
         service.always = disturbance
@@ -368,8 +370,9 @@ def test_a_cancelled_call_ends_however_its_request_does(
     service: FakeService, error: Callable[[], Exception]
 ) -> None:
     """
-    The error of a cancelled request, as of a look-up that finds no such name, is not taken
-    for a broken connection: nothing is sent again.
+    The error of a cancelled request is not taken for a broken connection.
+
+    An example is the error of a look-up that finds no such name.  Nothing is sent again.
     """
     asked = []
 
@@ -431,8 +434,9 @@ def test_the_last_attempt(service: FakeService) -> None:
 
 def test_long_values(service: FakeService) -> None:
     """
-    Values are exact beyond the digits that the interpreter converts, and its limit is not
-    touched.
+    Values are exact beyond the digits that the interpreter converts.
+
+    The interpreter's limit is not touched.
     """
     service.position = 30_000
     before = sys.get_int_max_str_digits()
@@ -460,8 +464,9 @@ def test_the_token(service: FakeService) -> None:
 
 def test_history(service: FakeService) -> None:
     """
-    Steps come newest first, over as many pages as needed, and no further than they are
-    wanted.
+    Steps come newest first, over as many pages as needed.
+
+    The reading goes no further than the caller wants.
     """
     for _ in range(2500):
         service.step("next")

@@ -24,8 +24,9 @@ def test_as_the_interpreter(value: int, zeros: int) -> None:
 
 def test_beyond_the_limit() -> None:
     """
-    A number has more digits than the interpreter converts, and the interpreter's limit
-    stays as it is, even the lowest that there can be.
+    A number can have more digits than the interpreter converts.
+
+    The interpreter's limit stays as it is, even the lowest that there can be.
     """
     before = sys.get_int_max_str_digits()
     value = number(term_at(50_000).text.decode())

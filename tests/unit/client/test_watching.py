@@ -94,8 +94,9 @@ def test_states(watcher: Watcher) -> None:
 
 def test_begun_again(watcher: Watcher) -> None:
     """
-    A stream that ends is begun again after a pause, from the last state that was seen, and
-    no state that is not newer is shown, not even by a node that is behind.
+    A stream that ends is begun again after a pause, from the last state that was seen.
+
+    No state that is not newer is shown, not even by a node that is behind.
     """
     watcher.tell((5, 5), (6, 6))
     watcher.service.end_streams()

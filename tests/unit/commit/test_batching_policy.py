@@ -33,8 +33,9 @@ def test_one_client_never_waits() -> None:
 
 def test_waits_for_as_many_as_last_time() -> None:
     """
-    A batch waits for as many steps as shared the last one, since as many are likely to come
-    again.
+    A batch waits for as many steps as shared the last one.
+
+    As many are likely to come again.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, 0.0002)
@@ -45,9 +46,10 @@ def test_waits_for_as_many_as_last_time() -> None:
 
 def test_waits_while_more_arrive() -> None:
     """
-    A batch grows as long as each turn brings another step: connections that queue are
-    accepted one a turn, and else a batch of one would be followed by a batch of one for
-    ever.
+    A batch grows as long as each turn brings another step.
+
+    Connections that queue are accepted one a turn.  Without this rule, a batch of one would
+    be followed by a batch of one for ever.
     """
     gathering = BatchingPolicy()
     assert not gathering.ready(5, quiet=False, idle=0.0, waited=FIRST_GUESS)
@@ -57,8 +59,9 @@ def test_waits_while_more_arrive() -> None:
 
 def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
     """
-    A batch does not idle for longer than a commit takes: its steps could have been answered
-    in that time.
+    A batch does not idle for longer than a commit takes.
+
+    Its steps could have been answered in that time.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)
@@ -68,8 +71,9 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
 
 def test_gives_up_waiting() -> None:
     """
-    After some usual commits' time a batch goes with the steps that are there, and the next
-    batch does not wait for the clients that stayed away.
+    After the time of some usual commits a batch goes with the steps that are there.
+
+    The next batch does not wait for the clients that stayed away.
     """
     gathering = BatchingPolicy()
     gathering.committed(10, FIRST_GUESS)

@@ -83,8 +83,7 @@ class Bench:
 
     def turn(self) -> None:
         """
-        Make the turn of the reactor that brought what was submitted, and one that brings
-        nothing.
+        Make the reactor's turn that brought the submissions, and one that brings nothing.
         """
         self.clock.turn()
         self.clock.turn()
@@ -100,8 +99,7 @@ class Bench:
 
     def counted(self) -> dict[str, int]:
         """
-        Return the counts of outcomes, by the outcome's word and the transition's first
-        letter.
+        Return the counts of outcomes, by outcome word and first letter of the transition.
         """
         return {
             f"{outcome} {kind.word[0]}": count
@@ -149,8 +147,7 @@ def test_answers_when_durable(bench: Bench) -> None:
 
 def test_one_turn_is_one_batch(bench: Bench) -> None:
     """
-    Steps that arrive in one turn of the reactor share a commit, and each has its own
-    answer, in order.
+    Steps of one reactor turn share a commit, and each has its own answer, in order.
     """
     results = [bench.submit(each) for each in (NEXT, NEXT, NEXT, PREVIOUS, RESET)]
     bench.turn()
@@ -163,8 +160,9 @@ def test_one_turn_is_one_batch(bench: Bench) -> None:
 
 def test_company_under_way(bench: Bench) -> None:
     """
-    Steps that arrive while a commit is under way share the next one, which begins when the
-    first has ended.
+    Steps that arrive while a commit is under way share the next one.
+
+    The next commit begins when the first has ended.
     """
     bench.submit()
     bench.turn()
@@ -203,8 +201,9 @@ def test_waits_for_company(bench: Bench) -> None:
 
 def test_an_answer_that_brings_the_next_request() -> None:
     """
-    A pipeline, where each answer lets the next request in, neither nests commits nor makes
-    a request wait.
+    A pipeline neither nests commits nor makes a request wait.
+
+    In a pipeline each answer lets the next request in.
     """
     bench = Bench(held=False)
     left = 5000
@@ -225,8 +224,9 @@ def test_an_answer_that_brings_the_next_request() -> None:
 
 def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     """
-    A batch that was not taken never happened, nor did the steps built on it; the next step
-    starts from the durable state.
+    A batch that was not taken never happened, nor did the steps built on it.
+
+    The next step starts from the durable state.
     """
     bench.commit(2)
     results = [bench.submit(key=b"a"), bench.submit()]
@@ -244,8 +244,10 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
 
 def test_an_unknown_outcome(bench: Bench) -> None:
     """
-    After a commit of unknown outcome its waiters are told so, the steps built on it never
-    happened, the process is told to end, and nothing is taken any more.
+    After a commit of unknown outcome nothing is taken any more.
+
+    The commit's waiters are told that its outcome is unknown, and the steps built on it
+    never happened.  The process is told to end.
     """
     results = bench.submit()
     bench.turn()
@@ -263,8 +265,9 @@ DAMAGED = StoreDamaged("the store /s is damaged")
 
 def test_damage_found_by_a_commit(bench: Bench) -> None:
     """
-    A batch whose commit finds damage surely did not happen, nor did the steps built on it;
-    the process is told to end, and nothing is taken any more.
+    A batch whose commit finds damage surely did not happen, nor did the steps built on it.
+
+    The process is told to end, and nothing is taken any more.
     """
     results = bench.submit()
     bench.turn()
@@ -297,8 +300,10 @@ class UnreadableStore(MemoryStore):
 @pytest.mark.parametrize("by", ["look-up", "history"])
 def test_damage_found_by_reading(by: str) -> None:
     """
-    When a read finds damage, the batch under way is answered as it ends, the gathering
-    steps and the reader are told that nothing was taken, and the process is told to end.
+    When a read finds damage, the process is told to end.
+
+    The batch under way is answered as it ends.  The gathering steps and the reader are told
+    that nothing was taken.
     """
     bench = Bench(store=UnreadableStore(held=True))
     under_way = bench.submit()
@@ -338,8 +343,9 @@ def test_a_condition(bench: Bench) -> None:
 
 def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
     """
-    Of two moves with the same precondition one is made, and the other is answered only when
-    the state that it is told is durable.
+    Of two moves with the same precondition one is made.
+
+    The other is answered only when the state in its answer is durable.
     """
     results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
@@ -352,8 +358,7 @@ def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
 
 def test_looking_at_what_was_not_taken(bench: Bench) -> None:
     """
-    A move that was to be told a state which then never came to be is told that it was not
-    taken.
+    A move is told that it was not taken if the state for its answer never came to be.
     """
     bench.submit()
     bench.turn()
@@ -364,8 +369,9 @@ def test_looking_at_what_was_not_taken(bench: Bench) -> None:
 
 def test_a_key_is_used_once(bench: Bench) -> None:
     """
-    A repeated idempotency key is answered as the first time, wherever the first use is by
-    then: gathering, under way, or on disk.
+    A repeated idempotency key is answered as the first time, wherever the first use is.
+
+    The first use may be gathering, under way, or on disk by then.
     """
     first = bench.submit(key=b"k")
     gathering = bench.submit(key=b"k")
@@ -382,8 +388,9 @@ def test_a_key_is_used_once(bench: Bench) -> None:
 
 def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
     """
-    The state that a key led to is made once, however often the key is repeated: far along
-    the sequence that takes milliseconds.
+    The state that a key led to is made once, however often the key is repeated.
+
+    Far along the sequence, making a state takes milliseconds.
     """
     bench.submit(key=b"k")
     bench.turn()
@@ -400,8 +407,7 @@ def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
 
 def test_a_key_of_another_transition(bench: Bench) -> None:
     """
-    A key that was used for another transition is refused, wherever its first use is by
-    then.
+    A key used for another transition is refused, wherever its first use is by then.
     """
     bench.submit(key=b"k")
     gathering = bench.submit(RESET, key=b"k")
@@ -414,8 +420,7 @@ def test_a_key_of_another_transition(bench: Bench) -> None:
 
 def test_a_key_beats_a_condition(bench: Bench) -> None:
     """
-    A repeated key is answered as the first time, though its move's precondition is not met
-    any more.
+    A repeated key is answered as the first time, even if its precondition is unmet now.
     """
     bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     bench.turn()
@@ -452,8 +457,9 @@ def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
 
 def test_drain(bench: Bench) -> None:
     """
-    Draining commits the batch under way and the steps that wait behind it, and then is
-    done; steps that come later are refused.
+    Draining commits the batch under way and the steps that wait behind it.
+
+    After that the draining is done.  Steps that come after its start are refused.
     """
     under_way = bench.submit()
     bench.turn()
@@ -491,8 +497,7 @@ def test_drain_nothing(bench: Bench) -> None:
 
 def test_settled(bench: Bench) -> None:
     """
-    The committer is settled when the commit under way has ended, and at once if there is
-    none.
+    The committer is settled when the commit under way has ended, or at once without one.
     """
     now(bench.committer.settled())
     bench.submit()
@@ -571,8 +576,9 @@ def test_what_did_not_happen_is_counted(
     bench: Bench, failure: Exception, word: str
 ) -> None:
     """
-    A failed batch is counted with the repeats that wait for it and with the steps built on
-    it, which surely did not happen.
+    A failed batch is counted together with the repeats that wait for it.
+
+    The steps built on the batch are counted too, as steps that surely did not happen.
     """
     bench.submit(NEXT, key=b"k")
     bench.submit(NEXT, key=b"k")
@@ -589,8 +595,7 @@ def test_what_did_not_happen_is_counted(
 
 def test_answered_first_and_lost() -> None:
     """
-    With synchronous commit off, the steps that the disk has taken are counted, and not
-    those that were answered.
+    With synchronous commit off, steps are counted when on disk, and not when answered.
     """
     bench = Bench(synchronous=False)
     bench.submit()
@@ -623,8 +628,7 @@ def test_many_refusals_are_few_lines() -> None:
 
 def test_a_full_disk_is_not_ready() -> None:
     """
-    A store that says that its disk is full makes the committer unready, for as long as
-    it says so.
+    The committer is unready for as long as its store says that the disk is full.
     """
 
     @implementer(IOnDisk)
@@ -679,8 +683,9 @@ class TestAnswerFirst:
 
     def test_answers_at_once(self, bench: Bench) -> None:
         """
-        The answer and the state that readers see do not wait for the disk; the commit
-        follows within C{LONGEST_DELAY}.
+        The answer and the state that readers see do not wait for the disk.
+
+        The commit follows within C{LONGEST_DELAY}.
         """
         assert bench.submit() == [(Result.APPLIED, 1, 1)]
         assert bench.committer.visible.revision == 1
@@ -697,8 +702,10 @@ class TestAnswerFirst:
 
     def test_a_disk_that_hangs(self, bench: Bench) -> None:
         """
-        While a commit hangs, C{MOST_ANSWERED_FIRST} steps are answered ahead of the next
-        commit and the others wait for it; then answers come at once again.
+        While a commit hangs, only C{MOST_ANSWERED_FIRST} more steps are answered at once.
+
+        They are answered ahead of the next commit, and the other steps wait for that
+        commit.  Then answers come at once again.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -720,8 +727,7 @@ class TestAnswerFirst:
 
     def test_who_waited_is_refused_with_the_others(self, bench: Bench) -> None:
         """
-        A step that waited for a batch is refused with the others when the batch is not
-        taken.
+        A step that waited for a batch is refused with the others if the batch is not taken.
         """
         for _ in range(MOST_ANSWERED_FIRST):
             bench.submit()
@@ -748,8 +754,9 @@ class TestAnswerFirst:
 
     def test_a_store_that_refuses(self, bench: Bench) -> None:
         """
-        Once the store has refused steps that were answered, no step is answered before its
-        commit, until the store takes a batch again.
+        Once the store has refused answered steps, no step is answered before its commit.
+
+        This ends when the store takes a batch again.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -764,8 +771,9 @@ class TestAnswerFirst:
 
     def test_an_unknown_outcome(self, bench: Bench) -> None:
         """
-        After a commit of unknown outcome the process is told to end, and readers are not
-        shown steps that may be lost.
+        After a commit of unknown outcome the process is told to end.
+
+        Readers are not shown steps that may be lost.
         """
         bench.submit()
         bench.clock.turn(LONGEST_DELAY)
@@ -777,8 +785,9 @@ class TestAnswerFirst:
 
 class AnyOrder(RuleBasedStateMachine):
     """
-    A committer for which requests arrive and commits end in any order: each acknowledged
-    step is durable, once, in order, and exact.
+    A committer for which requests arrive and commits end in any order.
+
+    Each acknowledged step is durable, once, in order, and exact.
     """
 
     def __init__(self) -> None:
@@ -837,8 +846,9 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def agrees_with_the_store(self) -> None:
         """
-        Check that the durable state is the store's, and that every acknowledged state is in
-        its journal.
+        Check that the durable state is the store's.
+
+        Check also that every acknowledged state is in the store's journal.
         """
         store, durable = self.bench.store, self.bench.committer.durable
         assert (durable.revision, durable.position) == (store.revision, store.position)

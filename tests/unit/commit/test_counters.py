@@ -25,8 +25,9 @@ from pexservice.core.cursor import Transition
 @given(st.lists(st.floats(0, 10)))
 def test_a_histogram(values: list[float]) -> None:
     """
-    Each bound of a histogram counts the values that do not exceed it, as Prometheus has it,
-    and the last one counts all.
+    Each bound of a histogram counts the values that do not exceed it.
+
+    This is Prometheus's rule.  The last bound counts all values.
     """
     bounds = (0.0, 0.5, 2.0, 7.0)
     histogram = Histogram(bounds)

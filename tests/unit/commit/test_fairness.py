@@ -119,8 +119,9 @@ def _done() -> Deferred[None]:
 
 class OldLine(Line):
     """
-    The connection of a node of a version without a queue: operations on the queue are taken
-    out.
+    The connection of a node of a version without a queue.
+
+    Operations on the queue are taken out.
     """
 
     def apply(self, path: str, message: Message) -> Message:
@@ -272,8 +273,10 @@ def fair(rates: Sequence[float]) -> bool:
 )
 def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
     """
-    Nodes with equally many callers give equally many answers, no caller waits for more than
-    a few rounds, and together the nodes make as many steps as one of them alone.
+    Nodes with equally many callers give equally many answers.
+
+    No caller waits for more than a few rounds, and together the nodes make as many steps as
+    one of them alone.
     """
     cluster = start(*nodes * [callers], seed=seed)
     since = cluster.clock.seconds()
@@ -358,8 +361,9 @@ def test_a_seldom_node() -> None:
 
 def test_a_node_without_a_queue() -> None:
     """
-    Beside a node of an earlier version, which waits for no other, the new nodes still take
-    turns with each other, and are answered.
+    Beside a node of an earlier version, the new nodes still take turns with each other.
+
+    The old node waits for no other, and the new nodes are answered all the same.
     """
     cluster = Cluster(1)
     for line in (Line, Line, OldLine):

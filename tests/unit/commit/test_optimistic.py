@@ -121,8 +121,10 @@ def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
 
 def test_rebase(nodes: tuple[Node, Node]) -> None:
     """
-    Moves that lose the race follow the winner's, together with the moves that came
-    meanwhile, in order; and the answers are those of the batch that won.
+    Moves that lose the race follow the winner's, in order.
+
+    The moves that came meanwhile go together with them.  The answers are those of the batch
+    that won.
     """
     one, two = nodes
     told = [one.submit(), one.submit(RESET), one.submit()]
@@ -142,8 +144,9 @@ def test_rebase(nodes: tuple[Node, Node]) -> None:
 
 def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
     """
-    An idempotency key that two nodes take at once moves the cursor once, and both nodes
-    tell the same.
+    An idempotency key that two nodes take at once moves the cursor once.
+
+    Both nodes tell the same.
     """
     one, two = nodes
     first, second = one.submit(key=b"k"), two.submit(key=b"k")
@@ -163,8 +166,10 @@ def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
     """
-    A move whose precondition was met when it came, and is not any more when its batch is
-    tried again, is told the state that the precondition was compared with.
+    A move whose precondition others broke is told the state that was compared with it.
+
+    The precondition was met when the move came, and is not any more when the move's batch
+    is tried again.
     """
     one, two = nodes
     told = one.submit(condition=lambda state: state.revision == 0)
@@ -177,8 +182,7 @@ def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
     """
-    A precondition that is not met by the state that the node knows may be met by the state
-    in the store.
+    A precondition that the node's state does not meet may be met by the store's state.
     """
     one, two = nodes
     two.submit()
@@ -190,8 +194,10 @@ def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
     """
-    A move with an unmet precondition is not told the state that the batch under way leads
-    to, since that batch may have happened before the move was asked for.
+    A move with an unmet precondition is not told the state of the batch under way.
+
+    The batch under way leads to that state, but may have happened before the move was
+    requested.
     """
     one, two = nodes
     one.submit()
@@ -206,8 +212,9 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
 
 def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
     """
-    A precondition that is not met because of a move in the same batch is answered with the
-    batch, without a message of its own.
+    A precondition broken by a move in the same batch is answered with the batch.
+
+    The answer takes no message of its own.
     """
     one, _ = nodes
     made = one.submit()
@@ -224,8 +231,9 @@ def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
 
 def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
     """
-    While a batch is under way, a precondition that is not met sends no message: only the
-    batch's end tells where the cursor is by then.
+    While a batch is under way, a precondition that is not met sends no message.
+
+    Only the batch's end tells where the cursor is by then.
     """
     one, _ = nodes
     one.submit()
@@ -242,8 +250,9 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> None:
     """
-    A move that is repeated with its key is told what it did, at any node, although its
-    precondition, which was met then, is not met any more.
+    A move that is repeated with its key is told its first outcome, at any node.
+
+    Its precondition was met the first time, and need not be met any more.
     """
     one, two = nodes
     first = one.submit(key=b"k", condition=lambda state: state.revision == 0)
@@ -262,8 +271,9 @@ def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> N
 
 def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
     """
-    The key of a move whose precondition is not met was not used, whatever is under way; a
-    move whose precondition may be met by the batch under way waits for that batch.
+    The key of a move whose precondition is not met was not used, whatever is under way.
+
+    A move whose precondition may be met by the batch under way waits for that batch.
     """
     one, two = nodes
     two.submit()
@@ -290,8 +300,10 @@ def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
 
 def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     """
-    Reads that come at the same time share a message to etcd; a read that comes when the
-    message was sent waits for the next one, and sees what happened before.
+    Reads that come at the same time share a message to etcd.
+
+    A read that comes when the message was sent waits for the next message, and sees the
+    steps that happened before.
     """
     one, two = nodes
     first = one.read()
@@ -307,8 +319,9 @@ def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
 
 def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     """
-    A node that does not know an outcome says so, takes nothing until the store answers, and
-    goes on.
+    A node that does not know an outcome says so, and goes on when the store answers.
+
+    Until then the node takes nothing.
     """
     one, _ = nodes
     told, behind = one.submit(key=b"k"), None
@@ -362,8 +375,9 @@ def test_restored(nodes: tuple[Node, Node]) -> None:
 
 def test_many_keys(nodes: tuple[Node, Node]) -> None:
     """
-    No batch has more keys than etcd takes, also after a lost race; and all the moves are
-    made.
+    No batch has more keys than etcd takes, also after a lost race.
+
+    All the moves are made.
     """
     one, two = nodes
     count = 3 * MOST_KEYS + 1
@@ -381,8 +395,7 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
 
 def test_stopping(nodes: tuple[Node, Node]) -> None:
     """
-    A node that stops commits the moves that were submitted before, and takes none after
-    that.
+    A node that stops commits the moves submitted before, and takes none after that.
     """
     one, _ = nodes
     told = one.submit()
@@ -463,8 +476,7 @@ class Chance:
 
     def ask(self, node: Node) -> None:
         """
-        Have a client ask a node, for something new or something that it has asked for
-        before.
+        Have a client send a node a new request, or one that the client has sent before.
         """
         if self.repeating and self.choose.random() < 1 / 2:
             self._begin(node, self.repeating.pop(0))
@@ -623,8 +635,10 @@ class Chance:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_by_chance(seed: int) -> None:
     """
-    Whatever the network does to three nodes, one cursor can have told their callers all
-    that they are told, in the order of the time; and a key moves the cursor once.
+    Whatever the network does to three nodes, one cursor can have given all the answers.
+
+    The cursor can have given these answers to the nodes' callers in the order of the time.
+    A key moves the cursor once.
     """
     chance = Chance(seed)
     chance.run(1500)

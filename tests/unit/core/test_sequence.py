@@ -24,8 +24,9 @@ from pexservice.core.sequence import (
 @pytest.fixture(autouse=True)
 def unlimited_int_digits() -> Iterator[None]:
     """
-    Provide ints of any length as text, which the reference needs and the service does
-    without.
+    Provide ints of any length as text.
+
+    The reference needs them, and the service does without.
     """
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)

@@ -43,8 +43,10 @@ class Stopping(MemoryReactor):
 
 def test_while_it_is_stopping() -> None:
     """
-    A failure of the last commit, while the reactor stops, is reported and raises no error
-    of its own: otherwise the client that asked for the step would get no answer.
+    A failure of the last commit is reported, and raises no error of its own.
+
+    The reactor is stopping by then.  With an error, the client that requested the step
+    would get no answer.
     """
     at_exit: list[object] = []
     process_exit = ProcessExit(
@@ -70,8 +72,9 @@ class Full(io.StringIO):
 
 def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A process that cannot write its reason ends all the same: if it went on, it would refuse
-    every step for good.
+    A process that cannot write its reason ends all the same.
+
+    If the process went on, it would refuse every step for good.
     """
     monkeypatch.setattr(sys, "__stderr__", Full())
     reactor = MemoryReactor()
@@ -137,8 +140,9 @@ def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> Non
 @pytest.mark.parametrize(("loop", "status"), [("reactor.stop()", 0), ("1 / 0", 1)])
 def test_the_reactor_breaks_down(loop: str, status: int) -> None:
     """
-    A reactor that breaks down ends the process with status 1, although twistd logs the
-    error and ends with 0.
+    A reactor that breaks down ends the process with status 1.
+
+    By itself, twistd logs the error and ends with status 0.
     """
     program = f"""
 from contextlib import suppress

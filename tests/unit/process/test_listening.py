@@ -69,8 +69,7 @@ def test_all_are_served() -> None:
 
 def test_what_is_no_listening_stream_socket() -> None:
     """
-    A socket that is no listening stream socket is refused with a line that says which one
-    it is.
+    A socket that is no listening stream socket is refused with a line that names it.
     """
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
@@ -84,8 +83,9 @@ def test_what_is_no_listening_stream_socket() -> None:
 @pytest.mark.parametrize("count", ["", "0", "x"])
 def test_none(count: str) -> None:
     """
-    Without sockets, or with those of another process, nothing would be served: that is a
-    misconfiguration, which takes another unit and not another start.
+    Without sockets, or with those of another process, the service is misconfigured.
+
+    Nothing would be served.  The remedy is another unit and not another start.
     """
     ours = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):

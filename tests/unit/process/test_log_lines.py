@@ -80,8 +80,9 @@ def test_the_journal_has_priorities(level: str, priority: int) -> None:
 @pytest.mark.parametrize("journal", [False, True])
 def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a parameter
     """
-    A line of the access log has the format of the file, and the journal can tell it by its
-    facility.
+    A line of the access log has the format of the file.
+
+    The journal can tell the line by its facility.
     """
     line = '"::1" - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
     piped = written(event("{line}", line=line, facility=ACCESS), piped=True)
@@ -107,8 +108,9 @@ def test_an_object() -> None:
 
 def test_an_object_of_a_worker() -> None:
     """
-    A worker's event keeps its fields on the way through the supervisor, and a line that is
-    no object becomes an event of its own.
+    A worker's event keeps its fields on the way through the supervisor.
+
+    A line that is no object becomes an event of its own.
     """
     piped = written(event("at {n}", LogLevel.error, n=3), as_json=True, piped=True)
     level, _, rest = level_of(piped.rstrip("\n"))
@@ -145,8 +147,9 @@ def test_a_line_without_a_priority(line: str) -> None:
 
 def test_twisteds_words_for_its_ports() -> None:
     """
-    Twisted's own lines about its ports are left out: the service names its addresses
-    itself.
+    Twisted's own lines about its ports are left out.
+
+    The service names its addresses itself.
     """
     for text in ("_NeverConnected starting on 8081", "(TCP Port 8081 Closed)"):
         given = event("{log_text}", log_text=text) | {"log_namespace": "log_legacy"}
@@ -172,8 +175,9 @@ def test_twisteds_words_for_connections() -> None:
 
 def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:
     """
-    Standard error is the journal only if C{JOURNAL_STREAM} names its device and inode: the
-    variable is inherited by processes whose output goes elsewhere.
+    Standard error is the journal only if C{JOURNAL_STREAM} names its device and inode.
+
+    Processes whose output goes elsewhere inherit the variable.
     """
     path = tmp_path / "stream"
     with path.open("wb") as file:

@@ -46,8 +46,9 @@ def test_an_exception_does_not_end_the_calls() -> None:
 
 def test_a_failed_deferred_does_not_end_the_calls() -> None:
     """
-    A C{Deferred} that fails counts as an error too, and no other call is made before it has
-    fired.
+    A C{Deferred} that fails counts as an error too.
+
+    No other call is made before the C{Deferred} has fired.
     """
     clock, made = Clock(), list[Deferred[None]]()
 

@@ -73,8 +73,9 @@ def test_no_whole_record(descriptor: int) -> None:
 
 def test_the_record_of_version_0_1_0(descriptor: int) -> None:
     """
-    The shorter record of an older supervisor, which may go on for a while after an upgrade,
-    can be read.
+    The shorter record of an older supervisor can be read.
+
+    An older supervisor may go on for a while after an upgrade.
     """
     record = struct.pack("<8s3Q6Q", b"pexscor1", 1, 2, 3, 4, 5, 6, 7, 8, 9)
     os.pwrite(descriptor, record + struct.pack("<I", zlib.crc32(record)), 0)

@@ -74,8 +74,9 @@ def test_whatever_is_said(pipe: tuple[int, int]) -> None:
 
 def test_a_full_pipe(pipe: tuple[int, int]) -> None:
     """
-    A supervisor that does not read is not waited for, a message that does not fit is not
-    torn, and the failure is logged once.
+    No message waits for a supervisor that does not read.
+
+    A message that does not fit is not torn, and the failure is logged once.
     """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
@@ -92,8 +93,9 @@ def test_a_full_pipe(pipe: tuple[int, int]) -> None:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     """
-    Without a socket nothing is sent, and a socket that is gone, or comes later, is no
-    failure.
+    Without a socket nothing is sent.
+
+    A socket that is gone, or comes later, is no failure.
     """
     Notifier().notify(READY)
     Notifier.to_service_manager({}).notify(READY)
@@ -141,8 +143,7 @@ def test_the_watchdog(
     environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
 ) -> None:
     """
-    The watchdog's interval is taken from the environment, unless it is meant for another
-    process.
+    The environment gives the watchdog's interval, unless it is meant for another process.
     """
     named = {"NOTIFY_SOCKET": "@nobody", **environment}
     with closing(Notifier.to_service_manager(named)) as notifier:

@@ -72,8 +72,9 @@ def test_new_workers_are_asked_for(signals: StartSignals) -> None:
 
 def test_handed_over(signals: StartSignals) -> None:
     """
-    After the hand-over SIGTERM stops the reactor, and SIGINT has Python's own handler,
-    which is the only one that the reactor replaces.
+    After the hand-over SIGTERM stops the reactor, and SIGINT has Python's own handler.
+
+    Python's own handler is the only one that the reactor replaces.
     """
     stopped: list[None] = []
     signals.hand_over(lambda: stopped.append(None))

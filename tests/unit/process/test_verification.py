@@ -13,8 +13,9 @@ from pexservice.process.verification import LOG_INTERVAL, VerificationProgress
 
 def test_each_sign_is_passed_on() -> None:
     """
-    Progress is passed on in systemd's words: a status, more time to start, and that the
-    process is alive.
+    Progress is passed on in systemd's words.
+
+    The words are a status, more time to start, and a sign that the process is alive.
     """
     notified: list[tuple[str, ...]] = []
     progress = VerificationProgress(lambda *lines: notified.append(lines))

@@ -60,8 +60,9 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
 )
 def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
     """
-    The line is the same whether the plan cache or the parser led to the answer, also for a
-    request that was refused early.
+    The line is the same whether the plan cache or the parser led to the answer.
+
+    This holds also for a request that was refused early.
     """
     server = Server(remembers=remembers, logs=True)
     found = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
@@ -86,8 +87,9 @@ def test_the_order() -> None:
 
 def test_a_client_behind_a_proxy() -> None:
     """
-    A line names the client behind a proxy, as the rate limit does; a Unix socket has no
-    address.
+    A line names the client behind a proxy, as the rate limit does.
+
+    A Unix socket has no address.
     """
     server = Server(logs=True)
     forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
@@ -125,8 +127,9 @@ def test_they_are_written_together() -> None:
 
 def test_a_full_disk() -> None:
     """
-    A full disk costs lines and no answer; the log reports it once, and then how many lines
-    were lost.
+    A full disk costs lines and no answer.
+
+    The log reports the full disk once, and then the number of lost lines.
     """
     server = Server(logs=True)
     server.sink.failure = OSError(errno.ENOSPC, "no space")
@@ -163,8 +166,9 @@ def test_a_file_that_is_moved(tmp_path: Path) -> None:
 
 def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
     """
-    If the file cannot be opened again, the open one stays in use, and the daemon's log says
-    so.
+    If the file cannot be opened again, the open one stays in use.
+
+    The daemon's log says so.
     """
     place = tmp_path / "place"
     place.mkdir()

@@ -27,8 +27,7 @@ def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_it_changes_when_the_client_reads(kind: str) -> None:
     """
-    The number of bytes taken stands still while a client takes nothing, and changes when
-    the client takes some.
+    The number of bytes taken changes when, and only when, the client takes some.
     """
     server, client = _pair(kind)
     with server, client:

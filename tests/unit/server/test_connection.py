@@ -49,8 +49,9 @@ def statuses(wire: Wire) -> list[int]:
 
 def test_what_comes_during_a_step_waits(server: Server) -> None:
     """
-    The connection is not read on during a step, and requests that arrive meanwhile are
-    answered after it, in order.
+    The connection is not read on during a step.
+
+    Requests that arrive meanwhile are answered after the step, in order.
     """
     server.store.held = True
     wire = server.connect()
@@ -70,8 +71,9 @@ def test_what_comes_during_a_step_waits(server: Server) -> None:
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
 def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> None:
     """
-    A client that takes no answers can send no more requests until it takes them, whether
-    its connection has a channel or not.
+    A client that takes no answers can send no more requests until it takes them.
+
+    This holds whether the connection has a channel or not.
     """
     wire = server.connect()
     wire.protocol.pauseProducing()
@@ -87,8 +89,7 @@ def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> 
 
 def test_half_closed_during_a_step(server: Server) -> None:
     """
-    A client that half-closes its connection during a step gets the answer, and then the
-    end.
+    A client that half-closes its connection during a step gets the answer, then the end.
     """
     server.store.held = True
     wire = ask(server, NEXT)
@@ -149,8 +150,7 @@ def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> No
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
 def test_a_problem_as_json(request_: bytes) -> None:
     """
-    A client that accepts JSON for problems alone gets a problem as JSON and the value as
-    text.
+    A client that accepts JSON for problems alone gets problems as JSON, values as text.
     """
     server = Server()
     request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
@@ -191,8 +191,10 @@ def test_a_drip_in_a_body() -> None:
 @pytest.mark.parametrize("request_", [CURRENT, NEXT])
 def test_resting_connections_go(server: Server, request_: bytes) -> None:
     """
-    A connection that rests too long is closed; each request starts its time anew, also a
-    request that the plan cache knows: a read, or a step, taken or not.
+    A connection that rests too long is closed, and each request starts its time anew.
+
+    This holds also for a request that the plan cache knows: a read, or a step, taken or
+    not.
     """
     wires = [
         *(ask(server, request_) for _ in range(3)),
@@ -221,8 +223,9 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
 
 def test_one_too_many() -> None:
     """
-    A resting connection makes room for a new one; when all are busy, the new one is
-    answered 503 and closed.
+    A resting connection makes room for a new one.
+
+    When all connections are busy, the new one is answered 503 and closed.
     """
     server = Server(connections=2)
     # So that the plan cache knows the request.
@@ -265,8 +268,9 @@ def test_parting(server: Server) -> None:
 
 def test_the_rate_of_one_client() -> None:
     """
-    The rate limit holds with the plan cache as without it, for each address on its own, and
-    its allowance grows again.
+    The rate limit holds with the plan cache as without it, for each address on its own.
+
+    The allowance of an address grows again.
     """
     server = Server(rate=5)
     one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
@@ -323,8 +327,7 @@ def test_malformed_requests_behind_a_proxy() -> None:
 
 def test_what_a_page_is_told_of_early_refusals() -> None:
     """
-    A page of a named origin may read the answers to malformed requests, as any other
-    answer.
+    A page of a named origin may read the answers to malformed requests, as any other.
     """
     origin = "https://a.example"
     server = Server(access=Access(origins=[origin]))
@@ -339,8 +342,9 @@ def test_what_a_page_is_told_of_early_refusals() -> None:
 
 def test_a_refusal_behind_a_head_request() -> None:
     """
-    The answer to a malformed request has a body, also when the request before it was a
-    HEAD.
+    The answer to a malformed request has a body, also after a HEAD request.
+
+    The answer to a HEAD request that is refused itself has none.
     """
     server = Server()
     head = CURRENT.replace(b"GET", b"HEAD")
@@ -353,8 +357,9 @@ def test_a_refusal_behind_a_head_request() -> None:
 
 def test_the_rate_behind_a_proxy() -> None:
     """
-    Through a Unix socket, the rate limit counts the client that the proxy names, also for
-    requests that the plan cache knows.
+    Through a Unix socket, the rate limit counts the client that the proxy names.
+
+    This holds also for requests that the plan cache knows.
     """
     server = Server(rate=1)
     for peer, expected in (

@@ -133,8 +133,10 @@ def answers(wire: Wire) -> list[Answer]:
 )
 def test_whatever_comes(held: list[tuple[list[bytes], str]]) -> None:
     """
-    Whatever is sent, nothing is raised or logged, no answer is a failure of the server,
-    each step is told of, the plan cache stays small, and it changes no answer.
+    Whatever is sent, the server does not fail, and the plan cache changes no answer.
+
+    Nothing is raised or logged, no answer is a failure of the server, each step is told in
+    an answer, and the plan cache stays small.
     """
     with_cache, without = (Server(remembers=remembers) for remembers in (True, False))
     with silence():

@@ -61,9 +61,10 @@ def test_the_same_with_and_without_the_cache(
     requests: list[tuple[IAddress, IAddress, bytes]],
 ) -> None:
     """
-    A plan learnt on a connection whose Host is not checked gets no request past the check
-    on another connection; 421 is answered if, and only if, the host is foreign and the
-    connection is checked.
+    A plan learnt on an unchecked connection gets no request past the check on another.
+
+    A connection is checked if the Host of its requests is checked.  The answer is 421 if,
+    and only if, the host is foreign and the connection is checked.
     """
     cached, parsed = server(), server(remembers=False)
     for local, peer, request in requests:
@@ -79,8 +80,9 @@ def test_the_same_with_and_without_the_cache(
 @pytest.mark.parametrize("end", ["", "Connection: close\r\n"])
 def test_learnt_elsewhere(request_line: str, end: str) -> None:
     """
-    A request in the plan cache is refused on a connection whose Host is checked, and a
-    keep-alive connection goes on.
+    A request in the plan cache is refused on a connection whose Host is checked.
+
+    A keep-alive connection goes on.
     """
     one = server()
     sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
@@ -105,8 +107,9 @@ def test_http_1_0_without_host() -> None:
 
 def test_every_answer_forbids_sniffing_and_embedding() -> None:
     """
-    Every answer forbids sniffing and embedding, also an answer from the plan cache or to a
-    malformed request.
+    Every answer forbids sniffing and embedding.
+
+    This holds also for an answer from the plan cache or to a malformed request.
     """
     one = server()
     malformed = [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 17000]

@@ -78,8 +78,9 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
 
 def test_the_longest_resting_makes_room() -> None:
     """
-    Resting connections make room in the order in which they came to rest, whatever the
-    order in which they were opened.
+    Resting connections make room in the order in which they came to rest.
+
+    The order in which they were opened does not matter.
     """
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
@@ -91,8 +92,9 @@ def test_the_longest_resting_makes_room() -> None:
 
 def test_who_has_moved_since_the_search_stays() -> None:
     """
-    A connection that was busy after a search found it stays; the others that the search
-    found go one by one.
+    A connection that was busy after a search had found it stays.
+
+    The others that the search found go one by one.
     """
     first, second, third = (Fake(last_active=float(n)) for n in range(3))
     connections = table(3, first, second, third)
@@ -137,8 +139,10 @@ def test_one_search_in_a_flood() -> None:
 
 def test_the_sweep() -> None:
     """
-    The sweep closes a connection that rests too long, times out a request that takes too
-    long to arrive, and aborts a connection whose client takes no answer; the others stay.
+    The sweep ends the connections that take too long, and the others stay.
+
+    It closes a connection that rests too long, times out a request that takes too long to
+    arrive, and aborts a connection whose client takes no answer.
     """
     clock = Turns()
     now = 1000.0
@@ -161,8 +165,9 @@ def test_the_sweep() -> None:
 
 def test_who_reads_slowly_is_waited_for() -> None:
     """
-    A client that takes some of its answer every now and then may take as long as it likes;
-    once it has stopped, its connection is aborted.
+    A client that takes some of its answer now and then may take as long as it likes.
+
+    Once the client has stopped, its connection is aborted.
     """
     clock = Turns()
     clock.rightNow = 1000.0
@@ -181,8 +186,9 @@ def test_who_reads_slowly_is_waited_for() -> None:
 
 def test_who_cannot_be_looked_at_has_its_time() -> None:
     """
-    Where the kernel does not tell how much a client takes, the client has to take all in
-    time; a connection that is blocked again has its full time again.
+    Where the kernel does not tell how much a client takes, all must be taken in time.
+
+    A connection that is blocked again has its full time again.
     """
     clock = Turns()
     clock.rightNow = 1000.0
@@ -236,8 +242,9 @@ def test_a_closing_one_makes_room() -> None:
 
 def test_a_request_that_does_not_arrive_makes_room() -> None:
     """
-    Where no connection rests, the one whose request has been arriving longest goes before a
-    new connection is refused.
+    Where no connection rests, the request that has been arriving longest makes room.
+
+    Its connection goes before a new connection is refused.
     """
     slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
     connections = table(3, *slow, Fake(phase=BUSY))
@@ -249,8 +256,10 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
 
 def test_a_new_connection_is_not_idle() -> None:
     """
-    A connection that has sent nothing yet goes after those whose requests have been
-    arriving for longer, or a new client would be closed before it can ask.
+    A new connection goes after those whose requests have been arriving for longer.
+
+    The new connection has sent nothing yet.  In another order, a new client would be closed
+    before it can ask.
     """
     new = Fake(answered=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
@@ -263,8 +272,10 @@ def test_a_new_connection_is_not_idle() -> None:
 
 def test_a_client_closes_its_own_connections() -> None:
     """
-    A client that holds more than its share makes room for all others, and for itself,
-    whatever its connections do; the connections of others stay, however long they rest.
+    A client with more than its share makes room for all others, and for itself.
+
+    This holds whatever its connections do.  The connections of others stay, however long
+    they rest.
     """
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
@@ -288,8 +299,9 @@ def test_a_client_closes_its_own_connections() -> None:
 
 def test_there_is_no_rest_while_a_flood_goes_on() -> None:
     """
-    Connections that come again as often as they are closed keep no other client out,
-    however long the machine takes for a search.
+    Connections that come again as often as they are closed keep no other client out.
+
+    This holds however long the machine takes for a search.
     """
     ticks = itertools.count(1000)
     connections = Connections(100, lambda: float(next(ticks)))
@@ -333,8 +345,9 @@ def test_a_proxy_never_holds_too_many() -> None:
 
 def test_refusals_are_bounded() -> None:
     """
-    A connection that is being refused holds a file descriptor, so only L{MOST_REFUSALS} at
-    a time are told that there is no room.
+    Only L{MOST_REFUSALS} connections at a time are told that there is no room.
+
+    A connection that is being refused holds a file descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
     told = [Fake(phase=Phase.DRAINING) for _ in range(MOST_REFUSALS)]
@@ -374,8 +387,7 @@ def test_emptied() -> None:
 
 def test_what_goes_is_counted_once() -> None:
     """
-    A closed connection is counted once, by its reason, also when it takes its time to
-    close.
+    A closed connection is counted once, by its reason, also when it is slow to close.
     """
     clock = Turns()
     clock.rightNow = 1000.0

@@ -87,8 +87,10 @@ TRIES = (1, 3, 9, 27)
 
 def literals() -> Iterator[tuple[str, bool]]:
     """
-    Yield every literal in the rooms C{web} and C{server} that could name a header, and
-    whether it certainly does, because a header is asked for by it.
+    Yield every literal in the rooms C{web} and C{server} that could name a header.
+
+    Yield with each literal whether it certainly names one, because it is used to ask for a
+    header.
     """
     for room in ("web", "server"):
         for path in (Path(pexservice.__file__).parent / room).rglob("*.py"):
@@ -185,8 +187,9 @@ def server() -> Server:
 
 def test_the_search_is_not_blind() -> None:
     """
-    The search finds the headers that are known to be read, and no other header is certainly
-    read; a new one has to be added to L{KNOWN}.
+    The search finds the headers that are known to be read.
+
+    No other header is certainly read.  A new one has to be added to L{KNOWN}.
     """
     assert {name for name, _ in literals()} >= KNOWN
     assert {name for name, certain in literals() if certain} <= CERTAIN
@@ -197,8 +200,7 @@ def test_the_search_is_not_blind() -> None:
 )
 def test_linear(server: Server, header: str) -> None:
     """
-    A value of twice the size takes no more than about twice the time, whatever is repeated
-    in it.
+    A value of twice the size takes at most about twice the time, whatever it repeats.
     """
     for parts in values(header):
         found = [ratio(server, header, parts, TRIES[0])]

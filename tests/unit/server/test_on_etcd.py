@@ -52,8 +52,10 @@ def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
 
 def test_reads_share_an_answer(etcd: FakeCaller) -> None:
     """
-    A read on etcd is not parsed again, and is answered by the store: one question serves
-    all reads that wait for it, and each read is answered only when its answer has come.
+    A read on etcd is not parsed again, and is answered by the store.
+
+    One question serves all reads that wait for it, and each read is answered only when the
+    question's answer has come.
     """
     server = begun(etcd)
     parsed = server.fast_path.requests.misses()
@@ -75,8 +77,9 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
 
 def test_steps(etcd: FakeCaller) -> None:
     """
-    A step with an idempotency key is not parsed again either; a step whose key was used is
-    replayed.
+    A step with an idempotency key is not parsed again either.
+
+    A step whose key was used is replayed.
     """
     server = begun(etcd)
     parsed = server.fast_path.requests.misses()

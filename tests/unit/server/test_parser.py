@@ -114,8 +114,9 @@ def test_twisted_has_the_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["_maxTrailerHeadersSize", "_trailerHeaders", "state"])
 def test_twisted_has_the_decoders_names(name: str) -> None:
     """
-    Each private name that the parser reads of the chunk decoder exists; the parser would
-    not notice that a name is gone.
+    Each private name that the parser reads of the chunk decoder exists.
+
+    The parser would not notice that a name is gone.
     """
     decoder = _ChunkedTransferDecoder(lambda _: None, lambda _: None)
     assert hasattr(decoder, name), f"{VERSION} has no _ChunkedTransferDecoder.{name}"
@@ -215,8 +216,7 @@ def test_twisted_hands_over_what_it_refuses(
     parser: Recording, wire: StringTransport, sent: bytes, status: int
 ) -> None:
     """
-    A request that Twisted would drop or answer by itself comes to C{refuse}, once, with its
-    status.
+    A request that Twisted would drop or answer comes to C{refuse}, once, with its status.
     """
     parser.dataReceived(sent)
     assert parser.refused == [status]
@@ -271,7 +271,8 @@ def test_a_body_is_asked_for_where_there_is_one(
 )
 def test_twisted_has_what_is_overridden(override: Callable[..., object]) -> None:
     """
-    Twisted has each method that the parser overrides; under another name it would never be
-    called.
+    Twisted has each method that the parser overrides.
+
+    Under another name the method would never be called.
     """
     assert override.__name__ in vars(HTTPChannel) | vars(HTTPChannel.__mro__[1])

@@ -302,8 +302,9 @@ def converse(pair: Pair, chance: random.Random, count: int) -> None:
 @pytest.mark.parametrize("setup", SETUPS)
 def test_the_same_answers(setup: str) -> None:
     """
-    Both workers answer the same bytes but for the date, log the same lines, count the same,
-    and move the cursor the same way: for 200,000 heads in the long form.
+    Both workers answer the same bytes but for the date, and move the cursor the same way.
+
+    They also log the same lines and count the same.  The long form compares 200,000 heads.
     """
     cases, hits = 0, 0
     for seed in range(amount(short=12, long=400)):
@@ -319,8 +320,9 @@ def test_the_same_answers(setup: str) -> None:
 @pytest.mark.parametrize("setup", SETUPS)
 def test_what_nobody_reads_changes_nothing(setup: str) -> None:
     """
-    A header that is not in the table makes no difference, wherever it stands, whether the
-    request is recognized or parsed.
+    A header that is not in the table makes no difference, wherever it stands.
+
+    This holds whether the request is recognized or parsed.
     """
     chance = random.Random(setup)  # noqa: S311 nothing secret
     for _ in range(amount(short=20, long=1000)):
@@ -348,8 +350,9 @@ SOURCES = Path(pexservice.__file__).parent
 @pytest.mark.parametrize("room", ["web", "server"])
 def test_one_module_reads_headers(room: str) -> None:
     """
-    Only C{parameters.read} is given a request's headers, so nothing can depend on a header
-    that is not in its table.
+    Only C{parameters.read} is given a request's headers.
+
+    Nothing can therefore depend on a header that is not in its table.
     """
     for path in (SOURCES / room).rglob("*.py"):
         tree = ast.parse(path.read_text())

@@ -83,8 +83,9 @@ def identified(start: bytes, number: int) -> list[bytes]:
 @pytest.mark.parametrize("start", [CURRENT, NEXT])
 def test_never_parsed_again(server: Server, start: bytes, lines: bytes) -> None:
     """
-    A request whose deciding headers are known is not parsed again, whatever else is in it,
-    also if it is refused for that.
+    A request whose deciding headers are known is not parsed again.
+
+    This holds whatever else is in the request, also if it is refused for that.
     """
     decides = (b"Accept:", b"Connection:", b"Content-Length:", b"Purpose:")
     new = any(name in lines for name in decides)
@@ -115,8 +116,9 @@ def test_always_parsed(server: Server, lines: bytes) -> None:
 
 def test_shapes(server: Server) -> None:
     """
-    Heads that differ in one line are recognized by a shape, and their other lines are
-    compared as a whole.
+    Heads that differ in one line are recognized by a shape.
+
+    Their other lines are compared as a whole.
     """
     wire = server.connect()
     assert parsed(server, *identified(BROWSER, 5), wire=wire) == 0
@@ -204,8 +206,9 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("what", FLOODS)
 def test_a_flood(server: Server, what: str) -> None:
     """
-    However many values a client sends, there are as many plans as there are meanings, the
-    kept bytes are bounded, and other requests are recognized as before.
+    However many values a client sends, there are as many plans as there are meanings.
+
+    The kept bytes are bounded, and other requests are recognized as before.
     """
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 3), wire=honest)
@@ -225,8 +228,10 @@ def test_a_flood(server: Server, what: str) -> None:
 
 def test_shapes_are_bounded(server: Server) -> None:
     """
-    Unused shapes go first; connections that had them are recognized by their lines, and
-    have other shapes in the next second.
+    Unused shapes go first.
+
+    Connections that had them are recognized by their lines, and have other shapes in the
+    next second.
     """
     honest, idle = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 3), wire=honest)
@@ -249,8 +254,7 @@ def test_shapes_are_bounded(server: Server) -> None:
 
 def kept(whole: object) -> Iterator[bytes]:
     """
-    Yield all byte strings that can be reached from C{whole} through the server's own
-    objects.
+    Yield the byte strings reachable from C{whole} through the server's own objects.
     """
     seen: set[int] = set()
     waiting = [whole]
@@ -271,8 +275,9 @@ def kept(whole: object) -> Iterator[bytes]:
 )
 def test_no_secret_is_kept(server: Server, name: bytes) -> None:
     """
-    No secret is kept by the plan cache: not in a request's bytes, in its shape or in its
-    lines.
+    The plan cache keeps no secret.
+
+    There is none in a request's bytes, in its shape or in its lines.
     """
     wire = server.connect()
     secret = NEXT + name + b": Bearer-s3cret\r\n"
@@ -285,8 +290,9 @@ def test_no_secret_is_kept(server: Server, name: bytes) -> None:
 
 def test_two_hosts_where_none_is_needed(server: Server) -> None:
     """
-    A request of HTTP/1.0 needs no C{Host}, but two are refused, also where the shape of
-    its head is known without any.
+    A request of HTTP/1.0 needs no C{Host}, but two are refused.
+
+    This holds also where the shape of the request's head is known without any C{Host}.
     """
     start, end = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n", b"X-Z: z\r\n\r\n"
     for number in range(4):
@@ -302,8 +308,10 @@ def test_two_hosts_where_none_is_needed(server: Server) -> None:
 
 def test_a_tag_that_is_sent_again(server: Server) -> None:
     """
-    A client that asks again and again whether the cursor has moved is recognized by the
-    bytes of its request, and gets the new value once it has.
+    A client that asks again and again whether the cursor has moved is recognized.
+
+    The plan cache recognizes the bytes of its request.  The client gets the new value once
+    the cursor has moved.
     """
     asked = CURRENT + b'If-None-Match: "1"\r\n\r\n'
     wire = server.connect()

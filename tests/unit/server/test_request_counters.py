@@ -120,8 +120,9 @@ def test_what_callers_make_up(
     server: Server, request_: bytes, key: tuple[str, str, int]
 ) -> None:
     """
-    All paths or methods that do not exist are counted as one, or callers could fill the
-    memory.
+    All paths or methods that do not exist are counted as one.
+
+    Otherwise callers could fill the memory.
     """
     send(server, request_)
     assert counted(server) == {key: 1}

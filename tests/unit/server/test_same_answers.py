@@ -133,9 +133,10 @@ def test_same_answers(
     origins: tuple[str, ...],
 ) -> None:
     """
-    The same bytes come back with the plan cache and without it, and the cursor goes the
-    same way, for all methods, paths, headers and versions, repeated, pipelined and in
-    pieces.
+    With the plan cache and without it, the same bytes come back.
+
+    The cursor goes the same way.  This holds for all methods, paths, headers and versions,
+    repeated, pipelined and in pieces.
     """
     with_cache, without = (
         Server(remembers=remembers, access=Access(tokens, origins))
@@ -152,8 +153,9 @@ def test_same_answers(
 
 def test_split_at_every_byte() -> None:
     """
-    Two requests that are cut anywhere get the same answers, after the plan cache has learnt
-    them whole.
+    Two requests that are cut anywhere get the same answers.
+
+    This holds after the plan cache has learnt them whole.
     """
     one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
     two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
@@ -168,8 +170,9 @@ def test_split_at_every_byte() -> None:
 
 def test_most_of_it_is_remembered() -> None:
     """
-    A usual request is parsed the first time and found in the plan cache the second time, so
-    the comparison compares something.
+    A usual request is parsed the first time and found in the plan cache the second time.
+
+    The comparison therefore compares something.
     """
     server = Server()
     one = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -1,6 +1,7 @@
 """
-Tests of requests that Twisted's parser lets pass and the channel refuses, and of the single
-empty line that is passed over.
+Tests of requests that Twisted's parser lets pass and the channel refuses.
+
+Tests of the single empty line that is passed over are here as well.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def answers(sent: bytes) -> tuple[bytes, bool, int]:
 )
 def test_trailers_are_headers(trailers: bytes) -> None:
     """
-    A request with malformed trailers is refused with all that is behind it, as another
-    server could have seen another end of it.
+    A request with malformed trailers is refused with all that is behind it.
+
+    Another server could have seen another end of the request.
     """
     received, closed, revision = answers(HEAD + b"0\r\n" + trailers + b"\r\n" + STEP)
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -69,8 +71,9 @@ def test_trailers_are_passed_over(trailers: bytes) -> None:
 @pytest.mark.parametrize("target", [b"/next%b", b"/next?%b", b"/%b"])
 def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
     """
-    A request line with a byte beyond ASCII is refused; Twisted stops at 176 where it means
-    octal 176.
+    A request line with a byte beyond ASCII is refused.
+
+    Twisted stops at 176 where it means octal 176.
     """
     sent = b"POST %b HTTP/1.1\r\nHost: h\r\n\r\n" % (target % byte)
     received, closed, revision = answers(sent + STEP)
@@ -82,8 +85,10 @@ def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
 @pytest.mark.parametrize("target", [b"example.com:443", b"example.com", b"*"])
 def test_there_are_no_tunnels(target: bytes) -> None:
     """
-    A client that takes the service for a proxy gets 405, and what it meant for the other
-    end of the tunnel is not read as a request.
+    A client that takes the service for a proxy gets 405.
+
+    The bytes that the client meant for the other end of the tunnel are not read as a
+    request.
     """
     sent = b"CONNECT %b HTTP/1.1\r\nHost: example.com:443\r\n\r\n" % target
     received, closed, revision = answers(sent + STEP)
@@ -124,8 +129,9 @@ def test_one_empty_line(
 
 def test_an_empty_line_begins_a_request() -> None:
     """
-    A connection on which an empty line came and nothing more does not rest, and is answered
-    408 when its time is over.
+    A connection on which only an empty line came does not rest.
+
+    The connection is answered 408 when its time is over.
     """
     server = Server()
     wire = server.connect()

@@ -27,8 +27,9 @@ KEPT = 10
 
 def memory(_: Path) -> Maker:
     """
-    Return a maker of the fake store, which has to keep the contract since other tests take
-    it for a store.
+    Return a maker of the fake store, which has to keep the contract too.
+
+    Other tests take the fake store for a store.
     """
     store = MemoryStore(kept_keys=KEPT, journal=KEPT)
     return lambda: store
@@ -69,8 +70,9 @@ def store(make: Maker) -> Iterator[IStore]:
 
 def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
     """
-    Return the batch of C{transitions} after the state C{after}, (revision, position).  The
-    first transitions have C{keys}, one each.
+    Return the batch of C{transitions} after the state C{after}.
+
+    The state is (revision, position).  The first transitions have C{keys}, one each.
     """
     revision, start = after
     position = start
@@ -123,8 +125,9 @@ def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
 
 def test_history_pages(store: IStore) -> None:
     """
-    The history comes newest first, at most C{limit} rows, from below the revision
-    C{before}, across the journal rows of several batches.
+    The history comes newest first, across the journal rows of several batches.
+
+    At most C{limit} rows come, from below the revision C{before}.
     """
     first = batch((0, 0), b"nnp")
     second = batch(end(first), b"rnn")
@@ -147,8 +150,9 @@ def test_history_of_a_new_store(store: IStore) -> None:
 
 def test_history_forgets(store: IStore) -> None:
     """
-    The history reaches exactly as far back as the store is told to keep it, also within a
-    batch, and still does when the oldest journal rows are removed.
+    The history reaches exactly as far back as the store is told to keep it.
+
+    This holds also within a batch, and when the oldest journal rows are removed.
     """
     state = (0, 0)
     for _ in range(2 * SLACK):
@@ -165,8 +169,9 @@ def test_history_forgets(store: IStore) -> None:
 
 def test_history_of_one_long_batch(store: IStore) -> None:
     """
-    Any page of the history of a batch of thousands equals what replaying the whole batch
-    gives, whatever the steps before that page were.
+    Any page of a long batch's history is as a replay of the whole batch gives it.
+
+    The batch has thousands of transitions.  The steps before the page make no difference.
     """
     long = batch((0, 0), b"npprnnp" * 5000)
     now(store.commit(long))
@@ -179,8 +184,9 @@ def test_history_of_one_long_batch(store: IStore) -> None:
 
 def test_remembers_keys(make: Maker, store: IStore) -> None:
     """
-    An idempotency key is recalled with what its first use did, also after the store was
-    opened again.
+    An idempotency key is recalled with the result of its first use.
+
+    The key is recalled also after the store was opened again.
     """
     longest = b"~" * 255
     taken = batch((0, 0), b"np", b"one", longest)
@@ -196,8 +202,9 @@ def test_remembers_keys(make: Maker, store: IStore) -> None:
 
 def test_forgets_the_oldest_keys(store: IStore) -> None:
     """
-    At least as many keys as the store is told to keep are there, and older ones are
-    forgotten, oldest first.
+    The store keeps at least as many keys as it is told to keep.
+
+    Older keys are forgotten, oldest first.
     """
     state = (0, 0)
     names = [b"%d" % number for number in range(3 * SLACK)]

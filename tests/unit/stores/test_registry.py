@@ -26,8 +26,7 @@ URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
 @pytest.mark.parametrize("scheme", _STORES)
 def test_factories(scheme: str) -> None:
     """
-    Each scheme has a factory, which makes a store that is shared exactly if the registry
-    says so.
+    Each scheme has a factory, whose store is shared exactly if the registry says so.
     """
     factory = _factory(URLS[scheme])
     assert verifyObject(IStoreFactory, factory)

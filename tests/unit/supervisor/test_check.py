@@ -100,8 +100,9 @@ def test_a_worker_would_not_start(status: int, known: Status) -> None:
 
 def test_without_a_word() -> None:
     """
-    A check that ends without a line is reported with its status, and with the name that the
-    operator has for the store.
+    A check that ends without a line is reported with its status and the store's name.
+
+    The name is the one that the operator has for the store.
     """
     assert refused("sys.exit(1)") == (
         Status.CANNOT_START,
@@ -119,8 +120,9 @@ def test_a_traceback() -> None:
 @pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT])
 def test_reading_was_its_end(number: signal.Signals) -> None:
     """
-    A check that is killed by SIGBUS, SIGSEGV or SIGABRT means a damaged store: that is how
-    reading such a store ends a process.
+    A check that is killed by SIGBUS, SIGSEGV or SIGABRT means a damaged store.
+
+    Reading such a store ends a process in that way.
     """
     status, reason = refused(f"os.kill(os.getpid(), {number.value})")
     assert status is Status.DAMAGED
@@ -131,8 +133,9 @@ def test_reading_was_its_end(number: signal.Signals) -> None:
 
 def test_one_that_was_killed_is_repeated(tmp_path: Path) -> None:
     """
-    A check that was killed by SIGKILL is repeated after the delay of a worker: the cause is
-    another process, as the kernel when memory is short.
+    A check that was killed by SIGKILL is repeated after the delay of a worker.
+
+    The cause is another process, or the kernel when memory is short.
     """
     signals = Signals()
     with capturedLogs() as events:
@@ -169,8 +172,9 @@ def test_its_progress() -> None:
 
 def test_the_process_is_asked_to_end() -> None:
     """
-    A process that is asked to end kills the check, also one that was about to start, and
-    refuses nothing.
+    A process that is asked to end kills the check, and refuses nothing.
+
+    This holds also for a check that was about to start.
     """
     signals = StartSignals()
 
@@ -188,8 +192,9 @@ def test_the_process_is_asked_to_end() -> None:
 
 def test_it_cannot_be_started() -> None:
     """
-    A check that cannot be started, as where there is no room for another process, is
-    refused with the reason.
+    A check that cannot be started is refused with the reason.
+
+    An example is a machine without room for another process.
     """
     with pytest.raises(Refused, match=f"cannot start the check of {STORE}: No such file"):
         Check(["/nowhere/python"], STORE, print, StartSignals()).run()

@@ -22,8 +22,9 @@ def test_the_delay_doubles() -> None:
 
 def test_one_that_lived_is_followed_at_once() -> None:
     """
-    A child that lived long enough is followed at once, and the next that does not waits for
-    the shortest delay again.
+    A child that lived long enough is followed at once.
+
+    The next child that does not waits for the shortest delay again.
     """
     delay = RestartDelay()
     for _ in range(5):
@@ -34,8 +35,9 @@ def test_one_that_lived_is_followed_at_once() -> None:
 
 def test_the_delay_is_reset() -> None:
     """
-    A reset, as when another child has shown that starting works, makes the delay short
-    again.
+    A reset makes the delay short again.
+
+    A reset comes, for example, when another child has shown that starting works.
     """
     delay = RestartDelay()
     for _ in range(5):
@@ -55,8 +57,9 @@ def test_the_delay_is_reset() -> None:
 )
 def test_ends(reason: Exception, code: int, text: str) -> None:
     """
-    The end of a child is a number as in C{subprocess}, and words; not every signal has a
-    name.
+    The end of a child is a number as in C{subprocess}, and words.
+
+    Not every signal has a name.
     """
     end = End.of(Failure(reason))
     assert end.code == code

@@ -52,8 +52,9 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
 
 def test_one_by_one(supervised: Supervised) -> None:
     """
-    A replacement starts a worker, ends the standby, then the serving worker, and then
-    starts another standby.
+    A replacement starts a worker, then ends the standby, and then the serving worker.
+
+    After that the replacement starts another standby.
     """
     supervised.replacement.request()
     new = replace_all(supervised)
@@ -66,8 +67,9 @@ def test_one_by_one(supervised: Supervised) -> None:
 
 def test_what_is_told_of_it(supervised: Supervised) -> None:
     """
-    The service manager is told when a replacement begins, and that the service is ready
-    when it has ended and not before.
+    The service manager is told when a replacement begins and when it has ended.
+
+    The service manager is told that the service is ready at the end and not before.
     """
     supervised.replacement.request()
     replace_all(supervised)
@@ -93,8 +95,9 @@ def test_without_a_standby() -> None:
 
 def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
     """
-    A replacement whose new worker does not come up is given up after a while, and the old
-    workers stay.
+    A replacement whose new worker does not come up is given up after a while.
+
+    The old workers stay.
     """
     serving, standby = supervised.processes
     supervised.replacement.request()
@@ -186,8 +189,10 @@ def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None
 
 def test_a_start_that_is_replaced() -> None:
     """
-    A replacement requested before any worker is up waits for the first ones, and systemd is
-    not told that the service is ready before it is.
+    A replacement requested before any worker is up waits for the first ones.
+
+    The message to systemd that the service is ready does not come before the service is
+    ready.
     """
     supervised = Supervised()
     supervised.roster.start()
@@ -218,8 +223,9 @@ def test_options_that_are_wrong(supervised: Supervised) -> None:
 
 def test_options_are_taken_back(supervised: Supervised) -> None:
     """
-    New options are taken back if no worker comes up with them; if one does, the note tells
-    which changes were not taken.
+    New options are taken back if no worker comes up with them.
+
+    If one does, the note tells which changes were not taken.
     """
     taken_back = []
     supervised.renew = lambda: Renewal("a change", lambda: taken_back.append(1))

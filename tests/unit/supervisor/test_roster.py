@@ -72,8 +72,9 @@ def test_the_standby_takes_over(supervised: Supervised) -> None:
 
 def test_what_is_told_to_the_service_manager(supervised: Supervised) -> None:
     """
-    The service manager is told that the service is ready, that a worker is alive, and the
-    status of the serving worker.
+    The service manager is told that the service is ready, and that a worker is alive.
+
+    It is also told the status of the serving worker.
     """
     serving, standby = supervised.started()
     assert supervised.told == [[READY], ["STATUS=serving"]]
@@ -130,8 +131,10 @@ def test_why_workers_are_restarted(
 
 def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
     """
-    A standby that dies counts as a restart only.  A worker that says that it is stopping
-    before it ends by itself has served all the same, and counts as a failover.
+    A standby that dies counts as a restart only.
+
+    A worker that says that it is stopping before it ends by itself has served all the same,
+    and counts as a failover.
     """
     serving, standby = supervised.started()
     standby.end(by=signal.SIGKILL)
@@ -143,8 +146,7 @@ def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
 
 def succession(supervised: Supervised) -> tuple[str, str, int]:
     """
-    Return the worker before, the serving worker, and the pause between them in
-    milliseconds.
+    Return the worker before, the serving one, and the pause between them in milliseconds.
     """
     score = supervised.score
     return score.before, score.serving, score.pause // 1000
@@ -152,8 +154,10 @@ def succession(supervised: Supervised) -> tuple[str, str, int]:
 
 def test_the_succession_is_shown(supervised: Supervised) -> None:
     """
-    The score has the serving worker, its predecessor, and the pause between the end of the
-    one and the service of the other, whether the predecessor was killed or told to end.
+    The score has the serving worker, its predecessor, and the pause between them.
+
+    The pause lasts from the end of the predecessor to the service of the other worker.  It
+    is shown whether the predecessor was killed or told to end.
     """
     serving, standby = supervised.started()
     assert succession(supervised) == ("", "worker-1", 0)
@@ -204,8 +208,9 @@ def test_the_standbys_are_shown(supervised: Supervised) -> None:
 )
 def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
     """
-    After an end that hints at the disk, new processes read the whole store until one of
-    them serves.
+    After an end that hints at the disk, new processes read the whole store.
+
+    They do so until one of them serves.
     """
     serving, standby = supervised.started()
     assert VERIFY not in serving.arguments
@@ -224,8 +229,9 @@ def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
 
 def test_an_end_without_a_hint(supervised: Supervised) -> None:
     """
-    A worker that was killed says nothing of the disk, so the next one need not read the
-    store.
+    A worker that was killed says nothing of the disk.
+
+    The next worker therefore need not read the store.
     """
     serving, standby = supervised.started()
     serving.end(by=signal.SIGKILL)
@@ -255,8 +261,9 @@ def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
 
 def test_a_wrong_configuration(supervised: Supervised) -> None:
     """
-    A misconfigured worker ends the service if no other is up; otherwise the others go on,
-    and it is tried again.
+    A misconfigured worker ends the service if no other worker is up.
+
+    Otherwise the others go on, and the misconfigured worker is tried again.
     """
     serving, standby = supervised.started()
     standby.notify("STATUS=the token file is missing")
@@ -273,8 +280,9 @@ def test_a_wrong_configuration(supervised: Supervised) -> None:
 
 def test_all_are_stopped(supervised: Supervised) -> None:
     """
-    A stop sends SIGTERM to all workers, counts none as a restart, and is done when they
-    have ended.
+    A stop sends SIGTERM to all workers, and is done when they have ended.
+
+    None of them counts as a restart.
     """
     processes = supervised.started()
     stopped = Deferred.fromCoroutine(supervised.roster.stop())

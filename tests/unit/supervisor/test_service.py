@@ -148,8 +148,9 @@ def make() -> Iterator[Callable[..., Bench]]:
 
 def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
     """
-    A worker gets the supervisor's sockets and scoreboard, and an environment without
-    systemd's variables.
+    A worker gets the supervisor's sockets and scoreboard.
+
+    The worker's environment has none of systemd's variables.
     """
     bench = make(listen=[LOOPBACK, LOOPBACK])
     bench.start()
@@ -189,8 +190,10 @@ def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
 
 def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
     """
-    The supervisor tells the service manager the progress of the check, that it is ready,
-    that it is alive, and that it stops.
+    The supervisor tells the service manager its state, from the check to the stop.
+
+    The messages are the progress of the check, that the supervisor is ready, that it is
+    alive, and that it stops.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -229,8 +232,9 @@ def test_a_worker_would_not_start(
 
 def test_a_worker_would_not_start_in_the_background(make: Callable[..., Bench]) -> None:
     """
-    A failed check raises an exception in a daemon, because twistd reports nothing else to
-    the process that started it.
+    A failed check raises an exception in a daemon.
+
+    The reason is that twistd reports nothing else to the process that started the daemon.
     """
     program = "import sys; print('the store is in use'); sys.exit(1)"
     bench = make(check=(sys.executable, "-c", program), foreground=False)
@@ -242,8 +246,9 @@ def test_an_address_in_use(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    An address may be in use by the workers of a supervisor that was killed; any other owner
-    is reported after a while, and the check of the store is not run.
+    An address may be in use by the workers of a supervisor that was killed.
+
+    Any other owner is reported after a while, and the check of the store is not run.
     """
     monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -283,8 +288,9 @@ def test_too_few_descriptors(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A lack of file descriptors is reported in one line, and ends the process with its
-    status.
+    A lack of file descriptors is reported in one line.
+
+    The process then ends with the status of a service that cannot start.
     """
 
     def create() -> int:
@@ -300,8 +306,9 @@ def test_too_few_descriptors(
 @pytest.mark.parametrize("when", ["before", "during the check", "after"])
 def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
     """
-    A SIGTERM during the start ends the process with status 0, and with no workers but those
-    that had begun.
+    A SIGTERM during the start ends the process with status 0.
+
+    There are then no workers but those that had begun.
     """
     bench = make(check=(sys.executable, "-c", "import time; time.sleep(1000)"))
     if when == "before":

@@ -53,8 +53,9 @@ def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
 
 def test_its_output_is_logged(supervised: Supervised) -> None:
     """
-    A worker's output is logged line by line, also its last words without a newline; a long
-    line is cut, and the output after it is not lost.
+    A worker's output is logged line by line, also its last words without a newline.
+
+    A long line is cut into pieces, and the output after it is not lost.
     """
     (process,) = supervised.processes
     with capturedLogs() as events:
@@ -169,8 +170,9 @@ def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
 
 def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    A process that was silent for the watchdog's time is sent SIGABRT to say where it hangs,
-    and is killed a second later.
+    A process that was silent for the watchdog's time gets SIGABRT, and then is killed.
+
+    The signal makes the process say where it hangs.  The process is killed a second later.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -213,8 +215,9 @@ def test_the_first_word_may_take_longer(supervised: Supervised) -> None:
 
 def test_more_time(supervised: Supervised) -> None:
     """
-    A process with a long task can ask for more time, as systemd has it; nonsense asks for
-    none.
+    A process with a long task can ask for more time, as systemd has it.
+
+    Nonsense is no request for more time.
     """
     (process,) = supervised.processes
     process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
@@ -228,8 +231,9 @@ def test_more_time(supervised: Supervised) -> None:
 @pytest.mark.parametrize("late", [0.6, 1.2, 1.9, 10.0])
 def test_we_were_late(supervised: Supervised, late: float) -> None:
     """
-    A supervisor that was stopped itself does not blame its workers, and gives them the
-    watchdog's time to be heard again.
+    A supervisor that was stopped itself does not blame its workers.
+
+    The supervisor gives them the watchdog's time to be heard again.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -244,8 +248,9 @@ def test_we_were_late(supervised: Supervised, late: float) -> None:
 
 def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
     """
-    A worker is told to end by SIGTERM, and by SIGKILL if it takes too long; no other
-    process follows.
+    A worker is told to end by SIGTERM, and by SIGKILL if it takes too long.
+
+    No other process follows.
     """
     (process,) = supervised.processes
     process.notify(READY)

@@ -116,8 +116,9 @@ def test_wanted(undo: Undo, old: Outcome, new: Outcome, other: Outcome) -> None:
 
 def test_it_says_what_differs() -> None:
     """
-    A comparison shows the request, the old answer and the new one, once for all cases that
-    differ in the same way.
+    A comparison shows the request, the old answer and the new one.
+
+    They are shown once for all cases that differ in the same way.
     """
     new = answer(404, b"8\n", ("Vary", "Accept"))
     names = [f"case {number}" for number in range(5)]

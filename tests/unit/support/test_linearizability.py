@@ -26,9 +26,10 @@ Plant = Callable[[list[Record], list[Transition]], None]
 
 def recorded(seed: int, size: int) -> tuple[list[Record], list[Transition]]:
     """
-    Return the records of C{size} operations that one cursor served, each at a moment
-    between its call and its return, and the journal that they made.  The outcome of a few
-    is not known.
+    Return the records of C{size} operations and the journal that they made.
+
+    One cursor served the operations, each at a moment between its call and its return.  The
+    outcome of a few operations is not known.
     """
     choose = random.Random(seed)  # noqa: S311 nothing secret
     records: list[Record] = []
@@ -110,8 +111,7 @@ def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
 @given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 1, 2, 2]))
 def test_some_journal(seed: int, size: int, changes: int) -> None:
     """
-    When the journal is not known, there is an order exactly if there is a journal that
-    makes the records right.
+    Without a known journal, an order exists exactly if a journal makes the records right.
     """
     records, journal = recorded(seed, size)
     choose = random.Random(seed)  # noqa: S311 nothing secret
@@ -228,8 +228,9 @@ PLANTS: dict[Plant, str] = {
 @pytest.mark.parametrize("seed", range(5))
 def test_planted(plant: Plant, seed: int) -> None:
     """
-    A single fault among thousands of operations is found and named, and nothing around it
-    is.
+    A single fault among thousands of operations is found and named.
+
+    Nothing around the fault is named.
     """
     records, journal = recorded(seed, 5000)
     assert faults(records, journal) == []
@@ -253,8 +254,10 @@ def test_planted_short(plant: Plant) -> None:
 
 def test_unknown_outcomes() -> None:
     """
-    A step whose outcome is not known may have been made, also after it was given up, or
-    not; and a read without an answer has seen nothing.
+    A step whose outcome is not known may have been made, or not.
+
+    It may have been made also after it was given up.  A read without an answer has seen
+    nothing.
     """
     records = [
         Record(client=1, operation=NEXT, called=0, returned=1),

@@ -89,8 +89,9 @@ def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
 
 def test_programs_of_administrators() -> None:
     """
-    Programs of administrators are found where Debian has them, also by a user whose path
-    lacks the place.
+    Programs of administrators are found where Debian has them.
+
+    This holds also for a user whose path lacks the place.
     """
     assert program("sh")
     assert program("no such program") is None

@@ -14,8 +14,9 @@ from tests.support.ports import held_ports
 
 def test_held_ports() -> None:
     """
-    A held port refuses connections; one server after the other may listen on it, and no two
-    at once.
+    A held port refuses connections.
+
+    One server after the other may listen on the port, and no two at once.
     """
     with held_ports(2) as ports:
         assert len(set(ports)) == 2

@@ -120,8 +120,7 @@ class TestTokenFile:
 
 class TestPages:
     """
-    Tests of requests that a browser sends for a page of another origin, or ahead of its
-    user.
+    Tests of a browser's requests for a page of another origin, or ahead of its user.
     """
 
     @pytest.mark.parametrize(
@@ -143,8 +142,9 @@ class TestPages:
         self, method: str, path: str, name: str, value: str | list[str], words: bytes
     ) -> None:
         """
-        A cross-origin or prefetching request to move is refused by GET and by POST, and
-        moves nothing; reading is not refused.
+        A cross-origin or prefetching request to move is refused, and moves nothing.
+
+        Such a request is refused by GET and by POST.  Reading is not refused.
         """
         call = Caller()
         headers = {name.replace("-", "_"): value}
@@ -169,8 +169,9 @@ class TestPages:
 
     def test_a_named_origin_may(self) -> None:
         """
-        A cross-site request of a named origin moves, as it is meant; a prefetch does not,
-        even from there.
+        A cross-site request of a named origin moves, but a prefetch does not.
+
+        The cross-site request is meant.  A prefetch does not move even from a named origin.
         """
         call = Caller(Access(origins=[ORIGIN]))
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
@@ -218,8 +219,9 @@ class TestOrigins:
     @pytest.mark.parametrize("origin", ["https://example.org", "null", ORIGIN + "."])
     def test_others(self, call: Caller, origin: str) -> None:
         """
-        An answer to another origin allows nothing, and tells caches that it depends on the
-        origin.
+        An answer to another origin allows nothing.
+
+        The answer tells caches that it depends on the origin.
         """
         answer = call("GET", "/current", Origin=origin)
         assert answer["Access-Control-Allow-Origin"] is None

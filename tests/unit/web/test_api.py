@@ -64,8 +64,9 @@ def test_get_moves_as_post_does(call: Caller, path: str) -> None:
 
 def test_text(call: Caller) -> None:
     """
-    A text answer is the digits and a newline, with the headers of every answer about the
-    cursor.
+    A text answer is the digits and a newline, with the headers about the cursor.
+
+    Every answer about the cursor has these headers.
     """
     values(call, *["/next"] * 10)
     answer = call("GET", "/current")
@@ -86,8 +87,9 @@ EXPECTED = {
 
 def test_json(call: Caller) -> None:
     """
-    A JSON answer has its members in this order, values as decimal strings, and an ETag of
-    its own.
+    A JSON answer has its members in this order, and an ETag of its own.
+
+    The values in the answer are decimal strings.
     """
     values(call, *["/next"] * 10)
     answer = call("GET", "/current", Accept=JSON)
@@ -133,8 +135,9 @@ def test_json_at_the_origin(call: Caller) -> None:
 )
 def test_negotiation(call: Caller, accept: str, kind: str) -> None:
     """
-    The answer has the preferred one of the two representations; text when nothing else is
-    asked for.
+    The answer has the preferred one of the two representations.
+
+    The answer is text when the request asks for nothing else.
     """
     content_type = call("GET", "/current", Accept=accept)["Content-Type"]
     assert content_type == {"text": "text/plain; charset=utf-8", "json": JSON}[kind]
@@ -151,8 +154,9 @@ def test_negotiation_over_two_headers(call: Caller) -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[each.path for each in ENDPOINTS])
 def test_methods(call: Caller, endpoint: object) -> None:
     """
-    Any other method gets 405 with the methods that are allowed, OPTIONS lists them too, and
-    none of them moves.
+    Any other method gets 405 with the allowed methods, and moves nothing.
+
+    OPTIONS lists the allowed methods too, and moves nothing either.
     """
     path = endpoint.path  # type: ignore[attr-defined]
     allow = ALLOW.get(path, "GET, HEAD, OPTIONS")
@@ -296,8 +300,9 @@ class TestIdempotency:
 
     def test_a_repeat(self, call: Caller) -> None:
         """
-        A repeat moves nothing, and gets the answer of the first request, whatever came
-        since.
+        A repeat moves nothing, and gets the answer of the first request.
+
+        This holds whatever requests came since.
         """
         first = call("POST", "/next", Idempotency_Key="k")
         values(call, "/next", "/reset")
@@ -310,8 +315,7 @@ class TestIdempotency:
 
     def test_a_repeat_by_get(self, call: Caller) -> None:
         """
-        A repeat is recognized by its transition, whatever its method and its
-        representation.
+        A repeat is recognized by its transition, whatever its method and representation.
         """
         call("POST", "/next", Idempotency_Key="k")
         again = call("GET", "/next", Idempotency_Key="k", Accept=JSON)
@@ -386,8 +390,9 @@ class TestPreconditions:
     @pytest.mark.parametrize("tags", ['"0"', '"2"', 'W/"1"', '"1-xml"', '"01"', '""'])
     def test_if_match_does_not_hold(self, call: Caller, tags: str) -> None:
         """
-        A step whose C{If-Match} does not hold gets 412 with the present state's headers,
-        and nothing moves; a weak tag matches nothing.
+        A step whose C{If-Match} does not hold gets 412, and nothing moves.
+
+        The answer has the present state's headers.  A weak tag matches nothing.
         """
         call("POST", "/next")
         answer = call("POST", "/next", If_Match=tags)
@@ -429,8 +434,9 @@ class TestPreconditions:
     @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
     def test_not_modified(self, call: Caller, tags: str) -> None:
         """
-        A read with a present tag, compared weakly, gets 304 with the headers and without a
-        body.
+        A read with a present tag gets 304 with the headers and without a body.
+
+        The tags are compared weakly.
         """
         for method in ("GET", "HEAD"):
             answer = call(method, "/current", If_None_Match=tags)
@@ -453,8 +459,9 @@ class TestPreconditions:
 
     def test_if_none_match_on_a_move(self, call: Caller) -> None:
         """
-        A step with C{If-None-Match} moves if the cursor is elsewhere; else it gets 412, and
-        304 for GET.
+        A step with C{If-None-Match} moves if the cursor is elsewhere.
+
+        Otherwise the step gets 412, or 304 if its method is GET.
         """
         assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
         assert call("POST", "/next", If_None_Match='"1"').status == 412
@@ -464,8 +471,9 @@ class TestPreconditions:
 
     def test_two_at_once(self, call: Caller) -> None:
         """
-        Of two moves from one revision the first is made; the second gets 412 only when the
-        first is durable.
+        Of two moves from one revision, the first is made and the second gets 412.
+
+        The second move gets 412 only when the first is durable.
         """
         call.store.held = True
         first = call.begin("POST", "/next", If_Match='"0"')
@@ -484,8 +492,9 @@ class TestHistory:
 
     def test_json(self, call: Caller) -> None:
         """
-        The history as JSON has the newest transition first, where each led and when, and no
-        values.
+        The history as JSON has the newest transition first, and no values.
+
+        Each transition has the position that it led to, and its time.
         """
         values(call, "/next", "/next", "/previous")
         answer = call("GET", "/history", Accept=JSON)
@@ -603,8 +612,9 @@ class TestFaults:
 
     def test_unknown(self, call: Caller) -> None:
         """
-        A step of unknown outcome gets 503 of a type of its own, and no more steps are
-        taken; reads go on.
+        A step of unknown outcome gets 503 of its own type, and no more steps are taken.
+
+        Reads go on.
         """
         call("POST", "/next")
         call.store.failure = OSError(5, "Input/output error")
@@ -694,8 +704,9 @@ JSON_ANSWERS = ("/", "/current", "/history", "/livez", "/readyz", "/openapi.json
 @pytest.mark.parametrize("path", JSON_ANSWERS)
 def test_json_ends_with_a_newline(path: str, call: Caller) -> None:
     """
-    JSON ends with a newline, as text does, so that a terminal's prompt stands on a line of
-    its own.
+    JSON ends with a newline, as text does.
+
+    So a terminal's prompt stands on a line of its own.
     """
     answer = call("GET", path, Accept="application/json")
     assert (answer["Content-Type"] or "").endswith("json")

@@ -58,8 +58,9 @@ def test_address(
     peer: IAddress, forwarded: list[bytes] | None, expected: str | None
 ) -> None:
     """
-    The client is the last address that is no known proxy's, and only a known proxy is
-    believed.
+    The client is the last address that is no known proxy's.
+
+    Only a known proxy is believed.
     """
     clients = Clients(["10.0.0.9"])
     caller = clients.caller(peer, UNIX)

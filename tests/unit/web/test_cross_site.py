@@ -50,8 +50,9 @@ WITH_ORIGIN = CrossSitePolicy([ORIGIN.decode()])
 )
 def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> None:
     """
-    C{Sec-Fetch-Site} decides where it is sent, else C{Origin}; of several values each
-    counts.
+    C{Sec-Fetch-Site} decides if the request has it, and C{Origin} otherwise.
+
+    Of several values each counts.
     """
     problem = POLICY.check("move the cursor", HOST, origins, sites)
     assert (problem is None) is own

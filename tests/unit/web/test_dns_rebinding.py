@@ -50,8 +50,9 @@ def policy(*allowed: str, needed: bool = True) -> HostPolicy:
 )
 def test_answered(host: bytes | None) -> None:
     """
-    A request for a name that cannot be anybody's else, or for an allowed one, is answered;
-    case, port and a final dot do not matter.
+    A request for an allowed name, or one that cannot be anybody else's, is answered.
+
+    Case, port and a final dot do not matter.
     """
     assert policy("PEX.example.org").check(host) is None
 

@@ -94,8 +94,9 @@ def test_the_present_state_at_once() -> None:
 
 def test_moves_share_an_event() -> None:
     """
-    However often the cursor moves, an event comes each tenth of a second, with the
-    newest; none comes while it rests.
+    An event with the newest state comes each tenth of a second while the cursor moves.
+
+    The number of moves makes no difference.  No event comes while the cursor rests.
     """
     server = Server()
     wire = watch(server)
@@ -126,8 +127,9 @@ def test_who_comes_between_two_looks() -> None:
 )
 def test_resuming(last: str, expected: list[int]) -> None:
     """
-    A client that knows the present state is not sent it again; any other C{Last-Event-ID}
-    counts as no knowledge.
+    A client that knows the present state is not sent that state again.
+
+    Any other C{Last-Event-ID} counts as no knowledge.
     """
     server = Server()
     step(server, 2)
@@ -179,8 +181,9 @@ def test_a_comment_now_and_then() -> None:
 
 def test_who_does_not_read_misses_some() -> None:
     """
-    Nothing is written for a client that takes nothing, and when it reads again it gets the
-    newest state only.
+    Nothing is written for a client that takes nothing.
+
+    When the client reads again, it gets the newest state only.
     """
     server = Server()
     other, wire = watch(server), watch(server)
@@ -197,8 +200,9 @@ def test_who_does_not_read_misses_some() -> None:
 
 def test_the_sweep() -> None:
     """
-    A stream is neither idle nor late, however long it is; a stream whose client takes
-    nothing is aborted, as any other answer.
+    A stream is neither idle nor late, however long it lasts.
+
+    A stream whose client takes nothing is aborted, as any other answer is.
     """
     server = Server()
     healthy, stalled = watch(server), watch(server)
@@ -220,9 +224,10 @@ def workers(wire: Wire) -> list[Any]:
 
 def test_the_workers() -> None:
     """
-    A client that asks for C{?workers} gets events about them: which worker serves, at once
-    and at each change, and what became of the one before it; other clients get the cursor
-    only.
+    A client that asks for C{?workers} gets events about the workers.
+
+    The events tell which worker serves, at once and at each change, and what became of the
+    worker before.  Other clients get the cursor only.
     """
     server = Server()
     server.score = Score(0, 1, 1, serving="worker-1", since=1_795_000_000_007)
@@ -299,8 +304,10 @@ def test_a_cap() -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_the_end(version: str) -> None:
     """
-    When the worker stops, all streams end, with all that was sent, and so do their
-    connections; a client that comes later gets one event, and is meant to come back.
+    When the worker stops, all streams end, and so do their connections.
+
+    The streams end with all that was sent.  A client that comes later gets one event, and
+    is meant to come back.
     """
     server = Server()
     wire = watch(server, "Connection: keep-alive", version=version)

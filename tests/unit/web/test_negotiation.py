@@ -83,8 +83,7 @@ def test_as_werkzeug(value: str) -> None:
 )
 def test_the_choice(accept: list[bytes] | None, expected: int) -> None:
     """
-    A malformed range is passed over, and a value that accepts no offer gets the first
-    offer.
+    A malformed range is ignored, and a value that accepts no offer gets the first offer.
     """
     assert best_of(OFFERS, accept) == OFFERS[expected]
 

@@ -186,8 +186,9 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_each_answer_is_described() -> None:
     """
-    Each status that comes, each header in it and its media type are in the document, and
-    each header that the document requires comes.
+    The status of each answer, its headers and its media type are in the document.
+
+    Each header that the document requires is in the answer.
     """
     seen = set()
     for path, method, operation in operations():

@@ -39,8 +39,10 @@ class Work:
 
 def test_one_by_one() -> None:
     """
-    The first piece is done at once, the others in order, each when the rest is over; then
-    the next one is done at once again.
+    The first piece is done at once, and the others in order.
+
+    Each of the others is done when the time of rest is over.  Then the next piece is done
+    at once again.
     """
     work = Work()
     for number in range(3):
@@ -96,8 +98,9 @@ def test_without_pacing() -> None:
 
 def test_pages_of_the_history() -> None:
     """
-    While many clients ask for a page of the history at once, others are answered between
-    two pages; a client that leaves is forgotten.
+    Other requests are answered between two pages of the history.
+
+    Many clients ask for a page of the history at once.  A client that leaves is forgotten.
     """
     server = Server()
     api = Api(

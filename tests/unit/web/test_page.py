@@ -36,8 +36,9 @@ def test_for_browsers(accept: str) -> None:
 @pytest.mark.parametrize("accept", ["*/*", "text/plain", "text/*", "", "image/png"])
 def test_for_nobody_else(accept: str) -> None:
     """
-    A client that does not prefer HTML gets the description as text, as before there was a
-    page.
+    A client that does not prefer HTML gets the description as text.
+
+    Every client got that text before there was a page.
     """
     answer = Caller()("GET", "/", Accept=accept)
     assert answer["Content-Type"] == "text/plain; charset=utf-8"

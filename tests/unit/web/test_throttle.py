@@ -16,8 +16,10 @@ ONE = "10.0.0.1"
 @pytest.mark.parametrize("rate", [1, 3, 7, 10, 1000])
 def test_a_second_has_so_many(rate: int) -> None:
     """
-    A client may send as many requests as its rate says in a second, all at once or spread,
-    and then one each time that one is due.
+    A client may send as many requests in a second as its rate says.
+
+    The requests may come all at once or spread.  After them, the client may send one
+    request each time that one is due.
     """
     clock = Turns()
     limit = RateLimit(rate, clock.seconds)
@@ -30,8 +32,9 @@ def test_a_second_has_so_many(rate: int) -> None:
 
 def test_memory_is_bounded() -> None:
     """
-    Memory is bounded by the clients that asked lately, and in a flood of addresses by
-    L{MOST_ADDRESSES}.
+    Memory is bounded by the number of clients that asked lately.
+
+    In a flood of addresses, L{MOST_ADDRESSES} bounds the memory.
     """
     clock = Turns()
     limit = RateLimit(10, clock.seconds)

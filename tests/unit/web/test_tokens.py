@@ -36,8 +36,10 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, byte
 @pytest.mark.parametrize("token", [*TOKENS, "firs", "first.", "", "z" * 4000])
 def test_all_of_them_each_time(token: str, compared: list[tuple[bytes, bytes]]) -> None:
     """
-    Whichever token matches, or none, and however long it is, its digest is compared once
-    with each of the known ones, which all have the same length.
+    The digest of any token is compared once with each of the known digests.
+
+    This holds whichever token matches, or none, and however long the token is.  All known
+    digests have the same length.
     """
     known = frozenset(sha256(each.encode()).digest() for each in TOKENS)
     answer = Caller(Access(known))("POST", "/next", Authorization=f"Bearer {token}")

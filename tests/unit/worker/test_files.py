@@ -96,8 +96,9 @@ def test_damaged_certificates(tmp_path: Path) -> None:
 )
 def test_too_few_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A lack of file descriptors says nothing of the file, and may be over soon, so it is no
-    misconfiguration.
+    A lack of file descriptors is no misconfiguration.
+
+    The lack says nothing of the file, and may be over soon.
     """
 
     def full(*_: object, **__: object) -> NoReturn:

@@ -40,8 +40,9 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.fixture
 def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """
-    Provide a record of what a worker below a supervisor would do to its process, without
-    doing it to the test's.
+    Provide a record of the changes that a supervised worker would make to its process.
+
+    The test's own process does not get these changes.
     """
     done: list[object] = []
     monkeypatch.setattr(os, "setpgid", lambda *group: done.append(group))
@@ -62,8 +63,10 @@ def stop() -> None:
 
 def test_below_a_supervisor(pipe: tuple[int, int], followed: list[object]) -> None:
     """
-    A worker below a supervisor speaks through its pipe and ends with it, has a process
-    group of its own, leaves SIGHUP to the supervisor, and writes its traceback at SIGABRT.
+    A worker below a supervisor speaks through its pipe and ends with it.
+
+    The worker has a process group of its own, leaves SIGHUP to the supervisor, and writes
+    its traceback at SIGABRT.
     """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
@@ -80,8 +83,9 @@ def test_below_a_supervisor_of_version_0_1_0(
     pipe: tuple[int, int], followed: list[object]
 ) -> None:
     """
-    A worker below an older supervisor speaks to C{NOTIFY_SOCKET}, and ends with the pipe
-    that it reads.
+    A worker below an older supervisor speaks to C{NOTIFY_SOCKET}.
+
+    The worker ends with the pipe that it reads.
     """
     reading, _ = pipe
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
@@ -98,8 +102,7 @@ def test_below_a_supervisor_of_version_0_1_0(
 
 def test_without_a_supervisor(followed: list[object]) -> None:
     """
-    A worker without a supervisor speaks to systemd, if there is one, and follows no
-    process.
+    A worker without a supervisor speaks to systemd, if any, and follows no process.
     """
     connect(Settings(), {}, stop).notify(READY)
     assert followed == []
@@ -152,8 +155,9 @@ def test_a_commit_that_hangs() -> None:
 
 def test_a_sign_of_life_that_fails() -> None:
     """
-    A sign of life that fails is not the last: neither if it cannot be sent nor if the state
-    cannot be told.
+    A sign of life that fails is not the last.
+
+    This holds if the sign cannot be sent and if the state cannot be told.
     """
     failures = [OSError(24, "Too many open files"), None]
     beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))

@@ -158,8 +158,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
 
 def test_it_serves(make: Callable[..., Bench]) -> None:
     """
-    A worker that has opened its store and listens says that it is ready, and again with
-    each sign of life.
+    A worker that has opened its store and listens says that it is ready.
+
+    The worker says so again with each sign of life.
     """
     bench = make()
     bench.worker.startService()
@@ -183,8 +184,9 @@ def test_it_stops(make: Callable[..., Bench]) -> None:
 
 def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None:
     """
-    A connection in use is closed by an answer, even if the process read no request for
-    longer than it goes on taking them.
+    A connection in use is closed by an answer.
+
+    This holds even if the process read no request for longer than it goes on taking them.
     """
     bench = make()
     bench.worker.startService()
@@ -256,8 +258,9 @@ def test_a_store_that_cannot_be_used_below_a_supervisor(
     make: Callable[..., Bench],
 ) -> None:
     """
-    A worker below a supervisor answers clients with the reason for a while, and then ends
-    so that the next worker tries.
+    A worker below a supervisor answers clients with the reason for a while, and then ends.
+
+    The next worker can then try.
     """
     bench = make(store=Unusable(StoreUnusable("it holds something else")), supervisor=3)
     bench.worker.startService()
@@ -281,8 +284,9 @@ def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
 
 def test_a_missing_file(make: Callable[..., Bench]) -> None:
     """
-    A worker with a missing file ends as misconfigured, because no restart mends that, and
-    does not touch the store.
+    A worker with a missing file ends as misconfigured, because no restart mends that.
+
+    The worker does not touch the store.
     """
     bench = make(access_log="/nowhere/log")
     bench.worker.startService()
@@ -337,8 +341,9 @@ def test_an_exception_with_the_store_in_hand(
     make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
 ) -> None:
     """
-    Any exception while the worker owns the store ends the process, which gives the lock to
-    another; a traceback is logged for a bug only.
+    Any exception while the worker owns the store ends the process.
+
+    The end gives the lock to another process.  A traceback is logged for a bug only.
     """
     bench = make()
     bench.reactor.refusal = error
@@ -371,8 +376,9 @@ def test_an_exception_later(make: Callable[..., Bench]) -> None:
 
 def test_a_daemon_that_cannot_start(make: Callable[..., Bench]) -> None:
     """
-    A daemon that cannot start raises an exception, because twistd reports nothing else to
-    the process that started it.
+    A daemon that cannot start raises an exception.
+
+    The reason is that twistd reports nothing else to the process that started the daemon.
     """
     bench = make(store=Unusable(StoreUnusable("the store is in use")), foreground=False)
     with pytest.raises(CannotStart, match="the store is in use"):

@@ -1,10 +1,9 @@
 """
-C{pexctl reload}: have a running service take its files as they are now, and tell the
-outcome.
+C{pexctl reload}: have a running service take its files as they are now.
 
-The verb asks by SIGHUP, and reads the answer from the supervisor's scoreboard, memory that
-is reached through C{/proc}: so it works with systemd and without, whatever the service
-listens on, for the service's user and for root.
+The verb also tells the outcome.  It asks by SIGHUP, and reads the answer from the
+supervisor's scoreboard, memory that is reached through C{/proc}: so it works with systemd
+and without, whatever the service listens on, for the service's user and for root.
 """
 
 from __future__ import annotations

@@ -63,6 +63,8 @@ class Acceptor:
         give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
+        Make an acceptor that accepts nothing before L{start}.
+
         @param listening: a socket that does not block; L{stop} closes it.
         @param make: makes the protocol of a connection.
         @param tls: the context with which connections agree on TLS before anything else, if

@@ -28,8 +28,10 @@ _log = Logger()
 
 def _run(call: Callable[[], object]) -> None:
     """
-    Make a call, and log what it raises, as Twisted's reactors do: the event loop would
-    write it to a standard error that a daemon does not have.
+    Make a call, and log its exception, as Twisted's reactors do.
+
+    The event loop would write the exception to a standard error that a daemon does not
+    have.
     """
     try:
         call()

@@ -288,8 +288,7 @@ class NativeTransport:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: FBT001 the interface's
         """
-        Have C{producer} told when the client does not take what is written, and when it
-        does.
+        Have C{producer} told when the client does not take written bytes, and when it does.
         """
         if self._producer is not None:
             raise RuntimeError("there is a producer already")

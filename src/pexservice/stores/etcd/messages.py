@@ -146,8 +146,9 @@ def transaction(
     forgotten: int | None = None,
 ) -> Message:
     """
-    Return the transaction that takes C{batch}, if the cursor is still as C{base} says, and
-    none of the batch's idempotency keys was used.
+    Return the transaction that takes C{batch}, if the cursor is still as C{base} says.
+
+    In addition, none of the batch's idempotency keys may have been used.
 
     While the operation key is there, its lease is.  No other put has a lease, least of all
     one that is made when that key is gone: for a lease that has ended etcd refuses the
@@ -308,9 +309,10 @@ def pairs(answer: Message) -> list[Message]:
 
 def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:
     """
-    Return the transaction that forgets the idempotency keys C{names}, which are those from
-    the batch C{oldest} to the batch C{newest}, unless another node has forgotten them: they
-    may be in use again then.
+    Return the transaction that forgets the idempotency keys C{names}.
+
+    These keys are those from the batch C{oldest} to the batch C{newest}.  If another node
+    has forgotten them, the transaction changes nothing: the keys may be in use again then.
     """
     return {
         "compare": [_exists(oldest)],

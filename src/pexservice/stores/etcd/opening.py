@@ -1,6 +1,8 @@
 """
-The opening of a store on etcd: which etcd answers, whether the store is one of this
-program, and what is needed before the first batch.
+The opening of a store on etcd.
+
+The functions here find out which etcd answers, and whether the store is one of this
+program, and make the keys that the first batch needs.
 """
 
 from __future__ import annotations

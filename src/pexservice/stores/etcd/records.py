@@ -127,8 +127,9 @@ class Keys:
 
     def age(self, ordinal: int) -> bytes:
         """
-        Return the key of the names of a batch's idempotency keys, the last of which is the
-        C{ordinal}-th of all.
+        Return the key of the names of a batch's idempotency keys.
+
+        The last of these idempotency keys is the C{ordinal}-th of all.
         """
         return self.prefix + b"ages/%0*d" % (_DIGITS, ordinal)
 

@@ -111,8 +111,9 @@ class StandingQueue:
 
     def _bound(self, head: Mark) -> float:
         """
-        Return how long C{head}'s turn may take, as seen from here: news of it takes about
-        as long as a transaction of this node.
+        Return how long C{head}'s turn may take, as seen from here.
+
+        News of the turn takes about as long as a transaction of this node.
         """
         if head.hard:
             return min(max(self.usual + HARD * head.usual, SHORTEST_HARD), LONGEST)
@@ -152,8 +153,9 @@ class StandingQueue:
 
     def lost(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
         """
-        Take note of a transaction that failed, as L{won} does: those before this node's
-        mark are ahead.
+        Take note of a transaction that failed: the marks before this node's are ahead.
+
+        The arguments are those of L{won}.
         """
         before = []
         for each in marks:

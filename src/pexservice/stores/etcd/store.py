@@ -71,6 +71,8 @@ class EtcdStore:
         close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
+        Make the store whose keys begin with C{prefix}, without opening it.
+
         @param journal: how many transitions the history keeps, 1 or more.
         @param process: the name of this node in the queue; by default a random one.
         @param stream: makes a watch; without it, the store does not hear of what other

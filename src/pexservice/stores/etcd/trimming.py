@@ -17,12 +17,11 @@ MOST = 100
 
 async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
     """
-    Forget the first C{forgotten} keys, but for those that share a batch with one that
-    is kept.
+    Forget the first C{forgotten} keys, but for those that share a batch with a kept key.
 
-    Each transaction takes the oldest batches whole, and only if the oldest one is
-    still there.  So a transaction that arrives late, or that another node was faster
-    with, changes nothing.
+    Each transaction takes the oldest batches whole, and only if the oldest one is still
+    there.  So a transaction that arrives late, or that another node was faster with,
+    changes nothing.
 
     @raise Refused: etcd refuses.
     @raise Unanswered: etcd does not answer.

@@ -69,6 +69,8 @@ class Watch:
         heard: Callable[[Cursor], None],
     ) -> None:
         """
+        Begin to watch the cursor through C{stream}.
+
         @param pause: waits before an attempt that follows an earlier one.
         @param heard: called with each cursor.
         """

@@ -39,8 +39,7 @@ def backup(
     source: str, target: str, show: Callable[[str, int], object] = lambda *_: None
 ) -> Summary:
     """
-    Put a copy of the store in C{source} at C{target}, where nothing is yet, whole or not at
-    all.
+    Copy the store in C{source} to C{target}, where nothing is yet, whole or not at all.
 
     @param show: called with the part that is under way, and how much of it is done, in
         percent.

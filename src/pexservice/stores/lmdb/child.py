@@ -104,8 +104,9 @@ def _judge(path: Path, status: int, said: str) -> None:
 
 def answer(call: Callable[[Progress], object], *also: type[Exception]) -> int:
     """
-    Make C{call} in a process that L{ask_child} has started, and write its error, if any, to
-    standard output.
+    Make C{call} in the child process, and write its error, if any, to standard output.
+
+    L{ask_child} has started this process.
 
     @param call: takes the function that it reports its progress to.
     @param also: further errors that C{call} raises for something that is wrong.

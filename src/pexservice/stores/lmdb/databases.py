@@ -67,8 +67,9 @@ def make_store(path: Path) -> None:
 
 def prepare(directory: Directory, verify: Callable[[Path], None] | None) -> None:
     """
-    Prepare the store to be opened: make one where there is nothing, and verify one that is
-    there.
+    Prepare the store to be opened.
+
+    A store is made where there is nothing, and verified where there is one.
 
     @param verify: reads a whole store; C{None} for one that was verified.
     @raise StoreUnusable: or one of its subclasses.

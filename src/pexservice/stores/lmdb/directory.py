@@ -74,8 +74,10 @@ _NETWORK = frozenset(
 
 def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     """
-    Return the type of the file system that C{path} is on, as C{/proc/self/mountinfo}
-    names it, or C{"unknown"}.
+    Return the type of the file system that C{path} is on.
+
+    The type is named as in C{/proc/self/mountinfo}; C{"unknown"} stands for a type that is
+    not found there.
 
     @param path: absolute and without symbolic links; need not exist.
     @param mountinfo: the table to look it up in, instead of this process's.
@@ -143,8 +145,9 @@ class Directory:
 
     def await_ownership(self) -> None:
         """
-        Become the owner as L{own} does, but block until the directory is free.  The kernel
-        wakes the waiting process the moment that the owner dies.
+        Become the owner as L{own} does, but block until the directory is free.
+
+        The kernel wakes the waiting process the moment that the owner dies.
         """
         self._own(fcntl.LOCK_EX)
 
@@ -192,8 +195,9 @@ class Directory:
 
     def remember_file(self) -> None:
         """
-        Remember the store's file in the owned directory, so that L{has_its_name} knows it
-        again.
+        Remember the store's file in the owned directory.
+
+        So L{has_its_name} knows the file again.
         """
         found = os.stat(DATA, dir_fd=self._descriptor)
         self._identity = (found.st_dev, found.st_ino)
@@ -209,8 +213,10 @@ class Directory:
 
     def make_lock_file(self) -> None:
         """
-        Make LMDB's table of readers, or fill the holes in it.  LMDB maps the table, and to
-        touch a hole on a full disk would end this process by SIGBUS.
+        Make LMDB's table of readers, or fill the holes in it.
+
+        LMDB maps the table, and to touch a hole on a full disk would end this process by
+        SIGBUS.
 
         @raise OSError: there is no room for the table.
         """
@@ -223,9 +229,10 @@ class Directory:
 
     def set_aside(self, length: int) -> None:
         """
-        Take the disk space for C{length} bytes of the store's file, holes in it included,
-        and leave its size and content as they are.  On a file system that cannot do that,
-        check that there is so much space.
+        Take the disk space for C{length} bytes of the store's file, including its holes.
+
+        The size and the content of the file stay as they are.  If the file system cannot do
+        that, this method only checks that there is so much space.
 
         @raise OSError: there is not so much space.
         """

@@ -157,8 +157,7 @@ class CommitExecutor:
 
     def wait(self, call: Callable[[], None]) -> Deferred[None]:
         """
-        Run a call that may never return, in a thread that does not keep the process
-        from ending.
+        Run C{call}, which may never return, in a thread that lets the process end.
 
         @return: fires in the reactor's thread.
         """

@@ -19,8 +19,9 @@ def read_history(
     limit: int,
 ) -> list[Row]:
     """
-    Return at most C{limit} transitions, newest first.  Of a row, which may hold
-    thousands, no more are replayed than are returned.
+    Return at most C{limit} transitions, newest first.
+
+    A row may hold thousands of transitions; no more of them are replayed than are returned.
 
     @param before: the revision that follows the newest transition to return.
     @param forgotten: the newest revision that is not kept any more.

@@ -15,8 +15,9 @@ from pexservice.stores.lmdb.transaction import Extent, read_key
 
 class KeyReader:
     """
-    A reader whose look-ups between two commits share a transaction: to begin one costs
-    twice as much as to look a key up.
+    A reader whose look-ups between two commits share a transaction.
+
+    To begin a transaction costs twice as much as to look a key up.
 
     The transaction must be let go of before the next commit begins, and before the map
     changes.

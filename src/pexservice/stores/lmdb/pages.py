@@ -220,8 +220,9 @@ class _Walk:
         visit: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         """
-        @param visit: called with each key and value, where they say something about the
-            file itself.
+        Prepare a walk through C{tree}, which error messages call C{name}.
+
+        @param visit: called with each key and value, if these describe the file itself.
         """
         self._pages = pages
         self._name = name

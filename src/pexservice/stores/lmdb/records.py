@@ -120,8 +120,9 @@ def read_cursor(value: bytes) -> tuple[int, int]:
 
 def read_version(value: bytes) -> int:
     """
-    Return the version of the format that a cursor's record has.  In every format the
-    record begins with the version, and ends with a checksum.
+    Return the version of the format that a cursor's record has.
+
+    In every format the record begins with the version, and ends with a checksum.
 
     @raise BadRecord: C{value} is no cursor.
     """
@@ -177,8 +178,9 @@ def read_revision_key(key: bytes) -> int:
 
 def write_row(batch: Batch) -> tuple[bytes, bytes]:
     """
-    Return C{batch}'s journal row: its key, and its value of 20 bytes and one for each
-    transition.
+    Return the key and the value of C{batch}'s journal row.
+
+    The value has 20 bytes, and one for each transition.
     """
     key = revision_key(batch.first_revision)
     payload = _JOURNAL.pack(batch.time_ns, batch.start_position) + batch.transitions
@@ -217,8 +219,9 @@ def read_row(
 
 def read_row_ends(key: bytes, value: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     """
-    Return (revision, position) before a journal row and after it.  Its transitions are
-    looked at, but not replayed one by one.
+    Return (revision, position) before a journal row and after it.
+
+    The row's transitions are looked at, but not replayed one by one.
     """
     payload = _row(key, value)
     _, position = _JOURNAL.unpack_from(payload)
@@ -238,8 +241,9 @@ def name_key(key: bytes) -> bytes:
 
 def age_key(revision: int) -> bytes:
     """
-    Return the database key under which the idempotency key first used at C{revision} is
-    found by its age.
+    Return the database key under which an idempotency key is found by its age.
+
+    The idempotency key was first used at C{revision}.
     """
     return b"r" + _REVISION.pack(revision)
 

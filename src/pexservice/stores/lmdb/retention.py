@@ -32,8 +32,7 @@ def trim_journal(
     txn: lmdb.Transaction[bytes], journal: lmdb._Database, forgotten: int
 ) -> int:
     """
-    Remove the oldest rows that hold nothing beyond revision C{forgotten}, or some of
-    them.
+    Remove all or some of the oldest rows that hold nothing beyond revision C{forgotten}.
 
     @return: the first revision of the oldest row that stays.
     """

@@ -74,6 +74,8 @@ class Room:
         monotonic: Callable[[], float],
     ) -> None:
         """
+        Measure the room of the store in C{directory}, which is open as C{env}.
+
         @param growth: the part of the disk that the store may take; 0 keeps the map as
             it is.
         """
@@ -95,8 +97,10 @@ class Room:
 
     def needed(self, batch: Batch, trimmed_keys: int) -> int:
         """
-        Return how many bytes a commit may add to the file at most.  As a rule a commit adds
-        nothing, since free pages are used again, unless a reader might see them.
+        Return how many bytes a commit may add to the file at most.
+
+        As a rule a commit adds nothing, since free pages are used again, unless a reader
+        might see them.
         """
         pages = (
             COMMIT_PAGES
@@ -108,9 +112,10 @@ class Room:
 
     def stretch_map(self, needed: int) -> None:
         """
-        Let the map grow if a commit might need it and the disk allows it; LMDB refuses
-        the commit if not.  Call this in the reactor's thread, with no transaction open: the
-        map may move.
+        Let the map grow if a commit might need that and the disk allows it.
+
+        If the map stays too small, LMDB refuses the commit.  Call this in the reactor's
+        thread, with no transaction open: the map may move.
         """
         if self._used + needed <= min(self._map, self._noticed):
             return
@@ -209,8 +214,9 @@ class Room:
 
     def shortage(self) -> NotTaken | None:
         """
-        Return why a commit would not be begun now, if so, as far as is known; after a
-        while, try again whether there is room.
+        Return why a commit would not be begun now, if so, as far as is known.
+
+        After a while, this method tries again whether there is room.
         """
         if self._shortage is None:
             return None

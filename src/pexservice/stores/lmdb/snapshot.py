@@ -93,8 +93,9 @@ def copy_snapshot(
     progress: Progress = lambda _: None,
 ) -> None:
     """
-    Write the pages in use to the file that is open as C{target}, and others only where LMDB
-    cannot tell them apart.
+    Write the pages in use to the file that is open as C{target}.
+
+    Other pages are written only where LMDB cannot tell them apart from those in use.
 
     @param env: of a store that another process may be writing to.
     @param progress: called in a thread with how much is written, in percent.

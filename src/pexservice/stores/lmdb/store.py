@@ -95,11 +95,12 @@ class LmdbStore:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
+        Make the store in C{directory}, without opening it.
+
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: reads the whole store before this process maps it; C{None} for a
             store that was verified a moment ago.
-        @param waiting: called when another process owns the store, before this one waits
-            for it as a standby; by default it does not wait.
+        @param waiting: called before a standby waits; by default a store in use is refused.
         @param map_size: bytes; by default enough for C{journal}.
         @param growth: the part of the disk that the map may take beyond that.
         """
@@ -129,8 +130,9 @@ class LmdbStore:
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        Own, verify and read the store; see L{IStore.open}.  This blocks, except while it
-        waits for another owner: there is nobody to serve yet.
+        Own, verify and read the store; see L{IStore.open}.
+
+        This blocks, except during a wait for another owner: there is nobody to serve yet.
         """
         return self._own().addCallback(lambda _: self._open()).addErrback(self._abandon)
 
@@ -193,8 +195,7 @@ class LmdbStore:
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch in one durable transaction, or nothing of it; see
-        L{IStore.commit}.
+        Take the whole batch in one durable transaction, or nothing; see L{IStore.commit}.
         """
         room = self._room
         if room is None:
@@ -242,8 +243,9 @@ class LmdbStore:
 
     def _forget_dead_readers(self) -> None:
         """
-        Clear dead processes from LMDB's table of readers: no page is used again that a
-        reader might see, and a process that was killed while it made a backup has left one.
+        Clear dead processes from LMDB's table of readers.
+
+        No page that a reader might see is used again, and a killed backup leaves a reader.
         """
         self._databases.env.reader_check()
 
@@ -264,15 +266,13 @@ class LmdbStore:
 
     def look_up(self, key: bytes) -> Remembered | None:
         """
-        Return what the first use of C{key} did; see L{IOwnStore.look_up}.  The record is in
-        mapped memory, so this does not block.
+        Return at once the first use of C{key} from mapped memory; see L{IOwnStore.look_up}.
         """
         return self._reading(lambda: self._keys.look_up(key, self._extent))
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
-        Return durable transitions, newest first, read inline as by L{recall}; see
-        L{IStore.history}.
+        Return durable transitions, newest first, read inline; see L{IStore.history}.
         """
         newest = self._extent.revision
         before = newest + 1 if before is None else min(before, newest + 1)
@@ -301,8 +301,9 @@ class LmdbStore:
 
     def _damaged(self, error: Exception) -> StoreUnusable:
         """
-        Return the error to raise for damage that is found while the store is served, and
-        have the store read whole before it is served again.
+        Return the error to raise for damage that is found while the store is served.
+
+        The store will be read whole before it is served again.
         """
         self._witness.accuse()
         return blame(self.directory.path, error)
@@ -335,8 +336,7 @@ class LmdbStore:
 
     def close(self) -> Deferred[None]:
         """
-        End the thread, make the witness durable and let go of the store; see
-        L{IStore.close}.
+        End the thread, make the witness durable and release the store; see L{IStore.close}.
         """
         return execute(self._close)
 

@@ -19,8 +19,9 @@ from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, 
 @frozen
 class Extent:
     """
-    The extent of a store, by which a commit sees how much there is to trim without asking
-    LMDB.
+    The extent of a store, which shows a commit how much there is to trim.
+
+    The commit need not ask LMDB for that.
 
     @ivar revision: the newest revision.
     @ivar oldest: the first revision of the oldest journal row, which has one batch.
@@ -65,8 +66,9 @@ class Kept:
 
     def surplus_keys(self, extent: Extent, batch: Batch) -> int:
         """
-        Return how many of the oldest keys the commit of C{batch} removes: none while no
-        more than L{SLACK} are too many.
+        Return how many of the oldest keys the commit of C{batch} removes.
+
+        The commit removes none while no more than L{SLACK} are too many.
         """
         surplus = extent.keys + len(batch.keys) - self.keys
         # More keys may go than the batch brings, so that their number comes down.

@@ -133,8 +133,7 @@ class Witness:
 
 def read_witness(path: Path) -> Witnessed | None:
     """
-    Return what the witness of the store in C{path} tells, or C{None} if it is missing or
-    torn.
+    Return the witness of the store in C{path}, or C{None} if it is missing or torn.
 
     @raise OSError: the witness cannot be read.
     """

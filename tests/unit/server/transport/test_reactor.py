@@ -40,8 +40,9 @@ def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
 
 def test_time(reactor: UvloopReactor) -> None:
     """
-    The reactor's seconds are those of the monotonic clock, whatever the wall clock does: a
-    worker's heartbeats are timed by them.
+    The reactor's seconds are the monotonic clock's, whatever the wall clock does.
+
+    A worker's heartbeats are timed by these seconds.
     """
     before = time.monotonic()
     assert before <= reactor.seconds() <= time.monotonic()
@@ -102,8 +103,9 @@ def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
 @pytest.mark.parametrize("how", ["callLater", "callFromThread"])
 def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
     """
-    The error of a call that raises is logged, as Twisted's reactors log it, and the next
-    call is made.
+    The error of a call that raises is logged, and the next call is made.
+
+    Twisted's reactors log such an error in the same way.
     """
     calls: list[None] = []
 
@@ -150,8 +152,7 @@ reactor.run()
 
 def test_the_end_of_a_child() -> None:
     """
-    The end of a child process is noticed by the signal alone, as on Twisted's other
-    reactors.
+    A child's end is noticed by the signal alone, as on Twisted's other reactors.
     """
     ended = subprocess.run(
         [sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True

@@ -176,8 +176,9 @@ def loop(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoop:
 @pytest.fixture
 def machine(loop: asyncio.AbstractEventLoop) -> Iterator[Machine]:
     """
-    Provide a machine whose plan cache knows L{CURRENT} and L{NEXT}, with the cursor at
-    revision 1.
+    Provide a machine with the cursor at revision 1.
+
+    Its plan cache knows L{CURRENT} and L{NEXT}.
     """
     yield from running(loop, Server(hosts=("h",)))
 
@@ -198,8 +199,9 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
 
 def test_the_first_answer_is_the_last(machine: Machine) -> None:
     """
-    A request that the plan cache knows is answered as a channel answers it, without a
-    transport of the loop's.
+    A request that the plan cache knows is answered as a channel answers it.
+
+    The answer takes no transport of the loop's.
     """
     fast_path = machine.server.fast_path
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
@@ -245,8 +247,9 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
 
 def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
     """
-    A step that has come is looked at once, and not again in each turn in which it is under
-    way, however long the loop was told to wait for it.
+    A step that has come is looked at once, and not in each turn in which it is under way.
+
+    This holds however long the loop was told to wait for the step.
     """
     failed: list[dict[str, Any]] = []
     machine.loop.set_exception_handler(lambda _, context: failed.append(context))
@@ -280,8 +283,9 @@ def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
 )
 def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
     """
-    A pipeline, half a request, nonsense and an end without a request are handed over to the
-    loop with nothing read.
+    All other input is handed over to the loop with nothing read.
+
+    Such input is a pipeline, half a request, nonsense, or an end without a request.
     """
     client = machine.connect(sent)
     if not sent or sent == CURRENT[:20]:
@@ -294,8 +298,9 @@ def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
 
 def test_a_host_that_is_not_ours(machine: Machine) -> None:
     """
-    A request with a foreign Host that was learnt on a connection whose Host is not checked
-    is refused on one over loopback.
+    A request with a foreign Host that was learnt elsewhere is refused over loopback.
+
+    The request was learnt on a connection whose Host is not checked.
     """
     foreign = NEXT.replace(b"Host: h", b"Host: attacker.example")
     elsewhere = machine.server.connect()
@@ -313,8 +318,9 @@ def test_a_bug_while_it_is_answered(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A bug costs only the request that it shows in, which is answered 500, and the connection
-    leaves nothing behind.
+    A bug costs only the request that it shows in.
+
+    The request is answered 500, and its connection leaves nothing behind.
     """
 
     def fails(*_: object) -> None:
@@ -332,8 +338,9 @@ def test_a_bug_while_it_is_recognized(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A connection whose first bytes meet a bug is closed at once, as uvloop closes one, since
-    no sweep would look at it.
+    A connection whose first bytes meet a bug is closed at once, as uvloop closes one.
+
+    No sweep would look at the connection.
     """
 
     def fails(*_: object) -> None:
@@ -348,8 +355,7 @@ def test_a_bug_while_it_is_recognized(
 
 def test_a_kept_connection(machine: Machine) -> None:
     """
-    A keep-alive connection is handed over to uvloop, also when the plan cache knows its
-    request.
+    A keep-alive connection goes to uvloop, also when the plan cache knows its request.
     """
     for _ in range(2):
         client = machine.connect(KEPT)
@@ -374,8 +380,9 @@ def test_a_kept_connection(machine: Machine) -> None:
 
 def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
     """
-    An answer that does not fit into the socket is handed over to uvloop, which sends all of
-    it and then closes the connection.
+    An answer that does not fit into the socket is handed over to uvloop.
+
+    Then uvloop sends all of the answer and closes the connection.
     """
     committer = machine.server.committer
     machine.server.begin_at(1, 1_000_000)
@@ -423,8 +430,9 @@ def test_aborted_while_it_is_sent(machine: Machine) -> None:
 
 def test_a_client_that_is_gone(machine: Machine) -> None:
     """
-    The step of a client that has gone is made all the same, and other clients do not
-    notice.
+    The step of a client that has gone is made all the same.
+
+    Other clients do not notice.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -456,8 +464,9 @@ def test_more_behind_the_last_request(machine: Machine) -> None:
 
 def test_a_connection_that_rests(machine: Machine) -> None:
     """
-    A connection that rests is closed by the sweep, or when the worker stops, in whatever
-    state it is.
+    The sweep closes a connection that rests, in whatever state it is.
+
+    A worker that stops closes such a connection as well.
     """
     connections = machine.server.connections
     client = machine.connect()
@@ -584,8 +593,9 @@ def test_no_descriptors(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """
-    New clients wait a moment while there are no file descriptors or no memory for them, and
-    are then served; the log says why, once.
+    New clients wait a moment while there are no file descriptors or no memory for them.
+
+    They are then served.  The log gives the reason, once.
     """
     monkeypatch.setattr(accepting, "PAUSE", 0.001)
     machine.listening.error = OSError(number, "none left")
@@ -609,8 +619,9 @@ def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
 
 def test_stopped(machine: Machine) -> None:
     """
-    A stopped acceptor accepts no client any more, also during its pause; clients that are
-    there are answered.
+    A stopped acceptor accepts no client any more, also during its pause.
+
+    Clients that are there are answered.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)

@@ -116,8 +116,7 @@ def test_right_version(version: str) -> None:
 
 def test_pyopenssl_only_for_https() -> None:
     """
-    PyOpenSSL, which takes megabytes, stays out of a process until it speaks HTTPS with
-    etcd.
+    Only a process that speaks HTTPS with etcd loads PyOpenSSL, which takes megabytes.
     """
     code = (
         "import sys, pexservice.process.pyopenssl_guard\n"

@@ -101,8 +101,7 @@ def test_own_commits_are_no_news(queue: StandingQueue) -> None:
 
 def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
     """
-    News of a turn that came after the answer's revision counts, also when it arrives before
-    the answer.
+    News of a turn after the answer's revision counts, also if it comes before the answer.
     """
     queue.heard(1.0, "a", 6)
     queue.won(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
@@ -112,8 +111,7 @@ def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
 
 def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
     """
-    News of the very commit that put a mark, or of an earlier one, does not end the turn of
-    that mark.
+    News of the commit that put a mark, or of an earlier one, does not end that mark's turn.
     """
     queue.heard(1.0, "a", 3)
     queue.won(1.001, USUAL, 5, [soft("a", 3)])
@@ -133,8 +131,10 @@ def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
 )
 def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
     """
-    A node is waited for as long as its turn can take, by its own and this node's usual
-    time, and never longer than half a second; then it is passed over.
+    A node is waited for as long as its turn can take, and then it is passed over.
+
+    The usual times of that node and of this node tell how long its turn can take.  No node
+    is waited for longer than half a second.
     """
     queue.won(1.0, USUAL, 5, [mark])
     assert queue.delay(1.0) == pytest.approx(patience)
@@ -146,8 +146,9 @@ def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
 
 def test_each_has_its_time(queue: StandingQueue) -> None:
     """
-    The time of a node begins when it becomes the first, by news or because the time of the
-    node before it ran out.
+    The time of a node begins when the node becomes the first in the queue.
+
+    A node becomes the first by news, or because the time of the node before it ran out.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
     patience = queue.delay(1.0)
@@ -171,8 +172,9 @@ def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
 
 def test_a_late_one(queue: StandingQueue) -> None:
     """
-    A node that was passed over is not waited for again until it puts a new mark, and every
-    transaction tries to remove its old mark until one succeeds.
+    A node that was passed over is not waited for again until it puts a new mark.
+
+    Every transaction tries to remove the node's old mark until one succeeds.
     """
     dead = hard("a", 3)
     queue.won(1.0, USUAL, 5, [dead])
@@ -202,8 +204,9 @@ def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
 
 def test_keeps_a_place(queue: StandingQueue) -> None:
     """
-    A node keeps a place if it has company, and has had moves in time: before its turn came,
-    or within a usual time after it.
+    A node keeps a place if it has company and has had moves in time.
+
+    Moves are in time before the node's turn comes, and within a usual time after that.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3)])
     queue.ask(1.005)
@@ -230,8 +233,9 @@ def test_returns_at_once(queue: StandingQueue) -> None:
 
 def test_company(queue: StandingQueue) -> None:
     """
-    A node that has just lost, or has heard of others since, has company; a node whose
-    answer names no other has none.
+    A node that has just lost, or has heard of other nodes since, has company.
+
+    A node whose answer names no other node has no company.
     """
     queue.ask(0.0)
     queue.lost(1.0, USUAL, 5, [hard("me", 5)])
@@ -247,8 +251,9 @@ def test_company(queue: StandingQueue) -> None:
 
 def test_the_usual_time(queue: StandingQueue) -> None:
     """
-    The usual time slowly follows the durations of transactions, and none counts for more
-    than the longest wait.
+    The usual time slowly follows the durations of transactions.
+
+    No transaction counts for more than the longest wait.
     """
     queue.won(1.0, USUAL, 5, [])
     queue.lost(2.0, 2 * USUAL, 6, [])

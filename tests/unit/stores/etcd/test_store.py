@@ -87,8 +87,9 @@ def test_answered(bench: Bench) -> None:
 
 def test_answer_lost(bench: Bench) -> None:
     """
-    A transaction whose answer was lost is sent again, which tells that it happened, and it
-    happens once.
+    A transaction whose answer was lost is sent again, and happens once.
+
+    The second answer tells that the transaction happened.
     """
     ended = bench.commit()
     first = bench.caller.waiting[0].message
@@ -107,8 +108,9 @@ def test_answer_lost(bench: Bench) -> None:
 
 def test_message_lost(bench: Bench) -> None:
     """
-    A message that did not arrive is sent again.  The first one, if it arrives when it is
-    not needed any more, changes nothing.
+    A message that did not arrive is sent again.
+
+    If the first message arrives when it is not needed any more, it changes nothing.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -121,8 +123,7 @@ def test_message_lost(bench: Bench) -> None:
 
 def test_happened_and_others_followed(bench: Bench) -> None:
     """
-    A transaction whose answer was lost did happen, also if others have moved the cursor
-    since.
+    A transaction whose answer was lost did happen, also if others moved the cursor since.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -152,8 +153,10 @@ def test_others_were_faster(bench: Bench) -> None:
 
 def test_never_happened(bench: Bench) -> None:
     """
-    A transaction that got no answer has surely not happened, and never will, when the
-    cursor has moved and the operation key has not.
+    The operation key shows that a transaction without an answer never happens.
+
+    The transaction has surely not happened, and never will, when the cursor has moved and
+    the operation key has not.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -167,8 +170,9 @@ def test_never_happened(bench: Bench) -> None:
 
 def test_no_answer_at_all(bench: Bench) -> None:
     """
-    After the deadline the outcome is unknown.  The store goes on: the late message
-    and the next batch exclude each other.
+    The outcome of a transaction without an answer is unknown after the deadline.
+
+    The store goes on: the late message and the next batch exclude each other.
     """
     ended = bench.commit()
     while not ended:
@@ -249,8 +253,7 @@ def test_no_space(bench: Bench) -> None:
 
 def test_space_runs_out(bench: Bench) -> None:
     """
-    The transaction that fills etcd's space is refused and has happened, which the store
-    reads.
+    A transaction that fills etcd's space is refused, but the store reads that it happened.
     """
     bench.etcd.filling = True
     ended = bench.commit()
@@ -278,8 +281,9 @@ def test_space_runs_out_unseen(bench: Bench) -> None:
 
 def test_no_space_and_copies_under_way(bench: Bench) -> None:
     """
-    The outcome without space is unknown while a copy is under way, which may happen when
-    there is space again.
+    Without space in etcd, the outcome is unknown while a copy of the message is under way.
+
+    The copy may take effect when there is space again.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -306,8 +310,9 @@ def test_no_space_and_others_were_faster(bench: Bench) -> None:
 
 def test_operation_key_gone(bench: Bench) -> None:
     """
-    When the lease of the operation key ends, the outcome of the batch before is unknown,
-    and the node makes another key.
+    When the operation key's lease ends, the outcome of the batch before is unknown.
+
+    The node makes another operation key.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -338,8 +343,9 @@ def test_operation_key_gone_before(bench: Bench) -> None:
 
 def test_key_used_elsewhere(bench: Bench) -> None:
     """
-    An idempotency key that another node has used makes the batch fail, and the conflict
-    tells what the key did, also where the cursor has been read since.
+    An idempotency key that another node has used makes the batch fail.
+
+    The conflict tells what the key did, also where the cursor has been read since.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
     bench.caller.open = True
@@ -355,8 +361,9 @@ def test_key_used_elsewhere(bench: Bench) -> None:
 
 def test_key_used_and_copies_under_way(bench: Bench) -> None:
     """
-    The outcome of a batch with a used key is unknown while a copy is under way, which could
-    happen when that key is forgotten.
+    The outcome of a batch with a used key is unknown while a copy is under way.
+
+    The copy could take effect when that key is forgotten.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
     bench.caller.open = True

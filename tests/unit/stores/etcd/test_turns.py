@@ -58,8 +58,7 @@ class Node:
 
     def send(self, *names: bytes) -> list[object]:
         """
-        Commit a step for each of C{names}, one at least, on the cursor as the node knows
-        it.
+        Commit a step for each of C{names}, at least one, on the cursor that the node knows.
 
         @return: a list that gets what the commit ends with.
         """
@@ -143,8 +142,11 @@ def race(one: Node, two: Node) -> None:
 
 def test_a_queue_begins(nodes: tuple[Node, ...]) -> None:
     """
-    A node that loses a race has a hard mark, and its turn at once, since no node is before
-    it; with its success it keeps a place, and so does the other node, which hears of it.
+    A node that loses a race begins a queue, in which both nodes keep a place.
+
+    The node that loses has a hard mark, and its turn at once, since no node is before it.
+    With its success this node keeps a place.  The other node hears of that success, and
+    keeps a place too.
     """
     one, two, _ = nodes
     race(one, two)
@@ -174,8 +176,9 @@ def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False
 
 def test_turns_in_order(nodes: tuple[Node, ...]) -> None:
     """
-    Nodes that always have more to do soon take turns, each told by the news of the one
-    before it, and no transaction fails.
+    Nodes that always have more to do soon take turns, and no transaction fails.
+
+    Each node is told of its turn by the news of the node before it.
     """
     waiting = [node.turn() for node in nodes]
     order = []
@@ -315,8 +318,9 @@ def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
 
 def test_an_old_node(nodes: tuple[Node, ...]) -> None:
     """
-    A node of a version without a queue, which does not name itself, is company like any
-    other, and no node waits for it.
+    A node of a version without a queue is company like any other, and no node waits for it.
+
+    Such a node does not name itself.
     """
     one, *_ = nodes
     cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "")}
@@ -333,8 +337,10 @@ def test_an_old_node(nodes: tuple[Node, ...]) -> None:
 
 def test_sent_twice(nodes: tuple[Node, ...]) -> None:
     """
+    A node's next success removes the mark that a copy of an old transaction has left.
+
     A copy of a transaction that has happened may leave a mark of a node that has nothing to
-    do; the node's next success removes the mark.
+    do.
     """
     one, *_ = nodes
     ended = one.send()
@@ -361,9 +367,10 @@ def test_leaving(nodes: tuple[Node, ...]) -> None:
 
 def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
     """
-    When the operation key's lease has ended, the transaction fails and tells where the
-    cursor is: the mark that its failure puts must not have that lease, or etcd refuses all
-    of it.
+    When the operation key's lease ends, a transaction fails and tells where the cursor is.
+
+    The mark that this failure puts must not have that lease, or etcd refuses all of the
+    transaction.
     """
     one, *_ = nodes
     one.etcd.expire("1")
@@ -375,8 +382,7 @@ def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
 @pytest.mark.parametrize("again", [True, False])
 def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     """
-    The largest transaction there can be is one that etcd takes, whether it succeeds or
-    fails.
+    The largest possible transaction is accepted by etcd, whether it succeeds or fails.
     """
     etcd = FakeEtcd()
     for number in range(MOST_REMOVED):
@@ -412,8 +418,9 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
 
 def test_the_fake_is_particular() -> None:
     """
-    The fake etcd refuses what etcd refuses; the same is asked of etcd itself by
-    C{tests/functional/test_cluster.py}.
+    The fake etcd refuses each wrong transaction that etcd itself refuses.
+
+    C{tests/functional/test_cluster.py} asks the same of etcd itself.
     """
     etcd = FakeEtcd()
     for code, wrong in WRONG.items():

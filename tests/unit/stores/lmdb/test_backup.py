@@ -133,8 +133,7 @@ def test_a_damaged_store_is_not_copied(store: Path) -> None:
 
 def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
     """
-    A store that was cut short is called damaged, and it is another process that dies of
-    reading it.
+    A store that was cut short is called damaged, and another process dies of reading it.
     """
     with (store / DATA).open("rb+") as file:
         file.truncate(3 * 4096)
@@ -160,8 +159,9 @@ def killed_reader(path: Path) -> None:
 
 def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None:
     """
-    A store forgets a dead reader when it trims its journal, or no page would ever be used
-    again.
+    A store forgets a dead reader when the store trims its journal.
+
+    Otherwise no page would ever be used again.
     """
     store = at(tmp_path / "store", journal=1)
     state = now(store.open())

@@ -68,8 +68,9 @@ assert sys.argv[1:] == ["argument"]
 )
 def test_its_end(module: Path, end: str, error: type[Exception], message: str) -> None:
     """
-    A child's end raises the error that its status stands for, with the child's words
-    without those on progress.
+    A child's end raises the error that its status stands for, with the child's own words.
+
+    The child's words on progress are left out.
     """
     with pytest.raises(error, match=message) as caught:
         ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")

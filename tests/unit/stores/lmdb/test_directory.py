@@ -69,8 +69,9 @@ def test_a_network_file_system_is_refused(
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A directory that cannot be locked, though no other process owns it, is refused with the
-    reason.
+    A directory that cannot be locked is refused with the reason.
+
+    The directory is refused although no other process owns it.
     """
 
     def failing(*_: object) -> None:
@@ -84,8 +85,9 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("replaced", [True, False])
 def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> None:
     """
-    A process that waits to own a directory is refused if the directory loses its name
-    meanwhile, to another directory or to none.
+    A process that waits to own a directory is refused if the directory loses its name.
+
+    The directory loses its name during the wait, to another directory or to none.
     """
     path = tmp_path / "store"
     owner = Directory(str(path))
@@ -135,8 +137,10 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path]) -> None:
     """
-    A start makes durable the directory or the store that an earlier start made but failed
-    to make durable: an answer would be lost with a directory that a power cut undoes.
+    A start makes a directory or a store durable when an earlier start failed to do so.
+
+    The earlier start made the directory or the store, but did not make it durable.  An
+    answer would be lost with a directory that a power cut undoes.
     """
     path = tmp_path / "store"
 

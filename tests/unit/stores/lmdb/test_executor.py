@@ -75,8 +75,9 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
 
 def test_each_return_makes_the_way_back_longer() -> None:
     """
-    A disk that hangs again and again is tried inline ever less often, within a bound, and a
-    long calm makes the policy forget all hangs.
+    A disk that hangs again and again is tried inline ever less often, within a bound.
+
+    A long calm makes the policy forget all hangs.
     """
     policy = ExecutorPolicy()
     proofs = []
@@ -96,8 +97,9 @@ def test_each_return_makes_the_way_back_longer() -> None:
 
 def test_a_stall_now_and_then_is_borne() -> None:
     """
-    Calls stay inline with a stall now and then, as every shared disk has, but not with
-    frequent stalls.
+    Calls stay inline with a stall now and then, but not with frequent stalls.
+
+    Every shared disk has a stall now and then.
     """
     policy = ExecutorPolicy()
     for _ in range(20):
@@ -114,8 +116,11 @@ def test_a_stall_now_and_then_is_borne() -> None:
 
 def test_the_longest_that_is_no_stall_and_no_hang() -> None:
     """
-    Calls stay inline with commits of exactly the bound of a stall, however many, or a
-    commit of exactly the bound of a hang, between short ones; with longer ones they do not.
+    Calls stay inline with commits that last exactly the bound of a stall or of a hang.
+
+    Between short commits there may be any number of commits of exactly the bound of a
+    stall, or one commit of exactly the bound of a hang.  With longer commits, calls do not
+    stay inline.
     """
 
     def goes_on(seconds: float, times: int) -> bool:
@@ -144,8 +149,7 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
 
 def test_a_call_in_the_thread() -> None:
     """
-    A call in the thread runs and is measured there, and is answered in the reactor's
-    thread.
+    A call in the thread runs and is measured there, and the reactor's thread answers it.
     """
     mailbox, policy, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
     executor = CommitExecutor(mailbox, policy, monotonic=lambda: next(ticks))

@@ -122,8 +122,7 @@ def again(
     write: Callable[[T], tuple[bytes, bytes]],
 ) -> None:
     """
-    Check that a record is refused and not genuine, or read and written again as the same
-    bytes.
+    Check that a record is refused and not genuine, or is read and rewritten byte for byte.
     """
     try:
         said = read(found.key, found.value)
@@ -141,8 +140,9 @@ many = settings(max_examples=500, deadline=None)
 @given(drawn(cursors))
 def test_cursor(found: Drawn) -> None:
     """
-    The cursor's record, which is read under its own key alone, is read as written or
-    refused.
+    The cursor's record is read as it was written, or refused.
+
+    That record is read under its own key alone.
     """
     found = evolve(found, key=records.CURSOR_KEY)
     again(

@@ -29,8 +29,9 @@ def store_in(path: Path, executor: CommitExecutor) -> LmdbStore:
 
 def test_sees_each_commit(tmp_path: Path) -> None:
     """
-    A key is found as soon as its commit has ended, by a reader that had looked for it
-    before.
+    A key is found as soon as its commit has ended.
+
+    The reader had looked for the key before that commit.
     """
     store, state = store_in(tmp_path / "store", inline()), (0, 0)
     for number in range(5):
@@ -45,8 +46,9 @@ def test_sees_each_commit(tmp_path: Path) -> None:
 
 def test_sees_a_commit_of_the_thread(tmp_path: Path) -> None:
     """
-    A key is found after its commit in the thread, by a reader that looked for it while that
-    commit was under way.
+    A key is found after its commit in the thread.
+
+    The reader looked for the key while that commit was under way.
     """
     mailbox, policy = Mailbox(), ExecutorPolicy()
     policy.inline = False
@@ -61,8 +63,9 @@ def test_sees_a_commit_of_the_thread(tmp_path: Path) -> None:
 
 def test_holds_no_pages_back(tmp_path: Path) -> None:
     """
-    A store whose keys are looked up between commits does not grow more than one whose
-    keys are not, and does not name itself as a reader.
+    A store does not grow more because its keys are looked up between commits.
+
+    Such a store does not name itself as a reader.
     """
     sizes = []
     for name, looks in (("asked", True), ("not asked", False)):

@@ -58,8 +58,10 @@ def test_no_way(old: Path, verification: None) -> None:
 @pytest.mark.parametrize("verification", [None, verify, verify_in_child])
 def test_a_way(old: Path, verification: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A store of an older format is rewritten when it is opened, also by a standby that takes
-    over; then it is one of the newest format.
+    A store of an older format is rewritten when it is opened.
+
+    A standby that takes over rewrites the store too.  Then the store is one of the newest
+    format.
     """
     monkeypatch.setitem(migrate.REWRITES, 0, rewrite)
     store = at(old, verify=verification)
@@ -71,8 +73,7 @@ def test_a_way(old: Path, verification: None, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_way_from_another(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The rewriting of one format is used for no other format, nor for a file that another
-    LMDB wrote.
+    The rewriting of one format is used for no other format, nor for another LMDB's file.
     """
     monkeypatch.setitem(migrate.REWRITES, 7, rewrite)
     with pytest.raises(StoreIncompatible, match="version 0"):

@@ -1,6 +1,7 @@
 """
-The walk through the pages of a file: it passes a file that LMDB wrote, and no file that
-LMDB cannot have written.
+Tests of the walk through the pages of a file.
+
+The walk passes a file that LMDB wrote, and no file that LMDB cannot have written.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ BATCHES = 250
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Provide a store with trees of two levels, long values, and more free pages than one page
-    can list.
+    Provide a store with trees of two levels, long values, and many free pages.
+
+    The store has more free pages than one page can list.
     """
     path = tmp_path_factory.mktemp("pages") / "store"
     store = at(path, journal=3_000_000)
@@ -97,8 +99,9 @@ def test_a_sound_file(store: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
     """
-    After each commit of a long series that puts, replaces and removes keys and values of
-    all sizes, the walk finds as many records as there are, and no lost page.
+    The walk finds as many records as there are, and no lost page, after each commit.
+
+    A long series of commits puts, replaces and removes keys and values of all sizes.
     """
     chance = random.Random(seed)  # noqa: S311 to be repeated
     there: dict[bytes, set[bytes]] = {b"one": set(), b"two": set()}
@@ -198,8 +201,9 @@ def number(form: str, value: int) -> bytes:
 
 def in_meta(offset: int, form: str, value: int | None = None) -> Damage:
     """
-    Return a damage that puts another number into the newest meta page; by default, the next
-    one.
+    Return a damage that puts another number into the newest meta page.
+
+    The default is the next number.
     """
 
     def damage(file: File) -> None:

@@ -54,8 +54,10 @@ def test_row(revision: int, position: int, transitions: list[Transition]) -> Non
 )
 def test_remembered(key: bytes, remembered: Remembered) -> None:
     """
-    The record of a key by its name tells what the key did, the record by its age tells the
-    key, and records by name sort first.
+    The two records of a key tell the use of the key and the key itself.
+
+    The record by the key's name tells what the key did, and the record by its age tells the
+    key.  Records by name sort first.
     """
     (by_name, value), (by_age, name) = records.write_remembered(key, remembered)
     assert by_name < records.OLDEST_AGE_KEY <= by_age

@@ -23,8 +23,7 @@ from tests.support.stores import make_store
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """
-    Provide a directory with a store at revision 9 and a backup of another one at revision
-    7.
+    Provide a directory with a store at revision 9 and a backup of another at revision 7.
     """
     make_store(tmp_path / "older", 7)
     backup(str(tmp_path / "older"), str(tmp_path / "backup"))
@@ -34,8 +33,9 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_old_one_is_kept(place: Path) -> None:
     """
-    After a restoration the store is what the backup is, and the store that was there before
-    lies beside it, whole.
+    A restoration makes the store equal to the backup and keeps the old store whole.
+
+    The store that was there before lies beside the restored store.
     """
     done = restore(str(place / "backup"), str(place / "store"))
     assert (done.store.revision, done.store.position, done.steps) == (7, 7, 0)
@@ -57,8 +57,9 @@ def test_the_old_one_is_kept(place: Path) -> None:
 )
 def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> None:
     """
-    Revisions that callers have seen are left behind by steps to and fro: the position
-    stays, and the store is as whole as one whose callers made those steps.
+    Steps to and fro leave behind the revisions that callers have seen.
+
+    The position stays, and the store is as whole as one whose callers made those steps.
     """
     done = restore(str(place / "backup"), str(place / "store"), beyond)
     assert (done.store.revision, done.store.position) == (revision, 7)
@@ -123,8 +124,7 @@ def test_an_interruption_before_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    An interruption before the two directories change places leaves the old store and no
-    copy.
+    An interruption before the two directories swap leaves the old store and no copy.
     """
 
     def interrupted(*_: object) -> None:

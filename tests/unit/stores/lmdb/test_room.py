@@ -95,8 +95,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     """
-    A store on a full disk is read, and refuses batches without trying the disk.  It tries
-    again after a second, and takes batches if there is room.
+    A store on a full disk can be read, and refuses batches without trying the disk.
+
+    The store tries the disk again after a second, and takes batches if there is room.
     """
     path, clock = tmp_path / "store", Clock()
     state = filled(path, 2)
@@ -122,8 +123,9 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
 
 def test_whoever_asks_finds_that_there_is_room(tmp_path: Path, disk: Disk) -> None:
     """
-    Asking a store for its shortage finds that there is room again, also when no step comes,
-    as to a service that is not ready.
+    Asking a store for its shortage finds that there is room again, also when no step comes.
+
+    No step comes to a service that is not ready.
     """
     path, clock = tmp_path / "store", Clock()
     disk.free = 0
@@ -141,9 +143,10 @@ def test_no_room_for_the_table_of_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store without a reader table, as a backup is, is not opened on a full disk, where
-    LMDB's writing to the table would end the process; else the table is made without a
-    hole.
+    A store without a reader table is not opened on a full disk.
+
+    A backup has no reader table.  On a full disk, LMDB's writing to the table would end the
+    process.  On any other disk, the table is made without a hole.
     """
     path = tmp_path / "store"
     state = filled(path, 2)
@@ -177,8 +180,9 @@ def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
 
 def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
     """
-    No commit writes where nothing is set aside, though a reader keeps every page from being
-    used again; and hardly any room is left unused.
+    No commit writes where nothing is set aside, and hardly any room is left unused.
+
+    This holds even while a reader keeps every page from being used again.
     """
     path = tmp_path / "store"
     filled(path)
@@ -204,8 +208,10 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
 @pytest.mark.parametrize("length", [8, 255])
 def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
     """
-    No commit adds more to the file than it is said to need: not with keys at random places,
-    and not when as many keys go as come, while no page can be used again.
+    No commit adds more to the file than it is said to need.
+
+    This holds with keys at random places.  It also holds when as many keys go as come,
+    while no page can be used again.
     """
     dice = random.Random(7)  # noqa: S311 nothing secret
     path = tmp_path / "store"
@@ -236,8 +242,9 @@ def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
 
 def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A process whose reading lets the file grow is named in the log, once a minute; a process
-    that has only just begun to read is not.
+    A process whose reading lets the file grow is named in the log, once a minute.
+
+    A process that has only just begun to read is not named.
     """
     monkeypatch.setattr(room, "NOTICED", 1 << 20)
     path, clock = tmp_path / "store", Clock()
@@ -294,8 +301,9 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
     """
-    A store on a nearly full disk takes steps and warns once before they are refused; with
-    its whole reserve it does not warn.
+    A store on a nearly full disk takes steps, and warns once before steps are refused.
+
+    A store with its whole reserve does not warn.
     """
     path = tmp_path / "store"
     filled(path, 2)

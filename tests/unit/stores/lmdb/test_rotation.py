@@ -32,8 +32,9 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_newest_are_kept(place: Path) -> None:
     """
-    The newest backups are kept, with the new one among them, and entries that are no backup
-    stay where they are.
+    The newest backups are kept, with the new one among them.
+
+    Entries that are no backup stay where they are.
     """
     backups = place / "backups"
     made = add_backup(str(place / "store"), str(backups), 2)

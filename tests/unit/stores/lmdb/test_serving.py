@@ -43,8 +43,7 @@ def overwrite(path: Path, offset: int, new: bytes) -> None:
 
 def in_value(value: bytes) -> Damage:
     """
-    Return a damage that changes the last bit of a record's value, wherever it is in the
-    file.
+    Return a damage to the last bit of a record's value, wherever the file has that value.
     """
 
     def damage(path: Path) -> None:
@@ -138,8 +137,9 @@ CASES: dict[str, tuple[Damage, Call, str]] = {
 @pytest.mark.parametrize(("damage", "call", "said"), CASES.values(), ids=CASES)
 def test_found(tmp_path: Path, damage: Damage, call: Call, said: str) -> None:
     """
-    Damage that a call meets is called damage, not a byte of the file changes, and a standby
-    that takes over without reading the whole store does not serve it.
+    Damage that a call meets is called damage, and not a byte of the file changes.
+
+    A standby that takes over without reading the whole store does not serve that store.
     """
     path = tmp_path / "store"
     state = filled(path, BATCHES)
@@ -176,8 +176,10 @@ def test_a_row_is_missing(tmp_path: Path) -> None:
 
 def test_no_damage_after_all(tmp_path: Path) -> None:
     """
-    A store that was found damaged is served again once all its pages and records are found
-    whole, as when the damage was one of memory or the store was restored.
+    A store that was found damaged is served again once it is found whole.
+
+    All its pages and records must be found whole.  They are whole when the damage was one
+    of memory, or when the store was restored.
     """
     path = tmp_path / "store"
     state = filled(path, BATCHES)

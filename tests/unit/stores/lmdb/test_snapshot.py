@@ -156,8 +156,7 @@ def test_what_lmdb_cannot_account_for(target: int) -> None:
 
 def test_another_error(target: int) -> None:
     """
-    An error that the limits of a copy have not caused is raised as it is, at the first
-    time.
+    An error that the limits of a copy did not cause is raised as it is, the first time.
     """
 
     class Broken(Env):

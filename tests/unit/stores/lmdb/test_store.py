@@ -78,8 +78,9 @@ def snapshot(path: Path) -> dict[str, bytes]:
 
 def test_space(tmp_path: Path) -> None:
     """
-    An open store tells how much space it takes of what it may take, also when its directory
-    has lost its name.
+    An open store tells how much space it takes, and how much it may take.
+
+    The store tells so also when its directory has lost its name.
     """
     filled(tmp_path / "store")
     store = at(tmp_path / "store", map_size=1 << 24, growth=0)
@@ -99,8 +100,9 @@ def test_space(tmp_path: Path) -> None:
 
 def test_nobody_else_reads_it(tmp_path: Path) -> None:
     """
-    The directory is the owner's alone and so are the files, also where the
-    directory was there before and open to all.
+    The directory and the files are the owner's alone.
+
+    This holds also where the directory was there before and was open to all.
     """
     os.umask(0o022)
     made, given = tmp_path / "made", tmp_path / "given"
@@ -159,8 +161,9 @@ def test_a_foreign_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("leftover", [b"", b"half a page", bytes(65536)])
 def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     """
-    The remains of a store whose making a power cut interrupted are removed, and the store
-    is made.
+    The remains of a store whose making was interrupted are removed, and the store is made.
+
+    A power cut interrupted the making.
     """
     (tmp_path / NURSERY).mkdir()
     (tmp_path / NURSERY / DATA).write_bytes(leftover)
@@ -178,8 +181,9 @@ def test_a_store_that_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store that cannot be made is refused with one line, whatever LMDB's own error is, and
-    can be made later.
+    A store that cannot be made is refused with one line, and can be made later.
+
+    This holds whatever LMDB's own error is.
     """
     path = tmp_path / "store"
 
@@ -197,8 +201,9 @@ def test_a_store_that_cannot_be_made(
 
 def test_what_surrounds_a_store_is_no_damage(tmp_path: Path) -> None:
     """
-    A store that its surroundings keep from being opened is not called damaged, or nobody
-    would try again.
+    A store that its surroundings keep from being opened is not called damaged.
+
+    Otherwise nobody would try to open the store again.
     """
     path = tmp_path / "store"
     state = filled(path, 1)
@@ -249,8 +254,9 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """
-    A damaged store is called so, and not a byte of it changes.  The store is read in a
-    process that may die of it.
+    A damaged store is called damaged, and not a byte of the store changes.
+
+    The store is read in a process that may die of reading it.
     """
     path = tmp_path / "store"
     filled(path)
@@ -274,8 +280,9 @@ def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
 
 def test_the_data_file_is_gone(tmp_path: Path) -> None:
     """
-    A directory that has lost its data file is damaged: there was a store, so no new one
-    begins.
+    A directory that has lost its data file is damaged.
+
+    There was a store in the directory, so no new store begins.
     """
     path = tmp_path / "store"
     filled(path)
@@ -317,8 +324,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("record", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_contradictions(tmp_path: Path, record: tuple[bytes, bytes, bytes | None]) -> None:
     """
-    Records that do not agree with each other are damage, although LMDB has nothing
-    to say against them.
+    Records that do not agree with each other are damage, although LMDB accepts them.
     """
     path = tmp_path / "store"
     assert filled(path) == (2000, 1000)
@@ -329,8 +335,7 @@ def test_contradictions(tmp_path: Path, record: tuple[bytes, bytes, bytes | None
 
 def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
     """
-    A store that is opened without being read whole still has its cursor compared with its
-    journal.
+    Opening a store without reading it whole still compares its cursor with its journal.
     """
     path = tmp_path / "store"
     filled(path)
@@ -341,8 +346,10 @@ def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
     """
-    A reader table that LMDB cannot lock is no damage, although LMDB takes it for one that
-    another process has filled and calls it invalid: the store may be opened later.
+    A reader table that LMDB cannot lock is no damage, and the store may be opened later.
+
+    LMDB takes the table for one that another process has filled, and calls the table
+    invalid.
     """
     path = tmp_path / "store"
     state = filled(path, 1)
@@ -373,8 +380,9 @@ with open(sys.argv[1], "w+b") as file:
 
 def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A store of a format that this program does not know is not called damaged, and the error
-    tells the numbers of both formats.
+    A store of a format that this program does not know is not called damaged.
+
+    The error tells the numbers of both formats.
     """
     monkeypatch.setattr(records, "FORMAT_VERSION", 2)
     now_open = at(tmp_path / "store")
@@ -388,8 +396,7 @@ def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_batch_costs_its_row(tmp_path: Path) -> None:
     """
-    A batch of 1,000 transitions writes what a batch of 1 writes, but for 999 bytes in its
-    row.
+    A batch of 1,000 transitions writes only 999 bytes more than a batch of 1, in its row.
     """
 
     def rows(transitions: bytes) -> dict[bytes, list[int]]:
@@ -414,8 +421,10 @@ def test_a_batch_costs_its_row(tmp_path: Path) -> None:
 
 def test_the_map_grows(tmp_path: Path) -> None:
     """
-    A store that needs more than its map was made for gets it, within its part of the disk,
-    and goes on, also when it is opened again.
+    A store that needs more than its map was made for gets a larger map, and goes on.
+
+    The map stays within the store's part of the disk.  The store goes on also when it is
+    opened again.
     """
     store = at(tmp_path / "store", map_size=128 * 1024)
     state = now(store.open())
@@ -436,8 +445,9 @@ def test_the_map_grows(tmp_path: Path) -> None:
 
 def test_a_full_map(tmp_path: Path) -> None:
     """
-    A batch that finds no room never happened, and the store goes on with a batch that needs
-    less.
+    A batch that finds no room never happened, and the store goes on.
+
+    The store takes a batch that needs less room.
     """
     store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
     state = now(store.open())
@@ -454,8 +464,7 @@ def test_a_full_map(tmp_path: Path) -> None:
 
 def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
     """
-    Once there are as many transitions and keys as the store keeps, the file does not grow
-    any more.
+    The file stops growing once the store has all the transitions and keys that it keeps.
     """
     path = tmp_path / "store"
     store = at(path, journal=1000, kept_keys=1000)
@@ -474,8 +483,7 @@ def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
 
 def test_a_million_steps(tmp_path: Path) -> None:
     """
-    With the default journal, a store after 1,000,000 steps is not larger than after
-    200,000.
+    With the default journal, a store is no larger after 1,000,000 steps than after 200,000.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -493,8 +501,9 @@ def test_a_million_steps(tmp_path: Path) -> None:
 
 def test_room_is_set_aside(tmp_path: Path) -> None:
     """
-    A store sets aside room on the disk beyond what it uses, also when it has grown; the
-    file is as long as ever, and opening the store again takes no more.
+    A store sets aside room on the disk beyond the room it uses, also after it has grown.
+
+    The file is as long as ever, and opening the store again takes no more room.
     """
     path = tmp_path / "store"
     store = at(path, journal=SLACK)
@@ -520,8 +529,7 @@ def test_room_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_shorter_journal(tmp_path: Path) -> None:
     """
-    A store that has kept a longer journal is trimmed by the first commit with a shorter
-    one.
+    The first commit with a shorter journal trims a store that has kept a longer journal.
     """
     path = tmp_path / "store"
     state = filled(path, 2 * SLACK)
@@ -545,8 +553,9 @@ def counted(path: Path) -> dict[bytes, int]:
 
 def test_a_much_shorter_journal(tmp_path: Path) -> None:
     """
-    No commit removes more rows than it should, however many are too many; the history is as
-    short as asked for at once, and the journal after some commits.
+    No commit removes more rows than it should, however many are too many.
+
+    The history is at once as short as requested.  The journal is so after some commits.
     """
     path = tmp_path / "store"
     state = filled(path, 3 * MOST_TRIMMED)
@@ -586,8 +595,9 @@ def test_a_shorter_journal_of_long_rows(
 
 def test_many_keys_in_a_batch(tmp_path: Path) -> None:
     """
-    The number of keys stays bounded, also when each batch brings more keys than a commit
-    removes for a shorter journal.
+    The number of keys stays bounded, also when each batch brings very many keys.
+
+    Each batch brings more keys than a commit removes for a shorter journal.
     """
     path = tmp_path / "store"
     store = at(path, kept_keys=10)
@@ -624,8 +634,9 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
 
 def test_moved_away(tmp_path: Path) -> None:
     """
-    A store whose directory was moved away takes nothing and can be read; moved back, it
-    goes on.
+    A store whose directory was moved away takes nothing and can be read.
+
+    When its directory is moved back, the store goes on.
     """
     path, clock = tmp_path / "store", Clock()
     store = at(path, monotonic=clock.seconds)
@@ -646,8 +657,10 @@ def test_moved_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
 def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
     """
-    A store takes nothing more when another one is in its place, which the next process
-    would open: neither of the two has what the other has.
+    A store takes nothing more when another store is in its place.
+
+    The next process would open the other store.  Neither of the two stores has the
+    transitions of the other.
     """
     path, clock = tmp_path / "store", Clock()
     filled(tmp_path / "other")
@@ -668,8 +681,9 @@ def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
 
 def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
     """
-    A store that is replaced while it is verified is refused, since only the store that was
-    verified may be served.
+    A store that is replaced while it is verified is refused.
+
+    Only the store that was verified may be served.
     """
     path = tmp_path / "store"
     filled(path)
@@ -700,8 +714,9 @@ def test_another_owner_has_written(
     tmp_path: Path, record: tuple[bytes, bytes, bytes]
 ) -> None:
     """
-    A record that this process, which owns the store, did not write is damage when a batch
-    would write it, and nothing of the batch is taken.
+    A record that this process did not write is damage when a batch would write it.
+
+    This process owns the store.  Nothing of the batch is taken.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -720,8 +735,9 @@ def test_any_other_failure_is_not_ours_to_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A failed commit that is not a full map raises its error as it is, since the outcome is
-    unknown.
+    A commit that fails, except for a full map, raises its error as it is.
+
+    The outcome of such a commit is unknown.
     """
     store = at(tmp_path / "store")
     now(store.open())
@@ -749,8 +765,9 @@ def test_a_key_after_a_failed_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Reads raise L{NotTaken} when a commit in the thread has failed and the reactor does not
-    know yet: a step with a key surely does not happen.
+    Reads raise L{NotTaken} after a failed commit that the reactor does not know of yet.
+
+    The commit failed in the thread.  A step with a key surely does not happen.
     """
     store = at(tmp_path / "store")
     now(store.open())

@@ -100,8 +100,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_what_lmdb_sees(store: Path, damage: Callable[[Path], None], said: str) -> None:
     """
-    Records that are out of order, not as many as LMDB counts, or not found by looking them
-    up are damage, also where nobody has looked at the pages.
+    Records out of order, of a wrong number or not found by a look-up are damage.
+
+    The number is wrong if it is not the number that LMDB counts.  Such records are damage
+    also where nobody has looked at the pages.
     """
     verify(store)
     damage(store)
@@ -143,8 +145,9 @@ def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_damage(error: Exception) -> None:
     """
-    Errors that say nothing about the store's health are not called damage, so that it is
-    tried again.
+    Errors that say nothing about the store's health are not called damage.
+
+    The store is tried again after such an error.
     """
     found = blame(Path("/store"), error)
     assert type(found) is StoreUnusable

@@ -31,8 +31,10 @@ from tests.unit.stores.test_contract import batch
 
 def begin_with_the_older_state(store: Path) -> None:
     """
-    Change one bit of the newest transaction's number, so that LMDB begins with the state
-    before and nothing in the file tells.
+    Make LMDB begin with the state before the newest transaction.
+
+    One bit of that transaction's number changes, and nothing in the file tells of the
+    change.
     """
     with opened(store) as file:
         newest = read_meta(file).transaction
@@ -64,8 +66,9 @@ def reopened(path: Path) -> tuple[int, int]:
 
 def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Each commit is witnessed by one small write before it is answered; the witness is
-    flushed when the store is made and when it is closed.
+    Each commit is witnessed by one small write before the commit is answered.
+
+    The witness is flushed when the store is made and when the store is closed.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -94,9 +97,10 @@ def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_state_before(store: Path) -> None:
     """
-    A store that is older than its witness is damaged, although it is whole, whether it is
-    verified or not when opened, and nothing is changed.  Without the witness it is opened
-    as it is.
+    A store that is older than its witness is damaged, although it is whole.
+
+    This holds whether the store is verified or not when it is opened, and nothing is
+    changed.  Without the witness, the store is opened as it is.
     """
     begin_with_the_older_state(store)
     before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
@@ -112,8 +116,9 @@ def test_the_state_before(store: Path) -> None:
 
 def test_an_older_witness(store: Path) -> None:
     """
-    A witness that is older than the store, as a power cut leaves it, is renewed, and
-    nothing is logged.
+    A witness that is older than the store is renewed, and nothing is logged.
+
+    A power cut leaves such a witness.
     """
     (store / WITNESS).write_bytes(records.write_witness(Witnessed(5)))
     with capturedLogs() as events:
@@ -138,8 +143,9 @@ TORN = {
 @pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
 def test_no_witness(store: Path, torn: bytes | None) -> None:
     """
-    A witness that is missing or torn proves nothing, which is logged once; then a new one
-    is made.
+    A witness that is missing or torn proves nothing, which is logged once.
+
+    Then a new witness is made.
     """
     if torn is None:
         (store / WITNESS).unlink()
@@ -189,8 +195,9 @@ def test_the_store_is_gone(store: Path) -> None:
 
 def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A commit that was made stands, whatever becomes of its witness; one line in the log says
-    so.
+    A commit that was made stands, whatever becomes of its witness.
+
+    One line in the log tells that the witness failed.
     """
     opened_store = at(store)
     state = now(opened_store.open())
