@@ -211,20 +211,20 @@ class Session:
     def _by_position(self) -> dict[str, list[tuple[float, float]]]:
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for position in cells.POSITIONS:
-            for what, load in (
+            for title, load in (
                 ("/current", Load("wrk", 10, steps=False)),
                 ("to and fro", Load("wrk", 10)),
                 ("/next", Load("wrk", 10, up_only=True)),
             ):
                 medians = self._far(position, load)
-                points[what].append((position or 1, medians[OURS].rate))
-                points[f"{what}, constant text"].append(
+                points[title].append((position or 1, medians[OURS].rate))
+                points[f"{title}, constant text"].append(
                     (position or 1, medians["constant"].rate)
                 )
                 if position >= cells.POSITIONS[-2]:
                     self._rows.append(
                         Row(
-                            f"`{what}` at {position:,}, wrk c{load.connections}",
+                            f"`{title}` at {position:,}, wrk c{load.connections}",
                             medians[OURS].rate,
                             "itself with a constant text",
                             medians["constant"].rate,
@@ -275,8 +275,8 @@ class Session:
             by_position,
         )
         pictures = [
-            f"![{what}]({plots.name}/{name}.svg)"
-            for name, what in (
+            f"![{title}]({plots.name}/{name}.svg)"
+            for name, title in (
                 ("connections", "Throughput by connections"),
                 ("latency", "Latency distribution"),
                 ("position", "Cost by position"),

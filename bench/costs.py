@@ -322,8 +322,8 @@ class Costs:
         keeps: bool,
     ) -> list[str]:
         others = [each.name for each in self._others]
-        what = "step" if steps else "look"
-        head = [f"a {what} that carries", *(() if keeps else ("by",)), "requests/s"]
+        kind = "step" if steps else "look"
+        head = [f"a {kind} that carries", *(() if keeps else ("by",)), "requests/s"]
         head += ["of identical bytes", *(("at least",) if keeps else ())]
         head += ["server CPU, µs"]
         for name in others:

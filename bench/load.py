@@ -91,11 +91,11 @@ class Load:
     moves: bool = True
 
     def __str__(self) -> str:
-        what = "steps" if self.steps else "`/current`"
+        asked = "steps" if self.steps else "`/current`"
         where = ", one core" if self.one_core else ""
         carries = self.carries and f", {self.carries}"
         closes = ", closing" if self.closes else ""
-        return f"{what}, {self.tool} c{self.connections}{closes}{where}{carries}"
+        return f"{asked}, {self.tool} c{self.connections}{closes}{where}{carries}"
 
 
 @frozen

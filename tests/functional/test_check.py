@@ -95,7 +95,7 @@ def test_nothing_is_made(tmp_path: Path) -> None:
         (["now"], 64, "there is no argument now"),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, options: list[str], status: int, said: str) -> None:
+def test_mistakes(tmp_path: Path, options: list[str], status: int, said: str) -> None:
     """
     A mistake is reported in one line, with the status that a start would end with.
     """

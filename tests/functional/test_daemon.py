@@ -431,7 +431,7 @@ def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
     assert ended.stderr.startswith("pexservice: ")
 
 
-def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+def test_sigterm_answers_requests_under_way(tmp_path: Path) -> None:
     """
     A request that was begun is answered at SIGTERM, and the process ends by the signal.
 

@@ -177,8 +177,8 @@ def test_the_supervisor_is_killed_while_it_checks() -> None:
         connection.close()
 
 
-@pytest.mark.parametrize("what", ["address", "store"])
-def test_started_again_at_once(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("held", ["address", "store"])
+def test_started_again_at_once(tmp_path: Path, held: str) -> None:
     """
     A start waits for the workers of a supervisor that was killed.
 
@@ -188,7 +188,7 @@ def test_started_again_at_once(tmp_path: Path, what: str) -> None:
     for _ in range(3):
         daemon = Daemon(tmp_path, "--listen", listen)
         daemon.ask("/next", "POST")
-        if what == "address":
+        if held == "address":
             listen = f"tcp:{daemon.port}:interface=127.0.0.1"
         workers = children(daemon.process.pid)
         daemon.process.kill()

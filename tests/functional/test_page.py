@@ -538,7 +538,7 @@ def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
     assert "worker-2 serves" in daemon.log.read_text()
 
 
-def test_what_is_missing_is_said(daemon: Daemon, views: Open) -> None:
+def test_lost_steps_are_reported(daemon: Daemon, views: Open) -> None:
     """
     A service that forgot answered steps is reported to have lost them.
 

@@ -37,7 +37,7 @@ def reload(pid: int | str) -> tuple[int, str]:
     return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
 
 
-def test_what_came_of_it(tmp_path: Path) -> None:
+def test_a_reload_tells_its_outcome(tmp_path: Path) -> None:
     """
     A reload that succeeds says so and ends with 0.
 
@@ -85,7 +85,7 @@ def test_what_came_of_it(tmp_path: Path) -> None:
         assert "\n[+]reload 4 succeeded\n" in verbose
 
 
-def test_what_it_leaves(tmp_path: Path) -> None:
+def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
     """
     A reload leaves listeners and the store as they were.
 

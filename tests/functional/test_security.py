@@ -111,7 +111,7 @@ def traced(pid: int, to: Path) -> Iterator[None]:
             tracer.wait(PATIENCE)
 
 
-def test_what_answers_tell(tmp_path: Path) -> None:
+def test_no_answer_tells_versions_or_paths(tmp_path: Path) -> None:
     """
     No answer has a version, a path of this machine, or a line of a traceback.
 
@@ -134,7 +134,7 @@ def test_what_answers_tell(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("strace")
-def test_what_a_request_reaches(tmp_path: Path) -> None:
+def test_requests_open_no_file_but_the_stores(tmp_path: Path) -> None:
     """
     No request opens a file but the store's, and none is made.
     """

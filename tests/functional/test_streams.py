@@ -53,7 +53,7 @@ def daemon(
         assert "Traceback" not in daemon.log.read_text()
 
 
-def test_who_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
+def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
     """
     A client that asks again and again and reads nothing is not read from after a while.
 

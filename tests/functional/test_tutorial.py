@@ -11,7 +11,7 @@ from tests.support.tutorial import PAGE, Command, commands, transcript
 pytestmark = pytest.mark.once
 
 
-def test_what_matches() -> None:
+def test_output_matches_with_gaps() -> None:
     """
     The output of a command matches with room for what differs.
     """

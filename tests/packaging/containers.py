@@ -152,13 +152,13 @@ class Container:
     podman: Podman
     name: str
 
-    def inspect(self, what: str) -> str:
+    def inspect(self, field: str) -> str:
         """
         Return a property of the container.
 
-        @param what: as C{.State.Status}.
+        @param field: as C{.State.Status}.
         """
-        return self.podman("inspect", f"--format={{{{{what}}}}}", self.name)
+        return self.podman("inspect", f"--format={{{{{field}}}}}", self.name)
 
     def log(self) -> str:
         """

@@ -178,7 +178,7 @@ def test_the_components(tmp_path: Path) -> None:
     assert [each["port"] for each in monitor["podMetricsEndpoints"]] == [port["name"]]
 
 
-def test_who_belongs_together() -> None:
+def test_the_selectors_match_the_one_pod() -> None:
     """
     Service and network policy are about the pods of the set, and there is one pod.
     """

@@ -57,7 +57,7 @@ def test_changes() -> None:
 @pytest.mark.long
 @pytest.mark.once
 @pytest.mark.needs("git", "build")
-def test_what_is_released_is_the_same_each_time(tmp_path: Path) -> None:
+def test_each_build_has_the_same_bytes(tmp_path: Path) -> None:
     """
     Wheel and sdist have the same bytes each time they are made, with whatever umask.
 

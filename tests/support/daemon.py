@@ -225,17 +225,17 @@ def patiently() -> Iterator[None]:
         time.sleep(0.01)
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], words: str) -> None:
     """
     Wait until C{condition} holds.
 
-    @param what: the condition in words, as in "the socket is there".
+    @param words: the condition in words, as in "the socket is there".
     @raise AssertionError: it does not hold in time.
     """
     for _ in patiently():
         if condition():
             return
-    raise AssertionError(f"not in {PATIENCE} seconds: {what}")
+    raise AssertionError(f"not in {PATIENCE} seconds: {words}")
 
 
 def run(

@@ -309,7 +309,9 @@ BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds")
 
 
 @pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])
-def test_what_is_looked_at_exists(path: str, everything: list[Metric]) -> None:
+def test_dashboard_and_alerts_name_existing_metrics(
+    path: str, everything: list[Metric]
+) -> None:
     """
     The dashboard and the alerts name only metrics that exist.
     """

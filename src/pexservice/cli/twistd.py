@@ -158,8 +158,8 @@ class CommonOptions(usage.Options):
         found = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
         if found is None:
             return wrong
-        name, what = found.groups()
-        if what == "requires argument":
+        name, mistake = found.groups()
+        if mistake == "requires argument":
             values = {each.name: each.value for each in self.declared()}
             return f"--{name} takes a value: --{name} {values.get(name, 'VALUE')}"
         names = [each.name for each in self.declared()]

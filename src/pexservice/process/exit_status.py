@@ -72,14 +72,14 @@ _PASSING = frozenset(
 )
 
 
-def cannot_use(what: str, error: OSError) -> CannotStart:
+def cannot_use(file: str, error: OSError) -> CannotStart:
     """
     Return the exception for a file that an option names and that cannot be used.
 
-    @param what: the file, as the operator knows it.
+    @param file: the file, as the operator knows it.
     """
     kind = CannotStart if error.errno in _PASSING else Misconfigured
-    return kind(f"{what}: {error.strerror or error}")
+    return kind(f"{file}: {error.strerror or error}")
 
 
 def tell_starter(reason: str) -> None:

@@ -118,17 +118,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
-def while_asking(daemon: Daemon, what: Callable[[Asker], int]) -> Waits:
+def while_asking(daemon: Daemon, work: Callable[[Asker], int]) -> Waits:
     """
-    Have another client ask while C{what} goes on.
+    Have another client ask while C{work} goes on.
 
-    C{what} returns how many slow clients there were.
+    C{work} returns how many slow clients there were.
     """
     asker = Asker(daemon.port)
     before = int(daemon.ask("/current")[0].headers["Pex-Revision"])
     asker.start()
     try:
-        connected = what(asker)
+        connected = work(asker)
     finally:
         asker.stopping.set()
         asker.join(PATIENCE)

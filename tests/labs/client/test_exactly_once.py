@@ -40,7 +40,7 @@ def test_nodes_that_are_killed(tmp_path: Path) -> None:
     assert result.requests > result.calls > 100
 
 
-def test_would_find_what_was_made_twice(tmp_path: Path) -> None:
+def test_would_find_unmatched_steps_and_calls(tmp_path: Path) -> None:
     """
     As a control, a step that no call belongs to, and a call that was not made, are found.
     """

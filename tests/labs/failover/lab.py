@@ -85,21 +85,21 @@ def serving(daemon: Daemon) -> tuple[str, int]:
     return name, int(pid)
 
 
-def count(daemon: Daemon, what: str) -> int:
+def count(daemon: Daemon, words: str) -> int:
     """
-    Return how often the log says of a worker that it C{what}.
+    Return how often the log says C{words} of a worker.
     """
-    return len(re.findall(rf"{_SAYS} worker-\d+ {what}", daemon.log.read_text()))
+    return len(re.findall(rf"{_SAYS} worker-\d+ {words}", daemon.log.read_text()))
 
 
-def until(daemon: Daemon, what: str, times: int) -> None:
+def until(daemon: Daemon, words: str, times: int) -> None:
     """
-    Wait until the log has said C{what} of a worker so often.
+    Wait until the log has said C{words} of a worker so often.
     """
     for _ in patiently():
-        if count(daemon, what) >= times:
+        if count(daemon, words) >= times:
             return
-    raise AssertionError(f"{what} less than {times} times")
+    raise AssertionError(f"{words} less than {times} times")
 
 
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:

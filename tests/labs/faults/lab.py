@@ -175,8 +175,8 @@ class Laboratory:
             met = injected(case.trace)
             with self._lock:
                 if said:
-                    what = f"{phase.name}, {phase.reactor}: {fault} on the {on}"
-                    self.wrong.append(f"{what}\n{said}")
+                    title = f"{phase.name}, {phase.reactor}: {fault} on the {on}"
+                    self.wrong.append(f"{title}\n{said}")
                     print(self.wrong[-1], flush=True)
                 if met or said:
                     row = self.outcomes.setdefault((phase.name, phase.reactor), Counter())

@@ -27,7 +27,7 @@ def test_the_whole_record(tmp_path: Path) -> None:
     assert 0 < result.unknown <= (KILLS + 1) * CLIENTS
 
 
-def test_would_find_what_was_lost(tmp_path: Path) -> None:
+def test_would_find_lost_steps(tmp_path: Path) -> None:
     """
     As a control, the same clients and kills show steps that were lost.
 

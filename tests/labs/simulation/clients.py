@@ -115,10 +115,10 @@ class Clients:
             move = Move(operation, key, condition)
         client.asking = Asking(client.number, operation, self.machine.tick, move)
         client.asking.again = client.first_use(key) is not None
-        what = "current" if operation is None else operation.word
-        what += "" if key is None else f", key {key.decode()}"
-        what += "" if condition is None else f", at {client.last}"
-        self.machine.note(f"client {client.number} asks for {what}")
+        request = "current" if operation is None else operation.word
+        request += "" if key is None else f", key {key.decode()}"
+        request += "" if condition is None else f", at {client.last}"
+        self.machine.note(f"client {client.number} asks for {request}")
         self._send(client, client.asking)
 
     def _send(self, client: Client, asking: Asking) -> None:

@@ -117,11 +117,11 @@ class Machine(Turns):
         """
         return self.lossy > 0 and self.choose.random() < self.lossy
 
-    def note(self, what: str) -> None:
+    def note(self, line: str) -> None:
         """
-        Put C{what} into the trace.
+        Put C{line} into the trace.
         """
-        self.trace.append(f"{self.tick:4} {self.seconds():8.3f} {what}")
+        self.trace.append(f"{self.tick:4} {self.seconds():8.3f} {line}")
 
     def ended(self, process: Process, *, suspicious: bool) -> None:
         """

@@ -40,7 +40,7 @@ def test_a_check() -> None:
         ("etcd:http://h:2379", "etcd:http://h:2379"),
     ],
 )
-def test_what_the_store_is_called(url: str, name: str) -> None:
+def test_the_name_of_the_store(url: str, name: str) -> None:
     """
     A directory is called by its whole path, and a URL as it is.
     """

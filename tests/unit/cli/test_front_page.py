@@ -46,7 +46,7 @@ def test_an_unknown_command(
     "arguments",
     [["pexservice"], ["-n", "pexservice", "--help"], ["-n"], ["pexservice-worker"]],
 )
-def test_what_is_for_twistd(
+def test_commands_for_twistd(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """

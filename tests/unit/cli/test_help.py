@@ -27,7 +27,7 @@ def test_every_option_is_told_once(options: CommonOptions) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_what_only_a_supervisor_gives() -> None:
+def test_options_that_only_a_supervisor_gives() -> None:
     """
     The command that people type does not list the options between the processes.
     """

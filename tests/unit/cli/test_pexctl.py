@@ -59,7 +59,7 @@ def test_the_module_knows_the_verbs(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["verify", "x"]])
-def test_what_a_verb_does_not_need_is_not_imported(
+def test_a_verb_imports_only_the_modules_it_needs(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     """

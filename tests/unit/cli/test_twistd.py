@@ -251,7 +251,7 @@ def test_the_status_of_a_wrong_option(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_systemd_is_told_what_is_wrong(
+def test_systemd_is_told_the_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """

@@ -71,7 +71,7 @@ def test_sockets(text: str, socket: str) -> None:
         *("http://é", "http://a b", "http://a/\n", "unix:", "http+unix://"),
     ],
 )
-def test_what_is_none(text: str) -> None:
+def test_wrong_addresses(text: str) -> None:
     """
     Any wrong address raises one exception, which names the address and what it may be.
     """

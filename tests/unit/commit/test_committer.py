@@ -341,7 +341,7 @@ def test_a_condition(bench: Bench) -> None:
     assert bench.committer.latest.revision == 4
 
 
-def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
+def test_a_condition_sees_moves_under_way(bench: Bench) -> None:
     """
     Of two moves with the same precondition one is made.
 
@@ -356,7 +356,7 @@ def test_a_condition_sees_what_is_under_way(bench: Bench) -> None:
     assert late == [(Result.PRECONDITION_FAILED, 1, 1)]
 
 
-def test_looking_at_what_was_not_taken(bench: Bench) -> None:
+def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
     """
     A move is told that it was not taken if the state for its answer never came to be.
     """
@@ -429,7 +429,7 @@ def test_a_key_beats_a_condition(bench: Bench) -> None:
     assert again == [(Result.REPLAYED, 1, 1)]
 
 
-def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
+def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
     """
     The key of a move that did not happen is not remembered.
     """
@@ -442,7 +442,7 @@ def test_a_key_whose_move_was_unmet_is_free(bench: Bench) -> None:
     assert again == [(Result.APPLIED, 1, 1)]
 
 
-def test_who_leaves_costs_nobody_anything(bench: Bench) -> None:
+def test_a_cancelled_waiter_costs_nobody_anything(bench: Bench) -> None:
     """
     A cancelled waiter is dropped; its step and its batch go on.
     """
@@ -475,7 +475,7 @@ def test_drain(bench: Bench) -> None:
     assert under_way + gathered == [(Result.APPLIED, 1, 1), (Result.APPLIED, 2, 2)]
 
 
-def test_drain_what_only_gathered(bench: Bench) -> None:
+def test_drain_a_batch_that_only_gathers(bench: Bench) -> None:
     """
     Draining commits a batch that gathers without waiting for company.
     """
@@ -535,7 +535,7 @@ def test_stop_closes_the_store(bench: Bench) -> None:
     assert stopped == [None]
 
 
-def test_history_shows_what_is_durable(bench: Bench) -> None:
+def test_history_shows_durable_rows_only(bench: Bench) -> None:
     """
     No row of the history is newer than the state that readers see.
     """
@@ -547,7 +547,7 @@ def test_history_shows_what_is_durable(bench: Bench) -> None:
     assert [row.revision for row in now(bench.committer.history(3, 1))] == [2]
 
 
-def test_what_came_of_it_is_counted(bench: Bench) -> None:
+def test_outcomes_are_counted(bench: Bench) -> None:
     """
     An outcome is counted when it is known, and not before.
     """
@@ -572,9 +572,7 @@ def test_what_came_of_it_is_counted(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("failure", "word"), [(NotTaken("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
 )
-def test_what_did_not_happen_is_counted(
-    bench: Bench, failure: Exception, word: str
-) -> None:
+def test_failed_batches_are_counted(bench: Bench, failure: Exception, word: str) -> None:
     """
     A failed batch is counted together with the repeats that wait for it.
 
@@ -725,7 +723,7 @@ class TestAnswerFirst:
         ]
         assert sizes(bench) == [1, MOST_ANSWERED_FIRST + 1]
 
-    def test_who_waited_is_refused_with_the_others(self, bench: Bench) -> None:
+    def test_a_step_that_waited_is_refused_with_the_others(self, bench: Bench) -> None:
         """
         A step that waited for a batch is refused with the others if the batch is not taken.
         """

@@ -57,7 +57,7 @@ def test_positions_agree_with_states(transitions: list[Transition]) -> None:
     assert rebuilt.term.text == state.term.text
 
 
-def test_state_at_refuses_what_cannot_be() -> None:
+def test_state_at_refuses_negative_numbers() -> None:
     """
     A negative revision or position is refused.
     """

@@ -85,7 +85,7 @@ def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reactor.hasStopped
 
 
-def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The reason is one line on standard error where somebody reads that, and none elsewhere.
     """

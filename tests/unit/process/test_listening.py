@@ -67,7 +67,7 @@ def test_all_are_served() -> None:
         assert passed(one, two) == "3 4"
 
 
-def test_what_is_no_listening_stream_socket() -> None:
+def test_a_socket_that_is_no_listening_stream_socket() -> None:
     """
     A socket that is no listening stream socket is refused with a line that names it.
     """

@@ -33,7 +33,7 @@ def score(number: int) -> Score:
     return Score(number, number, number, dict.fromkeys(REASONS, number))
 
 
-def test_what_is_written_is_read(descriptor: int) -> None:
+def test_a_written_score_is_read(descriptor: int) -> None:
     """
     A reader gets the last score that was written, with all counts in their places.
     """

@@ -45,7 +45,7 @@ def test_it_changes_when_the_client_reads(kind: str) -> None:
             client.recv(65536)
 
 
-def test_what_cannot_be_told() -> None:
+def test_no_number_without_an_open_socket() -> None:
     """
     There is no number without a socket or for a closed socket.
     """

@@ -47,7 +47,7 @@ def statuses(wire: Wire) -> list[int]:
     ]
 
 
-def test_what_comes_during_a_step_waits(server: Server) -> None:
+def test_requests_during_a_step_wait(server: Server) -> None:
     """
     The connection is not read on during a step.
 
@@ -69,7 +69,9 @@ def test_what_comes_during_a_step_waits(server: Server) -> None:
 
 
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
-def test_who_does_not_read_is_not_read_from(server: Server, request_: bytes) -> None:
+def test_a_client_that_does_not_read_is_not_read_from(
+    server: Server, request_: bytes
+) -> None:
     """
     A client that takes no answers can send no more requests until it takes them.
 
@@ -325,7 +327,7 @@ def test_malformed_requests_behind_a_proxy() -> None:
     assert found == [400, 429, 400]
 
 
-def test_what_a_page_is_told_of_early_refusals() -> None:
+def test_a_page_may_read_early_refusals() -> None:
     """
     A page of a named origin may read the answers to malformed requests, as any other.
     """

@@ -90,7 +90,7 @@ def test_the_longest_resting_makes_room() -> None:
     assert connections.admit(Fake()) is REFUSED
 
 
-def test_who_has_moved_since_the_search_stays() -> None:
+def test_a_connection_busy_after_the_search_stays() -> None:
     """
     A connection that was busy after a search had found it stays.
 
@@ -163,7 +163,7 @@ def test_the_sweep() -> None:
     assert busy.fate == slow.fate == []
 
 
-def test_who_reads_slowly_is_waited_for() -> None:
+def test_a_client_that_reads_slowly_is_waited_for() -> None:
     """
     A client that takes some of its answer now and then may take as long as it likes.
 
@@ -184,7 +184,7 @@ def test_who_reads_slowly_is_waited_for() -> None:
     assert "aborted" in steady.fate
 
 
-def test_who_cannot_be_looked_at_has_its_time() -> None:
+def test_time_to_read_where_the_kernel_tells_nothing() -> None:
     """
     Where the kernel does not tell how much a client takes, all must be taken in time.
 
@@ -385,7 +385,7 @@ def test_emptied() -> None:
     assert fired == [None, None]
 
 
-def test_what_goes_is_counted_once() -> None:
+def test_a_closed_connection_is_counted_once() -> None:
     """
     A closed connection is counted once, by its reason, also when it is slow to close.
     """
@@ -406,7 +406,7 @@ def test_what_goes_is_counted_once() -> None:
     assert connections.closed == {"idle": 1, "slow": 1, "stalled": 1, "displaced": 0}
 
 
-def test_who_is_displaced_or_refused_is_counted() -> None:
+def test_displaced_and_refused_connections_are_counted() -> None:
     """
     A displaced connection and a refused one are counted, each as such.
     """

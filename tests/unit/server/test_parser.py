@@ -212,7 +212,7 @@ def _lines(size: int) -> bytes:
         (CHUNKED + b"0\r\n" + b"X: y\r\n" * (MOST_HEADERS + 1) + b"\r\n", 431),
     ],
 )
-def test_twisted_hands_over_what_it_refuses(
+def test_twisted_hands_over_refused_requests(
     parser: Recording, wire: StringTransport, sent: bytes, status: int
 ) -> None:
     """
@@ -269,7 +269,7 @@ def test_a_body_is_asked_for_where_there_is_one(
         Parser.rawDataReceived,
     ],
 )
-def test_twisted_has_what_is_overridden(override: Callable[..., object]) -> None:
+def test_twisted_has_the_overridden_methods(override: Callable[..., object]) -> None:
     """
     Twisted has each method that the parser overrides.
 

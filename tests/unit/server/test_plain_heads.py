@@ -318,7 +318,7 @@ def test_the_same_answers(setup: str) -> None:
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-def test_what_nobody_reads_changes_nothing(setup: str) -> None:
+def test_unknown_headers_change_nothing(setup: str) -> None:
     """
     A header that is not in the table makes no difference, wherever it stands.
 
@@ -370,7 +370,7 @@ def test_one_module_reads_headers(room: str) -> None:
                 assert node.attr not in ("getHeader", "getAllHeaders", "getCookie"), path
 
 
-def test_what_decides_has_a_meaning() -> None:
+def test_deciding_headers_have_a_meaning() -> None:
     """
     Each header that decides which operation a request asks for tells how its values differ.
     """

@@ -203,8 +203,8 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("what", FLOODS)
-def test_a_flood(server: Server, what: str) -> None:
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood(server: Server, flood: str) -> None:
     """
     However many values a client sends, there are as many plans as there are meanings.
 
@@ -212,7 +212,7 @@ def test_a_flood(server: Server, what: str) -> None:
     """
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 3), wire=honest)
-    make = FLOODS[what]
+    make = FLOODS[flood]
     for number in range(3 * MOST_KNOWN):
         attacker.send(make(number))
         attacker.send(make(number))

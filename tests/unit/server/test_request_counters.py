@@ -89,7 +89,7 @@ def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     assert hits_and_misses(server) == (3, 1)
 
 
-def test_who_is_gone_was_not_answered(server: Server) -> None:
+def test_a_client_that_is_gone_was_not_answered(server: Server) -> None:
     """
     A step whose client has left before its end counts as a transition only.
     """
@@ -116,7 +116,7 @@ def test_who_is_gone_was_not_answered(server: Server) -> None:
         (b"nonsense\r\n\r\n", ("other", "other", 400)),
     ],
 )
-def test_what_callers_make_up(
+def test_made_up_paths_and_methods_count_as_one(
     server: Server, request_: bytes, key: tuple[str, str, int]
 ) -> None:
     """

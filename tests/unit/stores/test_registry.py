@@ -69,7 +69,7 @@ def test_wrong_urls(url: str, why: str) -> None:
         ),
     ],
 )
-def test_imports_what_is_named(call: str, absent: str) -> None:
+def test_only_the_named_store_is_imported(call: str, absent: str) -> None:
     """
     Naming one store imports no module of the others, and checking a URL imports no engine.
     """

@@ -65,7 +65,7 @@ def test_one_by_one(supervised: Supervised) -> None:
     assert (score.restarts["replaced"], score.failovers) == (2, 0)
 
 
-def test_what_is_told_of_it(supervised: Supervised) -> None:
+def test_the_service_manager_is_told(supervised: Supervised) -> None:
     """
     The service manager is told when a replacement begins and when it has ended.
 

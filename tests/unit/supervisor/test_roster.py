@@ -70,7 +70,7 @@ def test_the_standby_takes_over(supervised: Supervised) -> None:
     assert supervised.score.failovers == 1
 
 
-def test_what_is_told_to_the_service_manager(supervised: Supervised) -> None:
+def test_notices_to_the_service_manager(supervised: Supervised) -> None:
     """
     The service manager is told that the service is ready, and that a worker is alive.
 

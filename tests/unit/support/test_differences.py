@@ -114,7 +114,7 @@ def test_wanted(undo: Undo, old: Outcome, new: Outcome, other: Outcome) -> None:
     assert bool(found.unwanted) is (other != old)
 
 
-def test_it_says_what_differs() -> None:
+def test_a_comparison_shows_the_differences() -> None:
     """
     A comparison shows the request, the old answer and the new one.
 

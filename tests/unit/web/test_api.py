@@ -347,7 +347,7 @@ class TestIdempotency:
     @pytest.mark.parametrize(
         "key", ["", " ", "a b", "\u00e9", "k" * 256, "a\x7f", ["a", "b"], ["a", "a"]]
     )
-    def test_what_is_no_key(self, call: Caller, key: str | list[str]) -> None:
+    def test_invalid_keys(self, call: Caller, key: str | list[str]) -> None:
         """
         A malformed key gets 400, and nothing moves.
         """
@@ -357,7 +357,7 @@ class TestIdempotency:
         assert call("GET", "/current")["Pex-Revision"] == "0"
 
     @pytest.mark.parametrize("key", ["k" * 255, "!", "~", '"8e03978e-40d5"', "a,b;c"])
-    def test_what_is_a_key(self, call: Caller, key: str) -> None:
+    def test_valid_keys(self, call: Caller, key: str) -> None:
         """
         A key is any visible ASCII, and up to 255 characters of it.
         """
@@ -412,7 +412,7 @@ class TestPreconditions:
     )
     @pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
     @pytest.mark.parametrize("path", ["/next", "/current"])
-    def test_what_is_no_tag(self, call: Caller, path: str, name: str, tags: str) -> None:
+    def test_invalid_tags(self, call: Caller, path: str, name: str, tags: str) -> None:
         """
         A malformed precondition gets 400, since it must not be passed over.
         """

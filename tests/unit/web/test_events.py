@@ -107,7 +107,7 @@ def test_moves_share_an_event() -> None:
     assert revisions(wire) == [0, 3, 6, 9, 12, 15]
 
 
-def test_who_comes_between_two_looks() -> None:
+def test_a_client_that_comes_between_two_looks() -> None:
     """
     A client that comes between two looks gets its second event no sooner than the others.
     """
@@ -179,7 +179,7 @@ def test_a_comment_now_and_then() -> None:
     assert wire.received.count(b"\r\n:\n\n\r\n") == 2
 
 
-def test_who_does_not_read_misses_some() -> None:
+def test_a_client_that_does_not_read_misses_events() -> None:
     """
     Nothing is written for a client that takes nothing.
 
@@ -323,7 +323,7 @@ def test_the_end(version: str) -> None:
     assert len(server.events) == 0
 
 
-def test_the_end_of_who_does_not_read() -> None:
+def test_the_end_of_a_stream_that_is_not_read() -> None:
     """
     A stream whose client takes nothing is aborted at the end, so nothing waits for it.
     """

@@ -98,7 +98,7 @@ def test_a_longer_one_means_anything() -> None:
     assert best_of(OFFERS, [b"application/json", blanks]) == OFFERS[0]
 
 
-def test_what_is_kept() -> None:
+def test_the_higher_quality_counts() -> None:
     """
     Of a range that is given twice, the higher quality counts.
     """

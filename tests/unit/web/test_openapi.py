@@ -99,7 +99,7 @@ def test_each_endpoint_is_described() -> None:
         assert summary.lower() == each.summary.partition(";")[0].lower()
 
 
-def test_the_document_leaves_out_what_is_not_served() -> None:
+def test_operations_not_served_are_left_out() -> None:
     """
     With C{--post-only} no GET of a moving path is in the document.
     """
@@ -243,7 +243,7 @@ def test_every_problem_is_described() -> None:
         assert {*response["headers"]} == sent - {"Content-Type"}
 
 
-def test_the_examples_are_what_is_sent() -> None:
+def test_the_examples_equal_real_answers() -> None:
     """
     Each example is made by the code that makes the answers, from the same state.
     """

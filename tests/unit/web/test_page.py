@@ -45,7 +45,7 @@ def test_for_nobody_else(accept: str) -> None:
     assert answer["Content-Security-Policy"] is None
 
 
-def test_the_policy_names_what_is_in_it() -> None:
+def test_the_policy_names_each_style_and_script() -> None:
     """
     The policy names each style and script by its hash, and allows nothing from elsewhere.
     """
@@ -74,7 +74,7 @@ def test_the_policy_names_what_is_in_it() -> None:
     [("{}", 304), ("W/{}", 304), ('"x", {}', 304), ("*", 304), ('"x"', 200)],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_who_has_it(method: str, known: str, status: int) -> None:
+def test_a_client_that_has_the_page(method: str, known: str, status: int) -> None:
     """
     A client that has the page gets 304, by the page's own tag.
     """

@@ -58,7 +58,7 @@ def test_memory_is_bounded() -> None:
         ("", ""),
     ],
 )
-def test_what_counts_as_one_client(host: str, expected: str) -> None:
+def test_an_ipv6_network_counts_as_one_client(host: str, expected: str) -> None:
     """
     An IPv6 network counts as one client, as its owner has all its addresses.
     """

@@ -194,8 +194,8 @@ class Room:
                     self._warn_if(low=length == until)
                     return
         except OSError as error:
-            what = "disk full" if error.errno in _FULL else "no room can be set aside"
-            self._shortage = f"{what}: the store {self._directory.path} ({error.strerror})"
+            cause = "disk full" if error.errno in _FULL else "no room can be set aside"
+            self._shortage = f"{cause}: the store {self._directory.path} ({error.strerror})"
             self._wanted, self._retry_at = until, now + RETRY
             raise NotTaken(self._shortage) from error
 

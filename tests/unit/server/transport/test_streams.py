@@ -217,7 +217,7 @@ def test_the_first_answer_is_the_last(machine: Machine) -> None:
     assert len(machine.server.connections) == 0
 
 
-def test_what_comes_later(machine: Machine) -> None:
+def test_a_client_that_asks_late(machine: Machine) -> None:
     """
     A client that takes a while to ask is waited for.
     """
@@ -397,7 +397,7 @@ def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
     assert b"Content-Length: %d" % len(text) in head
 
 
-def test_who_takes_nothing_is_ended(machine: Machine) -> None:
+def test_a_client_that_takes_nothing_is_cut_off(machine: Machine) -> None:
     """
     A client that takes nothing for a minute is cut off, as on any other connection.
     """

@@ -80,7 +80,7 @@ def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_exists_is_refused(store: Path, kind: str) -> None:
+def test_a_target_that_exists_is_refused(store: Path, kind: str) -> None:
     """
     A target that exists is refused, whatever its kind, and stays as it is.
     """

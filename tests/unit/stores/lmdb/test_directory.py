@@ -135,7 +135,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return done
 
 
-def test_what_was_made_is_made_durable_later(tmp_path: Path, synced: list[Path]) -> None:
+def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path]) -> None:
     """
     A start makes a directory or a store durable when an earlier start failed to do so.
 

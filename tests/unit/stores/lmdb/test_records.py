@@ -102,7 +102,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
     return records._seal(key, payload)
 
 
-def test_what_nobody_wrote() -> None:
+def test_records_that_make_no_sense() -> None:
     """
     A record that makes no sense is refused although its checksum is right.
     """

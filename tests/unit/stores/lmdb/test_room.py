@@ -121,7 +121,7 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     assert store.shortage() is None
 
 
-def test_whoever_asks_finds_that_there_is_room(tmp_path: Path, disk: Disk) -> None:
+def test_asking_finds_that_there_is_room_again(tmp_path: Path, disk: Disk) -> None:
     """
     Asking a store for its shortage finds that there is room again, also when no step comes.
 
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("length", [8, 255])
-def test_what_a_commit_needs(tmp_path: Path, length: int) -> None:
+def test_a_commit_needs_no_more_than_said(tmp_path: Path, length: int) -> None:
     """
     No commit adds more to the file than it is said to need.
 

@@ -146,7 +146,7 @@ def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None
     assert env.begun == ATTEMPTS
 
 
-def test_what_lmdb_cannot_account_for(target: int) -> None:
+def test_a_lost_page(target: int) -> None:
     """
     A store with a lost page is copied as it is, and nothing of the first try is left.
     """

@@ -199,7 +199,7 @@ def test_a_store_that_cannot_be_made(
     now(store.close())
 
 
-def test_what_surrounds_a_store_is_no_damage(tmp_path: Path) -> None:
+def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
     """
     A store that its surroundings keep from being opened is not called damaged.
 

@@ -98,7 +98,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
-def test_what_lmdb_sees(store: Path, damage: Callable[[Path], None], said: str) -> None:
+def test_damaged_records(store: Path, damage: Callable[[Path], None], said: str) -> None:
     """
     Records out of order, of a wrong number or not found by a look-up are damage.
 
@@ -143,7 +143,7 @@ def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         OSError(5, "Input/output error"),
     ],
 )
-def test_what_is_no_damage(error: Exception) -> None:
+def test_errors_that_are_no_damage(error: Exception) -> None:
     """
     Errors that say nothing about the store's health are not called damage.
 
