@@ -23,7 +23,7 @@ help: ## print this
 ##@ Use it
 
 run: $(VENV)/installed ## start the service on http://127.0.0.1:8081
-	@echo 'The service: http://127.0.0.1:8081, in a browser its live page.  Ctrl-C stops it.'
+	@echo 'Starting http://127.0.0.1:8081, in a browser its live page.  Ctrl-C stops it.'
 	$(VENV)/bin/twistd -n pexservice
 
 cluster: $(VENV)/tested ## start three etcd (Debian's etcd-server) and three nodes to play with
