@@ -2,7 +2,7 @@
 The Klein tree: one handler for each endpoint, which says what a request means.
 
 A handler only makes an operation; L{Performer<pexservice.web.performer.Performer>} performs
-it.
+it.  A bug in a handler is answered by the request's C{processingFailed}, as Klein has it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import ClassVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
@@ -28,7 +26,7 @@ from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard, OperationResource
 from pexservice.web.negotiation import best_of
-from pexservice.web.operations import WATCH, Work, kind_of_read
+from pexservice.web.operations import WATCH, kind_of_read
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -40,15 +38,11 @@ from pexservice.web.parameters import (
     number,
     preferences,
     query,
-    read,
 )
 from pexservice.web.performer import Performer
 from pexservice.web.preconditions import parse_tags
-from pexservice.web.problems import Problem
 from pexservice.web.replies import HTML, JSON, TEXT, Reply
 from pexservice.web.representations import VALUE, history_reply, state_reply
-
-_log = Logger()
 
 _DEFAULT_ROWS = 100
 _MOST_ROWS = 1000
@@ -83,6 +77,7 @@ class Api:
         """
         self._committer = committer
         self._performer = performer
+        self._operation = partial(OperationResource, performer)
         self._pages = Pacing(later)
         self._scrape = scrape
         self._last_reload = last_reload
@@ -95,31 +90,6 @@ class Api:
         Return the whole tree, behind its guard.
         """
         return Guard(self.app.resource(), self._performer, self._table)
-
-    def _operation(
-        self,
-        request: IRequest,
-        *,
-        transition: Transition | None = None,
-        deed: str | None = None,
-        refusal: Problem | None = None,
-        work: Work | None = None,
-    ) -> OperationResource:
-        arguments = read(request.requestHeaders)
-        operation = self._performer.operation(
-            request.method,
-            arguments,
-            transition=transition,
-            deed=deed,
-            refusal=refusal,
-            work=work,
-        )
-        return OperationResource(self._performer, operation, arguments)
-
-    @app.handle_errors(Exception)
-    def _bug(self, request: IRequest, failure: Failure) -> OperationResource:
-        _log.failure("{method} failed", failure=failure, method=request.method)
-        return self._operation(request, refusal=problems.internal_error())
 
     @app.route("/")
     def index(self, request: IRequest) -> OperationResource:

@@ -268,10 +268,14 @@ def outcome_unknown() -> Problem:
     )
 
 
-def of_refusal(error: BaseException | None) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """
-    Return the problem for an error of the committer.
+    Return the problem that a client is sent for C{error}.
+
+    That is a problem itself, or an error of the committer, or else a bug.
     """
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, KeyReused):
         return key_reused(error.used.word)
     if isinstance(error, NotTaken):
