@@ -120,7 +120,7 @@ class Server:
         self.connections = Connections(connections, self.clock.seconds)
         clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
-        policy = HostPolicy(hosts, own_name="box", clients=clients)
+        policy = HostPolicy(hosts, own_name="box")
         self.performer = performer = Performer(
             self.committer, access, clients, hosts=policy, limit=limit
         )

@@ -62,11 +62,13 @@ class Performer:
         access: Access,
         clients: Clients,
         *,
-        hosts: HostPolicy | None = None,
+        hosts: HostPolicy,
         limit: RateLimit | None = None,
     ) -> None:
         """
-        @param hosts: decides which C{Host} is answered; C{None} to answer any.
+        Make the performer of operations on C{committer}'s cursor.
+
+        @param hosts: decides which C{Host} is answered.
         """
         self.clients = clients
         self._committer = committer
@@ -162,18 +164,11 @@ class Performer:
             problem = self.charge(sender, arguments.get(FORWARDED_FOR))
             if problem is not None:
                 raise problem
-        hosts = self._hosts
-        if hosts is None or (known is not None and known.any_way):
+        if known is not None and known.any_way:
             return
-        host = arguments.get(HOST, (None,))[0]
-        if hosts.answers_to(host):
-            return
-        caller = sender.caller
-        if caller.checks_host is None:
-            caller.checks_host = hosts.concerns(caller.local, caller.peer)
-        problem = hosts.check(host) if caller.checks_host else None
-        if problem is not None:
-            raise problem
+        hosts, host = self._hosts, arguments.get(HOST, (None,))[0]
+        if not hosts.answers_to(host) and sender.caller.checks_host:
+            raise hosts.refusal(host)
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
@@ -183,8 +178,7 @@ class Performer:
 
         @raise Problem: the first reason to refuse the operation.
         """
-        hosts = self._hosts
-        any_way = hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
+        any_way = self._hosts.answers_to(arguments.get(HOST, (None,))[0])
         any_time = any_way and self._limit is None
         return Call(self._act(operation, arguments), any_way, any_time)
 

@@ -239,7 +239,6 @@ class Worker(Service):
         hosts = HostPolicy(
             settings.allowed_hosts,
             own_name=gethostname(),
-            clients=clients,
             needed=settings.token_file is None,
         )
         performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
