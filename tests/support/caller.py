@@ -95,7 +95,15 @@ class Caller:
         self.fast_path = FastPath(performer, Connections(100), self.clock)
         scrape = Metrics(self.committer, self.fast_path, self.store, supervisor).reply
         self.events = Events(self.committer, self.clock.callLater)
-        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
+        api = Api(
+            self.committer,
+            performer,
+            self.events,
+            table=table,
+            # No page of the history waits.
+            later=lambda _, call: call(),
+            scrape=scrape,
+        )
         self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:

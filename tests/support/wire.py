@@ -137,7 +137,15 @@ class Server:
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.score
         )
-        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
+        api = Api(
+            self.committer,
+            performer,
+            self.events,
+            table=table,
+            # No page of the history waits.
+            later=lambda _, call: call(),
+            scrape=scrape,
+        )
         self.site = PexSite(api.resource(), self.fast_path, self.clock)
 
     def begin_at(self, revision: int, position: int) -> None:

@@ -19,9 +19,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from pexservice.commit.interface import ICommitter
-from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import Row
-from pexservice.web import problems
+from pexservice.core.cursor import Transition
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard, OperationResource
@@ -62,16 +60,15 @@ class Api:
         events: Events,
         *,
         table: Table = TABLE,
-        later: Later | None = None,
-        scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
+        later: Later,
+        scrape: Callable[[Sequence[bytes] | None], Reply],
         last_reload: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
         Make the tree over C{committer}, with the endpoints in C{table}.
 
         @param table: the endpoints that there are.
-        @param scrape: given C{Accept} values, returns the metrics; without it there are
-            none.
+        @param scrape: given C{Accept} values, returns the metrics.
         @param last_reload: returns what came of the last reload, if there was one.
         @param later: the reactor's C{callLater}, to make pages of the history one by one.
         """
@@ -190,19 +187,15 @@ class Api:
         limit = number(uri, "limit", 1, _MOST_ROWS)
         before = number(uri, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
-        return self._pages.run(lambda: self._page(arguments, before, rows_wanted))
-
-    def _page(
-        self, arguments: Arguments, before: int | None, rows_wanted: int
-    ) -> Deferred[Reply]:
-        # The rows are those on disk, whatever readers of the cursor are shown.
-        return self._committer.read_durable().addCallback(
-            lambda state: self._page_at(arguments, state, before, rows_wanted)
+        return self._pages.run(
+            lambda: Deferred.fromCoroutine(self._page(arguments, before, rows_wanted))
         )
 
-    def _page_at(
-        self, arguments: Arguments, state: State, before: int | None, rows_wanted: int
-    ) -> Deferred[Reply] | Reply:
+    async def _page(
+        self, arguments: Arguments, before: int | None, rows_wanted: int
+    ) -> Reply:
+        # The rows are those on disk, whatever readers of the cursor are shown.
+        state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
         kind = kind_of_read(conditions(arguments), state)
@@ -210,16 +203,13 @@ class Api:
             return state_reply(kind, wanted, state)
         newest = state.revision + 1
         before = newest if before is None else min(before, newest)
-
-        def found(rows: list[Row]) -> Reply:
-            following = None
-            # One row more than was wanted was asked for, to see whether more follow.
-            if len(rows) > rows_wanted:
-                del rows[rows_wanted:]
-                following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
-            return history_reply(state, wanted.value, rows, following)
-
-        return self._committer.history(before, rows_wanted + 1).addCallback(found)
+        # One row more than is wanted, to see whether more follow.
+        rows = await self._committer.history(before, rows_wanted + 1)
+        following = None
+        if len(rows) > rows_wanted:
+            del rows[rows_wanted:]
+            following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
+        return history_reply(state, wanted.value, rows, following)
 
     def _check_read(self) -> None:
         """
@@ -242,8 +232,6 @@ class Api:
         return _health(uri, arguments, "readyz", {"store": store})
 
     def _metrics(self, arguments: Arguments) -> Reply:
-        if self._scrape is None:
-            raise problems.no_such_path(map(bytes.decode, self._table.by_path))
         return self._scrape(arguments.get(ACCEPT))
 
     def _openapi(self, arguments: Arguments) -> Reply:
