@@ -39,7 +39,7 @@ from pexservice.web.parameters import (
 )
 from pexservice.web.performer import Performer
 from pexservice.web.preconditions import parse_tags
-from pexservice.web.replies import HTML, JSON, TEXT, Reply
+from pexservice.web.replies import HTML, JSON, TEXT, TYPES, Reply
 from pexservice.web.representations import VALUE, history_reply, state_reply
 
 _DEFAULT_ROWS = 100
@@ -178,8 +178,7 @@ class Api:
         kind = best_of((TEXT, JSON, HTML), arguments.get(ACCEPT))
         if kind == HTML:
             return self._page_for_browsers.reply(conditions(arguments).if_none_match)
-        content_type = b"application/json" if kind == JSON else b"text/plain; charset=utf-8"
-        headers = ((b"Content-Type", content_type), (b"Vary", b"Accept"))
+        headers = ((b"Content-Type", TYPES[kind]), (b"Vary", b"Accept"))
         table = self._table
         return Reply(200, headers, table.json_index if kind == JSON else table.text_index)
 
@@ -238,12 +237,9 @@ class Api:
         # Most workers are never asked for it.
         from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
 
-        body, tag = rendered(self._table.endpoints)
-        headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
         values = arguments.get(IF_NONE_MATCH)
-        if values is not None and parse_tags("If-None-Match", values).name(tag):
-            return Reply(304, headers)
-        return Reply(200, ((b"Content-Type", JSON.encode()), *headers), body)
+        known = None if values is None else parse_tags("If-None-Match", values)
+        return rendered(self._table.endpoints).reply(known)
 
 
 def _health(
@@ -282,10 +278,7 @@ def _health(
     else:
         body = "ok\n"
     headers = (
-        (
-            b"Content-Type",
-            b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
-        ),
+        (b"Content-Type", TYPES[kind]),
         # No cache keeps the answer, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )

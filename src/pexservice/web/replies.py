@@ -15,6 +15,14 @@ JSON = "application/json"
 HTML = "text/html"
 PROBLEM = "application/problem+json"
 
+#: The value of C{Content-Type} for each.
+TYPES = {
+    TEXT: b"text/plain; charset=utf-8",
+    JSON: b"application/json",
+    HTML: b"text/html; charset=utf-8",
+    PROBLEM: b"application/problem+json",
+}
+
 #: The end that tells a representation's ETag from the others' of the same revision.
 SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
