@@ -229,6 +229,31 @@ def test_https(kind: str, tmp_path: Path, files: list[str], authority: trustme.C
         assert "Traceback" not in daemon.log.read_text()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_one_protocol_over_tls(
+    kind: str, tmp_path: Path, files: list[str], authority: trustme.CA
+) -> None:
+    """
+    A client that offers HTTP/2 too learns that HTTP/1.1 is spoken, and is answered.
+
+    Twisted has HTTP/2 where two packages are installed, which stand here without content.
+    """
+    make_store(tmp_path / "pexservice-data", 0)
+    (tmp_path / "h2").mkdir()
+    for name in ("__init__", "config", "connection", "errors", "events", "exceptions"):
+        (tmp_path / "h2" / f"{name}.py").touch()
+    (tmp_path / "priority.py").touch()
+    trusting = ssl.create_default_context()
+    trusting.set_alpn_protocols(["h2", "http/1.1"])
+    authority.configure_trust(trusting)
+    with Daemon(tmp_path, *files, command=kind) as daemon:
+        raw = connect(daemon)
+        with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
+            assert secure.selected_alpn_protocol() == "http/1.1"
+            secure.sendall(request(b"GET /current HTTP/1.0"))
+            assert read_all(secure).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
 def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
     """
     One line names the file and what is wrong with it.

@@ -20,6 +20,7 @@ from pexservice.server.limits import Connections
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
+from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.performer import Performer
@@ -87,12 +88,22 @@ class Caller:
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
-        performer = Performer(self.committer, access or Access(), Clients())
+        hosts = HostPolicy(own_name="box", needed=False)
+        access = access or Access()
+        performer = Performer(self.committer, access, Clients(), hosts=hosts)
         # No request comes through the fast path here.
         self.fast_path = FastPath(performer, Connections(100), self.clock)
         scrape = Metrics(self.committer, self.fast_path, self.store, supervisor).reply
         self.events = Events(self.committer, self.clock.callLater)
-        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
+        api = Api(
+            self.committer,
+            performer,
+            self.events,
+            table=table,
+            # No page of the history waits.
+            later=lambda _, call: call(),
+            scrape=scrape,
+        )
         self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:

@@ -120,7 +120,7 @@ class Server:
         self.connections = Connections(connections, self.clock.seconds)
         clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
-        policy = HostPolicy(hosts, own_name="box", clients=clients)
+        policy = HostPolicy(hosts, own_name="box")
         self.performer = performer = Performer(
             self.committer, access, clients, hosts=policy, limit=limit
         )
@@ -137,7 +137,15 @@ class Server:
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.score
         )
-        api = Api(self.committer, performer, self.events, table=table, scrape=scrape)
+        api = Api(
+            self.committer,
+            performer,
+            self.events,
+            table=table,
+            # No page of the history waits.
+            later=lambda _, call: call(),
+            scrape=scrape,
+        )
         self.site = PexSite(api.resource(), self.fast_path, self.clock)
 
     def begin_at(self, revision: int, position: int) -> None:

@@ -26,7 +26,6 @@ from pexservice.server.parser import Parser
 from pexservice.server.plans import Framing
 from pexservice.server.request import PexRequest
 from pexservice.server.responses import head, render
-from pexservice.web.guard import operation_of
 from pexservice.web.operations import ISender
 from pexservice.web.parameters import (
     CONNECTION,
@@ -142,7 +141,7 @@ class PexChannel(Parser):
         """
         Have the plan cache keep the meaning of C{request}, which came alone as C{head}.
         """
-        operation = operation_of(request)
+        operation = request.operation
         if operation is None:
             return
         connection = request.responseHeaders.getRawHeaders(CONNECTION, [None])[-1]

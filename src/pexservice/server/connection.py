@@ -33,8 +33,13 @@ from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
 from pexservice.server.plans import Recognized, Shape
 from pexservice.web.clients import Caller
-from pexservice.web.operations import Answer, ISender, kind_of, log_bug, problem_of
-from pexservice.web.problems import internal_error, too_many_connections, too_slow
+from pexservice.web.operations import Answer, ISender, kind_of, log_bug
+from pexservice.web.problems import (
+    internal_error,
+    problem_of,
+    too_many_connections,
+    too_slow,
+)
 from pexservice.web.representations import VALUE
 
 # Names of our own cost a third of what asking an enumeration does.

@@ -18,7 +18,7 @@ from pexservice.server.parser import ABSOLUTE, LARGEST_BODY
 from pexservice.web import problems
 from pexservice.web.clients import Caller
 from pexservice.web.guard import send
-from pexservice.web.operations import ISender
+from pexservice.web.operations import ISender, Operation
 from pexservice.web.parameters import CONNECTION, preferences, read
 
 _log = Logger()
@@ -28,9 +28,13 @@ _log = Logger()
 class PexRequest(server.Request):
     """
     A request without a body, answered by the site's one resource.
+
+    @ivar operation: what it was found to mean; set by the resource.
     """
 
     channel: IChannel  # type: ignore[assignment]
+
+    operation: Operation | None = None
 
     _body_size = 0
 

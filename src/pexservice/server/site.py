@@ -69,6 +69,15 @@ class PexSite(Site):
         """
         return self.fast_path.connections.closing
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """
+        Return the one protocol that is spoken; Twisted's TLS asks.
+
+        The inherited method also names HTTP/2 where Twisted has it, but no connection of
+        ours speaks it.
+        """
+        return [b"http/1.1"]
+
     def log(self, request: Request) -> None:
         """
         Do nothing: the channel writes the access log.

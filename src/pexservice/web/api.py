@@ -2,7 +2,7 @@
 The Klein tree: one handler for each endpoint, which says what a request means.
 
 A handler only makes an operation; L{Performer<pexservice.web.performer.Performer>} performs
-it.
+it.  A bug in a handler is answered by the request's C{processingFailed}, as Klein has it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ from typing import ClassVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from pexservice.commit.interface import ICommitter
-from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import Row
-from pexservice.web import problems
+from pexservice.core.cursor import Transition
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard, OperationResource
 from pexservice.web.negotiation import best_of
-from pexservice.web.operations import WATCH, Work, kind_of_read
+from pexservice.web.operations import WATCH, kind_of_read
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -40,15 +36,11 @@ from pexservice.web.parameters import (
     number,
     preferences,
     query,
-    read,
 )
 from pexservice.web.performer import Performer
 from pexservice.web.preconditions import parse_tags
-from pexservice.web.problems import Problem
-from pexservice.web.replies import HTML, JSON, TEXT, Reply
+from pexservice.web.replies import HTML, JSON, TEXT, TYPES, Reply
 from pexservice.web.representations import VALUE, history_reply, state_reply
-
-_log = Logger()
 
 _DEFAULT_ROWS = 100
 _MOST_ROWS = 1000
@@ -68,21 +60,21 @@ class Api:
         events: Events,
         *,
         table: Table = TABLE,
-        later: Later | None = None,
-        scrape: Callable[[Sequence[bytes] | None], Reply] | None = None,
+        later: Later,
+        scrape: Callable[[Sequence[bytes] | None], Reply],
         last_reload: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
         Make the tree over C{committer}, with the endpoints in C{table}.
 
         @param table: the endpoints that there are.
-        @param scrape: given C{Accept} values, returns the metrics; without it there are
-            none.
+        @param scrape: given C{Accept} values, returns the metrics.
         @param last_reload: returns what came of the last reload, if there was one.
         @param later: the reactor's C{callLater}, to make pages of the history one by one.
         """
         self._committer = committer
         self._performer = performer
+        self._operation = partial(OperationResource, performer)
         self._pages = Pacing(later)
         self._scrape = scrape
         self._last_reload = last_reload
@@ -95,31 +87,6 @@ class Api:
         Return the whole tree, behind its guard.
         """
         return Guard(self.app.resource(), self._performer, self._table)
-
-    def _operation(
-        self,
-        request: IRequest,
-        *,
-        transition: Transition | None = None,
-        deed: str | None = None,
-        refusal: Problem | None = None,
-        work: Work | None = None,
-    ) -> OperationResource:
-        arguments = read(request.requestHeaders)
-        operation = self._performer.operation(
-            request.method,
-            arguments,
-            transition=transition,
-            deed=deed,
-            refusal=refusal,
-            work=work,
-        )
-        return OperationResource(self._performer, operation, arguments)
-
-    @app.handle_errors(Exception)
-    def _bug(self, request: IRequest, failure: Failure) -> OperationResource:
-        _log.failure("{method} failed", failure=failure, method=request.method)
-        return self._operation(request, refusal=problems.internal_error())
 
     @app.route("/")
     def index(self, request: IRequest) -> OperationResource:
@@ -211,8 +178,7 @@ class Api:
         kind = best_of((TEXT, JSON, HTML), arguments.get(ACCEPT))
         if kind == HTML:
             return self._page_for_browsers.reply(conditions(arguments).if_none_match)
-        content_type = b"application/json" if kind == JSON else b"text/plain; charset=utf-8"
-        headers = ((b"Content-Type", content_type), (b"Vary", b"Accept"))
+        headers = ((b"Content-Type", TYPES[kind]), (b"Vary", b"Accept"))
         table = self._table
         return Reply(200, headers, table.json_index if kind == JSON else table.text_index)
 
@@ -220,19 +186,15 @@ class Api:
         limit = number(uri, "limit", 1, _MOST_ROWS)
         before = number(uri, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
-        return self._pages.run(lambda: self._page(arguments, before, rows_wanted))
-
-    def _page(
-        self, arguments: Arguments, before: int | None, rows_wanted: int
-    ) -> Deferred[Reply]:
-        # The rows are those on disk, whatever readers of the cursor are shown.
-        return self._committer.read_durable().addCallback(
-            lambda state: self._page_at(arguments, state, before, rows_wanted)
+        return self._pages.run(
+            lambda: Deferred.fromCoroutine(self._page(arguments, before, rows_wanted))
         )
 
-    def _page_at(
-        self, arguments: Arguments, state: State, before: int | None, rows_wanted: int
-    ) -> Deferred[Reply] | Reply:
+    async def _page(
+        self, arguments: Arguments, before: int | None, rows_wanted: int
+    ) -> Reply:
+        # The rows are those on disk, whatever readers of the cursor are shown.
+        state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
         kind = kind_of_read(conditions(arguments), state)
@@ -240,16 +202,13 @@ class Api:
             return state_reply(kind, wanted, state)
         newest = state.revision + 1
         before = newest if before is None else min(before, newest)
-
-        def found(rows: list[Row]) -> Reply:
-            following = None
-            # One row more than was wanted was asked for, to see whether more follow.
-            if len(rows) > rows_wanted:
-                del rows[rows_wanted:]
-                following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
-            return history_reply(state, wanted.value, rows, following)
-
-        return self._committer.history(before, rows_wanted + 1).addCallback(found)
+        # One row more than is wanted, to see whether more follow.
+        rows = await self._committer.history(before, rows_wanted + 1)
+        following = None
+        if len(rows) > rows_wanted:
+            del rows[rows_wanted:]
+            following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
+        return history_reply(state, wanted.value, rows, following)
 
     def _check_read(self) -> None:
         """
@@ -272,20 +231,15 @@ class Api:
         return _health(uri, arguments, "readyz", {"store": store})
 
     def _metrics(self, arguments: Arguments) -> Reply:
-        if self._scrape is None:
-            raise problems.no_such_path(map(bytes.decode, self._table.by_path))
         return self._scrape(arguments.get(ACCEPT))
 
     def _openapi(self, arguments: Arguments) -> Reply:
         # Most workers are never asked for it.
         from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
 
-        body, tag = rendered(self._table.endpoints)
-        headers = ((b"ETag", b'"%b"' % tag.encode()), (b"Cache-Control", b"no-cache"))
         values = arguments.get(IF_NONE_MATCH)
-        if values is not None and parse_tags("If-None-Match", values).name(tag):
-            return Reply(304, headers)
-        return Reply(200, ((b"Content-Type", JSON.encode()), *headers), body)
+        known = None if values is None else parse_tags("If-None-Match", values)
+        return rendered(self._table.endpoints).reply(known)
 
 
 def _health(
@@ -324,10 +278,7 @@ def _health(
     else:
         body = "ok\n"
     headers = (
-        (
-            b"Content-Type",
-            b"application/json" if kind == JSON else b"text/plain; charset=utf-8",
-        ),
+        (b"Content-Type", TYPES[kind]),
         # No cache keeps the answer, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )

@@ -19,6 +19,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
 
+from attrs import define
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
@@ -112,7 +113,8 @@ class Clients:
         """
         Return the caller of a connection between C{peer} and C{local}.
         """
-        return Caller(peer, local, trusted=self.trusts(peer))
+        trusted = self.trusts(peer)
+        return Caller(host_of(peer), trusted, is_loopback(local) and not trusted)
 
     def host(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
         """
@@ -160,23 +162,17 @@ class Clients:
         return None if known in self._proxies else network(known)
 
 
+@define(eq=False)
 class Caller:
     """
     The connection that a request came on, as far as answers depend on it.
 
-    @ivar peer: the other end.
-    @ivar local: the end here.
     @ivar host: the IP address of the other end, if it has one.
     @ivar trusted: whether the other end is a known proxy.
-    @ivar checks_host: whether the C{Host} of its requests is checked; C{None} until that is
-        known.
+    @ivar checks_host: whether the C{Host} of its requests is checked: they come over
+        loopback, and from no proxy, which would check the name itself.
     """
 
-    __slots__ = ("checks_host", "host", "local", "peer", "trusted")
-
-    def __init__(self, peer: IAddress, local: IAddress, *, trusted: bool) -> None:
-        self.peer = peer
-        self.local = local
-        self.host = host_of(peer)
-        self.trusted = trusted
-        self.checks_host: bool | None = None
+    host: str
+    trusted: bool
+    checks_host: bool

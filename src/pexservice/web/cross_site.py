@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pexservice.web.problems import Problem, cross_origin, not_on_purpose
+from pexservice.web.problems import Problem, cross_origin
 from pexservice.web.replies import Header
 
 _EXPOSED = (
@@ -141,13 +141,11 @@ class CrossSitePolicy:
         )
 
 
-def check_purpose(values: Sequence[bytes]) -> Problem | None:
+def is_ahead(values: Sequence[bytes]) -> bool:
     """
-    Return 403 if a browser marked a request as sent ahead of its user.
+    Return whether a browser marked a request as sent ahead of its user.
 
     @param values: the values of all L{PURPOSES<pexservice.web.parameters.PURPOSES>}, as
         C{prefetch;prerender} or C{preview}.
     """
-    if values and any(each.lower().startswith(b"pre") for each in elements(values)):
-        return not_on_purpose()
-    return None
+    return any(each.lower().startswith(b"pre") for each in elements(values))

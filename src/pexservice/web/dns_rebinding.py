@@ -18,10 +18,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from pexservice.web.clients import Clients, is_loopback
 from pexservice.web.problems import Problem, misdirected
 
 _log = Logger()
@@ -55,7 +53,6 @@ class HostPolicy:
         allowed: Iterable[str] = (),
         *,
         own_name: str,
-        clients: Clients,
         needed: bool = True,
     ) -> None:
         """
@@ -63,46 +60,26 @@ class HostPolicy:
 
         @param allowed: more names to answer to, or L{ANY}.
         @param own_name: the machine's name, as C{gethostname} has it.
-        @param clients: knows which clients are proxies, which check the name themselves.
         @param needed: C{False} where steps take a token.
         """
         names = {host_name(each.encode()) for each in allowed}
         self._needed = needed and ANY not in names
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
-        self._clients = clients
         self._logged: set[str] = set()
-        #: Whether a value of C{Host} is answered on every connection.  Clients send the
-        #: same few again and again.
+        #: Whether a value of C{Host} is answered on every connection, also on one whose
+        #: caller L{is checked<pexservice.web.clients.Caller>}.  Clients send the same few
+        #: again and again.
         self.answers_to = lru_cache(maxsize=256)(self._is_ours)
 
-    def concerns(self, local: IAddress, peer: IAddress) -> bool:
+    def refusal(self, host: bytes | None) -> Problem:
         """
-        Return whether requests on a connection are checked.
-
-        The result stays the same while the connection is open.
-
-        @param local: the connection's end here.
-        @param peer: the other end.
+        Return 421, and log the name in C{host} if it is refused for the first time.
         """
-        return is_loopback(local) and not self._clients.trusts(peer)
-
-    def check(self, host: bytes | None) -> Problem | None:
-        """
-        Return 421 if a request must not be answered.
-
-        The request must have come on a connection for which L{concerns} is true.
-
-        A refused name is logged the first time.
-
-        @param host: the value of the request's C{Host}; a request of HTTP/1.0 may have
-            none, and no browser sends such a one.
-        """
-        if self.answers_to(host):
-            return None
         self._log_once(host_name(host or b""))
         return misdirected()
 
     def _is_ours(self, host: bytes | None) -> bool:
+        # A request of HTTP/1.0 may have none, and no browser sends such a one.
         if host is None or not self._needed:
             return True
         name = host_name(host)

@@ -5,7 +5,8 @@ The endpoints there are: one table for the guard, the description and the routes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 
 from attrs import evolve, frozen
 
@@ -57,68 +58,64 @@ ENDPOINTS = (
 class Table:
     """
     The endpoints of one service.
-
-    @ivar text_index: their description as text.
-    @ivar json_index: the same as JSON.
     """
 
     endpoints: tuple[Endpoint, ...]
-    by_path: Mapping[bytes, Endpoint]
-    text_index: bytes
-    json_index: bytes
 
-    @classmethod
-    def of(cls, endpoints: Sequence[Endpoint]) -> Table:
+    @cached_property
+    def by_path(self) -> Mapping[bytes, Endpoint]:
         """
-        Make the table of C{endpoints}.
+        Return the endpoints by the bytes of their paths.
         """
-        return cls(
-            tuple(endpoints),
-            {each.path.encode(): each for each in endpoints},
-            _text(endpoints).encode(),
-            _json(endpoints).encode(),
-        )
+        return {each.path.encode(): each for each in self.endpoints}
 
-
-def _text(endpoints: Sequence[Endpoint]) -> str:
-    methods = [b" ".join(each.methods).decode() for each in endpoints]
-    wide = max(map(len, methods)) + 2
-    deep = max(len(each.path) for each in endpoints) + 2
-    lines = [
-        f"{method:{wide}}{each.path:{deep}}{each.summary}\n"
-        for method, each in zip(methods, endpoints, strict=True)
-    ]
-    return (
-        "A cursor on the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
-        "Every answered step is on disk.\n\n"
-        + "".join(lines)
-        + "\nAccept: application/json gives JSON."
-        " Steps take Idempotency-Key and If-Match.\n"
-    )
-
-
-def _json(endpoints: Sequence[Endpoint]) -> str:
-    described = {
-        "endpoints": [
-            {
-                "path": each.path,
-                "methods": [method.decode() for method in each.methods],
-                "description": each.summary,
-            }
-            for each in endpoints
+    @cached_property
+    def text_index(self) -> bytes:
+        """
+        Return the description of the endpoints as text.
+        """
+        methods = [b" ".join(each.methods).decode() for each in self.endpoints]
+        wide = max(map(len, methods)) + 2
+        deep = max(len(each.path) for each in self.endpoints) + 2
+        lines = [
+            f"{method:{wide}}{each.path:{deep}}{each.summary}\n"
+            for method, each in zip(methods, self.endpoints, strict=True)
         ]
-    }
-    return f"{json.dumps(described)}\n"
+        text = (
+            "A cursor on the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
+            "Every answered step is on disk.\n\n"
+            + "".join(lines)
+            + "\nAccept: application/json gives JSON."
+            " Steps take Idempotency-Key and If-Match.\n"
+        )
+        return text.encode()
+
+    @cached_property
+    def json_index(self) -> bytes:
+        """
+        Return the description of the endpoints as JSON.
+        """
+        described = {
+            "endpoints": [
+                {
+                    "path": each.path,
+                    "methods": [method.decode() for method in each.methods],
+                    "description": each.summary,
+                }
+                for each in self.endpoints
+            ]
+        }
+        return f"{json.dumps(described)}\n".encode()
 
 
-TABLE = Table.of(ENDPOINTS)
+TABLE = Table(ENDPOINTS)
 
 #: With C{--post-only}: no GET moves the cursor.
-POST_ONLY = Table.of(
-    [
+POST_ONLY = Table(
+    tuple(
         evolve(each, methods=(b"POST",)) if each.methods == MOVE else each
         for each in ENDPOINTS
-    ]
+    )
 )
 
 BY_PATH = TABLE.by_path

@@ -15,41 +15,31 @@ from typing import cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
-from twisted.web.http import Request
+from twisted.web.http import NO_BODY_CODES, Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
-from zope.interface import implementer
 
+from pexservice.core.cursor import Transition
 from pexservice.web import problems
-from pexservice.web.clients import Caller
+from pexservice.web.cross_site import is_ahead
 from pexservice.web.endpoints import Endpoint, Table
-from pexservice.web.operations import Answer, ISender, Operation, log_bug, reply_to
-from pexservice.web.parameters import Arguments, read
+from pexservice.web.operations import (
+    MOVE,
+    Answer,
+    ISender,
+    Operation,
+    Work,
+    log_bug,
+    reply_to,
+)
+from pexservice.web.parameters import ORIGIN, PURPOSES, preferences, read
 from pexservice.web.performer import Performer
 from pexservice.web.problems import Problem
 from pexservice.web.replies import Reply
 
 #: The endpoint that an OPTIONS of the whole server is about.
 _ANY = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
-
-
-def operation_of(request: IRequest) -> Operation | None:
-    """
-    Return the operation that C{request} was found to mean, if one was found.
-    """
-    operation: Operation | None = getattr(request, "operation", None)
-    return operation
-
-
-@implementer(ISender)
-class _Sender:
-    """
-    The origin of a request that does not know its connection.
-    """
-
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
 
 
 class OperationResource(Resource):
@@ -60,12 +50,34 @@ class OperationResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, performer: Performer, operation: Operation, arguments: Arguments
+        self,
+        performer: Performer,
+        request: IRequest,
+        *,
+        transition: Transition | None = None,
+        deed: str | None = None,
+        refusal: Problem | None = None,
+        work: Work | None = None,
     ) -> None:
+        """
+        Make the operation that C{request} means.
+
+        @param transition: what the request's target stands for, as the others that follow.
+        """
         super().__init__()
         self._performer = performer
-        self._operation = operation
-        self._arguments = arguments
+        self._arguments = arguments = read(request.requestHeaders)
+        purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
+        self._operation = Operation(
+            method=request.method,
+            browser_headers=performer.browser_headers(arguments.get(ORIGIN, ())),
+            preferences=preferences(arguments),
+            transition=transition,
+            deed=deed if transition is None else MOVE,
+            ahead=transition is not None and is_ahead(purposes),
+            refusal=refusal,
+            work=work,
+        )
 
     def render(self, request: IRequest) -> int:
         """
@@ -73,8 +85,6 @@ class OperationResource(Resource):
         """
         operation = self._operation
         request.operation = operation  # type: ignore[attr-defined]
-        for name, value in operation.browser_headers:
-            request.responseHeaders.addRawHeader(name, value)
         left: list[object] = []
 
         def answer(found: Answer) -> None:
@@ -85,11 +95,8 @@ class OperationResource(Resource):
             if reply is not None and not left:
                 send(request, reply)
 
-        performer, arguments, sender = (
-            self._performer,
-            self._arguments,
-            self._sender(request),
-        )
+        performer, arguments = self._performer, self._arguments
+        sender = cast(ISender, request)
         working: Deferred[None] = succeed(None)
         if operation.work is None:
             found = performer.perform(operation, arguments, sender, answer)
@@ -107,12 +114,6 @@ class OperationResource(Resource):
 
         cast(Request, request).notifyFinish().addErrback(gone)
         return NOT_DONE_YET
-
-    def _sender(self, request: IRequest) -> ISender:
-        if ISender.providedBy(request):
-            return cast(ISender, request)
-        peer = cast(Request, request).client
-        return _Sender(self._performer.clients.caller(peer, request.getHost()))
 
 
 class Guard(Resource):
@@ -137,17 +138,19 @@ class Guard(Resource):
         if path == b"*" and request.method == b"OPTIONS":
             endpoint = _ANY
         performer, arguments = self._performer, read(request.requestHeaders)
+        # Before anything can go wrong: the answer to a bug has these headers too.
+        for name, value in performer.browser_headers(arguments.get(ORIGIN, ())):
+            request.responseHeaders.addRawHeader(name, value)
+        resource = self._inner
         refusal = self._refusal(request, endpoint)
-        if refusal is None and endpoint is not None and request.method == b"OPTIONS":
+        if refusal is not None:
+            resource = OperationResource(performer, request, refusal=refusal)
+        elif endpoint is not None and request.method == b"OPTIONS":
             preflight = performer.preflight(arguments, endpoint.allow)
             reply = Reply(204, ((b"Allow", endpoint.allow), *preflight))
-            operation = performer.operation(request.method, arguments, work=lambda _: reply)
-        elif refusal is None:
-            answer: bytes | int = self._inner.render(request)
-            return answer
-        else:
-            operation = performer.operation(request.method, arguments, refusal=refusal)
-        return OperationResource(performer, operation, arguments).render(request)
+            resource = OperationResource(performer, request, work=lambda _: reply)
+        answer: bytes | int = resource.render(request)
+        return answer
 
     def _refusal(self, request: IRequest, endpoint: Endpoint | None) -> Problem | None:
         """
@@ -166,5 +169,12 @@ def send(request: IRequest, reply: Reply) -> None:
 
     twisted.web itself would give a 204 a length, and warn of a body for HEAD.
     """
-    request.write(reply.apply(request))
+    request.setResponseCode(reply.status, reply.phrase)
+    for name, value in reply.headers:
+        request.responseHeaders.addRawHeader(name, value)
+    if reply.status not in NO_BODY_CODES:
+        # Also in the answer to a HEAD, which says how long the body would be.
+        length = b"%d" % len(reply.body)
+        request.responseHeaders.setRawHeaders(b"Content-Length", [length])
+    request.write(reply.body)
     request.finish()

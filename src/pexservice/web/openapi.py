@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from pexservice.web.endpoints import ENDPOINTS, Endpoint
+from pexservice.web.preconditions import Document
+from pexservice.web.replies import JSON, TYPES
 
 
 def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
@@ -45,21 +47,16 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     return whole
 
 
-class Rendered(NamedTuple):
-    """
-    The document as it is served.
-
-    @ivar tag: the opaque part of an entity tag.
-    """
-
-    body: bytes
-    tag: str
-
-
 @cache
-def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Rendered:
+def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Document:
     """
     Return the document about C{endpoints} as it is served, made when it is first asked for.
     """
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
-    return Rendered(body, sha256(body).hexdigest()[:16])
+    tag = sha256(body).hexdigest()[:16]
+    headers = (
+        (b"Content-Type", TYPES[JSON]),
+        (b"ETag", f'"{tag}"'.encode()),
+        (b"Cache-Control", b"no-cache"),
+    )
+    return Document(body, headers, tag)

@@ -18,11 +18,10 @@ from zope.interface import Interface
 
 from pexservice.commit.requests import Outcome, Result
 from pexservice.core.cursor import State, Transition
-from pexservice.web import problems
 from pexservice.web.clients import Caller
 from pexservice.web.parameters import Arguments, Preferences
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
-from pexservice.web.problems import Problem
+from pexservice.web.problems import Problem, problem_of
 from pexservice.web.replies import Header, Reply
 from pexservice.web.representations import (
     NOT_MODIFIED,
@@ -135,13 +134,6 @@ def kind_of(came: Kind | Result) -> Kind:
     Return the kind of answer for C{came}, the result of a request.
     """
     return _KINDS[came] if isinstance(came, Result) else came
-
-
-def problem_of(error: Exception) -> Problem:
-    """
-    Return the problem that a client is sent for a refusal.
-    """
-    return error if isinstance(error, Problem) else problems.of_refusal(error)
 
 
 def reply_to(operation: Operation, answer: Answer) -> Reply:

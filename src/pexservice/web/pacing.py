@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock
 
 T = TypeVar("T")
 
@@ -29,17 +29,14 @@ class Pacing:
     A queue of work: the first call is made at once, the others one by one.
     """
 
-    def __init__(
-        self, later: Later | None, seconds: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, later: Later, seconds: Callable[[], float] = time.monotonic) -> None:
         """
-        @param later: the reactor's C{callLater}; C{None} to let no call wait.
+        @param later: the reactor's C{callLater}.
         """
         self._later = later
         self._seconds = seconds
-        self._busy = False
-        # A dictionary, since calls in its middle may be cancelled.
-        self._waiting: dict[Deferred[None], None] = {}
+        # Held by the piece that is done, and during the rest after it.
+        self._turn = DeferredLock()
 
     def run(self, work: Callable[[], T | Deferred[T]]) -> Deferred[T]:
         """
@@ -48,26 +45,11 @@ class Pacing:
         @return: what C{work} returns or raises; until its time has come, it may be
             cancelled.
         """
-        turn: Deferred[None]
-        if self._later is None or not self._busy:
-            turn = succeed(None)
-        else:
-            turn = Deferred(self._waiting.pop)
-            self._waiting[turn] = None
-        return turn.addCallback(lambda _: self._do(work))
+        return self._turn.acquire().addCallback(lambda _: self._do(work))
 
     def _do(self, work: Callable[[], T | Deferred[T]]) -> T | Deferred[T]:
-        self._busy = True
         began = self._seconds()
         try:
             return work()
         finally:
-            if self._later is not None:
-                self._later(REST * (self._seconds() - began), self._next)
-
-    def _next(self) -> None:
-        self._busy = bool(self._waiting)
-        if self._busy:
-            first = next(iter(self._waiting))
-            del self._waiting[first]
-            first.callback(None)
+            self._later(REST * (self._seconds() - began), self._turn.release)

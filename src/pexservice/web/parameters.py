@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 
 from pexservice.stores.interface import LONGEST_KEY
 from pexservice.web import problems
-from pexservice.web.cross_site import check_purpose
+from pexservice.web.cross_site import is_ahead
 from pexservice.web.negotiation import LONGEST_ACCEPT, best_of
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
 from pexservice.web.replies import JSON, PROBLEM, TEXT
@@ -180,7 +180,7 @@ MEANINGS: Mapping[bytes, Callable[[bytes], Hashable]] = {
     ACCEPT: lambda value: preferences({ACCEPT: [value]}),
     CONNECTION: lambda value: persistence([value]),
     CONTENT_LENGTH: lambda value: value == b"0" or None,
-    **dict.fromkeys(PURPOSES, lambda value: check_purpose([value]) is not None),
+    **dict.fromkeys(PURPOSES, lambda value: is_ahead([value])),
 }
 
 

@@ -17,15 +17,12 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
-from pexservice.core.cursor import Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.clients import Clients
-from pexservice.web.cross_site import check_purpose
 from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.operations import (
-    MOVE,
     Act,
     Answer,
     Call,
@@ -34,22 +31,19 @@ from pexservice.web.operations import (
     Work,
     kind_of_read,
     log_bug,
-    problem_of,
 )
 from pexservice.web.parameters import (
     FORWARDED_FOR,
     HOST,
     MEANINGS,
     ORIGIN,
-    PURPOSES,
     REQUEST_METHOD,
     Arguments,
     conditions,
     key_of,
-    preferences,
 )
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
-from pexservice.web.problems import Problem
+from pexservice.web.problems import Problem, problem_of
 from pexservice.web.replies import Header, Reply
 from pexservice.web.representations import NOT_MODIFIED, VALUE
 from pexservice.web.throttle import RateLimit
@@ -68,44 +62,19 @@ class Performer:
         access: Access,
         clients: Clients,
         *,
-        hosts: HostPolicy | None = None,
+        hosts: HostPolicy,
         limit: RateLimit | None = None,
     ) -> None:
         """
-        @param hosts: decides which C{Host} is answered; C{None} to answer any.
+        Make the performer of operations on C{committer}'s cursor.
+
+        @param hosts: decides which C{Host} is answered.
         """
         self.clients = clients
         self._committer = committer
         self._access = access
         self._hosts = hosts
         self._limit = limit
-
-    def operation(
-        self,
-        method: bytes,
-        arguments: Arguments,
-        *,
-        transition: Transition | None = None,
-        deed: str | None = None,
-        refusal: Problem | None = None,
-        work: Work | None = None,
-    ) -> Operation:
-        """
-        Return the operation that a request means.
-
-        @param transition: what the request's target stands for, as the others that follow.
-        """
-        purposes = [value for name in PURPOSES for value in arguments.get(name, ())]
-        return Operation(
-            method=method,
-            browser_headers=self.browser_headers(arguments.get(ORIGIN, ())),
-            preferences=preferences(arguments),
-            transition=transition,
-            deed=deed if transition is None else MOVE,
-            ahead=transition is not None and check_purpose(purposes) is not None,
-            refusal=refusal,
-            work=work,
-        )
 
     def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
         """
@@ -195,18 +164,11 @@ class Performer:
             problem = self.charge(sender, arguments.get(FORWARDED_FOR))
             if problem is not None:
                 raise problem
-        hosts = self._hosts
-        if hosts is None or (known is not None and known.any_way):
+        if known is not None and known.any_way:
             return
-        host = arguments.get(HOST, (None,))[0]
-        if hosts.answers_to(host):
-            return
-        caller = sender.caller
-        if caller.checks_host is None:
-            caller.checks_host = hosts.concerns(caller.local, caller.peer)
-        problem = hosts.check(host) if caller.checks_host else None
-        if problem is not None:
-            raise problem
+        hosts, host = self._hosts, arguments.get(HOST, (None,))[0]
+        if not hosts.answers_to(host) and sender.caller.checks_host:
+            raise hosts.refusal(host)
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call:
         """
@@ -216,8 +178,7 @@ class Performer:
 
         @raise Problem: the first reason to refuse the operation.
         """
-        hosts = self._hosts
-        any_way = hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
+        any_way = self._hosts.answers_to(arguments.get(HOST, (None,))[0])
         any_time = any_way and self._limit is None
         return Call(self._act(operation, arguments), any_way, any_time)
 
@@ -322,10 +283,8 @@ def _moving_if(
 
 def _error(failure: Failure) -> Exception:
     """
-    Return the answer for C{failure}: a refusal itself, or 500 for a bug, which is logged.
+    Return the error in C{failure}, and log it if it is a bug.
     """
-    if failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown):
-        return cast(Exception, failure.value)
-    if not failure.check(CancelledError):
+    if not failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown, CancelledError):
         log_bug(failure)
-    return problems.internal_error()
+    return cast(Exception, failure.value)

@@ -1,5 +1,7 @@
 """
 The preconditions C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
+
+They are about the cursor's state, or about a document with a tag of its own.
 """
 
 from __future__ import annotations
@@ -7,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from http import HTTPStatus
 
-from attrs import define
+from attrs import define, frozen
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
-from pexservice.web.replies import SUFFIXES
+from pexservice.web.replies import SUFFIXES, Header, Reply
 
 # One element of a list: maybe a tag, and the comma after it.  Opaque parts may
 # have commas in them, so the list cannot simply be split.  Blanks are matched in one
@@ -101,6 +104,30 @@ class Conditions:
         if if_match is not None and not if_match.match_strongly(state):
             return False
         return if_none_match is None or not if_none_match.match_weakly(state)
+
+
+@frozen
+class Document:
+    """
+    A document that stays the same while the process runs, ready to be sent.
+
+    @ivar headers: the headers of the answer with the document.
+    @ivar tag: the opaque part of its ETag: it changes when the document does.
+    """
+
+    body: bytes
+    headers: tuple[Header, ...]
+    tag: str
+
+    def reply(self, if_none_match: Tags | None) -> Reply:
+        """
+        Return the document, or a 304 if the client has it.
+        """
+        if if_none_match is None or not if_none_match.name(self.tag):
+            return Reply(HTTPStatus.OK, self.headers, self.body)
+        # Nothing is sent that could have a type.
+        headers = [each for each in self.headers if each[0] != b"Content-Type"]
+        return Reply(HTTPStatus.NOT_MODIFIED, tuple(headers))
 
 
 UNCONDITIONAL = Conditions()

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from pexservice.commit.requests import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
-from pexservice.web.replies import PROBLEM, Header, Reply
+from pexservice.web.replies import PROBLEM, TYPES, Header, Reply
 
 #: Problem types are names, not addresses: there is no page to fetch.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
@@ -43,7 +43,6 @@ class Problem(Exception):
         @param representation: L{TEXT} or L{PROBLEM}.
         """
         if representation == PROBLEM:
-            kind = PROBLEM.encode()
             members = {
                 "type": TYPE_PREFIX + self.name,
                 "title": self.name.replace("-", " ").capitalize(),
@@ -52,11 +51,10 @@ class Problem(Exception):
             }
             body = f"{json.dumps(members)}\n".encode()
         else:
-            kind = b"text/plain; charset=utf-8"
             body = f"{self.detail}\n".encode()
         # The present state's headers, of a 412, have the latter two already.
         headers = {
-            b"Content-Type": kind,
+            b"Content-Type": TYPES[representation],
             b"Cache-Control": b"no-store",
             b"Vary": b"Accept",
             **dict(self.headers),
@@ -268,10 +266,14 @@ def outcome_unknown() -> Problem:
     )
 
 
-def of_refusal(error: BaseException | None) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """
-    Return the problem for an error of the committer.
+    Return the problem that a client is sent for C{error}.
+
+    That is a problem itself, or an error of the committer, or else a bug.
     """
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, KeyReused):
         return key_reused(error.used.word)
     if isinstance(error, NotTaken):

@@ -20,12 +20,7 @@ from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
 from pexservice.web.parameters import Preferences
 from pexservice.web.problems import unmet_precondition
-from pexservice.web.replies import JSON, SUFFIXES, TEXT, Header, Reply
-
-_TYPES = {
-    TEXT: b"text/plain; charset=utf-8",
-    JSON: b"application/json",
-}
+from pexservice.web.replies import JSON, SUFFIXES, TYPES, Header, Reply
 
 
 @frozen(eq=False)
@@ -84,7 +79,7 @@ def reply_about(
         return unmet_precondition(present).reply(preferences.problem)
     if kind is NOT_MODIFIED:
         return Reply(kind.status, present)
-    content_type = (b"Content-Type", _TYPES[preferences.value])
+    content_type = (b"Content-Type", TYPES[preferences.value])
     return Reply(kind.status, (content_type, *present, *kind.headers), value)
 
 
@@ -140,7 +135,7 @@ def history_reply(
         links.append((b"Link", f'<{following}>; rel="next"'.encode()))
     revision, position = b"%d" % state.revision, b"%d" % state.position
     headers = (
-        (b"Content-Type", _TYPES[representation]),
+        (b"Content-Type", TYPES[representation]),
         *state_headers(representation, revision, position),
         *links,
     )

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from socket import gethostname
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IListeningPort, IReactorCore
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -239,7 +239,6 @@ class Worker(Service):
         hosts = HostPolicy(
             settings.allowed_hosts,
             own_name=gethostname(),
-            clients=clients,
             needed=settings.token_file is None,
         )
         performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
@@ -320,14 +319,14 @@ class Worker(Service):
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:
             for _ in range(FAREWELL_PIECES):
-                if await self._within(FAREWELL / FAREWELL_PIECES, connections.emptied()):
+                if await self._emptied(FAREWELL / FAREWELL_PIECES):
                     break
         ports, self._ports = self._ports, []
         await DeferredList([Deferred.fromCoroutine(stop_listening(port)) for port in ports])
         connections.close_resting()
-        if not await self._within(PATIENCE, connections.emptied()):
+        if not await self._emptied(PATIENCE):
             connections.close_idle()
-        if not await self._within(GRACE, connections.emptied()):
+        if not await self._emptied(GRACE):
             connections.abort()
         if self._fast_path is not None and self._fast_path.log is not None:
             self._fast_path.log.close()
@@ -335,15 +334,14 @@ class Worker(Service):
             await committer.stop()
         self._notifier.close()
 
-    async def _within(self, seconds: float, done: Deferred[None]) -> bool:
+    async def _emptied(self, seconds: float) -> bool:
         """
-        Wait for C{done}, but no longer than C{seconds}.
+        Wait until there are no connections, but no longer than C{seconds}.
 
-        @return: whether C{done} fired in time.
+        @return: whether there are none.
         """
-        waited: Deferred[None] = deferLater(self._reactor, seconds, lambda: None)
-        _, first = await DeferredList([done, waited], fireOnOneCallback=True)
-        if first == 0:
-            waited.addErrback(lambda failure: failure.trap(CancelledError))
-            waited.cancel()
-        return bool(first == 0)
+        try:
+            await self._connections.emptied().addTimeout(seconds, self._reactor)
+        except DeferredTimeout:
+            return False
+        return True

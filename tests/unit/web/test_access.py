@@ -11,6 +11,7 @@ import pytest
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.web.access import Access, BadTokens, read_tokens
+from pexservice.web.replies import JSON
 from tests.support.caller import Caller
 
 ORIGIN = "https://pages.example.org"
@@ -177,7 +178,8 @@ class TestPages:
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
         assert call("GET", "/next", **cross).body == b"1\n"
         assert call("POST", "/next", **cross).body == b"1\n"
-        assert call("GET", "/next", **cross, Sec_Purpose="prefetch").status == 403
+        answer = call("GET", "/next", **cross, Sec_Purpose="prefetch", Accept=JSON)
+        assert (answer.status, answer.json["title"]) == (403, "Not on purpose")
         cross["Origin"] = "https://example.org"
         assert call("POST", "/next", **cross).status == 403
 

@@ -8,11 +8,14 @@ import time
 from typing import cast
 
 import pytest
-from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
 from pexservice.stores.interface import NotTaken
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
+from pexservice.web.guard import OperationResource
+from pexservice.web.performer import Performer
 from tests.support.caller import Answer, Caller
+from tests.support.wire import Server
 
 JSON = "application/json"
 MOVING = ["/next", "/previous", "/reset"]
@@ -640,6 +643,39 @@ class TestFaults:
         assert answer.json["type"] == "urn:problem-type:pexservice:internal-error"
         assert b"Zero" not in answer.body
         assert "ZeroDivisionError" in str(logged)
+
+    @pytest.mark.parametrize(
+        ("place", "name"), [(OperationResource, "__init__"), (Performer, "perform")]
+    )
+    def test_a_bug_in_a_handler(
+        self, place: type, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A bug before an operation does its work gets 500, with each header once.
+
+        The connection goes on.
+        """
+        server = Server()
+        wire = server.connect()
+        request = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
+        with monkeypatch.context() as patched, capturedLogs() as logged:
+            patched.setattr(place, name, lambda *_, **__: 1 // 0)
+            wire.send(request)
+        head, _, body = wire.received.partition(b"\r\n\r\n")
+        status, *lines = head.split(b"\r\n")
+        assert status == b"HTTP/1.1 500 Internal Server Error"
+        assert sorted(lines) == [
+            b"Cache-Control: no-store",
+            b"Content-Length: %d" % len(body),
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Cross-Origin-Resource-Policy: same-origin",
+            b"Vary: Accept",
+            b"X-Content-Type-Options: nosniff",
+        ]
+        assert body == b"the service failed to answer; its log says why\n"
+        assert sum("ZeroDivisionError" in str(each) for each in logged) == 1
+        wire.send(request)
+        assert wire.received.endswith(b"\r\n\r\n0\n")
 
 
 class TestHealth:

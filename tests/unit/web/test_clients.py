@@ -12,6 +12,8 @@ from pexservice.web.clients import Clients, host_of, is_loopback
 
 PROXY = IPv4Address("TCP", "10.0.0.9", 1)
 UNIX = UNIXAddress(None)
+LOCAL = IPv4Address("TCP", "127.0.0.1", 8081)
+CLIENT = IPv4Address("TCP", "127.0.0.1", 40000)
 STRANGER = IPv4Address("TCP", "203.0.113.7", 1)
 
 
@@ -102,3 +104,31 @@ def test_is_loopback(address: IAddress, *, loopback: bool) -> None:
     An address is loopback only if this machine alone can reach it.
     """
     assert is_loopback(address) is loopback
+
+
+@pytest.mark.parametrize(
+    ("local", "peer", "checked"),
+    [
+        (LOCAL, CLIENT, True),
+        (IPv4Address("TCP", "127.0.0.5", 1), CLIENT, True),
+        (IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::1", 2), True),
+        # A dual-stack listener.
+        (
+            IPv6Address("TCP", "::ffff:127.0.0.1", 1),
+            IPv6Address("TCP", "::ffff:127.0.0.1", 2),
+            True,
+        ),
+        (LOCAL, PROXY, False),
+        (LOCAL, IPv6Address("TCP", "::ffff:10.0.0.9", 2), False),
+        (IPv4Address("TCP", "192.0.2.7", 1), CLIENT, False),
+        (IPv6Address("TCP", "2001:db8::1", 1), CLIENT, False),
+        (IPv6Address("TCP", "::ffff:192.0.2.7", 1), CLIENT, False),
+        (UNIXAddress("/run/socket"), UNIX, False),
+    ],
+)
+def test_whose_host_is_checked(local: IAddress, peer: IAddress, *, checked: bool) -> None:
+    """
+    Connections over loopback are checked, whatever the listener, but for those of proxies.
+    """
+    clients = Clients(["10.0.0.9"])
+    assert clients.caller(peer, local).checks_host is checked

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from pexservice.metrics import Metrics
 from pexservice.web.api import Api
 from pexservice.web.pacing import REST, Pacing
 from tests.support.fakes import Turns, now
@@ -90,9 +91,9 @@ def test_failing() -> None:
 
 def test_without_pacing() -> None:
     """
-    Without a clock, no piece waits.
+    Where the rest is over at once, no piece waits.
     """
-    pacing = Pacing(None)
+    pacing = Pacing(lambda _, call: call())
     assert [now(pacing.run(lambda: 1)) for _ in range(3)] == [1, 1, 1]
 
 
@@ -104,7 +105,11 @@ def test_pages_of_the_history() -> None:
     """
     server = Server()
     api = Api(
-        server.committer, server.performer, server.events, later=server.clock.callLater
+        server.committer,
+        server.performer,
+        server.events,
+        later=server.clock.callLater,
+        scrape=Metrics(server.committer, server.fast_path).reply,
     )
     server.site.resource = api.resource()
     readers = [server.connect() for _ in range(4)]

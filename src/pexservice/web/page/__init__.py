@@ -14,10 +14,8 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
 
-from attrs import frozen
-
-from pexservice.web.preconditions import Tags
-from pexservice.web.replies import Header, Reply
+from pexservice.web.preconditions import Document
+from pexservice.web.replies import HTML, TYPES
 
 _TEMPLATES = files(__name__) / "templates"
 
@@ -28,31 +26,8 @@ _PART = re.compile(
 )
 
 
-@frozen
-class Page:
-    """
-    The live page, ready to be sent.
-
-    @ivar tag: the opaque part of its ETag: it changes when the page does.
-    """
-
-    body: bytes
-    headers: tuple[Header, ...]
-    tag: str
-
-    def reply(self, if_none_match: Tags | None) -> Reply:
-        """
-        Return the page, or a 304 if the browser has it.
-        """
-        if if_none_match is not None and if_none_match.name(self.tag):
-            return Reply(304, self.headers)
-        return Reply(
-            200, (*self.headers, (b"Content-Type", b"text/html; charset=utf-8")), self.body
-        )
-
-
 @lru_cache(maxsize=1)
-def page() -> Page:
+def page() -> Document:
     """
     Return the page, made once from the templates.
     """
@@ -81,5 +56,6 @@ def page() -> Page:
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
         (b"Referrer-Policy", b"no-referrer"),
+        (b"Content-Type", TYPES[HTML]),
     )
-    return Page(body, headers, tag)
+    return Document(body, headers, tag)
