@@ -167,23 +167,21 @@ class EtcdStore:
         attempt = Attempt(
             self._caller, self._keys, message, batch, base, operation, self._process
         )
-        decision = await attempt.decide()
+        fate, found = await attempt.decide()
         now = seconds()
-        if decision.is_over:
+        if found.operation is None:
             self._operation = None
-        happened = decision.fate is Fate.HAPPENED
+        happened = fate is Fate.HAPPENED
         ended = queue.won if happened else queue.lost
-        ended(now, now - began, decision.revision, decision.marks)
-        if decision.cursor.modified < base.modified:
+        ended(now, now - began, found.revision, found.marks)
+        if found.cursor.modified < base.modified:
             # An operator restored etcd, and meant it.
-            self._base_ = decision.cursor
-        self._know(decision.cursor)
-        if decision.fate is Fate.UNKNOWN:
+            self._base_ = found.cursor
+        self._know(found.cursor)
+        if fate is Fate.UNKNOWN:
             raise OutcomeUnknown("etcd does not tell what became of a batch")
         if not happened:
-            raise Conflict(
-                decision.cursor.revision, decision.cursor.position, decision.used
-            )
+            raise Conflict(found.cursor.revision, found.cursor.position, found.used)
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
             self._trim(ordinal - self._kept_keys)
