@@ -74,6 +74,20 @@ class Caller(Protocol):
         Wait before the C{attempt}-th repetition, counted from 0.
         """
 
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Watch a key for as long as the watch lasts.
+
+        @param take: called with each piece of the answer.
+        @raise Refused: the watch was not begun.
+        @raise Unanswered: there was no answer, or the watch broke.
+        """
+
+    async def close(self) -> None:
+        """
+        Let go of the connections.
+        """
+
 
 async def persist(
     caller: Caller,

@@ -105,11 +105,7 @@ class Gateway:
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch for as long as the watch lasts.
-
-        @param take: called with each piece of the answer.
-        @raise Refused: etcd refused it, so it was not begun.
-        @raise Unanswered: etcd did not answer, or the watch broke.
+        Watch a key for as long as the watch lasts; see L{Caller.stream}.
         """
         if self.address.user is not None and self._token is None:
             await self._authenticate()
@@ -199,7 +195,7 @@ class Gateway:
 
     async def close(self) -> None:
         """
-        Let go of the connections.
+        Let go of the connections; see L{Caller.close}.
         """
         await self._pool.closeCachedConnections()
 

@@ -26,7 +26,7 @@ from pexservice.stores.etcd.opening import begin_operations, explain, open_curso
 from pexservice.stores.etcd.records import Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.trimming import trim
-from pexservice.stores.etcd.watch import Stream, Watch
+from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
@@ -66,19 +66,14 @@ class EtcdStore:
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
         process: str | None = None,
-        stream: Stream | None = None,
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
         @param process: the name of this node in the queue; by default a random one.
-        @param stream: makes a watch; without it, the store does not hear of what other
-            nodes did.
         @param prepare: called first; checks which etcd answers.
-        @param close: called last.
         """
         self.name = name
         self._caller = caller
@@ -89,10 +84,8 @@ class EtcdStore:
         self._queue = StandingQueue(self._process)
         # Fires when there is news, while a caller waits for a turn.
         self._news: Deferred[None] | None = None
-        self._stream = stream
         self._watching: Watch | None = None
         self._prepare = prepare
-        self._close_caller = close
         self._base_: Cursor | None = None
         self._operation: Operation | None = None
         self._trimming: Deferred[None] = succeed(None)
@@ -217,8 +210,7 @@ class EtcdStore:
             self._know(cursor)
             heard(self._base.revision, self._base.position)
 
-        if self._stream is not None:
-            self._watching = Watch(self._stream, self._caller.pause, self._keys, hear)
+        self._watching = Watch(self._caller, self._keys, hear)
 
     def _trim(self, forgotten: int) -> None:
         """
@@ -320,5 +312,4 @@ class EtcdStore:
             except (Refused, Unanswered):
                 # The lease ends by itself, and other nodes pass the mark over.
                 self._log.debug("the operation key or the place in the queue was left")
-        if self._close_caller is not None:
-            await self._close_caller()
+        await self._caller.close()

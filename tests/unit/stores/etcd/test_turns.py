@@ -40,7 +40,7 @@ class Node:
     def __init__(self, etcd: FakeEtcd, clock: Clock, name: str) -> None:
         self.etcd, self.clock = etcd, clock
         self.caller = FakeCaller(etcd, clock)
-        self.store = EtcdStore(self.caller, "p/", process=name, stream=self.caller.stream)
+        self.store = EtcdStore(self.caller, "p/", process=name)
         now(self.store.open())
         self.store.watch(lambda *_: None)
         self.caller.open = False
