@@ -92,15 +92,14 @@ class Caller(Protocol):
 async def persist(
     caller: Caller,
     attempt: Callable[[], Coroutine[Any, Any, T]],
-    deadline: float = DEADLINE,
 ) -> T:
     """
     Make an attempt, which may be made again, until it is answered.
 
     @raise Refused: etcd refused it.
-    @raise Unanswered: it was not answered within C{deadline} seconds.
+    @raise Unanswered: it was not answered within L{DEADLINE} seconds.
     """
-    end, number = caller.clock.seconds() + deadline, 0
+    end, number = caller.clock.seconds() + DEADLINE, 0
     while True:
         try:
             return await attempt()

@@ -116,7 +116,6 @@ def make(keys: Keys) -> Message:
     return {
         "compare": [_is_new(keys.cursor)],
         "success": [_put(keys.cursor, write_cursor(0, 0, 0, ""))],
-        "failure": [{"request_range": get(keys.cursor)}],
     }
 
 
@@ -237,13 +236,6 @@ def _remove(key: bytes, modified: int) -> Message:
             "success": [_delete(key)],
         }
     }
-
-
-def leave(keys: Keys, process: str) -> Message:
-    """
-    Return the range that is to be deleted to remove the mark of C{process}.
-    """
-    return get(keys.waiting(process))
 
 
 @frozen

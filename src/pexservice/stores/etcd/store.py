@@ -86,17 +86,10 @@ class EtcdStore:
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
         self._prepare = prepare
-        self._base_: Cursor | None = None
+        # As it was last heard of; before the first time, older than any that is written.
+        self._base = Cursor(0, 0, 0, 0)
         self._operation: Operation | None = None
         self._trimming: Deferred[None] = succeed(None)
-
-    @property
-    def _base(self) -> Cursor:
-        """
-        Return the cursor as it was last heard of.
-        """
-        assert self._base_ is not None, "the store is not open"  # noqa: S101 a bug
-        return self._base_
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
@@ -107,7 +100,7 @@ class EtcdStore:
     async def _open(self) -> tuple[int, int]:
         if self._prepare is not None:
             await self._prepare()
-        self._base_ = await open_cursor(self._caller, self._keys, self.name)
+        self._base = await open_cursor(self._caller, self._keys, self.name)
         try:
             self._operation = await begin_operations(self._caller, self._keys)
         except (Refused, Unanswered) as error:
@@ -169,7 +162,7 @@ class EtcdStore:
         ended(now, now - began, found.revision, found.marks)
         if found.cursor.modified < base.modified:
             # An operator restored etcd, and meant it.
-            self._base_ = found.cursor
+            self._base = found.cursor
         self._know(found.cursor)
         if fate is Fate.UNKNOWN:
             raise OutcomeUnknown("etcd does not tell what became of a batch")
@@ -194,8 +187,8 @@ class EtcdStore:
         Take note of a state of the cursor.
         """
         # Answers may overtake each other.
-        if self._base_ is None or cursor.modified > self._base_.modified:
-            self._base_ = cursor
+        if cursor.modified > self._base.modified:
+            self._base = cursor
         self._queue.heard(self._caller.clock.seconds(), cursor.author, cursor.modified)
         news, self._news = self._news, None
         if news is not None:
@@ -305,7 +298,7 @@ class EtcdStore:
         await self.trimmed()
         operation, self._operation = self._operation, None
         if operation is not None:
-            mark = messages.leave(self._keys, self._process)
+            mark = messages.get(self._keys.waiting(self._process))
             try:
                 await self._caller.call("lease/revoke", {"ID": operation.lease})
                 await self._caller.call("kv/deleterange", mark)
