@@ -43,6 +43,7 @@ from pexservice.stores.lmdb.history import read_history
 from pexservice.stores.lmdb.key_reader import KeyReader
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.readers import oldest_snapshot
+from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
 from pexservice.stores.lmdb.transaction import Extent, Kept, read_extent, write_batch
 from pexservice.stores.lmdb.verify import (
@@ -242,7 +243,7 @@ class LmdbStore:
             # LMDB found this while it looked for pages, before it wrote any.
             self._forget_dead_readers()
             raise self._full() from error
-        self._witness.write(extent.revision)
+        self._witness.write(Witnessed(extent.revision))
         trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
         if trimmed:
@@ -312,7 +313,7 @@ class LmdbStore:
 
         The store will be read whole before it is served again.
         """
-        self._witness.accuse()
+        self._witness.write(Witnessed(self._extent.revision, sound=False))
         return blame(self.directory.path, error)
 
     def space(self) -> Space | None:
