@@ -57,8 +57,6 @@ def make_on_etcd(tmp_path: Path) -> Maker:
                 address.prefix,
                 journal=KEPT,
                 kept_keys=KEPT,
-                stream=gateway.stream,
-                close=gateway.close,
             )
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
+from pexservice.stores.lmdb.summary import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.support.loads import load, until_told
@@ -122,6 +123,42 @@ def test_restored(tmp_path: Path) -> None:
             )
     assert not list(tmp_path.glob(".*partial*"))
     assert (tmp_path / STORE / LOCK).exists()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """
+    Mount a disk of 1 MiB.
+    """
+    disk = path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    subprocess.run(mount, check=True, timeout=PATIENCE)
+    try:
+        yield disk
+    finally:
+        unmount = ["umount", str(disk)]
+        subprocess.run(unmount, check=True, timeout=PATIENCE)
+
+
+@pytest.mark.needs("mount", "mounts")
+def test_a_disk_too_full_to_restore_to(tmp_path: Path) -> None:
+    """
+    A restoration whose steps fill the disk ends with one line, and leaves what was there.
+    """
+    make_store(tmp_path / "other", 7)
+    assert run(tmp_path, "backup", "other", "copy").returncode == 0
+    with small_disk(tmp_path) as disk:
+        make_store(disk / STORE, 9)
+        arguments = ("copy", "--to", f"disk/{STORE}", "--beyond", "3000000")
+        refused = run(tmp_path, "restore", *arguments)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith(
+            "pexctl: --beyond 3000000: 2999994 steps cannot be made: disk full: the store"
+        )
+        assert refused.stderr.count("\n") == 1
+        assert [each.name for each in disk.iterdir()] == [STORE]
+        assert summary(disk / STORE).revision == 9
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

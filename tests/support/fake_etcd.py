@@ -385,6 +385,11 @@ class FakeCaller:
         """
         await deferLater(self.clock, 0.1)
 
+    async def close(self) -> None:
+        """
+        Do nothing, as there are no connections.
+        """
+
     def _take(self) -> Sent:
         return self.waiting.pop(0)
 

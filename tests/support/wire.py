@@ -106,7 +106,7 @@ class Server:
         self.failures: list[Failure] = []
         make: Callable[..., Committer] = partial(Committer, self.store)
         if etcd is not None:
-            shared = EtcdStore(etcd, "p/", stream=etcd.stream)
+            shared = EtcdStore(etcd, "p/")
             make = cast(Callable[..., Committer], partial(OptimisticCommitter, shared))
         self.committer = make(
             self.clock,

@@ -20,7 +20,6 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 
 from pexservice.cli.twistd import WorkerOptions
-from pexservice.process.exit_status import CannotStart
 from pexservice.process.parent import (
     ORPHANS_INTERVAL,
     ORPHANS_PATIENCE,
@@ -98,4 +97,4 @@ def look(arguments: list[str], progress: Progress) -> None:
 if __name__ == "__main__":
     # Only the supervisor reads this output, so the check ends when its supervisor does.
     end_with_parent(STANDARD_OUTPUT)
-    sys.exit(answer(partial(look, sys.argv[1:]), CannotStart))
+    sys.exit(answer(partial(look, sys.argv[1:])))

@@ -110,6 +110,11 @@ class Line:
         """
         await deferLater(self.clock, 0.02)
 
+    async def close(self) -> None:
+        """
+        Do nothing, as no test closes a store.
+        """
+
 
 def _done() -> Deferred[None]:
     done: Deferred[None] = Deferred()
@@ -209,7 +214,7 @@ class Cluster:
         Start a node with C{callers} callers.
         """
         way = line(self.etcd, self.clock, self.chance, far)
-        store = EtcdStore(way, "p/", stream=way.stream)
+        store = EtcdStore(way, "p/")
         committer = OptimisticCommitter(
             store,
             self.clock,

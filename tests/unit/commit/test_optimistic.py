@@ -43,7 +43,7 @@ class Node:
         self.caller = FakeCaller(etcd, clock)
         self.fatal: list[Failure] = []
         self.committer = OptimisticCommitter(
-            EtcdStore(self.caller, "p/", stream=self.caller.stream),
+            EtcdStore(self.caller, "p/"),
             clock,
             fatal=self.fatal.append,
             monotonic=clock.seconds,

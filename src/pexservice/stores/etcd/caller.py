@@ -74,19 +74,32 @@ class Caller(Protocol):
         Wait before the C{attempt}-th repetition, counted from 0.
         """
 
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Watch a key for as long as the watch lasts.
+
+        @param take: called with each piece of the answer.
+        @raise Refused: the watch was not begun.
+        @raise Unanswered: there was no answer, or the watch broke.
+        """
+
+    async def close(self) -> None:
+        """
+        Let go of the connections.
+        """
+
 
 async def persist(
     caller: Caller,
     attempt: Callable[[], Coroutine[Any, Any, T]],
-    deadline: float = DEADLINE,
 ) -> T:
     """
     Make an attempt, which may be made again, until it is answered.
 
     @raise Refused: etcd refused it.
-    @raise Unanswered: it was not answered within C{deadline} seconds.
+    @raise Unanswered: it was not answered within L{DEADLINE} seconds.
     """
-    end, number = caller.clock.seconds() + deadline, 0
+    end, number = caller.clock.seconds() + DEADLINE, 0
     while True:
         try:
             return await attempt()

@@ -23,7 +23,6 @@ answer counts as none, and etcd's state is read to see what happened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 from attrs import frozen
@@ -36,9 +35,9 @@ from pexservice.stores.etcd.caller import (
     Refused,
     Unanswered,
 )
-from pexservice.stores.etcd.messages import Operation, Refusal
-from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Mark, Message
-from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown, Remembered
+from pexservice.stores.etcd.messages import Found, Operation
+from pexservice.stores.etcd.records import Cursor, Keys, Message
+from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown
 
 
 class Fate(Enum):
@@ -50,27 +49,6 @@ class Fate(Enum):
     #: The batch has not happened, and never will.
     NEVER = auto()
     UNKNOWN = auto()
-
-
-@frozen
-class Decision:
-    """
-    The fate of a transaction, and the state of etcd then.
-
-    @ivar revision: etcd's revision in the answer.
-    @ivar cursor: the cursor.
-    @ivar marks: the marks in the queue, in its order.
-    @ivar used: the batch's idempotency keys that had been used, each with what its first
-        use did.
-    @ivar is_over: the operation key is gone, so there must be a new one.
-    """
-
-    fate: Fate
-    revision: int
-    cursor: Cursor
-    marks: Sequence[Mark]
-    used: Mapping[bytes, Remembered]
-    is_over: bool = False
 
 
 @frozen
@@ -91,7 +69,7 @@ class Attempt:
     operation: Operation
     process: str
 
-    async def decide(self) -> Decision:
+    async def decide(self) -> tuple[Fate, Found]:
         """
         Send the transaction until its fate is known.
 
@@ -117,7 +95,7 @@ class Attempt:
             await self.caller.pause(number)
             number += 1
 
-    async def _send(self, *, loose: bool) -> Decision:
+    async def _send(self, *, loose: bool) -> tuple[Fate, Found]:
         """
         Send the transaction once.
 
@@ -135,10 +113,10 @@ class Attempt:
             return decision
         if answer.get("succeeded"):
             return self._happened(answer)
-        refusal = messages.read_refusal(self.keys, answer, self._names)
-        return self._judge(refusal, loose=loose)
+        found = messages.read_found(self.keys, answer, self._names)
+        return self._judge(found, loose=loose), found
 
-    async def _look(self) -> Decision | None:
+    async def _look(self) -> tuple[Fate, Found] | None:
         """
         Read what became of the last copy, and of the others.
 
@@ -151,49 +129,41 @@ class Attempt:
             )
         except (Refused, Unanswered) as error:
             raise Unanswered(str(error), sent=True) from error
-        refusal = messages.read_refusal(self.keys, answer, names)
-        cursor, number = self._at(refusal), refusal.operation
-        if number != self.operation.number and cursor.modified == self.base.modified:
+        found = messages.read_found(self.keys, answer, names)
+        happened = found.operation == self.operation.number
+        if not happened and found.cursor.modified == self.base.modified:
             return None
-        return self._judge(refusal, loose=True)
+        return self._judge(found, loose=True), found
 
     @property
     def _names(self) -> list[bytes]:
         return [name for name, _ in self.batch.keys]
 
-    def _happened(self, answer: Message) -> Decision:
+    def _happened(self, answer: Message) -> tuple[Fate, Found]:
         revision = int(answer["header"]["revision"])
         batch = self.batch
         ordinal = self.base.keys + len(batch.keys)
-        return Decision(
-            Fate.HAPPENED,
+        return Fate.HAPPENED, Found(
             revision,
             Cursor(revision, batch.revision, batch.position, ordinal, self.process),
-            messages.read_marks(self.keys, answer),
+            self.operation.number,
             {},
+            messages.read_marks(self.keys, answer),
         )
 
-    def _at(self, refusal: Refusal) -> Cursor:
-        if refusal.cursor is None:
-            raise BadRecord(f"the cursor {self.keys.cursor.decode()} is lost")
-        return refusal.cursor
-
-    def _judge(self, refusal: Refusal, *, loose: bool) -> Decision:
+    def _judge(self, found: Found, *, loose: bool) -> Fate:
         """
         Judge the fate of the batch by etcd's state, in which the last copy changed nothing.
 
         @param loose: whether there may be other copies.
         """
-        cursor, number = self._at(refusal), refusal.operation
         # When the lease has ended no copy can happen any more; but one may have.
-        gone = number is None
-        moved = cursor.modified != self.base.modified
-        if number == self.operation.number:
-            fate = Fate.HAPPENED
-        elif loose and (gone if moved else refusal.used):
+        gone = found.operation is None
+        moved = found.cursor.modified != self.base.modified
+        if found.operation == self.operation.number:
+            return Fate.HAPPENED
+        if loose and (gone if moved else found.used):
             # It cannot be seen any more whether a copy happened; or a copy may still,
             # if the used keys are forgotten before it comes.
-            fate = Fate.UNKNOWN
-        else:
-            fate = Fate.NEVER
-        return Decision(fate, refusal.revision, cursor, refusal.marks, refusal.used, gone)
+            return Fate.UNKNOWN
+        return Fate.NEVER

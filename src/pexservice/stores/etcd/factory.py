@@ -50,9 +50,7 @@ class EtcdFactory:
             address.prefix,
             name=str(address),
             journal=options.journal,
-            stream=gateway.stream,
             prepare=lambda: check_members(gateway, address),
-            close=gateway.close,
         )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred
@@ -61,16 +60,14 @@ class Gateway:
 
     _log = Logger()
 
-    def __init__(
-        self, address: Address, reactor: IReactorTime, agent: IAgent | None = None
-    ) -> None:
+    def __init__(self, address: Address, reactor: IReactorTime) -> None:
         self.address = address
         self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
         # A POST is repeated here, where it is known to be safe.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
-        self._client = treq.client.HTTPClient(agent or self._agent())
+        self._client = treq.client.HTTPClient(self._agent())
         self._turn = 0
         self._token: str | None = None
 
@@ -96,7 +93,7 @@ class Gateway:
         if self.address.user is not None and self._token is None:
             await self._authenticate()
         try:
-            return await self._attempt("POST", f"/v3/{path}", message)
+            return await self._attempt(path, message)
         except Refused as error:
             # Tokens end, with time and with each change of what users may do.
             stale = error.code == _UNAUTHENTICATED or "auth revision" in str(error)
@@ -104,15 +101,11 @@ class Gateway:
                 raise
         self._token = None
         await self._authenticate()
-        return await self._attempt("POST", f"/v3/{path}", message)
+        return await self._attempt(path, message)
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch for as long as the watch lasts.
-
-        @param take: called with each piece of the answer.
-        @raise Refused: etcd refused it, so it was not begun.
-        @raise Unanswered: etcd did not answer, or the watch broke.
+        Watch a key for as long as the watch lasts; see L{Caller.stream}.
         """
         if self.address.user is not None and self._token is None:
             await self._authenticate()
@@ -150,9 +143,7 @@ class Gateway:
                 f"{self.address.password_file}: {error.strerror}", sent=False
             ) from error
         answer = await self._attempt(
-            "POST",
-            "/v3/auth/authenticate",
-            {"name": self.address.user, "password": password},
+            "auth/authenticate", {"name": self.address.user, "password": password}
         )
         self._token = answer["token"]
 
@@ -162,13 +153,12 @@ class Gateway:
         """
         return await self._exchange("GET", f"{endpoint}/version", None)
 
-    async def _attempt(self, method: str, path: str, message: Message) -> Message:
+    async def _attempt(self, path: str, message: Message) -> Message:
         turn = self._turn
         endpoint = self._endpoint()
         try:
-            return _by_etcd(
-                endpoint, await self._exchange(method, endpoint + path, message)
-            )
+            answer = await self._exchange("POST", f"{endpoint}/v3/{path}", message)
+            return _by_etcd(endpoint, answer)
         except Unanswered:
             if self._turn == turn:
                 self._turn += 1
@@ -183,7 +173,8 @@ class Gateway:
         if self._token is not None:
             headers["Authorization"] = [self._token]
         try:
-            status, body = await self._within(self._send(method, url, headers, message))
+            sent = Deferred.fromCoroutine(self._send(method, url, headers, message))
+            status, body = await sent.addTimeout(PATIENCE, self.clock)
         except (ConnectError, DNSLookupError) as error:
             raise Unanswered(f"{url}: {_say(error)}", sent=False) from error
         except (DeferredTimeout, CancelledError) as error:
@@ -192,11 +183,6 @@ class Gateway:
             # However it broke, what was sent may have arrived.
             raise Unanswered(f"{url}: {_say(error)}", sent=True) from error
         return _understand(url, status, body)
-
-    def _within(
-        self, sent: Coroutine[Any, Any, tuple[int, bytes]]
-    ) -> Deferred[tuple[int, bytes]]:
-        return Deferred.fromCoroutine(sent).addTimeout(PATIENCE, self.clock)
 
     async def _send(
         self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
@@ -209,7 +195,7 @@ class Gateway:
 
     async def close(self) -> None:
         """
-        Let go of the connections.
+        Let go of the connections; see L{Caller.close}.
         """
         await self._pool.closeCachedConnections()
 

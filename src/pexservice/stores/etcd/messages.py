@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from attrs import evolve, frozen
 
 from pexservice.stores.etcd.records import (
+    BadRecord,
     Cursor,
     Keys,
     Mark,
@@ -115,7 +116,6 @@ def make(keys: Keys) -> Message:
     return {
         "compare": [_is_new(keys.cursor)],
         "success": [_put(keys.cursor, write_cursor(0, 0, 0, ""))],
-        "failure": [{"request_range": get(keys.cursor)}],
     }
 
 
@@ -238,38 +238,33 @@ def _remove(key: bytes, modified: int) -> Message:
     }
 
 
-def leave(keys: Keys, process: str) -> Message:
-    """
-    Return the range that is to be deleted to remove the mark of C{process}.
-    """
-    return get(keys.waiting(process))
-
-
 @frozen
-class Refusal:
+class Found:
     """
-    The state of etcd when it did not take a batch.
+    The state of etcd that was found when a batch had been sent.
 
-    @ivar revision: etcd's revision.
-    @ivar cursor: the cursor, C{None} if it is not there.
+    @ivar revision: etcd's revision in the answer.
+    @ivar cursor: the cursor.
     @ivar operation: the number of the last batch of this process that happened;
-        C{None} if the key is gone.
-    @ivar used: the batch's idempotency keys that had been used.
+        C{None} if the key is gone, so that there must be a new one.
+    @ivar used: the batch's idempotency keys that had been used, each with what its first
+        use did.
     @ivar marks: the marks in the queue, in its order.
     """
 
     revision: int
-    cursor: Cursor | None
+    cursor: Cursor
     operation: int | None
     used: Mapping[bytes, Remembered]
     marks: Sequence[Mark]
 
 
-def read_refusal(keys: Keys, answer: Message, names: Sequence[bytes]) -> Refusal:
+def read_found(keys: Keys, answer: Message, names: Sequence[bytes]) -> Found:
     """
     Read the answer to a L{transaction} that did not succeed, or to a L{look}.
 
     @param names: the batch's idempotency keys.
+    @raise BadRecord: the cursor is not there.
     """
     # The nested transaction's answer tells nothing new.
     found = [
@@ -278,9 +273,11 @@ def read_refusal(keys: Keys, answer: Message, names: Sequence[bytes]) -> Refusal
         if "response_range" in each
     ]
     cursor, operation, *used, _ = found
-    return Refusal(
+    if not cursor:
+        raise BadRecord(f"the cursor {keys.cursor.decode()} is lost")
+    return Found(
         int(answer["header"]["revision"]),
-        read_cursor(cursor[0]) if cursor else None,
+        read_cursor(cursor[0]),
         json.loads(b64decode(operation[0]["value"])) if operation else None,
         {
             name: read_remembered(pair[0])

@@ -5,6 +5,8 @@ TLS to etcd, by pyOpenSSL.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.web.client import URI, Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
+from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import Address
 from pexservice.stores.interface import StoreUnusable
+
+#: A policy of TLS: makes it for a host, whose name the certificate must have.
+Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
 def agent(
@@ -81,21 +86,20 @@ class _Endpoints:
 
     reactor: IReactorTime
     timeout: float
-    policy: IPolicyForHTTPS
+    policy: Policy
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """
         Make the endpoint of the server that C{uri} names.
         """
-        plain = HostnameEndpoint(
-            self.reactor, uri.host.decode("ascii"), uri.port, self.timeout
-        )
+        host = uri.host.decode("ascii")
+        plain = HostnameEndpoint(self.reactor, host, uri.port, self.timeout)
         if uri.scheme != b"https":
             return plain
-        return _TLSEndpoint(plain, self.policy.creatorForNetloc(uri.host, uri.port))
+        return _TLSEndpoint(plain, self.policy(host))
 
 
-def _policy(address: Address) -> IPolicyForHTTPS:
+def _policy(address: Address) -> Policy:
     pyopenssl_guard.lift()
     from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
 
@@ -112,21 +116,4 @@ def _policy(address: Address) -> IPolicyForHTTPS:
         parts = [Path(each).read_bytes() for each in (address.key, address.certificate)]
         ours = ssl.PrivateCertificate.loadPEM(b"\n".join(parts))
 
-    @implementer(IPolicyForHTTPS)
-    class Policy:
-        """
-        The TLS policy, the same for every endpoint, whose name the certificate must have.
-        """
-
-        def creatorForNetloc(
-            self, hostname: bytes, port: int
-        ) -> IOpenSSLClientConnectionCreator:
-            """
-            Return the maker of TLS connections to C{hostname}; see C{IPolicyForHTTPS}.
-            """
-            made: IOpenSSLClientConnectionCreator = ssl.optionsForClientTLS(
-                hostname.decode("ascii"), trustRoot=root, clientCertificate=ours
-            )
-            return made
-
-    return Policy()
+    return partial(ssl.optionsForClientTLS, trustRoot=root, clientCertificate=ours)

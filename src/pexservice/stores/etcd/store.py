@@ -26,7 +26,7 @@ from pexservice.stores.etcd.opening import begin_operations, explain, open_curso
 from pexservice.stores.etcd.records import Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.trimming import trim
-from pexservice.stores.etcd.watch import Stream, Watch
+from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
@@ -66,19 +66,14 @@ class EtcdStore:
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
         process: str | None = None,
-        stream: Stream | None = None,
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
         @param process: the name of this node in the queue; by default a random one.
-        @param stream: makes a watch; without it, the store does not hear of what other
-            nodes did.
         @param prepare: called first; checks which etcd answers.
-        @param close: called last.
         """
         self.name = name
         self._caller = caller
@@ -89,21 +84,12 @@ class EtcdStore:
         self._queue = StandingQueue(self._process)
         # Fires when there is news, while a caller waits for a turn.
         self._news: Deferred[None] | None = None
-        self._stream = stream
         self._watching: Watch | None = None
         self._prepare = prepare
-        self._close_caller = close
-        self._base_: Cursor | None = None
+        # As it was last heard of; before the first time, older than any that is written.
+        self._base = Cursor(0, 0, 0, 0)
         self._operation: Operation | None = None
         self._trimming: Deferred[None] = succeed(None)
-
-    @property
-    def _base(self) -> Cursor:
-        """
-        Return the cursor as it was last heard of.
-        """
-        assert self._base_ is not None, "the store is not open"  # noqa: S101 a bug
-        return self._base_
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
@@ -114,7 +100,7 @@ class EtcdStore:
     async def _open(self) -> tuple[int, int]:
         if self._prepare is not None:
             await self._prepare()
-        self._base_ = await open_cursor(self._caller, self._keys, self.name)
+        self._base = await open_cursor(self._caller, self._keys, self.name)
         try:
             self._operation = await begin_operations(self._caller, self._keys)
         except (Refused, Unanswered) as error:
@@ -167,23 +153,21 @@ class EtcdStore:
         attempt = Attempt(
             self._caller, self._keys, message, batch, base, operation, self._process
         )
-        decision = await attempt.decide()
+        fate, found = await attempt.decide()
         now = seconds()
-        if decision.is_over:
+        if found.operation is None:
             self._operation = None
-        happened = decision.fate is Fate.HAPPENED
+        happened = fate is Fate.HAPPENED
         ended = queue.won if happened else queue.lost
-        ended(now, now - began, decision.revision, decision.marks)
-        if decision.cursor.modified < base.modified:
+        ended(now, now - began, found.revision, found.marks)
+        if found.cursor.modified < base.modified:
             # An operator restored etcd, and meant it.
-            self._base_ = decision.cursor
-        self._know(decision.cursor)
-        if decision.fate is Fate.UNKNOWN:
+            self._base = found.cursor
+        self._know(found.cursor)
+        if fate is Fate.UNKNOWN:
             raise OutcomeUnknown("etcd does not tell what became of a batch")
         if not happened:
-            raise Conflict(
-                decision.cursor.revision, decision.cursor.position, decision.used
-            )
+            raise Conflict(found.cursor.revision, found.cursor.position, found.used)
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
             self._trim(ordinal - self._kept_keys)
@@ -203,8 +187,8 @@ class EtcdStore:
         Take note of a state of the cursor.
         """
         # Answers may overtake each other.
-        if self._base_ is None or cursor.modified > self._base_.modified:
-            self._base_ = cursor
+        if cursor.modified > self._base.modified:
+            self._base = cursor
         self._queue.heard(self._caller.clock.seconds(), cursor.author, cursor.modified)
         news, self._news = self._news, None
         if news is not None:
@@ -219,8 +203,7 @@ class EtcdStore:
             self._know(cursor)
             heard(self._base.revision, self._base.position)
 
-        if self._stream is not None:
-            self._watching = Watch(self._stream, self._caller.pause, self._keys, hear)
+        self._watching = Watch(self._caller, self._keys, hear)
 
     def _trim(self, forgotten: int) -> None:
         """
@@ -315,12 +298,11 @@ class EtcdStore:
         await self.trimmed()
         operation, self._operation = self._operation, None
         if operation is not None:
-            mark = messages.leave(self._keys, self._process)
+            mark = messages.get(self._keys.waiting(self._process))
             try:
                 await self._caller.call("lease/revoke", {"ID": operation.lease})
                 await self._caller.call("kv/deleterange", mark)
             except (Refused, Unanswered):
                 # The lease ends by itself, and other nodes pass the mark over.
                 self._log.debug("the operation key or the place in the queue was left")
-        if self._close_caller is not None:
-            await self._close_caller()
+        await self._caller.close()

@@ -9,22 +9,17 @@ news comes with the next read.  A watch is begun anew after a while in any case.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.caller import Refused, Unanswered
+from pexservice.stores.etcd.caller import Caller, Refused, Unanswered
 from pexservice.stores.etcd.records import Cursor, Keys, Message
 
 #: The longest line that is kept; an event has some hundred bytes.
 _LONGEST = 65536
-
-#: The function that makes a watch: it takes a message, and a function for each piece of
-#: the answer.
-Stream = Callable[[Message, Callable[[bytes], None]], Coroutine[Any, Any, None]]
 
 
 class Lines:
@@ -61,21 +56,13 @@ class Watch:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        stream: Stream,
-        pause: Callable[[int], Coroutine[Any, Any, None]],
-        keys: Keys,
-        heard: Callable[[Cursor], None],
-    ) -> None:
+    def __init__(self, caller: Caller, keys: Keys, heard: Callable[[Cursor], None]) -> None:
         """
-        Begin to watch the cursor through C{stream}.
+        Begin to watch the cursor.
 
-        @param pause: waits before an attempt that follows an earlier one.
         @param heard: called with each cursor.
         """
-        self._stream = stream
-        self._pause = pause
+        self._caller = caller
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
         self._heard = heard
         # A stream that is given up may end as if it had broken.
@@ -85,11 +72,11 @@ class Watch:
     async def _watch(self) -> None:
         while not self._stopped:
             try:
-                await self._stream(self._message, Lines(self._heard).take)
+                await self._caller.stream(self._message, Lines(self._heard).take)
             except (Refused, Unanswered) as error:
                 self._log.debug("the watch ended: {error}", error=error)
             if not self._stopped:
-                await self._pause(5)
+                await self._caller.pause(5)
 
     def stop(self) -> None:
         """

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import CannotStart
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb.directory import DATA
 
@@ -102,22 +102,20 @@ def _judge(path: Path, status: int, said: str) -> None:
         )
 
 
-def answer(call: Callable[[Progress], object], *also: type[Exception]) -> int:
+def answer(call: Callable[[Progress], object]) -> int:
     """
     Make C{call} in the child process, and write its error, if any, to standard output.
 
     L{ask_child} has started this process.
 
     @param call: takes the function that it reports its progress to.
-    @param also: further errors that C{call} raises for something that is wrong.
     @return: the exit status.
     """
-    known: tuple[type[Exception], ...] = (StoreUnusable, *also)
     try:
         call(_write_progress)
-    except known as error:
+    except (StoreUnusable, CannotStart) as error:
         sys.stdout.write(f"{error}\n")
-        return getattr(error, "exit_status", Status.CANNOT_START)
+        return error.exit_status
     return 0
 
 

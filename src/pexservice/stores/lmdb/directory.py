@@ -128,7 +128,8 @@ class Directory:
 
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
-        self._descriptor: int | None = None
+        # While the directory is not owned, one with which every call fails.
+        self._descriptor = -1
         self._identity: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
@@ -189,27 +190,29 @@ class Directory:
         """
         Let another process own the directory.
         """
-        if self._descriptor is not None:
+        if self._descriptor != -1:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = -1
 
     def remember_file(self) -> None:
         """
         Remember the store's file in the owned directory.
 
-        So L{has_its_name} knows the file again.
+        So L{require_its_name} knows the file again.
         """
         found = os.stat(DATA, dir_fd=self._descriptor)
         self._identity = (found.st_dev, found.st_ino)
 
-    def has_its_name(self) -> bool:
+    def require_its_name(self) -> None:
         """
-        Return whether the file under the store's name is the remembered one.
+        Check that the store still has its name.
 
-        @raise OSError: there is no file, or it cannot be reached.
+        @raise OSError: there is nothing under the store's name.
+        @raise StoreUnusable: something else has that name, which the next process opens.
         """
         found = (self.path / DATA).stat()
-        return (found.st_dev, found.st_ino) == self._identity
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise StoreUnusable(f"another store was put in the place of {self.path}")
 
     def make_lock_file(self) -> None:
         """
@@ -254,11 +257,11 @@ class Directory:
             os.close(descriptor)
         raise OSError(error, os.strerror(error))
 
-    def file_system(self) -> os.statvfs_result | None:
+    def file_system(self) -> os.statvfs_result:
         """
-        Return the statistics of the directory's file system, if this process owns it.
+        Return the statistics of the owned directory's file system.
         """
-        return None if self._descriptor is None else os.fstatvfs(self._descriptor)
+        return os.fstatvfs(self._descriptor)
 
     def holds_a_store(self) -> bool:
         """

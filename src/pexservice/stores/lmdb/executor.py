@@ -18,6 +18,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
+from attrs import define, field
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
@@ -92,24 +93,19 @@ class ExecutorPolicy:
             self._short, self._proof = 0, PROOF // 2
 
 
+@define(eq=False)
 class CommitExecutor:
     """
     An executor that runs one blocking call at a time, where the policy says.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorFromThreads,
-        policy: ExecutorPolicy,
-        monotonic: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._reactor = reactor
-        self._policy = policy
-        self._monotonic = monotonic
-        # A queue and a thread of our own: Twisted's thread pool takes twice as long
-        # to hand a call over and back.
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+    _reactor: IReactorFromThreads
+    _policy: ExecutorPolicy
+    _monotonic: Callable[[], float] = time.perf_counter
+    # A queue and a thread of our own: Twisted's thread pool takes twice as long to hand
+    # a call over and back.
+    _calls: SimpleQueue[Callable[[], None] | None] = field(init=False, factory=SimpleQueue)
+    _thread: threading.Thread | None = field(init=False, default=None)
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
         """

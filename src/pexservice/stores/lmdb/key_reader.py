@@ -9,8 +9,9 @@ from collections.abc import Callable
 import lmdb
 
 from pexservice.stores.interface import Remembered
+from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import Databases
-from pexservice.stores.lmdb.transaction import Extent, read_key
+from pexservice.stores.lmdb.transaction import Extent
 
 
 class KeyReader:
@@ -44,7 +45,8 @@ class KeyReader:
             txn = self._txn = self._databases().env.begin()
             self._extent = extent
         try:
-            return read_key(txn, self._databases(), key)
+            value = txn.get(records.name_key(key), db=self._databases().keys)
+            return None if value is None else records.read_remembered(key, value)
         except BaseException:
             self.let_go()
             raise

@@ -19,23 +19,19 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar, cast
 
+import lmdb
 from attrs import frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, StoreBusy, StoreUnusable
+from pexservice.stores.interface import Batch, NotTaken, StoreBusy, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.databases import MAP_BASE
-from pexservice.stores.lmdb.directory import DATA, Directory, sync
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
-from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.databases import MAP_BASE, open_databases
+from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory, sync
+from pexservice.stores.lmdb.room import Room
 from pexservice.stores.lmdb.summary import Summary, existing, summary
-
-T = TypeVar("T")
+from pexservice.stores.lmdb.transaction import Kept, read_extent, write_batch
+from pexservice.stores.lmdb.witness import make_witness
 
 #: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
 _EXCHANGE = 2
@@ -45,8 +41,8 @@ _HERE = -100
 _AT_ONCE = 1 << 20
 MOST_STEPS = 100_000_000
 
-#: Nothing of the history is trimmed here.
-_WHOLE_JOURNAL = 1 << 40
+#: Nothing is trimmed here.
+_WHOLE = Kept(transitions=1 << 40, keys=1 << 40)
 
 
 @frozen(kw_only=True)
@@ -121,52 +117,49 @@ def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
             f"--beyond {beyond}: that is {steps} steps from revision {made.revision},"
             f" and at most {MOST_STEPS} are made; is it the right backup?"
         )
-    store = LmdbStore(
-        Directory(str(path)),
-        CommitExecutor(cast(IReactorFromThreads, None), _AlwaysInline()),
-        journal=_WHOLE_JOURNAL,
-        verify=None,
-        map_size=MAP_BASE + 2 * (made.size + steps),
-    )
-    revision, position = _result(store.open())
-    to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
+    directory = Directory(str(path))
+    directory.own()
     try:
-        for begin in range(0, steps, _AT_ONCE):
-            count = min(_AT_ONCE, steps - begin)
-            batch = Batch(
-                first_revision=revision + begin + 1,
-                start_position=position,
-                transitions=to_and_fro * (count // 2),
-                position=position,
-                time_ns=time.time_ns(),
-            )
-            _result(store.commit(batch))
+        revision = _step_to_and_fro(directory, made, steps)
+    except (NotTaken, lmdb.Error) as error:
+        raise StoreUnusable(
+            f"--beyond {beyond}: {steps} steps cannot be made: {error}"
+        ) from error
     finally:
-        _result(store.close())
+        directory.release()
+    (path / WITNESS).unlink()
+    make_witness(path, revision)
+    sync(path)
     return steps
 
 
-class _AlwaysInline(ExecutorPolicy):
+def _step_to_and_fro(directory: Directory, made: Summary, steps: int) -> int:
     """
-    A policy that keeps calls inline, where nobody waits but the caller.
-    """
+    Commit C{steps} steps, an even number, to the store in C{directory}, which is owned.
 
-    def took(self, seconds: float) -> None:
-        """
-        Stay inline.
-        """
-
-
-def _result(deferred: Deferred[T]) -> T:
+    @return: the revision then.
+    @raise NotTaken: the disk has no room for them.
     """
-    Return the result of C{deferred}, which has fired already, or raise its failure.
-    """
-    results: list[T | Failure] = []
-    deferred.addBoth(results.append)
-    (result,) = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
+    directory.make_lock_file()
+    opened = open_databases(directory.path, MAP_BASE + 2 * (made.size + steps))
+    to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
+    with opened.env as env:
+        room = Room(directory, env, growth=0, monotonic=time.monotonic)
+        with env.begin() as txn:
+            extent = read_extent(txn, opened, made.revision)
+        for begin in range(0, steps, _AT_ONCE):
+            count = min(_AT_ONCE, steps - begin)
+            batch = Batch(
+                first_revision=extent.revision + 1,
+                start_position=made.position,
+                transitions=to_and_fro * (count // 2),
+                position=made.position,
+                time_ns=time.time_ns(),
+            )
+            room.claim(room.needed(batch, 0))
+            with env.begin(write=True) as txn:
+                extent = write_batch(txn, opened, batch, extent, _WHOLE)
+    return extent.revision
 
 
 def _give_to_owner(made: Path, place: Path) -> None:

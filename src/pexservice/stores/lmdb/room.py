@@ -19,7 +19,7 @@ from collections.abc import Callable
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import Batch, NotTaken
+from pexservice.stores.interface import Batch, NotTaken, Space
 from pexservice.stores.lmdb.databases import used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.readers import oldest_snapshot
@@ -132,11 +132,16 @@ class Room:
         """
         Return the size that the file may grow to, in bytes.
         """
-        disk = self._directory.file_system()
-        if disk is None:
-            return self._map
-        whole = used_bytes(self._env) + disk.f_bavail * disk.f_frsize
-        return max(self._map, int(self._growth * whole))
+        return self.space().limit
+
+    def space(self) -> Space:
+        """
+        Return how much room there is for the store.
+        """
+        disk, used = self._directory.file_system(), used_bytes(self._env)
+        free = disk.f_bavail * disk.f_frsize
+        limit = max(self._map, int(self._growth * (used + free)))
+        return Space(used, limit, free, disk.f_blocks * disk.f_frsize)
 
     def _name_reader(self) -> None:
         snapshot, now = oldest_snapshot(self._env), self._monotonic()

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 
@@ -32,58 +33,35 @@ ATTEMPTS = 3
 INTERVAL = 0.05
 
 
-class _Watch(threading.Thread):
+def _watch(
+    env: lmdb.Environment,
+    descriptor: int,
+    ended: threading.Event,
+    monotonic: Callable[[], float],
+    progress: Progress,
+) -> str | None:
     """
-    A thread that ends a copy under way when that has gone beyond its limits.
+    Look at a copy again and again, and end it when it has gone beyond its limits.
 
-    @ivar exceeded: the limit that the copy went beyond, in words.
+    @param descriptor: where the copy is written to.
+    @param ended: is set when the copy has ended.
+    @return: the limit that the copy went beyond, in words, if it did.
     """
-
-    def __init__(
-        self,
-        env: lmdb.Environment,
-        descriptor: int,
-        monotonic: Callable[[], float],
-        progress: Progress,
-    ) -> None:
-        super().__init__(name="snapshot", daemon=True)
-        self._env = env
-        self._descriptor = descriptor
-        self._monotonic = monotonic
-        self._end = monotonic() + MOST_SECONDS
-        self._size = used_bytes(env)
-        self._most = self._size + MOST_GROWTH
-        self._progress = progress
-        self._done = threading.Event()
-        self.exceeded: str | None = None
-
-    def run(self) -> None:
-        """
-        Look at the copy again and again, until it has ended or gone beyond a limit.
-        """
-        while not self._exceeds():
-            if self._done.wait(INTERVAL):
-                return
-            written = os.fstat(self._descriptor).st_size
-            self._progress(min(100 * written // self._size, 100))
-        # Only an error ends LMDB's copying, and to write to this descriptor is one.
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, self._descriptor)
-        os.close(nowhere)
-
-    def _exceeds(self) -> bool:
-        if self._monotonic() >= self._end:
-            self.exceeded = f"it took more than {MOST_SECONDS:.0f} seconds"
-        elif used_bytes(self._env) > self._most:
-            self.exceeded = f"the store grew by more than {MOST_GROWTH >> 20} MiB"
-        return self.exceeded is not None
-
-    def stop(self) -> None:
-        """
-        End the thread, when the copy has ended.
-        """
-        self._done.set()
-        self.join()
+    end, size, exceeded = monotonic() + MOST_SECONDS, used_bytes(env), None
+    while exceeded is None:
+        if monotonic() >= end:
+            exceeded = f"it took more than {MOST_SECONDS:.0f} seconds"
+        elif used_bytes(env) > size + MOST_GROWTH:
+            exceeded = f"the store grew by more than {MOST_GROWTH >> 20} MiB"
+        elif ended.wait(INTERVAL):
+            return None
+        else:
+            progress(min(100 * os.fstat(descriptor).st_size // size, 100))
+    # Only an error ends LMDB's copying, and to write to this descriptor is one.
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    return exceeded
 
 
 def copy_snapshot(
@@ -103,23 +81,27 @@ def copy_snapshot(
     """
     for _ in range(ATTEMPTS):
         _empty(target)
-        descriptor = os.dup(target)
-        watch = _Watch(env, descriptor, monotonic, progress)
-        watch.start()
-        try:
-            _copy(env, descriptor)
-        except (lmdb.Error, OSError):
-            watch.stop()
-            if watch.exceeded is None:
-                raise
-        else:
-            watch.stop()
+        ended, failed = threading.Event(), None
+        # The watch is over before its descriptor is closed, and the number used again.
+        with (
+            os.fdopen(os.dup(target), "wb", buffering=0) as file,
+            ThreadPoolExecutor(1, "snapshot") as thread,
+        ):
+            watch = thread.submit(_watch, env, file.fileno(), ended, monotonic, progress)
+            try:
+                _copy(env, file.fileno())
+            except (lmdb.Error, OSError) as error:
+                failed = error
+            finally:
+                ended.set()
+        exceeded = watch.result()
+        if failed is None:
             return
-        finally:
-            os.close(descriptor)
+        if exceeded is None:
+            raise failed
     raise StoreUnusable(
         f"the copy of {env.path()} was begun {ATTEMPTS} times and given up, since"
-        f" {watch.exceeded} meanwhile; copy to a faster disk, or when fewer steps are made"
+        f" {exceeded} meanwhile; copy to a faster disk, or when fewer steps are made"
     )
 
 

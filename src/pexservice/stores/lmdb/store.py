@@ -36,27 +36,16 @@ from pexservice.stores.interface import (
     StoreIncompatible,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.databases import (
-    MAP_BASE,
-    Databases,
-    open_databases,
-    prepare,
-    used_bytes,
-)
+from pexservice.stores.lmdb.databases import MAP_BASE, Databases, open_databases, prepare
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.history import read_history
 from pexservice.stores.lmdb.key_reader import KeyReader
 from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.place import Place
 from pexservice.stores.lmdb.readers import oldest_snapshot
+from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
-from pexservice.stores.lmdb.transaction import (
-    Extent,
-    Kept,
-    read_extent,
-    write_batch,
-)
+from pexservice.stores.lmdb.transaction import Extent, Kept, read_extent, write_batch
 from pexservice.stores.lmdb.verify import (
     DAMAGE,
     READING_ERRORS,
@@ -67,6 +56,10 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 
 T = TypeVar("T")
+
+#: How long a commit trusts that the store is where it was.  Seconds: a check is a system
+#: call, and this is as long as many commits of a fast disk take together.
+PLACE_INTERVAL = 0.1
 
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
@@ -112,7 +105,7 @@ class LmdbStore:
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
-        self._place = Place(directory, monotonic)
+        self._check_at = monotonic()
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 0)
         self._keys = KeyReader(lambda: self._databases)
@@ -185,7 +178,7 @@ class LmdbStore:
             opened.env.close()
             raise
         self._opened, self._extent = opened, extent
-        self._place.require_its_name()
+        self.directory.require_its_name()
         self._witness.open(revision, verified=self._verify is not None)
         self._room = Room(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
@@ -210,12 +203,27 @@ class LmdbStore:
         return self._executor.run(lambda: self._commit(batch, room, needed))
 
     def _commit(self, batch: Batch, room: Room, needed: int) -> None:
-        self._place.check()
+        self._check_place()
         room.claim(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:
             raise self._damaged(error) from error
+
+    def _check_place(self) -> None:
+        """
+        Check, now and then, that the next process will find what is committed.
+        """
+        now = self._monotonic()
+        if now < self._check_at:
+            return
+        try:
+            self.directory.require_its_name()
+        except OSError as error:
+            raise NotTaken(
+                f"the store {self.directory.path} was moved away ({error.strerror})"
+            ) from error
+        self._check_at = now + PLACE_INTERVAL
 
     def _transact(self, batch: Batch) -> None:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
@@ -235,7 +243,7 @@ class LmdbStore:
             # LMDB found this while it looked for pages, before it wrote any.
             self._forget_dead_readers()
             raise self._full() from error
-        self._witness.write(extent.revision)
+        self._witness.write(Witnessed(extent.revision))
         trimmed = extent.oldest != self._extent.oldest
         self._extent = extent
         if trimmed:
@@ -305,22 +313,14 @@ class LmdbStore:
 
         The store will be read whole before it is served again.
         """
-        self._witness.accuse()
+        self._witness.write(Witnessed(self._extent.revision, sound=False))
         return blame(self.directory.path, error)
 
     def space(self) -> Space | None:
         """
         Return how much room there is for the store; see L{IOnDisk.space}.
         """
-        disk = self.directory.file_system()
-        if self._opened is None or self._room is None or disk is None:
-            return None
-        return Space(
-            used=used_bytes(self._opened.env),
-            limit=self._room.limit(),
-            free=disk.f_bavail * disk.f_frsize,
-            size=disk.f_blocks * disk.f_frsize,
-        )
+        return None if self._room is None else self._room.space()
 
     def shortage(self) -> NotTaken | None:
         """

@@ -45,16 +45,6 @@ def read_extent(
     return Extent(revision, oldest, txn.stat(databases.keys)["entries"] // 2)
 
 
-def read_key(
-    txn: lmdb.Transaction[bytes], databases: Databases, key: bytes
-) -> Remembered | None:
-    """
-    Return what the first use of an idempotency key did.
-    """
-    value = txn.get(records.name_key(key), db=databases.keys)
-    return None if value is None else records.read_remembered(key, value)
-
-
 @frozen
 class Kept:
     """

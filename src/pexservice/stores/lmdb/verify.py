@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import lmdb
+from attrs import define
 
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb import records
@@ -132,24 +133,17 @@ def _read_records(
     return newest[0]
 
 
+@define(eq=False)
 class _Reader:
     """
     A reader of databases, with LMDB.
     """
 
-    def __init__(
-        self,
-        txn: lmdb.Transaction[bytes],
-        total: int,
-        progress: Callable[[float], object],
-    ) -> None:
-        """
-        @param total: how many records there are to read.
-        """
-        self._txn = txn
-        self._total = total
-        self._progress = progress
-        self._done = 0
+    _txn: lmdb.Transaction[bytes]
+    # How many records there are to read.
+    _total: int
+    _progress: Callable[[float], object]
+    _done: int = 0
 
     def each(self, database: lmdb._Database) -> Iterator[tuple[bytes, bytes]]:
         """

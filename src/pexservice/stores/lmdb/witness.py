@@ -42,7 +42,6 @@ class Witness:
         """
         self._path = path / WITNESS
         self._file: int | None = None
-        self._revision = 0
 
     def open(self, revision: int, *, verified: bool) -> None:
         """
@@ -57,7 +56,6 @@ class Witness:
             raise StoreDamaged(
                 f"the store {self._path.parent} was found damaged while it was served"
             )
-        self._revision = revision
         if found is None and revision:
             self._log.warn(
                 "the store {store} has no witness of its newest commit, so nobody can tell"
@@ -73,7 +71,7 @@ class Witness:
             # As on a full disk, which need not stop a service that has its room.
             self._give_up(error)
         if found is not None and found != Witnessed(revision):
-            self.write(revision)
+            self.write(Witnessed(revision))
 
     def _begin(self, file: int, revision: int) -> None:
         """
@@ -84,22 +82,12 @@ class Witness:
         os.fsync(file)
         sync(self._path.parent)
 
-    def write(self, revision: int) -> None:
+    def write(self, told: Witnessed) -> None:
         """
-        Witness that C{revision} is durable.
+        Witness that a revision is durable, or that the store was found damaged at it.
 
         An error here does not concern the commit, which is made already.
         """
-        self._revision = revision
-        self._write(Witnessed(revision))
-
-    def accuse(self) -> None:
-        """
-        Witness that the store was found damaged.
-        """
-        self._write(Witnessed(self._revision, sound=False))
-
-    def _write(self, told: Witnessed) -> None:
         if self._file is not None:
             try:
                 os.pwrite(self._file, records.write_witness(told), 0)

@@ -40,7 +40,7 @@ class Node:
     def __init__(self, etcd: FakeEtcd, clock: Clock, name: str) -> None:
         self.etcd, self.clock = etcd, clock
         self.caller = FakeCaller(etcd, clock)
-        self.store = EtcdStore(self.caller, "p/", process=name, stream=self.caller.stream)
+        self.store = EtcdStore(self.caller, "p/", process=name)
         now(self.store.open())
         self.store.watch(lambda *_: None)
         self.caller.open = False
@@ -408,12 +408,10 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     assert b"p/waiting/dead-0" not in etcd.values
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
-    refusal = messages.read_refusal(
-        KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)]
-    )
-    assert (refusal.cursor and refusal.cursor.author, refusal.operation) == ("me", 1)
-    assert len(refusal.used) == MOST_KEYS
-    assert [each.process for each in refusal.marks] == ["me"]
+    found = messages.read_found(KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)])
+    assert (found.cursor.author, found.operation) == ("me", 1)
+    assert len(found.used) == MOST_KEYS
+    assert [each.process for each in found.marks] == ["me"]
 
 
 def test_the_fake_is_particular() -> None:

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from attrs import Factory, define
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from pexservice.stores.etcd.caller import Unanswered
 from pexservice.stores.etcd.records import Cursor, Keys, Message, text, write_cursor
 from pexservice.stores.etcd.watch import Lines, Watch
+from tests.support.fake_etcd import FakeCaller, FakeEtcd
 
 
 def _line(revision: int) -> bytes:
@@ -47,49 +51,60 @@ def test_lines(size: int) -> None:
     assert heard == [Cursor(8, 1, 1, 0, "a"), Cursor(9, 2, 1, 0, "a")]
 
 
+@define(eq=False)
+class Way(FakeCaller):
+    """
+    A way to etcd whose streams and pauses end when the test says so.
+
+    @ivar streams: the streams that were begun.
+    @ivar pauses: the pauses between them.
+    @ivar given_up: called with a stream that is cancelled.
+    """
+
+    streams: list[Deferred[None]] = Factory(list)
+    pauses: list[Deferred[None]] = Factory(list)
+    given_up: Callable[[Deferred[Any]], None] | None = None
+
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Begin a stream that has a cursor at once.
+        """
+        assert message == {"create_request": {"key": text(b"p/cursor")}}
+        self.streams.append(Deferred(self.given_up))
+        take(_line(len(self.streams)))
+        await self.streams[-1]
+
+    async def pause(self, attempt: int) -> None:
+        """
+        Wait until the test goes on.
+        """
+        self.pauses.append(Deferred())
+        await self.pauses[-1]
+
+
 def test_goes_on() -> None:
     """
     A watch begins again after a pause, however its stream ends, until it is stopped.
     """
-    streams: list[Deferred[None]] = []
-    pauses: list[Deferred[None]] = []
+    way = Way(FakeEtcd(), Clock())
     heard: list[Cursor] = []
-
-    async def stream(message: Message, take: Callable[[bytes], None]) -> None:
-        assert message == {"create_request": {"key": text(b"p/cursor")}}
-        streams.append(Deferred())
-        take(_line(len(streams)))
-        await streams[-1]
-
-    async def pause(_: int) -> None:
-        pauses.append(Deferred())
-        await pauses[-1]
-
-    watch = Watch(stream, pause, Keys(b"p/"), heard.append)
-    streams[0].callback(None)
-    assert (len(streams), len(pauses)) == (1, 1)
-    pauses[0].callback(None)
-    streams[1].errback(Unanswered("broken", sent=True))
-    pauses[1].callback(None)
+    watch = Watch(way, Keys(b"p/"), heard.append)
+    way.streams[0].callback(None)
+    assert (len(way.streams), len(way.pauses)) == (1, 1)
+    way.pauses[0].callback(None)
+    way.streams[1].errback(Unanswered("broken", sent=True))
+    way.pauses[1].callback(None)
     assert [each.revision for each in heard] == [1, 2, 3]
     watch.stop()
-    assert len(pauses) == 2
+    assert len(way.pauses) == 2
 
 
 def test_stopped_while_its_stream_breaks() -> None:
     """
     A stream that breaks when its watch is stopped is not begun again.
     """
-    streams: list[Message] = []
-    pauses: list[int] = []
-
-    async def stream(message: Message, _: Callable[[bytes], None]) -> None:
-        streams.append(message)
-        await Deferred(lambda waiting: waiting.errback(Unanswered("no host", sent=False)))
-
-    async def pause(attempt: int) -> None:
-        pauses.append(attempt)
-
-    watch = Watch(stream, pause, Keys(b"p/"), lambda _: None)
+    broken = Unanswered("no host", sent=False)
+    way = Way(FakeEtcd(), Clock(), given_up=lambda stream: stream.errback(broken))
+    watch = Watch(way, Keys(b"p/"), lambda _: None)
     watch.stop()
-    assert (len(streams), pauses) == (1, [])
+    assert (len(way.streams), way.pauses) == (1, [])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
+from pexservice.process.exit_status import Misconfigured
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb.child import INTERVAL, Meter, Progress, answer, ask_child
 
@@ -134,7 +135,7 @@ sys.exit(answer(read))
         (StoreUnusable("why"), 1),
         (StoreDamaged("why"), 78),
         (StoreIncompatible("why"), 64),
-        (KeyError("why"), 1),
+        (Misconfigured("why"), 64),
     ],
 )
 def test_answer(
@@ -149,7 +150,7 @@ def test_answer(
         if error is not None:
             raise error
 
-    assert answer(call, KeyError) == status
+    assert answer(call) == status
     written = capfd.readouterr().out.splitlines()
     assert written[0] == "progress 7"
     assert written[1:] == ([] if error is None else [str(error)])

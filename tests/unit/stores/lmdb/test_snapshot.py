@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -170,6 +172,38 @@ def test_another_error(target: int) -> None:
     assert env.begun == 1
 
 
+def at_once(_: object, call: Callable[..., object], *args: object) -> Future[object]:
+    """
+    Make a call in this thread.
+    """
+    done: Future[object] = Future()
+    done.set_result(call(*args))
+    return done
+
+
+def test_progress_that_nobody_takes(target: int) -> None:
+    """
+    An error of the function that is told of the progress is raised.
+    """
+
+    class Slow(Env):
+        """
+        The fake environment of a store that is copied until the progress was told.
+        """
+
+        def copyfd(self, fd: int, *, compact: bool = False) -> None:
+            told.wait(10)
+            super().copyfd(fd, compact=compact)
+
+    def progress(_: int) -> None:
+        told.set()
+        raise BrokenPipeError
+
+    told = threading.Event()
+    with pytest.raises(BrokenPipeError):
+        copy_snapshot(Slow(1), target, progress=progress)  # type: ignore[arg-type]
+
+
 def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     LMDB's own copying ends when a copy is given up, and the state is read no more.
@@ -179,8 +213,7 @@ def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "MOST_SECONDS", -1.0)
     # Run the watch in this thread, before the copy begins: the copy might be whole by the
     # time that another thread runs.
-    monkeypatch.setattr(snapshot._Watch, "start", snapshot._Watch.run)
-    monkeypatch.setattr(snapshot._Watch, "stop", lambda _: None)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", at_once)
     with pytest.raises(StoreUnusable, match=f"copy of {store} was begun .* given up"):
         copy_pages(store, tmp_path / "copy")
     assert (store / DATA).exists()

@@ -28,10 +28,9 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
-from pexservice.stores.lmdb.place import PLACE_INTERVAL
 from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
 from pexservice.stores.lmdb.room import GROWTH, RESERVE
-from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.store import PLACE_INTERVAL, LmdbStore
 from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
