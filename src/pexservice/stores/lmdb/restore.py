@@ -91,9 +91,10 @@ def restore(
         kept = _exchange(beside, place.path, was_there=there)
         return Restored(store=summary(place.path), steps=steps, kept=kept)
     except OSError as error:
+        denied = isinstance(error, PermissionError)
         raise StoreUnusable(
-            f"the store {place.path} cannot be replaced: {error.strerror}; its parent"
-            " directory has to be writable, so mostly it takes root"
+            f"the store {place.path} cannot be replaced: {error.strerror}"
+            + ("; its parent directory has to be writable, as to root" if denied else "")
         ) from error
     finally:
         if beside.exists():

@@ -4,6 +4,7 @@ The restoration of a backup in the place of a store.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_no_backup_there(place: Path) -> None:
     with pytest.raises(StoreUnusable, match="is the store itself"):
         restore(str(place / "store"), str(place / "store"))
     assert_nothing_happened(place)
+
+
+@pytest.mark.parametrize(("number", "hints"), [(errno.EACCES, 1), (errno.ENOSPC, 0)])
+def test_the_place_cannot_be_changed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, number: int, hints: int
+) -> None:
+    """
+    A restoration that fails says why, and speaks of rights only where they are missing.
+    """
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "backup", fails)
+    with pytest.raises(StoreUnusable) as found:
+        restore(str(place / "backup"), str(place / "store"))
+    assert f"cannot be replaced: {os.strerror(number)}" in str(found.value)
+    assert str(found.value).count("has to be writable") == hints
+    assert summary(place / "store").revision == 9
 
 
 def test_on_an_empty_machine(place: Path) -> None:
