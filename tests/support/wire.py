@@ -111,10 +111,8 @@ class Server:
         self.committer = make(
             self.clock,
             fatal=self.failures.append,
-            monotonic=self.clock.seconds,
             # Two servers that did the same tell the same history.
             time_ns=lambda: 1_795_000_000_123_456_789,
-            give_way=lambda: None,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         self.connections = Connections(connections, self.clock.seconds)

@@ -18,7 +18,6 @@ that were answered before are lost, and no more.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -81,9 +80,7 @@ class Committer:
         *,
         synchronous: bool = True,
         fatal: Callable[[Failure], None],
-        monotonic: Callable[[], float] = time.perf_counter,
         time_ns: Callable[[], int] = time.time_ns,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         Make the committer of C{store}; L{start} opens the store.
@@ -96,9 +93,7 @@ class Committer:
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._synchronous = synchronous
         self._fatal = fatal
-        self._group = GroupCommit(
-            self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
-        )
+        self._group = GroupCommit(self, reactor, time_ns=time_ns)
         self.counts = self._group.counts
         # Damage that a read found, for a commit that is still to come.
         self._damage: StoreDamaged | None = None
@@ -107,7 +102,7 @@ class Committer:
         # On only while synchronous commit is off and the store takes its batches.
         self._answers_first = False
         self._answer_first(on=not synchronous)
-        self._refusal_log = RefusalLog(monotonic)
+        self._refusal_log = RefusalLog(reactor.seconds)
 
     def _answer_first(self, *, on: bool) -> None:
         self._answers_first = on

@@ -58,7 +58,6 @@ class Bench:
             self.clock,
             synchronous=synchronous,
             fatal=self.fatal.append,
-            monotonic=self.clock.seconds,
             time_ns=lambda: 7,
         )
         now(Deferred.fromCoroutine(self.committer.start()))

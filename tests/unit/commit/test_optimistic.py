@@ -46,9 +46,7 @@ class Node:
             EtcdStore(self.caller, "p/", stream=self.caller.stream),
             clock,
             fatal=self.fatal.append,
-            monotonic=clock.seconds,
             time_ns=lambda: 7,
-            give_way=lambda: None,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         self.caller.open = False

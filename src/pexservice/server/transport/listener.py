@@ -60,7 +60,6 @@ class Acceptor:
         make: Callable[[], NativeConnection],
         *,
         tls: ssl.SSLContext | None = None,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         Make an acceptor that accepts nothing before L{start}.
@@ -81,7 +80,6 @@ class Acceptor:
                 "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
                 "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
             }
-        self._give_way = give_way
         # Whether there was nothing to accept a connection with since the last one.
         self._short = False
         self._pause: asyncio.TimerHandle | None = None
@@ -126,7 +124,7 @@ class Acceptor:
             self._short = False
             self._take(accepted, address)
         # A client that has connected may wait for this very processor to send.
-        self._give_way()
+        os.sched_yield()
 
     def _take(self, accepted: socket.socket, address: Any) -> None:
         connection = self._make()
