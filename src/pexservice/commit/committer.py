@@ -151,13 +151,6 @@ class Committer:
         return self._group.durable
 
     @property
-    def latest(self) -> State:
-        """
-        Return the state that the disk will have when all applied moves are durable.
-        """
-        return self._group.latest
-
-    @property
     def visible(self) -> State:
         """
         Return the state that readers are shown.
@@ -173,12 +166,6 @@ class Committer:
         if self._refusal is None and on_disk is not None:
             return on_disk.shortage()
         return self._refusal
-
-    def read_current(self) -> Deferred[State]:
-        """
-        Return the visible state.
-        """
-        return succeed(self.visible)
 
     def read_durable(self) -> Deferred[State]:
         """

@@ -150,7 +150,7 @@ class GroupCommit:
             before the waiter is told; C{None} if the state is durable.
         """
         if batch is None:
-            self.counts.count(outcome.result.word, move.transition.code)
+            self.counts.count(outcome.result.value, move.transition.code)
             waiter(outcome)
         else:
             batch.unmoved.append((outcome.result, move.transition))
@@ -301,7 +301,7 @@ class GroupCommit:
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for result, transition in batch.unmoved:
-            self.counts.count(result.word if error is None else failed, transition.code)
+            self.counts.count(result.value if error is None else failed, transition.code)
         for waiter, outcome, _ in batch.answers:
             try:
                 waiter(error or outcome)

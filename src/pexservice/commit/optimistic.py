@@ -136,13 +136,11 @@ class OptimisticCommitter:
 
     # Reads.
 
-    def read_current(self) -> Deferred[State]:
+    def read_durable(self) -> Deferred[State]:
         """
         Read the state that the store has.
         """
         return self._reader.read() if self.unread is None else fail(self.unread)
-
-    read_durable = read_current
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

@@ -278,7 +278,7 @@ def _reading(committer: ICommitter, conditions: Conditions) -> Act:
             if conditions is UNCONDITIONAL:
                 return VALUE, state
             return kind_of_read(conditions, state), state
-        committer.read_current().addCallbacks(
+        committer.read_durable().addCallbacks(
             lambda state: answer((kind_of_read(conditions, state), state)),
             lambda failure: answer(_error(failure)),
         ).addErrback(log_bug)

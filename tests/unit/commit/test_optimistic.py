@@ -71,7 +71,7 @@ class Node:
         @return: a list that gets (revision, position), or the exception.
         """
         told: list[object] = []
-        self.committer.read_current().addCallbacks(
+        self.committer.read_durable().addCallbacks(
             lambda state: told.append((state.revision, state.position)),
             lambda failure: told.append(failure.value),
         )
@@ -499,7 +499,7 @@ class Chance:
             self._fail(node, request, failure.value)
 
         if request.operation is None:
-            looked = node.committer.read_current()
+            looked = node.committer.read_durable()
             looked.addCallbacks(
                 lambda state: self._end(
                     node,
