@@ -38,7 +38,6 @@ from pexservice.commit.requests import Move, Outcome, Result, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
-    IOnDisk,
     IOwnStore,
     NotTaken,
     OutcomeUnknown,
@@ -90,7 +89,6 @@ class Committer:
             process soon.
         """
         self._store = store
-        self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._synchronous = synchronous
         self._fatal = fatal
         self._group = GroupCommit(self, reactor, time_ns=time_ns)
@@ -162,10 +160,7 @@ class Committer:
         """
         Return why no move is taken now, or C{None} if moves are.
         """
-        on_disk = self._on_disk
-        if self._refusal is None and on_disk is not None:
-            return on_disk.shortage()
-        return self._refusal
+        return self._refusal or self._store.shortage()
 
     def read_durable(self) -> Deferred[State]:
         """

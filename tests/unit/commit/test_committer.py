@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
@@ -24,7 +23,6 @@ from pexservice.commit.refusal_log import LOG_INTERVAL
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
-    IOnDisk,
     NotTaken,
     OutcomeUnknown,
     Remembered,
@@ -540,14 +538,7 @@ def test_a_full_disk_is_not_ready() -> None:
     The committer is unready for as long as its store says that the disk is full.
     """
 
-    @implementer(IOnDisk)
     class Full(MemoryStore):
-        def space(self) -> None:
-            return None
-
-        def oldest_snapshot(self) -> None:
-            return None
-
         def shortage(self) -> NotTaken | None:
             return NotTaken("disk full") if full else None
 
