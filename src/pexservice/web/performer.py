@@ -208,18 +208,20 @@ class Performer:
         if problem is not None:
             raise problem
 
-    def bind(self, operation: Operation, arguments: Arguments) -> Call:
+    def bind(self, operation: Operation, arguments: Arguments) -> Call | None:
         """
-        Return the call that does C{operation}.
+        Return the call that does C{operation}, or C{None} if that is refused.
 
         Everything but the client's rate and the C{Host} is checked here.
-
-        @raise Problem: the first reason to refuse the operation.
         """
         hosts = self._hosts
         any_way = hosts is None or hosts.answers_to(arguments.get(HOST, (None,))[0])
         any_time = any_way and self._limit is None
-        return Call(self._act(operation, arguments), any_way, any_time)
+        try:
+            return Call(self._act(operation, arguments), any_way, any_time)
+        except Problem:
+            # It is refused again each time that it is asked for.
+            return None
 
     def _act(self, operation: Operation, arguments: Arguments) -> Act:
         """

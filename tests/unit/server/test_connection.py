@@ -250,7 +250,7 @@ def test_retired(server: Server) -> None:
     When the worker stops, every answer says that it is the connection's last.
     """
     server.connections.closing = True
-    server.fast_path.retire()
+    server.fast_path.cache.retire()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
     assert server.fast_path.requests.hits() == 0
