@@ -46,7 +46,8 @@ class Parser(HTTPChannel):
     """
     The parser of one connection's requests.
 
-    @ivar site: has the one resource that answers them.
+    @ivar connection: the connection that they come on.
+    @ivar site: the site, whose one resource answers them.
     """
 
     connection: IConnection
