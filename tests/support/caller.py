@@ -84,7 +84,6 @@ class Caller:
             self.clock,
             synchronous=synchronous,
             fatal=self.fatal.append,
-            monotonic=self.clock.seconds,
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))

@@ -19,6 +19,7 @@ from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
     IOwnStore,
+    NotTaken,
     Remembered,
     Row,
 )
@@ -186,6 +187,12 @@ class MemoryStore:
         Return what C{key} did, if it is remembered; see L{IOwnStore}.
         """
         return self.remembered.get(key)
+
+    def shortage(self) -> NotTaken | None:
+        """
+        Return C{None}, as while there is enough room; see L{IOwnStore}.
+        """
+        return None
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

@@ -94,6 +94,7 @@ class Server:
         """
         Make the worker's parts, and start its committer.
 
+        @param remembers: C{False} to have every request parsed.
         @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: the host names that are answered over loopback.
@@ -111,10 +112,8 @@ class Server:
         self.committer = make(
             self.clock,
             fatal=self.failures.append,
-            monotonic=self.clock.seconds,
             # Two servers that did the same tell the same history.
             time_ns=lambda: 1_795_000_000_123_456_789,
-            give_way=lambda: None,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         self.connections = Connections(connections, self.clock.seconds)
@@ -129,8 +128,9 @@ class Server:
             self.connections,
             self.clock,
             log=AccessLog(self.sink, lambda: 1_795_000_000.0) if logs else None,
-            remembers=remembers,
         )
+        if not remembers:
+            self.fast_path.cache.retire()
         scrape = Metrics(self.committer, self.fast_path).reply
         #: The counts of a supervisor, for tests that have one.
         self.score: Score | None = None

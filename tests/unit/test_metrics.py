@@ -225,12 +225,6 @@ class OnDisk:
         """
         return Space(1, 2, 3, 4)
 
-    def shortage(self) -> NotTaken | None:
-        """
-        Return L{None}, as where there is enough room.
-        """
-        return None
-
     def oldest_snapshot(self) -> Snapshot:
         """
         Return the state that the reader holds.

@@ -17,9 +17,9 @@ class OpenBatch:
     Transitions that will share a commit, and the waiters for their outcomes.
 
     @ivar before: the state that the first transition was applied to.
-    @ivar began: when the first transition came, on the monotonic clock.
+    @ivar began: when the first transition came, by the reactor's clock.
     @ivar considered: how many transitions there were when the batch was last considered.
-    @ivar considered_at: when the batch was last considered, on the monotonic clock.
+    @ivar considered_at: when the batch was last considered, by the reactor's clock.
     @ivar idle: seconds of all turns of the reactor in which no more transitions came.
     @ivar answers: the waiters with their outcomes and moves, in order, for when the batch
         is durable.

@@ -12,7 +12,8 @@ The quiet turn lets batches grow.  New connections are accepted a few a turn (on
 reactors other than uvloop's), and without a quiet turn a batch of one is followed by a
 batch of one for as long as other connections queue.
 
-Pure: the policy is fed with counts and durations, and reads no clock.
+Pure: the policy is fed with counts and durations, and reads no clock.  The durations are
+by the reactor's clock; see L{group_commit}.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ that were answered before are lost, and no more.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -39,7 +38,6 @@ from pexservice.commit.requests import Move, Outcome, Result, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
-    IOnDisk,
     IOwnStore,
     NotTaken,
     OutcomeUnknown,
@@ -81,9 +79,7 @@ class Committer:
         *,
         synchronous: bool = True,
         fatal: Callable[[Failure], None],
-        monotonic: Callable[[], float] = time.perf_counter,
         time_ns: Callable[[], int] = time.time_ns,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         Make the committer of C{store}; L{start} opens the store.
@@ -93,12 +89,9 @@ class Committer:
             process soon.
         """
         self._store = store
-        self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._synchronous = synchronous
         self._fatal = fatal
-        self._group = GroupCommit(
-            self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
-        )
+        self._group = GroupCommit(self, reactor, time_ns=time_ns)
         self.counts = self._group.counts
         # Damage that a read found, for a commit that is still to come.
         self._damage: StoreDamaged | None = None
@@ -107,7 +100,7 @@ class Committer:
         # On only while synchronous commit is off and the store takes its batches.
         self._answers_first = False
         self._answer_first(on=not synchronous)
-        self._refusal_log = RefusalLog(monotonic)
+        self._refusal_log = RefusalLog(reactor.seconds)
 
     def _answer_first(self, *, on: bool) -> None:
         self._answers_first = on
@@ -156,13 +149,6 @@ class Committer:
         return self._group.durable
 
     @property
-    def latest(self) -> State:
-        """
-        Return the state that the disk will have when all applied moves are durable.
-        """
-        return self._group.latest
-
-    @property
     def visible(self) -> State:
         """
         Return the state that readers are shown.
@@ -174,16 +160,7 @@ class Committer:
         """
         Return why no move is taken now, or C{None} if moves are.
         """
-        on_disk = self._on_disk
-        if self._refusal is None and on_disk is not None:
-            return on_disk.shortage()
-        return self._refusal
-
-    def read_current(self) -> Deferred[State]:
-        """
-        Return the visible state.
-        """
-        return succeed(self.visible)
+        return self._refusal or self._store.shortage()
 
     def read_durable(self) -> Deferred[State]:
         """

@@ -1,8 +1,8 @@
 """
 The counters of a committer: plain numbers, counted once a batch.
 
-A counter here is an attribute or an element of a list.  It is read only at a request for
-C{/metrics}; see L{pexservice.metrics}.
+A counter here is an attribute, or an element of a list or a dictionary.  It is read only
+at a request for C{/metrics}; see L{pexservice.metrics}.
 
 Pure: no Twisted, no store, no clock.
 """
@@ -32,9 +32,6 @@ DURATIONS = (
 
 #: Upper bounds of the classes of batch sizes: transitions that shared a commit.
 SIZES = tuple(float(1 << power) for power in range(12))
-
-_KINDS = tuple(Transition)
-_LETTERS = tuple(kind.code for kind in _KINDS)
 
 
 class Histogram:
@@ -82,7 +79,9 @@ class Counts:
     def __init__(self) -> None:
         self.durations = Histogram(DURATIONS)
         self.sizes = Histogram(SIZES)
-        self._outcomes = {outcome: [0] * len(_KINDS) for outcome in OUTCOMES}
+        self._outcomes = {
+            outcome: {kind.code: 0 for kind in Transition} for outcome in OUTCOMES
+        }
 
     def committed(self, size: int, seconds: float) -> None:
         """
@@ -99,13 +98,13 @@ class Counts:
         @param transitions: one byte each, L{Transition}'s code.
         """
         counts = self._outcomes[outcome]
-        for index, letter in enumerate(_LETTERS):
-            counts[index] += transitions.count(letter)
+        for code in counts:
+            counts[code] += transitions.count(code)
 
     def transitions(self) -> Iterator[tuple[Transition, str, int]]:
         """
         Yield how many transitions there were of each kind and outcome.
         """
         for outcome, counts in self._outcomes.items():
-            for kind, count in zip(_KINDS, counts, strict=True):
-                yield kind, outcome, count
+            for code, count in counts.items():
+                yield Transition(code), outcome, count

@@ -16,6 +16,11 @@ being committed, and one I{open}, which gathers.
 The owner of the batches decides whether a move may be made, what a failed commit means,
 and what readers are told; see L{pexservice.commit.committer} and
 L{pexservice.commit.optimistic}.
+
+All times are the reactor's, which is monotonic on both of our reactors.  Another one that
+C{twistd --reactor} names goes by the wall clock, and after a step of that the policy takes
+a commit for longer or shorter than it is, for about a hundred commits: batches wait for
+L{batching_policy.LONGEST_WAIT} at most, or do not wait at all.
 """
 
 from __future__ import annotations
@@ -79,18 +84,12 @@ class GroupCommit:
         owner: IBatchOwner,
         reactor: IReactorTime,
         *,
-        monotonic: Callable[[], float] = time.perf_counter,
         time_ns: Callable[[], int] = time.time_ns,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
-        """
-        @param give_way: lets another process have this processor.
-        """
         self._owner = owner
         self._reactor = reactor
-        self._monotonic = monotonic
+        self._seconds = reactor.seconds
         self._time_ns = time_ns
-        self._give_way = give_way
         self._policy = BatchingPolicy()
         self._neighbours = Neighbours()
         self.counts = Counts()
@@ -127,7 +126,7 @@ class GroupCommit:
         """
         batch = self.open
         if not batch.transitions:
-            batch.began = self._monotonic()
+            batch.began = self._seconds()
         transition = move.transition
         self.latest = state = follow(self.latest, transition, self._neighbours)
         batch.transitions += transition.code
@@ -151,7 +150,7 @@ class GroupCommit:
             before the waiter is told; C{None} if the state is durable.
         """
         if batch is None:
-            self.counts.count(outcome.result.word, move.transition.code)
+            self.counts.count(outcome.result.value, move.transition.code)
             waiter(outcome)
         else:
             batch.unmoved.append((outcome.result, move.transition))
@@ -201,7 +200,7 @@ class GroupCommit:
         takes a fifth of that.
         """
         self._timer = None
-        batch, now = self.open, self._monotonic()
+        batch, now = self.open, self._seconds()
         waiting = len(batch.transitions)
         quiet = waiting == batch.considered
         if quiet:
@@ -214,7 +213,7 @@ class GroupCommit:
         else:
             if quiet:
                 # The callers that are waited for may be waiting for this very processor.
-                self._give_way()
+                os.sched_yield()
             self._timer = self._reactor.callLater(0, self._consider)
 
     def hurry(self) -> None:
@@ -240,10 +239,10 @@ class GroupCommit:
         batch, after = self.open, self.latest
         self.under_way, self.open = batch, OpenBatch(after)
         self._phase = Phase.COMMITTING
-        started = self._monotonic()
+        started = self._seconds()
 
         def taken(_: None) -> None:
-            size, seconds = len(batch.transitions), self._monotonic() - started
+            size, seconds = len(batch.transitions), self._seconds() - started
             self._policy.committed(size, seconds)
             self.counts.committed(size, seconds)
             self.under_way, self._phase = None, Phase.RESTING
@@ -276,7 +275,7 @@ class GroupCommit:
             self.hurry()
         elif arrived and self._phase is Phase.RESTING:
             self.open.considered = len(self.open.transitions)
-            self.open.considered_at = self._monotonic()
+            self.open.considered_at = self._seconds()
             self._gather()
         if self.is_idle:
             draining, self._draining = self._draining, []
@@ -302,7 +301,7 @@ class GroupCommit:
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for result, transition in batch.unmoved:
-            self.counts.count(result.word if error is None else failed, transition.code)
+            self.counts.count(result.value if error is None else failed, transition.code)
         for waiter, outcome, _ in batch.answers:
             try:
                 waiter(error or outcome)

@@ -30,7 +30,7 @@ class ICommitter(Interface):
     visible: State = Attribute("The newest state that may be shown.")
 
     shows_visible: bool = Attribute(
-        "Whether L{visible} is what L{read_current} reads; else only the store can tell."
+        "Whether requests are shown L{visible}; else, what L{read_durable} reads."
     )
 
     refusal: NotTaken | None = Attribute("Why nothing is taken now, if so.")
@@ -75,13 +75,6 @@ class ICommitter(Interface):
         The error is L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.  C{waiter} may be
         called before this method returns.  Outcomes of moves that were applied come in the
         order of the moves.
-        """
-
-    def read_current() -> Deferred[State]:
-        """
-        Read the state to show to a request that comes now.
-
-        @raise NotTaken: the store cannot be read.
         """
 
     def read_durable() -> Deferred[State]:

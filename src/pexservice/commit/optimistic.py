@@ -16,7 +16,6 @@ and again, and until it answers no move is taken.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -61,9 +60,7 @@ class OptimisticCommitter:
         reactor: IReactorTime,
         *,
         fatal: Callable[[Failure], None],
-        monotonic: Callable[[], float] = time.perf_counter,
         time_ns: Callable[[], int] = time.time_ns,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
         Make the committer of C{store}; L{start} opens the store.
@@ -73,9 +70,7 @@ class OptimisticCommitter:
         """
         self._store = store
         self._fatal = fatal
-        self._group = GroupCommit(
-            self, reactor, monotonic=monotonic, time_ns=time_ns, give_way=give_way
-        )
+        self._group = GroupCommit(self, reactor, time_ns=time_ns)
         self.counts = self._group.counts
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
         self._unmet_conditions = UnmetConditions(
@@ -141,13 +136,11 @@ class OptimisticCommitter:
 
     # Reads.
 
-    def read_current(self) -> Deferred[State]:
+    def read_durable(self) -> Deferred[State]:
         """
         Read the state that the store has.
         """
         return self._reader.read() if self.unread is None else fail(self.unread)
-
-    read_durable = read_current
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

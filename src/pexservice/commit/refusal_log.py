@@ -22,8 +22,8 @@ class RefusalLog:
 
     _log = Logger()
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
         self._count = 0
         self._log_at = -math.inf
 
@@ -34,7 +34,7 @@ class RefusalLog:
         The new line counts all transitions that were refused since the last one.
         """
         self._count += count
-        now = self._monotonic()
+        now = self._seconds()
         if now >= self._log_at:
             self._log.error(
                 "{refusal}: {lost} transitions were refused",

@@ -27,7 +27,9 @@ class KeyReused(Exception):
 
 class Result(Enum):
     """
-    The result of a move.
+    The result of a move, by the word that it is counted as.
+
+    The words are in L{pexservice.commit.counters.OUTCOMES}.
     """
 
     #: The cursor moved.
@@ -36,15 +38,6 @@ class Result(Enum):
     REPLAYED = "replayed"
     #: The cursor did not move, for the move's condition was not met.
     PRECONDITION_FAILED = "unmet"
-
-    @property
-    def word(self) -> str:
-        """
-        Return the word that the result is counted as.
-
-        The words are in L{pexservice.commit.counters.OUTCOMES}.
-        """
-        return self.value
 
 
 class Outcome(NamedTuple):

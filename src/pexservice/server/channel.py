@@ -18,15 +18,15 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.http_headers import Headers
+from twisted.web.server import Site
 
 from pexservice.server.access_log import escaped
 from pexservice.server.fast_path import FastPath
-from pexservice.server.interfaces import IConnection, ISite, Phase
+from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.parser import Parser
 from pexservice.server.plans import Framing
 from pexservice.server.request import PexRequest
 from pexservice.server.responses import head, render
-from pexservice.web.operations import ISender
 from pexservice.web.parameters import (
     CONNECTION,
     FORWARDED_FOR,
@@ -57,7 +57,6 @@ class PexChannel(Parser):
     The HTTP channel of one connection, which answers the requests that have to be parsed.
     """
 
-    site: ISite
     transport: ITCPTransport
     requestFactory = PexRequest
 
@@ -72,12 +71,14 @@ class PexChannel(Parser):
     # The head of an answer, which is sent together with what follows it.
     _head = b""
 
-    def __init__(self, connection: IConnection, fast_path: FastPath) -> None:
+    def __init__(self, connection: IConnection, fast_path: FastPath, site: Site) -> None:
         """
         @param connection: the protocol that has the transport and its events.
         """
         super().__init__()
-        self._connection = connection
+        self.callLater = fast_path.call_later  # type: ignore[method-assign,assignment]
+        self.site = site
+        self.connection = connection
         self._fast_path = fast_path
 
     @property
@@ -85,14 +86,7 @@ class PexChannel(Parser):
         """
         Return whether the connection's last answer was given.
         """
-        return self._connection.phase in (Phase.DRAINING, Phase.CLOSED)
-
-    @property
-    def sender(self) -> ISender:
-        """
-        Return the connection, as the origin of its requests.
-        """
-        return ISender(self._connection)
+        return self.connection.phase in (Phase.DRAINING, Phase.CLOSED)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -120,7 +114,7 @@ class PexChannel(Parser):
         """
         if self.is_over:
             return
-        connection = self._connection
+        connection = self.connection
         # The connection was at rest, so these bytes are the beginning of a request.
         alone = connection.phase is Phase.IDLE
         connection.phase = Phase.RECEIVING
@@ -151,8 +145,13 @@ class PexChannel(Parser):
     def completed(self, request: Request) -> None:
         """
         Take notice that C{request} is complete, before it is answered.
+
+        If the worker stops, the answer will be its connection's last.
         """
-        self._connection.receiving_since = 0.0
+        if self._fast_path.connections.closing:
+            self.persistent = False
+            request.setHeader(CONNECTION, b"close")
+        self.connection.receiving_since = 0.0
         self._completed += (cast(PexRequest, request),)
 
     def checkPersistence(self, request: PexRequest, version: bytes) -> bool:
@@ -208,7 +207,7 @@ class PexChannel(Parser):
         """
         if self._head:
             self.write(b"")
-        connection = self._connection
+        connection = self.connection
         connection.answered = True
         fast_path = self._fast_path
         fast_path.requests.parsed(request.path, request.method, request.code)
@@ -216,7 +215,7 @@ class PexChannel(Parser):
             line = b" ".join((request.method, request.uri, request.clientproto))
             arguments = read(request.requestHeaders)
             fast_path.tell(
-                self.sender, arguments, escaped(line), request.code, request.sentLength
+                self.connection, arguments, escaped(line), request.code, request.sentLength
             )
         if self.persistent and self.has_input:
             # The next request is here already.  It waits for the next turn of the
@@ -255,7 +254,7 @@ class PexChannel(Parser):
         """
         Record that the client does not take what is sent.
         """
-        connection = self._connection
+        connection = self.connection
         connection.blocked_since = connection.blocked_since or self._fast_path.seconds()
         super().pauseProducing()
 
@@ -263,7 +262,7 @@ class PexChannel(Parser):
         """
         Record that the client has taken what was sent, and go on with a pipeline.
         """
-        self._connection.blocked_since = 0.0
+        self.connection.blocked_since = 0.0
         super().resumeProducing()
         if self.paused:
             self.pause_reading()
@@ -278,16 +277,16 @@ class PexChannel(Parser):
         fast_path, arguments = self._fast_path, self.arguments()
         performer = fast_path.performer
         if problem.status in _ITS_FAULT:
-            charged = performer.charge(self.sender, arguments.get(FORWARDED_FOR))
+            charged = performer.charge(self.connection, arguments.get(FORWARDED_FOR))
             problem = charged or problem
-        self._connection.phase = Phase.DRAINING
+        self.connection.phase = Phase.DRAINING
         fast_path.requests.refused(problem.status)
         headers = performer.browser_headers(arguments.get(ORIGIN, ()))
         reply = problem.reply(preferences(arguments).problem)
         self.transport.write(render(_LAST, headers, reply, bodiless=self.is_head))
         length = 0 if self.is_head else len(reply.body)
         line = escaped(self.line or b"- - -")
-        fast_path.tell(self.sender, arguments, line, problem.status, length)
+        fast_path.tell(self.connection, arguments, line, problem.status, length)
         if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
             self.setTimeout(LINGER)
@@ -298,7 +297,7 @@ class PexChannel(Parser):
         """
         Close the connection when everything was sent.
         """
-        connection = self._connection
+        connection = self.connection
         connection.phase = Phase.DRAINING
         # A client that does not take the rest has stalled, as in any other phase.
         connection.blocked_since = connection.blocked_since or self._fast_path.seconds()

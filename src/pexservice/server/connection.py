@@ -10,7 +10,6 @@ is under way on the connection, so answers keep their order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from http import HTTPStatus
 
@@ -23,6 +22,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web.server import Site
 from zope.interface import implementer
 
 from pexservice.commit.requests import Result
@@ -33,7 +33,7 @@ from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import REQUEST_TIMEOUT, Admission
 from pexservice.server.plans import Recognized, Shape
 from pexservice.web.clients import Caller
-from pexservice.web.operations import Answer, ISender, kind_of, log_bug
+from pexservice.web.operations import Answer, kind_of, log_bug
 from pexservice.web.problems import (
     internal_error,
     problem_of,
@@ -57,7 +57,7 @@ class Transport(ITransport, IConsumer, IPushProducer):
     """
 
 
-@implementer(IConnection, ISender, IHalfCloseableProtocol, IPushProducer)
+@implementer(IConnection, IHalfCloseableProtocol, IPushProducer)
 class Connection(Protocol):
     """
     The protocol of a connection, on whatever transport.
@@ -68,12 +68,7 @@ class Connection(Protocol):
 
     transport: Transport
 
-    def __init__(
-        self, fast_path: FastPath, make_channel: Callable[[Connection], PexChannel]
-    ) -> None:
-        """
-        @param make_channel: makes the channel that parses the requests of a connection.
-        """
+    def __init__(self, fast_path: FastPath, site: Site) -> None:
         # All that a request uses is set here: Python finds what an instance has from the
         # beginning in a third of the time.
         self.fast_path = fast_path
@@ -85,7 +80,7 @@ class Connection(Protocol):
         self.blocked_since = 0.0
         self.shapes: tuple[Shape, ...] = ()
         self.channel: PexChannel | None = None
-        self._make_channel = make_channel
+        self._site = site
         # The request that is performed here.
         self._request: Recognized | None = None
         # The input that came while that request was performed.
@@ -148,7 +143,7 @@ class Connection(Protocol):
         The channel also takes this protocol's place as the transport's producer.
         """
         self.transport.unregisterProducer()
-        self.channel = channel = self._make_channel(self)
+        self.channel = channel = PexChannel(self, self.fast_path, self._site)
         channel.makeConnection(self.transport)
         if self.blocked_since:
             channel.pauseProducing()

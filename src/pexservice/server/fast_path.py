@@ -12,10 +12,9 @@ from pexservice.server.plan_cache import PlanCache
 from pexservice.server.plans import Framing, Plan
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.responses import Responses
-from pexservice.web.operations import Call, ISender, Operation
+from pexservice.web.operations import ISender, Operation
 from pexservice.web.parameters import FORWARDED_FOR, Arguments
 from pexservice.web.performer import Performer
-from pexservice.web.problems import Problem
 
 
 class FastPath:
@@ -36,31 +35,20 @@ class FastPath:
         reactor: IReactorTime,
         *,
         log: AccessLog | None = None,
-        remembers: bool = True,
     ) -> None:
         """
         Make the shared state, with an empty plan cache.
 
         @param log: the access log, if there is one.
-        @param remembers: C{False} to have every request parsed.
         """
         self.performer = performer
         self.connections = connections
         self.responses = Responses()
         self.requests = RequestCounters()
-        self.cache = PlanCache(self._bind, performer.meanings(), logs=log is not None)
+        self.cache = PlanCache(performer.bind, performer.meanings(), logs=log is not None)
         self.log = log
         self.seconds = connections.seconds
         self.call_later = reactor.callLater
-        if not remembers:
-            self.cache.retire()
-
-    def _bind(self, operation: Operation, arguments: Arguments) -> Call | None:
-        try:
-            return self.performer.bind(operation, arguments)
-        except Problem:
-            # The performer refuses it again each time.
-            return None
 
     def learn(
         self, head: bytes, operation: Operation, path: bytes, framing: Framing
@@ -99,9 +87,3 @@ class FastPath:
         if self.log is not None:
             self.log.tick()
         self.cache.tick()
-
-    def retire(self) -> None:
-        """
-        Have every request parsed from now on.
-        """
-        self.cache.retire()

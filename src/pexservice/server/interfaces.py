@@ -1,19 +1,14 @@
 """
 The interfaces between the parts of a worker's server, and the phases of a connection.
 
-They prevent circular imports: a connection makes channels, which change its phase; the site
-makes connections, which need the site.
+They prevent circular imports: a connection makes channels, which change its phase.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-from twisted.web.resource import Resource
-from zope.interface import Interface
-
 from pexservice.web.operations import ISender
-from pexservice.web.problems import Problem
 
 
 class Phase(Enum):
@@ -33,7 +28,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class IConnection(Interface):
+class IConnection(ISender):
     """
     A connection, as the table of connections and the channel that parses for it see it.
 
@@ -71,37 +66,4 @@ class IConnection(Interface):
     def abort() -> None:
         """
         Close the connection at once, whatever was not sent.
-        """
-
-
-class ISite(Interface):
-    """
-    The site, as the requests that it answers see it.
-    """
-
-    #: The root of the resource tree.
-    resource: Resource
-    #: Whether the worker stops, so that each answer is its connection's last.
-    closing: bool
-
-
-class IChannel(Interface):
-    """
-    The parser of a connection's requests, as each of them sees it.
-    """
-
-    site: ISite
-    #: The connection, as far as answers depend on it.
-    sender: ISender
-    #: Whether the connection goes on after the present answer.
-    persistent: bool
-
-    def refuse(problem: Problem) -> None:
-        """
-        Answer C{problem}, and nothing more on this connection.
-        """
-
-    def loseConnection() -> None:
-        """
-        Close the connection when everything written was sent.
         """

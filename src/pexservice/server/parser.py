@@ -15,7 +15,9 @@ import re
 from typing import Any
 
 from twisted.web.http import HTTPChannel, Request
+from twisted.web.server import Site
 
+from pexservice.server.interfaces import IConnection
 from pexservice.server.plain_heads import MOST_HEADERS, is_host
 from pexservice.web import problems
 from pexservice.web.parameters import HOST, TRANSFER_ENCODING, Arguments, read
@@ -43,7 +45,13 @@ ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 class Parser(HTTPChannel):
     """
     The parser of one connection's requests.
+
+    @ivar connection: the connection that they come on.
+    @ivar site: the site, whose one resource answers them.
     """
+
+    connection: IConnection
+    site: Site
 
     maxHeaders = MOST_HEADERS
     # The longest line, which is a header of the largest size or a request line.

@@ -171,9 +171,7 @@ class PlanCache:
 
     def _keep(self, head: bytes, recognized: Recognized) -> None:
         if len(self.exact) >= MOST_EXACT:
-            self._exact_before = dict(self.exact)
-            # It stays the same dictionary, because connections hold on to it.
-            self.exact.clear()
+            self._exact_before, self.exact = self.exact, {}
         self.exact[head] = recognized
 
     def _shape(self, found: Head, first: int, last: int) -> Shape | None:
@@ -182,24 +180,13 @@ class PlanCache:
         """
         if not first or last - first >= MOST_HOLES or not self._may_make:
             return None
-        lines = found.lines
-        before, behind = lines[:first], lines[last + 1 :]
+        before, behind = found.lines[:first], found.lines[last + 1 :]
         prefix = b"".join([line + b"\r\n" for line in before])
         suffix = b"".join([b"\r\n" + line for line in behind]) + b"\r\n\r\n"
-        shape = self._shapes.get((prefix, suffix))
-        if shape is None and len(prefix) + len(suffix) <= LONGEST_SHAPE:
-            self._may_make -= 1
-            shape = self._make(found, before, behind, prefix, suffix)
-        return shape
-
-    def _make(
-        self,
-        found: Head,
-        before: list[bytes],
-        behind: list[bytes],
-        prefix: bytes,
-        suffix: bytes,
-    ) -> Shape | None:
+        known = self._shapes.get((prefix, suffix))
+        if known is not None or len(prefix) + len(suffix) > LONGEST_SHAPE:
+            return known
+        self._may_make -= 1
         key: list[Hashable] = [None] * len(found.key)
         arguments: Arguments = {}
         for line in (*before, *behind):

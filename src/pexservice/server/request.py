@@ -13,8 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from zope.interface import implementer
 
-from pexservice.server.interfaces import IChannel
-from pexservice.server.parser import ABSOLUTE, LARGEST_BODY
+from pexservice.server.parser import ABSOLUTE, LARGEST_BODY, Parser
 from pexservice.web import problems
 from pexservice.web.clients import Caller
 from pexservice.web.guard import send
@@ -32,7 +31,7 @@ class PexRequest(server.Request):
     @ivar operation: what it was found to mean; set by the resource.
     """
 
-    channel: IChannel  # type: ignore[assignment]
+    channel: Parser
 
     operation: Operation | None = None
 
@@ -43,7 +42,7 @@ class PexRequest(server.Request):
         """
         Return the connection that the request came on, as far as answers depend on it.
         """
-        return self.channel.sender.caller
+        return self.channel.connection.caller
 
     def gotLength(self, length: int | None) -> None:
         """
@@ -77,13 +76,9 @@ class PexRequest(server.Request):
         Unlike the inherited method, this one does not name the server's version, does not
         decode the path, and goes straight to the one resource.
         """
-        site = self.channel.site
-        if site.closing:
-            self.channel.persistent = False
-            self.setHeader(CONNECTION, b"close")
         self.prepath, self.postpath = [], self.path[1:].split(b"/")
         try:
-            self.render(site.resource)
+            self.render(self.channel.site.resource)
         except Exception:  # noqa: BLE001 whatever it is, the caller is answered
             self.processingFailed(Failure())
 

@@ -7,21 +7,16 @@ from __future__ import annotations
 from typing import TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
-from zope.interface import implementer
 
 from pexservice.process.periodic import Periodic
-from pexservice.server.channel import PexChannel
 from pexservice.server.connection import Connection
 from pexservice.server.fast_path import FastPath
-from pexservice.server.interfaces import ISite
 
 C = TypeVar("C", bound=Connection)
 
 
-@implementer(ISite)
 class PexSite(Site):
     """
     The factory of one worker's connections.
@@ -53,21 +48,7 @@ class PexSite(Site):
         """
         Return a new connection of C{kind}.
         """
-        return kind(self.fast_path, self._channel)
-
-    def _channel(self, connection: Connection) -> PexChannel:
-        channel = PexChannel(connection, self.fast_path)
-        channel.factory = channel.site = self
-        channel.callLater = self.reactor.callLater  # type: ignore[method-assign,assignment]
-        channel.timeOut = None
-        return channel
-
-    @property
-    def closing(self) -> bool:
-        """
-        Return whether the worker stops, so that each answer is its connection's last.
-        """
-        return self.fast_path.connections.closing
+        return kind(self.fast_path, self)
 
     def acceptableProtocols(self) -> list[bytes]:
         """
@@ -77,11 +58,6 @@ class PexSite(Site):
         ours speaks it.
         """
         return [b"http/1.1"]
-
-    def log(self, request: Request) -> None:
-        """
-        Do nothing: the channel writes the access log.
-        """
 
     def startFactory(self) -> None:
         """

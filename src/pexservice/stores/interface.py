@@ -176,11 +176,6 @@ class IOnDisk(Interface):
     A store that takes room on a disk of this machine.
     """
 
-    def shortage() -> NotTaken | None:
-        """
-        Return, without blocking, why no batch would be taken now, if the disk is full.
-        """
-
     def oldest_snapshot() -> Snapshot | None:
         """
         Return, without blocking, the oldest state that a process reads, if there is one.
@@ -246,6 +241,11 @@ class IOwnStore(IStore):
         Return at once the result that L{recall} fires with.
 
         Every batch whose commit has ended is known here, and the one under way may be.
+        """
+
+    def shortage() -> NotTaken | None:
+        """
+        Return, without blocking, why no batch would be taken now, if the disk is full.
         """
 
 

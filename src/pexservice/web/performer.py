@@ -170,17 +170,19 @@ class Performer:
         if not hosts.answers_to(host) and sender.caller.checks_host:
             raise hosts.refusal(host)
 
-    def bind(self, operation: Operation, arguments: Arguments) -> Call:
+    def bind(self, operation: Operation, arguments: Arguments) -> Call | None:
         """
-        Return the call that does C{operation}.
+        Return the call that does C{operation}, or C{None} if that is refused.
 
         Everything but the client's rate and the C{Host} is checked here.
-
-        @raise Problem: the first reason to refuse the operation.
         """
         any_way = self._hosts.answers_to(arguments.get(HOST, (None,))[0])
         any_time = any_way and self._limit is None
-        return Call(self._act(operation, arguments), any_way, any_time)
+        try:
+            return Call(self._act(operation, arguments), any_way, any_time)
+        except Problem:
+            # It is refused again each time that it is asked for.
+            return None
 
     def _act(self, operation: Operation, arguments: Arguments) -> Act:
         """
@@ -239,7 +241,7 @@ def _reading(committer: ICommitter, conditions: Conditions) -> Act:
             if conditions is UNCONDITIONAL:
                 return VALUE, state
             return kind_of_read(conditions, state), state
-        committer.read_current().addCallbacks(
+        committer.read_durable().addCallbacks(
             lambda state: answer((kind_of_read(conditions, state), state)),
             lambda failure: answer(_error(failure)),
         ).addErrback(log_bug)

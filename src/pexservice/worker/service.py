@@ -314,7 +314,7 @@ class Worker(Service):
         connections, committer = self._connections, self._committer
         connections.closing = True
         if self._fast_path is not None:
-            self._fast_path.retire()
+            self._fast_path.cache.retire()
         if self._events is not None:
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:

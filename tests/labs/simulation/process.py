@@ -136,12 +136,7 @@ class Process:
         self.spoke_at = machine.seconds()
         self.store = CrashableStore(disk=machine.disk)
         self.committer = Committer(
-            self.store,
-            self.clock,
-            fatal=self._failed,
-            monotonic=self.clock.seconds,
-            time_ns=lambda: 0,
-            give_way=lambda: None,
+            self.store, self.clock, fatal=self._failed, time_ns=lambda: 0
         )
         self._notifier = Notifier(self._send, WATCHDOG)
         self._state: tuple[str, ...] = ()

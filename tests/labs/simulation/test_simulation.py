@@ -53,7 +53,7 @@ def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def latest(committer: Committer) -> State:
-        return committer.latest
+        return committer._group.latest
 
     monkeypatch.setattr(Committer, "visible", property(latest))
     with pytest.raises(Wrong, match=r"seed \d+: ") as found:

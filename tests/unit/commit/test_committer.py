@@ -14,98 +14,26 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from pexservice.commit.batching_policy import LONGEST_WAIT
-from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST, Committer
+from pexservice.commit.committer import Committer
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.refusal_log import LOG_INTERVAL
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
-    IOnDisk,
     NotTaken,
     OutcomeUnknown,
     Remembered,
     Row,
     StoreDamaged,
 )
+from tests.support.committer_bench import Bench
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.moves import submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
-
-
-class Bench:
-    """
-    A committer on a store whose commits the test ends, and a clock it turns.
-    """
-
-    def __init__(
-        self,
-        *,
-        held: bool = True,
-        synchronous: bool = True,
-        store: MemoryStore | None = None,
-    ) -> None:
-        self.store = store or MemoryStore(held=held)
-        self.clock = Turns()
-        self.fatal: list[Failure] = []
-        self.order: list[int] = []
-        self.committer = Committer(
-            self.store,
-            self.clock,
-            synchronous=synchronous,
-            fatal=self.fatal.append,
-            monotonic=self.clock.seconds,
-            time_ns=lambda: 7,
-        )
-        now(Deferred.fromCoroutine(self.committer.start()))
-
-    def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
-        """
-        Submit a move.
-
-        @return: a list that gets the outcome, (result, revision, position), or the
-            exception.
-        """
-        results: list[object] = []
-
-        def done(outcome: Outcome) -> None:
-            self.order.append(outcome.state.revision)
-            results.append((outcome.result, outcome.state.revision, outcome.state.position))
-
-        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
-            done, lambda failure: results.append(failure.value)
-        )
-        return results
-
-    def turn(self) -> None:
-        """
-        Make the reactor's turn that brought the submissions, and one that brings nothing.
-        """
-        self.clock.turn()
-        self.clock.turn()
-
-    def commit(self, count: int = 1) -> None:
-        """
-        Submit C{count} steps and let them become durable.
-        """
-        for _ in range(count):
-            self.submit()
-        self.turn()
-        self.store.finish()
-
-    def counted(self) -> dict[str, int]:
-        """
-        Return the counts of outcomes, by outcome word and first letter of the transition.
-        """
-        return {
-            f"{outcome} {kind.word[0]}": count
-            for kind, outcome, count in self.committer.counts.transitions()
-            if count
-        }
 
 
 @pytest.fixture
@@ -122,13 +50,6 @@ def test_keeps_the_interface(bench: Bench) -> None:
     """
     assert verifyObject(ICommitter, bench.committer)
     assert verifyObject(IBatchOwner, bench.committer)
-
-
-def sizes(bench: Bench) -> list[int]:
-    """
-    Return how many transitions each batch had.
-    """
-    return [len(batch.transitions) for batch in bench.store.batches]
 
 
 def test_answers_when_durable(bench: Bench) -> None:
@@ -174,7 +95,7 @@ def test_company_under_way(bench: Bench) -> None:
     assert bench.store.under_way is not None
     assert bench.store.under_way.transitions == b"nnnnn"
     bench.store.finish()
-    assert sizes(bench) == [1, 5]
+    assert bench.sizes() == [1, 5]
     assert bench.order == [1, 2, 3, 4, 5, 6]
 
 
@@ -196,7 +117,7 @@ def test_waits_for_company(bench: Bench) -> None:
     assert bench.store.under_way is None
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
-    assert sizes(bench) == [4, 4, 1]
+    assert bench.sizes() == [4, 4, 1]
 
 
 def test_an_answer_that_brings_the_next_request() -> None:
@@ -338,7 +259,7 @@ def test_a_condition(bench: Bench) -> None:
     bench.store.finish()
     assert met == [(Result.APPLIED, 4, 4)]
     assert bench.submit(condition=lambda _: False) == [(Result.PRECONDITION_FAILED, 4, 4)]
-    assert bench.committer.latest.revision == 4
+    assert bench.latest.revision == 4
 
 
 def test_a_condition_sees_moves_under_way(bench: Bench) -> None:
@@ -383,7 +304,7 @@ def test_a_key_is_used_once(bench: Bench) -> None:
     on_disk = bench.submit(key=b"k")
     assert first == [(Result.APPLIED, 1, 1)]
     assert gathering == under_way == on_disk == [(Result.REPLAYED, 1, 1)]
-    assert bench.committer.latest.revision == 2
+    assert bench.latest.revision == 2
 
 
 def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
@@ -591,18 +512,6 @@ def test_failed_batches_are_counted(bench: Bench, failure: Exception, word: str)
     assert bench.counted() == {f"{word} n": 2, "not_taken r": 1, last: 1}
 
 
-def test_answered_first_and_lost() -> None:
-    """
-    With synchronous commit off, steps are counted when on disk, and not when answered.
-    """
-    bench = Bench(synchronous=False)
-    bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
-    assert bench.counted() == {}
-    bench.store.finish(NotTaken("full"))
-    assert bench.counted() == {"not_taken n": 1}
-
-
 def test_many_refusals_are_few_lines() -> None:
     """
     The log has a line a second with how many steps were refused, whatever their number.
@@ -629,14 +538,7 @@ def test_a_full_disk_is_not_ready() -> None:
     The committer is unready for as long as its store says that the disk is full.
     """
 
-    @implementer(IOnDisk)
     class Full(MemoryStore):
-        def space(self) -> None:
-            return None
-
-        def oldest_snapshot(self) -> None:
-            return None
-
         def shortage(self) -> NotTaken | None:
             return NotTaken("disk full") if full else None
 
@@ -667,120 +569,6 @@ def test_one_failing_waiter() -> None:
     assert not bench.fatal
 
 
-class TestAnswerFirst:
-    """
-    The tests with synchronous commit off.
-    """
-
-    @pytest.fixture
-    def bench(self) -> Bench:
-        """
-        Provide a bench with held commits that are answered before they end.
-        """
-        return Bench(synchronous=False)
-
-    def test_answers_at_once(self, bench: Bench) -> None:
-        """
-        The answer and the state that readers see do not wait for the disk.
-
-        The commit follows within C{LONGEST_DELAY}.
-        """
-        assert bench.submit() == [(Result.APPLIED, 1, 1)]
-        assert bench.committer.visible.revision == 1
-        assert bench.submit(key=b"k") == [(Result.APPLIED, 2, 2)]
-        assert bench.submit(key=b"k") == [(Result.REPLAYED, 2, 2)]
-        assert bench.store.under_way is None
-        bench.clock.turn(LONGEST_DELAY)
-        assert bench.store.under_way is not None
-        bench.submit()
-        bench.store.finish()
-        bench.clock.turn(LONGEST_DELAY)
-        bench.store.finish()
-        assert sizes(bench) == [2, 1]
-
-    def test_a_disk_that_hangs(self, bench: Bench) -> None:
-        """
-        While a commit hangs, only C{MOST_ANSWERED_FIRST} more steps are answered at once.
-
-        They are answered ahead of the next commit, and the other steps wait for that
-        commit.  Then answers come at once again.
-        """
-        bench.submit()
-        bench.clock.turn(LONGEST_DELAY)
-        ahead = [bench.submit() for _ in range(MOST_ANSWERED_FIRST)]
-        assert all(ahead)
-        waiting = bench.submit()
-        assert waiting == []
-        bench.store.finish()
-        assert waiting == []
-        bench.clock.turn(LONGEST_DELAY)
-        assert bench.submit() == [
-            (Result.APPLIED, MOST_ANSWERED_FIRST + 3, MOST_ANSWERED_FIRST + 3)
-        ]
-        bench.store.finish()
-        assert waiting == [
-            (Result.APPLIED, MOST_ANSWERED_FIRST + 2, MOST_ANSWERED_FIRST + 2)
-        ]
-        assert sizes(bench) == [1, MOST_ANSWERED_FIRST + 1]
-
-    def test_a_step_that_waited_is_refused_with_the_others(self, bench: Bench) -> None:
-        """
-        A step that waited for a batch is refused with the others if the batch is not taken.
-        """
-        for _ in range(MOST_ANSWERED_FIRST):
-            bench.submit()
-        waiting = bench.submit()
-        bench.clock.turn(LONGEST_DELAY)
-        bench.store.finish(NotTaken("full"))
-        (refusal,) = waiting
-        assert isinstance(refusal, NotTaken)
-
-    def test_drain(self, bench: Bench) -> None:
-        """
-        Draining leaves nothing uncommitted.
-        """
-        bench.submit()
-        bench.clock.turn(LONGEST_DELAY)
-        bench.submit()
-        drained: list[None] = []
-        bench.committer.drain().addCallback(drained.append)
-        bench.store.finish()
-        assert drained == []
-        bench.store.finish()
-        assert drained == [None]
-        assert sizes(bench) == [1, 1]
-
-    def test_a_store_that_refuses(self, bench: Bench) -> None:
-        """
-        Once the store has refused answered steps, no step is answered before its commit.
-
-        This ends when the store takes a batch again.
-        """
-        bench.submit()
-        bench.clock.turn(LONGEST_DELAY)
-        bench.store.finish(NotTaken("full"))
-        assert bench.committer.visible.revision == 0
-        waits = bench.submit()
-        assert waits == []
-        bench.turn()
-        bench.store.finish()
-        assert waits == [(Result.APPLIED, 1, 1)]
-        assert bench.submit() == [(Result.APPLIED, 2, 2)]
-
-    def test_an_unknown_outcome(self, bench: Bench) -> None:
-        """
-        After a commit of unknown outcome the process is told to end.
-
-        Readers are not shown steps that may be lost.
-        """
-        bench.submit()
-        bench.clock.turn(LONGEST_DELAY)
-        bench.store.finish(OSError("Input/output error"))
-        assert len(bench.fatal) == 1
-        assert bench.committer.visible.revision == 0
-        assert isinstance(bench.submit()[0], NotTaken)
-
-
 class AnyOrder(RuleBasedStateMachine):
     """
     A committer for which requests arrive and commits end in any order.
@@ -803,7 +591,7 @@ class AnyOrder(RuleBasedStateMachine):
         """
         Submit a step, maybe with a key, maybe with a precondition that holds or does not.
         """
-        revision = self.bench.committer.latest.revision
+        revision = self.bench.latest.revision
         condition = (
             None if behind is None else lambda now: now.revision == revision - behind
         )

@@ -215,13 +215,7 @@ class Cluster:
         """
         way = line(self.etcd, self.clock, self.chance, far)
         store = EtcdStore(way, "p/")
-        committer = OptimisticCommitter(
-            store,
-            self.clock,
-            fatal=self.failures.append,
-            monotonic=self.clock.seconds,
-            give_way=lambda: None,
-        )
+        committer = OptimisticCommitter(store, self.clock, fatal=self.failures.append)
         node = Node(committer, way, callers)
         self.nodes.append(node)
 

@@ -46,9 +46,7 @@ class Node:
             EtcdStore(self.caller, "p/"),
             clock,
             fatal=self.fatal.append,
-            monotonic=clock.seconds,
             time_ns=lambda: 7,
-            give_way=lambda: None,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
         self.caller.open = False
@@ -73,7 +71,7 @@ class Node:
         @return: a list that gets (revision, position), or the exception.
         """
         told: list[object] = []
-        self.committer.read_current().addCallbacks(
+        self.committer.read_durable().addCallbacks(
             lambda state: told.append((state.revision, state.position)),
             lambda failure: told.append(failure.value),
         )
@@ -501,7 +499,7 @@ class Chance:
             self._fail(node, request, failure.value)
 
         if request.operation is None:
-            looked = node.committer.read_current()
+            looked = node.committer.read_durable()
             looked.addCallbacks(
                 lambda state: self._end(
                     node,

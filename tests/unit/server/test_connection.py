@@ -239,9 +239,9 @@ def test_one_too_many() -> None:
     fourth = server.connect()
     assert statuses(fourth) == [503]
     assert fourth.closed
-    latest = server.committer.latest
+    latest = server.committer._group.latest
     fourth.protocol.dataReceived(NEXT)
-    assert server.committer.latest == latest
+    assert server.committer._group.latest == latest
     assert not second.closed
 
 
@@ -250,7 +250,7 @@ def test_retired(server: Server) -> None:
     When the worker stops, every answer says that it is the connection's last.
     """
     server.connections.closing = True
-    server.fast_path.retire()
+    server.fast_path.cache.retire()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
     assert server.fast_path.requests.hits() == 0

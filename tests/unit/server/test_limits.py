@@ -19,6 +19,7 @@ from pexservice.server.limits import (
     Admission,
     Connections,
 )
+from pexservice.web.clients import Caller
 from tests.support.fakes import Turns
 
 BUSY = Phase.ANSWERING
@@ -32,6 +33,7 @@ class Fake:
     A connection that writes down what happens to it.
     """
 
+    caller: Caller = field(init=False)
     last_active: float = 0.0
     phase: Phase = Phase.IDLE
     answered: bool = True

@@ -183,7 +183,7 @@ def test_retired(server: Server) -> None:
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 3), wire=wire)
-    server.fast_path.retire()
+    server.fast_path.cache.retire()
     heads = [*identified(CURRENT, 2), CURRENT + b"\r\n"]
     assert parsed(server, *heads, wire=wire) == 3
     assert parsed(server, *heads) == 3

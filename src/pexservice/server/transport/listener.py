@@ -1,5 +1,5 @@
 """
-The acceptor of connections, which takes many in one turn of the loop.
+The listening port of uvloop's reactor, which accepts many connections in one turn.
 
 uvloop's own servers accept one connection in a turn of its loop, and make a transport of
 each at once.  A client that opens a connection for each request would pay for that every
@@ -14,7 +14,6 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,7 +24,7 @@ from zope.interface import implementer
 
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.server.interfaces import Phase
-from pexservice.server.limits import Admission, Connections
+from pexservice.server.limits import Admission
 from pexservice.server.site import PexSite
 from pexservice.server.transport.native_connection import (
     NativeConnection,
@@ -45,35 +44,31 @@ SHUTDOWN_TIMEOUT = 2
 PAUSE = 0.1
 
 
-class Acceptor:
+@implementer(IListeningPort)
+class NativePort:
     """
-    The acceptor of one listening socket.
+    A port that Twisted has opened and uvloop accepts from.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        listening: socket.socket,
+        port: IListeningPort,
         loop: asyncio.AbstractEventLoop,
-        connections: Connections,
-        make: Callable[[], NativeConnection],
-        *,
+        site: PexSite,
         tls: ssl.SSLContext | None = None,
-        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         """
-        Make an acceptor that accepts nothing before L{start}.
+        Accept the connections of C{port} in the place of Twisted.
 
-        @param listening: a socket that does not block; L{stop} closes it.
-        @param make: makes the protocol of a connection.
         @param tls: the context with which connections agree on TLS before anything else, if
             at all.
         """
-        self._listening = listening
+        self._port = port
         self._loop = loop
-        self._connections = connections
-        self._make = make
+        self._site = site
+        self._connections = site.fast_path.connections
         self._tls: dict[str, Any] = {}
         if tls is not None:
             self._tls = {
@@ -81,28 +76,38 @@ class Acceptor:
                 "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
                 "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
             }
-        self._give_way = give_way
         # Whether there was nothing to accept a connection with since the last one.
         self._short = False
         self._pause: asyncio.TimerHandle | None = None
         self._passing: set[asyncio.Task[Any]] = set()
+        port.stopReading()  # type: ignore[attr-defined]
+        self._listening = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
+        self._listening.listen(BACKLOG)
+        self.startListening()
 
-    def start(self) -> None:
+    def startListening(self) -> None:
         """
-        Accept connections from now on.
+        Accept connections from now on; see C{IListeningPort}.
         """
         self._pause = None
         self._loop.add_reader(self._listening, self._accept)
 
-    def stop(self) -> None:
+    def stopListening(self) -> Deferred[None] | None:
         """
-        Accept no more connections, and close the socket.
+        Accept no more connections, and close the port; see C{IListeningPort}.
         """
         if self._pause is None:
             self._loop.remove_reader(self._listening)
         else:
             self._pause.cancel()
         self._listening.close()
+        return self._port.stopListening()
+
+    def getHost(self) -> IAddress:
+        """
+        Return the address of the port.
+        """
+        return self._port.getHost()
 
     def _accept(self) -> None:
         for _ in range(MOST_AT_ONCE):
@@ -121,15 +126,15 @@ class Acceptor:
                 self._connections.displace()
                 # Connections that are not accepted keep the socket readable.
                 self._loop.remove_reader(self._listening)
-                self._pause = self._loop.call_later(PAUSE, self.start)
+                self._pause = self._loop.call_later(PAUSE, self.startListening)
                 break
             self._short = False
             self._take(accepted, address)
         # A client that has connected may wait for this very processor to send.
-        self._give_way()
+        os.sched_yield()
 
     def _take(self, accepted: socket.socket, address: Any) -> None:
-        connection = self._make()
+        connection = self._site.connection(NativeConnection)
         # The address of a Unix socket is a string.
         admission = connection.admit(address[0] if isinstance(address, tuple) else None)
         refused = admission is not Admission.TAKEN
@@ -196,50 +201,3 @@ class _Handshake:
         Close the connection at once.
         """
         self._passing.cancel()
-
-
-@implementer(IListeningPort)
-class NativePort:
-    """
-    A port that Twisted has opened and uvloop accepts from.
-    """
-
-    def __init__(
-        self,
-        port: IListeningPort,
-        loop: asyncio.AbstractEventLoop,
-        site: PexSite,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self._port, self._loop, self._site, self._tls = port, loop, site, tls
-        self._acceptor: Acceptor | None = None
-        self.startListening()
-
-    def startListening(self) -> None:
-        """
-        Accept connections, for uvloop to carry; see C{IListeningPort}.
-        """
-        self._port.stopReading()  # type: ignore[attr-defined]
-        listening = socket.socket(fileno=os.dup(self._port.fileno()))  # type: ignore[attr-defined]
-        listening.listen(BACKLOG)
-        connections, make = self._site.fast_path.connections, self._connection
-        self._acceptor = Acceptor(listening, self._loop, connections, make, tls=self._tls)
-        self._acceptor.start()
-
-    def _connection(self) -> NativeConnection:
-        return self._site.connection(NativeConnection)
-
-    def stopListening(self) -> Deferred[None] | None:
-        """
-        Accept no more connections, and close the port; see C{IListeningPort}.
-        """
-        if self._acceptor is not None:
-            self._acceptor.stop()
-            self._acceptor = None
-        return self._port.stopListening()
-
-    def getHost(self) -> IAddress:
-        """
-        Return the address of the port.
-        """
-        return self._port.getHost()

@@ -77,7 +77,6 @@ class NativeTransport:
 
     __slots__ = (
         "_abort",
-        "_broken",
         "_carried",
         "_connection",
         "_loop",
@@ -124,7 +123,6 @@ class NativeTransport:
         # The request being answered, which has not been taken from the socket yet.
         self._request = b""
         self._unsent = b""
-        self._broken: OSError | None = None
         self._passing = False
         self._abort = False
         # A client mostly sends as soon as it is connected, so its request is here by the
@@ -181,8 +179,8 @@ class NativeTransport:
             sent = self._socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
-        except OSError as error:
-            self._broken = error
+        except OSError:
+            # The client is gone, and the connection is closed as after any last answer.
             return
         if sent < len(data):
             # The client has to take some of the answer first, and uvloop can wait for that.
@@ -198,7 +196,7 @@ class NativeTransport:
             # and all; also input behind the request, where none should be.
             self._socket.recv(LARGEST_CHUNK, socket.MSG_DONTWAIT)
         self._socket.close()
-        self._connection.connectionLost(reason_of(self._broken))
+        self._connection.connectionLost(_DONE)
 
     # The hand-over.
 

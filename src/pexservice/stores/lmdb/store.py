@@ -324,7 +324,7 @@ class LmdbStore:
 
     def shortage(self) -> NotTaken | None:
         """
-        Return why no batch would be taken now, if so; see L{IOnDisk.shortage}.
+        Return why no batch would be taken now, if so; see L{IOwnStore.shortage}.
         """
         return None if self._room is None else self._room.shortage()
 

@@ -17,12 +17,15 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import LogLevel, capturedLogs
+from zope.interface import implementer
 
 from pexservice.commit.committer import Committer
 from pexservice.server.limits import IDLE_TIMEOUT
 from pexservice.server.transport import listener as accepting
-from pexservice.server.transport.listener import Acceptor
+from pexservice.server.transport.listener import NativePort
 from pexservice.server.transport.native_connection import (
     NativeConnection,
     NativeTCPTransport,
@@ -55,6 +58,46 @@ class Listening(socket.socket):
         raise self.error
 
 
+@implementer(IListeningPort)
+class Port:
+    """
+    The port of a reactor that does not run.
+    """
+
+    def __init__(self) -> None:
+        self.opened = socket.socket()
+        self.opened.bind(("127.0.0.1", 0))
+        self.opened.settimeout(0)
+
+    def startListening(self) -> None:
+        """
+        Do nothing.
+        """
+
+    def stopReading(self) -> None:
+        """
+        Do nothing: nobody reads.
+        """
+
+    def fileno(self) -> int:
+        """
+        Return the file descriptor of the socket.
+        """
+        return self.opened.fileno()
+
+    def getHost(self) -> IAddress:
+        """
+        Return the address of the socket.
+        """
+        return IPv4Address("TCP", *self.opened.getsockname())
+
+    def stopListening(self) -> None:
+        """
+        Close the socket.
+        """
+        self.opened.close()
+
+
 class Machine:
     """
     A worker's server on a real loop and a real listening socket.
@@ -65,25 +108,24 @@ class Machine:
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self.loop, self.server = loop, server
         self.passed = 0
-        self.listening = Listening()
-        self.listening.bind(("127.0.0.1", 0))
-        self.listening.listen()
-        self.listening.settimeout(0)
-        self.address = self.listening.getsockname()
         self.made: list[NativeConnection] = []
         self._clients: list[socket.socket] = []
-        self.acceptor = Acceptor(self.listening, loop, server.connections, self._make)
-        real = self.acceptor._pass_on
+        self._connection = server.site.connection
+        server.site.connection = self._make  # type: ignore[assignment,method-assign]
+        self.port = NativePort(Port(), loop, server.site)
+        self.listening = Listening(fileno=self.port._listening.detach())
+        self.port._listening = self.listening
+        self.address = self.listening.getsockname()
+        real = self.port._pass_on
 
         def counted(*arguments: Any) -> None:
             self.passed += 1
             real(*arguments)
 
-        self.acceptor._pass_on = counted  # type: ignore[assignment,method-assign]
-        self.acceptor.start()
+        self.port._pass_on = counted  # type: ignore[assignment,method-assign]
 
-    def _make(self) -> NativeConnection:
-        self.made.append(self.server.site.connection(NativeConnection))
+    def _make(self, kind: type[NativeConnection]) -> NativeConnection:
+        self.made.append(self._connection(kind))
         return self.made[-1]
 
     def connect(self, sent: bytes = b"") -> socket.socket:
@@ -157,7 +199,7 @@ class Machine:
         for client in self._clients:
             client.close()
         if self.listening.fileno() >= 0:
-            self.acceptor.stop()
+            self.port.stopListening()
         self.server.connections.abort()
         self.until(lambda: not len(self.server.connections))
         self.turns(3)
@@ -207,7 +249,7 @@ def test_the_first_answer_is_the_last(machine: Machine) -> None:
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
     assert fast_path.requests.hits() == 3
-    fast_path.retire()
+    fast_path.cache.retire()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1
     assert brief[2] == parsed
@@ -521,7 +563,7 @@ def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
     async def connect_accepted_socket(*_: object) -> None:
         raise error
 
-    machine.acceptor._loop = cast(
+    machine.port._loop = cast(
         asyncio.AbstractEventLoop,
         SimpleNamespace(
             create_task=machine.loop.create_task,
@@ -619,7 +661,7 @@ def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
 
 def test_stopped(machine: Machine) -> None:
     """
-    A stopped acceptor accepts no client any more, also during its pause.
+    A stopped port accepts no client any more, also during its pause.
 
     Clients that are there are answered.
     """
@@ -630,9 +672,9 @@ def test_stopped(machine: Machine) -> None:
     machine.listening.error = OSError(errno.EMFILE, "none left")
     late = machine.connect(CURRENT)
     machine.until(lambda: not machine.listening.times)
-    pause = machine.acceptor._pause
+    pause = machine.port._pause
     assert pause is not None
-    machine.acceptor.stop()
+    machine.port.stopListening()
     assert pause.cancelled()
     machine.turns()
     machine.server.store.finish()

@@ -1,0 +1,99 @@
+"""
+A committer whose commits and turns a test makes one at a time.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from pexservice.commit.committer import Committer
+from pexservice.commit.requests import Move, Outcome
+from pexservice.core.cursor import State, Transition
+from tests.support.fakes import MemoryStore, Turns, now
+from tests.support.moves import submit
+
+
+class Bench:
+    """
+    A committer on a store whose commits the test ends, and a clock it turns.
+    """
+
+    def __init__(
+        self,
+        *,
+        held: bool = True,
+        synchronous: bool = True,
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.store = store or MemoryStore(held=held)
+        self.clock = Turns()
+        self.fatal: list[Failure] = []
+        self.order: list[int] = []
+        self.committer = Committer(
+            self.store,
+            self.clock,
+            synchronous=synchronous,
+            fatal=self.fatal.append,
+            time_ns=lambda: 7,
+        )
+        now(Deferred.fromCoroutine(self.committer.start()))
+
+    def submit(
+        self, transition: Transition = Transition.NEXT, **kwargs: object
+    ) -> list[object]:
+        """
+        Submit a move.
+
+        @return: a list that gets the outcome, (result, revision, position), or the
+            exception.
+        """
+        results: list[object] = []
+
+        def done(outcome: Outcome) -> None:
+            self.order.append(outcome.state.revision)
+            results.append((outcome.result, outcome.state.revision, outcome.state.position))
+
+        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+            done, lambda failure: results.append(failure.value)
+        )
+        return results
+
+    def turn(self) -> None:
+        """
+        Make the reactor's turn that brought the submissions, and one that brings nothing.
+        """
+        self.clock.turn()
+        self.clock.turn()
+
+    def commit(self, count: int = 1) -> None:
+        """
+        Submit C{count} steps and let them become durable.
+        """
+        for _ in range(count):
+            self.submit()
+        self.turn()
+        self.store.finish()
+
+    @property
+    def latest(self) -> State:
+        """
+        Return the state that the disk will have when all applied moves are durable.
+        """
+        return self.committer._group.latest
+
+    def sizes(self) -> list[int]:
+        """
+        Return how many transitions each batch had.
+        """
+        return [len(batch.transitions) for batch in self.store.batches]
+
+    def counted(self) -> dict[str, int]:
+        """
+        Return the counts of outcomes, by outcome word and first letter of the transition.
+        """
+        return {
+            f"{outcome} {kind.word[0]}": count
+            for kind, outcome, count in self.committer.counts.transitions()
+            if count
+        }
