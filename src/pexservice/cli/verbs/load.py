@@ -51,16 +51,18 @@ def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.calling import call
-    from pexservice.cli.loading import make_load
+    from pexservice.cli.loading import Found, make_load
     from pexservice.cli.output import ProgressBar
+    from pexservice.client import Cursor
 
-    with ProgressBar() as bar:
-        found = call(
-            arguments,
-            lambda cursor: make_load(
+    async def load(cursor: Cursor) -> Found:
+        # Drawn and removed in one thread: an interrupt leaves no bar behind.
+        with ProgressBar() as bar:
+            return await make_load(
                 cursor, arguments.connections, arguments.seconds, bar.show
-            ),
-        )
+            )
+
+    found = call(arguments, load)
     if found.lost or found.unknown:
         raise VerbFailed(
             found.words(),
