@@ -92,6 +92,9 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
                 Place(description, InheritedEndpoint(reactor, number))
                 for number in passed_by_systemd(_first_environment())
             ]
+        elif description.startswith("fd:"):
+            number = int(description.removeprefix("fd:"))
+            found.append(Place(description, InheritedEndpoint(reactor, number)))
         else:
             found.append(
                 Place(description, endpoints.serverFromString(reactor, description))
