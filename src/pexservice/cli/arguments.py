@@ -4,9 +4,11 @@ Arguments that several verbs of C{pexctl} take.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,13 +53,18 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def whole(text: str) -> int:
+def number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """
-    Return the whole number, 0 or more, that C{text} names.
+    Make a parser of whole numbers from C{least} to C{most}.
     """
-    if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ArgumentTypeError(f"{text}: must be a number, 0 or more")
-    return int(text)
+    limits = f", {least} or more" if most == math.inf else f" from {least} to {most}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text}: must be a number{limits}")
+        return int(text)
+
+    return parse
 
 
 def is_url(url: str) -> bool:

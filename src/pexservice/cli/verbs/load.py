@@ -4,23 +4,15 @@ C{pexctl load}: tell how many steps a service makes, and whether it makes each o
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_service, seconds, whole
+from pexservice.cli.arguments import add_service, number, seconds
 from pexservice.cli.outcome import Result, VerbFailed
 
 SUMMARY = "make steps as fast as they are answered, and count them by the history"
 DESCRIPTION = """\
 They really are made: the
 cursor moves."""
-
-_MOST_CONNECTIONS = 1000
-
-
-def _connections(text: str) -> int:
-    if not 0 < whole(text) <= _MOST_CONNECTIONS:
-        raise ArgumentTypeError(f"{text}: must be from 1 to {_MOST_CONNECTIONS}")
-    return int(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--connections",
         metavar="N",
-        type=_connections,
+        type=number(1, 1000),
         default=10,
         help="how many steps are under way at a time [default: 10]",
     )

@@ -15,6 +15,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import suppress
 from pathlib import Path
 
+from pexservice.cli.arguments import number, seconds
 from pexservice.cli.outcome import Result, VerbFailed
 
 SUMMARY = "have a running service take its files as they are now"
@@ -32,23 +33,12 @@ _VARIABLE = "MAINPID"
 #: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
 
-#: The longest wait.  Seconds.
-_LONGEST = 86_400
-
 #: The exit status EX_UNAVAILABLE.
 _UNREACHABLE = 69
 
 
-def _pid(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) < 1 << 22):
-        raise ArgumentTypeError(f"{text}: must be the number of a process")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not (text.isdecimal() and 0 < int(text) <= _LONGEST):
-        raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
-    return float(text)
+#: A parser of process ids.
+_pid = number(1, (1 << 22) - 1)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=80.0,
         help="how long to wait for the outcome [default: 80]",
     )
@@ -111,7 +101,7 @@ def run(arguments: Namespace) -> Result:
                 )
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended meanwhile", "ended")
-    raise VerbFailed(f"no outcome after {arguments.timeout:.0f} seconds", "pending")
+    raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")
 
 
 def _default_pid() -> int:

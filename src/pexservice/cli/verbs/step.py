@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_service, whole
+from pexservice.cli.arguments import add_service, number
 from pexservice.cli.outcome import Result
 
 
@@ -34,7 +34,7 @@ key, until it is answered or the deadline is over; it is made once."""
         parser.add_argument(
             "--if-revision",
             metavar="N",
-            type=whole,
+            type=number(0),
             help="only if the cursor is at this revision",
         )
         parser.add_argument(
