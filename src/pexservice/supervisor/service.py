@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -25,7 +24,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit
@@ -140,7 +138,7 @@ class Supervisor(Service):
         end, told = time.monotonic() + ORPHANS_PATIENCE, False
         while True:
             try:
-                port = _now(place.listen(_NeverConnected()))
+                port = place.listen_now(_NeverConnected())
             except AddressInUse as error:
                 if self._signals.terminated or time.monotonic() > end:
                     raise
@@ -278,15 +276,3 @@ class Supervisor(Service):
             if not place.description.startswith("systemd:"):
                 await stop_listening(port)
         self._notifier.close()
-
-
-def _now(coroutine: Coroutine[Deferred[Any], Any, IListeningPort]) -> IListeningPort:
-    """
-    Return what C{coroutine}, which waits for nothing, returns.
-    """
-    results: list[IListeningPort | Failure] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    (result,) = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
