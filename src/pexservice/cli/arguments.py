@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pexservice.cli.outcome import VerbFailed
+from pexservice.cli.outcome import WRONG_ARGUMENTS, VerbFailed
 
 #: The URL of a service where neither the command line nor the environment names one.
 URL = "http://127.0.0.1:8081"
@@ -20,9 +20,6 @@ URL = "http://127.0.0.1:8081"
 URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
-
-#: The exit status for wrong arguments, also for those that only a running verb finds.
-WRONG_ARGUMENTS = 2
 
 
 def _directory(store: str) -> str:

@@ -9,8 +9,8 @@ from argparse import Namespace
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pexservice.cli.arguments import WRONG_ARGUMENTS, token_of, urls_of
-from pexservice.cli.outcome import VerbFailed
+from pexservice.cli.arguments import token_of, urls_of
+from pexservice.cli.outcome import UNKNOWN, UNREACHABLE, WRONG_ARGUMENTS, VerbFailed
 from pexservice.client import (
     BadAddress,
     Cursor,
@@ -24,10 +24,6 @@ from pexservice.client import (
 from pexservice.client.blocking import wait
 
 T = TypeVar("T")
-
-#: The exit statuses EX_UNAVAILABLE and EX_TEMPFAIL.
-_UNREACHABLE = 69
-_UNKNOWN = 75
 
 
 def call(arguments: Namespace, work: Callable[[Cursor], Coroutine[Any, Any, T]]) -> T:
@@ -67,11 +63,11 @@ def _failed(error: CursorError) -> VerbFailed:
     if isinstance(error, Refused):
         return VerbFailed(message, "refused", 1, {"problem": error.name})
     if isinstance(error, OutcomeUnknown):
-        return VerbFailed(message, "outcome-unknown", _UNKNOWN, {"key": key})
+        return VerbFailed(message, "outcome-unknown", UNKNOWN, {"key": key})
     if isinstance(error, Unanswered) or key is None:
-        return VerbFailed(message, "unreachable", _UNREACHABLE)
+        return VerbFailed(message, "unreachable", UNREACHABLE)
     # The server that answered so may have made the step: its key finds that out.
-    return VerbFailed(f"{message} (key {key})", "unreachable", _UNREACHABLE, {"key": key})
+    return VerbFailed(f"{message} (key {key})", "unreachable", UNREACHABLE, {"key": key})
 
 
 def told(state: State) -> dict[str, object]:

@@ -89,9 +89,7 @@ def on_or_off(text: str) -> bool:
     """
     Parse C{on} and C{off}.
     """
-    if text not in ("on", "off"):
-        raise ValueError("must be on or off")
-    return text == "on"
+    return one_of("on", "off")(text) == "on"
 
 
 def one_of(*words: str) -> Callable[[str], str]:

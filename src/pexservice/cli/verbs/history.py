@@ -34,6 +34,8 @@ def run(arguments: Namespace) -> None:
     """
     Write a line for each step, newest first.
     """
+    from attrs import asdict
+
     from pexservice.cli.calling import call
     from pexservice.cli.output import write
     from pexservice.client import Cursor
@@ -42,13 +44,7 @@ def run(arguments: Namespace) -> None:
         async for step in cursor.history(before=arguments.before, limit=arguments.limit):
             time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
             if arguments.json:
-                found = {
-                    "revision": step.revision,
-                    "position": step.position,
-                    "transition": step.transition,
-                    "time": time,
-                }
-                write(json.dumps(found))
+                write(json.dumps({**asdict(step), "time": time}))
             else:
                 write(
                     f"{time} revision {step.revision} {step.transition}"

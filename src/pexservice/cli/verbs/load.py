@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pexservice.cli.arguments import add_service, number, seconds
-from pexservice.cli.outcome import Result, VerbFailed
+from pexservice.cli.outcome import UNKNOWN, Result, VerbFailed
 
 SUMMARY = "make steps as fast as they are answered, and count them by the history"
 DESCRIPTION = """\
@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> Result:
         raise VerbFailed(
             found.words(),
             "lost" if found.lost else "outcome-unknown",
-            1 if found.lost else 75,
+            1 if found.lost else UNKNOWN,
             asdict(found),
         )
     return Result(found.words(), {"outcome": "done", **asdict(found)})

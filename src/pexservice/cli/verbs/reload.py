@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pexservice.cli.arguments import number, seconds
-from pexservice.cli.outcome import Result, VerbFailed
+from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
 
 SUMMARY = "have a running service take its files as they are now"
 DESCRIPTION = """\
@@ -32,10 +32,6 @@ _VARIABLE = "MAINPID"
 
 #: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
-
-#: The exit status EX_UNAVAILABLE.
-_UNREACHABLE = 69
-
 
 #: A parser of process ids.
 _pid = number(1, (1 << 22) - 1)
@@ -74,14 +70,14 @@ def run(arguments: Namespace) -> Result:
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None or before.reloads is None:
             raise VerbFailed(
-                f"process {pid} is no pexservice that has started", "none", _UNREACHABLE
+                f"process {pid} is no pexservice that has started", "none", UNREACHABLE
             )
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
-        raise VerbFailed(f"there is no process {pid}", "none", _UNREACHABLE) from None
+        raise VerbFailed(f"there is no process {pid}", "none", UNREACHABLE) from None
     except OSError as error:
         reason = f"process {pid}: {error.strerror}; reload as the service's user or as root"
-        raise VerbFailed(reason, "none", _UNREACHABLE) from error
+        raise VerbFailed(reason, "none", UNREACHABLE) from error
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_INTERVAL)
