@@ -9,8 +9,10 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,68 @@ def test_watch(worker: Daemon) -> None:
         watching.send_signal(signal.SIGINT)
         assert watching.communicate(timeout=PATIENCE) == ("", "")
     assert watching.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+@pytest.mark.parametrize("verb", [("next", "--deadline", "60"), ("history",), ("watch",)])
+def test_signals_while_a_call_waits(
+    number: signal.Signals, status: int, verb: tuple[str, ...]
+) -> None:
+    """
+    Ctrl-C and SIGTERM end a call that is not answered, at once and without a word.
+
+    A shell has the commands that it starts in the background ignore SIGINT; these end too.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            calling = subprocess.Popen(
+                [*PEXCTL, *verb, "--url", url],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+        with calling:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(65536)
+                calling.send_signal(number)
+                assert calling.communicate(timeout=PATIENCE) == ("", "")
+    assert calling.returncode == status
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_signals_during_a_load(worker: Daemon, number: signal.Signals, status: int) -> None:
+    """
+    Ctrl-C and SIGTERM end a load, whose bar is removed.
+    """
+    ours, theirs = pty.openpty()
+    url = f"http://127.0.0.1:{worker.port}"
+    with subprocess.Popen(
+        [*PEXCTL, "load", "--seconds", "60", "--url", url],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as loading:
+        os.close(theirs)
+        drawn = os.read(ours, 4096).decode()
+        loading.send_signal(number)
+        assert loading.communicate(timeout=PATIENCE)[0] == ""
+        # Reading a terminal that nobody has open any more fails.
+        with suppress(OSError):
+            while data := os.read(ours, 4096).decode():
+                drawn += data
+    os.close(ours)
+    assert loading.returncode == status
+    assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", drawn)
 
 
 def test_a_pipe_that_closes(worker: Daemon) -> None:

@@ -14,7 +14,8 @@ from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
 from pexservice.supervisor.child import Command
-from pexservice.supervisor.replacement import Renewal, Replacement
+from pexservice.supervisor.plan import Plan
+from pexservice.supervisor.replacement import Replacement
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import Reactor
@@ -33,7 +34,7 @@ class Supervised:
 
     @ivar told: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
-    @ivar renew: reads the options again.
+    @ivar reread: reads the options again.
     @ivar given_up: why the service was ended.
     """
 
@@ -42,7 +43,7 @@ class Supervised:
     told: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     given_up: list[tuple[Status, str]] = field(factory=list)
-    renew: Callable[[], Renewal] = Renewal
+    reread: Callable[[], Plan] = field(init=False)
     roster: Roster = field(init=False)
     replacement: Replacement = field(init=False)
 
@@ -50,6 +51,8 @@ class Supervised:
         """
         Put the parts together.
         """
+        plan = Plan(worker=["worker"], watchdog=WATCHDOG, standby=self.standby)
+        self.reread = lambda: plan
         reports = Reports(
             Notifier(lambda message: self.told.append(message.decode().splitlines())),
             Score(standby=self.standby),
@@ -58,17 +61,16 @@ class Supervised:
         self.roster = Roster(
             cast(Reactor, self.reactor),
             reports,
-            launch=lambda verify: Command(
-                ["worker", VERIFY] if verify else ["worker"], {}, {}, verify
+            plan=plan,
+            launch=lambda plan, verify: Command(
+                [*plan.worker, VERIFY] if verify else plan.worker, {}, {}, verify
             ),
             give_up=lambda status, reason: self.given_up.append((status, reason)),
-            watchdog=WATCHDOG,
-            standby=self.standby,
         )
-        self.replacement = Replacement(self.roster, reports, self.reactor, self._renew)
+        self.replacement = Replacement(self.roster, reports, self.reactor, self._reread)
 
-    def _renew(self) -> Renewal:
-        return self.renew()
+    def _reread(self) -> Plan:
+        return self.reread()
 
     @property
     def score(self) -> Score:

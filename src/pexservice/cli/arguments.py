@@ -4,13 +4,15 @@ Arguments that several verbs of C{pexctl} take.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pexservice.cli.outcome import VerbFailed
+from pexservice.cli.outcome import WRONG_ARGUMENTS, VerbFailed
 
 #: The URL of a service where neither the command line nor the environment names one.
 URL = "http://127.0.0.1:8081"
@@ -18,9 +20,6 @@ URL = "http://127.0.0.1:8081"
 URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
-
-#: The exit status for wrong arguments, also for those that only a running verb finds.
-WRONG_ARGUMENTS = 2
 
 
 def _directory(store: str) -> str:
@@ -51,13 +50,18 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def whole(text: str) -> int:
+def number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """
-    Return the whole number, 0 or more, that C{text} names.
+    Make a parser of whole numbers from C{least} to C{most}.
     """
-    if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ArgumentTypeError(f"{text}: must be a number, 0 or more")
-    return int(text)
+    limits = f", {least} or more" if most == math.inf else f" from {least} to {most}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text}: must be a number{limits}")
+        return int(text)
+
+    return parse
 
 
 def is_url(url: str) -> bool:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import IO, Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import FileLogObserver
 from twisted.python.logfile import LogFile
 
 from pexservice.process.log_lines import LogLines, is_journal
@@ -22,65 +24,56 @@ _DAEMONS_FILE = "twistd.log"
 class Log:
     """
     The log of this process, made when twistd begins to log.
+
+    @ivar observer: returns the log observer that twistd logs by.
     """
 
-    def __init__(self) -> None:
-        self._options: Mapping[str, Any] = {}
-        self._settings = Settings()
-        self._process = ""
+    observer: Callable[[], FileLogObserver]
 
     def choose(
         self, options: MutableMapping[str, Any], settings: Settings, process: str
     ) -> None:
         """
-        Have twistd log by L{observer}, unless its options name another logger.
+        Have twistd log by C{observer}, unless its options name another logger.
 
         @param options: the options of twistd.
         @param process: the name of this process.
         """
-        self._options, self._settings, self._process = options, settings, process
+        self.observer = partial(_observer, options, settings, process)
         if not (options.get("logger") or options.get("syslog")):
             # twistd takes the name of a logger, and nothing else.
             options["logger"] = f"{__name__}.LOG.observer"
-
-    def observer(self) -> LogLines:
-        """
-        Return the log observer that twistd logs by.
-        """
-        name = self._options.get("logfile")
-        as_json = self._settings.log_format == "json"
-        if name and name != "-":
-            return LogLines(_rotated(name), self._process, as_json)
-        if not self._options.get("nodaemon"):
-            if name:
-                sys.exit("a daemon has no standard output to log to: name a --logfile")
-            return LogLines(_rotated(_DAEMONS_FILE), self._process, as_json)
-        # twistd puts the log in the place of sys.stdout.
-        stream = cast(IO[str], sys.__stdout__)
-        return LogLines(
-            _flushed(stream),
-            self._process,
-            as_json,
-            journal=is_journal(stream.fileno()),
-            piped=self._settings.is_supervised,
-        )
 
 
 #: The log of this process.
 LOG = Log()
 
 
-def _flushed(stream: IO[str]) -> Callable[[str], object]:
-    def write(lines: str) -> None:
-        stream.write(lines)
-        stream.flush()
+def _observer(
+    options: Mapping[str, Any], settings: Settings, process: str
+) -> FileLogObserver:
+    name = options.get("logfile")
+    as_json = settings.log_format == "json"
+    if name and name != "-":
+        return FileLogObserver(_rotated(name), LogLines(process, as_json))
+    if not options.get("nodaemon"):
+        if name:
+            sys.exit("a daemon has no standard output to log to: name a --logfile")
+        return FileLogObserver(_rotated(_DAEMONS_FILE), LogLines(process, as_json))
+    # twistd puts the log in the place of sys.stdout.
+    stream = cast(IO[str], sys.__stdout__)
+    lines = LogLines(
+        process,
+        as_json,
+        journal=is_journal(stream.fileno()),
+        piped=settings.is_supervised,
+    )
+    return FileLogObserver(stream, lines)
 
-    return write
 
-
-def _rotated(name: str) -> Callable[[str], object]:
+def _rotated(name: str) -> IO[str]:
     """
-    Return a writer to a file that is rotated at each megabyte and each SIGUSR1.
+    Return the file, which is rotated at each megabyte and each SIGUSR1.
     """
     file = LogFile.fromFullPath(name)
 
@@ -92,8 +85,4 @@ def _rotated(name: str) -> Callable[[str], object]:
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, rotate)
 
-    def write(lines: str) -> None:
-        file.write(lines)
-        file.flush()
-
-    return write
+    return cast(IO[str], file)

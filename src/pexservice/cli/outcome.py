@@ -8,6 +8,14 @@ from collections.abc import Mapping
 
 from attrs import define, field, frozen
 
+#: The exit status for wrong arguments, also for those that only a running verb finds.
+WRONG_ARGUMENTS = 2
+
+#: The exit statuses EX_UNAVAILABLE, for a service that does not answer as one, and
+#: EX_TEMPFAIL, for a step of unknown outcome.
+UNREACHABLE = 69
+UNKNOWN = 75
+
 
 @frozen
 class Result:

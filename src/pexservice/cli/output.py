@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
 from typing import Self, TextIO
 
 from pexservice.cli.outcome import VerbFailed
@@ -52,12 +51,7 @@ class ProgressBar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._show("")
 
     def show(self, words: str, percent: float) -> None:

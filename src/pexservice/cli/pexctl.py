@@ -26,20 +26,18 @@ from pexservice.cli.verbs import (
     current,
     history,
     load,
-    previous,
     reload,
-    reset,
     restore,
     status,
     verify,
     watch,
 )
-from pexservice.cli.verbs import next as next_verb
+from pexservice.cli.verbs.step import Step
 
 
 class Verb(Protocol):
     """
-    A module in L{pexservice.cli.verbs}.
+    A verb: a module in L{pexservice.cli.verbs}, or one of its L{Step}s.
     """
 
     SUMMARY: str
@@ -62,9 +60,11 @@ class Verb(Protocol):
 #: Every verb, by its name, in the order of the help.
 VERBS: dict[str, Verb] = {
     "current": current,
-    "next": next_verb,
-    "previous": previous,
-    "reset": reset,
+    "next": Step("next", "move to the next position and tell the value there"),
+    "previous": Step(
+        "previous", "move to the position before, not below 0, and tell the value there"
+    ),
+    "reset": Step("reset", "move to position 0 and tell the value there"),
     "history": history,
     "watch": watch,
     "load": load,

@@ -300,16 +300,17 @@ def _read_again(began: Settings, options: ServiceOptions) -> Plan:
 def _plan(began: Settings, options: ServiceOptions) -> Plan:
     settings, supervision = options.settings(), options.supervision()
     kept = {name: getattr(began, name) for name in KEPT}
+    waiting = " and ".join(
+        f"--{each.name}"
+        for each in options_of(Settings)
+        if each.attribute in KEPT
+        and kept[each.attribute] != getattr(settings, each.attribute)
+    )
     return Plan(
         worker=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
         standby=supervision.standby,
-        waits_for_restart=[
-            f"--{each.name}"
-            for each in options_of(Settings)
-            if each.attribute in KEPT
-            and kept[each.attribute] != getattr(settings, each.attribute)
-        ],
+        note=f"a change of {waiting} takes a restart" if waiting else "",
     )
 
 

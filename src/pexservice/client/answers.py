@@ -8,7 +8,7 @@ that came.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -75,27 +75,17 @@ def problem_of(answer: Answer) -> tuple[str, str] | None:
 
 def state_of(answer: Answer) -> State:
     """
-    Return the state in the answer to a step or to C{/current}.
+    Return the state in the answer to a step or to C{/current}, or in an event.
 
     @raise Moved: a step was meant for another revision.
     @raise Refused: the service refused the request.
     @raise UnexpectedAnswer: the answer has no state in it.
     """
-    return state_in(
-        _whole(answer),
-        lambda came: answer.unexpected("a state of the cursor", came),
-        replayed=answer.headers.get("idempotency-replayed") == "true",
-    )
+    found = _whole(answer)
 
+    def wrong(came: str) -> UnexpectedAnswer:
+        return answer.unexpected("a state of the cursor", came)
 
-def state_in(
-    found: Any, wrong: Callable[[str], Exception], *, replayed: bool = False
-) -> State:
-    """
-    Return the state in a JSON value.
-
-    @param wrong: makes the exception for a value that is no state, from words about it.
-    """
     if not isinstance(found, dict):
         raise wrong(f"JSON that is no object: {_brief(found)}")
     revision, position = (_count(found.get(name)) for name in ("revision", "position"))
@@ -110,6 +100,7 @@ def state_in(
         absent = name == "previous" and position == 0
         if not (value is None if absent else is_number(value)):
             raise wrong(f"{name} at position {position} that is no number: {_brief(value)}")
+    replayed = answer.headers.get("idempotency-replayed") == "true"
     sent = Sent(found["current"], found["previous"], found["next"])
     return State(revision=revision, position=position, replayed=replayed, sent=sent)
 

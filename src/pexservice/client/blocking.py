@@ -11,7 +11,6 @@ import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
@@ -77,6 +76,40 @@ def _stop(reactor: Any, thread: threading.Thread) -> None:
     thread.join()
 
 
+def wait(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """
+    Make a call in the reactor's thread, wait for it in this one, and return its result.
+
+    An interrupted wait gives up the call, which is then sent no more.
+    """
+    reactor = running_reactor()
+    calls: list[Deferred[T]] = []
+    results: list[Any] = []
+    # A bare lock: a class written in Python could be interrupted while it holds a lock.
+    waiting = threading.Lock()
+    waiting.acquire()
+
+    def begin() -> None:
+        calls.append(Deferred.fromCoroutine(call()))
+        calls[0].addBoth(end)
+
+    def end(result: T | Failure) -> None:
+        results.append(result)
+        waiting.release()
+
+    reactor.callFromThread(begin)
+    try:
+        while not waiting.acquire(timeout=LONGEST_WAIT):
+            pass
+    except (KeyboardInterrupt, SystemExit):
+        reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
+        raise
+    result = results[0]
+    if isinstance(result, Failure):
+        result.raiseException()
+    return cast(T, result)
+
+
 class BlockingCursor:
     """
     A L{Cursor} whose calls return when they are answered; any thread may make them.
@@ -86,53 +119,47 @@ class BlockingCursor:
         """
         Make a cursor with any options of L{Cursor} but C{reactor} and C{agent}.
         """
-        self._reactor = running_reactor()
 
         async def make() -> Cursor:
             return Cursor(*urls, **options)
 
-        self._cursor: Cursor = self._wait(make)
+        self._cursor: Cursor = wait(make)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """
         Close all connections, and end all watches; see L{Cursor.close}.
         """
-        self._wait(self._cursor.close)
+        wait(self._cursor.close)
 
     def current(self, **options: Any) -> State:
         """
         Return the state of the cursor; see L{Cursor.current}.
         """
-        return self._wait(lambda: self._cursor.current(**options))
+        return wait(lambda: self._cursor.current(**options))
 
     def next(self, **options: Any) -> State:
         """
         Move from position n to n + 1, once; see L{Cursor.next}.
         """
-        return self._wait(lambda: self._cursor.next(**options))
+        return wait(lambda: self._cursor.next(**options))
 
     def previous(self, **options: Any) -> State:
         """
         Move from position n to n - 1, or stay at 0, once; see L{Cursor.previous}.
         """
-        return self._wait(lambda: self._cursor.previous(**options))
+        return wait(lambda: self._cursor.previous(**options))
 
     def reset(self, **options: Any) -> State:
         """
         Move to position 0, once; see L{Cursor.reset}.
         """
-        return self._wait(lambda: self._cursor.reset(**options))
+        return wait(lambda: self._cursor.reset(**options))
 
     def history(self, **options: Any) -> Iterator[Step]:
         """
@@ -146,43 +173,11 @@ class BlockingCursor:
         """
         return self._each(self._cursor.watch())
 
-    def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """
-        Make a call in the reactor's thread, wait for it in this one, and return its result.
-
-        An interrupted wait gives up the call, which is then sent no more.
-        """
-        calls: list[Deferred[T]] = []
-        results: list[Any] = []
-        # A bare lock: a class written in Python could be interrupted while it holds a lock.
-        waiting = threading.Lock()
-        waiting.acquire()
-
-        def begin() -> None:
-            calls.append(Deferred.fromCoroutine(call()))
-            calls[0].addBoth(end)
-
-        def end(result: T | Failure) -> None:
-            results.append(result)
-            waiting.release()
-
-        self._reactor.callFromThread(begin)
-        try:
-            while not waiting.acquire(timeout=LONGEST_WAIT):
-                pass
-        except KeyboardInterrupt:
-            self._reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
-            raise
-        result = results[0]
-        if isinstance(result, Failure):
-            result.raiseException()
-        return cast(T, result)
-
     def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> list[T]:
             async for item in items:
                 return [item]
             return []
 
-        while found := self._wait(following):
+        while found := wait(following):
             yield found[0]

@@ -24,9 +24,9 @@ class BodyTooLong(Exception):
 
 
 class _Body(Protocol):
-    def __init__(self, finished: Deferred[bytes], most: int) -> None:
+    def __init__(self, finished: Deferred[bytes]) -> None:
         self._finished = finished
-        self._room = most
+        self._room = MOST
         self._chunks: list[bytes] = []
 
     def dataReceived(self, data: bytes) -> None:
@@ -66,11 +66,11 @@ def abort(protocol: Protocol) -> None:
         transport.loseConnection()
 
 
-def read_body(response: IResponse, most: int = MOST) -> Deferred[bytes]:
+def read_body(response: IResponse) -> Deferred[bytes]:
     """
     Read the body of C{response}; cancelling the Deferred closes the connection.
     """
     finished: Deferred[bytes] = Deferred(lambda _: abort(body))
-    body = _Body(finished, most)
+    body = _Body(finished)
     response.deliverBody(body)
     return finished

@@ -78,25 +78,18 @@ class Caller:
         servers: Sequence[Server],
         headers: Mapping[str, str],
         patience: float,
-        *,
-        chance: Callable[[], float] = random.random,
-        now: Callable[[], float] = time.time,
     ) -> None:
         """
         Make a sender that tries the first of C{servers} first.
 
         @param headers: the headers of every request.
         @param patience: how long one attempt may take, in seconds.
-        @param chance: returns a number from 0 to 1.
-        @param now: returns seconds since the epoch.
         """
         self.clock = clock
         self.closed = False
         self._servers = servers
         self._headers = headers
         self.patience = patience
-        self._chance = chance
-        self._now = now
         self._turn = 0
 
     async def call(self, call: Call, deadline: float) -> Answer:
@@ -144,14 +137,14 @@ class Caller:
         """
         Return how long C{answer} asks to wait before the next attempt, in seconds.
         """
-        return retry_after(answer.headers, self._now())
+        return retry_after(answer.headers, time.time())
 
     def back_off(self, attempt: int) -> float:
         """
         Return how long to wait after the C{attempt}-th failure.
         """
         # Every server has its turn before the pauses grow.
-        return back_off(attempt // len(self._servers), self._chance())
+        return back_off(attempt // len(self._servers), random.random())  # noqa: S311 no secret
 
     async def wait(self, seconds: float) -> None:
         """

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any, Self
 
 from treq.client import HTTPClient
@@ -100,12 +99,7 @@ class Cursor:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

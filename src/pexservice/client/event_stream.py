@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -21,16 +20,6 @@ SILENCE = 45.0
 LONGEST = 1 << 16
 
 
-@frozen
-class Event:
-    """
-    One Server-Sent Event.
-    """
-
-    data: str
-    id: str
-
-
 class TooLong(ValueError):
     """
     An event of more than L{LONGEST} bytes.
@@ -39,16 +28,15 @@ class TooLong(ValueError):
 
 class EventParser:
     """
-    A parser that makes events from the bytes of a stream.
+    A parser that makes events, each of which is its data, from the bytes of a stream.
     """
 
     def __init__(self) -> None:
         self._rest = b""
         self._size = 0
         self._data: list[str] = []
-        self._id = ""
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[str]:
         """
         Return the events that are complete now.
 
@@ -64,16 +52,14 @@ class EventParser:
             raise TooLong(f"an event of more than {LONGEST} bytes")
         return events
 
-    def _line(self, line: str) -> Event | None:
+    def _line(self, line: str) -> str | None:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
             self._size += len(value)
             self._data.append(value)
-        elif name == "id":
-            self._id = value
         elif not line and self._data:
-            event = Event("\n".join(self._data), self._id)
+            event = "\n".join(self._data)
             self._data, self._size = [], 0
             return event
         return None
@@ -91,8 +77,8 @@ class EventStream(Protocol):
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._parser = EventParser()
-        self._newest: Event | None = None
-        self._waiting: Deferred[Event | None] | None = None
+        self._newest: str | None = None
+        self._waiting: Deferred[str | None] | None = None
         self._silence: IDelayedCall | None = None
         self.ended: str | None = None
 
@@ -138,13 +124,13 @@ class EventStream(Protocol):
         abort(self)
         self._deliver()
 
-    def next(self) -> Deferred[Event | None]:
+    def next(self) -> Deferred[str | None]:
         """
         Return a Deferred that fires with the newest event that was not returned yet.
 
         The Deferred fires with C{None} when there will be no more events.
         """
-        waiting: Deferred[Event | None] = Deferred(self._forget)
+        waiting: Deferred[str | None] = Deferred(self._forget)
         self._waiting = waiting
         self._deliver()
         return waiting
@@ -154,6 +140,6 @@ class EventStream(Protocol):
 
     def _deliver(self) -> None:
         waiting = self._waiting
-        if waiting is not None and (self._newest or self.ended is not None):
+        if waiting is not None and (self._newest is not None or self.ended is not None):
             event, self._newest, self._waiting = self._newest, None, None
             waiting.callback(event)

@@ -4,21 +4,24 @@ The watch of a cursor, over streams of events that may break.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
-from pexservice.client.answers import Answer, refuse, shown, state_in
+from pexservice.client.answers import Answer, refuse, state_of
 from pexservice.client.calling import AGAIN, Call, Caller, read_answer
-from pexservice.client.errors import UnexpectedAnswer
-from pexservice.client.event_stream import Event, EventStream
+from pexservice.client.event_stream import EventStream
 from pexservice.client.failures import BROKEN
 from pexservice.client.state import State
 
 _OK = 200
+
+#: The headers of an event, whose data is an answer of its own.
+_JSON = {"content-type": "application/json"}
 
 
 async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[State]:
@@ -37,7 +40,9 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
         call = Call("GET", "/events", headers)
         asked_to_wait = 0.0
         try:
-            opened = await caller.send(call, turn, Opening(caller).read, caller.patience)
+            opened = await caller.send(
+                call, turn, partial(_opened, caller.clock), caller.patience
+            )
         except BROKEN:
             opened = None
         if isinstance(opened, Answer):
@@ -49,7 +54,8 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
             try:
                 while (event := await opened.next()) is not None:
                     failures = 0
-                    state = _state(event, caller.url(call, turn))
+                    answer = Answer(caller.url(call, turn), _OK, _JSON, event.encode())
+                    state = state_of(answer)
                     if last is None or state.revision > last.revision:
                         last = state
                         yield state
@@ -62,32 +68,15 @@ async def watch(caller: Caller, streams: set[EventStream]) -> AsyncIterator[Stat
         failures += 1
 
 
-class Opening:
+def _opened(
+    clock: IReactorTime, response: IResponse, url: str
+) -> Deferred[EventStream | Answer]:
     """
-    A reader of the answer to a request for a stream.
+    Return the stream, or the answer that came instead.
     """
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def read(self, response: IResponse, url: str) -> Deferred[EventStream | Answer]:
-        """
-        Return the stream, or the answer that came instead.
-        """
-        kinds = response.headers.getRawHeaders(b"content-type", [b""])
-        if response.code == _OK and kinds[-1].startswith(b"text/event-stream"):
-            stream = EventStream(self._caller.clock)
-            response.deliverBody(stream)
-            return succeed(stream)
-        return read_answer(response, url).addCallback(lambda answer: answer)
-
-
-def _state(event: Event, url: str) -> State:
-    def wrong(came: str) -> UnexpectedAnswer:
-        return UnexpectedAnswer(f"{url}: expected a state of the cursor, got {came}")
-
-    try:
-        found = json.loads(event.data)
-    except (ValueError, RecursionError) as error:
-        raise wrong(shown(event.data.encode())) from error
-    return state_in(found, wrong)
+    kinds = response.headers.getRawHeaders(b"content-type", [b""])
+    if response.code == _OK and kinds[-1].startswith(b"text/event-stream"):
+        stream = EventStream(clock)
+        response.deliverBody(stream)
+        return succeed(stream)
+    return read_answer(response, url).addCallback(lambda answer: answer)

@@ -56,17 +56,6 @@ class InheritedEndpoint:
         self._reactor = reactor
         self.descriptor = descriptor
 
-    @classmethod
-    def parse(cls, reactor: Any, *args: object, **kwargs: object) -> InheritedEndpoint:
-        """
-        Parse C{fd:N}.
-
-        @raise ValueError: the arguments are something else.
-        """
-        if len(args) != 1 or kwargs or not str(args[0]).isdecimal():
-            raise ValueError("must be fd:N, the number of a listening socket")
-        return cls(reactor, int(str(args[0])))
-
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
         Listen on the inherited socket; see C{IStreamServerEndpoint}.

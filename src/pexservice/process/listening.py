@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import frozen
 from twisted.internet import endpoints
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -20,6 +21,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.python.failure import Failure
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.process.fd_endpoint import InheritedEndpoint
@@ -78,6 +80,19 @@ class Place:
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error
         return port
 
+    def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
+        """
+        Listen on the endpoint, which waits for nothing, before the reactor runs.
+
+        @raise CannotStart: as L{listen}.
+        """
+        results: list[IListeningPort | Failure] = []
+        Deferred.fromCoroutine(self.listen(factory)).addBoth(results.append)
+        (result,) = results
+        if isinstance(result, Failure):
+            result.raiseException()
+        return result
+
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
@@ -92,6 +107,9 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
                 Place(description, InheritedEndpoint(reactor, number))
                 for number in passed_by_systemd(_first_environment())
             ]
+        elif description.startswith("fd:"):
+            number = int(description.removeprefix("fd:"))
+            found.append(Place(description, InheritedEndpoint(reactor, number)))
         else:
             found.append(
                 Place(description, endpoints.serverFromString(reactor, description))

@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
-from zope.interface import implementer
+from twisted.logger import LogEvent, LogLevel, eventAsText
 
 #: syslog's severities.
 _SEVERITIES = {
@@ -88,11 +87,10 @@ def level_of(line: str) -> tuple[Any, int, str]:
     return _LEVELS.get(severity, LogLevel.info), facility, found[2]
 
 
-@implementer(ILogObserver)
 @frozen
 class LogLines:
     """
-    An observer that writes each event as lines.
+    The form of each event: one or more lines.
 
     @ivar process: the name of this process; an event of another process names that one in
         its field C{process}.
@@ -101,28 +99,27 @@ class LogLines:
     @ivar piped: whether this process's supervisor reads the lines.
     """
 
-    _write: Callable[[str], object]
     process: str
     as_json: bool = False
     journal: bool = False
     piped: bool = False
 
-    def __call__(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent) -> str | None:
         """
-        Write C{event}.
+        Return the lines of C{event}, or C{None} for noise.
         """
         if event.get("log_namespace") == "log_legacy" and _NOISE.fullmatch(_text_of(event)):
-            return
+            return None
         if event.get("log_format") in _NOISY_FORMATS:
-            return
+            return None
         level = event.get("log_level", LogLevel.info)
         facility = event.get("facility", 0)
         prefix = ""
         if self.journal or self.piped:
             prefix = f"<{8 * facility + _SEVERITIES.get(level, 6)}>"
         shown = self._json(event) if self.as_json else self._text(event, level, facility)
-        # In one write: lines of one event stay together, whatever else writes there.
-        self._write("".join(f"{prefix}{line}\n" for line in shown))
+        # As one text: lines of one event stay together, whatever else writes there.
+        return "".join(f"{prefix}{line}\n" for line in shown)
 
     def _text(self, event: LogEvent, level: Any, facility: int) -> Iterator[str]:
         before = f"{event.get('process', self.process)} {level.name}: "

@@ -32,13 +32,6 @@ class Periodic:
         self._loop = LoopingCall(self._call)
         self._loop.clock = clock
 
-    @property
-    def running(self) -> bool:
-        """
-        Return whether the calls were begun and not stopped since.
-        """
-        return bool(self._loop.running)
-
     def start(self, interval: float, *, now: bool = False) -> None:
         """
         Begin the calls.

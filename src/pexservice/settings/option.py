@@ -1,7 +1,7 @@
 """
 One option of the command line: its form, its help and the attribute that it sets.
 
-The classes of L{pexservice.settings.options} declare their attributes with L{option}.
+The classes of L{pexservice.settings.options} declare their attributes with L{Option.field}.
 From these declarations come the parser, C{--help}, the man page, the worker's command
 line and the keys of the configuration file.
 """
@@ -30,13 +30,11 @@ def _text(text: str) -> str:
     return text
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Option:
     """
     The declaration of one option.
 
-    @ivar attribute: the attribute of the settings class that holds its value.
-    @ivar name: its name on the command line, without the dashes.
     @ivar value: the word for its value in C{--help}; empty for a flag.
     @ivar help: one or more sentences.
     @ivar group: one of L{GROUPS}.
@@ -44,6 +42,11 @@ class Option:
         C{float} or C{str}.
     @ivar parse: makes a value of the text on the command line; raises C{ValueError} with
         what is wrong.
+    @ivar name: its name on the command line, without the dashes; L{options_of} makes one of
+        the attribute's, with hyphens, if it is not declared.
+    @ivar attribute: the attribute of the settings class that holds its value, which
+        L{options_of} fills in.
+    @ivar default: the attribute's default, which L{field} fills in.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
     @ivar path_after: the text before a path in the value, or C{None} if the value has no
         path: a relative path counts from the configuration file's directory.
@@ -51,17 +54,26 @@ class Option:
         configuration file may have it.
     """
 
-    attribute: str
-    name: str
     value: str
     help: str
     group: str
-    type: type
-    parse: Callable[[str], Any]
-    default: Any
-    repeatable: bool
-    path_after: str | None
-    hidden: bool
+    type: type = str
+    parse: Callable[[str], Any] = _text
+    name: str = ""
+    attribute: str = ""
+    default: Any = None
+    repeatable: bool = False
+    path_after: str | None = None
+    hidden: bool = False
+
+    def field(self, default: Any) -> Any:
+        """
+        Declare an attribute of a settings class as this option.
+
+        @return: the result of C{attrs.field}, of any type to the type checker.
+        """
+        declared = attrs.evolve(self, default=default)
+        return attrs.field(default=default, metadata={_KEY: declared})
 
     @property
     def is_flag(self) -> bool:
@@ -85,44 +97,6 @@ class Option:
             yield from (f"--{self.name}", str(value))
 
 
-def option(
-    default: Any,
-    value: str,
-    help: str,  # noqa: A002 argparse calls it so too
-    *,
-    group: str,
-    type: type = str,  # noqa: A002 the word for it
-    parse: Callable[[str], Any] = _text,
-    name: str | None = None,
-    repeatable: bool = False,
-    path_after: str | None = None,
-    hidden: bool = False,
-) -> Any:
-    """
-    Declare an attribute of a settings class as an option.
-
-    @param name: by default the attribute's name with hyphens.
-    @return: the result of C{attrs.field}, of any type to the type checker.
-    """
-    return attrs.field(
-        default=default,
-        metadata={
-            _KEY: {
-                "name": name,
-                "value": value,
-                "help": help,
-                "group": group,
-                "type": type,
-                "parse": parse,
-                "default": default,
-                "repeatable": repeatable,
-                "path_after": path_after,
-                "hidden": hidden,
-            }
-        },
-    )
-
-
 def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
     """
     Yield the options that the classes C{tables} declare, in their order.
@@ -131,8 +105,8 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
         for attribute in attrs.fields(table):
             declared = attribute.metadata.get(_KEY)
             if declared is not None:
-                name = declared["name"] or attribute.name.replace("_", "-")
-                yield Option(**{**declared, "attribute": attribute.name, "name": name})
+                name = declared.name or attribute.name.replace("_", "-")
+                yield attrs.evolve(declared, attribute=attribute.name, name=name)
 
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:

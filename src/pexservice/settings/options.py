@@ -16,7 +16,7 @@ from pexservice.settings.option import (
     LISTENING,
     OUTPUT,
     STORE,
-    option,
+    Option,
 )
 from pexservice.stores.registry import is_shared
 
@@ -35,8 +35,7 @@ class Settings:
         status; an option of twistd, not of this service.
     """
 
-    listen: tuple[str, ...] = option(
-        ("tcp:8081:interface=127.0.0.1",),
+    listen: tuple[str, ...] = Option(
         "ENDPOINT",
         "An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH"
         " or systemd:domain=INET:index=0; systemd:all for all sockets that systemd"
@@ -45,83 +44,73 @@ class Settings:
         parse=values.endpoint,
         path_after="unix:",
         repeatable=True,
-    )
-    tls_certificate: str | None = option(
-        None,
+    ).field(("tcp:8081:interface=127.0.0.1",))
+    tls_certificate: str | None = Option(
         "PEM",
         "A PEM file with a certificate and its chain, to serve HTTPS on every listener;"
         " takes --tls-key.",
         group=LISTENING,
         path_after="",
-    )
-    tls_key: str | None = option(
-        None,
+    ).field(None)
+    tls_key: str | None = Option(
         "PEM",
         "A PEM file with the certificate's key.",
         group=LISTENING,
         path_after="",
-    )
-    store: str = option(
-        "lmdb:pexservice-data",
+    ).field(None)
+    store: str = Option(
         "URL",
         "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there, or,"
         " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
         group=STORE,
         parse=values.store_url,
         path_after="lmdb:",
-    )
-    synchronous_commit: bool = option(
-        True,  # noqa: FBT003 the default
+    ).field("lmdb:pexservice-data")
+    synchronous_commit: bool = Option(
         "on|off",
         "on: a step is on disk before its answer. off: at most 10 ms after it, and lost"
         " if the process dies in between.",
         group=STORE,
         type=bool,
         parse=values.on_or_off,
-    )
-    journal: int = option(
-        100_000,
+    ).field(True)  # noqa: FBT003 the default
+    journal: int = Option(
         "N",
         "How many transitions /history goes back.",
         group=STORE,
         type=int,
         parse=values.number(1, 100_000_000),
-    )
-    token_file: str | None = option(
-        None,
+    ).field(100_000)
+    token_file: str | None = Option(
         "FILE",
         "A file of bearer tokens, one a line, that may move the cursor; without it"
         " everybody may.",
         group=ACCESS,
         path_after="",
-    )
-    cors_origins: tuple[str, ...] = option(
-        (),
+    ).field(None)
+    cors_origins: tuple[str, ...] = Option(
         "ORIGIN",
         "An origin, as https://example.org, whose pages may use the API; may be repeated.",
         group=ACCESS,
         parse=values.origin,
         name="cors-origin",
         repeatable=True,
-    )
-    rate_limit: int | None = option(
-        None,
+    ).field(())
+    rate_limit: int | None = Option(
         "N",
         "Requests a second for each client address; those over it are refused.",
         group=ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
-    )
-    max_connections: int = option(
-        10_000,
+    ).field(None)
+    max_connections: int = Option(
         "N",
         "How many connections may be open; beyond it the longest idle one goes.",
         group=ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
-    )
-    trusted_proxies: tuple[str, ...] = option(
-        (),
+    ).field(10_000)
+    trusted_proxies: tuple[str, ...] = Option(
         "ADDRESS",
         "The address of a proxy whose X-Forwarded-For counts, besides any that comes"
         " through a unix: listener; may be repeated.",
@@ -129,9 +118,8 @@ class Settings:
         parse=values.address,
         name="trusted-proxy",
         repeatable=True,
-    )
-    allowed_hosts: tuple[str, ...] = option(
-        (),
+    ).field(())
+    allowed_hosts: tuple[str, ...] = Option(
         "NAME",
         "A host name to answer to over loopback without a token file, besides localhost"
         " and the machine's own; * for any; may be repeated.",
@@ -139,31 +127,27 @@ class Settings:
         parse=values.host_name,
         name="allowed-host",
         repeatable=True,
-    )
-    post_only: bool = option(
-        False,  # noqa: FBT003 the default
+    ).field(())
+    post_only: bool = Option(
         "",
         "Take no GET on the paths that move the cursor.",
         group=ACCESS,
         type=bool,
-    )
-    access_log: str | None = option(
-        None,
+    ).field(False)  # noqa: FBT003 the default
+    access_log: str | None = Option(
         "FILE",
         "A file for an access log in the combined format; - for the daemon's own.",
         group=OUTPUT,
         path_after="",
-    )
-    log_format: str = option(
-        "text",
+    ).field(None)
+    log_format: str = Option(
         "text|json",
         "text: a line begins with its time, its process and its level. json: each is an"
         " object.",
         group=OUTPUT,
         parse=values.one_of("text", "json"),
-    )
-    supervisor: int | None = option(
-        None,
+    ).field("text")
+    supervisor: int | None = Option(
         "N",
         "For a supervisor: the descriptor of a pipe's writing end. Messages go there, as"
         " systemd's notify protocol has them; the worker ends when nobody reads them any"
@@ -172,9 +156,8 @@ class Settings:
         type=int,
         parse=_DESCRIPTOR,
         hidden=True,
-    )
-    lifeline: int | None = option(
-        None,
+    ).field(None)
+    lifeline: int | None = Option(
         "N",
         "As --supervisor, for one of version 0.1.0 that still runs after an upgrade: the"
         " reading end of a pipe; messages go to NOTIFY_SOCKET.",
@@ -182,24 +165,22 @@ class Settings:
         type=int,
         parse=_DESCRIPTOR,
         hidden=True,
-    )
-    scoreboard: int | None = option(
-        None,
+    ).field(None)
+    scoreboard: int | None = Option(
         "N",
         "For a supervisor: the descriptor of what it counts, for /metrics.",
         group=KEEP_ALIVE,
         type=int,
         parse=_DESCRIPTOR,
         hidden=True,
-    )
-    quick_check: bool = option(
-        False,  # noqa: FBT003 the default
+    ).field(None)
+    quick_check: bool = Option(
         "",
         "For a supervisor: the store was verified before, look at the cursor only.",
         group=KEEP_ALIVE,
         type=bool,
         hidden=True,
-    )
+    ).field(False)  # noqa: FBT003 the default
     foreground: bool = True
 
     def __attrs_post_init__(self) -> None:
@@ -249,22 +230,20 @@ class Supervision:
     @ivar watchdog: seconds of silence after which a worker is replaced.
     """
 
-    standby: int = option(
-        1,
+    standby: int = Option(
         "N",
         "How many warm workers wait to take over, 0 or 1.",
         group=KEEP_ALIVE,
         type=int,
         parse=values.number(0, 1),
-    )
-    watchdog: float = option(
-        5.0,
+    ).field(1)
+    watchdog: float = Option(
         "SECONDS",
         "Seconds of silence after which a worker is replaced.",
         group=KEEP_ALIVE,
         type=float,
         parse=values.seconds(_SHORTEST_WATCHDOG),
-    )
+    ).field(5.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -275,10 +254,9 @@ class Source:
     @ivar config: the configuration file.
     """
 
-    config: str | None = option(
-        None,
+    config: str | None = Option(
         "FILE",
         "A TOML file of these options, by their names without the dashes; the command"
         " line wins.",
         group=CONFIGURATION,
-    )
+    ).field(None)

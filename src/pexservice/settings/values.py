@@ -36,6 +36,8 @@ _UNPASSED = (
 #: Spellings that people know from URLs and from other programs.
 _ADDRESS = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
 
+_INHERITED = re.compile(r"fd:[0-9]{1,9}")
+
 _PORT = re.compile(r"[0-9]{1,5}")
 _MOST_PORT = 65535
 
@@ -87,9 +89,7 @@ def on_or_off(text: str) -> bool:
     """
     Parse C{on} and C{off}.
     """
-    if text not in ("on", "off"):
-        raise ValueError("must be on or off")
-    return text == "on"
+    return one_of("on", "off")(text) == "on"
 
 
 def one_of(*words: str) -> Callable[[str], str]:
@@ -126,7 +126,7 @@ def endpoint(description: str) -> str:
     """
     Check the description of a server endpoint; nothing is opened.
     """
-    if description == ALL_OF_SYSTEMD:
+    if description == ALL_OF_SYSTEMD or _INHERITED.fullmatch(description):
         return description
     kind, *words = description.split(":")
     if kind not in ENDPOINTS:

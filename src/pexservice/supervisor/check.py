@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import CannotStart, Status
@@ -60,7 +60,6 @@ class Check:
     _store: str
     _progress: Callable[[int], object]
     _signals: StartSignals
-    _seconds: Callable[[], float] = field(default=time.monotonic)
     _log = Logger()
 
     def run(self) -> None:
@@ -71,7 +70,7 @@ class Check:
         """
         delay = RestartDelay()
         while not self._signals.terminated:
-            began, said = self._seconds(), list[str]()
+            began, said = time.monotonic(), list[str]()
             try:
                 end = self._run_once(said)
             except OSError as error:
@@ -94,7 +93,7 @@ class Check:
                 store=self._store,
                 how=end,
             )
-            self._signals.sleep(delay.after(self._seconds() - began))
+            self._signals.sleep(delay.after(time.monotonic() - began))
 
     def _run_once(self, said: list[str]) -> End:
         lines = Lines(partial(self._line_received, said))

@@ -18,11 +18,11 @@ class Plan:
         adds.
     @ivar watchdog: seconds of silence after which a worker is replaced.
     @ivar standby: how many warm workers wait to take over.
-    @ivar waits_for_restart: the options that have changed since the service started, and
-        that only a restart takes.
+    @ivar note: a line on the options that have changed since the service started and that
+        only a restart takes, or an empty string.
     """
 
     worker: Sequence[str]
     watchdog: float
     standby: int
-    waits_for_restart: Sequence[str] = ()
+    note: str = ""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import CannotStart, Status
+from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import RUNNING, State, WorkerProcess
@@ -24,22 +24,11 @@ PATIENCE = 15.0
 _STOPPING = "the service stops"
 
 
-@frozen
-class Renewal:
-    """
-    Options that were read again.
-
-    @ivar note: a line on the options that wait for a restart, or an empty string.
-    @ivar take_back: has workers started by the previous options again.
-    """
-
-    note: str = ""
-    take_back: Callable[[], object] = lambda: None
-
-
 class Replacement:
     """
     The replacement of the workers, one by one, however often it is requested.
+
+    @ivar under_way: whether the workers are being replaced.
     """
 
     _log = Logger()
@@ -49,37 +38,30 @@ class Replacement:
         roster: Roster,
         reports: Reports,
         clock: IReactorTime,
-        renew: Callable[[], Renewal] = Renewal,
+        reread: Callable[[], Plan],
     ) -> None:
         """
         Make a replacement of C{roster}'s workers, which L{request} begins.
 
-        @param renew: takes the options as they are now; raises L{CannotStart} if they
-            are wrong.
+        @param reread: reads the options again, and returns the plan by them; raises
+            L{CannotStart} if they are wrong.
         """
         self._roster = roster
-        self._renew = renew
+        self._reread = reread
         self._note = ""
         self._reports = reports
         self._clock = clock
-        self._under_way = False
+        self.under_way = False
         self._again = False
-
-    @property
-    def under_way(self) -> bool:
-        """
-        Return whether the workers are being replaced.
-        """
-        return self._under_way
 
     def request(self) -> None:
         """
         Replace the workers now, or once more after the replacement under way.
         """
-        if self._under_way:
+        if self.under_way:
             self._again = True
             return
-        self._under_way = True
+        self.under_way = True
         Deferred.fromCoroutine(self._replace()).addErrback(
             lambda failure: self._log.failure("the workers stay", failure=failure)
         )
@@ -91,7 +73,7 @@ class Replacement:
         try:
             problem = await self._replace_all()
         finally:
-            self._under_way = False
+            self.under_way = False
             if self._roster.running:
                 self._reports.reload_ended(problem, self._note)
                 if self._again:
@@ -107,11 +89,13 @@ class Replacement:
         roster = self._roster
         self._note = ""
         try:
-            renewal = self._renew()
+            plan = self._reread()
         except CannotStart as error:
             self._log.error("{reason}; the old workers stay", reason=error)
             return str(error)
-        self._note = renewal.note
+        before = roster.plan
+        roster.configure(plan)
+        self._note = plan.note
         if self._note:
             self._log.warn("{note}", note=self._note)
         old = roster.staying
@@ -127,7 +111,7 @@ class Replacement:
                 reason=reason,
             )
             new.retire()
-            renewal.take_back()
+            roster.configure(before)
             return new.status or f"{new.name} does not come up"
         # First retire the old standby, so that the new worker takes over.
         for group in ([each for each in old if each not in serving], serving):

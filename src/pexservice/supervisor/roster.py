@@ -19,6 +19,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import STANDING_BY
 from pexservice.supervisor.child import Command, End
+from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import (
     Reactor,
@@ -50,6 +51,7 @@ class Roster:
     The workers of one supervisor.
 
     @ivar running: whether workers should run.
+    @ivar plan: the plan by which workers are started and watched.
     @ivar workers: the records of all workers that have not ended for good, the oldest
         first.
     """
@@ -61,26 +63,22 @@ class Roster:
         reactor: Reactor,
         reports: Reports,
         *,
-        launch: Callable[[bool], Command],
+        plan: Plan,
+        launch: Callable[[Plan, bool], Command],
         give_up: Callable[[Status, str], object],
-        watchdog: float,
-        standby: int,
     ) -> None:
         """
         Make a roster without workers, which L{start} adds.
 
-        @param launch: returns the command of a worker; called with whether that has to
-            verify the store.
+        @param launch: returns the command of a worker; called with the plan, and with
+            whether the worker has to verify the store.
         @param give_up: ends the service, with a status and a reason.
-        @param watchdog: seconds of silence that are too long.
-        @param standby: how many workers stand by.
         """
         self._reactor = reactor
         self._reports = reports
         self._launch = launch
         self._give_up = give_up
-        self._watchdog = watchdog
-        self._wanted = 1 + standby
+        self.plan = plan
         self._numbers = itertools.count(1)
         self._suspicious = False
         self._looked = reactor.seconds()
@@ -118,27 +116,27 @@ class Roster:
         """
         self.running = True
         self._looked = self._reactor.seconds()
-        self._looking.start(self._watchdog / LOOKS)
+        self._looking.start(self.plan.watchdog / LOOKS)
         self.fill()
 
-    def configure(self, watchdog: float, standby: int) -> None:
+    def configure(self, plan: Plan) -> None:
         """
-        Set the watchdog's time and the number of standbys.
+        Start and watch workers by C{plan} from now on.
 
-        The workers that are started from now on are watched with C{watchdog}.  C{standby}
-        workers stand by after the next L{fill}.
+        Those that run already stay as they are; as many as C{plan} has stand by after the
+        next L{fill}.
         """
-        self._watchdog, self._wanted = watchdog, 1 + standby
-        self._reports.standby_wanted(standby)
+        self.plan = plan
+        self._reports.standby_wanted(plan.standby)
         if self.running:
             self._looking.stop()
-            self._looking.start(watchdog / LOOKS)
+            self._looking.start(plan.watchdog / LOOKS)
 
     def fill(self) -> list[WorkerProcess]:
         """
         Add the workers that are missing, and return them.
         """
-        missing = self._wanted - len(self.staying)
+        missing = 1 + self.plan.standby - len(self.staying)
         return [self.add() for _ in range(missing)]
 
     def add(self) -> WorkerProcess:
@@ -146,7 +144,7 @@ class Roster:
         Add one more worker, and start it.
         """
         worker = WorkerProcess(
-            f"worker-{next(self._numbers)}", self._reactor, self, self._watchdog
+            f"worker-{next(self._numbers)}", self._reactor, self, self.plan.watchdog
         )
         self.workers.append(worker)
         worker.start()
@@ -187,7 +185,7 @@ class Roster:
 
         The command depends on how other workers ended.
         """
-        return self._launch(self._suspicious)
+        return self._launch(self.plan, self._suspicious)
 
     def changed(self, worker: WorkerProcess) -> None:
         """
@@ -198,7 +196,7 @@ class Roster:
                 self._suspicious = False
             # Starting works, so there is no reason to wait longer each time.
             for each in self.workers:
-                each.reset_restart_delay()
+                each.restart_delay.reset()
             self._reports.serving(worker.name, self._reactor.seconds())
             self._reports.ready()
         elif worker.state is State.ENDED:
@@ -251,7 +249,7 @@ class Roster:
 
     def _look(self) -> None:
         now = self._reactor.seconds()
-        late, self._looked = now - self._looked > self._watchdog / 2, now
+        late, self._looked = now - self._looked > self.plan.watchdog / 2, now
         for each in [*self.workers]:
             # If the supervisor itself was late, the workers' messages wait to be read.
             each.watch(excused=late)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -25,7 +24,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit
@@ -41,7 +39,7 @@ from pexservice.process.verification import VerificationProgress
 from pexservice.supervisor.check import Check
 from pexservice.supervisor.child import Command
 from pexservice.supervisor.plan import Plan
-from pexservice.supervisor.replacement import Renewal, Replacement
+from pexservice.supervisor.replacement import Replacement
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
 from pexservice.supervisor.worker_process import MESSAGES, Reactor
@@ -82,7 +80,7 @@ class Supervisor(Service):
         plan: Plan,
         check: Sequence[str],
         store: str,
-        reread: Callable[[], Plan] | None = None,
+        reread: Callable[[], Plan],
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -103,7 +101,7 @@ class Supervisor(Service):
         self._reactor = reactor
         self._listen = listen
         self._plan = plan
-        self._reread = reread or (lambda: self._plan)
+        self._reread = reread
         self._check = check
         self._store = store
         self._foreground = foreground
@@ -140,7 +138,7 @@ class Supervisor(Service):
         end, told = time.monotonic() + ORPHANS_PATIENCE, False
         while True:
             try:
-                port = _now(place.listen(_NeverConnected()))
+                port = place.listen_now(_NeverConnected())
             except AddressInUse as error:
                 if self._signals.terminated or time.monotonic() > end:
                     raise
@@ -190,12 +188,11 @@ class Supervisor(Service):
         self._roster = roster = Roster(
             self._reactor,
             reports,
+            plan=self._plan,
             launch=self._launch,
             give_up=self._exit_with,
-            watchdog=self._plan.watchdog,
-            standby=self._plan.standby,
         )
-        replacement = Replacement(roster, reports, self._reactor, self._renew)
+        replacement = Replacement(roster, reports, self._reactor, self._reread)
         roster.start()
         # The request is made between two turns of the reactor.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(replacement.request))
@@ -213,29 +210,14 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _renew(self) -> Renewal:
+    def _launch(self, plan: Plan, verify: bool) -> Command:  # noqa: FBT001 the roster's call
         """
-        Read the options again, and start workers by them from now on.
-        """
-        before, now = self._plan, self._reread()
-        self._take(now)
-        names = " and ".join(now.waits_for_restart)
-        note = f"a change of {names} takes a restart" if names else ""
-        return Renewal(note, lambda: self._take(before))
-
-    def _take(self, plan: Plan) -> None:
-        self._plan = plan
-        if self._roster is not None:
-            self._roster.configure(plan.watchdog, plan.standby)
-
-    def _launch(self, verify: bool) -> Command:  # noqa: FBT001 the only argument
-        """
-        Return the command that starts a worker.
+        Return the command that starts a worker by C{plan}.
         """
         ours = [port.fileno() for _, port in self._ports]  # type: ignore[attr-defined]
         board = MESSAGES + 1
         theirs = range(board + 1, board + 1 + len(ours))
-        arguments = [*self._plan.worker, "--supervisor", str(MESSAGES)]
+        arguments = [*plan.worker, "--supervisor", str(MESSAGES)]
         arguments += ["--scoreboard", str(board)]
         for number in theirs:
             arguments += ["--listen", f"fd:{number}"]
@@ -247,7 +229,7 @@ class Supervisor(Service):
             for name, value in self._environment.items()
             if not name.startswith(_OURS)
         }
-        environment["WATCHDOG_USEC"] = str(int(self._plan.watchdog * 1e6))
+        environment["WATCHDOG_USEC"] = str(int(plan.watchdog * 1e6))
         descriptors = {board: self._scoreboard, **dict(zip(theirs, ours, strict=True))}
         return Command(arguments, environment, descriptors, verifies=verify)
 
@@ -278,15 +260,3 @@ class Supervisor(Service):
             if not place.description.startswith("systemd:"):
                 await stop_listening(port)
         self._notifier.close()
-
-
-def _now(coroutine: Coroutine[Deferred[Any], Any, IListeningPort]) -> IListeningPort:
-    """
-    Return what C{coroutine}, which waits for nothing, returns.
-    """
-    results: list[IListeningPort | Failure] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    (result,) = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result

@@ -123,6 +123,7 @@ class WorkerProcess(ProcessProtocol):
     @ivar verifies: whether its process reads the whole store before it serves.
     @ivar status: the status of its process, in the process's own words.
     @ivar last_end: how the last process that ended did so.
+    @ivar restart_delay: the delay before the next start.
     """
 
     _log = Logger()
@@ -144,7 +145,7 @@ class WorkerProcess(ProcessProtocol):
         self._reactor = reactor
         self._overseer = overseer
         self._watchdog = watchdog
-        self._restart_delay = RestartDelay()
+        self.restart_delay = RestartDelay()
         # The timer of the next start or, while there is a process, of its SIGKILL.
         self._timer: IDelayedCall | None = None
         self._last_heard = 0.0
@@ -204,12 +205,6 @@ class WorkerProcess(ProcessProtocol):
         except OSError as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
             self.processEnded(Failure(ProcessTerminated(exitCode=1)))
-
-    def reset_restart_delay(self) -> None:
-        """
-        Have the next start wait no longer than the first one, because this one worked.
-        """
-        self._restart_delay.reset()
 
     def connectionMade(self) -> None:
         """
@@ -345,6 +340,6 @@ class WorkerProcess(ProcessProtocol):
                 self.state = State.WAITING
                 lived = self._reactor.seconds() - self.began
                 self._timer = self._reactor.callLater(
-                    self._restart_delay.after(lived), self.start
+                    self.restart_delay.after(lived), self.start
                 )
             self._overseer.changed(self)

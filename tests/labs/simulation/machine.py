@@ -18,6 +18,7 @@ from zope.interface import implementer
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import Notifier
 from pexservice.supervisor.child import Command
+from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.replacement import Replacement
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
@@ -41,15 +42,15 @@ class _Supervisor:
 
     def __init__(self, machine: Machine) -> None:
         reports = Reports(Notifier(), Score(standby=1), lambda _: None)
+        plan = Plan(worker=["worker"], watchdog=WATCHDOG, standby=1)
         self.roster = Roster(
             cast(Reactor, machine),
             reports,
+            plan=plan,
             launch=_launch,
             give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
-            watchdog=WATCHDOG,
-            standby=1,
         )
-        self.replacement = Replacement(self.roster, reports, machine)
+        self.replacement = Replacement(self.roster, reports, machine, lambda: plan)
 
     def knows(self, process: Process) -> bool:
         """
@@ -59,8 +60,9 @@ class _Supervisor:
         return state.name == process.phase.name and process.worker.pid == process.pid
 
 
-def _launch(verify: bool) -> Command:  # noqa: FBT001 the only argument
-    return Command(["worker"] if verify else ["worker", QUICK], {}, {}, verifies=verify)
+def _launch(plan: Plan, verify: bool) -> Command:  # noqa: FBT001 the roster's call
+    command = plan.worker if verify else [*plan.worker, QUICK]
+    return Command(command, {}, {}, verifies=verify)
 
 
 @implementer(IReactorProcess, IReactorTime)

@@ -110,6 +110,12 @@ def test_help(command: list[str], capsys: Captured) -> None:
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
         (["status", "--timeout", "0"], "0: must be seconds, more than 0"),
         (["status", "--timeout", "soon"], "soon: must be seconds"),
+        (["reload", "--timeout", "0"], "0: must be seconds, more than 0"),
+        (["reload", "0"], "0: must be a number from 1 to 4194303"),
+        (["history", "--limit", "-1"], "-1: must be a number, 0 or more"),
+        (["backup", "store", "to", "--keep", "0"], "0: must be a number, 1 or more"),
+        (["restore", "one", "--to", "two", "--beyond", "x"], "x: must be a number, 0 or"),
+        (["load", "--connections", "1001"], "1001: must be a number from 1 to 1000"),
     ],
 )
 def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:

@@ -130,6 +130,7 @@ def test_flags_and_hidden_options() -> None:
         (["--listen", "systemd:domain=INET:index=7"], "systemd has passed no such socket"),
         (["--store", "lmbd:x"], "(did you mean lmdb:x?)"),
         (["--listen", "fd:3"], "--listen fd:3: only a worker takes"),
+        (["--listen", "fd:x"], "--listen fd:x: must be fd:NUMBER;"),
         (["--synchronous-commit", "yes"], "must be on or off"),
         (["--cors-origin", "https://h/"], "without a path"),
         (["--trusted-proxy", "h"], "--trusted-proxy h: must be an IP address"),

@@ -181,15 +181,22 @@ def test_refused(watcher: Watcher) -> None:
     assert ended.check(Refused)
 
 
-@pytest.mark.parametrize("data", [b"hello", b'{"position":1}', b"[" * 50_000])
-def test_no_state(watcher: Watcher, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"hello", "JSON"),
+        (b'{"position":1}', "a state of the cursor"),
+        (b"[" * 50_000, "JSON"),
+    ],
+)
+def test_no_state(watcher: Watcher, data: bytes, expected: str) -> None:
     """
     An event that is no state ends the watch.
     """
     watcher.service.tell(b"data: %b\n\n" % data)
     (ended,) = watcher.ended
     assert ended.check(UnexpectedAnswer)
-    assert "/events: expected a state" in str(ended.value)
+    assert f"/events: expected {expected}, got " in str(ended.value)
 
 
 def test_closed(watcher: Watcher) -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.protocol import Factory
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import FileLogObserver, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import ACCESS, LogLines, is_journal, level_of
@@ -37,9 +38,7 @@ def written(given: dict[str, Any], **how: Any) -> str:
     """
     Return the text that is written for an event.
     """
-    lines: list[str] = []
-    LogLines(lines.append, "supervisor", **how)(given)
-    return "".join(lines)
+    return LogLines("supervisor", **how)(given) or ""
 
 
 def test_one_prefix() -> None:
@@ -161,8 +160,8 @@ def test_twisteds_words_for_connections() -> None:
     """
     Twisted's lines about each connection that an HTTP client opens or closes are left out.
     """
-    lines: list[str] = []
-    observer = LogLines(lines.append, "worker-1")
+    log = StringIO()
+    observer = FileLogObserver(log, LogLines("worker-1"))
     globalLogPublisher.addObserver(observer)
     try:
         factory = Factory()
@@ -170,7 +169,7 @@ def test_twisteds_words_for_connections() -> None:
         factory.doStop()
     finally:
         globalLogPublisher.removeObserver(observer)
-    assert lines == []
+    assert log.getvalue() == ""
 
 
 def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:

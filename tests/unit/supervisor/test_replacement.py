@@ -7,13 +7,15 @@ from __future__ import annotations
 import signal
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import READY, STANDING_BY
-from pexservice.supervisor.replacement import PATIENCE, Renewal
+from pexservice.supervisor.plan import Plan
+from pexservice.supervisor.replacement import PATIENCE
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
 
@@ -208,10 +210,10 @@ def test_options_that_are_wrong(supervised: Supervised) -> None:
     """
     before = supervised.processes
 
-    def renew() -> Renewal:
+    def reread() -> Plan:
         raise Misconfigured("there is no tokn-file")
 
-    supervised.renew = renew
+    supervised.reread = reread
     supervised.replacement.request()
     assert supervised.processes == before
     assert (supervised.score.reload, supervised.score.note) == (
@@ -227,15 +229,17 @@ def test_options_are_taken_back(supervised: Supervised) -> None:
 
     If one does, the note tells which changes were not taken.
     """
-    taken_back = []
-    supervised.renew = lambda: Renewal("a change", lambda: taken_back.append(1))
+    before = supervised.roster.plan
+    now = evolve(before, worker=["another"], note="a change")
+    supervised.reread = lambda: now
     supervised.replacement.request()
+    assert supervised.processes[-1].arguments == ["another"]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
-    assert taken_back == [1]
+    assert supervised.roster.plan is before
     assert supervised.score.reload is Reload.FAILED
     supervised.replacement.request()
     replace_all(supervised)
-    assert taken_back == [1]
+    assert supervised.roster.plan is now
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.SUCCEEDED,
         "a change",

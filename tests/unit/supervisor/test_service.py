@@ -81,6 +81,7 @@ class Bench:
         settings: dict[str, Any] = {
             "listen": [LOOPBACK],
             "plan": PLAN,
+            "reread": lambda: PLAN,
             "check": WELL,
             "store": "/srv/store",
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},

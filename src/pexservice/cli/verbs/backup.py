@@ -4,10 +4,9 @@ C{pexctl backup}: copy a store, once or again and again.
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_directory
+from pexservice.cli.arguments import add_directory, number
 from pexservice.cli.outcome import Result
 
 SUMMARY = "copy a store, also while a service uses it"
@@ -15,12 +14,6 @@ DESCRIPTION = """\
 The copy is one state that was
 committed, and is verified; it is a store itself: start a service on it, or put
 it in the place of one that was lost, with pexctl restore."""
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
-        raise ArgumentTypeError(f"{text}: must be a number, 1 or more")
-    return int(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         metavar="N",
-        type=_count,
+        type=number(1),
         help="name the copy by the time, and remove all but the newest N",
     )
     parser.add_argument(

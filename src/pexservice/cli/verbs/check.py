@@ -94,26 +94,18 @@ def _check_addresses(settings: Settings) -> list[str]:
     @return: the addresses that another process listens on.
     """
     from twisted.internet import reactor
-    from twisted.internet.defer import Deferred
     from twisted.internet.protocol import Factory
-    from twisted.python.failure import Failure
 
-    from pexservice.process.listening import AddressInUse, places, stop_listening
+    from pexservice.process.listening import AddressInUse, places
 
     # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
     own = [each for each in settings.listen if each.startswith(("tcp:", "tcp6:"))]
     in_use = []
     for place in places(reactor, own):
-
-        async def listen() -> None:
-            await stop_listening(await place.listen(Factory()))  # noqa: B023 called here
-
-        found: list[Failure] = []
-        Deferred.fromCoroutine(listen()).addErrback(found.append)
-        if found and found[0].check(AddressInUse):
+        try:
+            place.listen_now(Factory()).stopListening()
+        except AddressInUse:
             in_use.append(place.description)
-        elif found:
-            found[0].raiseException()
     return in_use
 
 

@@ -4,7 +4,7 @@ C{pexctl current}: tell where the cursor is.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from pexservice.cli.arguments import add_service
 from pexservice.cli.outcome import Result
@@ -13,11 +13,7 @@ SUMMARY = "tell the value at the cursor"
 DESCRIPTION = "Nothing is moved."
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the arguments of a verb that calls a service.
-    """
-    add_service(parser)
+add_arguments = add_service
 
 
 def run(arguments: Namespace) -> Result:

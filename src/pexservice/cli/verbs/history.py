@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_service, whole
+from pexservice.cli.arguments import add_service, number
 
 SUMMARY = "list the latest steps, newest first"
 DESCRIPTION = "With --json each is an object on\na line of its own."
@@ -21,12 +21,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=whole,
+        type=number(0),
         default=100,
         help="how many at most [default: 100]",
     )
     parser.add_argument(
-        "--before", metavar="N", type=whole, help="only those before this revision"
+        "--before", metavar="N", type=number(0), help="only those before this revision"
     )
 
 
@@ -34,6 +34,8 @@ def run(arguments: Namespace) -> None:
     """
     Write a line for each step, newest first.
     """
+    from attrs import asdict
+
     from pexservice.cli.calling import call
     from pexservice.cli.output import write
     from pexservice.client import Cursor
@@ -42,13 +44,7 @@ def run(arguments: Namespace) -> None:
         async for step in cursor.history(before=arguments.before, limit=arguments.limit):
             time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
             if arguments.json:
-                found = {
-                    "revision": step.revision,
-                    "position": step.position,
-                    "transition": step.transition,
-                    "time": time,
-                }
-                write(json.dumps(found))
+                write(json.dumps({**asdict(step), "time": time}))
             else:
                 write(
                     f"{time} revision {step.revision} {step.transition}"

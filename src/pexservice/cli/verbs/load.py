@@ -4,23 +4,15 @@ C{pexctl load}: tell how many steps a service makes, and whether it makes each o
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_service, seconds, whole
-from pexservice.cli.outcome import Result, VerbFailed
+from pexservice.cli.arguments import add_service, number, seconds
+from pexservice.cli.outcome import UNKNOWN, Result, VerbFailed
 
 SUMMARY = "make steps as fast as they are answered, and count them by the history"
 DESCRIPTION = """\
 They really are made: the
 cursor moves."""
-
-_MOST_CONNECTIONS = 1000
-
-
-def _connections(text: str) -> int:
-    if not 0 < whole(text) <= _MOST_CONNECTIONS:
-        raise ArgumentTypeError(f"{text}: must be from 1 to {_MOST_CONNECTIONS}")
-    return int(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--connections",
         metavar="N",
-        type=_connections,
+        type=number(1, 1000),
         default=10,
         help="how many steps are under way at a time [default: 10]",
     )
@@ -51,21 +43,23 @@ def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.calling import call
-    from pexservice.cli.loading import make_load
+    from pexservice.cli.loading import Found, make_load
     from pexservice.cli.output import ProgressBar
+    from pexservice.client import Cursor
 
-    with ProgressBar() as bar:
-        found = call(
-            arguments,
-            lambda cursor: make_load(
+    async def load(cursor: Cursor) -> Found:
+        # Drawn and removed in one thread: an interrupt leaves no bar behind.
+        with ProgressBar() as bar:
+            return await make_load(
                 cursor, arguments.connections, arguments.seconds, bar.show
-            ),
-        )
+            )
+
+    found = call(arguments, load)
     if found.lost or found.unknown:
         raise VerbFailed(
             found.words(),
             "lost" if found.lost else "outcome-unknown",
-            1 if found.lost else 75,
+            1 if found.lost else UNKNOWN,
             asdict(found),
         )
     return Result(found.words(), {"outcome": "done", **asdict(found)})

@@ -15,7 +15,8 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from pexservice.cli.outcome import Result, VerbFailed
+from pexservice.cli.arguments import number, seconds
+from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
 
 SUMMARY = "have a running service take its files as they are now"
 DESCRIPTION = """\
@@ -32,23 +33,8 @@ _VARIABLE = "MAINPID"
 #: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
 
-#: The longest wait.  Seconds.
-_LONGEST = 86_400
-
-#: The exit status EX_UNAVAILABLE.
-_UNREACHABLE = 69
-
-
-def _pid(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) < 1 << 22):
-        raise ArgumentTypeError(f"{text}: must be the number of a process")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not (text.isdecimal() and 0 < int(text) <= _LONGEST):
-        raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
-    return float(text)
+#: A parser of process ids.
+_pid = number(1, (1 << 22) - 1)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=80.0,
         help="how long to wait for the outcome [default: 80]",
     )
@@ -84,14 +70,14 @@ def run(arguments: Namespace) -> Result:
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None or before.reloads is None:
             raise VerbFailed(
-                f"process {pid} is no pexservice that has started", "none", _UNREACHABLE
+                f"process {pid} is no pexservice that has started", "none", UNREACHABLE
             )
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
-        raise VerbFailed(f"there is no process {pid}", "none", _UNREACHABLE) from None
+        raise VerbFailed(f"there is no process {pid}", "none", UNREACHABLE) from None
     except OSError as error:
         reason = f"process {pid}: {error.strerror}; reload as the service's user or as root"
-        raise VerbFailed(reason, "none", _UNREACHABLE) from error
+        raise VerbFailed(reason, "none", UNREACHABLE) from error
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_INTERVAL)
@@ -111,7 +97,7 @@ def run(arguments: Namespace) -> Result:
                 )
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended meanwhile", "ended")
-    raise VerbFailed(f"no outcome after {arguments.timeout:.0f} seconds", "pending")
+    raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")
 
 
 def _default_pid() -> int:

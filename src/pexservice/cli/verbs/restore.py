@@ -4,10 +4,9 @@ C{pexctl restore}: put a backup in the place of a store.
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.arguments import add_directory
+from pexservice.cli.arguments import add_directory, number
 from pexservice.cli.outcome import Result
 
 SUMMARY = "put a backup in the place of a store that no service uses"
@@ -17,12 +16,6 @@ directory of before is kept under another name, and at every moment there is one
 of the two. Revisions that callers saw after the backup are counted again,
 unless --beyond names the highest of them: then steps are made until all are
 left behind, and the position stays as the backup has it."""
-
-
-def _revision(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ArgumentTypeError(f"{text}: must be a revision, 0 or more")
-    return int(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -40,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--beyond",
         metavar="N",
-        type=_revision,
+        type=number(0),
         help="the highest revision that anybody has seen",
     )
 

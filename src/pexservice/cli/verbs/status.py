@@ -7,13 +7,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pexservice.cli.arguments import add_server, seconds, url, urls_of
-from pexservice.cli.outcome import Result, VerbFailed
+from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
 
 SUMMARY = "ask a running service whether it takes steps"
 DESCRIPTION = ""
-
-#: The exit status EX_UNAVAILABLE.
-_UNREACHABLE = 69
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def run(arguments: Namespace) -> Result:
     except NotReady as error:
         raise VerbFailed(str(error), "not-ready") from error
     except Unreachable as error:
-        raise VerbFailed(str(error), "unreachable", _UNREACHABLE) from error
+        raise VerbFailed(str(error), "unreachable", UNREACHABLE) from error
     return Result(
         f"ready: revision {status.revision}, position {status.position}",
         {"outcome": "ready", **asdict(status)},

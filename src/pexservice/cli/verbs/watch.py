@@ -5,7 +5,7 @@ C{pexctl watch}: tell the cursor whenever it has moved.
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from pexservice.cli.arguments import add_service
 
@@ -19,11 +19,7 @@ _WHOLE = 40
 _ENDS = 12
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the arguments of a verb that calls a service.
-    """
-    add_service(parser)
+add_arguments = add_service
 
 
 def run(arguments: Namespace) -> None:
