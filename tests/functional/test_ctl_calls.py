@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -220,6 +220,30 @@ def test_signals_while_a_call_waits(
     assert calling.returncode == status
 
 
+@contextmanager
+def load_on_a_terminal(
+    daemon: Daemon, seconds: int
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """
+    Run C{pexctl load} with its progress bar on a terminal.
+
+    @return: yields the process, and a descriptor that reads what the bar draws.
+    """
+    ours, theirs = pty.openpty()
+    url = f"http://127.0.0.1:{daemon.port}"
+    try:
+        with subprocess.Popen(
+            [*PEXCTL, "load", "--seconds", str(seconds), "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+        ) as loading:
+            os.close(theirs)
+            yield loading, ours
+    finally:
+        os.close(ours)
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -227,23 +251,14 @@ def test_signals_during_a_load(worker: Daemon, number: signal.Signals, status: i
     """
     Ctrl-C and SIGTERM end a load, whose bar is removed.
     """
-    ours, theirs = pty.openpty()
-    url = f"http://127.0.0.1:{worker.port}"
-    with subprocess.Popen(
-        [*PEXCTL, "load", "--seconds", "60", "--url", url],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    ) as loading:
-        os.close(theirs)
-        drawn = os.read(ours, 4096).decode()
+    with load_on_a_terminal(worker, 60) as (loading, terminal):
+        drawn = os.read(terminal, 4096).decode()
         loading.send_signal(number)
         assert loading.communicate(timeout=PATIENCE)[0] == ""
         # Reading a terminal that nobody has open any more fails.
         with suppress(OSError):
-            while data := os.read(ours, 4096).decode():
+            while data := os.read(terminal, 4096).decode():
                 drawn += data
-    os.close(ours)
     assert loading.returncode == status
     assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", drawn)
 
@@ -293,22 +308,13 @@ def test_load(tmp_path: Path) -> None:
         revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
         assert found["answered"] == revision > 0
 
-        ours, theirs = pty.openpty()
-        url = f"http://127.0.0.1:{daemon.port}"
-        with subprocess.Popen(
-            [*PEXCTL, "load", "--seconds", "2", "--url", url],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-        ) as loading:
-            os.close(theirs)
-            drawn = os.read(ours, 4096).decode()
+        with load_on_a_terminal(daemon, 2) as (loading, terminal):
+            drawn = os.read(terminal, 4096).decode()
             said = daemon._wait_for("stands by")
             (*_, served) = re.findall(r"(worker-\d) serves", said)
             (*_, pid) = re.findall(rf"{served} is process (\d+)", said)
             os.kill(int(pid), signal.SIGKILL)
             out, _ = loading.communicate(timeout=PATIENCE)
-        os.close(ours)
     assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
     assert loading.returncode == 0
     assert out.endswith("by the history: lost 0, doubled 0\n")

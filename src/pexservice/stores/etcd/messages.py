@@ -146,9 +146,10 @@ def transaction(
     forgotten: int | None = None,
 ) -> Message:
     """
-    Return the transaction that takes C{batch}, if the cursor is still as C{base} says.
+    Return the transaction that takes C{batch}, unless etcd's state forbids that.
 
-    In addition, none of the batch's idempotency keys may have been used.
+    The cursor must still be as C{base} says, and none of the batch's idempotency keys may
+    have been used.
 
     While the operation key is there, its lease is.  No other put has a lease, least of all
     one that is made when that key is gone: for a lease that has ended etcd refuses the
