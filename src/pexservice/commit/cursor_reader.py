@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.core.cursor import State, state_at
-from pexservice.core.sequence import Neighbours
+from pexservice.core.sequence import TermCache
 from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import ISharedStore, NotTaken, OutcomeUnknown
 
@@ -52,7 +52,7 @@ class CursorReader:
         self._store = store
         self._known = known
         self._seen = seen
-        self._neighbours = Neighbours()
+        self._term_cache = TermCache()
         self._probing = Periodic(self._probe, clock)
         self._under_way = False
         self._waiting: list[Deferred[State]] = []
@@ -139,7 +139,7 @@ class CursorReader:
         if abs(position - term.position) > NEAR:
             return state_at(revision, position)
         while term.position < position:
-            term = self._neighbours.forward(term)
+            term = self._term_cache.forward(term)
         while term.position > position:
-            term = self._neighbours.backward(term)
+            term = self._term_cache.backward(term)
         return State(revision, term)

@@ -41,7 +41,7 @@ from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
 from pexservice.commit.interface import IBatchOwner
 from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter
 from pexservice.core.cursor import INITIAL, State, Transition, follow
-from pexservice.core.sequence import Neighbours
+from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import OutcomeUnknown
 
 
@@ -91,7 +91,7 @@ class GroupCommit:
         self._seconds = reactor.seconds
         self._time_ns = time_ns
         self._policy = BatchingPolicy()
-        self._neighbours = Neighbours()
+        self._term_cache = TermCache()
         self.counts = Counts()
         self.durable = self.latest = INITIAL
         self.open = OpenBatch(INITIAL)
@@ -128,7 +128,7 @@ class GroupCommit:
         if not batch.transitions:
             batch.began = self._seconds()
         transition = move.transition
-        self.latest = state = follow(self.latest, transition, self._neighbours)
+        self.latest = state = follow(self.latest, transition, self._term_cache)
         batch.transitions += transition.code
         if move.key is not None:
             batch.keys[move.key] = (transition, state)

@@ -1,3 +1,3 @@
 """
-The sequence and the cursor: pure, without Twisted, LMDB or a clock.
+The sequence and the cursor, as pure functions: no Twisted, no store, no clock.
 """

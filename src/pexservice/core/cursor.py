@@ -1,8 +1,7 @@
 """
-The cursor: its states, its transitions, and the state that each transition leads to.
+The cursor: its states, its transitions, and the function that applies a transition.
 
-Pure: no Twisted, no store, no clock.  Everything else in the service moves these
-few values around.
+This module is pure.  It uses no Twisted, no store and no clock.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from pexservice.core.sequence import ORIGIN, Neighbours, Term, term_at
+from pexservice.core.sequence import ORIGIN, Term, TermCache, term_at
 
 
 class Transition(Enum):
     """
     A way to move the cursor.
 
-    @ivar code: the transition's byte in a packed journal row, so no other transition may
-        ever have it.
+    @ivar code: the byte that stands for the transition in the journal.  Stores on disk
+        contain it, so it never changes and is never reused.
     """
 
     NEXT = b"n"
@@ -26,26 +25,25 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # An attribute of its own: reading "value" of an Enum member takes two Python
-        # calls.
+        # An attribute, because reading "value" of an Enum member costs two Python calls.
         self.code = code
 
     @property
     def word(self) -> str:
         """
-        Return the transition's name for callers: the last word of its endpoint.
+        Return the name that clients see: the last segment of the endpoint's path.
         """
         return self.name.lower()
 
 
 class State(NamedTuple):
     """
-    A state of the cursor: its revision and its term.
+    A state of the cursor.
 
-    @ivar revision: how many transitions were acknowledged since the store was
-        made, whatever they did.
-    @ivar term: the term under the cursor.  Only its position is ever stored:
-        the value follows from it.
+    @ivar revision: the number of steps since the store was created.  A step counts even if
+        it left the position unchanged.
+    @ivar term: the term at the cursor.  The store keeps only its position, because the
+        value follows from it.
     """
 
     revision: int
@@ -53,9 +51,6 @@ class State(NamedTuple):
 
     @property
     def position(self) -> int:
-        """
-        Return the index n of the term under the cursor.
-        """
         return self.term.position
 
     def __repr__(self) -> str:
@@ -67,26 +62,28 @@ INITIAL = State(0, ORIGIN)
 
 def state_at(revision: int, position: int) -> State:
     """
-    Return the state with this revision and position; 21 ms at position 1,000,000.
+    Return the state with this revision and position.
 
-    @raise ValueError: either number is negative.
+    Computing the term takes 21 ms at position 1,000,000.
+
+    @raise ValueError: C{revision} or C{position} is negative.
     """
     if revision < 0:
         raise ValueError(f"there is no revision {revision}")
     return State(revision, term_at(position))
 
 
-def follow(state: State, transition: Transition, neighbours: Neighbours) -> State:
+def follow(state: State, transition: Transition, terms: TermCache) -> State:
     """
     Return the state after C{transition}.
 
-    Each transition counts as a revision, also one that leaves the position where it is.
+    The revision grows by one even if the position stays the same.
     """
     revision, term = state
     if transition is Transition.NEXT:
-        return State(revision + 1, neighbours.forward(term))
+        return State(revision + 1, terms.forward(term))
     if transition is Transition.PREVIOUS:
-        return State(revision + 1, neighbours.backward(term))
+        return State(revision + 1, terms.backward(term))
     return State(revision + 1, ORIGIN)
 
 
@@ -103,18 +100,19 @@ def follow_position(position: int, transition: Transition) -> int:
 
 def skip_positions(position: int, transitions: bytes) -> int:
     """
-    Return the position after C{transitions}, which are the codes of L{Transition}s.
+    Return the position after all C{transitions}, given as one code byte each.
 
-    Each code is one byte.  The transitions are counted, and followed one by one only where
-    the position may have stayed at 0.
+    Only the transitions after the last reset matter.  Usually it is enough to count them.
+    They are applied one by one only if a C{previous} may have been applied at position 0,
+    where it does nothing.
     """
-    reset = transitions.rfind(Transition.RESET.code)
-    if reset >= 0:
-        position, transitions = 0, transitions[reset + 1 :]
-    backward = transitions.count(Transition.PREVIOUS.code)
-    if backward <= position:
-        return position + len(transitions) - 2 * backward
-    (back,) = Transition.PREVIOUS.code
+    last_reset = transitions.rfind(Transition.RESET.code)
+    if last_reset >= 0:
+        position, transitions = 0, transitions[last_reset + 1 :]
+    previous_count = transitions.count(Transition.PREVIOUS.code)
+    if previous_count <= position:
+        return position + len(transitions) - 2 * previous_count
+    (previous_code,) = Transition.PREVIOUS.code
     for code in transitions:
-        position = max(position - 1, 0) if code == back else position + 1
+        position = max(position - 1, 0) if code == previous_code else position + 1
     return position

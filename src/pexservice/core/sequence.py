@@ -1,17 +1,16 @@
 """
-Exact terms of the Fibonacci sequence, at any position, at linear cost a step.
+Exact terms of the Fibonacci sequence at any position.
 
-Pure: no Twisted, no store, no clock.
+This module is pure.  It uses no Twisted, no store and no clock.
 
-Values are C{decimal.Decimal} because a service hands out I{text}.  Both the
-addition that makes a step and the conversion to digits are linear in the number
-of digits there, while the text of an C{int} takes quadratic time and is refused
-by Python beyond 4,300 digits (F(20,578)).  At position 1,000,000 (208,988
-digits) a step takes 0.02 ms and its text 0.3 ms; C{docs/benchmarks.md} has the
-table.
+Values are C{decimal.Decimal}, because the service sends decimal I{text}.  With decimals,
+both a step (one addition) and the conversion to text take time linear in the number of
+digits.  Converting an C{int} to text takes quadratic time, and Python refuses it beyond
+4,300 digits, which F(20,578) exceeds.  At position 1,000,000 (208,988 digits) a step takes
+0.02 ms and the conversion 0.3 ms.
 
-The context has the largest precision there is and traps C{decimal.Inexact}, so a
-result is either exact or an exception, never rounded.
+The decimal context has the maximum precision and traps C{decimal.Inexact}: a result is
+exact, or an exception is raised.  Nothing is ever rounded.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Term:
     """
     One term of the sequence, together with the following term.
 
-    A step in either direction needs no more than these two.  A term is immutable by
-    convention; the digits are made once, when they are first asked for.
+    A step in either direction needs only these two values.  A term is immutable by
+    convention.  Its text is computed once, when it is first needed.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
@@ -69,14 +68,14 @@ class Term:
     @property
     def size(self) -> int:
         """
-        Return how many digits F(n) has, without making them.
+        Return the number of decimal digits of F(n), without computing the text.
         """
         return self.value.adjusted() + 1
 
     @property
     def preceding(self) -> Decimal | None:
         """
-        Return F(n-1), or C{None} at position 0, where the sequence begins.
+        Return F(n-1), or C{None} at position 0.
         """
         if self.position == 0:
             return None
@@ -105,58 +104,59 @@ class Term:
         )
 
     def __repr__(self) -> str:
-        # Never the value: a repr ends up in logs, and F(100,000) has 20,899 digits.
+        # The value is left out, because a repr ends up in logs and F(100,000) has 20,899
+        # digits.
         return f"<Term at position {self.position}>"
 
 
 ORIGIN = Term(0, Decimal(0), Decimal(1))
 
-#: The most that L{Neighbours} keeps: terms, and digits in all, which with the text are
-#: about 1.5 bytes each.
-MOST_NEIGHBOURS = 1024
-MOST_DIGITS = 4_000_000
+#: Limits of a L{TermCache}: the number of its terms, and of all their digits.  A digit
+#: takes about 1.5 bytes, its share of the text included.
+MAX_CACHED_TERMS = 1024
+MAX_CACHED_DIGITS = 4_000_000
 
-#: Digits of F(n) by n: log10 of the golden ratio.
-_DIGITS_A_POSITION = 0.20898764
+#: F(n) has about n times this many digits: log10 of the golden ratio.
+_DIGITS_PER_POSITION = 0.20898764
 
 
-class Neighbours:
+class TermCache:
     """
-    The terms that a cursor has lately been at.
+    The terms that were computed last.
 
-    With them, a cursor that goes to and fro makes each value and its digits once.  The
-    terms that were made first are dropped first.
+    A cursor that moves back and forth computes each value and its text only once.  When the
+    cache is full, it drops the oldest term.
     """
 
     def __init__(self) -> None:
-        self._known = {0: ORIGIN}
-        self._digits = 0.0
+        self._terms = {0: ORIGIN}
+        self._digit_count = 0.0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._terms)
 
     def forward(self, term: Term) -> Term:
         """
         Return the term after C{term}.
         """
-        known = self._known.get(term.position + 1)
-        return self._keep(term.forward()) if known is None else known
+        cached = self._terms.get(term.position + 1)
+        return self._add(term.forward()) if cached is None else cached
 
     def backward(self, term: Term) -> Term:
         """
         Return the term before C{term}, or C{term} itself at position 0.
         """
-        known = self._known.get(term.position - 1 if term.position else 0)
-        return self._keep(term.backward()) if known is None else known
+        cached = self._terms.get(term.position - 1 if term.position else 0)
+        return self._add(term.backward()) if cached is None else cached
 
-    def _keep(self, term: Term) -> Term:
-        known = self._known
-        known[term.position] = term
-        self._digits += term.position * _DIGITS_A_POSITION
-        while len(known) > MOST_NEIGHBOURS or self._digits > MOST_DIGITS:
-            oldest = next(iter(known))
-            del known[oldest]
-            self._digits -= oldest * _DIGITS_A_POSITION
+    def _add(self, term: Term) -> Term:
+        terms = self._terms
+        terms[term.position] = term
+        self._digit_count += term.position * _DIGITS_PER_POSITION
+        while len(terms) > MAX_CACHED_TERMS or self._digit_count > MAX_CACHED_DIGITS:
+            oldest = next(iter(terms))
+            del terms[oldest]
+            self._digit_count -= oldest * _DIGITS_PER_POSITION
         return term
 
 
@@ -171,8 +171,7 @@ def term_at(position: int) -> Term:
     """
     Return the term at C{position}, by fast doubling.
 
-    The cost is one round of three multiplications for each bit of C{position}, 21 ms at
-    1,000,000.
+    Each bit of C{position} costs a few multiplications.  Position 1,000,000 takes 21 ms.
 
     @raise ValueError: C{position} is negative.
     """

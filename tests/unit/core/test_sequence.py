@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.core.sequence import (
-    MOST_DIGITS,
-    MOST_NEIGHBOURS,
+    MAX_CACHED_DIGITS,
+    MAX_CACHED_TERMS,
     ORIGIN,
-    Neighbours,
+    TermCache,
     digits,
     term_at,
 )
@@ -24,9 +24,7 @@ from pexservice.core.sequence import (
 @pytest.fixture(autouse=True)
 def unlimited_int_digits() -> Iterator[None]:
     """
-    Provide ints of any length as text.
-
-    The reference needs them, and the service does without.
+    Allow conversion of long integers to text, which only the reference computation needs.
     """
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
@@ -56,10 +54,7 @@ def fibonacci(position: int) -> tuple[int, int]:
     return result[1], result[0]
 
 
-def test_steps_from_the_origin() -> None:
-    """
-    Each of the first 1,000 steps forward gives the sum of the two before it.
-    """
+def test_each_of_the_first_1000_terms_is_the_sum_of_the_two_before_it() -> None:
     term, value, following = ORIGIN, 0, 1
     for position in range(1001):
         assert (term.position, term.text, digits(term.following)) == (
@@ -72,10 +67,7 @@ def test_steps_from_the_origin() -> None:
 
 
 @pytest.mark.parametrize("position", [*range(1001), 20_577, 20_578, 100_000, 1_000_000])
-def test_term_at(position: int) -> None:
-    """
-    A term reached by its position is exact, and so are both its neighbours.
-    """
+def test_term_at_equals_an_integer_computation(position: int) -> None:
     term = term_at(position)
     value, following = fibonacci(position)
     assert term.position == position
@@ -88,10 +80,7 @@ def test_term_at(position: int) -> None:
 
 
 @given(st.integers(0, 3000))
-def test_there_and_back(position: int) -> None:
-    """
-    A step back undoes a step forward.
-    """
+def test_a_step_backward_undoes_a_step_forward(position: int) -> None:
     term = term_at(position)
     back = term.forward().backward()
     assert (back.position, back.value, back.following) == (
@@ -101,33 +90,24 @@ def test_there_and_back(position: int) -> None:
     )
 
 
-def test_nothing_before_the_origin() -> None:
-    """
-    The sequence has nothing before 0: no predecessor, and a step back stays.
-    """
+def test_position_0_has_no_predecessor_and_backward_stays_there() -> None:
     assert ORIGIN.preceding is None
     assert ORIGIN.backward() is ORIGIN
     with pytest.raises(ValueError, match="-1"):
         term_at(-1)
 
 
-def test_the_text_is_made_once() -> None:
-    """
-    The digits of a term are made once, however often it is read.
-    """
+def test_the_text_of_a_term_is_computed_once() -> None:
     term = term_at(100)
     assert term.text is term.text
 
 
 @given(st.lists(st.booleans(), max_size=200))
-def test_neighbours_are_the_terms(steps: list[bool]) -> None:
-    """
-    A term that was kept equals the one that a step would make.
-    """
-    neighbours, term = Neighbours(), ORIGIN
+def test_cached_terms_equal_computed_terms(steps: list[bool]) -> None:
+    terms, term = TermCache(), ORIGIN
     for up in steps:
         expected = term.forward() if up else term.backward()
-        term = neighbours.forward(term) if up else neighbours.backward(term)
+        term = terms.forward(term) if up else terms.backward(term)
         assert (term.position, term.value, term.following) == (
             expected.position,
             expected.value,
@@ -135,42 +115,30 @@ def test_neighbours_are_the_terms(steps: list[bool]) -> None:
         )
 
 
-def test_to_and_fro_makes_a_text_once() -> None:
-    """
-    A cursor that goes to and fro gets the same terms again, whose digits are made already.
-    """
-    neighbours = Neighbours()
-    there = neighbours.forward(term_at(1000))
-    back = neighbours.backward(there)
-    assert neighbours.forward(back) is there
-    assert neighbours.backward(there) is back
+def test_moving_back_and_forth_returns_the_cached_terms() -> None:
+    terms = TermCache()
+    there = terms.forward(term_at(1000))
+    back = terms.backward(there)
+    assert terms.forward(back) is there
+    assert terms.backward(there) is back
 
 
-def test_neighbours_are_few() -> None:
-    """
-    Terms are kept up to a number, and large ones up to a number of digits.
-    """
-    neighbours, term = Neighbours(), ORIGIN
-    for _ in range(2 * MOST_NEIGHBOURS):
-        term = neighbours.forward(term)
-    assert len(neighbours) == MOST_NEIGHBOURS
+def test_the_term_cache_is_bounded_by_terms_and_by_digits() -> None:
+    terms, term = TermCache(), ORIGIN
+    for _ in range(2 * MAX_CACHED_TERMS):
+        term = terms.forward(term)
+    assert len(terms) == MAX_CACHED_TERMS
     term = term_at(1_000_000)
     for _ in range(50):
-        term = neighbours.forward(term)
-    assert len(neighbours) <= MOST_DIGITS / 200_000
+        term = terms.forward(term)
+    assert len(terms) <= MAX_CACHED_DIGITS / 200_000
 
 
-def test_repr_has_no_value() -> None:
-    """
-    The repr of a term, as in a log line, does not have its digits: 20,899 of them here.
-    """
+def test_repr_of_a_term_does_not_contain_the_value() -> None:
     assert repr(term_at(100_000)) == "<Term at position 100000>"
 
 
 @given(st.integers(0, 3000))
-def test_size(position: int) -> None:
-    """
-    A term's size is the number of digits in its text.
-    """
+def test_size_is_the_number_of_digits_in_the_text(position: int) -> None:
     term = term_at(position)
     assert term.size == len(term.text)
