@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from pexservice.client.bodies import abort
 
-#: How long a stream may be silent: a service sends a comment each 15 seconds.
+#: How long a stream may be silent: a service sends a heartbeat every 15 seconds.
 SILENCE = 45.0
 
 #: The longest event.  Bytes: those of a service have three values of 1000 digits.

@@ -37,9 +37,10 @@ MOST_STREAMS = 250
 #: How long a stream has nothing after an event.  Seconds.
 INTERVAL = 0.1
 
-#: After how many silent intervals a comment is sent: proxies take silence for an end.
-#: 15 seconds.
-BEATS = 150
+#: A heartbeat is sent after this many intervals: every 15 seconds.  It is an event and
+#: not a comment, which a browser would not show to the page; so a page whose network is
+#: gone notices the silence.  Proxies close connections that are silent for too long.
+HEARTBEAT_INTERVALS = 150
 
 #: After how long a client connects again.  Milliseconds.
 RETRY = 500
@@ -64,6 +65,16 @@ def event(state: State) -> bytes:
     Return C{state} as an event.
     """
     return b"id: %d\ndata: %b\n\n" % (state.revision, _data(state))
+
+
+def heartbeat_event(state: State) -> bytes:
+    """
+    Return a heartbeat.
+
+    It has the state, so that a client which ignores the types of events can read it, and
+    no id.
+    """
+    return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
 def workers_event(score: Score) -> bytes:
@@ -193,9 +204,8 @@ class Events:
         self._streams: set[Stream] = set()
         self._looks = False
         self._closed = False
-        # The state that the timer has found last, and how often it found the same since.
-        self._seen: State | None = None
-        self._silent = 0
+        # How many intervals have passed since the last heartbeat.
+        self._intervals = 0
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -257,9 +267,8 @@ class Events:
             return
         self._look_later()
         state = self._committer.visible
-        self._silent = self._silent + 1 if state is self._seen else 0
-        self._seen = state
-        beat = self._silent > 0 and self._silent % BEATS == 0
+        self._intervals = (self._intervals + 1) % HEARTBEAT_INTERVALS
+        heartbeat = b"" if self._intervals else heartbeat_event(state)
         data = b""
         watched = any(stream.workers is not None for stream in self._streams)
         workers = self._workers() if watched else b""
@@ -274,5 +283,5 @@ class Events:
                 data = data or event(state)
                 stream.shown = state
                 stream.send(data)
-            elif beat:
-                stream.send(b":\n\n")
+            if heartbeat:
+                stream.send(heartbeat)

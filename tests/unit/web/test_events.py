@@ -14,7 +14,7 @@ from pexservice.commit.requests import Move
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
-from pexservice.web.events import BEATS, INTERVAL, MOST_DIGITS, event
+from pexservice.web.events import HEARTBEAT_INTERVALS, INTERVAL, MOST_DIGITS, event
 from tests.support.wire import Server, Wire
 
 NEXT = Move(Transition.NEXT)
@@ -162,21 +162,23 @@ def test_a_value_that_is_not_too_long() -> None:
     assert len(data(event(state_at(7, 4786)))["current"]) == MOST_DIGITS
 
 
-def test_a_comment_now_and_then() -> None:
+def test_a_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves() -> None:
     """
-    A comment is sent after 15 seconds without an event, and after each 15 seconds more.
+    A heartbeat is an event of its own type, has the state, and has no id.
     """
     server = Server()
     wire = watch(server)
-    look(server, BEATS)
-    assert b":\n\n" not in wire.received
+    heartbeat = b"\r\nevent: heartbeat\ndata: {"
+    look(server, HEARTBEAT_INTERVALS - 1)
+    assert heartbeat not in wire.received
     look(server)
-    assert wire.received.count(b"\r\n:\n\n\r\n") == 1
-    look(server, BEATS)
-    assert wire.received.count(b"\r\n:\n\n\r\n") == 2
+    assert wire.received.count(heartbeat) == 1
+    assert data(wire.received.partition(b"event: heartbeat\n")[2])["revision"] == 0
+    assert revisions(wire) == [0]
     step(server)
-    look(server, BEATS)
-    assert wire.received.count(b"\r\n:\n\n\r\n") == 2
+    look(server, HEARTBEAT_INTERVALS)
+    assert wire.received.count(heartbeat) == 2
+    assert revisions(wire) == [0, 1]
 
 
 def test_a_client_that_does_not_read_misses_events() -> None:
@@ -188,14 +190,14 @@ def test_a_client_that_does_not_read_misses_events() -> None:
     server = Server()
     other, wire = watch(server), watch(server)
     wire.protocol.channel.pauseProducing()  # type: ignore[union-attr]
-    for _ in range(BEATS * 2):
+    for _ in range(HEARTBEAT_INTERVALS * 2):
         step(server)
         look(server)
     assert revisions(wire) == [0]
-    assert len(revisions(other)) == BEATS * 2 + 1
+    assert len(revisions(other)) == HEARTBEAT_INTERVALS * 2 + 1
     wire.protocol.channel.resumeProducing()  # type: ignore[union-attr]
     look(server)
-    assert revisions(wire) == [0, BEATS * 2]
+    assert revisions(wire) == [0, HEARTBEAT_INTERVALS * 2]
 
 
 def test_the_sweep() -> None:
