@@ -28,8 +28,8 @@ from twisted.internet.task import react
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import Move, Outcome
-from pexservice.core.cursor import Transition
+from pexservice.commit.requests import Outcome, Step
+from pexservice.core.cursor import State, Transition
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
@@ -47,10 +47,10 @@ CALLERS = (64, 256)
 NODES = (1, 3)
 
 #: A function that makes one step.
-Step = Callable[[], Coroutine[Any, Any, object]]
+MakeStep = Callable[[], Coroutine[Any, Any, object]]
 
 
-async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
+async def _load(callers: int, seconds: float, steps: list[MakeStep]) -> list[float]:
     """
     Have C{callers} make steps for C{seconds}, each caller at one node of C{steps}.
 
@@ -58,7 +58,7 @@ async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
     """
     end, took = time.perf_counter() + seconds, list[float]()
 
-    async def caller(step: Step) -> None:
+    async def caller(step: MakeStep) -> None:
         while (began := time.perf_counter()) < end:
             try:
                 await step()
@@ -76,7 +76,7 @@ async def _load(callers: int, seconds: float, steps: list[Step]) -> list[float]:
     return took
 
 
-def _one_each(store: EtcdStore) -> Step:
+def _one_each(store: EtcdStore) -> MakeStep:
     """
     Return a step by one compare-and-swap, tried again until no other caller was faster.
     """
@@ -94,18 +94,26 @@ def _one_each(store: EtcdStore) -> Step:
     return step
 
 
-def _grouped(committer: ICommitter) -> Step:
-    move = Move(Transition.NEXT)
-    return lambda: _submit(committer, move)
+def _grouped(committer: ICommitter) -> MakeStep:
+    step = Step(Transition.NEXT)
+    return lambda: _submit(committer, step)
 
 
-async def _submit(committer: ICommitter, move: Move) -> object:
-    done: Deferred[Outcome | Exception] = Deferred()
-    committer.move(move, done.callback)
-    outcome = await done
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+class _Waiter:
+    def __init__(self) -> None:
+        self.state: Deferred[State] = Deferred()
+
+    def respond(self, _: Outcome, state: State, /) -> None:
+        self.state.callback(state)
+
+    def fail(self, error: Exception, /) -> None:
+        self.state.errback(error)
+
+
+async def _submit(committer: ICommitter, step: Step) -> object:
+    waiter = _Waiter()
+    committer.step(step, waiter)
+    return await waiter.state
 
 
 def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) -> None:

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import Move, Outcome
+from pexservice.commit.requests import Step
 from pexservice.core.cursor import State, Transition
 from tests.support.fakes import MemoryStore, Turns, now
-from tests.support.moves import submit
+from tests.support.steps import Response, submit
 
 
 class Bench:
@@ -43,18 +43,20 @@ class Bench:
         self, transition: Transition = Transition.NEXT, **kwargs: object
     ) -> list[object]:
         """
-        Submit a move.
+        Submit a step.
 
-        @return: a list that gets the outcome, (result, revision, position), or the
+        @return: a list that gets the outcome, (outcome, revision, position), or the
             exception.
         """
         results: list[object] = []
 
-        def done(outcome: Outcome) -> None:
-            self.order.append(outcome.state.revision)
-            results.append((outcome.result, outcome.state.revision, outcome.state.position))
+        def done(response: Response) -> None:
+            self.order.append(response.state.revision)
+            results.append(
+                (response.outcome, response.state.revision, response.state.position)
+            )
 
-        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+        submit(self.committer, Step(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
             done, lambda failure: results.append(failure.value)
         )
         return results

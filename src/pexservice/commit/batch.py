@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from attrs import Factory, define
 
-from pexservice.commit.requests import Move, Outcome, Result, Waiter
+from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import Batch, Remembered
 
@@ -21,11 +21,11 @@ class OpenBatch:
     @ivar considered: how many transitions there were when the batch was last considered.
     @ivar considered_at: when the batch was last considered, by the reactor's clock.
     @ivar idle: seconds of all turns of the reactor in which no more transitions came.
-    @ivar answers: the waiters with their outcomes and moves, in order, for when the batch
-        is durable.
+    @ivar answers: the waiters with their outcomes, states and steps, in order, for when
+        the batch is durable.
     @ivar keys: the idempotency keys used, with the transition of each and the state after
         it.
-    @ivar unmoved: for each answer that is about no transition of this batch, the result
+    @ivar unmoved: for each answer that is about no transition of this batch, the outcome
         and the transition that was asked for.
     """
 
@@ -35,9 +35,9 @@ class OpenBatch:
     considered_at: float = 0.0
     idle: float = 0.0
     transitions: bytearray = Factory(bytearray)
-    answers: list[tuple[Waiter, Outcome, Move]] = Factory(list)
+    answers: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
     keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
-    unmoved: list[tuple[Result, Transition]] = Factory(list)
+    unmoved: list[tuple[Outcome, Transition]] = Factory(list)
 
     def to_store(self, after: State, time_ns: int) -> Batch:
         """

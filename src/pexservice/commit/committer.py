@@ -34,7 +34,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.refusal_log import RefusalLog
-from pexservice.commit.requests import Move, Outcome, Result, Waiter
+from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
@@ -56,6 +56,9 @@ MOST_ANSWERED_FIRST = 4096
 
 _DAMAGED = "the store is damaged"
 
+# Reading a global is three times faster than an Enum attribute.
+_READ = Outcome.READ
+
 #: The states that keys led to which were repeated lately.  A client that got no answer
 #: sends a key again and again, and to make a state far along the sequence takes
 #: milliseconds.
@@ -69,8 +72,6 @@ class Committer:
     """
 
     _log = Logger()
-
-    shows_visible = True
 
     def __init__(
         self,
@@ -180,28 +181,38 @@ class Committer:
 
         return self._store.history(before, limit).addErrback(failed)
 
-    def move(self, move: Move, waiter: Waiter) -> None:
+    def read(self, waiter: Waiter) -> None:
         """
-        Make C{move}, unless its key was used before or its condition is not met.
+        Show the durable state; with synchronous commit off, the latest one.
+        """
+        if self.unread is None:
+            group = self._group
+            waiter.respond(_READ, group.latest if self._answers_first else group.durable)
+        else:
+            waiter.fail(self.unread)
+
+    def step(self, step: Step, waiter: Waiter) -> None:
+        """
+        Make C{step}, unless its key was used before or its condition is not met.
         """
         group = self._group
         if self._refusal is not None:
-            self.counts.count(NOT_TAKEN, move.transition.code)
-            waiter(self._refusal)
-        elif move.key is not None and self._was_used(move.key, move, waiter):
+            self.counts.count(NOT_TAKEN, step.transition.code)
+            waiter.fail(self._refusal)
+        elif step.key is not None and self._was_used(step.key, step, waiter):
             return
-        elif move.condition is not None and not move.condition(group.latest):
+        elif step.condition is not None and not step.condition(group.latest):
             batch = group.open if group.open.transitions else group.under_way
-            outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
-            group.tell(waiter, move, outcome, self._awaited(batch))
+            outcome, state = Outcome.PRECONDITION_FAILED, group.latest
+            group.tell(waiter, step, outcome, state, self._awaited(batch))
         elif self._answers_first and len(group.open.transitions) < MOST_ANSWERED_FIRST:
-            waiter(Outcome(Result.APPLIED, group.apply(move, None)))
+            waiter.respond(Outcome.APPLIED, group.apply(step, None))
         else:
-            group.apply(move, waiter)
+            group.apply(step, waiter)
 
-    def _was_used(self, key: bytes, move: Move, waiter: Waiter) -> bool:
+    def _was_used(self, key: bytes, step: Step, waiter: Waiter) -> bool:
         """
-        Return whether the C{key} of C{move} was used before, or cannot be looked up.
+        Return whether the C{key} of C{step} was used before, or cannot be looked up.
 
         In both cases C{waiter} is told.  Nothing comes between this look-up and the move:
         of two uses of a key the second finds the first, in a batch or in the store.
@@ -209,17 +220,17 @@ class Committer:
         found = self._group.find(key)
         if found is not None:
             used, state, batch = found
-            self._group.replay(waiter, move, used, state, self._awaited(batch))
+            self._group.replay(waiter, step, used, state, self._awaited(batch))
             return True
         try:
             first = self._store.look_up(key)
         except Exception as error:  # noqa: BLE001 the caller is told
-            waiter(self._unreadable(error))
+            waiter.fail(self._unreadable(error))
             return True
         if first is None:
             return False
         state = _replayed(first.revision, first.position)
-        self._group.replay(waiter, move, first.transition, state)
+        self._group.replay(waiter, step, first.transition, state)
         return True
 
     def _awaited(self, batch: OpenBatch | None) -> OpenBatch | None:

@@ -39,7 +39,7 @@ from pexservice.commit.batch import OpenBatch
 from pexservice.commit.batching_policy import BatchingPolicy
 from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
 from pexservice.commit.interface import IBatchOwner
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result, Waiter
+from pexservice.commit.requests import KeyReused, Outcome, Step, Waiter
 from pexservice.core.cursor import INITIAL, State, Transition, follow
 from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import OutcomeUnknown
@@ -61,7 +61,7 @@ class Phase(Enum):
 
 
 # A name of this module costs a third of a look-up in an enumeration.
-_APPLIED, _RESTING = Result.APPLIED, Phase.RESTING
+_APPLIED, _RESTING = Outcome.APPLIED, Phase.RESTING
 
 
 class GroupCommit:
@@ -116,24 +116,24 @@ class GroupCommit:
         """
         return self.under_way is None and not self.open.transitions
 
-    def apply(self, move: Move, waiter: Waiter | None) -> State:
+    def apply(self, step: Step, waiter: Waiter | None) -> State:
         """
-        Add C{move}, whose condition was checked, to the open batch, and have it committed.
+        Add C{step}, whose condition was checked, to the open batch, and have it committed.
 
         @param waiter: told the outcome when it is durable; C{None} if the caller is
             answered without waiting for the commit.
-        @return: the state after C{move}.
+        @return: the state after C{step}.
         """
         batch = self.open
         if not batch.transitions:
             batch.began = self._seconds()
-        transition = move.transition
+        transition = step.transition
         self.latest = state = follow(self.latest, transition, self._term_cache)
         batch.transitions += transition.code
-        if move.key is not None:
-            batch.keys[move.key] = (transition, state)
+        if step.key is not None:
+            batch.keys[step.key] = (transition, state)
         if waiter is not None:
-            batch.answers.append((waiter, Outcome(_APPLIED, state), move))
+            batch.answers.append((waiter, _APPLIED, state, step))
         if self._phase is _RESTING:
             # The batch is considered after this turn of the reactor at the soonest, when
             # all moves that arrived with this one are in it.
@@ -141,40 +141,45 @@ class GroupCommit:
         return state
 
     def tell(
-        self, waiter: Waiter, move: Move, outcome: Outcome, batch: OpenBatch | None
+        self,
+        waiter: Waiter,
+        step: Step,
+        outcome: Outcome,
+        state: State,
+        batch: OpenBatch | None,
     ) -> None:
         """
-        Tell C{waiter} the outcome of its C{move}, which adds no transition to a batch.
+        Tell C{waiter} the outcome of its C{step}, which adds no transition to a batch.
 
-        @param batch: the batch that leads to the state in C{outcome}, and has to be durable
+        @param batch: the batch that leads to C{state}, and has to be durable
             before the waiter is told; C{None} if the state is durable.
         """
         if batch is None:
-            self.counts.count(outcome.result.value, move.transition.code)
-            waiter(outcome)
+            self.counts.count(outcome.value, step.transition.code)
+            waiter.respond(outcome, state)
         else:
-            batch.unmoved.append((outcome.result, move.transition))
-            batch.answers.append((waiter, outcome, move))
+            batch.unmoved.append((outcome, step.transition))
+            batch.answers.append((waiter, outcome, state, step))
 
     def replay(
         self,
         waiter: Waiter,
-        move: Move,
+        step: Step,
         used: Transition,
         state: State,
         batch: OpenBatch | None = None,
     ) -> None:
         """
-        Tell C{waiter} the outcome of the first use of its C{move}'s key.
+        Tell C{waiter} the outcome of the first use of its C{step}'s key.
 
         @param used: the transition that the key was used for.
         @param state: the state after that transition.
         @param batch: as in L{tell}.
         """
-        if used is move.transition:
-            self.tell(waiter, move, Outcome(Result.REPLAYED, state), batch)
+        if used is step.transition:
+            self.tell(waiter, step, Outcome.REPLAYED, state, batch)
         else:
-            waiter(KeyReused(used))
+            waiter.fail(KeyReused(used))
 
     def find(self, key: bytes) -> tuple[Transition, State, OpenBatch] | None:
         """
@@ -300,11 +305,14 @@ class GroupCommit:
         """
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
-        for result, transition in batch.unmoved:
-            self.counts.count(result.value if error is None else failed, transition.code)
-        for waiter, outcome, _ in batch.answers:
+        for unmoved, transition in batch.unmoved:
+            self.counts.count(unmoved.value if error is None else failed, transition.code)
+        for waiter, outcome, state, _ in batch.answers:
             try:
-                waiter(error or outcome)
+                if error is None:
+                    waiter.respond(outcome, state)
+                else:
+                    waiter.fail(error)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 

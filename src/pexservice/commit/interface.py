@@ -13,7 +13,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.commit.batch import OpenBatch
 from pexservice.commit.counters import Counts
-from pexservice.commit.requests import Move, Waiter
+from pexservice.commit.requests import Step, Waiter
 from pexservice.core.cursor import State
 from pexservice.stores.interface import Batch, NotTaken, Row
 
@@ -27,11 +27,7 @@ class ICommitter(Interface):
 
     durable: State = Attribute("The newest durable state that this process knows of.")
 
-    visible: State = Attribute("The newest state that may be shown.")
-
-    shows_visible: bool = Attribute(
-        "Whether requests are shown L{visible}; else, what L{read_durable} reads."
-    )
+    visible: State = Attribute("The newest known state that clients may see.")
 
     refusal: NotTaken | None = Attribute("Why nothing is taken now, if so.")
 
@@ -68,13 +64,18 @@ class ICommitter(Interface):
         A process whose commit hangs does not get on.
         """
 
-    def move(move: Move, waiter: Waiter) -> None:
+    def step(step: Step, waiter: Waiter) -> None:
         """
-        Make C{move}, and tell C{waiter} the durable L{Outcome} or an error.
+        Make C{step}, and give its durable outcome to C{waiter}.
 
-        The error is L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.  C{waiter} may be
-        called before this method returns.  Outcomes of moves that were applied come in the
-        order of the moves.
+        Outcomes of steps that were applied come in the order of the steps.
+        """
+
+    def read(waiter: Waiter) -> None:
+        """
+        Give C{waiter} the state that a client may see now.
+
+        This method decides which state a read shows.
         """
 
     def read_durable() -> Deferred[State]:

@@ -30,7 +30,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
 from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.requests import Move, Outcome, Result, Waiter
+from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.commit.unmet import UnmetConditions, as_refusal
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
@@ -52,8 +52,6 @@ class OptimisticCommitter:
 
     _log = Logger()
 
-    shows_visible = False
-
     def __init__(
         self,
         store: ISharedStore,
@@ -74,13 +72,13 @@ class OptimisticCommitter:
         self.counts = self._group.counts
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
         self._unmet_conditions = UnmetConditions(
-            store, self._group, self._reader, make=self.move, postpone=self._postpone
+            store, self._group, self._reader, make=self.step, postpone=self._postpone
         )
         # Why nothing is taken, for another reason than that the store is away.
         self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
         self.unread: NotTaken | None = self._closed
         # Moves that have to wait for the next commit to end.
-        self._backlog: list[tuple[Waiter, Move]] = []
+        self._backlog: list[tuple[Waiter, Step]] = []
 
     async def start(self) -> None:
         """
@@ -136,6 +134,15 @@ class OptimisticCommitter:
 
     # Reads.
 
+    def read(self, waiter: Waiter) -> None:
+        """
+        Show the state that the store has after this call.
+        """
+        self.read_durable().addCallbacks(
+            lambda state: waiter.respond(Outcome.READ, state),
+            lambda failure: waiter.fail(failure.value),
+        ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
+
     def read_durable(self) -> Deferred[State]:
         """
         Read the state that the store has.
@@ -169,67 +176,67 @@ class OptimisticCommitter:
 
     # Moves.
 
-    def move(self, move: Move, waiter: Waiter) -> None:
+    def step(self, step: Step, waiter: Waiter) -> None:
         """
-        Make C{move}, unless no move is taken now.
+        Make C{step}, unless no move is taken now.
         """
         refusal = self._closed or self._reader.away
         if refusal is None:
-            self._place(move, waiter)
+            self._place(step, waiter)
         else:
-            self.counts.count(NOT_TAKEN, move.transition.code)
-            waiter(refusal)
+            self.counts.count(NOT_TAKEN, step.transition.code)
+            waiter.fail(refusal)
 
-    def _place(self, move: Move, waiter: Waiter) -> None:
+    def _place(self, step: Step, waiter: Waiter) -> None:
         """
-        Have C{move} made now, if its key and its condition allow that.
+        Have C{step} made now, if its key and its condition allow that.
 
-        C{move} is not made now if its key is in a batch already, if no more keys fit into
+        C{step} is not made now if its key is in a batch already, if no more keys fit into
         the open batch, or if its condition is not met.
         """
-        group, key = self._group, move.key
+        group, key = self._group, step.key
         if key is not None:
             found = group.find(key)
             if found is not None:
-                group.replay(waiter, move, *found)
+                group.replay(waiter, step, *found)
                 return
             if len(group.open.keys) >= self._store.most_keys:
-                self._postpone(move, waiter)
+                self._postpone(step, waiter)
                 return
-        if move.condition is None or move.condition(group.latest):
-            group.apply(move, waiter)
+        if step.condition is None or step.condition(group.latest):
+            group.apply(step, waiter)
         else:
-            self._unmet(move, waiter)
+            self._unmet(step, waiter)
 
-    def _unmet(self, move: Move, waiter: Waiter) -> None:
+    def _unmet(self, step: Step, waiter: Waiter) -> None:
         """
-        Find out whether C{move}'s condition is really not met.
+        Find out whether C{step}'s condition is really not met.
 
         The condition may only look unmet because other nodes moved the cursor, or because
         of moves that never come to be.  The move may also have been made before, with the
         same key.
         """
         group = self._group
-        if move.key is not None or group.is_idle:
-            self._unmet_conditions.ask(move, waiter)
+        if step.key is not None or group.is_idle:
+            self._unmet_conditions.ask(step, waiter)
         elif group.open.transitions:
-            outcome = Outcome(Result.PRECONDITION_FAILED, group.latest)
-            group.tell(waiter, move, outcome, group.open)
+            outcome, state = Outcome.PRECONDITION_FAILED, group.latest
+            group.tell(waiter, step, outcome, state, group.open)
         else:
             # The batch under way may have happened before this move was asked for.
-            self._postpone(move, waiter)
+            self._postpone(step, waiter)
 
-    def _postpone(self, move: Move, waiter: Waiter) -> None:
+    def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
             self._group.commit_ended().addCallback(self._take_backlog)
-        self._backlog.append((waiter, move))
+        self._backlog.append((waiter, step))
 
     def _take_backlog(self, _: None) -> None:
         backlog, self._backlog = self._backlog, []
         self._again(backlog, {})
 
     def _again(
-        self, moves: Iterable[tuple[Waiter, Move]], used: Mapping[bytes, Remembered]
+        self, moves: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, Remembered]
     ) -> None:
         """
         Place C{moves} once more.
@@ -237,14 +244,14 @@ class OptimisticCommitter:
         @param used: of the moves' keys, those that were used before, with the first use
             of each.
         """
-        for waiter, move in moves:
-            first = None if move.key is None else used.get(move.key)
+        for waiter, step in moves:
+            first = None if step.key is None else used.get(step.key)
             try:
                 if first is None:
-                    self._place(move, waiter)
+                    self._place(step, waiter)
                 else:
                     state = self._reader.state_at(first.revision, first.position)
-                    self._group.replay(waiter, move, first.transition, state)
+                    self._group.replay(waiter, step, first.transition, state)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
@@ -272,7 +279,7 @@ class OptimisticCommitter:
         """
         Apply the moves of C{batches}, which have not happened, to where the cursor is.
         """
-        moves = [(waiter, move) for batch in batches for waiter, _, move in batch.answers]
+        moves = [(waiter, step) for batch in batches for waiter, *_, step in batch.answers]
         self._group.restart(self._reader.state_at(revision, position))
         self._again(moves, used)
 

@@ -1,12 +1,12 @@
 """
-The requests of callers to the committer, and their outcomes.
+The requests that the committer takes, and how they end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from attrs import define
 
@@ -25,40 +25,32 @@ class KeyReused(Exception):
         self.used = used
 
 
-class Result(Enum):
+class Outcome(Enum):
     """
-    The result of a move, by the word that it is counted as.
+    How a request ended.
 
-    The words are in L{pexservice.commit.counters.OUTCOMES}.
+    The values of the last three are the words that the metrics count them as; see
+    L{pexservice.commit.counters.OUTCOMES}.
     """
 
-    #: The cursor moved.
+    #: The request was a read.
+    READ = "read"
+    #: The step moved the cursor.
     APPLIED = "moved"
-    #: The cursor had moved before, by the same idempotency key.
+    #: The cursor had moved before, by a step with the same idempotency key.
     REPLAYED = "replayed"
-    #: The cursor did not move, for the move's condition was not met.
+    #: The cursor did not move: the step's condition was not met.
     PRECONDITION_FAILED = "unmet"
 
 
-class Outcome(NamedTuple):
-    """
-    The outcome of a move.
-
-    @ivar state: the state after the move; for an unmet condition, the present state.
-    """
-
-    result: Result
-    state: State
-
-
 @define(eq=False)
-class Move:
+class Step:
     """
-    A move of the cursor that a caller asks for.
+    A request to change the cursor.
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.interface.LONGEST_KEY} bytes.
-    @ivar condition: called with the present state, returns whether to move.
+    @ivar condition: called with the latest state, returns whether to make the step.
     """
 
     transition: Transition
@@ -68,14 +60,26 @@ class Move:
 
 class Waiter(Protocol):
     """
-    A callable that is told the outcome of a move once.
+    The receiver of one request's outcome.
 
-    The call comes when the outcome is durable or will never be.
+    The committer calls exactly one of the two methods, exactly once, when the outcome is
+    durable or cannot become durable any more.  The call may come before
+    L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
+    L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
 
-    def __call__(self, outcome: Outcome | Exception, /) -> None:
+    def respond(self, outcome: Outcome, state: State, /) -> None:
         """
-        Take the outcome of the move.
+        Take the outcome of the request.
 
-        @param outcome: the outcome, or L{NotTaken}, L{OutcomeUnknown} or L{KeyReused}.
+        @param state: the state that was read, or the state after the step; if the step's
+            condition was not met, the state that the condition was compared with.
+        """
+
+    def fail(self, error: Exception, /) -> None:
+        """
+        Take the reason why there is no outcome.
+
+        @param error: L{NotTaken<pexservice.stores.interface.NotTaken>},
+            L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
         """

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit
-from pexservice.commit.requests import Move, Outcome, Result, Waiter
+from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.core.cursor import State
 from pexservice.stores.interface import ISharedStore, NotTaken, Remembered
 
@@ -41,8 +41,8 @@ class UnmetConditions:
         group: GroupCommit,
         reader: CursorReader,
         *,
-        make: Callable[[Move, Waiter], None],
-        postpone: Callable[[Move, Waiter], None],
+        make: Callable[[Step, Waiter], None],
+        postpone: Callable[[Step, Waiter], None],
     ) -> None:
         """
         Prepare to decide on moves for the committer that owns C{group}.
@@ -56,35 +56,35 @@ class UnmetConditions:
         self._make = make
         self._postpone = postpone
 
-    def ask(self, move: Move, waiter: Waiter) -> None:
+    def ask(self, step: Step, waiter: Waiter) -> None:
         """
-        Ask the store where the cursor is, and go on with C{move} from there.
+        Ask the store where the cursor is, and go on with C{step} from there.
         """
         self._reader.read().addCallbacks(
             self._judge,
-            lambda failure: waiter(as_refusal(failure.value)),
-            callbackArgs=(move, waiter),
+            lambda failure: waiter.fail(as_refusal(failure.value)),
+            callbackArgs=(step, waiter),
         ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
 
-    def _judge(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
+    def _judge(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
-        Go on with C{move}; the cursor was at C{state} after the move was asked for.
+        Go on with C{step}; the cursor was at C{state} after the move was asked for.
         """
-        group, condition = self._group, move.condition
+        group, condition = self._group, step.condition
         if condition is not None and not condition(state):
-            return self._refuse(state, move, waiter)
+            return self._refuse(state, step, waiter)
         if group.is_idle:
             # The condition, compared with another state, might not be met for ever.
             group.restart(state)
-            self._make(move, waiter)
-        elif move.key is None:
-            self._make(move, waiter)
+            self._make(step, waiter)
+        elif step.key is None:
+            self._make(step, waiter)
         else:
             # Moves that may keep the condition from being met are under way.
-            self._postpone(move, waiter)
+            self._postpone(step, waiter)
         return None
 
-    def _refuse(self, state: State, move: Move, waiter: Waiter) -> Deferred[None] | None:
+    def _refuse(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
         Tell C{waiter} that the condition was not met, unless the key had been used by then.
 
@@ -93,20 +93,20 @@ class UnmetConditions:
 
         def recalled(first: Remembered | None) -> None:
             if first is None:
-                outcome = Outcome(Result.PRECONDITION_FAILED, state)
-                self._group.tell(waiter, move, outcome, None)
+                unmet = Outcome.PRECONDITION_FAILED
+                self._group.tell(waiter, step, unmet, state, None)
             else:
                 led_to = self._reader.state_at(first.revision, first.position)
-                self._group.replay(waiter, move, first.transition, led_to)
+                self._group.replay(waiter, step, first.transition, led_to)
 
         def failed(failure: Failure) -> None:
-            waiter(as_refusal(failure.value))
+            waiter.fail(as_refusal(failure.value))
 
-        if move.key is None:
+        if step.key is None:
             recalled(None)
             return None
-        found = self._group.find(move.key)
+        found = self._group.find(step.key)
         if found is not None:
-            self._group.replay(waiter, move, *found)
+            self._group.replay(waiter, step, *found)
             return None
-        return self._store.recall(move.key).addCallbacks(recalled, failed)
+        return self._store.recall(step.key).addCallbacks(recalled, failed)

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from pexservice.commit.requests import Result
+from pexservice.commit.requests import Outcome
 from pexservice.server import acknowledged_bytes
 from pexservice.server.channel import PexChannel
 from pexservice.server.fast_path import FastPath
@@ -44,7 +44,7 @@ from pexservice.web.representations import VALUE
 
 # Names of our own cost a third of what asking an enumeration does.
 _IDLE, _ANSWERING = Phase.IDLE, Phase.ANSWERING
-_APPLIED = Result.APPLIED
+_READ, _APPLIED = Outcome.READ, Outcome.APPLIED
 _OK = HTTPStatus.OK
 
 #: The end of a head.
@@ -205,7 +205,7 @@ class Connection(Protocol):
         else:
             came, state = answer
             # Nearly all answers about a state are one of these two.
-            kind = VALUE if came is _APPLIED or came is VALUE else kind_of(came)
+            kind = VALUE if came is _APPLIED or came is _READ else kind_of(came)
             data = fast_path.responses.about(plan, kind, state)
             status = kind.status
         self.write(data)

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
-from pexservice.commit.requests import Outcome, Result
+from pexservice.commit.requests import Outcome
 from pexservice.core.cursor import State, Transition
 from pexservice.web.clients import Caller
 from pexservice.web.parameters import Arguments, Preferences
@@ -38,15 +38,16 @@ MOVE = "move the cursor"
 WATCH = "watch the cursor"
 
 _KINDS = {
-    Result.APPLIED: VALUE,
-    Result.REPLAYED: REPLAYED,
-    Result.PRECONDITION_FAILED: PRECONDITION_FAILED,
+    Outcome.READ: VALUE,
+    Outcome.APPLIED: VALUE,
+    Outcome.REPLAYED: REPLAYED,
+    Outcome.PRECONDITION_FAILED: PRECONDITION_FAILED,
 }
 
 
-#: The end of a read or a step: the kind of the answer and its state, the committer's
-#: outcome, or why nothing was done.
-Answer = tuple[Kind, State] | Outcome | Exception
+#: The end of a read or a step: the kind of the answer, or the committer's outcome, with
+#: the state, or why nothing was done.
+Answer = tuple[Kind | Outcome, State] | Exception
 
 #: A function that does a read or a step.  It returns the answer if that is at hand, and
 #: otherwise calls its argument with it, maybe before it returns.
@@ -129,11 +130,11 @@ def log_bug(failure: Failure) -> None:
     _log.failure("a request failed", failure=failure)
 
 
-def kind_of(came: Kind | Result) -> Kind:
+def kind_of(came: Kind | Outcome) -> Kind:
     """
-    Return the kind of answer for C{came}, the result of a request.
+    Return the kind of answer for C{came}, the kind or outcome of a request.
     """
-    return _KINDS[came] if isinstance(came, Result) else came
+    return _KINDS[came] if isinstance(came, Outcome) else came
 
 
 def reply_to(operation: Operation, answer: Answer) -> Reply:

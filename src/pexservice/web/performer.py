@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import cast
 
+from attrs import define
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from pexservice.commit.interface import ICommitter
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.commit.requests import KeyReused, Outcome, Step
+from pexservice.core.cursor import State
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web import problems
 from pexservice.web.access import Access
@@ -45,7 +47,7 @@ from pexservice.web.parameters import (
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.replies import Header, Reply
-from pexservice.web.representations import NOT_MODIFIED, VALUE
+from pexservice.web.representations import NOT_MODIFIED
 from pexservice.web.throttle import RateLimit
 
 
@@ -198,9 +200,9 @@ class Performer:
         if transition is None:
             return _reading(self._committer, found)
         if found is UNCONDITIONAL:
-            return _moving(self._committer, Move(transition, key))
-        move = Move(transition, key, found.met_by)
-        return _moving_if(self._committer, move, found, operation.method)
+            return _stepping(self._committer, Step(transition, key))
+        step = Step(transition, key, found.met_by)
+        return _stepping_if(self._committer, step, found, operation.method)
 
     def _check(self, operation: Operation, arguments: Arguments) -> None:
         """
@@ -228,59 +230,71 @@ class Performer:
         return problems.too_many_requests(limit.rate)
 
 
+@define(eq=False)
+class _Waiter:
+    """
+    The waiter of a request whose response is the committer's outcome.
+    """
+
+    _answer: Callable[[Answer], None]
+
+    def respond(self, outcome: Outcome, state: State, /) -> None:
+        self._answer((outcome, state))
+
+    def fail(self, error: Exception, /) -> None:
+        self._answer(error)
+
+
+@define(eq=False)
+class _ConditionalReader(_Waiter):
+    _conditions: Conditions
+
+    def respond(self, outcome: Outcome, state: State, /) -> None:
+        self._answer((kind_of_read(self._conditions, state), state))
+
+
+@define(eq=False)
+class _ConditionalGetter(_Waiter):
+    """
+    The waiter of a step by GET.
+
+    If C{If-None-Match} is not met, the response is 304, as RFC 9110 13.1.2 asks.
+    """
+
+    _conditions: Conditions
+
+    def respond(self, outcome: Outcome, state: State, /) -> None:
+        if outcome is Outcome.PRECONDITION_FAILED and self._conditions.match(state):
+            self._answer((NOT_MODIFIED, state))
+        else:
+            self._answer((outcome, state))
+
+
 def _reading(committer: ICommitter, conditions: Conditions) -> Act:
     """
     Return the function that reads the cursor.
     """
-
-    def act(answer: Callable[[Answer], None]) -> Answer | None:
-        if committer.unread is not None:
-            return committer.unread
-        if committer.shows_visible:
-            state = committer.visible
-            if conditions is UNCONDITIONAL:
-                return VALUE, state
-            return kind_of_read(conditions, state), state
-        committer.read_durable().addCallbacks(
-            lambda state: answer((kind_of_read(conditions, state), state)),
-            lambda failure: answer(_error(failure)),
-        ).addErrback(log_bug)
-        return None
-
-    return act
+    if conditions is UNCONDITIONAL:
+        return lambda answer: committer.read(_Waiter(answer))
+    return lambda answer: committer.read(_ConditionalReader(answer, conditions))
 
 
-def _moving(committer: ICommitter, move: Move) -> Act:
+def _stepping(committer: ICommitter, step: Step) -> Act:
     """
     Return the function that makes a step.
     """
-
-    def act(answer: Callable[[Answer], None]) -> None:
-        committer.move(move, answer)
-
-    return act
+    return lambda answer: committer.step(step, _Waiter(answer))
 
 
-def _moving_if(
-    committer: ICommitter, move: Move, conditions: Conditions, method: bytes
+def _stepping_if(
+    committer: ICommitter, step: Step, conditions: Conditions, method: bytes
 ) -> Act:
     """
     Return the function that makes a step that has C{conditions}.
-
-    A GET whose C{If-None-Match} is not met is answered 304, as RFC 9110 13.1.2 asks.
     """
-
-    def act(answer: Callable[[Answer], None]) -> None:
-        def waiter(outcome: Answer) -> None:
-            if isinstance(outcome, Outcome) and method == b"GET":
-                result, state = outcome
-                if result is Result.PRECONDITION_FAILED and conditions.match(state):
-                    outcome = NOT_MODIFIED, state
-            answer(outcome)
-
-        committer.move(move, waiter)
-
-    return act
+    if method != b"GET":
+        return _stepping(committer, step)
+    return lambda answer: committer.step(step, _ConditionalGetter(answer, conditions))
 
 
 def _error(failure: Failure) -> Exception:

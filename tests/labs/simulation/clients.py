@@ -8,12 +8,13 @@ from functools import partial
 
 from attrs import Factory, define
 
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Answer, Request
 from tests.support.linearizability import Record
+from tests.support.steps import Response
 
 CLIENTS = 5
 
@@ -33,7 +34,7 @@ class Asking:
     client: int
     operation: Transition | None
     called: int
-    move: Move | None
+    step: Step | None
     sent: int = 0
     doubt: bool = False
     over: bool = False
@@ -46,7 +47,7 @@ class Asking:
         """
         Return the idempotency key of the operation.
         """
-        return None if self.move is None else self.move.key
+        return None if self.step is None else self.step.key
 
 
 @define(eq=False)
@@ -102,7 +103,7 @@ class Clients:
         if client.asking is not None:
             return
         operation = choose.choice([None, *Transition, Transition.NEXT])
-        move, key, condition = None, None, None
+        step, key, condition = None, None, None
         if operation is not None:
             kind = choose.randrange(6)
             if kind < 3:
@@ -112,8 +113,8 @@ class Clients:
                 key = choose.choice(client.known).key
             elif kind == 4:
                 condition = partial(_is_at, client.last)
-            move = Move(operation, key, condition)
-        client.asking = Asking(client.number, operation, self.machine.tick, move)
+            step = Step(operation, key, condition)
+        client.asking = Asking(client.number, operation, self.machine.tick, step)
         client.asking.again = client.first_use(key) is not None
         request = "current" if operation is None else operation.word
         request += "" if key is None else f", key {key.decode()}"
@@ -127,7 +128,7 @@ class Clients:
         self.machine.backlog.append(
             Request(
                 self.requests,
-                asking.move,
+                asking.step,
                 partial(self._answered, client, asking),
                 self.choose.randrange(2),
             )
@@ -139,11 +140,14 @@ class Clients:
         """
         self.machine.note(f"client {client.number} is told {answer!r}")
         asking.sent -= 1
-        if isinstance(answer, Outcome) and answer.result is not Result.PRECONDITION_FAILED:
+        if (
+            isinstance(answer, Response)
+            and answer.outcome is not Outcome.PRECONDITION_FAILED
+        ):
             self._moved(client, asking, answer)
         elif asking.over:
             return
-        elif isinstance(answer, Outcome):
+        elif isinstance(answer, Response):
             # A client that is told that the cursor is elsewhere has looked at it.
             self._end(client, asking, None, (answer.state.revision, answer.state.position))
         elif isinstance(answer, tuple):
@@ -166,10 +170,10 @@ class Clients:
         else:
             self._end(client, asking, asking.operation, None)
 
-    def _moved(self, client: Client, asking: Asking, outcome: Outcome) -> None:
-        seen = (outcome.state.revision, outcome.state.position)
+    def _moved(self, client: Client, asking: Asking, response: Response) -> None:
+        seen = (response.state.revision, response.state.position)
         first = client.first_use(asking.key)
-        if outcome.result is Result.APPLIED:
+        if response.outcome is Outcome.APPLIED:
             assert not asking.moved, f"{asking.key!r} moved twice"
             assert not asking.again, f"{asking.key!r} moved again"
             asking.moved = True

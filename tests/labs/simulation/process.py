@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import Move, Outcome
+from pexservice.commit.requests import Step
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.stores.interface import Row
@@ -25,14 +25,14 @@ from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
 from pexservice.worker.lifecycle import heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
-from tests.support.moves import submit
+from tests.support.steps import CallingWaiter, Response, submit
 
 #: Seconds of silence that are too long.
 WATCHDOG = 5.0
 
-#: An answer to a client: an outcome, a refusal, the revision and the position for a look,
-#: or nothing because the connection broke.
-Answer = Outcome | Exception | tuple[int, int] | None
+#: What a client gets: a response to a step, an error, the revision and the position for a
+#: read, or nothing because the connection broke.
+Answer = Response | Exception | tuple[int, int] | None
 
 
 @define(eq=False)
@@ -40,12 +40,12 @@ class Request:
     """
     A request on its way to a process, in one, or answered.
 
-    @ivar move: L{None} is a look.
+    @ivar step: C{None} for a read.
     @ivar answered: called once, with the answer to the client.
     """
 
     number: int
-    move: Move | None
+    step: Step | None
     answered: Callable[[Answer], None]
     way: int = 0
     submitted: Deferred[None] | None = None
@@ -214,7 +214,7 @@ class Process:
         Hand C{request} to the committer, in one of the ways that there are.
         """
         self.requests.append(request)
-        committer, move = self.committer, request.move
+        committer, step = self.committer, request.step
 
         def done(answer: Answer) -> None:
             if request in self.requests:
@@ -224,14 +224,14 @@ class Process:
         def seen(rows: list[Row]) -> None:
             done((rows[0].revision, rows[0].position) if rows else (0, 0))
 
-        if move is None and request.way:
+        if step is None and request.way:
             committer.history(None, 1).addCallback(seen)
-        elif move is None:
+        elif step is None:
             done((committer.visible.revision, committer.visible.position))
-        elif move.key is None and request.way:
-            committer.move(move, done)
+        elif step.key is None and request.way:
+            committer.step(step, CallingWaiter(done, done))
         else:
-            request.submitted = submit(committer, move).addCallbacks(
+            request.submitted = submit(committer, step).addCallbacks(
                 done, lambda failure: done(failure.value)
             )
 

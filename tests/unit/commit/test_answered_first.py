@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST
-from pexservice.commit.requests import Result
+from pexservice.commit.requests import Outcome
 from pexservice.stores.interface import NotTaken
 from tests.support.committer_bench import Bench
 
@@ -26,10 +26,10 @@ def test_answers_at_once(bench: Bench) -> None:
 
     The commit follows within C{LONGEST_DELAY}.
     """
-    assert bench.submit() == [(Result.APPLIED, 1, 1)]
+    assert bench.submit() == [(Outcome.APPLIED, 1, 1)]
     assert bench.committer.visible.revision == 1
-    assert bench.submit(key=b"k") == [(Result.APPLIED, 2, 2)]
-    assert bench.submit(key=b"k") == [(Result.REPLAYED, 2, 2)]
+    assert bench.submit(key=b"k") == [(Outcome.APPLIED, 2, 2)]
+    assert bench.submit(key=b"k") == [(Outcome.REPLAYED, 2, 2)]
     assert bench.store.under_way is None
     bench.clock.turn(LONGEST_DELAY)
     assert bench.store.under_way is not None
@@ -57,10 +57,10 @@ def test_a_disk_that_hangs(bench: Bench) -> None:
     assert waiting == []
     bench.clock.turn(LONGEST_DELAY)
     assert bench.submit() == [
-        (Result.APPLIED, MOST_ANSWERED_FIRST + 3, MOST_ANSWERED_FIRST + 3)
+        (Outcome.APPLIED, MOST_ANSWERED_FIRST + 3, MOST_ANSWERED_FIRST + 3)
     ]
     bench.store.finish()
-    assert waiting == [(Result.APPLIED, MOST_ANSWERED_FIRST + 2, MOST_ANSWERED_FIRST + 2)]
+    assert waiting == [(Outcome.APPLIED, MOST_ANSWERED_FIRST + 2, MOST_ANSWERED_FIRST + 2)]
     assert bench.sizes() == [1, MOST_ANSWERED_FIRST + 1]
 
 
@@ -107,8 +107,8 @@ def test_a_store_that_refuses(bench: Bench) -> None:
     assert waits == []
     bench.turn()
     bench.store.finish()
-    assert waits == [(Result.APPLIED, 1, 1)]
-    assert bench.submit() == [(Result.APPLIED, 2, 2)]
+    assert waits == [(Outcome.APPLIED, 1, 1)]
+    assert bench.submit() == [(Outcome.APPLIED, 2, 2)]
 
 
 def test_an_unknown_outcome(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from pexservice.commit.batching_policy import LONGEST_WAIT
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.refusal_log import LOG_INTERVAL
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
     NotTaken,
@@ -31,7 +31,7 @@ from pexservice.stores.interface import (
 )
 from tests.support.committer_bench import Bench
 from tests.support.fakes import MemoryStore, Turns, now
-from tests.support.moves import submit
+from tests.support.steps import CallingWaiter, Response, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -61,7 +61,7 @@ def test_answers_when_durable(bench: Bench) -> None:
     assert results == []
     assert bench.committer.visible.revision == 0
     bench.store.finish()
-    assert results == [(Result.APPLIED, 1, 1)]
+    assert results == [(Outcome.APPLIED, 1, 1)]
     assert bench.committer.visible.revision == 1
     assert bench.store.batches[0].time_ns == 7
 
@@ -75,7 +75,7 @@ def test_one_turn_is_one_batch(bench: Bench) -> None:
     assert bench.store.under_way is not None
     assert bench.store.under_way.transitions == b"nnnpr"
     bench.store.finish()
-    assert results == [[(Result.APPLIED, n + 1, p)] for n, p in enumerate((1, 2, 3, 2, 0))]
+    assert results == [[(Outcome.APPLIED, n + 1, p)] for n, p in enumerate((1, 2, 3, 2, 0))]
     assert bench.order == [1, 2, 3, 4, 5]
 
 
@@ -129,17 +129,18 @@ def test_an_answer_that_brings_the_next_request() -> None:
     bench = Bench(held=False)
     left = 5000
 
-    def again(outcome: Outcome | Exception, /) -> None:
+    def again(_: Response) -> None:
         nonlocal left
-        assert isinstance(outcome, Outcome)
         left -= 1
         if left:
-            bench.committer.move(Move(NEXT), again)
+            bench.committer.step(Step(NEXT), waiter)
 
-    bench.committer.move(Move(NEXT), again)
+    failed: list[Exception] = []
+    waiter = CallingWaiter(again, failed.append)
+    bench.committer.step(Step(NEXT), waiter)
     for _ in range(5000):
         bench.turn()
-    assert left == 0
+    assert (left, failed) == (0, [])
     assert bench.committer.durable.position == 5000
 
 
@@ -160,7 +161,7 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     bench.turn()
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
-    assert after == [(Result.APPLIED, 3, 3)]
+    assert after == [(Outcome.APPLIED, 3, 3)]
 
 
 def test_an_unknown_outcome(bench: Bench) -> None:
@@ -243,7 +244,7 @@ def test_damage_found_by_reading(by: str) -> None:
     assert [type(each) for each in bench.submit()] == [NotTaken]
     bench.store.finish()
     bench.clock.turn(LONGEST_WAIT)
-    assert under_way == [(Result.APPLIED, 1, 1)]
+    assert under_way == [(Outcome.APPLIED, 1, 1)]
     assert [type(each) for each in gathering] == [NotTaken]
     assert [batch.transitions for batch in bench.store.batches] == [b"n"]
     now(Deferred.fromCoroutine(bench.committer.stop()))
@@ -257,8 +258,8 @@ def test_a_condition(bench: Bench) -> None:
     met = bench.submit(condition=lambda state: state.revision == 3)
     bench.clock.turn(LONGEST_WAIT)
     bench.store.finish()
-    assert met == [(Result.APPLIED, 4, 4)]
-    assert bench.submit(condition=lambda _: False) == [(Result.PRECONDITION_FAILED, 4, 4)]
+    assert met == [(Outcome.APPLIED, 4, 4)]
+    assert bench.submit(condition=lambda _: False) == [(Outcome.PRECONDITION_FAILED, 4, 4)]
     assert bench.latest.revision == 4
 
 
@@ -273,8 +274,8 @@ def test_a_condition_sees_moves_under_way(bench: Bench) -> None:
     late = bench.submit(condition=lambda state: state.revision == 0)
     assert [*results, late] == [[], [], []]
     bench.store.finish()
-    assert results == [[(Result.APPLIED, 1, 1)], [(Result.PRECONDITION_FAILED, 1, 1)]]
-    assert late == [(Result.PRECONDITION_FAILED, 1, 1)]
+    assert results == [[(Outcome.APPLIED, 1, 1)], [(Outcome.PRECONDITION_FAILED, 1, 1)]]
+    assert late == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
@@ -302,8 +303,8 @@ def test_a_key_is_used_once(bench: Bench) -> None:
     bench.store.finish()
     bench.commit()
     on_disk = bench.submit(key=b"k")
-    assert first == [(Result.APPLIED, 1, 1)]
-    assert gathering == under_way == on_disk == [(Result.REPLAYED, 1, 1)]
+    assert first == [(Outcome.APPLIED, 1, 1)]
+    assert gathering == under_way == on_disk == [(Outcome.REPLAYED, 1, 1)]
     assert bench.latest.revision == 2
 
 
@@ -316,13 +317,8 @@ def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
     bench.submit(key=b"k")
     bench.turn()
     bench.store.finish()
-    told: list[Outcome | Exception] = []
-    for _ in range(2):
-        bench.committer.move(Move(NEXT, b"k"), told.append)
-    first, second = told
-    assert isinstance(first, Outcome)
-    assert isinstance(second, Outcome)
-    assert first.result is Result.REPLAYED
+    first, second = (now(submit(bench.committer, Step(NEXT, b"k"))) for _ in range(2))
+    assert first.outcome is Outcome.REPLAYED
     assert first.state.term is second.state.term
 
 
@@ -347,7 +343,7 @@ def test_a_key_beats_a_condition(bench: Bench) -> None:
     bench.turn()
     bench.store.finish()
     again = bench.submit(key=b"k", condition=lambda state: state.revision == 0)
-    assert again == [(Result.REPLAYED, 1, 1)]
+    assert again == [(Outcome.REPLAYED, 1, 1)]
 
 
 def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
@@ -355,25 +351,25 @@ def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
     The key of a move that did not happen is not remembered.
     """
     assert bench.submit(key=b"k", condition=lambda _: False) == [
-        (Result.PRECONDITION_FAILED, 0, 0)
+        (Outcome.PRECONDITION_FAILED, 0, 0)
     ]
     again = bench.submit(key=b"k")
     bench.turn()
     bench.store.finish()
-    assert again == [(Result.APPLIED, 1, 1)]
+    assert again == [(Outcome.APPLIED, 1, 1)]
 
 
 def test_a_cancelled_waiter_costs_nobody_anything(bench: Bench) -> None:
     """
     A cancelled waiter is dropped; its step and its batch go on.
     """
-    leaving = submit(bench.committer, Move(NEXT))
+    leaving = submit(bench.committer, Step(NEXT))
     leaving.addErrback(lambda _: None)
     staying = bench.submit()
     bench.turn()
     leaving.cancel()
     bench.store.finish()
-    assert staying == [(Result.APPLIED, 2, 2)]
+    assert staying == [(Outcome.APPLIED, 2, 2)]
 
 
 def test_drain(bench: Bench) -> None:
@@ -393,7 +389,7 @@ def test_drain(bench: Bench) -> None:
     assert drained == []
     bench.store.finish()
     assert drained == [None]
-    assert under_way + gathered == [(Result.APPLIED, 1, 1), (Result.APPLIED, 2, 2)]
+    assert under_way + gathered == [(Outcome.APPLIED, 1, 1), (Outcome.APPLIED, 2, 2)]
 
 
 def test_drain_a_batch_that_only_gathers(bench: Bench) -> None:
@@ -405,7 +401,7 @@ def test_drain_a_batch_that_only_gathers(bench: Bench) -> None:
     drained: list[None] = []
     bench.committer.drain().addCallback(drained.append)
     bench.store.finish()
-    assert (alone, drained) == ([(Result.APPLIED, 5, 5)], [None])
+    assert (alone, drained) == ([(Outcome.APPLIED, 5, 5)], [None])
 
 
 def test_drain_nothing(bench: Bench) -> None:
@@ -561,11 +557,11 @@ def test_one_failing_waiter() -> None:
     def raises(_: object, /) -> None:
         raise ZeroDivisionError
 
-    bench.committer.move(Move(NEXT), raises)
+    bench.committer.step(Step(NEXT), CallingWaiter(raises, raises))
     after = bench.submit()
     bench.turn()
     bench.store.finish()
-    assert after == [(Result.APPLIED, 2, 2)]
+    assert after == [(Outcome.APPLIED, 2, 2)]
     assert not bench.fatal
 
 
@@ -598,19 +594,19 @@ class AnyOrder(RuleBasedStateMachine):
         # A key belongs to one transition, or every other submission is a 422.
         name = None if key is None else key + transition.code
 
-        def answered(outcome: Outcome) -> None:
-            state = outcome.state
+        def answered(response: Response) -> None:
+            state = response.state
             assert state.revision <= self.bench.store.revision, "not durable"
-            if outcome.result is Result.APPLIED:
+            if response.outcome is Outcome.APPLIED:
                 assert state.revision not in self.acknowledged, "acknowledged twice"
                 self.acknowledged[state.revision] = state.position
-            if name is not None and outcome.result is not Result.PRECONDITION_FAILED:
+            if name is not None and response.outcome is not Outcome.PRECONDITION_FAILED:
                 assert self.keys.setdefault(name, state.revision) == state.revision
 
         def failed(failure: Failure) -> None:
             assert isinstance(failure.value, NotTaken)
 
-        submit(self.bench.committer, Move(transition, name, condition)).addCallbacks(
+        submit(self.bench.committer, Step(transition, name, condition)).addCallbacks(
             answered, failed
         )
 

@@ -19,13 +19,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import Move, Outcome
+from pexservice.commit.requests import Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.fake_etcd import FakeEtcd
 from tests.support.fakes import Turns
-from tests.support.moves import submit
+from tests.support.steps import Response, submit
 
 #: How long etcd takes for a transaction, and a message to it or from it.  Seconds.
 COMMIT = 0.002
@@ -170,10 +170,10 @@ class Node:
         """
         asked = clock.seconds()
 
-        def answered(_: Outcome) -> None:
+        def answered(_: Response) -> None:
             self.answers.append((clock.seconds(), clock.seconds() - asked))
 
-        return submit(self.committer, Move(Transition.NEXT)).addCallback(answered)
+        return submit(self.committer, Step(Transition.NEXT)).addCallback(answered)
 
     def keep_asking(self, clock: Turns) -> None:
         """

@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from pexservice.commit.interface import IBatchOwner, ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import KeyReused, Move, Outcome, Result
+from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.caller import Refused
 from pexservice.stores.etcd.messages import MOST_KEYS
@@ -25,7 +25,7 @@ from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import Turns, now
 from tests.support.linearizability import Record, faults
-from tests.support.moves import submit
+from tests.support.steps import Response, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -53,13 +53,13 @@ class Node:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
-        Submit a move.
+        Submit a step.
 
-        @return: a list that gets (result, revision, position), or the exception.
+        @return: a list that gets (outcome, revision, position), or the exception.
         """
         told: list[object] = []
-        submit(self.committer, Move(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
-            lambda outcome: told.append(_plain(outcome)),
+        submit(self.committer, Step(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
+            lambda response: told.append(_plain(response)),
             lambda failure: told.append(failure.value),
         )
         return told
@@ -96,8 +96,8 @@ class Node:
                 self.caller.answer()
 
 
-def _plain(outcome: Outcome) -> tuple[Result, int, int]:
-    return outcome.result, outcome.state.revision, outcome.state.position
+def _plain(response: Response) -> tuple[Outcome, int, int]:
+    return response.outcome, response.state.revision, response.state.position
 
 
 @pytest.fixture
@@ -129,14 +129,14 @@ def test_rebase(nodes: tuple[Node, Node]) -> None:
     one.turn()
     other = two.submit()
     two.settle()
-    assert other == [(Result.APPLIED, 1, 1)]
+    assert other == [(Outcome.APPLIED, 1, 1)]
     told.append(one.submit())
     one.settle()
     assert told == [
-        [(Result.APPLIED, 2, 2)],
-        [(Result.APPLIED, 3, 0)],
-        [(Result.APPLIED, 4, 1)],
-        [(Result.APPLIED, 5, 2)],
+        [(Outcome.APPLIED, 2, 2)],
+        [(Outcome.APPLIED, 3, 0)],
+        [(Outcome.APPLIED, 4, 1)],
+        [(Outcome.APPLIED, 5, 2)],
     ]
 
 
@@ -153,9 +153,9 @@ def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
     two.turn()
     one.settle()
     two.settle()
-    assert first == [(Result.APPLIED, 1, 1)]
-    assert second == [(Result.REPLAYED, 1, 1)]
-    assert more == [(Result.APPLIED, 2, 2)]
+    assert first == [(Outcome.APPLIED, 1, 1)]
+    assert second == [(Outcome.REPLAYED, 1, 1)]
+    assert more == [(Outcome.APPLIED, 2, 2)]
     assert isinstance(reused[0], KeyReused)
     reused = two.submit(RESET, key=b"k")
     two.settle()
@@ -175,7 +175,7 @@ def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
     two.submit()
     two.settle()
     one.settle()
-    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
+    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
@@ -187,7 +187,7 @@ def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
     two.settle()
     told = one.submit(condition=lambda state: state.revision == 1)
     one.settle()
-    assert told == [(Result.APPLIED, 2, 2)]
+    assert told == [(Outcome.APPLIED, 2, 2)]
 
 
 def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
@@ -205,7 +205,7 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     two.settle()
     told = one.submit(condition=lambda state: state.revision == 0)
     one.settle()
-    assert told == [(Result.PRECONDITION_FAILED, 2, 2)]
+    assert told == [(Outcome.PRECONDITION_FAILED, 2, 2)]
 
 
 def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
@@ -223,8 +223,8 @@ def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
     assert told == []
     one.caller.answer()
     assert one.caller.waiting == []
-    assert made == [(Result.APPLIED, 1, 1)]
-    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
+    assert made == [(Outcome.APPLIED, 1, 1)]
+    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
@@ -242,7 +242,7 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
     one.caller.answer()
     assert told == []
     one.settle()
-    assert told == [(Result.PRECONDITION_FAILED, 1, 1)]
+    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -255,14 +255,14 @@ def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> N
     one, two = nodes
     first = one.submit(key=b"k", condition=lambda state: state.revision == 0)
     one.settle()
-    assert first == [(Result.APPLIED, 1, 1)]
+    assert first == [(Outcome.APPLIED, 1, 1)]
     for node in nodes:
         if busy:
             node.submit()
         again = node.submit(key=b"k", condition=lambda state: state.revision == 0)
         other = node.submit(RESET, key=b"k", condition=lambda state: state.revision == 0)
         node.settle()
-        assert again == [(Result.REPLAYED, 1, 1)]
+        assert again == [(Outcome.REPLAYED, 1, 1)]
         assert isinstance(other[0], KeyReused)
     assert two.submit(key=b"l", condition=lambda state: state.revision == 0) == []
 
@@ -279,7 +279,7 @@ def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
     one.settle()
     told = [one.submit(), one.submit(key=b"k", condition=lambda state: state.revision == 2)]
     one.settle()
-    assert told == [[(Result.APPLIED, 2, 2)], [(Result.APPLIED, 3, 3)]]
+    assert told == [[(Outcome.APPLIED, 2, 2)], [(Outcome.APPLIED, 3, 3)]]
     told = [
         one.submit(),
         one.submit(key=b"l", condition=lambda state: state.revision == 3),
@@ -289,10 +289,10 @@ def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
     told.append(one.submit(key=b"l", condition=lambda state: state.revision == 3))
     one.settle()
     assert [each[0][:2] for each in told] == [  # type: ignore[index]
-        (Result.APPLIED, 4),
-        (Result.PRECONDITION_FAILED, 5),
-        (Result.APPLIED, 5),
-        (Result.PRECONDITION_FAILED, 5),
+        (Outcome.APPLIED, 4),
+        (Outcome.PRECONDITION_FAILED, 5),
+        (Outcome.APPLIED, 5),
+        (Outcome.PRECONDITION_FAILED, 5),
     ]
 
 
@@ -343,7 +343,7 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     assert one.committer.refusal is None
     again = one.submit(key=b"k")
     one.settle()
-    assert again == [(Result.REPLAYED, 1, 1)]
+    assert again == [(Outcome.REPLAYED, 1, 1)]
 
 
 def test_restored(nodes: tuple[Node, Node]) -> None:
@@ -365,9 +365,9 @@ def test_restored(nodes: tuple[Node, Node]) -> None:
     told.append(one.submit(condition=lambda state: state.revision == 4))
     one.settle()
     assert told == [
-        [(Result.APPLIED, 3, 3)],
-        [(Result.APPLIED, 4, 4)],
-        [(Result.APPLIED, 5, 5)],
+        [(Outcome.APPLIED, 3, 3)],
+        [(Outcome.APPLIED, 4, 4)],
+        [(Outcome.APPLIED, 5, 5)],
     ]
 
 
@@ -385,7 +385,7 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
     two.settle()
     one.settle()
     assert [each[0] for each in told] == [
-        (Result.APPLIED, number + 2, number + 2) for number in range(count)
+        (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
     sizes = [len(each["compare"]) - 2 for each in one.caller.etcd.changes]
     assert max(sizes) == MOST_KEYS
@@ -400,7 +400,7 @@ def test_stopping(nodes: tuple[Node, Node]) -> None:
     stopped = Deferred.fromCoroutine(one.committer.stop())
     assert isinstance(one.submit()[0], NotTaken)
     one.settle()
-    assert told == [(Result.APPLIED, 1, 1)]
+    assert told == [(Outcome.APPLIED, 1, 1)]
     assert now(stopped) is None
 
 
@@ -492,8 +492,8 @@ class Chance:
     def _begin(self, node: Node, request: Request) -> None:
         self.asking[node].append(request)
 
-        def told(outcome: Outcome) -> None:
-            self._end(node, request, *_plain(outcome))
+        def told(response: Response) -> None:
+            self._end(node, request, *_plain(response))
 
         def failed(failure: Failure) -> None:
             self._fail(node, request, failure.value)
@@ -504,7 +504,7 @@ class Chance:
                 lambda state: self._end(
                     node,
                     request,
-                    Result.PRECONDITION_FAILED,
+                    Outcome.PRECONDITION_FAILED,
                     state.revision,
                     state.position,
                 ),
@@ -516,21 +516,21 @@ class Chance:
         request.asked = True
         wanted = request.wanted
         condition = None if wanted is None else lambda state: state.revision == wanted
-        move = Move(request.operation, request.key, condition)
-        submit(node.committer, move).addCallbacks(told, failed)
+        step = Step(request.operation, request.key, condition)
+        submit(node.committer, step).addCallbacks(told, failed)
 
     def _end(
-        self, node: Node, request: Request, result: Result, revision: int, position: int
+        self, node: Node, request: Request, outcome: Outcome, revision: int, position: int
     ) -> None:
         if request not in self.asking.get(node, []):
             return  # The node has crashed, so nobody hears it.
         self.asking[node].remove(request)
-        self.replayed += result is Result.REPLAYED
+        self.replayed += outcome is Outcome.REPLAYED
         self.records.append(
             Record(
                 client=request.client,
                 operation=None
-                if result is Result.PRECONDITION_FAILED
+                if outcome is Outcome.PRECONDITION_FAILED
                 else request.operation,
                 called=request.called,
                 returned=self.time,

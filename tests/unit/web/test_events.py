@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from pexservice.commit.requests import Move
+from pexservice.commit.requests import Step
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
 from pexservice.web.events import HEARTBEAT_INTERVALS, INTERVAL, MOST_DIGITS, event
+from tests.support.steps import submit
 from tests.support.wire import Server, Wire
 
-NEXT = Move(Transition.NEXT)
+NEXT = Step(Transition.NEXT)
 
 
 def watch(
@@ -37,7 +38,7 @@ def step(server: Server, times: int = 1) -> None:
     Move the cursor up C{times} times, each time in a batch of its own.
     """
     for _ in range(times):
-        server.committer.move(NEXT, lambda _: None)
+        submit(server.committer, NEXT)
         server.turns(10)
 
 

@@ -369,7 +369,7 @@ def test_a_bug_while_it_is_answered(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(Committer, "visible", property(fails))
+        patched.setattr(Committer, "read", fails)
         assert machine.ask(CURRENT).startswith(b"HTTP/1.0 500 ")
     assert len(machine.server.connections) == 0
     assert [each["log_level"] for each in logged] == [LogLevel.critical]
