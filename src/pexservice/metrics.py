@@ -268,22 +268,21 @@ def _keep_alive(score: Score) -> Iterator[Metric]:
         ("reason",),
         [((reason,), n) for reason, n in score.restarts.items()],
     )
-    if score.reloads is not None:
-        yield CounterMetricFamily(
-            "pexservice_reloads_total",
-            "Replacements of all workers that began, since the supervisor started.",
-            score.reloads,
-        )
-        yield _labelled(
-            GaugeMetricFamily,
-            "pexservice_last_reload",
-            "1 for what came of the last replacement of all workers, else 0.",
-            ("outcome",),
-            [
-                ((outcome.name.lower(),), score.reload is outcome)
-                for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
-            ],
-        )
+    yield CounterMetricFamily(
+        "pexservice_reloads_total",
+        "Replacements of all workers that began, since the supervisor started.",
+        score.reloads,
+    )
+    yield _labelled(
+        GaugeMetricFamily,
+        "pexservice_last_reload",
+        "1 for what came of the last replacement of all workers, else 0.",
+        ("outcome",),
+        [
+            ((outcome.name.lower(),), score.reload is outcome)
+            for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
+        ],
+    )
     yield GaugeMetricFamily(
         "pexservice_standby_workers", "Workers that stand by.", score.standing_by
     )

@@ -1,5 +1,5 @@
 """
-A store that version 0.1.0 wrote is opened for ever; see C{tests/nets/README.md}.
+A store that the last release wrote is opened; see C{tests/nets/README.md}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from pexservice.stores.lmdb.pages import check_pages
 from tests.functional.test_ctl import run
 from tests.support.daemon import Daemon
-from tests.support.installation import FROZEN_STORE
+from tests.support.installation import RELEASE_STORE
 
 STORE = "pexservice-data"
 
@@ -22,7 +22,7 @@ REVISION, POSITION = 2050, 2040
 JOURNAL = ("--journal", "500")
 
 #: For each key: the path that it was used for, and the revision and position of the
-#: answer.
+#: response.
 KEYS = {
     "first": ("/next", 9, 7),
     "second": ("/reset", 10, 0),
@@ -40,48 +40,46 @@ def fibonacci(position: int) -> int:
     return value
 
 
-@pytest.fixture(params=["as it is", "a copy of it that was made today"])
+@pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
     Provide a directory with the store in it.
     """
     old = tmp_path / "old"
     old.mkdir(mode=0o700)
-    shutil.copy(FROZEN_STORE / "data.mdb", old)
+    shutil.copy(RELEASE_STORE / "data.mdb", old)
+    if request.param != "data.mdb alone":
+        shutil.copy(RELEASE_STORE / "newest", old)
     place = tmp_path / "place"
     place.mkdir()
-    if request.param == "as it is":
-        old.rename(place / STORE)
+    if request.param == "a backup made today":
+        backup = run(tmp_path, "backup", "old", f"place/{STORE}")
+        assert (backup.returncode, backup.stderr) == (0, "")
     else:
-        made = run(tmp_path, "backup", "old", f"place/{STORE}")
-        assert (made.returncode, made.stderr) == (0, "")
+        old.rename(place / STORE)
     return place
 
 
-def test_it_is_whole(place: Path) -> None:
-    """
-    A full verification finds no fault, and the cursor where it was.
-    """
-    said = run(place, "verify", STORE)
-    assert (said.returncode, said.stderr) == (0, "")
-    contents = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
-    assert contents in said.stdout
+def test_verify_finds_no_fault_and_the_cursor_where_it_was(place: Path) -> None:
+    verified = run(place, "verify", STORE)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
+    assert summary in verified.stdout
 
 
 @pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
-def test_it_serves(place: Path, command: str) -> None:
+def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> None:
     """
-    The cursor and the history are as they were, and the service goes on.
+    The service goes on from there, and again after a restart.
 
-    Each key that was used gets the answer that it got before, and is refused for anything
-    else.  The service also goes on after a restart.
+    A repeated key gets the response that it got before, and 422 on another endpoint.
     """
     with Daemon(place, *JOURNAL, command=command) as daemon:
         answer, body = daemon.ask("/current")
         assert int(body) == fibonacci(POSITION)
         assert answer.headers["Pex-Revision"] == str(REVISION)
         assert answer.headers["Pex-Position"] == str(POSITION)
-        expected = (FROZEN_STORE / "history.txt").read_bytes()
+        expected = (RELEASE_STORE / "history.txt").read_bytes()
         assert daemon.ask("/history?limit=1000")[1] == expected
         for key, (path, revision, position) in KEYS.items():
             headers = {"Idempotency-Key": key}
@@ -104,15 +102,12 @@ def test_it_serves(place: Path, command: str) -> None:
         assert answer.headers["Pex-Revision"] == str(REVISION + 1)
         history = daemon.ask("/history?limit=1000")[1].splitlines()
         assert history[2:] == expected.splitlines()[:498]
-    said = run(place, "verify", STORE)
-    assert (said.returncode, said.stderr) == (0, "")
+    verified = run(place, "verify", STORE)
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
-def test_its_pages() -> None:
-    """
-    The walk through the pages takes the file as another LMDB wrote it.
-    """
-    with (FROZEN_STORE / "data.mdb").open("rb") as file:
+def test_page_check_accepts_the_file_as_another_lmdb_wrote_it() -> None:
+    with (RELEASE_STORE / "data.mdb").open("rb") as file:
         found = check_pages(file.fileno(), lambda _: None)
     assert found.entries[b"cursor"] == 1
     assert found.lost == 0

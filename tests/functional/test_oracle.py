@@ -1,7 +1,7 @@
 """
-Version 0.1.0 as the oracle.
+The last release as the oracle.
 
-Its answers are given today, but for the differences that L{tests.support.wanted} lists.
+Its responses are given today, but for the differences that L{tests.support.wanted} lists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attrs import Factory, define
 from tests.support.command_lines import COMMANDS, command_lines, help_of
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.differences import Answer, Comparison, Outcome, compare
-from tests.support.installation import frozen
+from tests.support.installation import release_installed
 from tests.support.oracle import Setup, Side, align
 from tests.support.setups import setups
 from tests.support.wanted import WANTED
@@ -40,7 +40,7 @@ class Answers:
     """
     The answers of both versions, by case.
 
-    @ivar old: the answers of version 0.1.0, by case; the part before the slash is its
+    @ivar old: the answers of the last release, by case; the part before the slash is its
         group.
     @ivar new: the same of the version under test.
     @ivar asked: what was sent or run, by case.
@@ -69,7 +69,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     Provide all answers of both versions.
     """
     path = tmp_path_factory.mktemp("oracle")
-    oracle = frozen(path / "version-0.1.0").python
+    oracle = release_installed(path / "release").python
     answers = Answers()
     with ThreadPoolExecutor(3) as threads:
         # Those that take longest begin first.
@@ -234,12 +234,14 @@ def access_log(daemon: Daemon) -> dict[str, Outcome]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_same_answers(answers: Answers, group: str) -> None:
     """
-    Each answer of each case is that of version 0.1.0, but for wanted differences.
+    Each answer of each case is that of the last release, but for wanted differences.
     """
     found = answers.compared(group)
     if found.unwanted:
         count = sum(map(len, found.unwanted.values()))
-        pytest.fail(f"{count} cases differ from version 0.1.0:\n\n{found}", pytrace=False)
+        pytest.fail(
+            f"{count} cases differ from the last release:\n\n{found}", pytrace=False
+        )
 
 
 def test_all_wanted_differences_are_there(answers: Answers) -> None:

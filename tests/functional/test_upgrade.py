@@ -1,42 +1,42 @@
 """
-An upgrade: the code is replaced below a running supervisor of version 0.1.0.
+An upgrade: the code is replaced below a running supervisor of version 1.0.0.
 
 A package manager does so, and C{git pull}: files change on disk, and the supervisor goes
-on with the code that it has read at its start.  From then on it starts workers of the new
-version, and the two versions have to get on with each other.  So that supervisor's side
-of the conversation is fixed for as long as an upgrade from version 0.1.0 is promised.
+on with the code that it read at its start.  From then on it starts workers of the new
+version.  So the interface between a supervisor of version 1.0.0 and a new worker stays as
+it is, for as long as an upgrade from that version is promised:
 
-The behaviour of a supervisor of version 0.1.0:
-
-- It runs C{python -m pexservice --reactor=uvloop --nodaemon --pidfile=
-  --logger=pexservice.supervised.observer pexservice-worker} and then, of the options of
-  version 0.1.0, those that it was given, but for C{--listen}.  The first is left out
-  where uvloop is not installed.
-- It adds C{--listen fd:N} for each listening socket, C{--lifeline N}, C{--scoreboard N},
-  and C{--quick-check} unless a worker has ended in a way that makes the store suspicious
-  (SIGBUS, SIGSEGV, SIGABRT or status 74).
-- The lifeline is the reading end of a pipe to which nothing is written.  The pipe ends when
-  the supervisor does, and then the worker has to end.  With it, a worker waits for a store
-  that another process has, instead of ending with an error.
-- The scoreboard is a memfd.  The supervisor writes a record of 80 bytes at its
-  beginning, little-endian: C{pexscor1}, then as 64 bits each the failovers, the
-  standbys that there are and that there should be, and the restarts by reason (replaced,
-  silent, store failed, cannot start, killed, failed); then the CRC-32 of these.
-- Standard input is a pipe to which nothing is written.  A worker's standard output and
-  error are logged line by line.
-- C{NOTIFY_SOCKET} names an abstract socket for datagrams of C{NAME=VALUE} lines, whose
-  sender is known by the process id that the kernel adds.  A worker says C{READY=1} when
-  it serves, C{STATUS=standing by} when it waits for the store, C{STOPPING=1} when it
-  stops, and with each of these, and each C{WATCHDOG=1}, those of them that still hold,
-  for a datagram may be lost.
-- C{WATCHDOG_USEC} is the time of silence after which a worker gets SIGABRT, and SIGKILL
-  a second later.  Before its first word it has 60 seconds.
-- At SIGHUP it starts one more worker and waits 15 seconds until that one serves or
-  stands by.  Then it stops the old ones by SIGTERM, those that stand by first, and starts
-  as many as are missing.  A worker has 7 seconds to stop.
-- A worker that ends with status 78 ends the supervisor with status 78; after any other
-  end there is another worker, at once if the last one lived for a second, else after a
-  delay that doubles from 0.05 to 5 seconds until one serves.
+- Command line: C{python -m pexservice --reactor=uvloop --nodaemon --pidfile=
+  pexservice-worker}, then the options of version 1.0.0 with their values of the command
+  line or of the configuration file, without C{--listen}.  C{--reactor=uvloop} is left out
+  where uvloop is not installed.  Then C{--supervisor 3 --scoreboard 4}, C{--listen fd:N}
+  for each listening socket, with N from 5 on, and C{--quick-check}, unless a worker has
+  ended by SIGBUS, SIGSEGV, SIGABRT or status 74.
+- Standard input is a pipe to which nothing is written.  Each line of standard output and
+  error is logged; a prefix C{<N>} is its syslog priority; with C{--log-format json} it is
+  an object with C{event} and C{fields}.
+- Descriptor 3 is the writing end of a pipe.  The worker writes lines C{NAME=VALUE}:
+  C{READY=1} when it serves, C{STATUS=standing by} when it waits for the store,
+  C{STOPPING=1} when it stops, C{STATUS=...}, C{WATCHDOG=1} and C{EXTEND_TIMEOUT_USEC=N}.
+  It repeats those that still hold with each C{WATCHDOG=1}.  The pipe breaks when the
+  supervisor has ended, and then the worker ends.
+- Descriptor 4 is the scoreboard: a memfd named C{pexservice-scoreboard}.  The supervisor
+  writes one record at its beginning, little-endian: C{pexscor4}; five 64-bit counts
+  (failovers, standbys, standbys wanted, reloads, outcome of the last reload); two names of
+  16 bytes (the active worker, the one before it); two 64-bit times (milliseconds since
+  1970, microseconds); seven 64-bit counts of restarts by reason; a note of 512 bytes; then
+  the CRC-32 of these.  C{pexctl reload} of the new version reads it too.
+- Environment: as the supervisor's, without C{LISTEN_*}, C{NOTIFY_SOCKET} and
+  C{WATCHDOG_*}; then C{WATCHDOG_USEC}, the time of silence after which the worker gets
+  SIGABRT, and SIGKILL a second later.  Before its first message it has 60 seconds.
+- At SIGHUP the supervisor reads the configuration file, which must have no option that
+  version 1.0.0 does not know.  It starts one more worker and waits 15 seconds until that
+  one serves or stands by.  Then it stops the old ones by SIGTERM, those that stand by
+  first, and starts as many as are missing.  A worker has 7 seconds to stop.
+- A worker that ends with status 78 ends the supervisor with 78; one that ends with 64 ends
+  it with 64 if no other worker is up.  After any other end the supervisor starts another
+  worker, at once if the last one lived for a second, else after a delay that doubles from
+  0.05 to 5 seconds until one serves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ import pytest
 from tests.labs.failover.lab import serving, until
 from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, children, patiently, until_gone
-from tests.support.installation import Installation, frozen
+from tests.support.installation import Installation, release_installed
 from tests.support.loads import kept, load, surprises, until_told
 from tests.unit.test_metrics import samples
 
@@ -70,9 +70,9 @@ WATCHDOG = "2"
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     """
-    Provide version 0.1.0, to be replaced.
+    Provide the last release, to be replaced.
     """
-    return frozen(tmp_path / "installed")
+    return release_installed(tmp_path / "installed")
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
 @pytest.fixture
 def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     """
-    Provide a service of version 0.1.0.
+    Provide a service of the last release.
     """
     with service(tmp_path, installation) as daemon:
         yield daemon
@@ -130,7 +130,7 @@ def new_workers(daemon: Daemon) -> set[str]:
     """
     Return the names of the workers that have the new code.
     """
-    return set(re.findall(rf"\[(worker-\d+)\] {MARK}", daemon.log.read_text()))
+    return set(re.findall(rf"(worker-\d+) \w+: {MARK}", daemon.log.read_text()))
 
 
 def until_new(daemon: Daemon) -> None:
@@ -182,15 +182,13 @@ def until_replaced(daemon: Daemon, times: int = 1) -> None:
     raise AssertionError(daemon.log.read_text())
 
 
-def test_a_reload(
+def test_reload_brings_the_new_code_and_no_client_notices(
     systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
 ) -> None:
     """
-    SIGHUP brings the new code under load.
+    The new workers give signs of life, also to systemd, and know the supervisor's counts.
 
-    No client is refused, no connection is cut off, and nothing is lost.  The new workers
-    are heard to be alive, also by systemd, and know the supervisor's counts.  They reload
-    again, and all ends at SIGTERM.
+    They reload again, and all end at SIGTERM.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -218,12 +216,13 @@ def test_a_reload(
     until_gone(*workers)
 
 
-def test_kills(daemon: Daemon, installation: Installation) -> None:
+def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
+    daemon: Daemon, installation: Installation
+) -> None:
     """
-    Workers that are killed after the code was replaced lose nothing.
+    First the standby is killed, so that there is one worker of each version.
 
-    The first is the standby of version 0.1.0, so that there is one worker of each version.
-    Then the serving worker is killed three times.  No client is refused.
+    Then the active worker is killed three times.
     """
     with load(daemon) as clients:
         until_told(clients)
@@ -245,29 +244,31 @@ def test_kills(daemon: Daemon, installation: Installation) -> None:
     scraped(daemon, standby_workers=1, failovers_total=3)
 
 
-def test_a_kill_before_the_reload(daemon: Daemon, installation: Installation) -> None:
+def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
+    daemon: Daemon, installation: Installation
+) -> None:
     """
-    A standby of version 0.1.0 cannot take over any more when its files are gone.
-
-    It imports the modules to listen with only when it takes over.  It ends, a new worker
-    serves, no client is refused and nothing is lost.
+    It has everything in memory, and a worker of the new version waits behind it.
     """
     with load(daemon) as clients:
         until_told(clients)
         installation.upgrade(FIRST_LINE)
-        os.kill(serving(daemon)[1], signal.SIGKILL)
+        name, pid = serving(daemon)
+        os.kill(pid, signal.SIGKILL)
         until(daemon, "serves", 2)
         until(daemon, "stands by", 2)
         until_told(clients)
+        assert serving(daemon)[0] not in {name, *new_workers(daemon)}
+        os.kill(serving(daemon)[1], signal.SIGKILL)
+        until_new(daemon)
+        until_told(clients)
     kept(daemon, clients)
     assert surprises(clients) == []
-    assert len(new_workers(daemon)) == 2
 
 
-def test_the_supervisor_dies(daemon: Daemon, installation: Installation) -> None:
-    """
-    The new workers end with their supervisor, and leave the store to the next service.
-    """
+def test_new_workers_end_with_the_supervisor_and_leave_the_store_to_the_next_service(
+    daemon: Daemon, installation: Installation
+) -> None:
     installation.upgrade(FIRST_LINE)
     daemon.process.send_signal(signal.SIGHUP)
     until_replaced(daemon)
@@ -281,12 +282,9 @@ def test_the_supervisor_dies(daemon: Daemon, installation: Installation) -> None
         assert MARK in following.log.read_text()
 
 
-def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
-    """
-    A new worker that finds the store damaged says so.
-
-    The old supervisor ends with the status for a damaged store.
-    """
+def test_damage_found_by_a_new_worker_ends_the_supervisor_with_78(
+    daemon: Daemon, installation: Installation
+) -> None:
     installation.upgrade(FIRST_LINE)
     daemon.process.send_signal(signal.SIGHUP)
     until_replaced(daemon)
@@ -296,11 +294,11 @@ def test_a_damaged_store(daemon: Daemon, installation: Installation) -> None:
     assert daemon.wait() == 78
 
 
-def test_a_standby_without_its_files(tmp_path: Path, installation: Installation) -> None:
+def test_todays_standby_takes_over_when_its_files_are_gone(
+    tmp_path: Path, installation: Installation
+) -> None:
     """
-    Today's standby has everything in its memory that it needs to serve.
-
-    It takes over when its files are gone, as they are in the middle of an upgrade.
+    It has everything in memory that it needs, as in the middle of an upgrade.
     """
     installation.upgrade()
     with service(tmp_path, installation) as daemon:

@@ -47,7 +47,7 @@ Outcome = tuple[Answer, ...]
 
 # Wanted differences.
 
-#: Given an outcome of the frozen version and one of the version under test, return the
+#: Given an outcome of the last release and one of the version under test, return the
 #: latter with one wanted difference taken back.
 Undo = Callable[[Outcome, Outcome], Outcome]
 
@@ -333,7 +333,7 @@ def compare(
     """
     Compare the outcomes of two versions, case by case.
 
-    @param old: the outcomes of the frozen version, by case.
+    @param old: the outcomes of the last release, by case.
     @param new: those of the version under test.
     @param wanted: the differences that may be.
     @param asked: what was sent or run, by case, to be shown.

@@ -14,10 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
-#: The place of the frozen version; see C{README.md} there.
+#: The last release, from which an upgrade is promised; see C{tests/nets/README.md}.
+RELEASE = "1.0.0"
 NETS = Path(__file__).parents[1] / "nets"
-FROZEN_WHEEL = NETS / "pexservice-0.1.0-py3-none-any.whl"
-FROZEN_STORE = NETS / "store-0.1.0"
+RELEASE_WHEEL = NETS / f"pexservice-{RELEASE}-py3-none-any.whl"
+RELEASE_DEB = NETS / f"pexservice_{RELEASE}_all.deb"
+RELEASE_STORE = NETS / f"store-{RELEASE}"
 
 _PLUGIN = Path("twisted", "plugins", "pexservice_plugin.py")
 
@@ -56,11 +58,11 @@ class Installation:
             inner.mkdir()
             _link(original, inner)
 
-    def put_frozen(self) -> None:
+    def install_release(self) -> None:
         """
-        Install the frozen version.
+        Install the last release.
         """
-        with ZipFile(FROZEN_WHEEL) as wheel:
+        with ZipFile(RELEASE_WHEEL) as wheel:
             wheel.extractall(self.site)
 
     def upgrade(self, first_line: str = "") -> None:
@@ -97,12 +99,12 @@ class Installation:
             each.unlink()
 
 
-def frozen(path: Path) -> Installation:
+def release_installed(path: Path) -> Installation:
     """
-    Install the frozen version in the directory C{path}, and return the installation.
+    Install the last release in the directory C{path}, and return the installation.
     """
     installation = Installation(path)
-    installation.put_frozen()
+    installation.install_release()
     return installation
 
 

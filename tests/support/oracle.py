@@ -1,7 +1,7 @@
 """
 Compare the answers of two versions of the service.
 
-The frozen version says what is right, for it is what callers have today.  Both versions are
+The last release says what is right, for it is what clients have today.  Both versions are
 started alike and get the same conversations, command lines and wrong starts, in the same
 order.  Their answers are compared one by one, headers in their order, after the parts that
 no two processes have alike are taken out: the date, times and paths.

@@ -12,7 +12,7 @@ import trustme
 
 from tests.support import corpus
 from tests.support.corpus import BROWSERS, few, hash_of, request, twice
-from tests.support.installation import FROZEN_STORE
+from tests.support.installation import RELEASE_STORE
 from tests.support.oracle import Case, Setup
 
 
@@ -137,13 +137,13 @@ def prepare_store(path: Path) -> None:
     """
     store = path / "pexservice-data"
     store.mkdir(mode=0o700)
-    (store / "data.mdb").write_bytes((FROZEN_STORE / "data.mdb").read_bytes())
+    (store / "data.mdb").write_bytes((RELEASE_STORE / "data.mdb").read_bytes())
     (store / "data.mdb").chmod(0o600)
 
 
 def at_a_large_position() -> Iterator[Case]:
     """
-    Yield cases with values of hundreds of digits, keys and a history that 0.1.0 wrote.
+    Yield cases with long values, and keys and a history that the last release wrote.
     """
     for accept in ("text/plain", "application/json"):
         for line in ("GET /current", "GET /history?limit=1000", "HEAD /current"):

@@ -49,11 +49,6 @@ LONGEST_NOTE = 512
 _RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q{LONGEST_NOTE}s")
 _MARK = b"pexscor4"
 
-#: The record of a supervisor of version 0.1.0, below which newer code may run for a
-#: while: without reloads, and with one reason less.
-_FIRST_RECORD = struct.Struct("<8s3Q6Q")
-_FIRST_MARK = b"pexscor1"
-
 #: The checksum of the record's bytes, which follows the record.
 _CHECKSUM = struct.Struct("<I")
 
@@ -78,8 +73,7 @@ class Score:
     @ivar standing_by: how many workers wait to take over.
     @ivar standby: how many workers should wait to take over.
     @ivar restarts: how many workers ended, by the reason, while workers should run.
-    @ivar reloads: how many replacements of the workers began, or C{None} if the supervisor
-        does not count them.
+    @ivar reloads: how many replacements of the workers began.
     @ivar reload: the outcome of the last replacement.
     @ivar serving: the name of the worker that serves; empty while none does.
     @ivar before: the name of the worker that served before C{serving}, and has ended.
@@ -92,7 +86,7 @@ class Score:
     standing_by: int = 0
     standby: int = 0
     restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(REASONS, 0))
-    reloads: int | None = 0
+    reloads: int = 0
     reload: Reload = Reload.NONE
     serving: str = ""
     before: str = ""
@@ -157,7 +151,7 @@ def write(descriptor: int, score: Score) -> None:
     counts = [score.restarts[reason] for reason in REASONS]
     record = _RECORD.pack(
         *(_MARK, score.failovers, score.standing_by, score.standby),
-        *(score.reloads or 0, score.reload),
+        *(score.reloads, score.reload),
         *(score.serving.encode(), score.before.encode(), score.since, score.pause),
         *counts,
         score.note.encode()[:LONGEST_NOTE],
@@ -174,7 +168,7 @@ def read(descriptor: int) -> Score | None:
     """
     for _ in range(_ATTEMPTS):
         found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
-        if (fields := _whole(found, _RECORD, _MARK)) is not None:
+        if (fields := _whole(found)) is not None:
             failovers, standing_by, standby, reloads, reload, *fields = fields
             serving, before, since, pause, *counts, note = fields
             restarts = dict(zip(REASONS, counts, strict=True))
@@ -184,10 +178,6 @@ def read(descriptor: int) -> Score | None:
             score.since, score.pause = since, pause
             score.note = _text(note)
             return score
-        if (numbers := _whole(found, _FIRST_RECORD, _FIRST_MARK)) is not None:
-            failovers, standing_by, standby, *counts = numbers
-            restarts = dict(zip(REASONS, [*counts, 0], strict=True))
-            return Score(failovers, standing_by, standby, restarts, reloads=None)
     return None
 
 
@@ -202,9 +192,8 @@ def _text(padded: bytes) -> str:
     return padded.rstrip(b"\0").decode(errors="ignore")
 
 
-def _whole(found: bytes, layout: struct.Struct, mark: bytes) -> Sequence[Any] | None:
-    record = found[: layout.size]
-    checksum = found[layout.size : layout.size + _CHECKSUM.size]
-    if not record.startswith(mark) or checksum != _CHECKSUM.pack(zlib.crc32(record)):
+def _whole(found: bytes) -> Sequence[Any] | None:
+    record, checksum = found[: _RECORD.size], found[_RECORD.size :]
+    if not record.startswith(_MARK) or checksum != _CHECKSUM.pack(zlib.crc32(record)):
         return None
-    return layout.unpack(record)[1:]
+    return _RECORD.unpack(record)[1:]

@@ -157,15 +157,6 @@ class Settings:
         parse=_DESCRIPTOR,
         hidden=True,
     ).field(None)
-    lifeline: int | None = Option(
-        "N",
-        "As --supervisor, for one of version 0.1.0 that still runs after an upgrade: the"
-        " reading end of a pipe; messages go to NOTIFY_SOCKET.",
-        group=KEEP_ALIVE,
-        type=int,
-        parse=_DESCRIPTOR,
-        hidden=True,
-    ).field(None)
     scoreboard: int | None = Option(
         "N",
         "For a supervisor: the descriptor of what it counts, for /metrics.",
@@ -202,7 +193,7 @@ class Settings:
         """
         Return whether a supervisor of this service started the worker.
         """
-        return self.supervisor is not None or self.lifeline is not None
+        return self.supervisor is not None
 
     @property
     def directory(self) -> str:

@@ -111,7 +111,7 @@ class Reports:
         """
         Report that the workers are replaced from now on.
         """
-        self._score.reloads = (self._score.reloads or 0) + 1
+        self._score.reloads += 1
         self._score.reload = Reload.UNDER_WAY
         self._publish(self._score)
         # systemd takes no other clock than its own.

@@ -19,7 +19,6 @@ from pexservice.process.parent import end_with_parent
 from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import ALIVE, Notifier
 from pexservice.settings.options import Settings
-from pexservice.worker import legacy
 
 #: How many signs of life a worker gives within the watchdog's time.
 BEATS = 4
@@ -37,14 +36,10 @@ def connect(
         gone; 0.8 seconds later this process is killed, so that the next supervisor need
         not wait.
     """
-    if settings.supervisor is not None:
-        notifier = Notifier.to_supervisor(settings.supervisor, environment)
-        follow(settings.supervisor, stop)
-    elif settings.lifeline is not None:
-        notifier = legacy.connect(settings.lifeline, environment)
-        follow(settings.lifeline, stop)
-    else:
-        notifier = Notifier.to_service_manager(environment)
+    if settings.supervisor is None:
+        return Notifier.to_service_manager(environment)
+    notifier = Notifier.to_supervisor(settings.supervisor, environment)
+    follow(settings.supervisor, stop)
     return notifier
 
 

@@ -71,8 +71,8 @@ class Result:
         return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
 
 
-#: The beginning of a supervisor's line; the lines of version 0.1.0 begin in another way.
-_SAYS = r"(?:supervisor \w+:|\])"
+#: The beginning of a supervisor's line.
+_SAYS = r"supervisor \w+:"
 
 
 def serving(daemon: Daemon) -> tuple[str, int]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.system.built import BASE, built
-from tests.packaging.system.frozen import frozen_package
 from tests.packaging.system.machine import Machine
+from tests.support.installation import RELEASE_DEB
 
 
 @pytest.fixture
@@ -63,24 +63,21 @@ def test_life(root: Path) -> None:
         assert _left(machine) == []
 
 
-def test_upgrade_from_version_0_1_0(root: Path, tmp_path: Path) -> None:
+def test_upgrade_from_the_last_release_under_load_keeps_the_cursor(root: Path) -> None:
     """
-    The package of version 0.1.0 is replaced under load.
-
-    Its supervisor gets on with new workers, and is replaced in its turn.  The cursor goes
-    on where it was.
+    Its supervisor runs new workers, and is then replaced by a new one.
     """
     source = root / "root" / "source"
     source.mkdir()
     _unpack(built(".tar.xz"), source)
     shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
-    shutil.copy(frozen_package(built(".deb"), tmp_path), root / "root" / "frozen.deb")
+    shutil.copy(RELEASE_DEB, root / "root" / "release.deb")
     with Machine(root) as machine:
-        machine.run("apt-get", "install", "--yes", "/root/frozen.deb")
+        machine.run("apt-get", "install", "--yes", "/root/release.deb")
         print(
             machine.run(
                 *("env", "-C", "/root/source/pexservice", "PYTHONPATH=src"),
-                *("python3", "-m", "tests.packaging.system.from_frozen"),
+                *("python3", "-m", "tests.packaging.system.from_release"),
                 "/root/pexservice.deb",
             )
         )

@@ -31,8 +31,8 @@ def test_options_that_only_a_supervisor_gives() -> None:
     """
     The command that people type does not list the options between the processes.
     """
-    assert "--lifeline" not in ServiceOptions().getUsage()
-    assert "--lifeline N" in WorkerOptions().getUsage()
+    assert "--scoreboard" not in ServiceOptions().getUsage()
+    assert "--scoreboard N" in WorkerOptions().getUsage()
 
 
 def test_defaults() -> None:

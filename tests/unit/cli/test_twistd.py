@@ -197,7 +197,7 @@ def test_the_configuration_file(tmp_path: Path) -> None:
         ('synchronous-commit = "on"', "synchronous-commit: must be true or false"),
         ('listen = "tcp:1"', "listen: must be a list"),
         ("listen = [1]", "listen: must be a string in quotes"),
-        ("lifeline = 5", "there is no lifeline"),
+        ("scoreboard = 5", "there is no scoreboard"),
         ('config = "other"', "there is no config"),
         ('listen = ["fd:3"]', "--listen fd:3: only a worker takes"),
         ('tls-key = "k"', "--tls-certificate and --tls-key go together"),

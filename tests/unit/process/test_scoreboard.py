@@ -5,9 +5,7 @@ The counts of the supervisor, in memory that its workers read.
 from __future__ import annotations
 
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -69,18 +67,6 @@ def test_no_whole_record(descriptor: int) -> None:
         assert scoreboard.read(descriptor) is None
     os.pwrite(descriptor, whole, 0)
     assert scoreboard.read(descriptor) == score(7)
-
-
-def test_the_record_of_version_0_1_0(descriptor: int) -> None:
-    """
-    The shorter record of an older supervisor can be read.
-
-    An older supervisor may go on for a while after an upgrade.
-    """
-    record = struct.pack("<8s3Q6Q", b"pexscor1", 1, 2, 3, 4, 5, 6, 7, 8, 9)
-    os.pwrite(descriptor, record + struct.pack("<I", zlib.crc32(record)), 0)
-    counts = dict(zip(REASONS, (4, 5, 6, 7, 8, 9, 0), strict=True))
-    assert scoreboard.read(descriptor) == Score(1, 2, 3, counts, reloads=None)
 
 
 def test_a_reader_beside_a_writer(descriptor: int) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
@@ -77,27 +75,6 @@ def test_below_a_supervisor(pipe: tuple[int, int], followed: list[object]) -> No
     assert followed == [(0, 0), "traceback", writing]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert not os.get_inheritable(writing)
-
-
-def test_below_a_supervisor_of_version_0_1_0(
-    pipe: tuple[int, int], followed: list[object]
-) -> None:
-    """
-    A worker below an older supervisor speaks to C{NOTIFY_SOCKET}.
-
-    The worker ends with the pipe that it reads.
-    """
-    reading, _ = pipe
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
-        supervisor.bind("")
-        name = "@" + supervisor.getsockname()[1:].decode()
-        environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": name}
-        with closing(connect(Settings(lifeline=reading), environment, stop)) as notifier:
-            notifier.notify(READY)
-            assert supervisor.recv(100).splitlines() == [b"READY=1"]
-            assert notifier.watchdog == WATCHDOG
-    assert followed == [(0, 0), "traceback", reading]
-    assert not os.get_inheritable(reading)
 
 
 def test_without_a_supervisor(followed: list[object]) -> None:

@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> Result:
     try:
         board = scoreboard.of_process(pid)
         before = None if board is None else scoreboard.read(board)
-        if board is None or before is None or before.reloads is None:
+        if board is None or before is None:
             raise VerbFailed(
                 f"process {pid} is no pexservice that has started", "none", UNREACHABLE
             )
@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> Result:
         time.sleep(_INTERVAL)
         score = scoreboard.read(board)
         # Only a later reload counts, not one that was under way before.
-        if score is not None and (score.reloads or 0) > before.reloads:
+        if score is not None and score.reloads > before.reloads:
             if score.reload is Reload.FAILED:
                 raise VerbFailed(
                     f"not reloaded, the old workers serve on: {score.note}", "failed"
