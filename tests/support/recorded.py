@@ -1,0 +1,301 @@
+"""
+The recorded responses: what version 1.0.0 sent in 20,000 generated conversations.
+
+C{tests/nets/responses.txt} has a line for each seed of L{tests.support.conversations}: for
+each response its status and a digest, and last whether the connection was closed and a
+digest of the access log.  A response's digest covers its headers in any order, and the body
+of a response about the cursor.  It does not cover the date, the reason phrase (Python's
+names of statuses change), the words of problems and documents, and the headers that follow
+from those words.
+
+    python -m tests.support.recorded            # list differences from the record
+    python -m tests.support.recorded SEED ...   # show these conversations
+    python -m tests.support.recorded --record   # write the record anew
+
+To see what the recorded version answered in a conversation, show it in a checkout of that
+version.  A difference that is right belongs in L{ACCEPTED}, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.support.conversations import Conversation, conversation
+from tests.support.seam import Exchange, converse
+
+RECORD = Path(__file__).parents[1] / "nets" / "responses.txt"
+
+CONVERSATIONS = 20_000
+
+_NOT_COVERED = (b"Content-Security-Policy:", b"Transfer-Encoding:")
+_ABOUT_WORDS = (b"Content-Length:", b"ETag:")
+_LENGTH_IN_LOG = re.compile(rb'(" \d{3}) (?:\d+|-) ')
+
+
+@frozen
+class Summary:
+    """
+    What is recorded of a conversation.
+
+    @ivar responses: for each response its status and digest, as in C{200:a1b2}.
+    @ivar end: C{closed:DIGEST} or C{open:DIGEST}, with a digest of the access log.
+    """
+
+    responses: tuple[str, ...]
+    end: str
+
+    @classmethod
+    def parse(cls, line: str) -> Summary:
+        """
+        Return the summary that a line of the record has.
+        """
+        *responses, end = line.split()
+        return cls(tuple(responses), end)
+
+    def __str__(self) -> str:
+        return " ".join([*self.responses, self.end])
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """
+        Return the statuses of the responses.
+        """
+        return tuple(response.partition(":")[0] for response in self.responses)
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        Return whether the server closed the connection.
+        """
+        return self.end.startswith("closed")
+
+
+# Digests.
+
+
+def summary(exchange: Exchange) -> Summary:
+    """
+    Return what is recorded of C{exchange}.
+    """
+    lines = [_LENGTH_IN_LOG.sub(rb"\1 ", line) for line in exchange.log_lines]
+    return Summary(
+        tuple(_digest_of_response(head, body) for head, body in split(exchange.received)),
+        f"{'closed' if exchange.closed else 'open'}:{_digest(*lines)}",
+    )
+
+
+def split(received: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """
+    Yield the head and the body of each response.
+
+    The body of a response to C{HEAD} is not there, whatever its length says: another
+    response follows at once, and no body begins like one.
+    """
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\nContent-Length: (\d+)", head)
+        bodiless = re.match(rb"HTTP/1\.. (?:1|204|304)", head)
+        if bodiless or re.match(rb"HTTP/1\.[01] \d{3} ", rest):
+            size = 0
+        else:
+            size = len(rest) if length is None else int(length[1])
+        yield head, rest[:size]
+        received = rest[size:]
+
+
+def _digest_of_response(head: bytes, body: bytes) -> str:
+    status_line, *headers = head.split(b"\r\n")
+    version, status = status_line.decode().split(" ")[:2]
+    about_cursor = any(header.startswith(b"Pex-Revision:") for header in headers)
+    is_value = about_cursor and status < "400"
+    follows_from_words: tuple[bytes, ...] = (
+        b"Content-Security-Policy:",
+        b"Transfer-Encoding:",
+    )
+    if not is_value:
+        follows_from_words += (b"Content-Length:", b"ETag:")
+    kept = [header for header in headers if not header.startswith(follows_from_words)]
+    # A health check's "ok" is part of the contract.
+    shown = body if is_value or body == b"ok\n" else b""
+    return f"{status}:{_digest(version.encode(), *sorted(kept), shown)}"
+
+
+def _digest(*parts: bytes) -> str:
+    return sha256(b"\n".join(parts)).hexdigest()[:4]
+
+
+# Differences.
+
+
+@frozen
+class Accepted:
+    """
+    A kind of difference from the record that is right.
+
+    @ivar reason: why, with the rule that says so.
+    @ivar explains: returns whether a difference is of this kind, given the conversation,
+        the recorded summary and the present one.
+    """
+
+    reason: str
+    explains: Callable[[Conversation, Summary, Summary], bool]
+
+
+def _ends_with(status: str, pattern: bytes) -> Callable[..., bool]:
+    """
+    Return a function that explains the recorded responses up to a final one of C{status}.
+
+    @param pattern: something that the conversation must contain.
+    """
+    search = re.compile(pattern).search
+
+    def explains(held: Conversation, recorded: Summary, present: Summary) -> bool:
+        *before, last = present.responses or ("",)
+        return (
+            search(held.sent) is not None
+            and last.startswith(f"{status}:")
+            and present.is_closed
+            and tuple(before) == recorded.responses[: len(before)]
+        )
+
+    return explains
+
+
+def _waits(held: Conversation, recorded: Summary, present: Summary) -> bool:
+    """
+    Explain a refusal that is missing because the head that it refused is incomplete.
+    """
+    unfinished = held.sent.rpartition(b"\r\n\r\n")[2]
+    return (
+        bool(unfinished)
+        and recorded.responses[:-1] == present.responses
+        and recorded.statuses[-1] in {"400", "414", "431"}
+    )
+
+
+def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> bool:
+    """
+    Explain a missing C{100 Continue}.
+    """
+    without = [
+        response for response in recorded.responses if not response.startswith("100:")
+    ]
+    return b"100-continue" in held.sent and tuple(without) == present.responses
+
+
+ACCEPTED: tuple[Accepted, ...] = (
+    Accepted(
+        "RFC 9112 5.2: a server must refuse a folded header with 400, or replace the fold",
+        _ends_with("400", rb"\r\n[ \t]+[^\r\n]"),
+    ),
+    Accepted(
+        "RFC 9110 15.6.6: another major version of HTTP is refused with 505",
+        _ends_with("505", rb"HTTP/(?:[02-9]|\d\d+)\."),
+    ),
+    Accepted(
+        "RFC 9112 2.2: a head may be parsed after all of it has arrived; an incomplete one"
+        " is refused when its time is over",
+        _waits,
+    ),
+    Accepted(
+        "RFC 9110 10.1.1: a server may omit 100 Continue if the body has begun to arrive",
+        _no_continue,
+    ),
+)
+
+
+@frozen
+class Difference:
+    """
+    A conversation that goes otherwise than recorded.
+
+    @ivar accepted: the kind of difference, or C{None} if no kind explains it.
+    """
+
+    seed: int
+    held: Conversation
+    recorded: Summary
+    present: Summary
+    accepted: Accepted | None
+
+    def __str__(self) -> str:
+        return (
+            f"seed {self.seed}: recorded {self.recorded}; now {self.present};"
+            f" setup {self.held.setup!r}, patient {self.held.patient}, ends"
+            f" {self.held.ends}, sent {self.held.chunks!r:.1500}"
+        )
+
+
+def record() -> list[Summary]:
+    """
+    Return the recorded summaries, by seed.
+    """
+    return [Summary.parse(line) for line in RECORD.read_text("ascii").splitlines()]
+
+
+def hold(held: Conversation) -> Exchange:
+    """
+    Hold a conversation with the present server.
+    """
+    return converse(held.setup, held.chunks, patient=held.patient, ends=held.ends)
+
+
+def differences(recorded: Sequence[Summary], seeds: Sequence[int]) -> Iterator[Difference]:
+    """
+    Yield the differences of the present server from the record.
+    """
+    for seed in seeds:
+        held = conversation(seed)
+        present = summary(hold(held))
+        if present != recorded[seed]:
+            kinds = (
+                kind for kind in ACCEPTED if kind.explains(held, recorded[seed], present)
+            )
+            yield Difference(seed, held, recorded[seed], present, next(kinds, None))
+
+
+def _show(seed: int) -> None:
+    held = conversation(seed)
+    exchange = hold(held)
+    print(f"seed {seed}: {held.setup}, patient: {held.patient}, ends: {held.ends}")
+    for chunk in held.chunks:
+        print("  >", repr(chunk)[:2000])
+    for head, body in split(exchange.received):
+        print("  <", head, body[:200])
+    print("  closed:", exchange.closed, "  log:", exchange.log_lines)
+    print("  recorded:", record()[seed])
+    print("  now:     ", summary(exchange))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """
+    Write the record, show conversations, or list all differences.
+    """
+    if list(arguments) == ["--record"]:
+        with RECORD.open("w") as file:
+            for seed in range(CONVERSATIONS):
+                file.write(f"{summary(hold(conversation(seed)))}\n")
+    elif arguments:
+        for argument in arguments:
+            _show(int(argument))
+    else:
+        counts: Counter[str] = Counter()
+        for difference in differences(record(), range(CONVERSATIONS)):
+            if difference.accepted is None:
+                print(difference)
+            counts[
+                difference.accepted.reason if difference.accepted else "NOT ACCEPTED"
+            ] += 1
+        for reason, count in counts.most_common():
+            print(f"{count:6,}  {reason}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,139 @@
+"""
+The seam between the nets and the server: the one module of the nets that knows its classes.
+
+The nets are L{tests.support.recorded}, L{tests.support.framing} and the tests that use
+L{converse}, and L{converse_with_site} for the test that Twisted's own C{Site} can serve the
+Klein app.  If the server's classes change, these functions are written anew, in ten lines
+each, and the nets stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from attrs import frozen
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.testing import StringTransport
+from twisted.web.server import Request, Site
+
+from pexservice.web.access import Access
+from pexservice.web.clients import Caller
+from pexservice.web.endpoints import POST_ONLY
+from tests.support.wire import Server
+
+#: The token that the setup "tokens" accepts.
+TOKEN = "secret-token"  # noqa: S105 of these tests only
+
+_REMOTE = IPv4Address("TCP", "192.0.2.1", 50_000)
+_LISTENER = IPv4Address("TCP", "192.0.2.80", 8081)
+_LOOPBACK = IPv4Address("TCP", "127.0.0.1", 50_000)
+_LOCAL = IPv4Address("TCP", "127.0.0.1", 8081)
+
+#: By name: how the server is made, and the two addresses of its connections.
+_SETUPS: dict[str, tuple[Callable[[], Server], object, object]] = {
+    "remote": (lambda: Server(logs=True), _REMOTE, _LISTENER),
+    "loopback": (
+        lambda: Server(logs=True, hosts=("allowed.example",)),
+        _LOOPBACK,
+        _LOCAL,
+    ),
+    "unix": (lambda: Server(logs=True), UNIXAddress(None), UNIXAddress(b"/run/socket")),
+    "tokens": (
+        lambda: Server(access=Access(frozenset({sha256(TOKEN.encode()).digest()}))),
+        _LOOPBACK,
+        _LOCAL,
+    ),
+    "pages": (
+        lambda: Server(access=Access(None, ("https://a.example",))),
+        _REMOTE,
+        _LISTENER,
+    ),
+    "limited": (
+        lambda: Server(logs=True, rate=3, proxies=("192.0.2.1",)),
+        _REMOTE,
+        _LISTENER,
+    ),
+    "post only": (lambda: Server(table=POST_ONLY), _REMOTE, _LISTENER),
+}
+
+SETUPS = tuple(_SETUPS)
+
+#: Turns of the reactor that a patient client waits between two chunks.
+_TURNS = 12
+
+
+@frozen
+class Exchange:
+    """
+    What happened on one connection.
+
+    @ivar received: the bytes that the client received, without the C{Date} headers.
+    @ivar closed: whether the server closed the connection, or its half of it.
+    @ivar log_lines: the access log's lines, where the setup has an access log.
+    """
+
+    received: bytes
+    closed: bool
+    log_lines: tuple[bytes, ...]
+
+
+def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
+    """
+    Send C{chunks} on the first connection of a new server with an empty store.
+
+    @param patient: the client waits for responses between two chunks.
+    @param ends: the client closes its half of the connection behind the last chunk.
+    """
+    make, peer, local = _SETUPS[setup]
+    server = make()
+    wire = server.connect(peer, local)
+    for chunk in chunks:
+        wire.send(chunk)
+        if patient:
+            wire.turns(_TURNS)
+    wire.turns()
+    if ends:
+        wire.end()
+        wire.turns()
+    exchange = Exchange(wire.received, wire.closed, tuple(server.lines))
+    wire.lose()
+    return exchange
+
+
+class _PlainRequest(Request):
+    """
+    A request of Twisted's, with what the service's resources ask of a request.
+    """
+
+    caller: Caller
+
+    def getRequestHostname(self) -> bytes:
+        """
+        Return a fixed name for Klein: nothing here depends on the C{Host}.
+        """
+        return b"localhost"
+
+
+def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
+    """
+    Have Twisted's own C{Site} serve the Klein app, and send C{chunks} one by one.
+
+    @return: what the client received.
+    """
+    make, peer, local = _SETUPS[setup]
+    server = make()
+    transport = StringTransport(peerAddress=peer, hostAddress=local)
+    addresses = transport.getPeer(), transport.getHost()
+
+    class PlainRequest(_PlainRequest):
+        caller = server.performer.clients.caller(*addresses)
+
+    site = Site(server.site.resource, PlainRequest, timeout=None, reactor=server.clock)
+    protocol = site.buildProtocol(peer)
+    protocol.makeConnection(transport)
+    for chunk in chunks:
+        protocol.dataReceived(chunk)
+        server.turns(_TURNS)
+    received: bytes = transport.value()
+    return received
