@@ -82,7 +82,7 @@ class Bench:
         """
         Return the state that the disk will have when all applied moves are durable.
         """
-        return self.committer._group.latest
+        return self.committer.latest
 
     def sizes(self) -> list[int]:
         """

@@ -1,7 +1,7 @@
 """
-Group commit: transitions become durable in batches, with one commit for each batch.
+Group commit: steps become durable in batches, with one commit for each batch.
 
-C{interface} declares a committer; C{committer} implements it for a store of this process
-alone, and C{optimistic} for a store that other nodes write to.  Both make their batches
-with C{group_commit}.
+C{interface} declares a committer.  C{group_commit} is its common part, C{committer} is for
+a store that only this process writes to, and C{optimistic} for one that other nodes write
+to as well.
 """

@@ -1,130 +1,271 @@
 """
-Group commit: transitions that arrive together share a commit.
+Group commit: steps that arrive at about the same time share one commit.
 
-Two states are kept.  The I{latest} is where the cursor will be when all that was
-applied is on disk; transitions are applied to it as they arrive.  The I{durable} is
-what the disk has.  What lies between them is in at most two batches: one I{under way},
-being committed, and one I{open}, which gathers.
+A durable commit costs the same for one step as for a thousand.  So steps are collected in a
+batch, the batch is written in one transaction, and the responses go out when it is durable.
+Two batches exist at most: the I{open batch} collects steps, and the I{committing batch} is
+being written.  For example, if a commit takes three turns of the reactor::
 
-::
+    turn  arrives   open batch  committing batch  responses
+    1     A         A
+    2               empty       A                           nothing more came, so A commits
+    3     B, C      B, C        A
+    4     D         B, C, D     A
+    5               empty       B, C, D           A         the disk has A
+    8               empty       -                 B, C, D   the disk has B, C and D
 
-    apply -> open batch -> under way -> durable, then the answers, in order
-                 ^             |
-                 |             +-- failed: the owner says what that means
-                 +-- gathers while a commit is under way, or for a short wait
+Two states belong to the batches.  The C{latest} state follows every accepted step; the next
+step is applied to it.  The C{durable} state follows the last batch that the store took.
 
-The owner of the batches decides whether a move may be made, what a failed commit means,
-and what readers are told; see L{pexservice.commit.committer} and
-L{pexservice.commit.optimistic}.
+One step goes through these methods of L{GroupCommit}::
 
-All times are the reactor's, which is monotonic on both of our reactors.  Another one that
-C{twistd --reactor} names goes by the wall clock, and after a step of that the policy takes
-a commit for longer or shorter than it is, for about a hundred commits: batches wait for
-L{batching_policy.LONGEST_WAIT} at most, or do not wait at all.
+    add -> _consider (each turn, until the batch is ready) -> commit_open_batch
+        -> _when_ready -> write -> _taken, or _refused -> roll_back
+
+Durations are measured with the reactor's clock.  It is monotonic on both reactors that
+this service uses.  Another one, chosen with C{twistd --reactor}, follows the wall clock.
+If that clock is set, the policy misjudges the duration of about a hundred commits: batches
+wait for L{MAX_WAIT_SECONDS} at most, or do not wait.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from enum import Enum, auto
 
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.commit.batch import OpenBatch
-from pexservice.commit.batching_policy import BatchingPolicy
 from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
-from pexservice.commit.interface import IBatchOwner
 from pexservice.commit.requests import KeyReused, Outcome, Step, Waiter
 from pexservice.core.cursor import INITIAL, State, Transition, follow
 from pexservice.core.sequence import TermCache
-from pexservice.stores.interface import OutcomeUnknown
+from pexservice.stores.interface import (
+    Batch,
+    IStore,
+    NotTaken,
+    OutcomeUnknown,
+    Remembered,
+)
+
+#: Waiting longer than this many commits usually take cannot pay.
+MAX_WAIT_COMMITS = 3
+
+#: No batch waits longer than this for more steps, however slow commits are.  With
+#: synchronous commit off, L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On
+#: etcd, a node also waits for its turn.
+MAX_WAIT_SECONDS = 0.002
+
+#: The assumed duration of a commit before the first one: the reference disk's median.
+INITIAL_COMMIT_SECONDS = 0.00025
+
+#: The weight of the newest commit in the moving average of durations.
+NEWEST_WEIGHT = 0.1
 
 
-class Phase(Enum):
+class BatchingPolicy:
     """
-    The phase that the open batch is in.
+    The decision how long a batch waits for more steps.
+
+    Waiting for steps that are about to arrive multiplies the throughput; waiting when none
+    arrive only adds latency.  Clients on keep-alive connections send their next request
+    soon after a response.  So a batch is ready when it has as many steps as the last one
+    and the last turn of the reactor added none, or when waiting cannot pay any more.
+
+    Without the turn that adds none, batches would not grow.  New connections are accepted a
+    few per turn (one, on reactors other than uvloop's), and a batch of one would be
+    followed by a batch of one for as long as other connections queue.
+
+    Pure: the policy is given counts and durations in seconds, and reads no clock.
     """
 
-    #: No transition has arrived, or the last commit's answers are still being given.
-    RESTING = auto()
-    #: The batch waits for company.
-    GATHERING = auto()
-    #: The owner was told that the batch is ready.
+    def __init__(self) -> None:
+        self._expected_steps = 1
+        self._commit_seconds = INITIAL_COMMIT_SECONDS
+
+    def is_ready(self, steps: int, *, quiet: bool, idle: float, waited: float) -> bool:
+        """
+        Return whether to commit a batch now.
+
+        @param quiet: whether the last turn of the reactor added no step.
+        @param idle: how long all such turns took together.
+        @param waited: how long ago the first step came.
+        """
+        if quiet and steps >= self._expected_steps:
+            return True
+        return idle >= self._commit_seconds or waited >= self.max_wait
+
+    @property
+    def max_wait(self) -> float:
+        return min(MAX_WAIT_COMMITS * self._commit_seconds, MAX_WAIT_SECONDS)
+
+    def committed(self, steps: int, seconds: float) -> None:
+        """
+        Learn from a commit of C{steps} steps that took C{seconds}.
+        """
+        self._expected_steps = steps
+        self._commit_seconds += NEWEST_WEIGHT * (seconds - self._commit_seconds)
+
+
+class BatchPhase(Enum):
+    """
+    The phase of the open batch.
+    """
+
+    #: The batch is empty, or the last commit's outcomes are still being delivered.
+    IDLE = auto()
+    #: The batch waits briefly for more steps.
+    WAITING = auto()
+    #: The batch is to be committed; on etcd, the node waits for its turn.
     READY = auto()
-    #: Another batch is under way; the open one gathers meanwhile.
+    #: The other batch is being committed; this one collects steps meanwhile.
     COMMITTING = auto()
 
 
-# A name of this module costs a third of a look-up in an enumeration.
-_APPLIED, _RESTING = Outcome.APPLIED, Phase.RESTING
+# Module-level aliases: reading a global is three times faster than an Enum attribute.
+_APPLIED, _IDLE = Outcome.APPLIED, BatchPhase.IDLE
+
+
+@define
+class StepBatch:
+    """
+    Steps that share a commit, and the waiters for it.
+
+    @ivar before: the state that the first step was applied to.
+    @ivar began: when the first step came, by the reactor's clock.
+    @ivar considered_steps: how many steps there were when the batch was last considered.
+    @ivar considered_at: when the batch was last considered.
+    @ivar idle_seconds: how long all turns of the reactor took that added no step.
+    @ivar transitions: one code byte for each step.
+    @ivar responses: the waiters with their outcomes, states and steps, in order.
+    @ivar keys: the idempotency keys of the steps, with transition and state of each.
+    @ivar unmoved: the outcomes, with the transition that was asked for, of the waiters
+        whose step is not part of this batch.
+    """
+
+    before: State
+    began: float = 0.0
+    considered_steps: int = 0
+    considered_at: float = 0.0
+    idle_seconds: float = 0.0
+    transitions: bytearray = Factory(bytearray)
+    responses: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
+    keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
+    unmoved: list[tuple[Outcome, Transition]] = Factory(list)
 
 
 class GroupCommit:
     """
-    The batches of one committer.
+    The base class of the committers: the open batch and the committing batch.
 
-    @ivar durable: the state that the disk has.
-    @ivar latest: the state when all that was applied is durable.
-    @ivar open: the batch that gathers.
-    @ivar under_way: the batch that is being committed, if one is.
-    @ivar counts: the counters of transitions by outcome, and of commits.
-    @ivar delay: seconds that a batch gathers before it is ready, whatever its size; 0
-        lets the policy decide.
+    A subclass decides which steps it adds, and what a failed commit means.  It overrides
+    L{_refused}, and may override L{_when_ready} and L{_store_batch}.
+
+    @ivar durable: the newest state known to be in the store.
+    @ivar latest: the state after every accepted step.
+    @ivar open_batch: the batch that accepts new steps.
+    @ivar committing_batch: the batch being committed; C{None} between commits.
+    @ivar delay_seconds: how long every batch collects steps, whatever its size; 0 lets
+        L{BatchingPolicy} decide.
+    @ivar unread: why there is no state to show, if there is none.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        owner: IBatchOwner,
+        store: IStore,
         reactor: IReactorTime,
         *,
-        time_ns: Callable[[], int] = time.time_ns,
+        fatal: Callable[[Failure], None],
+        time_ns: Callable[[], int],
     ) -> None:
-        self._owner = owner
+        self._store = store
         self._reactor = reactor
         self._seconds = reactor.seconds
+        self._fatal = fatal
         self._time_ns = time_ns
         self._policy = BatchingPolicy()
         self._term_cache = TermCache()
         self.counts = Counts()
         self.durable = self.latest = INITIAL
-        self.open = OpenBatch(INITIAL)
-        self.under_way: OpenBatch | None = None
-        self.delay = 0.0
-        self._phase = Phase.RESTING
+        self.open_batch = StepBatch(INITIAL)
+        self.committing_batch: StepBatch | None = None
+        self.delay_seconds = 0.0
+        self._phase = BatchPhase.IDLE
         self._timer: IDelayedCall | None = None
-        self._draining: list[Deferred[None]] = []
-        self._settling: list[Deferred[None]] = []
+        self._drain_waiters: list[Deferred[None]] = []
+        self._commit_waiters: list[Deferred[None]] = []
+        # Why no step is accepted, for a reason of this process.
+        self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
+        self.unread: NotTaken | None = self._closed
 
-    def restart(self, state: State) -> None:
+    # The life of a committer.
+
+    def unusable(self, reason: str) -> None:
         """
-        Go on from C{state}, with nothing in the open batch.
+        Refuse all requests, for C{reason}.
         """
-        self.durable = self.latest = state
-        self.open = OpenBatch(state)
+        self._closed = self.unread = NotTaken(reason)
+
+    async def stop(self) -> None:
+        """
+        Commit the accepted steps, refuse others, and close the store.
+        """
+        await self.drain()
+        await self._store.close()
+
+    def drain(self) -> Deferred[None]:
+        """
+        Accept no more steps, and commit those that were accepted.
+
+        @return: fires when all waiters were called.
+        """
+        self._closed = self._closed or NotTaken("the service is stopping")
+        if self.open_batch.transitions:
+            self.commit_open_batch()
+        if self.is_idle:
+            return succeed(None)
+        drained: Deferred[None] = Deferred()
+        self._drain_waiters.append(drained)
+        return drained
+
+    def crashed(self, failure: Failure) -> None:
+        """
+        Accept nothing more, and end the process because of a bug.
+        """
+        self._closed = self._closed or NotTaken("the service failed")
+        self._fatal(failure)
+
+    # One step.
 
     @property
     def is_idle(self) -> bool:
         """
-        Return whether no transition waits for a commit, so the cursor stays where it is.
+        Return whether no step waits for a commit, so the cursor stays where it is.
         """
-        return self.under_way is None and not self.open.transitions
+        return self.committing_batch is None and not self.open_batch.transitions
 
-    def apply(self, step: Step, waiter: Waiter | None) -> State:
+    def restart_from(self, state: State) -> None:
         """
-        Add C{step}, whose condition was checked, to the open batch, and have it committed.
+        Continue from C{state}, with an empty open batch.
+        """
+        self.durable = self.latest = state
+        self.open_batch = StepBatch(state)
 
-        @param waiter: told the outcome when it is durable; C{None} if the caller is
-            answered without waiting for the commit.
+    def add(self, step: Step, waiter: Waiter | None) -> State:
+        """
+        Add C{step}, whose condition was checked, to the open batch.
+
+        @param waiter: gets the outcome when it is durable; C{None} if the caller responds
+            before the commit.
         @return: the state after C{step}.
         """
-        batch = self.open
+        batch = self.open_batch
         if not batch.transitions:
             batch.began = self._seconds()
         transition = step.transition
@@ -133,33 +274,33 @@ class GroupCommit:
         if step.key is not None:
             batch.keys[step.key] = (transition, state)
         if waiter is not None:
-            batch.answers.append((waiter, _APPLIED, state, step))
-        if self._phase is _RESTING:
-            # The batch is considered after this turn of the reactor at the soonest, when
-            # all moves that arrived with this one are in it.
-            self._gather()
+            batch.responses.append((waiter, _APPLIED, state, step))
+        if self._phase is _IDLE:
+            # The batch is considered in the next turn of the reactor at the earliest.  By
+            # then it has all steps that arrived in this turn.
+            self._wait_for_more()
         return state
 
-    def tell(
+    def respond(
         self,
         waiter: Waiter,
         step: Step,
         outcome: Outcome,
         state: State,
-        batch: OpenBatch | None,
+        batch: StepBatch | None,
     ) -> None:
         """
-        Tell C{waiter} the outcome of its C{step}, which adds no transition to a batch.
+        Give C{waiter} the outcome of a step that did not move the cursor.
 
-        @param batch: the batch that leads to C{state}, and has to be durable
-            before the waiter is told; C{None} if the state is durable.
+        @param batch: the batch that leads to C{state}, which must be durable first; C{None}
+            if C{state} is durable.
         """
         if batch is None:
             self.counts.count(outcome.value, step.transition.code)
             waiter.respond(outcome, state)
         else:
             batch.unmoved.append((outcome, step.transition))
-            batch.answers.append((waiter, outcome, state, step))
+            batch.responses.append((waiter, outcome, state, step))
 
     def replay(
         self,
@@ -167,139 +308,171 @@ class GroupCommit:
         step: Step,
         used: Transition,
         state: State,
-        batch: OpenBatch | None = None,
+        batch: StepBatch | None = None,
     ) -> None:
         """
-        Tell C{waiter} the outcome of the first use of its C{step}'s key.
+        Give C{waiter} the outcome of the first use of its step's key.
 
         @param used: the transition that the key was used for.
         @param state: the state after that transition.
-        @param batch: as in L{tell}.
+        @param batch: as in L{respond}.
         """
         if used is step.transition:
-            self.tell(waiter, step, Outcome.REPLAYED, state, batch)
+            self.respond(waiter, step, Outcome.REPLAYED, state, batch)
         else:
             waiter.fail(KeyReused(used))
 
-    def find(self, key: bytes) -> tuple[Transition, State, OpenBatch] | None:
+    def find_key(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
         """
-        Find the use of an idempotency key in the batches that are not durable yet.
+        Find an idempotency key in the batches that are not durable yet.
 
         @return: the transition that the key was used for, the state after that transition,
             and its batch; C{None} if neither batch has the key.
         """
-        for batch in (self.under_way, self.open):
+        for batch in (self.committing_batch, self.open_batch):
             if batch is not None and key in batch.keys:
                 return (*batch.keys[key], batch)
         return None
 
-    def _gather(self) -> None:
-        self._phase = Phase.GATHERING
-        self._timer = self._reactor.callLater(self.delay, self._consider)
+    # One commit.
+
+    def _wait_for_more(self) -> None:
+        self._phase = BatchPhase.WAITING
+        self._timer = self._reactor.callLater(self.delay_seconds, self._consider)
 
     def _consider(self) -> None:
         """
-        Have the open batch committed, or wait one more turn for company.
+        Commit the open batch, or let it wait for one more turn of the reactor.
 
-        The wait is a turn, not a time: timers are a millisecond coarse, and a commit
-        takes a fifth of that.
+        It waits for a turn and not for a time, because timers have a resolution of one
+        millisecond and a commit takes a fifth of that.
         """
         self._timer = None
-        batch, now = self.open, self._seconds()
-        waiting = len(batch.transitions)
-        quiet = waiting == batch.considered
+        batch, now = self.open_batch, self._seconds()
+        steps = len(batch.transitions)
+        quiet = steps == batch.considered_steps
         if quiet:
-            batch.idle += now - batch.considered_at
-        batch.considered, batch.considered_at = waiting, now
-        if self.delay or self._policy.ready(
-            waiting, quiet=quiet, idle=batch.idle, waited=now - batch.began
+            batch.idle_seconds += now - batch.considered_at
+        batch.considered_steps, batch.considered_at = steps, now
+        if self.delay_seconds or self._policy.is_ready(
+            steps, quiet=quiet, idle=batch.idle_seconds, waited=now - batch.began
         ):
-            self.hurry()
+            self.commit_open_batch()
         else:
             if quiet:
-                # The callers that are waited for may be waiting for this very processor.
+                # The clients that would send more may be waiting for this processor.
                 os.sched_yield()
             self._timer = self._reactor.callLater(0, self._consider)
 
-    def hurry(self) -> None:
+    def commit_open_batch(self) -> None:
         """
-        Have the open batch committed without waiting for company.
+        Commit the open batch without waiting for more steps.
         """
-        if self._phase in (Phase.READY, Phase.COMMITTING):
+        if self._phase in (BatchPhase.READY, BatchPhase.COMMITTING):
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._phase = Phase.READY
-        self._owner.ready()
+        self._phase = BatchPhase.READY
+        self._when_ready()
 
-    def commit(self) -> None:
+    def _when_ready(self) -> None:
         """
-        Commit the open batch, if it has transitions; then call its waiters.
+        Call L{write}, now or later.
         """
-        if not self.open.transitions:
-            self._phase = Phase.RESTING
-            self._go_on(arrived=False)
+        self.write()
+
+    def _store_batch(self, batch: Batch) -> Deferred[None]:
+        return self._store.commit(batch)
+
+    def _refused(self, batch: StepBatch, failure: Failure) -> None:
+        """
+        Call the waiters of C{batch}, whose commit failed, and those of the open batch.
+
+        The open batch continues from the state after C{batch}.
+        """
+        raise NotImplementedError
+
+    def write(self) -> None:
+        """
+        Write the open batch to the store, and call its waiters when it is durable.
+
+        If the open batch became empty meanwhile, there is nothing to write.
+        """
+        if not self.open_batch.transitions:
+            self._phase = BatchPhase.IDLE
+            self._next_batch(has_steps=False)
             return
-        batch, after = self.open, self.latest
-        self.under_way, self.open = batch, OpenBatch(after)
-        self._phase = Phase.COMMITTING
+        batch, after = self.open_batch, self.latest
+        self.committing_batch, self.open_batch = batch, StepBatch(after)
+        self._phase = BatchPhase.COMMITTING
         started = self._seconds()
 
         def taken(_: None) -> None:
-            size, seconds = len(batch.transitions), self._seconds() - started
-            self._policy.committed(size, seconds)
-            self.counts.committed(size, seconds)
-            self.under_way, self._phase = None, Phase.RESTING
+            steps, seconds = len(batch.transitions), self._seconds() - started
+            self._policy.committed(steps, seconds)
+            self.counts.committed(steps, seconds)
+            self.committing_batch, self._phase = None, BatchPhase.IDLE
             self.durable = after
-            arrived = bool(self.open.transitions)
-            self.answer(batch)
-            self._go_on(arrived=arrived)
+            has_steps = bool(self.open_batch.transitions)
+            self._deliver(batch)
+            self._next_batch(has_steps=has_steps)
 
-        def failed(failure: Failure) -> None:
-            self.under_way, self._phase = None, Phase.RESTING
-            self._owner.failed(batch, failure)
-            self._go_on(arrived=False)
+        def refused(failure: Failure) -> None:
+            self.committing_batch, self._phase = None, BatchPhase.IDLE
+            self._refused(batch, failure)
+            self._next_batch(has_steps=False)
 
-        committed = self._owner.commit(batch.to_store(after, self._time_ns()))
-        committed.addCallbacks(taken, failed).addErrback(self._owner.crashed)
+        keys = tuple(
+            (key, Remembered(transition, state.revision, state.position))
+            for key, (transition, state) in batch.keys.items()
+        )
+        self._store_batch(
+            Batch(
+                first_revision=batch.before.revision + 1,
+                start_position=batch.before.position,
+                transitions=bytes(batch.transitions),
+                position=after.position,
+                time_ns=self._time_ns(),
+                keys=keys,
+            )
+        ).addCallbacks(taken, refused).addErrback(self.crashed)
 
-    def _go_on(self, *, arrived: bool) -> None:
+    def _next_batch(self, *, has_steps: bool) -> None:
         """
-        Go on with the open batch, when a commit has ended or was not needed.
+        Continue with the open batch after a commit has ended.
 
-        @param arrived: whether transitions were waiting when the last commit ended.  The
-            transitions that the commit's answers brought about, as the next request of a
-            pipeline does, wait for the next turn: a commit within the answers of another
-            would go as deep as the pipeline is long.
+        @param has_steps: whether the open batch had steps when the commit ended.  Steps
+            that the commit's responses caused, such as the next request of a pipeline, wait
+            for the next turn.  Otherwise commits would nest as deep as a pipeline is long.
         """
-        settling, self._settling = self._settling, []
-        for each in settling:
-            each.callback(None)
-        if self.open.transitions and self._draining:
-            self.hurry()
-        elif arrived and self._phase is Phase.RESTING:
-            self.open.considered = len(self.open.transitions)
-            self.open.considered_at = self._seconds()
-            self._gather()
+        commit_waiters, self._commit_waiters = self._commit_waiters, []
+        for waiter in commit_waiters:
+            waiter.callback(None)
+        if self.open_batch.transitions and self._drain_waiters:
+            self.commit_open_batch()
+        elif has_steps and self._phase is BatchPhase.IDLE:
+            self.open_batch.considered_steps = len(self.open_batch.transitions)
+            self.open_batch.considered_at = self._seconds()
+            self._wait_for_more()
         if self.is_idle:
-            draining, self._draining = self._draining, []
-            for each in draining:
-                each.callback(None)
+            drain_waiters, self._drain_waiters = self._drain_waiters, []
+            for waiter in drain_waiters:
+                waiter.callback(None)
 
-    def undo(self, batch: OpenBatch, error: Exception, behind: Exception) -> None:
+    def roll_back(self, batch: StepBatch, error: Exception, behind: Exception) -> None:
         """
-        Go back to the durable state.
+        Return to the durable state.
 
-        @param error: told to the waiters in C{batch}, which failed.
-        @param behind: told to the waiters in the open batch, which was built on C{batch}.
+        @param error: for the waiters of C{batch}, whose commit failed.
+        @param behind: for the waiters of the open batch, which continued from C{batch}.
         """
-        built_on_it = self.open
-        self.restart(self.durable)
-        self.answer(batch, error)
-        self.answer(built_on_it, behind)
+        following_batch = self.open_batch
+        self.restart_from(self.durable)
+        self._deliver(batch, error)
+        self._deliver(following_batch, behind)
 
-    def answer(self, batch: OpenBatch, error: Exception | None = None) -> None:
+    def _deliver(self, batch: StepBatch, error: Exception | None = None) -> None:
         """
         Call the waiters of C{batch} with their outcomes, or with C{error}.
         """
@@ -307,35 +480,19 @@ class GroupCommit:
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for unmoved, transition in batch.unmoved:
             self.counts.count(unmoved.value if error is None else failed, transition.code)
-        for waiter, outcome, state, _ in batch.answers:
+        for waiter, outcome, state, _ in batch.responses:
             try:
                 if error is None:
                     waiter.respond(outcome, state)
                 else:
                     waiter.fail(error)
-            except Exception:  # noqa: BLE001 one waiter's fault is not the others'
+            except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
     def commit_ended(self) -> Deferred[None]:
         """
-        Wait until the commit that is under way, or else the next one, has ended.
-
-        @return: fires when that commit has ended.
+        Wait for the end of the commit in progress, or else of the next one.
         """
-        settling: Deferred[None] = Deferred()
-        self._settling.append(settling)
-        return settling
-
-    def drain(self) -> Deferred[None]:
-        """
-        Have all moves that were applied committed.
-
-        @return: fires when all waiters are answered.
-        """
-        if self.open.transitions:
-            self.hurry()
-        if self.is_idle:
-            return succeed(None)
-        draining: Deferred[None] = Deferred()
-        self._draining.append(draining)
-        return draining
+        ended: Deferred[None] = Deferred()
+        self._commit_waiters.append(ended)
+        return ended

@@ -1,5 +1,5 @@
 """
-The interfaces of a committer: to the code that answers requests, and to its batches.
+The interface between a committer and the code that responds to requests.
 """
 
 from __future__ import annotations
@@ -8,34 +8,36 @@ from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
-from pexservice.commit.batch import OpenBatch
 from pexservice.commit.counters import Counts
 from pexservice.commit.requests import Step, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.interface import Batch, NotTaken, Row
+from pexservice.stores.interface import NotTaken, Row
 
 
 class ICommitter(Interface):
     """
-    A committer, the one way to a store: moves in, durable outcomes out, in order.
+    The only way to a store: it takes steps, and gives durable outcomes, in order.
     """
 
-    counts: Counts = Attribute("What came of everything.")
+    counts: Counts = Attribute("The counters of steps and commits.")
 
     durable: State = Attribute("The newest durable state that this process knows of.")
 
     visible: State = Attribute("The newest known state that clients may see.")
 
-    refusal: NotTaken | None = Attribute("Why nothing is taken now, if so.")
+    refusal: NotTaken | None = Attribute(
+        "Why no step would be accepted now; C{None} if it would."
+    )
 
-    unread: NotTaken | None = Attribute("Why there is no state to show, if so.")
+    unread: NotTaken | None = Attribute(
+        "Why there is no state to show; C{None} if there is one."
+    )
 
     def start() -> Coroutine[Any, Any, None]:
         """
-        Open the store, and begin where its cursor is.
+        Open the store, and start from its cursor.
 
         @raise StoreUnusable: or one of its subclasses.
         """
@@ -47,21 +49,21 @@ class ICommitter(Interface):
 
     def drain() -> Deferred[None]:
         """
-        Take no more moves.
+        Accept no more steps, and commit those that were accepted.
 
-        @return: fires when all moves that were taken are answered.
+        @return: fires when all waiters were called.
         """
 
     def stop() -> Coroutine[Any, Any, None]:
         """
-        Commit the moves that were taken, refuse the rest, and close the store.
+        Commit the accepted steps, refuse others, and close the store.
         """
 
     def settled() -> Deferred[None]:
         """
-        Wait for the commit under way, if any, as far as it can hang on this machine's disk.
+        Wait for the commit in progress, if this machine's disk can make it hang.
 
-        A process whose commit hangs does not get on.
+        The heartbeat waits for it, so a worker with a stuck disk stops looking alive.
         """
 
     def step(step: Step, waiter: Waiter) -> None:
@@ -92,34 +94,4 @@ class ICommitter(Interface):
         Their revisions are below C{before}; if C{before} is C{None}, they are the latest.
 
         @raise NotTaken: the store cannot be read.
-        """
-
-
-class IBatchOwner(Interface):
-    """
-    The owner of a C{GroupCommit}'s batches, which is a committer.
-
-    The owner decides when a batch is committed, and what the failure of a batch means.
-    """
-
-    def ready() -> None:
-        """
-        Call C{GroupCommit.commit}, now or later: the open batch has gathered.
-        """
-
-    def commit(batch: Batch) -> Deferred[None]:
-        """
-        Commit C{batch} to the store.
-        """
-
-    def failed(batch: OpenBatch, failure: Failure) -> None:
-        """
-        Answer the waiters of C{batch}, whose commit failed, and those of the open batch.
-
-        The open batch was built on C{batch}.
-        """
-
-    def crashed(failure: Failure) -> None:
-        """
-        End the process soon: there is a bug.
         """

@@ -25,16 +25,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.batch import OpenBatch
 from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.cursor_reader import CursorReader
-from pexservice.commit.group_commit import GroupCommit
-from pexservice.commit.interface import IBatchOwner, ICommitter
+from pexservice.commit.group_commit import GroupCommit, StepBatch
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.commit.unmet import UnmetConditions, as_refusal
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
-    Batch,
     Conflict,
     ISharedStore,
     NotTaken,
@@ -44,13 +42,15 @@ from pexservice.stores.interface import (
 )
 
 
-@implementer(ICommitter, IBatchOwner)
-class OptimisticCommitter:
+@implementer(ICommitter)
+class OptimisticCommitter(GroupCommit):
     """
     The committer of one of many nodes that share a store.
     """
 
     _log = Logger()
+
+    _store: ISharedStore
 
     def __init__(
         self,
@@ -66,17 +66,11 @@ class OptimisticCommitter:
         @param fatal: called when this program is found to be wrong; must end the
             process soon.
         """
-        self._store = store
-        self._fatal = fatal
-        self._group = GroupCommit(self, reactor, time_ns=time_ns)
-        self.counts = self._group.counts
+        super().__init__(store, reactor, fatal=fatal, time_ns=time_ns)
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
         self._unmet_conditions = UnmetConditions(
-            store, self._group, self._reader, make=self.step, postpone=self._postpone
+            store, self, self._reader, make=self.step, postpone=self._postpone
         )
-        # Why nothing is taken, for another reason than that the store is away.
-        self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
-        self.unread: NotTaken | None = self._closed
         # Moves that have to wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []
 
@@ -84,31 +78,14 @@ class OptimisticCommitter:
         """
         Open the store, and begin where its cursor is.
         """
-        self._group.restart(state_at(*await self._store.open()))
+        self.restart_from(state_at(*await self._store.open()))
         self._closed = self.unread = None
         self._reader.start()
         self._store.watch(self._heard)
 
-    def unusable(self, reason: str) -> None:
-        """
-        Refuse all requests, for C{reason}.
-        """
-        self._closed = self.unread = NotTaken(reason)
-
     async def stop(self) -> None:
-        """
-        Commit the moves that were taken, refuse the rest, and close the store.
-        """
         self._reader.stop()
-        await self.drain()
-        await self._store.close()
-
-    def drain(self) -> Deferred[None]:
-        """
-        Take no more moves, and have all that were taken answered.
-        """
-        self._closed = self._closed or NotTaken("the service is stopping")
-        return self._group.drain()
+        await super().stop()
 
     def settled(self) -> Deferred[None]:
         """
@@ -117,13 +94,8 @@ class OptimisticCommitter:
         return succeed(None)
 
     @property
-    def durable(self) -> State:
-        """
-        Return the state that the store had when it was last heard of.
-        """
-        return self._group.durable
-
-    visible = durable
+    def visible(self) -> State:
+        return self.durable
 
     @property
     def refusal(self) -> NotTaken | None:
@@ -159,11 +131,11 @@ class OptimisticCommitter:
         # Check the revision first: a state costs a term, and a node that slept hears of
         # thousands.
         if self._is_news(revision):
-            self._group.restart(self._reader.state_at(revision, position))
+            self.restart_from(self._reader.state_at(revision, position))
 
     def _take_up(self, state: State) -> None:
         if self._is_news(state.revision):
-            self._group.restart(state)
+            self.restart_from(state)
 
     def _is_news(self, revision: int) -> bool:
         """
@@ -172,7 +144,7 @@ class OptimisticCommitter:
         That is so if C{revision} is newer than the durable state, and there are no moves
         that will show where the cursor is.
         """
-        return self._group.is_idle and revision > self.durable.revision
+        return self.is_idle and revision > self.durable.revision
 
     # Moves.
 
@@ -194,17 +166,17 @@ class OptimisticCommitter:
         C{step} is not made now if its key is in a batch already, if no more keys fit into
         the open batch, or if its condition is not met.
         """
-        group, key = self._group, step.key
+        key = step.key
         if key is not None:
-            found = group.find(key)
+            found = self.find_key(key)
             if found is not None:
-                group.replay(waiter, step, *found)
+                self.replay(waiter, step, *found)
                 return
-            if len(group.open.keys) >= self._store.most_keys:
+            if len(self.open_batch.keys) >= self._store.most_keys:
                 self._postpone(step, waiter)
                 return
-        if step.condition is None or step.condition(group.latest):
-            group.apply(step, waiter)
+        if step.condition is None or step.condition(self.latest):
+            self.add(step, waiter)
         else:
             self._unmet(step, waiter)
 
@@ -216,19 +188,18 @@ class OptimisticCommitter:
         of moves that never come to be.  The move may also have been made before, with the
         same key.
         """
-        group = self._group
-        if step.key is not None or group.is_idle:
+        if step.key is not None or self.is_idle:
             self._unmet_conditions.ask(step, waiter)
-        elif group.open.transitions:
-            outcome, state = Outcome.PRECONDITION_FAILED, group.latest
-            group.tell(waiter, step, outcome, state, group.open)
+        elif self.open_batch.transitions:
+            outcome, state = Outcome.PRECONDITION_FAILED, self.latest
+            self.respond(waiter, step, outcome, state, self.open_batch)
         else:
             # The batch under way may have happened before this move was asked for.
             self._postpone(step, waiter)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self._group.commit_ended().addCallback(self._take_backlog)
+            self.commit_ended().addCallback(self._take_backlog)
         self._backlog.append((waiter, step))
 
     def _take_backlog(self, _: None) -> None:
@@ -251,13 +222,13 @@ class OptimisticCommitter:
                     self._place(step, waiter)
                 else:
                     state = self._reader.state_at(first.revision, first.position)
-                    self._group.replay(waiter, step, first.transition, state)
+                    self.replay(waiter, step, first.transition, state)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
 
-    def ready(self) -> None:
+    def _when_ready(self) -> None:
         """
-        Commit when it is this node's turn.
+        Write the open batch when it is this node's turn.
         """
         self._store.turn().addCallback(self._has_turn).addErrback(self.crashed)
 
@@ -266,12 +237,12 @@ class OptimisticCommitter:
         Commit the open batch, on top of where the cursor is now.
         """
         if cursor != (self.durable.revision, self.durable.position):
-            self._rebase([self._group.open], *cursor, {})
-        self._group.commit()
+            self._rebase([self.open_batch], *cursor, {})
+        self.write()
 
     def _rebase(
         self,
-        batches: Iterable[OpenBatch],
+        batches: Iterable[StepBatch],
         revision: int,
         position: int,
         used: Mapping[bytes, Remembered],
@@ -279,29 +250,25 @@ class OptimisticCommitter:
         """
         Apply the moves of C{batches}, which have not happened, to where the cursor is.
         """
-        moves = [(waiter, step) for batch in batches for waiter, *_, step in batch.answers]
-        self._group.restart(self._reader.state_at(revision, position))
+        moves = [
+            (waiter, step) for batch in batches for waiter, *_, step in batch.responses
+        ]
+        self.restart_from(self._reader.state_at(revision, position))
         self._again(moves, used)
 
-    def commit(self, batch: Batch) -> Deferred[None]:
-        """
-        Commit C{batch} to the store.
-        """
-        return self._store.commit(batch)
-
-    def failed(self, batch: OpenBatch, failure: Failure) -> None:
+    def _refused(self, batch: StepBatch, failure: Failure) -> None:
         """
         Try the moves again if C{batch} lost the race; tell the waiters of any other error.
         """
         error = failure.value
         if isinstance(error, Conflict):
-            batches = [batch, self._group.open]
+            batches = [batch, self.open_batch]
             self._rebase(batches, error.revision, error.position, error.used)
-            if self._group.open.transitions:
-                self._group.hurry()
+            if self.open_batch.transitions:
+                self.commit_open_batch()
             return
         if isinstance(error, NotTaken):
-            lost = self._group.latest.revision - self.durable.revision
+            lost = self.latest.revision - self.durable.revision
             self._log.error(
                 "{refusal}: {lost} transitions were refused", refusal=error, lost=lost
             )
@@ -311,11 +278,4 @@ class OptimisticCommitter:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
         # A move that was not sent can only happen by being asked for again.
-        self._group.undo(batch, error, as_refusal(error))
-
-    def crashed(self, failure: Failure) -> None:
-        """
-        Take nothing more, and end the process.
-        """
-        self._closed = self._closed or NotTaken("the service failed")
-        self._fatal(failure)
+        self.roll_back(batch, error, as_refusal(error))

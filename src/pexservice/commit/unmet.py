@@ -45,7 +45,7 @@ class UnmetConditions:
         postpone: Callable[[Step, Waiter], None],
     ) -> None:
         """
-        Prepare to decide on moves for the committer that owns C{group}.
+        Prepare to decide on moves for the committer C{group}.
 
         @param make: makes a move whose condition may be met.
         @param postpone: makes a move when the next commit has ended.
@@ -75,7 +75,7 @@ class UnmetConditions:
             return self._refuse(state, step, waiter)
         if group.is_idle:
             # The condition, compared with another state, might not be met for ever.
-            group.restart(state)
+            group.restart_from(state)
             self._make(step, waiter)
         elif step.key is None:
             self._make(step, waiter)
@@ -94,7 +94,7 @@ class UnmetConditions:
         def recalled(first: Remembered | None) -> None:
             if first is None:
                 unmet = Outcome.PRECONDITION_FAILED
-                self._group.tell(waiter, step, unmet, state, None)
+                self._group.respond(waiter, step, unmet, state, None)
             else:
                 led_to = self._reader.state_at(first.revision, first.position)
                 self._group.replay(waiter, step, first.transition, led_to)
@@ -105,7 +105,7 @@ class UnmetConditions:
         if step.key is None:
             recalled(None)
             return None
-        found = self._group.find(step.key)
+        found = self._group.find_key(step.key)
         if found is not None:
             self._group.replay(waiter, step, *found)
             return None

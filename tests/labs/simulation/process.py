@@ -224,10 +224,13 @@ class Process:
         def seen(rows: list[Row]) -> None:
             done((rows[0].revision, rows[0].position) if rows else (0, 0))
 
+        def shown(response: Response) -> None:
+            done((response.state.revision, response.state.position))
+
         if step is None and request.way:
             committer.history(None, 1).addCallback(seen)
         elif step is None:
-            done((committer.visible.revision, committer.visible.position))
+            committer.read(CallingWaiter(shown, done))
         elif step.key is None and request.way:
             committer.step(step, CallingWaiter(done, done))
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.commit.committer import Committer
-from pexservice.core.cursor import State
+from pexservice.commit.requests import Outcome, Waiter
 from tests.labs.simulation.lab import Result, simulate
 from tests.labs.simulation.run import Simulation, Wrong
 
@@ -52,10 +52,10 @@ def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     The seed would name itself, and find it again.
     """
 
-    def latest(committer: Committer) -> State:
-        return committer._group.latest
+    def read_latest(committer: Committer, waiter: Waiter) -> None:
+        waiter.respond(Outcome.READ, committer.latest)
 
-    monkeypatch.setattr(Committer, "visible", property(latest))
+    monkeypatch.setattr(Committer, "read", read_latest)
     with pytest.raises(Wrong, match=r"seed \d+: ") as found:
         simulate(1, SEEDS)
     seed = int(str(found.value).split()[1].rstrip(":"))

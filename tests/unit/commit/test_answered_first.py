@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.commit.committer import LONGEST_DELAY, MOST_ANSWERED_FIRST
+from pexservice.commit.committer import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.requests import Outcome
 from pexservice.stores.interface import NotTaken
 from tests.support.committer_bench import Bench
@@ -24,54 +24,54 @@ def test_answers_at_once(bench: Bench) -> None:
     """
     The answer and the state that readers see do not wait for the disk.
 
-    The commit follows within C{LONGEST_DELAY}.
+    The commit follows within C{DELAY_SECONDS}.
     """
     assert bench.submit() == [(Outcome.APPLIED, 1, 1)]
     assert bench.committer.visible.revision == 1
     assert bench.submit(key=b"k") == [(Outcome.APPLIED, 2, 2)]
     assert bench.submit(key=b"k") == [(Outcome.REPLAYED, 2, 2)]
     assert bench.store.under_way is None
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     assert bench.store.under_way is not None
     bench.submit()
     bench.store.finish()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     bench.store.finish()
     assert bench.sizes() == [2, 1]
 
 
 def test_a_disk_that_hangs(bench: Bench) -> None:
     """
-    While a commit hangs, only C{MOST_ANSWERED_FIRST} more steps are answered at once.
+    While a commit hangs, only C{MAX_EARLY_RESPONSES} more steps are answered at once.
 
     They are answered ahead of the next commit, and the other steps wait for that
     commit.  Then answers come at once again.
     """
     bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
-    ahead = [bench.submit() for _ in range(MOST_ANSWERED_FIRST)]
+    bench.clock.turn(DELAY_SECONDS)
+    ahead = [bench.submit() for _ in range(MAX_EARLY_RESPONSES)]
     assert all(ahead)
     waiting = bench.submit()
     assert waiting == []
     bench.store.finish()
     assert waiting == []
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     assert bench.submit() == [
-        (Outcome.APPLIED, MOST_ANSWERED_FIRST + 3, MOST_ANSWERED_FIRST + 3)
+        (Outcome.APPLIED, MAX_EARLY_RESPONSES + 3, MAX_EARLY_RESPONSES + 3)
     ]
     bench.store.finish()
-    assert waiting == [(Outcome.APPLIED, MOST_ANSWERED_FIRST + 2, MOST_ANSWERED_FIRST + 2)]
-    assert bench.sizes() == [1, MOST_ANSWERED_FIRST + 1]
+    assert waiting == [(Outcome.APPLIED, MAX_EARLY_RESPONSES + 2, MAX_EARLY_RESPONSES + 2)]
+    assert bench.sizes() == [1, MAX_EARLY_RESPONSES + 1]
 
 
 def test_a_step_that_waited_is_refused_with_the_others(bench: Bench) -> None:
     """
     A step that waited for a batch is refused with the others if the batch is not taken.
     """
-    for _ in range(MOST_ANSWERED_FIRST):
+    for _ in range(MAX_EARLY_RESPONSES):
         bench.submit()
     waiting = bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     bench.store.finish(NotTaken("full"))
     (refusal,) = waiting
     assert isinstance(refusal, NotTaken)
@@ -82,7 +82,7 @@ def test_drain(bench: Bench) -> None:
     Draining leaves nothing uncommitted.
     """
     bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     bench.submit()
     drained: list[None] = []
     bench.committer.drain().addCallback(drained.append)
@@ -100,7 +100,7 @@ def test_a_store_that_refuses(bench: Bench) -> None:
     This ends when the store takes a batch again.
     """
     bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     bench.store.finish(NotTaken("full"))
     assert bench.committer.visible.revision == 0
     waits = bench.submit()
@@ -118,7 +118,7 @@ def test_an_unknown_outcome(bench: Bench) -> None:
     Readers are not shown steps that may be lost.
     """
     bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     bench.store.finish(OSError("Input/output error"))
     assert len(bench.fatal) == 1
     assert bench.committer.visible.revision == 0
@@ -130,7 +130,7 @@ def test_counted_when_on_disk(bench: Bench) -> None:
     Steps are counted when they are on disk, and not when they are answered.
     """
     bench.submit()
-    bench.clock.turn(LONGEST_DELAY)
+    bench.clock.turn(DELAY_SECONDS)
     assert bench.counted() == {}
     bench.store.finish(NotTaken("full"))
     assert bench.counted() == {"not_taken n": 1}

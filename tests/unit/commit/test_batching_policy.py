@@ -4,31 +4,31 @@ The time that a batch waits for company.
 
 from __future__ import annotations
 
-from pexservice.commit.batching_policy import (
-    COMMITS,
-    FIRST_GUESS,
-    LONGEST_WAIT,
+from pexservice.commit.group_commit import (
+    INITIAL_COMMIT_SECONDS,
+    MAX_WAIT_COMMITS,
+    MAX_WAIT_SECONDS,
     BatchingPolicy,
 )
 
 
 def ready(
-    gathering: BatchingPolicy, waiting: int, waited: float = 0.0, idle: float = 0.0
+    policy: BatchingPolicy, waiting: int, waited: float = 0.0, idle: float = 0.0
 ) -> bool:
     """
     Return whether a batch is ready after a turn that brought no more.
     """
-    return gathering.ready(waiting, quiet=True, idle=idle, waited=waited)
+    return policy.is_ready(waiting, quiet=True, idle=idle, waited=waited)
 
 
 def test_one_client_never_waits() -> None:
     """
     A step that comes alone is committed at once.
     """
-    gathering = BatchingPolicy()
-    assert ready(gathering, 1)
-    gathering.committed(1, 0.0002)
-    assert ready(gathering, 1)
+    policy = BatchingPolicy()
+    assert ready(policy, 1)
+    policy.committed(1, 0.0002)
+    assert ready(policy, 1)
 
 
 def test_waits_for_as_many_as_last_time() -> None:
@@ -37,11 +37,11 @@ def test_waits_for_as_many_as_last_time() -> None:
 
     As many are likely to come again.
     """
-    gathering = BatchingPolicy()
-    gathering.committed(10, 0.0002)
-    assert not ready(gathering, 9, 0.0001)
-    assert ready(gathering, 10)
-    assert ready(gathering, 11)
+    policy = BatchingPolicy()
+    policy.committed(10, 0.0002)
+    assert not ready(policy, 9, 0.0001)
+    assert ready(policy, 10)
+    assert ready(policy, 11)
 
 
 def test_waits_while_more_arrive() -> None:
@@ -51,10 +51,12 @@ def test_waits_while_more_arrive() -> None:
     Connections that queue are accepted one a turn.  Without this rule, a batch of one would
     be followed by a batch of one for ever.
     """
-    gathering = BatchingPolicy()
-    assert not gathering.ready(5, quiet=False, idle=0.0, waited=FIRST_GUESS)
-    assert gathering.ready(5, quiet=True, idle=0.0, waited=FIRST_GUESS)
-    assert gathering.ready(5, quiet=False, idle=0.0, waited=COMMITS * FIRST_GUESS)
+    policy = BatchingPolicy()
+    assert not policy.is_ready(5, quiet=False, idle=0.0, waited=INITIAL_COMMIT_SECONDS)
+    assert policy.is_ready(5, quiet=True, idle=0.0, waited=INITIAL_COMMIT_SECONDS)
+    assert policy.is_ready(
+        5, quiet=False, idle=0.0, waited=MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS
+    )
 
 
 def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
@@ -63,10 +65,10 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
 
     Its steps could have been answered in that time.
     """
-    gathering = BatchingPolicy()
-    gathering.committed(10, FIRST_GUESS)
-    assert not ready(gathering, 9, FIRST_GUESS, idle=0.9 * FIRST_GUESS)
-    assert ready(gathering, 9, FIRST_GUESS, idle=FIRST_GUESS)
+    policy = BatchingPolicy()
+    policy.committed(10, INITIAL_COMMIT_SECONDS)
+    assert not ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=0.9 * INITIAL_COMMIT_SECONDS)
+    assert ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=INITIAL_COMMIT_SECONDS)
 
 
 def test_gives_up_waiting() -> None:
@@ -75,22 +77,22 @@ def test_gives_up_waiting() -> None:
 
     The next batch does not wait for the clients that stayed away.
     """
-    gathering = BatchingPolicy()
-    gathering.committed(10, FIRST_GUESS)
-    assert not ready(gathering, 1, 0.9 * COMMITS * FIRST_GUESS)
-    assert ready(gathering, 1, COMMITS * FIRST_GUESS)
-    gathering.committed(1, FIRST_GUESS)
-    assert ready(gathering, 1)
+    policy = BatchingPolicy()
+    policy.committed(10, INITIAL_COMMIT_SECONDS)
+    assert not ready(policy, 1, 0.9 * MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
+    assert ready(policy, 1, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
+    policy.committed(1, INITIAL_COMMIT_SECONDS)
+    assert ready(policy, 1)
 
 
 def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:
     """
     The longest wait follows the usual duration of commits, up to a bound.
     """
-    gathering = BatchingPolicy()
+    policy = BatchingPolicy()
     for _ in range(100):
-        gathering.committed(10, 0.0001)
-    assert 0.00029 < gathering.longest_wait < 0.00031
+        policy.committed(10, 0.0001)
+    assert 0.00029 < policy.max_wait < 0.00031
     for _ in range(100):
-        gathering.committed(10, 1.0)
-    assert gathering.longest_wait == LONGEST_WAIT
+        policy.committed(10, 1.0)
+    assert policy.max_wait == MAX_WAIT_SECONDS

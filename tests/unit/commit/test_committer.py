@@ -16,10 +16,9 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from pexservice.commit.batching_policy import LONGEST_WAIT
-from pexservice.commit.committer import Committer
-from pexservice.commit.interface import IBatchOwner, ICommitter
-from pexservice.commit.refusal_log import LOG_INTERVAL
+from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
+from pexservice.commit.group_commit import MAX_WAIT_SECONDS
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
@@ -49,7 +48,6 @@ def test_keeps_the_interface(bench: Bench) -> None:
     A committer has the interfaces that request handlers and its batches use.
     """
     assert verifyObject(ICommitter, bench.committer)
-    assert verifyObject(IBatchOwner, bench.committer)
 
 
 def test_answers_when_durable(bench: Bench) -> None:
@@ -115,7 +113,7 @@ def test_waits_for_company(bench: Bench) -> None:
     bench.submit()
     bench.turn()
     assert bench.store.under_way is None
-    bench.clock.turn(LONGEST_WAIT)
+    bench.clock.turn(MAX_WAIT_SECONDS)
     bench.store.finish()
     assert bench.sizes() == [4, 4, 1]
 
@@ -159,7 +157,7 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     assert bench.fatal == []
     after = bench.submit(key=b"a")
     bench.turn()
-    bench.clock.turn(LONGEST_WAIT)
+    bench.clock.turn(MAX_WAIT_SECONDS)
     bench.store.finish()
     assert after == [(Outcome.APPLIED, 3, 3)]
 
@@ -243,7 +241,7 @@ def test_damage_found_by_reading(by: str) -> None:
     assert [each.value for each in bench.fatal] == [DAMAGED]
     assert [type(each) for each in bench.submit()] == [NotTaken]
     bench.store.finish()
-    bench.clock.turn(LONGEST_WAIT)
+    bench.clock.turn(MAX_WAIT_SECONDS)
     assert under_way == [(Outcome.APPLIED, 1, 1)]
     assert [type(each) for each in gathering] == [NotTaken]
     assert [batch.transitions for batch in bench.store.batches] == [b"n"]
@@ -256,7 +254,7 @@ def test_a_condition(bench: Bench) -> None:
     """
     bench.commit(3)
     met = bench.submit(condition=lambda state: state.revision == 3)
-    bench.clock.turn(LONGEST_WAIT)
+    bench.clock.turn(MAX_WAIT_SECONDS)
     bench.store.finish()
     assert met == [(Outcome.APPLIED, 4, 4)]
     assert bench.submit(condition=lambda _: False) == [(Outcome.PRECONDITION_FAILED, 4, 4)]
@@ -521,7 +519,7 @@ def test_many_refusals_are_few_lines() -> None:
         for _ in range(5):
             bench.submit()
             bench.turn()
-        bench.clock.turn(LOG_INTERVAL)
+        bench.clock.turn(REFUSAL_LOG_INTERVAL_SECONDS)
         bench.submit()
         bench.turn()
     finally:
@@ -610,7 +608,7 @@ class AnyOrder(RuleBasedStateMachine):
             answered, failed
         )
 
-    @rule(seconds=st.sampled_from([0.0, LONGEST_WAIT]))
+    @rule(seconds=st.sampled_from([0.0, MAX_WAIT_SECONDS]))
     def turn(self, seconds: float) -> None:
         """
         Let time go by.

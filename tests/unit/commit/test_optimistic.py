@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from pexservice.commit.interface import IBatchOwner, ICommitter
+from pexservice.commit.interface import ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
@@ -114,7 +114,6 @@ def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
     A committer has the interfaces that request handlers and its batches use.
     """
     assert verifyObject(ICommitter, nodes[0].committer)
-    assert verifyObject(IBatchOwner, nodes[0].committer)
 
 
 def test_rebase(nodes: tuple[Node, Node]) -> None:

@@ -239,9 +239,9 @@ def test_one_too_many() -> None:
     fourth = server.connect()
     assert statuses(fourth) == [503]
     assert fourth.closed
-    latest = server.committer._group.latest
+    latest = server.committer.latest
     fourth.protocol.dataReceived(NEXT)
-    assert server.committer._group.latest == latest
+    assert server.committer.latest == latest
     assert not second.closed
 
 
