@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -30,7 +31,8 @@ from pexservice.client import (
     UnexpectedAnswer,
 )
 from pexservice.core.sequence import term_at
-from tests.support.daemon import LOOPBACK, Daemon, read_answer, wait_until
+from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, read_answer, wait_until
+from tests.support.fake_service import state
 from tests.support.nginx import nginx
 from tests.support.stores import make_store
 
@@ -404,3 +406,111 @@ def test_a_reactor_that_has_run() -> None:
     )
     assert ended.stdout.count("the reactor of this process has run") == 2
     assert ended.stderr == ""
+
+
+FORKED = """
+import os, sys, warnings
+from pexservice.client import BlockingCursor
+
+# Python itself warns of a fork while threads run.
+warnings.simplefilter("ignore", DeprecationWarning)
+with BlockingCursor(sys.argv[1]) as cursor:
+    print(cursor.next().position, flush=True)
+    if os.fork() == 0:
+        for attempt in (cursor.next, lambda: BlockingCursor(sys.argv[1]), cursor.close):
+            try:
+                attempt()
+            except RuntimeError as error:
+                print(error)
+        # The functions that run when a process ends must not stop the parent's reactor.
+        sys.exit()
+    os.wait()
+    print(cursor.next().position)
+"""
+
+
+def test_forked_child_raises_at_once_and_leaves_the_parents_reactor_alone(
+    worker: Daemon,
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKED, url(worker)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "1"
+    assert lines[-1] == "2"
+    assert ended.stdout.count("this process was forked after BlockingCursor was used") == 3
+
+
+BLOCKED = """
+import sys, threading
+from twisted.internet import reactor
+from pexservice.client import BlockingCursor, OutcomeUnknown, Unanswered
+
+cursor = BlockingCursor(sys.argv[1])
+release = threading.Event()
+reactor.callFromThread(release.wait)
+for call in (cursor.current, cursor.next):
+    try:
+        call(deadline=0.1)
+    except Unanswered as error:
+        print(type(error).__name__, bool(error.key), error)
+release.set()
+print(cursor.current().revision)
+"""
+
+
+def test_deadline_ends_the_wait_for_a_reactor_that_is_blocked(worker: Daemon) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BLOCKED, url(worker)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    read, step, revision = ended.stdout.splitlines()
+    assert read == "Unanswered False no response within 0.1 s: the reactor is blocked"
+    assert step.startswith("OutcomeUnknown True next may or may not have been made: ")
+    # The calls were cancelled before the reactor could begin them.
+    assert revision == "0"
+
+
+def test_close_does_not_wait_for_a_tls_peer_that_is_silent(tmp_path: Path) -> None:
+    """
+    The server never answers the end of the TLS connection, so closing has a timeout.
+    """
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    finished = threading.Event()
+
+    def answer(listening: socket.socket) -> None:
+        plain, _ = listening.accept()
+        with context.wrap_socket(plain, server_side=True) as connection:
+            connection.recv(65536)
+            body = state(7, 7)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            finished.wait(PATIENCE)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        cursor = BlockingCursor(
+            f"https://127.0.0.1:{port}", ca_file=str(tmp_path / "ca.pem")
+        )
+        assert cursor.current().revision == 7
+        cursor.close()
+        finished.set()
+        thread.join()
+
+
+def test_repr_of_a_blocking_cursor_shows_its_address() -> None:
+    assert repr(BlockingCursor("http://a:1")) == "<BlockingCursor http://a:1>"

@@ -86,24 +86,35 @@ def test_steps(worker: Daemon) -> None:
     assert [json.loads(each)["revision"] for each in objects] == [6, 5, 4, 3, 2, 1]
 
 
-def test_nobody_there() -> None:
-    """
-    A service that cannot be reached ends a question with 69, and a step with 75.
-
-    The step names its key, by which the outcome can be asked for again.
-    """
+def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() -> None:
     nobody = "http://127.0.0.1:1"
     asked = pexctl(nobody, "current", "--deadline", "0.5")
     assert (asked.returncode, asked.stdout) == (69, "")
     assert "Connection refused" in asked.stderr
     step = pexctl(nobody, "next", "--deadline", "0.5", "--json")
-    assert step.returncode == 75
+    assert step.returncode == 69
     found = json.loads(step.stdout)
-    assert found["outcome"] == "outcome-unknown"
+    assert found["outcome"] == "unreachable"
+    assert "next was not sent: " in step.stderr
     assert found["key"] in step.stderr
+    # What happened to an earlier request with this key is still unknown.
+    repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
+    assert repeated.returncode == 75
+    assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
     wrong = pexctl("gopher://x", "current")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: gopher://x: must be http://")
+
+
+def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        step = pexctl(url, "next", "--deadline", "0.5", "--json")
+    assert step.returncode == 75
+    found = json.loads(step.stdout)
+    assert found["outcome"] == "outcome-unknown"
+    assert "next may or may not have been made: " in step.stderr
+    assert found["key"] in step.stderr
 
 
 def test_of_several(worker: Daemon) -> None:

@@ -50,10 +50,10 @@ def call(arguments: Namespace, work: Callable[[Cursor], Coroutine[Any, Any, T]])
     try:
         return wait(with_cursor)
     except CursorError as error:
-        raise _failed(error) from error
+        raise _failed(error, repeated=bool(getattr(arguments, "key", None))) from error
 
 
-def _failed(error: CursorError) -> VerbFailed:
+def _failed(error: CursorError, *, repeated: bool) -> VerbFailed:
     message, key = str(error), error.key
     if isinstance(error, BadAddress):
         return VerbFailed(message, "failed", WRONG_ARGUMENTS)
@@ -62,12 +62,14 @@ def _failed(error: CursorError) -> VerbFailed:
         return VerbFailed(f"{message}; nothing was moved", "precondition-failed", 1, at)
     if isinstance(error, Refused):
         return VerbFailed(message, "refused", 1, {"problem": error.name})
-    if isinstance(error, OutcomeUnknown):
+    if isinstance(error, OutcomeUnknown) and (error.sent or repeated):
         return VerbFailed(message, "outcome-unknown", UNKNOWN, {"key": key})
-    if isinstance(error, Unanswered) or key is None:
+    if key is None:
         return VerbFailed(message, "unreachable", UNREACHABLE)
-    # The server that answered so may have made the step: its key finds that out.
-    return VerbFailed(f"{message} (key {key})", "unreachable", UNREACHABLE, {"key": key})
+    if not isinstance(error, Unanswered):
+        # The server that answered so may have made the step: its key finds that out.
+        message = f"{message} (key {key})"
+    return VerbFailed(message, "unreachable", UNREACHABLE, {"key": key})
 
 
 def told(state: State) -> dict[str, object]:

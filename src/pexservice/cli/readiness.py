@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ssl import CERT_NONE, create_default_context
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from attrs import frozen
+
+from pexservice.core.text import printable
 
 
 class Unreachable(Exception):
@@ -77,13 +80,37 @@ def status_of(
     """
     Ask the service at C{url} for its status.
 
-    @param timeout: how long to wait for each answer, in seconds.
+    @param timeout: how long to wait for the status, in seconds.
     @param ca_file: a PEM file of authorities to trust instead of the system's.
     @param verify: C{False} for a service of this machine, whose certificate has another
         name.
     @raise NotReady: the service says that it is not ready.
     @raise Unreachable: there is no answer, or none that a ready pexservice gives.
     """
+    outcomes: list[Status | Exception] = []
+
+    def ask() -> None:
+        try:
+            outcomes.append(_ask_service(url, timeout, ca_file, verify=verify))
+        except Exception as error:  # noqa: BLE001 raised again below
+            outcomes.append(error)
+
+    # http.client has a timeout for each read only.  A server that sends one byte at a time,
+    # or "100 Continue" for ever, must not keep this process waiting.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    outcome = outcomes[0] if outcomes else Unreachable(_timed_out(url, timeout))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _timed_out(url: str, timeout: float) -> str:
+    return f"{url}: no response within {timeout:g} s"
+
+
+def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool) -> Status:
     parts = urlsplit(url)
     prefix = "" if parts.scheme.endswith("unix") else parts.path.rstrip("/")
     try:
@@ -91,13 +118,18 @@ def status_of(
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
     except HTTPException as error:
-        raise Unreachable(f"{url} does not speak HTTP: {error!r}") from error
+        words = printable(f"{type(error).__name__}: {error}")
+        raise Unreachable(f"{url} does not speak HTTP: {words}") from error
+    except TimeoutError as error:
+        raise Unreachable(_timed_out(url, timeout)) from error
     except OSError as error:
         raise Unreachable(f"{url}: {error.strerror or error}") from error
     if ready.status == 503:  # noqa: PLR2004 the status of not being ready
         raise NotReady(f"{url} is not ready: {_reasons(body)}")
     numbers = [current.headers.get(f"Pex-{name}", "") for name in ("Revision", "Position")]
-    if (ready.status, current.status) != (200, 200) or not all(map(str.isdigit, numbers)):
+    if (ready.status, current.status) != (200, 200) or not all(
+        re.fullmatch(r"[0-9]{1,19}", text) for text in numbers
+    ):
         raise Unreachable(
             f"{url} answers /readyz with {ready.status} and /current with"
             f" {current.status}; it is no pexservice, or is busy"
@@ -118,4 +150,4 @@ def _reasons(body: str) -> str:
     Return the checks that failed, or else the whole of C{body}, on one line.
     """
     failed = re.findall(r"^\[-\](.+)$", body, re.MULTILINE)
-    return "; ".join(failed) or " ".join(body.split()) or "it does not say why"
+    return printable("; ".join(failed) or body) or "it does not say why"

@@ -1,7 +1,7 @@
 """
-A client that never loses or doubles a step, on treq and Twisted's Agent.
+A client that neither loses nor repeats a step, on Twisted's Agent.
 
-L{Cursor} is for programs with a reactor, L{BlockingCursor} for scripts without one.
+L{Cursor} is for programs with a reactor, L{BlockingCursor} for programs without one.
 """
 
 from pexservice.client.blocking import BlockingCursor

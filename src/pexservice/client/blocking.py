@@ -1,68 +1,88 @@
 """
-The cursor for scripts that have no reactor.
+The cursor for programs without a reactor.
 
-A process has one reactor, which runs once: here in a thread of its own, from the first
-cursor on until the process ends.
+A process has one reactor, which runs once.  Here it runs in its own thread, from the first
+cursor until the process ends.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRestartable
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from pexservice.client.cursor import Cursor
+from pexservice.client.cursor import (
+    DEADLINE_SECONDS,
+    MAX_IDLE_CONNECTIONS,
+    TIMEOUT_SECONDS,
+    Cursor,
+    new_key,
+    outcome_unknown,
+)
+from pexservice.client.errors import Unanswered
 from pexservice.client.state import State, Step
 
 T = TypeVar("T")
 
-#: The longest single wait, in seconds: a signal that comes just before a wait begins does
-#: not end that wait, so a call waits many times, briefly.
-LONGEST_WAIT = 0.1
+#: The longest single wait.  A signal that arrives just before a wait begins does not end
+#: that wait, so a call waits many times.
+POLL_INTERVAL_SECONDS = 0.1
 
-#: How often a new thread is asked whether its reactor runs, in seconds.
-_ASKED_AGAIN = 0.001
+#: How long after its deadline a call waits for a reactor that is late.
+LATE_REACTOR_SECONDS = 2.0
+
+_START_POLL_SECONDS = 0.001
+_STOP_TIMEOUT_SECONDS = 5.0
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
+_process_id = 0
 
 
 def running_reactor() -> IReactorFromThreads:
     """
     Return the reactor, which runs in a thread from now on.
 
-    @raise RuntimeError: the program runs the reactor elsewhere already, or has run it.
+    @raise RuntimeError: the program runs the reactor elsewhere, or has run it, or this
+        process was forked from the one in which the reactor runs.
     """
-    global _thread  # noqa: PLW0603 a process has one reactor
+    global _process_id, _thread  # noqa: PLW0603 a process has one reactor
+    if _process_id not in (0, os.getpid()):
+        raise RuntimeError(
+            "this process was forked after BlockingCursor was used, and the thread of its"
+            " reactor does not exist here; make the first BlockingCursor after the fork, or"
+            " start the process with multiprocessing's method spawn"
+        )
     from twisted.internet import reactor as installed  # noqa: PLC0415 imports install it
 
     reactor = cast(Any, installed)
     with _lock:
         if _thread is None:
             if reactor.running:
-                raise RuntimeError(
-                    "a reactor runs in this process already; use Cursor there"
-                )
+                raise RuntimeError("a reactor already runs in this process; use Cursor")
+            _process_id = os.getpid()
             thread = threading.Thread(
                 target=_run, args=(reactor,), name="pexservice.client", daemon=True
             )
             thread.start()
             while not reactor.running:
-                thread.join(_ASKED_AGAIN)
+                thread.join(_START_POLL_SECONDS)
                 if not thread.is_alive():
                     raise RuntimeError(
-                        "the reactor of this process has run, and none runs twice;"
-                        " use Cursor while it runs"
+                        "the reactor of this process has run and cannot run again; use"
+                        " Cursor while it runs"
                     )
             _thread = thread
-            atexit.register(_stop, reactor, thread)
+            atexit.register(_stop, reactor, thread, _process_id)
     return cast(IReactorFromThreads, reactor)
 
 
@@ -71,21 +91,26 @@ def _run(reactor: Any) -> None:
         reactor.run(installSignalHandlers=False)
 
 
-def _stop(reactor: Any, thread: threading.Thread) -> None:
-    reactor.callFromThread(cast(IReactorCore, reactor).stop)
-    thread.join()
+def _stop(reactor: Any, thread: threading.Thread, process_id: int) -> None:
+    if process_id == os.getpid():
+        reactor.callFromThread(reactor.stop)
+        thread.join(_STOP_TIMEOUT_SECONDS)
 
 
-def wait(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = None) -> T:
     """
     Make a call in the reactor's thread, wait for it in this one, and return its result.
 
-    An interrupted wait gives up the call, which is then sent no more.
+    An interrupted wait cancels the call, which then sends nothing more.
+
+    @param deadline: when the call ends by itself, in seconds.
+    @raise Unanswered: the reactor is blocked, so the call did not end at its deadline.
     """
     reactor = running_reactor()
     calls: list[Deferred[T]] = []
     results: list[Any] = []
-    # A bare lock: a class written in Python could be interrupted while it holds a lock.
+    # A lock of the interpreter: a class written in Python could be interrupted while it
+    # holds its own lock.
     waiting = threading.Lock()
     waiting.acquire()
 
@@ -97,11 +122,17 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         results.append(result)
         waiting.release()
 
+    latest = (
+        None if deadline is None else time.monotonic() + deadline + LATE_REACTOR_SECONDS
+    )
     reactor.callFromThread(begin)
     try:
-        while not waiting.acquire(timeout=LONGEST_WAIT):
-            pass
-    except (KeyboardInterrupt, SystemExit):
+        while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
+            if latest is not None and time.monotonic() > latest:
+                raise Unanswered(  # noqa: TRY301 handled like an interrupt
+                    f"no response within {deadline:g} s: the reactor is blocked"
+                )
+    except (KeyboardInterrupt, SystemExit, Unanswered):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
         raise
     result = results[0]
@@ -112,18 +143,41 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 class BlockingCursor:
     """
-    A L{Cursor} whose calls return when they are answered; any thread may make them.
+    A L{Cursor} whose calls return when they have ended; every thread may make them.
     """
 
-    def __init__(self, *urls: str, **options: Any) -> None:
+    def __init__(
+        self,
+        *urls: str,
+        token: str | None = None,
+        deadline: float = DEADLINE_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
+        ca_file: str | None = None,
+        connections: int = MAX_IDLE_CONNECTIONS,
+        on_retry: Callable[[str], object] | None = None,
+    ) -> None:
         """
-        Make a cursor with any options of L{Cursor} but C{reactor} and C{agent}.
+        Make a client; see L{Cursor.__init__}.
+
+        @param on_retry: called in the reactor's thread.
         """
 
         async def make() -> Cursor:
-            return Cursor(*urls, **options)
+            return Cursor(
+                *urls,
+                token=token,
+                deadline=deadline,
+                timeout=timeout,
+                ca_file=ca_file,
+                connections=connections,
+                on_retry=on_retry,
+            )
 
+        self._deadline = deadline
         self._cursor: Cursor = wait(make)
+
+    def __repr__(self) -> str:
+        return repr(self._cursor).replace("<", "<Blocking", 1)
 
     def __enter__(self) -> Self:
         return self
@@ -137,47 +191,89 @@ class BlockingCursor:
         """
         wait(self._cursor.close)
 
-    def current(self, **options: Any) -> State:
+    def current(self, *, deadline: float | None = None) -> State:
         """
         Return the state of the cursor; see L{Cursor.current}.
         """
-        return wait(lambda: self._cursor.current(**options))
+        limit = self._deadline if deadline is None else deadline
+        return wait(lambda: self._cursor.current(deadline=limit), limit)
 
-    def next(self, **options: Any) -> State:
+    def next(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
         """
         Move from position n to n + 1, once; see L{Cursor.next}.
         """
-        return wait(lambda: self._cursor.next(**options))
+        return self._step("next", if_revision, key, deadline)
 
-    def previous(self, **options: Any) -> State:
+    def previous(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
         """
         Move from position n to n - 1, or stay at 0, once; see L{Cursor.previous}.
         """
-        return wait(lambda: self._cursor.previous(**options))
+        return self._step("previous", if_revision, key, deadline)
 
-    def reset(self, **options: Any) -> State:
+    def reset(
+        self,
+        *,
+        if_revision: int | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> State:
         """
         Move to position 0, once; see L{Cursor.reset}.
         """
-        return wait(lambda: self._cursor.reset(**options))
+        return self._step("reset", if_revision, key, deadline)
 
-    def history(self, **options: Any) -> Iterator[Step]:
+    def history(
+        self, *, before: int | None = None, limit: int | None = None
+    ) -> Iterator[Step]:
         """
-        Return the steps that were made, newest first; see L{Cursor.history}.
+        Yield the steps that were made, newest first; see L{Cursor.history}.
         """
-        return self._each(self._cursor.history(**options))
+        return self._iterate(
+            self._cursor.history(before=before, limit=limit), self._deadline
+        )
 
     def watch(self) -> Iterator[State]:
         """
-        Return the present state, and then each that is seen; see L{Cursor.watch}.
+        Yield the present state, and then each newer one; see L{Cursor.watch}.
         """
-        return self._each(self._cursor.watch())
+        return self._iterate(self._cursor.watch(), None)
 
-    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def following() -> list[T]:
+    def _step(
+        self, word: str, if_revision: int | None, key: str | None, deadline: float | None
+    ) -> State:
+        known_key = new_key() if key is None else key
+        limit = self._deadline if deadline is None else deadline
+        step = getattr(self._cursor, word)
+        try:
+            return cast(
+                State,
+                wait(
+                    lambda: step(if_revision=if_revision, key=known_key, deadline=limit),
+                    limit,
+                ),
+            )
+        except Unanswered as error:
+            if error.key is not None:
+                raise
+            raise outcome_unknown(word, known_key, error) from error
+
+    def _iterate(self, items: AsyncIterator[T], deadline: float | None) -> Iterator[T]:
+        async def next_item() -> list[T]:
             async for item in items:
                 return [item]
             return []
 
-        while found := wait(following):
-            yield found[0]
+        while batch := wait(next_item, deadline):
+            yield batch[0]

@@ -1,100 +1,107 @@
 """
-The cursor of a service, as a program sees it.
+The cursor of a service, for programs with a reactor.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
-from treq.client import HTTPClient
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
-from pexservice.client.addresses import Address, parse_address
-from pexservice.client.answers import Answer, state_of, steps_of
-from pexservice.client.calling import Call, Caller, Server
-from pexservice.client.connecting import make_agent, make_pool
+from pexservice.client.connecting import Address, make_agent, make_pool, parse_address
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
-from pexservice.client.event_stream import EventStream
+from pexservice.client.events import EventStream, watch
+from pexservice.client.responses import Response, state_of, steps_of
+from pexservice.client.retrying import Request, RetryingClient, Server
 from pexservice.client.state import State, Step
-from pexservice.client.watching import watch
 
-#: The URL of the service where a cursor is given none.
-URL = "http://127.0.0.1:8081"
+#: The defaults of L{Cursor} and C{BlockingCursor}.
+DEFAULT_URL = "http://127.0.0.1:8081"
+DEADLINE_SECONDS = 30.0
+TIMEOUT_SECONDS = 10.0
+MAX_IDLE_CONNECTIONS = 64
 
-#: How long a call may take, and one attempt of it.  Seconds.
-DEADLINE = 30.0
-TIMEOUT = 10.0
+#: How long closing waits for the other ends of connections.
+CLOSE_TIMEOUT_SECONDS = 2.0
 
-#: How many connections are kept to each service.
-CONNECTIONS = 64
+_MAX_PAGE_STEPS = 1000
 
-#: The largest page of the history.
-_PAGE = 1000
+_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
-_VISIBLE = re.compile(r"[!-~]{1,255}", re.ASCII)
+
+def new_key() -> str:
+    """
+    Return a random idempotency key.
+    """
+    return str(uuid.uuid4())
 
 
 class Cursor:
     """
     The cursor of a service.
 
-    Every step has a key and is sent again with it until it is answered or its deadline is
-    over, so it is made once, whatever happens to connections, proxies and workers.
+    Every step has a key.  The step is repeated with its key until a final response arrives
+    or the deadline ends, so it is made once, whatever happens to connections and workers.
     """
 
     def __init__(
         self,
         *urls: str,
         token: str | None = None,
-        deadline: float = DEADLINE,
-        timeout: float = TIMEOUT,
+        deadline: float = DEADLINE_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
         ca_file: str | None = None,
-        connections: int = CONNECTIONS,
+        connections: int = MAX_IDLE_CONNECTIONS,
+        on_retry: Callable[[str], object] | None = None,
         reactor: Any = None,
         agent: IAgent | None = None,
     ) -> None:
         """
-        Make the cursor of the service at C{urls}, without connecting to it yet.
+        Make a client, without connecting to the service yet.
 
-        @param urls: base URLs of one service, which are tried in turns: many nodes with
-            one store.
-        @param token: the token that lets a caller move the cursor, where the service wants
-            one.
-        @param deadline: how long a call may take, with all its attempts, in seconds.
+        @param urls: the base URLs of one service, for example of all nodes with one store.
+            They are tried in turn.
+        @param token: the token for a service that requires one.
+        @param deadline: how long a call may take with all its attempts, in seconds.
         @param timeout: how long one attempt may take, in seconds.
         @param ca_file: a PEM file of authorities to trust instead of the system's.
-        @param connections: how many connections are kept open to each URL.
-        @param reactor: the reactor, or C{None} for the one that Twisted has installed.
+        @param connections: how many idle connections to each URL stay open.
+        @param on_retry: called with one line after each failed attempt that is repeated.
+        @param reactor: the reactor to use instead of the one that Twisted has installed.
         @param agent: the agent that sends all requests, instead of the client's own.
         @raise BadAddress: a URL, the token or the file cannot be used.
         """
         if reactor is None:
             from twisted.internet import reactor  # noqa: PLC0415 imports install it
-        addresses = [parse_address(each) for each in urls or (URL,)]
+        addresses = [parse_address(url) for url in urls or (DEFAULT_URL,)]
         headers = {"Accept": "application/json"}
         if token is not None:
-            if not token.isascii() or not re.fullmatch(r"[!-~]+", token):
-                raise BadAddress("the token must be visible ASCII characters")
+            if not _TOKEN.fullmatch(token):
+                raise BadAddress("the token must consist of visible ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
         self._deadline = deadline
+        self._urls = [str(address) for address in addresses]
         self._pools: list[HTTPConnectionPool] = []
         self._streams: set[EventStream] = set()
 
         def server(address: Address) -> Server:
             if agent is not None:
-                return Server(address, HTTPClient(agent), address.url)
+                return Server(address, agent)
             pool = make_pool(reactor, connections)
-            made = HTTPClient(make_agent(address, reactor, pool, ca_file))
             self._pools.append(pool)
-            return Server(address, made, address.plain_url, {"Host": address.netloc})
+            return Server(address, make_agent(address, reactor, pool, ca_file))
 
-        self._caller = Caller(
-            reactor, [server(each) for each in addresses], headers, timeout
+        self._client = RetryingClient(
+            reactor, [server(address) for address in addresses], headers, timeout, on_retry
         )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {' '.join(self._urls)}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,21 +113,24 @@ class Cursor:
         """
         Close all connections, and end all watches of the cursor.
         """
-        self._caller.closed = True
+        self._client.closed = True
         for stream in list(self._streams):
             stream.end("the client is closed")
         for pool in self._pools:
-            await pool.closeCachedConnections()
+            closed = pool.closeCachedConnections()
+            # A server may keep its end of a TLS connection open.
+            closed.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
+            await closed
 
     async def current(self, *, deadline: float | None = None) -> State:
         """
         Return the state of the cursor.
 
-        @param deadline: the deadline of this call, in seconds, instead of the client's.
-        @raise Unanswered: there was no answer.
-        @raise CursorError: the answer has no state in it.
+        @param deadline: the deadline of this call, in seconds.
+        @raise Unanswered: no final response arrived.
+        @raise CursorError: the response contains no state.
         """
-        return state_of(await self._call(Call("GET", "/current"), deadline))
+        return state_of(await self._call(Request("GET", "/current"), deadline))
 
     async def next(
         self,
@@ -133,13 +143,13 @@ class Cursor:
         Move from position n to n + 1, once.
 
         @param if_revision: make the step only if the cursor is at this revision.
-        @param key: the key of an earlier call whose outcome is unknown; by default a new
-            one.
-        @param deadline: the deadline of this call, in seconds, instead of the client's.
+        @param key: the key of an earlier call whose outcome is unknown; a new random key by
+            default.
+        @param deadline: the deadline of this call, in seconds.
         @return: the state after the step.
         @raise Moved: the cursor is at another revision.
-        @raise OutcomeUnknown: there was no answer.
-        @raise CursorError: the answer has no state in it.
+        @raise OutcomeUnknown: no final response arrived.
+        @raise CursorError: the response contains no state.
         """
         return await self._step("next", if_revision, key, deadline)
 
@@ -171,20 +181,20 @@ class Cursor:
         self, *, before: int | None = None, limit: int | None = None
     ) -> AsyncIterator[Step]:
         """
-        Return the steps that were made, newest first, read page by page as they are used.
+        Yield the steps that were made, newest first; pages are read when they are needed.
 
-        @param before: return only steps before this revision.
-        @param limit: return at most so many steps; else all that the service has kept.
-        @raise Unanswered: there was no answer.
-        @raise CursorError: an answer has no steps in it.
+        @param before: yield only steps before this revision.
+        @param limit: yield at most this many steps; all that the service keeps by default.
+        @raise Unanswered: no final response arrived.
+        @raise CursorError: a response contains no steps.
         """
         remaining = limit
         while remaining is None or remaining > 0:
-            size = _PAGE if remaining is None else min(remaining, _PAGE)
+            size = _MAX_PAGE_STEPS if remaining is None else min(remaining, _MAX_PAGE_STEPS)
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            steps, more = steps_of(await self._call(Call("GET", path), None), before)
+            steps, more = steps_of(await self._call(Request("GET", path), None), before)
             for step in steps:
                 yield step
             if not more:
@@ -195,39 +205,46 @@ class Cursor:
 
     def watch(self) -> AsyncIterator[State]:
         """
-        Return the present state of the cursor, and then each state that is seen, for ever.
+        Yield the present state of the cursor, and then each newer one, for ever.
 
-        States that come faster than they are used, or than the service tells them, are
-        left out, never the newest; revisions only grow.  A stream that breaks is begun
-        again.
+        If states arrive faster than the program reads them, older ones are left out, never
+        the newest.  Revisions only grow.  A stream that breaks is opened again.
 
         @raise CursorError: the server has no such streams.
         """
-        return watch(self._caller, self._streams)
+        return watch(self._client, self._streams)
 
-    async def _call(self, call: Call, deadline: float | None) -> Answer:
-        return await self._caller.call(
-            call, self._deadline if deadline is None else deadline
+    async def _call(self, request: Request, deadline: float | None) -> Response:
+        return await self._client.call(
+            request, self._deadline if deadline is None else deadline
         )
 
     async def _step(
         self, word: str, if_revision: int | None, key: str | None, deadline: float | None
     ) -> State:
         if key is None:
-            key = str(uuid.uuid4())
-        elif not _VISIBLE.fullmatch(key):
-            raise BadAddress("a key has 1 to 255 visible ASCII characters")
+            key = new_key()
+        elif not _KEY.fullmatch(key):
+            raise BadAddress("a key must have 1 to 255 visible ASCII characters")
         headers = {"Idempotency-Key": key}
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
         try:
-            return state_of(await self._call(Call("POST", f"/{word}", headers), deadline))
+            return state_of(
+                await self._call(Request("POST", f"/{word}", headers), deadline)
+            )
         except Unanswered as error:
-            raise OutcomeUnknown(
-                f"{word}, which may have been made or not, had {error};"
-                f" call it again with the key {key}",
-                key=key,
-            ) from error
+            raise outcome_unknown(word, key, error) from error
         except CursorError as error:
             error.key = key
             raise
+
+
+def outcome_unknown(word: str, key: str, error: Unanswered) -> OutcomeUnknown:
+    """
+    Return the exception for the step C{word} that ended with C{error}.
+    """
+    outcome = "may or may not have been made" if error.sent else "was not sent"
+    return OutcomeUnknown(
+        f"{word} {outcome}: {error}; repeat it with the key {key}", key=key, sent=error.sent
+    )

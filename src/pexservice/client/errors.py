@@ -1,8 +1,8 @@
 """
-The exceptions that a call may end with instead of an answer.
+The exceptions of a call.
 
-Each exception says in one line what was expected and what came.  None of them has a value
-of the sequence or a token in its words.
+Each message is one printable line.  It says what the client expected and what it received,
+and contains neither a value of the sequence nor a token.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pexservice.client.state import State
 @define(eq=False)
 class CursorError(Exception):
     """
-    A call that was not answered as it should have been.
+    A call failed.
 
     @ivar message: one line for people.
-    @ivar key: the idempotency key of the call, if it was a step: the same step with this
-        key is never made twice.
+    @ivar key: the idempotency key of the call, if it was a step.  Repeating the step with
+        this key never makes it twice.
     """
 
     message: str
@@ -31,14 +31,14 @@ class CursorError(Exception):
 
 class BadAddress(CursorError, ValueError):
     """
-    A base URL, a token or a file of certificates that cannot be used.
+    A base URL, a token, a key or a file of certificates cannot be used.
     """
 
 
 @define(eq=False)
 class Moved(CursorError):
     """
-    A step that was meant for another revision than the cursor's; nothing was moved.
+    The cursor is not at the revision that the step was meant for.  No step was made.
 
     @ivar state: the present state of the cursor.
     """
@@ -46,28 +46,34 @@ class Moved(CursorError):
     state: State
 
 
+@define(eq=False)
 class Unanswered(CursorError):
     """
-    A call that got no answer before its deadline.
+    The call received no final response before its deadline.
+
+    @ivar sent: whether a request may have reached a server.  It is false if no attempt got
+        a connection.
     """
+
+    sent: bool = field(default=True, kw_only=True)
 
 
 class OutcomeUnknown(Unanswered):
     """
-    A step that got no answer before its deadline: it may have been made, or not.
+    A step received no final response before its deadline.
 
-    The call can be made again later with C{key}, which finds out, and makes the step if it
-    was not made.
+    If C{sent} is true, the step may have been made.  Repeating it with C{key} finds out,
+    and makes the step if it was not made.  If C{sent} is false, this call did not make it.
     """
 
 
 @define(eq=False)
 class Refused(CursorError):
     """
-    A call that the service refused, and would refuse again.
+    The service refused the request, and would refuse it again.
 
-    @ivar status: the status of HTTP.
-    @ivar name: the last part of the problem's type, as C{unauthorized}.
+    @ivar status: the HTTP status.
+    @ivar name: the last part of the problem's type, for example C{unauthorized}.
     """
 
     status: int
@@ -76,11 +82,11 @@ class Refused(CursorError):
 
 class UnexpectedAnswer(CursorError):
     """
-    An answer that is not from a pexservice, or that cannot be read.
+    The response is not from a pexservice, or the client cannot read it.
     """
 
 
 class CertificateRefused(CursorError):
     """
-    A certificate of the server that is not trusted, or has another name.
+    The client does not trust the server's certificate, or it is for another name.
     """

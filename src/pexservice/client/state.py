@@ -1,5 +1,5 @@
 """
-The states of a cursor and its steps, as a service tells them.
+The states and steps of a cursor, as a service reports them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,53 @@ from functools import cached_property
 
 from attrs import field, frozen
 
-from pexservice.client.numbers import number
 from pexservice.core.sequence import digits, term_at
+
+#: How many digits are converted at a time: fewer than the lowest limit that the interpreter
+#: accepts for L{sys.set_int_max_str_digits}.
+_PIECE_DIGITS = 512
+
+
+def is_number(text: object) -> bool:
+    """
+    Return whether C{text} is a non-negative number in ASCII digits.
+    """
+    return isinstance(text, str) and text.isascii() and text.isdigit()
+
+
+def number(text: str) -> int:
+    """
+    Return the number with the decimal digits C{text}: 0.1 s for a million digits.
+
+    The interpreter converts only some thousands of digits at once, because its algorithm is
+    quadratic.  This function leaves that limit alone: it converts short pieces and combines
+    them by multiplication.
+
+    @raise ValueError: C{text} is not a number.
+    """
+    if not is_number(text):
+        raise ValueError("a number consists of the digits 0 to 9")
+    first = len(text) % _PIECE_DIGITS
+    pieces = [int(text[:first])] if first else []
+    pieces += [
+        int(text[start : start + _PIECE_DIGITS])
+        for start in range(first, len(text), _PIECE_DIGITS)
+    ]
+    base = 10**_PIECE_DIGITS
+    while len(pieces) > 1:
+        if len(pieces) % 2:
+            pieces.insert(0, 0)
+        pieces = [
+            high * base + low for high, low in zip(pieces[::2], pieces[1::2], strict=True)
+        ]
+        base *= base
+    return pieces[0]
 
 
 @frozen
-class Sent:
+class Digits:
     """
-    The digits that an answer had.
+    The decimal digits of three neighbouring values.
     """
 
     current: str
@@ -29,19 +68,19 @@ class State:
     """
     A state of the cursor.
 
-    Numbers are made from their digits when they are asked for, so a caller that needs the
-    revision only does not pay for them.  Where an answer lacks the digits, as an event does
-    if they are many, they are computed from the position.
+    Integers are made from their digits when a program reads them, so a program that only
+    needs the revision does not pay for them.  A response without digits, for example an
+    event with a long value, has them computed from the position.
 
-    @ivar revision: how many steps were made since the store was made.
+    @ivar revision: how many steps were made since the store was created.
     @ivar position: the index of the value.
-    @ivar replayed: whether the step had been made before, with the same key.
+    @ivar replayed: whether an earlier request with the same key had made the step.
     """
 
     revision: int
     position: int
     replayed: bool = False
-    _sent: Sent | None = field(default=None, repr=False, eq=False)
+    _received: Digits | None = field(default=None, repr=False, eq=False)
 
     @cached_property
     def value(self) -> int:
@@ -53,14 +92,14 @@ class State:
     @cached_property
     def previous(self) -> int | None:
         """
-        Return the value before the cursor's, or C{None} at position 0.
+        Return the value before the cursor, or C{None} at position 0.
         """
         return None if self.previous_digits is None else number(self.previous_digits)
 
     @cached_property
     def next(self) -> int:
         """
-        Return the value after the cursor's.
+        Return the value after the cursor.
         """
         return number(self.next_digits)
 
@@ -86,12 +125,12 @@ class State:
         return self._digits.next
 
     @cached_property
-    def _digits(self) -> Sent:
-        if self._sent is not None:
-            return self._sent
+    def _digits(self) -> Digits:
+        if self._received is not None:
+            return self._received
         term = term_at(self.position)
         preceding = term.preceding
-        return Sent(
+        return Digits(
             term.text.decode(),
             None if preceding is None else digits(preceding).decode(),
             digits(term.following).decode(),
@@ -101,10 +140,10 @@ class State:
 @frozen(kw_only=True)
 class Step:
     """
-    A step that was made, as the history has it.
+    One step of the history.
 
     @ivar transition: C{next}, C{previous} or C{reset}.
-    @ivar time: when it was made.
+    @ivar time: when the step was made.
     """
 
     revision: int

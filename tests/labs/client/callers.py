@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import Factory, asdict, define
 from twisted.internet.defer import Deferred, gatherResults
@@ -23,8 +24,7 @@ from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from pexservice.client import Cursor, CursorError
-from pexservice.client.addresses import parse_address
-from pexservice.client.connecting import make_agent, make_pool
+from pexservice.client.connecting import make_agent, make_pool, parse_address
 
 #: Far more than anything should take: nothing may end by it.  Seconds.
 DEADLINE = 120.0
@@ -109,8 +109,10 @@ async def make_calls(
     calls, pools = Calls(), [make_pool(reactor, callers) for _ in urls]
     listening = Listening(
         {
-            address.netloc.encode(): make_agent(address, reactor, pool, None)
-            for address, pool in zip(map(parse_address, urls), pools, strict=True)
+            urlsplit(url).netloc.encode(): make_agent(
+                parse_address(url), reactor, pool, None
+            )
+            for url, pool in zip(urls, pools, strict=True)
         }
     )
     # Each cursor begins with another address.

@@ -5,6 +5,7 @@ C{pexctl}: its output, where that goes, and its exit status.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -210,6 +211,16 @@ def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
     assert "is in use by another process; a backup can be made" in capsys.readouterr().err
     owner.release()
     assert main(["verify", str(store)]) == 0
+
+
+@pytest.mark.parametrize("name", [DATA, WITNESS])
+def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
+    store: Path, name: str, capsys: Captured
+) -> None:
+    (store / name).unlink()
+    os.mkfifo(store / name)
+    assert main(["verify", str(store)]) == 1
+    assert f"cannot be opened: {name} is not a regular file" in capsys.readouterr().err
 
 
 def test_verify_nothing(tmp_path: Path, capsys: Captured) -> None:

@@ -61,7 +61,9 @@ def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
     )
 
 
-def test_steps(service: FakeService) -> None:
+def test_each_step_has_a_new_key_and_returns_the_state_after_it(
+    service: FakeService,
+) -> None:
     """
     Each step has an idempotency key of its own, and returns the state after it.
     """
@@ -99,7 +101,9 @@ AGAIN = {
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_sent_again(service: FakeService, name: str) -> None:
+def test_step_without_a_final_response_is_repeated_with_its_key_and_made_once(
+    service: FakeService, name: str
+) -> None:
     """
     A step without a final answer is sent again with the same key, and is made once.
     """
@@ -113,13 +117,15 @@ def test_sent_again(service: FakeService, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_the_deadline(service: FakeService, name: str) -> None:
+def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
+    service: FakeService, name: str
+) -> None:
     """
     After the deadline the outcome is unknown, and by the key it can be found out.
     """
     service.always = AGAIN[name]
     client = cursor(service, deadline=20)
-    with pytest.raises(OutcomeUnknown, match="may have been made or not") as caught:
+    with pytest.raises(OutcomeUnknown, match="may or may not have been made") as caught:
         service.after(client.next())
     assert 18 < service.clock.seconds() < 20.5
     key = caught.value.key
@@ -132,12 +138,12 @@ def test_the_deadline(service: FakeService, name: str) -> None:
     assert service.revision == 1
 
 
-def test_a_read_has_a_deadline_too(service: FakeService) -> None:
+def test_read_without_a_response_is_unanswered_and_has_no_key(service: FakeService) -> None:
     """
     A read that has no answer in time moves nothing, so its outcome is not unknown.
     """
     service.always = Disturbance(silent=True)
-    with pytest.raises(Unanswered, match="no answer within 7 s") as caught:
+    with pytest.raises(Unanswered, match="no final response within 7 s") as caught:
         service.after(cursor(service).current(deadline=7))
     assert not isinstance(caught.value, OutcomeUnknown)
     assert caught.value.key is None
@@ -153,7 +159,9 @@ def test_a_read_has_a_deadline_too(service: FakeService) -> None:
         },
     ],
 )
-def test_retry_after(service: FakeService, headers: dict[str, str]) -> None:
+def test_client_does_not_return_before_retry_after(
+    service: FakeService, headers: dict[str, str]
+) -> None:
     """
     A client that is told when to come back does not come sooner.
     """
@@ -163,12 +171,12 @@ def test_retry_after(service: FakeService, headers: dict[str, str]) -> None:
     assert 7 <= second.time - first.time < 8
 
 
-def test_retry_after_the_deadline(service: FakeService) -> None:
+def test_client_does_not_wait_beyond_its_deadline(service: FakeService) -> None:
     """
     A client does not wait for a time that is after its deadline.
     """
     service.always = problem(429, "too-many-requests", headers={"Retry-After": "31"})
-    with pytest.raises(OutcomeUnknown, match=r"at the only try.*429: too-many-requests"):
+    with pytest.raises(OutcomeUnknown, match=r"\(one attempt\).*429: too-many-requests"):
         service.after(cursor(service).next())
     assert service.clock.seconds() < 1
 
@@ -181,7 +189,7 @@ def test_retry_after_the_deadline(service: FakeService) -> None:
         *((413, "content-too-large"), (422, "key-reused")),
     ],
 )
-def test_refused(service: FakeService, status: int, name: str) -> None:
+def test_refusal_is_not_repeated(service: FakeService, status: int, name: str) -> None:
     """
     A request is not sent again if the refusal would be the same.
     """
@@ -193,7 +201,7 @@ def test_refused(service: FakeService, status: int, name: str) -> None:
     assert len(service.asked) == 1
 
 
-def test_moved(service: FakeService) -> None:
+def test_step_for_another_revision_raises_the_present_state(service: FakeService) -> None:
     """
     A step for another revision moves nothing, and the error has the present state.
     """
@@ -208,7 +216,9 @@ def test_moved(service: FakeService) -> None:
     assert service.revision == 8
 
 
-def test_moved_when_it_was_ours(service: FakeService) -> None:
+def test_repeated_conditional_step_is_not_taken_for_a_conflict(
+    service: FakeService,
+) -> None:
     """
     A conditional step that was made is not taken for a step of another client.
 
@@ -225,8 +235,8 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
 @pytest.mark.parametrize(
     ("came", "words"),
     [
-        (Disturbance(status=307, headers=REDIRECT), "307 that leads to 'https://elsewhere"),
-        (Disturbance(status=302, headers=REDIRECT), "no redirect is followed"),
+        (Disturbance(status=307, headers=REDIRECT), "307: redirects to 'https://elsewhere"),
+        (Disturbance(status=302, headers=REDIRECT), "the client follows no redirect"),
         (Disturbance(status=404, body=b"<h1>no</h1>"), "status 404: '<h1>no</h1>'"),
         (Disturbance(status=413, body=b"nginx"), "got status 413: 'nginx'"),
         (
@@ -240,7 +250,9 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
         ),
     ],
 )
-def test_another_service(service: FakeService, came: Disturbance, words: str) -> None:
+def test_response_of_another_service_is_an_error_and_not_repeated(
+    service: FakeService, came: Disturbance, words: str
+) -> None:
     """
     An answer that is no pexservice's is reported as such.
 
@@ -274,7 +286,9 @@ def body(**changes: object) -> bytes:
         body().replace(b'"revision": 7', b'"revision": ' + b"7" * 5000),
     ],
 )
-def test_digits_that_are_no_number(service: FakeService, body: bytes) -> None:
+def test_state_that_cannot_be_read_is_an_error_and_no_reason_for_another_step(
+    service: FakeService, body: bytes
+) -> None:
     """
     A state that cannot be read raises an error, and is no reason to make another step.
     """
@@ -317,7 +331,9 @@ class Routed:
         return sent
 
 
-def test_in_turns(service: FakeService) -> None:
+def test_servers_are_asked_in_turn_beginning_with_the_last_that_answered(
+    service: FakeService,
+) -> None:
     """
     When a server does not answer, the next one is asked with the same key.
 
@@ -338,7 +354,7 @@ def test_in_turns(service: FakeService) -> None:
     assert service.clock.seconds() < 1
 
 
-def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
+def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService) -> None:
     """
     The wait that one server asks for does not hold for the next.
     """
@@ -347,7 +363,7 @@ def test_one_server_does_not_wait_for_another(service: FakeService) -> None:
     assert service.clock.seconds() < 1
 
 
-def test_a_call_that_is_cancelled(service: FakeService) -> None:
+def test_cancelled_call_sends_nothing_more(service: FakeService) -> None:
     """
     A cancelled call sends nothing more, in the wait for an answer or between two attempts.
     """
@@ -366,7 +382,7 @@ def test_a_call_that_is_cancelled(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize("error", [DNSLookupError, Refusal, ConnectionLost])
-def test_a_cancelled_call_ends_however_its_request_does(
+def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
     service: FakeService, error: Callable[[], Exception]
 ) -> None:
     """
@@ -399,7 +415,7 @@ def test_a_cancelled_call_ends_however_its_request_does(
     assert asked == [1]
 
 
-def test_a_bug_is_no_broken_connection(service: FakeService) -> None:
+def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
     """
     An unexpected exception is not taken for a failure that passes.
     """
@@ -410,7 +426,7 @@ def test_a_bug_is_no_broken_connection(service: FakeService) -> None:
     assert len(routed.hosts) == 1
 
 
-def test_why_it_was_not_answered(service: FakeService) -> None:
+def test_error_has_the_last_reason_on_one_line(service: FakeService) -> None:
     """
     The error has the last reason, on one line.
     """
@@ -422,17 +438,60 @@ def test_why_it_was_not_answered(service: FakeService) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_last_attempt(service: FakeService) -> None:
+def test_unsent_step_says_that_it_was_not_sent(service: FakeService) -> None:
+    routed = Routed(service.agent)
+    routed.down = {b"a": Refusal, b"b": DNSLookupError}
+    client = cursor(service, "http://a", "http://b", agent=routed, deadline=2)
+    with pytest.raises(OutcomeUnknown, match="next was not sent: ") as caught:
+        service.after(client.next())
+    assert not caught.value.sent
+    # One attempt that may have arrived is enough for doubt.
+    routed.down = {b"a": Refusal, b"b": ConnectionLost}
+    with pytest.raises(OutcomeUnknown, match="next may or may not have been") as caught:
+        service.after(client.next())
+    assert caught.value.sent
+
+
+def test_program_hears_of_each_attempt_that_is_repeated(service: FakeService) -> None:
+    service.disturbances = [problem(503, "not-taken"), problem(429, "too-many-requests")]
+    heard: list[str] = []
+    service.after(cursor(service, on_retry=heard.append).next())
+    assert heard == [
+        f"{URL}/next: status 503: not-taken: about not-taken",
+        f"{URL}/next: status 429: too-many-requests: about too-many-requests",
+    ]
+
+
+def test_detail_of_a_problem_is_printable_and_cut(service: FakeService) -> None:
+    body = {
+        "type": "urn:problem-type:pexservice:cross-origin",
+        "detail": "\x1b]0;owned\x07 one\ntwo \u202ethree " + "x" * 10_000,
+    }
+    service.always = Disturbance(
+        status=403,
+        headers={"Content-Type": "application/problem+json"},
+        body=json.dumps(body).encode(),
+    )
+    with pytest.raises(Refused) as caught:
+        service.after(cursor(service).next())
+    assert str(caught.value).isprintable()
+    assert r": \x1b]0;owned\x07 one two \u202ethree xxx" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
+    service: FakeService,
+) -> None:
     """
     An attempt that has no time left does not hide the reason of the attempt before.
     """
     service.disturbances = [problem(503, "not-taken")]
     service.always = Disturbance(silent=True)
-    with pytest.raises(Unanswered, match=r"after 2 tries: .*about not-taken"):
+    with pytest.raises(Unanswered, match=r"\(2 attempts\): .*about not-taken"):
         service.after(cursor(service).current(deadline=1))
 
 
-def test_long_values(service: FakeService) -> None:
+def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) -> None:
     """
     Values are exact beyond the digits that the interpreter converts.
 
@@ -452,7 +511,7 @@ def test_long_values(service: FakeService) -> None:
     assert len(repr(found)) < 100
 
 
-def test_the_token(service: FakeService) -> None:
+def test_token_is_sent_with_every_request(service: FakeService) -> None:
     """
     The token goes with every request.
     """
@@ -462,7 +521,7 @@ def test_the_token(service: FakeService) -> None:
     assert {each.headers["authorization"] for each in service.asked} == {f"Bearer {TOKEN}"}
 
 
-def test_history(service: FakeService) -> None:
+def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
     """
     Steps come newest first, over as many pages as needed.
 
@@ -495,7 +554,9 @@ def test_history(service: FakeService) -> None:
         b'"time":"2026-11-24T11:50:19Z"}],"next":"/history"}',
     ],
 )
-def test_no_history(service: FakeService, body: bytes) -> None:
+def test_page_that_contradicts_itself_is_an_error(
+    service: FakeService, body: bytes
+) -> None:
     """
     A page that contradicts itself or the one before is reported as such.
     """
@@ -510,7 +571,7 @@ def test_no_history(service: FakeService, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
-def test_keys(service: FakeService, key: str) -> None:
+def test_key_that_no_service_accepts_is_not_sent(service: FakeService, key: str) -> None:
     """
     A key that no service takes is not sent.
     """
@@ -519,7 +580,7 @@ def test_keys(service: FakeService, key: str) -> None:
     assert not service.asked
 
 
-def test_closed(service: FakeService) -> None:
+def test_closed_client_sends_nothing(service: FakeService) -> None:
     """
     A client that was closed asks nothing, and cannot be used again.
     """

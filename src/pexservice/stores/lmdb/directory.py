@@ -274,6 +274,12 @@ class Directory:
             names = {entry.name for entry in self.path.iterdir()} - _OTHERS
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
+        for name in names & {DATA, LOCK, WITNESS}:
+            # Opening a FIFO would wait for ever.
+            if not (self.path / name).is_file():
+                raise StoreUnusable(
+                    f"the store {self.path} cannot be opened: {name} is not a regular file"
+                )
         if DATA in names:
             return True
         if names & {LOCK, WITNESS}:

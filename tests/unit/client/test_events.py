@@ -1,5 +1,5 @@
 """
-A watch of the cursor, which sees it go forward.
+The stream of events, and the watch of a cursor.
 """
 
 from __future__ import annotations
@@ -7,13 +7,76 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
 from pexservice.client import Cursor, Refused, State, UnexpectedAnswer
-from pexservice.client.event_stream import SILENCE
+from pexservice.client.events import (
+    MAX_EVENT_BYTES,
+    SILENCE_TIMEOUT_SECONDS,
+    EventParser,
+    EventStream,
+    EventTooLong,
+)
 from pexservice.core.sequence import term_at
 from tests.support.fake_service import Disturbance, FakeService, problem, state
+
+STREAM = (
+    b"retry: 500\n\n:\n\nevent: heartbeat\ndata: z\n\nid: 7\ndata: a\n\n"
+    b"id: 8\r\ndata: b\r\ndata: c\r\n\r\nid: 9\n\n"
+)
+
+
+@given(st.lists(st.integers(0, len(STREAM))))
+def test_messages_are_the_same_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
+    parser, events = EventParser(), []
+    at = 0
+    for cut in [*sorted(cuts), len(STREAM)]:
+        events += parser.feed(STREAM[at:cut])
+        at = cut
+    assert events == ["a", "b\nc"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"data: " + b"1" * MAX_EVENT_BYTES, b"data: 1234\n" * MAX_EVENT_BYTES]
+)
+def test_message_without_an_end_raises_event_too_long(data: bytes) -> None:
+    parser = EventParser()
+    pieces = [data[at : at + 1000] for at in range(0, len(data), 1000)]
+    with pytest.raises(EventTooLong):
+        list(map(parser.feed, pieces))
+
+
+def test_slow_reader_receives_the_newest_message_and_then_the_end() -> None:
+    stream = EventStream(Clock())
+    stream.makeConnection(StringTransport())
+    stream.dataReceived(b"data: 1\n\ndata: 2\n\n")
+    stream.dataReceived(b"data: 3\n\n")
+    stream.connectionLost()
+    found: list[str | None] = []
+    for _ in range(2):
+        stream.next().addCallback(found.append)
+    assert found == ["3", None]
+
+
+def test_silent_stream_ends() -> None:
+    clock, transport = Clock(), StringTransport()
+    stream = EventStream(clock)
+    stream.makeConnection(transport)
+    clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
+    stream.dataReceived(b":\n\n")
+    clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
+    assert stream.ended is None
+    found: list[str | None] = []
+    stream.next().addCallback(found.append)
+    clock.advance(1)
+    assert stream.ended == f"{SILENCE_TIMEOUT_SECONDS:g} s of silence"
+    assert transport.disconnecting
+    assert found == [None]
+    assert not clock.getDelayedCalls()
 
 
 class Watcher:
@@ -82,17 +145,14 @@ def watcher() -> Watcher:
     return made
 
 
-def test_states(watcher: Watcher) -> None:
-    """
-    Each state that is sent comes, with its values.
-    """
+def test_watch_yields_each_state_with_its_values(watcher: Watcher) -> None:
     watcher.tell((5, 5), (6, 6), (8, 8))
     assert watcher.revisions == [5, 6, 8]
     assert [each.value for each in watcher.seen] == [5, 8, 21]
     assert not watcher.ended
 
 
-def test_begun_again(watcher: Watcher) -> None:
+def test_broken_stream_is_opened_again_from_the_latest_state(watcher: Watcher) -> None:
     """
     A stream that ends is begun again after a pause, from the last state that was seen.
 
@@ -117,10 +177,7 @@ def test_begun_again(watcher: Watcher) -> None:
         Disturbance(silent=True),
     ],
 )
-def test_not_yet(watcher: Watcher, disturbance: Disturbance) -> None:
-    """
-    A failure that passes is waited for.
-    """
+def test_failure_that_passes_is_retried(watcher: Watcher, disturbance: Disturbance) -> None:
     watcher.tell((5, 5))
     watcher.service.disturbances = [disturbance] * 3
     watcher.service.end_streams()
@@ -130,10 +187,7 @@ def test_not_yet(watcher: Watcher, disturbance: Disturbance) -> None:
     assert watcher.revisions == [5, 6]
 
 
-def test_asked_to_wait(watcher: Watcher) -> None:
-    """
-    A client that is told when to come back does not come sooner.
-    """
+def test_watch_does_not_return_before_retry_after(watcher: Watcher) -> None:
     told = problem(503, "too-many-streams", headers={"Retry-After": "10"})
     watcher.service.disturbances = [told]
     watcher.service.end_streams()
@@ -142,22 +196,16 @@ def test_asked_to_wait(watcher: Watcher) -> None:
     assert 10 <= third.time - second.time < 11
 
 
-def test_silence(watcher: Watcher) -> None:
-    """
-    A stream on which nothing comes, not even a comment, is given up.
-    """
-    watcher.pass_time(SILENCE - 1)
+def test_watch_opens_another_stream_after_silence(watcher: Watcher) -> None:
+    watcher.pass_time(SILENCE_TIMEOUT_SECONDS - 1)
     watcher.service.tell(b":\n\n")
-    watcher.pass_time(SILENCE - 1)
+    watcher.pass_time(SILENCE_TIMEOUT_SECONDS - 1)
     assert len(watcher.service.asked) == 1
     watcher.pass_time(3)
     assert len(watcher.service.asked) == 2
 
 
-def test_long_values(watcher: Watcher) -> None:
-    """
-    An event without the digits leads to the value all the same.
-    """
+def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
     watcher.service.tell(
         b'id: 7\ndata: {"position":30000,"digits":6270,"first":"1","last":"0",'
         b'"revision":7}\n\n'
@@ -170,10 +218,7 @@ def test_long_values(watcher: Watcher) -> None:
     assert found.next == int(term_at(30_001).value)
 
 
-def test_refused(watcher: Watcher) -> None:
-    """
-    A refusal that would be the same again ends the watch.
-    """
+def test_refusal_ends_the_watch(watcher: Watcher) -> None:
     watcher.service.disturbances = [problem(403, "cross-origin")]
     watcher.service.end_streams()
     watcher.pass_time(2)
@@ -189,20 +234,16 @@ def test_refused(watcher: Watcher) -> None:
         (b"[" * 50_000, "JSON"),
     ],
 )
-def test_no_state(watcher: Watcher, data: bytes, expected: str) -> None:
-    """
-    An event that is no state ends the watch.
-    """
+def test_event_that_is_not_a_state_ends_the_watch(
+    watcher: Watcher, data: bytes, expected: str
+) -> None:
     watcher.service.tell(b"data: %b\n\n" % data)
     (ended,) = watcher.ended
     assert ended.check(UnexpectedAnswer)
     assert f"/events: expected {expected}, got " in str(ended.value)
 
 
-def test_closed(watcher: Watcher) -> None:
-    """
-    Closing the client ends the watch without an error, and leaves no timer.
-    """
+def test_closing_the_client_ends_the_watch_and_leaves_no_timer(watcher: Watcher) -> None:
     watcher.tell((5, 5))
     Deferred.fromCoroutine(watcher.client.close())
     watcher.pass_time(1)
@@ -210,10 +251,7 @@ def test_closed(watcher: Watcher) -> None:
     assert not watcher.service.clock.getDelayedCalls()
 
 
-def test_cancelled(watcher: Watcher) -> None:
-    """
-    A watch that is cancelled leaves no timer, and does not begin again.
-    """
+def test_cancelled_watch_leaves_no_timer_and_opens_no_stream(watcher: Watcher) -> None:
     watcher.tell((5, 5))
     assert watcher.watching is not None
     watcher.watching.cancel()

@@ -1,0 +1,157 @@
+"""
+C{pexctl} and the client against servers that are broken or hostile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+
+import pytest
+
+from tests.functional.test_ctl import PEXCTL
+from tests.support.daemon import PATIENCE
+
+#: What C{pexctl} may print about a server's response, and the memory that it may use.
+MAX_LINE_CHARACTERS = 1000
+MAX_MEMORY_KIB = 256 << 10
+
+#: How long C{pexctl} is asked to wait.  Seconds.
+DEADLINE = "2"
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def problem(body: bytes) -> bytes:
+    """
+    Return a response that has C{body} as its problem.
+    """
+    return (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+def detailed(detail: object) -> bytes:
+    """
+    Return a response with one of the service's problems.
+    """
+    name = "urn:problem-type:pexservice:cross-origin"
+    return problem(json.dumps({"type": name, "detail": detail}).encode())
+
+
+def slowly(data: bytes) -> Iterator[bytes]:
+    """
+    Yield C{data} again and again, a byte at a time.
+    """
+    for byte in itertools.cycle(data):
+        time.sleep(0.1)
+        yield bytes([byte])
+
+
+@contextmanager
+def serving(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
+    """
+    Run a server that sends C{pieces} on each connection, whatever the request.
+
+    @return: the URL.
+    """
+
+    def answer(connection: socket.socket) -> None:
+        with closing(connection), suppress(OSError):
+            connection.settimeout(PATIENCE)
+            connection.recv(65536)
+            for piece in pieces():
+                connection.sendall(piece)
+
+    def accept(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=accept, args=(listening,))
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+RESPONSES: dict[str, Callable[[], Iterable[bytes]]] = {
+    "terminal escapes": lambda: [detailed("\x1b]0;owned\x07 one\ntwo\r\u202ethree\x9b")],
+    "long detail": lambda: [detailed("long " * 10_000)],
+    "very long detail": lambda: [detailed("x" * (20 << 20))],
+    "detail that is no text": lambda: [detailed([["x"]])],
+    "nested problem": lambda: [problem(b"[" * 50_000)],
+    "very nested problem": lambda: [problem(b"[" * 5_000_000)],
+    "endless header section": lambda: itertools.chain(
+        [OK], (b"X-%d: %b\r\n" % (n, b"y" * 5000) for n in itertools.count())
+    ),
+    "endless header line": lambda: itertools.chain(
+        [OK + b"X: "], itertools.repeat(b"y" * 5000)
+    ),
+    "endless folded header": lambda: itertools.chain(
+        [OK + b"X: y\r\n"], itertools.repeat(b" yyyy\r\n" * 700)
+    ),
+    "endless 100 Continue": lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 99),
+    "endless error": lambda: itertools.chain(
+        [b"HTTP/1.1 502 No\r\n\r\n"], itertools.repeat(b"\x1b[2J" * 5000)
+    ),
+    "100 Continue, a byte at a time": lambda: slowly(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers, a byte at a time": lambda: itertools.chain([OK], slowly(b"X: y\r\n")),
+    "body, a byte at a time": lambda: itertools.chain(
+        [OK + b"Content-Type: application/json\r\n\r\n"], slowly(b" ")
+    ),
+    "long revision": lambda: [
+        OK + b"Content-Length: 0\r\nPex-Position: 1\r\nPex-Revision: " + b"7" * 5000,
+        b"\r\n\r\n",
+    ],
+    "revision of no number": lambda: [
+        OK + b"Content-Length: 0\r\nPex-Position: 1\r\nPex-Revision: \xb2\r\n\r\n"
+    ],
+    "status of no HTTP": lambda: [b"SSH-2.0-\x1b[2J" + b"y" * 50_000 + b"\r\n"],
+    "reasons for not being ready": lambda: [
+        b"HTTP/1.1 503 No\r\nContent-Length: 52000\r\n\r\n" + b"[-]\x1b[2J full \n" * 4000
+    ],
+}
+
+
+@pytest.mark.parametrize("verb", [("status", "--timeout"), ("next", "--deadline")])
+@pytest.mark.parametrize("name", RESPONSES)
+def test_hostile_response_ends_in_one_short_printable_line(
+    name: str, verb: tuple[str, str]
+) -> None:
+    """
+    The deadline ends the wait, the memory is bounded, and no byte reaches the terminal raw.
+    """
+    with (
+        serving(RESPONSES[name]) as url,
+        subprocess.Popen(
+            [*PEXCTL, *verb, DEADLINE, "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        timer = threading.Timer(PATIENCE, process.kill)
+        timer.start()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, errors = process.stdout.read(), process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        timer.cancel()
+    assert process.returncode in (1, 69, 75), errors
+    assert out == b""
+    assert errors.startswith("pexctl: ")
+    assert errors.endswith("\n")
+    assert errors[:-1].isprintable(), errors
+    assert len(errors) < MAX_LINE_CHARACTERS
+    assert usage.ru_maxrss < MAX_MEMORY_KIB
