@@ -299,7 +299,7 @@ def test_the_documentation(everything: list[Metric]) -> None:
 
 
 #: The metrics that C{pexctl backup --textfile} leaves for the node's own metrics.
-BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds")
+BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds", "revision")
 
 
 @pytest.mark.parametrize("path", ["grafana/pexservice.json", "prometheus/alerts.yml"])

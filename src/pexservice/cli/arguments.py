@@ -34,11 +34,19 @@ def _directory(store: str) -> str:
     return store.removeprefix("lmdb:")
 
 
-def add_directory(parser: ArgumentParser, name: str, words: str) -> None:
+def add_directory(
+    parser: ArgumentParser, name: str, words: str, *, optional: bool = False
+) -> None:
     """
     Add the argument C{name}, the directory of a store.
     """
-    parser.add_argument(name, metavar=name.upper(), type=_directory, help=words)
+    parser.add_argument(
+        name,
+        metavar=name.upper(),
+        type=_directory,
+        nargs="?" if optional else None,
+        help=words,
+    )
 
 
 def seconds(text: str) -> float:

@@ -19,6 +19,7 @@ from pexservice import __main__ as module
 from pexservice.cli.arguments import is_url
 from pexservice.cli.arguments import url as parse_url
 from pexservice.cli.pexctl import VERBS, main
+from pexservice.process.exit_status import Status
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from tests.support.stores import make_store
@@ -105,7 +106,7 @@ def test_help(command: list[str], capsys: Captured) -> None:
         ([], "required: COMMAND"),
         (["sing"], "invalid choice: 'sing'"),
         (["verify"], "required: STORE"),
-        (["backup", "store"], "required: TO"),
+        (["backup"], "required: TO"),
         (["status", "gopher:x"], "gopher:x: must be http://HOST:PORT"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
@@ -251,6 +252,43 @@ def test_backup(store: Path, capsys: Captured) -> None:
     assert capsys.readouterr().err == (
         f"pexctl: {copy} exists already; a backup goes where nothing is\n"
     )
+
+
+def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
+    store: Path, capsys: Captured
+) -> None:
+    config, backups = store.parent / "pexservice.toml", store.parent / "backups"
+    metrics = store.parent / "pexservice.prom"
+    config.write_text('store = "lmdb:store"\n')
+    backups.mkdir()
+    options = ["--keep", "2", "--textfile", str(metrics)]
+    assert main(["backup", "--config", str(config), *options, str(backups)]) == 0
+    assert f'\npexservice_backup_revision{{store="{store}"}} 7\n' in metrics.read_text()
+    # After a failure the newest backup still counts.
+    store.rename(store.parent / "gone")
+    assert main(["backup", "--config", str(config), *options, str(backups)]) == 1
+    assert f'\npexservice_backup_revision{{store="{store}"}} 7\n' in metrics.read_text()
+    assert f'\npexservice_backup_failed{{store="{store}"}} 1\n' in metrics.read_text()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "store = None is no directory on this machine"),
+        ('store = "etcd:http://h:2379"', "etcdctl snapshot save"),
+        ("stroe = 1", "there is no stroe (did you mean store?)"),
+    ],
+)
+def test_backup_needs_a_configuration_file_that_names_a_store_on_disk(
+    tmp_path: Path, capsys: Captured, text: str, reason: str
+) -> None:
+    (tmp_path / "pexservice.toml").write_text(text)
+    config = ["--config", str(tmp_path / "pexservice.toml")]
+    assert main(["backup", *config, str(tmp_path / "to")]) == Status.MISCONFIGURED
+    assert reason in capsys.readouterr().err
+    assert main(["backup", *config, "store", str(tmp_path / "to")]) == 2
+    assert main(["backup", str(tmp_path / "to")]) == 2
 
 
 @pytest.mark.parametrize(

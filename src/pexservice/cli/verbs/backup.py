@@ -20,11 +20,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the arguments for the store, the copy, and the metrics.
     """
-    add_directory(parser, "store", "the store's directory")
+    add_directory(
+        parser, "store", "the store's directory, unless --config names it", optional=True
+    )
     add_directory(
         parser,
         "to",
         "the copy's directory, to be made; with --keep, the directory of all copies",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="copy the store that this configuration file of the service names",
     )
     parser.add_argument(
         "--keep",
@@ -45,40 +52,49 @@ def run(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.local_store import contents, failing_as_a_verb
+    from pexservice.cli.local_store import (
+        configured_directory,
+        contents,
+        failing_as_a_verb,
+    )
     from pexservice.cli.outcome import VerbFailed
     from pexservice.cli.output import ProgressBar
     from pexservice.stores.lmdb.backup import backup
     from pexservice.stores.lmdb.rotation import add_backup
 
+    if (arguments.store is None) is (arguments.config is None):
+        raise VerbFailed("name the STORE or --config FILE, and not both", "none", 2)
+    store = arguments.store or configured_directory(arguments.config)
     if arguments.keep is None:
         if arguments.textfile is not None:
-            raise VerbFailed("--textfile takes --keep")
+            raise VerbFailed("--textfile requires --keep")
         with failing_as_a_verb(), ProgressBar() as bar:
-            made = backup(arguments.store, arguments.to, bar.show)
+            made = backup(store, arguments.to, bar.show)
     else:
         failed = True
         try:
             with failing_as_a_verb(), ProgressBar() as bar:
-                made = add_backup(arguments.store, arguments.to, arguments.keep, bar.show)
+                made = add_backup(store, arguments.to, arguments.keep, bar.show)
             failed = False
         finally:
             if arguments.textfile is not None:
-                _write_textfile(arguments.textfile, arguments.to, failed=failed)
+                _write_textfile(arguments.textfile, store, arguments.to, failed=failed)
     return Result(
         f"{made.store} is a verified backup: {contents(made)}",
         {"outcome": "backed-up", **asdict(made)},
     )
 
 
-def _write_textfile(name: str, directory: str, *, failed: bool) -> None:
+def _write_textfile(name: str, store: str, directory: str, *, failed: bool) -> None:
     """
     Write the metrics into a file, whole or not at all, that every user may read.
     """
+    import json
     from pathlib import Path
 
     from pexservice.cli.outcome import VerbFailed
     from pexservice.stores.lmdb.rotation import existing_backups, time_of
+    from pexservice.stores.lmdb.witness import read_witness
 
     try:
         backups = existing_backups(directory)
@@ -91,10 +107,17 @@ def _write_textfile(name: str, directory: str, *, failed: bool) -> None:
     if backups:
         words = "When the newest verified backup was begun, in seconds since 1970."
         samples["last_success_timestamp_seconds"] = (words, int(time_of(backups[-1])))
+        witness = read_witness(backups[-1])
+        if witness is not None:
+            words = "The revision of the newest verified backup."
+            samples["revision"] = (words, witness.revision)
+    # Prometheus' text format escapes a label's value as JSON does.
+    label = f"{{store={json.dumps(str(Path(store).absolute()), ensure_ascii=False)}}}"
     lines = []
     for short, (words, value) in samples.items():
         metric = f"pexservice_backup_{short}"
-        lines += [f"# HELP {metric} {words}", f"# TYPE {metric} gauge", f"{metric} {value}"]
+        lines += [f"# HELP {metric} {words}", f"# TYPE {metric} gauge"]
+        lines.append(f"{metric}{label} {value}")
     file = Path(name)
     beside = file.with_name(f".{file.name}.partial")
     try:

@@ -19,8 +19,10 @@ from pexservice.stores.lmdb.summary import Summary
 
 Show = Callable[[str, int], object]
 
-_FORM = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+#: With microseconds, so that two backups in one second have two names; version 1.0.0 wrote
+#: names without them.
+_FORM = "%Y%m%dT%H%M%S.%fZ"
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
 
 def add_backup(
@@ -61,4 +63,5 @@ def time_of(made: Path) -> float:
     """
     Return when a backup was begun, in seconds since 1970, by its name.
     """
-    return datetime.strptime(made.name, _FORM).replace(tzinfo=UTC).timestamp()
+    form = _FORM if "." in made.name else _FORM.replace(".%f", "")
+    return datetime.strptime(made.name, form).replace(tzinfo=UTC).timestamp()

@@ -47,6 +47,14 @@ def test_the_newest_are_kept(place: Path) -> None:
     assert time_of(Path(OLD[0])) == 1577836800
 
 
+def test_two_backups_in_one_second_both_succeed_and_are_in_order(place: Path) -> None:
+    backups = str(place / "backups")
+    first, second = (add_backup(str(place / "store"), backups, 9) for _ in range(2))
+    names = [each.name for each in existing_backups(backups)]
+    assert names == [*OLD, Path(first.store).name, Path(second.store).name]
+    assert time_of(Path(second.store)) > time_of(Path(first.store)) > time_of(Path(OLD[-1]))
+
+
 def test_one_that_fails_removes_none(place: Path) -> None:
     """
     A backup that fails removes no old one, since the old ones are all there is to restore.
