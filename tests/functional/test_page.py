@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -108,7 +109,7 @@ def test_buttons(daemon: Daemon, views: Open) -> None:
     )
     row = view["history"].locator("tr").first.inner_text().split()
     assert row[:3] == ["10", "previous", "0"]
-    view.until("said", "Position 0: 0")
+    view.until("announcement", "Position 0: 0")
     assert view("message") == ""
     assert view.errors == []
 
@@ -135,7 +136,7 @@ def test_another_client(daemon: Daemon, views: Open) -> None:
     assert (one("before"), one("after")) == ("89", "233")
     other.press("next")
     one.until("value", "233")
-    assert one("said") == ""
+    assert one("announcement") == ""
     # The trace has the steps too.
     one.until("position-range", "0 to 13")
     assert one.page.get_attribute("#positions .line", "d")
@@ -190,7 +191,7 @@ def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
     assert view("connection-words") == "Reconnecting"
     view.press("next")
     view.page.wait_for_function(
-        "() => document.getElementById('message').innerText.includes('is sent again')"
+        "() => document.getElementById('message').innerText.includes('is repeated')"
     )
     assert view("position") == "3"
     with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1") as daemon:
@@ -202,9 +203,9 @@ def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
 
 def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
     """
-    A step that was made, but whose answer was lost, is sent again with its key.
+    A step that was made, but whose answer was lost, is repeated with its key.
 
-    It is made once.  A step whose outcome the service does not know is sent again too.
+    It is made once.  A step whose outcome the service does not know is repeated too.
     """
     view = views(daemon)
     view.until_connection()
@@ -286,11 +287,11 @@ def test_giving_up(daemon: Daemon, views: Open) -> None:
     view.press("next")
     view.press("next")
     view.page.wait_for_function(
-        "() => document.getElementById('message').innerText.includes('is sent again')"
+        "() => document.getElementById('message').innerText.includes('is repeated')"
     )
     view.page.clock.fast_forward(70_000)
     view["again"].wait_for()
-    assert "Whether the step was made is not known" in view("message")
+    assert "The step may have been made or not" in view("message")
     assert len(set(keys)) == 1
     view.page.unroute("**/next")
     with view.page.expect_request("**/next") as request:
@@ -356,7 +357,7 @@ def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
     laid_out = view("all")
     assert laid_out.startswith(text[:5000])
     assert laid_out.endswith(text[-5000:])
-    assert "10,899 digits are left out here" in laid_out
+    assert "10,899 digits are not shown here" in laid_out
     assert view["expand"].get_attribute("aria-expanded") == "true"
     view["copy"].click()
     view.until("copied", "F(100,000) is copied.")
@@ -526,16 +527,171 @@ def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
     os.kill(worker(daemon), signal.SIGKILL)
     view.until("worker", "worker-2")
     view.page.wait_for_function(
-        "() => /^worker-1 gone, worker-2 took over after [0-9a-z ]+ ms, nothing lost$/"
+        "() => /^worker-1 ended, worker-2 took over after [0-9a-z ]+ ms, nothing lost$/"
         ".test(document.getElementById('takeover').innerText)"
     )
     assert view("takeovers") == "1"
     view.page.wait_for_function(
         "() => document.querySelector('#positions .marks').getAttribute('d')"
     )
-    assert view("mark-names") == "worker-2"
+    assert re.fullmatch(r"worker-2 at \d\d:\d\d:\d\d", view("mark-names"))
     view.until("standing-by", "1 of 1")
     assert "worker-2 serves" in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
+    size: tuple[int, int], daemon: Daemon, views: Open
+) -> None:
+    """
+    The message stands next to the cursor, and moves nothing.
+
+    A second kill within ten seconds has its own line below the first.
+    """
+    width, height = size
+    view = views(daemon, viewport={"width": width, "height": height})
+    button = view.page.locator("[data-step=next]")
+    view.until("standing-by", "1 of 1")
+    view.page.clock.install()
+    place = button.bounding_box()
+    for kills, successor in ((1, "worker-2"), (2, "worker-1")):
+        os.kill(worker(daemon), signal.SIGKILL)
+        view.until("worker", successor)
+        line = view["news"].locator("span").nth(kills - 1)
+        line.filter(has_text="nothing lost").wait_for()
+        assert line.inner_text().startswith(f"{successor} took over after ")
+        view.until("standing-by", "1 of 1")
+    assert view.page.evaluate("scrollY") == 0
+    first, second = (view["news"].locator("span").nth(n).bounding_box() for n in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert first["y"] + first["height"] <= second["y"]
+    for box in (first, second):
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+        assert 0 <= box["y"] <= box["y"] + box["height"] <= height
+    assert button.bounding_box() == place
+    # The chart's list of takeovers is text that flows, so its names cannot overlap.
+    assert len(re.findall(r"worker-\d at ", view("mark-names"))) == 2
+    view.page.clock.fast_forward(10_000)
+    view.until("news", "")
+    assert "took over" in view("takeover")
+
+
+def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
+    tmp_path: Path, views: Open
+) -> None:
+    """
+    A stopped service has no active worker, and the page does not claim one.
+    """
+    with Daemon(tmp_path) as daemon:
+        view = views(daemon)
+        view.until("worker", "worker-1")
+        view.until("standing-by", "1 of 1")
+    view.until_connection("lost")
+    for name in ("worker", "since", "standing-by", "takeovers"):
+        assert view(name) == "not known"
+    assert view("takeover") == "The connection to the service is lost …"
+    words = view.page.locator("body").inner_text()
+    assert not re.search(r"worker-\d|\bLive\b|\bserv(es|ing)\b", words)
+    with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1"):
+        view.until("worker", "worker-1")
+        view.until_connection()
+
+
+#: Keeps each state of the connection and each text of C{#takeover} that was ever shown.
+_WATCH = """() => {
+    window.states = [];
+    window.reports = [];
+    const watch = (id, list, read) => new MutationObserver(() => list.push(read())).observe(
+        document.getElementById(id), { attributes: true, childList: true });
+    watch("connection", states, () => document.getElementById("connection").dataset.state);
+    watch("takeover", reports, () => document.getElementById("takeover").innerText);
+}"""
+
+
+def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
+    daemon: Daemon, views: Open
+) -> None:
+    """
+    After 40 seconds without an event the page reconnects, until a stream opens.
+
+    A stream that does not open, for the network is gone, is given up too.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view.until("value", "0")
+    streams: list[Route] = []
+    view.page.route("**/events?workers", lambda route: streams.append(route))  # noqa: PLW0108 Playwright sets attributes on it
+    view.page.clock.install()
+    view.page.evaluate(_WATCH)
+    # The timer that runs belongs to the time before the clock was replaced.
+    beat = "source.dispatchEvent(new MessageEvent('heartbeat', { data: '{}' }))"
+    for _ in range(3):
+        view.page.evaluate(beat)
+        view.page.clock.fast_forward(35_000)
+    assert view.page.evaluate("states") == []
+    view.page.evaluate(beat)
+    with view.page.expect_request("**/events?workers"):
+        view.page.clock.fast_forward(40_000)
+    view.until_connection("lost")
+    assert view("connection-words") == "Reconnecting"
+    assert view("worker") == "not known"
+    with view.page.expect_request("**/events?workers"):
+        view.page.clock.fast_forward(10_000)
+    view.until_connection("lost")
+    view.page.unroute("**/events?workers")
+    with view.page.expect_request("**/events?workers"):
+        view.page.clock.fast_forward(10_000)
+    view.until_connection()
+    view.until("worker", "worker-1")
+    assert len(streams) == 2
+
+
+def test_the_page_notices_that_the_network_goes_and_comes(
+    daemon: Daemon, views: Open
+) -> None:
+    """
+    C{offline} shows that the connection is lost, and C{online} opens a new stream.
+
+    The page then says that the worker is the same, and never that another took over.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view.until("worker", "worker-1")
+    view.page.evaluate(_WATCH)
+    view.page.context.set_offline(True)
+    view.until_connection("lost")
+    assert view("worker") == "not known"
+    step(daemon)
+    view.page.context.set_offline(False)
+    view.until_connection()
+    view.until("position", "1")
+    view.until("worker", "worker-1")
+    view.until("takeover", "The connection was lost and is back, to the same worker")
+    assert view("news") == ""
+
+
+def test_a_second_break_takes_back_that_the_worker_is_the_same(
+    daemon: Daemon, views: Open
+) -> None:
+    """
+    The page waits until a new stream has settled, so that it claims nothing too early.
+
+    The supervisor records a takeover a moment after the new worker accepts the stream.
+    """
+    view = views(daemon)
+    view.until_connection()
+    view.until("standing-by", "1 of 1")
+    view.page.evaluate(_WATCH)
+    view.page.evaluate("reconnect()")
+    view.until_connection()
+    os.kill(worker(daemon), signal.SIGKILL)
+    view.until("worker", "worker-2")
+    view.page.wait_for_function(
+        "() => document.getElementById('takeover').innerText.endsWith('nothing lost')"
+    )
+    view.page.wait_for_timeout(2500)
+    assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
 def test_lost_steps_are_reported(daemon: Daemon, views: Open) -> None:

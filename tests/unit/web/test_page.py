@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from hashlib import sha256
+from importlib.resources import files
 
 import pytest
 
@@ -91,3 +92,11 @@ def test_a_tag_that_is_none() -> None:
     A malformed tag gets 400, as everywhere.
     """
     assert Caller()("GET", "/", Accept="text/html", If_None_Match="x").status == 400
+
+
+def test_the_style_stays_short() -> None:
+    """
+    The style of the page has fewer than 250 lines.
+    """
+    style = files("pexservice.web.page") / "templates" / "style.css"
+    assert len(style.read_text().splitlines()) < 250

@@ -1,18 +1,18 @@
-// What the other scripts share.  They are read in the order of index.html, and what
-// one declares the later ones use.
+// What the other scripts share.  The browser runs them in the order of index.html, and
+// the later ones use what the earlier ones declare.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 const after = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** Change what is there only if it is something else, so that nothing is said twice. */
+/** Change a text only if it differs, so that a screen reader announces it once. */
 function write(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
 
-/** A function that is called at most once in so many milliseconds, and once at the end. */
-function paced(milliseconds, work) {
+/** Return a function that works at most once per interval, and once more after the last call. */
+function paced(interval, work) {
   let timer = null;
   let wanted = false;
   const turn = () => {
@@ -22,7 +22,7 @@ function paced(milliseconds, work) {
   const call = () => {
     wanted = timer !== null;
     if (wanted) return;
-    timer = setTimeout(turn, milliseconds);
+    timer = setTimeout(turn, interval);
     work();
   };
   return call;

@@ -1,73 +1,121 @@
-// The stream that tells of the cursor, and its end and return.  This begins it all.
+// The stream of events: its beginning, its silence, its end and its return.
 "use strict";
 
-/** How long until a stream that was refused is asked for again.  Milliseconds. */
-const SHORTEST_PAUSE = 250;
-const LONGEST_PAUSE = 10_000;
+/** The retry delay after a refused stream doubles between these.  Milliseconds. */
+const MIN_RETRY_DELAY = 250;
+const MAX_RETRY_DELAY = 10_000;
+
+/** A stream without a heartbeat for this long has lost its network.  Milliseconds. */
+const SILENCE_TIMEOUT = 40_000;
+/** How long a stream may take to open.  Milliseconds. */
+const OPEN_TIMEOUT = 10_000;
 
 let source = null;
-let reconnection = null;
-let pause = SHORTEST_PAUSE;
+let retryTimer = null;
+let silenceTimer = null;
+let retryDelay = MIN_RETRY_DELAY;
 let lostAt = null;
 
-function connected(state, words) {
+function showConnection(state, words) {
   $("connection").dataset.state = state;
   write("connection-words", words);
 }
 
+/** Open a new stream; whatever an earlier one still sends is ignored. */
 function connect() {
   disconnect();
-  source = new EventSource("/events?workers");
-  source.addEventListener("open", () => {
-    connected("live", "Live");
-    pause = SHORTEST_PAUSE;
-    // A failover is over before anybody could have been told of it.
-    if (lostAt !== null && performance.now() - lostAt > 3000) write("said", "Connected again.");
-    lostAt = null;
-    // If the cursor is where it was, nothing is told, and this page goes on from there.
-    after(300).then(() => {
-      if (shown && samples.at(-1) === null) sample(shown);
-      mended();
+  const stream = new EventSource("/events?workers");
+  source = stream;
+  const listen = (type, listener) => {
+    stream.addEventListener(type, (event) => {
+      if (stream !== source) return;
+      expectEvent(SILENCE_TIMEOUT);
+      listener(event);
     });
-    refreshHistory();
-  });
-  source.addEventListener("message", (event) => {
-    const told = JSON.parse(event.data);
-    const state = told.current === undefined ? told : whole(told);
+  };
+  expectEvent(OPEN_TIMEOUT);
+  listen("open", opened);
+  listen("message", ({ data }) => {
+    const event = JSON.parse(data);
+    const state = event.current === undefined ? event : whole(event);
     sample(state);
     show(state);
     showNoSupervisor();
   });
-  source.addEventListener("workers", (event) => showWorkers(JSON.parse(event.data)));
-  source.addEventListener("error", () => {
-    connected("lost", "Reconnecting");
-    if (lostAt === null) broken();
-    lostAt ??= performance.now();
-    interrupt();
-    // The browser comes back by itself to a stream that ended, but not to a refusal.
-    if (source.readyState === EventSource.CLOSED) {
-      reconnection = setTimeout(connect, pause);
-      pause = Math.min(2 * pause, LONGEST_PAUSE);
+  listen("workers", ({ data }) => showWorkers(JSON.parse(data)));
+  listen("heartbeat", () => {});
+  stream.addEventListener("error", () => {
+    if (stream !== source) return;
+    lost();
+    // The browser reopens a stream that ended, but not one that was refused.
+    if (stream.readyState === EventSource.CLOSED) {
+      clearTimeout(silenceTimer);
+      retryTimer = setTimeout(connect, retryDelay);
+      retryDelay = Math.min(2 * retryDelay, MAX_RETRY_DELAY);
+    } else {
+      expectEvent(OPEN_TIMEOUT);
     }
   });
 }
 
+/** Open a new stream if no event arrives within the timeout. */
+function expectEvent(timeout) {
+  clearTimeout(silenceTimer);
+  silenceTimer = setTimeout(reconnect, timeout);
+}
+
+function opened() {
+  showConnection("live", "Live");
+  retryDelay = MIN_RETRY_DELAY;
+  // A takeover is too short to be worth an announcement to a screen reader.
+  if (lostAt !== null && performance.now() - lostAt > 3000) write("announcement", "Connected again.");
+  lostAt = null;
+  // A cursor that has not moved is not sent again to a stream that the browser reopened.
+  const stream = source;
+  after(300).then(() => {
+    if (stream === source && lostAt === null && shown) resume(shown);
+  });
+  refreshHistory();
+}
+
+function lost() {
+  clearTimeout(settling);
+  showConnection("lost", "Reconnecting");
+  if (lostAt === null) showNoWorkers();
+  lostAt ??= performance.now();
+  interrupt();
+}
+
+function reconnect() {
+  lost();
+  connect();
+}
+
 function disconnect() {
-  clearTimeout(reconnection);
+  clearTimeout(retryTimer);
+  clearTimeout(silenceTimer);
+  clearTimeout(settling);
   source?.close();
   source = null;
 }
 
-// A browser has six connections to a server, and a page that nobody sees needs none.
+// A browser allows six connections to a server, and a hidden page needs none.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     disconnect();
     interrupt();
-    connected("resting", "Resting");
+    showConnection("resting", "Resting");
   } else {
     connect();
   }
 });
+
+// The network that changed may not be the one to the service: a new stream finds out.
+for (const change of ["offline", "online"]) {
+  addEventListener(change, () => {
+    if (!document.hidden) reconnect();
+  });
+}
 
 write("origin", location.origin);
 if (!document.hidden) connect();

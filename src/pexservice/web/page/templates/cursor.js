@@ -1,31 +1,31 @@
 // The state that is shown, and its value: folded, laid out, copied.
 "use strict";
 
-/** How many digits are shown whole, and how many of each end of a longer value. */
-const WHOLE = 120;
-const END = 24;
+/** A longer value is shown by this many digits of each end. */
+const MAX_WHOLE_DIGITS = 120;
+const END_DIGITS = 24;
 
-/** How many digits the page lays out at most; copying has all of them. */
-const MOST_LAID_OUT = 10_000;
+/** More digits than these are not laid out; the copy has all of them. */
+const MAX_LAID_OUT_DIGITS = 10_000;
 
-/** The state that is shown: as the API's JSON has it, and the ends of its value. */
+/** The state that is shown: the JSON of the API, with the ends of the value. */
 let shown = null;
 
 function whole(state) {
   const { current } = state;
-  return { ...state, digits: current.length, first: current.slice(0, END), last: current.slice(-END) };
+  return { ...state, digits: current.length, first: current.slice(0, END_DIGITS), last: current.slice(-END_DIGITS) };
 }
 
-/** The text representation, of whose value only the ends are kept. */
-async function fromText(answer) {
-  const text = (await answer.text()).trim();
+/** Read the text representation; its headers have the rest of the state. */
+async function fromText(response) {
+  const text = (await response.text()).trim();
   return {
     text,
-    position: Number(answer.headers.get("Pex-Position")),
-    revision: Number(answer.headers.get("Pex-Revision")),
+    position: Number(response.headers.get("Pex-Position")),
+    revision: Number(response.headers.get("Pex-Revision")),
     digits: text.length,
-    first: text.slice(0, END),
-    last: text.slice(-END),
+    first: text.slice(0, END_DIGITS),
+    last: text.slice(-END_DIGITS),
   };
 }
 
@@ -38,17 +38,17 @@ function show(state) {
   write("position", numbers.format(state.position));
   write("revision", numbers.format(state.revision));
   write("digits", numbers.format(state.digits));
-  const long = state.digits > WHOLE;
+  const long = state.digits > MAX_WHOLE_DIGITS;
   if (long) {
     const gap = Object.assign(document.createElement("span"), { className: "gap", textContent: "…" });
-    $("value").replaceChildren(state.first.slice(0, END), gap, state.last.slice(-END));
+    $("value").replaceChildren(state.first.slice(0, END_DIGITS), gap, state.last.slice(-END_DIGITS));
   } else {
     write("value", state.current ?? state.text);
   }
   $("value").dataset.length = long || state.digits > 36 ? "long" : state.digits > 14 ? "medium" : "short";
-  $("fold").hidden = state.digits <= END;
+  $("fold").hidden = state.digits <= END_DIGITS;
   $("expand").hidden = !long;
-  // The neighbours of a long value are not told.
+  // A long value comes without its neighbours.
   $("before").parentElement.hidden = $("after").parentElement.hidden = state.next === undefined;
   write("before", state.previous ? folded(state.previous) : "nothing");
   write("after", folded(state.next ?? ""));
@@ -57,12 +57,12 @@ function show(state) {
   refreshHistory();
 }
 
-/** All digits of a value that is not too long to be told with each event. */
+/** Return the position and all digits; events leave out the digits of a long value. */
 async function digits() {
   if (shown.current !== undefined) return { position: shown.position, text: shown.current };
-  const answer = await fetch("/current", { headers: { Accept: "text/plain" } });
-  if (!answer.ok) throw new Error((await answer.text()).trim());
-  return fromText(answer);
+  const response = await fetch("/current", { headers: { Accept: "text/plain" } });
+  if (!response.ok) throw new Error((await response.text()).trim());
+  return fromText(response);
 }
 
 function expand(wide) {
@@ -80,18 +80,18 @@ const layOut = paced(1000, async () => {
   try {
     value = await digits();
   } catch {
-    // The connection is shown as what it is; the next event brings another try.
+    // The page shows the lost connection; the next event tries again.
     return;
   }
   laidOut = value.position;
   const { text } = value;
-  const left = text.length - MOST_LAID_OUT;
+  const left = text.length - MAX_LAID_OUT_DIGITS;
   if (left <= 0) {
     $("all").textContent = text;
   } else {
-    const half = MOST_LAID_OUT / 2;
+    const half = MAX_LAID_OUT_DIGITS / 2;
     const note = document.createElement("p");
-    note.textContent = `${numbers.format(left)} digits are left out here; Copy has all of them.`;
+    note.textContent = `${numbers.format(left)} digits are not shown here; Copy copies all of them.`;
     $("all").replaceChildren(text.slice(0, half), note, text.slice(-half));
   }
 });
@@ -102,7 +102,7 @@ async function copy() {
     if (navigator.clipboard) {
       await navigator.clipboard.writeText(value.text);
     } else {
-      copyAsTheOldOnes(value.text);
+      copyByCommand(value.text);
     }
     write("copied", `F(${numbers.format(value.position)}) is copied.`);
   } catch (error) {
@@ -112,16 +112,16 @@ async function copy() {
   write("copied", "");
 }
 
-/** Over plain HTTP from another machine there is no clipboard of the new kind. */
-function copyAsTheOldOnes(text) {
-  const give = (event) => {
+/** Over plain HTTP from another machine a browser has no navigator.clipboard. */
+function copyByCommand(text) {
+  const fill = (event) => {
     event.clipboardData.setData("text/plain", text);
     event.preventDefault();
   };
-  document.addEventListener("copy", give, { once: true });
-  const taken = document.execCommand("copy");
-  document.removeEventListener("copy", give);
-  if (!taken) throw new Error("the browser does not let this page; open /current instead");
+  document.addEventListener("copy", fill, { once: true });
+  const copied = document.execCommand("copy");
+  document.removeEventListener("copy", fill);
+  if (!copied) throw new Error("the browser does not allow it; open /current instead");
 }
 
 $("expand").addEventListener("click", () => expand($("all").hidden));

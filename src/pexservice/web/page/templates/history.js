@@ -1,4 +1,4 @@
-// The latest transitions, looked up when the cursor has moved.
+// The latest transitions, read again when the cursor has moved.
 "use strict";
 
 const times = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
@@ -6,11 +6,11 @@ const times = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const refreshHistory = paced(1000, async () => {
   let transitions;
   try {
-    const answer = await fetch("/history?limit=10", { headers: { Accept: "application/json" } });
-    if (!answer.ok) return;
-    ({ transitions } = await answer.json());
+    const response = await fetch("/history?limit=10", { headers: { Accept: "application/json" } });
+    if (!response.ok) return;
+    ({ transitions } = await response.json());
   } catch {
-    // The connection is shown as what it is; the next event brings another try.
+    // The page shows the lost connection; the next event tries again.
     return;
   }
   if (transitions.length === 0) return;
@@ -22,13 +22,13 @@ function row({ revision, transition, position, time }) {
   when.dateTime = time;
   when.textContent = times.format(new Date(time));
   const cells = [numbers.format(revision), transition, numbers.format(position), when];
-  const made = document.createElement("tr");
-  made.append(
+  const element = document.createElement("tr");
+  element.append(
     ...cells.map((content) => {
       const cell = document.createElement("td");
       cell.append(content);
       return cell;
     }),
   );
-  return made;
+  return element;
 }

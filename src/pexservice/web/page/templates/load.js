@@ -1,25 +1,25 @@
-// A small load, and the batches that its steps were committed in.
+// A small load, and the batches in which its steps were committed.
 "use strict";
 
-const LOAD = 20;
+const LOAD_STEPS = 20;
 
 async function load() {
   $("load").disabled = true;
   $("batches").replaceChildren();
-  write("load-result", `${LOAD} steps are under way …`);
-  const begun = performance.now();
+  write("load-result", `Sending ${LOAD_STEPS} steps …`);
+  const start = performance.now();
   let longest = 0;
   let repeats = 0;
   const states = await Promise.all(
-    Array.from({ length: LOAD }, async () => {
+    Array.from({ length: LOAD_STEPS }, async () => {
       const state = await send({ path: "/next", key: newKey() }, (why) => write("message", `${why}.`), () => repeats++);
-      longest = Math.max(longest, performance.now() - begun);
+      longest = Math.max(longest, performance.now() - start);
       return state;
     }),
   );
-  const revisions = states.map((each) => each.revision).filter((each) => each !== undefined);
-  const all = revisions.length === LOAD ? "" : ` of ${LOAD}`;
-  const again = repeats > 0 ? `; ${repeats} times a step was sent again with its key, and made once` : "";
+  const revisions = states.map((state) => state.revision).filter((revision) => revision !== undefined);
+  const all = revisions.length === LOAD_STEPS ? "" : ` of ${LOAD_STEPS}`;
+  const again = repeats > 0 ? `; ${repeats} repeated with the same key, each made once` : "";
   const words = `${revisions.length}${all} steps were answered in ${numbers.format(Math.round(longest))} ms${again}`;
   write("load-result", `${words}.`);
   const sizes = await batches(revisions);
@@ -30,21 +30,21 @@ async function load() {
   $("load").disabled = false;
 }
 
-/** How many of the steps each batch had: those of one batch have one time. */
+/** Return the size of each batch: the steps of one batch have the same time. */
 async function batches(revisions) {
   if (revisions.length === 0) return [];
   const last = Math.max(...revisions);
   const limit = Math.min(1000, last - Math.min(...revisions) + 1);
   try {
-    const answer = await fetch(`/history?limit=${limit}&before=${last + 1}`, { headers: { Accept: "application/json" } });
-    if (!answer.ok) return [];
+    const response = await fetch(`/history?limit=${limit}&before=${last + 1}`, { headers: { Accept: "application/json" } });
+    if (!response.ok) return [];
     const sizes = new Map();
-    for (const { revision, time } of (await answer.json()).transitions.reverse()) {
+    for (const { revision, time } of (await response.json()).transitions.reverse()) {
       if (revisions.includes(revision)) sizes.set(time, (sizes.get(time) ?? 0) + 1);
     }
     return [...sizes.values()];
   } catch {
-    // The connection is shown as what it is, and the answers have been counted.
+    // The page shows the lost connection, and the responses have been counted.
     return [];
   }
 }

@@ -1,28 +1,29 @@
-// What is pressed is sent, in order, and sent again until there is an answer.
+// Each button sends a step; steps are sent in order, and repeated until there is a response.
 "use strict";
 
-/** How long a step that gets no answer is repeated, with one key.  Milliseconds. */
-const PATIENCE = 60_000;
-const LONGEST_ANSWER = 15_000;
-const SHORTEST_REST = 250;
-const LONGEST_REST = 5_000;
+/** How long a step is repeated, and how long one attempt may take.  Milliseconds. */
+const STEP_TIMEOUT = 60_000;
+const ATTEMPT_TIMEOUT = 15_000;
+/** The retry delay of a step doubles between these.  Milliseconds. */
+const MIN_STEP_DELAY = 250;
+const MAX_STEP_DELAY = 5_000;
 
-/** How many steps wait for their turn. */
-const MOST_WAITING = 20;
+/** More steps than these do not wait for their turn. */
+const MAX_WAITING = 20;
 
-/** In their order; the first is under way.  Each has a key of its own. */
+/** The steps in their order, each with its own key; the first is being sent. */
 const waiting = [];
 let sending = false;
 let token = null;
 
 function newKey() {
-  // crypto.randomUUID is not there over plain HTTP from another machine.
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(36)).join("-");
+  // Over plain HTTP from another machine a browser has no crypto.randomUUID.
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-");
 }
 
 function step(name) {
-  if (waiting.length >= MOST_WAITING) {
-    write("message", `${MOST_WAITING} steps wait for an answer already.`);
+  if (waiting.length >= MAX_WAITING) {
+    write("message", `${MAX_WAITING} steps are waiting already.`);
     return;
   }
   waiting.push({ path: `/${name}`, key: newKey() });
@@ -38,62 +39,62 @@ async function work() {
 }
 
 function giveUp(why) {
-  write("message", `${why}. Whether the step was made is not known; sending it again makes it once.`);
+  write("message", `${why}. The step may have been made or not; it is safe to send it again.`);
   $("again").hidden = false;
 }
 
-/** What becomes of a step besides the state that it leads to. */
+/** What send() returns when a step has led to no state. */
 const REFUSED = "refused";
 const WAITS = "waits";
 
-/** Send a step until there is an answer; the state it led to, or what else became of it. */
+/** Send a step until there is a response; return the state after it, REFUSED or WAITS. */
 async function send({ path, key }, unanswered, sentAgain = () => {}) {
-  const end = performance.now() + PATIENCE;
-  for (let rest = SHORTEST_REST; ; rest = Math.min(2 * rest, LONGEST_REST)) {
-    let why = "The service does not answer";
-    let atLeast = 0;
+  const end = performance.now() + STEP_TIMEOUT;
+  for (let delay = MIN_STEP_DELAY; ; delay = Math.min(2 * delay, MAX_STEP_DELAY)) {
+    let why = "The service does not respond";
+    let retryAfterDelay = 0;
     try {
-      const answer = await ask(path, key);
-      if (answer.ok) {
-        const state = await answered(answer);
+      const response = await ask(path, key);
+      if (response.ok) {
+        const state = await stateOf(response);
         arrived(state);
         return state;
       }
-      const problem = await answer.json();
-      if (answer.status === 401) {
+      const problem = await response.json();
+      if (response.status === 401) {
         askForToken(problem.detail);
         return WAITS;
       }
-      if (![429, 502, 503, 504].includes(answer.status)) {
+      if (![429, 502, 503, 504].includes(response.status)) {
         write("message", `The step was refused: ${problem.detail}`);
         return REFUSED;
       }
       why = `The service says: ${problem.detail}`;
-      atLeast = retryAfter(answer);
+      retryAfterDelay = retryAfter(response);
     } catch {
-      // No answer, or half of one: nobody knows whether the step was made, and the
-      // same key makes it safe to send it again.
+      // No response, or half of one: the step may have been made, and the same key makes
+      // it safe to send it again.
     }
     if (performance.now() > end) {
       unanswered(why);
       return WAITS;
     }
-    write("message", `${why}. The step is sent again, with the same key, until it does.`);
-    // Not all pages at the same moment.
-    await after(Math.max(rest, atLeast) * (0.75 + Math.random() / 2));
+    write("message", `${why}. The step is repeated with the same key until it does.`);
+    // At random, so that the open pages do not retry at the same moment.
+    await after(Math.max(delay, retryAfterDelay) * (0.75 + Math.random() / 2));
     sentAgain();
   }
 }
 
-/** What a Retry-After says: seconds, or a date, as some proxies write it.  Milliseconds. */
-function retryAfter(answer) {
-  const value = answer.headers.get("Retry-After") ?? "";
+/** Return the delay of a Retry-After header, which has seconds or a date.  Milliseconds. */
+function retryAfter(response) {
+  const value = response.headers.get("Retry-After") ?? "";
   const wait = /^\d+$/.test(value) ? 1000 * Number(value) : Date.parse(value) - Date.now();
-  // Of what is neither, nothing is known.
-  return Number.isNaN(wait) ? 0 : Math.min(wait, PATIENCE);
+  // Any other value is ignored.
+  return Number.isNaN(wait) ? 0 : Math.min(wait, STEP_TIMEOUT);
 }
 
-/** A short value as JSON, with its neighbours; a long one as text, once. */
+/** Ask for a short value as JSON, with its neighbours; for a long one as text, which is shorter. */
 function ask(path, key) {
   const short = shown?.current !== undefined;
   const headers = {
@@ -101,29 +102,29 @@ function ask(path, key) {
     "Idempotency-Key": key,
   };
   if (token !== null) headers.Authorization = `Bearer ${token}`;
-  return fetch(path, { method: "POST", headers, signal: AbortSignal.timeout(LONGEST_ANSWER) });
+  return fetch(path, { method: "POST", headers, signal: AbortSignal.timeout(ATTEMPT_TIMEOUT) });
 }
 
-async function answered(answer) {
-  const isText = answer.headers.get("Content-Type").startsWith("text/");
-  return isText ? fromText(answer) : whole(await answer.json());
+async function stateOf(response) {
+  const isText = response.headers.get("Content-Type").startsWith("text/");
+  return isText ? fromText(response) : whole(await response.json());
 }
 
 function arrived(state) {
   write("message", "");
-  // An event may have told of a later one.
+  // An event may have brought a later state.
   if (shown === null || state.revision > shown.revision) show(state);
   say();
 }
 
 let saying = null;
 
-/** Of many steps in a row only the last is read out. */
+/** Announce the state to a screen reader; of many steps in a row only the last. */
 function say() {
   clearTimeout(saying);
   saying = setTimeout(() => {
     const value = shown.digits <= 16 ? (shown.current ?? shown.text) : `a number of ${shown.digits} digits`;
-    write("said", `Position ${shown.position}: ${value}`);
+    write("announcement", `Position ${shown.position}: ${value}`);
   }, 700);
 }
 
@@ -146,7 +147,7 @@ for (const button of document.querySelectorAll("[data-step]")) {
   button.addEventListener("click", () => step(button.dataset.step));
 }
 
-// A reset is for everybody, so it is asked for; and the keys, where nobody writes.
+// A reset concerns every client, so the page asks first.
 function askForReset() {
   const at = shown === null ? "where it is" : `at F(${numbers.format(shown.position)})`;
   write("keep", `Stay ${at}`);

@@ -1,21 +1,23 @@
-// Position and steps a second of the last minute, drawn.
+// Position and steps per second of the last minute, drawn.
 "use strict";
 
-/** What is seen of it.  Milliseconds. */
+/** The time that the charts show.  Milliseconds. */
 const SPAN = 60_000;
+/** How many takeovers are listed above the chart. */
+const MAX_MARK_NAMES = 4;
 
-/** What was told and when; null where the connection was interrupted. */
+/** The states that arrived, with their times; null where the connection was interrupted. */
 let samples = [];
-/** Steps by the second that they were told of in. */
+/** The number of steps by the second in which they arrived. */
 const rates = new Map();
 
-/** When another worker began to serve, and its name. */
+/** The workers that became active, with their times. */
 let marks = [];
 /** When the stream broke last. */
 let brokenAt = null;
 
 function mark(name) {
-  marks.push({ at: brokenAt ?? performance.now(), name });
+  marks.push({ at: brokenAt ?? performance.now(), name, time: times.format(new Date()) });
 }
 
 function sample({ position, revision }) {
@@ -23,7 +25,7 @@ function sample({ position, revision }) {
   const last = samples.at(-1);
   if (last) {
     const second = Math.floor(now / 1000);
-    // Fewer than before: the service lost answers, as it may without synchronous commit.
+    // A lower revision: the service lost steps, as it may without synchronous commit.
     rates.set(second, (rates.get(second) ?? 0) + Math.max(0, revision - last.revision));
   }
   samples.push({ now, position, revision });
@@ -35,15 +37,20 @@ function interrupt() {
   samples.push({ ...samples.at(-1), now: brokenAt }, null);
 }
 
+/** End an interruption after which the cursor is where it was. */
+function resume(state) {
+  if (samples.at(-1) === null) sample(state);
+}
+
 /** Each unbroken run of samples, up to now if nothing came since. */
 function runs(now) {
-  const found = [[]];
-  for (const each of samples) {
-    if (each) found.at(-1).push(each);
-    else found.push([]);
+  const unbroken = [[]];
+  for (const state of samples) {
+    if (state) unbroken.at(-1).push(state);
+    else unbroken.push([]);
   }
-  if (samples.at(-1)) found.at(-1).push({ ...samples.at(-1), now });
-  return found.filter((run) => run.length > 0);
+  if (samples.at(-1)) unbroken.at(-1).push({ ...samples.at(-1), now });
+  return unbroken.filter((run) => run.length > 0);
 }
 
 function draw() {
@@ -63,33 +70,28 @@ function drawMarks(now) {
   marks = marks.filter(({ at }) => at > now - SPAN);
   const lines = marks.map(({ at }) => `M${across(at, now).toFixed(1)} 0V100`).join("");
   for (const path of document.querySelectorAll(".marks")) path.setAttribute("d", lines);
-  const names = marks.map(({ at, name }) => {
-    const made = Object.assign(document.createElement("span"), { textContent: name });
-    made.style.left = `${across(at, now) / 6}%`;
-    made.classList.toggle("late", at > now - SPAN / 2);
-    return made;
-  });
-  $("mark-names").replaceChildren(...names);
+  const names = marks.slice(-MAX_MARK_NAMES).map(({ name, time }) => `${name} at ${time}`);
+  write("mark-names", names.join(" · "));
 }
 
 function drawPositions(now) {
-  const found = runs(now);
-  const positions = found.flat().map((each) => each.position);
+  const unbroken = runs(now);
+  const positions = unbroken.flat().map(({ position }) => position);
   if (positions.length === 0) return;
-  const least = Math.min(...positions);
-  const most = Math.max(...positions);
+  const lowest = Math.min(...positions);
+  const highest = Math.max(...positions);
   const x = (time) => Math.max(0, across(time, now)).toFixed(1);
-  const y = (position) => (most === least ? 50 : 94 - ((position - least) / (most - least)) * 88).toFixed(1);
+  const y = (position) => (highest === lowest ? 50 : 94 - ((position - lowest) / (highest - lowest)) * 88).toFixed(1);
   let line = "";
   let area = "";
-  for (const run of found) {
-    const steps = run.map((each, n) => (n === 0 ? `M${x(each.now)} ${y(each.position)}` : `H${x(each.now)}V${y(each.position)}`)).join("");
+  for (const run of unbroken) {
+    const steps = run.map((state, n) => (n === 0 ? `M${x(state.now)} ${y(state.position)}` : `H${x(state.now)}V${y(state.position)}`)).join("");
     line += steps;
     area += `${steps}V100H${x(run[0].now)}Z`;
   }
   $("positions").querySelector(".line").setAttribute("d", line);
   $("positions").querySelector(".area").setAttribute("d", area);
-  write("position-range", most === least ? numbers.format(most) : `${numbers.format(least)} to ${numbers.format(most)}`);
+  write("position-range", highest === lowest ? numbers.format(highest) : `${numbers.format(lowest)} to ${numbers.format(highest)}`);
 }
 
 function drawRates(now) {

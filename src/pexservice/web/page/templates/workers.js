@@ -1,62 +1,98 @@
-// Which worker serves, and what is said when another one does.
+// The active worker, and the message when another one becomes active.
 "use strict";
 
-/** What was told of the workers last, while one of them served. */
-let serving = null;
+/** How long a message about a takeover is shown next to the cursor.  Milliseconds. */
+const NEWS_TIME = 10_000;
+/** How many of them are shown at once. */
+const MAX_NEWS = 2;
+/** After this time on a new stream, the worker has not changed.  Milliseconds. */
+const SETTLING_TIME = 2_000;
+
+/** The last event about the workers in which one was active. */
+let active = null;
+/** Whether the stream broke, and it is not known yet whether the active worker changed. */
+let unsettled = false;
+let settling = null;
 
 const milliseconds = (seconds) => (seconds < 0.001 ? "less than 1 ms" : `${numbers.format(Math.round(1000 * seconds))} ms`);
 
-function showWorkers(told) {
-  write("worker", told.serving ?? "none");
-  write("since", told.serving === null ? "…" : times.format(new Date(told.since)));
-  write("standing-by", `${told.standing_by} of ${told.standby}`);
-  write("takeovers", numbers.format(told.takeovers));
-  if (told.serving === null) return;
-  const before = serving;
-  serving = told;
-  if (before !== null && before.since !== told.since) announce(before, told);
+function showWorkers(workers) {
+  write("worker", workers.serving ?? "none");
+  write("since", workers.serving === null ? "…" : times.format(new Date(workers.since)));
+  write("standing-by", `${workers.standing_by} of ${workers.standby}`);
+  write("takeovers", numbers.format(workers.takeovers));
+  if (workers.serving === null) return;
+  const before = active;
+  active = workers;
+  if (before !== null && before.since !== workers.since) announce(before, workers);
+  else if (unsettled) settle();
 }
 
-/** A service without a supervisor tells nothing of its workers. */
+/** A service without a supervisor sends no events about its workers. */
 function showNoSupervisor() {
-  if (serving !== null || $("worker").textContent !== "…") return;
+  if (active !== null || $("worker").textContent !== "…") return;
   write("worker", "one worker");
   for (const id of ["since", "standing-by", "takeovers"]) write(id, "not known");
-  write("takeover", "This worker has no supervisor of ours: what happens when it dies is up to the program that started it.");
+  write("takeover", "This worker has no supervisor of pexservice: the program that started it decides what happens when it dies.");
 }
 
-/** Something has happened to the workers, and stays said until something else does. */
-function news(words) {
+/** The stream broke: the next one shows which worker is active, if any is. */
+function showNoWorkers() {
+  if (active === null) return;
+  unsettled = true;
+  for (const id of ["worker", "since", "standing-by", "takeovers"]) write(id, "not known");
+  report("The connection to the service is lost …");
+}
+
+/**
+ * The stream is back.  The supervisor may record a takeover a moment after the new worker
+ * has accepted this stream, so only after a while it is certain that there was none.
+ */
+function settle() {
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    unsettled = false;
+    report("The connection was lost and is back, to the same worker");
+  }, SETTLING_TIME);
+}
+
+/** Write the last event of the workers' life into their card, where it stays. */
+function report(words) {
   $("takeover").dataset.news = "";
   write("takeover", words);
 }
 
-const BROKEN = "The stream of events broke …";
-
-function broken() {
-  news(BROKEN);
+/** Show a message next to the cursor for a while; a later one stands below it. */
+function flash(words) {
+  const line = Object.assign(document.createElement("span"), { textContent: words });
+  $("news").append(line);
+  while ($("news").children.length > MAX_NEWS) $("news").firstChild.remove();
+  setTimeout(() => line.remove(), NEWS_TIME);
+  return line;
 }
 
-/** If it was not the worker's end that broke it, nothing more is told. */
-function mended() {
-  if ($("takeover").textContent === BROKEN) news("The stream of events broke, and goes on with the same worker");
-}
-
-async function announce(before, told) {
-  const gone = told.before ?? before.serving;
-  mark(told.serving);
-  const killed = told.takeovers > before.takeovers;
-  const same = gone === told.serving;
-  const verb = same ? "was started again" : killed ? "took over" : "serves in its place";
-  const words = `${gone} ${killed ? "gone" : "was replaced"}, ${same ? "it" : told.serving} ${verb} after ${milliseconds(told.pause)}`;
-  news(words);
-  // The highest that anybody was told of before; none above it may be missing.
+async function announce(before, workers) {
+  clearTimeout(settling);
+  unsettled = false;
+  const ended = workers.before ?? before.serving;
+  mark(workers.serving);
+  const killed = workers.takeovers > before.takeovers;
+  const same = ended === workers.serving;
+  const verb = same ? "was started again" : killed ? "took over" : "was started in its place";
+  const deed = `${verb} after ${milliseconds(workers.pause)}`;
+  const full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${deed}`;
+  report(full);
+  const line = flash(`${workers.serving} ${same || killed ? deed : "replaced " + ended}`);
+  // The highest revision that was shown; a service that has a lower one lost steps.
   const known = shown?.revision ?? 0;
   try {
-    const answer = await fetch("/current", { method: "HEAD" });
-    const missing = known - Number(answer.headers.get("Pex-Revision"));
-    if (answer.ok && serving === told) news(`${words}, ${missing > 0 ? `${missing} steps lost` : "nothing lost"}`);
+    const response = await fetch("/current", { method: "HEAD" });
+    if (!response.ok) return;
+    const missing = known - Number(response.headers.get("Pex-Revision"));
+    const balance = missing > 0 ? `${missing} steps lost` : "nothing lost";
+    line.textContent += `; ${balance}`;
+    if (active === workers) report(`${full}, ${balance}`);
   } catch {
-    // It is gone again, and the next one is told of in its turn.
+    // The worker has ended too, and the next takeover has a message of its own.
   }
 }
