@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -31,7 +32,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import Reload, Score
 from pexservice.server.fast_path import FastPath
-from pexservice.stores.interface import IOnDisk, IStore
+from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
 from pexservice.web.replies import Reply
 
 _Labelled = TypeVar("_Labelled", CounterMetricFamily, GaugeMetricFamily)
@@ -76,6 +77,7 @@ class Metrics(Collector):
         self._committer = committer
         self._fast_path = fast_path
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
+        self._shared: ISharedStore | None = ISharedStore(store, None)
         self._supervisor = supervisor
         self._versions = (
             version("pexservice"),
@@ -119,6 +121,8 @@ class Metrics(Collector):
         yield from self._connections()
         if self._on_disk is not None:
             yield from _store(self._on_disk)
+        if self._shared is not None:
+            yield from _shared_store(self._shared)
         if self._supervisor is not None:
             score = scoreboard.read(self._supervisor)
             if score is not None:
@@ -252,6 +256,27 @@ def _store(on_disk: IOnDisk) -> Iterator[Metric]:
             " page freed since is used again.",
             ("pid",),
             [((str(snapshot.pid),), snapshot.commits)],
+        )
+
+
+def _shared_store(store: ISharedStore) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "pexservice_cursor_went_back_total",
+        "How often the cursor was found at an earlier revision than before: the store was"
+        " restored from a snapshot, or emptied.",
+        store.went_back,
+    )
+    yield SummaryMetricFamily(
+        "pexservice_turn_wait_seconds",
+        "Time that batches waited for the turns of other nodes.",
+        store.turns,
+        store.turn_seconds,
+    )
+    if store.certificate_expires is not None:
+        yield GaugeMetricFamily(
+            "pexservice_store_certificate_expiry_timestamp_seconds",
+            "When the client certificate for the store ends, in seconds since the epoch.",
+            store.certificate_expires,
         )
 
 

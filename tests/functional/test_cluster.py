@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 from pexservice.stores.etcd.caller import Refused
-from tests.support.daemon import PATIENCE, Daemon, patiently, run
+from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import Member, cluster
 from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
 from tests.support.ports import held_ports
@@ -206,7 +206,7 @@ class _Old(BaseHTTPRequestHandler):
     [
         (b"nothing of the kind", "is not etcd's gateway: status 200"),
         (b'{"name": "consul"}', "what answers there is not etcd"),
-        (b'{"etcdserver": "3.3.27"}', "has version 3.3.27; it takes 3.4 or newer"),
+        (b'{"etcdserver": "3.3.27"}', "has etcd 3.3.27; 3.4 or newer is required"),
     ],
 )
 def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
@@ -241,9 +241,7 @@ def test_no_quorum_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.needs("etcd")
 def test_no_space(member: Member, tmp_path: Path) -> None:
     """
-    An etcd that takes no writes is reported in one line at the start.
-
-    A service that runs already says so at each step, and shows the cursor.
+    A service on an etcd that takes no writes is not ready, says why, and shows the cursor.
     """
     alarm = {"alarm": "NOSPACE", "memberID": 0}
     store = f"etcd:{member.url}"
@@ -252,14 +250,24 @@ def test_no_space(member: Member, tmp_path: Path) -> None:
         member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
         response, body = daemon.ask("/next", "POST")
         assert response.status == 503
-        assert b"database space exceeded; nothing was moved" in body
+        assert b"database space exceeded; compact and defragment etcd" in body
+        assert b"nothing was moved" in body
+        _until_not_ready(daemon, "database space exceeded; compact and defragment")
         assert daemon.ask("/current")[1] == b"1\n"
-        assert "database space exceeded; compact and defragment" in _refused(
-            tmp_path, store
-        )
         (at,) = member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]
         member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **at})
+        wait_until(lambda: daemon.ask("/readyz")[0].status == 200, "ready")
         assert daemon.ask("/next", "POST")[1] == b"1\n"
+
+
+def _until_not_ready(daemon: Daemon, reason: str) -> None:
+    """
+    Wait until C{/readyz} is 503 with C{reason}, and check that the metric says the same.
+    """
+    wait_until(lambda: daemon.ask("/readyz")[0].status == 503, "not ready")
+    assert reason in daemon.ask("/readyz?verbose")[1].decode()
+    assert b"pexservice_ready 0.0" in daemon.ask("/metrics")[1]
+    assert daemon.ask("/livez")[0].status == 200
 
 
 @pytest.mark.needs("etcd")

@@ -72,7 +72,8 @@ def test_a_watch(make: Maker) -> None:
     for each in (one, two):
         now(each.open())
     blockingCallFromThread(
-        running_reactor(), one.watch, lambda *cursor: heard.append(cursor)
+        running_reactor(),
+        lambda: one.watch(lambda *cursor: heard.append(cursor), lambda *_: None),
     )
     taken = batch((0, 0), b"nn")
     now(two.commit(taken))

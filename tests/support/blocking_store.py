@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from pexservice.client import blocking
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, ISharedStore, Remembered, Row
+from pexservice.stores.interface import Batch, ISharedStore, NotTaken, Remembered, Row
 
 T = TypeVar("T")
 
@@ -36,6 +36,9 @@ class Blocking:
     def __init__(self, store: EtcdStore) -> None:
         self._store = store
         self.most_keys = store.most_keys
+        self.went_back = store.went_back
+        self.certificate_expires = store.certificate_expires
+        self.turns, self.turn_seconds = store.turns, store.turn_seconds
 
     def _wait(self, call: Callable[..., Deferred[T]], *args: Any) -> Deferred[T]:
         done: Deferred[T] = execute(blockingCallFromThread, running_reactor(), call, *args)
@@ -63,11 +66,19 @@ class Blocking:
 
         return self._wait(commit)
 
-    def watch(self, heard: Callable[[int, int], None]) -> None:
+    def watch(
+        self, heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+    ) -> None:
         """
         Have C{heard} called with news; see L{ISharedStore}.
         """
-        self._store.watch(heard)
+        self._store.watch(heard, went_back)
+
+    def check(self) -> Deferred[NotTaken | None]:
+        """
+        Find out whether a batch would be taken; see L{ISharedStore}.
+        """
+        return self._wait(self._store.check)
 
     def read(self) -> Deferred[tuple[int, int]]:
         """

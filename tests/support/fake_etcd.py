@@ -8,6 +8,8 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
+from operator import eq, gt, lt
 from typing import Any
 
 from attrs import Factory, define
@@ -21,7 +23,7 @@ from pexservice.stores.etcd.records import Message
 MOST_OPERATIONS = 128
 
 #: gRPC's codes.
-INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED = 3, 5, 8
+INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
 
 
 def _put(key: str, **more: str) -> Message:
@@ -87,6 +89,7 @@ class FakeEtcd:
     @ivar alarmed: it is out of space, and refuses transactions that put anything.
     @ivar filling: it runs out of space with the next transaction, which it makes and then
         says that it refuses it.
+    @ivar read_only: the user may read, but not write.
     """
 
     values: dict[bytes, Value] = Factory(dict)
@@ -97,6 +100,20 @@ class FakeEtcd:
     watchers: list[tuple[bytes, Callable[[bytes], object]]] = Factory(list)
     alarmed: bool = False
     filling: bool = False
+    read_only: bool = False
+
+    def snapshot(self) -> tuple[int, dict[bytes, Value]]:
+        """
+        Return what a snapshot has.
+        """
+        return self.revision, deepcopy(self.values)
+
+    def restore(self, snapshot: tuple[int, dict[bytes, Value]], bump: int = 0) -> None:
+        """
+        Go back to a snapshot, with revisions that are C{bump} higher than its own.
+        """
+        revision, values = snapshot
+        self.revision, self.values = revision + bump, deepcopy(values)
 
     def apply(self, path: str, message: Message) -> Message:
         """
@@ -155,13 +172,19 @@ class FakeEtcd:
 
     def _holds(self, compare: Message) -> bool:
         value = self.values.get(b64decode(compare["key"]))
+        if compare["target"] == "VALUE":
+            # A key that is not there has no value that another one could equal.
+            return value is not None and value.value == compare["value"]
         if compare["target"] == "MOD":
             actual, wanted = value.mod if value else 0, int(compare["mod_revision"])
         else:
             actual, wanted = value.create if value else 0, int(compare["create_revision"])
-        return actual == wanted if compare["result"] == "EQUAL" else actual > wanted
+        result = compare["result"]
+        return bool({"EQUAL": eq, "GREATER": gt, "LESS": lt}[result](actual, wanted))
 
     def _txn(self, message: Message) -> Message:
+        if self.read_only and _puts(message):
+            raise Refused(PERMISSION_DENIED, "etcdserver: permission denied")
         _check_size(message)
         for branch in ("success", "failure"):
             _check_overlaps(message.get(branch, []))

@@ -18,7 +18,14 @@ from zope.interface import implementer
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import REASONS, Reload, Score
-from pexservice.stores.interface import IOnDisk, IStore, NotTaken, Snapshot, Space
+from pexservice.stores.interface import (
+    IOnDisk,
+    ISharedStore,
+    IStore,
+    NotTaken,
+    Snapshot,
+    Space,
+)
 from tests.support.caller import Caller
 from tests.support.wire import Server
 
@@ -213,11 +220,13 @@ def test_the_process() -> None:
     assert found["process_open_fds"] >= 3
 
 
-@implementer(IOnDisk)
-class OnDisk:
+@implementer(IOnDisk, ISharedStore)
+class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
     """
-    A store on a disk, with a reader that holds an old state.
+    A store on a disk, with a reader that holds an old state, and a store of many nodes.
     """
+
+    went_back, turns, turn_seconds, certificate_expires = 1, 2, 0.5, 1_795_000_000.0
 
     def space(self) -> Space:
         """
@@ -274,6 +283,7 @@ def test_the_store_on_a_disk(everything: list[Metric]) -> None:
         "filesystem_free_bytes": (3, {}),
         "filesystem_size_bytes": (4, {}),
         "oldest_snapshot_commits": (7, {"pid": "4711"}),
+        "certificate_expiry_timestamp_seconds": (1_795_000_000, {}),
     }
 
 

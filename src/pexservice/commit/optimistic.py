@@ -81,7 +81,7 @@ class OptimisticCommitter(GroupCommit):
         self.restart_from(state_at(*await self._store.open()))
         self._closed = self.unread = None
         self._reader.start()
-        self._store.watch(self._heard)
+        self._store.watch(self._heard, self._went_back)
 
     async def stop(self) -> None:
         self._reader.stop()
@@ -102,7 +102,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Return why no move is taken now, or C{None} if moves are.
         """
-        return self._closed or self._reader.away
+        return self._closed or self._reader.refusal
 
     # Reads.
 
@@ -133,6 +133,11 @@ class OptimisticCommitter(GroupCommit):
         if self._is_news(revision):
             self.restart_from(self._reader.state_at(revision, position))
 
+    def _went_back(self, revision: int, position: int) -> None:
+        # If steps wait, their batch loses the race, and they are applied to this state.
+        if self.is_idle:
+            self.restart_from(self._reader.state_at(revision, position))
+
     def _take_up(self, state: State) -> None:
         if self._is_news(state.revision):
             self.restart_from(state)
@@ -152,7 +157,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Make C{step}, unless no move is taken now.
         """
-        refusal = self._closed or self._reader.away
+        refusal = self.refusal
         if refusal is None:
             self._place(step, waiter)
         else:
@@ -268,10 +273,7 @@ class OptimisticCommitter(GroupCommit):
                 self.commit_open_batch()
             return
         if isinstance(error, NotTaken):
-            lost = self.latest.revision - self.durable.revision
-            self._log.error(
-                "{refusal}: {lost} transitions were refused", refusal=error, lost=lost
-            )
+            self._reader.refuse(error)
         elif isinstance(error, OutcomeUnknown):
             self._reader.unavailable(failure)
         else:

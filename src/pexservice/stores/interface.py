@@ -57,6 +57,20 @@ class StoreIncompatible(StoreUnusable):
     exit_status = Status.MISCONFIGURED
 
 
+class StoreAway(StoreUnusable):
+    """
+    The store does not answer now, or has no space.  It may be opened later.
+    """
+
+
+class StoreMisconfigured(StoreUnusable):
+    """
+    The store refuses this program, or an option that concerns the store is wrong.
+    """
+
+    exit_status = Status.MISCONFIGURED
+
+
 class NotTaken(Exception):
     """
     The store surely did not take the batch: the batch never happened.
@@ -274,11 +288,37 @@ class ISharedStore(IStore):
             happen before any later batch does, so the next one may be tried at once.
         """
 
-    def watch(heard: Callable[[int, int], None]) -> None:
+    went_back: int = Attribute(
+        "How often the cursor was found at an earlier revision than before."
+    )
+
+    turns: int = Attribute("How many turns there were.")
+
+    turn_seconds: float = Attribute("How long this node waited for them in all.")
+
+    certificate_expires: float | None = Attribute(
+        "When this node's client certificate ends, in seconds since the epoch, if any."
+    )
+
+    def check() -> Deferred[NotTaken | None]:
+        """
+        Find out whether a batch would be taken now, without changing anything.
+
+        @return: fires with the reason why a batch would be refused, though the store
+            answers; with C{None} if it would be taken.
+        @raise NotTaken: the store does not answer.
+        """
+
+    def watch(
+        heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+    ) -> None:
         """
         Call C{heard} with (revision, position) when the cursor is known to have moved.
 
         Any node may have moved the cursor.  The call may come late, or never.
+
+        @param went_back: called likewise when an operator has restored or emptied the
+            store, so that the cursor is at an earlier revision than before.
         """
 
     def read() -> Deferred[tuple[int, int]]:

@@ -279,6 +279,11 @@ class Events:
             if stream.workers is not None and stream.workers != workers:
                 stream.workers = workers
                 stream.send(workers)
+            if stream.shown is not None and state.revision < stream.shown.revision:
+                # The store was restored, and the client's revision is of another history.
+                # The client connects again, and gets the present state.
+                stream.end()
+                continue
             if stream.shown is not state:
                 data = data or event(state)
                 stream.shown = state

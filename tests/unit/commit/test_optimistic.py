@@ -386,7 +386,7 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
     assert [each[0] for each in told] == [
         (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
-    sizes = [len(each["compare"]) - 2 for each in one.caller.etcd.changes]
+    sizes = [len(each["compare"]) - 3 for each in one.caller.etcd.changes]
     assert max(sizes) == MOST_KEYS
 
 

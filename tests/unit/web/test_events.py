@@ -15,6 +15,8 @@ from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
 from pexservice.web.events import HEARTBEAT_INTERVALS, INTERVAL, MOST_DIGITS, event
+from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fakes import Turns
 from tests.support.steps import submit
 from tests.support.wire import Server, Wire
 
@@ -139,6 +141,23 @@ def test_resuming(last: str, expected: list[int]) -> None:
     step(server)
     look(server)
     assert revisions(wire) == [*expected, 3]
+
+
+def test_streams_end_when_the_cursor_goes_back() -> None:
+    """
+    After etcd was restored a stream ends, and the client resumes at the present state.
+    """
+    etcd = FakeEtcd()
+    server = Server(etcd=FakeCaller(etcd, Turns()))
+    snapshot = etcd.snapshot()
+    step(server, 3)
+    wire = watch(server)
+    etcd.restore(snapshot)
+    server.committer.read_durable()
+    look(server)
+    assert wire.closed
+    again = watch(server, "Last-Event-ID: 3")
+    assert (revisions(wire), revisions(again)) == ([3], [0])
 
 
 def test_a_long_value_is_left_out() -> None:

@@ -17,9 +17,14 @@ from pexservice.stores.etcd.records import Message
 
 T = TypeVar("T")
 
-#: How long a call is repeated in all, before the waiting callers get an error.  Seconds.
-DEADLINE = 5.0
+#: How long one attempt at a call may take.  Seconds.
+ATTEMPT = 1.0
 
+#: How long a call may take with all its attempts, before the waiting clients get an error.
+#: Seconds.
+DEADLINE = 5.0
+#: gRPC's code for a call that makes no sense to etcd, as one with a wrong password.
+INVALID_ARGUMENT = 3
 
 #: gRPC's code with which etcd says that it has no space, even for a call that it has done.
 RESOURCE_EXHAUSTED = 8
@@ -33,6 +38,8 @@ class Refused(Exception):
     """
 
     def __init__(self, code: int, message: str) -> None:
+        if code == RESOURCE_EXHAUSTED:
+            message += "; compact and defragment etcd, then disarm its NOSPACE alarm"
         super().__init__(message)
         self.code = code
 
@@ -97,14 +104,19 @@ async def persist(
     Make an attempt, which may be made again, until it is answered.
 
     @raise Refused: etcd refused it.
-    @raise Unanswered: it was not answered within L{DEADLINE} seconds.
+    @raise Unanswered: it was not answered within L{DEADLINE} seconds; the message has each
+        reason once.
     """
     end, number = caller.clock.seconds() + DEADLINE, 0
+    problems: dict[str, None] = {}
+    sent = False
     while True:
         try:
             return await attempt()
-        except Unanswered:
-            if caller.clock.seconds() >= end:
-                raise
+        except Unanswered as error:
+            problems[str(error)] = None
+            sent = sent or error.sent
+            if caller.clock.seconds() + ATTEMPT >= end:
+                raise Unanswered("; ".join(problems), sent=sent) from error
         await caller.pause(number)
         number += 1

@@ -1,9 +1,9 @@
 """
 The decision about what became of a transaction.
 
-A batch happens if the cursor's key is still as this node knows it, by etcd's revision
-of the last change.  Every batch changes it, so a transaction that was sent more than
-once, or arrives late, happens at most once, and never after another one has.
+A batch happens if the cursor's key is still as this node knows it: its value, and etcd's
+revision of the last change.  Every batch changes it, so a transaction that was sent more
+than once, or arrives late, happens at most once, and never after another one has.
 
 When no answer comes the identical transaction is sent again, until one does:
 
@@ -29,6 +29,7 @@ from attrs import frozen
 
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.caller import (
+    ATTEMPT,
     DEADLINE,
     RESOURCE_EXHAUSTED,
     Caller,
@@ -36,7 +37,7 @@ from pexservice.stores.etcd.caller import (
     Unanswered,
 )
 from pexservice.stores.etcd.messages import Found, Operation
-from pexservice.stores.etcd.records import Cursor, Keys, Message
+from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message, read_cursor
 from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown
 
 
@@ -58,7 +59,6 @@ class Attempt:
 
     @ivar message: the transaction, as L{messages.transaction} makes it.
     @ivar base: the cursor that it is compared with.
-    @ivar process: the author of what it writes.
     """
 
     caller: Caller
@@ -67,7 +67,6 @@ class Attempt:
     batch: Batch
     base: Cursor
     operation: Operation
-    process: str
 
     async def decide(self) -> tuple[Fate, Found]:
         """
@@ -79,19 +78,22 @@ class Attempt:
         clock = self.caller.clock
         # Whether copies of the message may still be under way.
         loose, end, number = False, clock.seconds() + DEADLINE, 0
+        problems: dict[str, None] = {}
         while True:
             try:
                 return await self._send(loose=loose)
             except Refused as error:
                 if not loose:
                     raise NotTaken(f"etcd refuses: {error}") from error
-                problem: Exception = error
+                problems[str(error)] = None
             except Unanswered as error:
                 loose = loose or error.sent
-                problem = error
-            if clock.seconds() >= end:
+                problems[str(error)] = None
+            except BadRecord as error:
+                raise (OutcomeUnknown if loose else NotTaken)(str(error)) from error
+            if clock.seconds() + ATTEMPT >= end:
                 kind = OutcomeUnknown if loose else NotTaken
-                raise kind("etcd does not answer") from problem
+                raise kind(f"etcd does not answer: {'; '.join(problems)}")
             await self.caller.pause(number)
             number += 1
 
@@ -131,7 +133,7 @@ class Attempt:
             raise Unanswered(str(error), sent=True) from error
         found = messages.read_found(self.keys, answer, names)
         happened = found.operation == self.operation.number
-        if not happened and found.cursor.modified == self.base.modified:
+        if not happened and found.cursor == self.base:
             return None
         return self._judge(found, loose=True), found
 
@@ -140,12 +142,11 @@ class Attempt:
         return [name for name, _ in self.batch.keys]
 
     def _happened(self, answer: Message) -> tuple[Fate, Found]:
-        revision = int(answer["header"]["revision"])
-        batch = self.batch
-        ordinal = self.base.keys + len(batch.keys)
+        revision = answer["header"]["revision"]
+        put = self.message["success"][0]["request_put"]
         return Fate.HAPPENED, Found(
-            revision,
-            Cursor(revision, batch.revision, batch.position, ordinal, self.process),
+            int(revision),
+            read_cursor({**put, "mod_revision": revision}),
             self.operation.number,
             {},
             messages.read_marks(self.keys, answer),
@@ -159,7 +160,7 @@ class Attempt:
         """
         # When the lease has ended no copy can happen any more; but one may have.
         gone = found.operation is None
-        moved = found.cursor.modified != self.base.modified
+        moved = found.cursor != self.base
         if found.operation == self.operation.number:
             return Fate.HAPPENED
         if loose and (gone if moved else found.used):

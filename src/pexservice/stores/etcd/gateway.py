@@ -21,21 +21,24 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
-from twisted.web.http import OK
+from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from pexservice.stores.etcd.address import Address
-from pexservice.stores.etcd.caller import RESOURCE_EXHAUSTED, Refused, Unanswered
+from pexservice.stores.etcd.caller import (
+    ATTEMPT,
+    INVALID_ARGUMENT,
+    RESOURCE_EXHAUSTED,
+    Refused,
+    Unanswered,
+)
 from pexservice.stores.etcd.records import Message
 
 #: How long one attempt has at etcd.  Shorter than an election, so that what was sent
 #: to a leader that is gone is tried with the next one as soon as there is one.
 #: Milliseconds.
 ATTEMPT_MS = 500
-
-#: How long an endpoint, such as one that was stopped, may keep a call waiting.  Seconds.
-PATIENCE = 1.0
 
 #: How long one watch lasts.  Seconds.
 LIFETIME = 60.0
@@ -48,9 +51,15 @@ LONGEST_PAUSE = 0.4
 #: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
 #: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
 #: UNAVAILABLE, come also when etcd may yet do what it was asked.
-REFUSALS = {3, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
+REFUSALS = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
+
+#: What etcd says of a JWT that is older than the last change of users or roles.
+_OLD_AUTH_REVISION = "revision of auth store is old"
+
+#: How many characters of a response that is not etcd's are shown.
+_MAX_SHOWN = 120
 
 
 class Gateway:
@@ -73,11 +82,11 @@ class Gateway:
 
     def _agent(self) -> IAgent:
         if not self.address.secure:
-            made: IAgent = Agent(self.clock, connectTimeout=PATIENCE, pool=self._pool)
+            made: IAgent = Agent(self.clock, connectTimeout=ATTEMPT, pool=self._pool)
             return made
         from pexservice.stores.etcd.secure import agent  # noqa: PLC0415 pyOpenSSL
 
-        return agent(self.address, self.clock, PATIENCE, self._pool)
+        return agent(self.address, self.clock, ATTEMPT, self._pool)
 
     async def pause(self, attempt: int) -> None:
         """
@@ -96,7 +105,7 @@ class Gateway:
             return await self._attempt(path, message)
         except Refused as error:
             # Tokens end, with time and with each change of what users may do.
-            stale = error.code == _UNAUTHENTICATED or "auth revision" in str(error)
+            stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
             if self._token is None or not stale:
                 raise
         self._token = None
@@ -169,16 +178,20 @@ class Gateway:
         return endpoints[self._turn % len(endpoints)]
 
     async def _exchange(self, method: str, url: str, message: Message | None) -> Message:
+        def timed_out(_: object, seconds: float) -> Failure:
+            # The request that was cancelled would say nothing, or only that it was.
+            return Failure(Unanswered(f"{url}: no answer in {seconds} s", sent=True))
+
         headers = {"Grpc-Timeout": [f"{ATTEMPT_MS}m"]}
         if self._token is not None:
             headers["Authorization"] = [self._token]
         try:
             sent = Deferred.fromCoroutine(self._send(method, url, headers, message))
-            status, body = await sent.addTimeout(PATIENCE, self.clock)
+            status, body = await sent.addTimeout(ATTEMPT, self.clock, timed_out)
+        except Unanswered:
+            raise
         except (ConnectError, DNSLookupError) as error:
             raise Unanswered(f"{url}: {_say(error)}", sent=False) from error
-        except (DeferredTimeout, CancelledError) as error:
-            raise Unanswered(f"{url}: no answer in {PATIENCE} s", sent=True) from error
         except Exception as error:
             # However it broke, what was sent may have arrived.
             raise Unanswered(f"{url}: {_say(error)}", sent=True) from error
@@ -241,7 +254,13 @@ def _understand(url: str, status: int, body: bytes) -> Message:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise Unanswered(f"{url} is not etcd's gateway: status {status}", sent=True)
+        words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
+        if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
+            # The gateway itself refuses so, before it asks etcd.
+            raise Refused(INVALID_ARGUMENT, f"{url}: status {status}: {words}")
+        raise Unanswered(
+            f"{url} is not etcd's gateway: status {status}: {words}", sent=True
+        )
     code = answer.get("code", 0)
     if status == OK and not code:
         return answer

@@ -68,6 +68,20 @@ def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
     }
 
 
+def _is_still(keys: Keys, base: Cursor) -> list[Message]:
+    """
+    Return the conditions that the cursor is C{base}.
+
+    After etcd was restored from a snapshot, its revisions come again with other batches, so
+    the revision alone proves nothing.
+    """
+    value = {"key": text(keys.cursor), "target": "VALUE", "result": "EQUAL"}
+    return [
+        _compare(keys.cursor, "MOD", "EQUAL", base.modified),
+        {**value, "value": base.value},
+    ]
+
+
 def _exists(key: bytes) -> Message:
     return _compare(key, "CREATE", "GREATER", 0)
 
@@ -109,13 +123,53 @@ def begin_operations(operation: Operation) -> Message:
     }
 
 
-def make(keys: Keys) -> Message:
+def create(keys: Keys, journal: int) -> Message:
     """
-    Return the transaction that makes a new store, unless there is one.
+    Return the transaction that creates a store, unless one exists.
     """
     return {
         "compare": [_is_new(keys.cursor)],
-        "success": [_put(keys.cursor, write_cursor(0, 0, 0, ""))],
+        "success": [_put(keys.cursor, write_cursor(0, 0, 0, "", journal))],
+    }
+
+
+def check(keys: Keys) -> Message:
+    """
+    Return a transaction that etcd refuses if it would refuse a batch, and changes nothing.
+
+    It could write, so etcd checks its space, its quorum and the user's permission; but its
+    condition never holds.  It goes through etcd's log, so its answer has the cursor as it
+    is, also where a member answers reads with an old state.
+    """
+    probe = (keys.cursor, keys.row(0), keys.operation(""), keys.waiting(""))
+    return {
+        "compare": [
+            {
+                "key": text(keys.cursor),
+                "target": "MOD",
+                "result": "LESS",
+                "mod_revision": "0",
+            }
+        ],
+        "success": [_put(key, "") for key in probe],
+        "failure": [{"request_range": get(keys.cursor)}],
+    }
+
+
+def set_cursor(keys: Keys, base: Cursor, revision: int) -> Message:
+    """
+    Return the transaction that gives the cursor another revision, if it still is C{base}.
+
+    The marks of nodes and their operation keys go, as the nodes are stopped.
+    """
+    value = write_cursor(revision, base.position, base.keys, "", base.journal or 0)
+    return {
+        "compare": _is_still(keys, base),
+        "success": [
+            _put(keys.cursor, value),
+            _delete(keys.operation(""), keys.operations_end),
+            _delete(keys.waiting(""), keys.waiting_end),
+        ],
     }
 
 
@@ -143,23 +197,25 @@ def transaction(
     operation: Operation,
     *,
     place: QueuePlace,
+    journal: int,
     forgotten: int | None = None,
 ) -> Message:
     """
     Return the transaction that takes C{batch}, unless etcd's state forbids that.
 
-    The cursor must still be as C{base} says, and none of the batch's idempotency keys may
-    have been used.
+    The cursor must still be C{base}, and none of the batch's idempotency keys may have been
+    used.
 
     While the operation key is there, its lease is.  No other put has a lease, least of all
     one that is made when that key is gone: for a lease that has ended etcd refuses the
     whole transaction, and says nothing of the cursor.
 
+    @param journal: how many transitions the history keeps.
     @param forgotten: the last of the revisions that the journal need not have.
     """
     names = [name for name, _ in batch.keys]
     ordinal = base.keys + len(names)
-    value = write_cursor(batch.revision, batch.position, ordinal, place.process)
+    value = write_cursor(batch.revision, batch.position, ordinal, place.process, journal)
     success = [
         _put(keys.cursor, value),
         _put(keys.row(batch.revision), write_row(batch)),
@@ -182,7 +238,7 @@ def transaction(
     ]
     return {
         "compare": [
-            _compare(keys.cursor, "MOD", "EQUAL", base.modified),
+            *_is_still(keys, base),
             _exists(operation.name),
             *(_is_new(keys.used(name)) for name in names),
         ],
@@ -265,7 +321,7 @@ def read_found(keys: Keys, answer: Message, names: Sequence[bytes]) -> Found:
     Read the answer to a L{transaction} that did not succeed, or to a L{look}.
 
     @param names: the batch's idempotency keys.
-    @raise BadRecord: the cursor is not there.
+    @raise BadRecord: a record is not of this program, or the cursor is missing.
     """
     # The nested transaction's answer tells nothing new.
     found = [
@@ -274,11 +330,9 @@ def read_found(keys: Keys, answer: Message, names: Sequence[bytes]) -> Found:
         if "response_range" in each
     ]
     cursor, operation, *used, _ = found
-    if not cursor:
-        raise BadRecord(f"the cursor {keys.cursor.decode()} is lost")
     return Found(
         int(answer["header"]["revision"]),
-        read_cursor(cursor[0]),
+        only_cursor(keys, cursor),
         json.loads(b64decode(operation[0]["value"])) if operation else None,
         {
             name: read_remembered(pair[0])
@@ -287,6 +341,20 @@ def read_found(keys: Keys, answer: Message, names: Sequence[bytes]) -> Found:
         },
         read_marks(keys, answer),
     )
+
+
+def only_cursor(keys: Keys, found: Sequence[Message]) -> Cursor:
+    """
+    Read the cursor in the answer to a range of its key.
+
+    @raise BadRecord: the cursor is missing, or not of this program.
+    """
+    if not found:
+        raise BadRecord(
+            f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
+            " or create a new cursor with pexctl create"
+        )
+    return read_cursor(found[0])
 
 
 def read_marks(keys: Keys, answer: Message) -> list[Mark]:

@@ -24,7 +24,12 @@ from pexservice.stores.etcd.caller import (
 from pexservice.stores.etcd.gateway import Gateway
 from pexservice.stores.etcd.messages import Operation
 from pexservice.stores.etcd.records import Cursor, Keys, Message
-from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.interface import (
+    StoreAway,
+    StoreDamaged,
+    StoreMisconfigured,
+    StoreUnusable,
+)
 
 _log = Logger()
 
@@ -50,10 +55,10 @@ def check_version(name: str, answer: Message) -> None:
     said = str(answer.get("etcdserver", ""))
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", said)
     if found is None:
-        raise StoreUnusable(f"{name}: what answers there is not etcd")
+        raise StoreMisconfigured(f"{name}: what answers there is not etcd")
     version = tuple(map(int, found.groups()))
     if version < OLDEST:
-        raise StoreUnusable(f"{name} has version {said}; it takes 3.4 or newer")
+        raise StoreMisconfigured(f"{name} has etcd {said}; 3.4 or newer is required")
     if STALE[0] <= version < STALE[1]:
         _log.warn(
             "{name} has version {version}: until 3.5.28, a member that was paused may"
@@ -78,13 +83,17 @@ async def check_members(gateway: Gateway, address: Address) -> None:
         else:
             check_version(endpoint, answer)
     if len(problems) == len(address.endpoints):
-        raise StoreUnusable(f"no etcd answers: {'; '.join(map(str, problems))}")
+        raise StoreAway(f"no etcd answers: {'; '.join(map(str, problems))}")
 
 
-async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
+async def open_cursor(
+    caller: Caller, keys: Keys, name: str, *, journal: int, create: bool
+) -> Cursor:
     """
-    Read the cursor, and make it if there is nothing at all.
+    Read the cursor, and create it if there is nothing at all.
 
+    @param journal: how many transitions the history of a new cursor keeps.
+    @param create: whether to create a cursor; else its absence is an error.
     @raise StoreUnusable: or one of its subclasses.
     """
 
@@ -95,8 +104,21 @@ async def open_cursor(caller: Caller, keys: Keys, name: str) -> Cursor:
         answer = await persist(caller, read)
         found = messages.pairs(answer)
         if not found:
-            # Other nodes may be doing the same; one of them is first and makes the cursor.
-            await persist(caller, lambda: caller.call("kv/txn", messages.make(keys)))
+            if not create:
+                raise StoreUnusable(
+                    f"{name} has no cursor with the prefix {keys.prefix.decode()}; restore"
+                    " etcd from a snapshot, or create a cursor with pexctl create"
+                )
+            # Of the nodes that do this at the same time, one creates the cursor.
+            await persist(
+                caller, lambda: caller.call("kv/txn", messages.create(keys, journal))
+            )
+            _log.warn(
+                "{name} had no cursor with the prefix {prefix}: a new one was created at"
+                " revision 0",
+                name=name,
+                prefix=keys.prefix.decode(),
+            )
         answer = await persist(
             caller, lambda: caller.call("kv/range", messages.get(keys.cursor))
         )
@@ -137,11 +159,8 @@ def explain(name: str, error: Exception) -> StoreUnusable:
     """
     Return the error for a store on etcd that cannot be opened because of C{error}.
     """
-    if isinstance(error, Refused):
-        hint = (
-            "; compact and defragment it, then disarm the alarm"
-            if error.code == RESOURCE_EXHAUSTED
-            else ""
-        )
-        return StoreUnusable(f"{name} refuses: {error}{hint}")
-    return StoreUnusable(f"{name} does not answer, or has no quorum: {error}")
+    if not isinstance(error, Refused):
+        return StoreAway(f"{name} does not answer, or has no quorum: {error}")
+    if error.code == RESOURCE_EXHAUSTED:
+        return StoreAway(f"{name} refuses: {error}")
+    return StoreMisconfigured(f"{name} refuses: {error}")

@@ -59,6 +59,9 @@ class Cursor:
     @ivar keys: how many idempotency keys were ever remembered.
     @ivar author: the process that wrote it, by its name in the queue; empty if it was
         written by a version of this program that does not name itself.
+    @ivar journal: how many transitions the history keeps, the same for all nodes;
+        C{None} if the record was written by a version that does not say so.
+    @ivar value: the record itself, as the gateway takes it.
     """
 
     modified: int
@@ -66,6 +69,20 @@ class Cursor:
     position: int
     keys: int
     author: str = ""
+    journal: int | None = None
+    value: str = ""
+
+    def went_back_from(self, earlier: Cursor) -> bool:
+        """
+        Return whether etcd was restored, or emptied, since it had the cursor C{earlier}.
+
+        Each batch raises both the cursor's revision and etcd's revision of it.
+        """
+        return (
+            self.modified < earlier.modified
+            or self.revision < earlier.revision
+            or (self.modified == earlier.modified and self.value != earlier.value)
+        )
 
 
 @frozen
@@ -138,6 +155,13 @@ class Keys:
         Return the key of the number of the last batch of a process.
         """
         return self.prefix + b"operations/" + process.encode()
+
+    @property
+    def operations_end(self) -> bytes:
+        """
+        Return the key that sorts after every operation key.
+        """
+        return self.prefix + b"operations0"
 
     def waiting(self, process: str) -> bytes:
         """
@@ -226,7 +250,7 @@ def read_mark(keys: Keys, pair: Message) -> Mark:
         return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
 
 
-def write_cursor(revision: int, position: int, keys: int, author: str) -> str:
+def write_cursor(revision: int, position: int, keys: int, author: str, journal: int) -> str:
     """
     Encode the cursor.
     """
@@ -237,6 +261,7 @@ def write_cursor(revision: int, position: int, keys: int, author: str) -> str:
             "position": position,
             "keys": keys,
             "author": author,
+            "journal": journal,
         }
     )
 
@@ -253,11 +278,19 @@ def read_cursor(pair: Message) -> Cursor:
     numbers = _load(pair, "revision", "position", "keys")
     if not all(type(each) is int and each >= 0 for each in numbers):
         raise BadRecord("the record of the cursor is not of this program")
-    # Earlier versions of this program do not name themselves.
-    author = _parse(pair).get("author", "")
+    # Earlier versions of this program write neither their name nor the journal's length.
+    fields = _parse(pair)
+    journal = fields.get("journal")
     revision, position, keys = numbers
-    modified = int(pair["mod_revision"])
-    return Cursor(modified, revision, position, keys, str(author))
+    return Cursor(
+        int(pair["mod_revision"]),
+        revision,
+        position,
+        keys,
+        author=str(fields.get("author", "")),
+        journal=journal if type(journal) is int and journal > 0 else None,
+        value=pair["value"],
+    )
 
 
 def write_remembered(remembered: Remembered) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,8 +23,8 @@ from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.decision import Attempt, Fate
 from pexservice.stores.etcd.history import history
 from pexservice.stores.etcd.messages import Operation, QueuePlace
-from pexservice.stores.etcd.opening import begin_operations, explain, open_cursor
-from pexservice.stores.etcd.records import Cursor, Keys, Message
+from pexservice.stores.etcd.opening import begin_operations, open_cursor
+from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.trimming import trim
 from pexservice.stores.etcd.watch import Watch
@@ -43,6 +44,15 @@ T = TypeVar("T")
 #: How many revisions too many there may be in the journal, or idempotency keys,
 #: before they are trimmed.
 SLACK = 128
+
+#: After a batch that was taken, no check is needed for this long.  Seconds.
+MIN_CHECK_SECONDS = 1.0
+
+
+def _not_taken(error: Refused | Unanswered) -> NotTaken:
+    if isinstance(error, Refused):
+        return NotTaken(f"etcd refuses: {error}")
+    return NotTaken(f"etcd does not answer: {error}")
 
 
 @implementer(ISharedStore)
@@ -65,20 +75,31 @@ class EtcdStore:
         name: str = "etcd",
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
+        create: bool = True,
+        certificate_expires: float | None = None,
         process: str | None = None,
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
-        @param journal: how many transitions the history keeps, 1 or more.
+        @param journal: how many transitions the history keeps, 1 or more, if this node
+            creates the cursor.
+        @param create: whether to create a cursor where there is none.
+        @param certificate_expires: when the client certificate ends, if there is one, in
+            seconds since the epoch.
         @param process: the name of this node in the queue; by default a random one.
         @param prepare: called first; checks which etcd answers.
         """
         self.name = name
+        self.went_back = self.turns = 0
+        self.turn_seconds = 0.0
+        self.certificate_expires = certificate_expires
+        self._create = create
+        self._committed_at = -inf
         self._caller = caller
         self._keys = Keys(prefix.encode())
-        self._kept_transitions = journal
+        self._journal = journal
         self._kept_keys = kept_keys
         self._process = process or secrets.token_hex(8)
         self._queue = StandingQueue(self._process)
@@ -88,6 +109,7 @@ class EtcdStore:
         self._prepare = prepare
         # As it was last heard of; before the first time, older than any that is written.
         self._base = Cursor(0, 0, 0, 0)
+        self._report: Callable[[int, int], None] = lambda *_: None
         self._operation: Operation | None = None
         self._trimming: Deferred[None] = succeed(None)
 
@@ -100,12 +122,29 @@ class EtcdStore:
     async def _open(self) -> tuple[int, int]:
         if self._prepare is not None:
             await self._prepare()
-        self._base = await open_cursor(self._caller, self._keys, self.name)
-        try:
+        base = self._base = await open_cursor(
+            self._caller,
+            self._keys,
+            self.name,
+            journal=self._journal,
+            create=self._create,
+        )
+        if base.journal not in (None, self._journal):
+            self._log.warn(
+                "--journal {ours} is not used: all nodes keep the {kept} transitions that"
+                " the cursor's record says",
+                ours=self._journal,
+                kept=base.journal,
+            )
+        # A store without space, or for a user who may only read, is opened for reads.  Its
+        # first batch needs an operation key, and says why there is none.
+        with suppress(Refused, Unanswered):
             self._operation = await begin_operations(self._caller, self._keys)
-        except (Refused, Unanswered) as error:
-            raise explain(self.name, error) from error
-        return self._base.revision, self._base.position
+        return base.revision, base.position
+
+    @property
+    def _kept_transitions(self) -> int:
+        return self._base.journal or self._journal
 
     def turn(self) -> Deferred[tuple[int, int]]:
         """
@@ -115,13 +154,16 @@ class EtcdStore:
 
     async def _turn(self) -> tuple[int, int]:
         seconds = self._caller.clock.seconds
-        self._queue.ask(seconds())
+        began = seconds()
+        self._queue.ask(began)
         while (delay := self._queue.delay(seconds())) > 0:
             self._news = Deferred()
             self._news.addTimeout(delay, self._caller.clock)
             with suppress(DeferredTimeout):
                 await self._news
             self._news = None
+        self.turns += 1
+        self.turn_seconds += seconds() - began
         return self._base.revision, self._base.position
 
     def commit(self, batch: Batch) -> Deferred[None]:
@@ -147,12 +189,11 @@ class EtcdStore:
             batch,
             operation,
             place=QueuePlace(self._process, queue.usual, queue.will_return, queue.passed),
+            journal=self._kept_transitions,
             forgotten=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()
-        attempt = Attempt(
-            self._caller, self._keys, message, batch, base, operation, self._process
-        )
+        attempt = Attempt(self._caller, self._keys, message, batch, base, operation)
         fate, found = await attempt.decide()
         now = seconds()
         if found.operation is None:
@@ -160,14 +201,12 @@ class EtcdStore:
         happened = fate is Fate.HAPPENED
         ended = queue.won if happened else queue.lost
         ended(now, now - began, found.revision, found.marks)
-        if found.cursor.modified < base.modified:
-            # An operator restored etcd, and meant it.
-            self._base = found.cursor
-        self._know(found.cursor)
+        self._know(found.cursor, base)
         if fate is Fate.UNKNOWN:
             raise OutcomeUnknown("etcd does not tell what became of a batch")
         if not happened:
             raise Conflict(found.cursor.revision, found.cursor.position, found.used)
+        self._committed_at = now
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
             self._trim(ordinal - self._kept_keys)
@@ -177,27 +216,46 @@ class EtcdStore:
             try:
                 self._operation = await begin_operations(self._caller, self._keys)
             except (Refused, Unanswered) as error:
-                raise NotTaken("etcd does not answer") from error
+                raise _not_taken(error) from error
         # Also when the fate of the last batch is unknown: its number is used up.
         self._operation = self._operation.following()
         return self._operation
 
-    def _know(self, cursor: Cursor) -> None:
+    def _know(self, cursor: Cursor, known: Cursor | None = None) -> None:
         """
         Take note of a state of the cursor.
+
+        @param known: the cursor that was known when this state was asked for.  C{None} for
+            news of the watch, which answers may overtake.
         """
-        # Answers may overtake each other.
-        if cursor.modified > self._base.modified:
+        base = self._base
+        newer = cursor.modified > base.modified
+        lower = cursor.revision < base.revision
+        if (known is base and cursor.went_back_from(base)) or (newer and lower):
+            self.went_back += 1
+            self._log.critical(
+                "{name}: the cursor went back from revision {old} to {new}: etcd was"
+                " restored from a snapshot or emptied, and acknowledged steps are lost",
+                name=self.name,
+                old=base.revision,
+                new=cursor.revision,
+            )
+            self._base = cursor
+            self._report(cursor.revision, cursor.position)
+        elif newer:
             self._base = cursor
         self._queue.heard(self._caller.clock.seconds(), cursor.author, cursor.modified)
         news, self._news = self._news, None
         if news is not None:
             news.callback(None)
 
-    def watch(self, heard: Callable[[int, int], None]) -> None:
+    def watch(
+        self, heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+    ) -> None:
         """
-        Call C{heard} with the cursor when it has moved.
+        Call C{heard} when the cursor has moved, and C{went_back} when it has gone back.
         """
+        self._report = went_back
 
         def hear(cursor: Cursor) -> None:
             self._know(cursor)
@@ -240,14 +298,40 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._read())
 
     async def _read(self) -> tuple[int, int]:
-        found = messages.pairs(
-            await self._ask("kv/range", messages.get(self._keys.cursor)),
-        )
-        if not found:
-            raise NotTaken("etcd has lost the cursor")
-        cursor = records.read_cursor(found[0])
-        self._know(cursor)
+        known = self._base
+        answer = await self._ask("kv/range", messages.get(self._keys.cursor))
+        cursor = self._only_cursor(answer)
+        if cursor.went_back_from(known):
+            # Some versions of etcd may answer a read with an old state.
+            known = self._base
+            answer = await self._ask("kv/txn", messages.check(self._keys))
+            cursor = self._only_cursor(answer["responses"][0]["response_range"])
+        self._know(cursor, known)
         return cursor.revision, cursor.position
+
+    def _only_cursor(self, answer: Message) -> Cursor:
+        try:
+            return messages.only_cursor(self._keys, messages.pairs(answer))
+        except BadRecord as error:
+            raise NotTaken(str(error)) from error
+
+    def check(self) -> Deferred[NotTaken | None]:
+        """
+        Find out whether a batch would be taken now; see L{ISharedStore.check}.
+        """
+        return Deferred.fromCoroutine(self._check())
+
+    async def _check(self) -> NotTaken | None:
+        if self._caller.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
+            return None
+        message = messages.check(self._keys)
+        try:
+            await persist(self._caller, lambda: self._caller.call("kv/txn", message))
+        except Refused as error:
+            return _not_taken(error)
+        except Unanswered as error:
+            raise _not_taken(error) from error
+        return None
 
     async def _ask(self, path: str, message: Message) -> Message:
         """
@@ -255,10 +339,8 @@ class EtcdStore:
         """
         try:
             return await persist(self._caller, lambda: self._caller.call(path, message))
-        except Refused as error:
-            raise NotTaken(f"etcd refuses: {error}") from error
-        except Unanswered as error:
-            raise NotTaken("etcd does not answer") from error
+        except (Refused, Unanswered) as error:
+            raise _not_taken(error) from error
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """

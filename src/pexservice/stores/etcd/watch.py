@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -44,9 +45,11 @@ class Lines:
                 # An error, or not etcd: the watch is over then.
                 continue
             for event in events:
-                # An event without a type is a put.
+                # An event without a type is a put.  A record that cannot be read is
+                # reported by the next read.
                 if "type" not in event:
-                    self._heard(records.read_cursor(event["kv"]))
+                    with suppress(records.BadRecord):
+                        self._heard(records.read_cursor(event["kv"]))
 
 
 class Watch:

@@ -34,6 +34,16 @@ def test_refusals(code: int) -> None:
         _understand("u", 400, body)
 
 
+def test_plain_text_with_status_400_is_a_refusal_that_shows_its_words() -> None:
+    """
+    The gateway refuses a client certificate with a CN so when etcd has users.
+    """
+    body = b"CommonName of client sending a request against gateway will be ignored\n"
+    with pytest.raises(Refused, match=r"^u: status 400: CommonName of client") as caught:
+        _understand("u", 400, body)
+    assert caught.value.code == 3
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

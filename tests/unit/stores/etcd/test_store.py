@@ -4,12 +4,17 @@ The store of many nodes, when answers do not come.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.caller import DEADLINE, Refused
+from pexservice.stores.etcd import messages
+from pexservice.stores.etcd.caller import DEADLINE, Refused, Unanswered
+from pexservice.stores.etcd.records import Keys, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
@@ -24,6 +29,7 @@ from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
+KEYS = Keys(b"p/")
 FIRST = batch((0, 0), b"nn", b"k")
 OTHER = batch((0, 0), b"n")
 
@@ -434,6 +440,241 @@ def test_cursor_lost(bench: Bench) -> None:
         now(_open(bench.etcd))
     with pytest.raises(StoreUnusable):
         now(_open(bench.etcd))
+
+
+def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -> None:
+    """
+    After a restore, etcd's revision that an idle node knows comes again with another batch.
+    """
+    snapshot = bench.etcd.snapshot()
+    now(bench.other.commit(batch((0, 0), b"nnn")))
+    bench.caller.open = True
+    assert now(bench.store.read()) == (3, 3)
+    bench.etcd.restore(snapshot)
+    third = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    now(third.open())
+    # The new operation key took the revision of the lost batch; go back to that revision.
+    bench.etcd.revision = snapshot[0]
+    now(third.commit(batch((0, 0), b"p")))
+    assert bench.store._base.modified == third._base.modified
+    with pytest.raises(Conflict) as conflict:
+        now(bench.store.commit(batch((3, 3), b"n")))
+    assert (conflict.value.revision, conflict.value.position) == (1, 0)
+    assert now(third.read()) == (1, 0)
+
+
+def _watched(store: EtcdStore) -> list[tuple[int, int]]:
+    """
+    Return a list that gets the cursor each time that it has gone back.
+    """
+    reported: list[tuple[int, int]] = []
+    store.watch(lambda *_: None, lambda *cursor: reported.append(cursor))
+    return reported
+
+
+@pytest.mark.parametrize("bump", [0, 1000])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_restored_etcd_is_reported_by_a_read(bench: Bench, bump: int, steps: int) -> None:
+    """
+    A read that shows an earlier revision is reported once, whatever happened since.
+    """
+    now(bench.other.commit(batch((0, 0), b"n")))
+    snapshot = bench.etcd.snapshot()
+    now(bench.other.commit(batch((1, 1), b"nnn")))
+    bench.caller.open = True
+    reported = _watched(bench.store)
+    assert now(bench.store.read()) == (4, 4)
+    bench.etcd.restore(snapshot, bump)
+    now(bench.other.read())
+    if steps:
+        now(bench.other.commit(batch((1, 1), steps * b"n")))
+    with capturedLogs() as logs:
+        for _ in range(2):
+            assert now(bench.store.read()) == (1 + steps, 1 + steps)
+    assert reported == [(1 + steps, 1 + steps)]
+    (line,) = [
+        formatEvent(event) for event in logs if event["log_level"].name == "critical"
+    ]
+    assert line is not None
+    assert f"from revision 4 to {1 + steps}" in line
+    assert bench.store.went_back == 1
+
+
+@pytest.mark.parametrize("bump", [0, 1000])
+def test_restored_etcd_is_reported_by_a_commit(bench: Bench, bump: int) -> None:
+    """
+    A batch that meets an earlier revision did not happen, and the next one follows from it.
+    """
+    snapshot = bench.etcd.snapshot()
+    bench.caller.open = True
+    reported = _watched(bench.store)
+    now(bench.store.commit(FIRST))
+    bench.etcd.restore(snapshot, bump)
+    with pytest.raises(Conflict) as conflict:
+        now(bench.store.commit(batch((2, 2), b"n")))
+    assert (conflict.value.revision, conflict.value.position) == (0, 0)
+    assert reported == [(0, 0)]
+    now(bench.store.commit(batch((0, 0), b"p")))
+    assert bench.moved == [(1, 0)]
+
+
+def test_restored_etcd_is_reported_by_the_watch(bench: Bench) -> None:
+    """
+    News of a higher etcd revision with a lower revision of the cursor is a restore.
+    """
+    snapshot = bench.etcd.snapshot()
+    bench.caller.open = True
+    reported = _watched(bench.store)
+    now(bench.store.commit(batch((0, 0), b"nnn")))
+    bench.etcd.restore(snapshot, 1000)
+    now(bench.other.commit(batch((0, 0), b"n")))
+    bench.caller.miss()
+    bench.caller.hear()
+    assert reported == [(1, 1)]
+
+
+def test_old_state_read_from_a_slow_member_is_no_restore(bench: Bench) -> None:
+    """
+    A read that shows an older state than the node knows is checked through etcd's log.
+    """
+    old = bench.etcd.apply("kv/range", messages.get(KEYS.cursor))
+    bench.caller.open = True
+    reported = _watched(bench.store)
+    now(bench.store.commit(FIRST))
+    bench.caller.open = False
+    revisions: list[object] = []
+    bench.store.read().addCallback(revisions.append)
+    bench.caller.waiting[0].answer = old
+    bench.caller.answer()
+    bench.caller.answer()
+    assert revisions == [(2, 2)]
+    assert reported == []
+
+
+def test_cursor_of_an_emptied_etcd_is_not_created_by_a_running_node(bench: Bench) -> None:
+    """
+    A node whose cursor has gone takes no batch and shows no state, and says what to do.
+    """
+    bench.caller.open = True
+    bench.etcd.values.clear()
+    with pytest.raises(NotTaken, match="etcd has lost the key p/cursor; restore etcd"):
+        now(bench.store.read())
+    with pytest.raises(NotTaken, match="etcd has lost the key p/cursor; restore etcd"):
+        now(bench.store.commit(FIRST))
+    assert not bench.etcd.values.keys() & {b"p/cursor"}
+
+
+def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
+    """
+    A record that cannot be read refuses reads and batches, and the watch passes it over.
+    """
+    bench.caller.open = True
+    _watched(bench.store)
+    bench.etcd.apply(
+        "kv/txn",
+        {"success": [{"request_put": {"key": text(b"p/cursor"), "value": text(b"{}")}}]},
+    )
+    bench.caller.hear()
+    with pytest.raises(NotTaken, match="not of this program"):
+        now(bench.store.read())
+    with pytest.raises(NotTaken, match="not of this program"):
+        now(bench.store.commit(FIRST))
+
+
+def test_check_tells_whether_a_batch_would_be_taken(bench: Bench) -> None:
+    """
+    A check changes nothing, and is refused where a batch would be.
+    """
+    bench.caller.open = True
+    before = deepcopy(bench.etcd.values)
+    assert now(bench.store.check()) is None
+    assert bench.etcd.values == before
+    bench.etcd.alarmed = True
+    assert "space exceeded; compact" in str(now(bench.store.check()))
+    bench.etcd.alarmed, bench.etcd.read_only = False, True
+    assert "permission denied" in str(now(bench.store.check()))
+
+
+def test_check_is_not_sent_right_after_a_batch(bench: Bench) -> None:
+    """
+    A batch that was taken a moment ago shows that etcd takes batches.
+    """
+    bench.caller.open = True
+    now(bench.store.commit(FIRST))
+    bench.caller.open = False
+    assert now(bench.store.check()) is None
+    bench.clock.advance(1)
+    bench.store.check()
+    assert len(bench.caller.waiting) == 1
+
+
+def test_store_without_create_refuses_an_empty_etcd() -> None:
+    """
+    With C{--no-create} nothing is created, and the message names the verb that creates.
+    """
+    etcd = FakeEtcd()
+    with pytest.raises(StoreUnusable, match=r"has no cursor with the prefix p/.*create"):
+        now(EtcdStore(FakeCaller(etcd, Clock()), "p/", create=False).open())
+    assert etcd.values == {}
+
+
+def test_created_cursor_is_a_warning() -> None:
+    """
+    A node that creates the cursor says so; a node that finds it says nothing.
+    """
+    etcd = FakeEtcd()
+    for expected in (["warn"], []):
+        with capturedLogs() as logs:
+            now(_open(etcd))
+        assert [event["log_level"].name for event in logs] == expected
+
+
+def test_journal_length_is_kept_with_the_cursor() -> None:
+    """
+    All nodes keep as many transitions as the node that created the cursor said.
+    """
+    etcd, clock = FakeEtcd(), Clock()
+    one, two = (
+        EtcdStore(FakeCaller(etcd, clock), "p/", journal=length) for length in (3, 500)
+    )
+    now(one.open())
+    with capturedLogs() as logs:
+        now(two.open())
+    (event,) = logs
+    assert (formatEvent(event) or "").startswith("--journal 500 is not used")
+    state = (0, 0)
+    for _ in range(200):
+        taken = batch(state, b"n")
+        now(two.commit(taken))
+        state = (taken.revision, taken.position)
+    assert len(now(two.history(None, 1000))) == 3
+    rows = [key for key in etcd.values if key.startswith(b"p/journal/")]
+    assert len(rows) < 3 + 128
+
+
+def test_store_for_a_user_who_may_only_read_is_open_for_reads(bench: Bench) -> None:
+    """
+    A node whose user may not write opens, reads, and refuses batches with etcd's words.
+    """
+    bench.etcd.read_only = True
+    store = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    assert now(store.open()) == (0, 0)
+    with pytest.raises(NotTaken, match="permission denied"):
+        now(store.commit(FIRST))
+
+
+def test_read_that_is_not_answered_ends_within_five_seconds(bench: Bench) -> None:
+    """
+    A read is repeated until another attempt could take longer than that.
+    """
+    ended: list[object] = []
+    bench.store.read().addErrback(lambda failure: ended.append(failure.value))
+    while not ended:
+        bench.clock.advance(1)
+        bench.caller.fail(Unanswered("http://h:1: no answer in 1.0 s", sent=True))
+        bench.clock.advance(0.1)
+    assert bench.clock.seconds() <= DEADLINE
+    assert str(ended[0]) == "etcd does not answer: http://h:1: no answer in 1.0 s"
 
 
 def test_two_make_it_at_once() -> None:

@@ -14,7 +14,6 @@ from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.caller import Refused
 from pexservice.stores.etcd.messages import MOST_KEYS, Operation, QueuePlace
 from pexservice.stores.etcd.records import (
-    Cursor,
     Keys,
     Mark,
     read_mark,
@@ -42,7 +41,7 @@ class Node:
         self.caller = FakeCaller(etcd, clock)
         self.store = EtcdStore(self.caller, "p/", process=name)
         now(self.store.open())
-        self.store.watch(lambda *_: None)
+        self.store.watch(lambda *_: None, lambda *_: None)
         self.caller.open = False
         self.name = name
 
@@ -323,7 +322,7 @@ def test_an_old_node(nodes: tuple[Node, ...]) -> None:
     Such a node does not name itself.
     """
     one, *_ = nodes
-    cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "")}
+    cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "", 9)}
     value = json.loads(b64decode(cursor["value"]))
     del value["author"]
     cursor["value"] = text(json.dumps(value).encode())
@@ -395,12 +394,15 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
         b"p/operations/x", 1, etcd.apply("lease/grant", {"TTL": "9"})["ID"]
     )
     etcd.apply("kv/txn", messages.begin_operations(operation))
+    etcd.apply("kv/txn", messages.create(KEYS, 9))
+    cursor = etcd.apply("kv/range", messages.get(KEYS.cursor))
     message = messages.transaction(
         KEYS,
-        Cursor(0, 0, 0, 0),
+        messages.only_cursor(KEYS, messages.pairs(cursor)),
         batch((0, 0), MOST_KEYS * b"n", *(b"%d" % each for each in range(MOST_KEYS))),
         operation,
         place=QueuePlace("me", 0.1, again, dead),
+        journal=9,
         forgotten=7,
     )
     assert len(message["success"]) <= MOST_OPERATIONS

@@ -19,12 +19,16 @@ from pexservice.stores.etcd.watch import Lines, Watch
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 
 
+def _value(revision: int) -> str:
+    return write_cursor(revision, 1, 0, "a", 9)
+
+
 def _line(revision: int) -> bytes:
     event = {
         "kv": {
             "key": text(b"p/cursor"),
             "mod_revision": str(revision + 7),
-            "value": write_cursor(revision, 1, 0, "a"),
+            "value": _value(revision),
         }
     }
     return json.dumps({"result": {"header": {}, "events": [event]}}).encode() + b"\n"
@@ -48,7 +52,10 @@ def test_lines(size: int) -> None:
     lines = Lines(heard.append)
     for start in range(0, len(said), size):
         lines.take(said[start : start + size])
-    assert heard == [Cursor(8, 1, 1, 0, "a"), Cursor(9, 2, 1, 0, "a")]
+    assert heard == [
+        Cursor(8, 1, 1, 0, "a", 9, _value(1)),
+        Cursor(9, 2, 1, 0, "a", 9, _value(2)),
+    ]
 
 
 @define(eq=False)
