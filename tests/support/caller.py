@@ -12,6 +12,8 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
 
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
@@ -19,6 +21,7 @@ from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.web.access import Access
 from pexservice.web.api import Api
+from pexservice.web.clients import Caller as Connection
 from pexservice.web.clients import Clients
 from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import TABLE, Table
@@ -56,6 +59,27 @@ class Answer:
         Return what the body means as JSON.
         """
         return json.loads(self.body)
+
+
+class _Local(Resource):
+    """
+    The resources of the API, for requests that come from this machine.
+    """
+
+    isLeaf = True
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__()
+        self._resource = resource
+
+    def render(self, request: IRequest) -> bytes | int:
+        """
+        Note the connection of a request, as the service's own connections do.
+        """
+        connection = Connection("127.0.0.1", trusted=False, checks_host=False)
+        request.caller = connection  # type: ignore[attr-defined]
+        response: bytes | int = self._resource.render(request)
+        return response
 
 
 class Caller:
@@ -103,7 +127,7 @@ class Caller:
             later=lambda _, call: call(),
             scrape=scrape,
         )
-        self._treq: Any = StubTreq(api.resource())
+        self._treq: Any = StubTreq(_Local(api.resource()))
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
         """

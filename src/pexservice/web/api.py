@@ -24,11 +24,12 @@ from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.guard import Guard, OperationResource
 from pexservice.web.negotiation import best_of
-from pexservice.web.operations import WATCH, kind_of_read
+from pexservice.web.operations import WATCH, ISender, kind_of_read
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
+    FORWARDED_FOR,
     IF_NONE_MATCH,
     LAST_EVENT_ID,
     Arguments,
@@ -128,14 +129,14 @@ class Api:
         """
         List the latest transitions.
         """
-        return self._operation(request, work=partial(self._history, request.uri))
+        return self._operation(request, work=partial(self._history, request))
 
     @app.route("/events")
     def events(self, request: IRequest) -> OperationResource:
         """
         Tell where the cursor is whenever it moves.
         """
-        work = partial(self._stream, cast(Request, request), request.uri)
+        work = partial(self._stream, cast(Request, request))
         return self._operation(request, deed=WATCH, work=work)
 
     @app.route("/livez")
@@ -182,13 +183,18 @@ class Api:
         table = self._table
         return Reply(200, headers, table.json_index if kind == JSON else table.text_index)
 
-    def _history(self, uri: bytes, arguments: Arguments) -> Deferred[Reply]:
-        limit = number(uri, "limit", 1, _MOST_ROWS)
-        before = number(uri, "before", 1, None)
+    def _history(self, request: IRequest, arguments: Arguments) -> Deferred[Reply]:
+        limit = number(request.uri, "limit", 1, _MOST_ROWS)
+        before = number(request.uri, "before", 1, None)
         rows_wanted = _DEFAULT_ROWS if limit is None else limit
         return self._pages.run(
-            lambda: Deferred.fromCoroutine(self._page(arguments, before, rows_wanted))
+            lambda: Deferred.fromCoroutine(self._page(arguments, before, rows_wanted)),
+            self._client_name(request, arguments),
         )
+
+    def _client_name(self, request: object, arguments: Arguments) -> str:
+        caller = cast(ISender, request).caller
+        return self._performer.clients.client_name(caller, arguments.get(FORWARDED_FOR))
 
     async def _page(
         self, arguments: Arguments, before: int | None, rows_wanted: int
@@ -219,10 +225,14 @@ class Api:
         if self._committer.unread is not None:
             raise self._committer.unread
 
-    def _stream(self, request: Request, uri: bytes, arguments: Arguments) -> Deferred[None]:
+    def _stream(self, request: Request, arguments: Arguments) -> Deferred[None]:
         self._check_read()
-        known = arguments.get(LAST_EVENT_ID)
-        stream = self._events.open(request, known, workers="workers" in query(uri))
+        stream = self._events.open(
+            request,
+            arguments.get(LAST_EVENT_ID),
+            client=self._client_name(request, arguments),
+            workers="workers" in query(request.uri),
+        )
         return stream.addCallback(lambda _: request.finish())
 
     def _readyz(self, uri: bytes, arguments: Arguments) -> Reply:

@@ -161,6 +161,15 @@ class Clients:
         known = normalized(host.partition("%")[0])
         return None if known in self._proxies else network(known)
 
+    def client_name(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
+        """
+        Return the name under which the requests of one client are counted.
+
+        @return: the address, or an IPv6 network; C{""} for the clients of a proxy that
+            does not name them.
+        """
+        return self.holder(self.host(caller, forwarded)) or ""
+
 
 @define(eq=False)
 class Caller:

@@ -14,6 +14,7 @@ what became of the one before it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -201,7 +202,8 @@ class Events:
         self._later = later
         self.most = most
         self._score = score
-        self._streams: set[Stream] = set()
+        # The streams in the order in which they were opened, each with its client.
+        self._streams: dict[Stream, str] = {}
         self._looks = False
         self._closed = False
         # How many intervals have passed since the last heartbeat.
@@ -211,20 +213,26 @@ class Events:
         return len(self._streams)
 
     def open(
-        self, request: Request, known: Sequence[bytes] | None, *, workers: bool = False
+        self,
+        request: Request,
+        known: Sequence[bytes] | None,
+        *,
+        client: str,
+        workers: bool = False,
     ) -> Deferred[None]:
         """
         Answer C{request} with a stream.
 
         @param known: the values of its C{Last-Event-ID}, if it has one.
+        @param client: the name under which the client's streams are counted.
         @param workers: whether the stream has events about the workers too.
         @return: fires when the stream has ended, and its answer is to be finished.
         @raise Problem: there are too many streams.
         """
         if len(self._streams) >= self.most:
-            raise too_many_streams(self.most)
+            self._make_room(client)
         stream = Stream(request, self)
-        self._streams.add(stream)
+        self._streams[stream] = client
         stream.workers = self._workers() if workers else None
         state = self._committer.visible
         stream.begin(state, known=known == [b"%d" % state.revision])
@@ -237,11 +245,30 @@ class Events:
             self._look_later()
         return stream.ended
 
+    def _make_room(self, client: str) -> None:
+        """
+        End the oldest stream of the client that has the most.
+
+        That client must have at least two streams more than C{client}, or the two would
+        end each other's streams in turns.  The clients of a proxy that does not name them
+        count as C{""}, and lose no streams.
+
+        @raise Problem: no client has so many.
+        """
+        counts = Counter(self._streams.values())
+        own_count = counts[client]
+        del counts[""]
+        for greedy, count in counts.most_common(1):
+            if count >= own_count + 2:
+                next(s for s, name in self._streams.items() if name == greedy).end()
+                return
+        raise too_many_streams(self.most)
+
     def leave(self, stream: Stream) -> None:
         """
         Forget C{stream}, which has ended.
         """
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
 
     def close(self) -> None:
         """

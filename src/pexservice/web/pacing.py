@@ -1,32 +1,35 @@
 """
-Long work, one piece at a time, with rest in between.
+A queue for long work in which clients take turns.
 
-A page of the history takes milliseconds to make.  A thousand clients that ask for
-one at the same moment would all be answered in one turn of the reactor, and
-everybody else would wait for as long as that takes.  One page in each turn is not
-enough either: on uvloop a turn takes one new connection, so connections would come
-in as slowly as pages are made.
+A page of the history takes milliseconds to make.  If a thousand clients ask for one at the
+same moment, the worker makes one page at a time, and pauses after each, so that it can
+respond to other requests meanwhile.  On uvloop one page in each turn of the reactor would
+be too much: a turn accepts at most 16 connections, so connections would be accepted only as
+fast as pages are made.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
 Later = Callable[[float, Callable[[], None]], object]
 
-#: How long the rest after a piece of work is, in times of how long that piece took.
-REST = 2
+#: How long the pause after a piece of work is, as a multiple of how long the piece took.
+PAUSE_FACTOR = 2
 
 
 class Pacing:
     """
-    A queue of work: the first call is made at once, the others one by one.
+    The queue, in which clients take turns.
+
+    So a client with hundreds of requests delays that of another by one piece of work.
     """
 
     def __init__(self, later: Later, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -35,21 +38,47 @@ class Pacing:
         """
         self._later = later
         self._seconds = seconds
-        # Held by the piece that is done, and during the rest after it.
-        self._turn = DeferredLock()
+        # True while a piece of work is done, and during the pause after it.
+        self._busy = False
+        # The work that waits, by client.  The client whose turn is next is first.
+        self._waiting: OrderedDict[str, OrderedDict[Deferred[None], None]] = OrderedDict()
 
-    def run(self, work: Callable[[], T | Deferred[T]]) -> Deferred[T]:
+    def run(self, work: Callable[[], T | Deferred[T]], client: str) -> Deferred[T]:
         """
-        Do C{work} when its time has come.
+        Do C{work} when it is the client's turn: at once if no work waits.
 
-        @return: what C{work} returns or raises; until its time has come, it may be
-            cancelled.
+        @param client: the name under which the client's requests are counted.
+        @return: a Deferred with the result of C{work}.  While C{work} waits, the Deferred
+            can be cancelled.
         """
-        return self._turn.acquire().addCallback(lambda _: self._do(work))
+        turn: Deferred[None] = Deferred(lambda turn: self._forget(client, turn))
+        if self._busy:
+            self._waiting.setdefault(client, OrderedDict())[turn] = None
+        else:
+            self._busy = True
+            turn.callback(None)
+        return turn.addCallback(lambda _: self._do(work))
+
+    def _forget(self, client: str, turn: Deferred[None]) -> None:
+        turns = self._waiting[client]
+        del turns[turn]
+        if not turns:
+            del self._waiting[client]
 
     def _do(self, work: Callable[[], T | Deferred[T]]) -> T | Deferred[T]:
-        began = self._seconds()
+        start = self._seconds()
         try:
             return work()
         finally:
-            self._later(REST * (self._seconds() - began), self._turn.release)
+            self._later(PAUSE_FACTOR * (self._seconds() - start), self._next)
+
+    def _next(self) -> None:
+        if not self._waiting:
+            self._busy = False
+            return
+        client, turns = self._waiting.popitem(last=False)
+        turn, _ = turns.popitem(last=False)
+        if turns:
+            # Behind the other clients.
+            self._waiting[client] = turns
+        turn.callback(None)

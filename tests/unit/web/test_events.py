@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
 
 from pexservice.commit.requests import Step
 from pexservice.core.cursor import Transition, state_at
@@ -24,12 +25,16 @@ NEXT = Step(Transition.NEXT)
 
 
 def watch(
-    server: Server, *headers: str, version: str = "1.1", path: str = "/events"
+    server: Server,
+    *headers: str,
+    version: str = "1.1",
+    path: str = "/events",
+    address: str = "192.0.2.1",
 ) -> Wire:
     """
     Return a client that has asked for the events.
     """
-    wire = server.connect()
+    wire = server.connect(IPv4Address("TCP", address, 50_000))
     lines = (f"GET {path} HTTP/{version}", "Host: h", *headers, "", "")
     wire.send("\r\n".join(lines).encode())
     return wire
@@ -321,6 +326,72 @@ def test_a_cap() -> None:
     assert not refused.closed
     first.lose()
     assert revisions(watch(server)) == [0]
+
+
+def refused(wire: Wire) -> bool:
+    """
+    Return whether a client was refused a stream.
+    """
+    return wire.received.startswith(b"HTTP/1.1 503 ")
+
+
+def test_address_with_the_most_streams_loses_its_oldest_to_another() -> None:
+    """
+    When all streams are used up, other addresses get their share of them.
+
+    Nobody gains a stream by opening more, so nobody's streams end in turns.
+    """
+    server = Server(streams=4)
+    greedy = [watch(server, address="192.0.2.1") for _ in range(4)]
+    assert refused(watch(server, address="192.0.2.1"))
+    first = watch(server, address="192.0.2.2")
+    assert [wire.closed for wire in greedy] == [True, False, False, False]
+    assert greedy[0].received.endswith(b"0\r\n\r\n")
+    second = watch(server, address="192.0.2.2")
+    assert [wire.closed for wire in greedy] == [True, True, False, False]
+    assert refused(watch(server, address="192.0.2.2"))
+    assert refused(watch(server, address="192.0.2.1"))
+    step(server)
+    look(server, 2)
+    assert [revisions(wire) for wire in (*greedy[2:], first, second)] == [[0, 1]] * 4
+    assert len(server.events) == 4
+
+
+def test_streams_of_a_proxy_that_names_no_clients_are_not_ended() -> None:
+    """
+    A proxy stands for many clients, so its streams are not one client's.
+    """
+    server = Server(streams=2, proxies=("192.0.2.9",))
+    behind = [watch(server, address="192.0.2.9") for _ in range(2)]
+    assert refused(watch(server, address="192.0.2.2"))
+    assert not any(wire.closed for wire in behind)
+
+
+def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    """
+    The share of an address is that of the client, which the proxy names.
+    """
+    server = Server(streams=2, proxies=("192.0.2.9",))
+    greedy = [
+        watch(server, "X-Forwarded-For: 198.51.100.1", address="192.0.2.9")
+        for _ in range(2)
+    ]
+    other = watch(server, "X-Forwarded-For: 198.51.100.2", address="192.0.2.9")
+    assert (refused(other), [wire.closed for wire in greedy]) == (False, [True, False])
+
+
+def test_stream_that_is_not_read_makes_room_at_once() -> None:
+    """
+    The oldest stream of an address may be one whose client takes nothing: it is aborted.
+    """
+    server = Server(streams=2)
+    stalled = watch(server)
+    stalled.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    watch(server)
+    other = watch(server, address="192.0.2.2")
+    assert stalled.transport.aborted
+    assert revisions(other) == [0]
+    assert len(server.events) == 2
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

@@ -1,15 +1,16 @@
 """
-Tests of pacing: long work is done in pieces, with rest in between.
+Tests of the queue for long work: one piece at a time, a pause after each, clients in turns.
 """
 
 from __future__ import annotations
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 
 from pexservice.metrics import Metrics
 from pexservice.web.api import Api
-from pexservice.web.pacing import REST, Pacing
+from pexservice.web.pacing import PAUSE_FACTOR, Pacing
 from tests.support.fakes import Turns, now
 from tests.support.wire import Server
 
@@ -18,90 +19,107 @@ class Work:
     """
     Work in pieces that take a second each.
 
-    @ivar done: the numbers of the pieces that are done.
+    @ivar done: the names of the pieces that are done.
     """
 
     def __init__(self) -> None:
         self.clock = Turns()
         self.pacing = Pacing(self.clock.callLater, self.clock.seconds)
-        self.done: list[int] = []
+        self.done: list[str] = []
 
-    def begin(self, number: int) -> Deferred[None]:
+    def begin(self, name: str, client: str = "a") -> Deferred[None]:
         """
-        Ask for piece C{number}.
+        Ask for a piece of work.
         """
 
         def work() -> None:
             self.clock.rightNow += 1
-            self.done.append(number)
+            self.done.append(name)
 
-        return self.pacing.run(work)
+        return self.pacing.run(work, client)
 
 
-def test_one_by_one() -> None:
+def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
     """
-    The first piece is done at once, and the others in order.
+    The first piece is done at once, and the others in order, each after a pause.
 
-    Each of the others is done when the time of rest is over.  Then the next piece is done
-    at once again.
+    When nothing waits any more, the next piece is done at once again.
     """
     work = Work()
-    for number in range(3):
-        work.begin(number)
-    for expected in ([0], [0, 1], [0, 1, 2], [0, 1, 2]):
-        assert work.done == expected
-        work.clock.turn(REST - 0.5)
-        assert work.done == expected
+    for name in "012":
+        work.begin(name)
+    for expected in ("0", "01", "012", "012"):
+        assert "".join(work.done) == expected
+        work.clock.turn(PAUSE_FACTOR - 0.5)
+        assert "".join(work.done) == expected
         work.clock.turn(0.5)
     assert not work.clock.calls
-    work.begin(3)
-    assert work.done == [0, 1, 2, 3]
+    work.begin("3")
+    assert work.done[-1] == "3"
 
 
-def test_leaving() -> None:
+def test_client_with_much_work_delays_another_by_one_piece() -> None:
+    """
+    Clients take turns, whoever came first and however much each of them waits for.
+    """
+    work = Work()
+    for number in range(300):
+        work.begin(f"greedy {number}", "192.0.2.1")
+    work.begin("honest 0", "192.0.2.2")
+    work.begin("other 0", "192.0.2.3")
+    work.begin("honest 1", "192.0.2.2")
+    for _ in range(6):
+        work.clock.turn(PAUSE_FACTOR)
+    assert work.done == [
+        *("greedy 0", "greedy 1", "honest 0", "other 0"),
+        *("greedy 2", "honest 1", "greedy 3"),
+    ]
+
+
+def test_cancelled_work_takes_no_time_and_leaves_nothing_behind() -> None:
     """
     A client that cancels its piece costs the others no time.
     """
     work = Work()
-    work.begin(0)
-    leaving = [work.begin(1) for _ in range(3)]
-    work.begin(2)
-    for each in leaving:
-        each.addErrback(lambda failure: failure.trap(CancelledError))
-        each.cancel()
-    work.clock.turn(REST)
-    assert work.done == [0, 2]
+    work.begin("0")
+    waiting = [work.begin("1", client) for client in "aab"]
+    work.begin("2")
+    for deferred in waiting:
+        deferred.addErrback(lambda failure: failure.trap(CancelledError))
+        deferred.cancel()
+    work.clock.turn(PAUSE_FACTOR)
+    assert work.done == ["0", "2"]
+    work.clock.turn(PAUSE_FACTOR)
+    assert not work.pacing._waiting
 
 
-def test_failing() -> None:
+def test_work_that_fails_is_followed_by_a_pause_too() -> None:
     """
     A piece that fails has had its time, and the next one gets its own.
     """
     work = Work()
     with pytest.raises(ZeroDivisionError):
-        now(work.pacing.run(lambda: 1 // 0))
-    failed = work.pacing.run(lambda: 1 // 0)
-    work.begin(1)
+        now(work.pacing.run(lambda: 1 // 0, "a"))
+    failed = work.pacing.run(lambda: 1 // 0, "a")
+    work.begin("1")
     work.clock.turn()
     with pytest.raises(ZeroDivisionError):
         now(failed)
     work.clock.turn()
-    assert work.done == [1]
+    assert work.done == ["1"]
 
 
-def test_without_pacing() -> None:
+def test_work_does_not_wait_where_pauses_are_over_at_once() -> None:
     """
-    Where the rest is over at once, no piece waits.
+    Other tests switch the queue off in this way.
     """
     pacing = Pacing(lambda _, call: call())
-    assert [now(pacing.run(lambda: 1)) for _ in range(3)] == [1, 1, 1]
+    assert [now(pacing.run(lambda: 1, "a")) for _ in range(3)] == [1, 1, 1]
 
 
-def test_pages_of_the_history() -> None:
+def paced_server() -> Server:
     """
-    Other requests are answered between two pages of the history.
-
-    Many clients ask for a page of the history at once.  A client that leaves is forgotten.
+    Return a server whose pages of the history wait for their turns.
     """
     server = Server()
     api = Api(
@@ -112,6 +130,14 @@ def test_pages_of_the_history() -> None:
         scrape=Metrics(server.committer, server.fast_path).reply,
     )
     server.site.resource = api.resource()
+    return server
+
+
+def test_other_requests_are_answered_between_two_pages_of_the_history() -> None:
+    """
+    Many clients ask for a page at once.  A client that leaves is forgotten.
+    """
+    server = paced_server()
     readers = [server.connect() for _ in range(4)]
     for each in readers:
         each.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -124,3 +150,19 @@ def test_pages_of_the_history() -> None:
     assert [bool(each.received) for each in readers] == [True, False, True, False]
     server.clock.turn(1)
     assert readers[3].received.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_address_with_many_pages_to_wait_for_delays_another_by_one() -> None:
+    """
+    The history's queue knows clients by their addresses.
+    """
+    server = paced_server()
+    ask = b"GET /history?limit=1 HTTP/1.1\r\nHost: h\r\n\r\n"
+    greedy = [server.connect(IPv4Address("TCP", "192.0.2.1", n)) for n in range(1, 31)]
+    honest = server.connect(IPv4Address("TCP", "192.0.2.2", 1))
+    for wire in (*greedy, honest):
+        wire.send(ask)
+    for _ in range(2):
+        server.clock.turn(1)
+    assert honest.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert sum(bool(wire.received) for wire in greedy) == 2
