@@ -16,10 +16,10 @@ from pexservice.web.problems import TYPE_PREFIX
 PAGE = Path(__file__).parents[2] / "docs" / "http-api.md"
 
 _BEGINNING = """\
-# The API
+# HTTP API
 
-This page is made from the OpenAPI document that the service has at `/openapi.json`, by \
-`make api-docs`.
+`make api-docs` generates this page from the OpenAPI document, which the service has at \
+`/openapi.json`.
 
 """
 
@@ -43,16 +43,16 @@ def reference(whole: Json) -> str:
             *_endpoints(whole),
             *_details(whole),
             prose,
-            "\n| name | status | |\n|---|---|---|\n",
+            "\n| name | status | example |\n|---|---|---|\n",
             *_problems(whole),
-            "\n## Headers of answers\n\n| name | |\n|---|---|\n",
+            "\n## Headers of responses\n\n| name | meaning and example |\n|---|---|\n",
             *_headers(whole),
         ]
     )
 
 
 def _endpoints(whole: Json) -> Iterator[str]:
-    yield "| path | methods | |\n|---|---|---|\n"
+    yield "| path | methods | meaning |\n|---|---|---|\n"
     for path, item in whole["paths"].items():
         methods = [method.upper() for method in item if method != "options"]
         summary = item[methods[0].lower()]["summary"]
@@ -60,45 +60,52 @@ def _endpoints(whole: Json) -> Iterator[str]:
 
 
 def _details(whole: Json) -> Iterator[str]:
-    usual = set.intersection(*(set(each["responses"]) for each in _operations(whole)))
-    usual.discard("200")
-    yield f"\nAny request can get {', '.join(sorted(usual))}.\n"
-    # Endpoints that differ in path and description only are told once.
-    alike: dict[str, list[str]] = {}
+    shown: dict[str, str] = {}
     for path, item in whole["paths"].items():
-        alike.setdefault("".join(_detail(whole, item, usual)), []).append(path)
-    for detail, paths in alike.items():
-        yield f"\n### {' '.join(f'`{path}`' for path in paths)}\n\n"
-        for path in paths:
-            yield f"{next(iter(whole['paths'][path].values()))['description']}\n"
-        yield detail
+        operation = next(iter(item.values()))
+        yield f"\n### `{path}`\n\n{operation['description']}\n"
+        # What an earlier endpoint has too is not repeated.
+        detail = "".join((*_parameters(whole, operation), *_examples(whole, operation)))
+        if detail and detail in shown:
+            yield f"Parameters and representations are those of `{shown[detail]}`.\n"
+        else:
+            shown[detail] = path
+            yield detail
+        yield from _statuses(item)
 
 
-def _operations(whole: Json) -> Iterator[Json]:
-    for item in whole["paths"].values():
-        yield from item.values()
-
-
-def _detail(whole: Json, item: Json, usual: set[str]) -> Iterator[str]:
-    operation = next(iter(item.values()))
+def _parameters(whole: Json, operation: Json) -> Iterator[str]:
     parameters = [_resolved(whole, each) for each in operation.get("parameters", [])]
     if parameters:
-        yield "\n| parameter | in | |\n|---|---|---|\n"
-    for each in parameters:
-        text = f"{each['description']}{_range(each['schema'])}"
-        yield f"| `{each['name']}` | {each['in']} | {text} |\n"
-    answer = _resolved(whole, operation["responses"]["200"])
-    for kind, content in answer["content"].items():
+        yield "\n| parameter | in | meaning |\n|---|---|---|\n"
+    for parameter in parameters:
+        text = f"{parameter['description']}{_range(parameter['schema'])}"
+        yield f"| `{parameter['name']}` | {parameter['in']} | {text} |\n"
+
+
+def _examples(whole: Json, operation: Json) -> Iterator[str]:
+    response = _resolved(whole, operation["responses"]["200"])
+    for kind, content in response["content"].items():
         example = _example(whole, content)
         if example is not None and len(str(example)) < _SHORT:
             yield f"\n`{kind}`:\n\n{_indented(example)}"
-    statuses = {
-        status
-        for method, each in item.items()
+
+
+def _statuses(item: Json) -> Iterator[str]:
+    """
+    Tell the statuses of an endpoint, and by method those that not all of its methods have.
+    """
+    methods = {
+        method.upper(): set(operation["responses"])
+        for method, operation in item.items()
         if method != "options"
-        for status in each["responses"]
     }
-    yield f"\nStatuses: {', '.join(sorted(statuses - usual))}.\n"
+    common = set.intersection(*methods.values())
+    yield f"\nStatuses: {', '.join(sorted(common))}"
+    for method, statuses in methods.items():
+        if statuses > common:
+            yield f"; {method} also {', '.join(sorted(statuses - common))}"
+    yield ".\n"
 
 
 def _example(whole: Json, content: Json) -> object:
@@ -110,14 +117,14 @@ def _resolved(whole: Json, part: Json) -> Json:
     if "$ref" not in part:
         return part
     *_, kind, name = part["$ref"].split("/")
-    found: Json = whole["components"][kind][name]
-    return found
+    component: Json = whole["components"][kind][name]
+    return component
 
 
 def _range(schema: Json) -> str:
     if schema.get("type") != "integer":
         return ""
-    default = f", {schema['default']} if it is not given" if "default" in schema else ""
+    default = f"; the default is {schema['default']}" if "default" in schema else ""
     return f" From {schema['minimum']} to {schema['maximum']}{default}."
 
 
