@@ -166,11 +166,9 @@ def ctl(version: str) -> Iterator[str]:
     yield ".SH COMMANDS"
     for name, command in commands.choices.items():
         yield f".SS {name}"
-        # The exit statuses are the same for all.
-        command.epilog = None
         yield from (".nf", quoted(command.format_help().strip()), ".fi")
     yield ".SH EXIT STATUS"
-    _, _, statuses = (parser.epilog or "").partition("\n")
+    _, _, statuses = (parser.epilog or "").partition("exit status:\n")
     yield from (".nf", quoted(statuses.rstrip()), ".fi")
     yield ".SH ENVIRONMENT"
     for name, words in (

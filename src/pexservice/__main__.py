@@ -6,19 +6,14 @@ It does not matter where C{twistd} is installed.
 
 import sys
 
+from pexservice.cli.front_page import answer, is_pexctl
 from pexservice.process.start_signals import START_SIGNALS
 
 if __name__ == "__main__" and "pexservice" in sys.argv:
     # Before the other imports, for a signal may come during them.
     START_SIGNALS.install()
 
-#: The commands of L{pexservice.cli.pexctl}, a module that a worker has no use for.
-VERBS = (
-    *("current", "next", "previous", "reset", "history", "watch", "load"),
-    *("status", "check", "reload", "verify", "backup", "restore"),
-)
-
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in VERBS:
+if __name__ == "__main__" and is_pexctl(sys.argv[1:]):
     # Before Twisted, which not every verb needs.
     from pexservice.cli.pexctl import main
 
@@ -28,9 +23,7 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 
-from pexservice.cli.front_page import answer
-
-if __name__ == "__main__" and (status := answer(sys.argv[1:], VERBS)) is not None:
+if __name__ == "__main__" and (status := answer(sys.argv[1:])) is not None:
     sys.exit(status)
 
 from twisted.scripts.twistd import run

@@ -81,7 +81,7 @@ def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> Non
     with Daemon(tmp_path, command="pexservice-worker"):
         refused = run(tmp_path, "verify", STORE)
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "is in use by another process; a backup can be made" in refused.stderr
+        assert "is in use by another process; make a backup" in refused.stderr
         assert run(tmp_path, "backup", STORE, "copy").returncode == 0
     for store in (STORE, "copy"):
         assert run(tmp_path, "verify", store).returncode == 0

@@ -20,6 +20,7 @@ import trustme
 
 from tests.functional.test_ctl import MODULE, PEXCTL, server
 from tests.support.daemon import PATIENCE, Daemon
+from tests.support.ports import held_ports
 
 
 def pexctl(
@@ -74,7 +75,7 @@ def test_steps(worker: Daemon) -> None:
     assert json.loads(pexctl(worker, "next", "--json", "--key", "k").stdout)["replayed"]
     moved = pexctl(worker, "reset", "--if-revision", "4", "--json")
     assert moved.returncode == 1
-    assert moved.stderr.endswith("is at revision 5, position 3; nothing was moved\n")
+    assert moved.stderr.endswith("is at revision 5, position 3; no step was made\n")
     found = json.loads(moved.stdout)
     assert (found["outcome"], found["revision"]) == ("precondition-failed", 5)
     assert pexctl(worker, "reset").stdout == "0\n"
@@ -200,14 +201,12 @@ def test_watch(worker: Daemon) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-@pytest.mark.parametrize("verb", [("next", "--deadline", "60"), ("history",), ("watch",)])
-def test_signals_while_a_call_waits(
+@pytest.mark.parametrize("verb", [("next", "--json"), ("history",), ("watch",)])
+def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     number: signal.Signals, status: int, verb: tuple[str, ...]
 ) -> None:
     """
-    Ctrl-C and SIGTERM end a call that is not answered, at once and without a word.
-
-    A shell has the commands that it starts in the background ignore SIGINT; these end too.
+    A shell makes its background commands ignore SIGINT; these end too.
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)
@@ -215,7 +214,7 @@ def test_signals_while_a_call_waits(
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             calling = subprocess.Popen(
-                [*PEXCTL, *verb, "--url", url],
+                [*PEXCTL, *verb, "--url", url, "--deadline", "60"],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -225,10 +224,45 @@ def test_signals_while_a_call_waits(
         with calling:
             connection, _ = silent.accept()
             with connection:
-                assert connection.recv(65536)
+                request = connection.recv(65536).decode()
                 calling.send_signal(number)
-                assert calling.communicate(timeout=PATIENCE) == ("", "")
+                out, errors = calling.communicate(timeout=PATIENCE)
     assert calling.returncode == status
+    if verb[0] != "next":
+        assert (out, errors) == ("", "")
+        return
+    (key,) = re.findall(r"(?i)\r\nidempotency-key: (\S+)", request)
+    found = json.loads(out)
+    assert (found["outcome"], found["key"]) == ("outcome-unknown", key)
+    assert errors == (
+        "pexctl: interrupted: next may or may not have been made; repeat it with"
+        f" --key {key}\n"
+    )
+
+
+@pytest.mark.needs("pseudo-terminal")
+def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
+    """
+    The line appears long before the deadline, and only once.
+    """
+    with held_ports(1) as (port,):
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*PEXCTL, "next", "--url", f"127.0.0.1:{port}", "--deadline", "60"],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+        ) as calling:
+            os.close(theirs)
+            line = os.read(ours, 4096).decode()
+            assert line.startswith(f"pexctl: http://127.0.0.1:{port}/next: Connection was")
+            assert line.endswith("; retrying for 60 s\r\n")
+            calling.send_signal(signal.SIGINT)
+            rest = os.read(ours, 4096).decode()
+            assert rest.startswith("pexctl: interrupted: ")
+            calling.communicate(timeout=PATIENCE)
+        os.close(ours)
+    assert calling.returncode == 130
 
 
 @contextmanager
@@ -255,6 +289,7 @@ def load_on_a_terminal(
         os.close(ours)
 
 
+@pytest.mark.needs("pseudo-terminal")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -304,6 +339,7 @@ def test_a_pipe_that_closes(worker: Daemon) -> None:
     assert failed.stderr == "pexctl: standard output: No space left on device\n"
 
 
+@pytest.mark.needs("pseudo-terminal")
 def test_load(tmp_path: Path) -> None:
     """
     A load counts its steps by the history, also while workers are killed.
@@ -328,4 +364,4 @@ def test_load(tmp_path: Path) -> None:
             out, _ = loading.communicate(timeout=PATIENCE)
     assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
     assert loading.returncode == 0
-    assert out.endswith("by the history: lost 0, doubled 0\n")
+    assert out.endswith("according to the history: lost 0, doubled 0\n")

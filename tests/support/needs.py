@@ -53,6 +53,16 @@ def _library(name: str, extra: str) -> Need:
     return Need(f"pip install '.[{extra}]'", lambda: find_spec(name) is not None)
 
 
+def _pseudo_terminals() -> bool:
+    try:
+        descriptors = os.openpty()
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return True
+
+
 def _runs(*command: str) -> bool:
     """
     Return whether a command can be run, and ends well.
@@ -149,6 +159,7 @@ NEEDS = {
         "a root directory that is a mount point, which a chroot's need not be",
         lambda: "/" in {line.split(" ")[4] for line in _mount_table()},
     ),
+    "pseudo-terminal": Need("mount -t devpts devpts /dev/pts", _pseudo_terminals),
     # Debian's packages.
     "chromium": _program("chromium", "chromium"),
     "curl": _program("curl", "curl"),
@@ -176,6 +187,7 @@ NEEDS = {
     "axe": _library("axe_playwright_python", "browser"),
     # A directory called build would pass for a module of that name.
     "build": _library("pyproject_hooks", "test"),
+    "fastapi": _library("fastapi", "test"),
     "httpx": _library("httpx", "test"),
     "jsonschema": _library("jsonschema", "api"),
     "kubernetes-validate": _library("kubernetes_validate", "test"),

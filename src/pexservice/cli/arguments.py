@@ -1,5 +1,5 @@
 """
-Arguments that several verbs of C{pexctl} take.
+The arguments that several verbs of C{pexctl} share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ URL = "http://127.0.0.1:8081"
 
 URLS = "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
+_WITHOUT_SCHEME = re.compile(
+    r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?"
+)
 
 
 def _directory(store: str) -> str:
@@ -28,8 +30,8 @@ def _directory(store: str) -> str:
     """
     if re.match(r"(etcd:)?https?://|etcd:", store):
         raise ArgumentTypeError(
-            f"{store}: this is a store in etcd, and here it takes the directory of one on"
-            " disk; etcd's own tool copies and checks what it keeps: etcdctl snapshot save"
+            f"{store}: this is a store in etcd; this command requires the directory of a"
+            " store on disk. To copy a store in etcd, use etcdctl snapshot save"
         )
     return store.removeprefix("lmdb:")
 
@@ -51,31 +53,28 @@ def add_directory(
 
 def seconds(text: str) -> float:
     """
-    Return the seconds, more than 0, that C{text} names.
+    Return the positive number of seconds in C{text}.
     """
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not float(text):
-        raise ArgumentTypeError(f"{text}: must be seconds, more than 0")
+        raise ArgumentTypeError(f"{text}: must be a number of seconds greater than 0")
     return float(text)
 
 
-def number(least: int, most: float = math.inf) -> Callable[[str], int]:
+def number(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
     """
-    Make a parser of whole numbers from C{least} to C{most}.
+    Return a parser of whole numbers from C{minimum} to C{maximum}.
     """
-    limits = f", {least} or more" if most == math.inf else f" from {least} to {most}"
+    limits = f"{minimum} or more" if maximum == math.inf else f"{minimum} to {maximum}"
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
-            raise ArgumentTypeError(f"{text}: must be a number{limits}")
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
+            raise ArgumentTypeError(f"{text}: must be a number, {limits}")
         return int(text)
 
     return parse
 
 
 def is_url(url: str) -> bool:
-    """
-    Tell whether C{url} is a base URL.
-    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -90,9 +89,9 @@ def is_url(url: str) -> bool:
 
 def url(text: str) -> str:
     """
-    Return C{text} as a base URL; a host and a port alone get C{http://} in front.
+    Return C{text} as a base URL; C{http://} is assumed if it names no scheme.
     """
-    if not is_url(text) and _HOST_AND_PORT.fullmatch(text):
+    if not is_url(text) and _WITHOUT_SCHEME.fullmatch(text):
         text = f"http://{text}"
     if not is_url(text):
         raise ArgumentTypeError(f"{text}: must be {URLS}")
@@ -101,67 +100,61 @@ def url(text: str) -> str:
 
 def add_server(parser: ArgumentParser, *, several: bool = True) -> None:
     """
-    Add the arguments that say where a service is.
+    Add the arguments for the service's address.
 
-    @param several: whether the service may be at several addresses.
+    @param several: whether the service may have several addresses.
     """
-    again = "; may be repeated, for nodes that are tried in turns" if several else ""
+    repeatable = "; may be repeated, for nodes that are tried in turn" if several else ""
     parser.add_argument(
         "--url",
         metavar="URL",
         action="append",
         type=url,
-        help=f"{URLS.replace('%', '%%')}{again} [default: PEXSERVICE_URL, or else {URL}]",
+        help=f"{URLS.replace('%', '%%')}{repeatable} [default: PEXSERVICE_URL, or {URL}]",
     )
     parser.add_argument(
         "--ca-file",
         metavar="PEM",
-        help="the authorities to trust instead of the system's",
+        help="a file of authorities to trust instead of the system's",
     )
 
 
 def add_service(parser: ArgumentParser) -> None:
-    """
-    Add the arguments of a verb that calls a service.
-    """
     add_server(parser)
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        help="the file whose first token is sent [default: PEXSERVICE_TOKEN, or none]",
+        help="send the first token in this file [default: PEXSERVICE_TOKEN, or none]",
     )
     parser.add_argument(
         "--deadline",
         metavar="SECONDS",
         type=seconds,
         default=30.0,
-        help="how long to try [default: 30]",
+        help="how long to try, with all attempts [default: 30]",
     )
 
 
 def urls_of(arguments: Namespace) -> list[str]:
     """
-    Return the base URLs that a verb is to call.
+    Return the base URLs that a verb calls.
 
-    @raise VerbFailed: C{PEXSERVICE_URL} names something that is no base URL.
+    @raise VerbFailed: C{PEXSERVICE_URL} is not a list of base URLs.
     """
-    given: list[str] | None = arguments.url
-    if given:
-        return given
-    found = os.environ.get("PEXSERVICE_URL", "").split() or [URL]
-    for each in found:
-        if not is_url(each):
-            raise VerbFailed(
-                f"PEXSERVICE_URL: {each}: must be {URLS}", exit_status=WRONG_ARGUMENTS
-            )
-    return found
+    options: list[str] | None = arguments.url
+    if options:
+        return options
+    try:
+        return [url(word) for word in os.environ.get("PEXSERVICE_URL", "").split()] or [URL]
+    except ArgumentTypeError as error:
+        raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
 
 
 def token_of(arguments: Namespace) -> str | None:
     """
-    Return the token that a verb is to send, or C{None}.
+    Return the token that a verb sends, or C{None}.
 
-    @raise VerbFailed: the token file cannot be read, or has no token in it.
+    @raise VerbFailed: the token file cannot be read, or contains no token.
     """
     name: str | None = arguments.token_file
     if name is None:
@@ -169,14 +162,14 @@ def token_of(arguments: Namespace) -> str | None:
     try:
         lines = Path(name).read_text("ascii").splitlines()
     except UnicodeDecodeError:
-        problem = "it is not plain ASCII"
+        problem = "the file is not plain ASCII"
     except OSError as error:
         problem = error.strerror or str(error)
     else:
         for line in lines:
             if line.strip() and not line.startswith("#"):
                 return line.strip()
-        problem = "there is no token in it"
+        problem = "the file contains no token"
     raise VerbFailed(
         f"--token-file {name}: {problem}",
         exit_status=WRONG_ARGUMENTS,

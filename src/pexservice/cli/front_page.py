@@ -1,5 +1,5 @@
 """
-The answers of C{python -m pexservice} to command lines that start nothing.
+The command lines of C{python -m pexservice} that start nothing.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ Start it:
   twistd pexservice [options]      as a daemon: twistd.pid, twistd.log
   twistd pexservice --help         its options
 
-Look after it:
-  pexctl --help                    status, backup and more
-  pexctl status                    does it take steps?
+Operate it:
+  pexctl help                      status, backup and more
+  pexctl status                    does it accept steps?
 
-"python -m pexservice" stands for "twistd" and for "pexctl" where they are not on the
-path: python -m pexservice -n pexservice, python -m pexservice status.
+"python -m pexservice" replaces "twistd" and "pexctl" if they are not on the path:
+python -m pexservice -n pexservice, python -m pexservice status.
 """
 
 
-def answer(arguments: Sequence[str], verbs: Sequence[str]) -> int | None:
+def is_pexctl(arguments: Sequence[str]) -> bool:
     """
-    Answer a command line that starts nothing.
+    Return whether a command line is for C{pexctl}: it starts with a word and no service.
+    """
+    return (
+        bool(arguments)
+        and not arguments[0].startswith("-")
+        and not any(word in SERVICES for word in arguments)
+    )
 
-    @param verbs: the verbs of C{pexctl}.
-    @return: the exit status, or C{None} if twistd is to take the command line.
+
+def answer(arguments: Sequence[str]) -> int | None:
     """
-    if any(each in SERVICES for each in arguments):
+    Print the help or the version.
+
+    @return: the exit status, or C{None} if the command line is for twistd.
+    """
+    if any(word in SERVICES for word in arguments):
         return None
-    words = [each for each in arguments if not each.startswith("-")]
-    if arguments and words == list(arguments[:1]):
-        # Most requests for help have no wrong word, and do without this import.
-        from pexservice.settings.values import near  # noqa: PLC0415 see above
-
-        hint = near(words[0], [*SERVICES, *verbs])
-        sys.stderr.write(
-            f"pexservice: there is no command {words[0]}{hint}; see python -m pexservice\n"
-        )
-        return 64
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(FRONT_PAGE)
         return 0

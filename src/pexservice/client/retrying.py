@@ -169,7 +169,7 @@ class RetryingClient:
             url = self.url(request, turn)
             try:
                 response = await self.attempt(
-                    request, turn, read_response, min(self.timeout, remaining)
+                    request, turn, read_response, max(min(self.timeout, remaining), 0.0)
                 )
             except RETRIED_ERRORS as error:
                 sent = sent or not isinstance(error, UNSENT_ERRORS)

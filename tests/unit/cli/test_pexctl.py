@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice import __main__ as module
 from pexservice.cli.arguments import is_url
 from pexservice.cli.arguments import url as parse_url
-from pexservice.cli.pexctl import VERBS, main
+from pexservice.cli.pexctl import VERBS, main, make_parser
 from pexservice.process.exit_status import Status
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
@@ -44,20 +44,6 @@ def store(tmp_path: Path) -> Path:
     """
     make_store(tmp_path / "store", 7)
     return tmp_path / "store"
-
-
-def test_the_module_knows_the_verbs(capsys: Captured) -> None:
-    """
-    C{python -m pexservice} knows every verb.
-
-    The module hands the command line over to C{pexctl} rather than to twistd.
-    """
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    shown = capsys.readouterr().out
-    assert tuple(VERBS) == module.VERBS
-    for verb in module.VERBS:
-        assert f"\n    {verb} " in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["verify", "x"]])
@@ -88,36 +74,78 @@ def test_a_verb_imports_only_the_modules_it_needs(
         assert "twisted" not in imported
 
 
-@pytest.mark.parametrize("command", [[], *([verb] for verb in module.VERBS)])
-def test_help(command: list[str], capsys: Captured) -> None:
-    """
-    The help names each exit status that there is.
-    """
+def statuses(text: str) -> set[int]:
+    return set(map(int, re.findall(r"^  (\d+) ", text, re.MULTILINE)))
+
+
+def test_help_lists_every_verb_and_every_exit_status(capsys: Captured) -> None:
+    for arguments in (["--help"], ["help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        shown = capsys.readouterr().out
+        assert statuses(shown) == {0, 1, 2, 64, 69, 75, 78, 130}
+        for verb in VERBS:
+            assert f"\n    {verb} " in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_an_example_and_only_its_own_statuses(
+    verb: str, capsys: Captured
+) -> None:
+    shown = []
+    for arguments in ([verb, "--help"], ["help", verb]):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert re.search(rf"^  pexctl {verb}\b", shown[0], re.MULTILINE)
+    assert statuses(shown[0]) == set(VERBS[verb].statuses)
+    # Only steps may be of unknown outcome, and only stores may be damaged.
+    assert (75 in statuses(shown[0])) == (verb in ("next", "previous", "reset", "load"))
+    assert (78 in statuses(shown[0])) == (verb in ("check", "verify", "backup", "restore"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_example_is_a_command_line_that_pexctl_accepts(verb: str) -> None:
+    for example in VERBS[verb].examples:
+        program, *words = example.split()
+        assert program == "pexctl"
+        if verb != "check":
+            make_parser().parse_args(words)
+
+
+def test_version(capsys: Captured) -> None:
+    assert main(["version"]) == 0
+    line = capsys.readouterr().out
+    assert re.fullmatch(r"pexctl [0-9.]+\n", line)
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": line.split()[1]}
     with pytest.raises(SystemExit, match="0"):
-        main([*command, "--help"])
-    shown = capsys.readouterr().out
-    for status in ("0 ", "1 ", "2 ", "69", "75", "78"):
-        assert f"\n  {status} " in shown
+        main(["--version"])
+    assert capsys.readouterr().out == line
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "required: COMMAND"),
-        (["sing"], "invalid choice: 'sing'"),
+        (["sing"], "there is no command sing; see pexctl help"),
+        (["statsu"], "there is no command statsu (did you mean status?)"),
+        (["pexservce"], "there is no command pexservce (did you mean twistd pexservice?)"),
+        (["\x1b[2J"], r"there is no command \x1b[2J;"),
         (["verify"], "required: STORE"),
         (["backup"], "required: TO"),
         (["status", "gopher:x"], "gopher:x: must be http://HOST:PORT"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
-        (["status", "--timeout", "0"], "0: must be seconds, more than 0"),
-        (["status", "--timeout", "soon"], "soon: must be seconds"),
-        (["reload", "--timeout", "0"], "0: must be seconds, more than 0"),
-        (["reload", "0"], "0: must be a number from 1 to 4194303"),
+        (["status", "--timeout", "0"], "0: must be a number of seconds greater than 0"),
+        (["status", "--timeout", "soon"], "soon: must be a number of seconds"),
+        (["reload", "--timeout", "0"], "0: must be a number of seconds greater than 0"),
+        (["reload", "0"], "0: must be a number, 1 to 4194303"),
         (["history", "--limit", "-1"], "-1: must be a number, 0 or more"),
         (["backup", "store", "to", "--keep", "0"], "0: must be a number, 1 or more"),
         (["restore", "one", "--to", "two", "--beyond", "x"], "x: must be a number, 0 or"),
-        (["load", "--connections", "1001"], "1001: must be a number from 1 to 1000"),
+        (["load", "--connections", "1001"], "1001: must be a number, 1 to 1000"),
     ],
 )
 def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:
@@ -209,7 +237,7 @@ def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
     owner = Directory(str(store))
     owner.own()
     assert main(["verify", str(store)]) == 1
-    assert "is in use by another process; a backup can be made" in capsys.readouterr().err
+    assert "is in use by another process; make a backup" in capsys.readouterr().err
     owner.release()
     assert main(["verify", str(store)]) == 0
 
@@ -320,15 +348,14 @@ def test_urls(url: str, *, good: bool) -> None:
     ("text", "expected"),
     [
         ("localhost:8081", "http://localhost:8081"),
+        ("localhost", "http://localhost"),
+        ("pex.example.org/fibonacci", "http://pex.example.org/fibonacci"),
         ("[::1]:8081", "http://[::1]:8081"),
         ("https://h:1", "https://h:1"),
         ("unix:8081", "unix:8081"),
     ],
 )
-def test_a_host_and_a_port(text: str, expected: str) -> None:
-    """
-    A host and a port are enough where HTTP is meant.
-    """
+def test_http_is_assumed_for_a_url_without_a_scheme(text: str, expected: str) -> None:
     assert parse_url(text) == expected
 
 

@@ -452,6 +452,32 @@ def test_unsent_step_says_that_it_was_not_sent(service: FakeService) -> None:
     assert caught.value.sent
 
 
+class StrictClock(Clock):
+    """
+    A clock that refuses a negative delay, like a reactor.
+    """
+
+    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:
+        assert delay >= 0
+        return super().callLater(delay, *args, **kwargs)
+
+
+def test_delay_that_lasts_longer_than_planned_ends_with_the_deadline() -> None:
+    """
+    A busy machine may call the client back only after its deadline.
+    """
+    service = FakeService(StrictClock())
+    service.always = problem(503, "not-taken")
+    ended: list[Any] = []
+    Deferred.fromCoroutine(cursor(service, deadline=0.1).next()).addBoth(ended.append)
+    service.agent.flush()
+    service.clock.advance(5)
+    service.agent.flush()
+    service.clock.advance(5)
+    (failure,) = ended
+    assert failure.check(OutcomeUnknown)
+
+
 def test_program_hears_of_each_attempt_that_is_repeated(service: FakeService) -> None:
     service.disturbances = [problem(503, "not-taken"), problem(429, "too-many-requests")]
     heard: list[str] = []

@@ -9,12 +9,6 @@ from argparse import ArgumentParser, Namespace
 from pexservice.cli.arguments import add_directory, number
 from pexservice.cli.outcome import Result
 
-SUMMARY = "copy a store, also while a service uses it"
-DESCRIPTION = """\
-The copy is one state that was
-committed, and is verified; it is a store itself: start a service on it, or put
-it in the place of one that was lost, with pexctl restore."""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """

@@ -12,13 +12,6 @@ from pexservice.cli.outcome import Result
 if TYPE_CHECKING:
     from pexservice.settings.options import Settings
 
-SUMMARY = "read options, files, addresses and store as a start would"
-DESCRIPTION = """\
-Nothing
-is changed: no store is made, no address is kept. Run it as the service's user,
-who may not read what you may. What a service uses that runs now is named, and
-is nothing wrong."""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """

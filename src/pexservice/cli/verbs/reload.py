@@ -1,9 +1,9 @@
 """
-C{pexctl reload}: have a running service take its files as they are now.
+C{pexctl reload}: make a running service read its files again.
 
-The verb also tells the outcome.  It asks by SIGHUP, and reads the answer from the
-supervisor's scoreboard, memory that is reached through C{/proc}: so it works with systemd
-and without, whatever the service listens on, for the service's user and for root.
+The verb sends SIGHUP and reads the outcome from the supervisor's scoreboard, which is
+memory that C{/proc} makes available.  So it works with and without systemd, whatever the
+service listens on, for the service's user and for root.
 """
 
 from __future__ import annotations
@@ -18,14 +18,7 @@ from pathlib import Path
 from pexservice.cli.arguments import number, seconds
 from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
 
-SUMMARY = "have a running service take its files as they are now"
-DESCRIPTION = """\
-Options in the configuration
-file, certificates and tokens are read again and the workers are replaced, without
-a failed request. Where something is wrong the old workers serve on."""
-
-#: The time between two looks at the scoreboard.  Seconds.
-_INTERVAL = 0.05
+_POLL_INTERVAL_SECONDS = 0.05
 
 #: The environment variable in which systemd gives a unit's commands its process id.
 _VARIABLE = "MAINPID"
@@ -38,9 +31,6 @@ _pid = number(1, (1 << 22) - 1)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the arguments for the supervisor's process id, and for the longest wait.
-    """
     parser.add_argument(
         "pid",
         metavar="PID",
@@ -80,13 +70,13 @@ def run(arguments: Namespace) -> Result:
         raise VerbFailed(reason, "none", UNREACHABLE) from error
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
-        time.sleep(_INTERVAL)
+        time.sleep(_POLL_INTERVAL_SECONDS)
         score = scoreboard.read(board)
-        # Only a later reload counts, not one that was under way before.
+        # A reload that was in progress before does not count.
         if score is not None and score.reloads > before.reloads:
             if score.reload is Reload.FAILED:
                 raise VerbFailed(
-                    f"not reloaded, the old workers serve on: {score.note}", "failed"
+                    f"reload failed, the old workers keep running: {score.note}", "failed"
                 )
             if score.reload is Reload.SUCCEEDED:
                 note = f"; {score.note}" if score.note else ""
@@ -96,7 +86,7 @@ def run(arguments: Namespace) -> Result:
                     {**found, "note": score.note},
                 )
         if not Path(f"/proc/{pid}").exists():
-            raise VerbFailed(f"process {pid} ended meanwhile", "ended")
+            raise VerbFailed(f"process {pid} ended during the reload", "ended")
     raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")
 
 

@@ -9,19 +9,8 @@ from argparse import ArgumentParser, Namespace
 from pexservice.cli.arguments import add_directory, number
 from pexservice.cli.outcome import Result
 
-SUMMARY = "put a backup in the place of a store that no service uses"
-DESCRIPTION = """\
-The copy is verified, the
-directory of before is kept under another name, and at every moment there is one
-of the two. Revisions that callers saw after the backup are counted again,
-unless --beyond names the highest of them: then steps are made until all are
-left behind, and the position stays as the backup has it."""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the arguments for the backup, the store, and the revision to go beyond.
-    """
     add_directory(parser, "directory", "the backup's directory")
     parser.add_argument(
         "--to",
@@ -34,14 +23,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--beyond",
         metavar="N",
         type=number(0),
-        help="the highest revision that anybody has seen",
+        help="the highest revision that a client has seen",
     )
 
 
 def run(arguments: Namespace) -> Result:
-    """
-    Put the backup in the place of the store.
-    """
     from attrs import asdict
 
     from pexservice.cli.local_store import contents, failing_as_a_verb
@@ -50,7 +36,7 @@ def run(arguments: Namespace) -> Result:
 
     with failing_as_a_verb(), ProgressBar() as bar:
         done = restore(arguments.directory, arguments.to, arguments.beyond, bar.show)
-    kept = "" if done.kept is None else f"; what was there is {done.kept}"
+    kept = "" if done.kept is None else f"; the replaced store is {done.kept}"
     return Result(
         f"{done.store.store} is restored: {contents(done.store)}{kept}",
         {

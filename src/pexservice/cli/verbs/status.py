@@ -1,5 +1,5 @@
 """
-C{pexctl status}: tell whether a running service takes steps.
+C{pexctl status}: whether a running service accepts steps.
 """
 
 from __future__ import annotations
@@ -9,14 +9,8 @@ from argparse import ArgumentParser, Namespace
 from pexservice.cli.arguments import add_server, seconds, url, urls_of
 from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
 
-SUMMARY = "ask a running service whether it takes steps"
-DESCRIPTION = ""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the arguments for the service, a URL or a process id, and for the longest wait.
-    """
     parser.add_argument(
         "at", metavar="URL", nargs="?", type=url, help="the same as --url URL"
     )
@@ -25,21 +19,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--process",
         metavar="PID",
         type=int,
-        help="a supervisor on this machine, asked where it was told to listen",
+        help="ask the supervisor with this process id, at its own --listen address",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
         default=10.0,
-        help="how long to wait for it [default: 10]",
+        help="how long to wait for the status [default: 10]",
     )
 
 
 def run(arguments: Namespace) -> Result:
-    """
-    Ask the service whether it is ready.
-    """
     from attrs import asdict
 
     from pexservice.cli.readiness import NotReady, Unreachable, status_of
@@ -52,7 +43,8 @@ def run(arguments: Namespace) -> Result:
             from pexservice.cli.running_service import url_of_process
 
             at = url_of_process(arguments.process)
-            # The service is on this machine: nobody is between it and this process.
+            # The connection does not leave this machine, so its certificate may have any
+            # name.
             status = status_of(at, arguments.timeout, verify=False)
     except NotReady as error:
         raise VerbFailed(str(error), "not-ready") from error

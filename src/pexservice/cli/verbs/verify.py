@@ -1,5 +1,5 @@
 """
-C{pexctl verify}: check that a store has what was written to it.
+C{pexctl verify}: check that a store contains what was written to it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,12 @@ from argparse import ArgumentParser, Namespace
 from pexservice.cli.arguments import add_directory
 from pexservice.cli.outcome import Result
 
-SUMMARY = "read a whole store that no service uses"
-DESCRIPTION = "Nothing in it is changed."
-
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """
-    Add the argument for the store's directory.
-    """
     add_directory(parser, "store", "the store's directory")
 
 
 def run(arguments: Namespace) -> Result:
-    """
-    Read the whole store, and sum up its contents.
-    """
     from attrs import asdict
 
     from pexservice.cli.local_store import contents, failing_as_a_verb
@@ -37,7 +28,7 @@ def run(arguments: Namespace) -> Result:
         try:
             directory.own()
         except StoreBusy as error:
-            raise StoreBusy(f"{error}; a backup can be made, and is verified") from None
+            raise StoreBusy(f"{error}; make a backup, which is verified") from None
         try:
             with ProgressBar() as bar:
                 verify_in_child(

@@ -1,5 +1,5 @@
 """
-A load that is judged by the history, whatever the client believes.
+A load, whose outcomes are compared with the history.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from pexservice.cli.loading import Found, make_load
+from pexservice.cli.load import Report, make_load
 from pexservice.client import Cursor
 from tests.support.fake_service import Disturbance, FakeService, problem
 
@@ -22,7 +22,7 @@ def service() -> FakeService:
     return FakeService(Clock())
 
 
-def load(service: FakeService, connections: int = 1) -> Found:
+def load(service: FakeService, connections: int = 1) -> Report:
     """
     Make a load for two seconds; time goes on only where requests are sent again.
     """
@@ -33,34 +33,25 @@ def load(service: FakeService, connections: int = 1) -> Found:
     )
 
 
-def test_all_is_well(service: FakeService) -> None:
-    """
-    The history of a good service has as many steps as the client was answered.
-    """
+def test_load_without_faults_reports_nothing_lost_or_doubled(service: FakeService) -> None:
     service.step("next")
     found = load(service, 5)
     assert found.answered == service.revision - 1 > 0
     assert (found.lost, found.doubled, found.unknown, found.unseen) == (0, 0, 0, 0)
     assert 0 < found.median <= found.p99 <= found.longest
-    assert "lost 0, doubled 0" in found.words().splitlines()[-1]
+    assert "lost 0, doubled 0" in found.text().splitlines()[-1]
 
 
-def test_somebody_elses(service: FakeService) -> None:
-    """
-    Steps that another client made are counted as doubled.
-
-    The report says that they may be another client's.
-    """
+def test_steps_of_another_client_count_as_doubled_and_the_report_says_so(
+    service: FakeService,
+) -> None:
     service.clock.callLater(1.0, service.step, "next")
     found = load(service)
     assert (found.lost, found.doubled) == (0, 1)
-    assert "doubled 1 (or another client's" in found.words()
+    assert "doubled 1 (or another client's" in found.text()
 
 
-def test_lost(service: FakeService) -> None:
-    """
-    A service that takes back answered steps is found out.
-    """
+def test_step_that_the_service_takes_back_is_lost(service: FakeService) -> None:
 
     def lose() -> None:
         for row in service.rows:
@@ -71,23 +62,19 @@ def test_lost(service: FakeService) -> None:
     assert 0 < found.lost < found.answered
 
 
-def test_forgotten(service: FakeService) -> None:
-    """
-    Steps that the history has forgotten are not called lost, but are reported.
-    """
+def test_steps_that_the_history_no_longer_keeps_are_unseen_and_not_lost(
+    service: FakeService,
+) -> None:
     service.clock.callLater(1.0, setattr, service, "kept", 2)
     found = load(service)
     assert (found.lost, found.doubled) == (0, 0)
     assert found.unseen == found.answered - 2
-    assert f"has forgotten {found.unseen}" in found.words()
+    assert f"no longer keeps {found.unseen}" in found.text()
 
 
-def test_unknown(service: FakeService) -> None:
-    """
-    Steps without an answer are reported as unknown, whether they were made or not.
-    """
+def test_steps_without_a_response_are_unknown(service: FakeService) -> None:
     service.clock.callLater(1.0, setattr, service, "always", Disturbance(silent=True))
     service.clock.callLater(3.5, setattr, service, "always", None)
     found = load(service)
     assert (found.lost, found.doubled, found.unknown) == (0, 0, 1)
-    assert "outcome unknown: 1" in found.words()
+    assert "outcome unknown: 1" in found.text()
