@@ -67,10 +67,10 @@ clean: ## remove what these have made, but not the service's data
 
 ##@ Measure it
 
-bench: $(VENV)/benched ## compare with other servers, write docs/benchmarks.md; 20 minutes
+bench: $(VENV)/benched ## compare with other servers, write docs/performance.md; 20 minutes
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
 
-chart: $(VENV)/benched ## draw the README's chart anew, from docs/benchmarks.md
+chart: $(VENV)/benched ## draw the chart of the comparison from docs/performance.md
 	$(VENV)/bin/python -m bench.chart
 
 ##@ Package it

@@ -2,7 +2,7 @@
 The benchmarks: pexservice and other servers under load.
 
 The program starts pexservice and the servers to compare it with, puts load on them in
-turns, and writes docs/benchmarks.md.
+turns, and writes docs/performance.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--page",
         type=Path,
-        default=Path("docs/benchmarks.md"),
+        default=Path("docs/performance.md"),
         help="the page to write the results into (%(default)s)",
     )
     return parser.parse_args()

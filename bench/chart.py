@@ -1,7 +1,7 @@
 """
-The chart of the README: looks and steps a second at 64 connections.
+The chart of docs/performance.md: reads and steps per second at 64 connections.
 
-The chart is drawn from the table that C{make bench} writes into docs/benchmarks.md, and
+The chart is drawn from the table that C{make bench} writes into docs/performance.md, and
 not from the measurements.  So chart and table agree, also when somebody draws the chart
 anew: C{python -m bench.chart}.
 """
@@ -12,15 +12,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PAGE = Path("docs/benchmarks.md")
+PAGE = Path("docs/performance.md")
 CHART = "overview.svg"
 
 OURS = "pexservice"
 
 #: The two loads, as the table calls them, and their titles in the chart.
 PANELS = {
-    "`/current`, wrk c64": "Looks a second (GET /current)",
-    "steps, wrk c64": "Steps a second (next and previous)",
+    "`/current`, wrk c64": "Reads per second (GET /current)",
+    "steps, wrk c64": "Steps per second (next and previous)",
 }
 
 #: The servers whose step is on disk before its answer.
@@ -61,11 +61,11 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(9.5, 2.9), layout="constrained")
     for axis, (load, servers) in zip(axes, found.items(), strict=True):
         names: Sequence[str] = sorted(servers, key=lambda name: servers[name])
-        looks = load.startswith("`")
+        reads = load.startswith("`")
         for name in names:
             colour = "#b7791f" if name == OURS else "#8f959e"
             # A step that is only in memory is another thing: its bar is hollow.
-            hollow = not looks and name not in DURABLE
+            hollow = not reads and name not in DURABLE
             bar = axis.barh(
                 name,
                 servers[name],
@@ -80,7 +80,9 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.tick_params(left=False, labelsize=9)
     axes[-1].set_xlabel(
-        "hollow: nothing on disk; filled: on disk before the answer", fontsize=9, loc="left"
+        "hollow: nothing on disk; filled: on disk before the response",
+        fontsize=9,
+        loc="left",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None}, facecolor="white")

@@ -322,7 +322,7 @@ class Costs:
         keeps: bool,
     ) -> list[str]:
         others = [each.name for each in self._others]
-        kind = "step" if steps else "look"
+        kind = "step" if steps else "read"
         head = [f"a {kind} that carries", *(() if keeps else ("by",)), "requests/s"]
         head += ["of identical bytes", *(("at least",) if keeps else ())]
         head += ["server CPU, µs"]

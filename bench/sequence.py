@@ -1,5 +1,5 @@
 """
-The cost of a step far along the sequence: the first table of docs/benchmarks.md.
+The cost of a step far along the sequence: the first table of docs/performance.md.
 
 Each figure is the median of as many runs as fit into a quarter of a second.  The last
 two columns are the costs of L{int} instead of L{decimal.Decimal}.

@@ -41,7 +41,7 @@ from tests.support.forms import amount
 
 STORE = "pexservice-data"
 
-#: A pause that no failover makes.  Seconds; the measured pauses are in docs/benchmarks.md.
+#: A pause that no failover makes.  Seconds; the measured pauses are in docs/performance.md.
 FAR_TOO_LONG = 20.0
 
 

@@ -5,7 +5,7 @@ The clients open a connection for each request.  The laboratory measures the pau
 failures that the clients notice.
 
 C{python -m tests.labs.failover.lab [KILLS]} prints the table of
-C{docs/benchmarks.md}; the tests call L{failover} with fewer kills.
+C{docs/performance.md}; the tests call L{failover} with fewer kills.
 """
 
 from __future__ import annotations
