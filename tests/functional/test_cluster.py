@@ -23,7 +23,13 @@ import trustme
 
 from pexservice.stores.etcd.caller import Refused
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
-from tests.support.etcd import Member, cluster
+from tests.support.etcd import (
+    Member,
+    cluster,
+    emptied,
+    restore_snapshot,
+    save_snapshot,
+)
 from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
 from tests.support.ports import held_ports
 
@@ -268,6 +274,82 @@ def _until_not_ready(daemon: Daemon, reason: str) -> None:
     assert reason in daemon.ask("/readyz?verbose")[1].decode()
     assert b"pexservice_ready 0.0" in daemon.ask("/metrics")[1]
     assert daemon.ask("/livez")[0].status == 200
+
+
+def _lines(daemon: Daemon, words: str) -> list[str]:
+    return [line for line in daemon.log.read_text().splitlines() if words in line]
+
+
+@pytest.mark.needs("etcd")
+@pytest.mark.parametrize("bump", [0, 1_000_000])
+def test_restored_etcd_is_reported_by_each_node(
+    member: Member, tmp_path: Path, bump: int
+) -> None:
+    """
+    After a restore each node logs one critical line, ends its streams, and counts it.
+
+    All of them show the restored state, and go on from there.
+    """
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        path.mkdir()
+    store = ("--store", f"etcd:{member.url}")
+    with (
+        Daemon(paths[0], *store, command="pexservice-worker") as one,
+        Daemon(paths[1], *store, command="pexservice-worker") as two,
+        socket.create_connection(("127.0.0.1", two.port), PATIENCE) as listening,
+    ):
+        for _ in range(3):
+            one.ask("/next", "POST")
+        save_snapshot(member, tmp_path / "snapshot")
+        for _ in range(4):
+            one.ask("/next", "POST")
+        assert two.ask("/current")[0].headers["Pex-Revision"] == "7"
+        listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        restore_snapshot([member], tmp_path / "snapshot", bump)
+        for node in (one, two):
+            wait_until(lambda node=node: _lines(node, "went back"), "a report")  # type: ignore[misc]
+            (line,) = _lines(node, "went back")
+            assert "critical" in line
+            assert "from revision 7 to 3" in line
+            wait_until(
+                lambda node=node: node.ask("/readyz")[0].status == 200,  # type: ignore[misc]
+                "ready",
+            )
+            assert b"pexservice_cursor_went_back_total 1.0" in node.ask("/metrics")[1]
+            assert b"pexservice_revision 3.0" in node.ask("/metrics")[1]
+        # The stream has ended.
+        while listening.recv(65536):
+            pass
+        assert two.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
+        assert one.ask("/current")[0].headers["Pex-Revision"] == "4"
+
+
+@pytest.mark.needs("etcd")
+def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
+    member: Member, tmp_path: Path
+) -> None:
+    """
+    A running node refuses requests until somebody creates a cursor, and reports that too.
+    """
+    store = ("--store", f"etcd:{member.url}")
+    with Daemon(tmp_path, *store, command="pexservice-worker") as daemon:
+        assert _lines(daemon, "a new one was created")
+        daemon.ask("/next", "POST")
+        with emptied([member]):
+            pass
+        words = "etcd has lost the key pexservice/cursor"
+        wait_until(lambda: _lines(daemon, words), "a report")
+        response, body = daemon.ask("/next", "POST")
+        assert response.status == 503
+        assert words in body.decode()
+        assert len(_lines(daemon, words)) == 1
+        other = tmp_path / "other"
+        other.mkdir()
+        with Daemon(other, *store, command="pexservice-worker") as creator:
+            wait_until(lambda: _lines(daemon, "from revision 1 to 0"), "a report")
+            assert creator.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
+            assert daemon.ask("/current")[0].headers["Pex-Revision"] == "1"
 
 
 @pytest.mark.needs("etcd")
