@@ -10,9 +10,13 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import urllib.error
+import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,6 +24,7 @@ from typing import Any
 
 import pytest
 import trustme
+from attrs import define
 
 from pexservice.stores.etcd.caller import Refused
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
@@ -182,7 +187,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     """
     with held_ports(1) as (port,):
         said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
-    assert f"no etcd answers: http://127.0.0.1:{port}/version: " in said
+    assert f"no etcd answers: http://127.0.0.1:{port}: Connection refused" in said
 
 
 class _Old(BaseHTTPRequestHandler):
@@ -249,11 +254,10 @@ def test_no_space(member: Member, tmp_path: Path) -> None:
     """
     A service on an etcd that takes no writes is not ready, says why, and shows the cursor.
     """
-    alarm = {"alarm": "NOSPACE", "memberID": 0}
     store = f"etcd:{member.url}"
     with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
         assert daemon.ask("/next", "POST")[1] == b"1\n"
-        member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
+        _raise_alarm(member)
         response, body = daemon.ask("/next", "POST")
         assert response.status == 503
         assert b"database space exceeded; compact and defragment etcd" in body
@@ -323,6 +327,54 @@ def test_restored_etcd_is_reported_by_each_node(
             pass
         assert two.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
         assert one.ask("/current")[0].headers["Pex-Revision"] == "4"
+
+
+def _pexctl(*arguments: str) -> tuple[int, str]:
+    """
+    Run C{pexctl}, and return its exit status and what it writes.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-m", "pexservice", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.needs("etcd")
+def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Path) -> None:
+    """
+    C{pexctl check} tells what etcd says; C{advance} continues after a restore.
+    """
+    with held_ports(1) as (port,):
+        away = f"http://127.0.0.1:{port}"
+        store = f"etcd:{member.url},{away}"
+        status, words = _pexctl("check", "--store", store)
+        assert status == 0
+        assert f"{member.url}: etcd 3." in words
+        assert f"{away}: Connection refused" in words
+        assert "no cursor with the prefix pexservice/" in words
+        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+            daemon.ask("/next", "POST")
+        assert _pexctl("advance", "--store", store, "1000") == (
+            0,
+            "the cursor is at revision 1000, position 1\n",
+        )
+        status, words = _pexctl("advance", "--store", store, "1000")
+        assert status == 1
+        assert "is at revision 1000; choose a higher one" in words
+        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+            assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "1001"
+        _raise_alarm(member)
+        status, words = _pexctl("check", "--store", store)
+        assert status == 1
+        assert "database space exceeded" in words
+
+
+def _raise_alarm(member: Member) -> None:
+    alarm = {"action": "ACTIVATE", "alarm": "NOSPACE", "memberID": 0}
+    member.ask("/v3/maintenance/alarm", alarm)
 
 
 @pytest.mark.needs("etcd")
@@ -409,8 +461,144 @@ def test_certificates_and_password(tmp_path: Path) -> None:
             assert response.headers["Pex-Position"] == "40"
         assert "authentication failed" in _refused(tmp_path, f"{url}{ours}{user}/wrong")
         assert "permission denied" in _refused(tmp_path, url + ours)
-        assert "no etcd answers" in _refused(tmp_path, url)
-        assert "no etcd answers" in _refused(tmp_path, f"etcd:{member.url}")
+        assert "certificate required" in _refused(tmp_path, url)
+        assert "certificate verify failed" in _refused(tmp_path, f"etcd:{member.url}")
+
+
+@define
+class TlsFiles:
+    """
+    The files for TLS with etcd, and for its tokens.
+
+    @ivar nodes: a certificate and key file for each kind of client.
+    """
+
+    path: Path
+    ca: Path
+    nodes: dict[str, tuple[Path, Path]]
+
+    def options(self) -> list[str]:
+        """
+        Return etcd's options for TLS with certificates of clients, and for JWT.
+        """
+        private, public = self.path / "jwt.private", self.path / "jwt.public"
+        for arguments in (
+            ["genrsa", "-out", str(private), "2048"],
+            ["rsa", "-in", str(private), "-pubout", "-out", str(public)],
+        ):
+            subprocess.run(
+                ["/usr/bin/openssl", *arguments], check=True, capture_output=True
+            )
+        certificate, key = self.nodes["plain"]
+        jwt = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
+        return [
+            *("--cert-file", str(certificate), "--key-file", str(key)),
+            *("--trusted-ca-file", str(self.ca), "--client-cert-auth"),
+            *("--auth-token", jwt),
+        ]
+
+    def store(self, member: Member, node: str, user: str | None = None) -> str:
+        """
+        Return the URL of the store for a node with one of the certificates.
+        """
+        certificate, key = self.nodes[node]
+        url = f"etcd:{member.url}?ca={self.ca}&certificate={certificate}&key={key}"
+        if user is None:
+            return url
+        (self.path / "password").write_text("secret\n")
+        return f"{url}&user={user}&password-file={self.path}/password"
+
+    def context(self) -> ssl.SSLContext:
+        """
+        Return the context of a client of etcd.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(*self.nodes["plain"])
+        return context
+
+
+@pytest.fixture
+def tls_files(tmp_path: Path) -> TlsFiles:
+    """
+    Provide certificates without and with a CN, and one that ends soon.
+    """
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca")
+    soon = datetime.now(UTC) + timedelta(days=3, minutes=5)
+    nodes = {}
+    for name, options in {
+        "plain": {},
+        "named": {"common_name": "pex"},
+        "ending": {"not_after": soon},
+    }.items():
+        issued = authority.issue_cert("127.0.0.1", "localhost", **options)  # type: ignore[arg-type]
+        files = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        files[0].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(files[1])
+        nodes[name] = files
+    return TlsFiles(tmp_path, tmp_path / "ca", nodes)
+
+
+@pytest.mark.needs("etcd")
+def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Path) -> None:
+    """
+    A token is renewed when users change; a user who may only read is served reads.
+
+    A certificate with a CN is refused by etcd's gateway, whose words are shown.
+    """
+    context = tls_files.context()
+    (tmp_path / "etcd").mkdir()
+    with cluster(tmp_path / "etcd", 1, *tls_files.options(), context=context) as (member,):
+        store = tls_files.store(member, "named")
+        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+            assert daemon.ask("/next", "POST")[1] == b"1\n"
+        _enable_users(member)
+        root = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
+        words = _refused(tmp_path, tls_files.store(member, "named", "pex"))
+        assert "status 400: CommonName of client sending a request" in words
+        store = tls_files.store(member, "ending", "pex")
+        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+            assert _lines(daemon, "ends in 3 days")
+            metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
+            assert metric in daemon.ask("/metrics")[1]
+            assert daemon.ask("/next", "POST")[0].status == 200
+            # Each change of users makes the tokens of all users old.
+            for number in range(3):
+                _as_root(member, root, "user/add", {"name": f"u{number}", "password": "p"})
+                root = member.ask(
+                    "/v3/auth/authenticate", {"name": "root", "password": "root"}
+                )
+                response, body = daemon.ask("/next", "POST")
+                assert response.status == 200, body
+            assert not _lines(daemon, "refused")
+            _as_root(member, root, "role/revoke", {"role": "pex", **_RANGE})
+            root = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
+            read = {"name": "pex", "perm": {"permType": "READ", **_RANGE}}
+            _as_root(member, root, "role/grant", read)
+            _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
+            assert daemon.ask("/current")[0].headers["Pex-Position"] == "5"
+            assert daemon.ask("/next", "POST")[0].status == 503
+            other = tmp_path / "other"
+            other.mkdir()
+            with Daemon(other, "--store", store, command="pexservice-worker") as late:
+                _until_not_ready(late, "permission denied")
+                assert late.ask("/current")[0].headers["Pex-Position"] == "5"
+
+
+#: The range of the service's keys: from pexservice/ up to pexservice0.
+_RANGE = {"key": "cGV4c2VydmljZS8=", "range_end": "cGV4c2VydmljZTA="}
+
+
+def _as_root(
+    member: Member, token: dict[str, str], path: str, message: dict[str, Any]
+) -> None:
+    request = urllib.request.Request(  # noqa: S310 ours
+        f"{member.url}/v3/auth/{path}",
+        json.dumps(message).encode(),
+        {"Authorization": token["token"]},
+    )
+    with urllib.request.urlopen(request, timeout=5, context=member.context) as answer:  # noqa: S310 ours
+        answer.read()
 
 
 def _enable_users(member: Member) -> None:
@@ -427,12 +615,7 @@ def _enable_users(member: Member) -> None:
             "role/grant",
             {
                 "name": "pex",
-                "perm": {
-                    "permType": "READWRITE",
-                    # From pexservice/ up to pexservice0.
-                    "key": "cGV4c2VydmljZS8=",
-                    "range_end": "cGV4c2VydmljZTA=",
-                },
+                "perm": {"permType": "READWRITE", **_RANGE},
             },
         ),
         ("user/grant", {"user": "pex", "role": "pex"}),

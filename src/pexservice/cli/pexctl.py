@@ -24,7 +24,16 @@ from attrs import frozen
 from pexservice.cli.arguments import add_service
 from pexservice.cli.outcome import Result, VerbFailed
 from pexservice.cli.output import give_up_output, write
-from pexservice.cli.verbs import backup, calls, check, reload, restore, status, verify
+from pexservice.cli.verbs import (
+    advance,
+    backup,
+    calls,
+    check,
+    reload,
+    restore,
+    status,
+    verify,
+)
 from pexservice.core.text import printable
 
 _HELP_WIDTH = 80
@@ -207,6 +216,15 @@ VERBS: dict[str, Verb] = {
         _STORE,
         restore.run,
         restore.add_arguments,
+    ),
+    "advance": Verb(
+        "give the cursor of a restored etcd a higher revision",
+        "The position stays. Stop all nodes first. Choose the highest revision that any"
+        " client or log has seen, so that no revision ever means two states.",
+        ["pexctl advance --store etcd:http://10.0.0.1:2379 6391"],
+        _STORE,
+        advance.run,
+        advance.add_arguments,
     ),
     "help": Verb(
         "explain a verb, or list all", "", ["pexctl help next"], (0, 2), _help, _add_verb

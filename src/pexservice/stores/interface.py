@@ -309,6 +309,24 @@ class ISharedStore(IStore):
         @raise NotTaken: the store does not answer.
         """
 
+    def inspect() -> Deferred[list[str]]:
+        """
+        Ask the store, which need not be open, for what an operator should know.
+
+        @return: fires with one line for each fact.
+        @raise StoreUnusable: the store could not be opened, or would take no batch.
+        """
+
+    def advance(revision: int) -> Deferred[tuple[int, int]]:
+        """
+        Give the cursor a higher revision at the same position.  All nodes must be stopped.
+
+        After a restore, clients so never see a revision that meant another state before.
+
+        @return: fires with (revision, position).
+        @raise StoreUnusable: there is no cursor, or it has this revision already.
+        """
+
     def watch(
         heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
     ) -> None:

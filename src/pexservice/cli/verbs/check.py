@@ -110,13 +110,15 @@ def _check_store(settings: Settings, in_use: list[str]) -> str:
     """
     import os
 
+    from pexservice.cli.shared_store import ask_store
     from pexservice.stores.interface import StoreBusy, StoreUnusable
     from pexservice.stores.lmdb.directory import Directory
     from pexservice.stores.lmdb.verify import verify_in_child
     from pexservice.stores.registry import is_shared
 
     if is_shared(settings.store):
-        return "; etcd was not asked"
+        facts: list[str] = ask_store(settings, lambda store: store.inspect())
+        return f"; {', '.join(facts)}"
     directory = Directory(settings.directory)
     if not directory.path.exists() or not directory.holds_a_store():
         parent = directory.path if directory.path.exists() else directory.path.parent

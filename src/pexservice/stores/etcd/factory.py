@@ -10,8 +10,8 @@ from pexservice.stores.etcd.address import parse
 from pexservice.stores.interface import (
     IStore,
     IStoreFactory,
+    StoreMisconfigured,
     StoreOptions,
-    StoreUnusable,
 )
 
 
@@ -43,14 +43,17 @@ class EtcdFactory:
             try:
                 address.password()
             except OSError as error:
-                raise StoreUnusable(f"{address.password_file}: {error.strerror}") from error
+                raise StoreMisconfigured(
+                    f"{address.password_file}: {error.strerror}"
+                ) from error
         gateway = Gateway(address, options.reactor)
         return EtcdStore(
             gateway,
             address.prefix,
             name=str(address),
             journal=options.journal,
-            prepare=lambda: check_members(gateway, address),
+            certificate_expires=gateway.certificate_expires,
+            survey=lambda: check_members(gateway, address),
         )
 
 

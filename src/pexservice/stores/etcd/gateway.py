@@ -81,12 +81,15 @@ class Gateway:
         self._token: str | None = None
 
     def _agent(self) -> IAgent:
+        self.certificate_expires: float | None = None
         if not self.address.secure:
             made: IAgent = Agent(self.clock, connectTimeout=ATTEMPT, pool=self._pool)
             return made
-        from pexservice.stores.etcd.secure import agent  # noqa: PLC0415 pyOpenSSL
+        from pexservice.stores.etcd.secure import agent, expiry  # noqa: PLC0415 pyOpenSSL
 
-        return agent(self.address, self.clock, ATTEMPT, self._pool)
+        agent_over_tls = agent(self.address, self.clock, ATTEMPT, self._pool)
+        self.certificate_expires = expiry(self.address)
+        return agent_over_tls
 
     async def pause(self, attempt: int) -> None:
         """
@@ -160,13 +163,13 @@ class Gateway:
         """
         Return what C{/version} says at C{endpoint}.
         """
-        return await self._exchange("GET", f"{endpoint}/version", None)
+        return await self._exchange("GET", endpoint, "/version", None)
 
     async def _attempt(self, path: str, message: Message) -> Message:
         turn = self._turn
         endpoint = self._endpoint()
         try:
-            answer = await self._exchange("POST", f"{endpoint}/v3/{path}", message)
+            answer = await self._exchange("POST", endpoint, f"/v3/{path}", message)
             return _by_etcd(endpoint, answer)
         except Unanswered:
             if self._turn == turn:
@@ -177,25 +180,29 @@ class Gateway:
         endpoints = self.address.endpoints
         return endpoints[self._turn % len(endpoints)]
 
-    async def _exchange(self, method: str, url: str, message: Message | None) -> Message:
+    async def _exchange(
+        self, method: str, endpoint: str, path: str, message: Message | None
+    ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
             # The request that was cancelled would say nothing, or only that it was.
-            return Failure(Unanswered(f"{url}: no answer in {seconds} s", sent=True))
+            return Failure(Unanswered(f"{endpoint}: no answer in {seconds} s", sent=True))
 
         headers = {"Grpc-Timeout": [f"{ATTEMPT_MS}m"]}
         if self._token is not None:
             headers["Authorization"] = [self._token]
         try:
-            sent = Deferred.fromCoroutine(self._send(method, url, headers, message))
+            sent = Deferred.fromCoroutine(
+                self._send(method, endpoint + path, headers, message)
+            )
             status, body = await sent.addTimeout(ATTEMPT, self.clock, timed_out)
         except Unanswered:
             raise
         except (ConnectError, DNSLookupError) as error:
-            raise Unanswered(f"{url}: {_say(error)}", sent=False) from error
+            raise Unanswered(f"{endpoint}: {_say(error)}", sent=False) from error
         except Exception as error:
             # However it broke, what was sent may have arrived.
-            raise Unanswered(f"{url}: {_say(error)}", sent=True) from error
-        return _understand(url, status, body)
+            raise Unanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+        return _understand(endpoint, status, body)
 
     async def _send(
         self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
@@ -242,7 +249,7 @@ class _Receiver(Protocol):
             self.ended.callback(None)
 
 
-def _understand(url: str, status: int, body: bytes) -> Message:
+def _understand(endpoint: str, status: int, body: bytes) -> Message:
     """
     Return the answer that the gateway's response holds.
 
@@ -257,9 +264,9 @@ def _understand(url: str, status: int, body: bytes) -> Message:
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
         if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
             # The gateway itself refuses so, before it asks etcd.
-            raise Refused(INVALID_ARGUMENT, f"{url}: status {status}: {words}")
+            raise Refused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
         raise Unanswered(
-            f"{url} is not etcd's gateway: status {status}: {words}", sent=True
+            f"{endpoint} is not etcd's gateway: status {status}: {words}", sent=True
         )
     code = answer.get("code", 0)
     if status == OK and not code:
@@ -267,7 +274,7 @@ def _understand(url: str, status: int, body: bytes) -> Message:
     said = str(answer.get("message") or answer.get("error") or f"status {status}")
     if code in REFUSALS:
         raise Refused(code, said)
-    raise Unanswered(f"{url}: {said}", sent=True)
+    raise Unanswered(f"{endpoint}: {said}", sent=True)
 
 
 def _by_etcd(endpoint: str, answer: Message) -> Message:
@@ -279,9 +286,17 @@ def _by_etcd(endpoint: str, answer: Message) -> Message:
     return answer
 
 
-def _say(error: Exception) -> str:
+def _say(error: BaseException) -> str:
+    """
+    Return C{error} in words, never empty.
+    """
     if isinstance(error, ResponseFailed):
-        return ", ".join(failure.getErrorMessage() for failure in error.reasons)
+        reasons = dict.fromkeys(_say(failure.value) for failure in error.reasons)
+        return ", ".join(reasons) or "the connection broke"
     if isinstance(error, ConnectError) and isinstance(error.osError, int):
         return os.strerror(error.osError)
+    reasons_of_openssl = error.args[0] if error.args else None
+    if isinstance(reasons_of_openssl, list):
+        # OpenSSL's errors are tuples (library, function, reason).
+        return f"TLS: {', '.join(str(reason[-1]) for reason in reasons_of_openssl)}"
     return str(error) or type(error).__name__

@@ -156,13 +156,13 @@ def check(keys: Keys) -> Message:
     }
 
 
-def set_cursor(keys: Keys, base: Cursor, revision: int) -> Message:
+def set_cursor(keys: Keys, base: Cursor, revision: int, journal: int) -> Message:
     """
     Return the transaction that gives the cursor another revision, if it still is C{base}.
 
     The marks of nodes and their operation keys go, as the nodes are stopped.
     """
-    value = write_cursor(revision, base.position, base.keys, "", base.journal or 0)
+    value = write_cursor(revision, base.position, base.keys, "", base.journal or journal)
     return {
         "compare": _is_still(keys, base),
         "success": [

@@ -45,45 +45,65 @@ STALE = ((3, 5, 0), (3, 5, 28))
 LEASE = 24 * 3600
 
 
-def check_version(name: str, answer: Message) -> None:
+def check_version(name: str, answer: Message) -> str:
     """
-    Check the version in an answer of etcd.
+    Check the version in an answer of etcd, and return it.
 
     @param name: where etcd is, for messages.
-    @raise StoreUnusable: etcd is too old, or something else answers.
+    @raise StoreMisconfigured: etcd is too old, or something else answers.
     """
-    said = str(answer.get("etcdserver", ""))
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", said)
-    if found is None:
+    version = str(answer.get("etcdserver", ""))
+    if (numbers := _numbers(version)) is None:
         raise StoreMisconfigured(f"{name}: what answers there is not etcd")
-    version = tuple(map(int, found.groups()))
-    if version < OLDEST:
-        raise StoreMisconfigured(f"{name} has etcd {said}; 3.4 or newer is required")
-    if STALE[0] <= version < STALE[1]:
-        _log.warn(
-            "{name} has version {version}: until 3.5.28, a member that was paused may"
-            " answer a read with an old state; better update it",
-            name=name,
-            version=said,
-        )
+    if numbers < OLDEST:
+        raise StoreMisconfigured(f"{name} has etcd {version}; 3.4 or newer is required")
+    return version
 
 
-async def check_members(gateway: Gateway, address: Address) -> None:
+def _numbers(version: str) -> tuple[int, ...] | None:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    return match and tuple(map(int, match.groups()))
+
+
+async def check_members(gateway: Gateway, address: Address) -> dict[str, str]:
     """
     Check that etcd answers, and that no member is too old.
 
+    @return: of each endpoint, its version, or why it does not answer.
     @raise StoreUnusable: nothing answers, or something else does, or an old etcd.
     """
-    problems: list[Exception] = []
+    report: dict[str, str] = {}
+    versions: list[str] = []
     for endpoint in address.endpoints:
         try:
             answer = await gateway.version(endpoint)
         except (Refused, Unanswered) as error:
-            problems.append(error)
+            report[endpoint] = str(error).removeprefix(f"{endpoint}: ")
         else:
-            check_version(endpoint, answer)
-    if len(problems) == len(address.endpoints):
-        raise StoreAway(f"no etcd answers: {'; '.join(map(str, problems))}")
+            version = check_version(endpoint, answer)
+            versions.append(version)
+            report[endpoint] = f"etcd {version}"
+    if not versions:
+        reasons = (f"{endpoint}: {reason}" for endpoint, reason in report.items())
+        raise StoreAway(f"no etcd answers: {'; '.join(reasons)}")
+    return report
+
+
+def warn_of_stale_reads(report: dict[str, str]) -> None:
+    """
+    Log one warning if a member has a version that may answer a read with an old state.
+    """
+    stale = {
+        endpoint: version
+        for endpoint, version in report.items()
+        if STALE[0] <= (_numbers(version.removeprefix("etcd ")) or ()) < STALE[1]
+    }
+    if stale:
+        _log.warn(
+            "{members}: before etcd 3.5.28, a member that was paused may answer a read with"
+            " an old state; update etcd",
+            members=", ".join(f"{name} has {version}" for name, version in stale.items()),
+        )
 
 
 async def open_cursor(
@@ -96,42 +116,45 @@ async def open_cursor(
     @param create: whether to create a cursor; else its absence is an error.
     @raise StoreUnusable: or one of its subclasses.
     """
-
-    async def read() -> Message:
-        return await caller.call("kv/range", messages.get(keys.prefix, keys.end, limit="2"))
-
+    cursor = await find_cursor(caller, keys, name)
+    if cursor is not None:
+        return cursor
+    if not create:
+        raise StoreUnusable(
+            f"{name} has no cursor with the prefix {keys.prefix.decode()}; restore etcd"
+            " from a snapshot, or create a cursor with pexctl create"
+        )
     try:
-        answer = await persist(caller, read)
-        found = messages.pairs(answer)
-        if not found:
-            if not create:
-                raise StoreUnusable(
-                    f"{name} has no cursor with the prefix {keys.prefix.decode()}; restore"
-                    " etcd from a snapshot, or create a cursor with pexctl create"
-                )
-            # Of the nodes that do this at the same time, one creates the cursor.
-            await persist(
-                caller, lambda: caller.call("kv/txn", messages.create(keys, journal))
-            )
-            _log.warn(
-                "{name} had no cursor with the prefix {prefix}: a new one was created at"
-                " revision 0",
-                name=name,
-                prefix=keys.prefix.decode(),
-            )
+        # Of the nodes that do this at the same time, one creates the cursor.
+        await persist(caller, lambda: caller.call("kv/txn", messages.create(keys, journal)))
+    except (Refused, Unanswered) as error:
+        raise explain(name, error) from error
+    _log.warn(
+        "{name} had no cursor with the prefix {prefix}: a new one was created at"
+        " revision 0",
+        name=name,
+        prefix=keys.prefix.decode(),
+    )
+    return await open_cursor(caller, keys, name, journal=journal, create=False)
+
+
+async def find_cursor(caller: Caller, keys: Keys, name: str) -> Cursor | None:
+    """
+    Read the cursor; return C{None} if there is no key of a store at all.
+
+    @raise StoreUnusable: or one of its subclasses.
+    """
+    everything = messages.get(keys.prefix, keys.end, limit="2")
+    try:
+        answer = await persist(caller, lambda: caller.call("kv/range", everything))
+        if not messages.pairs(answer):
+            return None
         answer = await persist(
             caller, lambda: caller.call("kv/range", messages.get(keys.cursor))
         )
+        return messages.only_cursor(keys, messages.pairs(answer))
     except (Refused, Unanswered) as error:
         raise explain(name, error) from error
-    found = messages.pairs(answer)
-    if not found:
-        raise StoreDamaged(
-            f"{name} has keys that begin with {keys.prefix.decode()}, but no cursor; choose"
-            " another prefix, or restore them all"
-        )
-    try:
-        return records.read_cursor(found[0])
     except records.BadRecord as error:
         raise StoreDamaged(f"{name}, {keys.cursor.decode()}: {error}") from error
 

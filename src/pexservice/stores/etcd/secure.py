@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.logger import Logger
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import Address
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreMisconfigured
+
+_log = Logger()
+
+#: From how many days before its end on a client certificate is a warning.
+MIN_CERTIFICATE_DAYS = 14
 
 #: A policy of TLS: makes it for a host, whose name the certificate must have.
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
@@ -37,20 +44,50 @@ def agent(
     """
     Return the HTTP agent that speaks TLS to etcd.
 
-    @raise StoreUnusable: a file cannot be used, or pyOpenSSL is not installed.
+    @raise StoreMisconfigured: a file cannot be used, or pyOpenSSL is not installed.
     """
     try:
         policy = _policy(address)
     except ImportError as error:
-        raise StoreUnusable(f"{address}: https takes pyOpenSSL: {error}") from error
+        raise StoreMisconfigured(f"{address}: https requires pyOpenSSL: {error}") from error
     except OSError as error:
-        raise StoreUnusable(f"{address}: {error.filename}: {error.strerror}") from error
+        raise StoreMisconfigured(
+            f"{address}: {error.filename}: {error.strerror}"
+        ) from error
     except Exception as error:
-        raise StoreUnusable(f"{address}: no usable PEM files: {error!r}") from error
+        files = ", ".join(filter(None, (address.ca, address.certificate, address.key)))
+        raise StoreMisconfigured(
+            f"{address}: cannot use the PEM files {files}: {error!r}"
+        ) from error
     made: IAgent = Agent.usingEndpointFactory(
         reactor, _Endpoints(reactor, timeout, policy), pool
     )
     return made
+
+
+def expiry(address: Address) -> float | None:
+    """
+    Return when the client certificate ends, in seconds since the epoch, if there is one.
+
+    A certificate that ends soon is a warning.  The file was read before, by L{agent}.
+    """
+    if address.certificate is None:
+        return None
+    from OpenSSL import crypto  # noqa: PLC0415 only for a certificate
+
+    pem = Path(address.certificate).read_bytes()
+    text = crypto.load_certificate(crypto.FILETYPE_PEM, pem).get_notAfter() or b""
+    ends = datetime.strptime(text.decode(), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    days = (ends - datetime.now(UTC)).days
+    if days < MIN_CERTIFICATE_DAYS:
+        _log.warn(
+            "the client certificate {path} ends in {days} days, on {ends}; replace it, and"
+            " reload the service",
+            path=address.certificate,
+            days=days,
+            ends=f"{ends:%Y-%m-%d %H:%M} UTC",
+        )
+    return ends.timestamp()
 
 
 @implementer(IStreamClientEndpoint)

@@ -23,7 +23,13 @@ from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
 from pexservice.stores.etcd.decision import Attempt, Fate
 from pexservice.stores.etcd.history import history
 from pexservice.stores.etcd.messages import Operation, QueuePlace
-from pexservice.stores.etcd.opening import begin_operations, open_cursor
+from pexservice.stores.etcd.opening import (
+    begin_operations,
+    explain,
+    find_cursor,
+    open_cursor,
+    warn_of_stale_reads,
+)
 from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.trimming import trim
@@ -37,6 +43,8 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Remembered,
     Row,
+    StoreAway,
+    StoreUnusable,
 )
 
 T = TypeVar("T")
@@ -78,7 +86,7 @@ class EtcdStore:
         create: bool = True,
         certificate_expires: float | None = None,
         process: str | None = None,
-        prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        survey: Callable[[], Coroutine[Any, Any, dict[str, str]]] | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
@@ -89,7 +97,7 @@ class EtcdStore:
         @param certificate_expires: when the client certificate ends, if there is one, in
             seconds since the epoch.
         @param process: the name of this node in the queue; by default a random one.
-        @param prepare: called first; checks which etcd answers.
+        @param survey: called first; checks which etcd answers, and reports on each member.
         """
         self.name = name
         self.went_back = self.turns = 0
@@ -106,7 +114,8 @@ class EtcdStore:
         # Fires when there is news, while a caller waits for a turn.
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
-        self._prepare = prepare
+        self._survey = survey
+        self._warned = False
         # As it was last heard of; before the first time, older than any that is written.
         self._base = Cursor(0, 0, 0, 0)
         self._report: Callable[[int, int], None] = lambda *_: None
@@ -120,8 +129,10 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> tuple[int, int]:
-        if self._prepare is not None:
-            await self._prepare()
+        report = {} if self._survey is None else await self._survey()
+        if not self._warned:
+            warn_of_stale_reads(report)
+            self._warned = True
         base = self._base = await open_cursor(
             self._caller,
             self._keys,
@@ -341,6 +352,50 @@ class EtcdStore:
             return await persist(self._caller, lambda: self._caller.call(path, message))
         except (Refused, Unanswered) as error:
             raise _not_taken(error) from error
+
+    def inspect(self) -> Deferred[list[str]]:
+        """
+        Ask etcd for its members, the cursor and its rights; see L{ISharedStore.inspect}.
+        """
+        return Deferred.fromCoroutine(self._inspect())
+
+    async def _inspect(self) -> list[str]:
+        report = {} if self._survey is None else await self._survey()
+        cursor = await find_cursor(self._caller, self._keys, self.name)
+        refusal = await self._check()
+        if refusal is not None:
+            raise StoreAway(f"{self.name}: {refusal}")
+        prefix = self._keys.prefix.decode()
+        return [
+            *(f"{endpoint}: {words}" for endpoint, words in report.items()),
+            f"no cursor with the prefix {prefix}"
+            if cursor is None
+            else f"the cursor is at revision {cursor.revision}, position {cursor.position}",
+        ]
+
+    def advance(self, revision: int) -> Deferred[tuple[int, int]]:
+        """
+        Give the cursor a higher revision; see L{ISharedStore.advance}.
+        """
+        return Deferred.fromCoroutine(self._advance(revision))
+
+    async def _advance(self, revision: int) -> tuple[int, int]:
+        cursor = await find_cursor(self._caller, self._keys, self.name)
+        if cursor is None:
+            raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
+        if revision <= cursor.revision:
+            raise StoreUnusable(
+                f"{self.name} is at revision {cursor.revision}; choose a higher one than"
+                f" {revision}"
+            )
+        message = messages.set_cursor(self._keys, cursor, revision, self._journal)
+        try:
+            answer = await self._caller.call("kv/txn", message)
+        except (Refused, Unanswered) as error:
+            raise explain(self.name, error) from error
+        if not answer.get("succeeded"):
+            raise StoreUnusable(f"{self.name}: the cursor moved; stop all nodes first")
+        return revision, cursor.position
 
     def recall(self, key: bytes) -> Deferred[Remembered | None]:
         """

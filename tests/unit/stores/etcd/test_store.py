@@ -436,7 +436,7 @@ def test_cursor_lost(bench: Bench) -> None:
     A cursor that is missing beside other keys is not made anew.
     """
     del bench.etcd.values[b"p/cursor"]
-    with pytest.raises(StoreDamaged, match="no cursor"):
+    with pytest.raises(StoreDamaged, match="has lost the key p/cursor"):
         now(_open(bench.etcd))
     with pytest.raises(StoreUnusable):
         now(_open(bench.etcd))
@@ -677,6 +677,48 @@ def test_read_that_is_not_answered_ends_within_five_seconds(bench: Bench) -> Non
     assert str(ended[0]) == "etcd does not answer: http://h:1: no answer in 1.0 s"
 
 
+def test_advanced_cursor_has_the_revision_and_the_old_position(bench: Bench) -> None:
+    """
+    After a restore an operator continues beyond the highest revision that anybody saw.
+    """
+    now(bench.other.commit(batch((0, 0), b"nn")))
+    bench.caller.open = True
+    reported = _watched(bench.store)
+    fresh = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    assert now(fresh.advance(1000)) == (1000, 2)
+    assert not [key for key in bench.etcd.values if key.startswith(b"p/operations/")]
+    assert now(fresh.open()) == (1000, 2)
+    now(fresh.commit(batch((1000, 2), b"n")))
+    assert [row.revision for row in now(fresh.history(None, 2))] == [1001, 2]
+    assert now(bench.store.read()) == (1001, 3)
+    assert reported == []
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_cursor_is_not_advanced_to_a_revision_that_it_had(
+    bench: Bench, revision: int
+) -> None:
+    """
+    The verb refuses a revision that is not higher, and names the present one.
+    """
+    now(bench.other.commit(batch((0, 0), b"nn")))
+    with pytest.raises(StoreUnusable, match=r"at revision 2; choose a higher one"):
+        now(bench.other.advance(revision))
+
+
+def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> None:
+    """
+    An inspection opens nothing, creates nothing, and fails where a batch would.
+    """
+    store = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    assert now(store.inspect()) == ["the cursor is at revision 0, position 0"]
+    empty = EtcdStore(FakeCaller(bench.etcd, bench.clock), "q/")
+    assert now(empty.inspect()) == ["no cursor with the prefix q/"]
+    bench.etcd.read_only = True
+    with pytest.raises(StoreUnusable, match="permission denied"):
+        now(store.inspect())
+
+
 def test_two_make_it_at_once() -> None:
     """
     Of two nodes that find nothing, one makes the store, and both have it.
@@ -684,7 +726,7 @@ def test_two_make_it_at_once() -> None:
     etcd, clock = FakeEtcd(), Clock()
     callers = [FakeCaller(etcd, clock, open=False) for _ in range(2)]
     opened = [EtcdStore(each, "p/").open() for each in callers]
-    for _ in range(5):
+    for _ in range(6):
         for caller in callers:
             caller.answer()
     assert [now(each) for each in opened] == [(0, 0), (0, 0)]
