@@ -102,7 +102,9 @@ def test_help_of_a_verb_has_an_example_and_only_its_own_statuses(
     assert statuses(shown[0]) == set(VERBS[verb].statuses)
     # Only steps may be of unknown outcome, and only stores may be damaged.
     assert (75 in statuses(shown[0])) == (verb in ("next", "previous", "reset", "load"))
-    assert (78 in statuses(shown[0])) == (verb in ("check", "verify", "backup", "restore"))
+    assert (78 in statuses(shown[0])) == (
+        verb in ("check", "verify", "backup", "restore", "advance")
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
