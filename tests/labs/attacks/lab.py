@@ -3,8 +3,8 @@ HTTP under attack: raw requests, what the RFCs say of each, and what must come b
 
 C{python -m tests.labs.attacks.lab [ROUNDS]} runs the whole table against both
 reactors and through nginx, first in one piece and then ROUNDS times cut anywhere;
-after that the crowds and the slow clients of L{crowds} and L{slow}.  The tests do the
-same in small.
+after that the crowds, the hostile clients and the slow ones of L{crowds}, L{hostile} and
+L{slow}.  The tests do the same in small.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.labs.attacks import attack_bodies, attack_heads, crowds, slow
+from tests.labs.attacks import attack_bodies, attack_heads, crowds, hostile, slow
 from tests.labs.attacks.attacking import Attack, Front, in_pieces
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.evidence import Evidence, record
@@ -146,6 +146,7 @@ def main() -> None:
     print(f"{tried:,} attacks of {len(TABLE)} kinds, as they should be", flush=True)
     keep(tried)
     crowds.main()
+    hostile.main()
     slow.main()
 
 

@@ -1,0 +1,480 @@
+"""
+Hostile clients: resets, forged addresses, tiny pieces, key updates, long queues, streams.
+
+Each kind is tried on a plain listener and over TLS, with the access log and the rate limit
+on, from one address.  An honest client at another address asks meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import ctypes.util
+import re
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from attrs import define, field, frozen
+
+from tests.support.crowd import ATTACKER, certified, honest
+from tests.support.daemon import PATIENCE, Daemon, children, read_all, wait_until
+from tests.support.evidence import Evidence, record
+
+#: How long an honest client may wait.  Seconds; it is less than half a second on a quiet
+#: machine, and the watchdog replaces a worker that is silent for five.
+MAX_WAIT_SECONDS = 3.0
+
+#: Steps of each resetting client.
+STEP = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+
+# More requests per second than any test sends.
+_NO_LIMIT = ("--rate-limit", "1000000")
+
+
+@define(eq=False)
+class Target:
+    """
+    A service under attack.
+
+    @ivar tls: whether its listener speaks TLS.
+    """
+
+    place: Path
+    tls: bool
+    options: Sequence[str] = _NO_LIMIT
+    daemon: Daemon = field(init=False)
+    _stack: ExitStack = field(init=False, factory=ExitStack)
+    _context: ssl.SSLContext | None = field(init=False, default=None)
+    _workers: list[int] = field(init=False)
+
+    def __enter__(self) -> Self:
+        options = ["--access-log", "access.log", *self.options]
+        if self.tls:
+            of_tls, self._context = certified(self.place)
+            options += of_tls
+        self.daemon = self._stack.enter_context(Daemon(self.place, *options))
+        wait_until(lambda: len(children(self.daemon.process.pid)) == 2, "two workers")
+        self._workers = children(self.daemon.process.pid)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """
+        Stop the service, and check that the attack has broken nothing.
+        """
+        try:
+            if error is None:
+                self.check()
+        finally:
+            self._stack.__exit__(kind, error, traceback)
+
+    def check(self) -> None:
+        """
+        Check that the workers are those of the beginning, and that nothing was logged.
+        """
+        assert children(self.daemon.process.pid) == self._workers, "a worker was replaced"
+        log = self.daemon.log.read_text()
+        assert "Traceback" not in log, log
+        assert " critical: " not in log, log
+        errors = re.findall(r'status="500"} [1-9].*', self.metrics())
+        assert not errors, errors
+
+    def connect(self, address: str = ATTACKER) -> socket.socket:
+        """
+        Return a connection from C{address}.
+        """
+        connection = socket.socket()
+        connection.settimeout(PATIENCE)
+        connection.bind((address, 0))
+        connection.connect(("127.0.0.1", self.daemon.port))
+        if self._context is None:
+            return connection
+        return self._context.wrap_socket(connection, server_hostname="127.0.0.1")
+
+    def ask(self, request: bytes, address: str = "127.0.0.1") -> bytes:
+        """
+        Return the response to a request, which is the connection's last.
+        """
+        with self.connect(address) as connection:
+            connection.sendall(request)
+            return read_all(connection)
+
+    def read(self, path: str, address: str = "127.0.0.1") -> bytes:
+        """
+        Return the response to a GET of C{path}.
+        """
+        lines = (f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", "", "")
+        return self.ask("\r\n".join(lines).encode(), address)
+
+    def metrics(self) -> str:
+        """
+        Return the metrics.
+        """
+        return self.read("/metrics").decode()
+
+    def metric(self, name: str) -> int:
+        """
+        Return the value of a metric without labels.
+        """
+        values = re.findall(rf"(?m)^{name} (\S+)$", self.metrics())
+        return int(float(values[0]))
+
+    def reset_after(self, sent: bytes) -> None:
+        """
+        Send C{sent} on a connection of its own, and reset the connection at once.
+        """
+        connection = self.connect()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(sent)
+        connection.close()
+
+    def longest_wait(self, attack: Callable[[], object]) -> float:
+        """
+        Return how long an honest client waits at most while C{attack} goes on.
+        """
+        waits: list[float] = []
+        trouble: list[Exception] = []
+        stopped = threading.Event()
+
+        def ask() -> None:
+            try:
+                while not stopped.is_set():
+                    waits.extend(honest(self.daemon.port, 1, self._context))
+            except (OSError, AssertionError) as error:
+                trouble.append(error)
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        try:
+            attack()
+        finally:
+            stopped.set()
+            asker.join(PATIENCE)
+        assert not trouble, f"the honest client was not served: {trouble}"
+        return max(waits)
+
+
+# Resets.
+
+
+def reset_after_step(target: Target, size: int) -> None:
+    """
+    Reset connections right after a step: each of them must be released.
+    """
+    for _ in range(size):
+        target.reset_after(STEP + b"\r\n")
+    wait_until(
+        lambda: target.metric("pexservice_connections") <= 1,
+        "all connections are released",
+    )
+
+
+def reset_with_forged_address(target: Target, size: int) -> None:
+    """
+    Reset connections whose requests name another client each: the rate limit holds.
+    """
+    began = time.monotonic()
+    for number in range(size):
+        address = b"X-Forwarded-For: 198.51.%d.%d\r\n\r\n" % divmod(number, 256)
+        target.reset_after(STEP + address)
+    steps = target.metric("pexservice_revision")
+    # One second's worth at once, and then as many in each second.
+    allowed = 5 * (time.monotonic() - began + 1)
+    assert steps <= allowed, f"{steps} steps, and the rate limit allows {allowed:.0f}"
+
+
+def reset_with_foreign_host(target: Target, size: int) -> None:
+    """
+    Reset connections whose requests have another site's name: none of them steps.
+    """
+    for _ in range(size):
+        target.reset_after(
+            b"POST /next HTTP/1.1\r\nHost: attacker.example\r\nConnection: close\r\n\r\n"
+        )
+    steps = target.metric("pexservice_revision")
+    assert steps == 0, f"{steps} steps by requests with a foreign Host"
+
+
+# Floods of bytes.
+
+_CHUNKED = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+#: By name, what each connection of a flood sends.
+PIECES = {
+    "one-byte chunks": _CHUNKED + b"1\r\nx\r\n" * 65_000,
+    "empty lines": b"\r\n" * 131_072,
+    "a refused head and empty lines": b"nonsense\r\n\r\n" + b"\r\n" * 131_072,
+}
+
+
+async def _flood(target: Target, sent: bytes, count: int) -> None:
+    """
+    Send C{sent} on C{count} connections at once, each until the service closes it.
+    """
+
+    async def send() -> None:
+        with suppress(OSError, asyncio.TimeoutError):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1",
+                target.daemon.port,
+                local_addr=(ATTACKER, 0),
+                ssl=target._context,
+            )
+            try:
+                writer.write(sent)
+                await writer.drain()
+                # Incomplete requests are left to their timeout.
+                await asyncio.wait_for(reader.read(), 2)
+            finally:
+                writer.transport.abort()
+
+    await asyncio.gather(*(send() for _ in range(count)))
+
+
+def flood(pieces: str) -> Callable[[Target, int], None]:
+    """
+    Return an attack by so many connections, each of which sends C{pieces}.
+    """
+
+    def attack(target: Target, size: int) -> None:
+        wait = target.longest_wait(
+            lambda: asyncio.run(_flood(target, PIECES[pieces], size))
+        )
+        print(f"{size} connections of {pieces}: {1000 * wait:.0f} ms", flush=True)
+        assert wait < MAX_WAIT_SECONDS, f"an honest client waited for {wait:.1f} s"
+
+    return attack
+
+
+class KeyUpdates:
+    """
+    A client of TLS 1.3 that sends KeyUpdate messages, by OpenSSL's own library.
+
+    Python's C{ssl} has no function for them.
+    """
+
+    def __init__(self, port: int) -> None:
+        name = ctypes.util.find_library("ssl")
+        assert name is not None
+        self._ssl = library = ctypes.CDLL(name)
+        for function in ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem"):
+            getattr(library, function).restype = ctypes.c_void_p
+        library.BIO_new.restype = ctypes.c_void_p
+        self._in, self._out = (self._bio() for _ in range(2))
+        context = ctypes.c_void_p(
+            library.SSL_CTX_new(ctypes.c_void_p(library.TLS_client_method()))
+        )
+        self._connection = ctypes.c_void_p(library.SSL_new(context))
+        library.SSL_set_bio(self._connection, self._in, self._out)
+        library.SSL_set_connect_state(self._connection)
+        self.socket = socket.create_connection(
+            ("127.0.0.1", port), PATIENCE, source_address=(ATTACKER, 0)
+        )
+        while library.SSL_do_handshake(self._connection) != 1:
+            self.socket.sendall(self._encrypted())
+            received = self.socket.recv(65_536)
+            library.BIO_write(self._in, received, len(received))
+        self.socket.sendall(self._encrypted())
+
+    def _bio(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._ssl.BIO_new(ctypes.c_void_p(self._ssl.BIO_s_mem())))
+
+    def _encrypted(self) -> bytes:
+        data = b""
+        buffer = ctypes.create_string_buffer(1 << 20)
+        while (length := self._ssl.BIO_read(self._out, buffer, len(buffer))) > 0:
+            data += buffer.raw[:length]
+        return data
+
+    def records(self, size: int) -> bytes:
+        """
+        Return KeyUpdate records of C{size} bytes or a little more.
+        """
+        data = b""
+        while len(data) < size:
+            for _ in range(10_000):
+                # 0 is SSL_KEY_UPDATE_NOT_REQUESTED.
+                self._ssl.SSL_key_update(self._connection, 0)
+                self._ssl.SSL_do_handshake(self._connection)
+            data += self._encrypted()
+        return data
+
+
+def update_keys(target: Target, size: int) -> None:
+    """
+    Send C{size} bytes of KeyUpdate records: the connection must end.
+    """
+    client = KeyUpdates(target.daemon.port)
+    records = client.records(size)
+
+    def attack() -> None:
+        with client.socket as connection:
+            try:
+                connection.sendall(records)
+                # What the service sends before the end: session tickets, an alert.
+                read_all(connection)
+            except ConnectionError:
+                pass
+            except TimeoutError:
+                raise AssertionError("the connection has not ended") from None
+
+    wait = target.longest_wait(attack)
+    print(f"{len(records):,} bytes of KeyUpdates: {1000 * wait:.0f} ms", flush=True)
+    assert wait < MAX_WAIT_SECONDS, f"an honest client waited for {wait:.1f} s"
+
+
+# Queues and places.
+
+
+def ask_for_pages(target: Target, size: int) -> None:
+    """
+    Ask for long pages of the history on many connections: another address waits for one.
+    """
+    ask = b"GET /history?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    pipeline = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000
+    target.ask(pipeline + b"GET /livez HTTP/1.0\r\n\r\n")
+    with ExitStack() as stack:
+        connections = [stack.enter_context(target.connect()) for _ in range(size)]
+        for connection in connections:
+            connection.sendall(ask)
+        began = time.monotonic()
+        page = target.read("/history?limit=1")
+        wait = time.monotonic() - began
+        assert page.startswith(b"HTTP/1.1 200 "), page
+        for connection in connections:
+            connection.setblocking(False)  # noqa: FBT003 its only argument
+        served = sum(_has_bytes(connection) for connection in connections)
+    print(f"{size} pages to make: {1000 * wait:.0f} ms, {served} were served", flush=True)
+    assert served < size / 2, f"{served} of {size} pages were made before the honest one"
+
+
+def _has_bytes(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1))
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+
+
+def hold_streams(target: Target, size: int) -> None:
+    """
+    Open more streams than there are places: another address still gets one.
+    """
+    ask = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(size):
+            connection = stack.enter_context(target.connect())
+            connection.sendall(ask)
+            connection.recv(1)
+        with target.connect("127.0.0.1") as connection:
+            connection.sendall(ask)
+            received = connection.recv(65_536)
+        assert received.startswith(b"HTTP/1.1 200 "), received
+
+
+@frozen
+class Kind:
+    """
+    A kind of attack.
+
+    @ivar attack: tries it, with a size.
+    @ivar short: the size in the short form; C{long} likewise.
+    @ivar options: the service's options.
+    @ivar listeners: the listeners that it is tried on.
+    @ivar awaited: the listeners on which it succeeds until the issue L{ONE_WAY} is done.
+    """
+
+    attack: Callable[[Target, int], None]
+    short: int
+    long: int
+    options: Sequence[str] = _NO_LIMIT
+    listeners: Sequence[str] = ("plain", "TLS")
+    awaited: Sequence[str] = ()
+
+    def run(self, place: Path, listener: str, size: int) -> None:
+        """
+        Try the attack on a service of its own.
+
+        @raise AssertionError: it succeeds.
+        """
+        with Target(place, listener == "TLS", self.options) as target:
+            self.attack(target, size)
+
+
+#: The title of the issue that will stop the attacks that still succeed.
+ONE_WAY = "One way for every request"
+
+KINDS = {
+    "reset after a step": Kind(reset_after_step, 200, 1500, awaited=("plain",)),
+    "reset with a forged address": Kind(
+        reset_with_forged_address, 200, 500, ("--rate-limit", "5"), awaited=("plain",)
+    ),
+    "reset with a foreign Host": Kind(
+        reset_with_foreign_host, 200, 500, awaited=("plain",)
+    ),
+    "20 connections of one-byte chunks": Kind(
+        flood("one-byte chunks"), 20, 20, awaited=("plain", "TLS")
+    ),
+    "20 connections of empty lines": Kind(flood("empty lines"), 20, 20, awaited=("plain",)),
+    "20 connections of a refused head and empty lines": Kind(
+        flood("a refused head and empty lines"), 20, 20, awaited=("plain",)
+    ),
+    "1,000 connections of one-byte chunks": Kind(
+        flood("one-byte chunks"), 1000, 1000, awaited=("plain", "TLS")
+    ),
+    "1,000 connections of empty lines": Kind(
+        flood("empty lines"), 1000, 1000, listeners=("plain",), awaited=("plain",)
+    ),
+    "1,000 connections of a refused head and empty lines": Kind(
+        flood("a refused head and empty lines"),
+        *(1000, 1000),
+        listeners=("plain",),
+        awaited=("plain",),
+    ),
+    "KeyUpdates": Kind(
+        update_keys, 10_000_000, 30_000_000, listeners=("TLS",), awaited=("TLS",)
+    ),
+    "pages of the history": Kind(ask_for_pages, 100, 300),
+    "streams": Kind(hold_streams, 260, 1000),
+}
+
+
+def main() -> None:
+    """
+    Try each kind in its long form.
+    """
+    tried = 0
+    for name, kind in KINDS.items():
+        for listener in kind.listeners:
+            with tempfile.TemporaryDirectory() as place:
+                kind.run(Path(place), listener, kind.long)
+            print(f"{name}, {listener}: withstood", flush=True)
+            tried += 1
+    record(
+        Evidence(
+            name="hostile",
+            promise="resets, floods of tiny pieces, key updates and greedy addresses keep"
+            " nobody out, and no reset is trusted",
+            size=tried,
+            unit="attacks by up to 1,000 connections of one address",
+            result="withstood, plain and over TLS, with access log and rate limit: the"
+            " same workers, every connection released, no step without permission",
+            command="make attacks",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
