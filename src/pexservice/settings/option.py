@@ -15,12 +15,12 @@ import attrs
 
 #: The groups of C{--help}, in their order.
 GROUPS = (
-    CONFIGURATION := "Where these options stand",
-    LISTENING := "Where it listens",
-    STORE := "What it keeps",
-    ACCESS := "Which requests it takes",
-    KEEP_ALIVE := "How it is kept alive",
-    OUTPUT := "What it writes and says",
+    CONFIGURATION := "Configuration",
+    LISTENING := "Listening",
+    STORE := "Storage",
+    ACCESS := "Requests",
+    KEEP_ALIVE := "Availability",
+    OUTPUT := "Logs",
 )
 
 _KEY = "option"

@@ -37,9 +37,9 @@ class Settings:
 
     listen: tuple[str, ...] = Option(
         "ENDPOINT",
-        "An endpoint to listen on, as Twisted has them: tcp:PORT, tcp6:PORT, unix:PATH"
-        " or systemd:domain=INET:index=0; systemd:all for all sockets that systemd"
-        " passes; may be repeated.",
+        "Listen on this endpoint, in Twisted's syntax: tcp:PORT, tcp6:PORT, unix:PATH,"
+        " systemd:domain=INET:index=0, or systemd:all for all sockets from systemd; may"
+        " be repeated.",
         group=LISTENING,
         parse=values.endpoint,
         path_after="unix:",
@@ -47,14 +47,14 @@ class Settings:
     ).field(("tcp:8081:interface=127.0.0.1",))
     tls_certificate: str | None = Option(
         "PEM",
-        "A PEM file with a certificate and its chain, to serve HTTPS on every listener;"
-        " takes --tls-key.",
+        "Serve HTTPS on every listener, with the certificate and its chain in this PEM"
+        " file; needs --tls-key.",
         group=LISTENING,
         path_after="",
     ).field(None)
     tls_key: str | None = Option(
         "PEM",
-        "A PEM file with the certificate's key.",
+        "The PEM file with the certificate's key.",
         group=LISTENING,
         path_after="",
     ).field(None)
@@ -68,29 +68,29 @@ class Settings:
     ).field("lmdb:pexservice-data")
     synchronous_commit: bool = Option(
         "on|off",
-        "on: a step is on disk before its answer. off: at most 10 ms after it, and lost"
-        " if the process dies in between.",
+        "on: a step is on disk before its response. off: at most 10 ms after it; if the"
+        " process or the machine dies in between, the step is lost.",
         group=STORE,
         type=bool,
         parse=values.on_or_off,
     ).field(True)  # noqa: FBT003 the default
     journal: int = Option(
         "N",
-        "How many transitions /history goes back.",
+        "Keep this many steps for /history.",
         group=STORE,
         type=int,
         parse=values.number(1, 100_000_000),
     ).field(100_000)
     token_file: str | None = Option(
         "FILE",
-        "A file of bearer tokens, one a line, that may move the cursor; without it"
-        " everybody may.",
+        "Require a bearer token from this file, one per line, for each step; without"
+        " this option any client may move the cursor.",
         group=ACCESS,
         path_after="",
     ).field(None)
     cors_origins: tuple[str, ...] = Option(
         "ORIGIN",
-        "An origin, as https://example.org, whose pages may use the API; may be repeated.",
+        "Allow pages of this origin, such as https://example.org; may be repeated.",
         group=ACCESS,
         parse=values.origin,
         name="cors-origin",
@@ -98,22 +98,23 @@ class Settings:
     ).field(())
     rate_limit: int | None = Option(
         "N",
-        "Requests a second for each client address; those over it are refused.",
+        "Allow N requests per second per client address; respond 429 to the rest.",
         group=ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
     ).field(None)
     max_connections: int = Option(
         "N",
-        "How many connections may be open; beyond it the longest idle one goes.",
+        "Keep at most N connections open; for one more, close the one that was idle"
+        " longest.",
         group=ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
     ).field(10_000)
     trusted_proxies: tuple[str, ...] = Option(
         "ADDRESS",
-        "The address of a proxy whose X-Forwarded-For counts, besides any that comes"
-        " through a unix: listener; may be repeated.",
+        "Trust X-Forwarded-For from this proxy, as from every proxy on a unix: listener;"
+        " may be repeated.",
         group=ACCESS,
         parse=values.address,
         name="trusted-proxy",
@@ -121,8 +122,8 @@ class Settings:
     ).field(())
     allowed_hosts: tuple[str, ...] = Option(
         "NAME",
-        "A host name to answer to over loopback without a token file, besides localhost"
-        " and the machine's own; * for any; may be repeated.",
+        "Accept this Host on loopback connections without a token file, in addition to"
+        " localhost and the machine's name; * accepts any; may be repeated.",
         group=ACCESS,
         parse=values.host_name,
         name="allowed-host",
@@ -130,19 +131,19 @@ class Settings:
     ).field(())
     post_only: bool = Option(
         "",
-        "Take no GET on the paths that move the cursor.",
+        "Respond 405 to GET on the paths that move the cursor.",
         group=ACCESS,
         type=bool,
     ).field(False)  # noqa: FBT003 the default
     access_log: str | None = Option(
         "FILE",
-        "A file for an access log in the combined format; - for the daemon's own.",
+        "Write an access log in the combined format; - writes to the daemon's log.",
         group=OUTPUT,
         path_after="",
     ).field(None)
     log_format: str = Option(
         "text|json",
-        "text: a line begins with its time, its process and its level. json: each is an"
+        "text: each line starts with time, process and level. json: each line is an"
         " object.",
         group=OUTPUT,
         parse=values.one_of("text", "json"),
@@ -223,14 +224,14 @@ class Supervision:
 
     standby: int = Option(
         "N",
-        "How many warm workers wait to take over, 0 or 1.",
+        "Keep N standbys ready to take over: 0 or 1.",
         group=KEEP_ALIVE,
         type=int,
         parse=values.number(0, 1),
     ).field(1)
     watchdog: float = Option(
         "SECONDS",
-        "Seconds of silence after which a worker is replaced.",
+        "Replace a worker that has sent no heartbeat for this long.",
         group=KEEP_ALIVE,
         type=float,
         parse=values.seconds(_SHORTEST_WATCHDOG),
@@ -247,7 +248,7 @@ class Source:
 
     config: str | None = Option(
         "FILE",
-        "A TOML file of these options, by their names without the dashes; the command"
-        " line wins.",
+        "Read options from this TOML file, by their names without the dashes; the"
+        " command line wins.",
         group=CONFIGURATION,
     ).field(None)

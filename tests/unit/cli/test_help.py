@@ -40,7 +40,7 @@ def test_defaults() -> None:
     A default is shown as it would be typed, and nothing where there is none.
     """
     told = {each.name: help_of(each) for each in ServiceOptions.declared()}
-    assert told["journal"].endswith("goes back. [default: 100000]")
+    assert told["journal"].endswith("for /history. [default: 100000]")
     assert told["synchronous-commit"].endswith("[default: on]")
     assert told["listen"].endswith("[default: tcp:8081:interface=127.0.0.1]")
     assert "default" not in told["token-file"]
