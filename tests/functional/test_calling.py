@@ -1,82 +1,79 @@
 """
-The programs of docs/calling.md, run where answers are lost.
+The programs of docs/calling.md, run where responses are lost.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.calling_page import PAGE, PROGRAMS, command
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.troublesome_proxy import troublesome_proxy
 
-PAGE = (Path(__file__).parents[2] / "docs" / "calling.md").read_text()
-
-#: The address that the programs call.
-URL = "http://127.0.0.1:8081"
-
-#: The program after each heading.
-PROGRAMS = {
-    heading: (language, program)
-    for heading, language, program in re.findall(
-        r"(?ms)^##+ ([^\n]*)\n(?:(?!^#).)*?^```(\w+)\n(.*?)^```$", PAGE
-    )
-}
-
-COMMANDS = {
-    "python": (sys.executable, "-W", "error", "-c"),
-    "sh": ("sh", "-euc"),
-    "javascript": ("node", "-e"),
-}
-
 THREE = "position 1 value 1\nposition 2 value 1\nposition 3 value 2\n"
+
+#: Three requests by two clients of the FastAPI program; one of them repeats its request.
+TICKETS = """
+from fastapi.testclient import TestClient
+
+with TestClient(app) as client:
+    for key in ("a", "b", "a"):
+        response = client.post("/tickets", headers={"Idempotency-Key": key})
+        print(response.status_code, response.json())
+    print(client.post("/tickets", headers={"Idempotency-Key": "a b"}).status_code)
+"""
 
 
 @pytest.mark.parametrize(
-    ("heading", "printed", "steps", "made"),
+    ("heading", "also", "printed", "attempts"),
     [
+        ("Python", "", THREE, [3, 3, 3]),
         (
-            "Python: our own client",
+            "Twisted",
+            "",
             "position 1 value 1\nthe cursor is at revision 1\n1 next to 1\n"
             "seen at revision 1\n",
-            # The second is one whose condition does not hold.
-            2,
-            1,
+            # The condition of the second step does not hold.
+            [3, 3],
         ),
-        ("A script without a reactor", THREE, 3, 3),
-        pytest.param("curl", "1\n", 1, 1, marks=pytest.mark.needs("curl")),
-        pytest.param("Python: requests", THREE, 3, 3, marks=pytest.mark.needs("requests")),
-        pytest.param("Python: httpx", THREE, 3, 3, marks=pytest.mark.needs("httpx")),
+        pytest.param(
+            "asyncio and FastAPI",
+            TICKETS,
+            "200 {'ticket': 1}\n200 {'ticket': 2}\n200 {'ticket': 1}\n422\n",
+            # The repeated request takes a fourth attempt.
+            [4, 3],
+            marks=pytest.mark.needs("fastapi", "httpx"),
+        ),
+        (
+            "A job that may be killed",
+            "",
+            "Ada has invoice 1 replayed: True\nGrace has invoice 2 replayed: True\n"
+            "Hedy has invoice 3 replayed: True\n",
+            [3, 3, 3],
+        ),
+        pytest.param("curl", "", "1\n", [3], marks=pytest.mark.needs("curl")),
         pytest.param(
             "JavaScript",
+            "",
             re.sub(r"(value \d)", r"\1n", THREE),
-            3,
-            3,
+            [3, 3, 3],
             marks=pytest.mark.needs("node"),
         ),
     ],
 )
-def test_made_once(
-    tmp_path: Path, heading: str, printed: str, steps: int, made: int
+def test_program_makes_each_step_once_although_responses_are_lost(
+    tmp_path: Path, heading: str, also: str, printed: str, attempts: list[int]
 ) -> None:
-    """
-    Every step is sent three times and made once, and the program prints what it should.
-    """
-    language, program = PROGRAMS[heading]
-    assert URL in program
     with (
         Daemon(tmp_path, command="pexservice-worker") as daemon,
         troublesome_proxy(daemon.port) as proxy,
     ):
         ended = subprocess.run(
-            [
-                *COMMANDS[language],
-                program.replace(URL, f"http://127.0.0.1:{proxy.port}"),
-            ],
+            command(heading, proxy.port, also=also),
             cwd=tmp_path,
             check=False,
             stdin=subprocess.DEVNULL,
@@ -85,15 +82,15 @@ def test_made_once(
             timeout=PATIENCE,
         )
         assert ended.returncode == 0, ended.stderr
-        # curl tells of each attempt.
-        assert language == "sh" or not ended.stderr
+        # curl reports each failed attempt.
+        assert heading in ("curl", "asyncio and FastAPI") or not ended.stderr
         assert ended.stdout == printed
-        assert list(proxy.attempts.values()) == [3] * steps
-        assert daemon.ask("/current")[0].headers["Pex-Revision"] == str(made)
+        assert list(proxy.attempts.values()) == attempts
+        steps = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        assert steps == max(
+            map(int, re.findall(r"(?:position|ticket|invoice)\W+(\d)", printed)), default=1
+        )
 
 
-def test_every_program_is_run() -> None:
-    """
-    No program of the page is left out above.
-    """
+def test_every_program_of_the_page_is_run() -> None:
     assert len(PROGRAMS) == PAGE.count("```") // 2 == 6
