@@ -76,9 +76,9 @@ def main() -> None:
     record(
         Evidence(
             name="crowds",
-            promise="one address cannot keep others out",
+            promise="One address cannot exclude others.",
             size=TRIES * len(WAYS),
-            unit="requests of another address beside up to 10,000 half requests",
+            unit="requests of another address next to up to 10,000 incomplete requests",
             result=f"all answered by the same worker; median and longest wait: {figures}",
             command="make attacks",
         )

@@ -465,8 +465,8 @@ def main() -> None:
     record(
         Evidence(
             name="hostile",
-            promise="resets, floods of tiny pieces, key updates and greedy addresses keep"
-            " nobody out, and no reset is trusted",
+            promise="Resets, floods of tiny pieces, key updates and greedy addresses"
+            " exclude no other client, and no reset is trusted.",
             size=tried,
             unit="attacks by up to 1,000 connections of one address",
             result="withstood, plain and over TLS, with access log and rate limit: the"

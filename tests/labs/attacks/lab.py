@@ -114,8 +114,8 @@ def keep(tried: int) -> None:
     record(
         Evidence(
             name="attacks",
-            promise="whatever is sent gets a status or a close; what is refused moves"
-            " nothing, and nothing behind it is executed",
+            promise="Every request gets a status or the end of its connection; a refused"
+            " request moves nothing, and the bytes after it are not executed.",
             size=tried,
             unit="raw requests",
             result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"

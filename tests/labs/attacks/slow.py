@@ -228,7 +228,7 @@ def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
     record(
         Evidence(
             name="slow",
-            promise="slow clients do not slow others down",
+            promise="Slow clients do not delay others.",
             size=seconds * len(found) * len(WAYS),
             unit=f"seconds of {CONNECTIONS} slow clients",
             result=f"99% of others' answers within: {figures};"

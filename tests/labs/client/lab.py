@@ -186,8 +186,8 @@ def one_machine(
     record(
         Evidence(
             name="exactly-once-proxied" if proxied else "exactly-once",
-            promise="A step by the client is made once and answered, whatever is killed"
-            + (", also through nginx." if proxied else "."),
+            promise="A step by the client is made once and answered, although processes"
+            " are killed" + (", also through nginx." if proxied else "."),
             size=found.calls,
             unit="calls",
             result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the worker that"

@@ -432,8 +432,8 @@ def main() -> None:
     record(
         Evidence(
             name="cluster",
-            promise="Many nodes are one cursor: whatever happens to etcd and to the way"
-            " there, each step is made once, and what was answered is seen by all.",
+            promise="Many nodes are one cursor: under faults of etcd and of the network,"
+            " each step is made once, and all nodes see each answered step.",
             size=result.operations,
             unit="operations",
             result=f"{CLIENTS} clients of three nodes, {result.faults} faults of leaders"

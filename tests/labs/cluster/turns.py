@@ -244,7 +244,7 @@ def main() -> None:
     record(
         Evidence(
             name="turns",
-            promise="no node on etcd starves",
+            promise="No node on etcd starves.",
             size=int(seconds * 3 * 3),
             unit="seconds of three nodes with 1, 5 and 21 connections each",
             result=f"the busiest node made {max(fairness):.2f} times the mean at most;"

@@ -229,8 +229,8 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
     record(
         Evidence(
             name="damage",
-            promise="A damaged store is refused, or the damage is where nothing is: none"
-            " says anything else than it did",
+            promise="A damaged store is refused, unless the damage is in unused space: no"
+            " accepted store has another state than before.",
             size=count,
             unit="damages to every kind of page",
             result=f"{found[Outcome.REFUSED]:,} refused, {found[Outcome.HARMLESS]:,} of no"

@@ -201,8 +201,8 @@ class Laboratory:
         record(
             Evidence(
                 name="faults",
-                promise="any system call may fail: no answer is untrue, no state lost,"
-                " and a restart serves again",
+                promise="Any system call may fail: no response is wrong, no state is lost,"
+                " and a restart recovers.",
                 size=self.injections,
                 unit="failed calls",
                 result=f"{len(self.wrong)} wrong; {counted}",

@@ -186,12 +186,12 @@ def histories(path: Path, kills: int, *options: str) -> Result:
     record(
         Evidence(
             name="histories",
-            promise="All callers together see one cursor: what was answered before a"
-            " request began is in what it sees, across every crash.",
+            promise="All clients see one cursor: a request sees every step that was"
+            " answered before it began, across every crash.",
             size=result.operations,
             unit="operations",
             result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the worker that"
-            f" serves, {result.looks:,} looks, {result.unknown:,} outcomes unknown:"
+            f" serves, {result.looks:,} reads, {result.unknown:,} outcomes unknown:"
             " the whole record is linearizable",
             command="make histories",
         )

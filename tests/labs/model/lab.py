@@ -322,8 +322,8 @@ def converse(path: Path, examples: int) -> Counter[str]:
     record(
         Evidence(
             name="model",
-            promise="Every answer is exactly what the documentation says, whatever was"
-            " asked before.",
+            promise="Every response is the one that the documentation describes, after any"
+            " earlier requests.",
             size=answers,
             unit="answers",
             result=f"{world.conversations:,} generated conversations on every endpoint,"

@@ -282,8 +282,8 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
     record(
         Evidence(
             name="powercuts",
-            promise="A power cut takes back no answered step, and a repeated key moves"
-            " once all the same",
+            promise="A power cut undoes no answered step, and a repeated key still makes"
+            " its step once.",
             size=whole.cuts,
             unit="power cuts under load on ext4 and xfs",
             result=f"0 of {whole.told:,} answered steps lost;"

@@ -359,8 +359,8 @@ def found(tried: int, told: int) -> None:
     record(
         Evidence(
             name="resources",
-            promise="A full or hanging disk, no descriptors, no memory and a wall clock"
-            " that jumps stop nothing for longer than they last, and lose nothing",
+            promise="A full or hanging disk, a lack of descriptors or memory, and a wall"
+            " clock that jumps delay steps only while they last, and lose none.",
             size=tried,
             unit="shortages",
             result=f"{told:,} steps answered under them, 0 lost, 0 connections refused",

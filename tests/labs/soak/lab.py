@@ -262,8 +262,8 @@ def keep(going: Soak, minutes: float) -> None:
     record(
         Evidence(
             name="soak",
-            promise="Under mixed load, with workers killed and replaced, nothing that was"
-            " answered is lost, nobody is refused, and nothing grows",
+            promise="Under mixed load, while workers are killed and replaced, no answered"
+            " step is lost, no connection is refused, and nothing grows.",
             size=round(60 * minutes),
             unit="seconds",
             result=f"{told:,} steps answered, {going.kills} kills"

@@ -171,7 +171,7 @@ def main() -> None:
     record(
         Evidence(
             name="starts",
-            promise="a start goes on, whatever comes in its way",
+            promise="A start continues after every disturbance.",
             size=count,
             unit="kills of the supervisor under clients, each with a disturbed start",
             result=f"SIGHUP, a killed child or a killed supervisor at a random moment of"
