@@ -18,6 +18,11 @@ their turn comes, so each is waited for no longer than its turn can take; see
 L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
 removes its mark.
 
+A node far from etcd is slow: a full wait for its turn would cost the others many turns of
+their own.  So a slow mark is skipped, and keeps its place, until it was there for so long
+that waiting for it takes a small part of the others' time.  The others see the mark at
+about the same time, so they wait at about the same time too, and its transaction wins.
+
 A mark is soft if it says that its node will probably want a turn, and hard if the node has
 moves that wait.
 
@@ -27,6 +32,7 @@ The queue is pure: it reads no clock, and is told of what happens.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 
 from pexservice.stores.etcd.records import Mark
 
@@ -44,6 +50,12 @@ SHORTEST_HARD = 0.02
 
 #: No node is waited for longer, however slow it says that it is.  Seconds.
 LONGEST = 0.5
+
+#: A mark whose wait is longer than this many usual transactions of this node is slow.
+MAX_OWN_TRANSACTIONS = 12
+
+#: A slow mark is skipped for this many times as long as the wait for it.
+SKIPPED_WAITS = 2
 
 #: How many marks one transaction removes, at most.
 MOST_REMOVED = 8
@@ -69,6 +81,8 @@ class StandingQueue:
         self._heard: dict[str, int] = {}
         # Whether other nodes are there to take turns with.
         self._company = False
+        # When each mark was seen for the first time.
+        self._seen_at: dict[Mark, float] = {}
         # When the first of those ahead became the first, or else this node's turn came.
         self._since = 0.0
         # Whether moves came in time for the last turn.
@@ -102,6 +116,9 @@ class StandingQueue:
         A node ahead whose time has run out is passed over.
         """
         while self._ahead:
+            if self._is_skipped(self._ahead[0], now):
+                del self._ahead[0]
+                continue
             left = self._since + self._bound(self._ahead[0]) - now
             if left > 0:
                 return left
@@ -115,9 +132,19 @@ class StandingQueue:
 
         News of the turn takes about as long as a transaction of this node.
         """
-        if head.hard:
+        if head.hard or self._is_slow(head):
             return min(max(self.usual + HARD * head.usual, SHORTEST_HARD), LONGEST)
         return min(self.usual + SOFT * head.usual, LONGEST)
+
+    def _is_slow(self, mark: Mark) -> bool:
+        return self.usual + HARD * mark.usual > MAX_OWN_TRANSACTIONS * self.usual > 0
+
+    def _is_skipped(self, mark: Mark, now: float) -> bool:
+        """
+        Return whether C{mark} is slow, and not there for long enough to be waited for.
+        """
+        seconds = now - self._seen_at.get(mark, now)
+        return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
 
     def heard(self, now: float, author: str, modified: int) -> None:
         """
@@ -149,7 +176,7 @@ class StandingQueue:
         self._company = bool(others) or any(
             each > revision for each in self._heard.values()
         )
-        self._answered(now, took, revision, others)
+        self._answered(now, took, others, others)
 
     def lost(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
         """
@@ -157,15 +184,15 @@ class StandingQueue:
 
         The arguments are those of L{won}.
         """
-        before = []
-        for each in marks:
-            if each.process == self._process:
-                break
-            before.append(each)
+        others = [*marks]
+        before = [*takewhile(lambda mark: mark.process != self._process, others)]
         self._company = True
-        self._answered(now, took, revision, before)
+        self._answered(now, took, others, before)
 
-    def _answered(self, now: float, took: float, revision: int, ahead: list[Mark]) -> None:
+    def _answered(
+        self, now: float, took: float, marks: list[Mark], ahead: list[Mark]
+    ) -> None:
+        self._seen_at = {mark: self._seen_at.get(mark, now) for mark in marks}
         took = min(took, LONGEST)
         self.usual += (NEWEST if self.usual else 1.0) * (took - self.usual)
         # A mark that was passed over stays passed over until it is put anew.

@@ -5,6 +5,7 @@ The order in which nodes take turns, one rule at a time.
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from pexservice.stores.etcd.records import Mark
 from pexservice.stores.etcd.standing_queue import (
@@ -12,6 +13,7 @@ from pexservice.stores.etcd.standing_queue import (
     LONGEST,
     MOST_REMOVED,
     SHORTEST_HARD,
+    SKIPPED_WAITS,
     SOFT,
     StandingQueue,
 )
@@ -125,16 +127,13 @@ def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
         (soft("a", 3), USUAL + SOFT * USUAL),
         (hard("a", 3), USUAL + HARD * USUAL),
         (hard("a", 3, USUAL / 100), SHORTEST_HARD),
-        (soft("a", 3, 10.0), LONGEST),
-        (hard("a", 3, 10.0), LONGEST),
     ],
 )
 def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
     """
     A node is waited for as long as its turn can take, and then it is passed over.
 
-    The usual times of that node and of this node tell how long its turn can take.  No node
-    is waited for longer than half a second.
+    The usual times of that node and of this node tell how long its turn can take.
     """
     queue.won(1.0, USUAL, 5, [mark])
     assert queue.delay(1.0) == pytest.approx(patience)
@@ -142,6 +141,39 @@ def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
     assert queue.passed == []
     assert queue.delay(1.0 + patience) == 0
     assert queue.passed == [mark]
+
+
+@pytest.mark.parametrize("mark", [soft("a", 3, 0.1), hard("a", 3, 0.1)])
+def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
+    queue: StandingQueue, mark: Mark
+) -> None:
+    """
+    A far node is not waited for in each turn, but for long enough now and then.
+    """
+    wait = USUAL + HARD * 0.1
+    for seconds in range(SKIPPED_WAITS):
+        queue.won(1.0 + seconds * wait, USUAL, 5, [mark])
+        assert queue.delay(1.0 + seconds * wait) == 0
+        assert queue.passed == []
+    waits_at = 1.0 + SKIPPED_WAITS * wait
+    queue.won(waits_at, USUAL, 6, [mark])
+    assert queue.delay(waits_at) == pytest.approx(wait)
+    assert queue.delay(waits_at + wait) == 0
+    assert queue.passed == [mark]
+    # Its next mark is skipped anew.
+    queue.won(waits_at + wait, USUAL, 8, [evolve(mark, modified=7)])
+    assert queue.delay(waits_at + wait) == 0
+    assert queue.passed == []
+
+
+def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: StandingQueue) -> None:
+    """
+    A mark says how slow its node is, and may say anything.
+    """
+    mark = hard("a", 3, 10.0)
+    queue.won(1.0, USUAL, 5, [mark])
+    queue.won(2.0, USUAL, 5, [mark])
+    assert queue.delay(2.0) == LONGEST
 
 
 def test_each_has_its_time(queue: StandingQueue) -> None:

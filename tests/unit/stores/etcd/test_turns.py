@@ -217,12 +217,12 @@ def test_a_deaf_node(nodes: tuple[Node, ...]) -> None:
     A node that hears nothing waits no longer than others' turns can take.
     """
     one, two, _ = nodes
-    put(one.etcd, "two", usual=0.1)
+    put(one.etcd, "two", usual=0.02)
     one.step()
     two.hear()
     two.step()
     told = one.turn()
-    one.clock.advance(0.1)
+    one.clock.advance(0.04)
     assert told == []
     one.clock.advance(0.2)
     # The cursor that the node knows is old.
