@@ -244,7 +244,9 @@ def outcome_unknown(word: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
     Return the exception for the step C{word} that ended with C{error}.
     """
-    outcome = "may or may not have been made" if error.sent else "was not sent"
-    return OutcomeUnknown(
-        f"{word} {outcome}: {error}; repeat it with the key {key}", key=key, sent=error.sent
-    )
+    message = f"{word} was not sent: {error}"
+    if error.sent:
+        message = (
+            f"{word} may or may not have been made: {error}; repeat it with the key {key}"
+        )
+    return OutcomeUnknown(message, key=key, sent=error.sent)
