@@ -86,7 +86,9 @@ def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
         assert daemon.ask(f"/{name}", "POST")[0].status == 200
 
 
-def test_buttons(daemon: Daemon, views: Open) -> None:
+def test_each_button_makes_its_step_and_shows_value_and_history(
+    daemon: Daemon, views: Open
+) -> None:
     """
     Each button makes its step, whose result and history are shown.
     """
@@ -114,7 +116,7 @@ def test_buttons(daemon: Daemon, views: Open) -> None:
     assert view.errors == []
 
 
-def test_many_clicks(daemon: Daemon, views: Open) -> None:
+def test_every_click_makes_one_step(daemon: Daemon, views: Open) -> None:
     """
     No click is lost, and none makes a step twice.
     """
@@ -125,7 +127,9 @@ def test_many_clicks(daemon: Daemon, views: Open) -> None:
     assert daemon.ask("/current")[0].headers["Pex-Revision"] == "30"
 
 
-def test_another_client(daemon: Daemon, views: Open) -> None:
+def test_steps_of_other_clients_are_shown_and_not_announced(
+    daemon: Daemon, views: Open
+) -> None:
     """
     Steps of other clients are seen at once, and not read out.
     """
@@ -143,7 +147,9 @@ def test_another_client(daemon: Daemon, views: Open) -> None:
     assert one.errors == other.errors == []
 
 
-def test_a_crash_while_it_is_open(daemon: Daemon, views: Open) -> None:
+def test_the_page_continues_with_the_next_worker_after_a_kill(
+    daemon: Daemon, views: Open
+) -> None:
     """
     The page goes on with the next worker, by itself, when the worker is killed.
     """
@@ -163,7 +169,9 @@ def test_a_crash_while_it_is_open(daemon: Daemon, views: Open) -> None:
     assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
 
 
-def test_new_workers(daemon: Daemon, views: Open) -> None:
+def test_the_page_follows_to_the_new_worker_of_a_reload(
+    daemon: Daemon, views: Open
+) -> None:
     """
     SIGHUP ends the streams, and the page is back with the new worker.
     """
@@ -176,7 +184,9 @@ def test_new_workers(daemon: Daemon, views: Open) -> None:
     view.until_connection()
 
 
-def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
+def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
+    tmp_path: Path, views: Open
+) -> None:
     """
     The page says that the service is gone, and keeps the step that was pressed.
 
@@ -201,7 +211,9 @@ def test_a_stop_and_a_start(tmp_path: Path, views: Open) -> None:
         assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
 
 
-def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
+def test_a_step_without_a_response_is_repeated_with_its_key(
+    daemon: Daemon, views: Open
+) -> None:
     """
     A step that was made, but whose answer was lost, is repeated with its key.
 
@@ -252,7 +264,7 @@ def test_an_answer_that_did_not_come(daemon: Daemon, views: Open) -> None:
         ("-1", -math.inf, 0),
     ],
 )
-def test_retry_after(
+def test_the_page_waits_as_long_as_retry_after_says(
     daemon: Daemon, views: Open, value: str, least: float, most: float
 ) -> None:
     """
@@ -268,7 +280,9 @@ def test_retry_after(
     assert least <= waits <= most
 
 
-def test_giving_up(daemon: Daemon, views: Open) -> None:
+def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
+    daemon: Daemon, views: Open
+) -> None:
     """
     After a minute the page says that the outcome is not known.
 
@@ -302,7 +316,9 @@ def test_giving_up(daemon: Daemon, views: Open) -> None:
     assert not view["again"].is_visible()
 
 
-def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
+def test_the_trace_has_a_gap_after_a_kill_and_continues(
+    daemon: Daemon, views: Open
+) -> None:
     """
     The trace goes on with a gap when the worker has died and the cursor has not moved.
     """
@@ -317,7 +333,9 @@ def test_the_trace_goes_on(daemon: Daemon, views: Open) -> None:
     )
 
 
-def test_a_refusal(daemon: Daemon, views: Open) -> None:
+def test_a_refused_step_shows_the_reason_and_the_next_step_follows(
+    daemon: Daemon, views: Open
+) -> None:
     """
     A refusal is shown in the service's words, and the next step has its turn.
     """
@@ -337,7 +355,9 @@ def test_a_refusal(daemon: Daemon, views: Open) -> None:
     view.until("position", "1")
 
 
-def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
+def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
+    far_daemon: Daemon, views: Open
+) -> None:
     """
     The page shows the ends and the length of a long value; a copy has all digits.
 
@@ -372,7 +392,9 @@ def test_a_long_value(far_daemon: Daemon, views: Open) -> None:
     assert view.errors == []
 
 
-def test_the_old_clipboard(daemon: Daemon, views: Open) -> None:
+def test_copying_works_in_a_browser_without_navigator_clipboard(
+    daemon: Daemon, views: Open
+) -> None:
     """
     Copying works where the browser has no clipboard of the new kind.
 
@@ -406,7 +428,9 @@ def violations(view: View) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
+def test_axe_finds_no_violation_in_any_state(
+    scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
+) -> None:
     """
     Axe finds no violation in any state of the page.
     """
@@ -430,7 +454,7 @@ def test_accessible(scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
     assert violations(far) == []
 
 
-def test_keyboard(daemon: Daemon, views: Open) -> None:
+def test_every_control_works_with_the_keyboard(daemon: Daemon, views: Open) -> None:
     """
     Every control is reached by the Tab key, and is pressed by Enter and Space.
 
@@ -455,7 +479,9 @@ def test_keyboard(daemon: Daemon, views: Open) -> None:
     view.until("position", "1")
 
 
-def test_keys(daemon: Daemon, views: Open) -> None:
+def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
+    daemon: Daemon, views: Open
+) -> None:
     """
     The arrows make steps, and R asks before it resets.
 
@@ -492,7 +518,7 @@ def test_keys(daemon: Daemon, views: Open) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1400])
-def test_the_buttons_stay(
+def test_the_buttons_stay_in_place_for_values_of_any_length(
     width: int, daemon: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
     """
@@ -510,7 +536,9 @@ def test_the_buttons_stay(
     assert places == places[:1] * 4
 
 
-def test_a_kill_is_seen(daemon: Daemon, views: Open) -> None:
+def test_a_kill_is_reported_with_both_workers_and_the_pause(
+    daemon: Daemon, views: Open
+) -> None:
     """
     The page says which worker is gone, which took over and after how long.
 
@@ -714,7 +742,9 @@ def test_lost_steps_are_reported(daemon: Daemon, views: Open) -> None:
     )
 
 
-def test_a_load(daemon: Daemon, views: Open) -> None:
+def test_the_small_load_makes_each_step_once_despite_a_kill(
+    daemon: Daemon, views: Open
+) -> None:
     """
     Twenty steps are made, each once, also when the worker is killed meanwhile.
 
@@ -737,7 +767,9 @@ def test_a_load(daemon: Daemon, views: Open) -> None:
     assert daemon.ask("/current")[0].headers["Pex-Revision"] == "40"
 
 
-def test_a_worker_alone(tmp_path: Path, views: Open) -> None:
+def test_without_a_supervisor_the_page_claims_no_standby(
+    tmp_path: Path, views: Open
+) -> None:
     """
     Without a supervisor the page does not make up a standby.
     """
@@ -748,7 +780,9 @@ def test_a_worker_alone(tmp_path: Path, views: Open) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])
-def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> None:
+def test_no_element_is_wider_than_a_narrow_screen(
+    width: int, daemon: Daemon, far_daemon: Daemon, views: Open
+) -> None:
     """
     No element is wider than the screen.
     """
@@ -763,7 +797,7 @@ def test_narrow(width: int, daemon: Daemon, far_daemon: Daemon, views: Open) -> 
         assert view.page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_a_token(tmp_path: Path, views: Open) -> None:
+def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) -> None:
     """
     A page without a token asks for it, and the step waits.
 
@@ -792,7 +826,9 @@ def test_a_token(tmp_path: Path, views: Open) -> None:
         assert view["token"].input_value() == ""
 
 
-def test_nothing_else_runs(daemon: Daemon, browser: Browser) -> None:
+def test_the_content_security_policy_blocks_other_scripts_and_hosts(
+    daemon: Daemon, browser: Browser
+) -> None:
     """
     The content security policy lets no other script run, and no other host be asked.
     """
@@ -814,7 +850,9 @@ def test_nothing_else_runs(daemon: Daemon, browser: Browser) -> None:
     view.page.context.close()
 
 
-def test_a_page_that_nobody_sees(daemon: Daemon, views: Open) -> None:
+def test_a_hidden_page_closes_its_stream_and_catches_up(
+    daemon: Daemon, views: Open
+) -> None:
     """
     A hidden page takes no stream, and is up to date when it is shown again.
     """
@@ -833,7 +871,9 @@ def test_a_page_that_nobody_sees(daemon: Daemon, views: Open) -> None:
     view.until_connection()
 
 
-def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
+def test_a_page_beyond_the_limit_connects_when_another_is_closed(
+    tmp_path: Path, views: Open
+) -> None:
     """
     A page says that it has no connection, and has one when another page is closed.
     """
@@ -849,7 +889,7 @@ def test_one_page_too_many(tmp_path: Path, views: Open) -> None:
         second.until("position", "1")
 
 
-def test_kept_and_asked_for_again(daemon: Daemon) -> None:
+def test_a_browser_that_has_the_page_gets_304(daemon: Daemon) -> None:
     """
     The page has a tag, and a browser that has the page gets no second one.
 

@@ -1,5 +1,5 @@
 """
-Tests of the page as an answer: its policy, and when it is sent again.
+Tests of the page as a response: its policy, and when it is sent again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BROWSERS = [
 
 
 @pytest.mark.parametrize("accept", BROWSERS)
-def test_for_browsers(accept: str) -> None:
+def test_a_client_that_prefers_html_gets_the_page(accept: str) -> None:
     """
     A client that prefers HTML gets the page, to be asked for again each time.
     """
@@ -35,7 +35,7 @@ def test_for_browsers(accept: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/plain", "text/*", "", "image/png"])
-def test_for_nobody_else(accept: str) -> None:
+def test_other_clients_get_the_description_as_text(accept: str) -> None:
     """
     A client that does not prefer HTML gets the description as text.
 
@@ -75,7 +75,7 @@ def test_the_policy_names_each_style_and_script() -> None:
     [("{}", 304), ("W/{}", 304), ('"x", {}', 304), ("*", 304), ('"x"', 200)],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_client_that_has_the_page(method: str, known: str, status: int) -> None:
+def test_a_client_that_has_the_page_gets_304(method: str, known: str, status: int) -> None:
     """
     A client that has the page gets 304, by the page's own tag.
     """
@@ -87,7 +87,7 @@ def test_a_client_that_has_the_page(method: str, known: str, status: int) -> Non
     assert bool(again.body) is (status == 200 and method == "GET")
 
 
-def test_a_tag_that_is_none() -> None:
+def test_a_malformed_tag_gets_400() -> None:
     """
     A malformed tag gets 400, as everywhere.
     """

@@ -1,9 +1,9 @@
 """
-The live page, for browsers: C{index.html} with its style and its scripts put in.
+The live page, for browsers: C{index.html} with its style and scripts inserted.
 
-The page is one answer, at a path that is there anyway.  So the API has no paths for the
-page's sake, the page's parts cannot be of different versions while workers are replaced,
-and the Content-Security-Policy names them by their hashes: nothing else runs.
+The page is one response at C{/}.  So the API needs no paths for its parts, the parts have
+the same version even while workers are replaced, and the Content-Security-Policy allows
+exactly these parts by their hashes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pexservice.web.replies import HTML, TYPES
 
 _TEMPLATES = files(__name__) / "templates"
 
-#: The links to the parts in C{index.html}, which a browser that opens the file follows.
+#: The links to the parts in C{index.html}; a browser that opens the file follows them.
 _PART = re.compile(
     rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
     rb'|<script src="(?P<script>[a-z.]+)"></script>'
@@ -29,28 +29,28 @@ _PART = re.compile(
 @lru_cache(maxsize=1)
 def page() -> Document:
     """
-    Return the page, made once from the templates.
+    Return the page, built from the templates at the first call.
     """
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
-    def put_in(part: re.Match[bytes]) -> bytes:
+    def insert(part: re.Match[bytes]) -> bytes:
         kind = part.lastgroup or ""
         content = (_TEMPLATES / part[kind].decode()).read_bytes()
         hashes[kind].append(f"'sha256-{b64encode(sha256(content).digest()).decode()}'")
         return b"<%b>%b</%b>" % (kind.encode(), content, kind.encode())
 
-    body = _PART.sub(put_in, (_TEMPLATES / "index.html").read_bytes())
+    body = _PART.sub(insert, (_TEMPLATES / "index.html").read_bytes())
     tag = f"{sha256(body).hexdigest()[:16]}-html"
     policy = (
         "default-src 'none';"
         f" script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])};"
-        # The icon is in the page too.
+        # The icon is a data URL in the page.
         " connect-src 'self'; img-src data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
     headers = (
-        # A browser keeps the page, and asks again each time: a 304 has no body.
+        # A browser stores the page and revalidates it each time: a 304 has no body.
         (b"Cache-Control", b"no-cache"),
         (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
