@@ -135,11 +135,12 @@ def emptied(members: Sequence[Member]) -> Iterator[None]:
     wait_for_quorum(members)
 
 
-def restore_snapshot(members: Sequence[Member], file: Path, bump: int = 0) -> None:
+def restore_snapshot(members: Sequence[Member], file: Path, bump: int = 0) -> float:
     """
     Restore all of C{members} from C{file}, as the documentation says.
 
     @param bump: by how much etcd's revision is raised.
+    @return: a moment when none of them ran.
     """
     bumped = ("--bump-revision", str(bump), "--mark-compacted") if bump else ()
     with emptied(members):
@@ -148,6 +149,7 @@ def restore_snapshot(members: Sequence[Member], file: Path, bump: int = 0) -> No
             options = (*names, "--initial-cluster")
             values = [part for name in options for part in (name, member.option(name))]
             _etcdctl("snapshot", "restore", str(file), *values, *bumped)
+        return time.monotonic()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """
-Three etcd and three daemons, which fail and lose their connections under clients.
+Three etcd and several daemons, which fail and lose their connections under clients.
 
-The clients ask all of the daemons and write down the answers.
+The clients ask all of the daemons and write down the answers.  L{cluster_faults} has faults
+that nobody but the clients in the middle of a request may notice; L{cluster_restores} goes
+back to a snapshot, or to nothing, which every daemon must report.
 
-C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form; the test calls
-L{cluster_faults} with one round.
+C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form, with five daemons, one of
+them far from etcd; the tests run one round.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -28,8 +32,14 @@ from pexservice.stores.etcd.records import read_remembered
 from tests.labs.cluster.proxy import Mood, Proxy
 from tests.labs.histories.lab import journal_of
 from tests.support.clients import Client, _number
-from tests.support.daemon import PATIENCE, Daemon, patiently
-from tests.support.etcd import Member, cluster
+from tests.support.daemon import PATIENCE, Daemon, patiently, wait_until
+from tests.support.etcd import (
+    Member,
+    cluster,
+    emptied,
+    restore_snapshot,
+    save_snapshot,
+)
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults
 from tests.support.ports import held_ports
@@ -40,6 +50,9 @@ CLIENTS = 24
 #: each node.  Seconds, answers.
 LASTS = 1.5
 TRAFFIC = 30
+
+#: How late the messages of a daemon that is far from etcd are, in each direction.  Seconds.
+FAR = 0.025
 
 #: How long the service may take to go on after the leader's death, in the long form.
 #: Seconds.
@@ -57,12 +70,14 @@ class Caller(Client):
     time.
 
     @ivar ports: the ports of the nodes.
+    @ivar prefix: what its keys begin with.
     @ivar told: of each answered step, when it was begun and when it was answered.
     @ivar keys: by key, the revision that the client was told.
     @ivar answers: by port, how many answers there were.
     """
 
     ports: Sequence[int] = ()
+    prefix: str = ""
     records: list[Record] = Factory(list)
     keys: dict[str, int] = Factory(dict)
     answers: dict[int, int] = Factory(dict)
@@ -86,7 +101,7 @@ class Caller(Client):
             if word == "current":
                 self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
                 continue
-            key = f"{self.number}-{count}" if self.number % 2 else None
+            key = f"{self.prefix}{self.number}-{count}" if self.number % 2 else None
             header = "" if key is None else f"Idempotency-Key: {key}\r\n"
             # Every fourth step is for the revision that was seen last only, also among
             # the steps that have a key and are repeated.
@@ -157,6 +172,9 @@ class Caller(Client):
 class Laboratory:
     """
     The etcd members, proxies, daemons and clients that run.
+
+    @ivar far: the proxies of the last daemon, if it is far from etcd.
+    @ivar started: how often the clients were started.
     """
 
     path: Path
@@ -164,13 +182,57 @@ class Laboratory:
     proxies: Sequence[Proxy]
     daemons: list[Daemon]
     ports: Sequence[int]
+    far: Sequence[Proxy] = ()
     callers: Sequence[Caller] = ()
+    started: int = 0
+
+    def start_callers(self) -> None:
+        """
+        Start the clients, each with a daemon first.
+        """
+        stopping, ports = threading.Event(), self.ports
+        self.started += 1
+        self.callers = [
+            Caller(
+                *(n, ports[n % len(ports)], stopping),
+                fresh=n % 4 == 0,
+                ports=ports,
+                prefix=f"{self.started}-",
+            )
+            for n in range(CLIENTS)
+        ]
+        for caller in self.callers:
+            caller.start()
+
+    def stop_callers(self) -> list[Record]:
+        """
+        Stop the clients, and return what they have written down.
+        """
+        for caller in self.callers:
+            caller.stopping.set()
+        for caller in self.callers:
+            caller.join(PATIENCE)
+            assert caller.surprises == []
+        return [record for caller in self.callers for record in caller.records]
+
+    def journal(self) -> Sequence[Transition]:
+        """
+        Return the steps that were made, and check that all daemons are at their end.
+        """
+        journal = journal_of(self.daemons[0])
+        for daemon in self.daemons:
+            response, _ = daemon.ask("/current")
+            assert response.headers["Pex-Revision"] == str(len(journal))
+        return journal
 
     def start_daemon(self, number: int) -> Daemon:
         """
         Start one of our daemons, each with another etcd first.
         """
-        order = [self.proxies[(number + turn) % 3].port for turn in range(3)]
+        proxies = self.proxies
+        if self.far and number == len(self.ports) - 1:
+            proxies = self.far
+        order = [proxies[(number + turn) % 3].port for turn in range(3)]
         path = self.path / f"d{number}"
         path.mkdir(exist_ok=True)
         return Daemon(
@@ -273,6 +335,29 @@ def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
     laboratory.daemons[number] = laboratory.start_daemon(number)
 
 
+def _is_not_ready(daemon: Daemon) -> bool:
+    return daemon.ask("/readyz")[0].status == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+@contextmanager
+def without_space(laboratory: Laboratory, number: int) -> Iterator[None]:
+    """
+    Have etcd refuse all writes.
+
+    Each node says so, is not ready, and answers reads.
+    """
+    member = laboratory.members[number]
+    alarm = {"alarm": "NOSPACE", "memberID": 0}
+    member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
+    for daemon in laboratory.daemons:
+        wait_until(partial(_is_not_ready, daemon), "not ready")
+        assert b"space exceeded" in daemon.ask("/readyz")[1]
+        assert daemon.ask("/current")[0].status == HTTPStatus.OK
+    yield
+    for alarmed in member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]:
+        member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarmed})
+
+
 def moody(mood: Mood) -> Fault:
     """
     Return a fault that has a member's connections suffer C{mood}.
@@ -286,6 +371,7 @@ FAULTS: dict[str, Fault] = {
     "paused": paused,
     "without_quorum": without_quorum,
     "node_killed": node_killed,
+    "without_space": without_space,
     **{each.name.lower(): moody(each) for each in Mood if each is not Mood.FAIR},
 }
 
@@ -318,47 +404,58 @@ def _stop(lab: Laboratory, number: int) -> None:
 
 
 @contextmanager
-def laboratory(path: Path) -> Iterator[Laboratory]:
+def laboratory(path: Path, nodes: int, *, distant: bool = False) -> Iterator[Laboratory]:
     """
-    Provide three etcd, three daemons and twenty-four clients.
+    Provide three etcd, C{nodes} daemons and twenty-four clients.
+
+    @param distant: whether the last daemon is far from etcd.
     """
-    stopping = threading.Event()
     with ExitStack() as stack:
         members = stack.enter_context(cluster(path, 3))
         proxies = [Proxy(int(each.url.rpartition(":")[2])) for each in members]
         for each in proxies:
             stack.callback(each.close)
-        ports = stack.enter_context(held_ports(3))
+        ports = stack.enter_context(held_ports(nodes))
         lab = Laboratory(path, members, proxies, [], ports)
-        for number in range(3):
+        if distant:
+            lab.far = [Proxy(int(each.url.rpartition(":")[2]), FAR) for each in members]
+            for each in lab.far:
+                stack.callback(each.close)
+                stack.enter_context(each.being(Mood.SLOW))
+        for number in range(nodes):
             lab.daemons.append(lab.start_daemon(number))
             # By its number, for another daemon may be in its place then.
             stack.callback(_stop, lab, number)
-        lab.callers = [
-            Caller(n, ports[n % 3], stopping, fresh=n % 4 == 0, ports=ports)
-            for n in range(CLIENTS)
-        ]
+        lab.start_callers()
         try:
-            for caller in lab.callers:
-                caller.start()
             yield lab
         finally:
-            stopping.set()
+            for caller in lab.callers:
+                caller.stopping.set()
             for caller in lab.callers:
                 caller.join(PATIENCE)
 
 
-def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Result:
+def cluster_faults(
+    path: Path,
+    rounds: int,
+    *,
+    followers: Container[str],
+    nodes: int = 3,
+    distant: bool = False,
+) -> Result:
     """
     Have faults befall a cluster, and check what its clients were told.
 
     @param rounds: how often each of L{FAULTS} befalls the leader.
     @param followers: the faults that befall a member that does not lead, too.
+    @param nodes: how many daemons there are.
+    @param distant: whether the last of them is far from etcd.
     @raise AssertionError: no single cursor can have told all this.
     """
     recovery: list[float] = []
     made = 0
-    with laboratory(path) as lab:
+    with laboratory(path, nodes, distant=distant) as lab:
         lab.traffic()
         for _ in range(rounds):
             for kind, fault in FAULTS.items():
@@ -371,19 +468,10 @@ def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Res
                         time.sleep(LASTS)
                     made += 1
                     lab.traffic()
-        for caller in lab.callers:
-            caller.stopping.set()
-        for caller in lab.callers:
-            caller.join(PATIENCE)
-        journal = journal_of(lab.daemons[0])
-        for daemon in lab.daemons:
-            response, _ = daemon.ask("/current")
-            assert response.headers["Pex-Revision"] == str(len(journal))
+        records = lab.stop_callers()
+        journal = lab.journal()
         _check_keys(lab)
-    assert [each for caller in lab.callers for each in caller.surprises] == []
-    records = [each for caller in lab.callers for each in caller.records]
-    found = faults(records, journal)
-    assert not found, "\n".join([f"{len(found)} faults", *found[:20]])
+    _check(records, journal)
     return Result(
         made,
         len(records),
@@ -393,6 +481,89 @@ def cluster_faults(path: Path, rounds: int, *, followers: Container[str]) -> Res
         sum(caller.unready for caller in lab.callers),
         tuple(round(each, 2) for each in recovery),
     )
+
+
+def _check(records: Sequence[Record], journal: Sequence[Transition]) -> None:
+    contradictions = faults(records, journal)
+    assert not contradictions, "\n".join(
+        [f"{len(contradictions)} faults", *contradictions[:20]]
+    )
+
+
+class Restore(Enum):
+    """
+    The ways in which etcd goes back, by how much etcd's revision is raised.
+    """
+
+    PLAIN = 0
+    BUMPED = 1_000_000
+    #: All data is removed, and nothing put in its place.
+    EMPTIED = -1
+
+
+def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
+    """
+    Restore etcd under clients; check that each daemon reports it and goes on from there.
+
+    What was told of the steps after the snapshot is of another history; all the rest is of
+    the one that goes on.
+
+    @return: how many operations there were.
+    @raise AssertionError: a daemon did not report it, or no single cursor can have told the
+        rest.
+    """
+    operations = 0
+    # What was written down of the history that etcd has now.
+    records: list[Record] = []
+    with laboratory(path, 3) as lab:
+        for number, way in enumerate(ways, 1):
+            lab.traffic()
+            records += lab.stop_callers()
+            kept = lab.journal()
+            _check(records, kept)
+            file = path / f"snapshot-{number}"
+            save_snapshot(lab.members[0], file)
+            lab.start_callers()
+            lab.traffic()
+            began = _go_back(lab, way, file)
+            revision = 0 if way is Restore.EMPTIED else len(kept)
+            for daemon in lab.daemons[way is Restore.EMPTIED :]:
+                _wait_for_lines(daemon, "the cursor went back", number)
+            lab.traffic()
+            records += lab.stop_callers()
+            operations += len(records)
+            records = [
+                record
+                for record in records
+                if record.seen is None
+                or record.returned > began
+                or record.seen[0] <= revision
+            ]
+            _check(records, lab.journal())
+            lab.start_callers()
+    return operations
+
+
+def _go_back(lab: Laboratory, way: Restore, file: Path) -> float:
+    """
+    Have etcd go back C{way}.
+
+    @return: a moment between the last answer of the old etcd and the first one of the new.
+    """
+    if way is not Restore.EMPTIED:
+        return restore_snapshot(lab.members, file, way.value)
+    with emptied(lab.members):
+        began = time.monotonic()
+    # A running daemon creates no cursor, and one that starts does.
+    for daemon in lab.daemons:
+        _wait_for_lines(daemon, "etcd has lost the key", 1)
+    with node_killed(lab, 0):
+        pass
+    return began
+
+
+def _wait_for_lines(daemon: Daemon, words: str, count: int) -> None:
+    wait_until(lambda: daemon.log.read_text().count(words) >= count, words)
 
 
 def _check_keys(lab: Laboratory) -> None:
@@ -426,8 +597,12 @@ def main() -> None:
     """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as path:
-        result = cluster_faults(Path(path), rounds, followers=FAULTS)
+        result = cluster_faults(Path(path), rounds, followers=FAULTS, nodes=5, distant=True)
     print(result)
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as path:
+            operations = cluster_restores(Path(path), [*Restore])
+        print(operations, "operations,", len(Restore), "restores reported", flush=True)
     assert max(result.recovery) < RECOVERY
     record(
         Evidence(
@@ -436,9 +611,10 @@ def main() -> None:
             " each step is made once, and all nodes see each answered step.",
             size=result.operations,
             unit="operations",
-            result=f"{CLIENTS} clients of three nodes, {result.faults} faults of leaders"
+            result=f"{CLIENTS} clients of five nodes, one of them 50 ms away,"
+            f" {result.faults} faults of leaders"
             " and followers (SIGKILL, SIGSTOP, no quorum, connections cut, delayed, silent,"
-            " deaf and half closed),"
+            " deaf and half closed, no space),"
             f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
             f" found made when repeated: the whole record is linearizable; a step"
             f" after the leader's death took {max(result.recovery)} s at most",

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.cluster.lab import CLIENTS, TRAFFIC, cluster_faults
+from tests.labs.cluster.lab import (
+    CLIENTS,
+    TRAFFIC,
+    Restore,
+    cluster_faults,
+    cluster_restores,
+)
 
 pytestmark = pytest.mark.once
 
@@ -27,3 +33,13 @@ def test_faults(tmp_path: Path) -> None:
     # Without a quorum, some outcomes were unknown and all nodes refused.
     assert result.unknown > 0
     assert result.unready > CLIENTS
+
+
+@pytest.mark.needs("etcd")
+def test_restored_and_emptied_etcd_is_reported_and_the_history_goes_on(
+    tmp_path: Path,
+) -> None:
+    """
+    Each daemon reports that etcd went back, and the rest is one cursor's history.
+    """
+    assert cluster_restores(tmp_path, [*Restore]) > 0

@@ -133,6 +133,25 @@ def create(keys: Keys, journal: int) -> Message:
     }
 
 
+def find_cursor(keys: Keys) -> Message:
+    """
+    Return the transaction that reads the cursor, and any keys that have no business there.
+
+    Those of the nodes that run may be there: after etcd was emptied they are put again.
+    """
+    others = (
+        (keys.prefix, keys.operation("")),
+        (keys.operations_end, keys.waiting("")),
+        (keys.waiting_end, keys.end),
+    )
+    return {
+        "success": [
+            {"request_range": get(keys.cursor)},
+            *({"request_range": get(*between, limit="1")} for between in others),
+        ]
+    }
+
+
 def check(keys: Keys) -> Message:
     """
     Return a transaction that etcd refuses if it would refuse a batch, and changes nothing.

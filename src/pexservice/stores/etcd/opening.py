@@ -140,19 +140,20 @@ async def open_cursor(
 
 async def find_cursor(caller: Caller, keys: Keys, name: str) -> Cursor | None:
     """
-    Read the cursor; return C{None} if there is no key of a store at all.
+    Read the cursor; return C{None} if there are no keys but those of nodes that run.
 
     @raise StoreUnusable: or one of its subclasses.
     """
-    everything = messages.get(keys.prefix, keys.end, limit="2")
     try:
-        answer = await persist(caller, lambda: caller.call("kv/range", everything))
-        if not messages.pairs(answer):
-            return None
         answer = await persist(
-            caller, lambda: caller.call("kv/range", messages.get(keys.cursor))
+            caller, lambda: caller.call("kv/txn", messages.find_cursor(keys))
         )
-        return messages.only_cursor(keys, messages.pairs(answer))
+        cursor, *others = (
+            messages.pairs(response["response_range"]) for response in answer["responses"]
+        )
+        if not cursor and not any(others):
+            return None
+        return messages.only_cursor(keys, cursor)
     except (Refused, Unanswered) as error:
         raise explain(name, error) from error
     except records.BadRecord as error:
