@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Self, TypeVar, cast
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRestartable
@@ -31,6 +32,7 @@ from pexservice.client.cursor import (
 from pexservice.client.errors import Unanswered
 from pexservice.client.state import State, Step
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The longest single wait.  A signal that arrives just before a wait begins does not end
@@ -42,6 +44,13 @@ LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
 _STOP_TIMEOUT_SECONDS = 5.0
+
+
+class ReactorBlocked(Unanswered):
+    """
+    The reactor's thread does not run its calls in time.
+    """
+
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
@@ -104,7 +113,7 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = No
     An interrupted wait cancels the call, which then sends nothing more.
 
     @param deadline: when the call ends by itself, in seconds.
-    @raise Unanswered: the reactor is blocked, so the call did not end at its deadline.
+    @raise ReactorBlocked: the reactor is blocked, so the call did not end at its deadline.
     """
     reactor = running_reactor()
     calls: list[Deferred[T]] = []
@@ -129,16 +138,42 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = No
     try:
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if latest is not None and time.monotonic() > latest:
-                raise Unanswered(  # noqa: TRY301 handled like an interrupt
+                raise ReactorBlocked(  # noqa: TRY301 handled like an interrupt
                     f"no response within {deadline:g} s: the reactor is blocked"
                 )
-    except (KeyboardInterrupt, SystemExit, Unanswered):
+    except (KeyboardInterrupt, SystemExit, ReactorBlocked):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
         raise
     result = results[0]
     if isinstance(result, Failure):
         result.raiseException()
     return cast(T, result)
+
+
+def _blocking(
+    method: Callable[Concatenate[Cursor, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[BlockingCursor, P], T]:
+    """
+    Return a method of L{BlockingCursor} with the parameters and the docstring of C{method}.
+    """
+    word = method.__name__
+    ask: Callable[..., Coroutine[Any, Any, T]] = method
+
+    @wraps(method)
+    def call(self: BlockingCursor, /, *_: P.args, **options: P.kwargs) -> T:
+        parameters: dict[str, Any] = {**options}
+        deadline = parameters.get("deadline")
+        limit = self._deadline if deadline is None else deadline
+        if word != "current":
+            parameters["key"] = parameters.get("key") or new_key()
+        try:
+            return wait(lambda: ask(self._cursor, **parameters), limit)
+        except ReactorBlocked as error:
+            if word == "current":
+                raise
+            raise outcome_unknown(word, parameters["key"], error) from error
+
+    return call
 
 
 class BlockingCursor:
@@ -191,48 +226,10 @@ class BlockingCursor:
         """
         wait(self._cursor.close)
 
-    def current(self, *, deadline: float | None = None) -> State:
-        """
-        Return the state of the cursor; see L{Cursor.current}.
-        """
-        limit = self._deadline if deadline is None else deadline
-        return wait(lambda: self._cursor.current(deadline=limit), limit)
-
-    def next(
-        self,
-        *,
-        if_revision: int | None = None,
-        key: str | None = None,
-        deadline: float | None = None,
-    ) -> State:
-        """
-        Move from position n to n + 1, once; see L{Cursor.next}.
-        """
-        return self._step("next", if_revision, key, deadline)
-
-    def previous(
-        self,
-        *,
-        if_revision: int | None = None,
-        key: str | None = None,
-        deadline: float | None = None,
-    ) -> State:
-        """
-        Move from position n to n - 1, or stay at 0, once; see L{Cursor.previous}.
-        """
-        return self._step("previous", if_revision, key, deadline)
-
-    def reset(
-        self,
-        *,
-        if_revision: int | None = None,
-        key: str | None = None,
-        deadline: float | None = None,
-    ) -> State:
-        """
-        Move to position 0, once; see L{Cursor.reset}.
-        """
-        return self._step("reset", if_revision, key, deadline)
+    current = _blocking(Cursor.current)
+    next = _blocking(Cursor.next)
+    previous = _blocking(Cursor.previous)
+    reset = _blocking(Cursor.reset)
 
     def history(
         self, *, before: int | None = None, limit: int | None = None
@@ -240,40 +237,20 @@ class BlockingCursor:
         """
         Yield the steps that were made, newest first; see L{Cursor.history}.
         """
-        return self._iterate(
-            self._cursor.history(before=before, limit=limit), self._deadline
-        )
+        return _iterate(self._cursor.history(before=before, limit=limit), self._deadline)
 
     def watch(self) -> Iterator[State]:
         """
         Yield the present state, and then each newer one; see L{Cursor.watch}.
         """
-        return self._iterate(self._cursor.watch(), None)
+        return _iterate(self._cursor.watch(), None)
 
-    def _step(
-        self, word: str, if_revision: int | None, key: str | None, deadline: float | None
-    ) -> State:
-        known_key = new_key() if key is None else key
-        limit = self._deadline if deadline is None else deadline
-        step = getattr(self._cursor, word)
-        try:
-            return cast(
-                State,
-                wait(
-                    lambda: step(if_revision=if_revision, key=known_key, deadline=limit),
-                    limit,
-                ),
-            )
-        except Unanswered as error:
-            if error.key is not None:
-                raise
-            raise outcome_unknown(word, known_key, error) from error
 
-    def _iterate(self, items: AsyncIterator[T], deadline: float | None) -> Iterator[T]:
-        async def next_item() -> list[T]:
-            async for item in items:
-                return [item]
-            return []
+def _iterate(items: AsyncIterator[T], deadline: float | None) -> Iterator[T]:
+    async def next_item() -> list[T]:
+        async for item in items:
+            return [item]
+        return []
 
-        while batch := wait(next_item, deadline):
-            yield batch[0]
+    while batch := wait(next_item, deadline):
+        yield batch[0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +21,7 @@ from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
+from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from pexservice.client.errors import BadAddress
@@ -67,13 +68,6 @@ class Address:
     host: str = "localhost"
     port: int = 80
     socket: str | None = None
-
-    @property
-    def is_secure(self) -> bool:
-        """
-        Return whether the service is reached over TLS.
-        """
-        return self.url.startswith("https:")
 
     def __str__(self) -> str:
         return self.text
@@ -163,67 +157,48 @@ def make_agent(
     @param ca_file: a PEM file of authorities to trust instead of the system's.
     @raise BadAddress: the file cannot be used, or TLS is not installed.
     """
-    policy = _policy(address, ca_file) if address.is_secure else None
-    agent: IAgent = Agent.usingEndpointFactory(
-        reactor, _Endpoints(reactor, address, policy), pool
-    )
+    endpoint = _endpoint(address, reactor, ca_file)
+    agent: IAgent = Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool)
     return agent
 
 
 @implementer(IAgentEndpointFactory)
 @frozen
-class _Endpoints:
+class _OneEndpoint:
     """
-    A factory of endpoints that lead to one service, whatever the URL of a request is.
-
-    @ivar policy: which certificates are trusted, if the service is reached over TLS.
+    A factory that returns one endpoint, whatever the URL of a request is.
     """
 
-    reactor: Any
-    address: Address
-    policy: IPolicyForHTTPS | None
+    _endpoint: IStreamClientEndpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """
-        Return an endpoint that leads to the service; see C{IAgentEndpointFactory}.
-        """
-        endpoint: IStreamClientEndpoint
-        address = self.address
-        if address.socket is not None:
-            endpoint = UNIXClientEndpoint(
-                self.reactor, address.socket, timeout=CONNECT_TIMEOUT_SECONDS
-            )
-            return endpoint
-        endpoint = HostnameEndpoint(
-            self.reactor,
-            address.host,
-            address.port,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            attemptDelay=NEXT_ADDRESS_DELAY_SECONDS,
-        )
-        if self.policy is None:
-            return endpoint
-        creator = self.policy.creatorForNetloc(address.host.encode(), address.port)
-        secure: IStreamClientEndpoint = wrapClientTLS(creator, endpoint)
-        return secure
+        return self._endpoint
 
 
-def _policy(address: Address, ca_file: str | None) -> IPolicyForHTTPS:
+def _endpoint(address: Address, reactor: Any, ca_file: str | None) -> Any:
+    if address.socket is not None:
+        return UNIXClientEndpoint(reactor, address.socket, CONNECT_TIMEOUT_SECONDS)
+    endpoint = HostnameEndpoint(
+        reactor,
+        address.host,
+        address.port,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        attemptDelay=NEXT_ADDRESS_DELAY_SECONDS,
+    )
+    if not address.url.startswith("https:"):
+        return endpoint
     try:
-        from twisted.internet.ssl import (  # noqa: PLC0415 an extra of Twisted's
-            Certificate,
-            platformTrust,
-            trustRootFromCertificates,
-        )
-        from twisted.web.client import BrowserLikePolicyForHTTPS  # noqa: PLC0415 as above
+        from twisted.internet import ssl  # noqa: PLC0415 an extra of Twisted's
     except ImportError as error:
         raise BadAddress(
             f"{address}: https requires pyOpenSSL and service_identity ({error});"
             " pip install 'twisted[tls]'"
         ) from error
-    if ca_file is None:
-        policy: IPolicyForHTTPS = BrowserLikePolicyForHTTPS(platformTrust())
-        return policy
+    trust = ssl.platformTrust() if ca_file is None else _authorities(ssl, ca_file)
+    return wrapClientTLS(ssl.optionsForClientTLS(address.host, trust), endpoint)
+
+
+def _authorities(ssl: ModuleType, ca_file: str) -> Any:
     try:
         certificates = _CERTIFICATE.findall(Path(ca_file).read_bytes())
     except OSError as error:
@@ -231,11 +206,8 @@ def _policy(address: Address, ca_file: str | None) -> IPolicyForHTTPS:
     if not certificates:
         raise BadAddress(f"{ca_file}: the file has no certificate in PEM format")
     try:
-        authorities = [Certificate.loadPEM(pem) for pem in certificates]
+        authorities = [ssl.Certificate.loadPEM(pem) for pem in certificates]
     except Exception as error:
         # The exceptions of pyOpenSSL have no names where pyOpenSSL is not installed.
         raise BadAddress(f"{ca_file}: a certificate in the file cannot be read") from error
-    trusting: IPolicyForHTTPS = BrowserLikePolicyForHTTPS(
-        trustRootFromCertificates(authorities)
-    )
-    return trusting
+    return ssl.trustRootFromCertificates(authorities)
