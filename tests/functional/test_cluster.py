@@ -74,24 +74,19 @@ def test_the_fake_is_as_particular(member: Member) -> None:
 
 
 @pytest.mark.needs("etcd")
-def test_both_workers_serve(member: Member, tmp_path: Path) -> None:
+def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Path) -> None:
     """
-    Under a supervisor both workers serve, and no client notices the death of one.
-
-    No worker waits for a lock.
+    Beside a store on etcd there is no standby by default, as there is no lock to wait for.
     """
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
-        said = daemon._wait_for(r"(?s)worker-\d serves.*worker-\d serves")
+        log = daemon._wait_for(r"worker-1 serves")
         assert daemon.ask("/next", "POST")[1] == b"1\n"
-        pid = int(re.findall(r"worker-1 is process (\d+)", said)[0])
-        os.kill(pid, signal.SIGKILL)
-        for position in range(2, 30):
-            response, _ = daemon.ask("/next", "POST")
-            assert (response.status, response.headers["Pex-Position"]) == (
-                200,
-                str(position),
-            )
-        daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-1 serves")
+        metrics = daemon.ask("/metrics")[1]
+        assert b"pexservice_standby_workers_wanted 0.0" in metrics
+        (pid,) = re.findall(r"worker-\d is process (\d+)", log)
+        os.kill(int(pid), signal.SIGKILL)
+        daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-\d serves")
+        assert daemon.ask("/next", "POST")[0].headers["Pex-Position"] == "2"
 
 
 @pytest.mark.needs("etcd")
@@ -155,8 +150,8 @@ def _refused(path: Path, store: str) -> str:
     """
     Return the line that is written when the service does not start.
     """
-    listen = ("--listen", "tcp:0:interface=127.0.0.1")
-    ended = run(path, "-n", "--pidfile=", "pexservice", *listen, "--store", store)
+    options = ("--listen", "tcp:0:interface=127.0.0.1", "--store", *store.split())
+    ended = run(path, "-n", "--pidfile=", "pexservice", *options)
     # A wrong URL is a wrong option; a store that is away may be there the next time.
     assert ended.returncode in (1, 64), ended.stdout
     (line,) = ended.stderr.splitlines()
@@ -172,6 +167,7 @@ def _refused(path: Path, store: str) -> str:
         ("etcd:http://x:1?user=a", "user and password-file go together"),
         ("etcd:http://x:1?user=a&password-file=none", "none: No such file"),
         ("etcd:https://x:1?ca=none", "none: No such file"),
+        ("etcd:http://x:1 --standby 1", "--standby 1: with a store on etcd every node"),
     ],
 )
 def test_wrong_option(tmp_path: Path, store: str, why: str) -> None:

@@ -35,6 +35,7 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
+from pexservice.stores.registry import is_shared
 from pexservice.supervisor.plan import Plan
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
@@ -257,12 +258,26 @@ class ServiceOptions(CommonOptions):
                 raise usage.UsageError(
                     f"--listen {each}: only a worker takes a descriptor that is handed down"
                 )
+        try:
+            self.supervision()
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
 
     def supervision(self) -> Supervision:
         """
         Return the settings of the supervisor.
+
+        @raise ValueError: a standby is asked for beside a store that has no lock.
         """
-        return self.made(Supervision)
+        supervision = self.made(Supervision)
+        if not is_shared(self.settings().store):
+            return supervision
+        if self.given.get("standby"):
+            raise ValueError(
+                "--standby 1: with a store on etcd every node is active, and there is no"
+                " lock to wait for; start another node instead"
+            )
+        return attrs.evolve(supervision, standby=0)
 
 
 def _make_service(options: ServiceOptions) -> IService:

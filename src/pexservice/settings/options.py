@@ -224,7 +224,8 @@ class Supervision:
 
     standby: int = Option(
         "N",
-        "Keep N standbys ready to take over: 0 or 1.",
+        "Keep N standbys ready to take over: 0 or 1. With a store on etcd it is 0: the"
+        " other nodes are active.",
         group=KEEP_ALIVE,
         type=int,
         parse=values.number(0, 1),
