@@ -4,6 +4,12 @@ The manifests of C{deploy/kubernetes/etcd} say what Kubernetes and the service u
 
 from __future__ import annotations
 
+import signal
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +18,8 @@ import yaml
 from pexservice.cli.twistd import ServiceOptions
 from pexservice.stores.etcd.address import parse
 from tests.packaging.test_kubernetes import PLACE, POD, _run, assert_valid
+from tests.support.daemon import wait_until
+from tests.support.etcd import Member, cluster
 
 pytestmark = [pytest.mark.needs("kustomize"), pytest.mark.once]
 
@@ -77,6 +85,83 @@ def test_one_may_be_missing(built: Manifests) -> None:
     }
     budgets = [each["spec"] for each in built if each["kind"] == "PodDisruptionBudget"]
     assert [each["maxUnavailable"] for each in budgets] == [1, 1]
+    assert {each["unhealthyPodEvictionPolicy"] for each in budgets} == {"AlwaysAllow"}
+
+
+def test_backup_and_prometheus_reach_etcd(built: Manifests) -> None:
+    """
+    The policies let in the pods that the manifests name, on ports that etcd listens on.
+    """
+    (policy,) = (
+        each["spec"]
+        for each in built
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "pexservice-etcd"
+    )
+    allowed = {
+        source["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+        for rule in policy["ingress"]
+        for source in rule["from"]
+        if "podSelector" in source
+    }
+    job = _one(built, "CronJob")["jobTemplate"]["spec"]["template"]
+    assert job["metadata"]["labels"]["app.kubernetes.io/name"] in allowed
+    (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in etcd["ports"]}
+    named = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert named <= {*ports, *ports.values()}
+    assert "--listen-metrics-urls=http://0.0.0.0:2381" in etcd["args"]
+    assert ports["metrics"] == 2381
+
+
+#: The states of etcd, and what each of its probes is then.
+STATES = {
+    "well": {"/livez": 200, "/readyz": 200},
+    "no space": {"/livez": 200, "/readyz": 200},
+    "no quorum": {"/livez": 200, "/readyz": 503},
+}
+
+
+@pytest.mark.needs("etcd")
+def test_real_etcd_answers_the_probes_in_each_state(
+    built: Manifests, tmp_path: Path
+) -> None:
+    """
+    No alarm and no lost quorum restarts a member, and only a quorum makes it ready.
+    """
+    (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
+    probes = {name: etcd[f"{name}Probe"]["httpGet"]["path"] for name in _PROBES}
+    assert probes == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+    options = [each for each in etcd["args"] if each.startswith(("--auto", "--snapshot"))]
+    with cluster(tmp_path, 3, *options) as members:
+        first, *others = members
+        _expect(first, "well")
+        alarm = {"action": "ACTIVATE", "alarm": "NOSPACE", "memberID": 0}
+        first.ask("/v3/maintenance/alarm", alarm)
+        _expect(first, "no space")
+        for member in others:
+            member.signal(signal.SIGSTOP)
+        _expect(first, "no quorum")
+        for member in others:
+            member.signal(signal.SIGCONT)
+
+
+_PROBES = ("startup", "liveness", "readiness")
+
+
+def _expect(member: Member, state: str) -> None:
+    for path, status in STATES[state].items():
+        wait_until(partial(_answers, member, path, status), f"{path} {status}, {state}")
+
+
+def _answers(member: Member, path: str, status: int) -> bool:
+    with suppress(TimeoutError):
+        try:
+            with urllib.request.urlopen(member.url + path, timeout=10) as answer:  # noqa: S310 ours
+                return bool(answer.status == status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code == status
+    return False
 
 
 def test_as_careful_as_the_single_one(built: Manifests) -> None:
