@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA
+from tests.labs.failover.lab import serving
 from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
@@ -299,8 +300,9 @@ def test_a_store_in_use(tmp_path: Path) -> None:
     """
     with Daemon(tmp_path) as daemon:
         line = refused(tmp_path, "--listen", LOOPBACK)
-        assert (
-            line == f"pexservice: the store {tmp_path}/{STORE} is in use by another process"
+        owner = serving(daemon)[1]
+        assert line == (
+            f"pexservice: the store {tmp_path}/{STORE} is in use by process {owner}"
         )
         assert value(daemon, "/next") == b"1\n"
 
@@ -383,7 +385,10 @@ def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
     started = run(tmp_path, "pexservice", "--listen", LOOPBACK, "--store", f"lmdb:{store}")
     assert started.returncode == 1
     first = started.stderr.splitlines()[0]
-    assert first == f"pexservice: the store {store}: No such file or directory"
+    assert first == (
+        f"pexservice: the store {store} cannot be created: {store.parent} does not exist or"
+        " is not writable"
+    )
 
 
 def test_daemonised(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,12 +18,12 @@ from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
     Daemon,
-    alive,
     children,
     patiently,
     twistd,
     until_gone,
 )
+from tests.support.stores import make_store
 
 #: Both ways to start the service.
 PROGRAMS = {
@@ -78,59 +77,83 @@ def until_said(path: Path, words: str) -> str:
     raise AssertionError(f"no {words!r} in\n{said}")
 
 
-def held_check(process: subprocess.Popen[bytes]) -> int:
+def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
     """
-    Wait for the child that checks, and stop it, so that the start waits.
+    Wait for the child of a worker that verifies the store, and stop it.
+
+    @param but: the process id of an earlier child.
     """
     for _ in patiently():
-        for pid in children(process.pid):
-            # Only once the child has executed the check.
-            if b"pexservice.cli.check" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGSTOP)
-                return pid
+        for worker in children(process.pid):
+            # A thread of the worker waits for the child.
+            tasks = Path(f"/proc/{worker}/task").glob("*/children")
+            for pid in [int(word) for task in tasks for word in task.read_text().split()]:
+                # Only once the child has executed the verification.
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"pexservice.stores.lmdb.verify" in command and pid != but:
+                    os.kill(pid, signal.SIGSTOP)
+                    return pid
         assert process.poll() is None
-    raise AssertionError("there is no check")
+    raise AssertionError("nothing verifies the store")
 
 
 Begin = Callable[..., subprocess.Popen[bytes]]
 
 
-def test_the_check_is_killed(begin: Begin, tmp_path: Path) -> None:
+def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
     """
-    A check that is killed is repeated, and the service starts.
-
-    The kernel kills a check like this when memory is short.
+    A verification that is killed, as when memory is short, is repeated by the next worker.
     """
+    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
-    for _ in range(3):
-        check = held_check(process)
-        os.kill(check, signal.SIGKILL)
-        until_gone(check)
-    said = until_said(tmp_path, "the cursor is at")
-    assert said.count("ended by SIGKILL and is repeated") == 3
+    killed = 0
+    for _ in range(2):
+        killed = held_verification(process, but=killed)
+        os.kill(killed, signal.SIGKILL)
+        until_gone(killed)
+    said = until_said(tmp_path, "the cursor is at revision 3")
+    assert said.count("signal 9 ended the process that read it") >= 2
 
 
-def test_sigterm_while_it_checks(begin: Begin, tmp_path: Path) -> None:
+def test_sigterm_during_the_verification_ends_the_service(
+    begin: Begin, tmp_path: Path
+) -> None:
     """
-    A SIGTERM during the check ends the process with status 0, at once, and leaves nothing.
+    A SIGTERM during the verification ends the process in order, and nothing is left.
     """
+    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
-    check = held_check(process)
+    verification = held_verification(process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
-    assert not alive(check)
+    assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+    until_gone(verification)
     assert not (tmp_path / "pid").exists()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_sighup_while_it_checks(begin: Begin, tmp_path: Path) -> None:
+def test_stopped_verification_ends_with_its_supervisor(
+    begin: Begin, tmp_path: Path
+) -> None:
     """
-    A SIGHUP during the check is remembered: the workers are replaced when there are some.
+    A verification that somebody has stopped leaves no process behind.
     """
+    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
-    check = held_check(process)
+    verification = held_verification(process)
+    workers = children(process.pid)
+    process.kill()
+    until_gone(*workers, verification)
+
+
+def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Path) -> None:
+    """
+    The workers are replaced when there are some.
+    """
+    make_store(tmp_path / "pexservice-data", 3)
+    process = begin()
+    verification = held_verification(process)
     process.send_signal(signal.SIGHUP)
-    os.kill(check, signal.SIGCONT)
+    os.kill(verification, signal.SIGCONT)
     said = until_said(tmp_path, "the workers are replaced")
     assert "the cursor is at" in said
     assert process.poll() is None
@@ -154,27 +177,6 @@ def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
         if "the cursor is at" in (tmp_path / "log").read_text():
             break
     until_said(tmp_path, "the workers are replaced")
-
-
-def test_the_supervisor_is_killed_while_it_checks() -> None:
-    """
-    A check, which waits here for an etcd that does not answer, ends with its supervisor.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as etcd:
-        etcd.settimeout(PATIENCE)
-        check = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "pexservice.cli.check"),
-                *("--store", f"etcd:http://127.0.0.1:{etcd.getsockname()[1]}"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        connection, _ = etcd.accept()
-        assert check.stdout is not None
-        check.stdout.close()
-        assert check.wait(PATIENCE) == -signal.SIGKILL
-        connection.close()
 
 
 @pytest.mark.parametrize("held", ["address", "store"])

@@ -81,6 +81,33 @@ def step(daemon: Daemon) -> int:
     return int(answer.headers["Pex-Revision"])
 
 
+def step_when_ready(daemon: Daemon) -> int:
+    """
+    Make a step as soon as one is taken, and return the revision after it.
+
+    For a moment after a worker has begun to serve, another one may still refuse.
+    """
+    for _ in patiently():
+        answer, body = daemon.ask("/next", "POST")
+        if answer.status == 200:
+            return int(answer.headers["Pex-Revision"])
+    raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
+
+
+def wait_for_refusal(daemon: Daemon, reason: str) -> int:
+    """
+    Make steps until one is refused for C{reason}, and return the revision before.
+    """
+    revision = 0
+    for _ in patiently():
+        answer, body = daemon.ask("/next", "POST")
+        if answer.status != 200:
+            break
+        revision = int(answer.headers["Pex-Revision"])
+    assert (answer.status, reason in body.decode()) == (503, True), body
+    return revision
+
+
 def wait_for(daemon: Daemon, pattern: str) -> str:
     """
     Wait until the log has C{pattern}.
@@ -394,7 +421,7 @@ def test_sigterm(tmp_path: Path) -> None:
     assert count(daemon, "is process") == 2
 
 
-def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
+def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) -> None:
     """
     The supervisor gives up on a damaged store with status 78, and the file stays as it is.
 
@@ -405,11 +432,13 @@ def test_the_store_is_damaged_while_it_runs(tmp_path: Path) -> None:
     step(daemon)
     data = tmp_path / STORE / DATA
     garbage = b"\xa5" * data.stat().st_size
-    # A new file, because the file that is mapped must not change.
-    (tmp_path / "garbage").write_bytes(garbage)
-    (tmp_path / "garbage").rename(data)
+    # No worker has the file mapped while it is written over.
+    daemon.process.send_signal(signal.SIGSTOP)
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
+        until_gone(pid)
+    data.write_bytes(garbage)
+    daemon.process.send_signal(signal.SIGCONT)
     assert daemon.wait() == 78
     said = f"\npexservice: the store {tmp_path}/{STORE} is damaged: "
     assert said in daemon.log.read_text()
@@ -485,12 +514,11 @@ def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
     assert int(answer.headers["Pex-Revision"]) == before + 1
 
 
-def test_another_store_in_its_place(daemon: Daemon) -> None:
+def test_another_store_in_its_place_is_never_served(daemon: Daemon) -> None:
     """
-    A service whose store is moved away takes no more steps until the store is back.
+    A service whose store is moved away takes no steps until the store is back.
 
-    When another store is put in its place the worker ends, and the next one serves from
-    that store.  No client was told of a step that neither of the stores has.
+    Neither the worker nor its successor serves another store that is put in its place.
     """
     store, away = daemon.path / STORE, daemon.path / "away"
     for _ in range(3):
@@ -498,46 +526,42 @@ def test_another_store_in_its_place(daemon: Daemon) -> None:
     shutil.copytree(store, daemon.path / "copy")
     before = step(daemon)
     store.rename(away)
-    for _ in patiently():
-        answer, body = daemon.ask("/next", "POST")
-        if answer.status != 200:
-            break
-        before = int(answer.headers["Pex-Revision"])
-    assert (answer.status, b"was moved away" in body) == (503, True)
+    before = wait_for_refusal(daemon, "was moved away") or before
     assert int(daemon.ask("/current")[0].headers["Pex-Revision"]) == before
     away.rename(store)
     assert step(daemon) == before + 1
     store.rename(away)
     (daemon.path / "copy").rename(store)
     # Until the worker notices, the store that was moved away takes the steps.
-    for _ in patiently():
-        answer, body = daemon.ask("/next", "POST")
-        if answer.status == 200 and int(answer.headers["Pex-Revision"]) == 4:
-            break
-        # The step that ends the worker gets a 503 like any such step, and later ones too.
-        assert answer.status in (200, 503)
-    assert "another store was put in the place of" in daemon.log.read_text()
-    assert step(daemon) == 5
+    reason = "another store was put in the place of"
+    before = wait_for_refusal(daemon, reason) or before + 1
+    for pid in children(daemon.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(daemon, f"cannot serve: {reason}")
+    wait_for_refusal(daemon, reason)
+    store.rename(daemon.path / "copy")
+    away.rename(store)
+    assert step_when_ready(daemon) == before + 1
 
 
-def test_a_file_that_is_missing(tmp_path: Path) -> None:
+def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     """
     A worker that is up goes on, whatever its successor reports.
 
-    When no worker is up the service ends, because no restart mends that.
+    Without any worker the service tries again until the file is there.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
-    daemon = Daemon(tmp_path, "--token-file", "tokens")
-    both_are_up(daemon)
-    tokens.unlink()
-    os.kill(standing_by(daemon), signal.SIGKILL)
-    wait_for(daemon, r"worker-2 ended with status 64\b")
-    assert step_with(daemon, "secret") == 1
-    os.kill(serving(daemon)[1], signal.SIGKILL)
-    assert daemon.wait() == 64
-    reason = "\npexservice: the token file tokens: No such file or directory\n"
-    assert reason in daemon.log.read_text()
+    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
+        both_are_up(daemon)
+        tokens.unlink()
+        os.kill(standing_by(daemon), signal.SIGKILL)
+        wait_for(daemon, r"worker-2 ended with status 64\b")
+        assert step_with(daemon, "secret") == 1
+        os.kill(serving(daemon)[1], signal.SIGKILL)
+        wait_for(daemon, r"worker-1 ended with status 64\b")
+        tokens.write_text("secret\n")
+        assert step_with(daemon, "secret") == 2
 
 
 def step_with(daemon: Daemon, token: str) -> int:

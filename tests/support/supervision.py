@@ -62,7 +62,7 @@ class Supervised:
             cast(Reactor, self.reactor),
             reports,
             plan=plan,
-            launch=lambda plan, verify: Command(
+            launch=lambda plan, verify, _: Command(
                 [*plan.worker, VERIFY] if verify else plan.worker, {}, {}, verify
             ),
             give_up=lambda status, reason: self.given_up.append((status, reason)),

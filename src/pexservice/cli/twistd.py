@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
@@ -22,7 +23,6 @@ import attrs
 from twisted.application.service import IService
 from twisted.python import usage
 
-from pexservice.cli.child_commands import check_command, store_name, worker_command
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.process.exit_status import Misconfigured, Status
@@ -32,10 +32,10 @@ from pexservice.process.start_signals import START_SIGNALS
 from pexservice.process.start_terminal import START_TERMINAL
 from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
-from pexservice.settings.option import Option, options_of
+from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
-from pexservice.stores.registry import is_shared
+from pexservice.stores.registry import check_start, is_shared
 from pexservice.supervisor.plan import Plan
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
@@ -291,8 +291,7 @@ def _make_service(options: ServiceOptions) -> IService:
         the_reactor(),
         listen=settings.listen,
         plan=_plan(settings, options),
-        check=check_command(settings),
-        store=store_name(settings),
+        check_store=partial(check_start, settings.store, create=not settings.no_create),
         reread=partial(_read_again, settings, options),
         foreground=settings.foreground,
     )
@@ -327,6 +326,22 @@ def _plan(began: Settings, options: ServiceOptions) -> Plan:
         standby=supervision.standby,
         note=f"a change of {waiting} takes a restart" if waiting else "",
     )
+
+
+def worker_command(settings: Settings) -> list[str]:
+    """
+    Return the command that starts a worker, without the descriptors that it inherits.
+
+    A worker runs on uvloop where that is installed.
+    """
+    return [
+        *(sys.executable, "-m", "pexservice"),
+        *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
+        *("--nodaemon", "--pidfile="),
+        "pexservice-worker",
+        # The worker inherits the sockets instead.
+        *command_line(attrs.evolve(settings, listen=())),
+    ]
 
 
 def _make_worker(options: WorkerOptions) -> IService:

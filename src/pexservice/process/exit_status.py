@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,13 @@ class Status(IntEnum):
     STORE_FAILED = 74
     #: EX_CONFIG: the store is damaged; starting again will not help.
     DAMAGED = 78
+
+
+#: The signals that reading a damaged store raises in a process that has mapped it: SIGBUS
+#: where a page is missing from the file, the others where a page is nonsense.
+SIGNALS_OF_DAMAGE = frozenset(
+    (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+)
 
 
 class CannotStart(Exception):

@@ -1,15 +1,15 @@
 """
 The endpoint C{fd:N}: a listening socket that another process opened and handed down.
 
-Closing the port must leave the socket as it is, for the next worker accepts from it too.
-So a Unix socket's file, which Twisted removes with its port, stays.
+Closing the port must leave the socket as it is, for other workers accept from it too.  So
+a Unix socket's file, whose permissions Twisted sets and which it removes with its port, is
+left alone; the socket works even when somebody has removed its file.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,19 @@ class InheritedUNIXPort(unix.Port):
     # everybody.
     _shouldShutdown = False
 
+    def startListening(self) -> None:
+        """
+        Accept connections, as C{unix.Port} does once it has bound its socket.
+        """
+        inherited: Any = self._preexistingSocket
+        factory: Any = self.factory
+        factory.doStart()
+        self.socket, self._preexistingSocket = inherited, None
+        self.fileno = inherited.fileno  # type: ignore[method-assign]
+        self.connected = True
+        self.numberAccepts = 100
+        self.startReading()
+
     def connectionLost(self, reason: Failure) -> None:
         """
         Close the file descriptor, and leave the socket and its file as they are.
@@ -49,12 +62,38 @@ class InheritedEndpoint:
     """
     The endpoint of a listening socket that this process inherited.
 
-    @ivar descriptor: the file descriptor of a listening stream socket.
+    It can listen, stop and listen again: each port has a copy of the descriptor.
+
+    @ivar descriptor: the file descriptor of the listening stream socket.
     """
 
     def __init__(self, reactor: Any, descriptor: int) -> None:
-        self._reactor = reactor
+        """
+        Adopt the socket, without accepting from it.
+
+        This process's own children do not inherit its descriptor.
+
+        @raise OSError: there is no such descriptor, or it is no listening stream socket.
+        """
         self.descriptor = descriptor
+        self._reactor = reactor
+        self._socket = socket.socket(fileno=descriptor)
+        fdesc.setNonBlocking(descriptor)
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
+        if not is_listening(self._socket):
+            raise OSError(0, "no listening stream socket")
+
+    def lost_file(self) -> str | None:
+        """
+        Return the path of a Unix socket's file that is gone or another socket's.
+
+        Clients cannot connect by that path any more.  Return C{None} if all is well.
+        """
+        name = self._socket.getsockname()
+        if self._socket.family != socket.AF_UNIX or not isinstance(name, str) or not name:
+            # An abstract address, which is bytes, has no file.
+            return None
+        return None if Path(name).is_socket() else name
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
@@ -63,23 +102,25 @@ class InheritedEndpoint:
         return maybeDeferred(self._listen, protocolFactory)
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        with socket.socket(fileno=os.dup(self.descriptor)) as inherited:
-            fdesc.setNonBlocking(self.descriptor)
-            if inherited.family == socket.AF_UNIX:
-                port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
-                    self._reactor, self.descriptor, factory
-                )
-                # Listening sets the file's permissions, so give it those that the file
-                # has.
-                port.mode = stat.S_IMODE(Path(inherited.getsockname()).stat().st_mode)
-                port.startListening()
-            else:
-                port = self._reactor.adoptStreamPort(
-                    self.descriptor, inherited.family, factory
-                )
-            # Listening has also set Twisted's backlog of 50.
-            inherited.listen(BACKLOG)
-        # The port has its own copy of the descriptor.
-        os.close(self.descriptor)
+        if self._socket.family == socket.AF_UNIX:
+            port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
+                self._reactor, self._socket.fileno(), factory
+            )
+            port.startListening()
+        else:
+            port = self._reactor.adoptStreamPort(
+                self._socket.fileno(), self._socket.family, factory
+            )
+        # adoptStreamPort has set Twisted's backlog of 50.
+        self._socket.listen(BACKLOG)
         listening: IListeningPort = port
         return listening
+
+
+def is_listening(candidate: socket.socket) -> bool:
+    """
+    Return whether C{candidate} is a listening stream socket.
+    """
+    return candidate.type == socket.SOCK_STREAM and bool(
+        candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )

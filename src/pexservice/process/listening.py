@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
-from pexservice.process.fd_endpoint import InheritedEndpoint
+from pexservice.process.fd_endpoint import InheritedEndpoint, is_listening
 
 #: The description of all sockets that systemd passes.
 ALL_OF_SYSTEMD = "systemd:all"
@@ -80,6 +80,13 @@ class Place:
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error
         return port
 
+    def lost_file(self) -> str | None:
+        """
+        Return the path of an inherited Unix socket if its file is gone, or C{None}.
+        """
+        inherited = isinstance(self.endpoint, InheritedEndpoint)
+        return self.endpoint.lost_file() if inherited else None  # type: ignore[attr-defined]
+
     def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
         """
         Listen on the endpoint, which waits for nothing, before the reactor runs.
@@ -99,21 +106,26 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     Return the places that C{descriptions} name.
 
     The command line was checked, so each description is valid.
+
+    @raise CannotStart: an inherited socket cannot be used.
     """
     found = []
     for description in descriptions:
         if description == ALL_OF_SYSTEMD:
-            found += [
-                Place(description, InheritedEndpoint(reactor, number))
-                for number in passed_by_systemd(_first_environment())
-            ]
+            numbers = [*passed_by_systemd(_first_environment())]
         elif description.startswith("fd:"):
-            number = int(description.removeprefix("fd:"))
-            found.append(Place(description, InheritedEndpoint(reactor, number)))
+            numbers = [int(description.removeprefix("fd:"))]
         else:
-            found.append(
-                Place(description, endpoints.serverFromString(reactor, description))
-            )
+            endpoint = endpoints.serverFromString(reactor, description)
+            found.append(Place(description, endpoint))
+            continue
+        for number in numbers:
+            try:
+                found.append(Place(description, InheritedEndpoint(reactor, number)))
+            except OSError as error:
+                raise CannotStart(
+                    f"cannot listen on {description}: {error.strerror}"
+                ) from error
     return found
 
 
@@ -142,9 +154,7 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
         )
     for number in range(_FIRST, _FIRST + int(count)):
         with socket.socket(fileno=os.dup(number)) as passed:
-            listens = passed.type == socket.SOCK_STREAM and passed.getsockopt(
-                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-            )
+            listens = is_listening(passed)
         if not listens:
             raise Misconfigured(
                 f"--listen {ALL_OF_SYSTEMD}: socket {number - _FIRST + 1} of {count} is"
@@ -172,6 +182,7 @@ def shown(address: IAddress) -> str:
         case IPv4Address():
             return f"{address.host}:{address.port}"
         case UNIXAddress(name=bytes() as name):
-            return name.decode("utf-8", "backslashreplace")
+            # The name of an abstract socket begins with a null, which is written as @.
+            return name.replace(b"\0", b"@", 1).decode("utf-8", "backslashreplace")
         case _:
             return str(address)

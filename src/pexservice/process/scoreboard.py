@@ -7,12 +7,19 @@ a file that has no name (C{memfd_create}), which each worker inherits as a file
 descriptor.  No process waits for another, the record of a supervisor that hangs can be
 read, and the memory goes with the last process that has it.
 
-A reader may come in the middle of a write.  The record ends in a checksum, so the reader
+A reader may come in the middle of a write.  Each record ends in a checksum, so the reader
 sees that and reads again.
+
+The first record has the form of version 1.0.0, since a supervisor and its workers may be of
+different versions.  Behind it lie records that each side may lack: what the score has in
+addition, the store that the workers have claimed, and what the operator accepts of the
+next reload.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import struct
 import zlib
@@ -49,8 +56,15 @@ LONGEST_NOTE = 512
 _RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q{LONGEST_NOTE}s")
 _MARK = b"pexscor4"
 
-#: The checksum of the record's bytes, which follows the record.
+#: The checksum of a record's bytes, which follows the record.
 _CHECKSUM = struct.Struct("<I")
+
+#: Where the other records begin, and the length of their content.  Bytes.
+_ADDITION, _CLAIM, _ACCEPTED = 2048, 6144, 7168
+_LENGTH = struct.Struct("<I")
+
+#: The problem and the options in the additional record are cut at this length.  Bytes.
+_MAX_TEXT = 1000
 
 
 class Reload(IntEnum):
@@ -80,6 +94,10 @@ class Score:
     @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
     @ivar pause: how long after the end of C{before} that was.  Microseconds.
     @ivar note: why the last replacement failed, or which options wait for a restart.
+    @ivar possible_owners: how many workers may have the store's lock: those that have
+        begun, and neither stand by nor have a reason not to; C{None} if it is not known.
+    @ivar problem: why no worker serves; empty while one does, or before the first reason.
+    @ivar restart_pending: the options whose change takes effect with a restart.
     """
 
     failovers: int = 0
@@ -93,6 +111,9 @@ class Score:
     since: int = 0
     pause: int = 0
     note: str = ""
+    possible_owners: int | None = None
+    problem: str = ""
+    restart_pending: tuple[str, ...] = ()
 
 
 def last_reload(score: Score | None) -> str | None:
@@ -157,6 +178,12 @@ def write(descriptor: int, score: Score) -> None:
         score.note.encode()[:LONGEST_NOTE],
     )
     os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), 0)
+    addition = {
+        "possible_owners": score.possible_owners,
+        "problem": score.problem[:_MAX_TEXT],
+        "restart_pending": score.restart_pending,
+    }
+    _write_record(descriptor, _ADDITION, json.dumps(addition).encode())
 
 
 def read(descriptor: int) -> Score | None:
@@ -177,7 +204,89 @@ def read(descriptor: int) -> Score | None:
             score.serving, score.before = _text(serving), _text(before)
             score.since, score.pause = since, pause
             score.note = _text(note)
+            addition = _read_record(descriptor, _ADDITION)
+            if addition is not None:
+                values = json.loads(addition)
+                score.possible_owners = values["possible_owners"]
+                score.problem = values["problem"]
+                score.restart_pending = tuple(values["restart_pending"])
             return score
+    return None
+
+
+class StoreClaim:
+    """
+    The claim of the workers to one store.
+
+    A worker writes it itself, before it serves: the supervisor might hear of a store only
+    after another worker has opened another one.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """
+        @param descriptor: the scoreboard's, for reading and writing.
+        """
+        self._descriptor = descriptor
+
+    def identity(self) -> str | None:
+        """
+        Return the identity of the claimed store.
+        """
+        claimed = _read_record(self._descriptor, _CLAIM)
+        return None if claimed is None else claimed.decode()
+
+    def take(self, identity: str, *, replace: bool) -> str:
+        """
+        Claim the store C{identity} unless another one is claimed.
+        """
+        # Two workers may have opened two stores at the same moment.
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            claimed = self.identity()
+            if claimed is None or replace:
+                _write_record(self._descriptor, _CLAIM, identity.encode())
+                claimed = identity
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        return claimed
+
+
+def accept(descriptor: int, options: Sequence[str]) -> None:
+    """
+    Allow the next reload to change C{options} in a way that needs the operator's word.
+
+    @param descriptor: the supervisor's scoreboard, open for writing.
+    """
+    _write_record(descriptor, _ACCEPTED, json.dumps([*options]).encode())
+
+
+def take_accepted(descriptor: int) -> list[str]:
+    """
+    Return the options that the operator has allowed to change, this once.
+    """
+    record = _read_record(descriptor, _ACCEPTED)
+    accept(descriptor, ())
+    options: list[str] = [] if record is None else json.loads(record)
+    return options
+
+
+def _write_record(descriptor: int, offset: int, content: bytes) -> None:
+    record = _LENGTH.pack(len(content)) + content
+    os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), offset)
+
+
+def _read_record(descriptor: int, offset: int) -> bytes | None:
+    for _ in range(_ATTEMPTS):
+        head = os.pread(descriptor, _LENGTH.size, offset)
+        if len(head) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(head)
+        if not 0 < length < _CLAIM - _ADDITION:
+            return None
+        found = os.pread(descriptor, _LENGTH.size + length + _CHECKSUM.size, offset)
+        record, checksum = found[: -_CHECKSUM.size], found[-_CHECKSUM.size :]
+        if checksum == _CHECKSUM.pack(zlib.crc32(record)):
+            return record[_LENGTH.size :]
     return None
 
 

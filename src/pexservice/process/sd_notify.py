@@ -21,6 +21,8 @@ ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
 STANDING_BY = "STATUS=standing by"
+#: To our own supervisor: this worker has a reason, its status, not to serve or stand by.
+NOT_READY = "READY=0"
 
 #: A longer line is cut.  Bytes: three such lines are less than PIPE_BUF, up to which a
 #: message goes into a pipe whole or not at all.

@@ -60,12 +60,19 @@ class Settings:
     ).field(None)
     store: str = Option(
         "URL",
-        "Where the cursor is kept: lmdb:DIRECTORY, which is made if it is not there, or,"
+        "Where the cursor is kept: lmdb:DIRECTORY, which is created if it is not there, or,"
         " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
         group=STORE,
         parse=values.store_url,
         path_after="lmdb:",
     ).field("lmdb:pexservice-data")
+    no_create: bool = Option(
+        "",
+        "Refuse to create a store: if there is none, it was moved, or its disk is not"
+        " mounted. pexctl create creates one.",
+        group=STORE,
+        type=bool,
+    ).field(False)  # noqa: FBT003 the default
     synchronous_commit: bool = Option(
         "on|off",
         "on: a step is on disk before its response. off: at most 10 ms after it; if the"
@@ -169,6 +176,13 @@ class Settings:
     quick_check: bool = Option(
         "",
         "For a supervisor: the store was verified before, look at the cursor only.",
+        group=KEEP_ALIVE,
+        type=bool,
+        hidden=True,
+    ).field(False)  # noqa: FBT003 the default
+    first_start: bool = Option(
+        "",
+        "For a supervisor: nothing was served yet, so end if the store cannot be opened.",
         group=KEEP_ALIVE,
         type=bool,
         hidden=True,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -37,6 +37,20 @@ class StoreBusy(StoreUnusable):
     """
     Another process owns the store.
     """
+
+
+class StoreMissing(StoreUnusable):
+    """
+    There is no store, and this process must not create one.
+    """
+
+
+class StoreUnread(StoreUnusable):
+    """
+    The process that read the store was ended from outside, as when memory is short.
+    """
+
+    exit_status = Status.STORE_FAILED
 
 
 class StoreDamaged(StoreUnusable):
@@ -348,6 +362,27 @@ class ISharedStore(IStore):
         """
 
 
+class Claim(Protocol):
+    """
+    The claim of one service to the store that it serves, shared by its workers.
+
+    An identity tells a store from every other one, also from a copy of it.
+    """
+
+    def identity(self) -> str | None:
+        """
+        Return the identity of the store that a worker has claimed, or C{None}.
+        """
+
+    def take(self, identity: str, *, replace: bool) -> str:
+        """
+        Claim the store C{identity}, unless another one is claimed.
+
+        @param replace: claim it in any case: this process has written the store anew.
+        @return: the identity of the store that is claimed now.
+        """
+
+
 class Verification(Enum):
     """
     The way in which an existing store is read before it is used.
@@ -374,6 +409,9 @@ class StoreOptions:
 
     @ivar journal: how many transitions the history keeps, 1 or more.
     @ivar progress: called with how much of the store was verified, in percent.
+    @ivar create: whether a store may be created where there is none.
+    @ivar claim: the claim of the service that this process is a worker of.  Once a store
+        is claimed, no other one is opened and none is created.
     @ivar standing_by: called when another process owns the store, and this process waits
         for it as a standby.  Without C{standing_by}, a store in use is refused.
     """
@@ -382,6 +420,8 @@ class StoreOptions:
     journal: int
     verification: Verification = Verification.IN_CHILD
     progress: Callable[[int], object] | None = None
+    create: bool = True
+    claim: Claim | None = None
     standing_by: Callable[[], object] | None = None
 
 
@@ -397,6 +437,24 @@ class IStoreFactory(Interface):
         Check that C{url} can name a store, without touching the store.
 
         @raise ValueError: C{url} can name none.  The message says why, without C{url}.
+        """
+
+    def name(url: str) -> str:
+        """
+        Return the store's name in messages.
+        """
+
+    def owner(url: str) -> int | None:
+        """
+        Return the ID of the process that owns the store, if there is one and it is known.
+        """
+
+    def check_start(url: str, *, create: bool) -> None:
+        """
+        Check cheaply, and without a reactor, whether a process could open the store.
+
+        @param create: whether the process may create a store.
+        @raise StoreUnusable: or one of its subclasses: it could not open the store.
         """
 
     def make(url: str, options: StoreOptions) -> IStore:

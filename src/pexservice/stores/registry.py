@@ -60,3 +60,25 @@ def make_store(url: str, options: StoreOptions) -> IStore:
     @raise StoreUnusable: a file that C{url} names cannot be used.
     """
     return _factory(url).make(url, options)
+
+
+def name_of(url: str) -> str:
+    """
+    Return the name in messages of the store that C{url} names.
+    """
+    return _factory(url).name(url)
+
+
+def owner_of(url: str) -> str:
+    """
+    Return the process that owns the store that C{url} names, as far as it is known.
+    """
+    pid = _factory(url).owner(url)
+    return "another process" if pid is None else f"process {pid}"
+
+
+def check_start(url: str, *, create: bool) -> None:
+    """
+    Check cheaply whether a process could open the store; see L{IStoreFactory.check_start}.
+    """
+    _factory(url).check_start(url, create=create)

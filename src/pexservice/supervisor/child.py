@@ -10,18 +10,12 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 from twisted.python.failure import Failure
 
-#: A child that lived for this long is followed by another at once.  Seconds.
+#: A child that was up and lived for this long is followed by another at once.  Seconds.
 LIVED = 1.0
 
 #: How long the next child waits otherwise: at first, and at most.  Seconds.
 SHORTEST_DELAY = 0.05
 LONGEST_DELAY = 5.0
-
-#: Signals that reading a damaged store raises: SIGBUS where a page is missing from the
-#: file, the others where a page is nonsense.
-SIGNALS_OF_DAMAGE = frozenset(
-    (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
-)
 
 
 @frozen
@@ -44,19 +38,22 @@ class RestartDelay:
     """
     The delay before the next start of a child.
 
-    The delay is twice as long after each child that did not live for L{LIVED} seconds.
+    The delay doubles with each process that came neither to serve nor to stand by.
     """
 
     def __init__(self) -> None:
         self._next = SHORTEST_DELAY
 
-    def after(self, lived: float) -> float:
+    def after(self, lived: float, *, was_up: bool) -> float:
         """
         Return the seconds until the next start, after a child lived for C{lived} seconds.
+
+        @param was_up: whether it came to serve or to stand by.
         """
-        if lived >= LIVED:
+        if was_up:
             self.reset()
-            return 0.0
+            if lived >= LIVED:
+                return 0.0
         delay, self._next = self._next, min(2 * self._next, LONGEST_DELAY)
         return delay
 

@@ -69,7 +69,16 @@ class Reports:
         self._score.serving = name
         self._score.since = time.time_ns() // 1_000_000
         self._score.pause = round(pause * 1e6)
+        self._score.problem = ""
         self._publish(self._score)
+
+    def unready(self, reason: str) -> None:
+        """
+        Show C{reason}, for which no worker serves.
+        """
+        self._score.problem = reason
+        self._publish(self._score)
+        self._notifier.notify(f"STATUS={reason}")
 
     def gone(self, name: str, at: float) -> None:
         """
@@ -81,12 +90,13 @@ class Reports:
             self._gone_at = at
         self._publish(self._score)
 
-    def standing_by(self, count: int) -> None:
+    def states(self, *, standing_by: int, possible_owners: int) -> None:
         """
-        Show how many workers stand by.
+        Show how many workers stand by, and how many may have the store's lock.
         """
-        if count != self._score.standing_by:
-            self._score.standing_by = count
+        states = (standing_by, possible_owners)
+        if states != (self._score.standing_by, self._score.possible_owners):
+            self._score.standing_by, self._score.possible_owners = states
             self._publish(self._score)
 
     def standby_wanted(self, count: int) -> None:

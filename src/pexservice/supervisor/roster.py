@@ -8,24 +8,19 @@ another, unless its exit status says that there is no use in that.
 from __future__ import annotations
 
 import itertools
-import signal
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import STANDING_BY
 from pexservice.supervisor.child import Command, End
 from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.worker_process import (
-    Reactor,
-    State,
-    WorkerProcess,
-)
+from pexservice.supervisor.worker_process import RUNNING, Reactor, State, WorkerProcess
 
 #: How long other workers wait for one that starts, while no worker serves.  Seconds; a
 #: start takes half a second.
@@ -34,9 +29,8 @@ HEAD_START = 5.0
 #: How often, within the watchdog's time, the roster looks for a worker that is silent.
 LOOKS = 4
 
-#: Ends that make a look at the whole store advisable: the signals that reading a missing
-#: page leads to, and the exit status of a worker whose store failed.
-_SUSPICIOUS = {-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT, Status.STORE_FAILED}
+#: Ends after which the next worker has the whole store verified.
+_SUSPICIOUS = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
 #: The reasons of workers that ended by themselves, by their exit status.
 _REASONS: dict[int, str] = {
@@ -44,6 +38,10 @@ _REASONS: dict[int, str] = {
     Status.CANNOT_START: scoreboard.CANNOT_START,
     Status.MISCONFIGURED: scoreboard.MISCONFIGURED,
 }
+
+
+#: The states of a worker that may have the store's lock.
+_POSSIBLE_OWNERS = RUNNING - {State.STANDING_BY, State.NOT_READY}
 
 
 class Roster:
@@ -64,14 +62,15 @@ class Roster:
         reports: Reports,
         *,
         plan: Plan,
-        launch: Callable[[Plan, bool], Command],
+        launch: Callable[[Plan, bool, bool], Command],
         give_up: Callable[[Status, str], object],
     ) -> None:
         """
         Make a roster without workers, which L{start} adds.
 
-        @param launch: returns the command of a worker; called with the plan, and with
-            whether the worker has to verify the store.
+        @param launch: returns the command of a worker; called with the plan, with
+            whether the worker has to verify the store, and with whether no worker has
+            served yet.
         @param give_up: ends the service, with a status and a reason.
         """
         self._reactor = reactor
@@ -80,7 +79,10 @@ class Roster:
         self._give_up = give_up
         self.plan = plan
         self._numbers = itertools.count(1)
-        self._suspicious = False
+        # The first worker reads the whole store, and so does the next one after an end that
+        # damage may have caused.
+        self._suspicious = True
+        self._has_served = False
         self._looked = reactor.seconds()
         self._looking = Periodic(self._look, reactor)
         self._changes: list[Deferred[None]] = []
@@ -95,6 +97,10 @@ class Roster:
         return [each for each in self.workers if not each.retired]
 
     @property
+    def _is_serving(self) -> bool:
+        return any(worker.state is State.SERVING for worker in self.workers)
+
+    @property
     def in_succession(self) -> bool:
         """
         Return whether no worker serves and one is about to.
@@ -102,7 +108,7 @@ class Roster:
         That worker stands by, or it has begun and has not yet had the time to serve.
         """
         recently = self._reactor.seconds() - HEAD_START
-        return not any(each.state is State.SERVING for each in self.workers) and any(
+        return not self._is_serving and any(
             each.state is State.STANDING_BY
             or (each.state is State.STARTING and each.began > recently)
             for each in self.workers
@@ -185,13 +191,14 @@ class Roster:
 
         The command depends on how other workers ended.
         """
-        return self._launch(self.plan, self._suspicious)
+        return self._launch(self.plan, self._suspicious, not self._has_served)
 
     def changed(self, worker: WorkerProcess) -> None:
         """
         Report the states of the workers, of which C{worker}'s has changed.
         """
         if worker.state is State.SERVING:
+            self._has_served = True
             if worker.verifies:
                 self._suspicious = False
             # Starting works, so there is no reason to wait longer each time.
@@ -199,10 +206,15 @@ class Roster:
                 each.restart_delay.reset()
             self._reports.serving(worker.name, self._reactor.seconds())
             self._reports.ready()
+        elif worker.state is State.NOT_READY and not self._is_serving:
+            # Clients get a response, which says why no step is taken.
+            self._reports.unready(worker.status)
+            self._reports.ready()
         elif worker.state is State.ENDED:
             self.workers.remove(worker)
-        self._reports.standing_by(
-            sum(each.state is State.STANDING_BY for each in self.workers)
+        self._reports.states(
+            standing_by=sum(each.state is State.STANDING_BY for each in self.workers),
+            possible_owners=sum(each.state in _POSSIBLE_OWNERS for each in self.workers),
         )
         self.stir()
 
@@ -237,13 +249,19 @@ class Roster:
             _reason(worker, end), failover=worker.has_served and not worker.retired
         )
         reason = worker.status or f"{worker.name} ended {end}"
-        if end.code == Status.DAMAGED:
-            self._give_up(Status.DAMAGED, reason)
-        elif end.code == Status.MISCONFIGURED and not any(
-            each.is_up for each in self.workers if each is not worker
+        if not worker.was_up and not self._is_serving:
+            self._reports.unready(reason)
+        # Once a worker has served, what it could do may become possible again.
+        if end.code == Status.DAMAGED or (
+            end.code in (Status.MISCONFIGURED, Status.CANNOT_START)
+            and not self._has_served
+            and not any(
+                each.is_up or each.is_verifying
+                for each in self.workers
+                if each is not worker
+            )
         ):
-            # Workers that are up were started with other files, and go on.
-            self._give_up(Status.MISCONFIGURED, reason)
+            self._give_up(Status(end.code), reason)
 
     # The watchdog.
 

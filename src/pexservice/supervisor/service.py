@@ -14,8 +14,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -35,8 +37,7 @@ from pexservice.process.periodic import Periodic
 from pexservice.process.reaping import bury_orphans
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.start_signals import START_SIGNALS, StartSignals
-from pexservice.process.verification import VerificationProgress
-from pexservice.supervisor.check import Check
+from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.supervisor.child import Command
 from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.replacement import Replacement
@@ -78,8 +79,7 @@ class Supervisor(Service):
         *,
         listen: Sequence[str],
         plan: Plan,
-        check: Sequence[str],
-        store: str,
+        check_store: Callable[[], object],
         reread: Callable[[], Plan],
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
@@ -91,8 +91,8 @@ class Supervisor(Service):
 
         @param listen: endpoint descriptions.
         @param plan: how workers are started and watched.
-        @param check: the command that checks whether a worker would start.
-        @param store: the store, as the operator knows it.
+        @param check_store: checks cheaply whether a worker could open the store; raises
+            L{StoreUnusable} if not.
         @param reread: reads the options again, for a reload; raises L{CannotStart} if
             they are wrong.
         @param foreground: whether the program that started this process sees its standard
@@ -102,13 +102,14 @@ class Supervisor(Service):
         self._listen = listen
         self._plan = plan
         self._reread = reread
-        self._check = check
-        self._store = store
+        self._check_store = check_store
         self._foreground = foreground
         self._environment = environment
         self._exit = process_exit or ProcessExit(reactor, terminal=foreground)
         self._signals = signals
         self._ports: list[tuple[Place, IListeningPort]] = []
+        # The inode of the file of each Unix socket that is ours.
+        self._socket_files: dict[Path, int] = {}
         self._notifier = Notifier()
         self._scoreboard = -1
         self._roster: Roster | None = None
@@ -153,11 +154,15 @@ class Supervisor(Service):
         with socket.socket(fileno=os.dup(port.fileno())) as copy:  # type: ignore[attr-defined]
             copy.listen(BACKLOG)
         self._ports.append((place, port))
+        if (path := _socket_file(port)) is not None:
+            self._socket_files[path] = path.stat().st_ino
         self._log.info("listening on {address}", address=shown(port.getHost()))
 
     def startService(self) -> None:
         """
-        Check whether a worker would start, and start the workers.
+        Check the store cheaply, and start the workers.
+
+        The first worker has the store verified.
 
         @raise CannotStart: the start failed, and the program that started this process
             does not see standard error.
@@ -166,7 +171,7 @@ class Supervisor(Service):
         try:
             if self._exit.reason is None and not self._signals.terminated:
                 self._start()
-        except CannotStart as error:
+        except (CannotStart, StoreUnusable) as error:
             self._refuse(error)
         except OSError as error:
             # For example, there are too few descriptors.
@@ -175,8 +180,7 @@ class Supervisor(Service):
             self._signals.hand_over(self._exit.stop)
 
     def _start(self) -> None:
-        progress = VerificationProgress(self._notifier.notify)
-        Check(self._check, self._store, progress, self._signals).run()
+        self._await_store()
         if self._signals.terminated:
             return
         self._scoreboard = scoreboard.create()
@@ -199,7 +203,39 @@ class Supervisor(Service):
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL)
 
-    def _refuse(self, error: CannotStart) -> None:
+    @property
+    def _is_socket_activated(self) -> bool:
+        """
+        Return whether systemd keeps a socket open, so that clients hang when this ends.
+        """
+        return any(description.startswith("systemd:") for description in self._listen)
+
+    def _await_store(self) -> None:
+        """
+        Wait until the workers of a supervisor that was killed have released the store.
+
+        @raise StoreUnusable: a worker could not open it.
+        """
+        end = time.monotonic() + ORPHANS_PATIENCE
+        while not self._signals.terminated:
+            try:
+                self._check_store()
+            except StoreBusy:
+                if time.monotonic() > end:
+                    raise
+                self._signals.sleep(ORPHANS_INTERVAL)
+            except StoreUnusable as error:
+                if (
+                    not self._is_socket_activated
+                    or error.exit_status != Status.CANNOT_START
+                ):
+                    raise
+                # A worker says why to the clients, and tries again.
+                return
+            else:
+                return
+
+    def _refuse(self, error: CannotStart | StoreUnusable) -> None:
         if not self._foreground:
             tell_starter(str(error))
             raise error
@@ -210,7 +246,7 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _launch(self, plan: Plan, verify: bool) -> Command:  # noqa: FBT001 the roster's call
+    def _launch(self, plan: Plan, verify: bool, first: bool) -> Command:  # noqa: FBT001 the roster's call
         """
         Return the command that starts a worker by C{plan}.
         """
@@ -222,8 +258,10 @@ class Supervisor(Service):
         for number in theirs:
             arguments += ["--listen", f"fd:{number}"]
         if not verify:
-            # The store was verified at the start.
+            # An earlier worker has had the store verified.
             arguments.append("--quick-check")
+        if first and not self._is_socket_activated:
+            arguments.append("--first-start")
         environment = {
             name: value
             for name, value in self._environment.items()
@@ -256,7 +294,27 @@ class Supervisor(Service):
         if self._roster is not None:
             await self._roster.stop()
         for place, port in self._ports:
-            # systemd's sockets are not ours to remove.
-            if not place.description.startswith("systemd:"):
+            # systemd's sockets are not ours to remove, and neither is the file of another
+            # socket that somebody has put in the place of ours.
+            if not place.description.startswith("systemd:") and self._has_its_file(port):
                 await stop_listening(port)
         self._notifier.close()
+
+    def _has_its_file(self, port: IListeningPort) -> bool:
+        path = _socket_file(port)
+        if path is None:
+            return True
+        try:
+            return path.stat().st_ino == self._socket_files.get(path)
+        except OSError:
+            return False
+
+
+def _socket_file(port: IListeningPort) -> Path | None:
+    """
+    Return the path of the file of C{port}, if it is a Unix socket with one.
+    """
+    match port.getHost():
+        case UNIXAddress(name=bytes() as name) if not name.startswith(b"\0"):
+            return Path(os.fsdecode(name))
+    return None

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import level_of
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.child import Command, End, RestartDelay
 from pexservice.supervisor.lines import Lines
 
@@ -65,6 +65,8 @@ class State(Enum):
     STARTING = "starts"
     STANDING_BY = "stands by"
     SERVING = "serves"
+    #: The process has a reason not to serve, and not to stand by; it tries again.
+    NOT_READY = "is not ready"
     STOPPING = "stops"
     #: The process was not heard of for too long, and is being killed.
     SILENT = "is silent"
@@ -74,6 +76,9 @@ class State(Enum):
 
 #: States of a worker that has a process.
 RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
+
+
+_BEFORE_SERVING = (State.STARTING, State.STANDING_BY, State.NOT_READY)
 
 
 class Overseer(Protocol):
@@ -120,6 +125,7 @@ class WorkerProcess(ProcessProtocol):
     @ivar began: when its process began, by the reactor's clock.
     @ivar retired: whether it was asked to end, so that no other process follows.
     @ivar has_served: whether its process serves, or has served.
+    @ivar was_up: whether its process stands by or serves, or has done so.
     @ivar verifies: whether its process reads the whole store before it serves.
     @ivar status: the status of its process, in the process's own words.
     @ivar last_end: how the last process that ended did so.
@@ -138,6 +144,7 @@ class WorkerProcess(ProcessProtocol):
         self.state = State.WAITING
         self.retired = False
         self.has_served = False
+        self.was_up = False
         self.verifies = False
         self.status = ""
         self.last_end: End | None = None
@@ -148,6 +155,7 @@ class WorkerProcess(ProcessProtocol):
         self.restart_delay = RestartDelay()
         # The timer of the next start or, while there is a process, of its SIGKILL.
         self._timer: IDelayedCall | None = None
+        self._has_progressed = False
         self._last_heard = 0.0
         self._deadline = 0.0
         self._streams: dict[int, Lines] = {}
@@ -158,6 +166,13 @@ class WorkerProcess(ProcessProtocol):
         Return whether the worker serves or could take over.
         """
         return self.state in (State.STANDING_BY, State.SERVING)
+
+    @property
+    def is_verifying(self) -> bool:
+        """
+        Return whether the worker has begun to verify the store, and may come to serve.
+        """
+        return self.state is State.STARTING and self._has_progressed
 
     @property
     def pid(self) -> int | None:
@@ -185,7 +200,8 @@ class WorkerProcess(ProcessProtocol):
         command = self._overseer.command()
         self._timer = None
         self.state, self.status = State.STARTING, ""
-        self.has_served, self.verifies = False, command.verifies
+        self.has_served, self.was_up, self.verifies = False, False, command.verifies
+        self._has_progressed = False
         self.began = self._last_heard = self._reactor.seconds()
         self._deadline = self.began + START_PATIENCE
         self._streams = {
@@ -240,14 +256,18 @@ class WorkerProcess(ProcessProtocol):
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
         patience = self._watchdog
+        self._has_progressed |= name == _EXTEND
         if name == _EXTEND and value.isdecimal() and len(value) < 12:  # noqa: PLR2004 a day and more, in microseconds
             patience = max(patience, int(value) / 1e6)
         self._deadline = self._last_heard + patience
-        if line == READY and self.state in (State.STARTING, State.STANDING_BY):
-            self.has_served = True
+        if line == READY and self.state in _BEFORE_SERVING:
+            self.has_served = self.was_up = True
             self._enter(State.SERVING)
-        elif line == STANDING_BY and self.state is State.STARTING:
+        elif line == STANDING_BY and self.state in (State.STARTING, State.NOT_READY):
+            self.was_up = True
             self._enter(State.STANDING_BY)
+        elif line == NOT_READY and self.state in (State.STARTING, State.STANDING_BY):
+            self._enter(State.NOT_READY)
         elif line == STOPPING and self.state is not State.STOPPING:
             self._enter(State.STOPPING)
         if line == ALIVE or name == _EXTEND:
@@ -339,7 +359,6 @@ class WorkerProcess(ProcessProtocol):
             else:
                 self.state = State.WAITING
                 lived = self._reactor.seconds() - self.began
-                self._timer = self._reactor.callLater(
-                    self.restart_delay.after(lived), self.start
-                )
+                delay = self.restart_delay.after(lived, was_up=self.was_up)
+                self._timer = self._reactor.callLater(delay, self.start)
             self._overseer.changed(self)

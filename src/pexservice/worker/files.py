@@ -4,7 +4,10 @@ The files that the options name, but for the store.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import ssl
+
+from attrs import frozen
 
 from pexservice.process.exit_status import cannot_use
 from pexservice.server.access_log import OWN_LOG
@@ -13,20 +16,34 @@ from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
 
 
-def check_files(settings: Settings) -> frozenset[bytes] | None:
+@frozen
+class Files:
     """
-    Check that the files named by the options can be opened.
+    The content of the files.
 
-    @return: digests of the tokens that may move the cursor, or C{None} if everybody may.
+    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if everybody
+        may.
+    @ivar tls: the TLS context for all connections, or C{None} without TLS.
+    """
+
+    tokens: frozenset[bytes] | None
+    tls: ssl.SSLContext | None
+
+
+def read_files(settings: Settings) -> Files:
+    """
+    Read the files, and check that the access log can be opened.
+
     @raise CannotStart: one of them cannot be used; the message names it.
     """
     path = settings.access_log
     if path is not None and path != OWN_LOG:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            with Path(path).open("a"):
-                pass
+            os.close(os.open(path, flags, 0o640))
         except OSError as error:
             raise cannot_use(f"the access log {path}", error) from error
-    if settings.tls is not None:
-        context(*settings.tls)
-    return None if settings.token_file is None else read_tokens(settings.token_file)
+    return Files(
+        None if settings.token_file is None else read_tokens(settings.token_file),
+        None if settings.tls is None else context(*settings.tls),
+    )

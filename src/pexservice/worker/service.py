@@ -12,9 +12,11 @@ from collections.abc import Callable
 from socket import gethostname
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IListeningPort, IReactorCore
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -25,13 +27,21 @@ from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit, room_for
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import Place, places, shown, stop_listening
-from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
+from pexservice.process.periodic import Periodic
+from pexservice.process.scoreboard import StoreClaim
+from pexservice.process.sd_notify import (
+    NOT_READY,
+    READY,
+    STANDING_BY,
+    STOPPING,
+    Notifier,
+)
 from pexservice.process.verification import VerificationProgress
 from pexservice.server.access_log import AccessLog, sink_of
 from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
 from pexservice.server.site import PexSite
-from pexservice.server.transport.tls import context, wrapped
+from pexservice.server.transport.tls import wrapped
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     IOwnStore,
@@ -39,12 +49,11 @@ from pexservice.stores.interface import (
     IStore,
     IStoreReactor,
     StoreDamaged,
-    StoreIncompatible,
     StoreOptions,
     StoreUnusable,
     Verification,
 )
-from pexservice.stores.registry import make_store
+from pexservice.stores.registry import make_store, name_of, owner_of
 from pexservice.web.access import Access
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
@@ -53,7 +62,7 @@ from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
-from pexservice.worker.files import check_files
+from pexservice.worker.files import read_files
 from pexservice.worker.lifecycle import connect, heartbeat
 
 #: How long a stopping worker goes on taking requests, each answered as its
@@ -68,9 +77,21 @@ FAREWELL_PIECES = 6
 PATIENCE = 0.5
 GRACE = 2
 
-#: How long a worker whose store cannot be opened says so, before it ends and another
-#: one tries.  Seconds.
-EXCUSE = 5
+#: The delay before a store that could not be opened is tried again, at first and at most.
+#: Seconds.
+MIN_RETRY_DELAY = 0.5
+MAX_RETRY_DELAY = 5.0
+
+#: How often a worker that does not serve looks whether another one does.  Seconds.
+LOOK_INTERVAL = 0.25
+
+#: How long no worker has to serve before one that cannot serve responds with 503.  Seconds:
+#: longer than a takeover takes, and shorter than a client waits.
+ALONE_SECONDS = 0.5
+
+#: How long a standby waits for the lock while no worker of this service can have it.
+#: Seconds.
+FOREIGN_LOCK_SECONDS = 3.0
 
 
 class Reactor(IReactorCore, IStoreReactor):
@@ -102,10 +123,23 @@ class Worker(Service):
         self._connections = Connections(settings.max_connections)
         self._fast_path: FastPath | None = None
         self._events: Events | None = None
+        self._places: list[Place] = []
+        self._factory: IProtocolFactory = Factory()
+        self._adopt: Callable[[IListeningPort], IListeningPort] = lambda port: port
         self._ports: list[IListeningPort] = []
         self._committer: ICommitter | None = None
         self._notifier = Notifier()
         self._state: tuple[str, ...] = ()
+        self._score = scoreboard.reader(settings.scoreboard)
+        self._starting: Deferred[None] = succeed(None)
+        # While the store is verified, its progress is the sign of life.
+        self._verified: Deferred[None] | None = None
+        self._progress = VerificationProgress(self._notify)
+        self._looking = Periodic(self._look, reactor)
+        self._standing_by = False
+        # Why this worker cannot serve, and since when no other one does.
+        self._problem: str | None = None
+        self._alone_since: float | None = None
 
     def startService(self) -> None:
         """
@@ -115,7 +149,8 @@ class Worker(Service):
         """
         super().startService()
         self._exit.watch_reactor()
-        Deferred.fromCoroutine(self._start()).addErrback(self._start_failed)
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._start_failed)
         if self._exit.reason is not None and not self._settings.foreground:
             raise CannotStart(self._exit.reason)
 
@@ -132,6 +167,9 @@ class Worker(Service):
         End the process: without serving, it would lock the store against other workers.
         """
         error, reason = failure.value, failure.getErrorMessage()
+        if isinstance(error, CancelledError):
+            # The service stops.
+            return
         if not isinstance(error, (CannotStart, StoreUnusable)):
             if not isinstance(error, OSError):
                 # A bug, and the traceback says where.
@@ -141,7 +179,27 @@ class Worker(Service):
         self._exit_with(getattr(error, "exit_status", Status.CANNOT_START), reason)
 
     def _settled(self) -> Deferred[None]:
+        """
+        Return a C{Deferred} that fires when this worker is known not to hang.
+        """
+        if self._verified is not None:
+            verified: Deferred[None] = Deferred()
+            self._verified.chainDeferred(verified)
+            return verified
         return succeed(None) if self._committer is None else self._committer.settled()
+
+    def _verifying(self, percent: int) -> None:
+        if self._verified is None:
+            self._verified = Deferred()
+        self._progress(percent)
+
+    def _end_verification(self) -> None:
+        verified, self._verified = self._verified, None
+        if verified is not None:
+            verified.callback(None)
+
+    def _notify(self, *lines: str) -> None:
+        self._notifier.notify(*lines)
 
     def _store(self) -> IStore:
         settings = self._settings
@@ -152,10 +210,16 @@ class Worker(Service):
                 reactor=self._reactor,
                 journal=settings.journal,
                 verification=quick if settings.quick_check else whole,
-                progress=VerificationProgress(self._notifier.notify),
+                progress=self._verifying,
+                create=not settings.no_create,
+                claim=self._claim(),
                 standing_by=self._stand_by if settings.is_supervised else None,
             ),
         )
+
+    def _claim(self) -> StoreClaim | None:
+        board = self._settings.scoreboard
+        return None if board is None else StoreClaim(board)
 
     def _commits_to(self, store: IStore) -> ICommitter:
         if ISharedStore.providedBy(store):
@@ -171,11 +235,33 @@ class Worker(Service):
             fatal=self._store_failed,
         )
 
-    def _stand_by(self) -> None:
-        self._log.info("standing by")
-        self._say(STANDING_BY)
-
     async def _serve(self) -> None:
+        """
+        Prepare everything, wait for the store, and serve.
+
+        What can fail because of an option, a file or a socket fails before this worker
+        stands by: the supervisor ends an old worker only when a new one could take over.
+        """
+        committer = self._prepare()
+        if self._settings.is_supervised:
+            self._looking.start(LOOK_INTERVAL)
+        await self._open_store(committer)
+        self._looking.stop()
+        if not self._ports:
+            await self._listen()
+        for place in self._places:
+            if (path := place.lost_file()) is not None:
+                self._log.error(
+                    "the file of the Unix socket {path} is gone, so no client can connect"
+                    " there; restart the service to create it again",
+                    path=path,
+                )
+        state = committer.durable
+        cursor = f"revision {state.revision}, position {state.position}"
+        self._log.info("the cursor is at {cursor}", cursor=cursor)
+        self._say(READY, f"STATUS=serving since {cursor}")
+
+    def _prepare(self) -> ICommitter:
         settings = self._settings
         room = room_for(settings.max_connections)
         check_limit()
@@ -194,46 +280,112 @@ class Worker(Service):
                 raise CannotStart(
                     f"--scoreboard {settings.scoreboard}: {error.strerror}"
                 ) from error
-        access = Access(check_files(settings), settings.cors_origins)
+        files = read_files(settings)
+        self._places = places(self._reactor, settings.listen)
         store = self._make_store()
-        committer = self._commits_to(store)
+        self._committer = committer = self._commits_to(store)
+        access = Access(files.tokens, settings.cors_origins)
         site = self._site(committer, access, store)
-        where = places(self._reactor, settings.listen)
-        if getattr(self._reactor, "loop", None) is not None:
-            # A standby may find these files replaced when it takes over.
-            import pexservice.server.transport.listener  # noqa: F401, PLC0415 uvloop has to be there
+        loop = getattr(self._reactor, "loop", None)
+        if loop is not None:
+            # uvloop is needed only where its reactor is.
+            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415 uvloop has to be there
+
+            self._factory = site
+            self._adopt = lambda port: NativePort(port, loop, site, files.tls)
+        else:
+            self._factory = site if settings.tls is None else wrapped(site, *settings.tls)
         # All objects that are here now stay, so no collection need look at them again.
         gc.freeze()
-        try:
-            await committer.start()
-        except (StoreDamaged, StoreIncompatible):
-            raise
-        except StoreUnusable as error:
-            if not settings.is_supervised:
-                raise
-            committer.unusable(str(error))
-            self._reactor.callLater(EXCUSE, self._start_failed, Failure())
-        self._committer = committer
-        for place in where:
-            port = await self._listen(place, site)
-            self._ports.append(port)
-            self._log.info("listening on {address}", address=shown(port.getHost()))
-        if committer.unread is not None:
-            self._log.error("{reason}", reason=committer.unread)
-            self._say(f"STATUS={committer.unread}")
+        return committer
+
+    @property
+    def _keeps_trying(self) -> bool:
+        """
+        Return whether a supervisor's service stays up while its store cannot be opened.
+        """
+        return self._settings.is_supervised and not self._settings.first_start
+
+    async def _open_store(self, committer: ICommitter) -> None:
+        """
+        Open the store.  Once the service has served, retry until it can be opened.
+        """
+        delay = MIN_RETRY_DELAY
+        while True:
+            try:
+                await committer.start()
+            except StoreUnusable as error:
+                passing = error.exit_status == Status.CANNOT_START
+                if not (passing and self._keeps_trying):
+                    raise
+                self._cannot_serve(str(error))
+            else:
+                return
+            finally:
+                self._end_verification()
+            self._standing_by = False
+            await deferLater(self._reactor, delay, lambda: None)
+            delay = min(2 * delay, MAX_RETRY_DELAY)
+
+    def _stand_by(self) -> None:
+        self._log.info("standby: waiting for the store's lock")
+        self._standing_by, self._problem = True, None
+        self._say(STANDING_BY)
+
+    def _cannot_serve(self, problem: str) -> None:
+        """
+        Report C{problem}.  While no other worker serves, clients get it with a 503.
+        """
+        if problem != self._problem:
+            self._log.error("cannot serve: {problem}; retrying", problem=problem)
+        self._problem = problem
+        if self._ports:
+            self._refuse_requests(problem)
+        self._say(f"STATUS={problem}", NOT_READY)
+
+    def _refuse_requests(self, problem: str) -> None:
+        if self._committer is not None:
+            self._committer.unusable(problem)
+
+    def _look(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._respond_while_unready())
+
+    async def _respond_while_unready(self) -> None:
+        """
+        Refuse requests while this worker cannot serve and no other one does.
+        """
+        score, now = self._score(), self._reactor.seconds()
+        if score is not None and score.serving:
+            self._alone_since = None
+            if self._ports:
+                await self._stop_listening()
+            if self._standing_by and self._problem is not None:
+                self._stand_by()
             return
-        state = committer.durable
-        cursor = f"revision {state.revision}, position {state.position}"
-        self._log.info("the cursor is at {cursor}", cursor=cursor)
-        self._say(READY, f"STATUS=serving since {cursor}")
+        if self._alone_since is None:
+            self._alone_since = now
+        alone_seconds = now - self._alone_since
+        if (
+            self._standing_by
+            and self._problem is None
+            and alone_seconds >= FOREIGN_LOCK_SECONDS
+            and (score is not None and score.possible_owners == 0)
+        ):
+            store = self._settings.store
+            self._cannot_serve(
+                f"{name_of(store)} is in use by {owner_of(store)}, which is no worker of"
+                " this service"
+            )
+        if self._problem is not None and alone_seconds >= ALONE_SECONDS and not self._ports:
+            self._refuse_requests(self._problem)
+            await self._listen()
 
     def _site(self, committer: ICommitter, access: Access, store: IStore) -> PexSite:
         settings = self._settings
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.
         most = min(MOST_STREAMS, max(1, self._connections.limit // 4))
-        score = scoreboard.reader(settings.scoreboard)
-        self._events = events = Events(committer, later, most, score)
+        self._events = events = Events(committer, later, most, self._score)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
         hosts = HostPolicy(
@@ -253,7 +405,7 @@ class Worker(Service):
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
             scrape=scrape,
-            last_reload=lambda: scoreboard.last_reload(score()),
+            last_reload=lambda: scoreboard.last_reload(self._score()),
         )
         return PexSite(api.resource(), self._fast_path, self._reactor)
 
@@ -267,16 +419,15 @@ class Worker(Service):
             signal.signal(signal.SIGHUP, lambda *_: log.reopen())
         return log
 
-    async def _listen(self, place: Place, site: PexSite) -> IListeningPort:
-        tls = self._settings.tls
-        loop = getattr(self._reactor, "loop", None)
-        if loop is not None:
-            # uvloop is needed only where its reactor is.
-            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415 uvloop has to be there
+    async def _listen(self) -> None:
+        for place in self._places:
+            port = self._adopt(await place.listen(self._factory))
+            self._ports.append(port)
+            self._log.info("listening on {address}", address=shown(port.getHost()))
 
-            secure = None if tls is None else context(*tls)
-            return NativePort(await place.listen(site), loop, site, secure)
-        return await place.listen(site if tls is None else wrapped(site, *tls))
+    async def _stop_listening(self) -> None:
+        ports, self._ports = self._ports, []
+        await DeferredList([Deferred.fromCoroutine(stop_listening(port)) for port in ports])
 
     def _say(self, *state: str) -> None:
         """
@@ -311,6 +462,8 @@ class Worker(Service):
 
     async def _stop(self) -> None:
         self._say(STOPPING)
+        self._looking.stop()
+        self._starting.cancel()
         connections, committer = self._connections, self._committer
         connections.closing = True
         if self._fast_path is not None:
@@ -321,8 +474,7 @@ class Worker(Service):
             for _ in range(FAREWELL_PIECES):
                 if await self._emptied(FAREWELL / FAREWELL_PIECES):
                     break
-        ports, self._ports = self._ports, []
-        await DeferredList([Deferred.fromCoroutine(stop_listening(port)) for port in ports])
+        await self._stop_listening()
         connections.close_resting()
         if not await self._emptied(PATIENCE):
             connections.close_idle()

@@ -60,7 +60,7 @@ class _Supervisor:
         return state.name == process.phase.name and process.worker.pid == process.pid
 
 
-def _launch(plan: Plan, verify: bool) -> Command:  # noqa: FBT001 the roster's call
+def _launch(plan: Plan, verify: bool, _: bool) -> Command:  # noqa: FBT001 the roster's call
     command = plan.worker if verify else [*plan.worker, QUICK]
     return Command(command, {}, {}, verifies=verify)
 
@@ -76,7 +76,8 @@ class Machine(Turns):
     @ivar owner: the process that has the lock.
     @ivar backlog: requests that nobody has accepted.
     @ivar lossy: the share of the notifications that are lost.
-    @ivar suspicious: an end hinted at the disk, and nobody has read the whole store since.
+    @ivar suspicious: nobody has read the whole store yet, or since an end that hinted at
+        the disk.
     @ivar bugs: failures that should not have been raised.
     """
 
@@ -92,8 +93,7 @@ class Machine(Turns):
         self.lossy = 0.0
         self.bugs: list[Failure] = []
         self.spawned = 0
-        self.suspicious = False
-        self.was_suspicious = False
+        self.suspicious = self.was_suspicious = True
         self.supervisor = _Supervisor(self)
 
     def spawnProcess(  # type: ignore[override]

@@ -239,7 +239,8 @@ def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
     owner = Directory(str(store))
     owner.own()
     assert main(["verify", str(store)]) == 1
-    assert "is in use by another process; make a backup" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()}; make a backup" in said
     owner.release()
     assert main(["verify", str(store)]) == 0
 

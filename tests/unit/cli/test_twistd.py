@@ -14,7 +14,12 @@ import attrs
 import pytest
 from twisted.python import usage
 
-from pexservice.cli.twistd import CommonOptions, ServiceOptions, WorkerOptions
+from pexservice.cli.twistd import (
+    CommonOptions,
+    ServiceOptions,
+    WorkerOptions,
+    worker_command,
+)
 from pexservice.process.exit_status import Status
 from pexservice.settings.option import command_line, options_of
 from pexservice.settings.options import Settings, Supervision
@@ -25,6 +30,7 @@ OTHERS = {
     "tls_certificate": ("--tls-certificate", "chain.pem"),
     "tls_key": ("--tls-key", "key.pem"),
     "store": ("--store", "lmdb:elsewhere"),
+    "no_create": ("--no-create",),
     "synchronous_commit": ("--synchronous-commit", "off"),
     "journal": ("--journal", "7"),
     "token_file": ("--token-file", "tokens"),
@@ -265,3 +271,12 @@ def test_systemd_is_told_the_mistake(
         said = refused("--rate-limt", "100")
         assert "did you mean --rate-limit?" in said
         assert systemd.recv(4096).decode() == f"STATUS={said.partition(': ')[2]}\n"
+
+
+def test_worker_inherits_sockets_and_gets_all_other_options() -> None:
+    """
+    The command of a worker has every option but C{--listen}.
+    """
+    command = worker_command(Settings(listen=("tcp:1",), journal=7))
+    assert command.index("pexservice-worker") < command.index("--journal")
+    assert "--listen" not in command

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Reload, Score
+from pexservice.process.scoreboard import REASONS, Reload, Score, StoreClaim
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_no_whole_record(descriptor: int) -> None:
     """
     assert scoreboard.read(descriptor) is None
     scoreboard.write(descriptor, score(7))
-    whole = os.pread(descriptor, 1000, 0)
+    whole = os.pread(descriptor, scoreboard._RECORD.size + 4, 0)
     for number in range(len(whole)):
         changed = bytearray(whole)
         changed[number] ^= 1
@@ -92,6 +92,42 @@ def test_a_reader_beside_a_writer(descriptor: int) -> None:
     numbers = [each.failovers for each in seen if each is not None]
     assert numbers == sorted(numbers)
     assert [each for each in seen if each is not None] == [score(n) for n in numbers]
+
+
+def test_addition_of_a_newer_supervisor_is_read(descriptor: int) -> None:
+    """
+    What the record of version 1.0.0 has no place for is read, too.
+    """
+    written = Score(
+        possible_owners=2, problem="the disk is not mounted", restart_pending=("store",)
+    )
+    scoreboard.write(descriptor, written)
+    assert scoreboard.read(descriptor) == written
+
+
+def test_first_claim_of_a_store_wins(descriptor: int) -> None:
+    """
+    A store that was claimed stays claimed, until its owner has written it anew.
+    """
+    first, second = StoreClaim(descriptor), StoreClaim(os.dup(descriptor))
+    assert first.identity() is None
+    assert first.take("1:2 1:3", replace=False) == "1:2 1:3"
+    assert second.take("1:2 1:4", replace=False) == "1:2 1:3"
+    assert second.take("1:2 1:4", replace=True) == "1:2 1:4"
+    assert first.identity() == "1:2 1:4"
+    scoreboard.write(descriptor, Score())
+    assert first.identity() == "1:2 1:4"
+    os.close(second._descriptor)
+
+
+def test_operator_accepts_a_change_once(descriptor: int) -> None:
+    """
+    What was accepted holds for one reload.
+    """
+    assert scoreboard.take_accepted(descriptor) == []
+    scoreboard.accept(descriptor, ["journal"])
+    assert scoreboard.take_accepted(descriptor) == ["journal"]
+    assert scoreboard.take_accepted(descriptor) == []
 
 
 def test_something_else() -> None:

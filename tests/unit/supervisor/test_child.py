@@ -16,21 +16,27 @@ def test_the_delay_doubles() -> None:
     The delay after a child that ends at once doubles, up to a bound.
     """
     delay = RestartDelay()
-    delays = [delay.after(0.0) for _ in range(9)]
+    delays = [delay.after(0.0, was_up=False) for _ in range(9)]
     assert delays == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LONGEST_DELAY, LONGEST_DELAY]
 
 
-def test_one_that_lived_is_followed_at_once() -> None:
+def test_child_that_was_up_and_lived_is_followed_at_once() -> None:
     """
-    A child that lived long enough is followed at once.
-
-    The next child that does not waits for the shortest delay again.
+    The next child that does not come up waits for the shortest delay again.
     """
     delay = RestartDelay()
     for _ in range(5):
-        delay.after(0.0)
-    assert delay.after(LIVED) == 0.0
-    assert delay.after(LIVED - 0.01) == 0.05
+        delay.after(0.0, was_up=False)
+    assert delay.after(LIVED, was_up=True) == 0.0
+    assert delay.after(LIVED - 0.01, was_up=True) == 0.05
+
+
+def test_child_that_takes_long_to_fail_is_delayed_like_any_other() -> None:
+    """
+    A start that needs seconds until it fails is not repeated at once for ever.
+    """
+    delay = RestartDelay()
+    assert [delay.after(3.0, was_up=False) for _ in range(3)] == [0.05, 0.1, 0.2]
 
 
 def test_the_delay_is_reset() -> None:
@@ -41,9 +47,9 @@ def test_the_delay_is_reset() -> None:
     """
     delay = RestartDelay()
     for _ in range(5):
-        delay.after(0.0)
+        delay.after(0.0, was_up=False)
     delay.reset()
-    assert delay.after(0.0) == 0.05
+    assert delay.after(0.0, was_up=False) == 0.05
 
 
 @pytest.mark.parametrize(

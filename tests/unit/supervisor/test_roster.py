@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Reload
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.roster import HEAD_START
 from tests.support.supervision import VERIFY, Supervised
 
@@ -213,7 +213,7 @@ def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
     They do so until one of them serves.
     """
     serving, standby = supervised.started()
-    assert VERIFY not in serving.arguments
+    assert VERIFY not in standby.arguments
     serving.end(**how)
     standby.notify(READY)
     supervised.reactor.turns(0.1)
@@ -225,6 +225,15 @@ def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
     verifying.notify(READY)
     supervised.reactor.turns(0.1)
     assert VERIFY not in supervised.processes[-1].arguments
+
+
+def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
+    """
+    The first worker that serves has read the whole store, and later ones need not.
+    """
+    first, standby = supervised.started()
+    assert VERIFY in first.arguments
+    assert VERIFY not in standby.arguments
 
 
 def test_an_end_without_a_hint(supervised: Supervised) -> None:
@@ -259,23 +268,61 @@ def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
     assert supervised.given_up == [(Status.DAMAGED, "worker-1 ended with status 78")]
 
 
-def test_a_wrong_configuration(supervised: Supervised) -> None:
+@pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
+def test_service_whose_first_worker_cannot_start_ends(
+    supervised: Supervised, status: Status
+) -> None:
     """
-    A misconfigured worker ends the service if no other worker is up.
+    Before any worker has served, the operator who starts the service gets the reason.
 
-    Otherwise the others go on, and the misconfigured worker is tried again.
+    A worker that verifies the store may come to serve, so the service waits for it.
     """
-    serving, standby = supervised.started()
-    standby.notify("STATUS=the token file is missing")
-    standby.end(status=Status.MISCONFIGURED)
+    supervised.roster.start()
+    supervised.pass_time(HEAD_START + 1.0)
+    first, second = supervised.processes
+    first.notify("EXTEND_TIMEOUT_USEC=30000000")
+    second.notify("STATUS=the token file is missing")
+    second.end(status=status)
     assert supervised.given_up == []
-    supervised.reactor.turns(10.0)
-    again = supervised.processes[-1]
-    assert again is not serving
-    serving.end(by=signal.SIGKILL)
-    again.notify("STATUS=the token file is missing")
-    again.end(status=Status.MISCONFIGURED)
-    assert supervised.given_up == [(Status.MISCONFIGURED, "the token file is missing")]
+    first.notify("STATUS=the token file is missing")
+    first.end(status=status)
+    assert supervised.given_up == [(status, "the token file is missing")]
+
+
+@pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
+def test_service_that_has_served_tries_again(
+    supervised: Supervised, status: Status
+) -> None:
+    """
+    Once a worker has served, what prevents the next one may go away, as half a file does.
+
+    The reason is shown until a worker serves.
+    """
+    for process in supervised.started():
+        process.end(by=signal.SIGKILL)
+    supervised.reactor.turns(0.1)
+    for _ in range(5):
+        (process,) = supervised.processes[:1]
+        process.notify("STATUS=the TLS file is empty")
+        process.end(status=status)
+        assert supervised.score.problem == "the TLS file is empty"
+        supervised.reactor.turns(2.0)
+    assert supervised.given_up == []
+    assert ["STATUS=the TLS file is empty"] in supervised.told
+    supervised.processes[0].notify(READY)
+    assert supervised.score.problem == ""
+
+
+def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervised) -> None:
+    """
+    Systemd hears that the service is up and why no step is taken.
+    """
+    supervised.roster.start()
+    supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
+    assert ["STATUS=the disk is not mounted"] in supervised.told
+    assert [READY] in supervised.told
+    assert supervised.score.problem == "the disk is not mounted"
+    assert supervised.score.possible_owners == 0
 
 
 def test_all_are_stopped(supervised: Supervised) -> None:

@@ -8,7 +8,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,16 +19,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import CannotStart, ProcessExit, Status
+from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
 from pexservice.process.start_signals import StartSignals
+from pexservice.stores.interface import (
+    StoreBusy,
+    StoreDamaged,
+    StoreMissing,
+    StoreUnusable,
+)
 from pexservice.supervisor import service
 from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
-
-WELL = (sys.executable, "-c", "")
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -82,8 +85,7 @@ class Bench:
             "listen": [LOOPBACK],
             "plan": PLAN,
             "reread": lambda: PLAN,
-            "check": WELL,
-            "store": "/srv/store",
+            "check_store": lambda: None,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,
             "signals": self.signals,
@@ -158,7 +160,7 @@ def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
     (process,) = bench.processes
     assert process.arguments == [
         *("worker", "--journal", "7", "--supervisor", "3", "--scoreboard", "4"),
-        *("--listen", "fd:5", "--listen", "fd:6", "--quick-check"),
+        *("--listen", "fd:5", "--listen", "fd:6", "--first-start"),
     ]
     assert process.environment == {"PATH": "/bin", "WATCHDOG_USEC": "5000000"}
     assert list(process.descriptors) == [0, 1, 2, 3, 4, 5, 6]
@@ -191,20 +193,13 @@ def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
 
 def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
     """
-    The supervisor tells the service manager its state, from the check to the stop.
-
-    The messages are the progress of the check, that the supervisor is ready, that it is
-    alive, and that it stops.
+    The supervisor tells the service manager that it is ready, alive and stopping.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
         name = "@" + manager.getsockname()[1:].decode()
-        bench = make(
-            check=(sys.executable, "-c", "print('progress 41')"),
-            environment={"NOTIFY_SOCKET": name},
-        )
+        bench = make(environment={"NOTIFY_SOCKET": name})
         bench.start()
-        assert b"41 %" in manager.recv(1000)
         bench.processes[0].notify(READY, ALIVE)
         assert manager.recv(1000) == b"READY=1\n"
         assert manager.recv(1000) == b"WATCHDOG=1\n"
@@ -212,35 +207,74 @@ def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
         assert manager.recv(1000) == b"STOPPING=1\n"
 
 
+def refusing(error: Exception) -> Callable[[], None]:
+    """
+    Return a check of the store that fails with C{error}.
+    """
+
+    def check() -> None:
+        raise error
+
+    return check
+
+
 @pytest.mark.parametrize(
-    ("status", "reason"), [(1, "the store is in use"), (78, "the store is damaged")]
+    ("error", "status"),
+    [(StoreMissing("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
 )
-def test_a_worker_would_not_start(
-    make: Callable[..., Bench], status: int, reason: str
+def test_store_that_no_worker_could_open_ends_the_start(
+    make: Callable[..., Bench], error: StoreUnusable, status: int
 ) -> None:
     """
-    The process ends with the check's status and reason, and starts no worker.
+    The process ends with the status and the reason of the check, and starts no worker.
     """
-    program = f"import sys; print({reason!r}); sys.exit({status})"
-    bench = make(check=(sys.executable, "-c", program))
+    bench = make(check_store=refusing(error))
     bench.start()
-    assert (bench.statuses, bench.exit.reason) == ([status], reason)
+    assert (bench.statuses, bench.exit.reason) == ([status], str(error))
     assert bench.processes == []
     (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
     stop()
     assert bench.reactor.hasStopped
 
 
-def test_a_worker_would_not_start_in_the_background(make: Callable[..., Bench]) -> None:
+def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    A failed check raises an exception in a daemon.
+    The workers say why, since clients of a socket that systemd keeps open would hang.
 
-    The reason is that twistd reports nothing else to the process that started the daemon.
+    A damaged store ends the start in any case.
     """
-    program = "import sys; print('the store is in use'); sys.exit(1)"
-    bench = make(check=(sys.executable, "-c", program), foreground=False)
-    with pytest.raises(CannotStart, match="the store is in use"):
-        bench.start()
+    monkeypatch.setattr(service, "places", lambda *_: [])
+    bench = make(
+        listen=["systemd:all"], check_store=refusing(StoreMissing("there is no store"))
+    )
+    bench.start()
+    assert "--first-start" not in bench.processes[0].arguments
+    bench = make(listen=["systemd:all"], check_store=refusing(StoreDamaged("damaged")))
+    bench.start()
+    assert bench.statuses == [Status.DAMAGED]
+
+
+def test_start_waits_for_the_workers_of_a_killed_supervisor(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A store in use is tried again for a while, and then the start ends.
+    """
+    monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
+    errors = [StoreBusy("in use"), StoreBusy("in use")]
+
+    def check() -> None:
+        if errors:
+            raise errors.pop()
+
+    bench = make(check_store=check)
+    bench.start()
+    assert (errors, len(bench.processes)) == ([], 1)
+    bench = make(check_store=refusing(StoreBusy("in use")))
+    bench.start()
+    assert bench.statuses == [Status.CANNOT_START]
 
 
 def test_an_address_in_use(
@@ -249,12 +283,12 @@ def test_an_address_in_use(
     """
     An address may be in use by the workers of a supervisor that was killed.
 
-    Any other owner is reported after a while, and the check of the store is not run.
+    Any other owner is reported after a while, and the store is not looked at.
     """
     monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
-        bench = make(listen=[listen], check=("/nowhere",))
+        bench = make(listen=[listen], check_store=refusing(AssertionError()))
         bench.start()
     reason = f"cannot listen on {listen}: Address already in use"
     assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
@@ -304,26 +338,24 @@ def test_too_few_descriptors(
     assert bench.exit.reason == "cannot start: [Errno 24] Too many open files"
 
 
-@pytest.mark.parametrize("when", ["before", "during the check", "after"])
+@pytest.mark.parametrize("when", ["before", "during the wait for the store", "after"])
 def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
     """
     A SIGTERM during the start ends the process with status 0.
 
     There are then no workers but those that had begun.
     """
-    bench = make(check=(sys.executable, "-c", "import time; time.sleep(1000)"))
+    bench = make()
     if when == "before":
         bench.signals.terminate()
         bench.start()
-    elif when == "during the check":
-        # Before the child has a chance to end.
-        on_terminate = bench.signals.on_terminate
+    elif when == "during the wait for the store":
 
-        def interrupt(call: Callable[[], object] | None) -> None:
-            on_terminate(call)
+        def check() -> None:
             bench.signals.terminate()
+            raise StoreBusy("in use")
 
-        bench.signals.on_terminate = interrupt  # type: ignore[method-assign,assignment]
+        bench = make(check_store=check)
         bench.start()
     else:
         bench = make()

@@ -100,8 +100,9 @@ def test_its_states(
 
 def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
     """
-    A worker that lived for a second is followed in the next turn.
+    A worker that stood by and lived for a second is followed in the next turn.
     """
+    supervised.processes[0].notify(STANDING_BY)
     supervised.pass_time(1.0)
     supervised.processes[0].end(by=signal.SIGKILL)
     assert supervised.processes == []

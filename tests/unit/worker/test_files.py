@@ -14,15 +14,15 @@ import trustme
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.settings.options import Settings
-from pexservice.worker.files import check_files
+from pexservice.worker.files import read_files
 
 
 def test_without_files() -> None:
     """
     Settings without files, or with the daemon's own log, leave nothing to check.
     """
-    assert check_files(Settings()) is None
-    assert check_files(Settings(access_log="-")) is None
+    assert read_files(Settings()).tokens is None
+    assert read_files(Settings(access_log="-")).tokens is None
 
 
 def test_good_files(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_good_files(tmp_path: Path) -> None:
         tls_certificate=str(tmp_path / "certificate"),
         tls_key=str(tmp_path / "key"),
     )
-    tokens = check_files(settings)
+    tokens = read_files(settings).tokens
     assert tokens is not None
     assert len(tokens) == 1
     assert (tmp_path / "log").exists()
@@ -68,7 +68,7 @@ def test_bad_files(settings: Settings, message: str) -> None:
     A file that cannot be used is named in a misconfiguration, because no restart mends it.
     """
     with pytest.raises(Misconfigured, match=message):
-        check_files(settings)
+        read_files(settings)
 
 
 def test_damaged_certificates(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_damaged_certificates(tmp_path: Path) -> None:
     key.write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n")
     settings = Settings(tls_certificate=str(certificate), tls_key=str(key))
     with pytest.raises(Misconfigured, match=r": one of them is damaged$"):
-        check_files(settings)
+        read_files(settings)
     key.write_bytes(certificate.read_bytes())
     with pytest.raises(Misconfigured, match="key has no private key in PEM form"):
-        check_files(settings)
+        read_files(settings)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_too_few_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "open", full)
     monkeypatch.setattr("io.open", full)
+    monkeypatch.setattr(os, "open", full)
     with pytest.raises(CannotStart, match="Too many open files") as raised:
-        check_files(settings)
+        read_files(settings)
     assert not isinstance(raised.value, Misconfigured)

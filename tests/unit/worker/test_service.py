@@ -19,11 +19,11 @@ from zope.interface import implementer
 
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Notifier
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
 from pexservice.worker import service
-from pexservice.worker.service import EXCUSE, Reactor, Worker
+from pexservice.worker.service import Reactor, Worker
 from tests.support.fakes import MemoryStore, Turns, now
 
 LISTEN = ("tcp:8081:interface=127.0.0.1",)
@@ -245,32 +245,132 @@ class Unusable(MemoryStore):
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
-        self.error = error
+        self.error: Exception | None = error
+        self.attempts = 0
 
     def open(self) -> Deferred[tuple[int, int]]:
         """
-        Fail with the error.
+        Fail with the error, while there is one.
         """
-        return fail(self.error)
+        self.attempts += 1
+        return super().open() if self.error is None else fail(self.error)
 
 
-def test_a_store_that_cannot_be_used_below_a_supervisor(
+def test_first_worker_whose_store_cannot_be_opened_ends(make: Callable[..., Bench]) -> None:
+    """
+    Before anything was served, the operator who starts the service sees the reason.
+    """
+    error = StoreUnusable("it holds something else")
+    bench = make(store=Unusable(error), supervisor=3, first_start=True)
+    bench.worker.startService()
+    assert bench.statuses == [Status.CANNOT_START]
+    assert bench.reactor.tcpServers == []
+
+
+def test_later_worker_responds_with_the_reason_until_its_store_opens(
     make: Callable[..., Bench],
 ) -> None:
     """
-    A worker below a supervisor answers clients with the reason for a while, and then ends.
-
-    The next worker can then try.
+    A worker whose store cannot be opened says why, listens, and tries again.
     """
-    bench = make(store=Unusable(StoreUnusable("it holds something else")), supervisor=3)
-    bench.worker.startService()
+    store = Unusable(StoreUnusable("it holds something else"))
+    bench = make(store=store, supervisor=3)
+    with capturedLogs() as events:
+        bench.worker.startService()
+        assert bench.told[-2:] == ["STATUS=it holds something else", NOT_READY]
+        assert bench.reactor.tcpServers == []
+        bench.reactor.turns(30.0)
     assert len(bench.reactor.tcpServers) == 1
-    assert "STATUS=it holds something else" in bench.told
-    assert READY not in bench.told
-    bench.reactor.turns(EXCUSE - 0.5)
-    assert bench.statuses == []
-    bench.reactor.turns(0.5)
-    assert bench.statuses == [Status.CANNOT_START]
+    answer = bench.ask_for_a_step()
+    bench.reactor.turns(0.1)
+    assert answer.value().startswith(b"HTTP/1.1 503 ")
+    assert b"it holds something else" in answer.value()
+    errors = [event for event in events if event["log_level"] is LogLevel.error]
+    assert (len(errors), bench.statuses) == (1, [])
+    assert 5 < store.attempts < 12
+    store.error = None
+    bench.reactor.turns(6.0)
+    assert READY in bench.told
+    assert len(bench.reactor.tcpServers) == 1
+    assert bench.store.revision == 0
+    answer = bench.ask_for_a_step()
+    bench.reactor.turns(0.1)
+    assert answer.value().startswith(b"HTTP/1.1 200 ")
+
+
+def test_worker_that_cannot_serve_does_not_listen_beside_one_that_does(
+    make: Callable[..., Bench], board: int
+) -> None:
+    """
+    Clients of a service that serves never get the 503 of another worker.
+
+    The worker listens while nobody serves, and stops when somebody does.
+    """
+    show(board, serving="worker-1")
+    bench = make(store=Unusable(StoreUnusable("gone")), supervisor=3, scoreboard=board)
+    bench.worker.startService()
+    bench.reactor.turns(10.0)
+    assert bench.reactor.tcpServers == []
+    show(board, serving="")
+    bench.reactor.turns(1.0)
+    assert len(bench.reactor.tcpServers) == 1
+    show(board, serving="worker-1")
+    bench.reactor.turns(1.0)
+    assert bench.worker._ports == []
+
+
+def test_standby_names_the_stranger_that_has_its_lock(
+    make: Callable[..., Bench], board: int
+) -> None:
+    """
+    A standby refuses requests when none of the service's workers can have the lock.
+    """
+
+    class Waiting(MemoryStore):
+        def open(self) -> Deferred[tuple[int, int]]:
+            bench.worker._stand_by()
+            return Deferred()
+
+    show(board, serving="", possible_owners=1)
+    bench = make(store=Waiting(), supervisor=3, scoreboard=board)
+    bench.worker.startService()
+    bench.reactor.turns(10.0)
+    assert NOT_READY not in bench.told
+    show(board, serving="", possible_owners=0)
+    bench.reactor.turns(1.0)
+    assert any("is in use by another process" in line for line in bench.told)
+    assert NOT_READY in bench.told
+    assert len(bench.reactor.tcpServers) == 1
+
+
+def test_stopped_worker_tries_its_store_no_more(make: Callable[..., Bench]) -> None:
+    """
+    A worker that is stopped while it waits for its next try ends in order.
+    """
+    store = Unusable(StoreUnusable("gone"))
+    bench = make(store=store, supervisor=3)
+    bench.worker.startService()
+    bench.stop()
+    attempts = store.attempts
+    bench.reactor.turns(20.0)
+    assert (store.attempts, bench.statuses) == (attempts, [])
+
+
+@pytest.fixture
+def board() -> Iterator[int]:
+    """
+    Provide the scoreboard of a supervisor.
+    """
+    descriptor = scoreboard.create()
+    yield descriptor
+    os.close(descriptor)
+
+
+def show(board: int, **values: Any) -> None:
+    """
+    Show a score.
+    """
+    scoreboard.write(board, scoreboard.Score(**values))
 
 
 def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:

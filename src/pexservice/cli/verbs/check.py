@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> Result:
     from pexservice.cli.outcome import VerbFailed
     from pexservice.cli.twistd import ServiceOptions
     from pexservice.process.exit_status import CannotStart, Status
-    from pexservice.worker.files import check_files
+    from pexservice.worker.files import read_files
 
     options = ServiceOptions()
     try:
@@ -47,8 +47,8 @@ def run(arguments: Namespace) -> Result:
     settings = options.settings()
     in_use: list[str] = []
     try:
-        # check_files would make the access log's file.
-        check_files(evolve(settings, access_log=None))
+        # read_files would make the access log's file.
+        read_files(evolve(settings, access_log=None))
         _check_access_log(settings.access_log)
         in_use += _check_addresses(settings)
     except CannotStart as error:

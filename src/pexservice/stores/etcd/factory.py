@@ -29,6 +29,23 @@ class EtcdFactory:
         """
         parse(url)
 
+    def name(self, url: str) -> str:
+        """
+        Return the addresses, without a password.
+        """
+        return str(parse(url))
+
+    def owner(self, url: str) -> int | None:
+        """
+        Return C{None}: nobody owns the store alone.
+        """
+        return None
+
+    def check_start(self, url: str, *, create: bool) -> None:
+        """
+        Check nothing: etcd answers only while a reactor runs.
+        """
+
     def make(self, url: str, options: StoreOptions) -> IStore:
         """
         Make the store that C{url} names, without connecting to etcd.
@@ -52,6 +69,8 @@ class EtcdFactory:
             address.prefix,
             name=str(address),
             journal=options.journal,
+            create=options.create,
+            claim=options.claim,
             certificate_expires=gateway.certificate_expires,
             survey=lambda: check_members(gateway, address),
         )

@@ -28,6 +28,7 @@ from pexservice.stores.interface import (
     StoreAway,
     StoreDamaged,
     StoreMisconfigured,
+    StoreMissing,
     StoreUnusable,
 )
 
@@ -120,7 +121,7 @@ async def open_cursor(
     if cursor is not None:
         return cursor
     if not create:
-        raise StoreUnusable(
+        raise StoreMissing(
             f"{name} has no cursor with the prefix {keys.prefix.decode()}; restore etcd"
             " from a snapshot, or create a cursor with pexctl create"
         )

@@ -37,6 +37,7 @@ from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     KEPT_KEYS,
     Batch,
+    Claim,
     Conflict,
     ISharedStore,
     NotTaken,
@@ -84,6 +85,7 @@ class EtcdStore:
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
         create: bool = True,
+        claim: Claim | None = None,
         certificate_expires: float | None = None,
         process: str | None = None,
         survey: Callable[[], Coroutine[Any, Any, dict[str, str]]] | None = None,
@@ -94,6 +96,7 @@ class EtcdStore:
         @param journal: how many transitions the history keeps, 1 or more, if this node
             creates the cursor.
         @param create: whether to create a cursor where there is none.
+        @param claim: the claim of the service that this process is a worker of.
         @param certificate_expires: when the client certificate ends, if there is one, in
             seconds since the epoch.
         @param process: the name of this node in the queue; by default a random one.
@@ -104,6 +107,7 @@ class EtcdStore:
         self.turn_seconds = 0.0
         self.certificate_expires = certificate_expires
         self._create = create
+        self._claim = claim
         self._committed_at = -inf
         self._caller = caller
         self._keys = Keys(prefix.encode())
@@ -133,13 +137,16 @@ class EtcdStore:
         if not self._warned:
             warn_of_stale_reads(report)
             self._warned = True
+        claimed = self._claim is not None and self._claim.identity() is not None
         base = self._base = await open_cursor(
             self._caller,
             self._keys,
             self.name,
             journal=self._journal,
-            create=self._create,
+            create=self._create and not claimed,
         )
+        if self._claim is not None:
+            self._claim.take(self._keys.prefix.decode(), replace=False)
         if base.journal not in (None, self._journal):
             self._log.warn(
                 "--journal {ours} is not used: all nodes keep the {kept} transitions that"

@@ -9,15 +9,19 @@ lines what is wrong.  The child ends when nobody reads its output any more.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pexservice.process.exit_status import CannotStart
-from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
+from pexservice.stores.interface import (
+    StoreDamaged,
+    StoreIncompatible,
+    StoreUnread,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb.directory import DATA
 
 #: Called with how much is done, in percent.
@@ -27,9 +31,6 @@ Progress = Callable[[int], object]
 INTERVAL = 0.25
 
 _PROGRESS = "progress"
-
-#: The signals by which reading a damaged map ends the process that reads it.
-_DEADLY = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 #: The errors that exit statuses of a child stand for; other statuses say that trying
 #: again may help.
@@ -66,6 +67,9 @@ def ask_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # In a process group of its own, the kernel continues and ends a child that somebody
+        # has stopped when this process is gone.
+        process_group=0,
     ) as child:
         try:
             for line in child.stdout or ():
@@ -88,14 +92,17 @@ def _judge(path: Path, status: int, said: str) -> None:
     """
     if error := _ERRORS.get(status):
         raise error(said)
-    if -status in _DEADLY:
+    if -status in SIGNALS_OF_DAMAGE:
         raise StoreDamaged(
             f"the store {path} is damaged: reading it ended by signal {-status};"
             f" the file {DATA} may be shorter than it was"
         )
     if status < 0:
         # Not the doing of the store, but for example of the kernel when memory is short.
-        raise StoreUnusable(f"the store {path} was not read: signal {-status} ended it")
+        raise StoreUnread(
+            f"the store {path} was not verified: signal {-status} ended the process that"
+            " read it"
+        )
     if status:
         raise StoreUnusable(
             said.splitlines()[-1] if said else f"the store {path} cannot be verified"

@@ -4,7 +4,6 @@ The one LMDB environment of a store, and the three databases in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -65,28 +64,25 @@ def make_store(path: Path) -> None:
             txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
 
 
-def prepare(directory: Directory, verify: Callable[[Path], None] | None) -> None:
+def prepare(directory: Directory) -> bool:
     """
-    Prepare the store to be opened.
+    Prepare the store to be opened: create it where there is none, if that is allowed.
 
-    A store is made where there is nothing, and verified where there is one.
-
-    @param verify: reads a whole store; C{None} for one that was verified.
+    @return: whether there was a store, which somebody may have damaged.
     @raise StoreUnusable: or one of its subclasses.
     """
-    if directory.holds_a_store():
+    existed = directory.holds_a_store()
+    if existed:
         directory.tidy()
-        directory.remember_file()
-        if verify is not None:
-            verify(directory.path)
-        return
-    try:
-        directory.install(make_store)
-    except lmdb.Error as error:
-        raise StoreUnusable(
-            f"the store {directory.path} cannot be made: {error}"
-        ) from error
+    else:
+        try:
+            directory.create_store(make_store)
+        except lmdb.Error as error:
+            raise StoreUnusable(
+                f"the store {directory.path} cannot be made: {error}"
+            ) from error
     directory.remember_file()
+    return existed
 
 
 def used_bytes(env: lmdb.Environment) -> int:

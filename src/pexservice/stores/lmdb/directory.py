@@ -6,10 +6,12 @@ made leaves either nothing or a store.  Ownership is an advisory lock on the
 directory itself: the kernel lets go of it when the process dies, however it dies,
 and no file is left to be mistaken for one.
 
-The lock is on a directory, and names may be given to others: an operator who moves the
-directory of a running service away and puts another in its place must not get two
-processes that each own a store under the same name, or steps that are gone at the next
-start.  So the name is compared with what is locked, and the file with what was opened.
+The lock is on a directory, and an operator may give its name to another one: move the
+directory of a running service away, switch the symbolic link that leads to it, or unmount
+its disk.  Two workers must never serve two stores because of that.  So the store that a
+worker opened is compared with what has the configured name, now and then and before each
+later worker serves; and the first worker of a service claims its store, so that a later
+worker refuses any other one and creates none.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
+from twisted.logger import Logger
+
+from pexservice.stores.interface import (
+    Claim,
+    StoreBusy,
+    StoreDamaged,
+    StoreMissing,
+    StoreUnusable,
+)
 
 #: The file that is the store.
 DATA = "data.mdb"
@@ -119,27 +129,99 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _identity(directory: os.stat_result, file: os.stat_result) -> str:
+    """
+    Return the devices and inodes of a store's directory and file.
+    """
+    return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
+
+
+def lock_holder(directory: int) -> int | None:
+    """
+    Return the ID of the process that has the lock on an open directory.
+
+    @return: C{None} if there is no such process, or the kernel does not show it, as in a
+        container.
+    """
+    status = os.fstat(directory)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
+        words = line.split()
+        if words[1] == "FLOCK" and words[5] == f"{device}:{status.st_ino}":
+            return int(words[4]) or None
+    return None
+
+
+def owner_of(path: Path) -> int | None:
+    """
+    Return the ID of the process that owns the directory C{path}, as L{lock_holder} does.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        return lock_holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _process_name(pid: int | None) -> str:
+    """
+    Return C{pid} in words.
+    """
+    return "another process" if pid is None else f"process {pid}"
+
+
 class Directory:
     """
     A directory that one process owns, and that holds a whole store or none.
 
-    @ivar path: absolute, symbolic links resolved.
+    @ivar name: its configured name: absolute, with its symbolic links.
+    @ivar path: the directory that the name led to when it was opened: absolute, symbolic
+        links resolved.
     """
 
-    def __init__(self, path: str) -> None:
+    _log = Logger()
+
+    def __init__(
+        self, path: str, *, create: bool = True, claim: Claim | None = None
+    ) -> None:
+        """
+        Name the directory C{path}, without opening it.
+
+        @param create: whether the directory and a store may be created.
+        @param claim: the store of the service that this process is a worker of.
+        """
+        self.name = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.path = Path(os.path.realpath(path))
+        self._create = create
+        self._claim = claim
         # While the directory is not owned, one with which every call fails.
         self._descriptor = -1
-        self._identity: tuple[int, int] | None = None
+        self._identity: str | None = None
+        # Whether this process put the store's file in place.
+        self._installed = False
+        self._problem: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Directory {self.path}>"
+        return f"<Directory {self.name}>"
+
+    @property
+    def _is_claimed(self) -> bool:
+        return self._claim is not None and self._claim.identity() is not None
 
     def own(self) -> None:
         """
-        Become the one process that uses this directory; make the directory if need be.
+        Become the one process that uses this directory; create it if that is allowed.
 
         @raise StoreBusy: another process owns it.
+        @raise StoreMissing: there is no such directory, and none may be created.
         @raise StoreUnusable: there can be no such directory.
         """
         self._own(fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,20 +235,25 @@ class Directory:
         self._own(fcntl.LOCK_EX)
 
     def _own(self, operation: int) -> None:
+        self.path = Path(os.path.realpath(self.name))
+        self._installed = False
         _refuse_network(self.path)
         try:
-            # Not its parents: a name mistyped must not grow a tree.
-            with suppress(FileExistsError):
-                self.path.mkdir(0o700)
-                sync(self.path.parent)
+            if not self.path.exists():
+                self._require_creation()
+                # Not its parents: a name mistyped must not grow a tree.
+                with suppress(FileExistsError):
+                    self.path.mkdir(0o700)
+                    sync(self.path.parent)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, operation)
         except BlockingIOError:
+            owner = _process_name(lock_holder(descriptor))
             os.close(descriptor)
-            raise StoreBusy(f"the store {self.path} is in use by another process") from None
+            raise StoreBusy(f"the store {self.path} is in use by {owner}") from None
         except OSError as error:
             os.close(descriptor)
             raise StoreUnusable(
@@ -180,9 +267,43 @@ class Directory:
             )
         self._descriptor = descriptor
 
+    def check_start(self) -> None:
+        """
+        Check, without changing or reading much, whether a process could own a store here.
+
+        @raise StoreBusy: another process owns the directory.
+        @raise StoreUnusable: or another subclass, for another reason.
+        """
+        _refuse_network(self.path)
+        if not self.path.exists() or not self.holds_a_store():
+            self._require_creation()
+        if self.path.exists():
+            self.own()
+            self.release()
+        elif not os.access(self.path.parent, os.W_OK | os.X_OK):
+            raise StoreUnusable(
+                f"the store {self.path} cannot be created: {self.path.parent} does not"
+                " exist or is not writable"
+            )
+
+    def _require_creation(self) -> None:
+        """
+        @raise StoreMissing: no store may be created here.
+        """
+        if self._is_claimed:
+            raise StoreMissing(
+                f"the store {self.name} is gone; put it back, since only a start of the"
+                " service may create a store"
+            )
+        if not self._create:
+            raise StoreMissing(
+                f"there is no store in {self.name}, and --no-create is set; create one"
+                f" with pexctl create --store lmdb:{self.name}"
+            )
+
     def _has_our_name(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+            return os.path.samestat(os.fstat(descriptor), self.name.stat())
         except OSError:
             return False
 
@@ -198,21 +319,61 @@ class Directory:
         """
         Remember the store's file in the owned directory.
 
-        So L{require_its_name} knows the file again.
+        @raise StoreUnusable: it is not the file of the store that the service serves.
         """
-        found = os.stat(DATA, dir_fd=self._descriptor)
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity = _identity(
+            os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
+        )
+        if self._installed or self._claim is None:
+            return
+        if self._claim.identity() not in (None, self._identity):
+            raise StoreUnusable(self._other_store())
 
-    def require_its_name(self) -> None:
+    def claim_file(self) -> None:
         """
-        Check that the store still has its name.
+        Claim the remembered file for all workers of the service.
 
         @raise OSError: there is nothing under the store's name.
-        @raise StoreUnusable: something else has that name, which the next process opens.
+        @raise StoreUnusable: the name leads to another store, or another worker has claimed
+            another one.
         """
-        found = (self.path / DATA).stat()
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise StoreUnusable(f"another store was put in the place of {self.path}")
+        self._require_its_name()
+        if self._claim is None or self._identity is None:
+            return
+        if self._claim.take(self._identity, replace=self._installed) != self._identity:
+            raise StoreUnusable(self._other_store())
+
+    def _other_store(self) -> str:
+        return (
+            f"another store was put in the place of {self.name}; put back the one that the"
+            " service has served, or restart the service"
+        )
+
+    def _require_its_name(self) -> None:
+        found = _identity(self.name.stat(), (self.name / DATA).stat())
+        if found != self._identity:
+            raise StoreUnusable(self._other_store())
+
+    def misplacement(self) -> str | None:
+        """
+        Return why the next worker would not open this store by its name, or C{None}.
+
+        The first time, and when the store is back, a line is logged.
+        """
+        problem = None
+        try:
+            self._require_its_name()
+        except OSError as error:
+            problem = f"the store {self.name} was moved away ({error.strerror})"
+        except StoreUnusable as error:
+            problem = str(error)
+        if problem != self._problem:
+            if problem is None:
+                self._log.info("the store {name} is back", name=self.name)
+            else:
+                self._log.error("{problem}; steps are refused", problem=problem)
+        self._problem = problem
+        return problem
 
     def make_lock_file(self) -> None:
         """
@@ -267,6 +428,7 @@ class Directory:
         """
         Return whether the directory holds a store.
 
+        @raise StoreMissing: it has lost the store that this service has served.
         @raise StoreDamaged: it holds part of one.
         @raise StoreUnusable: it holds something else, and must stay untouched.
         """
@@ -283,6 +445,9 @@ class Directory:
         if DATA in names:
             return True
         if names & {LOCK, WITNESS}:
+            if self._is_claimed:
+                # An operator may be moving the files, one after the other.
+                self._require_creation()
             raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
         if names - {NURSERY}:
             raise StoreUnusable(
@@ -290,6 +455,21 @@ class Directory:
                 f" ({min(names - {NURSERY})}); give the store a directory of its own"
             )
         return False
+
+    def create_store(self, make: Callable[[Path], None]) -> None:
+        """
+        Put the first store in place, durably, where there is none.
+
+        @param make: as for L{install}.
+        @raise StoreMissing: no store may be created here.
+        @raise StoreUnusable: the store could not be made.
+        """
+        self._require_creation()
+        self.install(make)
+        self._log.warn(
+            "created a new store in {path}: its cursor is at revision 0, position 0",
+            path=self.path,
+        )
 
     def install(self, make: Callable[[Path], None]) -> None:
         """
@@ -310,6 +490,7 @@ class Directory:
             sync(nursery)
             (nursery / DATA).rename(self.path / DATA)
             sync(self.path)
+            self._installed = True
             shutil.rmtree(nursery)
         except OSError as error:
             raise StoreUnusable(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
@@ -33,6 +34,28 @@ class LmdbFactory:
         if not _path(url):
             raise ValueError("must be lmdb:DIRECTORY")
 
+    def name(self, url: str) -> str:
+        """
+        Return the absolute path of the directory that C{url} names.
+        """
+        return str(Path(_path(url)).resolve())
+
+    def owner(self, url: str) -> int | None:
+        """
+        Return the process that has the lock on the directory, if the kernel shows it.
+        """
+        from pexservice.stores.lmdb.directory import owner_of  # noqa: PLC0415 as below
+
+        return owner_of(Path(_path(url)))
+
+    def check_start(self, url: str, *, create: bool) -> None:
+        """
+        Check the directory and its lock.
+        """
+        from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 as below
+
+        Directory(_path(url), create=create).check_start()
+
     def make(self, url: str, options: StoreOptions) -> IStore:
         """
         Make the store that C{url} names, without opening anything.
@@ -47,15 +70,27 @@ class LmdbFactory:
         )
         from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 only a worker opens one
 
-        progress = options.progress
-        checks: dict[Verification, Callable[[Path], None] | None] = {
-            Verification.IN_CHILD: partial(verify.verify_in_child, progress=progress),
-            Verification.INLINE: partial(verify.verify, progress=progress),
+        report, executor = (
+            options.progress,
+            CommitExecutor(options.reactor, ExecutorPolicy()),
+        )
+
+        def progress(percent: int) -> None:
+            # The child is awaited in a thread.
+            if report is not None:
+                options.reactor.callFromThread(report, percent)
+
+        def verify_beside(path: Path) -> Deferred[None]:
+            return executor.wait(partial(verify.verify_in_child, path, progress))
+
+        checks: dict[Verification, Callable[[Path], object] | None] = {
+            Verification.IN_CHILD: verify_beside,
+            Verification.INLINE: partial(verify.verify, progress=report),
             Verification.QUICK: None,
         }
         return LmdbStore(
-            Directory(_path(url)),
-            CommitExecutor(options.reactor, ExecutorPolicy()),
+            Directory(_path(url), create=options.create, claim=options.claim),
+            executor,
             journal=options.journal,
             verify=checks[options.verification],
             waiting=options.standing_by,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lmdb
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -80,7 +80,7 @@ class LmdbStore:
         executor: CommitExecutor,
         *,
         journal: int = 100_000,
-        verify: Callable[[Path], None] | None = verify_in_child,
+        verify: Callable[[Path], object] | None = verify_in_child,
         waiting: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
@@ -91,8 +91,8 @@ class LmdbStore:
         Make the store in C{directory}, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: reads the whole store before this process maps it; C{None} for a
-            store that was verified a moment ago.
+        @param verify: reads the whole store before this process maps it, and may return a
+            C{Deferred}; C{None} for a store that was verified a moment ago.
         @param waiting: called before a standby waits; by default a store in use is refused.
         @param map_size: bytes; by default enough for C{journal}.
         @param growth: the part of the disk that the map may take beyond that.
@@ -125,9 +125,10 @@ class LmdbStore:
         """
         Own, verify and read the store; see L{IStore.open}.
 
-        This blocks, except during a wait for another owner: there is nobody to serve yet.
+        This blocks, except during a wait for another owner and for a verification that
+        returns a C{Deferred}.
         """
-        return self._own().addCallback(lambda _: self._open()).addErrback(self._abandon)
+        return Deferred.fromCoroutine(self._open()).addErrback(self._abandon)
 
     def _own(self) -> Deferred[None]:
         if self._waiting is None:
@@ -143,21 +144,23 @@ class LmdbStore:
             return fail()
         return succeed(None)
 
-    def _open(self) -> tuple[int, int]:
+    async def _open(self) -> tuple[int, int]:
+        await self._own()
         try:
-            return self._open_owned()
+            return await self._open_owned()
         except StoreIncompatible as refusal:
             migrate(self.directory, refusal)
-            return self._open_owned()
+            return await self._open_owned()
 
     def _abandon(self, failure: Failure) -> Failure:
         self._close()
         return failure
 
-    def _open_owned(self) -> tuple[int, int]:
+    async def _open_owned(self) -> tuple[int, int]:
         path = self.directory.path
         try:
-            prepare(self.directory, self._verify)
+            if prepare(self.directory) and self._verify is not None:
+                await maybeDeferred(self._verify, path)
             return self._open_environment(path)
         except READING_ERRORS as error:
             raise blame(path, error) from error
@@ -178,7 +181,8 @@ class LmdbStore:
             opened.env.close()
             raise
         self._opened, self._extent = opened, extent
-        self.directory.require_its_name()
+        self.directory.claim_file()
+        self._witness = Witness(path)
         self._witness.open(revision, verified=self._verify is not None)
         self._room = Room(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
@@ -203,27 +207,25 @@ class LmdbStore:
         return self._executor.run(lambda: self._commit(batch, room, needed))
 
     def _commit(self, batch: Batch, room: Room, needed: int) -> None:
-        self._check_place()
+        if (misplacement := self._misplacement()) is not None:
+            raise misplacement
         room.claim(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _check_place(self) -> None:
+    def _misplacement(self) -> NotTaken | None:
         """
-        Check, now and then, that the next process will find what is committed.
+        Return why the next worker would not find what is committed, checked now and then.
         """
         now = self._monotonic()
-        if now < self._check_at:
-            return
-        try:
-            self.directory.require_its_name()
-        except OSError as error:
-            raise NotTaken(
-                f"the store {self.directory.path} was moved away ({error.strerror})"
-            ) from error
-        self._check_at = now + PLACE_INTERVAL
+        if now >= self._check_at:
+            problem = self.directory.misplacement()
+            if problem is not None:
+                return NotTaken(problem)
+            self._check_at = now + PLACE_INTERVAL
+        return None
 
     def _transact(self, batch: Batch) -> None:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
@@ -326,7 +328,9 @@ class LmdbStore:
         """
         Return why no batch would be taken now, if so; see L{IOwnStore.shortage}.
         """
-        return None if self._room is None else self._room.shortage()
+        if self._room is None:
+            return None
+        return self._misplacement() or self._room.shortage()
 
     def oldest_snapshot(self) -> Snapshot | None:
         """

@@ -13,7 +13,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.process.exit_status import Misconfigured
-from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
+from pexservice.stores.interface import (
+    StoreDamaged,
+    StoreIncompatible,
+    StoreUnread,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb.child import INTERVAL, Meter, Progress, answer, ask_child
 
 STORE = Path("/the/store")
@@ -64,7 +69,7 @@ assert sys.argv[1:] == ["argument"]
         ("raise ValueError('bug')", StoreUnusable, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
         ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
-        ("os.kill(os.getpid(), 9)", StoreUnusable, "signal 9 ended it"),
+        ("os.kill(os.getpid(), 9)", StoreUnread, "signal 9 ended the process"),
     ],
 )
 def test_its_end(module: Path, end: str, error: type[Exception], message: str) -> None:

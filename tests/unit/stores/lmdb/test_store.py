@@ -656,7 +656,7 @@ def test_moved_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
 def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
     """
-    A store takes nothing more when another store is in its place.
+    A store takes nothing while another store is in its place.
 
     The next process would open the other store.  Neither of the two stores has the
     transitions of the other.
@@ -673,8 +673,9 @@ def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
     else:
         (tmp_path / "other" / DATA).rename(path / DATA)
     clock.advance(PLACE_INTERVAL)
-    with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
+    with pytest.raises(NotTaken, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
+    assert store.shortage() is not None
     now(store.close())
 
 

@@ -1,0 +1,324 @@
+"""
+Disturbances between processes, store and files that must not lose or double a step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.functional.test_keepalive import (
+    STORE,
+    both_are_up,
+    standing_by,
+    step,
+    step_when_ready,
+    wait_for,
+)
+from tests.labs.failover.lab import count, serving, until
+from tests.support.daemon import (
+    LOOPBACK,
+    PATIENCE,
+    Daemon,
+    children,
+    patiently,
+    twistd,
+    until_gone,
+    wait_until,
+)
+
+
+def kill_workers(daemon: Daemon) -> None:
+    """
+    Kill all workers at once.
+    """
+    for pid in children(daemon.process.pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
+    """
+    Wait until C{/readyz} has C{status} and C{words}.
+    """
+    for _ in patiently():
+        answer, body = daemon.ask("/readyz?verbose")
+        if answer.status == status and words in body.decode():
+            return
+    raise AssertionError(f"/readyz: {answer.status} {body!r}\n{daemon.log.read_text()}")
+
+
+def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) -> None:
+    """
+    A standby that starts behind a switched symbolic link serves nothing.
+
+    The active worker refuses steps, since its successor would not find them.  Both go on
+    when the link is back.
+    """
+    (tmp_path / "right").mkdir()
+    link = tmp_path / STORE
+    link.symlink_to("right")
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        revision = step(daemon)
+        shutil.copytree(tmp_path / "right", tmp_path / "wrong")
+        (tmp_path / "link").symlink_to("wrong")
+        (tmp_path / "link").rename(link)
+        os.kill(standing_by(daemon), signal.SIGKILL)
+        wait_for(daemon, f"cannot serve: another store was put in the place of {link}")
+        wait_for_status(daemon, 503, "another store was put in the place of")
+        assert daemon.ask("/next", "POST")[0].status == 503
+        assert count(daemon, "serves") == 1
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, r"worker-3 does not come up \(another store")
+        (tmp_path / "link").symlink_to("right")
+        (tmp_path / "link").rename(link)
+        assert step_when_ready(daemon) == revision + 1
+        until(daemon, "stands by", 2)
+        assert count(daemon, "serves") == 1
+
+
+@pytest.mark.parametrize("gone", ["directory", "files"])
+def test_later_worker_creates_no_store_and_goes_on_when_it_is_back(
+    tmp_path: Path, gone: str
+) -> None:
+    """
+    While the store is away clients get 503 with the reason.
+
+    Not even a directory is created in its place.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        revision = step(daemon)
+        store, away = tmp_path / STORE, tmp_path / "away"
+        if gone == "directory":
+            store.rename(away)
+        else:
+            away.mkdir()
+            for path in store.iterdir():
+                path.rename(away / path.name)
+        wait_for_status(daemon, 503, "was moved away")
+        kill_workers(daemon)
+        wait_for_status(daemon, 503, "is gone; put it back")
+        answer, body = daemon.ask("/next", "POST")
+        assert (answer.status, b"is gone; put it back" in body) == (503, True)
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "does not come up .*is gone; put it back")
+        if gone == "directory":
+            assert not store.exists()
+            away.rename(store)
+        else:
+            assert [*store.iterdir()] == []
+            for path in away.iterdir():
+                path.rename(store / path.name)
+        assert step_when_ready(daemon) == revision + 1
+        # Each of the workers said it once, and not at each attempt.
+        assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
+
+
+def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
+    """
+    A takeover and a reload serve TCP although the file of a Unix socket is gone.
+
+    The log names the path, and the service stops in order.
+    """
+    path = tmp_path / "http.sock"
+    options = ("--listen", f"unix:{path}", "--listen", LOOPBACK)
+    with Daemon(tmp_path, *options) as daemon:
+        both_are_up(daemon)
+        revision = step(daemon)
+        path.unlink()
+        os.kill(serving(daemon)[1], signal.SIGKILL)
+        until(daemon, "stands by", 2)
+        assert step(daemon) == revision + 1
+        wait_for(daemon, f"error: the file of the Unix socket {path} is gone")
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "the workers are replaced")
+        assert step(daemon) == revision + 2
+        assert daemon.stop() in (0, -signal.SIGTERM)
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_replaced_socket_file_is_not_removed_at_the_end(tmp_path: Path) -> None:
+    """
+    A service that stops removes the file of its own Unix socket only.
+    """
+    path = tmp_path / "http.sock"
+    with Daemon(tmp_path, "--listen", f"unix:{path}", "--listen", LOOPBACK) as daemon:
+        both_are_up(daemon)
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            other.listen()
+            daemon.stop()
+            assert path.is_socket()
+
+
+def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -> None:
+    """
+    TLS files that are half replaced end no service: the standby has read them already.
+
+    The next worker is tried again until the files are whole.
+    """
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    options = ("--tls-certificate", str(certificate), "--tls-key", str(key))
+    with Daemon(tmp_path, *options) as daemon:
+        both_are_up(daemon)
+        whole = certificate.read_bytes()
+        certificate.write_bytes(b"")
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(daemon, "worker-3 does not come up")
+        os.kill(serving(daemon)[1], signal.SIGKILL)
+        until(daemon, "serves", 2)
+        wait_for(daemon, "ended with status 64")
+        # With no worker at all, the service waits for the files.
+        os.kill(serving(daemon)[1], signal.SIGKILL)
+        wait_until(
+            lambda: count(daemon, "ended with status 64") > 3, "more attempts are made"
+        )
+        certificate.write_bytes(whole)
+        until(daemon, "serves", 3)
+
+
+def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
+    """
+    A socket unit with C{ListenStream=@name} is served, also after a takeover.
+    """
+    name = f"\0pexservice-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(name)
+        listening.listen()
+        log = (tmp_path / "log").open("wb")
+        command = twistd("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
+        shell = (
+            f'exec 3<&{listening.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+        )
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", shell, "bash", *command],
+            cwd=tmp_path,
+            pass_fds=(listening.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            for revision in (1, 2):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(PATIENCE)
+                    client.connect(name)
+                    client.sendall(b"POST /next HTTP/1.0\r\n\r\n")
+                    assert b"\r\nPex-Revision: %d\r\n" % revision in client.recv(1000)
+                if revision == 1:
+                    for pid in children(process.pid):
+                        os.kill(pid, signal.SIGKILL)
+            assert "Traceback" not in (tmp_path / "log").read_text()
+            process.terminate()
+            assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        finally:
+            workers = children(process.pid)
+            process.kill()
+            process.wait()
+            until_gone(*workers)
+            log.close()
+
+
+@contextmanager
+def stranger(path: Path, daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Have a process that is none of the service's workers wait for the lock, and get it.
+    """
+    process = subprocess.Popen(
+        ["/usr/bin/flock", "--no-fork", str(path / STORE), "sleep", "1000"],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        for _ in patiently():
+            kill_workers(daemon)
+            if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
+                break
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
+    """
+    Workers that wait for a stranger's lock name its process, and clients get a 503.
+
+    The service goes on when the lock is free.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        revision = step(daemon)
+        with stranger(tmp_path, daemon) as process:
+            wait_for(daemon, f"is in use by process {process.pid}, which is no worker of")
+            wait_for_status(daemon, 503, f"is in use by process {process.pid}")
+            assert daemon.ask("/next", "POST")[0].status == 503
+            assert daemon.ask("/livez")[0].status == 200
+        assert step_when_ready(daemon) == revision + 1
+        assert daemon.log.read_text().count("error: cannot serve") <= 2
+
+
+def test_first_start_may_create_a_store_and_says_so(tmp_path: Path) -> None:
+    """
+    Creating a store logs a warning that names it; opening one logs none.
+    """
+    with Daemon(tmp_path) as daemon:
+        wait_for(daemon, f"warn: created a new store in {tmp_path / STORE}")
+    with Daemon(tmp_path) as daemon:
+        pass
+    assert daemon.log.read_text().count("created a new store") == 1
+
+
+def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Path) -> None:
+    """
+    No key makes two steps while the store is moved away and back under load.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        stopping = threading.Event()
+        revisions: dict[str, int] = {}
+
+        def load() -> None:
+            number = 0
+            while not stopping.is_set():
+                key = f"key-{number}"
+                try:
+                    answer, _ = daemon.ask("/next", "POST", {"Idempotency-Key": key})
+                except OSError:
+                    continue
+                if answer.status == 200:
+                    revisions[key] = int(answer.headers["Pex-Revision"])
+                    number += 1
+
+        loading = threading.Thread(target=load)
+        loading.start()
+        try:
+            for number in range(3):
+                wait_until(lambda: len(revisions) > 20 * number, "steps are made")  # noqa: B023 called at once
+                (tmp_path / STORE).rename(tmp_path / "away")
+                wait_for_status(daemon, 503)
+                if number:
+                    kill_workers(daemon)
+                    wait_for_status(daemon, 503, "is gone")
+                (tmp_path / "away").rename(tmp_path / STORE)
+                wait_for_status(daemon, 200)
+        finally:
+            stopping.set()
+            loading.join(PATIENCE)
+        assert [*revisions.values()] == [*range(1, len(revisions) + 1)]
+        assert step(daemon) == len(revisions) + 1
