@@ -321,7 +321,7 @@ class Costs:
         steps: bool,
         keeps: bool,
     ) -> list[str]:
-        # Connections cost both servers about the same, so only open ones are compared.
+        # One comparison with others is enough: that of open connections.
         others = [each.name for each in self._others] if keeps else []
         kind = "step" if steps else "read"
         head = [f"a {kind} that carries", *(() if keeps else ("by",)), "requests/s"]

@@ -275,14 +275,17 @@ def test_an_argument(tmp_path: Path) -> None:
     assert "there is no argument now, only options" in refused(tmp_path, "now", status=64)
 
 
-def test_a_busy_address(tmp_path: Path) -> None:
-    """
-    A busy address is named.
-    """
+def test_an_address_in_use_is_named_with_the_option_that_changes_it(
+    tmp_path: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
         line = refused(tmp_path, "--listen", listen)
-        assert line == f"pexservice: cannot listen on {listen}: Address already in use"
+        reason = f"cannot listen on {listen}: Address already in use"
+        assert line == (
+            f"pexservice: {reason}; stop the program that uses it, or choose another one"
+            " with --listen"
+        )
 
 
 def test_an_address_of_somebody_else(tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ T = TypeVar("T", bound=attrs.AttrsInstance)
 #: Every option that there is; the configuration file may have those of both commands.
 TABLES = (Source, Settings, Supervision)
 
+#: What other services call the address.
+_OTHER_NAMES = dict.fromkeys(
+    ("address", "bind", "host", "interface", "port"),
+    " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
+)
+
 #: The settings that a reload leaves as they were when the service started: the sockets are
 #: open, one store goes from worker to worker, and the supervisor's log is the workers' too.
 KEPT = ("listen", "store", "log_format")
@@ -164,7 +170,8 @@ class CommonOptions(usage.Options):
             values = {each.name: each.value for each in self.declared()}
             return f"--{name} takes a value: --{name} {values.get(name, 'VALUE')}"
         names = [each.name for each in self.declared()]
-        return f"there is no option --{name}{near(name, names, '--{}')}"
+        hint = _OTHER_NAMES.get(name) or near(name, names, "--{}")
+        return f"there is no option --{name}{hint}"
 
     def postOptions(self) -> None:
         """

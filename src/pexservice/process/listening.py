@@ -41,6 +41,8 @@ class AddressInUse(CannotStart):
     __module__ = "pexservice"
 
 
+_USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
+
 #: The exception for each error number.  Another start does not mend a port that takes
 #: rights which the service lacks.
 _KINDS: Mapping[int | None, type[CannotStart]] = {
@@ -74,7 +76,8 @@ class Place:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             number = getattr(error.socketError, "errno", None)
             kind = _KINDS.get(number, CannotStart)
-            raise kind(f"cannot listen on {self.description}: {reason}") from error
+            advice = _USE_ANOTHER if kind is AddressInUse else ""
+            raise kind(f"cannot listen on {self.description}: {reason}{advice}") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error

@@ -199,8 +199,8 @@ class Settings:
             raise ValueError("--tls-certificate and --tls-key go together")
         if is_shared(self.store) and not self.synchronous_commit:
             raise ValueError(
-                "--synchronous-commit off: not with etcd, where an answer that was given"
-                " before could be another node's too"
+                "--synchronous-commit off cannot be used with etcd: two nodes could answer"
+                " with the same revision; remove the option"
             )
 
     @property

@@ -144,7 +144,7 @@ class Supervisor(Service):
                 if self._signals.terminated or time.monotonic() > end:
                     raise
                 if not told:
-                    self._log.info("{reason}, and is tried again", reason=error)
+                    self._log.info("{reason}; retrying", reason=error)
                 told = True
                 self._signals.sleep(ORPHANS_INTERVAL)
             else:

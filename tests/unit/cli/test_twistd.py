@@ -110,6 +110,8 @@ def test_flags_and_hidden_options() -> None:
         (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
         (["--rate-limit"], "--rate-limit takes a value: --rate-limit N"),
         (["--zzz"], "there is no option --zzz;"),
+        (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
+        (["--host", "::1"], "--host (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--standby", "3"], "--standby 3: must be 0 or 1"),
         (["--journal", "0"], "--journal 0: must be from 1 to 100000000"),
         (["--journal", "1e3"], "--journal 1e3: must be from 1 to 100000000"),
@@ -146,7 +148,10 @@ def test_flags_and_hidden_options() -> None:
         ),
         (["--allowed-host", ""], "must be a host name without a port, or *"),
         (["--tls-key", "k"], "--tls-certificate and --tls-key go together"),
-        (["--synchronous-commit", "off", "--store", "etcd:http://h:1"], "not with etcd"),
+        (
+            ["--synchronous-commit", "off", "--store", "etcd:http://h:1"],
+            "cannot be used with",
+        ),
         (["word"], "there is no argument word, only options"),
     ],
 )

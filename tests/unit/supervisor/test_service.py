@@ -291,7 +291,8 @@ def test_an_address_in_use(
         bench = make(listen=[listen], check_store=refusing(AssertionError()))
         bench.start()
     reason = f"cannot listen on {listen}: Address already in use"
-    assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
+    assert bench.statuses == [Status.CANNOT_START]
+    assert (bench.exit.reason or "").startswith(reason)
 
 
 def test_an_address_that_becomes_free(
