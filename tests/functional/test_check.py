@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import PATIENCE, Daemon, run
 from tests.support.stores import make_store
 
 PEXCTL = str(Path(sys.executable).parent / "pexctl")
@@ -73,7 +73,7 @@ def test_nothing_is_made(tmp_path: Path) -> None:
         tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
     )
     assert code == 0
-    assert said == f"well; a new store would be made in {tmp_path}/pexservice-data"
+    assert said == f"well; a new store would be created in {tmp_path}/pexservice-data"
     assert [*tmp_path.iterdir()] == []
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_made(tmp_path: Path) -> None:
         (["--token-file", "none"], 64, "the token file none: No such file"),
         (["--tls-certificate", "c", "--tls-key", "k"], 64, "the TLS file c: No such file"),
         (["--access-log", "none/log"], 64, "the access log none/log: No such file"),
-        (["--store", "lmdb:none/store"], 1, "cannot be made"),
+        (["--store", "lmdb:none/store"], 1, "cannot be created"),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
         (["now"], 64, "there is no argument now"),
@@ -134,3 +134,35 @@ def test_a_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     code, said = pexctl(tmp_path, "status", "--process", str(os.getpid()))
     assert code == 1
     assert f"process {os.getpid()} is no pexservice" in said
+
+
+def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
+    tmp_path: Path,
+) -> None:
+    """
+    With C{no-create} a missing store is an error that names it, until it was created.
+
+    C{pexctl check} says what a start says, and a second creation is refused.
+    """
+    config = tmp_path / "pexservice.toml"
+    config.write_text('store = "lmdb:store"\nno-create = true\n')
+    store = tmp_path / "store"
+    missing = f"there is no store in {store}, and --no-create is set; create one with"
+    code, said = check(tmp_path, "--config", str(config))
+    assert (code, missing in said) == (1, True)
+    ended = run(tmp_path, "-n", "--pidfile=", "pexservice", "--config", str(config))
+    (line,) = ended.stderr.splitlines()
+    assert (ended.returncode, missing in line) == (1, True)
+    assert not store.exists()
+    assert pexctl(tmp_path, "create", "--config", str(config)) == (
+        0,
+        f"{store}: a new store was created, at revision 0, position 0",
+    )
+    before = (store / "data.mdb").read_bytes()
+    code, said = pexctl(tmp_path, "create", "--store", f"lmdb:{store}")
+    assert (code, said) == (1, f"pexctl: there is a store in {store} already")
+    assert (store / "data.mdb").read_bytes() == before
+    assert check(tmp_path, "--config", str(config))[0] == 0
+    with Daemon(tmp_path, "--config", str(config)) as daemon:
+        assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
+        assert "created a new store" not in daemon.log.read_text()

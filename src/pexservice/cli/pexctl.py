@@ -29,6 +29,7 @@ from pexservice.cli.verbs import (
     backup,
     calls,
     check,
+    create,
     reload,
     restore,
     status,
@@ -175,6 +176,18 @@ VERBS: dict[str, Verb] = {
         _STORE,
         check.run,
         check.add_arguments,
+    ),
+    "create": Verb(
+        "create an empty store",
+        "It refuses if there is a store. With no-create in the configuration file, a"
+        " service opens only a store that was created so.",
+        [
+            "pexctl create --config /etc/pexservice/pexservice.toml",
+            "pexctl create --store lmdb:/srv/pexservice",
+        ],
+        _STORE,
+        create.run,
+        create.add_arguments,
     ),
     "reload": Verb(
         "make a running service read its files again",

@@ -31,14 +31,8 @@ def ask_store(settings: Settings, question: Callable[[ISharedStore], Deferred[T]
     @raise VerbFailed: the store is no store of many nodes, or its URL is wrong.
     @raise StoreUnusable: the store says so.
     """
-    from twisted.internet import reactor  # noqa: PLC0415 imports install it
-
-    core = IReactorCore(reactor)
     try:
-        store = make_store(
-            settings.store,
-            StoreOptions(reactor=cast(IStoreReactor, reactor), journal=settings.journal),
-        )
+        store = make_store(settings.store, options_for(settings))
     except ValueError as error:
         raise VerbFailed(
             f"--store: {error}", "misconfigured", Status.MISCONFIGURED
@@ -51,17 +45,37 @@ def ask_store(settings: Settings, question: Callable[[ISharedStore], Deferred[T]
             Status.MISCONFIGURED,
         )
     shared = ISharedStore(store)
-    answers: list[T] = []
-    failures: list[Failure] = []
 
-    async def ask() -> None:
+    async def ask() -> T:
         try:
-            answers.append(await question(shared))
+            return await question(shared)
         finally:
             await shared.close()
 
+    return wait_for(lambda: Deferred.fromCoroutine(ask()))
+
+
+def options_for(settings: Settings) -> StoreOptions:
+    """
+    Return the options of a store that this process opens for a moment.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 imports install it
+
+    return StoreOptions(reactor=cast(IStoreReactor, reactor), journal=settings.journal)
+
+
+def wait_for(call: Callable[[], Deferred[T]]) -> T:
+    """
+    Run the reactor until the C{Deferred} of C{call} fires, and return its result.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 imports install it
+
+    core = IReactorCore(reactor)
+    answers: list[T] = []
+    failures: list[Failure] = []
+
     def run() -> None:
-        asked: Deferred[Any] = Deferred.fromCoroutine(ask()).addErrback(failures.append)
+        asked: Deferred[Any] = call().addCallbacks(answers.append, failures.append)
         asked.addCallback(lambda _: core.stop())
 
     core.callWhenRunning(run)

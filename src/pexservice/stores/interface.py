@@ -53,6 +53,12 @@ class StoreUnread(StoreUnusable):
     exit_status = Status.STORE_FAILED
 
 
+class StoreExists(StoreUnusable):
+    """
+    There is a store already, where a new one was to be created.
+    """
+
+
 class StoreDamaged(StoreUnusable):
     """
     The store contradicts itself; starting again does not repair it, and nothing resets it.
@@ -455,6 +461,14 @@ class IStoreFactory(Interface):
 
         @param create: whether the process may create a store.
         @raise StoreUnusable: or one of its subclasses: it could not open the store.
+        """
+
+    def create(url: str, options: StoreOptions) -> Deferred[None]:
+        """
+        Create an empty store, durably.
+
+        @raise StoreExists: there is a store already, and it stays as it is.
+        @raise StoreUnusable: or another subclass: it could not be created.
         """
 
     def make(url: str, options: StoreOptions) -> IStore:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from twisted.internet.defer import Deferred
 from twisted.python.reflect import namedAny
 
 from pexservice.stores.interface import IStore, IStoreFactory, StoreOptions
@@ -60,6 +61,13 @@ def make_store(url: str, options: StoreOptions) -> IStore:
     @raise StoreUnusable: a file that C{url} names cannot be used.
     """
     return _factory(url).make(url, options)
+
+
+def create_store(url: str, options: StoreOptions) -> Deferred[None]:
+    """
+    Create an empty store, durably; see L{IStoreFactory.create}.
+    """
+    return _factory(url).create(url, options)
 
 
 def name_of(url: str) -> str:

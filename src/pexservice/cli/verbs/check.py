@@ -28,23 +28,13 @@ def run(arguments: Namespace) -> Result:
     Check the options, the files, the addresses and the store.
     """
     from attrs import evolve
-    from twisted.python.usage import Options, UsageError
 
     from pexservice.cli.local_store import failing_as_a_verb
     from pexservice.cli.outcome import VerbFailed
-    from pexservice.cli.twistd import ServiceOptions
     from pexservice.process.exit_status import CannotStart, Status
     from pexservice.worker.files import read_files
 
-    options = ServiceOptions()
-    try:
-        # ServiceOptions' own parseOptions ends the process where an option is wrong.
-        Options.parseOptions(options, arguments.options)
-    except UsageError as error:
-        raise VerbFailed(
-            options.explained(str(error)), "misconfigured", Status.MISCONFIGURED
-        ) from error
-    settings = options.settings()
+    settings = settings_of(arguments.options)
     in_use: list[str] = []
     try:
         # read_files would make the access log's file.
@@ -58,6 +48,29 @@ def run(arguments: Namespace) -> Result:
         note = _check_store(settings, in_use)
     used = f"; in use now: {', '.join(in_use)}" if in_use else ""
     return Result(f"well{note}{used}", {"outcome": "well", "in_use": in_use})
+
+
+def settings_of(words: list[str]) -> Settings:
+    """
+    Return the settings of a service with the options C{words}.
+
+    @raise VerbFailed: an option is wrong.
+    """
+    from twisted.python.usage import Options, UsageError
+
+    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.twistd import ServiceOptions
+    from pexservice.process.exit_status import Status
+
+    options = ServiceOptions()
+    try:
+        # ServiceOptions' own parseOptions ends the process where an option is wrong.
+        Options.parseOptions(options, words)
+    except UsageError as error:
+        raise VerbFailed(
+            options.explained(str(error)), "misconfigured", Status.MISCONFIGURED
+        ) from error
+    return options.settings()
 
 
 def _check_access_log(name: str | None) -> None:
@@ -108,31 +121,24 @@ def _check_store(settings: Settings, in_use: list[str]) -> str:
 
     @return: a note for the end of the result, or an empty text.
     """
-    import os
-
     from pexservice.cli.shared_store import ask_store
-    from pexservice.stores.interface import StoreBusy, StoreUnusable
+    from pexservice.stores.interface import StoreBusy
     from pexservice.stores.lmdb.directory import Directory
     from pexservice.stores.lmdb.verify import verify_in_child
-    from pexservice.stores.registry import is_shared
+    from pexservice.stores.registry import check_start, is_shared
 
     if is_shared(settings.store):
         facts: list[str] = ask_store(settings, lambda store: store.inspect())
         return f"; {', '.join(facts)}"
     directory = Directory(settings.directory)
-    if not directory.path.exists() or not directory.holds_a_store():
-        parent = directory.path if directory.path.exists() else directory.path.parent
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise StoreUnusable(
-                f"the store {directory.path} cannot be made: {parent} is not there or"
-                " may not be written to"
-            )
-        return f"; a new store would be made in {directory.path}"
     try:
-        directory.own()
+        check_start(settings.store, create=not settings.no_create)
     except StoreBusy:
         in_use.append(f"the store {directory.path}")
         return ""
+    if not directory.path.exists() or not directory.holds_a_store():
+        return f"; a new store would be created in {directory.path}"
+    directory.own()
     try:
         verify_in_child(directory.path)
     finally:

@@ -4,15 +4,20 @@ The factory of stores on etcd, which puts one together from the command line's o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.interface import (
-    IStore,
     IStoreFactory,
     StoreMisconfigured,
     StoreOptions,
 )
+
+if TYPE_CHECKING:
+    from pexservice.stores.etcd.store import EtcdStore
 
 
 @implementer(IStoreFactory)
@@ -46,7 +51,21 @@ class EtcdFactory:
         Check nothing: etcd answers only while a reactor runs.
         """
 
-    def make(self, url: str, options: StoreOptions) -> IStore:
+    def create(self, url: str, options: StoreOptions) -> Deferred[None]:
+        """
+        Create a cursor in etcd.
+        """
+        store = self.make(url, options)
+
+        async def create() -> None:
+            try:
+                await store.create()
+            finally:
+                await store.close()
+
+        return Deferred.fromCoroutine(create())
+
+    def make(self, url: str, options: StoreOptions) -> EtcdStore:
         """
         Make the store that C{url} names, without connecting to etcd.
         """

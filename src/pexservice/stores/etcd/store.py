@@ -45,6 +45,7 @@ from pexservice.stores.interface import (
     Remembered,
     Row,
     StoreAway,
+    StoreExists,
     StoreUnusable,
 )
 
@@ -379,6 +380,24 @@ class EtcdStore:
             if cursor is None
             else f"the cursor is at revision {cursor.revision}, position {cursor.position}",
         ]
+
+    def create(self) -> Deferred[None]:
+        """
+        Create the cursor, which no node may have created before.
+
+        @raise StoreExists: there is a cursor already.
+        """
+        return Deferred.fromCoroutine(self._create_cursor())
+
+    async def _create_cursor(self) -> None:
+        if self._survey is not None:
+            await self._survey()
+        if await find_cursor(self._caller, self._keys, self.name) is not None:
+            prefix = self._keys.prefix.decode()
+            raise StoreExists(f"{self.name} has a cursor with the prefix {prefix} already")
+        await open_cursor(
+            self._caller, self._keys, self.name, journal=self._journal, create=True
+        )
 
     def advance(self, revision: int) -> Deferred[tuple[int, int]]:
         """

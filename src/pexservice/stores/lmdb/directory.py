@@ -267,6 +267,15 @@ class Directory:
             )
         self._descriptor = descriptor
 
+    def give_to_owner_of_parent(self) -> None:
+        """
+        Give what root has created to the user in whose directory it lies.
+        """
+        if os.geteuid() == 0:
+            owner = self.path.parent.stat()
+            for path in (self.path, *self.path.iterdir()):
+                os.chown(path, owner.st_uid, owner.st_gid)
+
     def check_start(self) -> None:
         """
         Check, without changing or reading much, whether a process could own a store here.

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from pexservice.stores.interface import (
     IStore,
     IStoreFactory,
+    StoreExists,
     StoreOptions,
     Verification,
 )
@@ -55,6 +56,25 @@ class LmdbFactory:
         from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 as below
 
         Directory(_path(url), create=create).check_start()
+
+    def create(self, url: str, options: StoreOptions) -> Deferred[None]:
+        """
+        Create a store by opening one where there is none.
+        """
+        from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 as below
+
+        async def create() -> None:
+            directory = Directory(_path(url))
+            if directory.path.exists() and directory.holds_a_store():
+                raise StoreExists(f"there is a store in {directory.path} already")
+            store = self.make(url, options)
+            try:
+                await store.open()
+            finally:
+                await store.close()
+            directory.give_to_owner_of_parent()
+
+        return Deferred.fromCoroutine(create())
 
     def make(self, url: str, options: StoreOptions) -> IStore:
         """

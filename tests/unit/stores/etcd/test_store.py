@@ -5,6 +5,7 @@ The store of many nodes, when answers do not come.
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -23,6 +24,8 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Remembered,
     StoreDamaged,
+    StoreExists,
+    StoreMissing,
     StoreUnusable,
 )
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
@@ -620,6 +623,52 @@ def test_store_without_create_refuses_an_empty_etcd() -> None:
     with pytest.raises(StoreUnusable, match=r"has no cursor with the prefix p/.*create"):
         now(EtcdStore(FakeCaller(etcd, Clock()), "p/", create=False).open())
     assert etcd.values == {}
+
+
+def test_created_cursor_is_created_once() -> None:
+    """
+    A node that must not create a cursor opens one that was created before.
+    """
+    etcd = FakeEtcd()
+
+    def store(**given: Any) -> EtcdStore:
+        return EtcdStore(FakeCaller(etcd, Clock()), "p/", **given)
+
+    now(store().create())
+    with pytest.raises(StoreExists, match="has a cursor with the prefix p/ already"):
+        now(store().create())
+    assert now(store(create=False).open()) == (0, 0)
+
+
+class FirstClaim:
+    """
+    The claim of a service without processes.
+    """
+
+    claimed: str | None = None
+
+    def identity(self) -> str | None:
+        """
+        Return what was claimed first.
+        """
+        return self.claimed
+
+    def take(self, identity: str, *, replace: bool) -> str:
+        """
+        Claim C{identity}.
+        """
+        self.claimed = identity if replace else self.claimed or identity
+        return self.claimed
+
+
+def test_later_worker_creates_no_cursor() -> None:
+    """
+    Once a worker has served, an etcd that was emptied gets no new cursor.
+    """
+    claim = FirstClaim()
+    now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
+    with pytest.raises(StoreMissing, match="has no cursor with the prefix p/"):
+        now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
 
 
 def test_created_cursor_is_a_warning() -> None:
