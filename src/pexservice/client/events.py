@@ -169,6 +169,8 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     Yield the states of the cursor as they arrive, each of a higher revision.
 
+    After the store was restored, the state that it has now follows, and then higher ones.
+
     @param streams: the open streams, which the owner of C{client} ends when it closes.
     @raise CursorError: the server has no such streams.
     """
@@ -193,11 +195,9 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
         elif opened is not None:
             streams.add(opened)
             try:
-                while (message := await opened.next()) is not None:
+                async for state in _states(client, opened, turn, latest):
                     failures = 0
-                    url = client.url(request, turn)
-                    state = state_of(Response(url, OK, _HEADERS, message.encode()))
-                    if latest is None or state.revision > latest.revision:
+                    if state is not None:
                         latest = state
                         yield state
             finally:
@@ -207,6 +207,37 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
             return
         await client.wait(max(client.backoff(failures), requested_delay))
         failures += 1
+
+
+async def _states(
+    client: RetryingClient, stream: EventStream, turn: int, latest: State | None
+) -> AsyncIterator[State | None]:
+    """
+    Yield the state of each message; C{None} if it is no news after C{latest}.
+    """
+    first = True
+    while (message := await stream.next()) is not None:
+        url = client.url(Request("GET", "/events"), turn)
+        state = state_of(Response(url, OK, _HEADERS, message.encode()))
+        news = latest is None or state.revision > latest.revision
+        if first and latest is not None and state.revision < latest.revision:
+            # The node is behind, or the store was restored: a read is never behind.
+            request = Request("GET", "/current")
+            try:
+                response = await client.attempt(
+                    request, turn, read_response, client.timeout
+                )
+            except RETRIED_ERRORS:
+                return
+            if response.status in RETRIED_STATUSES:
+                # The next stream begins with the same question.
+                return
+            state = state_of(response)
+            news = state.revision < latest.revision
+        first = False
+        if news:
+            latest = state
+        yield state if news else None
 
 
 def _open(

@@ -158,6 +158,8 @@ def test_broken_stream_is_opened_again_from_the_latest_state(watcher: Watcher) -
 
     No state that is not newer is shown, not even by a node that is behind.
     """
+    for _ in range(7):
+        watcher.service.step("next")
     watcher.tell((5, 5), (6, 6))
     watcher.service.end_streams()
     assert len(watcher.service.asked) == 1
@@ -167,6 +169,21 @@ def test_broken_stream_is_opened_again_from_the_latest_state(watcher: Watcher) -
     assert watcher.service.asked[1].headers["last-event-id"] == "6"
     watcher.tell((4, 9), (6, 6), (7, 7))
     assert watcher.revisions == [5, 6, 7]
+
+
+def test_watch_yields_the_lower_state_of_a_restored_store(watcher: Watcher) -> None:
+    """
+    A stream that begins with a lower revision is believed if a read confirms it.
+    """
+    watcher.tell((5, 5), (6, 6))
+    watcher.service.end_streams()
+    watcher.pass_time(2)
+    for _ in range(2):
+        watcher.service.step("next")
+    watcher.tell((2, 2))
+    watcher.pass_time(1)
+    watcher.tell((3, 3))
+    assert watcher.revisions == [5, 6, 2, 3]
 
 
 @pytest.mark.parametrize(
