@@ -111,29 +111,67 @@ def test_mistakes(tmp_path: Path, options: list[str], status: int, said: str) ->
     assert len(words.splitlines()) == 1
 
 
-def test_a_process_is_asked_where_it_listens(tmp_path: Path) -> None:
+def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     """
-    C{pexctl status --process} finds the address and the scheme of a service.
-
-    It reads the service's own command line and configuration file.
+    The scheme is https where the service speaks TLS, whatever name its certificate has.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     issued = trustme.CA().issue_cert("pex.example.org")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    config = tmp_path / "pexservice.toml"
-    config.write_text(
-        f'listen = ["tcp:{port}"]\ntls-certificate = "cert.pem"\ntls-key = "key.pem"\n'
-    )
-    with Daemon(
-        tmp_path, "--config", "pexservice.toml", "--listen", f"tcp:{port}:interface=0.0.0.0"
-    ) as daemon:
-        ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
-        assert ended == (0, "ready: revision 0, position 0")
+    tls = ("--tls-certificate", "cert.pem", "--tls-key", "key.pem")
+    for options in (
+        ("--listen", "tcp:0:interface=0.0.0.0", *tls),
+        ("--listen", r"tcp6:0:interface=\:\:1"),
+        ("--listen", "unix:socket"),
+    ):
+        with Daemon(tmp_path, *options) as daemon:
+            ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
+            assert ended == (0, "ready: revision 0, position 0")
+
+
+def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> None:
+    """
+    Only the kernel knows the address of an inherited socket.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        program = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+            "os.execv(sys.executable, [sys.executable, '-m', 'pexservice', *sys.argv[2:]])"
+        )
+        descriptor = listening.fileno()
+        arguments = ("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(descriptor), *arguments],
+            cwd=tmp_path,
+            pass_fds=[descriptor],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                # The socket queues the connection until a worker accepts it.
+                ended = pexctl(
+                    tmp_path, "status", "--process", str(process.pid), "--timeout", "60"
+                )
+                assert ended == (0, "ready: revision 0, position 0")
+            finally:
+                process.terminate()
+
+
+def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
+    with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
+        code, words = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
+    assert code == 69
+    assert f"the server speaks TLS; use https://127.0.0.1:{daemon.port}" in words
+
+
+def test_process_without_a_socket_is_no_pexservice(tmp_path: Path) -> None:
     code, said = pexctl(tmp_path, "status", "--process", str(os.getpid()))
-    assert code == 1
-    assert f"process {os.getpid()} is no pexservice" in said
+    assert code == 69
+    assert f"process {os.getpid()} listens on no socket: it is no pexservice" in said
 
 
 def test_created_store_is_the_only_one_that_a_service_without_creation_opens(

@@ -236,7 +236,7 @@ def test_ready_behind_a_prefix(tmp_path: Path) -> None:
     [
         (b"[+]a ok\n[-]store failed: full\nreadyz check failed\n", "store failed: full"),
         (b"9 connections are busy\n", "9 connections are busy"),
-        (b"", "it does not say why"),
+        (b"", "the response gives no reason"),
     ],
 )
 def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
@@ -259,5 +259,5 @@ def test_somebody_else(tmp_path: Path) -> None:
     assert shown.returncode == 69
     assert shown.stderr == (
         f"pexctl: {url} answers /readyz with 404 and /current with 404; it is no"
-        " pexservice, or is busy\n"
+        " pexservice, or it is busy\n"
     )

@@ -58,6 +58,12 @@ def test_a_reload_tells_its_outcome(tmp_path: Path) -> None:
             ].status
 
         wait_until(lambda: "stands by" in daemon.log.read_text(), "both are up")
+        worker = re.findall(r"is process (\d+)", daemon.log.read_text())[0]
+        assert reload(worker) == (
+            1,
+            f"pexctl: process {worker} is a worker; use the process id of its supervisor:"
+            f" {pid}",
+        )
         assert (status("old"), status("new")) == (200, 401)
         tokens.write_text("new\n")
         assert reload(pid) == (0, "reloaded (1 since the service started)")
@@ -66,7 +72,7 @@ def test_a_reload_tells_its_outcome(tmp_path: Path) -> None:
         tokens.write_text("not one\n")
         code, said = reload(pid)
         assert code == 1
-        assert "the old workers serve on: the token file" in said
+        assert "the old workers keep running: the token file" in said
         assert "line 1" in said
         assert status("new") == 200
         tokens.write_text("new\n")

@@ -87,7 +87,7 @@ def is_url(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
-def url(text: str) -> str:
+def base_url(text: str) -> str:
     """
     Return C{text} as a base URL; C{http://} is assumed if it names no scheme.
     """
@@ -109,7 +109,7 @@ def add_server(parser: ArgumentParser, *, several: bool = True) -> None:
         "--url",
         metavar="URL",
         action="append",
-        type=url,
+        type=base_url,
         help=f"{URLS.replace('%', '%%')}{repeatable} [default: PEXSERVICE_URL, or {URL}]",
     )
     parser.add_argument(
@@ -145,7 +145,9 @@ def urls_of(arguments: Namespace) -> list[str]:
     if options:
         return options
     try:
-        return [url(word) for word in os.environ.get("PEXSERVICE_URL", "").split()] or [URL]
+        return [
+            base_url(word) for word in os.environ.get("PEXSERVICE_URL", "").split()
+        ] or [URL]
     except ArgumentTypeError as error:
         raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
 

@@ -1,16 +1,18 @@
 """
 The status of a running service: whether it is ready, and where its cursor is.
 
-The service is asked over HTTP, as any client would ask, and no value is read.
+The status comes over HTTP, like any client's response, and contains no value.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+import sys
 import threading
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
 from ssl import CERT_NONE, create_default_context
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -18,23 +20,42 @@ from attrs import frozen
 
 from pexservice.core.text import printable
 
+_PROBE_TIMEOUT_SECONDS = 2.0
+
+_MAX_BODY_BYTES = 64 << 10
+
+#: The kernel's tables of sockets, in the order in which they are searched.
+_TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6, "unix": socket.AF_UNIX}
+
 
 class Unreachable(Exception):
     """
-    A URL where nothing answers, or something other than a pexservice.
+    No pexservice answers.
     """
+
+
+class SpeaksTLS(Unreachable):
+    """
+    The server at an C{http} URL speaks TLS.
+
+    @ivar url: the URL to use instead.
+    """
+
+    def __init__(self, http_url: str) -> None:
+        self.url = f"https{http_url.removeprefix('http')}"
+        super().__init__(f"{http_url}: the server speaks TLS; use {self.url}")
 
 
 class NotReady(Exception):
     """
-    A service that answers, and would not take a step.
+    The service answers, but would not accept a step.
     """
 
 
 @frozen(kw_only=True)
 class Status:
     """
-    The status of a service that is ready.
+    The status of a ready service.
     """
 
     url: str
@@ -43,18 +64,11 @@ class Status:
 
 
 class _UnixConnection(HTTPConnection):
-    """
-    An HTTP connection over a Unix socket.
-    """
-
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
-        """
-        Connect to the Unix socket.
-        """
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
@@ -74,6 +88,73 @@ def _connection(
     return HTTPConnection(host, parts.port, timeout=timeout)
 
 
+def url_of_process(pid: int) -> str:
+    """
+    Return the base URL of the service whose supervisor has the process id C{pid}.
+
+    The kernel lists the sockets that the process listens on, whoever opened them.  It does
+    not know TLS: the scheme is always C{http}.
+
+    @raise Unreachable: the process listens on no socket, or does not exist.
+    """
+    process = Path(f"/proc/{pid}")
+    try:
+        links = {_target(descriptor) for descriptor in (process / "fd").iterdir()}
+        tables = {name: (process / "net" / name).read_text() for name in _TABLES}
+    except OSError as error:
+        raise Unreachable(f"process {pid}: {error.strerror}") from error
+    for name, family in _TABLES.items():
+        for row in tables[name].splitlines()[1:]:
+            fields = row.split()
+            if family is socket.AF_UNIX:
+                inode, listens, address = fields[6], fields[3] == "00010000", fields[-1]
+            else:
+                inode, listens, address = fields[9], fields[3] == "0A", fields[1]
+            if f"socket:[{inode}]" not in links or not listens:
+                continue
+            if family is socket.AF_UNIX:
+                return f"unix:{process / 'cwd' / address}"
+            host, port = _host_and_port(family, address)
+            return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    raise Unreachable(f"process {pid} listens on no socket: it is no pexservice")
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        # The process has closed the descriptor.
+        return ""
+
+
+def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int]:
+    """
+    Return where to connect to a socket that listens on C{address}, in the kernel's form.
+    """
+    words, port = address.split(":")
+    # Words of four bytes, each in the machine's byte order.
+    packed = b"".join(
+        int(words[start : start + 8], 16).to_bytes(4, sys.byteorder)
+        for start in range(0, len(words), 8)
+    )
+    if not any(packed):
+        return ("127.0.0.1" if family is socket.AF_INET else "::1"), int(port, 16)
+    return socket.inet_ntop(family, packed), int(port, 16)
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = create_default_context()
+    context.check_hostname, context.verify_mode = False, CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), _PROBE_TIMEOUT_SECONDS) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except OSError:
+        return False
+
+
 def status_of(
     url: str, timeout: float, ca_file: str | None = None, *, verify: bool = True
 ) -> Status:
@@ -82,10 +163,10 @@ def status_of(
 
     @param timeout: how long to wait for the status, in seconds.
     @param ca_file: a PEM file of authorities to trust instead of the system's.
-    @param verify: C{False} for a service of this machine, whose certificate has another
+    @param verify: C{False} for a service of this machine, whose certificate may have any
         name.
-    @raise NotReady: the service says that it is not ready.
-    @raise Unreachable: there is no answer, or none that a ready pexservice gives.
+    @raise NotReady: the service reports that it is not ready.
+    @raise Unreachable: no ready pexservice answers.
     """
     outcomes: list[Status | Exception] = []
 
@@ -117,11 +198,15 @@ def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool)
         with closing(_connection(parts, timeout, ca_file, verify=verify)) as connection:
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
-    except HTTPException as error:
-        words = printable(f"{type(error).__name__}: {error}")
-        raise Unreachable(f"{url} does not speak HTTP: {words}") from error
     except TimeoutError as error:
         raise Unreachable(_timed_out(url, timeout)) from error
+    except (HTTPException, ConnectionError) as error:
+        if parts.scheme == "http" and _speaks_tls(parts.hostname or "", parts.port or 80):
+            raise SpeaksTLS(url) from error
+        if isinstance(error, ConnectionError) and error.strerror:
+            raise Unreachable(f"{url}: {error.strerror}") from error
+        words = printable(f"{type(error).__name__}: {error}")
+        raise Unreachable(f"{url} does not speak HTTP: {words}") from error
     except OSError as error:
         raise Unreachable(f"{url}: {error.strerror or error}") from error
     if ready.status == 503:  # noqa: PLR2004 the status of not being ready
@@ -132,7 +217,7 @@ def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool)
     ):
         raise Unreachable(
             f"{url} answers /readyz with {ready.status} and /current with"
-            f" {current.status}; it is no pexservice, or is busy"
+            f" {current.status}; it is no pexservice, or it is busy"
         )
     revision, position = map(int, numbers)
     return Status(url=url, revision=revision, position=position)
@@ -140,14 +225,14 @@ def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool)
 
 def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
     connection.request(method, path)
-    answer = connection.getresponse()
-    # No body of a pexservice is as long; one of another server may have no end.
-    return answer, answer.read(65536).decode(errors="replace")
+    response = connection.getresponse()
+    # The body of another server may have no end.
+    return response, response.read(_MAX_BODY_BYTES).decode(errors="replace")
 
 
 def _reasons(body: str) -> str:
     """
-    Return the checks that failed, or else the whole of C{body}, on one line.
+    Return the failed checks in C{body}, or C{body} if it has none.
     """
     failed = re.findall(r"^\[-\](.+)$", body, re.MULTILINE)
-    return printable("; ".join(failed) or body) or "it does not say why"
+    return printable("; ".join(failed) or body) or "the response gives no reason"

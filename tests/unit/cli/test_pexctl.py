@@ -16,8 +16,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.cli.arguments import is_url
-from pexservice.cli.arguments import url as parse_url
+from pexservice.cli.arguments import base_url, is_url
 from pexservice.cli.pexctl import VERBS, main, make_parser
 from pexservice.process.exit_status import Status
 from pexservice.stores.lmdb import records
@@ -359,13 +358,52 @@ def test_urls(url: str, *, good: bool) -> None:
     ],
 )
 def test_http_is_assumed_for_a_url_without_a_scheme(text: str, expected: str) -> None:
-    assert parse_url(text) == expected
+    assert base_url(text) == expected
 
 
-def test_nobody(tmp_path: Path, capsys: Captured) -> None:
+def restored(store: Path, capsys: Captured) -> dict[str, object]:
     """
-    A service that cannot be reached ends the command with status 69.
+    Restore a backup of C{store} at revision 7 over a store at revision 9.
     """
+    assert main(["backup", str(store), str(store.parent / "copy")]) == 0
+    make_store(store.parent / "other", 9)
+    place = str(store.parent / "other")
+    capsys.readouterr()
+    arguments = ["restore", str(store.parent / "copy"), "--to", place, "--beyond"]
+    assert main([*arguments, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    assert main([*arguments]) == 0
+    found["line"] = capsys.readouterr().out
+    return found
+
+
+def test_restore_goes_beyond_the_witness_of_the_replaced_store(
+    store: Path, capsys: Captured
+) -> None:
+    found = restored(store, capsys)
+    assert found["beyond"] == 1_000_009
+    assert found["revision"] in (1_000_010, 1_000_011)
+    assert found["position"] == 7
+    assert "plus 1,000,000; the replaced store is" in str(found["line"])
+    assert "in the witness of the replaced store" in str(found["line"])
+
+
+def test_restore_without_a_number_requires_a_readable_store(
+    store: Path, capsys: Captured
+) -> None:
+    place = store.parent / "other"
+    arguments = ["restore", str(store), "--to", str(place), "--beyond"]
+    assert main(arguments) == 1
+    assert "--beyond requires a number: the revision of" in capsys.readouterr().err
+    make_store(place, 9)
+    (place / WITNESS).unlink()
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["beyond"] == 1_000_009
+
+
+def test_status_of_a_service_that_cannot_be_reached_is_69(
+    tmp_path: Path, capsys: Captured
+) -> None:
     assert main(["status", f"unix:{tmp_path}/socket", "--json"]) == 69
     out, err = capsys.readouterr()
     assert err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"

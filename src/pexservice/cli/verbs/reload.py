@@ -9,6 +9,7 @@ service listens on, for the service's user and for root.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -25,6 +26,9 @@ _VARIABLE = "MAINPID"
 
 #: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
+
+#: The word in the command line of a worker.
+_WORKER = b"pexservice-worker"
 
 #: A parser of process ids.
 _pid = number(1, (1 << 22) - 1)
@@ -48,14 +52,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> Result:
-    """
-    Send SIGHUP to the supervisor, and wait for the outcome of the reload.
-    """
     from pexservice.process import scoreboard
     from pexservice.process.scoreboard import Reload
 
     pid = arguments.pid or _default_pid()
     try:
+        if _WORKER in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            status = Path(f"/proc/{pid}/status").read_text()
+            parent = re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0]
+            raise VerbFailed(
+                f"process {pid} is a worker; use the process id of its supervisor: {parent}"
+            )
         board = scoreboard.of_process(pid)
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None:
@@ -99,5 +106,5 @@ def _default_pid() -> int:
         return _pid(found)
     except ArgumentTypeError:
         raise VerbFailed(
-            f"which process? name its PID: there is no ${_VARIABLE} and no {_PID_FILE}"
+            f"the process id is missing: there is no ${_VARIABLE} and no {_PID_FILE} here"
         ) from None
