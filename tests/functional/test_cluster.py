@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -177,15 +178,6 @@ def test_wrong_option(tmp_path: Path, store: str, why: str) -> None:
     assert why in _refused(tmp_path, store)
 
 
-def test_nobody_there(tmp_path: Path) -> None:
-    """
-    An address without an etcd is reported in one line.
-    """
-    with held_ports(1) as (port,):
-        said = _refused(tmp_path, f"etcd:http://127.0.0.1:{port}")
-    assert f"no etcd answers: http://127.0.0.1:{port}: Connection refused" in said
-
-
 class _Old(BaseHTTPRequestHandler):
     """
     A handler that answers C{/version} as another version does.
@@ -209,14 +201,14 @@ class _Old(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("version", "why"),
+    ("version", "status", "why"),
     [
-        (b"nothing of the kind", "is not etcd's gateway: status 200"),
-        (b'{"name": "consul"}', "what answers there is not etcd"),
-        (b'{"etcdserver": "3.3.27"}', "has etcd 3.3.27; 3.4 or newer is required"),
+        (b"nothing of the kind", 1, "is not etcd's gateway: status 200: nothing of the"),
+        (b'{"name": "consul"}', 64, "what answers there is not etcd"),
+        (b'{"etcdserver": "3.3.27"}', 64, "has etcd 3.3.27; 3.4 or newer is required"),
     ],
 )
-def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
+def test_something_else_there(version: bytes, status: int, why: str) -> None:
     """
     An address of another program, or of an etcd that is too old, is reported in one line.
     """
@@ -225,24 +217,57 @@ def test_something_else_there(tmp_path: Path, version: bytes, why: str) -> None:
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            assert why in _refused(
-                tmp_path, f"etcd:http://127.0.0.1:{server.server_address[1]}"
-            )
+            store = f"etcd:http://127.0.0.1:{server.server_address[1]}"
+            ended, line = _pexctl("check", "--store", store)
+            assert ended == status
+            assert why in line
         finally:
             server.shutdown()
             thread.join()
 
 
 @pytest.mark.needs("etcd")
-def test_no_quorum_at_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
+def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
+    tmp_path: Path, command: str
+) -> None:
     """
-    A cluster that has lost its quorum is reported in one line.
+    The node lives and gives the reason with 503 until etcd has a quorum.
     """
-    with cluster(tmp_path, 3) as members:
+    with cluster(tmp_path, 3) as members, held_ports(1) as (port,):
         for member in members[:2]:
             member.signal(signal.SIGSTOP)
-        said = _refused(tmp_path, f"etcd:{members[2].url}")
-    assert "does not answer, or has no quorum" in said
+        store = "etcd:" + ",".join(member.url for member in members)
+        options = ("--store", store, "--listen", f"tcp:{port}:interface=127.0.0.1")
+        with ThreadPoolExecutor(1) as pool:
+            # It waits until the node knows the cursor.
+            starting = pool.submit(Daemon, tmp_path, *options, command=command)
+            try:
+                wait_until(lambda: _get(port, "/livez")[0] == 200, "alive")
+                status, body = _get(port, "/readyz")
+                assert status == 503
+                assert f"{members[0].url}: no answer in 1.0 s" in body
+                assert not starting.done()
+            finally:
+                for member in members[:2]:
+                    member.signal(signal.SIGCONT)
+            with starting.result() as daemon:
+                assert daemon.ask("/next", "POST")[1] == b"1\n"
+                assert len(_lines(daemon, "before etcd 3.5.28")) == 1
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    """
+    Return the status and the body of a response; status 0 if there is none.
+    """
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
 
 
 @pytest.mark.needs("etcd")
@@ -409,7 +434,7 @@ def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
         said = daemon.log.read_text()
     stale = (3, 5, 0) <= tuple(map(int, version.split("."))) < (3, 5, 28)
-    assert (f"has version {version}: until 3.5.28" in said) == stale
+    assert (f"has etcd {version}: before etcd 3.5.28" in said) == stale
 
 
 @pytest.mark.needs("etcd")
@@ -457,8 +482,14 @@ def test_certificates_and_password(tmp_path: Path) -> None:
             assert response.headers["Pex-Position"] == "40"
         assert "authentication failed" in _refused(tmp_path, f"{url}{ours}{user}/wrong")
         assert "permission denied" in _refused(tmp_path, url + ours)
-        assert "certificate required" in _refused(tmp_path, url)
-        assert "certificate verify failed" in _refused(tmp_path, f"etcd:{member.url}")
+        # These may be mended without a restart, so a node would stay up.
+        for wrong, words in {
+            url: "TLS: ",
+            f"etcd:{member.url}": "TLS: certificate verify failed",
+        }.items():
+            status, line = _pexctl("check", "--store", wrong)
+            assert status == 1
+            assert words in line
 
 
 @define

@@ -48,6 +48,7 @@ from pexservice.stores.interface import (
     ISharedStore,
     IStore,
     IStoreReactor,
+    StoreAway,
     StoreDamaged,
     StoreOptions,
     StoreUnusable,
@@ -243,8 +244,7 @@ class Worker(Service):
         stands by: the supervisor ends an old worker only when a new one could take over.
         """
         committer = self._prepare()
-        if self._settings.is_supervised:
-            self._looking.start(LOOK_INTERVAL)
+        self._looking.start(LOOK_INTERVAL)
         await self._open_store(committer)
         self._looking.stop()
         if not self._ports:
@@ -309,6 +309,8 @@ class Worker(Service):
     async def _open_store(self, committer: ICommitter) -> None:
         """
         Open the store.  Once the service has served, retry until it can be opened.
+
+        A store on other machines may come back at any time, so it is always retried.
         """
         delay = MIN_RETRY_DELAY
         while True:
@@ -316,7 +318,8 @@ class Worker(Service):
                 await committer.start()
             except StoreUnusable as error:
                 passing = error.exit_status == Status.CANNOT_START
-                if not (passing and self._keeps_trying):
+                away = isinstance(error, StoreAway)
+                if not away and not (passing and self._keeps_trying):
                     raise
                 self._cannot_serve(str(error))
             else:
