@@ -22,9 +22,10 @@ help: ## print this
 
 ##@ Use it
 
-run: $(VENV)/installed ## start the service on http://127.0.0.1:8081
-	@echo 'Starting http://127.0.0.1:8081, in a browser its live page.  Ctrl-C stops it.'
-	$(VENV)/bin/twistd -n pexservice
+run: $(VENV)/installed ## start it on http://127.0.0.1:8081, or RUN_ARGS="--listen tcp:8082"
+	@echo 'Starting the service, by default on http://127.0.0.1:8081; in a browser: its live page.'
+	@echo 'Ctrl-C stops it.'
+	$(VENV)/bin/pexservice $(RUN_ARGS)
 
 cluster: $(VENV)/tested ## start three etcd (Debian's etcd-server) and three nodes to play with
 	$(VENV)/bin/python -m tests.labs.cluster.playground

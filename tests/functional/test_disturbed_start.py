@@ -25,8 +25,9 @@ from tests.support.daemon import (
 )
 from tests.support.stores import make_store
 
-#: Both ways to start the service.
+#: The ways to start the service.
 PROGRAMS = {
+    "command": [str(Path(sys.executable).parent / "pexservice")],
     "module": [sys.executable, "-m", "pexservice"],
     "twistd": twistd(),
 }

@@ -1,5 +1,5 @@
 """
-Write the completions of C{pexctl} for shells, from its parser.
+Write the completions of C{pexctl} and C{pexservice} for shells, from their options.
 
 C{python -m tests.support.completions} writes the files; a test compares them.
 """
@@ -13,10 +13,13 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.cli.pexctl import make_parser
+from pexservice.cli.twistd import ServiceOptions
 
 _PLACE = Path(__file__).parents[2] / "src" / "pexservice" / "cli" / "completions"
 BASH = _PLACE / "bash" / "pexctl"
 ZSH = _PLACE / "zsh" / "_pexctl"
+SERVICE_BASH = _PLACE / "bash" / "pexservice"
+SERVICE_ZSH = _PLACE / "zsh" / "_pexservice"
 
 #: The names of values that are files, and of values that are directories.
 _FILES = {"FILE", "PEM"}
@@ -160,11 +163,57 @@ def zsh() -> Iterator[str]:
     yield "esac"
 
 
+def service_bash() -> Iterator[str]:
+    """
+    Yield the lines for bash and C{pexservice}.
+    """
+    options = sorted(ServiceOptions.declared(), key=lambda option: option.name)
+    files = [f"--{option.name}" for option in options if option.value in _FILES]
+    others = [
+        f"--{option.name}"
+        for option in options
+        if option.value and option.value not in _FILES
+    ]
+    words = " ".join([*(f"--{option.name}" for option in options), "--help", "--version"])
+    yield "# Completion of pexservice for bash, by python -m tests.support.completions."
+    yield "_pexservice() {"
+    yield '    local word=${COMP_WORDS[COMP_CWORD]} words="" kind=""'
+    yield "    case ${COMP_WORDS[COMP_CWORD - 1]} in"
+    yield f"        {' | '.join(files)}) kind=-f ;;"
+    yield f"        {' | '.join(others)}) return ;;"
+    yield f'        *) words="{words}" ;;'
+    yield "    esac"
+    yield '    mapfile -t COMPREPLY < <(compgen $kind -W "$words" -- "$word")'
+    yield "}"
+    yield "complete -o filenames -F _pexservice pexservice"
+
+
+def service_zsh() -> Iterator[str]:
+    """
+    Yield the lines for zsh and C{pexservice}.
+    """
+    yield "#compdef pexservice"
+    yield "# Completion of pexservice for zsh, by python -m tests.support.completions."
+    yield "_arguments \\"
+    for option in sorted(ServiceOptions.declared(), key=lambda option: option.name):
+        again = "*" if option.repeatable else ""
+        tail = (
+            f":{_quoted(option.value)}:{_completed(option.value)}" if option.value else ""
+        )
+        yield f"    '{again}--{option.name}{tail}' \\"
+    yield "    '--help' '--version'"
+
+
 def main() -> None:
     """
     Write the files.
     """
-    for path, lines in ((BASH, bash()), (ZSH, zsh())):
+    for path, lines in (
+        (BASH, bash()),
+        (ZSH, zsh()),
+        (SERVICE_BASH, service_bash()),
+        (SERVICE_ZSH, service_zsh()),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([*lines, ""]))
 

@@ -14,7 +14,7 @@ FRONT_PAGE = """\
 A durable cursor over the Fibonacci sequence, served over HTTP.
 
 Start it:
-  twistd -n pexservice [options]   in the foreground, on http://127.0.0.1:8081
+  pexservice [options]             in the foreground, on http://127.0.0.1:8081
   twistd pexservice [options]      as a daemon: twistd.pid, twistd.log
   twistd pexservice --help         its options
 

@@ -16,8 +16,13 @@ from tests.support.needs import program
 
 @pytest.mark.parametrize(
     ("path", "lines"),
-    [(completions.BASH, completions.bash), (completions.ZSH, completions.zsh)],
-    ids=["bash", "zsh"],
+    [
+        (completions.BASH, completions.bash),
+        (completions.ZSH, completions.zsh),
+        (completions.SERVICE_BASH, completions.service_bash),
+        (completions.SERVICE_ZSH, completions.service_zsh),
+    ],
+    ids=["bash", "zsh", "pexservice for bash", "pexservice for zsh"],
 )
 def test_as_the_parser_has_it(path: Path, lines: object) -> None:
     """
@@ -32,8 +37,9 @@ def complete(path: Path, *words: str) -> list[str]:
     Return what bash offers for the last of C{words}.
     """
     script = (
-        f'source {completions.BASH}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
-        " _pexctl; printf '%s\\n' \"${COMPREPLY[@]}\""
+        f"source {completions.BASH}; source {completions.SERVICE_BASH};"
+        ' COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
+        ' "_$1"; printf \'%s\\n\' "${COMPREPLY[@]}"'
     )
     bash = program("bash")
     assert bash is not None
@@ -66,11 +72,16 @@ def test_bash(tmp_path: Path) -> None:
     assert complete(tmp_path, "pexctl", "load", "--")[:2] == ["--help", "--json"]
 
 
+def test_bash_completes_the_options_of_pexservice_and_their_files(tmp_path: Path) -> None:
+    (tmp_path / "pexservice.toml").touch()
+    assert complete(tmp_path, "pexservice", "--trus") == ["--trusted-proxy"]
+    assert complete(tmp_path, "pexservice", "--config", "p") == ["pexservice.toml"]
+    assert complete(tmp_path, "pexservice", "--journal", "") == [""]
+
+
 @pytest.mark.needs("zsh")
-def test_zsh() -> None:
-    """
-    Zsh can parse its completion file.
-    """
+@pytest.mark.parametrize("file", [completions.ZSH, completions.SERVICE_ZSH])
+def test_zsh_can_parse_its_completion_file(file: Path) -> None:
     zsh = program("zsh")
     assert zsh is not None
-    subprocess.run([zsh, "-n", str(completions.ZSH)], check=True)
+    subprocess.run([zsh, "-n", str(file)], check=True)
