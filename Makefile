@@ -9,7 +9,7 @@ KILL_EVERY ?= 60
 SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|html\|css\|js\|json\|md\|description\)')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all quick bench chart deb system image-test api-docs completions
+.PHONY: help run test test-all quick bench chart deb clean-deb system image-test api-docs completions
 .PHONY: screenshots moving-picture docs clean release
 .PHONY: cluster cluster-faults
 .PHONY: exactly-once failover power-cuts damage faults histories starts turns simulate
@@ -83,15 +83,18 @@ deb: ## build build/deb/pexservice_VERSION_all.deb, on Debian 13
 	git ls-files ':!tests/nets' | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
+clean-deb: ## the same on a Debian 13 that has only the declared build dependencies; root
+	.ci/deb
+
 release: $(VENV)/bin/python ## build wheel, sdist and .deb with checksums into build/release
 	$(PIP) install 'build>=1'
 	PYTHON=$(CURDIR)/$(VENV)/bin/python .ci/release
 
-system: deb build/system/base.tar $(VENV)/tested ## try the package on a machine that boots systemd; root
+system: clean-deb build/system/base.tar $(VENV)/tested ## try the package on a machine that boots systemd; root
 	$(VENV)/bin/pytest --system tests/packaging/system
 
 # With what the package depends on, so that the machine needs no network.
-build/system/base.tar: debian/control | deb
+build/system/base.tar: debian/control | clean-deb
 	mkdir -p build/system
 	mmdebstrap --variant=minbase --include=autopkgtest,curl,dbus,dpkg-repack,logrotate,openssl,systemd-sysv,\
 	"$$(dpkg-deb --field build/deb/pexservice_*.deb Depends | \

@@ -51,6 +51,17 @@ and
 .B pexservice\-worker
 among its arguments it is Twisted's
 .BR twistd3 (1).
+.PP
+.BI pexservice@ NAME .service
+is one more service, with a cursor of its own.
+Its options are in
+.IR /etc/pexservice/NAME.toml ,
+its store in
+.IR /var/lib/pexservice@NAME ,
+and
+.BI pexservice@ NAME .socket
+listens on
+.IR /run/pexservice/NAME.sock .
 .SH OPTIONS
 """
 
@@ -76,7 +87,7 @@ It could not start; one line says why.
 .B 64
 An option is wrong, or a file that it names, or the store has a format of another version.
 Starting again does not help; the store is left alone.
-The package's unit stops the socket too then.
+The package's socket closes then.
 .TP
 .B 74
 A worker's store failed; the next worker reads what is on disk.
@@ -84,7 +95,7 @@ A worker's store failed; the next worker reads what is on disk.
 .B 78
 The store is damaged.
 Starting again does not help, and nothing resets, moves or overwrites it.
-The package's unit stops the socket too then.
+The package's socket closes then.
 .SH FILES
 .TP
 .I /etc/pexservice/pexservice.toml

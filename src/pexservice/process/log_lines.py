@@ -116,7 +116,10 @@ class LogLines:
         facility = event.get("facility", 0)
         prefix = ""
         if self.journal or self.piped:
-            prefix = f"<{8 * facility + _SEVERITIES.get(level, 6)}>"
+            # journald takes the level from a prefix, and leaves one with a facility in
+            # the message.  The supervisor knows a line of the access log by its facility.
+            known = facility if self.piped else 0
+            prefix = f"<{8 * known + _SEVERITIES.get(level, 6)}>"
         shown = self._json(event) if self.as_json else self._text(event, level, facility)
         # As one text: lines of one event stay together, whatever else writes there.
         return "".join(f"{prefix}{line}\n" for line in shown)

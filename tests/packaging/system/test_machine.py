@@ -103,7 +103,7 @@ def _autopkgtest(machine: Machine) -> None:
     print(told)
     results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", told))
     assert results == dict.fromkeys(
-        ("smoke", "upkeep", "service", "wrong", "crash", "upgrade"), "PASS"
+        ("smoke", "upkeep", "service", "instances", "wrong", "crash", "upgrade"), "PASS"
     )
 
 

@@ -18,6 +18,7 @@ from tests.packaging.system.installed import (
     shown,
     supervisor,
 )
+from tests.packaging.system.wrong import CONFIG, more
 
 
 def higher(path: Path) -> tuple[str, Path]:
@@ -38,6 +39,20 @@ def higher(path: Path) -> tuple[str, Path]:
     return f"{version}+1", package
 
 
+def with_a_mistake_in_the_configuration(package: Path) -> None:
+    """
+    Install the package: its output says what is wrong, and the old processes keep running.
+    """
+    kept = CONFIG.read_text()
+    more("jurnal = 5\n")()
+    with load() as clients:
+        output = run("dpkg", "--install", "--force-confold", str(package))
+    assert_none_cut_off(clients)
+    assert "there is no jurnal (did you mean journal?)" in output
+    assert "the version before keeps running" in output
+    CONFIG.write_text(kept)
+
+
 def main() -> None:
     """
     Run the test.
@@ -45,6 +60,8 @@ def main() -> None:
     chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
     with tempfile.TemporaryDirectory() as path:
         version, package = higher(Path(path))
+        with_a_mistake_in_the_configuration(package)
+        assert supervisor() == chief
         with load() as clients:
             run("dpkg", "--install", str(package))
     assert_none_cut_off(clients)

@@ -145,7 +145,8 @@ def tried(wrong: Wrong) -> dict[str, str]:
     }
     before = cursor()
     wrong.do()
-    run("systemctl", "restart", SERVICE, status=1)
+    answer = run("systemctl", "restart", SERVICE, status=1)
+    assert answer.startswith("Job for pexservice.service failed because"), answer
     wait_until(lambda: shown("ActiveState") == "failed", "the unit has failed")
     wait_until(lambda: caller_gets() == "Connection refused", "callers are refused")
     status = told()

@@ -1,0 +1,95 @@
+"""
+A second service with a cursor of its own, C{pexservice@NAME}, as docs/operations.md has it.
+
+C{python3 -m tests.packaging.system.instances}, as root where the package is installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.packaging.system.installed import SERVICE, ask, cursor, run, shown
+
+CONFIG = Path("/etc/pexservice/blue.toml")
+STORE = Path("/var/lib/pexservice@blue")
+SOCKET = Path("/run/pexservice/blue.sock")
+BACKUPS = Path("/var/backups/pexservice/blue")
+UNIT = "pexservice@blue.service"
+
+
+def step(user: str = "root", status: int = 0) -> str:
+    """
+    Step the instance's cursor, and return the response.
+    """
+    command = ("curl", "--silent", "--request", "POST", "--unix-socket", str(SOCKET))
+    return run("runuser", "-u", user, "--", *command, "http://blue/next", status=status)
+
+
+def has_a_cursor_of_its_own() -> None:
+    """
+    Start the instance, step it, and see that the service's own cursor stays.
+    """
+    ask("/next", "POST")
+    before = cursor()
+    assert [step() for _ in range(3)] == ["1\n", "1\n", "2\n"]
+    assert cursor() == before
+    run("systemctl", "restart", UNIT)
+    assert step() == "3\n"
+    run("systemctl", "reload", UNIT)
+    assert step() == "5\n"
+    # curl's status for a connection that is refused.
+    step("nobody", status=7)
+
+
+def is_backed_up_by_its_own_timer() -> None:
+    """
+    Back the instance up, and see that backup and metrics are its own.
+    """
+    run("systemctl", "start", "pexservice-backup@blue.service")
+    (backup,) = BACKUPS.iterdir()
+    assert "position 5" in run("pexctl", "verify", str(backup))
+    metrics = Path("/var/lib/pexservice-backup/pexservice_backup@blue.prom").read_text()
+    assert f'pexservice_backup_revision{{store="{STORE}"}} 5\n' in metrics
+
+
+def stops_with_its_socket_and_leaves_the_service_alone() -> None:
+    """
+    Clients of a stopped instance are refused; the service goes on.
+    """
+    run("systemctl", "stop", UNIT)
+    step(status=7)
+    assert shown("ActiveState", "pexservice@blue.socket") == "inactive"
+    assert shown("ActiveState") == "active"
+
+
+def main() -> None:
+    """
+    Run the test.
+    """
+    own = Path("/etc/pexservice/pexservice.toml").read_text()
+    CONFIG.write_text(own.replace("/var/lib/pexservice", str(STORE)))
+    install = ("install", "-d", "-o", "pexservice", "-g", "pexservice", "-m", "0700")
+    run(*install, str(STORE), str(BACKUPS))
+    user = ("runuser", "-u", "pexservice", "--")
+    run(*user, "pexctl", "create", "--config", str(CONFIG))
+    run(*user, "pexctl", "check", "--config", str(CONFIG))
+    run("systemctl", "enable", "--now", UNIT, "pexservice-backup@blue.timer")
+    try:
+        for each in (
+            has_a_cursor_of_its_own,
+            is_backed_up_by_its_own_timer,
+            stops_with_its_socket_and_leaves_the_service_alone,
+        ):
+            print(each.__name__, flush=True)
+            each()
+    finally:
+        run("systemctl", "disable", "--now", UNIT, "pexservice-backup@blue.timer")
+        CONFIG.unlink()
+        for each in (STORE, BACKUPS):
+            shutil.rmtree(each)
+    assert shown("ActiveState", SERVICE) == "active"
+
+
+if __name__ == "__main__":
+    main()
