@@ -76,18 +76,18 @@ def main() -> None:
     run(*user, "pexctl", "check", "--config", str(CONFIG))
     run("systemctl", "enable", "--now", UNIT, "pexservice-backup@blue.timer")
     try:
-        for each in (
+        for check in (
             has_a_cursor_of_its_own,
             is_backed_up_by_its_own_timer,
             stops_with_its_socket_and_leaves_the_service_alone,
         ):
-            print(each.__name__, flush=True)
-            each()
+            print(check.__name__, flush=True)
+            check()
     finally:
         run("systemctl", "disable", "--now", UNIT, "pexservice-backup@blue.timer")
         CONFIG.unlink()
-        for each in (STORE, BACKUPS):
-            shutil.rmtree(each)
+        for directory in (STORE, BACKUPS):
+            shutil.rmtree(directory)
     assert shown("ActiveState", SERVICE) == "active"
 
 
