@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from twisted.logger import Logger
+
 from pexservice.process.scoreboard import Reload, Score
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 
@@ -19,6 +21,8 @@ class Reports:
 
     The notifications say that the service is ready, and what the service does.
     """
+
+    _log = Logger()
 
     def __init__(
         self, notifier: Notifier, score: Score, publish: Callable[[Score], object]
@@ -64,7 +68,12 @@ class Reports:
         """
         # There was no pause if the worker took over before its predecessor's end was
         # noticed.
-        pause = 0.0 if self._gone_at is None else at - self._gone_at
+        pause = 0.0
+        if self._gone_at is not None:
+            pause = at - self._gone_at
+            self._log.info(
+                "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
+            )
         self._gone_at = None
         self._score.serving = name
         self._score.since = time.time_ns() // 1_000_000

@@ -1,0 +1,23 @@
+"""
+The supervisor's reports on its workers.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import capturedLogs, formatEvent
+
+from pexservice.process.scoreboard import Score
+from pexservice.process.sd_notify import Notifier
+from pexservice.supervisor.reports import Reports
+
+
+def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> None:
+    """
+    The pause goes from the end of one worker to the readiness of the next.
+    """
+    reports = Reports(Notifier(), Score(), lambda _: None)
+    with capturedLogs() as events:
+        reports.serving("worker-1", 1.0)
+        reports.gone("worker-1", 5.0)
+        reports.serving("worker-2", 5.0084)
+    assert [formatEvent(event) for event in events] == ["worker-2 took over after 8 ms"]
