@@ -120,3 +120,10 @@ async def persist(
                 raise Unanswered("; ".join(problems), sent=sent) from error
         await caller.pause(number)
         number += 1
+
+
+async def ask(caller: Caller, path: str, message: Message) -> Message:
+    """
+    Make a call, which may be made again, until it is answered; see L{persist}.
+    """
+    return await persist(caller, lambda: caller.call(path, message))

@@ -19,6 +19,7 @@ from pexservice.stores.etcd.caller import (
     Caller,
     Refused,
     Unanswered,
+    ask,
     persist,
 )
 from pexservice.stores.etcd.gateway import Gateway
@@ -127,7 +128,7 @@ async def open_cursor(
         )
     try:
         # Of the nodes that do this at the same time, one creates the cursor.
-        await persist(caller, lambda: caller.call("kv/txn", messages.create(keys, journal)))
+        await ask(caller, "kv/txn", messages.create(keys, journal))
     except (Refused, Unanswered) as error:
         raise explain(name, error) from error
     _log.warn(
@@ -146,9 +147,7 @@ async def find_cursor(caller: Caller, keys: Keys, name: str) -> Cursor | None:
     @raise StoreUnusable: or one of its subclasses.
     """
     try:
-        answer = await persist(
-            caller, lambda: caller.call("kv/txn", messages.find_cursor(keys))
-        )
+        answer = await ask(caller, "kv/txn", messages.find_cursor(keys))
         cursor, *others = (
             messages.pairs(response["response_range"]) for response in answer["responses"]
         )

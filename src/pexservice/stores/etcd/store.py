@@ -10,8 +10,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial, wraps
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -19,9 +20,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, persist
+from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, ask
 from pexservice.stores.etcd.decision import Attempt, Fate
-from pexservice.stores.etcd.history import history
+from pexservice.stores.etcd.journal import history, trim
 from pexservice.stores.etcd.messages import Operation, QueuePlace
 from pexservice.stores.etcd.opening import (
     begin_operations,
@@ -32,7 +33,6 @@ from pexservice.stores.etcd.opening import (
 )
 from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
-from pexservice.stores.etcd.trimming import trim
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     KEPT_KEYS,
@@ -50,6 +50,7 @@ from pexservice.stores.interface import (
 )
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: How many revisions too many there may be in the journal, or idempotency keys,
 #: before they are trimmed.
@@ -57,6 +58,20 @@ SLACK = 128
 
 #: After a batch that was taken, no check is needed for this long.  Seconds.
 MIN_CHECK_SECONDS = 1.0
+
+
+def as_deferred(
+    function: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Deferred[T]]:
+    """
+    Return C{function} as one that returns a C{Deferred}.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return Deferred.fromCoroutine(function(*args, **kwargs))
+
+    return call
 
 
 def _not_taken(error: Refused | Unanswered) -> NotTaken:
@@ -127,13 +142,11 @@ class EtcdStore:
         self._operation: Operation | None = None
         self._trimming: Deferred[None] = succeed(None)
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    @as_deferred
+    async def open(self) -> tuple[int, int]:
         """
         Read the cursor, or make it, and make an operation key; see L{IStore.open}.
         """
-        return Deferred.fromCoroutine(self._open())
-
-    async def _open(self) -> tuple[int, int]:
         report = {} if self._survey is None else await self._survey()
         if not self._warned:
             warn_of_stale_reads(report)
@@ -165,13 +178,11 @@ class EtcdStore:
     def _kept_transitions(self) -> int:
         return self._base.journal or self._journal
 
-    def turn(self) -> Deferred[tuple[int, int]]:
+    @as_deferred
+    async def turn(self) -> tuple[int, int]:
         """
         Wait for this node's turn, in the order of the queue.
         """
-        return Deferred.fromCoroutine(self._turn())
-
-    async def _turn(self) -> tuple[int, int]:
         seconds = self._caller.clock.seconds
         began = seconds()
         self._queue.ask(began)
@@ -185,13 +196,11 @@ class EtcdStore:
         self.turn_seconds += seconds() - began
         return self._base.revision, self._base.position
 
-    def commit(self, batch: Batch) -> Deferred[None]:
+    @as_deferred
+    async def commit(self, batch: Batch) -> None:
         """
         Take C{batch}, if the cursor is where the batch begins; see L{ISharedStore.commit}.
         """
-        return Deferred.fromCoroutine(self._commit(batch))
-
-    async def _commit(self, batch: Batch) -> None:
         operation = await self._next_operation()
         base, queue, seconds = self._base, self._queue, self._caller.clock.seconds
         if (base.revision + 1, base.position) != (
@@ -310,13 +319,11 @@ class EtcdStore:
         self._trimming.addCallback(lambda _: done.callback(None))
         return done
 
-    def read(self) -> Deferred[tuple[int, int]]:
+    @as_deferred
+    async def read(self) -> tuple[int, int]:
         """
         Read the cursor from etcd, and take note of it; see L{ISharedStore.read}.
         """
-        return Deferred.fromCoroutine(self._read())
-
-    async def _read(self) -> tuple[int, int]:
         known = self._base
         answer = await self._ask("kv/range", messages.get(self._keys.cursor))
         cursor = self._only_cursor(answer)
@@ -334,18 +341,15 @@ class EtcdStore:
         except BadRecord as error:
             raise NotTaken(str(error)) from error
 
-    def check(self) -> Deferred[NotTaken | None]:
+    @as_deferred
+    async def check(self) -> NotTaken | None:
         """
         Find out whether a batch would be taken now; see L{ISharedStore.check}.
         """
-        return Deferred.fromCoroutine(self._check())
-
-    async def _check(self) -> NotTaken | None:
         if self._caller.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
             return None
-        message = messages.check(self._keys)
         try:
-            await persist(self._caller, lambda: self._caller.call("kv/txn", message))
+            await ask(self._caller, "kv/txn", messages.check(self._keys))
         except Refused as error:
             return _not_taken(error)
         except Unanswered as error:
@@ -357,20 +361,18 @@ class EtcdStore:
         Make a call that changes nothing, until it is answered.
         """
         try:
-            return await persist(self._caller, lambda: self._caller.call(path, message))
+            return await ask(self._caller, path, message)
         except (Refused, Unanswered) as error:
             raise _not_taken(error) from error
 
-    def inspect(self) -> Deferred[list[str]]:
+    @as_deferred
+    async def inspect(self) -> list[str]:
         """
         Ask etcd for its members, the cursor and its rights; see L{ISharedStore.inspect}.
         """
-        return Deferred.fromCoroutine(self._inspect())
-
-    async def _inspect(self) -> list[str]:
         report = {} if self._survey is None else await self._survey()
         cursor = await find_cursor(self._caller, self._keys, self.name)
-        refusal = await self._check()
+        refusal = await self.check()
         if refusal is not None:
             raise StoreAway(f"{self.name}: {refusal}")
         prefix = self._keys.prefix.decode()
@@ -381,15 +383,13 @@ class EtcdStore:
             else f"the cursor is at revision {cursor.revision}, position {cursor.position}",
         ]
 
-    def create(self) -> Deferred[None]:
+    @as_deferred
+    async def create(self) -> None:
         """
         Create the cursor, which no node may have created before.
 
         @raise StoreExists: there is a cursor already.
         """
-        return Deferred.fromCoroutine(self._create_cursor())
-
-    async def _create_cursor(self) -> None:
         if self._survey is not None:
             await self._survey()
         if await find_cursor(self._caller, self._keys, self.name) is not None:
@@ -399,13 +399,11 @@ class EtcdStore:
             self._caller, self._keys, self.name, journal=self._journal, create=True
         )
 
-    def advance(self, revision: int) -> Deferred[tuple[int, int]]:
+    @as_deferred
+    async def advance(self, revision: int) -> tuple[int, int]:
         """
         Give the cursor a higher revision; see L{ISharedStore.advance}.
         """
-        return Deferred.fromCoroutine(self._advance(revision))
-
-    async def _advance(self, revision: int) -> tuple[int, int]:
         cursor = await find_cursor(self._caller, self._keys, self.name)
         if cursor is None:
             raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
@@ -423,39 +421,29 @@ class EtcdStore:
             raise StoreUnusable(f"{self.name}: the cursor moved; stop all nodes first")
         return revision, cursor.position
 
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+    @as_deferred
+    async def recall(self, key: bytes) -> Remembered | None:
         """
         Return what the first use of C{key} did, read from etcd; see L{IStore.recall}.
         """
-        return Deferred.fromCoroutine(self._recall(key))
-
-    async def _recall(self, key: bytes) -> Remembered | None:
         found = messages.pairs(
             await self._ask("kv/range", messages.get(self._keys.used(key)))
         )
         return records.read_remembered(found[0]) if found else None
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    @as_deferred
+    async def history(self, before: int | None, limit: int) -> list[Row]:
         """
         Return durable transitions, newest first; see L{IStore.history}.
         """
-        return Deferred.fromCoroutine(
-            history(
-                lambda message: self._ask("kv/txn", message),
-                self._keys,
-                before,
-                limit,
-                self._kept_transitions,
-            )
-        )
+        read = partial(self._ask, "kv/txn")
+        return await history(read, self._keys, before, limit, self._kept_transitions)
 
-    def close(self) -> Deferred[None]:
+    @as_deferred
+    async def close(self) -> None:
         """
         Stop the watch, leave the queue and give up the lease; see L{IStore.close}.
         """
-        return Deferred.fromCoroutine(self._close())
-
-    async def _close(self) -> None:
         if self._watching is not None:
             self._watching.stop()
         await self.trimmed()

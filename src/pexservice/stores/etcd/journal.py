@@ -1,5 +1,5 @@
 """
-The reading of the journal, page by page.
+The journal: its pages, newest first, and the removal of the oldest idempotency keys.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from pexservice.stores.etcd import messages, records
+from pexservice.stores.etcd.caller import Caller, ask
 from pexservice.stores.etcd.records import Keys, Message
 from pexservice.stores.interface import Row
 
 #: How many batches are read at a time.
-_ROWS = 100
+_PAGE_ROWS = 100
 
 
 async def history(
-    ask: Callable[[Message], Coroutine[Any, Any, Message]],
+    read: Callable[[Message], Coroutine[Any, Any, Message]],
     keys: Keys,
     before: int | None,
     limit: int,
@@ -26,7 +27,7 @@ async def history(
     """
     Return durable transitions, newest first; see L{IStore.history}.
 
-    @param ask: sends a transaction, and returns its answer.
+    @param read: sends a transaction, and returns its answer.
     @param kept: how many of the newest transitions may be shown.
     """
     found: list[Row] = []
@@ -35,7 +36,7 @@ async def history(
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
     whole: Message = {
         "request_range": messages.get(
-            keys.row(0), end, limit=str(_ROWS), sort_order="DESCEND", sort_target="KEY"
+            keys.row(0), end, limit=str(_PAGE_ROWS), sort_order="DESCEND", sort_target="KEY"
         )
     }
     partly: Message = {
@@ -43,7 +44,7 @@ async def history(
     }
     cursor: Message = {"request_range": messages.get(keys.cursor)}
     asked = [cursor, whole] if before is None else [cursor, partly, whole]
-    answer = await ask({"success": asked})
+    answer = await read({"success": asked})
     newest: int | None = None
     while True:
         at, *pages = [
@@ -56,11 +57,11 @@ async def history(
                 return found
             if before is None or row.revision < before:
                 found.append(row)
-        if len(pages[-1]) < _ROWS:
+        if len(pages[-1]) < _PAGE_ROWS:
             return found
         end = b64decode(pages[-1][-1]["key"])
         whole["request_range"]["range_end"] = records.text(end)
-        answer = await ask({"success": [cursor, whole]})
+        answer = await read({"success": [cursor, whole]})
 
 
 def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
@@ -71,3 +72,41 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
         for pair in page:
             last = keys.last_revision(b64decode(pair["key"]))
             yield from reversed(records.read_row(pair, last))
+
+
+#: How many keys one transaction removes at most, but for a batch that has more alone, and
+#: how many batches are looked at for it.
+MAX_TRIMMED_KEYS = 100
+
+
+async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
+    """
+    Forget the first C{forgotten} keys, but for those that share a batch with a kept key.
+
+    Each transaction takes the oldest batches whole, and only if the oldest one is still
+    there.  So a transaction that arrives late, or that another node was faster with,
+    changes nothing.
+
+    @raise Refused: etcd refuses.
+    @raise Unanswered: etcd does not answer.
+    """
+    if forgotten <= 0:
+        return
+    while True:
+        oldest = messages.get(
+            *(keys.age(0), keys.age(forgotten + 1)),
+            limit=str(MAX_TRIMMED_KEYS),
+            sort_order="ASCEND",
+        )
+        answer = await ask(caller, "kv/range", oldest)
+        names: list[bytes] = []
+        ages: list[bytes] = []
+        for pair in messages.pairs(answer):
+            more = records.read_names(pair)
+            if ages and len(names) + len(more) > MAX_TRIMMED_KEYS:
+                break
+            ages.append(b64decode(pair["key"]))
+            names += more
+        if not ages:
+            return
+        await ask(caller, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names))
