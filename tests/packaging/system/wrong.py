@@ -217,6 +217,11 @@ def check() -> None:
     more("jurnal = 5\n")()
     assert "did you mean journal?" in run(*command, "--config", str(CONFIG), status=64)
     CONFIG.write_text(kept)
+    # The user may write there, but not the unit.
+    more('access-log = "/var/backups/pexservice/access.log"\n')()
+    answer = run(*command, "--config", str(CONFIG), status=64)
+    assert "outside the sandbox of pexservice.service" in answer
+    CONFIG.write_text(kept)
 
 
 def main() -> None:

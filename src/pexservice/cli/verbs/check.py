@@ -5,6 +5,7 @@ C{pexctl check}: tell whether the service would start with these options.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pexservice.cli.outcome import Result
@@ -46,6 +47,7 @@ def run(arguments: Namespace) -> Result:
         raise VerbFailed(str(error), outcome, error.exit_status) from error
     with failing_as_a_verb():
         note = _check_store(settings, in_use)
+    _check_sandbox(arguments.options, settings)
     used = f"; in use now: {', '.join(in_use)}" if in_use else ""
     return Result(f"well{note}{used}", {"outcome": "well", "in_use": in_use})
 
@@ -91,6 +93,19 @@ def _check_access_log(name: str | None) -> None:
             raise PermissionError(13, "cannot be made there: Permission denied")
     except OSError as error:
         raise cannot_use(f"the access log {path}", error) from error
+
+
+def _check_sandbox(words: list[str], settings: Settings) -> None:
+    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.sandbox import problems, properties_of, unit_of
+    from pexservice.process.exit_status import Status
+
+    config = next((b for a, b in pairwise(words) if a == "--config"), None)
+    unit = unit_of(config)
+    if unit is None:
+        return
+    for problem in problems(settings, unit, properties_of(unit)):
+        raise VerbFailed(problem, "misconfigured", Status.MISCONFIGURED)
 
 
 def _check_addresses(settings: Settings) -> list[str]:

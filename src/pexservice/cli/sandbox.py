@@ -1,0 +1,95 @@
+"""
+The sandbox of the service's systemd unit, which hides directories from it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pexservice.settings.options import Settings
+from pexservice.stores.registry import is_shared
+
+#: Where the Debian package's units have their configuration files: that of the service,
+#: and NAME.toml for C{pexservice@NAME}.
+_CONFIGURATION = Path("/etc/pexservice")
+
+#: The properties of a unit that name directories which it may write to, with their parent.
+_WRITABLE = {
+    "StateDirectory": "/var/lib",
+    "LogsDirectory": "/var/log",
+    "RuntimeDirectory": "/run",
+    "ReadWritePaths": "/",
+}
+
+#: The properties of a unit that hide directories from it.
+_HIDDEN = {
+    "ProtectHome": ("/home", "/root", "/run/user"),
+    "PrivateTmp": ("/tmp", "/var/tmp"),  # noqa: S108 nothing is written there
+}
+
+
+def unit_of(config: str | None) -> str | None:
+    """
+    Return the unit that starts with the configuration file C{config}, if one does.
+    """
+    if config is None or Path(config).absolute().parent != _CONFIGURATION:
+        return None
+    name = Path(config).stem
+    return f"{name}.service" if name == "pexservice" else f"pexservice@{name}.service"
+
+
+def properties_of(unit: str) -> dict[str, str]:
+    """
+    Ask systemd for the properties of C{unit}.
+
+    @return: no properties if there is no systemd, or no such unit.
+    """
+    names = ",".join(("LoadState", "ProtectSystem", *_WRITABLE, *_HIDDEN))
+    try:
+        shown = subprocess.run(
+            ["systemctl", "show", "--property", names, unit],  # noqa: S607 of the system
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        ).stdout
+    except OSError:
+        return {}
+    properties = dict(line.partition("=")[::2] for line in shown.splitlines())
+    return properties if properties.get("LoadState") == "loaded" else {}
+
+
+def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> Iterator[str]:
+    """
+    Yield a line for each path of C{settings} that C{unit} cannot use.
+    """
+    writable = [
+        Path(parent, name.lstrip("-+"))
+        for key, parent in _WRITABLE.items()
+        for name in properties.get(key, "").split()
+    ]
+    written = {"the access log": settings.access_log}
+    if not is_shared(settings.store):
+        written["the store"] = settings.directory
+    if properties.get("ProtectSystem") == "strict":
+        for what, name in written.items():
+            path = Path(name or "-").resolve()
+            if name in (None, "-") or any(path.is_relative_to(each) for each in writable):
+                continue
+            yield (
+                f"{what} {path} is outside the sandbox of {unit}, which may not write"
+                f" there: systemctl edit {unit}, [Service], ReadWritePaths={path}"
+            )
+    read = {
+        "the TLS file": settings.tls_certificate,
+        "the TLS key": settings.tls_key,
+        "the token file": settings.token_file,
+    }
+    for what, name in (written | read).items():
+        for key, directories in _HIDDEN.items():
+            if properties.get(key) == "yes" and any(
+                Path(name or "/").resolve().is_relative_to(each) for each in directories
+            ):
+                yield f"{what} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
