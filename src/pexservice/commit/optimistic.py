@@ -1,17 +1,18 @@
 """
 The committer of a store that other nodes write to too: many nodes, one cursor.
 
-A node's knowledge of the cursor may be old.  So no request is answered from memory alone:
-for a read, and so for an unmet condition, the store is read after the request came, and a
-batch is a compare-and-swap.  A batch that lost the race surely never happened; its moves,
-with their keys and conditions, are applied to where the cursor is now, in their order and
-together with the moves that came meanwhile.  Waiters are told by the batch that won.
+What a node knows of the cursor may be old, so no request is answered from memory alone.
+For a read, and for an unmet condition, the store is read after the request has arrived.  A
+batch is a compare-and-swap.  A batch that lost the race surely never happened: its steps,
+with their keys and conditions, are applied to the present cursor, in their order and
+together with the steps that arrived meanwhile.  Waiters get the outcome of the batch that
+won.
 
-A key is not looked up first: the store refuses a batch with a key that was used before,
-and says for which transition.
+A key is not looked up first: the store refuses a batch with a key that was used before, and
+says for which transition.
 
-A store that does not answer makes the node unready, not dead.  The store is asked again
-and again, and until it answers no move is taken.
+A store that does not answer, or would refuse a batch, makes the node unready, and does not
+end it.  The store is asked again and again, and until then steps are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from pexservice.commit.cursor_reader import CursorReader
 from pexservice.commit.group_commit import GroupCommit, StepBatch
 from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import Outcome, Step, Waiter
-from pexservice.commit.unmet import UnmetConditions, as_refusal
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Conflict,
@@ -40,6 +40,13 @@ from pexservice.stores.interface import (
     Remembered,
     Row,
 )
+
+
+def as_refusal(error: BaseException | None) -> NotTaken:
+    """
+    Return the error for a step that surely was not made.
+    """
+    return error if isinstance(error, NotTaken) else NotTaken(str(error))
 
 
 @implementer(ICommitter)
@@ -68,10 +75,7 @@ class OptimisticCommitter(GroupCommit):
         """
         super().__init__(store, reactor, fatal=fatal, time_ns=time_ns)
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
-        self._unmet_conditions = UnmetConditions(
-            store, self, self._reader, make=self.step, postpone=self._postpone
-        )
-        # Moves that have to wait for the next commit to end.
+        # Steps that wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []
 
     async def start(self) -> None:
@@ -89,7 +93,7 @@ class OptimisticCommitter(GroupCommit):
 
     def settled(self) -> Deferred[None]:
         """
-        Wait for nothing: this process gets on however long the store takes.
+        Wait for nothing: this process does not hang, however long the store takes.
         """
         return succeed(None)
 
@@ -100,7 +104,7 @@ class OptimisticCommitter(GroupCommit):
     @property
     def refusal(self) -> NotTaken | None:
         """
-        Return why no move is taken now, or C{None} if moves are.
+        Return why steps are refused now, or C{None} if they are accepted.
         """
         return self._closed or self._reader.refusal
 
@@ -128,8 +132,8 @@ class OptimisticCommitter(GroupCommit):
         return self._store.history(before, limit)
 
     def _heard(self, revision: int, position: int) -> None:
-        # Check the revision first: a state costs a term, and a node that slept hears of
-        # thousands.
+        # The revision is checked first: a state costs a term, and a node that was asleep
+        # hears of thousands.
         if self._is_news(revision):
             self.restart_from(self._reader.state_at(revision, position))
 
@@ -146,16 +150,16 @@ class OptimisticCommitter(GroupCommit):
         """
         Return whether to go on from C{revision}.
 
-        That is so if C{revision} is newer than the durable state, and there are no moves
-        that will show where the cursor is.
+        That is so if C{revision} is newer than the durable state, and no step waits whose
+        commit will show the present cursor.
         """
         return self.is_idle and revision > self.durable.revision
 
-    # Moves.
+    # Steps.
 
     def step(self, step: Step, waiter: Waiter) -> None:
         """
-        Make C{step}, unless no move is taken now.
+        Make C{step}, unless steps are refused now.
         """
         refusal = self.refusal
         if refusal is None:
@@ -166,7 +170,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _place(self, step: Step, waiter: Waiter) -> None:
         """
-        Have C{step} made now, if its key and its condition allow that.
+        Make C{step} now, if its key and its condition allow that.
 
         C{step} is not made now if its key is in a batch already, if no more keys fit into
         the open batch, or if its condition is not met.
@@ -187,20 +191,70 @@ class OptimisticCommitter(GroupCommit):
 
     def _unmet(self, step: Step, waiter: Waiter) -> None:
         """
-        Find out whether C{step}'s condition is really not met.
+        Decide on C{step}, whose condition this node's state does not meet.
 
-        The condition may only look unmet because other nodes moved the cursor, or because
-        of moves that never come to be.  The move may also have been made before, with the
-        same key.
+        Other nodes may have moved the cursor, and steps that this node has accepted may
+        never be taken.  Or the step was made before, with the same key, and its condition
+        is not met any more because of itself.
         """
         if step.key is not None or self.is_idle:
-            self._unmet_conditions.ask(step, waiter)
+            self._reader.read().addCallbacks(
+                self._judge,
+                lambda failure: waiter.fail(as_refusal(failure.value)),
+                callbackArgs=(step, waiter),
+            ).addErrback(
+                lambda failure: self._log.failure("a waiter failed", failure=failure)
+            )
         elif self.open_batch.transitions:
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
             self.respond(waiter, step, outcome, state, self.open_batch)
         else:
-            # The batch under way may have happened before this move was asked for.
+            # The batch being committed may have been taken before this step was requested.
             self._postpone(step, waiter)
+
+    def _judge(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
+        """
+        Decide on C{step} by C{state}, which the store had after C{step} was requested.
+        """
+        if step.condition is not None and not step.condition(state):
+            return self._refuse_unmet(state, step, waiter)
+        if self.is_idle:
+            # Another state might never meet the condition.
+            self.restart_from(state)
+            self.step(step, waiter)
+        elif step.key is None:
+            self.step(step, waiter)
+        else:
+            # Steps that keep the condition from being met may be waiting for their commit.
+            self._postpone(step, waiter)
+        return None
+
+    def _refuse_unmet(
+        self, state: State, step: Step, waiter: Waiter
+    ) -> Deferred[None] | None:
+        """
+        Respond that C{state} does not meet the condition, unless the key was used by then.
+        """
+
+        def recalled(first: Remembered | None) -> None:
+            if first is None:
+                unmet = Outcome.PRECONDITION_FAILED
+                self.respond(waiter, step, unmet, state, None)
+            else:
+                used = self._reader.state_at(first.revision, first.position)
+                self.replay(waiter, step, first.transition, used)
+
+        def failed(failure: Failure) -> None:
+            waiter.fail(as_refusal(failure.value))
+
+        if step.key is None:
+            recalled(None)
+            return None
+        found = self.find_key(step.key)
+        if found is not None:
+            self.replay(waiter, step, *found)
+            return None
+        return self._store.recall(step.key).addCallbacks(recalled, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
@@ -212,15 +266,15 @@ class OptimisticCommitter(GroupCommit):
         self._again(backlog, {})
 
     def _again(
-        self, moves: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, Remembered]
+        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, Remembered]
     ) -> None:
         """
-        Place C{moves} once more.
+        Place C{steps} once more.
 
-        @param used: of the moves' keys, those that were used before, with the first use
+        @param used: of the steps' keys, those that were used before, with the first use
             of each.
         """
-        for waiter, step in moves:
+        for waiter, step in steps:
             first = None if step.key is None else used.get(step.key)
             try:
                 if first is None:
@@ -253,17 +307,17 @@ class OptimisticCommitter(GroupCommit):
         used: Mapping[bytes, Remembered],
     ) -> None:
         """
-        Apply the moves of C{batches}, which have not happened, to where the cursor is.
+        Apply the steps of C{batches}, which have not happened, to where the cursor is.
         """
-        moves = [
+        steps = [
             (waiter, step) for batch in batches for waiter, *_, step in batch.responses
         ]
         self.restart_from(self._reader.state_at(revision, position))
-        self._again(moves, used)
+        self._again(steps, used)
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Try the moves again if C{batch} lost the race; tell the waiters of any other error.
+        Try the steps again if C{batch} lost the race; tell the waiters of any other error.
         """
         error = failure.value
         if isinstance(error, Conflict):
@@ -279,5 +333,5 @@ class OptimisticCommitter(GroupCommit):
         else:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
-        # A move that was not sent can only happen by being asked for again.
+        # A step that was not sent can only happen by being asked for again.
         self.roll_back(batch, error, as_refusal(error))
