@@ -92,7 +92,7 @@ def test_nothing_is_made(tmp_path: Path) -> None:
         (["--store", "lmdb:none/store"], 1, "cannot be created"),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
-        (["now"], 64, "there is no argument now"),
+        (["now"], 64, "unexpected argument now"),
     ],
 )
 def test_mistakes(tmp_path: Path, options: list[str], status: int, said: str) -> None:

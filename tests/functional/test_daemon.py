@@ -272,7 +272,9 @@ def test_an_argument(tmp_path: Path) -> None:
     """
     Arguments are refused, because there are none.
     """
-    assert "there is no argument now, only options" in refused(tmp_path, "now", status=64)
+    assert "unexpected argument now: use options only" in refused(
+        tmp_path, "now", status=64
+    )
 
 
 def test_an_address_in_use_is_named_with_the_option_that_changes_it(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pexservice.cli.outcome import WRONG_ARGUMENTS, VerbFailed
+from pexservice.cli.output import WRONG_ARGUMENTS, VerbFailed
 
 #: The URL of a service where neither the command line nor the environment names one.
 URL = "http://127.0.0.1:8081"

@@ -1,29 +1,71 @@
 """
-The output of C{pexctl}: results on standard output, and progress on a terminal.
+The output of C{pexctl}: results, failures, and progress on a terminal.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Self, TextIO
 
-from pexservice.cli.outcome import VerbFailed
+from attrs import define, field, frozen
 
-#: The length of a bar that is full.  Characters.
-_FULL = 30
+#: The exit status for wrong arguments, also those that only a running verb notices.
+WRONG_ARGUMENTS = 2
+
+#: EX_UNAVAILABLE: no pexservice answers.
+UNREACHABLE = 69
+
+#: EX_TEMPFAIL: the outcome of a step is unknown.
+UNKNOWN = 75
+
+_BAR_CHARACTERS = 30
+
+
+@frozen
+class Result:
+    """
+    The result of a verb.
+
+    @ivar line: the text for people.
+    @ivar fields: the object that C{--json} prints.
+    """
+
+    line: str
+    fields: Mapping[str, object] = field(factory=dict)
+
+
+@define(eq=False)
+class VerbFailed(Exception):
+    """
+    The failure of a verb.
+
+    @ivar message: one line that says what is wrong, and where.
+    @ivar outcome: the failure in one word, for programs.
+    @ivar exit_status: one of L{pexservice.cli.pexctl.STATUSES}.
+    @ivar fields: further members of the object that C{--json} prints.
+    """
+
+    message: str
+    outcome: str = "failed"
+    exit_status: int = 1
+    fields: Mapping[str, object] = field(factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def write(line: str) -> None:
     """
     Write a line of the result.
 
-    @raise BrokenPipeError: nobody reads standard output.
+    @raise BrokenPipeError: nothing reads standard output.
     @raise VerbFailed: the line cannot be written.
     """
     try:
         sys.stdout.write(f"{line}\n")
-        # Flushed here: when the process ends, a failure could not be reported any more.
+        # Flushed here, because the end of the process could not report a failure.
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -34,14 +76,14 @@ def write(line: str) -> None:
 
 def give_up_output() -> None:
     """
-    Discard all further output: the rest would be written when the process ends, and fail.
+    Discard the rest of the output, which the end of the process would try to write again.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar:
     """
-    A progress bar on standard error, which shows only if that is a terminal.
+    A progress bar on standard error; it shows only on a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -56,15 +98,15 @@ class ProgressBar:
 
     def show(self, words: str, percent: float) -> None:
         """
-        Show C{words}, and how much is done, in percent.
+        Show the progress in words and in percent.
         """
         percent = min(max(percent, 0.0), 100.0)
-        done = "#" * int(_FULL * percent / 100)
-        self._show(f"[{done:.<{_FULL}}] {percent:3.0f} % {words}")
+        done = "#" * int(_BAR_CHARACTERS * percent / 100)
+        self._show(f"[{done:.<{_BAR_CHARACTERS}}] {percent:3.0f} % {words}")
 
     def _show(self, line: str) -> None:
         if line != self._shown and self._stream.isatty():
-            # Blanks write over the end of a line that was longer before.
+            # Blanks overwrite the rest of a longer line.
             self._stream.write(f"\r{line:{len(self._shown)}}\r")
             self._stream.flush()
             self._shown = line

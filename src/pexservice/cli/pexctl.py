@@ -22,8 +22,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from pexservice.cli.arguments import add_service
-from pexservice.cli.outcome import Result, VerbFailed
-from pexservice.cli.output import give_up_output, write
+from pexservice.cli.output import Result, VerbFailed, give_up_output, write
 from pexservice.cli.verbs import (
     advance,
     backup,
@@ -320,10 +319,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result: Result | None = arguments.run(arguments)
         if result is not None:
-            write(json.dumps(result.found) if arguments.json else result.line)
+            write(json.dumps(result.fields) if arguments.json else result.line)
     except VerbFailed as failure:
         if arguments.json:
-            outcome = {"outcome": failure.outcome, "error": str(failure), **failure.found}
+            outcome = {"outcome": failure.outcome, "error": str(failure), **failure.fields}
             write(json.dumps(outcome))
         sys.stderr.write(f"pexctl: {failure}\n")
         return failure.exit_status

@@ -92,7 +92,7 @@ def url_of_process(pid: int) -> str:
     """
     Return the base URL of the service whose supervisor has the process id C{pid}.
 
-    The kernel lists the sockets that the process listens on, whoever opened them.  It does
+    The kernel lists the sockets that the process listens on, also inherited ones.  It does
     not know TLS: the scheme is always C{http}.
 
     @raise Unreachable: the process listens on no socket, or does not exist.

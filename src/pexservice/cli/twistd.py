@@ -101,7 +101,11 @@ class CommonOptions(usage.Options):
         """
         List the options of this command.
         """
-        return [each for each in options_of(*cls.tables) if not (each.hidden and cls.hides)]
+        return [
+            option
+            for option in options_of(*cls.tables)
+            if not (option.hidden and cls.hides)
+        ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +115,7 @@ class CommonOptions(usage.Options):
     @property
     def foreground(self) -> bool:
         """
-        Tell whether twistd stays in the foreground.
+        Return whether twistd stays in the foreground.
         """
         parent: Mapping[str, object] = self.parent or {}
         return bool(parent.get("nodaemon", True))
@@ -129,21 +133,18 @@ class CommonOptions(usage.Options):
             sys.stdout.write(f"{self}\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has seen enough, as head(1) has; the interpreter would flush again.
+            # The reader ended, like head(1); the interpreter would flush again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:
-        """
-        Return the text that C{--help} shows.
-        """
         return grouped(self.longdesc, self.declared())
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line; a wrong one ends the process with one line.
+        Parse the command line.  If it is wrong, print one line and end the process.
 
-        C{twistd} would print the whole of its own help before that line.
+        C{twistd} would print all of its help before that line.
         """
         if not self.foreground:
             START_TERMINAL.keep()
@@ -153,23 +154,23 @@ class CommonOptions(usage.Options):
             wrong = f"{self.explained(str(error))}; see twistd {self.command} --help"
             sys.stderr.write(error_line(f"{self.command}: {wrong}"))
             Notifier.to_service_manager(os.environ).notify(f"STATUS={wrong}")
-            # A daemon's start has one status for all that is wrong.
+            # A daemon's start has one status for all errors.
             raise SystemExit(
                 Status.MISCONFIGURED if self.foreground else Status.CANNOT_START
             ) from None
 
     def explained(self, wrong: str) -> str:
         """
-        Put Twisted's words for an option that is unknown or lacks its value into ours.
+        Return a better message for Twisted's about an unknown option or a missing value.
         """
-        found = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
-        if found is None:
+        match = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
+        if match is None:
             return wrong
-        name, mistake = found.groups()
+        name, mistake = match.groups()
         if mistake == "requires argument":
-            values = {each.name: each.value for each in self.declared()}
-            return f"--{name} takes a value: --{name} {values.get(name, 'VALUE')}"
-        names = [each.name for each in self.declared()]
+            values = {option.name: option.value for option in self.declared()}
+            return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
+        names = [option.name for option in self.declared()]
         hint = _OTHER_NAMES.get(name) or near(name, names, "--{}")
         return f"there is no option --{name}{hint}"
 
@@ -188,7 +189,7 @@ class CommonOptions(usage.Options):
 
     def read_config(self) -> None:
         """
-        Take the values of the configuration file as it is now; the command line's win.
+        Read the configuration file again; values of the command line replace its values.
 
         @raise ValueError: one line that names what is wrong.
         """
@@ -198,28 +199,25 @@ class CommonOptions(usage.Options):
             self.given = {**read, **self.on_command_line}
 
     def parseArgs(self, *words: str) -> None:
-        """
-        Refuse arguments, for there are only options.
-        """
         if words:
-            raise usage.UsageError(f"there is no argument {words[0]}, only options")
+            raise usage.UsageError(f"unexpected argument {words[0]}: use options only")
 
-    def made(self, table: type[T], **others: object) -> T:
+    def values_of(self, table: type[T], **others: object) -> T:
         """
-        Return an instance of C{table} with the values that were given.
+        Return an instance of C{table} with the given values.
         """
-        given = {
-            each.attribute: self.given[each.name]
-            for each in options_of(table)
-            if each.name in self.given
+        values = {
+            option.attribute: self.given[option.name]
+            for option in options_of(table)
+            if option.name in self.given
         }
-        return table(**given, **others)
+        return table(**values, **others)
 
     def settings(self) -> Settings:
         """
         Return the settings of a worker.
         """
-        return self.made(Settings, foreground=self.foreground)
+        return self.values_of(Settings, foreground=self.foreground)
 
 
 class WorkerOptions(CommonOptions):
@@ -230,8 +228,8 @@ class WorkerOptions(CommonOptions):
     command: ClassVar[str] = "pexservice-worker"
     process: ClassVar[str] = "worker"
     longdesc = (
-        "One worker: it serves, and ends when it cannot go on. For those who bring a"
-        " supervisor of their own."
+        "One worker, for a machine with another supervisor. It ends when it cannot"
+        " continue."
     )
     tables = (Source, Settings)
     hides = False
@@ -257,13 +255,13 @@ class ServiceOptions(CommonOptions):
 
     def postOptions(self) -> None:
         """
-        Check the options too for a file descriptor to listen on, which only a worker takes.
+        Check the options, also those that only a supervisor or a worker accepts.
         """
         super().postOptions()
-        for each in self.settings().listen:
-            if each.startswith("fd:"):
+        for address in self.settings().listen:
+            if address.startswith("fd:"):
                 raise usage.UsageError(
-                    f"--listen {each}: only a worker takes a descriptor that is handed down"
+                    f"--listen {address}: only a worker accepts an inherited descriptor"
                 )
         try:
             self.supervision()
@@ -274,9 +272,9 @@ class ServiceOptions(CommonOptions):
         """
         Return the settings of the supervisor.
 
-        @raise ValueError: a standby is asked for beside a store that has no lock.
+        @raise ValueError: the options require a standby for a store on etcd.
         """
-        supervision = self.made(Supervision)
+        supervision = self.values_of(Supervision)
         if not is_shared(self.settings().store):
             return supervision
         if self.given.get("standby"):
@@ -289,7 +287,7 @@ class ServiceOptions(CommonOptions):
 
 def _make_service(options: ServiceOptions) -> IService:
     """
-    Return a supervisor by C{options}, and open nothing, for twistd forks afterwards.
+    Return a supervisor and open nothing, because twistd forks afterwards.
     """
     from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
 
@@ -306,7 +304,7 @@ def _make_service(options: ServiceOptions) -> IService:
 
 def _read_again(began: Settings, options: ServiceOptions) -> Plan:
     """
-    Read the configuration file again, and return the plan by it.
+    Read the configuration file again, and return the new plan.
 
     @param began: the settings that the service started with.
     @raise Misconfigured: the file cannot be read, or an option is wrong.
@@ -339,7 +337,7 @@ def worker_command(settings: Settings) -> list[str]:
     """
     Return the command that starts a worker, without the descriptors that it inherits.
 
-    A worker runs on uvloop where that is installed.
+    A worker runs on uvloop if that is installed.
     """
     return [
         *(sys.executable, "-m", "pexservice"),

@@ -305,7 +305,7 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "store = None is no directory on this machine"),
+        ("", "store = None is not a directory on this machine"),
         ('store = "etcd:http://h:2379"', "etcdctl snapshot save"),
         ("stroe = 1", "there is no stroe (did you mean store?)"),
     ],

@@ -108,7 +108,7 @@ def test_flags_and_hidden_options() -> None:
     ("words", "wrong"),
     [
         (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
-        (["--rate-limit"], "--rate-limit takes a value: --rate-limit N"),
+        (["--rate-limit"], "--rate-limit requires a value: --rate-limit N"),
         (["--zzz"], "there is no option --zzz;"),
         (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--host", "::1"], "--host (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
@@ -137,7 +137,7 @@ def test_flags_and_hidden_options() -> None:
         ),
         (["--listen", "systemd:domain=INET:index=7"], "systemd has passed no such socket"),
         (["--store", "lmbd:x"], "(did you mean lmdb:x?)"),
-        (["--listen", "fd:3"], "--listen fd:3: only a worker takes"),
+        (["--listen", "fd:3"], "--listen fd:3: only a worker accepts"),
         (["--listen", "fd:x"], "--listen fd:x: must be fd:NUMBER;"),
         (["--synchronous-commit", "yes"], "must be on or off"),
         (["--cors-origin", "https://h/"], "without a path"),
@@ -152,7 +152,7 @@ def test_flags_and_hidden_options() -> None:
             ["--synchronous-commit", "off", "--store", "etcd:http://h:1"],
             "cannot be used with",
         ),
-        (["word"], "there is no argument word, only options"),
+        (["word"], "unexpected argument word: use options only"),
     ],
 )
 def test_wrong(words: list[str], wrong: str) -> None:
@@ -210,7 +210,7 @@ def test_the_configuration_file(tmp_path: Path) -> None:
         ("listen = [1]", "listen: must be a string in quotes"),
         ("scoreboard = 5", "there is no scoreboard"),
         ('config = "other"', "there is no config"),
-        ('listen = ["fd:3"]', "--listen fd:3: only a worker takes"),
+        ('listen = ["fd:3"]', "--listen fd:3: only a worker accepts"),
         ('tls-key = "k"', "--tls-certificate and --tls-key go together"),
     ],
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,8 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> Result:
-    from pexservice.cli.local_store import failing_as_a_verb
-    from pexservice.cli.shared_store import ask_store
+    from pexservice.cli.store_access import ask_store, failing_as_a_verb
     from pexservice.settings.options import Settings
 
     with failing_as_a_verb():

@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pexservice.cli.arguments import add_directory, number
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -46,13 +46,12 @@ def run(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.local_store import (
+    from pexservice.cli.output import ProgressBar, VerbFailed
+    from pexservice.cli.store_access import (
         configured_directory,
         contents,
         failing_as_a_verb,
     )
-    from pexservice.cli.outcome import VerbFailed
-    from pexservice.cli.output import ProgressBar
     from pexservice.stores.lmdb.backup import backup
     from pexservice.stores.lmdb.rotation import add_backup
 
@@ -86,7 +85,7 @@ def _write_textfile(name: str, store: str, directory: str, *, failed: bool) -> N
     import json
     from pathlib import Path
 
-    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.output import VerbFailed
     from pexservice.stores.lmdb.rotation import existing_backups, time_of
     from pexservice.stores.lmdb.witness import read_witness
 

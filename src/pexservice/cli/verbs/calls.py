@@ -13,8 +13,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pexservice.cli.arguments import add_service, number, seconds, token_of, urls_of
-from pexservice.cli.outcome import UNKNOWN, UNREACHABLE, WRONG_ARGUMENTS, Result, VerbFailed
-from pexservice.cli.output import ProgressBar, write
+from pexservice.cli.output import (
+    UNKNOWN,
+    UNREACHABLE,
+    WRONG_ARGUMENTS,
+    ProgressBar,
+    Result,
+    VerbFailed,
+    write,
+)
 
 if TYPE_CHECKING:
     from pexservice.client import BlockingCursor, Cursor, CursorError, State

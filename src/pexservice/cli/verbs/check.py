@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 if TYPE_CHECKING:
     from pexservice.settings.options import Settings
@@ -30,8 +30,8 @@ def run(arguments: Namespace) -> Result:
     """
     from attrs import evolve
 
-    from pexservice.cli.local_store import failing_as_a_verb
-    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.output import VerbFailed
+    from pexservice.cli.store_access import failing_as_a_verb
     from pexservice.process.exit_status import CannotStart, Status
     from pexservice.worker.files import read_files
 
@@ -60,7 +60,7 @@ def settings_of(words: list[str]) -> Settings:
     """
     from twisted.python.usage import Options, UsageError
 
-    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.output import VerbFailed
     from pexservice.cli.twistd import ServiceOptions
     from pexservice.process.exit_status import Status
 
@@ -136,7 +136,7 @@ def _check_store(settings: Settings, in_use: list[str]) -> str:
 
     @return: a note for the end of the result, or an empty text.
     """
-    from pexservice.cli.shared_store import ask_store
+    from pexservice.cli.store_access import ask_store
     from pexservice.stores.interface import StoreBusy
     from pexservice.stores.lmdb.directory import Directory
     from pexservice.stores.lmdb.verify import verify_in_child

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,8 +22,7 @@ def run(arguments: Namespace) -> Result:
     """
     Create the store that the options name.
     """
-    from pexservice.cli.local_store import failing_as_a_verb
-    from pexservice.cli.shared_store import options_for, wait_for
+    from pexservice.cli.store_access import failing_as_a_verb, options_for, wait_for
     from pexservice.cli.verbs.check import settings_of
     from pexservice.stores.registry import create_store, name_of
 

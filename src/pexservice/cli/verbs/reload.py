@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pexservice.cli.arguments import number, seconds
-from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
+from pexservice.cli.output import UNREACHABLE, Result, VerbFailed
 
 _POLL_INTERVAL_SECONDS = 0.05
 

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pexservice.cli.arguments import add_directory, number
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 #: The value of C{--beyond} without a number, and how far beyond the replaced store's
 #: revision the restored one then continues.
@@ -39,8 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
-    from pexservice.cli.local_store import contents, failing_as_a_verb
     from pexservice.cli.output import ProgressBar
+    from pexservice.cli.store_access import contents, failing_as_a_verb
     from pexservice.stores.lmdb.restore import restore
 
     with failing_as_a_verb(), ProgressBar() as bar:

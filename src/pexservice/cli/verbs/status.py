@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pexservice.cli.arguments import add_server, base_url, seconds, urls_of
-from pexservice.cli.outcome import UNREACHABLE, Result, VerbFailed
+from pexservice.cli.output import UNREACHABLE, Result, VerbFailed
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pexservice.cli.arguments import add_directory
-from pexservice.cli.outcome import Result
+from pexservice.cli.output import Result
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> Result:
     from attrs import asdict
 
-    from pexservice.cli.local_store import contents, failing_as_a_verb
     from pexservice.cli.output import ProgressBar
+    from pexservice.cli.store_access import contents, failing_as_a_verb
     from pexservice.stores.interface import StoreBusy
     from pexservice.stores.lmdb.summary import existing, summary
     from pexservice.stores.lmdb.verify import verify_in_child
