@@ -96,7 +96,7 @@ def _check_access_log(name: str | None) -> None:
 
 
 def _check_sandbox(words: list[str], settings: Settings) -> None:
-    from pexservice.cli.outcome import VerbFailed
+    from pexservice.cli.output import VerbFailed
     from pexservice.cli.sandbox import problems, properties_of, unit_of
     from pexservice.process.exit_status import Status
 
