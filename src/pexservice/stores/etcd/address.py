@@ -53,7 +53,7 @@ class Address:
         """
         Return whether any endpoint speaks TLS.
         """
-        return any(each.startswith("https:") for each in self.endpoints)
+        return any(endpoint.startswith("https:") for endpoint in self.endpoints)
 
     def password(self) -> str:
         """
@@ -76,11 +76,11 @@ def parse(url: str) -> Address:
     """
     body, _, query = url.removeprefix("etcd:").partition("?")
     endpoints = body.split(",")
-    for each in endpoints:
-        if not _ENDPOINT.fullmatch(each):
+    for endpoint in endpoints:
+        if not _ENDPOINT.fullmatch(endpoint):
             raise ValueError(
                 "must be etcd:http://HOST:PORT[,http://HOST:PORT...], or https,"
-                f" and {each or 'nothing'} is no such address"
+                f" and {endpoint or 'nothing'} is no such address"
             )
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
@@ -94,7 +94,7 @@ def parse(url: str) -> Address:
             raise ValueError(f"{name} must be given once, with a value")
         given[_NAMES[name]] = value
     _check(given)
-    return Address(endpoints=tuple(each.rstrip("/") for each in endpoints), **given)
+    return Address(endpoints=tuple(url.rstrip("/") for url in endpoints), **given)
 
 
 def _check(given: dict[str, str]) -> None:

@@ -1,24 +1,24 @@
 """
-The decision about what became of a transaction.
+The decision whether a transaction happened.
 
 A batch happens if the cursor's key is still as this node knows it: its value, and etcd's
 revision of the last change.  Every batch changes it, so a transaction that was sent more
 than once, or arrives late, happens at most once, and never after another one has.
 
-When no answer comes the identical transaction is sent again, until one does:
+If no answer arrives, the identical transaction is sent again, until one does:
 
-  - it succeeded: the batch happened now, and no other copy of it can any more;
-  - it did not, and the operation key has its number: a copy of it happened before;
-  - it did not, the operation key has another number, and the cursor's key has changed:
-    the batch never happened and never will;
-  - else its fate is unknown, as it is when no answer comes in time.
+  - It succeeds: the batch happened now, and no other copy of it can happen any more.
+  - It fails, and the operation key has its number: a copy of it happened before.
+  - It fails, the operation key has another number, and the cursor's key has changed: the
+    batch never happened and never will.
+  - Else the outcome is unknown, as it is when no answer arrives in time.
 
 The operation key has the number of this process's last batch that happened.  It is
-written in the same transaction, and it is there before the first, so its absence says
-that nobody can know, and never that nothing happened.  No clock is asked.
+written in the same transaction, and it exists before the first one.  So its absence means
+that the outcome cannot be known, and never that nothing happened.  No clock is read.
 
-When etcd runs out of space it says so of a transaction that it has made, too.  So that
-answer counts as none, and etcd's state is read to see what happened.
+When etcd runs out of space it reports that also for the transaction that filled the space.
+So this answer counts as none, and etcd's state is read to find the outcome.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from pexservice.stores.etcd.caller import (
     Refused,
     Unanswered,
 )
-from pexservice.stores.etcd.messages import Found, Operation
+from pexservice.stores.etcd.messages import Observation, Operation
 from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message, read_cursor
 from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown
 
 
-class Fate(Enum):
+class BatchOutcome(Enum):
     """
-    The fate of a batch.
+    Whether a batch happened.
     """
 
-    HAPPENED = auto()
+    TAKEN = auto()
     #: The batch has not happened, and never will.
-    NEVER = auto()
+    NOT_TAKEN = auto()
     UNKNOWN = auto()
 
 
 @frozen
 class Attempt:
     """
-    A transaction that is to be decided.
+    A transaction whose outcome is to be decided.
 
     @ivar message: the transaction, as L{messages.transaction} makes it.
     @ivar base: the cursor that it is compared with.
@@ -68,36 +68,36 @@ class Attempt:
     base: Cursor
     operation: Operation
 
-    async def decide(self) -> tuple[Fate, Found]:
+    async def decide(self) -> tuple[BatchOutcome, Observation]:
         """
-        Send the transaction until its fate is known.
+        Send the transaction until its outcome is known.
 
         @raise NotTaken: it has not happened and never will, for no fault of the cursor.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
         clock = self.caller.clock
-        # Whether copies of the message may still be under way.
-        loose, end, number = False, clock.seconds() + DEADLINE, 0
+        # Whether copies of the message may still arrive.
+        copies_left, end, number = False, clock.seconds() + DEADLINE, 0
         problems: dict[str, None] = {}
         while True:
             try:
-                return await self._send(loose=loose)
+                return await self._send(copies_left=copies_left)
             except Refused as error:
-                if not loose:
+                if not copies_left:
                     raise NotTaken(f"etcd refuses: {error}") from error
                 problems[str(error)] = None
             except Unanswered as error:
-                loose = loose or error.sent
+                copies_left = copies_left or error.sent
                 problems[str(error)] = None
             except BadRecord as error:
-                raise (OutcomeUnknown if loose else NotTaken)(str(error)) from error
+                raise (OutcomeUnknown if copies_left else NotTaken)(str(error)) from error
             if clock.seconds() + ATTEMPT >= end:
-                kind = OutcomeUnknown if loose else NotTaken
+                kind = OutcomeUnknown if copies_left else NotTaken
                 raise kind(f"etcd does not answer: {'; '.join(problems)}")
             await self.caller.pause(number)
             number += 1
 
-    async def _send(self, *, loose: bool) -> tuple[Fate, Found]:
+    async def _send(self, *, copies_left: bool) -> tuple[BatchOutcome, Observation]:
         """
         Send the transaction once.
 
@@ -109,42 +109,42 @@ class Attempt:
         except Refused as error:
             if error.code != RESOURCE_EXHAUSTED:
                 raise
-            decision = await self._look()
+            decision = await self._observe()
             if decision is None:
                 raise
             return decision
         if answer.get("succeeded"):
             return self._happened(answer)
-        found = messages.read_found(self.keys, answer, self._names)
-        return self._judge(found, loose=loose), found
+        observation = messages.read_observation(self.keys, answer, self._names)
+        return self._judge(observation, copies_left=copies_left), observation
 
-    async def _look(self) -> tuple[Fate, Found] | None:
+    async def _observe(self) -> tuple[BatchOutcome, Observation] | None:
         """
-        Read what became of the last copy, and of the others.
+        Read whether the last copy happened, or another one.
 
         @return: C{None} if no copy has happened yet.
         """
         names = self._names
         try:
             answer = await self.caller.call(
-                "kv/txn", messages.look(self.keys, self.operation, names)
+                "kv/txn", messages.observe(self.keys, self.operation, names)
             )
         except (Refused, Unanswered) as error:
             raise Unanswered(str(error), sent=True) from error
-        found = messages.read_found(self.keys, answer, names)
-        happened = found.operation == self.operation.number
-        if not happened and found.cursor == self.base:
+        observation = messages.read_observation(self.keys, answer, names)
+        happened = observation.operation == self.operation.number
+        if not happened and observation.cursor == self.base:
             return None
-        return self._judge(found, loose=True), found
+        return self._judge(observation, copies_left=True), observation
 
     @property
     def _names(self) -> list[bytes]:
         return [name for name, _ in self.batch.keys]
 
-    def _happened(self, answer: Message) -> tuple[Fate, Found]:
+    def _happened(self, answer: Message) -> tuple[BatchOutcome, Observation]:
         revision = answer["header"]["revision"]
         put = self.message["success"][0]["request_put"]
-        return Fate.HAPPENED, Found(
+        return BatchOutcome.TAKEN, Observation(
             int(revision),
             read_cursor({**put, "mod_revision": revision}),
             self.operation.number,
@@ -152,19 +152,19 @@ class Attempt:
             messages.read_marks(self.keys, answer),
         )
 
-    def _judge(self, found: Found, *, loose: bool) -> Fate:
+    def _judge(self, observation: Observation, *, copies_left: bool) -> BatchOutcome:
         """
-        Judge the fate of the batch by etcd's state, in which the last copy changed nothing.
+        Judge the outcome by etcd's state, in which the last copy changed nothing.
 
-        @param loose: whether there may be other copies.
+        @param copies_left: whether other copies may still arrive.
         """
-        # When the lease has ended no copy can happen any more; but one may have.
-        gone = found.operation is None
-        moved = found.cursor != self.base
-        if found.operation == self.operation.number:
-            return Fate.HAPPENED
-        if loose and (gone if moved else found.used):
-            # It cannot be seen any more whether a copy happened; or a copy may still,
-            # if the used keys are forgotten before it comes.
-            return Fate.UNKNOWN
-        return Fate.NEVER
+        # When the lease has ended no copy can happen any more, but one may have.
+        gone = observation.operation is None
+        moved = observation.cursor != self.base
+        if observation.operation == self.operation.number:
+            return BatchOutcome.TAKEN
+        if copies_left and (gone if moved else observation.used):
+            # Nothing shows any more whether a copy happened.  Or a copy may happen yet, if
+            # the used keys are forgotten before it arrives.
+            return BatchOutcome.UNKNOWN
+        return BatchOutcome.NOT_TAKEN

@@ -83,8 +83,8 @@ class Gateway:
     def _agent(self) -> IAgent:
         self.certificate_expires: float | None = None
         if not self.address.secure:
-            made: IAgent = Agent(self.clock, connectTimeout=ATTEMPT, pool=self._pool)
-            return made
+            plain: IAgent = Agent(self.clock, connectTimeout=ATTEMPT, pool=self._pool)
+            return plain
         from pexservice.stores.etcd.secure import agent, expiry  # noqa: PLC0415 pyOpenSSL
 
         agent_over_tls = agent(self.address, self.clock, ATTEMPT, self._pool)
@@ -271,10 +271,10 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
     code = answer.get("code", 0)
     if status == OK and not code:
         return answer
-    said = str(answer.get("message") or answer.get("error") or f"status {status}")
+    reason = str(answer.get("message") or answer.get("error") or f"status {status}")
     if code in REFUSALS:
-        raise Refused(code, said)
-    raise Unanswered(f"{endpoint}: {said}", sent=True)
+        raise Refused(code, reason)
+    raise Unanswered(f"{endpoint}: {reason}", sent=True)
 
 
 def _by_etcd(endpoint: str, answer: Message) -> Message:

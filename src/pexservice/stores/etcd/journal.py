@@ -30,7 +30,7 @@ async def history(
     @param read: sends a transaction, and returns its answer.
     @param kept: how many of the newest transitions may be shown.
     """
-    found: list[Row] = []
+    history_rows: list[Row] = []
     # A row has its last revision in its key: rows below the key of a revision end
     # before that revision, and the first row from there on contains it.
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
@@ -48,17 +48,17 @@ async def history(
     newest: int | None = None
     while True:
         at, *pages = [
-            messages.pairs(each["response_range"]) for each in answer["responses"]
+            messages.pairs(response["response_range"]) for response in answer["responses"]
         ]
         if newest is None:
             newest = records.read_cursor(at[0]).revision if at else 0
         for row in _rows(keys, pages):
-            if row.revision <= newest - kept or len(found) >= limit:
-                return found
+            if row.revision <= newest - kept or len(history_rows) >= limit:
+                return history_rows
             if before is None or row.revision < before:
-                found.append(row)
+                history_rows.append(row)
         if len(pages[-1]) < _PAGE_ROWS:
-            return found
+            return history_rows
         end = b64decode(pages[-1][-1]["key"])
         whole["request_range"]["range_end"] = records.text(end)
         answer = await read({"success": [cursor, whole]})
@@ -74,14 +74,14 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
             yield from reversed(records.read_row(pair, last))
 
 
-#: How many keys one transaction removes at most, but for a batch that has more alone, and
-#: how many batches are looked at for it.
+#: How many keys one transaction removes, unless a single batch has more; and how many
+#: batches are read for it.
 MAX_TRIMMED_KEYS = 100
 
 
 async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
     """
-    Forget the first C{forgotten} keys, but for those that share a batch with a kept key.
+    Forget the first C{forgotten} keys, except for those that share a batch with a kept key.
 
     Each transaction takes the oldest batches whole, and only if the oldest one is still
     there.  So a transaction that arrives late, or that another node was faster with,

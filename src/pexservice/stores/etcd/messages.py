@@ -200,7 +200,7 @@ class QueuePlace:
     @ivar process: the name of this node in the queue.
     @ivar usual: how long its transactions usually take, in seconds.
     @ivar again: whether the node keeps a place for the next turn.
-    @ivar removed: marks of other nodes that are removed, unless they were put anew.
+    @ivar removed: marks of other nodes that are removed, unless they were put again.
     """
 
     process: str
@@ -248,11 +248,13 @@ def transaction(
         success.append(_put(keys.age(ordinal), write_names(names)))
     if forgotten is not None:
         success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
-    mark = keys.waiting(place.process)
+    own_mark = keys.waiting(place.process)
     success += [
         # One key may not be both put and deleted.
-        _put(mark, write_mark(place.usual, hard=False)) if place.again else _delete(mark),
-        *(_remove(keys.waiting(each.process), each.modified) for each in place.removed),
+        _put(own_mark, write_mark(place.usual, hard=False))
+        if place.again
+        else _delete(own_mark),
+        *(_remove(keys.waiting(mark.process), mark.modified) for mark in place.removed),
         _marks(keys),
     ]
     return {
@@ -267,8 +269,8 @@ def transaction(
             # A node that has a place in the queue keeps it.
             {
                 "request_txn": {
-                    "compare": [_is_new(mark)],
-                    "success": [_put(mark, write_mark(place.usual, hard=True))],
+                    "compare": [_is_new(own_mark)],
+                    "success": [_put(own_mark, write_mark(place.usual, hard=True))],
                 }
             },
             _marks(keys),
@@ -276,7 +278,7 @@ def transaction(
     }
 
 
-def look(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
+def observe(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
     """
     Return a transaction that reads what a failed L{transaction} reads, and changes nothing.
     """
@@ -285,8 +287,8 @@ def look(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
 
 def _state(keys: Keys, operation: Operation, names: Sequence[bytes]) -> list[Message]:
     return [
-        {"request_range": get(each)}
-        for each in (keys.cursor, operation.name, *map(keys.used, names))
+        {"request_range": get(key)}
+        for key in (keys.cursor, operation.name, *map(keys.used, names))
     ]
 
 
@@ -304,7 +306,7 @@ def _marks(keys: Keys) -> Message:
 
 def _remove(key: bytes, modified: int) -> Message:
     """
-    Return the operation that deletes C{key}, unless it was put anew.
+    Return the operation that deletes C{key}, unless it was put again.
     """
     return {
         "request_txn": {
@@ -315,9 +317,9 @@ def _remove(key: bytes, modified: int) -> Message:
 
 
 @frozen
-class Found:
+class Observation:
     """
-    The state of etcd that was found when a batch had been sent.
+    The state of etcd that the answer to a batch shows.
 
     @ivar revision: etcd's revision in the answer.
     @ivar cursor: the cursor.
@@ -335,21 +337,20 @@ class Found:
     marks: Sequence[Mark]
 
 
-def read_found(keys: Keys, answer: Message, names: Sequence[bytes]) -> Found:
+def read_observation(keys: Keys, answer: Message, names: Sequence[bytes]) -> Observation:
     """
-    Read the answer to a L{transaction} that did not succeed, or to a L{look}.
+    Read the answer to a L{transaction} that did not succeed, or to a L{observe}.
 
     @param names: the batch's idempotency keys.
     @raise BadRecord: a record is not of this program, or the cursor is missing.
     """
     # The nested transaction's answer tells nothing new.
-    found = [
-        pairs(each["response_range"])
-        for each in answer["responses"]
-        if "response_range" in each
-    ]
-    cursor, operation, *used, _ = found
-    return Found(
+    cursor, operation, *used, _ = (
+        pairs(response["response_range"])
+        for response in answer["responses"]
+        if "response_range" in response
+    )
+    return Observation(
         int(answer["header"]["revision"]),
         only_cursor(keys, cursor),
         json.loads(b64decode(operation[0]["value"])) if operation else None,
@@ -380,16 +381,16 @@ def read_marks(keys: Keys, answer: Message) -> list[Mark]:
     """
     Read the marks in the queue, in its order, in the answer to a L{transaction}.
     """
-    found = pairs(answer["responses"][-1]["response_range"])
-    return [read_mark(keys, pair) for pair in found]
+    marks = pairs(answer["responses"][-1]["response_range"])
+    return [read_mark(keys, pair) for pair in marks]
 
 
 def pairs(answer: Message) -> list[Message]:
     """
     Return the keys and values in the answer to a range.
     """
-    found: list[Message] = answer.get("kvs", [])
-    return found
+    keys_and_values: list[Message] = answer.get("kvs", [])
+    return keys_and_values
 
 
 def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:

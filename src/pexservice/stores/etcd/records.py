@@ -276,7 +276,7 @@ def read_cursor(pair: Message) -> Cursor:
     if version != FORMAT_VERSION:
         raise BadRecord(f"it has format {version}, this program knows {FORMAT_VERSION}")
     numbers = _load(pair, "revision", "position", "keys")
-    if not all(type(each) is int and each >= 0 for each in numbers):
+    if not all(type(number) is int and number >= 0 for number in numbers):
         raise BadRecord("the record of the cursor is not of this program")
     # Earlier versions of this program write neither their name nor the journal's length.
     fields = _parse(pair)

@@ -59,10 +59,10 @@ def agent(
         raise StoreMisconfigured(
             f"{address}: cannot use the PEM files {files}: {error!r}"
         ) from error
-    made: IAgent = Agent.usingEndpointFactory(
+    over_tls: IAgent = Agent.usingEndpointFactory(
         reactor, _Endpoints(reactor, timeout, policy), pool
     )
-    return made
+    return over_tls
 
 
 def expiry(address: Address) -> float | None:
@@ -118,7 +118,7 @@ class _TLSEndpoint:
 @frozen
 class _Endpoints:
     """
-    The endpoints of etcd's servers, with TLS for each whose URL says https.
+    The endpoints of etcd's servers, with TLS where the URL says https.
     """
 
     reactor: IReactorTime
@@ -140,17 +140,17 @@ def _policy(address: Address) -> Policy:
     pyopenssl_guard.lift()
     from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
 
-    root = ours = None
+    root = certificate = None
     if address.ca is not None:
         pem = Path(address.ca).read_bytes()
         end = b"-----END CERTIFICATE-----"
         root = ssl.trustRootFromCertificates(
-            [ssl.Certificate.loadPEM(each + end) for each in pem.split(end) if each.strip()]
+            [ssl.Certificate.loadPEM(part + end) for part in pem.split(end) if part.strip()]
         )
     if address.certificate is not None and address.key is not None:
         # Twisted causes this warning at each client certificate.
         warnings.filterwarnings("ignore", "Passing pyOpenSSL", DeprecationWarning)
-        parts = [Path(each).read_bytes() for each in (address.key, address.certificate)]
-        ours = ssl.PrivateCertificate.loadPEM(b"\n".join(parts))
+        parts = [Path(name).read_bytes() for name in (address.key, address.certificate)]
+        certificate = ssl.PrivateCertificate.loadPEM(b"\n".join(parts))
 
-    return partial(ssl.optionsForClientTLS, trustRoot=root, clientCertificate=ours)
+    return partial(ssl.optionsForClientTLS, trustRoot=root, clientCertificate=certificate)

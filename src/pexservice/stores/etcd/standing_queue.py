@@ -14,7 +14,7 @@ ended.
 
 A node sends nothing while other nodes are ahead of it: after a success, all others in the
 queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when
-their turn comes, so each is waited for no longer than its turn can take; see
+their turn comes, so a node is waited for no longer than its turn can take; see
 L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
 removes its mark.
 
@@ -26,7 +26,7 @@ about the same time, so they wait at about the same time too, and its transactio
 A mark is soft if it says that its node will probably want a turn, and hard if the node has
 moves that wait.
 
-The queue is pure: it reads no clock, and is told of what happens.
+The queue is pure: it reads no clock, and is notified of what happens.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class StandingQueue:
         self._heard[author] = max(modified, self._heard.get(author, 0))
         first = self._ahead[:1]
         # A mark that the author has put with that commit, or since, is for another turn.
-        self._ahead = [each for each in self._ahead if not self._is_over(each)]
+        self._ahead = [mark for mark in self._ahead if not self._is_over(mark)]
         if first != self._ahead[:1]:
             self._since = now
 
@@ -171,10 +171,10 @@ class StandingQueue:
         @param revision: etcd's revision in the answer.
         @param marks: the marks in the queue then, in its order.
         """
-        others = [each for each in marks if each.process != self._process]
+        others = [mark for mark in marks if mark.process != self._process]
         # News may have overtaken the answer.
         self._company = bool(others) or any(
-            each > revision for each in self._heard.values()
+            modified > revision for modified in self._heard.values()
         )
         self._answered(now, took, others, others)
 
@@ -195,10 +195,10 @@ class StandingQueue:
         self._seen_at = {mark: self._seen_at.get(mark, now) for mark in marks}
         took = min(took, LONGEST)
         self.usual += (NEWEST if self.usual else 1.0) * (took - self.usual)
-        # A mark that was passed over stays passed over until it is put anew.
-        self._passed = [each for each in self._passed if each in ahead]
+        # A mark that was passed over stays passed over until it is put again.
+        self._passed = [mark for mark in self._passed if mark in ahead]
         self._ahead = [
-            each for each in ahead if each not in self._passed and not self._is_over(each)
+            mark for mark in ahead if mark not in self._passed and not self._is_over(mark)
         ]
         self._heard.clear()
         self._since = now

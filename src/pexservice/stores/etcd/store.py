@@ -1,8 +1,8 @@
 """
 The store of many nodes: each batch a compare-and-swap on the cursor's key.
 
-L{pexservice.stores.etcd.decision} finds out what became of a batch, and nodes take turns
-by L{pexservice.stores.etcd.standing_queue}.
+L{pexservice.stores.etcd.decision} decides whether a batch happened, and nodes take turns by
+L{pexservice.stores.etcd.standing_queue}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, ask
-from pexservice.stores.etcd.decision import Attempt, Fate
+from pexservice.stores.etcd.decision import Attempt, BatchOutcome
 from pexservice.stores.etcd.journal import history, trim
 from pexservice.stores.etcd.messages import Operation, QueuePlace
 from pexservice.stores.etcd.opening import (
@@ -222,18 +222,20 @@ class EtcdStore:
         )
         began = seconds()
         attempt = Attempt(self._caller, self._keys, message, batch, base, operation)
-        fate, found = await attempt.decide()
+        outcome, observation = await attempt.decide()
         now = seconds()
-        if found.operation is None:
+        if observation.operation is None:
             self._operation = None
-        happened = fate is Fate.HAPPENED
+        happened = outcome is BatchOutcome.TAKEN
         ended = queue.won if happened else queue.lost
-        ended(now, now - began, found.revision, found.marks)
-        self._know(found.cursor, base)
-        if fate is Fate.UNKNOWN:
-            raise OutcomeUnknown("etcd does not tell what became of a batch")
+        ended(now, now - began, observation.revision, observation.marks)
+        self._know(observation.cursor, base)
+        if outcome is BatchOutcome.UNKNOWN:
+            raise OutcomeUnknown("etcd does not show whether a batch happened")
         if not happened:
-            raise Conflict(found.cursor.revision, found.cursor.position, found.used)
+            raise Conflict(
+                observation.cursor.revision, observation.cursor.position, observation.used
+            )
         self._committed_at = now
         ordinal = base.keys + len(batch.keys)
         if ordinal // SLACK != base.keys // SLACK:
@@ -245,7 +247,7 @@ class EtcdStore:
                 self._operation = await begin_operations(self._caller, self._keys)
             except (Refused, Unanswered) as error:
                 raise _not_taken(error) from error
-        # Also when the fate of the last batch is unknown: its number is used up.
+        # Also when the outcome of the last batch is unknown: its number is used up.
         self._operation = self._operation.following()
         return self._operation
 
@@ -426,10 +428,9 @@ class EtcdStore:
         """
         Return what the first use of C{key} did, read from etcd; see L{IStore.recall}.
         """
-        found = messages.pairs(
-            await self._ask("kv/range", messages.get(self._keys.used(key)))
-        )
-        return records.read_remembered(found[0]) if found else None
+        answer = await self._ask("kv/range", messages.get(self._keys.used(key)))
+        pairs = messages.pairs(answer)
+        return records.read_remembered(pairs[0]) if pairs else None
 
     @as_deferred
     async def history(self, before: int | None, limit: int) -> list[Row]:
@@ -437,7 +438,10 @@ class EtcdStore:
         Return durable transitions, newest first; see L{IStore.history}.
         """
         read = partial(self._ask, "kv/txn")
-        return await history(read, self._keys, before, limit, self._kept_transitions)
+        try:
+            return await history(read, self._keys, before, limit, self._kept_transitions)
+        except BadRecord as error:
+            raise NotTaken(str(error)) from error
 
     @as_deferred
     async def close(self) -> None:

@@ -1,9 +1,9 @@
 """
 The watch, by which a node hears of what other nodes do when they do it.
 
-Nothing depends on the watch: a node that needs the cursor reads it.  So a watch that hears
-nothing, because its connection is dead and nobody knows, costs no more than that the
-news comes with the next read.  A watch is begun anew after a while in any case.
+Nothing depends on the watch: a node that needs the cursor reads it.  If a watch hears
+nothing, because its connection is dead without a sign of it, the news arrives with the next
+read.  A watch is begun again after a while in any case.
 """
 
 from __future__ import annotations

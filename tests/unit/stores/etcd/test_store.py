@@ -586,6 +586,8 @@ def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
         now(bench.store.read())
     with pytest.raises(NotTaken, match="not of this program"):
         now(bench.store.commit(FIRST))
+    with pytest.raises(NotTaken, match="not of this program"):
+        now(bench.store.history(None, 1))
 
 
 def test_check_tells_whether_a_batch_would_be_taken(bench: Bench) -> None:

@@ -410,7 +410,9 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     assert b"p/waiting/dead-0" not in etcd.values
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
-    found = messages.read_found(KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)])
+    found = messages.read_observation(
+        KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)]
+    )
     assert (found.cursor.author, found.operation) == ("me", 1)
     assert len(found.used) == MOST_KEYS
     assert [each.process for each in found.marks] == ["me"]
