@@ -322,3 +322,66 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
             loading.join(PATIENCE)
         assert [*revisions.values()] == [*range(1, len(revisions) + 1)]
         assert step(daemon) == len(revisions) + 1
+
+
+def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -> None:
+    """
+    With the access log in a pipe that nobody reads, requests and takeovers go on.
+
+    The lost lines are counted in the log when it is read again.
+    """
+    listen = ("--listen", f"unix:{tmp_path}/http.sock")
+    process = subprocess.Popen(
+        twistd("-n", "--pidfile=", "pexservice", *listen, "--access-log", "-"),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        wait_until((tmp_path / "http.sock").exists, "the socket is there")
+        target = b"/current?" + b"x" * 4000
+        for number in range(150):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE)
+                client.connect(str(tmp_path / "http.sock"))
+                client.sendall(b"GET %b HTTP/1.0\r\n\r\n" % target)
+                assert b" 200 OK" in client.recv(1000)
+            if number in (50, 100):
+                for pid in children(process.pid):
+                    os.kill(pid, signal.SIGKILL)
+        process.terminate()
+        said = process.stdout.read().decode()
+        assert "log messages were dropped" in said
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+    finally:
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        until_gone(*workers)
+        process.stdout.close()
+
+
+def test_closed_standard_output_is_no_traceback(tmp_path: Path) -> None:
+    """
+    A service whose standard output is closed logs to standard error.
+    """
+    command = twistd("-n", "--pidfile=", "pexservice", "--listen", LOOPBACK)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", 'exec "$@" >&-', "bash", *command],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+        )
+    try:
+        wait_until(
+            lambda: "the cursor is at" in (tmp_path / "log").read_text(), "it serves"
+        )
+        process.terminate()
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()

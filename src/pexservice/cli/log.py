@@ -4,6 +4,7 @@ The destination of the log: standard output, or a daemon's file, as C{twistd} ha
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -14,7 +15,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import FileLogObserver
 from twisted.python.logfile import LogFile
 
-from pexservice.process.log_lines import LogLines, is_journal
+from pexservice.process.log_lines import LogLines, LossyStream, is_journal
 from pexservice.settings.options import Settings
 
 #: The log file of a daemon whose options name none.
@@ -60,15 +61,18 @@ def _observer(
         if name:
             sys.exit("a daemon has no standard output to log to: name a --logfile")
         return FileLogObserver(_rotated(_DAEMONS_FILE), LogLines(process, as_json))
-    # twistd puts the log in the place of sys.stdout.
-    stream = cast(IO[str], sys.__stdout__)
+    # twistd puts the log in the place of sys.stdout.  Whoever has closed standard output
+    # may read standard error.
+    stream = sys.__stdout__ or sys.__stderr__
+    descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
     lines = LogLines(
         process,
         as_json,
-        journal=is_journal(stream.fileno()),
+        journal=is_journal(descriptor),
         piped=settings.is_supervised,
     )
-    return FileLogObserver(stream, lines)
+    out = cast(IO[str], LossyStream(descriptor, lines.report_loss))
+    return FileLogObserver(out, lines)
 
 
 def _rotated(name: str) -> IO[str]:

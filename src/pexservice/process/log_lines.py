@@ -6,8 +6,11 @@ times of its own and takes a priority in front instead, C{<6>worker-1 info: ...}
 sd-daemon(3) says.  A worker writes its lines to its supervisor with that priority and
 nothing else in front; the supervisor knows which worker they come from.
 
-Lines of the access log have syslog's facility local0, and no prefix: they are in the
-combined format wherever they go.
+Lines of the access log have no prefix: they are in the combined format wherever they go.
+On their way to the supervisor their priority contains syslog's facility local0, C{<134>}.
+The journal would leave a facility in the message, so it gets the level only.
+
+A reader that stops reading, as a paused C{less}, loses lines and never stops the service.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import select
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +46,10 @@ _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 #: A line to the supervisor is cut at this length: the supervisor would cut it anyway, and
 #: not know the priority of the rest.  Characters, of four bytes at most.
 _LONGEST = 2000
+
+#: How much is written at once to a stream that has room.  A pipe has room for so much when
+#: it is writable at all.  Bytes.
+_CHUNK_BYTES = 4096
 
 #: Lines that a port of Twisted logs about itself; the code that opens the port logs more.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
@@ -124,6 +133,18 @@ class LogLines:
         # As one text: lines of one event stay together, whatever else writes there.
         return "".join(f"{prefix}{line}\n" for line in shown)
 
+    def report_loss(self, count: int) -> str:
+        """
+        Return the line that says how many events were dropped.
+        """
+        event = {
+            "log_level": LogLevel.warn,
+            "log_time": time.time(),
+            "log_format": "{count} log messages were dropped: nobody read them",
+            "count": count,
+        }
+        return self(event) or ""
+
     def _text(self, event: LogEvent, level: Any, facility: int) -> Iterator[str]:
         before = f"{event.get('process', self.process)} {level.name}: "
         if facility == ACCESS or self.piped:
@@ -151,6 +172,66 @@ class LogLines:
         process = event.get("process", self.process)
         time = _time(event, "milliseconds")
         yield json.dumps({"time": time, "level": level, "process": process, **said})
+
+
+class LossyStream:
+    """
+    A stream of log messages that drops those that its reader does not take at once.
+
+    The number of dropped messages is reported when the reader reads on.
+    """
+
+    def __init__(self, descriptor: int, report_loss: Callable[[int], str]) -> None:
+        """
+        Write to C{descriptor}, which other processes may write to as well.
+
+        @param report_loss: returns the message that says how many were dropped.
+        """
+        self._descriptor = descriptor
+        self._report_loss = report_loss
+        # A file description that is shared with a shell must stay as it is, so room is
+        # asked for rather than O_NONBLOCK set.
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._unwritten = b""
+        self._lost = 0
+
+    def write(self, message: str) -> None:
+        """
+        Write C{message}, or drop it if the reader has not taken all that came before.
+        """
+        if not self._drain():
+            self._lost += 1
+            return
+        if self._lost:
+            message = self._report_loss(self._lost) + message
+            self._lost = 0
+        self._unwritten = message.encode(errors="backslashreplace")
+        self._drain()
+
+    def flush(self) -> None:
+        """
+        Do nothing: no message waits that the reader would take.
+        """
+
+    def _drain(self) -> bool:
+        """
+        Write the rest of the last message, and return whether nothing is left of it.
+        """
+        while self._unwritten:
+            if not self._poll.poll(0):
+                return False
+            try:
+                written = os.write(self._descriptor, self._unwritten[:_CHUNK_BYTES])
+            except BlockingIOError:
+                return False
+            except OSError:
+                # The reader is gone, or the disk is full.
+                self._unwritten = b""
+                self._lost += 1
+                return False
+            self._unwritten = self._unwritten[written:]
+        return True
 
 
 def _text_of(event: LogEvent) -> str:

@@ -15,7 +15,13 @@ from twisted.internet.protocol import Factory
 from twisted.logger import FileLogObserver, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
-from pexservice.process.log_lines import ACCESS, LogLines, is_journal, level_of
+from pexservice.process.log_lines import (
+    ACCESS,
+    LogLines,
+    LossyStream,
+    is_journal,
+    level_of,
+)
 
 #: 2026-11-25T10:50:19.25Z.
 NOON = 1795603819.25
@@ -88,6 +94,39 @@ def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a para
     level, facility, rest = level_of(piped.rstrip("\n"))
     passed = event("{line}", level, line=rest, facility=facility, process="worker-1")
     assert written(passed, journal=journal) == ("<6>" if journal else "") + line + "\n"
+
+
+def test_reader_that_stops_reading_loses_messages_and_stops_nobody() -> None:
+    """
+    Messages that a full pipe does not take are counted, and no message is cut.
+
+    The count is the first message that the reader gets when it reads on.
+    """
+    reading, writing = os.pipe()
+    stream = LossyStream(writing, lambda count: f"{count} were dropped\n")
+    for number in range(3000):
+        stream.write(f"{number} {'x' * 95}\n")
+    os.set_blocking(reading, False)
+    received = b""
+    while True:
+        try:
+            received += os.read(reading, 1 << 20)
+        except BlockingIOError:
+            break
+        stream.write("")
+    stream.write("the last\n")
+    received += os.read(reading, 1 << 20)
+    lines = received.decode().splitlines()
+    dropped = [line for line in lines if line.endswith(" were dropped")]
+    whole = [line for line in lines if line.endswith("x" * 95)]
+    assert lines[-1] == "the last"
+    assert len(dropped) == 1
+    assert len(lines) == len(whole) + 2
+    # An empty message, which was written to have the rest written, may count as well.
+    assert 3000 <= len(whole) + int(dropped[0].split()[0]) <= 3001
+    os.close(reading)
+    stream.write("nobody reads this\n")
+    os.close(writing)
 
 
 def test_an_object() -> None:
