@@ -308,6 +308,22 @@ def _keep_alive(score: Score) -> Iterator[Metric]:
             for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
         ],
     )
+    if score.problem:
+        yield _labelled(
+            GaugeMetricFamily,
+            "pexservice_problem",
+            "1 while no worker serves, with the reason; absent while one serves.",
+            ("reason",),
+            [((score.problem,), 1)],
+        )
+    if score.restart_pending:
+        yield _labelled(
+            GaugeMetricFamily,
+            "pexservice_restart_pending",
+            "1 for each option whose change takes effect with a restart.",
+            ("option",),
+            [((option,), 1) for option in score.restart_pending],
+        )
     yield GaugeMetricFamily(
         "pexservice_standby_workers", "Workers that stand by.", score.standing_by
     )

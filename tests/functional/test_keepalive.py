@@ -359,7 +359,8 @@ def test_sighup_with_nonsense(tmp_path: Path) -> None:
         old = children(daemon.process.pid)
         (tmp_path / "tokens").unlink()
         daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, r"worker-3 does not come up \(the token file tokens: No such")
+        wait_for(daemon, "worker-3 ended with status 64: the token file tokens: No such")
+        wait_for(daemon, "reload failed: worker-3 does not come up")
         for _ in patiently():
             if set(children(daemon.process.pid)) == set(old):
                 break

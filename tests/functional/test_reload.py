@@ -20,14 +20,14 @@ from tests.support.loads import until_told
 PEXCTL = str(Path(sys.executable).parent / "pexctl")
 
 
-def reload(pid: int | str) -> tuple[int, str]:
+def reload(pid: int | str, *options: str) -> tuple[int, str]:
     """
     Run C{pexctl reload}.
 
     @return: its exit status and its output.
     """
     ended = subprocess.run(
-        [PEXCTL, "reload", str(pid)],
+        [PEXCTL, "reload", str(pid), *options],
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -84,11 +84,19 @@ def test_a_reload_tells_its_outcome(tmp_path: Path) -> None:
         kill_worker(daemon)
         assert status("new") == 200
 
+        # Half of a file that is being written is valid TOML.
         config.write_text("")
-        assert reload(pid) == (0, "reloaded (4 since the service started)")
+        code, said = reload(pid)
+        assert code == 1
+        assert "token-file is no longer set, so everybody could move the cursor" in said
+        assert (status("new"), daemon.ask("/next", "POST")[0].status) == (200, 401)
+        assert reload(pid, "--accept", "token-file") == (
+            0,
+            "reloaded (5 since the service started)",
+        )
         assert daemon.ask("/next", "POST")[0].status == 200
         verbose = daemon.ask("/livez?verbose")[1].decode()
-        assert "\n[+]reload 4 succeeded\n" in verbose
+        assert "\n[+]reload 5 succeeded\n" in verbose
 
 
 def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
@@ -103,8 +111,11 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
         daemon.ask("/next", "POST")
         config.write_text('standby = 1\nstore = "lmdb:other"\njournal = 2\n')
-        said = "reloaded (1 since the service started); a change of --store takes a restart"
-        assert reload(daemon.process.pid) == (0, said)
+        code, refused = reload(daemon.process.pid)
+        assert code == 1
+        assert "journal is 2 instead of 100000, so the oldest steps of the" in refused
+        said = "reloaded (2 since the service started); changing --store requires a restart"
+        assert reload(daemon.process.pid, "--accept", "journal") == (0, said)
         assert f"warn: {said.partition('; ')[2]}" in daemon.log.read_text()
         wait_until(lambda: "stands by" in daemon.log.read_text(), "there is a standby")
         for _ in range(3):
@@ -112,7 +123,12 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
         assert len(daemon.ask("/history")[1].splitlines()) == 2
         assert not (tmp_path / "other").exists()
-        assert b"pexservice_standby_workers_wanted 1.0" in daemon.ask("/metrics")[1]
+        metrics = daemon.ask("/metrics")[1]
+        assert b"pexservice_standby_workers_wanted 1.0" in metrics
+        assert b'pexservice_restart_pending{option="--store"} 1.0' in metrics
+        config.write_text('standby = 1\nstore = "lmdb:nowhere/other"\njournal = 2\n')
+        code, said = reload(daemon.process.pid)
+        assert (code, "nowhere/other cannot be created" in said) == (1, True)
 
 
 def test_nobody_to_reload() -> None:

@@ -67,7 +67,9 @@ class Supervised:
             ),
             give_up=lambda status, reason: self.given_up.append((status, reason)),
         )
-        self.replacement = Replacement(self.roster, reports, self.reactor, self._reread)
+        self.replacement = Replacement(
+            self.roster, reports, self.reactor, lambda _: self._reread()
+        )
 
     def _reread(self) -> Plan:
         return self.reread()

@@ -249,7 +249,7 @@ def everything() -> Iterator[list[Metric]]:
     call = Caller()
     descriptor = scoreboard.create()
     try:
-        scoreboard.write(descriptor, Score())
+        scoreboard.write(descriptor, Score(problem="gone", restart_pending=("--store",)))
         metrics = Metrics(
             call.committer, call.fast_path, cast(IStore, OnDisk()), descriptor
         )

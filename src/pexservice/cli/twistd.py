@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
@@ -26,6 +26,7 @@ from twisted.python import usage
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.process.exit_status import Misconfigured, Status
+from pexservice.process.listening import addresses_in_use
 from pexservice.process.log_lines import error_line
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.start_signals import START_SIGNALS
@@ -302,24 +303,60 @@ def _make_service(options: ServiceOptions) -> IService:
     )
 
 
-def _read_again(began: Settings, options: ServiceOptions) -> Plan:
+#: The options whose loss by a reload has to be accepted, and what is lost.  Half of a file
+#: that an editor is writing is valid TOML.
+LOSSES = {
+    "token_file": "everybody could move the cursor",
+    "tls_certificate": "requests would be sent in plain text",
+    "journal": "the oldest steps of the history would be removed for good",
+}
+
+
+def _read_again(
+    began: Settings, options: ServiceOptions, plan: Plan, accepted: Sequence[str]
+) -> Plan:
     """
     Read the configuration file again, and return the new plan.
 
     @param began: the settings that the service started with.
-    @raise Misconfigured: the file cannot be read, or an option is wrong.
+    @param plan: the present plan.
+    @param accepted: the names of the options that the operator lets lose something.
+    @raise Misconfigured: the file cannot be read, an option is wrong, or the present
+        settings would lose something.
+    @raise CannotStart: the next start would not get an address that has changed.
+    @raise StoreUnusable: the next start could not open a store that has changed.
     """
     try:
         options.read_config()
-        return _plan(began, options)
+        settings = options.settings()
     except ValueError as error:
         raise Misconfigured(str(error)) from error
+    _refuse_losses(cast(Settings, plan.settings), settings, accepted)
+    if settings.store != began.store:
+        check_start(settings.store, create=not settings.no_create)
+    addresses_in_use(
+        the_reactor(), [each for each in settings.listen if each not in began.listen]
+    )
+    return _plan(began, options)
+
+
+def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -> None:
+    for option in options_of(Settings):
+        old, new = getattr(before, option.attribute), getattr(after, option.attribute)
+        lost = new is None or (isinstance(old, int) and new < old)
+        guarded = option.attribute in LOSSES and option.name not in accepted
+        if guarded and old is not None and lost:
+            now = "is no longer set" if new is None else f"is {new} instead of {old}"
+            raise Misconfigured(
+                f"{option.name} {now}, so {LOSSES[option.attribute]}; if this is"
+                f" intended, use pexctl reload --accept {option.name}, or restart"
+            )
 
 
 def _plan(began: Settings, options: ServiceOptions) -> Plan:
     settings, supervision = options.settings(), options.supervision()
     kept = {name: getattr(began, name) for name in KEPT}
-    waiting = " and ".join(
+    pending = tuple(
         f"--{each.name}"
         for each in options_of(Settings)
         if each.attribute in KEPT
@@ -329,7 +366,8 @@ def _plan(began: Settings, options: ServiceOptions) -> Plan:
         worker=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
         standby=supervision.standby,
-        note=f"a change of {waiting} takes a restart" if waiting else "",
+        restart_pending=pending,
+        settings=settings,
     )
 
 

@@ -111,13 +111,18 @@ class ProcessExit:
         reactor: IReactorCore,
         *,
         terminal: bool = True,
+        logs: bool = True,
         at_exit: Callable[..., object] = atexit.register,
     ) -> None:
         """
+        Stop C{reactor} when this process has to end.
+
         @param terminal: whether somebody reads standard error, besides the log.
+        @param logs: whether this process logs the reason; if not, its supervisor does.
         """
         self._reactor = reactor
         self._terminal = terminal
+        self._logs = logs
         self._at_exit = at_exit
         self._stopped = False
         self.reason: str | None = None
@@ -150,7 +155,8 @@ class ProcessExit:
         if self.reason is not None:
             return
         self.reason = reason
-        self._log.critical("{reason}", reason=reason)
+        if self._logs:
+            self._log.critical("{reason}", reason=reason)
         tell_starter(reason)
         # The journal has the log, and needs no second line.
         if not is_journal(2):

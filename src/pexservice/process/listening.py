@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
@@ -130,6 +131,24 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
                     f"cannot listen on {description}: {error.strerror}"
                 ) from error
     return found
+
+
+def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
+    """
+    Listen on each TCP address for a moment.
+
+    @return: the addresses that another process, or this one, listens on.
+    @raise CannotStart: an address cannot be used.
+    """
+    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
+    own = [each for each in descriptions if each.startswith(("tcp:", "tcp6:"))]
+    in_use = []
+    for place in places(reactor, own):
+        try:
+            place.listen_now(Factory()).stopListening()
+        except AddressInUse:
+            in_use.append(place.description)
+    return in_use
 
 
 def _first_environment() -> dict[str, str]:

@@ -148,17 +148,18 @@ def inherit(descriptor: int) -> None:
     read(descriptor)
 
 
-def of_process(pid: int) -> int | None:
+def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
     """
     Open the scoreboard of the supervisor whose process id is C{pid}.
 
+    @param flags: C{os.O_RDWR} to write to it.
     @return: a descriptor, or C{None} if that process has no scoreboard.
     @raise OSError: there is no such process, or it is another user's.
     """
     for each in Path(f"/proc/{pid}/fd").iterdir():
         try:
             if str(each.readlink()).startswith(f"/memfd:{_NAME}"):
-                return os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(each, flags | os.O_CLOEXEC)
         except FileNotFoundError:
             # Closed meanwhile.
             continue

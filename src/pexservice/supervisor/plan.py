@@ -18,11 +18,22 @@ class Plan:
         adds.
     @ivar watchdog: seconds of silence after which a worker is replaced.
     @ivar standby: how many warm workers wait to take over.
-    @ivar note: a line on the options that have changed since the service started and that
-        only a restart takes, or an empty string.
+    @ivar restart_pending: the options that have changed since the service started and
+        whose change takes effect with a restart.
+    @ivar settings: the settings that the plan follows.
     """
 
     worker: Sequence[str]
     watchdog: float
     standby: int
-    note: str = ""
+    restart_pending: tuple[str, ...] = ()
+    settings: object = None
+
+    @property
+    def note(self) -> str:
+        """
+        Return a sentence on the options that wait for a restart, or an empty string.
+        """
+        if not self.restart_pending:
+            return ""
+        return f"changing {' and '.join(self.restart_pending)} requires a restart"

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import CannotStart, Status
+from pexservice.stores.interface import StoreUnusable
 from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.roster import Roster
@@ -38,13 +39,13 @@ class Replacement:
         roster: Roster,
         reports: Reports,
         clock: IReactorTime,
-        reread: Callable[[], Plan],
+        reread: Callable[[Plan], Plan],
     ) -> None:
         """
         Make a replacement of C{roster}'s workers, which L{request} begins.
 
-        @param reread: reads the options again, and returns the plan by them; raises
-            L{CannotStart} if they are wrong.
+        @param reread: reads the options again, and returns the plan by them; called with
+            the present plan, and raises L{CannotStart} if it must not follow that.
         """
         self._roster = roster
         self._reread = reread
@@ -63,7 +64,9 @@ class Replacement:
             return
         self.under_way = True
         Deferred.fromCoroutine(self._replace()).addErrback(
-            lambda failure: self._log.failure("the workers stay", failure=failure)
+            lambda failure: self._log.failure(
+                "reload failed; the old workers keep running", failure=failure
+            )
         )
 
     async def _replace(self) -> None:
@@ -75,7 +78,8 @@ class Replacement:
         finally:
             self.under_way = False
             if self._roster.running:
-                self._reports.reload_ended(problem, self._note)
+                pending = self._roster.plan.restart_pending
+                self._reports.reload_ended(problem, self._note, pending)
                 if self._again:
                     self._again = False
                     self.request()
@@ -89,9 +93,11 @@ class Replacement:
         roster = self._roster
         self._note = ""
         try:
-            plan = self._reread()
-        except CannotStart as error:
-            self._log.error("{reason}; the old workers stay", reason=error)
+            plan = self._reread(roster.plan)
+        except (CannotStart, StoreUnusable) as error:
+            self._log.error(
+                "reload failed: {reason}; the old workers keep running", reason=error
+            )
             return str(error)
         before = roster.plan
         roster.configure(plan)
@@ -104,11 +110,9 @@ class Replacement:
         if not await self._is_up(new):
             if not roster.running:
                 return _STOPPING
-            reason = f" ({new.status})" if new.status else ""
             self._log.error(
-                "{name} does not come up{reason}, the old ones stay",
+                "reload failed: {name} does not come up; the old workers keep running",
                 name=new.name,
-                reason=reason,
             )
             new.retire()
             roster.configure(before)
@@ -139,7 +143,7 @@ class Replacement:
             while roster.running and self._clock.seconds() < end:
                 if worker.is_up:
                     return True
-                if _is_misconfigured(worker):
+                if _is_misconfigured(worker) or worker.state is State.NOT_READY:
                     return False
                 await roster.change()
         finally:

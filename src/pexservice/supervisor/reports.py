@@ -34,6 +34,7 @@ class Reports:
         self._score = score
         self._publish = publish
         self._ready = False
+        self._status = ""
         self._gone_at: float | None = None
         publish(score)
 
@@ -47,8 +48,18 @@ class Reports:
     def pass_on(self, line: str) -> None:
         """
         Pass a worker's C{line} on to systemd.
+
+        A status also names the options that wait for a restart.
         """
+        if line.startswith("STATUS="):
+            self._status = line
+            line += self._pending
         self._notifier.notify(line)
+
+    @property
+    def _pending(self) -> str:
+        options = self._score.restart_pending
+        return f"; changing {' and '.join(options)} requires a restart" if options else ""
 
     def ready(self) -> None:
         """
@@ -137,19 +148,25 @@ class Reports:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
 
-    def reload_ended(self, problem: str | None, note: str = "") -> None:
+    def reload_ended(
+        self, problem: str | None, note: str = "", restart_pending: tuple[str, ...] = ()
+    ) -> None:
         """
         Report the outcome of a replacement of the workers.
 
         @param problem: why the workers were not replaced, or C{None} if they were.
         @param note: a note on a replacement that succeeded.
+        @param restart_pending: the options whose change takes effect with a restart.
         """
         failed = problem is not None
         self._score.reload = Reload.FAILED if failed else Reload.SUCCEEDED
         self._score.note = note if problem is None else problem
+        self._score.restart_pending = restart_pending
         self._publish(self._score)
         # Ends what RELOADING began, unless the service never was ready.
         lines = [READY] if self._ready else []
         if failed:
-            lines.append(f"STATUS=the workers were not replaced: {problem}")
+            lines.append(f"STATUS=reload failed: {problem}; the old workers keep running")
+        elif self._status:
+            lines.append(self._status + self._pending)
         self._notifier.notify(*lines)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
@@ -244,7 +244,7 @@ class Roster:
             self._suspicious = True
         if not self.running:
             return
-        self._log.info("{name} ended {how}", name=worker.name, how=end)
+        self._log_end(worker, end)
         self._reports.restarted(
             _reason(worker, end), failover=worker.has_served and not worker.retired
         )
@@ -262,6 +262,19 @@ class Roster:
             )
         ):
             self._give_up(Status(end.code), reason)
+
+    def _log_end(self, worker: WorkerProcess, end: End) -> None:
+        failed = end.code > 0 and not worker.retired
+        if failed:
+            level = LogLevel.error
+        elif end.code < 0 and not worker.retired:
+            level = LogLevel.warn
+        else:
+            level = LogLevel.info
+        reason = f": {worker.status}" if failed and worker.status else ""
+        self._log.emit(
+            level, "{name} ended {how}{reason}", name=worker.name, how=end, reason=reason
+        )
 
     # The watchdog.
 

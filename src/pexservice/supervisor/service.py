@@ -80,7 +80,7 @@ class Supervisor(Service):
         listen: Sequence[str],
         plan: Plan,
         check_store: Callable[[], object],
-        reread: Callable[[], Plan],
+        reread: Callable[[Plan, Sequence[str]], Plan],
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -93,8 +93,9 @@ class Supervisor(Service):
         @param plan: how workers are started and watched.
         @param check_store: checks cheaply whether a worker could open the store; raises
             L{StoreUnusable} if not.
-        @param reread: reads the options again, for a reload; raises L{CannotStart} if
-            they are wrong.
+        @param reread: reads the options again, for a reload; called with the present plan
+            and the options that the operator lets lose something; raises L{CannotStart}
+            if the options are wrong or lose something else.
         @param foreground: whether the program that started this process sees its standard
             error and its exit status.
         """
@@ -196,7 +197,12 @@ class Supervisor(Service):
             launch=self._launch,
             give_up=self._exit_with,
         )
-        replacement = Replacement(roster, reports, self._reactor, self._reread)
+        replacement = Replacement(
+            roster,
+            reports,
+            self._reactor,
+            lambda plan: self._reread(plan, scoreboard.take_accepted(self._scoreboard)),
+        )
         roster.start()
         # The request is made between two turns of the reactor.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(replacement.request))

@@ -118,7 +118,9 @@ class Worker(Service):
         self._settings = settings
         self._reactor = reactor
         self._exit = process_exit or ProcessExit(
-            reactor, terminal=settings.foreground and not settings.is_supervised
+            reactor,
+            terminal=settings.foreground and not settings.is_supervised,
+            logs=not settings.is_supervised,
         )
         self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)

@@ -50,7 +50,7 @@ class _Supervisor:
             launch=_launch,
             give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
-        self.replacement = Replacement(self.roster, reports, machine, lambda: plan)
+        self.replacement = Replacement(self.roster, reports, machine, lambda _: plan)
 
     def knows(self, process: Process) -> bool:
         """

@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs
 
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
-from pexservice.process.sd_notify import READY, STANDING_BY
+from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
 from pexservice.supervisor.plan import Plan
 from pexservice.supervisor.replacement import PATIENCE
 from tests.support.processes import SpawnedProcess
@@ -78,7 +78,7 @@ def test_the_service_manager_is_told(supervised: Supervised) -> None:
     (began, *others) = supervised.told
     assert began[0] == "RELOADING=1"
     assert began[1].partition("=")[0] == "MONOTONIC_USEC"
-    assert others == [["STATUS=serving anew"], [READY]]
+    assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
 
 
 def test_without_a_standby() -> None:
@@ -114,9 +114,10 @@ def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
     assert (serving.signals, standby.signals) == ([], [])
     score = supervised.score
     assert (score.reloads, score.reload) == (1, Reload.FAILED)
-    assert [READY, "STATUS=the workers were not replaced: worker-3 does not come up"] in (
-        supervised.told
-    )
+    assert [
+        READY,
+        "STATUS=reload failed: worker-3 does not come up; the old workers keep running",
+    ] in (supervised.told)
 
 
 def test_a_wrong_file(supervised: Supervised) -> None:
@@ -134,8 +135,36 @@ def test_a_wrong_file(supervised: Supervised) -> None:
     assert supervised.given_up == []
     assert supervised.told[1] == [
         READY,
-        "STATUS=the workers were not replaced: the token file is missing",
+        "STATUS=reload failed: the token file is missing; the old workers keep running",
     ]
+
+
+def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None:
+    """
+    A new worker that says it is not ready ends the replacement with its reason.
+    """
+    serving, standby = supervised.processes
+    supervised.replacement.request()
+    supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
+    assert supervised.score.note == "another store is there"
+    assert (serving.signals, standby.signals) == ([], [])
+
+
+def test_options_that_wait_for_a_restart_are_part_of_the_status(
+    supervised: Supervised,
+) -> None:
+    """
+    Systemd and the workers show which options wait for a restart.
+    """
+    supervised.reread = lambda: evolve(
+        supervised.roster.plan, restart_pending=("--listen", "--store")
+    )
+    supervised.replacement.request()
+    replace_all(supervised)
+    assert supervised.score.restart_pending == ("--listen", "--store")
+    assert supervised.told[-1][-1].endswith(
+        "; changing --listen and --store requires a restart"
+    )
 
 
 def test_the_new_one_dies_and_is_tried_again(supervised: Supervised) -> None:
@@ -220,7 +249,9 @@ def test_options_that_are_wrong(supervised: Supervised) -> None:
         Reload.FAILED,
         "there is no tokn-file",
     )
-    assert supervised.told[-1][-1].endswith("not replaced: there is no tokn-file")
+    assert supervised.told[-1][-1] == (
+        "STATUS=reload failed: there is no tokn-file; the old workers keep running"
+    )
 
 
 def test_options_are_taken_back(supervised: Supervised) -> None:
@@ -230,7 +261,7 @@ def test_options_are_taken_back(supervised: Supervised) -> None:
     If one does, the note tells which changes were not taken.
     """
     before = supervised.roster.plan
-    now = evolve(before, worker=["another"], note="a change")
+    now = evolve(before, worker=["another"], restart_pending=("--store",))
     supervised.reread = lambda: now
     supervised.replacement.request()
     assert supervised.processes[-1].arguments == ["another"]
@@ -242,5 +273,5 @@ def test_options_are_taken_back(supervised: Supervised) -> None:
     assert supervised.roster.plan is now
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.SUCCEEDED,
-        "a change",
+        "changing --store requires a restart",
     )

@@ -84,7 +84,7 @@ class Bench:
         settings: dict[str, Any] = {
             "listen": [LOOPBACK],
             "plan": PLAN,
-            "reread": lambda: PLAN,
+            "reread": lambda *_: PLAN,
             "check_store": lambda: None,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,

@@ -29,10 +29,12 @@ def run(arguments: Namespace) -> Result:
     Check the options, the files, the addresses and the store.
     """
     from attrs import evolve
+    from twisted.internet import reactor
 
     from pexservice.cli.output import VerbFailed
     from pexservice.cli.store_access import failing_as_a_verb
     from pexservice.process.exit_status import CannotStart, Status
+    from pexservice.process.listening import addresses_in_use
     from pexservice.worker.files import read_files
 
     settings = settings_of(arguments.options)
@@ -41,7 +43,7 @@ def run(arguments: Namespace) -> Result:
         # read_files would make the access log's file.
         read_files(evolve(settings, access_log=None))
         _check_access_log(settings.access_log)
-        in_use += _check_addresses(settings)
+        in_use += addresses_in_use(reactor, settings.listen)
     except CannotStart as error:
         outcome = "misconfigured" if error.exit_status == Status.MISCONFIGURED else "failed"
         raise VerbFailed(str(error), outcome, error.exit_status) from error
@@ -106,28 +108,6 @@ def _check_sandbox(words: list[str], settings: Settings) -> None:
         return
     for problem in problems(settings, unit, properties_of(unit)):
         raise VerbFailed(problem, "misconfigured", Status.MISCONFIGURED)
-
-
-def _check_addresses(settings: Settings) -> list[str]:
-    """
-    Listen on each address for a moment.
-
-    @return: the addresses that another process listens on.
-    """
-    from twisted.internet import reactor
-    from twisted.internet.protocol import Factory
-
-    from pexservice.process.listening import AddressInUse, places
-
-    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
-    own = [each for each in settings.listen if each.startswith(("tcp:", "tcp6:"))]
-    in_use = []
-    for place in places(reactor, own):
-        try:
-            place.listen_now(Factory()).stopListening()
-        except AddressInUse:
-            in_use.append(place.description)
-    return in_use
 
 
 def _check_store(settings: Settings, in_use: list[str]) -> str:

@@ -34,6 +34,10 @@ _WORKER = b"pexservice-worker"
 _pid = number(1, (1 << 22) - 1)
 
 
+#: The options whose loss by a reload has to be accepted.
+LOSSES = ("token-file", "tls-certificate", "journal")
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "pid",
@@ -41,6 +45,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="?",
         type=_pid,
         help=f"the supervisor's process id [default: ${_VARIABLE}, or {_PID_FILE} here]",
+    )
+    parser.add_argument(
+        "--accept",
+        metavar="OPTION",
+        action="append",
+        choices=LOSSES,
+        default=[],
+        help=f"let this reload lose what OPTION protects: {', '.join(LOSSES)}; may be"
+        " repeated",
     )
     parser.add_argument(
         "--timeout",
@@ -57,18 +70,15 @@ def run(arguments: Namespace) -> Result:
 
     pid = arguments.pid or _default_pid()
     try:
-        if _WORKER in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            status = Path(f"/proc/{pid}/status").read_text()
-            parent = re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0]
-            raise VerbFailed(
-                f"process {pid} is a worker; use the process id of its supervisor: {parent}"
-            )
-        board = scoreboard.of_process(pid)
+        _refuse_worker(pid)
+        board = scoreboard.of_process(pid, os.O_RDWR if arguments.accept else os.O_RDONLY)
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None:
             raise VerbFailed(
                 f"process {pid} is no pexservice that has started", "none", UNREACHABLE
             )
+        if arguments.accept:
+            scoreboard.accept(board, arguments.accept)
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
         raise VerbFailed(f"there is no process {pid}", "none", UNREACHABLE) from None
@@ -95,6 +105,15 @@ def run(arguments: Namespace) -> Result:
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended during the reload", "ended")
     raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")
+
+
+def _refuse_worker(pid: int) -> None:
+    if _WORKER in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+        status = Path(f"/proc/{pid}/status").read_text()
+        parent = re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0]
+        raise VerbFailed(
+            f"process {pid} is a worker; use the process id of its supervisor: {parent}"
+        )
 
 
 def _default_pid() -> int:
