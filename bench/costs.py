@@ -161,20 +161,20 @@ def _store_with_keys(path: Path) -> None:
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
 
-    from pexservice.core.cursor import Transition  # noqa: PLC0415 for this measurement alone
-    from pexservice.stores.interface import Batch, Remembered  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
+    from pexservice.stores.remembered_keys import pack_use  # noqa: PLC0415 for this measurement alone
 
     store = LmdbStore(Directory(str(path)), inline(), verify=None)
     now(store.open())
     size = 500
     for first in range(1, USED_KEYS, size):
-        keys = [
-            (b"%032x" % random.getrandbits(128), Remembered(Transition.RESET, revision, 0))
+        keys = {
+            b"%032x" % random.getrandbits(128): pack_use(b"r", revision, 0)
             for revision in range(first, first + size)
-        ]
-        now(store.commit(Batch(first, 0, b"r" * size, 0, time.time_ns(), tuple(keys))))
+        }
+        now(store.commit(Batch(first, 0, b"r" * size, 0, time.time_ns(), keys)))
     now(store.close())
 
 

@@ -448,8 +448,7 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
 
 #: The damaged record by name: its database, its key, and the request that meets it.
 MET = {
-    "row": (b"journal", records.revision_key(1), ("/history",)),
-    "key": (b"keys", records.name_key(b"a"), ("/next", "POST", {"Idempotency-Key": "a"})),
+    "row": (b"journal", records.row_key(1), ("/history",)),
 }
 
 

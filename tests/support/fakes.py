@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -20,9 +20,10 @@ from pexservice.stores.interface import (
     Batch,
     IOwnStore,
     NotTaken,
-    Remembered,
+    Opened,
     Row,
 )
+from pexservice.stores.remembered_keys import RememberedKeys
 
 T = TypeVar("T")
 
@@ -115,18 +116,20 @@ class MemoryStore:
     held: bool = False
     failure: Exception | None = None
     batches: list[Batch] = field(factory=list)
-    remembered: dict[bytes, Remembered] = field(factory=dict)
     revision: int = 0
     position: int = 0
     rows: list[Row] = field(factory=list)
     closed: bool = False
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    def open(self) -> Deferred[Opened]:
         """
-        Return the cursor's revision and position at once; see L{IStore}.
+        Return the cursor and the remembered keys at once; see L{IOwnStore}.
         """
-        return succeed((self.revision, self.position))
+        remembered_keys = RememberedKeys(self.kept_keys)
+        for batch in self.batches:
+            remembered_keys.add(batch.keys)
+        return succeed(Opened(self.revision, self.position, remembered_keys))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -153,9 +156,6 @@ class MemoryStore:
         assert rows[-1][:2] == (self.revision, self.position)
         self.batches.append(batch)
         self.rows = [*self.rows, *rows][-self.journal :]
-        self.remembered.update(batch.keys)
-        for key in list(self.remembered)[: -self.kept_keys]:
-            del self.remembered[key]
 
     @property
     def under_way(self) -> Batch | None:
@@ -175,18 +175,6 @@ class MemoryStore:
             done.callback(None)
         else:
             done.errback(failure)
-
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
-        """
-        Return what C{key} did, in a Deferred; see L{IStore}.
-        """
-        return execute(self.look_up, key)
-
-    def look_up(self, key: bytes) -> Remembered | None:
-        """
-        Return what C{key} did, if it is remembered; see L{IOwnStore}.
-        """
-        return self.remembered.get(key)
 
     def shortage(self) -> NotTaken | None:
         """

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -31,7 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.commit.counters import NOT_TAKEN
-from pexservice.commit.group_commit import GroupCommit, StepBatch
+from pexservice.commit.group_commit import GroupCommit, StepBatch, cached_state_at
 from pexservice.commit.interface import ICommitter
 from pexservice.commit.requests import Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
@@ -43,6 +42,7 @@ from pexservice.stores.interface import (
     Row,
     StoreDamaged,
 )
+from pexservice.stores.remembered_keys import RememberedKeys
 
 #: With synchronous commit off, how long a batch collects steps.
 DELAY_SECONDS = 0.01
@@ -59,10 +59,6 @@ _DAMAGED = "the store is damaged"
 
 # Reading a global is three times faster than an Enum attribute.
 _READ = Outcome.READ
-
-# A client that gets no response repeats its key, and computing a state far along the
-# sequence takes milliseconds.
-_cached_state_at = lru_cache(maxsize=8)(state_at)
 
 
 @implementer(ICommitter)
@@ -89,6 +85,7 @@ class Committer(GroupCommit):
         """
         super().__init__(store, reactor, fatal=fatal, time_ns=time_ns)
         self._synchronous = synchronous
+        self._remembered_keys = RememberedKeys()
         # Damage that a read found: the next commit fails because of it.
         self._damage: StoreDamaged | None = None
         # True only while synchronous commit is off and the store takes its batches.
@@ -105,7 +102,8 @@ class Committer(GroupCommit):
         """
         Open the store, and start from its cursor.
         """
-        self.restart_from(state_at(*await self._store.open()))
+        revision, position, self._remembered_keys = await self._store.open()
+        self.restart_from(state_at(revision, position))
         self._closed = self.unread = None
 
     def settled(self) -> Deferred[None]:
@@ -169,24 +167,17 @@ class Committer(GroupCommit):
 
     def _key_was_used(self, key: bytes, step: Step, waiter: Waiter) -> bool:
         """
-        Return whether the C{key} of C{step} was used before, or cannot be looked up.
-
-        In both cases this method calls C{waiter}.  The look-up and the step happen in one
-        turn of the reactor, so the second of two uses finds the first.
+        Return whether the C{key} of C{step} was used before; if so, call C{waiter}.
         """
         use = self.find_key(key)
         if use is not None:
             used, state, batch = use
             self.replay(waiter, step, used, state, self._awaited(batch))
             return True
-        try:
-            first = self._store.look_up(key)
-        except Exception as error:  # noqa: BLE001 the waiter gets the error
-            waiter.fail(self._unreadable(error))
-            return True
+        first = self._remembered_keys.find(key)
         if first is None:
             return False
-        state = _cached_state_at(first.revision, first.position)
+        state = cached_state_at(first.revision, first.position)
         self.replay(waiter, step, first.transition, state)
         return True
 
@@ -196,9 +187,11 @@ class Committer(GroupCommit):
     def _store_batch(self, batch: Batch) -> Deferred[None]:
         if self._damage is not None:
             return fail(self._damage)
-        return self._store.commit(batch).addCallback(self._stored)
+        return self._store.commit(batch).addCallback(self._stored, batch)
 
-    def _stored(self, _: None) -> None:
+    def _stored(self, _: None, batch: Batch) -> None:
+        # While the batch is the committing batch, its keys are found there.
+        self._remembered_keys.add(batch.keys)
         self._respond_early(on=not self._synchronous)
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:

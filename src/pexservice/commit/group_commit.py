@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import lru_cache
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
@@ -42,15 +43,15 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
 from pexservice.commit.requests import KeyReused, Outcome, Step, Waiter
-from pexservice.core.cursor import INITIAL, State, Transition, follow
+from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import (
     Batch,
     IStore,
     NotTaken,
     OutcomeUnknown,
-    Remembered,
 )
+from pexservice.stores.remembered_keys import pack_use, unpack_use
 
 #: Waiting longer than this many commits usually take cannot pay.
 MAX_WAIT_COMMITS = 3
@@ -126,6 +127,10 @@ class BatchPhase(Enum):
     COMMITTING = auto()
 
 
+# A client that gets no response repeats its key, and computing a state far along the
+# sequence takes milliseconds.
+cached_state_at = lru_cache(maxsize=8)(state_at)
+
 # Module-level aliases: reading a global is three times faster than an Enum attribute.
 _APPLIED, _IDLE = Outcome.APPLIED, BatchPhase.IDLE
 
@@ -142,7 +147,7 @@ class StepBatch:
     @ivar idle_seconds: how long all turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
     @ivar responses: the waiters with their outcomes, states and steps, in order.
-    @ivar keys: the idempotency keys of the steps, with transition and state of each.
+    @ivar keys: the idempotency keys of the steps, each with its packed use.
     @ivar unmoved: the outcomes, with the transition that was asked for, of the waiters
         whose step is not part of this batch.
     """
@@ -154,7 +159,7 @@ class StepBatch:
     idle_seconds: float = 0.0
     transitions: bytearray = Factory(bytearray)
     responses: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
-    keys: dict[bytes, tuple[Transition, State]] = Factory(dict)
+    keys: dict[bytes, bytes] = Factory(dict)
     unmoved: list[tuple[Outcome, Transition]] = Factory(list)
 
 
@@ -272,7 +277,7 @@ class GroupCommit:
         self.latest = state = follow(self.latest, transition, self._term_cache)
         batch.transitions += transition.code
         if step.key is not None:
-            batch.keys[step.key] = (transition, state)
+            batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
         if waiter is not None:
             batch.responses.append((waiter, _APPLIED, state, step))
         if self._phase is _IDLE:
@@ -329,9 +334,10 @@ class GroupCommit:
         @return: the transition that the key was used for, the state after that transition,
             and its batch; C{None} if neither batch has the key.
         """
-        for batch in (self.committing_batch, self.open_batch):
+        for batch in (self.open_batch, self.committing_batch):
             if batch is not None and key in batch.keys:
-                return (*batch.keys[key], batch)
+                used, revision, position = unpack_use(batch.keys[key])
+                return used, cached_state_at(revision, position), batch
         return None
 
     # One commit.
@@ -423,10 +429,6 @@ class GroupCommit:
             self._refused(batch, failure)
             self._next_batch(has_steps=False)
 
-        keys = tuple(
-            (key, Remembered(transition, state.revision, state.position))
-            for key, (transition, state) in batch.keys.items()
-        )
         self._store_batch(
             Batch(
                 first_revision=batch.before.revision + 1,
@@ -434,7 +436,7 @@ class GroupCommit:
                 transitions=bytes(batch.transitions),
                 position=after.position,
                 time_ns=self._time_ns(),
-                keys=keys,
+                keys=batch.keys,
             )
         ).addCallbacks(taken, refused).addErrback(self.crashed)
 

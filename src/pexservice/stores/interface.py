@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import Attribute, Interface
@@ -16,10 +16,13 @@ from zope.interface import Attribute, Interface
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
 
+if TYPE_CHECKING:
+    from pexservice.stores.remembered_keys import RememberedKeys
+
 #: How many idempotency keys are kept; the oldest go first.
 KEPT_KEYS = 100_000
 
-#: The longest idempotency key, in ASCII characters.
+#: The longest idempotency key.  A key consists of visible ASCII characters.
 LONGEST_KEY = 255
 
 
@@ -136,6 +139,16 @@ class Remembered(NamedTuple):
     position: int
 
 
+class Opened(NamedTuple):
+    """
+    The content of a store that was opened, as far as its committer keeps it in memory.
+    """
+
+    revision: int
+    position: int
+    remembered_keys: RememberedKeys
+
+
 class Row(NamedTuple):
     """
     One transition of the history: the state that it led to, and its time.
@@ -159,7 +172,8 @@ class Batch:
     @ivar transitions: one byte each, L{Transition}'s code; never empty.
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
-    @ivar keys: the idempotency keys used in this batch, oldest first.
+    @ivar keys: the idempotency keys used in this batch, oldest first, each with what its
+        use did, as L{pexservice.stores.remembered_keys.pack_use} packs that.
     """
 
     first_revision: int
@@ -167,7 +181,7 @@ class Batch:
     transitions: bytes
     position: int
     time_ns: int
-    keys: tuple[tuple[bytes, Remembered], ...] = ()
+    keys: Mapping[bytes, bytes] = Factory(dict)
 
     @property
     def revision(self) -> int:
@@ -226,11 +240,12 @@ class IStore(Interface):
     A store of one cursor.  It is opened once, used by one committer, and closed once.
     """
 
-    def open() -> Deferred[tuple[int, int]]:
+    def open() -> Deferred[Any]:
         """
         Take the store, make it if there is none, and read it.
 
-        @return: fires with (revision, position); (0, 0) for a new store only.
+        @return: fires with L{Opened} if only this process writes to the store, else with
+            (revision, position).  These numbers are (0, 0) for a new store only.
         @raise StoreUnusable: or one of its subclasses.
         """
 
@@ -243,20 +258,13 @@ class IStore(Interface):
         @raise Exception: with any other error the outcome is unknown; only close the store.
         """
 
-    def recall(key: bytes) -> Deferred[Remembered | None]:
-        """
-        Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
-
-        @raise NotTaken: a commit has failed, so the answer is not known any more.
-        @raise StoreDamaged: the store must not be used any more.
-        """
-
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
         """
         Return at most C{limit} durable transitions, newest first.
 
         @param before: the revisions are below this one; C{None} means the latest ones.
-        @raise NotTaken: as for L{recall}; likewise L{StoreDamaged}.
+        @raise NotTaken: the store cannot be read now.
+        @raise StoreDamaged: the store must not be used any more.
         """
 
     def close() -> Deferred[None]:
@@ -270,11 +278,11 @@ class IOwnStore(IStore):
     A store that only this process writes to.
     """
 
-    def look_up(key: bytes) -> Remembered | None:
+    def open() -> Deferred[Opened]:
         """
-        Return at once the result that L{recall} fires with.
+        Take the store, make it if there is none, and read it; see L{IStore.open}.
 
-        Every batch whose commit has ended is known here, and the one under way may be.
+        @return: fires with the cursor and the remembered keys.
         """
 
     def shortage() -> NotTaken | None:
@@ -357,6 +365,13 @@ class ISharedStore(IStore):
 
         @param went_back: called likewise when an operator has restored or emptied the
             store, so that the cursor is at an earlier revision than before.
+        """
+
+    def recall(key: bytes) -> Deferred[Remembered | None]:
+        """
+        Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
+
+        @raise NotTaken: the store does not answer.
         """
 
     def read() -> Deferred[tuple[int, int]]:

@@ -18,6 +18,7 @@ from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, Remembered, Row
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.remembered_keys import pack_use
 from tests.support.inline_executor import inline
 
 #: How many transitions and keys a store keeps: so few that trimming is at work.
@@ -92,7 +93,7 @@ def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
     """
     history = tuple(result(store.history(None, 10 * KEPT)))
     cursor = (history[0].revision, history[0].position)
-    return Contents(cursor, history, tuple(result(store.recall(name)) for name in names))
+    return Contents(cursor, history, tuple(map(store._keys.remembered_keys.find, names)))
 
 
 class Writer:
@@ -110,7 +111,7 @@ class Writer:
         Return the next batch, with C{keys} new keys.
         """
         first, start = self._revision + 1, self._position
-        codes, used = bytearray(), []
+        codes, used = bytearray(), {}
         for number in range(length):
             transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
             codes += transition.code
@@ -119,8 +120,8 @@ class Writer:
             if number < keys:
                 name = b"%0*d" % (name_length, self._chance.getrandbits(60))
                 self.names.append(name)
-                used.append((name, Remembered(transition, self._revision, self._position)))
-        return Batch(first, start, bytes(codes), self._position, first, tuple(used))
+                used[name] = pack_use(transition.code, self._revision, self._position)
+        return Batch(first, start, bytes(codes), self._position, first, used)
 
 
 def original(path: Path, seed: int) -> Original:

@@ -27,9 +27,10 @@ from pathlib import Path
 from attrs import Factory, define
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, Remembered
+from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.remembered_keys import pack_use
 from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
 from tests.labs.faults.tampered import WORKER, Fault, injected, store_option
 from tests.support.clients import whole_history
@@ -61,8 +62,8 @@ def prepare(path: Path) -> None:
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
     for number in range(1, PREPARED + 1):
-        key = (b"%d" % number, Remembered(Transition.NEXT, number, number))
-        now(store.commit(Batch(number, number - 1, b"n", number, time_ns=0, keys=(key,))))
+        keys = {b"%d" % number: pack_use(Transition.NEXT.code, number, number)}
+        now(store.commit(Batch(number, number - 1, b"n", number, time_ns=0, keys=keys)))
     now(store.close())
 
 

@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from pexservice.stores.interface import Batch, IOwnStore, Remembered, Row
+from pexservice.stores.interface import Batch, IOwnStore, Opened, Row
 from tests.support.fakes import MemoryStore
 
 
@@ -31,11 +31,11 @@ class CrashableStore(MemoryStore):
 
     disk: MemoryStore = field(kw_only=True)
     held: bool = True
-    opened: Deferred[tuple[int, int]] = field(factory=Deferred)
+    opened: Deferred[Opened] = field(factory=Deferred)
     written: bool = False
     broke: bool = False
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    def open(self) -> Deferred[Opened]:
         """
         Return a deferred that fires when the process has the lock; see L{IStore.open}.
         """
@@ -45,7 +45,7 @@ class CrashableStore(MemoryStore):
         """
         Give the process the lock, and have it read the disk.
         """
-        self.opened.callback((self.disk.revision, self.disk.position))
+        self.disk.open().chainDeferred(self.opened)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -68,14 +68,6 @@ class CrashableStore(MemoryStore):
     def _take(self, batch: Batch) -> None:
         if not self.written:
             self.disk._take(batch)
-
-    def look_up(self, key: bytes) -> Remembered | None:
-        """
-        Look C{key} up on the disk.
-        """
-        assert not self.broke, "a look-up after a commit that failed"
-        assert not self.closed, "a look-up after the end"
-        return self.disk.look_up(key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """

@@ -11,10 +11,11 @@ import lmdb
 from attrs import frozen
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import KEPT_KEYS, Batch, Remembered
+from pexservice.stores.interface import KEPT_KEYS, Batch
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import DATABASES
+from pexservice.stores.remembered_keys import pack_use
 from tests.functional.test_keepalive import STORE, rollup
 from tests.support.daemon import Daemon, children
 from tests.support.fakes import now
@@ -54,10 +55,10 @@ def age(path: Path) -> None:
     for first in range(1, 2 * KEPT_KEYS, BATCH):
         keys = (
             # As clients have keys: those of one client have a common beginning.
-            (b"%d-before-%d" % (n % 6, n), Remembered(Transition.NEXT, n, n))
+            (b"%d-before-%d" % (n % 6, n), pack_use(Transition.NEXT.code, n, n))
             for n in range(first, first + BATCH)
         )
-        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, tuple(keys))
+        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, dict(keys))
         now(store.commit(batch))
     now(store.commit(Batch(batch.revision + 1, batch.position, b"r", 0, 0)))
     now(store.close())

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from pexservice.stores.lmdb.retention import SLACK
+from pexservice.stores.lmdb.transaction import SLACK
 from pexservice.stores.lmdb.verify import verify
 from tests.functional.test_keepalive import STORE
 from tests.labs.failover.lab import serving

@@ -21,7 +21,8 @@ from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Notifier
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import IStore, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import IStore, Opened, StoreDamaged, StoreUnusable
+from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import service
 from pexservice.worker.service import Reactor, Worker
 from tests.support.fakes import MemoryStore, Turns, now
@@ -248,7 +249,7 @@ class Unusable(MemoryStore):
         self.error: Exception | None = error
         self.attempts = 0
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    def open(self) -> Deferred[Opened]:
         """
         Fail with the error, while there is one.
         """
@@ -462,15 +463,15 @@ def test_an_exception_later(make: Callable[..., Bench]) -> None:
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[tuple[int, int]]:
+        def open(self) -> Deferred[Opened]:
             return opened
 
-    opened: Deferred[tuple[int, int]] = Deferred()
+    opened: Deferred[Opened] = Deferred()
     bench = make(store=Waiting())
     bench.worker.startService()
     assert bench.statuses == []
     bench.reactor.refusal = RuntimeError("a bug")
-    opened.callback((0, 0))
+    opened.callback(Opened(0, 0, RememberedKeys()))
     assert bench.statuses == [Status.CANNOT_START]
 
 

@@ -139,7 +139,7 @@ class Attempt:
 
     @property
     def _names(self) -> list[bytes]:
-        return [name for name, _ in self.batch.keys]
+        return list(self.batch.keys)
 
     def _happened(self, answer: Message) -> tuple[BatchOutcome, Observation]:
         revision = answer["header"]["revision"]

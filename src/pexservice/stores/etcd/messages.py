@@ -30,6 +30,7 @@ from pexservice.stores.etcd.records import (
     write_row,
 )
 from pexservice.stores.interface import Batch, Remembered
+from pexservice.stores.remembered_keys import unpack_use
 
 #: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
 #: a transaction, and the rest of a branch takes up to 15.
@@ -232,7 +233,7 @@ def transaction(
     @param journal: how many transitions the history keeps.
     @param forgotten: the last of the revisions that the journal need not have.
     """
-    names = [name for name, _ in batch.keys]
+    names = list(batch.keys)
     ordinal = base.keys + len(names)
     value = write_cursor(batch.revision, batch.position, ordinal, place.process, journal)
     success = [
@@ -240,8 +241,8 @@ def transaction(
         _put(keys.row(batch.revision), write_row(batch)),
         _put(operation.name, dump(operation.number), lease=operation.lease),
         *(
-            _put(keys.used(name), write_remembered(remembered))
-            for name, remembered in batch.keys
+            _put(keys.used(name), write_remembered(unpack_use(use)))
+            for name, use in batch.keys.items()
         ),
     ]
     if names:

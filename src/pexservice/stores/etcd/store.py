@@ -426,7 +426,7 @@ class EtcdStore:
     @as_deferred
     async def recall(self, key: bytes) -> Remembered | None:
         """
-        Return what the first use of C{key} did, read from etcd; see L{IStore.recall}.
+        Return what the first use of C{key} did, read from etcd; see L{ISharedStore.recall}.
         """
         answer = await self._ask("kv/range", messages.get(self._keys.used(key)))
         pairs = messages.pairs(answer)

@@ -1,22 +1,28 @@
 """
-The one LMDB environment of a store, and the three databases in it.
+The one LMDB environment of a store, the three databases in it, and who reads it.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import Snapshot, StoreUnusable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.verify import DATABASES
 
-#: The map of a store with an empty journal.  Bytes: 100,000 keys of 255 characters,
-#: in pages that are half full at worst, take 130 MB.
+#: The bytes of the map of a store with an empty journal.  100,000 keys of 255 characters
+#: take 30 MB; the rest is for pages that cannot be used again while a backup reads them.
 MAP_BASE = 256 << 20
+
+#: A line of LMDB's table of readers: process, thread, transaction.  A slot that is not in
+#: use has no transaction.
+_READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 
 @frozen
@@ -90,3 +96,20 @@ def used_bytes(env: lmdb.Environment) -> int:
     Return how much of the file is in use, pages that are free again included.
     """
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
+    """
+    Return the oldest state that another process reads, if there is one.
+
+    LMDB uses no page again that a reader might see.  So the file grows with each commit
+    while a process reads one state of it, such as a slow copy or one that was stopped.
+    """
+    own = str(os.getpid())
+    snapshots = [
+        (int(txn), int(pid)) for pid, txn in _READER.findall(env.readers()) if pid != own
+    ]
+    if not snapshots:
+        return None
+    txn, pid = min(snapshots)
+    return Snapshot(pid, env.info()["last_txnid"] - txn)

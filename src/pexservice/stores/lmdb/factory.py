@@ -88,6 +88,7 @@ class LmdbFactory:
             CommitExecutor,
             ExecutorPolicy,
         )
+        from pexservice.stores.lmdb.migrate import migrate  # noqa: PLC0415 only a worker opens one
         from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 only a worker opens one
 
         report, executor = (
@@ -103,6 +104,9 @@ class LmdbFactory:
         def verify_beside(path: Path) -> Deferred[None]:
             return executor.wait(partial(verify.verify_in_child, path, progress))
 
+        def rewrite_beside(directory: Directory) -> Deferred[None]:
+            return executor.wait(partial(migrate, directory, progress))
+
         checks: dict[Verification, Callable[[Path], object] | None] = {
             Verification.IN_CHILD: verify_beside,
             Verification.INLINE: partial(verify.verify, progress=report),
@@ -114,6 +118,8 @@ class LmdbFactory:
             journal=options.journal,
             verify=checks[options.verification],
             waiting=options.standing_by,
+            rewrite=rewrite_beside,
+            follow=options.reactor,
         )
 
 

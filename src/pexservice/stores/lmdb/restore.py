@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -28,6 +29,7 @@ from pexservice.stores.interface import Batch, NotTaken, StoreBusy, StoreUnusabl
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MAP_BASE, open_databases
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory, sync
+from pexservice.stores.lmdb.migrate import format_of, migrate
 from pexservice.stores.lmdb.room import Room
 from pexservice.stores.lmdb.summary import Summary, existing, summary
 from pexservice.stores.lmdb.transaction import Kept, read_extent, write_batch
@@ -86,6 +88,8 @@ def restore(
     beside = place.path.parent / f".{place.path.name}.restored-{secrets.token_hex(8)}"
     try:
         made = backup(source, str(beside), show)
+        if format_of(beside) == 1:
+            _rewrite(beside, show)
         steps = 0 if beyond is None else _leave_behind(beside, made, beyond)
         _give_to_owner(beside, place.path)
         kept = _exchange(beside, place.path, was_there=there)
@@ -102,6 +106,18 @@ def restore(
         place.release()
         if not there and place.path.exists() and not any(place.path.iterdir()):
             place.path.rmdir()
+
+
+def _rewrite(path: Path, show: Callable[[str, int], object]) -> None:
+    """
+    Rewrite a copy of a backup that version 1.0.0 made, in the newest format.
+    """
+    directory = Directory(str(path))
+    directory.own()
+    try:
+        migrate(directory, partial(show, "rewriting"))
+    finally:
+        directory.release()
 
 
 def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
@@ -157,7 +173,7 @@ def _step_to_and_fro(directory: Directory, made: Summary, steps: int) -> int:
                 position=made.position,
                 time_ns=time.time_ns(),
             )
-            room.claim(room.needed(batch, 0))
+            room.claim(room.needed(batch))
             with env.begin(write=True) as txn:
                 extent = write_batch(txn, opened, batch, extent, _WHOLE)
     return extent.revision

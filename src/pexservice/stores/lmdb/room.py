@@ -8,7 +8,7 @@ most that a commit needs follows from its batch, so as a rule the check is an ad
 
 The map is larger than the file.  A file never shrinks, so the map grows only within a
 part of the disk, and mostly it needs to because another process reads an old state of
-the store; see L{pexservice.stores.lmdb.readers}.
+the store; see L{pexservice.stores.lmdb.databases.oldest_snapshot}.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from collections.abc import Callable
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import Batch, NotTaken, Space
-from pexservice.stores.lmdb.databases import used_bytes
+from pexservice.stores.interface import LONGEST_KEY, Batch, NotTaken, Space
+from pexservice.stores.lmdb.databases import oldest_snapshot, used_bytes
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.readers import oldest_snapshot
+from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
+from pexservice.stores.remembered_keys import USE_SIZE
 
 #: How much of the disk is taken beyond the pages in use and what a commit needs.  Bytes.
 RESERVE = 4 << 20
@@ -46,14 +47,14 @@ NAME_INTERVAL = 60.0
 #: A reader whose state is less than so many commits old is not named.
 RECENT = 1000
 
-#: What a commit writes at most, in pages; three times what was ever seen.  A commit has the
-#: paths to the newest row and the cursor, and what was freed; each key has a place by its
-#: name and one by its age, in a tree whose upper levels they share; each key that is
-#: removed goes from as many places.  Lists of free pages have 512 a page.
+#: How many pages a commit writes at most, besides its rows: three times what was ever seen.
+#: It writes the paths to the newest rows, the cursor and the rows that are removed, and the
+#: list of free pages, which has 512 pages a page.
 COMMIT_PAGES = 32
-KEY_PAGES = 4
-TRIMMED_KEY_PAGES = 2
 FREE_LISTED = 512
+
+#: How many bytes an idempotency key takes at most.
+KEY_BYTES = USE_SIZE + LONGEST_KEY + 1
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -95,19 +96,16 @@ class Room:
         self._noticed = self._used + NOTICED
         self._name_at = monotonic()
 
-    def needed(self, batch: Batch, trimmed_keys: int) -> int:
+    def needed(self, batch: Batch) -> int:
         """
         Return how many bytes a commit may add to the file at most.
 
         As a rule a commit adds nothing, since free pages are used again, unless a reader
         might see them.
         """
-        pages = (
-            COMMIT_PAGES
-            + len(batch.transitions) // self._page
-            + KEY_PAGES * len(batch.keys)
-            + TRIMMED_KEY_PAGES * trimmed_keys
-        )
+        # The newest row of keys may be written again, with the batch's keys.
+        key_bytes = KEY_BYTES * (len(batch.keys) + FULL_KEY_ROW) if batch.keys else 0
+        pages = COMMIT_PAGES + (len(batch.transitions) + key_bytes) // self._page
         return pages * self._page + self._used // FREE_LISTED
 
     def stretch_map(self, needed: int) -> None:

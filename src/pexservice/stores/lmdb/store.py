@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred, execute, fail, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,7 +29,7 @@ from pexservice.stores.interface import (
     IOnDisk,
     IOwnStore,
     NotTaken,
-    Remembered,
+    Opened,
     Row,
     Snapshot,
     Space,
@@ -36,21 +37,34 @@ from pexservice.stores.interface import (
     StoreIncompatible,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.databases import MAP_BASE, Databases, open_databases, prepare
+from pexservice.stores.lmdb.databases import (
+    MAP_BASE,
+    Databases,
+    oldest_snapshot,
+    open_databases,
+    prepare,
+)
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
-from pexservice.stores.lmdb.history import read_history
-from pexservice.stores.lmdb.key_reader import KeyReader
-from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.readers import oldest_snapshot
-from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.follower import Follower
+from pexservice.stores.lmdb.migrate import format_of, migrate
+from pexservice.stores.lmdb.records import BadRecord, KeyRow, Witnessed
 from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
-from pexservice.stores.lmdb.transaction import Extent, Kept, read_extent, write_batch
+from pexservice.stores.lmdb.transaction import (
+    Extent,
+    Kept,
+    KeyLog,
+    read_extent,
+    read_history,
+    rows_from,
+    write_batch,
+)
 from pexservice.stores.lmdb.verify import (
     DAMAGE,
     READING_ERRORS,
     blame,
     check_cursor,
+    require_newest_format,
     verify_in_child,
 )
 from pexservice.stores.lmdb.witness import Witness
@@ -82,6 +96,8 @@ class LmdbStore:
         journal: int = 100_000,
         verify: Callable[[Path], object] | None = verify_in_child,
         waiting: Callable[[], object] | None = None,
+        rewrite: Callable[[Directory], object] = migrate,
+        follow: IReactorTime | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
         growth: float = GROWTH,
@@ -94,6 +110,9 @@ class LmdbStore:
         @param verify: reads the whole store before this process maps it, and may return a
             C{Deferred}; C{None} for a store that was verified a moment ago.
         @param waiting: called before a standby waits; by default a store in use is refused.
+        @param rewrite: rewrites a store of format 1, and may return a C{Deferred}.
+        @param follow: the reactor by whose time a standby follows the keys while it waits;
+            without one it does not follow them.
         @param map_size: bytes; by default enough for C{journal}.
         @param growth: the part of the disk that the map may take beyond that.
         """
@@ -102,13 +121,15 @@ class LmdbStore:
         self._kept = Kept(journal, kept_keys)
         self._verify = verify
         self._waiting = waiting
+        self._rewrite = rewrite
+        self._follow = follow
         self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
         self._check_at = monotonic()
         self._opened: Databases | None = None
-        self._extent = Extent(0, 1, 0)
-        self._keys = KeyReader(lambda: self._databases)
+        self._extent = Extent(0, 1, 1, KeyRow(1, b"", b""))
+        self._keys = KeyLog(kept_keys)
         self._room: Room | None = None
         self._witness = Witness(directory.path)
 
@@ -121,12 +142,12 @@ class LmdbStore:
             raise StoreUnusable(f"the store {self.directory.path} is not open")
         return self._opened
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    def open(self) -> Deferred[Opened]:
         """
         Own, verify and read the store; see L{IStore.open}.
 
-        This blocks, except during a wait for another owner and for a verification that
-        returns a C{Deferred}.
+        This blocks, except during a wait for another owner, and for a verification or a
+        rewriting that returns a C{Deferred}.
         """
         return Deferred.fromCoroutine(self._open()).addErrback(self._abandon)
 
@@ -139,24 +160,39 @@ class LmdbStore:
             self._waiting()
             # A worker that takes over has no time to read it all; the last owner served it.
             self._verify = None
-            return self._executor.wait(self.directory.await_ownership)
+            return self._await_ownership()
         except StoreUnusable:
             return fail()
         return succeed(None)
 
-    async def _open(self) -> tuple[int, int]:
+    def _await_ownership(self) -> Deferred[None]:
+        owned = self._executor.wait(self.directory.await_ownership)
+        if self._follow is not None:
+            follower = Follower(self.directory.path, self._keys, self._follow)
+            follower.start()
+
+            def stop_following(result: T) -> T:
+                follower.stop()
+                return result
+
+            owned.addBoth(stop_following)
+        return owned
+
+    async def _open(self) -> Opened:
         await self._own()
         try:
             return await self._open_owned()
-        except StoreIncompatible as refusal:
-            migrate(self.directory, refusal)
+        except StoreIncompatible:
+            if format_of(self.directory.path) != 1:
+                raise
+            await maybeDeferred(self._rewrite, self.directory)
             return await self._open_owned()
 
     def _abandon(self, failure: Failure) -> Failure:
         self._close()
         return failure
 
-    async def _open_owned(self) -> tuple[int, int]:
+    async def _open_owned(self) -> Opened:
         path = self.directory.path
         try:
             if prepare(self.directory) and self._verify is not None:
@@ -165,7 +201,7 @@ class LmdbStore:
         except READING_ERRORS as error:
             raise blame(path, error) from error
 
-    def _open_environment(self, path: Path) -> tuple[int, int]:
+    def _open_environment(self, path: Path) -> Opened:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
             # The file has grown, or the journal was longer; it needs some room to go on.
@@ -176,7 +212,9 @@ class LmdbStore:
             opened.env.reader_check()
             with opened.env.begin() as txn:
                 revision, position = check_cursor(txn, opened.cursor, opened.journal)
+                require_newest_format(txn, opened.cursor)
                 extent = read_extent(txn, opened, revision)
+                self._read_keys(txn, opened.keys)
         except BaseException:
             opened.env.close()
             raise
@@ -188,7 +226,18 @@ class LmdbStore:
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
         self._room.reserve()
-        return revision, position
+        return Opened(revision, position, self._keys.remembered_keys)
+
+    def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
+        """
+        Read the rows of keys that this process has not read as a standby.
+        """
+        try:
+            self._keys.read(rows_from(txn, keys, self._keys.newest.first))
+        except BadRecord:
+            # The standby may have read another store, whose place this one has taken.
+            self._keys.forget()
+            self._keys.read(rows_from(txn, keys, 0))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -197,8 +246,7 @@ class LmdbStore:
         room = self._room
         if room is None:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
-        self._keys.let_go()
-        needed = room.needed(batch, self._kept.surplus_keys(self._extent, batch))
+        needed = room.needed(batch)
         try:
             # Done here, where no transaction is open.
             room.stretch_map(needed)
@@ -246,7 +294,7 @@ class LmdbStore:
             self._forget_dead_readers()
             raise self._full() from error
         self._witness.write(Witnessed(extent.revision))
-        trimmed = extent.oldest != self._extent.oldest
+        trimmed = extent.oldest_row != self._extent.oldest_row
         self._extent = extent
         if trimmed:
             self._forget_dead_readers()
@@ -267,18 +315,6 @@ class LmdbStore:
                 f" {snapshot.commits} commits"
             )
         return NotTaken(reason)
-
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
-        """
-        Return what the first use of C{key} did, read inline; see L{IStore.recall}.
-        """
-        return execute(self.look_up, key)
-
-    def look_up(self, key: bytes) -> Remembered | None:
-        """
-        Return at once the first use of C{key} from mapped memory; see L{IOwnStore.look_up}.
-        """
-        return self._reading(lambda: self._keys.look_up(key, self._extent))
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
@@ -346,7 +382,6 @@ class LmdbStore:
 
     def _close(self) -> None:
         self._executor.stop()
-        self._keys.let_go()
         self._witness.close()
         if self._opened is not None:
             self._opened.env.close()

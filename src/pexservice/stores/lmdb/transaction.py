@@ -1,36 +1,59 @@
 """
-The writes and removals of one commit, all in one transaction.
+What one transaction of LMDB appends to the store, removes from it, or reads of it.
+
+A commit appends a row to the journal, and keys to the rows of keys.  It also removes the
+oldest rows that need not be kept, so their pages are used again and the file stops growing.
+One commit removes a bounded number of rows, however many are too many, for example after
+the journal was made shorter.  A worker whose commit takes longer than the watchdog's
+timeout would be killed, and would try the same again.  The next commits remove the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import starmap
+from collections.abc import Iterator, Mapping
 
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import Batch, Remembered
+from pexservice.stores.interface import Batch, Row
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import Databases
-from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK, trim_journal, trim_keys
+from pexservice.stores.lmdb.records import BadRecord, KeyRow
+from pexservice.stores.remembered_keys import RememberedKeys
+
+#: How many revisions or keys too many may pile up before they are trimmed.  Each call into
+#: LMDB releases the interpreter lock, so a commit in the thread is faster if it makes fewer
+#: calls: trim many rows now and then instead of one each time.
+SLACK = 256
+
+#: How many rows one commit removes at most, which takes about 2 ms.
+MAX_TRIMMED_ROWS = 2 * SLACK
+
+#: A commit removes no further row when those that it removed had so many transitions, or so
+#: many keys.  The pages of a long row are freed one by one, and these have 1 MiB.
+MAX_TRIMMED_TRANSITIONS = 1 << 20
+MAX_TRIMMED_KEYS = 1 << 12
+
+#: A row with fewer keys takes up the keys of the next commit as well.  Otherwise a single
+#: client would leave 100,000 rows, and reading them at a start takes 200 ms, not 35.
+FULL_KEY_ROW = 64
 
 
 @frozen
 class Extent:
     """
-    The extent of a store, which shows a commit how much there is to trim.
-
-    The commit need not ask LMDB for that.
+    The extent of a store, so that a commit need not ask LMDB what there is to trim.
 
     @ivar revision: the newest revision.
-    @ivar oldest: the first revision of the oldest journal row, which has one batch.
-    @ivar keys: how many idempotency keys there are.
+    @ivar oldest_row: the first revision of the oldest journal row.
+    @ivar oldest_keys: the first ordinal of the oldest row of keys.
+    @ivar newest_keys: the newest row of keys; an empty one in a store without keys.
     """
 
     revision: int
-    oldest: int
-    keys: int
+    oldest_row: int
+    oldest_keys: int
+    newest_keys: KeyRow
 
 
 def read_extent(
@@ -39,30 +62,31 @@ def read_extent(
     """
     Return the extent of the store, whose cursor is at C{revision}.
     """
-    with txn.cursor(databases.journal) as rows:
-        oldest = records.read_revision_key(rows.key()) if rows.first() else 1
-    # Each key has a record by its name and one by its age.
-    return Extent(revision, oldest, txn.stat(databases.keys)["entries"] // 2)
+    newest_keys = KeyRow(1, b"", b"")
+    with txn.cursor(databases.keys) as rows:
+        if rows.last():
+            newest_keys = records.read_key_row(*rows.item())
+    return Extent(
+        revision,
+        _oldest(txn, databases.journal),
+        _oldest(txn, databases.keys),
+        newest_keys,
+    )
+
+
+def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
+    with txn.cursor(database) as rows:
+        return records.read_row_key(rows.key()) if rows.first() else 1
 
 
 @frozen
 class Kept:
     """
-    How many transitions and how many keys are kept; older ones go.
+    How many transitions and how many keys are kept at least.
     """
 
     transitions: int
     keys: int
-
-    def surplus_keys(self, extent: Extent, batch: Batch) -> int:
-        """
-        Return how many of the oldest keys the commit of C{batch} removes.
-
-        The commit removes none while no more than L{SLACK} are too many.
-        """
-        surplus = extent.keys + len(batch.keys) - self.keys
-        # More keys may go than the batch brings, so that their number comes down.
-        return min(surplus, MOST_TRIMMED + len(batch.keys)) if surplus > SLACK else 0
 
 
 def write_batch(
@@ -73,41 +97,166 @@ def write_batch(
     kept: Kept,
 ) -> Extent:
     """
-    Append C{batch} to the store, and remove what is not kept any more.
+    Append C{batch} to the store, and remove what need not be kept any more.
 
     @return: the extent of the store then.
-    @raise records.BadRecord: the store holds something that this process did not write.
+    @raise BadRecord: the store holds something that this process did not write.
     """
-    key, row = records.write_row(batch)
-    if not txn.put(key, row, db=databases.journal, append=True):
-        raise records.BadRecord(
-            f"the journal has rows from revision {batch.first_revision} on already"
-        )
+    _append(txn, databases.journal, *records.write_row(batch))
     cursor = records.write_cursor(batch.revision, batch.position)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
+    newest_keys = extent.newest_keys
     if batch.keys:
-        _write_keys(txn, databases.keys, batch.keys)
-    oldest, surplus = extent.oldest, kept.surplus_keys(extent, batch)
-    if batch.revision - oldest >= kept.transitions + SLACK:
-        oldest = trim_journal(txn, databases.journal, batch.revision - kept.transitions)
-    if surplus:
-        trim_keys(txn, databases.keys, surplus)
-    return Extent(batch.revision, oldest, extent.keys + len(batch.keys) - surplus)
+        newest_keys = write_keys(txn, databases.keys, batch.keys, newest_keys)
+    oldest_row, oldest_keys = extent.oldest_row, extent.oldest_keys
+    forgotten = batch.revision - kept.transitions
+    if forgotten >= oldest_row + SLACK:
+        oldest_row = _trim(txn, databases.journal, forgotten, MAX_TRIMMED_TRANSITIONS)
+    forgotten = newest_keys.end - 1 - kept.keys
+    if forgotten >= oldest_keys + SLACK:
+        # At least as many as the batch has, so that surplus keys become fewer.
+        max_keys = MAX_TRIMMED_KEYS + len(batch.keys)
+        oldest_keys = _trim(txn, databases.keys, forgotten, max_keys)
+    return Extent(batch.revision, oldest_row, oldest_keys, newest_keys)
 
 
-def _write_keys(
+def write_keys(
     txn: lmdb.Transaction[bytes],
-    keys: lmdb._Database,
-    used: Sequence[tuple[bytes, Remembered]],
+    database: lmdb._Database,
+    keys: Mapping[bytes, bytes],
+    newest: KeyRow,
+) -> KeyRow:
+    """
+    Append C{keys}, each with its packed use, to the row C{newest}, or to a new one.
+
+    @return: the newest row then.
+    """
+    size = newest.end - newest.first
+    if 0 < size < FULL_KEY_ROW:
+        row = newest.with_keys(keys)
+        txn.put(*records.write_key_row(row), db=database)
+    else:
+        row = KeyRow(newest.end, b"", b"").with_keys(keys)
+        _append(txn, database, *records.write_key_row(row))
+    return row
+
+
+def _append(
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, key: bytes, value: bytes
 ) -> None:
+    if not txn.put(key, value, db=database, append=True):
+        raise BadRecord(f"there is a row from {records.read_row_key(key)} on already")
+
+
+def _trim(
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, forgotten: int, max_items: int
+) -> int:
     """
-    Write idempotency keys, which were not used before.
+    Remove some of the oldest rows that hold nothing beyond C{forgotten}.
+
+    @param forgotten: the newest revision or ordinal that need not be kept.
+    @param max_items: after so many revisions or ordinals no further row is removed.
+    @return: the first revision or ordinal of the oldest row that stays.
     """
-    by_name, by_age = zip(*starmap(records.write_remembered, used), strict=True)
-    with txn.cursor(keys) as cursor:
-        # The records by name go in the order of the tree.  Those by age can be appended:
-        # the newest come behind all others.
-        _, named = cursor.putmulti(sorted(by_name), overwrite=False)
-        _, aged = cursor.putmulti(by_age, overwrite=False, append=True)
-    if not named == aged == len(used):
-        raise records.BadRecord("an idempotency key has a record already")
+    with txn.cursor(database) as rows:
+        rows.first()
+        begin = oldest = records.read_row_key(rows.key())
+        for _ in range(MAX_TRIMMED_ROWS):
+            # A row ends where the next begins; the newest always stays.
+            if oldest - begin >= max_items or not rows.next():
+                break
+            following = records.read_row_key(rows.key())
+            if following > forgotten + 1:
+                break
+            rows.prev()
+            # This leaves the cursor on the next row.
+            if not rows.delete():
+                raise BadRecord(f"the row {oldest} cannot be removed")
+            oldest = following
+    return oldest
+
+
+def read_history(
+    txn: lmdb.Transaction[bytes],
+    journal: lmdb._Database,
+    *,
+    before: int,
+    forgotten: int,
+    limit: int,
+) -> list[Row]:
+    """
+    Return at most C{limit} transitions, newest first.
+
+    A row may hold thousands of transitions; only those that are returned are replayed.
+
+    @param before: the revision that follows the newest transition to return.
+    @param forgotten: the newest revision that is not kept any more.
+    """
+    history: list[Row] = []
+    with txn.cursor(journal) as rows:
+        beyond = rows.set_range(records.row_key(before))
+        more = rows.prev() if beyond else rows.last()
+        while more:
+            first = max(before - (limit - len(history)), forgotten + 1)
+            if first >= before:
+                break
+            row = records.read_row(*rows.item(), first, before)
+            if not row or row[-1].revision != before - 1:
+                raise BadRecord(f"the journal breaks off before revision {before}")
+            history += reversed(row)
+            before = records.read_row_key(rows.key())
+            more = rows.prev()
+    return history
+
+
+class KeyLog:
+    """
+    The rows of keys as far as a process has read them.
+
+    @ivar remembered_keys: their keys.
+    @ivar newest: the last row that was read; an empty one at first.
+    """
+
+    def __init__(self, kept_keys: int) -> None:
+        self._kept_keys = kept_keys
+        self.forget()
+
+    def forget(self) -> None:
+        """
+        Forget all rows, because they may belong to another store.
+        """
+        self.remembered_keys = RememberedKeys(self._kept_keys)
+        self.newest = KeyRow(0, b"", b"")
+
+    def read(self, rows: Iterator[tuple[bytes, bytes]]) -> None:
+        """
+        Read more rows.
+
+        @param rows: the rows from C{newest.first} on, or all rows if none were read.
+        @raise BadRecord: the row L{newest} is not there any more, or another is missing.
+        """
+        if self.newest.uses:
+            row = records.read_key_row(*next(rows, (b"", b"")))
+            if not self.newest.is_beginning_of(row):
+                raise BadRecord(f"the row of keys {self.newest.first} was replaced")
+            self._add(row, known=self.newest.end - self.newest.first)
+        for key, value in rows:
+            row = records.read_key_row(key, value)
+            if self.newest.uses and row.first != self.newest.end:
+                raise BadRecord(f"the rows of keys break off before {row.first}")
+            self._add(row, known=0)
+
+    def _add(self, row: KeyRow, known: int) -> None:
+        self.remembered_keys.add(dict(row.items(known)))
+        self.newest = row
+
+
+def rows_from(
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, first: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """
+    Yield the rows from the revision or ordinal C{first} on.
+    """
+    with txn.cursor(database) as rows:
+        if rows.set_range(records.row_key(first)):
+            yield from rows

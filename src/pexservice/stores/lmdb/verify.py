@@ -27,8 +27,10 @@ from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUn
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Meter, Progress, answer, ask_child
 from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
+from pexservice.stores.lmdb.records import FORMAT_VERSION
 from pexservice.stores.lmdb.witness import check_witness
 
 DATABASES = (b"cursor", b"journal", b"keys")
@@ -118,8 +120,8 @@ def _read_records(
         raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
     cursor = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # The cursor first, for the rest may look different in another format.
-        _cursor(txn, cursor)
+        # The cursor first, because the rest may look different in another format.
+        version = read_version(txn, cursor)
     if set(contents.entries) != set(DATABASES):
         raise records.BadRecord(f"its databases are {sorted(contents.entries)}")
     journal, keys = (env.open_db(name, create=False) for name in DATABASES[1:])
@@ -129,7 +131,11 @@ def _read_records(
         if [key for key, _ in reader.each(cursor)] != [records.CURSOR_KEY]:
             raise records.BadRecord("it has more than one cursor")
         _read_journal(reader.each(journal), newest)
-        _read_keys(reader, keys, newest[0])
+        if version == FORMAT_VERSION:
+            _read_keys(reader.each(keys), newest[0])
+        else:
+            for _ in keys_of_format_1(txn, keys, reader.each(keys), newest[0]):
+                pass
     return newest[0]
 
 
@@ -169,12 +175,6 @@ class _Reader:
                 f"there are {count} records where LMDB counts {entries}"
             )
 
-    def look_up(self, database: lmdb._Database, key: bytes) -> bytes | None:
-        """
-        Return the record under C{key}.
-        """
-        return self._txn.get(key, db=database)
-
 
 def _read_journal(rows: Iterator[tuple[bytes, bytes]], newest: tuple[int, int]) -> None:
     led_to: tuple[int, int] | None = None
@@ -187,31 +187,41 @@ def _read_journal(rows: Iterator[tuple[bytes, bytes]], newest: tuple[int, int]) 
         raise records.BadRecord("the journal does not lead to the cursor")
 
 
-def _read_keys(reader: _Reader, keys: lmdb._Database, newest: int) -> None:
-    aged = named = 0
-    for by, value in reader.each(keys):
-        if by < records.OLDEST_AGE_KEY:
-            if records.read_remembered(by[1:], value).revision > newest:
-                raise records.BadRecord("an idempotency key is newer than the cursor")
-            named += 1
-        else:
-            key = records.read_aged(by, value)
-            found = reader.look_up(keys, records.name_key(key))
-            if (
-                found is None
-                or records.age_key(records.read_remembered(key, found).revision) != by
-            ):
-                raise records.BadRecord("the idempotency keys contradict each other")
-            aged += 1
-    if aged != named:
-        raise records.BadRecord(f"of {named} idempotency keys {aged} have an age")
+def _read_keys(rows: Iterator[tuple[bytes, bytes]], newest: int) -> None:
+    end, revision = None, 0
+    for key, value in rows:
+        row = records.read_key_row(key, value)
+        if end not in (None, row.first):
+            raise records.BadRecord(f"the rows of keys break off before {row.first}")
+        end = row.end
+        revision = records.check_key_row(row, revision, newest)
 
 
-def _cursor(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> tuple[int, int]:
+def _cursor_record(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> bytes:
     value = txn.get(records.CURSOR_KEY, db=cursor)
     if value is None:
         raise records.BadRecord("it has no cursor")
-    return records.read_cursor(value)
+    return value
+
+
+def read_version(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> int:
+    """
+    Return the version of the store's format.
+
+    @raise OtherFormat: this program does not read it.
+    """
+    value = _cursor_record(txn, cursor)
+    records.read_cursor(value)
+    return records.read_version(value)
+
+
+def require_newest_format(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> None:
+    """
+    @raise OtherFormat: the store has to be rewritten before it can be used.
+    """
+    version = read_version(txn, cursor)
+    if version != FORMAT_VERSION:
+        raise records.OtherFormat(version)
 
 
 def check_cursor(
@@ -223,7 +233,7 @@ def check_cursor(
     @return: (revision, position)
     @raise records.BadRecord: the last journal row does not lead to it.
     """
-    found = _cursor(txn, cursor)
+    found = records.read_cursor(_cursor_record(txn, cursor))
     with txn.cursor(journal) as rows:
         if rows.last():
             _, last = records.read_row_ends(*rows.item())

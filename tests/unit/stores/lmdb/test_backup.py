@@ -14,8 +14,8 @@ import pytest
 from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
-from pexservice.stores.lmdb.retention import SLACK
 from pexservice.stores.lmdb.summary import existing, summary
+from pexservice.stores.lmdb.transaction import SLACK
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled, mode
 from tests.unit.stores.test_contract import batch, end
@@ -72,7 +72,7 @@ def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
     """
     filled(tmp_path / "store", BATCHES)
     store = at(tmp_path / "store")
-    state = now(store.open())
+    state = now(store.open())[:2]
     made = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
     assert (made.revision, made.position) == state
     now(store.commit(batch(state, b"n")))
@@ -164,7 +164,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
     Otherwise no page would ever be used again.
     """
     store = at(tmp_path / "store", journal=1)
-    state = now(store.open())
+    state = now(store.open())[:2]
     killed_reader(tmp_path / "store")
     assert store._databases.env.info()["num_readers"] > 0
     for _ in range(3):
@@ -180,7 +180,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> No
     A full store forgets a dead reader: one batch is refused, and the next one goes through.
     """
     store = at(tmp_path / "store", map_size=1 << 18, growth=0)
-    state = now(store.open())
+    state = now(store.open())[:2]
     killed_reader(tmp_path / "store")
 
     def step(count: int) -> None:

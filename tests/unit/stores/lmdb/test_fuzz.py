@@ -14,12 +14,13 @@ from zlib import crc32
 
 import pytest
 from attrs import evolve, frozen
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, Remembered, Row
+from pexservice.stores.interface import Batch, Row
 from pexservice.stores.lmdb import records
+from pexservice.stores.remembered_keys import pack_use
 from tests.unit.stores.test_contract import batch
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ codes = transitions.map(lambda each: each.value)
 #: The payloads of records, and bytes that look like them.
 payloads = (
     st.binary(max_size=64)
-    | st.tuples(st.just(b"\0\1"), st.binary(min_size=16, max_size=16)).map(b"".join)
+    | st.tuples(st.just(b"\0\2"), st.binary(min_size=16, max_size=16)).map(b"".join)
     | st.tuples(st.binary(min_size=16, max_size=16), codes, codes).map(b"".join)
     | st.tuples(codes, st.binary(min_size=16, max_size=16)).map(b"".join)
 )
@@ -56,9 +57,17 @@ rows = st.builds(
     starts,
     st.lists(codes, min_size=1, max_size=40),
 )
-both = st.builds(
-    lambda name, *remembered: list(records.write_remembered(name, Remembered(*remembered))),
-    *(names, transitions, numbers, numbers),
+key_rows = st.builds(
+    lambda first, keys: records.write_key_row(
+        records.KeyRow(first, b"", b"").with_keys(keys)
+    ),
+    starts,
+    st.dictionaries(
+        st.binary(min_size=1, max_size=40).filter(lambda name: b"\n" not in name),
+        st.builds(pack_use, codes, numbers, numbers),
+        min_size=1,
+        max_size=5,
+    ),
 )
 
 
@@ -105,7 +114,7 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
         payload = draw(payloads)
         value = payload + crc32(payload, crc32(key)).to_bytes(4, "big")
     elif how == "moved":
-        key = draw(names | numbers.map(records.revision_key))
+        key = draw(names | numbers.map(records.row_key))
     elif how == "cut":
         value = value[: draw(st.integers(0, len(value)))]
     elif how == "flipped":
@@ -145,6 +154,8 @@ def test_cursor(found: Drawn) -> None:
     That record is read under its own key alone.
     """
     found = evolve(found, key=records.CURSOR_KEY)
+    # A cursor of format 1 is read as well, but none is written.
+    assume(found.value[:2] != b"\0\1")
     again(
         found,
         lambda _, value: records.read_cursor(value),
@@ -167,7 +178,6 @@ def test_row(found: Drawn) -> None:
                 transitions=b"".join(row.transition.code for row in said),
                 position=said[-1].position,
                 time_ns=said[0].time_ns,
-                keys=(),
             )
         )
 
@@ -187,54 +197,26 @@ def test_row_ends(found: Drawn) -> None:
         assert before[0] + 1 == replayed[0].revision
         assert after == (replayed[-1].revision, replayed[-1].position)
         value = found.value[:8] + before[1].to_bytes(8, "big") + found.value[16:]
-        return records.revision_key(before[0] + 1), value
+        return records.row_key(before[0] + 1), value
 
     again(found, records.read_row_ends, write)
 
 
 @many
-@given(drawn(both.map(lambda written: written[0])))
-def test_remembered(found: Drawn) -> None:
-    """
-    The record of what an idempotency key did is read as it was written or refused.
-    """
-    name = found.key.removeprefix(b"k")
-    found = evolve(found, key=records.name_key(name))
-    again(
-        found,
-        lambda _, value: records.read_remembered(name, value),
-        lambda said: records.write_remembered(name, said)[0],
-    )
-
-
-@many
-@given(drawn(both.map(lambda written: written[1])), numbers)
-def test_aged(found: Drawn, other: int) -> None:
-    """
-    The record of the key that was used at a revision is read as it was written or refused.
-    """
-    if found.how == "moved":
-        found = evolve(found, key=records.age_key(other))
-
-    def write(said: bytes) -> tuple[bytes, bytes]:
-        revision = int.from_bytes(found.key[1:], "big")
-        _, written = records.write_remembered(
-            said, Remembered(Transition.NEXT, revision, 0)
-        )
-        return written
-
-    again(found, records.read_aged, write)
+@given(drawn(key_rows))
+def test_row_of_keys_is_read_as_it_was_written_or_refused(found: Drawn) -> None:
+    again(found, records.read_key_row, records.write_key_row)
 
 
 @given(numbers, st.binary(max_size=20))
-def test_revision_key(revision: int, key: bytes) -> None:
+def test_row_key(revision: int, key: bytes) -> None:
     """
     The key of a row has eight bytes, and any eight bytes are the key of a row.
     """
-    written = records.revision_key(revision)
-    assert records.read_revision_key(written) == revision
+    written = records.row_key(revision)
+    assert records.read_row_key(written) == revision
     if len(key) == len(written):
-        assert records.revision_key(records.read_revision_key(key)) == key
+        assert records.row_key(records.read_row_key(key)) == key
     else:
         with pytest.raises(records.BadRecord):
-            records.read_revision_key(key)
+            records.read_row_key(key)

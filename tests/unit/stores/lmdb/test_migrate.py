@@ -1,85 +1,203 @@
 """
-A store of an older format becomes one of the newest, or stays as it is.
+A store of format 1 is rewritten when it is opened, or stays as it is.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from pexservice.stores.interface import StoreIncompatible
-from pexservice.stores.lmdb import migrate, records
+from pexservice.stores.interface import (
+    StoreDamaged,
+    StoreIncompatible,
+    StoreUnusable,
+)
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, NURSERY
-from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
+from pexservice.stores.lmdb.migrate import format_of, rewrite
+from pexservice.stores.lmdb.restore import restore
+from pexservice.stores.lmdb.verify import verify, verify_in_child
+from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import now
-from tests.unit.stores.lmdb.test_store import at, filled
+from tests.support.format_1 import seal, turn_back
+from tests.unit.stores.lmdb.test_store import at, filled, put
+from tests.unit.stores.test_contract import batch
+
+BATCHES = 300
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(tmp_path: Path) -> Path:
     """
-    Provide a store of format 0, which differs from the newest format in that number alone.
+    Provide the path of a store.
     """
-    path = tmp_path / "store"
-    revision, position = filled(path, 10)
-    with monkeypatch.context() as of_old, lmdb.open(str(path), max_dbs=3) as env:
-        of_old.setattr(records, "FORMAT_VERSION", 0)
-        with env.begin(write=True, db=env.open_db(b"cursor")) as txn:
-            txn.put(records.CURSOR_KEY, records.write_cursor(revision, position))
-    return path
+    return tmp_path / "store"
 
 
-def rewrite(old: Path, new: Path) -> None:
+@pytest.fixture
+def keys(path: Path) -> dict[bytes, bytes]:
     """
-    Write the store C{old}, of format 0, to C{new} in the newest format.
+    Make the store one of format 1, and provide its keys with their packed uses.
     """
-    with lmdb.open(str(old), max_dbs=3, readonly=True) as env:
-        env.copy(str(new), compact=True)
-    with lmdb.open(str(new), max_dbs=3) as env:
-        cursor = env.open_db(DATABASES[0])
-        with env.begin(write=True, db=cursor) as txn:
-            txn.put(records.CURSOR_KEY, records.write_cursor(40, 20))
+    filled(path, BATCHES)
+    return turn_back(path)
+
+
+def write_version(path: Path, version: int) -> None:
+    """
+    Write a cursor of another version.
+    """
+    payload = struct.pack(">HQQ", version, 4 * BATCHES, 2 * BATCHES)
+    put(path, b"cursor", records.CURSOR_KEY, seal(records.CURSOR_KEY, payload))
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("verification", [None, verify, verify_in_child])
+@pytest.mark.parametrize("version", [0, 3])
+def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
+    path: Path, verification: None, version: int
+) -> None:
+    write_version(path, version)
+    before = (path / DATA).read_bytes()
+    with pytest.raises(StoreIncompatible, match=f"version {version}, this program reads 1"):
+        now(at(path, verify=verification).open())
+    assert (path / DATA).read_bytes() == before
+    assert not (path / NURSERY).exists()
 
 
 @pytest.mark.parametrize("verification", [None, verify, verify_in_child])
-def test_no_way(old: Path, verification: None) -> None:
+def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
+    path: Path, keys: dict[bytes, bytes], verification: None
+) -> None:
     """
-    A format that nothing reads is refused, and the store stays as it is.
+    A standby that takes over without verifying the store rewrites it too.
     """
-    before = (old / DATA).read_bytes()
-    with pytest.raises(StoreIncompatible, match="version 0, this program reads 1"):
-        now(at(old, verify=verification).open())
-    assert (old / DATA).read_bytes() == before
-    assert not (old / NURSERY).exists()
-
-
-@pytest.mark.parametrize("verification", [None, verify, verify_in_child])
-def test_a_way(old: Path, verification: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A store of an older format is rewritten when it is opened.
-
-    A standby that takes over rewrites the store too.  Then the store is one of the newest
-    format.
-    """
-    monkeypatch.setitem(migrate.REWRITES, 0, rewrite)
-    store = at(old, verify=verification)
-    assert now(store.open()) == (40, 20)
+    store = at(path, verify=verification)
+    opened = now(store.open())
+    assert opened[:2] == (4 * BATCHES, 2 * BATCHES)
+    assert len(opened.remembered_keys) == len(keys) == BATCHES
+    for name, use in keys.items():
+        assert opened.remembered_keys.find(name) == unpack_use(use)
+    rows = now(store.history(None, 10_000))
+    assert [row.revision for row in rows] == [*range(4 * BATCHES, 0, -1)]
+    # More keys follow those that were rewritten.
+    now(store.commit(batch(opened[:2], b"nn", b"more")))
     now(store.close())
-    verify(old)
-    assert not (old / NURSERY).exists()
+    verify(path)
+    assert format_of(path) == records.FORMAT_VERSION
+    again = at(path)
+    assert now(again.open()).remembered_keys.find(b"more") is not None
+    now(again.close())
+    assert not (path / NURSERY).exists()
 
 
-def test_a_way_from_another(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The rewriting of one format is used for no other format, nor for another LMDB's file.
-    """
-    monkeypatch.setitem(migrate.REWRITES, 7, rewrite)
-    with pytest.raises(StoreIncompatible, match="version 0"):
-        now(at(old).open())
-    data = (old / DATA).read_bytes()
+@pytest.mark.usefixtures("keys")
+def test_file_of_another_lmdb_is_refused(path: Path) -> None:
+    data = (path / DATA).read_bytes()
     other = b"\xde\xc0\xef\xbe\x03\0\0\0"
-    (old / DATA).write_bytes(data.replace(other[:4] + b"\1\0\0\0", other))
+    (path / DATA).write_bytes(data.replace(other[:4] + b"\1\0\0\0", other))
     with pytest.raises(StoreIncompatible, match="data version 3"):
-        now(at(old).open())
+        now(at(path).open())
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("failing", ["mkdir", "rename"])
+def test_rewriting_that_fails_leaves_the_store_as_it_was(
+    path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (path / DATA).read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, failing, fail)
+        with pytest.raises(StoreUnusable, match="No space left"):
+            now(at(path).open())
+    assert (path / DATA).read_bytes() == before
+    store = at(path)
+    now(store.open())
+    now(store.close())
+
+
+@pytest.mark.usefixtures("keys")
+def test_interrupted_rewriting_is_begun_again(path: Path) -> None:
+    (path / NURSERY).mkdir()
+    rewrite(path, path / NURSERY, lambda _: None)
+    assert format_of(path) == 1
+    store = at(path)
+    now(store.open())
+    now(store.close())
+    assert format_of(path) == 2
+    assert not (path / NURSERY).exists()
+
+
+DAMAGES = {
+    "name without age": (b"r" + (1).to_bytes(8, "big"), None),
+    "age without name": (b"kkey-0", None),
+    "torn": (b"kkey-0", b"torn"),
+    "newer than the cursor": (
+        b"kkey-0",
+        seal(b"kkey-0", struct.pack(">cQQ", b"n", 5000, 1)),
+    ),
+    "another transition": (b"kkey-0", seal(b"kkey-0", struct.pack(">cQQ", b"x", 1, 1))),
+    "another revision": (b"kkey-0", seal(b"kkey-0", struct.pack(">cQQ", b"n", 2, 2))),
+}
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("record", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("verification", [None, verify])
+def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
+    path: Path, record: tuple[bytes, bytes | None], verification: None
+) -> None:
+    put(path, b"keys", *record)
+    before = (path / DATA).read_bytes()
+    with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
+        now(at(path, verify=verification).open())
+    assert (path / DATA).read_bytes() == before
+    assert not (path / NURSERY).exists()
+
+
+@pytest.mark.usefixtures("keys")
+def test_missing_pages_of_a_store_of_format_1_are_damage(path: Path) -> None:
+    os.truncate(path / DATA, (path / DATA).stat().st_size // 2)
+    with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
+        now(at(path, verify=verify_in_child).open())
+
+
+def test_backup_keeps_format_1_and_restore_rewrites_it(
+    path: Path, tmp_path: Path, keys: dict[bytes, bytes]
+) -> None:
+    """
+    So version 1.0.0 can use the backup as well.
+    """
+    copy, place = tmp_path / "backup", tmp_path / "restored"
+    assert backup(str(path), str(copy)).revision == 4 * BATCHES
+    assert format_of(copy) == 1
+    restored = restore(str(copy), str(place), beyond=4 * BATCHES + 9)
+    assert restored.store.revision == 4 * BATCHES + 10
+    assert format_of(place) == 2
+    store = at(place)
+    assert len(now(store.open()).remembered_keys) == len(keys)
+    now(store.close())
+
+
+@pytest.mark.usefixtures("keys")
+def test_full_disk_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path / NURSERY).mkdir()
+    make = lmdb.open
+
+    def small(path: str, **kwargs: int) -> lmdb.Environment:
+        if "map_size" in kwargs:
+            kwargs["map_size"] = 1 << 14
+        return make(path, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lmdb, "open", small)
+    with pytest.raises(StoreUnusable, match=r"cannot be rewritten in format 2: .*stays"):
+        rewrite(path, path / NURSERY, lambda _: None)

@@ -15,12 +15,13 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, Remembered
+from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile, read_meta
 from pexservice.stores.lmdb.pages import check_pages
+from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import now
+from tests.support.format_1 import turn_back
 from tests.support.lmdb_pages import (
     BRANCH,
     LEAF,
@@ -45,15 +46,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     path = tmp_path_factory.mktemp("pages") / "store"
     store = at(path, journal=3_000_000)
-    position, _ = now(store.open())
+    position, _ = now(store.open())[:2]
 
     def commit(length: int, *keys: bytes) -> None:
         nonlocal position
         before, position = position, position + length
-        used = tuple(
-            (key, Remembered(Transition.NEXT, before + each, before + each))
+        used = {
+            key: pack_use(b"n", before + each, before + each)
             for each, key in enumerate(keys, 1)
-        )
+        }
         now(store.commit(Batch(before + 1, before, b"n" * length, position, 0, used)))
 
     for number in range(BATCHES):
@@ -66,6 +67,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(1)
     commit(1)
     now(store.close())
+    # In format 1 the keys are in a tree of two levels with many short records.
+    turn_back(path)
     return path
 
 

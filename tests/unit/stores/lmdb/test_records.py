@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Remembered
 from pexservice.stores.lmdb import records
+from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import replay
 from tests.unit.stores.test_contract import batch
 
@@ -33,7 +33,7 @@ def test_the_cursor_on_disk() -> None:
     The cursor's record stays the same bytes, since the stores of last year have them.
     """
     assert records.write_cursor(258, 7).hex() == (
-        "000100000000000001020000000000000007af154f24"
+        "000200000000000001020000000000000007fc8f14a0"
     )
 
 
@@ -48,22 +48,26 @@ def test_row(revision: int, position: int, transitions: list[Transition]) -> Non
     assert len(value) == 20 + len(transitions)
 
 
-@given(
-    st.binary(min_size=1, max_size=255),
-    st.builds(Remembered, st.sampled_from(list(Transition)), small, small),
+keys = st.dictionaries(
+    st.text("".join(map(chr, range(33, 127))), min_size=1, max_size=40).map(str.encode),
+    st.builds(pack_use, st.sampled_from([b"n", b"p", b"r"]), small, small),
+    min_size=1,
+    max_size=9,
 )
-def test_remembered(key: bytes, remembered: Remembered) -> None:
-    """
-    The two records of a key tell the use of the key and the key itself.
 
-    The record by the key's name tells what the key did, and the record by its age tells the
-    key.  Records by name sort first.
-    """
-    (by_name, value), (by_age, name) = records.write_remembered(key, remembered)
-    assert by_name < records.OLDEST_AGE_KEY <= by_age
-    assert records.read_remembered(key, value) == remembered
-    assert records.read_aged(by_age, name) == key
-    assert len(by_name) <= 511
+
+@given(small, keys, keys)
+def test_row_of_keys_has_the_keys_and_uses_that_were_written(
+    first: int, some: dict[bytes, bytes], more: dict[bytes, bytes]
+) -> None:
+    row = records.KeyRow(first, b"", b"").with_keys(some)
+    assert records.read_key_row(*records.write_key_row(row)) == row
+    assert dict(row.items()) == some
+    assert row.end == first + len(some)
+    grown = row.with_keys(more)
+    assert row.is_beginning_of(grown)
+    assert list(grown.items(len(some))) == list(more.items())
+    assert not grown.is_beginning_of(row)
 
 
 @given(st.data())
@@ -92,7 +96,7 @@ def test_a_record_in_the_wrong_place() -> None:
     """
     _, value = records.write_row(batch((5, 5), b"n"))
     with pytest.raises(records.BadRecord, match="checksum"):
-        records.read_row(records.revision_key(7), value)
+        records.read_row(records.row_key(7), value)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -106,7 +110,7 @@ def test_records_that_make_no_sense() -> None:
     """
     A record that makes no sense is refused although its checksum is right.
     """
-    key = records.revision_key(1)
+    key = records.row_key(1)
     with pytest.raises(records.BadRecord, match="no transition"):
         records.read_row(key, seal(key, bytes(16)))
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
@@ -115,9 +119,19 @@ def test_records_that_make_no_sense() -> None:
         records.read_cursor(seal(records.CURSOR_KEY, b"\0\1c"))
     with pytest.raises(records.BadRecord, match="has 1 bytes, not 2"):
         records.read_cursor(seal(records.CURSOR_KEY, b"a"))
-    with pytest.raises(records.OtherFormat, match="version 258, this program reads 1"):
+    with pytest.raises(records.OtherFormat, match="version 258, this program reads 1 to 2"):
         records.read_cursor(seal(records.CURSOR_KEY, b"\1\2 and so on"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 8"):
-        records.read_revision_key(b"abc")
+        records.read_row_key(b"abc")
     with pytest.raises(records.BadRecord, match="has 3 bytes"):
-        records.read_remembered(b"key", seal(records.name_key(b"key"), b"abc"))
+        records.read_key_row(key, seal(key, b"abc"))
+    with pytest.raises(records.BadRecord, match="does not hold 2 keys"):
+        records.read_key_row(key, seal(key, b"\0\0\0\2" + bytes(34) + b"one"))
+    with pytest.raises(records.BadRecord, match="does not hold 0 keys"):
+        records.read_key_row(key, seal(key, b"\0\0\0\0"))
+    unknown = records.KeyRow(1, pack_use(b"x", 1, 1), b"key")
+    with pytest.raises(records.BadRecord, match="no transition b'x'"):
+        records.check_key_row(unknown, 0, 1)
+    twice = records.KeyRow(1, 2 * pack_use(b"n", 1, 1), b"key\nother")
+    with pytest.raises(records.BadRecord, match="not in order"):
+        records.check_key_row(twice, 0, 1)

@@ -18,8 +18,8 @@ import pytest
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import snapshot
 from pexservice.stores.lmdb.backup import copy_pages
+from pexservice.stores.lmdb.databases import oldest_snapshot
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.readers import oldest_snapshot
 from pexservice.stores.lmdb.snapshot import ATTEMPTS, MOST_GROWTH, copy_snapshot
 from tests.unit.stores.lmdb.test_store import filled
 

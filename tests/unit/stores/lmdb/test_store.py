@@ -23,15 +23,15 @@ from pexservice.stores.interface import (
     NotTaken,
     StoreBusy,
     StoreDamaged,
-    StoreIncompatible,
     StoreUnusable,
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
-from pexservice.stores.lmdb.retention import MOST_TRIMMED, SLACK
 from pexservice.stores.lmdb.room import GROWTH, RESERVE
 from pexservice.stores.lmdb.store import PLACE_INTERVAL, LmdbStore
+from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, SLACK
 from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
+from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 from tests.unit.stores.test_contract import batch, end
@@ -52,7 +52,7 @@ def filled(path: Path, count: int = 500) -> tuple[int, int]:
     @return: the state of the store.
     """
     store = at(path)
-    state = now(store.open())
+    state = now(store.open())[:2]
     for number in range(count):
         taken = batch(state, b"nnnp", b"key-%d" % number)
         now(store.commit(taken))
@@ -168,7 +168,7 @@ def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     (tmp_path / NURSERY / DATA).write_bytes(leftover)
     (tmp_path / "lost+found").mkdir()
     store = at(tmp_path)
-    assert now(store.open()) == (0, 0)
+    assert now(store.open())[:2] == (0, 0)
     now(store.close())
     assert {each.name for each in tmp_path.iterdir()} == {
         *(DATA, LOCK, WITNESS),
@@ -194,7 +194,7 @@ def test_a_store_that_cannot_be_made(
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)
-    assert now(store.open()) == (0, 0)
+    assert now(store.open())[:2] == (0, 0)
     now(store.close())
 
 
@@ -220,7 +220,7 @@ def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
             now(at(path, verify=failing).open())
         assert caught.type is StoreUnusable
     store = at(path)
-    assert now(store.open()) == state
+    assert now(store.open())[:2] == state
     now(store.close())
 
 
@@ -273,7 +273,7 @@ def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
     """
     state = filled(tmp_path / "store")
     store = at(tmp_path / "store", verify=verify_in_child)
-    assert now(store.open()) == state
+    assert now(store.open())[:2] == state
     now(store.close())
 
 
@@ -303,7 +303,15 @@ def put(path: Path, database: bytes, key: bytes, value: bytes | None) -> None:
                 txn.put(key, value)
 
 
-ROW = records.revision_key(5)
+def key_row(first: int, revision: int, name: bytes) -> tuple[bytes, bytes]:
+    """
+    Return a row with one key, as it is stored.
+    """
+    use = pack_use(b"n", revision, 1)
+    return records.write_key_row(records.KeyRow(first, use, name))
+
+
+ROW = records.row_key(5)
 
 CONTRADICTIONS = {
     "cursor missing": (b"cursor", records.CURSOR_KEY, None),
@@ -314,9 +322,12 @@ CONTRADICTIONS = {
     "row torn": (b"journal", ROW, b"torn"),
     "row of others": (b"journal", *records.write_row(batch((4, 2), b"nn"))),
     "row after the last": (b"journal", *records.write_row(batch((2000, 1000), b"n"))),
-    "key without its age": (b"keys", records.age_key(1), None),
-    "age without its key": (b"keys", records.name_key(b"key-0"), None),
-    "key torn": (b"keys", records.name_key(b"key-0"), b"torn"),
+    "keys missing": (b"keys", records.row_key(65), None),
+    "keys torn": (b"keys", records.row_key(65), b"torn"),
+    "keys of others": (b"keys", *key_row(65, 1, b"key-64")),
+    "keys that are newer than the cursor": (b"keys", *key_row(501, 2001, b"key")),
+    "keys that are older than those before": (b"keys", *key_row(501, 1, b"key")),
+    "keys without names": (b"keys", *key_row(501, 1999, b"")),
 }
 
 
@@ -363,7 +374,7 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
         assert not isinstance(caught.value, StoreDamaged)
         holder.communicate()
     store = at(path)
-    assert now(store.open()) == state
+    assert now(store.open())[:2] == state
     now(store.close())
 
 
@@ -375,22 +386,6 @@ with open(sys.argv[1], "w+b") as file:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A store of a format that this program does not know is not called damaged.
-
-    The error tells the numbers of both formats.
-    """
-    monkeypatch.setattr(records, "FORMAT_VERSION", 2)
-    now_open = at(tmp_path / "store")
-    now(now_open.open())
-    now(now_open.close())
-    monkeypatch.undo()
-    for verifying in (verify_in_child, lambda _: None):
-        with pytest.raises(StoreIncompatible, match="version 2, this program reads 1"):
-            now(at(tmp_path / "store", verify=verifying).open())
 
 
 def test_a_batch_costs_its_row(tmp_path: Path) -> None:
@@ -426,7 +421,7 @@ def test_the_map_grows(tmp_path: Path) -> None:
     opened again.
     """
     store = at(tmp_path / "store", map_size=128 * 1024)
-    state = now(store.open())
+    state = now(store.open())[:2]
     for _ in range(3):
         large = batch(state, b"n" * 200_000)
         now(store.commit(large))
@@ -437,7 +432,7 @@ def test_the_map_grows(tmp_path: Path) -> None:
     assert space.limit == pytest.approx((space.used + space.free) * GROWTH, rel=0.1)
     now(store.close())
     again = at(tmp_path / "store", map_size=128 * 1024, growth=0)
-    assert now(again.open()) == state
+    assert now(again.open())[:2] == state
     now(again.commit(batch(state, b"n")))
     now(again.close())
 
@@ -449,7 +444,7 @@ def test_a_full_map(tmp_path: Path) -> None:
     The store takes a batch that needs less room.
     """
     store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
-    state = now(store.open())
+    state = now(store.open())[:2]
     with pytest.raises(NotTaken, match="is full"):
         now(store.commit(batch(state, b"n" * 200_000)))
     taken = batch(state, b"nn", b"key")
@@ -457,7 +452,7 @@ def test_a_full_map(tmp_path: Path) -> None:
     assert [row.revision for row in now(store.history(None, 10))] == [2, 1]
     now(store.close())
     again = at(tmp_path / "store")
-    assert now(again.open()) == (2, 2)
+    assert now(again.open())[:2] == (2, 2)
     now(again.close())
 
 
@@ -467,7 +462,7 @@ def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path, journal=1000, kept_keys=1000)
-    state = now(store.open())
+    state = now(store.open())[:2]
     sizes = []
     for _ in range(4):
         for number in range(2000):
@@ -486,7 +481,7 @@ def test_a_million_steps(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path)
-    state, sizes = now(store.open()), []
+    state, sizes = now(store.open())[:2], []
     for count in range(1, 5001):
         taken = batch(state, b"nnnp" * 50)
         now(store.commit(taken))
@@ -506,7 +501,7 @@ def test_room_is_set_aside(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path, journal=SLACK)
-    state = now(store.open())
+    state = now(store.open())[:2]
 
     def taken_beyond() -> int:
         found = (path / DATA).stat()
@@ -533,7 +528,7 @@ def test_a_shorter_journal(tmp_path: Path) -> None:
     path = tmp_path / "store"
     state = filled(path, 2 * SLACK)
     store = at(path, journal=4)
-    assert now(store.open()) == state
+    assert now(store.open())[:2] == state
     taken = batch(state, b"n")
     now(store.commit(taken))
     assert len(now(store.history(None, 1000))) == 4
@@ -557,11 +552,11 @@ def test_a_much_shorter_journal(tmp_path: Path) -> None:
     The history is at once as short as requested.  The journal is so after some commits.
     """
     path = tmp_path / "store"
-    state = filled(path, 3 * MOST_TRIMMED)
-    rows = 3 * MOST_TRIMMED
+    state = filled(path, 3 * MAX_TRIMMED_ROWS)
+    rows = 3 * MAX_TRIMMED_ROWS
     while rows > SLACK:
         store = at(path, journal=4, kept_keys=4)
-        assert now(store.open()) == state
+        assert now(store.open())[:2] == state
         taken = batch(state, b"n")
         now(store.commit(taken))
         state = end(taken)
@@ -569,8 +564,8 @@ def test_a_much_shorter_journal(tmp_path: Path) -> None:
         now(store.close())
         verify(path)
         before, rows = rows, counted(path)[b"journal"]
-        assert before - MOST_TRIMMED <= rows < before
-    assert counted(path)[b"keys"] == 2 * 4
+        assert before - MAX_TRIMMED_ROWS <= rows < before
+    assert counted(path)[b"keys"] <= 2
 
 
 def test_a_shorter_journal_of_long_rows(
@@ -579,7 +574,7 @@ def test_a_shorter_journal_of_long_rows(
     """
     Rows that hold many transitions are many pages, so a commit removes fewer of them.
     """
-    monkeypatch.setattr("pexservice.stores.lmdb.retention.MOST_TRANSITIONS", 10)
+    monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_TRANSITIONS", 10)
     path = tmp_path / "store"
     state = filled(path, SLACK)
     store = at(path, journal=4)
@@ -600,14 +595,15 @@ def test_many_keys_in_a_batch(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path, kept_keys=10)
-    state = now(store.open())
+    state = now(store.open())[:2]
     for number in range(5):
-        names = [b"%d-%d" % (number, each) for each in range(2 * MOST_TRIMMED)]
+        names = [b"%d-%d" % (number, each) for each in range(2 * MAX_TRIMMED_ROWS)]
         taken = batch(state, b"n" * len(names), *names)
         now(store.commit(taken))
         state = end(taken)
     now(store.close())
-    assert counted(path)[b"keys"] <= 2 * (10 + 2 * MOST_TRIMMED)
+    # A row for each batch, of which the newest is enough for ten keys.
+    assert counted(path)[b"keys"] == 1
 
 
 def test_no_more_of_a_row_is_replayed_than_asked_for(
@@ -704,8 +700,7 @@ def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
 
 TAKEN = {
     "journal": (b"journal", *records.write_row(batch((1, 1), b"n"))),
-    "key by name": (b"keys", records.name_key(b"key"), b"another's"),
-    "key by age": (b"keys", records.age_key(1), b"another's"),
+    "keys": (b"keys", records.row_key(1), b"another's"),
 }
 
 
@@ -761,14 +756,9 @@ def test_any_other_failure_is_not_ours_to_judge(
     now(store.close())
 
 
-def test_a_key_after_a_failed_commit(
+def test_read_after_a_commit_that_failed_in_the_thread_raises_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Reads raise L{NotTaken} after a failed commit that the reactor does not know of yet.
-
-    The commit failed in the thread.  A step with a key surely does not happen.
-    """
     store = at(tmp_path / "store")
     now(store.open())
 
@@ -778,8 +768,6 @@ def test_a_key_after_a_failed_commit(
 
     opened = store._databases
     monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
-    with pytest.raises(NotTaken):
-        now(store.recall(b"key"))
     with pytest.raises(NotTaken):
         now(store.history(None, 1))
     monkeypatch.undo()

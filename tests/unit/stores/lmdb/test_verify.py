@@ -64,7 +64,7 @@ def greater_key_of_a_branch(path: Path) -> None:
         for node in nodes(data[page * SIZE : (page + 1) * SIZE])[1:]:
             at = page * SIZE + node
             (length,) = struct.unpack_from("<H", data, at + 6)
-            change(path, at + 8 + length - 1, bytes((data[at + 8 + length - 1] ^ 1,)))
+            change(path, at + 8 + length - 1, bytes((data[at + 8 + length - 1] + 1,)))
 
 
 def exchanged_leaves(path: Path) -> None:

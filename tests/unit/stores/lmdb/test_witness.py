@@ -59,7 +59,7 @@ def reopened(path: Path) -> tuple[int, int]:
     Open a store, close it again, and return its state.
     """
     store = at(path, verify=None)
-    state = now(store.open())
+    state = now(store.open())[:2]
     now(store.close())
     return state
 
@@ -200,7 +200,7 @@ def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch
     One line in the log tells that the witness failed.
     """
     opened_store = at(store)
-    state = now(opened_store.open())
+    state = now(opened_store.open())[:2]
 
     def failing(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -1,0 +1,77 @@
+"""
+The idempotency keys that a committer remembers.
+
+A store that only one process writes to appends keys and never looks one up: the process has
+them all in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from struct import Struct
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import KEPT_KEYS, Remembered
+
+USE_FORMAT = ">cQQ"
+_USE = Struct(USE_FORMAT)
+
+#: The size of a packed use of a key, in bytes.
+USE_SIZE = _USE.size
+
+#: Pack the transition's code, the revision and the position of the first use of a key.
+#: Unlike a tuple, bytes are never visited by the garbage collector.
+pack_use = _USE.pack
+
+#: How many generations are needed to keep all keys that must be remembered.  One more is
+#: being filled.
+_FULL_GENERATIONS = 8
+
+
+def unpack_use(use: bytes) -> Remembered:
+    """
+    @raise ValueError: there is no such transition.
+    """
+    code, revision, position = _USE.unpack(use)
+    return Remembered(Transition(code), revision, position)
+
+
+class RememberedKeys:
+    """
+    At least the last L{KEPT_KEYS} keys, each with what its first use did.
+
+    The keys are in generations, and the oldest generation is dropped as a whole.  One
+    dictionary that forgets key by key would stall for 7 to 9 ms whenever it is resized.
+
+    100,000 keys of 36 characters take 20 MB, and keys of 255 characters 40 MB.
+    """
+
+    def __init__(self, kept: int = KEPT_KEYS) -> None:
+        self._generation_size = -(-kept // _FULL_GENERATIONS)
+        self._generations: deque[dict[bytes, bytes]] = deque(
+            [{}], maxlen=_FULL_GENERATIONS + 1
+        )
+
+    def __len__(self) -> int:
+        return sum(map(len, self._generations))
+
+    def add(self, keys: Mapping[bytes, bytes]) -> None:
+        """
+        Remember C{keys}, each with its packed use, which are newer than all others.
+        """
+        newest = self._generations[0]
+        if len(newest) >= self._generation_size:
+            newest = {}
+            self._generations.appendleft(newest)
+        newest.update(keys)
+
+    def find(self, key: bytes) -> Remembered | None:
+        """
+        Return what the first use of C{key} did, or C{None} if it is not remembered.
+        """
+        for generation in self._generations:
+            use = generation.get(key)
+            if use is not None:
+                return unpack_use(use)
+        return None

@@ -1,0 +1,241 @@
+"""
+A standby has read the keys of the store when it takes over, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.task import Clock
+
+from pexservice.core.cursor import Transition
+from pexservice.stores.interface import Remembered
+from pexservice.stores.lmdb import follower, records
+from pexservice.stores.lmdb.databases import oldest_snapshot
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Follower
+from pexservice.stores.lmdb.restore import restore
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.transaction import KeyLog
+from tests.support.fakes import now
+from tests.support.format_1 import turn_back
+from tests.unit.stores.lmdb.test_store import at, filled
+from tests.unit.stores.test_contract import batch, end
+
+
+class Service:
+    """
+    A store that an active worker writes to, and the follower of a standby.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = at(path)
+        self.state = now(self.store.open())[:2]
+        self.clock = Clock()
+        self.log = KeyLog(100_000)
+        self.follower = Follower(path, self.log, self.clock)
+        self.follower.start()
+        self.clock.advance(0)
+
+    def commit(self, *names: bytes) -> None:
+        """
+        Commit a step for each of C{names}, in one batch.
+        """
+        taken = batch(self.state, b"n" * len(names), *names)
+        now(self.store.commit(taken))
+        # Some file systems have coarse times.
+        os.utime(self.path / DATA, ns=(0, taken.revision))
+        self.state = end(taken)
+
+    def poll(self) -> None:
+        """
+        Let the follower read.
+        """
+        self.clock.advance(INTERVAL_SECONDS)
+
+    def knows(self, name: bytes) -> bool:
+        """
+        Return whether the follower has read C{name}.
+        """
+        return self.log.remembered_keys.find(name) is not None
+
+    def take_over(self) -> LmdbStore:
+        """
+        Close the store, and open it as the standby does.
+        """
+        now(self.store.close())
+        self.follower.stop()
+        self.store = at(self.path, verify=None)
+        self.store._keys = self.log
+        self.state = now(self.store.open())[:2]
+        return self.store
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """
+    Provide a new store and its follower.
+    """
+    service = Service(tmp_path / "store")
+    yield service
+    service.follower.stop()
+    now(service.store.close())
+
+
+def test_keys_are_read_once_a_second(service: Service) -> None:
+    service.commit(b"one", b"two")
+    assert not service.knows(b"one")
+    service.poll()
+    assert service.log.remembered_keys.find(b"two") == Remembered(Transition.NEXT, 2, 2)
+    # The row grows, and then more rows come.
+    for number in range(10):
+        service.commit(*(b"%d-%d" % (number, each) for each in range(40)))
+        service.poll()
+        assert service.knows(b"%d-39" % number)
+    assert len(service.log.remembered_keys) == 402
+
+
+def test_rows_of_all_sizes_are_read_from_trees_of_all_depths(service: Service) -> None:
+    names = []
+    for number in range(600):
+        size = (1, 64, 3, 70, 300)[number % 5]
+        names += [b"%s-%d-%d" % (b"k" * (number % 200), number, n) for n in range(size)]
+        service.commit(*names[-size:])
+    for _ in range(10):
+        service.clock.advance(INTERVAL_SECONDS)
+        service.clock.pump([NEXT_SECONDS] * 20)
+    assert all(map(service.knows, names))
+
+
+def test_few_rows_are_read_at_a_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "MAX_ROWS", 2)
+    for number in range(6):
+        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+    service.poll()
+    assert service.knows(b"1-63")
+    assert not service.knows(b"2-0")
+    service.clock.pump([NEXT_SECONDS] * 5)
+    assert service.knows(b"5-63")
+
+
+def test_unchanged_file_is_not_read(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.commit(b"one")
+    service.poll()
+    monkeypatch.setattr(follower, "_key_rows", pytest.fail)
+    service.poll()
+    assert service.knows(b"one")
+
+
+def test_no_page_is_held_back(service: Service) -> None:
+    service.commit(b"one")
+    service.poll()
+    assert oldest_snapshot(service.store._databases.env) is None
+
+
+def test_standby_that_takes_over_reads_only_what_is_new(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+    service.poll()
+    service.commit(b"last")
+    read: list[bytes] = []
+    read_key_row = records.read_key_row
+
+    def record(key: bytes, value: bytes) -> records.KeyRow:
+        read.append(key)
+        return read_key_row(key, value)
+
+    monkeypatch.setattr(records, "read_key_row", record)
+    service.take_over()
+    assert service.knows(b"last")
+    assert service.knows(b"0-0")
+    # The newest row for its extent, the last that was followed, and the new one.
+    assert read == [records.row_key(first) for first in (321, 257, 321)]
+
+
+def test_damage_does_not_end_the_standby(service: Service) -> None:
+    """
+    Whatever stands in the file, and however short it is.
+    """
+    service.commit(*(b"%d" % number for number in range(200)))
+    data = (service.path / DATA).read_bytes()
+    for offset in range(0, len(data), 61):
+        damaged = bytearray(data)
+        damaged[offset : offset + 7] = b"\xff" * 7
+        (service.path / "damaged").write_bytes(damaged)
+        victim = Follower(service.path, KeyLog(1000), service.clock)
+        victim._path = service.path / "damaged"
+        victim._poll()
+        victim.stop()
+    for length in range(0, len(data), 999):
+        (service.path / "damaged").write_bytes(data[:length])
+        victim._poll()
+        victim.stop()
+    (service.path / "damaged").unlink()
+    victim._poll()
+    victim.stop()
+
+
+def test_store_that_comes_back_is_followed_again(service: Service, tmp_path: Path) -> None:
+    service.commit(b"one")
+    service.poll()
+    service.path.rename(tmp_path / "away")
+    service.poll()
+    assert not service.knows(b"one")
+    (tmp_path / "away").rename(service.path)
+    service.poll()
+    assert service.knows(b"one")
+
+
+def test_keys_of_a_store_that_was_replaced_are_forgotten(
+    service: Service, tmp_path: Path
+) -> None:
+    service.commit(*(b"%d" % number for number in range(100)))
+    service.poll()
+    now(service.store.close())
+    filled(tmp_path / "other", 30)
+    restore(str(tmp_path / "other"), str(service.path))
+    service.take_over()
+    keys = service.store._keys.remembered_keys
+    assert keys.find(b"key-29") is not None
+    assert keys.find(b"5") is None
+    assert len(keys) == 30
+
+
+def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store")
+    service.store._kept = type(service.store._kept)(10, 10)
+    service.commit(*(b"a%d" % number for number in range(64)))
+    service.poll()
+    for number in range(20):
+        service.commit(*(b"b%d-%d" % (number, each) for each in range(64)))
+    service.poll()
+    service.poll()
+    assert service.knows(b"b19-63")
+    service.take_over()
+    assert service.knows(b"b19-63")
+    now(service.store.close())
+
+
+def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
+    filled(tmp_path / "store", 10)
+    turn_back(tmp_path / "store")
+    log, clock = KeyLog(1000), Clock()
+    following = Follower(tmp_path / "store", log, clock)
+    following.start()
+    clock.advance(0)
+    assert len(log.remembered_keys) == 0
+    shutil.rmtree(tmp_path / "store")
+    clock.advance(INTERVAL_SECONDS)
+    following.stop()
+    assert not clock.calls
