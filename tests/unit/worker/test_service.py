@@ -328,7 +328,7 @@ def test_standby_names_the_stranger_that_has_its_lock(
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[tuple[int, int]]:
+        def open(self) -> Deferred[Opened]:
             bench.worker._stand_by()
             return Deferred()
 
