@@ -15,7 +15,8 @@ from zope.interface import implementer
 
 from pexservice.client import blocking
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, ISharedStore, NotTaken, Remembered, Row
+from pexservice.stores.interface import Batch, ISharedStore, NotTaken, Row
+from pexservice.stores.remembered_keys import Remembered
 
 T = TypeVar("T")
 

@@ -15,15 +15,8 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import (
-    KEPT_KEYS,
-    Batch,
-    IOwnStore,
-    NotTaken,
-    Opened,
-    Row,
-)
-from pexservice.stores.remembered_keys import RememberedKeys
+from pexservice.stores.interface import Batch, IOwnStore, NotTaken, Opened, Row
+from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")
 

@@ -37,9 +37,9 @@ from pexservice.stores.interface import (
     ISharedStore,
     NotTaken,
     OutcomeUnknown,
-    Remembered,
     Row,
 )
+from pexservice.stores.remembered_keys import Remembered
 
 
 def as_refusal(error: BaseException | None) -> NotTaken:

@@ -49,7 +49,7 @@ class Step:
     A request to change the cursor.
 
     @ivar key: an idempotency key of at most
-        L{pexservice.stores.interface.LONGEST_KEY} bytes.
+        L{pexservice.stores.remembered_keys.LONGEST_KEY} bytes.
     @ivar condition: called with the latest state, returns whether to make the step.
     """
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
@@ -15,15 +15,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
-
-if TYPE_CHECKING:
-    from pexservice.stores.remembered_keys import RememberedKeys
-
-#: How many idempotency keys are kept; the oldest go first.
-KEPT_KEYS = 100_000
-
-#: The longest idempotency key.  A key consists of visible ASCII characters.
-LONGEST_KEY = 255
+from pexservice.stores.remembered_keys import Remembered, RememberedKeys
 
 
 class StoreUnusable(Exception):
@@ -127,16 +119,6 @@ class Conflict(Exception):
         self.revision = revision
         self.position = position
         self.used = used
-
-
-class Remembered(NamedTuple):
-    """
-    The transition that the first use of an idempotency key made, and where it led.
-    """
-
-    transition: Transition
-    revision: int
-    position: int
 
 
 class Opened(NamedTuple):

@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from struct import Struct
+from typing import NamedTuple
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import KEPT_KEYS, Remembered
+
+#: How many idempotency keys are kept; the oldest go first.
+KEPT_KEYS = 100_000
+
+#: The longest idempotency key.  A key consists of visible ASCII characters.
+LONGEST_KEY = 255
 
 USE_FORMAT = ">cQQ"
 _USE = Struct(USE_FORMAT)
@@ -27,6 +33,16 @@ pack_use = _USE.pack
 #: How many generations are needed to keep all keys that must be remembered.  One more is
 #: being filled.
 _FULL_GENERATIONS = 8
+
+
+class Remembered(NamedTuple):
+    """
+    The transition that the first use of an idempotency key made, and where it led.
+    """
+
+    transition: Transition
+    revision: int
+    position: int
 
 
 def unpack_use(use: bytes) -> Remembered:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 from twisted.web.http_headers import Headers
 
-from pexservice.stores.interface import LONGEST_KEY
+from pexservice.stores.remembered_keys import LONGEST_KEY
 from pexservice.web import problems
 from pexservice.web.cross_site import is_ahead
 from pexservice.web.negotiation import LONGEST_ACCEPT, best_of

@@ -15,10 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, Remembered, Row
+from pexservice.stores.interface import Batch, Row
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.remembered_keys import pack_use
+from pexservice.stores.remembered_keys import Remembered, pack_use
 from tests.support.inline_executor import inline
 
 #: How many transitions and keys a store keeps: so few that trimming is at work.

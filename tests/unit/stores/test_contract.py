@@ -13,19 +13,12 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import (
-    Batch,
-    IOwnStore,
-    ISharedStore,
-    IStore,
-    Remembered,
-    Row,
-)
+from pexservice.stores.interface import Batch, IOwnStore, ISharedStore, IStore, Row
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import SLACK
 from pexservice.stores.lmdb.verify import verify
-from pexservice.stores.remembered_keys import pack_use
+from pexservice.stores.remembered_keys import Remembered, pack_use
 from tests.support.fakes import MemoryStore, now, replay
 from tests.support.inline_executor import inline
 

@@ -16,7 +16,8 @@ from pexservice.core.cursor import Transition, state_at
 from pexservice.server.limits import REQUEST_TIMEOUT
 from pexservice.server.parser import LARGEST_BODY, LARGEST_HEADERS, LONGEST_REQUEST_LINE
 from pexservice.server.plain_heads import MOST_HEADERS
-from pexservice.stores.interface import LONGEST_KEY, NotTaken, Row
+from pexservice.stores.interface import NotTaken, Row
+from pexservice.stores.remembered_keys import LONGEST_KEY
 from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.endpoints import BY_PATH, ENDPOINTS, POST_ONLY, TABLE, Endpoint

@@ -29,8 +29,8 @@ from pexservice.stores.etcd.records import (
     write_remembered,
     write_row,
 )
-from pexservice.stores.interface import Batch, Remembered
-from pexservice.stores.remembered_keys import unpack_use
+from pexservice.stores.interface import Batch
+from pexservice.stores.remembered_keys import Remembered, unpack_use
 
 #: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
 #: a transaction, and the rest of a branch takes up to 15.

@@ -29,7 +29,8 @@ from typing import Any
 from attrs import frozen
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, Remembered, Row
+from pexservice.stores.interface import Batch, Row
+from pexservice.stores.remembered_keys import Remembered
 
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 1

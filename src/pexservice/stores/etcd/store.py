@@ -35,19 +35,18 @@ from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
-    KEPT_KEYS,
     Batch,
     Claim,
     Conflict,
     ISharedStore,
     NotTaken,
     OutcomeUnknown,
-    Remembered,
     Row,
     StoreAway,
     StoreExists,
     StoreUnusable,
 )
+from pexservice.stores.remembered_keys import KEPT_KEYS, Remembered
 
 T = TypeVar("T")
 P = ParamSpec("P")

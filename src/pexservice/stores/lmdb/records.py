@@ -33,8 +33,8 @@ from typing import NamedTuple, cast
 from zlib import crc32
 
 from pexservice.core.cursor import Transition, follow_position, skip_positions
-from pexservice.stores.interface import LONGEST_KEY, Batch, Row
-from pexservice.stores.remembered_keys import USE_FORMAT, USE_SIZE
+from pexservice.stores.interface import Batch, Row
+from pexservice.stores.remembered_keys import LONGEST_KEY, USE_FORMAT, USE_SIZE
 
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 2

@@ -19,11 +19,11 @@ from collections.abc import Callable
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import LONGEST_KEY, Batch, NotTaken, Space
+from pexservice.stores.interface import Batch, NotTaken, Space
 from pexservice.stores.lmdb.databases import oldest_snapshot, used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
-from pexservice.stores.remembered_keys import USE_SIZE
+from pexservice.stores.remembered_keys import LONGEST_KEY, USE_SIZE
 
 #: How much of the disk is taken beyond the pages in use and what a commit needs.  Bytes.
 RESERVE = 4 << 20

@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
-    KEPT_KEYS,
     Batch,
     IOnDisk,
     IOwnStore,
@@ -68,6 +67,7 @@ from pexservice.stores.lmdb.verify import (
     verify_in_child,
 )
 from pexservice.stores.lmdb.witness import Witness
+from pexservice.stores.remembered_keys import KEPT_KEYS
 
 T = TypeVar("T")
 

@@ -22,12 +22,12 @@ from pexservice.stores.interface import (
     Conflict,
     NotTaken,
     OutcomeUnknown,
-    Remembered,
     StoreDamaged,
     StoreExists,
     StoreMissing,
     StoreUnusable,
 )
+from pexservice.stores.remembered_keys import Remembered
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch

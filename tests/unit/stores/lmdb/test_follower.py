@@ -13,7 +13,6 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Remembered
 from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_snapshot
 from pexservice.stores.lmdb.directory import DATA
@@ -21,6 +20,7 @@ from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Foll
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import KeyLog
+from pexservice.stores.remembered_keys import Remembered
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.unit.stores.lmdb.test_store import at, filled
