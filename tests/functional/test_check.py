@@ -46,7 +46,7 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
     return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
 
 
-def test_beside_a_running_service(tmp_path: Path) -> None:
+def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
     """
     A check beside a running service succeeds and leaves nothing behind.
 
@@ -65,10 +65,7 @@ def test_beside_a_running_service(tmp_path: Path) -> None:
         assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
 
 
-def test_nothing_is_made(tmp_path: Path) -> None:
-    """
-    A check makes neither a store nor the file of a log.
-    """
+def test_check_creates_nothing(tmp_path: Path) -> None:
     code, said = check(
         tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
     )
@@ -95,10 +92,9 @@ def test_nothing_is_made(tmp_path: Path) -> None:
         (["now"], 64, "unexpected argument now"),
     ],
 )
-def test_mistakes(tmp_path: Path, options: list[str], status: int, said: str) -> None:
-    """
-    A mistake is reported in one line, with the status that a start would end with.
-    """
+def test_mistake_is_one_line_with_the_status_of_a_start(
+    tmp_path: Path, options: list[str], status: int, said: str
+) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
     if "--listen" not in options:

@@ -54,10 +54,7 @@ def worker(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_every_call(worker: Daemon) -> None:
-    """
-    Every call works over TCP, by a client without a reactor.
-    """
+def test_every_call_works_over_tcp_without_a_reactor(worker: Daemon) -> None:
     with BlockingCursor(url(worker)) as cursor:
         assert cursor.current() == State(revision=0, position=0)
         assert [cursor.next().value for _ in range(4)] == [1, 1, 2, 3]
@@ -88,10 +85,7 @@ def test_every_call(worker: Daemon) -> None:
         assert seen == [7, 8, 9]
 
 
-def test_over_a_unix_socket(worker: Daemon) -> None:
-    """
-    A Unix socket is given by its path, escaped in a URL or after C{unix:}.
-    """
+def test_unix_socket_is_reached_by_its_path_in_both_forms(worker: Daemon) -> None:
     path = str(worker.path / "socket")
     for base in (f"http+unix://{path.replace('/', '%2F')}", f"unix:{path}"):
         with BlockingCursor(base) as cursor:
@@ -99,10 +93,7 @@ def test_over_a_unix_socket(worker: Daemon) -> None:
             assert cursor.next().revision == before.revision + 1
 
 
-def test_two_unix_sockets(tmp_path: Path) -> None:
-    """
-    A Unix socket that answers is not taken for another that does not.
-    """
+def test_unix_socket_that_answers_is_not_taken_for_another(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     listen = ("--listen", "unix:socket")
@@ -116,10 +107,7 @@ def test_two_unix_sockets(tmp_path: Path) -> None:
                 assert cursor.next().revision == 1
 
 
-def test_over_ipv6(tmp_path: Path) -> None:
-    """
-    An IPv6 address in brackets is accepted.
-    """
+def test_ipv6_address_in_brackets_is_reached(tmp_path: Path) -> None:
     listen = ("--listen", r"tcp6:0:interface=\:\:1")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
         (port,) = re.findall(r"listening on \[::1\]:(\d+)", daemon.log.read_text())
@@ -127,7 +115,7 @@ def test_over_ipv6(tmp_path: Path) -> None:
             assert cursor.next().value == 1
 
 
-def test_over_tls(tmp_path: Path) -> None:
+def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None:
     """
     An authority in a file is trusted, and another authority or another name is not.
 
@@ -169,10 +157,7 @@ def test_over_tls(tmp_path: Path) -> None:
             assert cursor.current().revision == 1
 
 
-def test_no_tls_there(worker: Daemon) -> None:
-    """
-    A service without TLS is not taken for one that has it.
-    """
+def test_service_without_tls_gets_no_step_over_https(worker: Daemon) -> None:
     with (
         BlockingCursor(url(worker, "https"), deadline=2) as cursor,
         pytest.raises((UnexpectedAnswer, OutcomeUnknown)),
@@ -181,10 +166,7 @@ def test_no_tls_there(worker: Daemon) -> None:
     assert worker.ask("/current")[0].headers["Pex-Revision"] == "0"
 
 
-def test_long_values(tmp_path: Path) -> None:
-    """
-    Values have all of their digits, beyond those that the interpreter converts.
-    """
+def test_values_keep_all_digits_beyond_the_interpreters_limit(tmp_path: Path) -> None:
     make_store(tmp_path / "pexservice-data", 30_000)
     assert sys.get_int_max_str_digits() == 4300
     with (
@@ -198,10 +180,7 @@ def test_long_values(tmp_path: Path) -> None:
         assert next(iter(cursor.watch())).value == found.value
 
 
-def test_workers_that_are_killed(tmp_path: Path) -> None:
-    """
-    Every step is answered and made once, while the workers that serve are killed.
-    """
+def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path) -> None:
     answers: list[State] = []
     stopping = threading.Event()
 
@@ -233,10 +212,9 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("nginx")
-def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
-    """
-    A proxy without its service answers 502, and the step is made when the service is back.
-    """
+def test_step_behind_nginx_is_made_when_the_service_is_back(
+    worker: Daemon, tmp_path: Path
+) -> None:
     place = tmp_path / "nginx"
     place.mkdir()
     with (
@@ -253,7 +231,7 @@ def test_behind_nginx(worker: Daemon, tmp_path: Path) -> None:
             assert (found.revision, found.value) == (2, 1)
 
 
-def test_a_connection_that_ends(worker: Daemon) -> None:
+def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -> None:
     """
     The client repeats a step with its key when the connection ends without an answer.
 
@@ -301,12 +279,9 @@ def test_a_connection_that_ends(worker: Daemon) -> None:
         ),
     ],
 )
-def test_something_else(
+def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
     scheme: str, sent: bytes, expected: type[CursorError], words: str
 ) -> None:
-    """
-    An answer that is no service's is reported in one exception, and the key is kept.
-    """
     heard: list[bytes] = []
 
     def answer(listening: socket.socket) -> None:
@@ -351,7 +326,7 @@ with BlockingCursor(sys.argv[1], deadline=60) as cursor:
 
 
 @pytest.mark.parametrize("way", ["signal", "unnoticed"])
-def test_interrupted(worker: Daemon, way: str) -> None:
+def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str) -> None:
     """
     Ctrl-C ends a script that waits for an answer, at once.
 
@@ -393,10 +368,7 @@ for _ in range(2):
 """
 
 
-def test_a_reactor_that_has_run() -> None:
-    """
-    A script whose reactor has run and ended is told so, instead of waiting for it.
-    """
+def test_reactor_that_has_run_is_an_error_instead_of_a_wait() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HAS_RUN],
         capture_output=True,

@@ -47,7 +47,9 @@ def run(
 
 
 @pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
-def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     """
     The status of a running service is shown over TCP and a Unix socket.
 
@@ -76,7 +78,7 @@ def test_status(tmp_path: Path, command: tuple[str, ...]) -> None:
 
 def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
     """
-    A store in use is backed up and not verified, as its changes would look like damage.
+    Changes during the verification would look like damage.
     """
     with Daemon(tmp_path, command="pexservice-worker"):
         refused = run(tmp_path, "verify", STORE)
@@ -87,7 +89,9 @@ def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> Non
         assert run(tmp_path, "verify", store).returncode == 0
 
 
-def test_restored(tmp_path: Path) -> None:
+def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
+    tmp_path: Path,
+) -> None:
     """
     A service on a backup that was made under load has a cursor that a client was told of.
 
@@ -142,10 +146,7 @@ def small_disk(path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.needs("mount", "mounts")
-def test_a_disk_too_full_to_restore_to(tmp_path: Path) -> None:
-    """
-    A restoration whose steps fill the disk ends with one line, and leaves what was there.
-    """
+def test_restore_to_a_full_disk_leaves_the_store_that_was_there(tmp_path: Path) -> None:
     make_store(tmp_path / "other", 7)
     assert run(tmp_path, "backup", "other", "copy").returncode == 0
     with small_disk(tmp_path) as disk:
@@ -162,7 +163,9 @@ def test_a_disk_too_full_to_restore_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_backup_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     """
     A backup that is ended leaves all of it at its place or nothing.
 
@@ -221,10 +224,7 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             thread.join()
 
 
-def test_ready_behind_a_prefix(tmp_path: Path) -> None:
-    """
-    A service below a prefix, as a proxy may put it, is found.
-    """
+def test_service_below_a_prefix_is_asked_there(tmp_path: Path) -> None:
     with server({"/a/readyz?verbose": (200, b""), "/a/current": (200, b"5\n")}) as url:
         shown = run(tmp_path, "status", f"{url}/a/")
         assert (shown.returncode, shown.stdout) == (0, "ready: revision 8, position 5\n")
@@ -239,10 +239,9 @@ def test_ready_behind_a_prefix(tmp_path: Path) -> None:
         (b"", "the response gives no reason"),
     ],
 )
-def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
-    """
-    A service that is not ready ends the command with status 1, and with its reason.
-    """
+def test_service_that_is_not_ready_ends_with_1_and_its_reason(
+    tmp_path: Path, body: bytes, reason: str
+) -> None:
     with server({"/readyz?verbose": (503, body)}) as url:
         shown = run(tmp_path, "status", url, "--json")
     assert shown.returncode == 1
@@ -250,10 +249,7 @@ def test_not_ready(tmp_path: Path, body: bytes, reason: str) -> None:
     assert json.loads(shown.stdout)["outcome"] == "not-ready"
 
 
-def test_somebody_else(tmp_path: Path) -> None:
-    """
-    Another service at the address ends the command with status 69.
-    """
+def test_status_of_another_service_is_69(tmp_path: Path) -> None:
     with server({}) as url:
         shown = run(tmp_path, "status", url)
     assert shown.returncode == 69

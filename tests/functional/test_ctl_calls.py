@@ -53,10 +53,7 @@ def worker(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_steps(worker: Daemon) -> None:
-    """
-    Each verb shows the value after it as a line, or the state as an object.
-    """
+def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) -> None:
     shown = [pexctl(worker, each) for each in ("next", "next", "next", "previous")]
     assert [(each.returncode, each.stdout, each.stderr) for each in shown] == [
         (0, value, "") for value in ("1\n", "1\n", "2\n", "1\n")
@@ -118,29 +115,22 @@ def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
     assert found["key"] in step.stderr
 
 
-def test_of_several(worker: Daemon) -> None:
-    """
-    One of several servers that answers is enough.
-    """
+def test_one_of_several_servers_is_enough(worker: Daemon) -> None:
     nobody, there = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
     assert pexctl(f"{nobody} {there}", "next").stdout == "1\n"
     assert pexctl(nobody, "next", "--url", nobody, "--url", there).stdout == "1\n"
 
 
-def test_somebody_else() -> None:
-    """
-    Another service at the address ends the command with status 69.
-    """
+def test_call_to_another_service_ends_with_69() -> None:
     with server({"/current": (200, b"<html>")}) as url:
         shown = pexctl(url, "current")
     assert shown.returncode == 69
     assert shown.stderr.startswith(f"pexctl: {url}/current: expected application/json")
 
 
-def test_the_token(tmp_path: Path) -> None:
-    """
-    The token comes from a file or the environment, and is not shown.
-    """
+def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "tokens").write_text("# mine\nsecret\nanother\n")
     with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
         refused = pexctl(daemon, "next", "--json")
@@ -157,10 +147,7 @@ def test_the_token(tmp_path: Path) -> None:
         assert none.stderr.endswith("/none: No such file or directory\n")
 
 
-def test_over_tls(tmp_path: Path) -> None:
-    """
-    An authority in a file is trusted by every verb.
-    """
+def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
@@ -177,7 +164,7 @@ def test_over_tls(tmp_path: Path) -> None:
             assert "certificate" in refused.stderr
 
 
-def test_watch(worker: Daemon) -> None:
+def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
     """
     A watch writes a line for the present state and one for each move.
 
@@ -293,10 +280,9 @@ def load_on_a_terminal(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_signals_during_a_load(worker: Daemon, number: signal.Signals, status: int) -> None:
-    """
-    Ctrl-C and SIGTERM end a load, whose bar is removed.
-    """
+def test_signal_ends_a_load_and_removes_its_bar(
+    worker: Daemon, number: signal.Signals, status: int
+) -> None:
     with load_on_a_terminal(worker, 60) as (loading, terminal):
         drawn = os.read(terminal, 4096).decode()
         loading.send_signal(number)
@@ -309,10 +295,7 @@ def test_signals_during_a_load(worker: Daemon, number: signal.Signals, status: i
     assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", drawn)
 
 
-def test_a_pipe_that_closes(worker: Daemon) -> None:
-    """
-    A command whose reader goes away ends without an error, and a full disk is reported.
-    """
+def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     url = f"http://127.0.0.1:{worker.port}"
@@ -340,7 +323,9 @@ def test_a_pipe_that_closes(worker: Daemon) -> None:
 
 
 @pytest.mark.needs("pseudo-terminal")
-def test_load(tmp_path: Path) -> None:
+def test_load_is_compared_with_the_history_also_while_workers_are_killed(
+    tmp_path: Path,
+) -> None:
     """
     A load counts its steps by the history, also while workers are killed.
 

@@ -16,7 +16,9 @@ from tests.support.daemon import Daemon
 @pytest.mark.parametrize(
     "proxied", [False, pytest.param(True, marks=pytest.mark.needs("nginx"))]
 )
-def test_killed(tmp_path: Path, *, proxied: bool) -> None:
+def test_every_call_is_made_once_while_workers_and_supervisors_are_killed(
+    tmp_path: Path, *, proxied: bool
+) -> None:
     """
     Every call is made once while workers and their supervisor are killed.
 
@@ -30,10 +32,9 @@ def test_killed(tmp_path: Path, *, proxied: bool) -> None:
 
 
 @pytest.mark.needs("etcd")
-def test_nodes_that_are_killed(tmp_path: Path) -> None:
-    """
-    Every call is made once while a node is killed with its etcd, and comes back.
-    """
+def test_every_call_is_made_once_while_nodes_are_killed_with_their_etcd(
+    tmp_path: Path,
+) -> None:
     result = three_nodes(tmp_path, 9.0)
     print(result)
     assert result.kills > 0
@@ -41,9 +42,6 @@ def test_nodes_that_are_killed(tmp_path: Path) -> None:
 
 
 def test_would_find_unmatched_steps_and_calls(tmp_path: Path) -> None:
-    """
-    As a control, a step that no call belongs to, and a call that was not made, are found.
-    """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
         daemon.ask("/next", "POST")

@@ -24,10 +24,9 @@ from tests.support.needs import program
     ],
     ids=["bash", "zsh", "pexservice for bash", "pexservice for zsh"],
 )
-def test_as_the_parser_has_it(path: Path, lines: object) -> None:
-    """
-    The completion files are the output of C{make completions}.
-    """
+def test_completion_files_are_the_output_of_make_completions(
+    path: Path, lines: object
+) -> None:
     assert callable(lines)
     assert path.read_text() == "\n".join([*lines(), ""])
 
@@ -54,7 +53,7 @@ def complete(path: Path, *words: str) -> list[str]:
     return ended.stdout.split("\n")[:-1]
 
 
-def test_bash(tmp_path: Path) -> None:
+def test_bash_completes_verbs_then_options_then_paths(tmp_path: Path) -> None:
     """
     Bash offers the verbs first, and then the verb's options.
 

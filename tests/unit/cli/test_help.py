@@ -17,28 +17,19 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("options", [ServiceOptions(), WorkerOptions()])
-def test_every_option_is_told_once(options: CommonOptions) -> None:
-    """
-    Each option is listed once, on lines that fit in a terminal.
-    """
+def test_every_option_is_listed_once_on_short_lines(options: CommonOptions) -> None:
     shown = options.getUsage()
     told = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
     assert sorted(told) == sorted(each.rstrip("=") for each in options.longOpt)
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_options_that_only_a_supervisor_gives() -> None:
-    """
-    The command that people type does not list the options between the processes.
-    """
+def test_hidden_options_are_listed_for_a_worker_only() -> None:
     assert "--scoreboard" not in ServiceOptions().getUsage()
     assert "--scoreboard N" in WorkerOptions().getUsage()
 
 
-def test_defaults() -> None:
-    """
-    A default is shown as it would be typed, and nothing where there is none.
-    """
+def test_default_is_shown_as_it_would_be_typed() -> None:
     told = {each.name: help_of(each) for each in ServiceOptions.declared()}
     assert told["journal"].endswith("for /history. [default: 100000]")
     assert told["synchronous-commit"].endswith("[default: on]")
@@ -57,10 +48,7 @@ def row(option: Option) -> str:
     return f"| `{named}` | {default} | {option.help} |"
 
 
-def test_the_page_of_the_options() -> None:
-    """
-    The documentation has a row for each option, and no other.
-    """
+def test_page_of_the_options_has_a_row_for_each_option() -> None:
     rows = {
         line
         for line in (ROOT / "docs" / "options.md").read_text().splitlines()

@@ -21,10 +21,7 @@ class Terminal(StringIO):
         return True
 
 
-def test_a_bar_on_a_terminal() -> None:
-    """
-    A bar grows in one line, which is empty at the end.
-    """
+def test_bar_grows_on_one_line_of_a_terminal_and_is_removed() -> None:
     terminal = Terminal()
     with ProgressBar(terminal) as bar:
         bar.show("copying", 0)
@@ -40,10 +37,7 @@ def test_a_bar_on_a_terminal() -> None:
     assert cleared == " " * len(third)
 
 
-def test_no_bar_elsewhere() -> None:
-    """
-    A file or a pipe gets no bar.
-    """
+def test_file_or_pipe_gets_no_bar() -> None:
     stream = StringIO()
     with ProgressBar(stream) as bar:
         bar.show("copying", 50)

@@ -115,7 +115,7 @@ def test_example_is_a_command_line_that_pexctl_accepts(verb: str) -> None:
             make_parser().parse_args(words)
 
 
-def test_version(capsys: Captured) -> None:
+def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
     assert main(["version"]) == 0
     line = capsys.readouterr().out
     assert re.fullmatch(r"pexctl [0-9.]+\n", line)
@@ -149,20 +149,18 @@ def test_version(capsys: Captured) -> None:
         (["load", "--connections", "1001"], "1001: must be a number, 1 to 1000"),
     ],
 )
-def test_mistakes(arguments: list[str], said: str, capsys: Captured) -> None:
-    """
-    A wrong command line ends with status 2, and says what is wrong.
-    """
+def test_wrong_command_line_ends_with_2_and_says_what_is_wrong(
+    arguments: list[str], said: str, capsys: Captured
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["lmdb:{}", "{}"])
-def test_verify(store: Path, url: str, capsys: Captured) -> None:
-    """
-    An intact store is verified, named as in the service's option or plainly.
-    """
+def test_verify_of_an_intact_store_prints_its_contents(
+    store: Path, url: str, capsys: Captured
+) -> None:
     size = (store / DATA).stat().st_size
     assert main(["verify", url.format(store)]) == 0
     assert capsys.readouterr() == (
@@ -180,10 +178,7 @@ def test_verify(store: Path, url: str, capsys: Captured) -> None:
     }
 
 
-def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
-    """
-    A copy without a witness is no failure, but the report says what it cannot prove.
-    """
+def test_verify_says_when_there_is_no_witness(store: Path, capsys: Captured) -> None:
     (store / WITNESS).unlink()
     assert main(["verify", str(store)]) == 0
     assert capsys.readouterr().out.endswith(
@@ -193,7 +188,7 @@ def test_verify_a_bare_copy(store: Path, capsys: Captured) -> None:
     assert json.loads(capsys.readouterr().out)["witness"] is None
 
 
-def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
+def test_verify_of_a_damaged_store_ends_with_78(store: Path, capsys: Captured) -> None:
     """
     A damaged store ends with status 78.
 
@@ -213,7 +208,7 @@ def test_verify_a_damaged_store(store: Path, capsys: Captured) -> None:
     }
 
 
-def test_verify_a_store_of_another_format(
+def test_verify_of_a_store_of_another_format_ends_with_64(
     store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
@@ -231,10 +226,9 @@ def test_verify_a_store_of_another_format(
     assert json.loads(out)["outcome"] == "incompatible"
 
 
-def test_verify_a_store_in_use(store: Path, capsys: Captured) -> None:
-    """
-    A store in use ends with status 1, and stays in use.
-    """
+def test_verify_refuses_a_store_in_use_which_stays_in_use(
+    store: Path, capsys: Captured
+) -> None:
     owner = Directory(str(store))
     owner.own()
     assert main(["verify", str(store)]) == 1
@@ -254,19 +248,15 @@ def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
     assert f"cannot be opened: {name} is not a regular file" in capsys.readouterr().err
 
 
-def test_verify_nothing(tmp_path: Path, capsys: Captured) -> None:
-    """
-    A missing store ends with status 1, and no directory is made.
-    """
+def test_verify_of_a_missing_store_creates_no_directory(
+    tmp_path: Path, capsys: Captured
+) -> None:
     assert main(["verify", str(tmp_path / "store")]) == 1
     assert capsys.readouterr().err.endswith("/store: No such file or directory\n")
     assert not list(tmp_path.iterdir())
 
 
-def test_backup(store: Path, capsys: Captured) -> None:
-    """
-    A backup is made once; a second one to the same place is refused.
-    """
+def test_backup_to_the_same_place_again_is_refused(store: Path, capsys: Captured) -> None:
     copy = store.parent / "copy"
     assert main(["backup", "--json", str(store), str(copy)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -339,10 +329,7 @@ def test_backup_needs_a_configuration_file_that_names_a_store_on_disk(
         ("http://localhost?x", False),
     ],
 )
-def test_urls(url: str, *, good: bool) -> None:
-    """
-    A URL is accepted if a service can be asked at it.
-    """
+def test_url_is_accepted_if_a_service_can_be_asked_there(url: str, *, good: bool) -> None:
     assert is_url(url) == good
 
 

@@ -67,10 +67,7 @@ def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
     return terminal.getvalue().removesuffix("\n")
 
 
-def test_nothing_given() -> None:
-    """
-    A command line without options has the defaults.
-    """
+def test_command_line_without_options_has_the_defaults() -> None:
     assert parsed().settings() == Settings()
     assert parsed().supervision() == Supervision()
 
@@ -93,10 +90,7 @@ def test_every_option_arrives_in_the_worker() -> None:
     assert arrived == told
 
 
-def test_flags_and_hidden_options() -> None:
-    """
-    Only a worker takes the hidden options, from its supervisor, and does not pass them on.
-    """
+def test_hidden_options_are_for_workers_and_not_passed_on() -> None:
     words = ("--supervisor", "5", "--scoreboard", "6", "--quick-check")
     told = parsed(*words, options=WorkerOptions).settings()
     assert (told.supervisor, told.scoreboard, told.quick_check) == (5, 6, True)
@@ -155,7 +149,9 @@ def test_flags_and_hidden_options() -> None:
         (["word"], "unexpected argument word: use options only"),
     ],
 )
-def test_wrong(words: list[str], wrong: str) -> None:
+def test_wrong_command_line_is_one_line_that_names_option_and_mistake(
+    words: list[str], wrong: str
+) -> None:
     """
     A wrong command line is refused in one line that names the option and the mistake.
 
@@ -168,7 +164,9 @@ def test_wrong(words: list[str], wrong: str) -> None:
     assert "\n" not in line
 
 
-def test_the_configuration_file(tmp_path: Path) -> None:
+def test_configuration_file_has_the_options_and_the_command_line_wins(
+    tmp_path: Path,
+) -> None:
     """
     The configuration file has the options by their names.
 
@@ -214,19 +212,15 @@ def test_the_configuration_file(tmp_path: Path) -> None:
         ('tls-key = "k"', "--tls-certificate and --tls-key go together"),
     ],
 )
-def test_a_wrong_configuration_file(tmp_path: Path, text: str, wrong: str) -> None:
-    """
-    A line about a mistake in the configuration file names the file and the key.
-    """
+def test_mistake_in_the_configuration_file_names_the_file_and_the_key(
+    tmp_path: Path, text: str, wrong: str
+) -> None:
     file = tmp_path / "pexservice.toml"
     file.write_text(text)
     assert wrong in refused("--config", str(file))
 
 
-def test_no_configuration_file(tmp_path: Path) -> None:
-    """
-    A configuration file that is missing, or is no text, is named.
-    """
+def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
     missing.write_bytes(b"\xff")
@@ -235,16 +229,13 @@ def test_no_configuration_file(tmp_path: Path) -> None:
     )
 
 
-def test_settings_are_plain_values() -> None:
-    """
-    A copy with one value changed is checked as the original was.
-    """
+def test_copied_settings_are_checked_like_the_original() -> None:
     with pytest.raises(ValueError, match="go together"):
         attrs.evolve(Settings(), tls_key="k")
 
 
 @pytest.mark.parametrize(("foreground", "status"), [(True, 64), (False, 1)])
-def test_the_status_of_a_wrong_option(
+def test_wrong_option_has_its_own_status_in_the_foreground(
     foreground: bool,  # noqa: FBT001 a parameter
     status: int,
     capsys: pytest.CaptureFixture[str],
@@ -263,12 +254,9 @@ def test_the_status_of_a_wrong_option(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_systemd_is_told_the_mistake(
+def test_systemd_receives_the_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Before the end, systemd gets the same words, so that C{systemctl status} shows them.
-    """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
@@ -279,9 +267,6 @@ def test_systemd_is_told_the_mistake(
 
 
 def test_worker_inherits_sockets_and_gets_all_other_options() -> None:
-    """
-    The command of a worker has every option but C{--listen}.
-    """
     command = worker_command(Settings(listen=("tcp:1",), journal=7))
     assert command.index("pexservice-worker") < command.index("--journal")
     assert "--listen" not in command
