@@ -68,10 +68,10 @@ clean: ## remove what these have made, but not the service's data
 
 ##@ Measure it
 
-bench: $(VENV)/benched ## compare with other servers, write docs/performance.md; 20 minutes
+bench: $(VENV)/benched ## compare with other servers, write bench/results.md; 20 minutes
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
 
-chart: $(VENV)/benched ## draw the chart of the comparison from docs/performance.md
+chart: $(VENV)/benched ## draw the chart of the comparison from bench/results.md
 	$(VENV)/bin/python -m bench.chart
 
 ##@ Package it

@@ -1,3 +1,3 @@
 """
-The measurements of docs/performance.md; see C{python -m bench --help}.
+The measurements of bench/results.md; see C{python -m bench --help}.
 """

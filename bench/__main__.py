@@ -2,7 +2,7 @@
 The benchmarks: pexservice and other servers under load.
 
 The program starts pexservice and the servers to compare it with, puts load on them in
-turns, and writes docs/performance.md.
+turns, and writes bench/results.md and the pictures of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--page",
         type=Path,
-        default=Path("docs/performance.md"),
+        default=Path("bench/results.md"),
         help="the page to write the results into (%(default)s)",
     )
     return parser.parse_args()
@@ -249,7 +249,7 @@ class Session:
         by_position: Mapping[str, Sequence[tuple[float, float]]],
     ) -> None:
         page: Path = self._options.page
-        plots = page.with_suffix("")
+        plots = chart.PICTURES
         latencies = {
             name: sorted(each.percentiles.items())
             for name, each in self._medians[cells.LATENCY].items()
@@ -274,22 +274,12 @@ class Session:
             ("position", "requests/s"),
             by_position,
         )
-        pictures = [
-            f"![{title}]({plots.name}/{name}.svg)"
-            for name, title in (
-                ("connections", "Throughput by connections"),
-                ("latency", "Latency distribution"),
-                ("position", "Cost by position"),
-            )
-        ]
         report.write(
             page,
             [
                 *report.machine(self._options.rounds, self._options.seconds),
                 "",
                 *report.table(self._rows),
-                "",
-                "\n\n".join(pictures),
             ],
         )
         chart.redraw(page)

@@ -1,7 +1,7 @@
 """
 The chart of docs/performance.md: reads and steps per second at 64 connections.
 
-The chart is drawn from the table that C{make bench} writes into docs/performance.md, and
+The chart is drawn from the table that C{make bench} writes into bench/results.md, and
 not from the measurements.  So chart and table agree, also when somebody draws the chart
 anew: C{python -m bench.chart}.
 """
@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PAGE = Path("docs/performance.md")
+PAGE = Path("bench/results.md")
+PICTURES = Path("docs/performance")
 CHART = "overview.svg"
 
 OURS = "pexservice"
@@ -93,9 +94,9 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
 
 def redraw(page: Path) -> None:
     """
-    Draw the chart of C{page} into the folder that goes with it.
+    Draw the chart of C{page} into the folder of the pictures.
     """
-    draw(page.with_suffix("") / CHART, rates(page.read_text()))
+    draw(PICTURES / CHART, rates(page.read_text()))
 
 
 if __name__ == "__main__":
