@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import resource
 
-from pexservice.process.exit_status import CannotStart
+from pexservice.process.exit_status import Misconfigured
 
 #: File descriptors that connections never get: up to 64 for the store, logs, sockets and
 #: files that are open for a moment, 16 for connections that were told to go and close at
@@ -23,11 +23,11 @@ def check_limit() -> None:
     """
     Check that this process may open as many files as it needs without connections.
 
-    @raise CannotStart: the limit of open files is too low.
+    @raise Misconfigured: the limit of open files is too low.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < LEAST:
-        raise CannotStart(
+        raise Misconfigured(
             f"the limit of open files is {soft}, and {LEAST} are the least that is needed;"
             " raise it with ulimit -n or LimitNOFILE="
         )

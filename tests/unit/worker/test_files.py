@@ -25,10 +25,13 @@ def test_without_files() -> None:
     assert read_files(Settings(access_log="-")).tokens is None
 
 
-def test_good_files(tmp_path: Path) -> None:
+def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
+    tmp_path: Path,
+) -> None:
     """
-    The tokens are read, and the access log is made.
+    The access log is not readable for everybody.
     """
+    before = os.umask(0o022)
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     certificate.private_key_pem.write_to_path(tmp_path / "key")
@@ -44,7 +47,8 @@ def test_good_files(tmp_path: Path) -> None:
     tokens = read_files(settings).tokens
     assert tokens is not None
     assert len(tokens) == 1
-    assert (tmp_path / "log").exists()
+    os.umask(before)
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(
