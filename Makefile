@@ -13,7 +13,7 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .PHONY: screenshots moving-picture docs clean release
 .PHONY: cluster cluster-faults
 .PHONY: exactly-once failover power-cuts damage faults histories starts turns simulate
-.PHONY: model attacks resources soak evidence
+.PHONY: model attacks resources soak evidence seams
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -127,6 +127,9 @@ exactly-once: $(VENV)/tested ## step by the client for three times 5 minutes whi
 
 starts: $(VENV)/tested ## kill it a hundred times and disturb each start at a random moment
 	$(VENV)/bin/python -m tests.labs.starts.lab $(STARTS)
+
+seams: $(VENV)/tested ## do 10,000 things to processes, files and store under clients; hours
+	$(VENV)/bin/python -m tests.labs.seams.lab $(OPERATIONS)
 
 cluster-faults: $(VENV)/tested ## do all that can happen to three etcd and three nodes, five times over
 	$(VENV)/bin/python -m tests.labs.cluster.lab $(ROUNDS)

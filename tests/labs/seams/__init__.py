@@ -1,0 +1,3 @@
+"""
+Operations on the processes, the files and the store of a service under clients.
+"""

@@ -1,0 +1,433 @@
+"""
+Random operations on the processes, the files and the store of a service under clients.
+
+Each operation disturbs the service, is undone, and the service has to go on by itself.
+
+C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form; the test calls
+L{seams} with fewer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from attrs import Factory, define, frozen
+
+from tests.support.clients import Client, check
+from tests.support.daemon import (
+    PATIENCE,
+    Daemon,
+    alive,
+    children,
+    patiently,
+    until_gone,
+    wait_until,
+)
+from tests.support.evidence import Evidence, record
+from tests.support.ports import held_ports
+
+CLIENTS = 4
+
+#: How many file descriptors a supervisor has at most, with all that it needs for a reload.
+MAX_DESCRIPTORS = 40
+
+#: How many errors one disturbance may log: two workers, each with its reasons.
+MAX_ERRORS = 12
+
+
+class Refused(OSError):
+    """
+    A response with status 503, after which a client repeats its step.
+    """
+
+
+class PatientClient(Client):
+    """
+    A client that repeats a refused step with the same key until the step is made.
+    """
+
+    def _exchange(self, sent: bytes) -> bytes:
+        answer = super()._exchange(sent)
+        if answer.startswith(b"HTTP/1.1 503 "):
+            time.sleep(0.01)
+            raise Refused
+        return answer
+
+
+@frozen
+class Result:
+    """
+    The figures of one run.
+
+    @ivar operations: how often each was done, by name.
+    @ivar told: steps that were answered.
+    @ivar made: steps in the history.
+    """
+
+    operations: Counter[str]
+    told: int
+    made: int
+
+
+@define(eq=False)
+class Service:
+    """
+    A service whose store is a symbolic link, and whose options are in a file.
+    """
+
+    path: Path
+    port: int
+    choose: random.Random
+    daemon: Daemon = Factory(lambda self: self.start(), takes_self=True)
+
+    @property
+    def link(self) -> Path:
+        """
+        Return the configured name of the store.
+        """
+        return self.path / "link"
+
+    @property
+    def config(self) -> Path:
+        """
+        Return the configuration file.
+        """
+        return self.path / "pexservice.toml"
+
+    def start(self) -> Daemon:
+        """
+        Start the supervisor.
+        """
+        return Daemon(
+            self.path,
+            *("--config", str(self.config), "--no-create"),
+            *("--listen", f"tcp:{self.port}:interface=127.0.0.1"),
+            *("--listen", "unix:http.sock"),
+        )
+
+    @property
+    def pid(self) -> int:
+        """
+        Return the supervisor's process id.
+        """
+        return self.daemon.process.pid
+
+    def readiness(self) -> tuple[int, str]:
+        """
+        Ask C{/readyz} for its status and its reasons.
+        """
+        answer, body = self.daemon.ask("/readyz?verbose")
+        return answer.status, body.decode()
+
+    def wait_for(self, status: int) -> str:
+        """
+        Wait until C{/readyz} has C{status}, and return its reasons.
+        """
+        for _ in patiently():
+            # A worker that was killed breaks its connections.
+            with suppress(OSError):
+                found, reasons = self.readiness()
+                if found == status:
+                    return reasons
+        log = self.daemon.log.read_text()[-5000:]
+        raise AssertionError(f"/readyz was not {status}:\n{log}")
+
+    def kill_workers(self) -> None:
+        """
+        Kill all workers at once.
+        """
+        for pid in children(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def maybe_disturb_workers(self) -> None:
+        """
+        Kill all workers, kill one, have them replaced, or do nothing.
+        """
+        what = self.choose.randrange(4)
+        if what == 0:
+            self.kill_workers()
+        elif what == 1:
+            kill_one(self)
+        elif what == 2:
+            hang_up(self)
+
+
+def kill_one(service: Service) -> None:
+    """
+    Kill the active worker or the standby.
+    """
+    workers = children(service.pid)
+    if workers:
+        with suppress(ProcessLookupError):
+            os.kill(service.choose.choice(workers), signal.SIGKILL)
+
+
+def kill_all(service: Service) -> None:
+    """
+    Kill both workers.
+    """
+    service.kill_workers()
+
+
+def hang_up(service: Service) -> None:
+    """
+    Have the workers replaced.
+    """
+    service.daemon.process.send_signal(signal.SIGHUP)
+
+
+def stop_one(service: Service) -> None:
+    """
+    Stop a worker, and continue it or leave it to the watchdog.
+    """
+    workers = children(service.pid)
+    if not workers:
+        return
+    pid = service.choose.choice(workers)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        if service.choose.random() < 0.5:
+            time.sleep(service.choose.uniform(0, 0.5))
+            os.kill(pid, signal.SIGCONT)
+
+
+def restart(service: Service) -> None:
+    """
+    End the supervisor, in order or not, and start it again.
+    """
+    workers = children(service.pid)
+    if service.choose.random() < 0.5:
+        service.daemon.process.kill()
+        service.daemon.process.wait()
+    else:
+        service.daemon.stop()
+    service.daemon = service.start()
+    until_gone(*workers)
+
+
+@contextmanager
+def away(service: Service) -> Iterator[None]:
+    """
+    Move the store's directory away; nothing may be created in its place.
+    """
+    (service.path / "right").rename(service.path / "away")
+    yield
+    assert not (service.path / "right").exists()
+    (service.path / "away").rename(service.path / "right")
+
+
+@contextmanager
+def emptied(service: Service) -> Iterator[None]:
+    """
+    Move the store's files out of its directory; nothing may be created there.
+    """
+    (service.path / "files").mkdir()
+    names = [entry.name for entry in (service.path / "right").iterdir()]
+    for name in names:
+        (service.path / "right" / name).rename(service.path / "files" / name)
+    yield
+    assert not (service.path / "right" / "data.mdb").exists()
+    for name in names:
+        (service.path / "files" / name).rename(service.path / "right" / name)
+    (service.path / "files").rmdir()
+
+
+@contextmanager
+def switched(service: Service) -> Iterator[None]:
+    """
+    Switch the link to an older copy of the store, which must stay as it is.
+    """
+    wrong = service.path / "wrong" / "data.mdb"
+    before = wrong.read_bytes()
+    _switch(service, "wrong")
+    yield
+    assert wrong.read_bytes() == before
+    _switch(service, "right")
+
+
+def _switch(service: Service, target: str) -> None:
+    (service.path / "next").symlink_to(target)
+    (service.path / "next").rename(service.link)
+
+
+@contextmanager
+def locked(service: Service) -> Iterator[None]:
+    """
+    Have a process that is none of the service's workers take the store's lock.
+    """
+    process = subprocess.Popen(
+        ["/usr/bin/flock", "--no-fork", str(service.path / "right"), "sleep", "1000"],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        for _ in patiently():
+            service.kill_workers()
+            if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
+                break
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def half_written(service: Service) -> Iterator[None]:
+    """
+    Leave half of the configuration file, and have the workers replaced.
+    """
+    whole = service.config.read_text()
+    service.config.write_text(whole[: whole.index("journal")])
+    hang_up(service)
+    time.sleep(0.1)
+    yield
+    service.config.write_text(whole)
+
+
+#: Operations after which the service serves on by itself, whatever they did.
+MOMENTS: dict[str, Callable[[Service], None]] = {
+    "a worker killed": kill_one,
+    "both workers killed": kill_all,
+    "workers replaced": hang_up,
+    "a worker stopped": stop_one,
+    "supervisor restarted": restart,
+    "socket file removed": lambda service: (service.path / "http.sock").unlink(
+        missing_ok=True
+    ),
+}
+
+#: Operations during which no step may be taken, and that are undone.
+CONDITIONS = {
+    "store moved": away,
+    "store emptied": emptied,
+    "link switched": switched,
+    "store locked by another": locked,
+}
+
+
+def disturb(service: Service, name: str) -> None:
+    """
+    Do one operation, undo it, and wait until the service is ready again.
+
+    @raise AssertionError: an invariant does not hold.
+    """
+    begin = service.daemon.log.stat().st_size
+    if name in MOMENTS:
+        MOMENTS[name](service)
+    elif name == "configuration half written":
+        with half_written(service):
+            service.maybe_disturb_workers()
+    else:
+        with CONDITIONS[name](service):
+            service.maybe_disturb_workers()
+            reasons = service.wait_for(503)
+            assert "[-]store" in reasons, reasons
+            # It lasts, whatever the workers do meanwhile.
+            time.sleep(service.choose.uniform(0, 1))
+    service.wait_for(200)
+    errors = service.daemon.log.read_bytes()[begin:].count(b" error: ")
+    assert errors <= MAX_ERRORS, service.daemon.log.read_bytes()[begin:].decode()
+
+
+def settle(service: Service) -> None:
+    """
+    Wait until both workers are up, and check what they and the supervisor hold.
+    """
+    service.wait_for(200)
+    wait_until(
+        lambda: b"pexservice_standby_workers 1.0" in service.daemon.ask("/metrics")[1],
+        "one worker serves and one stands by",
+    )
+    wait_until(lambda: len(children(service.pid)) == 2, "there are two workers")
+    descriptors = len([*Path(f"/proc/{service.pid}/fd").iterdir()])
+    assert descriptors <= MAX_DESCRIPTORS, descriptors
+    answer, _ = service.daemon.ask("/next", "POST")
+    assert answer.status == 200, "ready, and takes no step"
+
+
+def seams(path: Path, count: int, seed: int = 1) -> Result:
+    """
+    Disturb a service under clients C{count} times.
+
+    @raise AssertionError: a step that was told is lost or was made twice, another store was
+        served, the service did not go on, or something was left.
+    """
+    path = path.resolve()
+    choose = random.Random(seed)  # noqa: S311 nothing secret
+    names = [*MOMENTS, *CONDITIONS, "configuration half written"]
+    done: Counter[str] = Counter()
+    (path / "right").mkdir()
+    (path / "link").symlink_to("right")
+    (path / "pexservice.toml").write_text(
+        'store = "lmdb:link"\nwatchdog = 2.0\njournal = 10000000\n'
+    )
+    stopping = threading.Event()
+    with held_ports(1) as (port,):
+        created = Daemon(path, "--store", "lmdb:link")
+        created.ask("/next", "POST")
+        created.stop()
+        shutil.copytree(path / "right", path / "wrong")
+        service = Service(path, port, choose)
+        clients = [
+            PatientClient(2 * number + 1, port, stopping, fresh=number % 2 == 0)
+            for number in range(CLIENTS)
+        ]
+        try:
+            for client in clients:
+                client.start()
+            for number in range(count):
+                # Each once, and then in any order.
+                name = names[number] if number < len(names) else choose.choice(names)
+                disturb(service, name)
+                done[name] += 1
+                if number % 10 == 9:
+                    settle(service)
+            settle(service)
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+        told, made = check(service.daemon, clients)
+        workers = children(service.pid)
+        service.daemon.stop()
+        assert not any(map(alive, workers))
+    assert not (path / "http.sock").exists()
+    return Result(done, told, made)
+
+
+def main() -> None:
+    """
+    Disturb a service 10,000 times, and record the figures.
+    """
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    with tempfile.TemporaryDirectory() as path:
+        result = seams(Path(path), count, seed)
+    print(result)
+    record(
+        Evidence(
+            name="seams",
+            promise="one store is served, whatever happens to processes and files",
+            size=count,
+            unit="operations on processes, files and the store under clients",
+            result=f"{result.told:,} steps were answered, none was lost or made twice, and"
+            " the service went on by itself each time",
+            command="make seams",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
