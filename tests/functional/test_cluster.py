@@ -284,6 +284,9 @@ def test_no_space(member: Member, tmp_path: Path) -> None:
         assert b"database space exceeded; compact and defragment etcd" in body
         assert b"nothing was moved" in body
         _until_not_ready(daemon, "database space exceeded; compact and defragment")
+        status, line = _pexctl("status", "--url", f"http://127.0.0.1:{daemon.port}")
+        assert status == 1
+        assert "database space exceeded" in line
         assert daemon.ask("/current")[1] == b"1\n"
         (at,) = member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]
         member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **at})

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -135,21 +135,27 @@ def emptied(members: Sequence[Member]) -> Iterator[None]:
     wait_for_quorum(members)
 
 
-def restore_snapshot(members: Sequence[Member], file: Path, bump: int = 0) -> float:
+def restore_snapshot(
+    members: Sequence[Member],
+    file: Path,
+    bump: int = 0,
+    *,
+    stopped: Callable[[], object] = lambda: None,
+) -> None:
     """
     Restore all of C{members} from C{file}, as the documentation says.
 
     @param bump: by how much etcd's revision is raised.
-    @return: a moment when none of them ran.
+    @param stopped: called when none of them runs.
     """
     bumped = ("--bump-revision", str(bump), "--mark-compacted") if bump else ()
     with emptied(members):
+        stopped()
         for member in members:
             names = ("--name", "--data-dir", "--initial-advertise-peer-urls")
             options = (*names, "--initial-cluster")
             values = [part for name in options for part in (name, member.option(name))]
             _etcdctl("snapshot", "restore", str(file), *values, *bumped)
-        return time.monotonic()
 
 
 @contextmanager

@@ -23,6 +23,10 @@ PROBE_INTERVAL_SECONDS = 1.0
 MAX_NEAR_STEPS = 100
 
 
+def _fault(reason: str) -> str:
+    return reason.partition(":")[0]
+
+
 class CursorReader:
     """
     Reads the store's cursor, and finds out whether the store answers and takes batches.
@@ -98,7 +102,7 @@ class CursorReader:
         """
         Refuse steps for C{reason} until a probe finds that the store takes batches again.
         """
-        if str(reason) != str(self._refused):
+        if _fault(str(reason)) != _fault(str(self._refused)):
             if reason is None:
                 self._log.info("the store takes steps again")
             else:
@@ -147,10 +151,11 @@ class CursorReader:
         """
         if not failure.check(NotTaken, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
-        if self.unreadable is None:
-            reason = failure.getErrorMessage()
+        reason = failure.getErrorMessage()
+        # The details, which follow a colon, may change with each attempt.
+        if _fault(reason) != _fault(str(self.unreadable)):
             self._log.error("requests are refused: {reason}", reason=reason)
-            self.unreadable = NotTaken(reason)
+        self.unreadable = NotTaken(reason)
 
     def state_at(self, revision: int, position: int) -> State:
         """

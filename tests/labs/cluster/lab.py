@@ -212,7 +212,7 @@ class Laboratory:
             caller.stopping.set()
         for caller in self.callers:
             caller.join(PATIENCE)
-            assert caller.surprises == []
+            assert caller.surprises == [], caller.surprises
         return [record for caller in self.callers for record in caller.records]
 
     def journal(self) -> Sequence[Transition]:
@@ -550,16 +550,25 @@ def _go_back(lab: Laboratory, way: Restore, file: Path) -> float:
 
     @return: a moment between the last answer of the old etcd and the first one of the new.
     """
+    moments: list[float] = []
+
+    def stopped() -> None:
+        # What the old etcd has answered reaches the clients before that.
+        for daemon in lab.daemons:
+            wait_until(partial(_is_not_ready, daemon), "not ready")
+        moments.append(time.monotonic())
+
     if way is not Restore.EMPTIED:
-        return restore_snapshot(lab.members, file, way.value)
+        restore_snapshot(lab.members, file, way.value, stopped=stopped)
+        return moments[0]
     with emptied(lab.members):
-        began = time.monotonic()
+        stopped()
     # A running daemon creates no cursor, and one that starts does.
     for daemon in lab.daemons:
         _wait_for_lines(daemon, "etcd has lost the key", 1)
     with node_killed(lab, 0):
         pass
-    return began
+    return moments[0]
 
 
 def _wait_for_lines(daemon: Daemon, words: str, count: int) -> None:

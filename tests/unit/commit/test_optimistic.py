@@ -11,6 +11,7 @@ from copy import deepcopy
 import pytest
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
@@ -18,7 +19,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.caller import Refused
+from pexservice.stores.etcd.caller import DEADLINE, Refused, Unanswered
 from pexservice.stores.etcd.messages import MOST_KEYS
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
@@ -312,6 +313,75 @@ def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
     one.settle()
     assert [first, *second] == [[(1, 1)]] * 3
     assert one.committer.durable.position == 1
+
+
+def test_reads_that_arrive_during_a_failing_read_fail_with_it(
+    nodes: tuple[Node, Node],
+) -> None:
+    """
+    On a node that is cut off no read takes longer than five seconds.
+    """
+    one, _ = nodes
+    first = one.read()
+    since, late = one.clock.seconds(), []
+    while not first:
+        late.append(one.read())
+        while one.caller.waiting:
+            one.caller.lose()
+        one.clock.turn(0.5)
+    assert one.clock.seconds() - since <= DEADLINE
+    for read in (first, *late):
+        assert isinstance(read[0], NotTaken)
+
+
+def test_reason_is_logged_again_only_when_the_fault_has_changed(
+    nodes: tuple[Node, Node],
+) -> None:
+    """
+    An etcd that is away and then empty is two lines, however many attempts there were.
+    """
+    one, _ = nodes
+    with capturedLogs() as logs:
+        for number in range(40):
+            one.clock.turn(0.5)
+            while one.caller.waiting:
+                one.caller.fail(Unanswered(f"http://h{number % 3}:1: gone", sent=True))
+        one.caller.etcd.values.clear()
+        for _ in range(3):
+            one.clock.turn(1)
+            one.settle()
+    assert "lost the key" in str(one.committer.refusal)
+    lines = [(formatEvent(event) or "").partition(": ")[2][:17] for event in logs]
+    assert lines == ["etcd does not ans", "etcd has lost the"]
+
+
+@pytest.mark.parametrize("fault", ["alarmed", "read_only"])
+def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
+    nodes: tuple[Node, Node], fault: str
+) -> None:
+    """
+    Steps are refused with etcd's reason, logged once; reads are answered.
+    """
+    one, _ = nodes
+    setattr(one.caller.etcd, fault, True)
+    with capturedLogs() as logs:
+        for _ in range(3):
+            one.clock.turn(1)
+            one.settle()
+        refused = [one.submit() for _ in range(100)]
+        read = one.read()
+        one.settle()
+    assert read == [(0, 0)]
+    assert one.committer.refusal is not None
+    assert {str(told[0]) for told in refused} == {str(one.committer.refusal)}
+    assert [event["log_level"].name for event in logs] == ["error"]
+    setattr(one.caller.etcd, fault, False)
+    one.clock.turn(1)
+    one.settle()
+    assert one.committer.refusal is None
+    told = one.submit()
+    one.settle()
+    assert told == [(Outcome.APPLIED, 1, 1)]
 
 
 def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
