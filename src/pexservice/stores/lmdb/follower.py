@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -48,13 +49,17 @@ NEXT_SECONDS = 0.01
 #: How many rows are read at a time, most of which have 64 keys or more: about 3 ms.
 MAX_ROWS = 128
 
+#: No poll reads more pages, nor a longer row, whatever a damaged file says.
+MAX_PAGES = 4096
+MAX_ROW_BYTES = 1 << 26
+
 _NODE = struct.Struct("<HHHH")
 _NUMBER = struct.Struct("<Q")
 _OVERFLOW_HEADER_SIZE = 16
 _BRANCH, _LEAF = 1, 2
 _LARGE = 1
-_MAX_DEPTH = 32
-_MAX_ROW_BYTES = 1 << 26
+
+Item = tuple[bytes, bytes]
 
 
 class Follower:
@@ -108,87 +113,95 @@ class Follower:
 
         @return: whether there may be more.
         """
-        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK, a FIFO in the place of the file would block this process.
+        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(file)
             changed_at = (status.st_ino, status.st_mtime_ns)
             if changed_at == self._changed_at:
                 return False
-            rows = list(islice(_key_rows(file, self._key_log.newest.first), MAX_ROWS))
+            rows = _File(file, read_meta(file)).key_rows(self._key_log.newest.first)
+            new_rows = list(islice(rows, MAX_ROWS))
         finally:
             os.close(file)
-        if rows:
-            self._key_log.read(iter(rows))
-        more = len(rows) == MAX_ROWS
+        if new_rows:
+            self._key_log.read(iter(new_rows))
+        more = len(new_rows) == MAX_ROWS
         # Seen before the rows were read: what was added since changes it again.
         self._changed_at = None if more else changed_at
         return more
 
 
-def _key_rows(file: int, first: int) -> Iterator[tuple[bytes, bytes]]:
+@define
+class _File:
     """
-    Yield the rows of keys from the ordinal C{first} on.
+    The file of a store that another process may write to.
 
-    @param file: the descriptor of a file that another process may write to.
-    @raise BadPage: the file changed while it was read.
-    @raise BadRecord: the store has a format without such rows.
+    @ivar pages: how many more pages may be read.  Damage can make a tree a circle.
     """
-    meta = read_meta(file)
-    trees = {
-        name: Tree(*TREE.unpack(record))
-        for name, record in _walk(file, meta, meta.main, b"")
-    }
-    ((_, cursor),) = _walk(file, meta, trees[b"cursor"], records.CURSOR_KEY)
-    records.read_cursor(cursor)
-    if records.read_version(cursor) == records.FORMAT_VERSION:
-        yield from _walk(file, meta, trees[b"keys"], records.row_key(first))
 
+    descriptor: int
+    meta: Meta
+    pages: int = MAX_PAGES
 
-def _walk(file: int, meta: Meta, tree: Tree, first: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """
-    Yield the records of a tree from the key C{first} on, in the order of their keys.
-    """
-    if tree.depth > _MAX_DEPTH:
-        raise BadPage(f"a tree of depth {tree.depth}")
-    if tree.depth:
-        yield from _walk_page(file, meta, tree.root, tree.depth, first)
+    def key_rows(self, first: int) -> Iterator[Item]:
+        """
+        Yield the rows of keys from the ordinal C{first} on; none in a store of format 1.
 
+        @raise BadPage: the file changed while it was read, or is damaged.
+        """
+        trees = {
+            name: Tree(*TREE.unpack(value))
+            for name, value in self.walk(self.meta.main, b"")
+        }
+        ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
+        records.read_cursor(cursor)
+        if records.read_version(cursor) == records.FORMAT_VERSION:
+            yield from self.walk(trees[b"keys"], records.row_key(first))
 
-def _walk_page(
-    file: int, meta: Meta, number: int, depth: int, first: bytes
-) -> Iterator[tuple[bytes, bytes]]:
-    page = _read(file, meta, number, 0, meta.page_size)
-    same_number, _, flags, lower, _ = PAGE_HEADER.unpack_from(page)
-    count = (lower - PAGE_HEADER.size) // 2
-    if (same_number, flags) != (number, _LEAF if depth == 1 else _BRANCH) or count < 1:
-        raise BadPage(f"page {number} is another one now")
-    nodes = []
-    for at in struct.unpack_from(f"<{count}H", page, PAGE_HEADER.size):
-        low, middle, high, key_size = _NODE.unpack_from(page, at)
-        begin = at + _NODE.size
-        nodes.append((page[begin : begin + key_size], begin + key_size, low, middle, high))
-    keys = [key for key, *_ in nodes]
-    if depth > 1:
-        # The key of the first child means nothing.
-        for _, _, low, middle, high in nodes[bisect_right(keys, first, 1) - 1 :]:
-            child = low | middle << 16 | high << 32
-            yield from _walk_page(file, meta, child, depth - 1, first)
-        return
-    for key, begin, low, middle, kind in nodes:
-        if key < first:
-            continue
-        length = low | middle << 16
-        if kind & _LARGE:
-            (overflow,) = _NUMBER.unpack_from(page, begin)
-            yield key, _read(file, meta, overflow, _OVERFLOW_HEADER_SIZE, length)
-        else:
-            yield key, page[begin : begin + length]
+    def walk(self, tree: Tree, first: bytes) -> Iterator[Item]:
+        """
+        Yield the records of a tree from the key C{first} on, in the order of their keys.
+        """
+        if tree.depth:
+            yield from self._walk_page(tree.root, tree.depth, first)
 
+    def _walk_page(self, number: int, depth: int, first: bytes) -> Iterator[Item]:
+        page = self._read(number, 0, self.meta.page_size)
+        same_number, _, flags, lower, _ = PAGE_HEADER.unpack_from(page)
+        count = (lower - PAGE_HEADER.size) // 2
+        if (same_number, flags) != (number, _LEAF if depth == 1 else _BRANCH) or count < 1:
+            raise BadPage(f"page {number} is another one now")
+        nodes = []
+        for at in struct.unpack_from(f"<{count}H", page, PAGE_HEADER.size):
+            low, middle, high, key_size = _NODE.unpack_from(page, at)
+            begin = at + _NODE.size
+            nodes.append(
+                (page[begin : begin + key_size], begin + key_size, low, middle, high)
+            )
+        if depth > 1:
+            # The key of the first child means nothing.
+            keys = [key for key, *_ in nodes]
+            for _, _, low, middle, high in nodes[bisect_right(keys, first, 1) - 1 :]:
+                child = low | middle << 16 | high << 32
+                yield from self._walk_page(child, depth - 1, first)
+            return
+        for key, begin, low, middle, kind in nodes:
+            if key < first:
+                continue
+            length = low | middle << 16
+            if kind & _LARGE:
+                (overflow,) = _NUMBER.unpack_from(page, begin)
+                yield key, self._read(overflow, _OVERFLOW_HEADER_SIZE, length)
+            else:
+                yield key, page[begin : begin + length]
 
-def _read(file: int, meta: Meta, number: int, offset: int, length: int) -> bytes:
-    if number > meta.last_page or length > _MAX_ROW_BYTES:
-        raise BadPage(f"there is no page {number}")
-    data = os.pread(file, length, number * meta.page_size + offset)
-    if len(data) != length:
-        raise BadPage(f"the file ends before page {number} does")
-    return data
+    def _read(self, number: int, offset: int, length: int) -> bytes:
+        self.pages -= 1
+        if number > self.meta.last_page or length > MAX_ROW_BYTES or self.pages < 0:
+            raise BadPage(f"page {number} is not part of a tree")
+        begin = number * self.meta.page_size + offset
+        data = os.pread(self.descriptor, length, begin)
+        if len(data) != length:
+            raise BadPage(f"the file ends before page {number} does")
+        return data

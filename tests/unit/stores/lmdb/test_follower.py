@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_snapshot
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Follower
+from pexservice.stores.lmdb.meta_pages import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import KeyLog
 from pexservice.stores.remembered_keys import Remembered
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
+from tests.support.lmdb_pages import BRANCH, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch, end
 
@@ -130,7 +133,7 @@ def test_unchanged_file_is_not_read(
 ) -> None:
     service.commit(b"one")
     service.poll()
-    monkeypatch.setattr(follower, "_key_rows", pytest.fail)
+    monkeypatch.setattr(follower, "read_meta", pytest.fail)
     service.poll()
     assert service.knows(b"one")
 
@@ -184,6 +187,36 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
     (service.path / "damaged").unlink()
     victim._poll()
     victim.stop()
+    os.mkfifo(service.path / "damaged")
+    victim._poll()
+    victim.stop()
+    (service.path / "damaged").unlink()
+
+
+def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
+    for number in range(300):
+        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+    path = service.path / DATA
+    with path.open("rb+") as file:
+        meta = read_meta(file.fileno())
+        data = file.read()
+        # Every branch page becomes its own child, and each tree the deepest that may be.
+        for page in pages_in_use(service.path)[BRANCH]:
+            begin = page * meta.page_size
+            (lower,) = struct.unpack_from("<H", data, begin + 12)
+            for (node,) in struct.iter_unpack("<H", data[begin + 16 : begin + lower]):
+                file.seek(begin + node)
+                file.write(page.to_bytes(6, "little"))
+        at = data.find(b"keys" + struct.pack("<IH", 0, 0))
+        while at >= 0:
+            file.seek(at + 4 + 6)
+            file.write(struct.pack("<H", 32))
+            at = data.find(b"keys" + struct.pack("<IH", 0, 0), at + 1)
+    service.poll()
+    assert service.log.newest.uses == b""
+    path.write_bytes(data)
+    service.poll()
+    assert service.knows(b"0-0")
 
 
 def test_store_that_comes_back_is_followed_again(service: Service, tmp_path: Path) -> None:
