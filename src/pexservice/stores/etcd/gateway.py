@@ -20,7 +20,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
@@ -290,13 +290,14 @@ def _say(error: BaseException) -> str:
     """
     Return C{error} in words, never empty.
     """
-    if isinstance(error, ResponseFailed):
-        reasons = dict.fromkeys(_say(failure.value) for failure in error.reasons)
-        return ", ".join(reasons) or "the connection broke"
+    # Twisted's errors of a request, however far it got, have the failures behind them.
+    failures = getattr(error, "reasons", None)
+    if failures:
+        return ", ".join(dict.fromkeys(_say(failure.value) for failure in failures))
     if isinstance(error, ConnectError) and isinstance(error.osError, int):
         return os.strerror(error.osError)
-    reasons_of_openssl = error.args[0] if error.args else None
-    if isinstance(reasons_of_openssl, list):
-        # OpenSSL's errors are tuples (library, function, reason).
-        return f"TLS: {', '.join(str(reason[-1]) for reason in reasons_of_openssl)}"
+    details = error.args[0] if error.args else None
+    if isinstance(details, list) and all(isinstance(part, tuple) for part in details):
+        # OpenSSL's errors have tuples (library, function, reason).
+        return f"TLS: {', '.join(str(part[-1]) for part in details)}"
     return str(error) or type(error).__name__

@@ -9,10 +9,15 @@ import subprocess
 import sys
 
 import pytest
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+from twisted.web._newclient import RequestTransmissionFailed
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
 from pexservice.stores.etcd.address import Address, parse
 from pexservice.stores.etcd.caller import Refused, Unanswered
-from pexservice.stores.etcd.gateway import _understand
+from pexservice.stores.etcd.gateway import _say, _understand
 from pexservice.stores.etcd.opening import check_version
 from pexservice.stores.interface import StoreUnusable
 
@@ -63,6 +68,26 @@ def test_nobody_knows(status: int, body: bytes) -> None:
     with pytest.raises(Unanswered) as caught:
         _understand("u", status, body)
     assert caught.value.sent
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ResponseFailed([Failure(ConnectionDone())]), "Connection was closed cleanly."),
+        (RequestTransmissionFailed([Failure(ConnectionLost())] * 2), "Connection to the"),
+        (ResponseNeverReceived([Failure(ValueError())]), "ValueError"),
+        (ConnectError(111), "Connection refused"),
+        (TLSError([("SSL routines", "", "certificate verify failed")]), "TLS: certificate"),
+        (TLSError([]), "TLS: "),
+        (ValueError([Failure(ValueError())]), "[<twisted"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_every_error_has_words(error: Exception, words: str) -> None:
+    """
+    The reason that is logged and shown is never empty, whatever broke.
+    """
+    assert _say(error).startswith(words)
 
 
 def test_address() -> None:
