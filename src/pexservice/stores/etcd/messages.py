@@ -12,23 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import evolve, frozen
 
-from pexservice.stores.etcd.records import (
-    BadRecord,
-    Cursor,
-    Keys,
-    Mark,
-    Message,
-    dump,
-    read_cursor,
-    read_mark,
-    read_remembered,
-    text,
-    write_cursor,
-    write_mark,
-    write_names,
-    write_remembered,
-    write_row,
-)
+from pexservice.stores.etcd import records
+from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Mark, Message
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import Remembered, unpack_use
 
@@ -45,14 +30,14 @@ def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
     """
     Return the message that reads a range, linearizably: of one key, or up to C{end}.
     """
-    message: Message = {"key": text(key), **more}
+    message: Message = {"key": records.text(key), **more}
     if end is not None:
-        message["range_end"] = text(end)
+        message["range_end"] = records.text(end)
     return message
 
 
 def _put(key: bytes, value: str, **more: object) -> Message:
-    return {"request_put": {"key": text(key), "value": value, **more}}
+    return {"request_put": {"key": records.text(key), "value": value, **more}}
 
 
 def _delete(key: bytes, end: bytes | None = None) -> Message:
@@ -62,7 +47,7 @@ def _delete(key: bytes, end: bytes | None = None) -> Message:
 def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
     # Without a target, or with a field of another name, etcd compares something else.
     return {
-        "key": text(key),
+        "key": records.text(key),
         "target": target,
         "result": result,
         f"{target.lower()}_revision": str(revision),
@@ -76,7 +61,7 @@ def _is_still(keys: Keys, base: Cursor) -> list[Message]:
     After etcd was restored from a snapshot, its revisions come again with other batches, so
     the revision alone proves nothing.
     """
-    value = {"key": text(keys.cursor), "target": "VALUE", "result": "EQUAL"}
+    value = {"key": records.text(keys.cursor), "target": "VALUE", "result": "EQUAL"}
     return [
         _compare(keys.cursor, "MOD", "EQUAL", base.modified),
         {**value, "value": base.value},
@@ -119,7 +104,7 @@ def begin_operations(operation: Operation) -> Message:
     return {
         "compare": [_is_new(operation.name)],
         "success": [
-            _put(operation.name, dump(operation.number), lease=operation.lease),
+            _put(operation.name, records.dump(operation.number), lease=operation.lease),
         ],
     }
 
@@ -130,7 +115,7 @@ def create(keys: Keys, journal: int) -> Message:
     """
     return {
         "compare": [_is_new(keys.cursor)],
-        "success": [_put(keys.cursor, write_cursor(0, 0, 0, "", journal))],
+        "success": [_put(keys.cursor, records.write_cursor(0, 0, 0, "", journal))],
     }
 
 
@@ -165,7 +150,7 @@ def check(keys: Keys) -> Message:
     return {
         "compare": [
             {
-                "key": text(keys.cursor),
+                "key": records.text(keys.cursor),
                 "target": "MOD",
                 "result": "LESS",
                 "mod_revision": "0",
@@ -182,7 +167,9 @@ def set_cursor(keys: Keys, base: Cursor, revision: int, journal: int) -> Message
 
     The marks of nodes and their operation keys go, as the nodes are stopped.
     """
-    value = write_cursor(revision, base.position, base.keys, "", base.journal or journal)
+    value = records.write_cursor(
+        revision, base.position, base.keys, "", base.journal or journal
+    )
     return {
         "compare": _is_still(keys, base),
         "success": [
@@ -235,24 +222,26 @@ def transaction(
     """
     names = list(batch.keys)
     ordinal = base.keys + len(names)
-    value = write_cursor(batch.revision, batch.position, ordinal, place.process, journal)
+    value = records.write_cursor(
+        batch.revision, batch.position, ordinal, place.process, journal
+    )
     success = [
         _put(keys.cursor, value),
-        _put(keys.row(batch.revision), write_row(batch)),
-        _put(operation.name, dump(operation.number), lease=operation.lease),
+        _put(keys.row(batch.revision), records.write_row(batch)),
+        _put(operation.name, records.dump(operation.number), lease=operation.lease),
         *(
-            _put(keys.used(name), write_remembered(unpack_use(use)))
+            _put(keys.used(name), records.write_remembered(unpack_use(use)))
             for name, use in batch.keys.items()
         ),
     ]
     if names:
-        success.append(_put(keys.age(ordinal), write_names(names)))
+        success.append(_put(keys.age(ordinal), records.write_names(names)))
     if forgotten is not None:
         success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
     own_mark = keys.waiting(place.process)
     success += [
         # One key may not be both put and deleted.
-        _put(own_mark, write_mark(place.usual, hard=False))
+        _put(own_mark, records.write_mark(place.usual, hard=False))
         if place.again
         else _delete(own_mark),
         *(_remove(keys.waiting(mark.process), mark.modified) for mark in place.removed),
@@ -271,7 +260,7 @@ def transaction(
             {
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
-                    "success": [_put(own_mark, write_mark(place.usual, hard=True))],
+                    "success": [_put(own_mark, records.write_mark(place.usual, hard=True))],
                 }
             },
             _marks(keys),
@@ -356,7 +345,7 @@ def read_observation(keys: Keys, answer: Message, names: Sequence[bytes]) -> Obs
         only_cursor(keys, cursor),
         json.loads(b64decode(operation[0]["value"])) if operation else None,
         {
-            name: read_remembered(pair[0])
+            name: records.read_remembered(pair[0])
             for name, pair in zip(names, used, strict=True)
             if pair
         },
@@ -375,7 +364,7 @@ def only_cursor(keys: Keys, found: Sequence[Message]) -> Cursor:
             f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
             " or create a new cursor with pexctl create"
         )
-    return read_cursor(found[0])
+    return records.read_cursor(found[0])
 
 
 def read_marks(keys: Keys, answer: Message) -> list[Mark]:
@@ -383,7 +372,7 @@ def read_marks(keys: Keys, answer: Message) -> list[Mark]:
     Read the marks in the queue, in its order, in the answer to a L{transaction}.
     """
     marks = pairs(answer["responses"][-1]["response_range"])
-    return [read_mark(keys, pair) for pair in marks]
+    return [records.read_mark(keys, pair) for pair in marks]
 
 
 def pairs(answer: Message) -> list[Message]:
