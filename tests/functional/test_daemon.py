@@ -418,18 +418,40 @@ def test_daemonised(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_daemonised_and_refused(tmp_path: Path) -> None:
+def test_daemon_that_is_refused_writes_one_line_to_the_terminal_and_one_to_the_log(
+    tmp_path: Path,
+) -> None:
     """
-    A daemon that cannot start tells the user why, and leaves no pid file.
-
-    Its exit status is not 0.
+    It leaves no pid file and no traceback, and its exit status is not 0.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
         ended = run(tmp_path, "pexservice", "--listen", listen)
     assert ended.returncode == 1
-    assert f"cannot listen on {listen}: Address already" in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    reason = f"cannot listen on {listen}: Address already in use"
+    assert line.startswith(f"pexservice: {reason}")
+    (logged,) = (tmp_path / "twistd.log").read_text().splitlines()
+    assert f" supervisor critical: {reason}" in logged
     assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
+    tmp_path: Path,
+) -> None:
+    """
+    A file that names no running process is removed without a critical line.
+    """
+    (tmp_path / "twistd.pid").write_text("4194304")
+    with background(tmp_path, "--listen", "unix:socket") as pid:
+        again = run(tmp_path, "pexservice", "--listen", "unix:socket")
+        assert again.returncode == 1
+        (line,) = again.stderr.splitlines()
+        assert f"process {pid} runs here already (" in line
+        assert f"stop it with kill {pid}, or start another service in another" in line
+    log = (tmp_path / "twistd.log").read_text()
+    assert "stale" not in log
+    assert "critical" not in log
 
 
 def test_a_wrong_option_daemonised(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from typing import IO, Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import FileLogObserver
+from twisted.logger import FileLogObserver, LogLevel
 from twisted.python.logfile import LogFile
 
 from pexservice.process.log_lines import LogLines, LossyStream, is_journal
@@ -44,6 +45,19 @@ class Log:
         if not (options.get("logger") or options.get("syslog")):
             # twistd takes the name of a logger, and nothing else.
             options["logger"] = f"{__name__}.LOG.observer"
+
+    def write(self, reason: str) -> None:
+        """
+        Write a line to the log of a daemon that does not start.
+        """
+        self.observer()(
+            {
+                "log_level": LogLevel.critical,
+                "log_time": time.time(),
+                "log_format": "{reason}",
+                "reason": reason,
+            }
+        )
 
 
 #: The log of this process.

@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
@@ -25,17 +28,22 @@ from twisted.python import usage
 
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
-from pexservice.process.exit_status import Misconfigured, Status
-from pexservice.process.listening import addresses_in_use
+from pexservice.process.exit_status import CannotStart, Misconfigured, Status
+from pexservice.process.listening import (
+    AddressInUse,
+    addresses_in_use,
+    require_addresses,
+)
 from pexservice.process.log_lines import error_line
+from pexservice.process.parent import ORPHANS_INTERVAL, ORPHANS_PATIENCE
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.start_signals import START_SIGNALS
-from pexservice.process.start_terminal import START_TERMINAL
 from pexservice.process.steady_reactor import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
+from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.stores.registry import check_start, is_shared
 from pexservice.supervisor.plan import Plan
 
@@ -147,18 +155,20 @@ class CommonOptions(usage.Options):
 
         C{twistd} would print all of its help before that line.
         """
-        if not self.foreground:
-            START_TERMINAL.keep()
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             wrong = f"{self.explained(str(error))}; see twistd {self.command} --help"
-            sys.stderr.write(error_line(f"{self.command}: {wrong}"))
-            Notifier.to_service_manager(os.environ).notify(f"STATUS={wrong}")
-            # A daemon's start has one status for all errors.
-            raise SystemExit(
-                Status.MISCONFIGURED if self.foreground else Status.CANNOT_START
-            ) from None
+            self.refuse(wrong, Status.MISCONFIGURED)
+
+    def refuse(self, reason: str, status: Status) -> NoReturn:
+        """
+        End a start with one line, before twistd forks and closes standard error.
+        """
+        sys.stderr.write(error_line(f"{self.command}: {reason}"))
+        Notifier.to_service_manager(os.environ).notify(f"STATUS={reason}")
+        # A daemon's start has one status for all errors.
+        raise SystemExit(status if self.foreground else Status.CANNOT_START)
 
     def explained(self, wrong: str) -> str:
         """
@@ -268,6 +278,35 @@ class ServiceOptions(CommonOptions):
             self.supervision()
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
+        if self.parent is not None:
+            self._check_start(self.parent)
+
+    def _check_start(self, twistd: Mapping[str, Any]) -> None:
+        """
+        Refuse a start that cannot succeed.
+
+        In the foreground, standard error and the exit status are still there when the
+        supervisor opens sockets and looks at the store.  A daemon has neither after the
+        fork, so this is checked before.
+
+        @param twistd: twistd's options.
+        """
+        settings = self.settings()
+        try:
+            # The log belongs to the process that runs.
+            refuse_second_start(twistd.get("pidfile"))
+        except CannotStart as error:
+            self.refuse(str(error), error.exit_status)
+        if self.foreground:
+            return
+        try:
+            await_release(partial(require_addresses, the_reactor(), settings.listen))
+            await_release(
+                partial(check_start, settings.store, create=not settings.no_create)
+            )
+        except (CannotStart, StoreUnusable) as error:
+            LOG.write(str(error))
+            self.refuse(str(error), error.exit_status)
 
     def supervision(self) -> Supervision:
         """
@@ -284,6 +323,53 @@ class ServiceOptions(CommonOptions):
                 " lock to wait for; start another node instead"
             )
         return attrs.evolve(supervision, standby=0)
+
+
+def refuse_second_start(pid_file: str | None) -> None:
+    """
+    Refuse to start beside the process that C{pid_file} names.
+
+    A file whose process is gone is removed.
+
+    @raise CannotStart: that process runs.
+    """
+    if not pid_file:
+        return
+    path = Path(pid_file).absolute()
+    try:
+        pid = int(path.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        # A file without a number in it is left to twistd, which names it.
+        with suppress(OSError, ValueError):
+            int(path.read_text())
+            path.unlink()
+        return
+    words = command.decode(errors="replace").split("\0")
+    raise CannotStart(
+        f"process {pid} runs here already ({' '.join(words).strip()}), by {path}; stop it"
+        f" with kill {pid}, or start another service in another directory"
+    )
+
+
+def await_release(check: Callable[[], object]) -> None:
+    """
+    Call C{check} until what the workers of a killed supervisor may have is free.
+
+    @raise CannotStart: as C{check} does, and L{StoreUnusable} likewise.
+    """
+    end = time.monotonic() + ORPHANS_PATIENCE
+    while True:
+        try:
+            check()
+        except (AddressInUse, StoreBusy):
+            if time.monotonic() > end:
+                raise
+            START_SIGNALS.sleep(ORPHANS_INTERVAL)
+            if START_SIGNALS.terminated:
+                raise SystemExit(0) from None
+        else:
+            return
 
 
 def _make_service(options: ServiceOptions) -> IService:

@@ -22,7 +22,6 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
 from pexservice.process.log_lines import error_line, is_journal
-from pexservice.process.start_terminal import START_TERMINAL
 
 
 class Status(IntEnum):
@@ -90,13 +89,6 @@ def cannot_use(file: str, error: OSError) -> CannotStart:
     return kind(f"{file}: {error.strerror or error}")
 
 
-def tell_starter(reason: str) -> None:
-    """
-    Write C{reason} whole to the terminal that starts this process as a daemon.
-    """
-    START_TERMINAL.write(f"pexservice: {reason}\n")
-
-
 class ProcessExit:
     """
     The end of this process, with a status and a reason.
@@ -135,8 +127,6 @@ class ProcessExit:
         """
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
         self._at_exit(self._end_unless_stopped)
-        # By then twistd has told the shell that the daemon runs.
-        self._reactor.callWhenRunning(START_TERMINAL.release)
 
     def _reactor_stopped(self) -> None:
         self._stopped = True
@@ -157,7 +147,6 @@ class ProcessExit:
         self.reason = reason
         if self._logs:
             self._log.critical("{reason}", reason=reason)
-        tell_starter(reason)
         # The journal has the log, and needs no second line.
         if not is_journal(2):
             self._write(reason)

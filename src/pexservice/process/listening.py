@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 from twisted.internet import endpoints
@@ -143,12 +144,26 @@ def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
     # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
     own = [each for each in descriptions if each.startswith(("tcp:", "tcp6:"))]
     in_use = []
-    for place in places(reactor, own):
+    for description in own:
         try:
-            place.listen_now(Factory()).stopListening()
+            require_addresses(reactor, [description])
         except AddressInUse:
-            in_use.append(place.description)
+            in_use.append(description)
     return in_use
+
+
+def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
+    """
+    Listen on each TCP address for a moment.
+
+    @raise CannotStart: an address cannot be used; L{AddressInUse} if it is in use.
+    """
+    own = [each for each in descriptions if each.startswith(("tcp:", "tcp6:"))]
+    for place in places(reactor, own):
+        port: Any = place.listen_now(Factory())
+        # At once, where stopListening() would wait for a reactor that may not run.
+        port.stopReading()
+        port.socket.close()
 
 
 def _first_environment() -> dict[str, str]:

@@ -29,7 +29,7 @@ from twisted.logger import Logger
 
 from pexservice.process import scoreboard
 from pexservice.process.descriptors import check_limit
-from pexservice.process.exit_status import CannotStart, ProcessExit, Status, tell_starter
+from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
 from pexservice.process.parent import ORPHANS_INTERVAL, ORPHANS_PATIENCE
@@ -104,7 +104,6 @@ class Supervisor(Service):
         self._plan = plan
         self._reread = reread
         self._check_store = check_store
-        self._foreground = foreground
         self._environment = environment
         self._exit = process_exit or ProcessExit(reactor, terminal=foreground)
         self._signals = signals
@@ -121,9 +120,6 @@ class Supervisor(Service):
     def privilegedStartService(self) -> None:
         """
         Open the sockets, before twistd gives up the rights that they may need.
-
-        @raise CannotStart: the start failed, and the program that started this process
-            does not see standard error.
         """
         super().privilegedStartService()
         self._notifier = Notifier.to_service_manager(self._environment)
@@ -164,9 +160,6 @@ class Supervisor(Service):
         Check the store cheaply, and start the workers.
 
         The first worker has the store verified.
-
-        @raise CannotStart: the start failed, and the program that started this process
-            does not see standard error.
         """
         super().startService()
         try:
@@ -242,9 +235,6 @@ class Supervisor(Service):
                 return
 
     def _refuse(self, error: CannotStart | StoreUnusable) -> None:
-        if not self._foreground:
-            tell_starter(str(error))
-            raise error
         self._exit_with(error.exit_status, str(error))
 
     def _exit_with(self, status: Status, reason: str) -> None:

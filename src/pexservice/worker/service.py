@@ -147,15 +147,11 @@ class Worker(Service):
     def startService(self) -> None:
         """
         Open the store, then listen.
-
-        @raise CannotStart: a daemon, whose standard error is closed, could not start.
         """
         super().startService()
         self._exit.watch_reactor()
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._start_failed)
-        if self._exit.reason is not None and not self._settings.foreground:
-            raise CannotStart(self._exit.reason)
 
     async def _start(self) -> None:
         def stop() -> None:

@@ -152,12 +152,14 @@ class Service:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def maybe_disturb_workers(self) -> None:
+    def maybe_disturb_workers(self, *, surely: bool) -> None:
         """
         Kill all workers, kill one, have them replaced, or do nothing.
+
+        @param surely: kill all.
         """
         what = self.choose.randrange(4)
-        if what == 0:
+        if surely or what == 0:
             self.kill_workers()
         elif what == 1:
             kill_one(self)
@@ -317,10 +319,11 @@ CONDITIONS = {
 }
 
 
-def disturb(service: Service, name: str) -> None:
+def disturb(service: Service, name: str, *, surely: bool = False) -> None:
     """
     Do one operation, undo it, and wait until the service is ready again.
 
+    @param surely: kill all workers while it lasts.
     @raise AssertionError: an invariant does not hold.
     """
     begin = service.daemon.log.stat().st_size
@@ -328,10 +331,10 @@ def disturb(service: Service, name: str) -> None:
         MOMENTS[name](service)
     elif name == "configuration half written":
         with half_written(service):
-            service.maybe_disturb_workers()
+            service.maybe_disturb_workers(surely=surely)
     else:
         with CONDITIONS[name](service):
-            service.maybe_disturb_workers()
+            service.maybe_disturb_workers(surely=surely)
             reasons = service.wait_for(503)
             assert "[-]store" in reasons, reasons
             # It lasts, whatever the workers do meanwhile.
@@ -389,8 +392,9 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
                 client.start()
             for number in range(count):
                 # Each once, and then in any order.
-                name = names[number] if number < len(names) else choose.choice(names)
-                disturb(service, name)
+                first = number < len(names)
+                name = names[number] if first else choose.choice(names)
+                disturb(service, name, surely=first)
                 done[name] += 1
                 if number % 10 == 9:
                     settle(service)

@@ -18,7 +18,7 @@ from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import CannotStart, ProcessExit, Status
+from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Notifier
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import IStore, Opened, StoreDamaged, StoreUnusable
@@ -473,17 +473,6 @@ def test_an_exception_later(make: Callable[..., Bench]) -> None:
     bench.reactor.refusal = RuntimeError("a bug")
     opened.callback(Opened(0, 0, RememberedKeys()))
     assert bench.statuses == [Status.CANNOT_START]
-
-
-def test_a_daemon_that_cannot_start(make: Callable[..., Bench]) -> None:
-    """
-    A daemon that cannot start raises an exception.
-
-    The reason is that twistd reports nothing else to the process that started the daemon.
-    """
-    bench = make(store=Unusable(StoreUnusable("the store is in use")), foreground=False)
-    with pytest.raises(CannotStart, match="the store is in use"):
-        bench.worker.startService()
 
 
 def test_the_store_fails(make: Callable[..., Bench]) -> None:
