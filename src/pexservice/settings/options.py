@@ -112,8 +112,9 @@ class Settings:
     ).field(None)
     max_connections: int = Option(
         "N",
-        "Keep at most N connections open; for one more, close the one that was idle"
-        " longest.",
+        "Keep at most N connections open. For one more, a client with more than its"
+        " share loses a connection; if there is none, the connection that was idle"
+        " longest is closed.",
         group=ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
