@@ -193,7 +193,7 @@ VERBS: dict[str, Verb] = {
         "The service reads the configuration file, certificates and tokens again and"
         " replaces its workers, without a failed request. If something is wrong, the old"
         " workers keep running.",
-        ["pexctl reload", "pexctl reload 4711 --timeout 30"],
+        ["pexctl reload", "pexctl reload 4711 --accept token-file"],
         _CALL,
         reload.run,
         reload.add_arguments,
