@@ -10,6 +10,7 @@ C{python3 -m tests.packaging.system.wrong}, as root where the package is install
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,37 @@ def reload_that_fails() -> None:
     assert "reload 3 succeeded" in ask("/livez?verbose")[1]
 
 
+def store_that_is_not_there() -> None:
+    """
+    Start without the store, as when its disk is not mounted: clients are told so by 503.
+
+    The unit is active and its status has the reason.  When the store comes, it is served,
+    soon by the worker alone that owns it.
+    """
+    kept = CONFIG.read_text()
+    place = Path("/var/lib/pexservice/disk")
+    CONFIG.write_text(kept.replace("lmdb:/var/lib/pexservice", f"lmdb:{place}"))
+    try:
+        run("systemctl", "restart", SERVICE)
+        response, body = ask("/next", "POST")
+        assert response.status == 503
+        assert f"there is no store in {place}" in body
+        assert ask("/readyz")[0].status == 503
+        assert "\npexservice_ready 0" in ask("/metrics")[1]
+        assert f"there is no store in {place}" in told()
+        user = ("runuser", "-u", "pexservice", "--")
+        run(*user, "pexctl", "create", "--config", str(CONFIG))
+        wait_until(
+            lambda: all(ask("/readyz")[0].status == 200 for _ in range(20)),
+            "the store is served",
+        )
+        assert (cursor().revision, shown("NRestarts")) == (0, "0")
+    finally:
+        CONFIG.write_text(kept)
+        run("systemctl", "restart", SERVICE)
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def check() -> None:
     """
     Check that C{pexctl check} says the same beforehand.
@@ -230,7 +262,7 @@ def main() -> None:
     """
     for wrong in WRONGS:
         print(json.dumps(tried(wrong)), flush=True)
-    for each in (reload_that_fails, check):
+    for each in (reload_that_fails, store_that_is_not_there, check):
         print(each.__name__, flush=True)
         each()
 
