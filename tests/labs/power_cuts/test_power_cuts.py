@@ -6,18 +6,25 @@ They happen on each file system that a store is likely to be on.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import sync
+from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS, sync
+from pexservice.stores.lmdb.migrate import format_of
+from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.support.daemon import Daemon, patiently, twistd
+from tests.support.fakes import now
+from tests.support.format_1 import turn_back
+from tests.unit.stores.lmdb.test_store import at, filled
 
 pytestmark = pytest.mark.once
 
@@ -29,6 +36,19 @@ BIRTHS = 6
 #: How long a store is in the making before the cut, at least and at most; it takes
 #: about a hundredth of a second.
 LABOUR = (0.0, 0.02)
+
+#: How long a store is being rewritten before the cut, at least and at most; it takes about
+#: half a second, most of which is the start of the process that does it.
+REWRITING = (0.0, 1.0)
+
+REWRITE = """
+import sys
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.migrate import migrate
+directory = Directory(sys.argv[1])
+directory.own()
+migrate(directory)
+"""
 
 
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
@@ -66,6 +86,62 @@ def test_a_power_cut_while_a_store_is_made(tmp_path: Path, kind: Kind) -> None:
                 assert (answer.status, answer.headers["Pex-Revision"]) == (200, "1")
             shutil.rmtree(path)
             sync(volume.point)
+
+
+@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
+    tmp_path: Path, kind: Kind
+) -> None:
+    """
+    The next start rewrites an old store, and has the cursor, the history and all keys.
+    """
+    moments = random.Random(kind.name)  # noqa: S311 nothing secret
+    old = tmp_path / "old"
+    state = filled(old, 300)
+    keys = turn_back(old)
+    with Volume(tmp_path, kind) as volume:
+        path = volume.point / "store"
+        for _ in range(BIRTHS):
+            path.mkdir()
+            for name in (DATA, WITNESS):
+                with (path / name).open("wb") as copy:
+                    copy.write((old / name).read_bytes())
+                    os.fsync(copy.fileno())
+            sync(path)
+            sync(volume.point)
+            _rewrite_and_cut(volume, path, moments.uniform(*REWRITING))
+            volume.recover()
+            assert format_of(path) in (1, 2)
+            store = at(path)
+            opened = now(store.open())
+            assert opened[:2] == state
+            assert len(now(store.history(None, 10_000))) == state[0]
+            for key, use in keys.items():
+                assert opened.remembered_keys.find(key) == unpack_use(use)
+            now(store.close())
+            shutil.rmtree(path)
+            sync(volume.point)
+
+
+def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:
+    """
+    Begin to rewrite a store, and cut the power C{seconds} later.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", REWRITE, str(store)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in patiently():
+            if (store / NURSERY).exists() or process.poll() is not None:
+                break
+        time.sleep(seconds)
+        volume.cut()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _start_and_cut(volume: Volume, store: Path, seconds: float, *options: str) -> None:
