@@ -70,15 +70,21 @@ class Metrics(Collector):
         fast_path: FastPath,
         store: IStore | None = None,
         supervisor: int | None = None,
+        certificate_expires: float | None = None,
     ) -> None:
         """
+        Collect from the parts of a worker.
+
         @param supervisor: the file descriptor of the supervisor's scoreboard.
+        @param certificate_expires: when the TLS certificate ends, in seconds since the
+            epoch.
         """
         self._committer = committer
         self._fast_path = fast_path
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._shared: ISharedStore | None = ISharedStore(store, None)
         self._supervisor = supervisor
+        self._certificate_expires = certificate_expires
         self._versions = (
             version("pexservice"),
             platform.python_version(),
@@ -119,6 +125,12 @@ class Metrics(Collector):
         yield from self._commits()
         yield from self._requests()
         yield from self._connections()
+        if self._certificate_expires is not None:
+            yield GaugeMetricFamily(
+                "pexservice_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of --tls-certificate ends, in seconds since 1970.",
+                self._certificate_expires,
+            )
         if self._on_disk is not None:
             yield from _store(self._on_disk)
         if self._shared is not None:

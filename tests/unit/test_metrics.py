@@ -251,7 +251,7 @@ def everything() -> Iterator[list[Metric]]:
     try:
         scoreboard.write(descriptor, Score(problem="gone", restart_pending=("--store",)))
         metrics = Metrics(
-            call.committer, call.fast_path, cast(IStore, OnDisk()), descriptor
+            call.committer, call.fast_path, cast(IStore, OnDisk()), descriptor, 1.0
         )
         answer = metrics.reply(None).body.decode()
         found = [*text_string_to_metric_families(answer)]

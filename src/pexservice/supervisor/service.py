@@ -294,6 +294,9 @@ class Supervisor(Service):
             # socket that somebody has put in the place of ours.
             if not place.description.startswith("systemd:") and self._has_its_file(port):
                 await stop_listening(port)
+        if self._exit.reason is None:
+            # systemd goes on showing the last status of a unit that has stopped.
+            self._notifier.notify("STATUS=stopped")
         self._notifier.close()
 
     def _has_its_file(self, port: IListeningPort) -> bool:

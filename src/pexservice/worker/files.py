@@ -6,14 +6,21 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import UTC, datetime
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from pexservice.process.exit_status import cannot_use
 from pexservice.server.access_log import OWN_LOG
-from pexservice.server.transport.tls import context
+from pexservice.server.transport.tls import context, expiry
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
+
+_log = Logger()
+
+#: How long before the end of the certificate a worker warns of it.
+WARNING_DAYS = 14
 
 
 @frozen
@@ -24,10 +31,27 @@ class Files:
     @ivar tokens: digests of the tokens that may move the cursor, or C{None} if everybody
         may.
     @ivar tls: the TLS context for all connections, or C{None} without TLS.
+    @ivar certificate_expires: when the certificate ends, in seconds since the epoch.
     """
 
     tokens: frozenset[bytes] | None
     tls: ssl.SSLContext | None
+    certificate_expires: float | None
+
+    def warn_of_expiry(self, now: float) -> None:
+        """
+        Log a warning if the certificate has ended or ends soon.
+        """
+        if self.certificate_expires is None:
+            return
+        days = (self.certificate_expires - now) / (24 * 3600)
+        if days < WARNING_DAYS:
+            end = datetime.fromtimestamp(self.certificate_expires, UTC)
+            _log.warn(
+                "the TLS certificate {verb} on {end}; renew it and reload",
+                verb="expires" if days > 0 else "expired",
+                end=end.isoformat(timespec="minutes").replace("+00:00", "Z"),
+            )
 
 
 def read_files(settings: Settings) -> Files:
@@ -46,4 +70,5 @@ def read_files(settings: Settings) -> Files:
     return Files(
         None if settings.token_file is None else read_tokens(settings.token_file),
         None if settings.tls is None else context(*settings.tls),
+        None if settings.tls is None else expiry(settings.tls[0]),
     )

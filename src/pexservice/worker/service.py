@@ -8,6 +8,7 @@ import encodings.idna  # noqa: F401 the first URL needs it, when descriptors may
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable
 from socket import gethostname
 
@@ -279,11 +280,12 @@ class Worker(Service):
                     f"--scoreboard {settings.scoreboard}: {error.strerror}"
                 ) from error
         files = read_files(settings)
+        files.warn_of_expiry(time.time())
         self._places = places(self._reactor, settings.listen)
         store = self._make_store()
         self._committer = committer = self._commits_to(store)
         access = Access(files.tokens, settings.cors_origins)
-        site = self._site(committer, access, store)
+        site = self._site(committer, access, store, files.certificate_expires)
         loop = getattr(self._reactor, "loop", None)
         if loop is not None:
             # uvloop is needed only where its reactor is.
@@ -381,7 +383,13 @@ class Worker(Service):
             self._refuse_requests(self._problem)
             await self._listen()
 
-    def _site(self, committer: ICommitter, access: Access, store: IStore) -> PexSite:
+    def _site(
+        self,
+        committer: ICommitter,
+        access: Access,
+        store: IStore,
+        certificate_expires: float | None,
+    ) -> PexSite:
         settings = self._settings
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.
@@ -398,14 +406,16 @@ class Worker(Service):
         self._fast_path = FastPath(
             performer, self._connections, self._reactor, log=self._access_log()
         )
-        scrape = Metrics(committer, self._fast_path, store, settings.scoreboard).reply
+        metrics = Metrics(
+            committer, self._fast_path, store, settings.scoreboard, certificate_expires
+        )
         api = Api(
             committer,
             performer,
             events,
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
-            scrape=scrape,
+            scrape=metrics.reply,
             last_reload=lambda: scoreboard.last_reload(self._score()),
         )
         return PexSite(api.resource(), self._fast_path, self._reactor)

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trustme
+from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.settings.options import Settings
-from pexservice.worker.files import read_files
+from pexservice.worker.files import Files, read_files
 
 
 def test_without_files() -> None:
@@ -44,7 +46,10 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
         tls_certificate=str(tmp_path / "certificate"),
         tls_key=str(tmp_path / "key"),
     )
-    tokens = read_files(settings).tokens
+    files = read_files(settings)
+    tokens = files.tokens
+    assert files.certificate_expires is not None
+    assert files.certificate_expires > time.time()
     assert tokens is not None
     assert len(tokens) == 1
     os.umask(before)
@@ -73,6 +78,22 @@ def test_bad_files(settings: Settings, message: str) -> None:
     """
     with pytest.raises(Misconfigured, match=message):
         read_files(settings)
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(15, None), (13, "expires on"), (-1, "expired on")]
+)
+def test_certificate_that_ends_soon_is_a_warning(days: int, words: str | None) -> None:
+    """
+    The warning says when the certificate ends, or has ended.
+    """
+    ends = 1_795_000_000.0
+    files = Files(tokens=None, tls=None, certificate_expires=ends)
+    with capturedLogs() as events:
+        files.warn_of_expiry(ends - days * 24 * 3600)
+    lines = [str(formatEvent(event)) for event in events]
+    assert len(lines) == (words is not None)
+    assert all((words or "") in line for line in lines)
 
 
 def test_damaged_certificates(tmp_path: Path) -> None:

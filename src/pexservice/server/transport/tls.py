@@ -58,6 +58,14 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
     return made
 
 
+def expiry(certificate: str) -> float:
+    """
+    Return the end of the first certificate in a PEM file, in seconds since the epoch.
+    """
+    decoded = ssl._ssl._test_decode_cert(certificate)  # type: ignore[attr-defined]  # noqa: SLF001 the only way in the standard library
+    return ssl.cert_time_to_seconds(decoded["notAfter"])
+
+
 def _no_password() -> str:
     raise ValueError("the key is encrypted, and nobody is there to type a password")
 

@@ -85,7 +85,11 @@ def restore(
         place.own()
     except StoreBusy as error:
         raise StoreBusy(f"{error}; stop the service first") from None
-    beside = place.path.parent / f".{place.path.name}.restored-{secrets.token_hex(8)}"
+    prefix = f".{place.path.name}.restored-"
+    # No other restore to this place runs: this process owns the place.
+    for left in place.path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left)
+    beside = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
     try:
         made = backup(source, str(beside), show)
         if format_of(beside) == 1:

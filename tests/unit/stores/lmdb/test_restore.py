@@ -140,6 +140,17 @@ def test_on_an_empty_machine(place: Path) -> None:
     verify(place / "new")
 
 
+def test_copy_that_a_killed_restore_left_is_removed_by_the_next(place: Path) -> None:
+    """
+    A restore that was killed cannot remove its copy itself.
+    """
+    left = place / ".new.restored-0123456789abcdef"
+    left.mkdir()
+    (left / "data.mdb").touch()
+    restore(str(place / "backup"), str(place / "new"))
+    assert not left.exists()
+
+
 def test_an_interruption_before_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
