@@ -53,7 +53,7 @@ class NotReady(Exception):
 
 
 @frozen(kw_only=True)
-class Status:
+class ServiceStatus:
     """
     The status of a ready service.
     """
@@ -157,7 +157,7 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 def status_of(
     url: str, timeout: float, ca_file: str | None = None, *, verify: bool = True
-) -> Status:
+) -> ServiceStatus:
     """
     Ask the service at C{url} for its status.
 
@@ -168,7 +168,7 @@ def status_of(
     @raise NotReady: the service reports that it is not ready.
     @raise Unreachable: no ready pexservice answers.
     """
-    outcomes: list[Status | Exception] = []
+    outcomes: list[ServiceStatus | Exception] = []
 
     def ask() -> None:
         try:
@@ -191,7 +191,9 @@ def _timed_out(url: str, timeout: float) -> str:
     return f"{url}: no response within {timeout:g} s"
 
 
-def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool) -> Status:
+def _ask_service(
+    url: str, timeout: float, ca_file: str | None, *, verify: bool
+) -> ServiceStatus:
     parts = urlsplit(url)
     prefix = "" if parts.scheme.endswith("unix") else parts.path.rstrip("/")
     try:
@@ -220,7 +222,7 @@ def _ask_service(url: str, timeout: float, ca_file: str | None, *, verify: bool)
             f" {current.status}; it is no pexservice, or it is busy"
         )
     revision, position = map(int, numbers)
-    return Status(url=url, revision=revision, position=position)
+    return ServiceStatus(url=url, revision=revision, position=position)
 
 
 def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
