@@ -186,7 +186,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
             before = step(first)
             first.process.send_signal(signal.SIGSTOP)
             for _ in patiently():
-                if "standing by" in (tmp_path / "second.log").read_text():
+                if "standby: waiting for" in (tmp_path / "second.log").read_text():
                     break
             assert not (tmp_path / "second").exists()
             first.process.send_signal(signal.SIGCONT)

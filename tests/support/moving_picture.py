@@ -167,7 +167,7 @@ def main() -> None:
         view = open_view(browser, daemon, viewport=WINDOW)
         view.until("standing-by", "1 of 1")
         for _ in patiently():
-            if "standing by" in daemon.log.read_text():
+            if "standby: waiting for" in daemon.log.read_text():
                 break
         recording = Recording(view, Terminal(daemon.log))
         record(recording, daemon)
