@@ -216,8 +216,10 @@ def restart(service: Service) -> None:
         service.daemon.process.wait()
     else:
         service.daemon.stop()
-    service.daemon = service.start()
+    # A worker that has just begun sees the end of its supervisor only when it has imported
+    # everything, which may take longer than a start waits for the address.
     until_gone(*workers)
+    service.daemon = service.start()
 
 
 @contextmanager
