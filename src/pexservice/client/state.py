@@ -12,7 +12,7 @@ from attrs import field, frozen
 from pexservice.core.sequence import digits, term_at
 
 #: How many digits are converted at a time: fewer than the lowest limit that the interpreter
-#: accepts for C{sys.set_int_max_str_digits}.
+#: accepts as its limit.
 _PIECE_DIGITS = 512
 
 

@@ -155,7 +155,7 @@ class Batch:
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
     @ivar keys: the idempotency keys used in this batch, oldest first, each with what its
-        use did, as L{pexservice.stores.remembered_keys.pack_use} packs that.
+        use did, as C{pexservice.stores.remembered_keys.pack_use} packs that.
     """
 
     first_revision: int

@@ -3,25 +3,23 @@ The format of the records on disk, version 2, in pure functions.
 
 Integers are big-endian, so that keys sort by number.  Each record ends in the CRC-32 of its
 payload I{and} of the key it is stored under, so a record in the wrong place is found like a
-flipped bit.
+flipped bit::
 
-===========  ===================  ======================================================
-database     key                  payload, with sizes in bytes
-===========  ===================  ======================================================
-``cursor``   ``cursor``           format version (2), revision (8), position (8)
-``journal``  first revision (8)   time (8), start position (8), transitions (1 each)
-``keys``     first ordinal (8)    number of idempotency keys (4), their uses (17 each: code
+    database  key                 payload, with sizes in bytes
+    --------  ------------------  --------------------------------------------------------
+    cursor    cursor              format version (2), revision (8), position (8)
+    journal   first revision (8)  time (8), start position (8), transitions (1 each)
+    keys      first ordinal (8)   number of idempotency keys (4), their uses (17 each: code
                                   of the transition, revision, position), their names,
                                   joined by line feeds
-===========  ===================  ======================================================
 
 Idempotency keys are numbered from 1 in the order of their use; that number is the ordinal.
 A row of the journal or of the keys belongs to one batch or to several, and the next row
 begins with the next revision or ordinal.  So rows are only appended at one end and removed
 at the other.
 
-The file ``newest`` beside the databases is such a record too, of 15 bytes under the key
-``newest``: a version of its own, the revision, and whether no damage was found since.
+The file C{newest} next to the databases contains one such record of 15 bytes, under the key
+C{newest}: its own version, the revision, and whether the store is free of known damage.
 """
 
 from __future__ import annotations
