@@ -308,7 +308,7 @@ def _lines(daemon: Daemon, words: str) -> list[str]:
     return [line for line in daemon.log.read_text().splitlines() if words in line]
 
 
-@pytest.mark.needs("etcd")
+@pytest.mark.needs("etcd", "etcdctl")
 @pytest.mark.parametrize("bump", [0, 1_000_000])
 def test_restored_etcd_is_reported_by_each_node(
     member: Member, tmp_path: Path, bump: int

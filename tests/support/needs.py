@@ -164,6 +164,7 @@ NEEDS = {
     "chromium": _program("chromium", "chromium"),
     "curl": _program("curl", "curl"),
     "etcd": _program("etcd", "etcd-server"),
+    "etcdctl": _program("etcdctl", "etcd-client"),
     "faketime": Need("apt install faketime", lambda: faketime_library() is not None),
     "git": _program("git", "git"),
     "kubectl": _program("kubectl", "kubectl"),

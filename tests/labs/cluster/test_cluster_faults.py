@@ -35,7 +35,7 @@ def test_faults(tmp_path: Path) -> None:
     assert result.unready > CLIENTS
 
 
-@pytest.mark.needs("etcd")
+@pytest.mark.needs("etcd", "etcdctl")
 def test_restored_and_emptied_etcd_is_reported_and_the_history_goes_on(
     tmp_path: Path,
 ) -> None:
