@@ -31,9 +31,10 @@ from pexservice.commit.counters import Histogram
 from pexservice.commit.interface import ICommitter
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import Reload, Score
-from pexservice.server.fast_path import FastPath
+from pexservice.server.limits import Connections
+from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
-from pexservice.web.replies import Reply
+from pexservice.web.responses import Response
 
 _Labelled = TypeVar("_Labelled", CounterMetricFamily, GaugeMetricFamily)
 
@@ -67,9 +68,11 @@ class Metrics(Collector):
     def __init__(
         self,
         committer: ICommitter,
-        fast_path: FastPath,
+        requests: RequestCounters,
+        connections: Connections,
         store: IStore | None = None,
         supervisor: int | None = None,
+        *,
         certificate_expires: float | None = None,
     ) -> None:
         """
@@ -80,7 +83,8 @@ class Metrics(Collector):
             epoch.
         """
         self._committer = committer
-        self._fast_path = fast_path
+        self._request_counters = requests
+        self._open_connections = connections
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._shared: ISharedStore | None = ISharedStore(store, None)
         self._supervisor = supervisor
@@ -96,7 +100,7 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def reply(self, accept: Sequence[bytes] | None) -> Reply:
+    def response(self, accept: Sequence[bytes] | None) -> Response:
         """
         Return the answer to a request for C{/metrics}.
 
@@ -108,7 +112,7 @@ class Metrics(Collector):
             (b"Cache-Control", b"no-store"),
             (b"Vary", b"Accept"),
         )
-        return Reply(200, headers, encode(self._registry))
+        return Response(200, headers, encode(self._registry))
 
     def collect(self) -> Iterator[Metric]:
         """
@@ -184,7 +188,7 @@ class Metrics(Collector):
         )
 
     def _requests(self) -> Iterator[Metric]:
-        requests = self._fast_path.requests
+        requests = self._request_counters
         yield _labelled(
             CounterMetricFamily,
             "pexservice_http_requests_total",
@@ -192,22 +196,22 @@ class Metrics(Collector):
             ("endpoint", "method", "status"),
             [
                 ((endpoint, method, str(status)), n)
-                for endpoint, method, status, n in requests.answered()
+                for endpoint, method, status, n in requests.responses()
             ],
         )
         yield CounterMetricFamily(
             "pexservice_memo_hits_total",
-            "Requests that were answered without being parsed.",
-            requests.hits(),
+            "Requests whose meaning was known, so that no handler was asked.",
+            requests.planned(),
         )
         yield CounterMetricFamily(
             "pexservice_memo_misses_total",
-            "Requests that had to be parsed.",
-            requests.misses(),
+            "Requests that a handler was asked for, or that were refused before.",
+            requests.asked,
         )
 
     def _connections(self) -> Iterator[Metric]:
-        connections = self._fast_path.connections
+        connections = self._open_connections
         yield GaugeMetricFamily(
             "pexservice_connections", "Connections that are open.", len(connections)
         )
@@ -230,7 +234,7 @@ class Metrics(Collector):
             CounterMetricFamily,
             "pexservice_connections_closed_total",
             "Connections that the service closed: idle, slow to send, stalled in taking"
-            " answers, or displaced by a new one.",
+            " answers, displaced by a new one, or flooding it with what is no request.",
             ("reason",),
             [((reason,), n) for reason, n in connections.closed.items()],
         )

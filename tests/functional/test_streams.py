@@ -1,5 +1,5 @@
 """
-Connections under stress, on uvloop's transports and on Twisted's own.
+Connections under stress, on uvloop's event loop and on asyncio's own.
 """
 
 from __future__ import annotations
@@ -272,10 +272,26 @@ def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
         assert len(ended.stderr.splitlines()) == 1
 
 
-def test_the_reactor_is_offered(tmp_path: Path) -> None:
+def test_reactor_that_cannot_carry_a_worker_ends_it_with_one_line(tmp_path: Path) -> None:
     """
-    C{twistd --reactor} knows the reactor.
+    The line says which reactors can.
+    """
+    worker = ("pexservice-worker", "--listen", "tcp:0:interface=127.0.0.1")
+    ended = run(tmp_path, "-n", "--pidfile=", "--reactor=epoll", *worker)
+    assert ended.returncode == 64
+    assert ended.stderr.splitlines()[-1].endswith(
+        "use twistd --reactor=uvloop or --reactor=asyncio"
+    )
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("reactor", [(), ("--reactor=uvloop",), ("--reactor=asyncio",)])
+def test_worker_runs_on_its_own_choice_of_reactor_and_on_asyncio(
+    tmp_path: Path, reactor: tuple[str, ...]
+) -> None:
+    """
+    These workers get as far as listening, where the address is not this machine's.
     """
     nowhere = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
-    ended = run(tmp_path, "-n", "--pidfile=", "--reactor=uvloop", *nowhere)
-    assert "UvloopReactor" in ended.stdout
+    ended = run(tmp_path, "-n", "--pidfile=", *reactor, *nowhere)
+    assert "cannot listen on tcp:1:interface=192.0.2.1" in ended.stderr

@@ -12,16 +12,13 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
 
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
-from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
+from pexservice.server.request_counters import RequestCounters
 from pexservice.web.access import Access
 from pexservice.web.api import Api
-from pexservice.web.clients import Caller as Connection
 from pexservice.web.clients import Clients
 from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import TABLE, Table
@@ -61,27 +58,6 @@ class Answer:
         return json.loads(self.body)
 
 
-class _Local(Resource):
-    """
-    The resources of the API, for requests that come from this machine.
-    """
-
-    isLeaf = True
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__()
-        self._resource = resource
-
-    def render(self, request: IRequest) -> bytes | int:
-        """
-        Note the connection of a request, as the service's own connections do.
-        """
-        connection = Connection("127.0.0.1", trusted=False, checks_host=False)
-        request.caller = connection  # type: ignore[attr-defined]
-        response: bytes | int = self._resource.render(request)
-        return response
-
-
 class Caller:
     """
     A caller of the API, on a store in memory.
@@ -114,9 +90,10 @@ class Caller:
         hosts = HostPolicy(own_name="box", needed=False)
         access = access or Access()
         performer = Performer(self.committer, access, Clients(), hosts=hosts)
-        # No request comes through the fast path here.
-        self.fast_path = FastPath(performer, Connections(100), self.clock)
-        scrape = Metrics(self.committer, self.fast_path, self.store, supervisor).reply
+        counters, connections = RequestCounters(), Connections(100)
+        scrape = Metrics(
+            self.committer, counters, connections, self.store, supervisor
+        ).response
         self.events = Events(self.committer, self.clock.callLater)
         api = Api(
             self.committer,
@@ -127,7 +104,7 @@ class Caller:
             later=lambda _, call: call(),
             scrape=scrape,
         )
-        self._treq: Any = StubTreq(_Local(api.resource()))
+        self._treq: Any = StubTreq(api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
         """

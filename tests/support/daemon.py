@@ -57,10 +57,14 @@ class Daemon:
         self.path = path
         self.log = path / "log"
         listen = [] if "--listen" in options else ["--listen", LOOPBACK]
+        # A worker by itself runs on asyncio's own event loop, and the supervisor's on
+        # uvloop's: so both are tested.
+        reactor = ("--reactor=asyncio",) if command == "pexservice-worker" else ()
+        before = ("-n", "--pidfile=", *reactor)
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
-                twistd("-n", "--pidfile=", command, *listen, *options, python=python),
+                twistd(*before, command, *listen, *options, python=python),
                 cwd=path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -184,10 +184,40 @@ def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> boo
     """
     Explain a missing C{100 Continue}.
     """
-    without = [
-        response for response in recorded.responses if not response.startswith("100:")
-    ]
-    return b"100-continue" in held.sent and tuple(without) == present.responses
+    one, other = (
+        [response for response in responses if not response.startswith("100:")]
+        for responses in (recorded.responses, present.responses)
+    )
+    return b"100-continue" in held.sent and one == other
+
+
+def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) -> bool:
+    """
+    Explain the last refusal of a connection.
+
+    Its representation and its line of the log may differ; so may its status, where a head
+    has several faults.
+    """
+    refusals = {"400", "413", "414", "429", "431"}
+    return (
+        recorded.responses[:-1] == present.responses[:-1]
+        and recorded.statuses[-1] in refusals
+        and present.statuses[-1] in refusals
+        and present.is_closed
+        and recorded.is_closed
+    )
+
+
+def _refused_earlier(_: Conversation, recorded: Summary, present: Summary) -> bool:
+    """
+    Explain the refusal of a body whose chunks say that they are too large together.
+    """
+    *before, last = present.responses or ("",)
+    return (
+        last.startswith("413:")
+        and tuple(before) == recorded.responses
+        and not recorded.is_closed
+    )
 
 
 ACCEPTED: tuple[Accepted, ...] = (
@@ -207,6 +237,16 @@ ACCEPTED: tuple[Accepted, ...] = (
     Accepted(
         "RFC 9110 10.1.1: a server may omit 100 Continue if the body has begun to arrive",
         _no_continue,
+    ),
+    Accepted(
+        "RFC 9110 15.5: the refusal of a malformed head heeds all lines of it that can be"
+        " read, and names one of its faults",
+        _refused_by_all_lines,
+    ),
+    Accepted(
+        "RFC 9110 15.5.14: a body is refused with 413 as soon as the sizes of its chunks"
+        " exceed the limit",
+        _refused_earlier,
     ),
 )
 

@@ -15,10 +15,9 @@ from hashlib import sha256
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import StringTransport
-from twisted.web.server import Request, Site
+from twisted.web.server import Site
 
 from pexservice.web.access import Access
-from pexservice.web.clients import Caller
 from pexservice.web.endpoints import POST_ONLY
 from tests.support.wire import Server
 
@@ -101,20 +100,6 @@ def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) 
     return exchange
 
 
-class _PlainRequest(Request):
-    """
-    A request of Twisted's, with what the service's resources ask of a request.
-    """
-
-    caller: Caller
-
-    def getRequestHostname(self) -> bytes:
-        """
-        Return a fixed name for Klein: nothing here depends on the C{Host}.
-        """
-        return b"localhost"
-
-
 def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
     """
     Have Twisted's own C{Site} serve the Klein app, and send C{chunks} one by one.
@@ -124,12 +109,7 @@ def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
     make, peer, local = _SETUPS[setup]
     server = make()
     transport = StringTransport(peerAddress=peer, hostAddress=local)
-    addresses = transport.getPeer(), transport.getHost()
-
-    class PlainRequest(_PlainRequest):
-        caller = server.performer.clients.caller(*addresses)
-
-    site = Site(server.site.resource, PlainRequest, timeout=None, reactor=server.clock)
+    site = Site(server.api.resource(), timeout=None, reactor=server.clock)
     protocol = site.buildProtocol(peer)
     protocol.makeConnection(transport)
     for chunk in chunks:

@@ -4,14 +4,14 @@ A connection without a network: bytes in, bytes out, turn by turn.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
@@ -20,9 +20,9 @@ from pexservice.metrics import Metrics
 from pexservice.process.scoreboard import Score
 from pexservice.server.access_log import AccessLog
 from pexservice.server.connection import Connection
-from pexservice.server.fast_path import FastPath
-from pexservice.server.limits import Connections
-from pexservice.server.site import PexSite
+from pexservice.server.limits import Admission, Connections
+from pexservice.server.request_counters import RequestCounters
+from pexservice.server.server import Server as ConnectionServer
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access
 from pexservice.web.api import Api
@@ -94,7 +94,7 @@ class Server:
         """
         Make the worker's parts, and start its committer.
 
-        @param remembers: C{False} to have every request parsed.
+        @param remembers: C{False} to have a handler asked for every request.
         @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: the host names that are answered over loopback.
@@ -123,21 +123,14 @@ class Server:
         self.performer = performer = Performer(
             self.committer, access, clients, hosts=policy, limit=limit
         )
-        self.fast_path = FastPath(
-            performer,
-            self.connections,
-            self.clock,
-            log=AccessLog(self.sink, lambda: 1_795_000_000.0) if logs else None,
-        )
-        if not remembers:
-            self.fast_path.cache.retire()
-        scrape = Metrics(self.committer, self.fast_path).reply
+        requests = RequestCounters()
+        scrape = Metrics(self.committer, requests, self.connections).response
         #: The counts of a supervisor, for tests that have one.
         self.score: Score | None = None
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.score
         )
-        api = Api(
+        self.api = api = Api(
             self.committer,
             performer,
             self.events,
@@ -146,7 +139,17 @@ class Server:
             later=lambda _, call: call(),
             scrape=scrape,
         )
-        self.site = PexSite(api.resource(), self.fast_path, self.clock)
+        self.shared = ConnectionServer(
+            api.ask,
+            performer,
+            self.connections,
+            requests,
+            self.clock,
+            call_soon=lambda call: self.clock.callLater(0, call),
+            log=AccessLog(self.sink, lambda: 1_795_000_000.0) if logs else None,
+        )
+        if not remembers:
+            self.shared.plans.close()
 
     def begin_at(self, revision: int, position: int) -> None:
         """
@@ -160,8 +163,8 @@ class Server:
         """
         Return the lines of the access log.
         """
-        if self.fast_path.log is not None:
-            self.fast_path.log.flush()
+        if self.shared.log is not None:
+            self.shared.log.flush()
         return self.sink.lines
 
     def connect(self, peer: object = None, local: object = None) -> Wire:
@@ -178,34 +181,56 @@ class Server:
             self.clock.turn()
 
 
-class _Transport(StringTransport):
+class Transport(asyncio.Transport):
     """
-    Twisted's transport for tests, which can be closed in one direction.
-
-    It reads when it is told to.
+    A transport that keeps what is written, and reads when it is told to.
     """
 
-    aborted = False
-    half_closed = False
+    def __init__(self) -> None:
+        super().__init__()
+        self._written = bytearray()
+        self.is_reading_ = True
+        self.aborted = self.half_closed = self._closing = False
 
-    def unregisterProducer(self) -> None:
+    def value(self) -> bytes:
         """
-        Forget the producer, as with real transports also without any; see L{IConsumer}.
+        Return what was written.
         """
-        self.producer = None
+        return bytes(self._written)
 
-    def loseWriteConnection(self) -> None:
+    def clear(self) -> None:
         """
-        Note a half-close by the service.
+        Forget what was written.
         """
+        self._written.clear()
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        assert not self._closing, "written after the end"
+        self._written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
         self.half_closed = True
 
-    def abortConnection(self) -> None:
-        """
-        Note that the connection is aborted, and abort it.
-        """
-        self.aborted = True
-        super().abortConnection()
+    def close(self) -> None:
+        self._closing = True
+
+    def abort(self) -> None:
+        self.aborted = self._closing = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def is_reading(self) -> bool:
+        return self.is_reading_
+
+    def pause_reading(self) -> None:
+        self.is_reading_ = False
+
+    def resume_reading(self) -> None:
+        self.is_reading_ = True
 
 
 class Wire:
@@ -215,10 +240,16 @@ class Wire:
 
     def __init__(self, server: Server, peer: object, local: object = None) -> None:
         self._server = server
-        self.transport = _Transport(peerAddress=peer, hostAddress=local)
-        self.protocol: Connection = server.site.buildProtocol(None)
+        self.transport = Transport()
+        host = getattr(peer or IPv4Address("TCP", "192.168.1.1", 54321), "host", None)
+        local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
+        assert host is not None or isinstance(peer, UNIXAddress)
+        self.protocol = Connection(server.shared, host, local_host)
+        holder = server.performer.clients.holder(host)
+        admission = server.connections.admit(self.protocol, holder)
+        self.protocol.is_admitted = admission is Admission.TAKEN
         self._waiting: list[bytes] = []
-        self.protocol.makeConnection(self.transport)
+        self.protocol.connection_made(self.transport)
 
     def send(self, *chunks: bytes) -> None:
         """
@@ -230,10 +261,10 @@ class Wire:
     def _arrive(self) -> None:
         while (
             self._waiting
-            and self.transport.producerState == "producing"
-            and not self.transport.disconnecting
+            and self.transport.is_reading()
+            and not self.transport.is_closing()
         ):
-            self.protocol.dataReceived(self._waiting.pop(0))
+            self.protocol.data_received(self._waiting.pop(0))
 
     def turns(self, count: int = ENOUGH) -> None:
         """
@@ -248,13 +279,20 @@ class Wire:
         Close the client's half, after all that can happen: the client will send no more.
         """
         self.turns()
-        self.protocol.readConnectionLost()
+        self.half_close()
+
+    def half_close(self) -> None:
+        """
+        Close the client's half now.
+        """
+        if not self.transport.is_closing():
+            self.protocol.eof_received()
 
     def lose(self) -> None:
         """
         Lose the connection.
         """
-        self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.protocol.connection_lost(None)
 
     @property
     def received(self) -> bytes:
@@ -268,4 +306,4 @@ class Wire:
         """
         Return whether the other end has closed, or will send no more.
         """
-        return bool(self.transport.disconnecting) or self.transport.half_closed
+        return self.transport.is_closing() or self.transport.half_closed

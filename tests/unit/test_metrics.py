@@ -18,6 +18,8 @@ from zope.interface import implementer
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import REASONS, Reload, Score
+from pexservice.server.limits import Connections
+from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import (
     IOnDisk,
     ISharedStore,
@@ -251,9 +253,14 @@ def everything() -> Iterator[list[Metric]]:
     try:
         scoreboard.write(descriptor, Score(problem="gone", restart_pending=("--store",)))
         metrics = Metrics(
-            call.committer, call.fast_path, cast(IStore, OnDisk()), descriptor, 1.0
+            call.committer,
+            RequestCounters(),
+            Connections(100),
+            cast(IStore, OnDisk()),
+            descriptor,
+            certificate_expires=1.0,
         )
-        answer = metrics.reply(None).body.decode()
+        answer = metrics.response(None).body.decode()
         found = [*text_string_to_metric_families(answer)]
         yield [each for each in found if each.name.startswith("pexservice_")]
     finally:

@@ -478,9 +478,13 @@ def _make_worker(options: WorkerOptions) -> IService:
     Return a worker by C{options}, and open nothing.
     """
     # A supervisor, which reads these options too, has no use for the worker's imports.
+    from pexservice.server.reactor import worker_reactor  # noqa: PLC0415 for a worker alone
+
+    # Before the imports below: one of them would install Twisted's default.
+    reactor = worker_reactor()
     from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
 
-    return Worker(options.settings(), the_reactor())
+    return Worker(options.settings(), reactor)
 
 
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for

@@ -9,7 +9,6 @@ disk that cannot be written costs lines, never an answer.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,6 +17,7 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToLogString
 
 from pexservice.process.log_lines import ACCESS
+from pexservice.server.parser import escaped
 from pexservice.web.parameters import REFERER, USER_AGENT, Arguments
 
 _log = Logger()
@@ -27,9 +27,6 @@ OWN_LOG = "-"
 
 #: How many lines are written at once, without waiting for the end of the second.
 MOST_LINES = 1000
-
-#: A value that needs no escaping.
-_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
 
 class Sink(Protocol):
@@ -224,14 +221,3 @@ class AccessLog:
 def _value(arguments: Arguments, name: bytes) -> bytes:
     values = arguments.get(name)
     return escaped(values[-1] or b"-") if values else b"-"
-
-
-def escaped(value: bytes) -> bytes:
-    """
-    Return C{value} escaped for use between quotes, as in Twisted's own log.
-    """
-    if _PLAIN.fullmatch(value):
-        return value
-    # With a quote of each kind in it, its form in Python is one in single quotes.
-    shown = repr(value + b"'\"")[2:-1].removesuffix("\\'\"")
-    return shown.replace('"', '\\"').replace("\\'", "'").encode()

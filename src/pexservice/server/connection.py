@@ -1,305 +1,655 @@
 """
-The protocol of a connection, which answers requests that the plan cache knows.
-
-All other requests are answered by an HTTP channel.
-
-Most connections never need a channel.  A connection that does keeps it for the rest of its
-life, and the two take turns: a request that the cache knows is answered here when nothing
-is under way on the connection, so answers keep their order.
+A connection, from its first byte to its last: one class for every request.
 """
 
 from __future__ import annotations
 
+import asyncio
 from functools import cached_property
 from http import HTTPStatus
+from typing import Protocol
 
-from twisted.internet.interfaces import (
-    IConsumer,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    ITCPTransport,
-    ITransport,
-)
-from twisted.internet.protocol import Protocol, connectionDone
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.server import Site
-from zope.interface import implementer
+from twisted.web.http import NO_BODY_CODES
 
 from pexservice.commit.requests import Outcome
-from pexservice.server import acknowledged_bytes
-from pexservice.server.channel import PexChannel
-from pexservice.server.fast_path import FastPath
-from pexservice.server.interfaces import IConnection, Phase
-from pexservice.server.limits import REQUEST_TIMEOUT, Admission
-from pexservice.server.plans import Recognized, Shape
-from pexservice.web.clients import Caller
-from pexservice.web.operations import Answer, kind_of, log_bug
+from pexservice.core.cursor import State
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase
+from pexservice.server.parser import (
+    END_OF_HEAD,
+    END_OF_LINE,
+    Body,
+    Head,
+    find_end_of_head,
+    salvage,
+)
+from pexservice.server.plans import Framing, PlannedRequest, Template
+from pexservice.server.response_writer import (
+    CONTINUE,
+    write_response,
+    write_stream_head,
+)
+from pexservice.server.server import Server
+from pexservice.server.socket_progress import bytes_received, bytes_taken
+from pexservice.web.clients import Peer
+from pexservice.web.operations import Call, Operation, Request, kind_of, log_bug
+from pexservice.web.parameters import ORIGIN, preferences
+from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import (
-    internal_error,
+    Problem,
     problem_of,
     too_many_connections,
     too_slow,
 )
 from pexservice.web.representations import VALUE
+from pexservice.web.responses import Response, Stream
 
-# Names of our own cost a third of what asking an enumeration does.
-_IDLE, _ANSWERING = Phase.IDLE, Phase.ANSWERING
-_READ, _APPLIED = Outcome.READ, Outcome.APPLIED
+_log = Logger()
+
+# Module-level aliases: reading a global is three times faster than an Enum attribute.
+_IDLE, _RECEIVING, _ANSWERING = Phase.IDLE, Phase.RECEIVING, Phase.ANSWERING
+_DRAINING, _CLOSED = Phase.DRAINING, Phase.CLOSED
+_REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: The end of a head.
-_END = b"\r\n\r\n"
+#: How long the connection of a refused request is read from.  Closing it at once would
+#: reset it, and a reset may overtake the response.
+LINGER_SECONDS = 2
+
+#: How many bytes more than it delivers a TLS connection may receive in a second, besides as
+#: many as it delivers.
+MAX_TLS_OVERHEAD_BYTES = 131072
+
+#: The refusals that are a client's own fault, and count against its rate limit.
+_CLIENT_FAULTS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+)
 
 
-class Transport(ITransport, IConsumer, IPushProducer):
+class Transport(Protocol):
     """
-    The interfaces that a connection needs of its transport.
+    What carries a connection: a transport of asyncio's, or what comes before it.
     """
 
+    def write(self, data: bytes, /) -> None: ...
 
-@implementer(IConnection, IHalfCloseableProtocol, IPushProducer)
-class Connection(Protocol):
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def hand_over(self, transport: asyncio.Transport, /) -> None:
+        """
+        Have C{transport} carry the connection from now on.
+        """
+
+
+class Connection(asyncio.Protocol):
     """
-    The protocol of a connection, on whatever transport.
+    One connection, and the committer's waiter for the request that is being performed.
 
-    @ivar shapes: the shapes of the heads that came on the connection.
-    @ivar admission: the answer of the table of connections, once the table was asked.
+    @ivar phase: see L{Phase}.
+    @ivar is_admitted: whether there is room for it; else it is told so.
+    @ivar answered: whether a response was sent on it.
+    @ivar last_active: when it was last between requests.
+    @ivar receiving_since: when the request that is arriving began, 0 for none.
+    @ivar blocked_since: when the client stopped taking responses, 0 while it takes them.
+    @ivar templates: see L{HasTemplates<pexservice.server.plans.HasTemplates>}; so is
+        C{varied}.
     """
 
-    transport: Transport
+    transport: asyncio.Transport
 
-    def __init__(self, fast_path: FastPath, site: Site) -> None:
-        # All that a request uses is set here: Python finds what an instance has from the
-        # beginning in a third of the time.
-        self.fast_path = fast_path
+    def __init__(self, server: Server, host: str | None, local_host: str = "") -> None:
+        """
+        Make a connection that nothing was received on.
+
+        @param host: the peer's IP address, as C{accept} returned it; C{None} for a Unix
+            socket.  The socket is never asked for it: after a reset it does not know.
+        @param local_host: the IP address of this end.
+        """
+        self._server = server
+        self._host = host
+        self._local_host = local_host
         self.phase = _IDLE
-        self.admission: Admission | None = None
+        self.is_admitted = True
         self.answered = False
-        self.last_active = fast_path.seconds()
+        self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.shapes: tuple[Shape, ...] = ()
-        self.channel: PexChannel | None = None
-        self._site = site
-        # The request that is performed here.
-        self._request: Recognized | None = None
-        # The input that came while that request was performed.
-        self._queued: bytes | None = None
+        self.templates: tuple[Template, ...] = ()
+        self.varied: tuple[bytes, ...] = ()
+        # The input that was not parsed, and how much of it has no end of a head.
+        self._buffer = bytearray()
+        self._searched = 0
+        # The chunk in which the request that is arriving began, if it is alone in it.
+        self._chunk = b""
+        self._skipped_line = False
+        self._head: Head | None = None
+        self._body: Body | None = None
+        self._waits_for_budget = False
+        # The request that is being performed.
+        self._request: PlannedRequest | None = None
+        # Whether its handler was asked for it.
+        self._asked = False
+        self._call: Call | None = None
+        self._work: Deferred[Response] | None = None
+        self._stream: _StreamSink | None = None
+        self._reads = True
         self._half_closed = False
+        self._linger: IDelayedCall | None = None
 
     @cached_property
-    def caller(self) -> Caller:
-        """
-        Return the two ends of the connection, as far as answers depend on them.
-        """
-        transport, clients = self.transport, self.fast_path.performer.clients
-        return clients.caller(transport.getPeer(), transport.getHost())
+    def peer(self) -> Peer:
+        clients = self._server.performer.clients
+        if self._host is None:
+            return clients.unix_peer()
+        return clients.tcp_peer(self._host, self._local_host)
 
-    def connectionMade(self) -> None:
-        """
-        Begin to serve the connection, or refuse or drop it if there is no room for it.
-        """
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(self, streaming=True)
-        self.write = self.transport.write
-        # Until now the connection may have been in the TLS handshake.
-        self.phase, self.receiving_since = _IDLE, 0.0
-        self.last_active = self.fast_path.seconds()
-        if self.admission is None:
-            self.admit(getattr(self.transport.getPeer(), "host", None))
-        if self.admission is Admission.REFUSED:
-            limit = self.fast_path.connections.limit
-            self._take_channel().refuse(too_many_connections(limit))
-        elif self.admission is Admission.DROPPED:
-            self.abort()
+    # Calls of the event loop.
 
-    def admit(self, host: str | None) -> Admission:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Ask for a place among the connections.
+        Begin a connection, or go on with one on another transport.
+        """
+        earlier: Transport | None = getattr(self, "transport", None)
+        self.transport = transport  # type: ignore[assignment]
+        self._write = self.transport.write
+        if self.phase is _RECEIVING and not self._buffer:
+            # The TLS handshake is over.
+            self.phase, self.receiving_since = _IDLE, 0.0
+            self.last_active = self._server.seconds()
+        if not self.is_admitted:
+            self.refuse(too_many_connections(self._server.connections.limit))
+        elif earlier is not None:
+            earlier.hand_over(self.transport)
 
-        @param host: the address of the other end, if it has one.
-        """
-        fast_path = self.fast_path
-        holder = fast_path.performer.clients.holder(host)
-        self.admission = admission = fast_path.connections.admit(self, holder)
-        return admission
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Leave the table of connections, and end the channel if there is one.
-        """
-        self.connected = 0
-        self.phase = Phase.CLOSED
-        self._request = self._queued = None
-        self.fast_path.connections.leave(self)
-        if self.channel is not None:
-            self.channel.connectionLost(reason)
-
-    def _take_channel(self) -> PexChannel:
-        """
-        Have a channel handle all that the plan cache does not know from now on.
-
-        The channel also takes this protocol's place as the transport's producer.
-        """
-        self.transport.unregisterProducer()
-        self.channel = channel = PexChannel(self, self.fast_path, self._site)
-        channel.makeConnection(self.transport)
-        if self.blocked_since:
-            channel.pauseProducing()
-        return channel
-
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Answer a request that the plan cache knows, or give C{data} to the channel.
-        """
-        if self.phase is _IDLE:
-            cache = self.fast_path.cache
-            request = cache.exact.get(data) or cache.recognize(data, self)
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase is _IDLE:
+            plans = self._server.plans
+            request = plans.exact.young.get(data) or plans.fill(data, self)
             if request is not None:
                 self.perform(request)
                 return
-        if self._request is None:
-            (self.channel or self._take_channel()).dataReceived(data)
-        else:
-            # The input has to wait for the answer, and the client with what comes next.
-            self._queued = (self._queued or b"") + data
-            self.transport.pauseProducing()
-
-    def perform(self, request: Recognized) -> None:
-        """
-        Answer a request that was recognized while the connection was idle.
-        """
-        self.phase = _ANSWERING
-        self._request = request
-        call = request.call
-        answer: Answer | None
-        try:
-            if call is not None and call.any_time:
-                answer = call.act(self._answer)
+            self.phase = _RECEIVING
+            self._chunk = data
+            self._buffer += data
+            self._advance()
+        elif phase is _RECEIVING:
+            self._chunk = b""
+            self._buffer += data
+            if self._waits_for_budget:
+                self._pause_reading()
             else:
-                answer = self.fast_path.performer.perform(
-                    request.plan.operation, request.arguments, self, self._answer, call
-                )
-        except Exception:  # noqa: BLE001 whatever it is, the caller is answered
-            log_bug(Failure())
-            answer = internal_error()
-        if answer is not None:
-            self._answer(answer)
+                self._advance()
+        elif phase is _ANSWERING:
+            # The input has to wait for the response, and the client with what comes next.
+            self._buffer += data
+            self._pause_reading()
 
-    def _answer(self, answer: Answer) -> None:
+    def eof_received(self) -> bool:
         """
-        Send the answer to the request that is being performed.
-        """
-        request = self._request
-        if request is None:
-            # The client is gone.
-            return
-        self._request = None
-        plan, fast_path = request.plan, self.fast_path
-        last = plan.framing.last
-        status: int
-        if isinstance(answer, Exception):
-            problem = problem_of(answer)
-            status, data = problem.status, fast_path.responses.problem(plan, problem)
-        else:
-            came, state = answer
-            # Nearly all answers about a state are one of these two.
-            kind = VALUE if came is _APPLIED or came is _READ else kind_of(came)
-            data = fast_path.responses.about(plan, kind, state)
-            status = kind.status
-        self.write(data)
-        if status == _OK:
-            plan.tally.ok += 1
-        else:
-            plan.tally.others[status] += 1
-        if fast_path.log is not None:
-            length = len(data) - data.index(_END) - len(_END)
-            fast_path.tell(self, request.arguments, request.line, status, length)
-        self.answered = True
-        self.last_active = fast_path.seconds()
-        if self._queued is not None and not last:
-            # In the next turn of the reactor, so that other connections get theirs.
-            fast_path.call_later(0, self._go_on)
-            return
-        self.phase = _IDLE
-        if last or self._half_closed or fast_path.connections.parting:
-            self.loseConnection()
+        Handle a half-close: the client sends no more, but may wait for responses.
 
-    def _go_on(self) -> None:
-        queued, self._queued = self._queued, None
-        if queued is None:
-            return
-        self.phase = _IDLE
-        if not self.blocked_since:
-            self.transport.resumeProducing()
-        self.dataReceived(queued)
-
-    def readConnectionLost(self) -> None:
-        """
-        Take a half-close: the client will send no more, but may wait for answers.
+        @return: whether the client can still be sent to, which TLS does not allow.
         """
         self._half_closed = True
-        if self.channel is not None and self._request is None and not self._queued:
-            self.channel.readConnectionLost()
-        elif self.phase is _IDLE:
-            self.loseConnection()
+        if self._stream is not None:
+            # Such a client most often does not wait for any more events.
+            self._stream.stream.stop()
+        elif self.phase is not _ANSWERING and not self._waits_for_budget:
+            self.close()
+        return self.transport.can_write_eof()
 
-    def writeConnectionLost(self) -> None:
+    def pause_writing(self) -> None:
         """
-        Do nothing: only this side of the connection will send no more.
+        Read no more: a client that takes no responses can ask for none.
         """
+        self.blocked_since = self._server.seconds()
+        if self.phase is not _DRAINING:
+            self._pause_reading()
+        if self._stream is not None:
+            self._stream.stream.pause()
 
-    def pauseProducing(self) -> None:
-        """
-        Read no more: a client that takes no answers can ask for none.
-        """
-        self.blocked_since = self.fast_path.seconds()
-        self.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
+    def resume_writing(self) -> None:
         """
         Read again: the client has taken what was sent.
         """
         self.blocked_since = 0.0
-        if self._queued is None:
-            self.transport.resumeProducing()
+        if self._stream is not None:
+            self._stream.stream.resume()
+        elif self.phase is _ANSWERING and self._request is None:
+            self._server.call_soon(self._continue)
+        elif self.phase is not _ANSWERING or not self._buffer:
+            self._resume_reading()
 
-    def stopProducing(self) -> None:
-        """
-        Do nothing: L{connectionLost} does what there is to do.
-        """
+    def connection_lost(self, error: BaseException | None) -> None:
+        self.phase = _CLOSED
+        self._server.connections.leave(self)
+        self._request = None
+        self._buffer.clear()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.is_open = False
+            stream.stream.stop()
+        if self._work is not None:
+            self._work.cancel()
+        if self._linger is not None:
+            self._linger.cancel()
 
-    def loseConnection(self) -> None:
+    # Parsing.
+
+    def _advance(self) -> None:
         """
-        Close the connection when everything was sent.
+        Parse the input until a request is complete or more input is needed.
         """
-        if self.channel is None:
-            self.phase = Phase.DRAINING
-            # A client that does not take the rest has stalled, as in any other phase.
-            self.blocked_since = self.blocked_since or self.fast_path.seconds()
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+        self._waits_for_budget = False
+        budget = self._server.parsing
+        # A connection that is called from the queue goes on at once.
+        advances = True
+        while advances and self.phase is _RECEIVING:
+            begin = budget.seconds()
+            try:
+                advances = self._parse()
+            except Problem as problem:
+                self.refuse(problem)
+            except Exception:  # noqa: BLE001 it is logged, and the connection ends
+                self._give_up()
+            budget.spend(budget.seconds() - begin)
+            if advances and self._body is not None and budget.is_spent:
+                self._waits_for_budget = True
+                budget.wait(self._advance)
+                return
+        if self.phase is not _RECEIVING:
+            return
+        if self._half_closed:
+            self.close()
+        elif self._buffer or self._head or self._skipped_line:
+            self.receiving_since = self.receiving_since or self._server.seconds()
+            if not self.blocked_since:
+                self._resume_reading()
         else:
-            self.channel.loseConnection()
+            self._rest()
+
+    def _parse(self) -> bool:
+        """
+        Parse a part of the input.
+
+        @return: whether to go on; otherwise more input is needed.
+        @raise Problem: the input is refused.
+        """
+        buffer = self._buffer
+        if self._body is not None:
+            size = len(buffer)
+            self._body.take(buffer)
+            if self._body.complete:
+                self._begin()
+                return True
+            return len(buffer) < size
+        if not self._skipped_line and buffer.startswith(END_OF_LINE):
+            # Old clients send an empty line behind a body.
+            del buffer[: len(END_OF_LINE)]
+            self._skipped_line, self._chunk = True, b""
+        if not buffer or (buffer == b"\r" and not self._skipped_line):
+            return False
+        end = find_end_of_head(buffer, self._searched)
+        if end < 0:
+            self._searched = len(buffer)
+            return False
+        head = self._head = self._server.plans.reader.read(bytes(buffer[:end]))
+        del buffer[: end + len(END_OF_HEAD)]
+        self._searched, self._skipped_line = 0, False
+        if head.body == 0:
+            self._begin()
+            return True
+        self._body = Body(head.body)
+        if head.expects_continue and not buffer:
+            self._write(CONTINUE)
+        return True
+
+    # Performing.
+
+    def _begin(self) -> None:
+        """
+        Perform the request whose head and body are complete.
+        """
+        head, self._head, self._body = self._head, None, None
+        assert head is not None  # noqa: S101 for the type checker
+        chunk, self._chunk = self._chunk, b""
+        self.receiving_since = 0.0
+        server = self._server
+        plan = server.plans.get(head.key)
+        if plan is not None:
+            alone = b"" if self._buffer else chunk
+            self.perform(server.plans.learn(alone, head, plan, self))
+            return
+        self.phase = _ANSWERING
+        line, arguments = head.line, head.arguments
+        plan = server.plan(head)
+        self._request = PlannedRequest(plan, arguments, line.logged)
+        self._asked = True
+        try:
+            peer = self.peer
+            server.performer.admit(arguments, peer)
+            result = server.ask(
+                Request(line.method, line.target, line.path, arguments, peer)
+            )
+            if isinstance(result, Operation):
+                plan = evolve(plan, operation=result)
+                server.plans.add(head.key, plan)
+                self._request = PlannedRequest(plan, arguments, line.logged)
+                self._call = call = server.performer.call(result, arguments)
+                call.start(self)
+            elif isinstance(result, Deferred):
+                self._work = result
+                result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
+            else:
+                self.send(result)
+        except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
+            self.fail(error)
+
+    def perform(self, request: PlannedRequest) -> None:
+        """
+        Perform a request whose plan is known.
+        """
+        self.phase = _ANSWERING
+        self._request = request
+        try:
+            call = request.call
+            if call is None or not call.any_time:
+                performer, arguments = self._server.performer, request.arguments
+                any_host = call is not None and call.any_host
+                performer.admit(arguments, self.peer, any_host=any_host)
+                if call is None:
+                    operation = request.plan.operation
+                    assert operation is not None  # noqa: S101 a plan that is kept has one
+                    call = performer.call(operation, arguments)
+            self._call = call
+            call.start(self)
+        except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
+            self.fail(error)
+
+    # Responses.  Each request ends in exactly one of respond(), fail() and send().
+
+    def respond(self, outcome: Outcome, state: State) -> None:
+        """
+        Send the response about C{state}; see L{Waiter<pexservice.commit.requests.Waiter>}.
+        """
+        request, call = self._request, self._call
+        if request is None or call is None:
+            # The client is gone.
+            return
+        try:
+            plan, server = request.plan, self._server
+            # Nearly all responses are of this kind.
+            if call.conditions is UNCONDITIONAL and outcome is not _REPLAYED:
+                kind = VALUE
+            else:
+                kind = kind_of(outcome, state, call)
+            data = server.writer.about(plan, kind, state)
+            self._write(data)
+            status = kind.status
+            if status == _OK:
+                plan.tally.ok += 1
+            else:
+                plan.tally.count(status)
+            if server.log is not None:
+                length = len(data) - data.index(END_OF_HEAD) - len(END_OF_HEAD)
+                server.log_response(
+                    self.peer, request.arguments, request.line, status, length
+                )
+            self._finish(last=plan.framing.last)
+        except Exception:  # noqa: BLE001 it is logged, and the connection ends
+            self._give_up()
+
+    def fail(self, error: Exception) -> None:
+        """
+        Send the problem that C{error} stands for.
+        """
+        request = self._request
+        if request is None:
+            return
+        problem = problem_of(error)
+        if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log_bug(Failure(error))
+        self.send(problem.response(request.plan.framing.preferences.problem))
+
+    def send(self, response: Response) -> None:
+        """
+        Send a response that is complete, or begin to send a streamed one.
+        """
+        request = self._request
+        if request is None:
+            return
+        try:
+            plan = request.plan
+            framing = plan.framing
+            if response.stream is not None:
+                framing = evolve(framing, connection=b"close", last=True)
+                self._write(write_stream_head(framing, response))
+                chunked = framing.version == b"HTTP/1.1"
+                self._stream = _StreamSink(self, response.stream, chunked=chunked)
+                response.stream.begin(self._stream)
+                return
+            self._write(write_response(framing, response))
+            bodiless = framing.bodiless or response.status in NO_BODY_CODES
+            self.finish_response(response.status, 0 if bodiless else len(response.body))
+        except Exception:  # noqa: BLE001 it is logged, and the connection ends
+            self._give_up()
+
+    def finish_response(self, status: int, length: int, *, last: bool = False) -> None:
+        """
+        Count and log a response that was sent.
+
+        @param length: how many bytes of its body were sent.
+        @param last: whether the connection ends, whatever the plan says.
+        """
+        request = self._request
+        if request is None:
+            return
+        request.plan.tally.count(status)
+        self._server.log_response(
+            self.peer, request.arguments, request.line, status, length
+        )
+        self._finish(last=last or request.plan.framing.last)
+
+    def _finish(self, *, last: bool) -> None:
+        """
+        Go on with the connection when a response was sent.
+        """
+        self._request = None
+        if self._asked:
+            self._asked = False
+            self._work = self._stream = None
+            self._server.requests.asked += 1
+        self.answered = True
+        if last:
+            self.close()
+        elif self._buffer:
+            # In the next turn of the event loop, so that other connections get theirs.
+            self._server.call_soon(self._continue)
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """
+        Wait for the next request.
+        """
+        server = self._server
+        self.phase = _IDLE
+        self.last_active = server.seconds()
+        if self._half_closed or server.connections.parting:
+            self.close()
+        elif not (self._reads or self.blocked_since):
+            self._resume_reading()
+
+    def _continue(self) -> None:
+        """
+        Go on with a pipeline, if the client takes the responses.
+        """
+        if self.phase is _ANSWERING and self._request is None and not self.blocked_since:
+            self.phase = _RECEIVING
+            self._resume_reading()
+            self._advance()
+
+    def _give_up(self) -> None:
+        """
+        Log a bug that happened while a response was sent, and close the connection.
+        """
+        log_bug(Failure())
+        self._request = None
+        self.abort()
+
+    def refuse(self, problem: Problem) -> None:
+        """
+        Send C{problem}, and nothing more on this connection.
+
+        The input is dropped: nobody knows where another request would begin.
+        """
+        if self.phase in (_DRAINING, _CLOSED):
+            return
+        server, head = self._server, self._head
+        if head is not None:
+            method, line, arguments = head.line.method, head.line.logged, head.arguments
+        else:
+            method, line, arguments = salvage(bytes(self._buffer))
+        performer = server.performer
+        if problem.status in _CLIENT_FAULTS:
+            problem = performer.charge(arguments, self.peer) or problem
+        framing = Framing(
+            b"HTTP/1.1",
+            b"close",
+            last=True,
+            browser_headers=performer.browser_headers(arguments.get(ORIGIN, ())),
+            preferences=preferences(arguments),
+            bodiless=method == b"HEAD",
+        )
+        response = problem.response(framing.preferences.problem)
+        self.phase, self.receiving_since = _DRAINING, 0.0
+        self._buffer.clear()
+        self._head = self._body = None
+        self._write(write_response(framing, response))
+        server.requests.refused(problem.status)
+        length = 0 if framing.bodiless else len(response.body)
+        server.log_response(self.peer, arguments, line, problem.status, length)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._resume_reading()
+            self._linger = server.call_later(LINGER_SECONDS, self._stop_lingering)
+        else:
+            self.close()
+
+    def _stop_lingering(self) -> None:
+        self._linger = None
+        self.abort()
+
+    def _pause_reading(self) -> None:
+        if self._reads and not self.transport.is_closing():
+            self._reads = False
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._reads and not self.transport.is_closing():
+            self._reads = True
+            self.transport.resume_reading()
+
+    # Calls of the limits on connections.
 
     def bytes_taken(self) -> int | None:
         """
-        Return L{acknowledged_bytes.bytes_taken} of the connection's socket.
+        Return a number that changes when the client takes some of what it was sent.
         """
-        get_handle = getattr(self.transport, "getHandle", None)
-        return None if get_handle is None else acknowledged_bytes.bytes_taken(get_handle())
+        return bytes_taken(self.transport.get_extra_info("socket"))
+
+    def is_flooding(self) -> bool:
+        """
+        Return whether the client sends much that is no request; for TLS.
+        """
+        return False
 
     def time_out(self) -> None:
         """
-        Tell the client that its request took too long.
+        Refuse a request that took too long to arrive.
         """
-        self.receiving_since = 0.0
-        if self.channel is not None:
-            self.channel.refuse(too_slow(REQUEST_TIMEOUT))
+        self.refuse(too_slow(REQUEST_TIMEOUT_SECONDS))
+
+    def close(self) -> None:
+        """
+        Close the connection when everything was sent.
+        """
+        self.phase = _DRAINING
+        # A client that does not take the rest has stalled, as in any other phase.
+        self.blocked_since = self.blocked_since or self._server.seconds()
+        self.transport.close()
 
     def abort(self) -> None:
         """
-        Close the connection at once.
+        Close the connection at once, whatever was not sent.
         """
-        self.transport.abortConnection()  # type: ignore[attr-defined]
+        self.transport.abort()
+
+
+class TlsConnection(Connection):
+    """
+    A connection over TLS.
+
+    A client may send records that carry no data, as TLS 1.3's KeyUpdate, and each costs
+    more than a request.  They never arrive here, so the bytes that the socket received are
+    compared with those that do.
+    """
+
+    _delivered = _received_before = _delivered_before = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._delivered += len(data)
+        super().data_received(data)
+
+    def is_flooding(self) -> bool:
+        received = bytes_received(self.transport.get_extra_info("socket"))
+        if received is None:
+            return False
+        received_now = received - self._received_before
+        delivered_now = self._delivered - self._delivered_before
+        self._received_before, self._delivered_before = received, self._delivered
+        return received_now > 2 * delivered_now + MAX_TLS_OVERHEAD_BYTES
+
+
+class _StreamSink:
+    """
+    The way of a streamed response to its client; see L{pexservice.web.responses.Sink}.
+
+    @ivar is_open: whether the client is still there.
+    """
+
+    def __init__(self, connection: Connection, stream: Stream, *, chunked: bool) -> None:
+        self.stream = stream
+        self.is_open = True
+        self._connection = connection
+        self._chunked = chunked
+        self._length = 0
+
+    def send(self, data: bytes) -> None:
+        if self.is_open:
+            self._length += len(data)
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+            self._connection.transport.write(chunk)
+
+    def end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            if self._chunked:
+                self._connection.transport.write(b"0\r\n\r\n")
+            self._connection.finish_response(_OK, self._length, last=True)
+
+    def abort(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._connection.abort()

@@ -19,39 +19,98 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from pexservice.server.interfaces import IConnection, Phase
+#: How long a connection may be idle between two requests.
+IDLE_TIMEOUT_SECONDS = 60
 
-#: How long a connection may rest between two requests.  Seconds.
-IDLE_TIMEOUT = 60
-
-#: How long a request may take to arrive, head and body.  Seconds.
-REQUEST_TIMEOUT = 20
+#: How long a request may take to arrive, head and body.
+REQUEST_TIMEOUT_SECONDS = 20
 
 #: How long a client may take no byte of what it is sent, and how often that is checked.
-#: Seconds.
-STALL_TIMEOUT = 60
+STALL_TIMEOUT_SECONDS = 60
 
 #: A search that found few connections to close, less than one in L{FEW}, is repeated only
-#: after L{REST_BETWEEN_SEARCHES} times as long as it took: a flood of connections must not
-#: become one of searches.  A search that found more has paid for itself when they are
-#: used up.
+#: after L{SEARCH_BACKOFF} times as long as it took: a flood of connections must not become
+#: one of searches.  A search that found more has paid for itself when they are used up.
 FEW = 100
-REST_BETWEEN_SEARCHES = 10
+SEARCH_BACKOFF = 10
 
-#: A client with no more connections than this never holds too many: browsers open six
-#: to a server, and one address may stand for a few people.
-SMALLEST_SHARE = 16
+#: A client with no more connections than this never holds too many: browsers open six to a
+#: server, and one address may stand for a few people.
+MIN_SHARE = 16
 
 #: How many connections at a time are told that there is no room for them; any more are
-#: closed without a word.
-MOST_REFUSALS = 32
+#: closed without a response.
+MAX_REFUSALS = 32
 
-#: Why connections are closed: for one of the timeouts above, or to make room for others.
-REASONS = ("idle", "slow", "stalled", "displaced")
+#: Why connections are closed: for one of the timeouts above, to make room for others, or
+#: because they only send what is no request.
+REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
+
+
+class Phase(Enum):
+    """
+    The phase of a connection.
+    """
+
+    #: Between requests, and so free to be closed to make room for others.
+    IDLE = auto()
+    #: A request, or the TLS handshake, has begun to arrive and is not complete.
+    RECEIVING = auto()
+    #: A request is being performed; others may wait behind it.
+    ANSWERING = auto()
+    #: The last response was sent; nothing that arrives is read as a request any more.
+    DRAINING = auto()
+    #: There is no connection any more.
+    CLOSED = auto()
+
+
+class LimitedConnection(Protocol):
+    """
+    A connection as the limits see it.  All times are seconds on the monotonic clock.
+
+    @ivar answered: whether a response was sent on it.
+    @ivar last_active: when it was last between requests.
+    @ivar receiving_since: when the request that is arriving began, 0 for none.
+    @ivar blocked_since: when the client stopped taking responses, 0 while it takes them.
+    """
+
+    phase: Phase
+    answered: bool
+    last_active: float
+    receiving_since: float
+    blocked_since: float
+
+    def bytes_taken(self) -> int | None:
+        """
+        Return a number that changes when the client takes some of the bytes sent to it.
+
+        Return C{None} if there is no such number.
+        """
+
+    def is_flooding(self) -> bool:
+        """
+        Return whether the client sends much that is no request; called once a second.
+        """
+
+    def time_out(self) -> None:
+        """
+        Refuse a request that took too long to arrive.
+        """
+
+    def close(self) -> None:
+        """
+        Close the connection when everything written was sent.
+        """
+
+    def abort(self) -> None:
+        """
+        Close the connection at once, whatever was not sent.
+        """
 
 
 class Admission(Enum):
@@ -85,11 +144,11 @@ class Connections:
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
         # The holder of each connection: the client whose share it counts against.
-        self._open: dict[IConnection, str | None] = {}
+        self._open: dict[LimitedConnection, str | None] = {}
         self._held: Counter[str] = Counter()
-        self._refused: set[IConnection] = set()
+        self._refused: set[LimitedConnection] = set()
         # The blocked connections: since when, and how much their clients had taken then.
-        self._blocked: dict[IConnection, tuple[float, int | None]] = {}
+        self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(REASONS, 0)
@@ -97,14 +156,14 @@ class Connections:
         self.parting = False
         self.seconds = seconds
         # The connections that the last search found; the last in the list goes first.
-        self._found: list[tuple[_Rank, IConnection]] = []
+        self._found: list[tuple[_Rank, LimitedConnection]] = []
         self._of_greedy = False
         self._next_search = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: IConnection, holder: str | None = None) -> Admission:
+    def admit(self, connection: LimitedConnection, holder: str | None = None) -> Admission:
         """
         Admit a new connection, closing another one for it if need be, or refuse it.
 
@@ -113,7 +172,7 @@ class Connections:
         """
         if len(self._open) >= self.limit and not self.displace(holder):
             self.refused += 1
-            if len(self._refused) >= MOST_REFUSALS:
+            if len(self._refused) >= MAX_REFUSALS:
                 return Admission.DROPPED
             self._refused.add(connection)
             return Admission.REFUSED
@@ -143,7 +202,7 @@ class Connections:
             self._search(newcomer)
             if len(self._found) * FEW < len(self._open):
                 took = self.seconds() - begun
-                self._next_search = begun + (1 + REST_BETWEEN_SEARCHES) * took
+                self._next_search = begun + (1 + SEARCH_BACKOFF) * took
             chosen = self._next_found()
         if chosen is None:
             return False
@@ -171,9 +230,9 @@ class Connections:
         """
         Reckon how many connections one client may hold while there are too many.
         """
-        return max(SMALLEST_SHARE, self.limit // (len(self._held) + 1))
+        return max(MIN_SHARE, self.limit // (len(self._held) + 1))
 
-    def _next_found(self) -> IConnection | None:
+    def _next_found(self) -> LimitedConnection | None:
         """
         Return the search's next connection that has not changed since, if there is one.
         """
@@ -189,7 +248,7 @@ class Connections:
             return each
         return None
 
-    def leave(self, connection: IConnection) -> None:
+    def leave(self, connection: LimitedConnection) -> None:
         """
         Forget a connection that is closed.
         """
@@ -205,7 +264,7 @@ class Connections:
             for each in emptied:
                 each.callback(None)
 
-    def _all(self) -> Iterator[IConnection]:
+    def _all(self) -> Iterator[LimitedConnection]:
         return iter([*self._open, *self._refused])
 
     def sweep(self) -> None:
@@ -222,18 +281,23 @@ class Connections:
                 self.leave(each)
                 each.abort()
 
-    def _sweep_one(self, each: IConnection, now: float) -> None:
-        if each.blocked_since and self._is_stalled(each, now):
+    def _sweep_one(self, connection: LimitedConnection, now: float) -> None:
+        idle = connection.phase is Phase.IDLE
+        receiving_since = connection.receiving_since
+        if connection.blocked_since and self._is_stalled(connection, now):
             self.closed["stalled"] += 1
-            each.abort()
-        elif each.receiving_since and now - each.receiving_since > REQUEST_TIMEOUT:
+            connection.abort()
+        elif receiving_since and now - receiving_since > REQUEST_TIMEOUT_SECONDS:
             self.closed["slow"] += 1
-            each.time_out()
-        elif each.phase is Phase.IDLE and now - each.last_active > IDLE_TIMEOUT:
+            connection.time_out()
+        elif idle and now - connection.last_active > IDLE_TIMEOUT_SECONDS:
             self.closed["idle"] += 1
-            each.loseConnection()
+            connection.close()
+        elif connection.is_flooding():
+            self.closed["flooding"] += 1
+            connection.abort()
 
-    def _is_stalled(self, each: IConnection, now: float) -> bool:
+    def _is_stalled(self, each: LimitedConnection, now: float) -> bool:
         """
         Return whether the client of a blocked connection has taken nothing for too long.
         """
@@ -241,7 +305,7 @@ class Connections:
         if since < each.blocked_since:
             self._blocked[each] = each.blocked_since, each.bytes_taken()
             return False
-        if now - since <= STALL_TIMEOUT:
+        if now - since <= STALL_TIMEOUT_SECONDS:
             return False
         taken_by_now = each.bytes_taken()
         self._blocked[each] = now, taken_by_now
@@ -263,7 +327,7 @@ class Connections:
         self.parting = True
         for each in list(self._open):
             if each.phase is Phase.IDLE and each.answered:
-                each.loseConnection()
+                each.close()
 
     def close_idle(self) -> None:
         """
@@ -271,7 +335,7 @@ class Connections:
         """
         for each in list(self._open):
             if each.phase is Phase.IDLE:
-                each.loseConnection()
+                each.close()
 
     def emptied(self) -> Deferred[None]:
         """
@@ -288,7 +352,7 @@ class Connections:
 _Rank = tuple[int, float]
 
 
-def _rank(connection: IConnection, *, greedy: bool) -> _Rank | None:
+def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     """
     Rank a connection among those that can make room; C{None} if it cannot.
 

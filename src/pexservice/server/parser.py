@@ -1,302 +1,440 @@
 """
-A stricter version of Twisted's HTTP parser.
+The HTTP/1.1 parser: strict, linear in the size of its input, and bounded in each call.
 
-It answers what Twisted drops without a word (a long request line, a large header section, a
-chunk that never ends), and refuses what RFC 9112 says to refuse and Twisted lets pass (no
-C{Host}, two of them, control characters, a coding that other parsers do not know).
+It accepts what RFC 9112 defines and refuses everything that two servers could read in two
+ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
+C{Content-Length}, a transfer coding other than C{chunked}.  After a refusal the two ends
+may disagree about where the next request begins, so the connection ends.
 
-All that leans on private names of Twisted is here, and C{tests/unit/server/test_parser.py}
-holds it against the version that is installed.
+L{HeadReader} reads the head of a request, L{Body} skips its body.  Both raise a
+L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
-from twisted.web.http import HTTPChannel, Request
-from twisted.web.server import Site
-
-from pexservice.server.interfaces import IConnection
-from pexservice.server.plain_heads import MOST_HEADERS, is_host
+from pexservice.server.generations import Generations
 from pexservice.web import problems
-from pexservice.web.parameters import HOST, TRANSFER_ENCODING, Arguments, read
-from pexservice.web.problems import Problem
+from pexservice.web.parameters import (
+    CONTENT_LENGTH,
+    EXPECT,
+    HEADERS,
+    HOST,
+    TRANSFER_ENCODING,
+    Use,
+)
 
-#: The longest request line, the largest header section (so is that of the trailers), and
-#: the largest body, which is read and dropped.  Bytes.
-LONGEST_REQUEST_LINE = 8192
-LARGEST_HEADERS = 16384
-LARGEST_BODY = 65536
+#: The limits of one request.  The trailers of a chunked body have those of the headers.
+MAX_REQUEST_LINE_BYTES = 8192
+MAX_HEADER_BYTES = 16384
+MAX_HEADER_LINES = 100
+MAX_BODY_BYTES = 65536
+MAX_CHUNKS = 1000
+MAX_CHUNK_LINE_BYTES = 1024
 
-#: What no header value may contain: all controls but the tab.
-_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+#: How many chunks L{Body.take} skips in one call: about 40 microseconds.
+MAX_CHUNKS_PER_CALL = 64
 
-#: What no request line contains and Twisted lets pass.
-_NOT_ASCII = re.compile(rb"[\x7f-\xff]")
+#: How many lines a generation remembers, and the longest that is remembered: 1 MiB for
+#: request lines and for header lines, at most.
+MAX_REMEMBERED_LINES = 1024
+MAX_REMEMBERED_LINE_BYTES = 512
 
-#: A line of the trailers, which Twisted keeps and does not look at.
-_TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+END_OF_LINE = b"\r\n"
+END_OF_HEAD = b"\r\n\r\n"
+_MAX_HEAD_BYTES = MAX_REQUEST_LINE_BYTES + 2 + MAX_HEADER_BYTES + len(END_OF_HEAD)
 
-#: An absolute-form request target; RFC 9112 3.2.2 has servers take them.
-ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+#: The body of a request with C{Transfer-Encoding: chunked}, in the place of its length.
+CHUNKED = -1
+
+_TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]"
+
+#: A header's value without blanks around it.
+VALUE = rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
+
+_REQUEST_LINE = re.compile(rb"(%b++) ([!-~]++) (HTTP/1\.[01])" % _TOKEN)
+_HEADER_LINE = re.compile(rb"(%b++):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)" % _TOKEN)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*+)?")
+_FIRST_BYTE = re.compile(_TOKEN)
+
+#: The first byte of a TLS handshake.
+_TLS_HANDSHAKE = 0x16
+
+#: An absolute-form request target, which RFC 9112 3.2.2 requires servers to accept.
+_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+
+#: RFC 3986's host and port, as far as their characters are concerned.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+
+_BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
+
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+
+Arguments = dict[bytes, list[bytes]]
+Key = tuple[Hashable, ...]
 
 
-class Parser(HTTPChannel):
+class RequestLine(NamedTuple):
     """
-    The parser of one connection's requests.
+    A request line.
 
-    @ivar connection: the connection that they come on.
-    @ivar site: the site, whose one resource answers them.
+    @ivar target: the path and the query, also where the client sent the absolute form.
+    @ivar logged: the line as the access log shows it.
     """
 
-    connection: IConnection
-    site: Site
+    method: bytes
+    target: bytes
+    path: bytes
+    version: bytes
+    logged: bytes
 
-    maxHeaders = MOST_HEADERS
-    # The longest line, which is a header of the largest size or a request line.
-    MAX_LENGTH = LARGEST_HEADERS
 
-    _header_lines = 0
+class HeaderLine(NamedTuple):
+    """
+    A header line.
 
-    # An empty line was passed over, so the next request has begun: Twisted takes no
-    # second one.
-    _empty_line = False
+    @ivar name: the header's name in small letters; C{b""} for one that changes nothing.
+    @ivar slot: the header's place in L{Head.key}, if it decides what the request means.
+    @ivar meaning: the header's entry in that place.
+    @ivar frames: whether the header tells where the request ends.
+    """
 
-    @property
-    def is_over(self) -> bool:
-        """
-        Return whether nothing more is to be parsed.
-        """
-        raise NotImplementedError
+    name: bytes
+    value: bytes
+    slot: int | None = None
+    meaning: Hashable = None
+    frames: bool = False
 
-    def refuse(self, problem: Problem) -> None:
-        """
-        Answer C{problem}, and nothing more on this connection.
-        """
-        raise NotImplementedError
 
-    def completed(self, request: Request) -> None:
-        """
-        Take notice that C{request} is complete, before it is answered.
-        """
+_IGNORED = HeaderLine(b"", b"")
 
-    @property
-    def is_answering(self) -> bool:
-        """
-        Return whether a request is complete and its answer is not.
-        """
-        return bool(self._handlingRequest)
 
-    @property
-    def is_blocked(self) -> bool:
-        """
-        Return whether the client does not take what is sent.
-        """
-        return bool(self._waitingForTransport)
+class Head(NamedTuple):
+    """
+    The head of a request.
 
-    @property
-    def has_input(self) -> bool:
-        """
-        Return whether there are bytes that were not parsed.
-        """
-        return bool(self._buffer or self._dataBuffer)
+    @ivar key: what decides the meaning of the request: method, path and version, then the
+        meaning of each deciding header, C{None} where it is missing.
+    @ivar arguments: the values of all headers that the service reads.
+    @ivar lines: the lines without their ends.
+    @ivar new_lines: the indexes of the first and the last line that the reader did not
+        remember, if there is one.
+    @ivar body: the length of the body, or L{CHUNKED}.
+    @ivar expects_continue: whether the client waits for C{100 Continue}.
+    """
 
-    @property
-    def is_between_requests(self) -> bool:
-        """
-        Return whether no request has begun, and none is to be answered.
-        """
-        return not (self.requests or self._buffer or self._empty_line)
+    line: RequestLine
+    key: Key
+    arguments: Arguments
+    lines: list[bytes]
+    new_lines: tuple[int, int] | None
+    body: int
+    expects_continue: bool
 
-    @property
-    def line(self) -> bytes:
-        """
-        Return the request line at hand; without one that was understood, C{b""}.
-        """
-        if not hasattr(self, "_command"):
-            return b""
-        return b" ".join((self._command, self._path, self._version))
 
-    @property
-    def is_head(self) -> bool:
-        """
-        Return whether the request at hand is a HEAD, as far as that is known.
-        """
-        return getattr(self, "_command", b"") == b"HEAD"
+class HeadReader:
+    """
+    Reads heads, and remembers the lines that it has read.
 
-    def pause_reading(self) -> None:
-        """
-        Stop reading, so that the client has to wait with what it sends.
-        """
-        self._networkProducer.pauseProducing()
+    Lines with a secret or a key are never remembered.
+    """
 
-    def resume_reading(self) -> None:
+    def __init__(
+        self, meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
+    ) -> None:
         """
-        Read again from the client.
-        """
-        self._networkProducer.resumeProducing()
+        Make a reader that remembers no line yet.
 
-    def arguments(self) -> Arguments:
+        @param meanings: for each header that decides what a request means, the function
+            that returns the meaning of its values.
         """
-        Return the arguments of the request at hand, as far as they were read.
-        """
-        return read(self.requests[-1].requestHeaders) if self.requests else {}
+        self._meanings = meanings
+        slots = {name: slot for slot, name in enumerate(meanings, 3)}
+        # For each header: whether it changes anything, its slot, whether it frames the
+        # request, and whether its lines are remembered.  Asking a Flag is slow.
+        self._rules = {
+            name: (
+                use is not Use.NEVER_REMEMBERED,
+                slots.get(name),
+                Use.FRAMES in use,
+                Use.NEVER_REMEMBERED not in use,
+            )
+            for name, use in HEADERS.items()
+        }
+        self._no_meanings: list[Hashable] = [None] * len(meanings)
+        # Two caches: a request line must not pass as a header line, nor the reverse.
+        self._request_lines: Generations[bytes, RequestLine] = Generations(
+            MAX_REMEMBERED_LINES
+        )
+        self._header_lines: Generations[bytes, HeaderLine] = Generations(
+            MAX_REMEMBERED_LINES
+        )
 
-    # The methods that Twisted calls.
+    def read(self, head: bytes) -> Head:
+        """
+        Return what C{head} means.
 
-    def lineReceived(self, line: bytes) -> None:
+        @param head: the head without the two line ends behind it.
+        @raise Problem: the head is malformed or too large.
         """
-        Check a line of a head, and parse it.
-        """
-        if self.is_over:
-            return
-        if self._receivedHeaderSize == 0:
-            self._empty_line = not line
-            if len(line) > LONGEST_REQUEST_LINE:
-                self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
-                return
-            if _NOT_ASCII.search(line):
-                self.refuse(problems.malformed("a request line is plain ASCII"))
-                return
-            # Twisted counts the request line too.
-            self.totalHeadersSize = len(line) + LARGEST_HEADERS
-            self._header_lines = 0
-        else:
-            # Twisted does not count the lines of a folded header.
-            self._header_lines += bool(line)
-            if self._header_lines > MOST_HEADERS:
-                self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-                return
-        super().lineReceived(line)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """
-        Refuse a line that has not ended in as many bytes as the longest may have.
-        """
-        if self._receivedHeaderSize == 0:
-            self.refuse(problems.too_long_target(LONGEST_REQUEST_LINE))
-        else:
-            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-
-    def headerReceived(self, line: bytes) -> bool:
-        """
-        Check a header, maybe of several lines, and keep it.
-        """
-        if self.is_over:
-            return False
-        _, _, value = line.partition(b":")
-        if _CONTROLS.search(value):
-            self.refuse(problems.malformed("a header has a control character in it"))
-            return False
-        try:
-            taken: bool = super().headerReceived(line)
-        except ValueError:
-            # A Content-Length of more digits than Python reads.
-            self.refuse(problems.too_much_content(LARGEST_BODY))
-            return False
-        return taken
-
-    def allHeadersReceived(self) -> None:
-        """
-        Check a head, which is complete.
-        """
-        if self.is_over:
-            return
-        problem = self._flaw()
-        if problem is not None:
-            self.refuse(problem)
-            return
-        decoder: Any = self._transferDecoder
-        if hasattr(decoder, "_maxTrailerHeadersSize"):
-            decoder._maxTrailerHeadersSize = LARGEST_HEADERS  # noqa: SLF001 it is here
-        super().allHeadersReceived()
-
-    def _flaw(self) -> Problem | None:
-        arguments = self.arguments()
-        hosts = arguments.get(HOST, ())
-        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
-            return problems.malformed("a request has one Host header")
-        if hosts and not is_host(hosts[0]):
-            return problems.malformed("the Host header is not a host")
-        problem = self._flaw_of_target()
-        if problem is not None:
-            return problem
-        coding = self._flaw_of_coding(arguments)
-        if coding is not None:
-            return problems.malformed(coding)
-        if self.length is not None and self.length > LARGEST_BODY:
-            return problems.too_much_content(LARGEST_BODY)
-        return None
-
-    def _flaw_of_target(self) -> Problem | None:
-        target = self._path
-        if target.startswith(b"/") or ABSOLUTE.match(target):
-            return None
-        if self._command == b"CONNECT":
-            return problems.no_tunnel()
-        if target == b"*":
-            return None
-        return problems.malformed("a request target is a path, or http:// and a host")
-
-    def _flaw_of_coding(self, arguments: Arguments) -> str | None:
-        coding = arguments.get(TRANSFER_ENCODING, ())
-        if not coding:
-            return None
-        if [each.lower() for each in coding] != [b"chunked"]:
-            # "identity" too: other parsers do not know it, and would see another end.
-            return "the one Transfer-Encoding is chunked"
-        if self._version == b"HTTP/1.0":
-            return "HTTP/1.0 has no Transfer-Encoding"
-        # With a Content-Length besides, Twisted refuses it.
-        return None
-
-    def allContentReceived(self) -> None:
-        """
-        Check the trailers of a request, which is complete, and answer it.
-        """
-        if self.is_over:
-            return
-        trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
-        if len(trailers) > MOST_HEADERS:
-            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-        elif all(map(_TRAILER.fullmatch, trailers)):
-            self.completed(self.requests[-1])
-            super().allContentReceived()
-        else:
-            # Another parser may have seen the end of the body before these lines.
-            self.refuse(problems.malformed("the trailers are not headers"))
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """
-        Take a part of a body, or input that comes after the request being answered.
-        """
-        if self.is_over:
-            return
-        super().rawDataReceived(data)
-        # In a chunk, this is the part still to come: Twisted would wait for all of it.
-        awaited = getattr(self._transferDecoder, "length", None)
-        if awaited is not None and awaited > LARGEST_BODY and not self.is_over:
-            self.refuse(problems.too_much_content(LARGEST_BODY))
-
-    def _send100Continue(self) -> None:
-        """
-        Ask for the body if there is one: Twisted asks whenever a client expects that.
-        """
-        if self.length != 0:
-            super()._send100Continue()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """
-        Refuse input that Twisted could not parse, for the reason that the counts show.
-        """
-        # Among the trailers, nothing else goes wrong.
-        in_trailers = getattr(self._transferDecoder, "state", None) == "TRAILER"
+        lines = head.split(END_OF_LINE)
+        first, last = len(lines), -1
+        line = self._request_lines.get(lines[0])
+        if line is None:
+            first, last = 0, 0
+            line = self._parse_request_line(lines[0])
         if (
-            in_trailers
-            or self._receivedHeaderSize > self.totalHeadersSize
-            or self._receivedHeaderCount > self.maxHeaders
+            len(head) - len(lines[0]) > MAX_HEADER_BYTES
+            or len(lines) > 1 + MAX_HEADER_LINES
         ):
-            self.refuse(problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS))
-        else:
-            self.refuse(problems.malformed("this is not a request as HTTP/1.1 has them"))
+            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
+        key: list[Hashable] = [line.method, line.path, line.version, *self._no_meanings]
+        arguments: Arguments = {}
+        frames = False
+        remembered = self._header_lines.get
+        for index in range(1, len(lines)):
+            header = remembered(lines[index])
+            if header is None:
+                first, last = min(first, index), index
+                header = self._parse_header_line(lines[index])
+            if header is _IGNORED:
+                continue
+            name, value, slot, meaning, framing = header
+            frames = frames or framing
+            values = arguments.get(name)
+            if values is None:
+                arguments[name] = [value]
+                if slot is not None:
+                    key[slot] = meaning
+            else:
+                values.append(value)
+                if slot is not None:
+                    key[slot] = self._meanings[name](values)
+        hosts = arguments.get(HOST, ())
+        if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
+            raise problems.malformed("a request has one Host header")
+        new_lines = None if last < 0 else (first, last)
+        body, expects = _framing(arguments, line.version) if frames else (0, False)
+        return Head(line, tuple(key), arguments, lines, new_lines, body, expects)
+
+    def _parse_request_line(self, line: bytes) -> RequestLine:
+        if len(line) > MAX_REQUEST_LINE_BYTES:
+            raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
+        match = _REQUEST_LINE.fullmatch(line)
+        if match is None:
+            raise problems.malformed(_BAD_REQUEST_LINE)
+        method, target, version = match.groups()
+        absolute = _ABSOLUTE.match(target)
+        if absolute is not None:
+            target = target[absolute.end() :]
+            if not target.startswith(b"/"):
+                target = b"/" + target
+        elif target.startswith(b"/"):
+            pass
+        elif method == b"CONNECT":
+            raise problems.no_tunnel()
+        elif target != b"*":
+            raise problems.malformed("a request target is a path, or http:// and a host")
+        path = target.partition(b"?")[0]
+        logged = escaped(b" ".join((method, target, version)))
+        request_line = RequestLine(method, target, path, version, logged)
+        if len(line) <= MAX_REMEMBERED_LINE_BYTES:
+            self._request_lines.put(line, request_line)
+        return request_line
+
+    def _parse_header_line(self, line: bytes) -> HeaderLine:
+        match = _HEADER_LINE.fullmatch(line)
+        if match is None:
+            raise problems.malformed(
+                "malformed header line; send a name, a colon and a value on one line"
+            )
+        name, value = match[1].lower(), match[2].rstrip(b" \t")
+        header, remembered = _IGNORED, True
+        rule = self._rules.get(name)
+        if rule is not None:
+            matters, slot, frames, remembered = rule
+            if name == HOST and not _HOST.fullmatch(value):
+                raise problems.malformed("the Host header is not a host")
+            if matters:
+                meaning = None if slot is None else self._meanings[name]([value])
+                header = HeaderLine(name, value, slot, meaning, frames)
+        if remembered and len(line) <= MAX_REMEMBERED_LINE_BYTES:
+            self._header_lines.put(line, header)
+        return header
+
+
+def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
+    """
+    Return L{Head.body} and L{Head.expects_continue}.
+
+    @raise Problem: the headers contradict each other, or the body is too large.
+    """
+    codings = arguments.get(TRANSFER_ENCODING)
+    body = _length(arguments) if codings is None else CHUNKED
+    if codings is not None:
+        if version == b"HTTP/1.0":
+            raise problems.malformed("HTTP/1.0 has no Transfer-Encoding")
+        if CONTENT_LENGTH in arguments:
+            raise problems.malformed("a request has Content-Length or Transfer-Encoding")
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            # Also "identity": a parser that ignores it sees another end of the request.
+            raise problems.malformed("the one Transfer-Encoding is chunked")
+    waits = [value.lower() for value in arguments.get(EXPECT, ())] == [b"100-continue"]
+    return body, waits and body != 0 and version == b"HTTP/1.1"
+
+
+def _length(arguments: Arguments) -> int:
+    lengths = arguments.get(CONTENT_LENGTH)
+    if lengths is None:
+        return 0
+    if len(lengths) > 1 or not lengths[0].isdigit():
+        raise problems.malformed("a Content-Length is one number")
+    # Python refuses to convert thousands of digits.
+    digits = lengths[0].lstrip(b"0") or b"0"
+    if len(digits) > len(str(MAX_BODY_BYTES)) or int(digits) > MAX_BODY_BYTES:
+        raise problems.too_much_content(MAX_BODY_BYTES)
+    return int(digits)
+
+
+def find_end_of_head(buffer: bytearray, searched: int) -> int:
+    """
+    Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
+
+    @param searched: how many bytes the last call has searched without success.
+    @raise Problem: the head is too large, or can be no head whatever follows.
+    """
+    end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)
+    if end >= 0:
+        return end
+    if not _FIRST_BYTE.match(buffer):
+        if buffer[0] == _TLS_HANDSHAKE:
+            raise problems.malformed(
+                "this is a TLS handshake; use http:// here, not https://"
+            )
+        raise problems.malformed(_BAD_REQUEST_LINE)
+    if len(buffer) > MAX_REQUEST_LINE_BYTES:
+        line = buffer.find(END_OF_LINE, 0, MAX_REQUEST_LINE_BYTES + 2)
+        if line < 0 and len(buffer) > MAX_REQUEST_LINE_BYTES + 1:
+            raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
+        if line >= 0 and len(buffer) - line > MAX_HEADER_BYTES + len(END_OF_HEAD):
+            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
+    return -1
+
+
+def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
+    """
+    Return what a refused head tells: the method, the line for the log, and its arguments.
+
+    Lines that cannot be read are skipped: they only decide how the refusal is written.
+    """
+    first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
+        END_OF_LINE, MAX_HEADER_LINES
+    )
+    match = _REQUEST_LINE.fullmatch(first)
+    method, logged = (b"", b"- - -") if match is None else (match[1], escaped(first))
+    arguments: Arguments = {}
+    for line in lines:
+        match = _HEADER_LINE.fullmatch(line)
+        if match is not None and match[1].lower() in HEADERS:
+            arguments.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
+    return method, logged, arguments
+
+
+class Body:
+    """
+    The body of one request, which is skipped as it arrives: no endpoint reads one.
+    """
+
+    def __init__(self, length: int) -> None:
+        """
+        @param length: see L{Head.body}.
+        """
+        self._chunked = length == CHUNKED
+        # The bytes that follow before the next chunk line, without the chunk's line end.
+        self._missing = 0 if self._chunked else length
+        self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
+        self._in_chunk = self._in_trailers = False
+        self.complete = False
+
+    def take(self, buffer: bytearray) -> None:
+        """
+        Remove bytes of the body from the beginning of C{buffer}, and maybe not all of them.
+
+        @raise Problem: the body is malformed or too large.
+        """
+        begin = 0
+        for _ in range(MAX_CHUNKS_PER_CALL):
+            end = self._take_part(buffer, begin)
+            if end == begin or self.complete:
+                begin = end
+                break
+            begin = end
+        del buffer[:begin]
+
+    def _take_part(self, buffer: bytearray, begin: int) -> int:
+        """
+        Return where the next part of the body ends; C{begin} if it is incomplete.
+        """
+        if self._missing:
+            taken = min(self._missing, len(buffer) - begin)
+            self._missing -= taken
+            self.complete = not (self._missing or self._chunked)
+            return begin + taken
+        if self._in_chunk:
+            end = buffer[begin : begin + 2]
+            if not END_OF_LINE.startswith(end):
+                raise problems.malformed("a chunk is longer than its size")
+            if len(end) < len(END_OF_LINE):
+                return begin
+            self._in_chunk = False
+            return begin + 2
+        if self._in_trailers:
+            return self._take_trailer(buffer, begin)
+        end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
+        if end_of_line < 0:
+            if len(buffer) - begin >= MAX_CHUNK_LINE_BYTES:
+                raise problems.malformed("a chunk begins with its size")
+            return begin
+        match = _CHUNK_LINE.fullmatch(buffer, begin, end_of_line)
+        if match is None:
+            raise problems.malformed("a chunk begins with its size")
+        self._missing = int(match[1], 16)
+        self._total += self._missing
+        self._chunks += 1
+        if self._total > MAX_BODY_BYTES or self._chunks > MAX_CHUNKS:
+            raise problems.too_much_content(MAX_BODY_BYTES, MAX_CHUNKS)
+        self._in_chunk, self._in_trailers = self._missing > 0, self._missing == 0
+        return end_of_line + 2
+
+    def _take_trailer(self, buffer: bytearray, begin: int) -> int:
+        end = buffer.find(END_OF_LINE, begin, begin + MAX_HEADER_BYTES + 2)
+        size = (end if end >= 0 else len(buffer)) - begin
+        if self._trailer_bytes + size > MAX_HEADER_BYTES:
+            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
+        if end < 0:
+            return begin
+        if end == begin:
+            self.complete = True
+            return end + len(END_OF_LINE)
+        self._trailer_bytes += size + len(END_OF_LINE)
+        self._trailer_lines += 1
+        if self._trailer_lines > MAX_HEADER_LINES:
+            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
+        if not _HEADER_LINE.fullmatch(buffer, begin, end):
+            # Another server may have seen the end of the body before this line.
+            raise problems.malformed("the trailers are not headers")
+        return end + len(END_OF_LINE)
+
+
+def escaped(value: bytes) -> bytes:
+    """
+    Return C{value} escaped for use between quotes in the access log.
+    """
+    if _PLAIN.fullmatch(value):
+        return value
+    # With a quote of each kind in it, its form in Python is one in single quotes.
+    shown = repr(value + b"'\"")[2:-1].removesuffix("\\'\"")
+    return shown.replace('"', '\\"').replace("\\'", "'").encode()

@@ -1,23 +1,22 @@
 """
 The counters of requests, by endpoint, method and status: plain numbers, for C{/metrics}.
 
-A request on the fast path is counted in the L{Tally} of its plan, so it costs one addition
-to an attribute and no look-up.  All other requests were parsed, which costs a thousand
-times as much as looking up a number.
+Each plan keeps the L{Tally} of its requests, so to count a request is one addition to an
+attribute and no look-up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 
 from attrs import Factory, define
 
 from pexservice.web.endpoints import BY_PATH, CURSOR
 
-#: The name for every path and every method that does not exist, so that callers
-#: cannot make the table larger; and for both where no request was understood.
+#: The name for every path and every method that does not exist, so that clients cannot
+#: make the table larger; and for both where no request was understood.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -26,10 +25,10 @@ _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
 @define(eq=False)
 class Tally:
     """
-    The requests for one endpoint by one method that were answered without being parsed.
+    The requests for one endpoint by one method.
 
-    @ivar ok: how many were answered 200.
-    @ivar others: how many were answered otherwise, by status.
+    @ivar ok: how many got 200.
+    @ivar others: how many got another status, by status.
     """
 
     endpoint: str
@@ -37,70 +36,63 @@ class Tally:
     ok: int = 0
     others: Counter[int] = Factory(Counter)
 
+    def count(self, status: int) -> None:
+        self.others[status] += 1
+
 
 class RequestCounters:
     """
-    The counters of the requests that one worker has answered.
+    The counters of the requests that one worker has responded to.
+
+    @ivar asked: how many requests a handler was asked for, or were refused before that.
     """
 
     def __init__(self) -> None:
+        self.asked = 0
         # So the numbers begin at 0 in a graph.
         self._tallies = {
-            (each.path, method.decode()): Tally(
-                each.path, method.decode(), others=Counter({503: 0})
+            (endpoint.path, method.decode()): Tally(
+                endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
             )
-            for each in CURSOR
-            for method in each.methods
+            for endpoint in CURSOR
+            for method in endpoint.methods
             if method != b"HEAD"
         }
-        self._parsed: Counter[tuple[str, str, int]] = Counter()
 
     def tally(self, path: bytes, method: bytes) -> Tally:
         """
-        Return the tally of the requests for one endpoint and method that are not parsed.
+        Return the tally of the requests for one endpoint and method.
         """
-        key = _names(path, method)
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = Tally(*key)
-        return tally
+        endpoint = BY_PATH.get(path)
+        name = OTHER if endpoint is None else endpoint.path
+        return self._tally(name, _METHODS.get(method, OTHER))
 
-    def parsed(self, path: bytes, method: bytes, status: int) -> None:
-        """
-        Count a request that was parsed.
-        """
-        self._parsed[*_names(path, method), status] += 1
+    def _tally(self, endpoint: str, method: str) -> Tally:
+        tally = self._tallies.get((endpoint, method))
+        if tally is None:
+            tally = self._tallies[endpoint, method] = Tally(endpoint, method)
+        return tally
 
     def refused(self, status: int) -> None:
         """
         Count a request that was not understood, or not waited for.
         """
-        self._parsed[OTHER, OTHER, status] += 1
+        self.asked += 1
+        self._tally(OTHER, OTHER).count(status)
 
-    def hits(self) -> int:
+    def planned(self) -> int:
         """
-        Return how many requests were answered without being parsed.
+        Return how many requests got a response without a handler being asked.
         """
-        return sum(each.ok + each.others.total() for each in self._tallies.values())
+        return sum(count for *_, count in self.responses()) - self.asked
 
-    def misses(self) -> int:
+    def responses(self) -> Iterator[tuple[str, str, int, int]]:
         """
-        Return how many requests were parsed.
+        Yield the counts of all responses: endpoint, method, status, how many.
         """
-        return self._parsed.total()
-
-    def answered(self) -> Iterator[tuple[str, str, int, int]]:
-        """
-        Yield the counts of all answered requests: endpoint, method, status, how many.
-        """
-        answered = Counter(self._parsed)
         for tally in self._tallies.values():
-            for status, count in ((200, tally.ok), *tally.others.items()):
-                answered[tally.endpoint, tally.method, status] += count
-        for (endpoint, method, status), count in sorted(answered.items()):
-            yield endpoint, method, status, count
-
-
-def _names(path: bytes, method: bytes) -> tuple[str, str]:
-    endpoint = BY_PATH.get(path)
-    return OTHER if endpoint is None else endpoint.path, _METHODS.get(method, OTHER)
+            counts = Counter(tally.others)
+            if tally.ok or HTTPStatus.OK in counts:
+                counts[HTTPStatus.OK.value] += tally.ok
+            for status, count in sorted(counts.items()):
+                yield tally.endpoint, tally.method, status, count

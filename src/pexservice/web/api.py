@@ -1,30 +1,29 @@
 """
-The Klein tree: one handler for each endpoint, which says what a request means.
+The Klein app: one handler for each endpoint, which says what a request means.
 
-A handler only makes an operation; L{Performer<pexservice.web.performer.Performer>} performs
-it.  A bug in a handler is answered by the request's C{processingFailed}, as Klein has it.
+A handler returns an L{Operation} on the cursor, or a L{Response}, maybe in a C{Deferred}.
+The server asks once for each kind of request about the cursor and remembers the operation;
+every other endpoint goes through its handler each time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import ClassVar, cast
+from typing import Protocol, TypeVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.web.http import Request
-from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
+from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import Transition
-from pexservice.web.endpoints import TABLE, Table
-from pexservice.web.events import Events
-from pexservice.web.guard import Guard, OperationResource
+from pexservice.web import problems
+from pexservice.web.endpoints import TABLE, Endpoint, Table
+from pexservice.web.events import HEADERS, Events
 from pexservice.web.negotiation import best_of
-from pexservice.web.operations import WATCH, ISender, kind_of_read
+from pexservice.web.operations import Operation, Request, kind_of_read, operation
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -40,19 +39,40 @@ from pexservice.web.parameters import (
 )
 from pexservice.web.performer import Performer
 from pexservice.web.preconditions import parse_tags
-from pexservice.web.replies import HTML, JSON, TEXT, TYPES, Reply
-from pexservice.web.representations import VALUE, history_reply, state_reply
+from pexservice.web.representations import VALUE, history_response, state_response
+from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
 
-_DEFAULT_ROWS = 100
-_MOST_ROWS = 1000
+DEFAULT_ROW_COUNT = 100
+MAX_ROW_COUNT = 1000
+
+#: The endpoint that an OPTIONS of the whole server is about.
+_WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
+
+
+Result = Operation | Response | Deferred[Response]
+Handler = TypeVar("Handler", bound=Callable[..., Result])
+
+
+class _App(Protocol):
+    """
+    Klein's app, typed for these handlers; its own types know what Twisted renders.
+    """
+
+    url_map: Map
+
+    def route(
+        self, url: str, /, *, methods: Sequence[str] = ...
+    ) -> Callable[[Handler], Handler]: ...
+
+    def execute_endpoint(self, endpoint: str, request: Request, /) -> Result: ...
 
 
 class Api:
     """
-    The Klein tree over one committer.
+    The Klein app over one committer.
     """
 
-    app: ClassVar[Klein] = Klein()
+    app = cast(_App, Klein())
 
     def __init__(
         self,
@@ -62,222 +82,223 @@ class Api:
         *,
         table: Table = TABLE,
         later: Later,
-        scrape: Callable[[Sequence[bytes] | None], Reply],
+        scrape: Callable[[Sequence[bytes] | None], Response],
         last_reload: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
-        Make the tree over C{committer}, with the endpoints in C{table}.
+        Make the app over C{committer}.
 
-        @param table: the endpoints that there are.
-        @param scrape: given C{Accept} values, returns the metrics.
-        @param last_reload: returns what came of the last reload, if there was one.
+        @param table: the endpoints that exist.
         @param later: the reactor's C{callLater}, to make pages of the history one by one.
+        @param scrape: given C{Accept} values, returns the metrics.
+        @param last_reload: returns the result of the last reload, if there was one.
         """
         self._committer = committer
         self._performer = performer
-        self._operation = partial(OperationResource, performer)
+        self._events = events
+        self._table = table
         self._pages = Pacing(later)
         self._scrape = scrape
         self._last_reload = last_reload
-        self._events = events
-        self._page_for_browsers = page()
-        self._table = table
+        self._routes = self.app.url_map.bind("localhost")
 
     def resource(self) -> Resource:
         """
-        Return the whole tree, behind its guard.
+        Return the API as a resource, for Twisted's own C{Site} or another Twisted program.
         """
-        return Guard(self.app.resource(), self._performer, self._table)
+        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon has no use for it
+
+        return ApiResource(self.ask, self._performer)
+
+    def ask(self, request: Request) -> Result:
+        """
+        Return what the handler of C{request} returns.
+
+        The bytes of the path and the method are compared with the table first: werkzeug,
+        below Klein, would take C{//next} and C{/%6eext} for C{/next}, and would run the
+        handler of a GET for a HEAD.
+
+        @raise Problem: there is no such path or method, or the handler refuses the request.
+        """
+        method, path = request.method, request.path
+        endpoint = self._table.by_path.get(path)
+        if path == b"*" and method == b"OPTIONS":
+            endpoint = _WHOLE_SERVER
+        if endpoint is None:
+            raise problems.no_such_path(map(bytes.decode, self._table.by_path))
+        if method == b"OPTIONS":
+            preflight = self._performer.preflight(request.arguments, endpoint.allow)
+            return Response(204, ((b"Allow", endpoint.allow), *preflight))
+        if method not in endpoint.methods:
+            raise problems.wrong_method(endpoint.allow)
+        name, _ = self._routes.match(endpoint.path, method.decode())
+        return self.app.execute_endpoint(name, request)
 
     @app.route("/")
-    def index(self, request: IRequest) -> OperationResource:
+    def index(self, request: Request) -> Response:
         """
-        Describe the endpoints; for browsers, show the live page.
+        Describe the endpoints; show browsers the live page.
         """
-        return self._operation(request, work=self._index)
+        kind = best_of((TEXT, JSON, HTML), request.arguments.get(ACCEPT))
+        if kind == HTML:
+            return page().response(conditions(request.arguments).if_none_match)
+        headers = ((b"Content-Type", TYPES[kind]), (b"Vary", b"Accept"))
+        index = self._table.json_index if kind == JSON else self._table.text_index
+        return Response(200, headers, index)
 
     @app.route("/current")
-    def current(self, request: IRequest) -> OperationResource:
+    def current(self, request: Request) -> Operation:
         """
         Read the value at the cursor.
         """
-        return self._operation(request)
+        return operation(request)
 
     @app.route("/next", methods=["GET", "POST"])
-    def next(self, request: IRequest) -> OperationResource:
+    def next(self, request: Request) -> Operation:
         """
         Move the cursor one up.
         """
-        return self._operation(request, transition=Transition.NEXT)
+        return operation(request, Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
-    def previous(self, request: IRequest) -> OperationResource:
+    def previous(self, request: Request) -> Operation:
         """
         Move the cursor one down.
         """
-        return self._operation(request, transition=Transition.PREVIOUS)
+        return operation(request, Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
-    def reset(self, request: IRequest) -> OperationResource:
+    def reset(self, request: Request) -> Operation:
         """
         Move the cursor back to 0.
         """
-        return self._operation(request, transition=Transition.RESET)
+        return operation(request, Transition.RESET)
 
     @app.route("/history")
-    def history(self, request: IRequest) -> OperationResource:
+    def history(self, request: Request) -> Deferred[Response]:
         """
         List the latest transitions.
         """
-        return self._operation(request, work=partial(self._history, request))
+        limit = number(request.target, "limit", 1, MAX_ROW_COUNT)
+        before = number(request.target, "before", 1, None)
+        row_count = DEFAULT_ROW_COUNT if limit is None else limit
+        return self._pages.run(
+            lambda: Deferred.fromCoroutine(
+                self._page(request.arguments, before, row_count)
+            ),
+            self._client_name(request),
+        )
 
     @app.route("/events")
-    def events(self, request: IRequest) -> OperationResource:
+    def events(self, request: Request) -> Response:
         """
-        Tell where the cursor is whenever it moves.
+        Send the cursor whenever it moves.
         """
-        work = partial(self._stream, cast(Request, request))
-        return self._operation(request, deed=WATCH, work=work)
+        self._performer.check_page("watch the cursor", request.arguments)
+        self._check_read()
+        stream = self._events.open(
+            request.arguments.get(LAST_EVENT_ID),
+            client=self._client_name(request),
+            workers="workers" in query(request.target),
+        )
+        return Response(200, HEADERS, stream=stream)
 
     @app.route("/livez")
-    def livez(self, request: IRequest) -> OperationResource:
+    def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive, as its answering shows.
+        Say that the process is alive, as its response shows.
         """
-        return self._operation(request, work=partial(self._livez, request.uri))
-
-    def _livez(self, uri: bytes, arguments: Arguments) -> Reply:
         # A reload that failed makes the process no less alive.
         reload = self._last_reload()
         notes = [] if reload is None else [reload]
-        return _health(uri, arguments, "livez", {"reactor": None}, notes)
+        return _health(request, "livez", {"reactor": None}, notes)
 
     @app.route("/readyz")
-    def readyz(self, request: IRequest) -> OperationResource:
+    def readyz(self, request: Request) -> Response:
         """
         Say whether a step would be taken.
         """
-        return self._operation(request, work=partial(self._readyz, request.uri))
+        refusal = self._committer.refusal
+        store = None if refusal is None else str(refusal)
+        return _health(request, "readyz", {"store": store})
 
     @app.route("/metrics")
-    def metrics(self, request: IRequest) -> OperationResource:
+    def metrics(self, request: Request) -> Response:
         """
-        Say what the service counts.
+        Return what the service counts.
         """
-        return self._operation(request, work=self._metrics)
+        return self._scrape(request.arguments.get(ACCEPT))
 
     @app.route("/openapi.json")
-    def openapi(self, request: IRequest) -> OperationResource:
+    def openapi(self, request: Request) -> Response:
         """
         Describe the API, as an OpenAPI document.
         """
-        return self._operation(request, work=self._openapi)
+        # Most workers are never asked for it.
+        from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
 
-    # The work of the endpoints that do more than read the cursor or move it.
+        values = request.arguments.get(IF_NONE_MATCH)
+        known = None if values is None else parse_tags("If-None-Match", values)
+        return rendered(self._table.endpoints).response(known)
 
-    def _index(self, arguments: Arguments) -> Reply:
-        kind = best_of((TEXT, JSON, HTML), arguments.get(ACCEPT))
-        if kind == HTML:
-            return self._page_for_browsers.reply(conditions(arguments).if_none_match)
-        headers = ((b"Content-Type", TYPES[kind]), (b"Vary", b"Accept"))
-        table = self._table
-        return Reply(200, headers, table.json_index if kind == JSON else table.text_index)
-
-    def _history(self, request: IRequest, arguments: Arguments) -> Deferred[Reply]:
-        limit = number(request.uri, "limit", 1, _MOST_ROWS)
-        before = number(request.uri, "before", 1, None)
-        rows_wanted = _DEFAULT_ROWS if limit is None else limit
-        return self._pages.run(
-            lambda: Deferred.fromCoroutine(self._page(arguments, before, rows_wanted)),
-            self._client_name(request, arguments),
-        )
-
-    def _client_name(self, request: object, arguments: Arguments) -> str:
-        caller = cast(ISender, request).caller
-        return self._performer.clients.client_name(caller, arguments.get(FORWARDED_FOR))
+    def _client_name(self, request: Request) -> str:
+        forwarded = request.arguments.get(FORWARDED_FOR)
+        return self._performer.clients.client_name(request.peer, forwarded)
 
     async def _page(
-        self, arguments: Arguments, before: int | None, rows_wanted: int
-    ) -> Reply:
+        self, arguments: Arguments, before: int | None, row_count: int
+    ) -> Response:
         # The rows are those on disk, whatever readers of the cursor are shown.
         state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
         kind = kind_of_read(conditions(arguments), state)
         if kind is not VALUE:
-            return state_reply(kind, wanted, state)
+            return state_response(kind, wanted, state)
         newest = state.revision + 1
         before = newest if before is None else min(before, newest)
-        # One row more than is wanted, to see whether more follow.
-        rows = await self._committer.history(before, rows_wanted + 1)
+        # One row more than is wanted shows whether more follow.
+        rows = await self._committer.history(before, row_count + 1)
         following = None
-        if len(rows) > rows_wanted:
-            del rows[rows_wanted:]
-            following = f"/history?before={rows[-1].revision}&limit={rows_wanted}"
-        return history_reply(state, wanted.value, rows, following)
+        if len(rows) > row_count:
+            del rows[row_count:]
+            following = f"/history?before={rows[-1].revision}&limit={row_count}"
+        return history_response(state, wanted.value, rows, following)
 
     def _check_read(self) -> None:
         """
-        Check that the cursor could be read.
+        Check that there is a state to show.
 
         @raise NotTaken: the cursor could not be read.
         """
         if self._committer.unread is not None:
             raise self._committer.unread
 
-    def _stream(self, request: Request, arguments: Arguments) -> Deferred[None]:
-        self._check_read()
-        stream = self._events.open(
-            request,
-            arguments.get(LAST_EVENT_ID),
-            client=self._client_name(request, arguments),
-            workers="workers" in query(request.uri),
-        )
-        return stream.addCallback(lambda _: request.finish())
-
-    def _readyz(self, uri: bytes, arguments: Arguments) -> Reply:
-        refusal = self._committer.refusal
-        store = None if refusal is None else str(refusal)
-        return _health(uri, arguments, "readyz", {"store": store})
-
-    def _metrics(self, arguments: Arguments) -> Reply:
-        return self._scrape(arguments.get(ACCEPT))
-
-    def _openapi(self, arguments: Arguments) -> Reply:
-        # Most workers are never asked for it.
-        from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
-
-        values = arguments.get(IF_NONE_MATCH)
-        known = None if values is None else parse_tags("If-None-Match", values)
-        return rendered(self._table.endpoints).reply(known)
-
 
 def _health(
-    uri: bytes,
-    arguments: Arguments,
+    request: Request,
     name: str,
     checks: dict[str, str | None],
     notes: Sequence[str] = (),
-) -> Reply:
+) -> Response:
     """
-    Return an answer by Kubernetes' conventions.
+    Return a response by Kubernetes' conventions.
 
-    The answer is C{ok}, or has each check on a line.  As JSON, the answer has each check by
-    its name.
+    Its body is C{ok}, or has each check on a line; as JSON it has each check by its name.
 
     @param checks: for each check by its name, the reason why it fails, if it does.
     @param notes: further lines for clients that ask for each check.
     """
     failing = [reason for reason in checks.values() if reason is not None]
-    kind = best_of((TEXT, JSON), arguments.get(ACCEPT))
+    kind = best_of((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
-        told = {
+        content = {
             "status": "failed" if failing else "ok",
             "checks": {check: reason or "ok" for check, reason in checks.items()},
             "notes": list(notes),
         }
-        body = f"{json.dumps(told)}\n"
-    elif "verbose" in query(uri) or failing:
+        body = f"{json.dumps(content)}\n"
+    elif "verbose" in query(request.target) or failing:
         lines = [
             f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
             for check, reason in checks.items()
@@ -289,7 +310,7 @@ def _health(
         body = "ok\n"
     headers = (
         (b"Content-Type", TYPES[kind]),
-        # No cache keeps the answer, so it needs no Vary.
+        # No cache keeps the response, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )
-    return Reply(503 if failing else 200, headers, body.encode())
+    return Response(503 if failing else 200, headers, body.encode())

@@ -1,11 +1,11 @@
 """
 The address of the client that sent a request.
 
-The client is at the other end of the connection, unless a proxy is there.
+The client is the peer of the connection, unless the peer is a proxy.
 
-C{X-Forwarded-For} can be written by anybody, so it counts only from known proxies: peers of
-a Unix socket, which only the machine's own proxy can open, and the addresses that the
-operator names.
+Anybody can write C{X-Forwarded-For}, so it counts only from trusted proxies: peers of a
+Unix socket, which only the machine's own proxy can open, and the addresses that the
+operator names in C{--trusted-proxy}.
 
 A dual-stack listener has an IPv4 client as C{::ffff:192.0.2.1}.  Here it becomes
 C{192.0.2.1}, and no other module has to know.
@@ -20,8 +20,6 @@ from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
 
 from attrs import define
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
 
 #: An element of X-Forwarded-For: some proxies add the port.
 _ELEMENT = re.compile(
@@ -53,25 +51,15 @@ def normalized(text: str) -> str:
     return str(address)
 
 
-def host_of(address: IAddress) -> str:
-    """
-    Return the IP address of one end of a connection, or an empty string if it has none.
-    """
-    if isinstance(address, IPv4Address):
-        return address.host
-    return normalized(address.host) if isinstance(address, IPv6Address) else ""
-
-
 @lru_cache(maxsize=1024)
-def _is_loopback(host: str) -> bool:
-    return bool(host) and ip_address(host).is_loopback
-
-
-def is_loopback(address: IAddress) -> bool:
+def is_loopback(host: str) -> bool:
     """
-    Return whether only this machine can reach C{address}; C{False} for a Unix socket.
+    Return whether only this machine can reach the IP address C{host}.
     """
-    return _is_loopback(host_of(address))
+    try:
+        return ip_address(normalized(host)).is_loopback
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=1024)
@@ -109,24 +97,39 @@ class Clients:
         """
         self._proxies = frozenset(map(normalized, proxies))
 
-    def caller(self, peer: IAddress, local: IAddress) -> Caller:
+    def unix_peer(self) -> Peer:
         """
-        Return the caller of a connection between C{peer} and C{local}.
+        Return the peer of a Unix socket, which only a proxy on this machine can open.
         """
-        trusted = self.trusts(peer)
-        return Caller(host_of(peer), trusted, is_loopback(local) and not trusted)
+        return Peer("", trusted=True, checks_host=False)
 
-    def host(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
+    def tcp_peer(self, host: str, local_host: str) -> Peer:
         """
-        Return the address of the client that sent a request, or C{""} if there is none.
+        Return the peer of a TCP connection.
 
-        @param forwarded: the values of C{X-Forwarded-For}, if there are any.  Each proxy
-            adds at the end the address that it heard from, so the last address that is not
-            itself a known proxy is the client; anybody may have written what stands before.
+        @param host: its IP address, as C{accept} returned it.  An unknown address, C{""},
+            is never trusted.
+        @param local_host: the IP address of this end.
         """
-        found = caller.host
-        if forwarded is None or not caller.trusted:
-            return found
+        if ":" in host:
+            host = normalized(host)
+        trusted = host in self._proxies
+        return Peer(host, trusted, is_loopback(local_host) and not trusted)
+
+    def client_host(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
+        """
+        Return the IP address of the client that sent a request, or C{""} if it has none.
+
+        Each proxy appends the address that it received the request from.  So the list is
+        read from the end, and the first address that is not a trusted proxy is the client.
+        Everything before it may be forged.  An element that is not an IP address ends the
+        search, and the address found so far is returned.
+
+        @param forwarded: the values of C{X-Forwarded-For}, if there are any.
+        """
+        client = peer.host
+        if forwarded is None or not peer.trusted:
+            return client
         for element in reversed(b",".join(forwarded).split(b",")):
             # Most elements are written as they are compared, and few are seen twice.
             if _USUAL.fullmatch(element):
@@ -135,16 +138,10 @@ class Clients:
                 host = _forwarded_host(element)
             if host is None:
                 break
-            found = host
+            client = host
             if host not in self._proxies:
                 break
-        return found
-
-    def trusts(self, peer: IAddress) -> bool:
-        """
-        Return whether C{peer} is a known proxy.
-        """
-        return isinstance(peer, UNIXAddress) or host_of(peer) in self._proxies
+        return client
 
     def holder(self, host: str | None) -> str | None:
         """
@@ -161,25 +158,26 @@ class Clients:
         known = normalized(host.partition("%")[0])
         return None if known in self._proxies else network(known)
 
-    def client_name(self, caller: Caller, forwarded: Sequence[bytes] | None) -> str:
+    def client_name(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
         """
         Return the name under which the requests of one client are counted.
 
         @return: the address, or an IPv6 network; C{""} for the clients of a proxy that
             does not name them.
         """
-        return self.holder(self.host(caller, forwarded)) or ""
+        return self.holder(self.client_host(peer, forwarded)) or ""
 
 
 @define(eq=False)
-class Caller:
+class Peer:
     """
-    The connection that a request came on, as far as answers depend on it.
+    The peer of a connection, as far as responses depend on it.
 
-    @ivar host: the IP address of the other end, if it has one.
-    @ivar trusted: whether the other end is a known proxy.
-    @ivar checks_host: whether the C{Host} of its requests is checked: they come over
-        loopback, and from no proxy, which would check the name itself.
+    @ivar host: the peer's IP address; C{""} if it has none, as on a Unix socket.
+    @ivar trusted: whether the peer is a trusted proxy.
+    @ivar checks_host: whether the C{Host} of its requests is checked.  This protects
+        against DNS rebinding.  It applies to loopback connections, except from a trusted
+        proxy: a proxy checks the host name itself.
     """
 
     host: str

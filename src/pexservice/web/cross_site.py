@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pexservice.web.problems import Problem, cross_origin
-from pexservice.web.replies import Header
+from pexservice.web.responses import Header
 
 _EXPOSED = (
     b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"

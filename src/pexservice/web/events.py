@@ -17,12 +17,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import cast
-
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
-from twisted.web.http import Request
-from zope.interface import implementer
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
@@ -30,6 +24,7 @@ from pexservice.process.scoreboard import Score
 from pexservice.web.pacing import Later
 from pexservice.web.problems import too_many_streams
 from pexservice.web.representations import state_json
+from pexservice.web.responses import Header, Sink
 
 #: How many streams there are at most.  Each takes a write of 12 microseconds
 #: ten times a second, so all of them 3 % of the time, and 12 KiB.
@@ -51,14 +46,14 @@ RETRY = 500
 MOST_DIGITS = 1000
 ENDS = 32
 
-_HEADERS = {
-    b"Content-Type": [b"text/event-stream"],
-    b"Cache-Control": [b"no-store"],
-    # To HTTP/1.0 the end of a stream is that of its connection; so it is to all.
-    b"Connection": [b"close"],
+#: The headers of a stream.  Its connection ends with it, since to HTTP/1.0 the end of a
+#: stream is that of its connection.
+HEADERS: tuple[Header, ...] = (
+    (b"Content-Type", b"text/event-stream"),
+    (b"Cache-Control", b"no-store"),
     # nginx would keep events until it has some kilobytes of them.
-    b"X-Accel-Buffering": [b"no"],
-}
+    (b"X-Accel-Buffering", b"no"),
+)
 
 
 def event(state: State) -> bytes:
@@ -109,70 +104,57 @@ def _data(state: State) -> bytes:
     )
 
 
-@implementer(IPushProducer)
 class Stream:
     """
-    The stream of events to one client.
+    The stream of events to one client; see L{responses.Stream}.
 
     @ivar shown: the state that the client was sent last, or knew when it came.
     @ivar takes: whether the client takes what it is sent.
-    @ivar rests: whether the stream is passed over at the next look, for its first event was
-        since the last one.
+    @ivar rests: whether the next look passes over the stream, because its first event was
+        sent since the last one.
     @ivar workers: the event about the workers that the client was sent last; C{None} for a
         client that did not ask for them.
-    @ivar ended: fires when nothing more comes.
     """
 
-    def __init__(self, request: Request, events: Events) -> None:
-        self._request = request
+    _sink: Sink | None = None
+
+    def __init__(self, events: Events, beginning: bytes, shown: State) -> None:
         self._events = events
-        self.shown: State | None = None
+        self._beginning = beginning
+        self.shown = shown
         self.takes = True
         self.rests = False
         self.workers: bytes | None = None
-        self.ended: Deferred[None] = Deferred(lambda _: events.leave(self))
 
-    def begin(self, state: State, *, known: bool) -> None:
-        """
-        Send the head, and C{state} if it is not C{known}.
-        """
-        for name, values in _HEADERS.items():
-            self._request.responseHeaders.setRawHeaders(name, values)
-        self._request.registerProducer(self, True)  # noqa: FBT003 streaming
-        self.shown = state
-        beginning = b"retry: %d\n\n%b" % (RETRY, self.workers or b"")
-        self._request.write(beginning if known else beginning + event(state))
+    def begin(self, sink: Sink) -> None:
+        self._sink = sink
+        sink.send(self._beginning)
+        self._events.begun(self)
 
     def send(self, data: bytes) -> None:
-        """
-        Send C{data}.
-        """
-        self._request.write(data)
+        if self._sink is not None:
+            self._sink.send(data)
 
     def end(self) -> None:
         """
         End the stream; a client that has not taken what was sent does not get that.
         """
         self._events.leave(self)
-        self._request.unregisterProducer()
-        if not self.takes:
-            cast(ITCPTransport, self._request.transport).abortConnection()
-        elif not self.ended.called:
-            self.ended.callback(None)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self.takes:
+            sink.end()
+        else:
+            sink.abort()
 
-    def pauseProducing(self) -> None:
-        """
-        Record that the client does not take what it is sent.
-        """
+    def pause(self) -> None:
         self.takes = False
 
-    def resumeProducing(self) -> None:
-        """
-        Record that the client takes what it is sent.
-        """
+    def resume(self) -> None:
         self.takes = True
 
-    def stopProducing(self) -> None:
+    def stop(self) -> None:
         """
         End the stream: its client is gone, or will send no more.
         """
@@ -213,37 +195,39 @@ class Events:
         return len(self._streams)
 
     def open(
-        self,
-        request: Request,
-        known: Sequence[bytes] | None,
-        *,
-        client: str,
-        workers: bool = False,
-    ) -> Deferred[None]:
+        self, known: Sequence[bytes] | None, *, client: str, workers: bool = False
+    ) -> Stream:
         """
-        Answer C{request} with a stream.
+        Return a new stream, which takes one of the places for streams.
 
-        @param known: the values of its C{Last-Event-ID}, if it has one.
+        @param known: the values of the request's C{Last-Event-ID}, if it has one.
         @param client: the name under which the client's streams are counted.
         @param workers: whether the stream has events about the workers too.
-        @return: fires when the stream has ended, and its answer is to be finished.
         @raise Problem: there are too many streams.
         """
         if len(self._streams) >= self.most:
             self._make_room(client)
-        stream = Stream(request, self)
-        self._streams[stream] = client
-        stream.workers = self._workers() if workers else None
         state = self._committer.visible
-        stream.begin(state, known=known == [b"%d" % state.revision])
+        about_workers = self._workers() if workers else None
+        beginning = b"retry: %d\n\n%b" % (RETRY, about_workers or b"")
+        if known != [b"%d" % state.revision]:
+            beginning += event(state)
+        stream = Stream(self, beginning, state)
+        stream.workers = about_workers
+        self._streams[stream] = client
+        return stream
+
+    def begun(self, stream: Stream) -> None:
+        """
+        Take note that C{stream} has sent its first event.
+        """
         if self._closed:
-            # A browser comes back to a stream that ends, and to no other answer.
+            # A browser comes back to a stream that ends, and to no other response.
             stream.end()
         elif self._looks:
             stream.rests = True
         else:
             self._look_later()
-        return stream.ended
 
     def _make_room(self, client: str) -> None:
         """
@@ -306,7 +290,7 @@ class Events:
             if stream.workers is not None and stream.workers != workers:
                 stream.workers = workers
                 stream.send(workers)
-            if stream.shown is not None and state.revision < stream.shown.revision:
+            if state.revision < stream.shown.revision:
                 # The store was restored, and the client's revision is of another history.
                 # The client connects again, and gets the present state.
                 stream.end()

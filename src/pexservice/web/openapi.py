@@ -19,7 +19,7 @@ from typing import Any
 
 from pexservice.web.endpoints import ENDPOINTS, Endpoint
 from pexservice.web.preconditions import Document
-from pexservice.web.replies import JSON, TYPES
+from pexservice.web.responses import JSON, TYPES
 
 
 def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:

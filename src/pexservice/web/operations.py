@@ -1,9 +1,5 @@
 """
-Operations: the meanings of requests, the answers, and how an answer is rendered.
-
-Twisted's parser with the Klein tree, or else the plan cache, reads a request and makes an
-L{Operation} and L{Arguments<pexservice.web.parameters.Arguments>} of it;
-L{Performer<pexservice.web.performer.Performer>} does the rest.
+Requests as the handlers see them, and operations on the cursor, which most of them mean.
 """
 
 from __future__ import annotations
@@ -11,116 +7,117 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import define, frozen
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import Interface
 
-from pexservice.commit.requests import Outcome
+from pexservice.commit.requests import Outcome, Waiter
 from pexservice.core.cursor import State, Transition
-from pexservice.web.clients import Caller
-from pexservice.web.parameters import Arguments, Preferences
+from pexservice.web.clients import Peer
+from pexservice.web.cross_site import is_ahead
+from pexservice.web.parameters import PURPOSES, Arguments, Preferences, preferences
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
-from pexservice.web.problems import Problem, problem_of
-from pexservice.web.replies import Header, Reply
 from pexservice.web.representations import (
     NOT_MODIFIED,
     PRECONDITION_FAILED,
     REPLAYED,
     VALUE,
     Kind,
-    state_reply,
 )
 
 _log = Logger()
 
-MOVE = "move the cursor"
-WATCH = "watch the cursor"
-
-_KINDS = {
-    Outcome.READ: VALUE,
-    Outcome.APPLIED: VALUE,
-    Outcome.REPLAYED: REPLAYED,
-    Outcome.PRECONDITION_FAILED: PRECONDITION_FAILED,
-}
+# Module-level aliases: reading a global is three times faster than an Enum attribute.
+_READ, _APPLIED, _REPLAYED = Outcome.READ, Outcome.APPLIED, Outcome.REPLAYED
 
 
-#: The end of a read or a step: the kind of the answer, or the committer's outcome, with
-#: the state, or why nothing was done.
-Answer = tuple[Kind | Outcome, State] | Exception
+@frozen(eq=False)
+class Request:
+    """
+    A request, complete and well formed.
 
-#: A function that does a read or a step.  It returns the answer if that is at hand, and
-#: otherwise calls its argument with it, maybe before it returns.
-Act = Callable[[Callable[[Answer], None]], Answer | None]
+    @ivar target: the path with the query.
+    """
+
+    method: bytes
+    target: bytes
+    path: bytes
+    arguments: Arguments
+    peer: Peer
 
 
-#: A function that makes the answer of an operation that is no read or step of the cursor.
-#: If it writes the answer itself, its C{Deferred} fires with C{None} in the end.
-Work = Callable[[Arguments], Reply | Deferred[Reply] | Deferred[None]]
+@frozen(eq=False)
+class Operation:
+    """
+    An operation on the cursor: a step, or a read if there is no transition.
+
+    Requests with the same operation differ in their arguments only.
+
+    @ivar ahead: whether a browser sent the request before its user asked for it.
+    """
+
+    method: bytes
+    preferences: Preferences
+    transition: Transition | None
+    ahead: bool
+
+
+def operation(request: Request, transition: Transition | None = None) -> Operation:
+    """
+    Return the operation that C{request} means.
+    """
+    arguments = request.arguments
+    ahead = any(is_ahead(arguments.get(name, ())) for name in PURPOSES)
+    return Operation(
+        request.method,
+        preferences(arguments),
+        transition,
+        ahead=transition is not None and ahead,
+    )
 
 
 @define(eq=False)
 class Call:
     """
-    An operation with arguments that were found to be allowed.
+    An operation with the arguments of one request, which are allowed.
 
-    @ivar act: does the operation.
-    @ivar any_way: whether the arguments, the C{Host} among them, are allowed on every
-        connection.
-    @ivar any_time: whether they are so, and however often they come.
+    @ivar start: starts the operation; its argument is told the outcome.
+    @ivar any_host: whether the request's C{Host} is allowed on every connection.
+    @ivar any_time: whether the call needs no further check, however often it comes.
     """
 
-    act: Act
-    any_way: bool
-    any_time: bool
-
-
-@frozen(eq=False, kw_only=True)
-class Operation:
-    """
-    The meaning of a request: all that decides its answer but for its arguments.
-
-    An operation without transition, refusal and work is a read of the cursor.
-
-    @ivar browser_headers: the headers that any answer to it has for browsers.
-    @ivar deed: what it does that a page of another origin may not.
-    @ivar ahead: whether a browser sent a step ahead of its user.
-    @ivar refusal: why it is refused, where that follows from its target.
-    """
-
+    start: Callable[[Waiter], None]
     method: bytes
-    browser_headers: tuple[Header, ...]
-    preferences: Preferences
-    transition: Transition | None = None
-    deed: str | None = None
-    ahead: bool = False
-    refusal: Problem | None = None
-    work: Work | None = None
-
-    @property
-    def is_about_cursor(self) -> bool:
-        """
-        Return whether the operation is a read or a step.
-        """
-        return self.work is None and self.refusal is None
-
-
-class ISender(Interface):
-    """
-    The origin of a request: a connection, or a request that knows its connection.
-    """
-
-    #: The connection, as far as answers depend on it.
-    caller: Caller
+    conditions: Conditions
+    any_host: bool
+    any_time: bool
 
 
 def kind_of_read(conditions: Conditions, state: State) -> Kind:
     """
-    Return the kind of answer that a reader of C{state} gets.
+    Return the kind of response that a read of C{state} gets.
     """
     if conditions is UNCONDITIONAL or conditions.met_by(state):
         return VALUE
     return NOT_MODIFIED if conditions.match(state) else PRECONDITION_FAILED
+
+
+def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
+    """
+    Return the kind of response to C{call}, by the committer's outcome.
+
+    This is the one place where an outcome becomes a response.
+    """
+    conditions = call.conditions
+    if outcome is _APPLIED:
+        return VALUE
+    if outcome is _REPLAYED:
+        return REPLAYED
+    if outcome is _READ:
+        return kind_of_read(conditions, state)
+    # RFC 9110 13.1.2: a GET whose If-None-Match is not met gets 304.
+    if call.method == b"GET" and conditions.match(state):
+        return NOT_MODIFIED
+    return PRECONDITION_FAILED
 
 
 def log_bug(failure: Failure) -> None:
@@ -128,20 +125,3 @@ def log_bug(failure: Failure) -> None:
     Log a failure that nobody expected.
     """
     _log.failure("a request failed", failure=failure)
-
-
-def kind_of(came: Kind | Outcome) -> Kind:
-    """
-    Return the kind of answer for C{came}, the kind or outcome of a request.
-    """
-    return _KINDS[came] if isinstance(came, Outcome) else came
-
-
-def reply_to(operation: Operation, answer: Answer) -> Reply:
-    """
-    Return C{answer} as it is sent.
-    """
-    if isinstance(answer, Exception):
-        return problem_of(answer).reply(operation.preferences.problem)
-    came, state = answer
-    return state_reply(kind_of(came), operation.preferences, state)

@@ -22,30 +22,32 @@ from pexservice.web import problems
 from pexservice.web.cross_site import is_ahead
 from pexservice.web.negotiation import LONGEST_ACCEPT, best_of
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
-from pexservice.web.replies import JSON, PROBLEM, TEXT
+from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
 class Use(Flag):
     """
-    The uses for which a header of a request is read.
+    The uses of a request's header.
     """
 
-    #: It decides which operation the request is.  Only few meanings of it are told
-    #: apart, however many values there are.
+    #: The header decides what the request means.  Its values have few meanings.
     DECIDES = auto()
-    #: Its value is an argument of the operation.
+    #: The value is an argument, which may differ from request to request.
     ARGUMENT = auto()
-    #: It is written into the access log.
+    #: The access log shows the value.
     LOGGED = auto()
-    #: It frames the request, or is read by operations that are never cached: a request
-    #: that has it is parsed by Twisted.
-    PARSED = auto()
+    #: The header tells where the request ends, or how its body is sent.
+    FRAMES = auto()
+    #: The parser remembers no line with the value: it is a secret, or differs each time.
+    NEVER_REMEMBERED = auto()
 
 
 ACCEPT = b"accept"
 AUTHORIZATION = b"authorization"
 CONNECTION = b"connection"
 CONTENT_LENGTH = b"content-length"
+COOKIE = b"cookie"
+EXPECT = b"expect"
 FORWARDED_FOR = b"x-forwarded-for"
 HOST = b"host"
 IDEMPOTENCY_KEY = b"idempotency-key"
@@ -53,6 +55,7 @@ IF_MATCH = b"if-match"
 IF_NONE_MATCH = b"if-none-match"
 LAST_EVENT_ID = b"last-event-id"
 ORIGIN = b"origin"
+PROXY_AUTHORIZATION = b"proxy-authorization"
 REFERER = b"referer"
 REQUEST_METHOD = b"access-control-request-method"
 SEC_FETCH_SITE = b"sec-fetch-site"
@@ -62,32 +65,33 @@ USER_AGENT = b"user-agent"
 #: The headers by which browsers mark a request that is sent ahead of its user.
 PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
 
-#: Every header that is read, by its name in small letters.
+#: Every header that the service reads, by its name in small letters.  C{Cookie} and
+#: C{Proxy-Authorization} change nothing: they are listed as secrets.
 HEADERS: Mapping[bytes, Use] = {
     ACCEPT: Use.DECIDES,
     CONNECTION: Use.DECIDES,
-    # Its one meaning is that there is no body; any other length is for the parser.
-    CONTENT_LENGTH: Use.DECIDES,
     **dict.fromkeys(PURPOSES, Use.DECIDES),
     ORIGIN: Use.DECIDES | Use.ARGUMENT,
-    AUTHORIZATION: Use.ARGUMENT,
-    FORWARDED_FOR: Use.ARGUMENT,
     HOST: Use.ARGUMENT,
-    IDEMPOTENCY_KEY: Use.ARGUMENT,
     IF_MATCH: Use.ARGUMENT,
     IF_NONE_MATCH: Use.ARGUMENT,
     SEC_FETCH_SITE: Use.ARGUMENT,
+    LAST_EVENT_ID: Use.ARGUMENT,
+    REQUEST_METHOD: Use.ARGUMENT,
+    AUTHORIZATION: Use.ARGUMENT | Use.NEVER_REMEMBERED,
+    FORWARDED_FOR: Use.ARGUMENT | Use.NEVER_REMEMBERED,
+    IDEMPOTENCY_KEY: Use.ARGUMENT | Use.NEVER_REMEMBERED,
     REFERER: Use.LOGGED,
     USER_AGENT: Use.LOGGED,
-    b"expect": Use.PARSED,
-    TRANSFER_ENCODING: Use.PARSED,
-    b"upgrade": Use.PARSED,
-    LAST_EVENT_ID: Use.PARSED,
-    REQUEST_METHOD: Use.PARSED,
+    CONTENT_LENGTH: Use.FRAMES,
+    TRANSFER_ENCODING: Use.FRAMES,
+    EXPECT: Use.FRAMES,
+    COOKIE: Use.NEVER_REMEMBERED,
+    PROXY_AUTHORIZATION: Use.NEVER_REMEMBERED,
 }
 
-#: The values of the headers of L{HEADERS} that a request has, by the header's name in
-#: small letters; one for each line, without the blanks around it.
+#: The values of a request's headers by the header's name in small letters: one value for
+#: each line, without the blanks around it.
 Arguments = Mapping[bytes, Sequence[bytes]]
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
@@ -98,7 +102,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}")
 
 def read(headers: Headers) -> Arguments:
     """
-    Return those of a request's C{headers} that L{HEADERS} has.
+    Return the arguments in the headers of one of Twisted's requests.
     """
     return {
         lower: values
@@ -174,13 +178,12 @@ def conditions(arguments: Arguments) -> Conditions:
     )
 
 
-#: For each header that decides, the function that returns the meaning of a value.  Values
-#: of one meaning make no difference to which operation a request is.
-MEANINGS: Mapping[bytes, Callable[[bytes], Hashable]] = {
-    ACCEPT: lambda value: preferences({ACCEPT: [value]}),
-    CONNECTION: lambda value: persistence([value]),
-    CONTENT_LENGTH: lambda value: value == b"0" or None,
-    **dict.fromkeys(PURPOSES, lambda value: is_ahead([value])),
+#: For each header that decides, the function that returns the meaning of its values.
+#: L{Origin<ORIGIN>} is missing: its meaning depends on the options.
+MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
+    ACCEPT: lambda values: preferences({ACCEPT: values}),
+    CONNECTION: persistence,
+    **dict.fromkeys(PURPOSES, is_ahead),
 }
 
 

@@ -1,39 +1,22 @@
 """
-The performer, which refuses a request or performs its operation.
+The checks of a request that was understood, in their order, and the start of its operation.
 
-This is the one place that decides in which order the reasons to refuse a request are
-checked, once the request was understood, and what is done when there is no reason.
-Requests that are malformed, late or too many at once were refused before, in
-L{pexservice.server}.
+L{Performer.admit} checks who asks, and L{Performer.call} what is asked for.  Between the
+two, the L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import cast
-
-from attrs import define
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.python.failure import Failure
+from functools import partial
 
 from pexservice.commit.interface import ICommitter
-from pexservice.commit.requests import KeyReused, Outcome, Step
-from pexservice.core.cursor import State
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.commit.requests import Step
 from pexservice.web import problems
 from pexservice.web.access import Access
-from pexservice.web.clients import Clients
+from pexservice.web.clients import Clients, Peer
 from pexservice.web.dns_rebinding import HostPolicy
-from pexservice.web.operations import (
-    Act,
-    Answer,
-    Call,
-    ISender,
-    Operation,
-    Work,
-    kind_of_read,
-    log_bug,
-)
+from pexservice.web.operations import Call, Operation
 from pexservice.web.parameters import (
     FORWARDED_FOR,
     HOST,
@@ -44,16 +27,15 @@ from pexservice.web.parameters import (
     conditions,
     key_of,
 )
-from pexservice.web.preconditions import UNCONDITIONAL, Conditions
-from pexservice.web.problems import Problem, problem_of
-from pexservice.web.replies import Header, Reply
-from pexservice.web.representations import NOT_MODIFIED
+from pexservice.web.preconditions import UNCONDITIONAL
+from pexservice.web.problems import Problem
+from pexservice.web.responses import Header
 from pexservice.web.throttle import RateLimit
 
 
 class Performer:
     """
-    The performer of one worker's operations.
+    Checks requests and starts their operations on one committer's cursor.
 
     @ivar clients: finds the client that a request comes from.
     """
@@ -67,11 +49,6 @@ class Performer:
         hosts: HostPolicy,
         limit: RateLimit | None = None,
     ) -> None:
-        """
-        Make the performer of operations on C{committer}'s cursor.
-
-        @param hosts: decides which C{Host} is answered.
-        """
         self.clients = clients
         self._committer = committer
         self._access = access
@@ -80,227 +57,103 @@ class Performer:
 
     def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
         """
-        Return the headers that any answer to a request has for browsers.
+        Return the headers for browsers that every response to a request has.
 
         @param origins: the values of its C{Origin}.
         """
         return self._access.pages.answer_headers(origins)
 
-    def meanings(self) -> Mapping[bytes, Callable[[bytes], Hashable]]:
+    def meanings(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return the headers that decide the operation, each with its function.
+        Return a function for each header that decides what a request means.
 
-        The function returns the meaning of a value of the header.
+        The function returns the meaning of the header's values.
         """
         others = self.browser_headers(())
 
-        def origin(value: bytes) -> bytes:
-            return b"" if self.browser_headers([value]) is others else value
+        def origin(values: Sequence[bytes]) -> bytes:
+            return b"" if self.browser_headers(values) is others else values[0]
 
         return {**MEANINGS, ORIGIN: origin}
 
     def preflight(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
         """
-        Return the headers for browsers that only the answer to an C{OPTIONS} has.
+        Return the headers for browsers that only the response to an C{OPTIONS} has.
 
-        @param allow: the methods that the path takes.
+        @param allow: the methods that the path accepts.
         """
         return self._access.pages.preflight_headers(
             arguments.get(ORIGIN, ()), allow, asks=REQUEST_METHOD in arguments
         )
 
-    def perform(
-        self,
-        operation: Operation,
-        arguments: Arguments,
-        sender: ISender,
-        answer: Callable[[Answer], None],
-        known: Call | None = None,
-    ) -> Answer | None:
+    def charge(self, arguments: Arguments, peer: Peer) -> Problem | None:
         """
-        Perform a read, a step or a refusal.
-
-        @param answer: called with the answer if this method does not return it.
-        @param known: the call that L{bind} has made of the same arguments before.
-        @return: the answer, or C{None} if C{answer} was or will be called with it.
+        Count a request against its client's rate, and return 429 if it is exceeded.
         """
-        try:
-            self._admit(arguments, sender, known)
-            act = self._act(operation, arguments) if known is None else known.act
-        except Problem as problem:
-            return problem
-        return act(answer)
+        limit = self._limit
+        if limit is None:
+            return None
+        client = self.clients.client_host(peer, arguments.get(FORWARDED_FOR))
+        return None if limit.take(client) else problems.too_many_requests(limit.rate)
 
-    def work(
-        self,
-        operation: Operation,
-        work: Work,
-        arguments: Arguments,
-        sender: ISender,
-    ) -> Deferred[Reply | None]:
+    def admit(self, arguments: Arguments, peer: Peer, *, any_host: bool = False) -> None:
         """
-        Perform C{operation} by doing its C{work}.
+        Check the client's rate, then the C{Host}.
 
-        @return: fires with the answer, or with C{None} if C{work} has sent it.  The
-            Deferred may be cancelled.
-        """
-
-        def begin() -> Reply | Deferred[Reply] | Deferred[None]:
-            self._admit(arguments, sender, None)
-            self._check(operation, arguments)
-            return work(arguments)
-
-        def failed(failure: Failure) -> Reply:
-            return problem_of(_error(failure)).reply(operation.preferences.problem)
-
-        done = maybeDeferred(cast(Callable[[], Deferred[Reply | None]], begin))
-        return done.addErrback(failed)
-
-    def _admit(self, arguments: Arguments, sender: ISender, known: Call | None) -> None:
-        """
-        Check the client's rate, and the C{Host} of the request.
-
+        @param any_host: whether the C{Host} is known to be allowed on every connection.
         @raise Problem: 429 or 421.
         """
-        if self._limit is not None:
-            problem = self.charge(sender, arguments.get(FORWARDED_FOR))
-            if problem is not None:
-                raise problem
-        if known is not None and known.any_way:
-            return
-        hosts, host = self._hosts, arguments.get(HOST, (None,))[0]
-        if not hosts.answers_to(host) and sender.caller.checks_host:
-            raise hosts.refusal(host)
+        problem = self.charge(arguments, peer)
+        if problem is not None:
+            raise problem
+        if not any_host:
+            host = arguments.get(HOST, (None,))[0]
+            if not self._hosts.answers_to(host) and peer.checks_host:
+                raise self._hosts.refusal(host)
+
+    def check_page(self, deed: str, arguments: Arguments) -> None:
+        """
+        Refuse a request that a page of another origin sent.
+
+        @param deed: what the request would do, for the problem's text.
+        @raise Problem: 403.
+        """
+        problem = self._access.check_page(deed, arguments)
+        if problem is not None:
+            raise problem
+
+    def call(self, operation: Operation, arguments: Arguments) -> Call:
+        """
+        Return the call of C{operation} with C{arguments}.
+
+        @raise Problem: the first reason to refuse it: 403 for a page of another origin or a
+            prefetch, 401 for the token, 400 for a malformed key or precondition.
+        """
+        committer, transition = self._committer, operation.transition
+        any_host = self._hosts.answers_to(arguments.get(HOST, (None,))[0])
+        any_time = any_host and self._limit is None
+        if transition is None:
+            found = conditions(arguments)
+            return Call(committer.read, operation.method, found, any_host, any_time)
+        self.check_page("move the cursor", arguments)
+        if operation.ahead:
+            raise problems.not_on_purpose()
+        problem = self._access.check_token(arguments)
+        if problem is not None:
+            raise problem
+        key = key_of(arguments)
+        found = conditions(arguments)
+        condition = None if found is UNCONDITIONAL else found.met_by
+        start = partial(committer.step, Step(transition, key, condition))
+        return Call(start, operation.method, found, any_host, any_time)
 
     def bind(self, operation: Operation, arguments: Arguments) -> Call | None:
         """
-        Return the call that does C{operation}, or C{None} if that is refused.
+        Return the call for requests that have the same arguments each time.
 
-        Everything but the client's rate and the C{Host} is checked here.
+        @return: C{None} if it is refused: then every such request is checked anew.
         """
-        any_way = self._hosts.answers_to(arguments.get(HOST, (None,))[0])
-        any_time = any_way and self._limit is None
         try:
-            return Call(self._act(operation, arguments), any_way, any_time)
+            return self.call(operation, arguments)
         except Problem:
-            # It is refused again each time that it is asked for.
             return None
-
-    def _act(self, operation: Operation, arguments: Arguments) -> Act:
-        """
-        Return the function that does C{operation}.
-
-        @raise Problem: the first reason to refuse it: as L{_check}, then 400 for a key or
-            a condition that is malformed.
-        """
-        self._check(operation, arguments)
-        transition = operation.transition
-        key = None if transition is None else key_of(arguments)
-        found = conditions(arguments)
-        if transition is None:
-            return _reading(self._committer, found)
-        if found is UNCONDITIONAL:
-            return _stepping(self._committer, Step(transition, key))
-        step = Step(transition, key, found.met_by)
-        return _stepping_if(self._committer, step, found, operation.method)
-
-    def _check(self, operation: Operation, arguments: Arguments) -> None:
-        """
-        Check the target, where the request comes from, and the token.
-
-        @raise Problem: 404 or 405, then 403, then 401.
-        """
-        access, transition = self._access, operation.transition
-        problem = (
-            operation.refusal
-            or (operation.deed and access.check_page(operation.deed, arguments))
-            or (problems.not_on_purpose() if operation.ahead else None)
-            or (transition and access.check_token(arguments))
-        )
-        if isinstance(problem, Problem):
-            raise problem
-
-    def charge(self, sender: ISender, forwarded: Sequence[bytes] | None) -> Problem | None:
-        """
-        Count a request of a client, and return 429 if it sends too many.
-        """
-        limit = self._limit
-        if limit is None or limit.take(self.clients.host(sender.caller, forwarded)):
-            return None
-        return problems.too_many_requests(limit.rate)
-
-
-@define(eq=False)
-class _Waiter:
-    """
-    The waiter of a request whose response is the committer's outcome.
-    """
-
-    _answer: Callable[[Answer], None]
-
-    def respond(self, outcome: Outcome, state: State, /) -> None:
-        self._answer((outcome, state))
-
-    def fail(self, error: Exception, /) -> None:
-        self._answer(error)
-
-
-@define(eq=False)
-class _ConditionalReader(_Waiter):
-    _conditions: Conditions
-
-    def respond(self, outcome: Outcome, state: State, /) -> None:
-        self._answer((kind_of_read(self._conditions, state), state))
-
-
-@define(eq=False)
-class _ConditionalGetter(_Waiter):
-    """
-    The waiter of a step by GET.
-
-    If C{If-None-Match} is not met, the response is 304, as RFC 9110 13.1.2 asks.
-    """
-
-    _conditions: Conditions
-
-    def respond(self, outcome: Outcome, state: State, /) -> None:
-        if outcome is Outcome.PRECONDITION_FAILED and self._conditions.match(state):
-            self._answer((NOT_MODIFIED, state))
-        else:
-            self._answer((outcome, state))
-
-
-def _reading(committer: ICommitter, conditions: Conditions) -> Act:
-    """
-    Return the function that reads the cursor.
-    """
-    if conditions is UNCONDITIONAL:
-        return lambda answer: committer.read(_Waiter(answer))
-    return lambda answer: committer.read(_ConditionalReader(answer, conditions))
-
-
-def _stepping(committer: ICommitter, step: Step) -> Act:
-    """
-    Return the function that makes a step.
-    """
-    return lambda answer: committer.step(step, _Waiter(answer))
-
-
-def _stepping_if(
-    committer: ICommitter, step: Step, conditions: Conditions, method: bytes
-) -> Act:
-    """
-    Return the function that makes a step that has C{conditions}.
-    """
-    if method != b"GET":
-        return _stepping(committer, step)
-    return lambda answer: committer.step(step, _ConditionalGetter(answer, conditions))
-
-
-def _error(failure: Failure) -> Exception:
-    """
-    Return the error in C{failure}, and log it if it is a bug.
-    """
-    if not failure.check(Problem, KeyReused, NotTaken, OutcomeUnknown, CancelledError):
-        log_bug(failure)
-    return cast(Exception, failure.value)

@@ -15,7 +15,7 @@ from attrs import define, frozen
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
-from pexservice.web.replies import SUFFIXES, Header, Reply
+from pexservice.web.responses import SUFFIXES, Header, Response
 
 # One element of a list: maybe a tag, and the comma after it.  Opaque parts may
 # have commas in them, so the list cannot simply be split.  Blanks are matched in one
@@ -119,15 +119,15 @@ class Document:
     headers: tuple[Header, ...]
     tag: str
 
-    def reply(self, if_none_match: Tags | None) -> Reply:
+    def response(self, if_none_match: Tags | None) -> Response:
         """
         Return the document, or a 304 if the client has it.
         """
         if if_none_match is None or not if_none_match.name(self.tag):
-            return Reply(HTTPStatus.OK, self.headers, self.body)
+            return Response(HTTPStatus.OK, self.headers, self.body)
         # Nothing is sent that could have a type.
         headers = [each for each in self.headers if each[0] != b"Content-Type"]
-        return Reply(HTTPStatus.NOT_MODIFIED, tuple(headers))
+        return Response(HTTPStatus.NOT_MODIFIED, tuple(headers))
 
 
 UNCONDITIONAL = Conditions()

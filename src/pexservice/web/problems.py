@@ -16,7 +16,7 @@ from attrs import frozen
 
 from pexservice.commit.requests import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
-from pexservice.web.replies import PROBLEM, TYPES, Header, Reply
+from pexservice.web.responses import PROBLEM, TYPES, Header, Response
 
 #: Problem types are names, not addresses: there is no page to fetch.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
@@ -36,9 +36,9 @@ class Problem(Exception):
     detail: str
     headers: tuple[Header, ...] = ()
 
-    def reply(self, representation: str) -> Reply:
+    def response(self, representation: str) -> Response:
         """
-        Return the problem as an answer.
+        Return the problem as a response.
 
         @param representation: L{TEXT} or L{PROBLEM}.
         """
@@ -59,7 +59,7 @@ class Problem(Exception):
             b"Vary": b"Accept",
             **dict(self.headers),
         }
-        return Reply(self.status.value, tuple(headers.items()), body)
+        return Response(self.status.value, tuple(headers.items()), body)
 
 
 def malformed(detail: str) -> Problem:
@@ -169,14 +169,17 @@ def unmet_precondition(present: tuple[Header, ...]) -> Problem:
     )
 
 
-def too_much_content(limit: int) -> Problem:
+def too_much_content(limit: int, chunks: int | None = None) -> Problem:
     """
     Return 413: no endpoint reads a body, so a large one is a mistake.
+
+    @param chunks: how many chunks it may have, for a body that is sent in chunks.
     """
+    size = f"{limit} bytes" if chunks is None else f"{limit} bytes in {chunks} chunks"
     return Problem(
         status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         name="content-too-large",
-        detail=f"a request body may have {limit} bytes; no endpoint needs one",
+        detail=f"a request body may have {size}; no endpoint needs one",
     )
 
 

@@ -20,7 +20,7 @@ from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
 from pexservice.web.parameters import Preferences
 from pexservice.web.problems import unmet_precondition
-from pexservice.web.replies import JSON, SUFFIXES, TYPES, Header, Reply
+from pexservice.web.responses import JSON, SUFFIXES, TYPES, Header, Response
 
 
 @frozen(eq=False)
@@ -65,9 +65,9 @@ def state_headers(
     )
 
 
-def reply_about(
+def response_about(
     kind: Kind, preferences: Preferences, revision: bytes, position: bytes, value: bytes
-) -> Reply:
+) -> Response:
     """
     Return the answer of a C{kind}.
 
@@ -76,20 +76,20 @@ def reply_about(
     """
     present = state_headers(preferences.value, revision, position)
     if kind is PRECONDITION_FAILED:
-        return unmet_precondition(present).reply(preferences.problem)
+        return unmet_precondition(present).response(preferences.problem)
     if kind is NOT_MODIFIED:
-        return Reply(kind.status, present)
+        return Response(kind.status, present)
     content_type = (b"Content-Type", TYPES[preferences.value])
-    return Reply(kind.status, (content_type, *present, *kind.headers), value)
+    return Response(kind.status, (content_type, *present, *kind.headers), value)
 
 
-def state_reply(kind: Kind, preferences: Preferences, state: State) -> Reply:
+def state_response(kind: Kind, preferences: Preferences, state: State) -> Response:
     """
     Return the answer of a C{kind} about C{state}.
     """
     value = state_body(state, preferences.value) if kind in WITH_VALUE else b""
     revision, position = b"%d" % state.revision, b"%d" % state.position
-    return reply_about(kind, preferences, revision, position, value)
+    return response_about(kind, preferences, revision, position, value)
 
 
 def state_body(state: State, representation: str) -> bytes:
@@ -115,9 +115,9 @@ def state_json(state: State) -> bytes:
     )
 
 
-def history_reply(
+def history_response(
     state: State, representation: str, rows: Sequence[Row], following: str | None
-) -> Reply:
+) -> Response:
     """
     Return the answer with C{rows} of the history.
 
@@ -139,7 +139,7 @@ def history_reply(
         *state_headers(representation, revision, position),
         *links,
     )
-    return Reply(HTTPStatus.OK, headers, body)
+    return Response(HTTPStatus.OK, headers, body)
 
 
 def _time(row: Row) -> str:

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from pexservice.process.exit_status import cannot_use
 from pexservice.server.access_log import OWN_LOG
-from pexservice.server.transport.tls import context, expiry
+from pexservice.server.tls import context, expiry
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
 

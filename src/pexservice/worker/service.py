@@ -15,7 +15,7 @@ from socket import gethostname
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.internet.interfaces import IListeningPort, IReactorCore
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -39,10 +39,11 @@ from pexservice.process.sd_notify import (
 )
 from pexservice.process.verification import VerificationProgress
 from pexservice.server.access_log import AccessLog, sink_of
-from pexservice.server.fast_path import FastPath
 from pexservice.server.limits import Connections
-from pexservice.server.site import PexSite
-from pexservice.server.transport.tls import wrapped
+from pexservice.server.listener import Listener
+from pexservice.server.reactor import event_loop
+from pexservice.server.request_counters import RequestCounters
+from pexservice.server.server import Server
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     IOwnStore,
@@ -125,10 +126,9 @@ class Worker(Service):
         )
         self._make_store = make_store or self._store
         self._connections = Connections(settings.max_connections)
-        self._fast_path: FastPath | None = None
+        self._server: Server | None = None
         self._events: Events | None = None
         self._places: list[Place] = []
-        self._factory: IProtocolFactory = Factory()
         self._adopt: Callable[[IListeningPort], IListeningPort] = lambda port: port
         self._ports: list[IListeningPort] = []
         self._committer: ICommitter | None = None
@@ -285,16 +285,11 @@ class Worker(Service):
         store = self._make_store()
         self._committer = committer = self._commits_to(store)
         access = Access(files.tokens, settings.cors_origins)
-        site = self._site(committer, access, store, files.certificate_expires)
-        loop = getattr(self._reactor, "loop", None)
-        if loop is not None:
-            # uvloop is needed only where its reactor is.
-            from pexservice.server.transport.listener import NativePort  # noqa: PLC0415 uvloop has to be there
-
-            self._factory = site
-            self._adopt = lambda port: NativePort(port, loop, site, files.tls)
-        else:
-            self._factory = site if settings.tls is None else wrapped(site, *settings.tls)
+        server = self._server = self._make_server(
+            committer, access, store, files.certificate_expires
+        )
+        loop = event_loop(self._reactor)
+        self._adopt = lambda port: Listener(port, loop, server, files.tls)
         # All objects that are here now stay, so no collection need look at them again.
         gc.freeze()
         return committer
@@ -383,13 +378,13 @@ class Worker(Service):
             self._refuse_requests(self._problem)
             await self._listen()
 
-    def _site(
+    def _make_server(
         self,
         committer: ICommitter,
         access: Access,
         store: IStore,
         certificate_expires: float | None,
-    ) -> PexSite:
+    ) -> Server:
         settings = self._settings
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.
@@ -403,11 +398,14 @@ class Worker(Service):
             needed=settings.token_file is None,
         )
         performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
-        self._fast_path = FastPath(
-            performer, self._connections, self._reactor, log=self._access_log()
-        )
+        connections, requests = self._connections, RequestCounters()
         metrics = Metrics(
-            committer, self._fast_path, store, settings.scoreboard, certificate_expires
+            committer,
+            requests,
+            connections,
+            store,
+            settings.scoreboard,
+            certificate_expires=certificate_expires,
         )
         api = Api(
             committer,
@@ -415,10 +413,18 @@ class Worker(Service):
             events,
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
-            scrape=metrics.reply,
+            scrape=metrics.response,
             last_reload=lambda: scoreboard.last_reload(self._score()),
         )
-        return PexSite(api.resource(), self._fast_path, self._reactor)
+        return Server(
+            api.ask,
+            performer,
+            connections,
+            requests,
+            self._reactor,
+            call_soon=event_loop(self._reactor).call_soon,
+            log=self._access_log(),
+        )
 
     def _access_log(self) -> AccessLog | None:
         name = self._settings.access_log
@@ -431,8 +437,11 @@ class Worker(Service):
         return log
 
     async def _listen(self) -> None:
+        if self._server is not None:
+            self._server.start()
         for place in self._places:
-            port = self._adopt(await place.listen(self._factory))
+            # Twisted opens the port, and never accepts from it.
+            port = self._adopt(await place.listen(Factory()))
             self._ports.append(port)
             self._log.info("listening on {address}", address=shown(port.getHost()))
 
@@ -476,9 +485,8 @@ class Worker(Service):
         self._looking.stop()
         self._starting.cancel()
         connections, committer = self._connections, self._committer
-        connections.closing = True
-        if self._fast_path is not None:
-            self._fast_path.cache.retire()
+        if self._server is not None:
+            self._server.drain()
         if self._events is not None:
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:
@@ -491,8 +499,8 @@ class Worker(Service):
             connections.close_idle()
         if not await self._emptied(GRACE):
             connections.abort()
-        if self._fast_path is not None and self._fast_path.log is not None:
-            self._fast_path.log.close()
+        if self._server is not None:
+            self._server.stop()
         if committer is not None:
             await committer.stop()
         self._notifier.close()

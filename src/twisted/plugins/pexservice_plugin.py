@@ -21,6 +21,6 @@ pexservice_worker = ServiceMaker(
 
 pexservice_uvloop = Reactor(
     "uvloop",
-    "pexservice.server.transport.reactor",
+    "pexservice.server.reactor",
     "Twisted's asyncio reactor on uvloop's event loop.",
 )

@@ -393,7 +393,6 @@ class Kind:
     @ivar short: the size in the short form; C{long} likewise.
     @ivar options: the service's options.
     @ivar listeners: the listeners that it is tried on.
-    @ivar awaited: the listeners on which it succeeds until the issue L{ONE_WAY} is done.
     """
 
     attack: Callable[[Target, int], None]
@@ -401,7 +400,6 @@ class Kind:
     long: int
     options: Sequence[str] = _NO_LIMIT
     listeners: Sequence[str] = ("plain", "TLS")
-    awaited: Sequence[str] = ()
 
     def run(self, place: Path, listener: str, size: int) -> None:
         """
@@ -413,39 +411,27 @@ class Kind:
             self.attack(target, size)
 
 
-#: The title of the issue that will stop the attacks that still succeed.
-ONE_WAY = "One way for every request"
-
 KINDS = {
-    "reset after a step": Kind(reset_after_step, 200, 1500, awaited=("plain",)),
+    "reset after a step": Kind(reset_after_step, 200, 1500),
     "reset with a forged address": Kind(
-        reset_with_forged_address, 200, 500, ("--rate-limit", "5"), awaited=("plain",)
+        reset_with_forged_address, 200, 500, ("--rate-limit", "5")
     ),
-    "reset with a foreign Host": Kind(
-        reset_with_foreign_host, 200, 500, awaited=("plain",)
-    ),
-    "20 connections of one-byte chunks": Kind(
-        flood("one-byte chunks"), 20, 20, awaited=("plain", "TLS")
-    ),
-    "20 connections of empty lines": Kind(flood("empty lines"), 20, 20, awaited=("plain",)),
+    "reset with a foreign Host": Kind(reset_with_foreign_host, 200, 500),
+    "20 connections of one-byte chunks": Kind(flood("one-byte chunks"), 20, 20),
+    "20 connections of empty lines": Kind(flood("empty lines"), 20, 20),
     "20 connections of a refused head and empty lines": Kind(
-        flood("a refused head and empty lines"), 20, 20, awaited=("plain",)
+        flood("a refused head and empty lines"), 20, 20
     ),
-    "1,000 connections of one-byte chunks": Kind(
-        flood("one-byte chunks"), 1000, 1000, awaited=("plain", "TLS")
-    ),
+    "1,000 connections of one-byte chunks": Kind(flood("one-byte chunks"), 1000, 1000),
     "1,000 connections of empty lines": Kind(
-        flood("empty lines"), 1000, 1000, listeners=("plain",), awaited=("plain",)
+        flood("empty lines"), 1000, 1000, listeners=("plain",)
     ),
     "1,000 connections of a refused head and empty lines": Kind(
         flood("a refused head and empty lines"),
         *(1000, 1000),
         listeners=("plain",),
-        awaited=("plain",),
     ),
-    "KeyUpdates": Kind(
-        update_keys, 10_000_000, 30_000_000, listeners=("TLS",), awaited=("TLS",)
-    ),
+    "KeyUpdates": Kind(update_keys, 10_000_000, 30_000_000, listeners=("TLS",)),
     "pages of the history": Kind(ask_for_pages, 100, 300),
     "streams": Kind(hold_streams, 260, 1000),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.labs.attacks.hostile import KINDS, ONE_WAY
+from tests.labs.attacks.hostile import KINDS
 
 pytestmark = pytest.mark.once
 
@@ -19,14 +19,7 @@ def cases(names: Iterable[str], listener: str) -> list[Any]:
     """
     Return the parameters of tests of these kinds on C{listener}.
     """
-    later = pytest.mark.xfail(strict=True, reason=ONE_WAY)
-    return [
-        pytest.param(
-            name, listener, marks=[later] if listener in KINDS[name].awaited else []
-        )
-        for name in names
-        if listener in KINDS[name].listeners
-    ]
+    return [(name, listener) for name in names if listener in KINDS[name].listeners]
 
 
 @pytest.mark.parametrize(

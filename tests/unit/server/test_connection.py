@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
-from pexservice.server.limits import IDLE_TIMEOUT, REQUEST_TIMEOUT
+from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
@@ -24,7 +24,7 @@ def server() -> Server:
     made = Server()
     for request in (NEXT, CURRENT):
         ask(made, request)
-    assert len(made.fast_path.cache) == 2
+    assert len(made.shared.plans) == 2
     return made
 
 
@@ -56,7 +56,7 @@ def test_requests_during_a_step_wait(server: Server) -> None:
     server.store.held = True
     wire = server.connect()
     wire.send(NEXT, CURRENT, NEXT)
-    assert wire.transport.producerState == "paused"
+    assert not wire.transport.is_reading()
     wire.turns()
     assert wire.received == b""
     server.store.held = False
@@ -78,12 +78,12 @@ def test_a_client_that_does_not_read_is_not_read_from(
     This holds whether the connection has a channel or not.
     """
     wire = server.connect()
-    wire.protocol.pauseProducing()
+    wire.protocol.pause_writing()
     wire.send(request_, request_)
     wire.turns()
     assert wire.received == b""
     assert wire.protocol.blocked_since
-    wire.protocol.resumeProducing()
+    wire.protocol.resume_writing()
     wire.turns()
     assert statuses(wire) == [200, 200]
     assert not wire.protocol.blocked_since
@@ -95,7 +95,7 @@ def test_half_closed_during_a_step(server: Server) -> None:
     """
     server.store.held = True
     wire = ask(server, NEXT)
-    wire.protocol.readConnectionLost()
+    wire.half_close()
     assert not wire.closed
     server.store.finish()
     assert statuses(wire) == [200]
@@ -107,7 +107,7 @@ def test_half_closed_between_requests(server: Server) -> None:
     A connection that is half-closed between requests is closed at once.
     """
     wire = ask(server, CURRENT)
-    wire.protocol.readConnectionLost()
+    wire.half_close()
     assert wire.closed
 
 
@@ -160,7 +160,7 @@ def test_a_problem_as_json(request_: bytes) -> None:
     server.committer.unusable("it is full")
     wire = ask(server, request)
     assert b"Content-Type: application/problem+json" in wire.received
-    assert server.fast_path.requests.hits() == 1
+    assert server.shared.requests.planned() == 1
 
 
 def test_a_drip_is_told(server: Server) -> None:
@@ -172,7 +172,7 @@ def test_a_drip_is_told(server: Server) -> None:
         wire.send(bytes([byte]))
         server.connections.sweep()
         assert wire.received == b""
-        server.clock.rightNow += REQUEST_TIMEOUT / 20
+        server.clock.rightNow += REQUEST_TIMEOUT_SECONDS / 20
     server.clock.rightNow += 1
     server.connections.sweep()
     assert statuses(wire) == [408]
@@ -185,7 +185,7 @@ def test_a_drip_in_a_body() -> None:
     """
     server = Server()
     wire = ask(server, NEXT[:-2] + b"Content-Length: 5\r\n\r\n12")
-    server.clock.rightNow += REQUEST_TIMEOUT + 1
+    server.clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
     server.connections.sweep()
     assert statuses(wire) == [408]
 
@@ -202,7 +202,7 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
         *(ask(server, request_) for _ in range(3)),
         ask(server, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
     ]
-    server.clock.rightNow += IDLE_TIMEOUT - 1
+    server.clock.rightNow += IDLE_TIMEOUT_SECONDS - 1
     for wire in wires[1:]:
         wire.send(request_)
         wire.turns()
@@ -215,7 +215,7 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
         assert statuses(wires[0]) == [200, 503]
     else:
         wires.pop(0).lose()
-    server.clock.rightNow += IDLE_TIMEOUT - 1
+    server.clock.rightNow += IDLE_TIMEOUT_SECONDS - 1
     server.connections.sweep()
     assert not any(wire.closed for wire in wires)
     server.clock.rightNow += 2
@@ -240,7 +240,7 @@ def test_one_too_many() -> None:
     assert statuses(fourth) == [503]
     assert fourth.closed
     latest = server.committer.latest
-    fourth.protocol.dataReceived(NEXT)
+    fourth.protocol.data_received(NEXT)
     assert server.committer.latest == latest
     assert not second.closed
 
@@ -250,10 +250,10 @@ def test_retired(server: Server) -> None:
     When the worker stops, every answer says that it is the connection's last.
     """
     server.connections.closing = True
-    server.fast_path.cache.retire()
+    server.shared.plans.close()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
-    assert server.fast_path.requests.hits() == 0
+    assert server.shared.requests.planned() == 0
 
 
 def test_parting(server: Server) -> None:
@@ -351,7 +351,9 @@ def test_a_refusal_behind_a_head_request() -> None:
     server = Server()
     head = CURRENT.replace(b"GET", b"HEAD")
     received = ask(server, head, b"nonsense\r\n\r\n").received
-    assert received.endswith(b"this is not a request as HTTP/1.1 has them\n")
+    assert received.endswith(
+        b"malformed request line; send a method, a path and the HTTP version\n"
+    )
     received = ask(server, head.replace(b"Host: h\r\n", b"")).received
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.endswith(b"\r\n\r\n")
@@ -373,3 +375,106 @@ def test_the_rate_behind_a_proxy() -> None:
             request = CURRENT[:-2] + b"X-Forwarded-For: " + host + b"\r\n\r\n"
             statuses_ += statuses(ask(server, request, peer=peer))
         assert statuses_ == [200, expected]
+
+
+def test_tls_handshake_is_refused_at_its_first_byte(server: Server) -> None:
+    """
+    A client that speaks TLS to a plain listener need not wait until its time is over.
+    """
+    wire = ask(server, b"\x16")
+    assert statuses(wire) == [400]
+    assert b"this is a TLS handshake; use http:// here, not https://" in wire.received
+    assert wire.closed
+
+
+def test_input_is_dropped_after_a_refusal(server: Server) -> None:
+    """
+    Nothing that follows a refused head is parsed or kept.
+    """
+    wire = ask(server, b"nonsense\r\n\r\n" + b"\r\n" * 100_000)
+    for _ in range(3):
+        wire.protocol.data_received(NEXT * 100)
+    wire.turns()
+    assert statuses(wire) == [400]
+    assert wire.protocol._buffer == b""
+    assert server.committer.durable.revision == 1
+
+
+def test_connections_share_the_time_for_parsing(server: Server) -> None:
+    """
+    When the budget of a turn is used up, each connection gets a piece of later turns.
+
+    A request that is found by its bytes does not wait, and another one waits for a turn or
+    two, however many connections have sent bodies in tiny chunks.
+    """
+    ask(server, CURRENT)
+    body = NEXT[:-2] + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 900
+    busy = [server.connect() for _ in range(50)]
+    server.shared.parsing.spend(1.0)
+    for wire in busy:
+        wire.send(body)
+    assert all(wire.received == b"" for wire in busy)
+    assert all(wire.protocol._waits_for_budget for wire in busy)
+    known, new = server.connect(), server.connect()
+    known.send(CURRENT)
+    assert statuses(known) == [200]
+    new.send(CURRENT[:-2] + b"X-Request-ID: 1\r\n\r\n")
+    assert statuses(new) == [200]
+    # More input waits in the kernel, so that nothing piles up here.
+    busy[0].send(b"1\r\nx\r\n")
+    assert not busy[0].transport.is_reading()
+    for wire in busy[1:]:
+        wire.send(b"0\r\n\r\n")
+    server.turns()
+    for wire in busy:
+        wire.turns()
+    assert [statuses(wire) for wire in busy[1:]] == [[200]] * 49
+    busy[0].send(b"0\r\n\r\n")
+    # The batch waits for as many steps as shared the last one, but not for long.
+    server.clock.turn(1)
+    busy[0].turns()
+    assert statuses(busy[0]) == [200]
+
+
+def test_client_that_leaves_while_it_waits_for_the_budget_is_forgotten(
+    server: Server,
+) -> None:
+    """
+    Its place in the queue does nothing.
+    """
+    server.shared.parsing.spend(1.0)
+    wires = [server.connect() for _ in range(3)]
+    for wire in wires:
+        wire.send(NEXT[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    wires[0].lose()
+    wires[1].half_close()
+    server.turns()
+    assert wires[1].closed
+    wires[2].send(b"0\r\n\r\n")
+    wires[2].turns()
+    assert [statuses(wire) for wire in wires] == [[], [], [200]]
+
+
+def test_body_of_two_bytes_costs_a_step_no_handler(server: Server) -> None:
+    """
+    A request with a body has the plan of one without.
+    """
+    asked = server.shared.requests.asked
+    step = NEXT[:-2] + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    wire = ask(server, *[step] * 4, step[:-1], step[-1:])
+    assert statuses(wire) == [200] * 5
+    assert server.shared.requests.asked == asked
+
+
+def test_stream_is_chunked_in_http_1_1_and_ends_its_connection(server: Server) -> None:
+    """
+    To HTTP/1.0 its end is that of the connection.
+    """
+    for version, chunked in ((b"1.1", True), (b"1.0", False)):
+        wire = ask(server, b"GET /events HTTP/%b\r\nHost: h\r\n\r\n" % version)
+        assert (b"Transfer-Encoding: chunked" in wire.received) == chunked
+        assert b"Connection: close" in wire.received
+        wire.half_close()
+        assert wire.received.endswith(b"0\r\n\r\n") == chunked
+        assert wire.closed
+    assert len(server.events) == 0

@@ -8,38 +8,35 @@ import itertools
 
 from attrs import define, field
 from twisted.logger import capturedLogs
-from zope.interface import implementer
 
-from pexservice.server.interfaces import IConnection, Phase
 from pexservice.server.limits import (
-    IDLE_TIMEOUT,
-    MOST_REFUSALS,
-    REQUEST_TIMEOUT,
-    STALL_TIMEOUT,
+    IDLE_TIMEOUT_SECONDS,
+    MAX_REFUSALS,
+    REQUEST_TIMEOUT_SECONDS,
+    STALL_TIMEOUT_SECONDS,
     Admission,
     Connections,
+    Phase,
 )
-from pexservice.web.clients import Caller
 from tests.support.fakes import Turns
 
 BUSY = Phase.ANSWERING
 TAKEN, REFUSED, DROPPED = Admission
 
 
-@implementer(IConnection)
 @define(eq=False)
 class Fake:
     """
     A connection that writes down what happens to it.
     """
 
-    caller: Caller = field(init=False)
     last_active: float = 0.0
     phase: Phase = Phase.IDLE
     answered: bool = True
     receiving_since: float = 0.0
     blocked_since: float = 0.0
     taken: int | None = 0
+    floods: bool = False
     fate: list[str] = field(factory=list)
 
     def bytes_taken(self) -> int | None:
@@ -48,7 +45,10 @@ class Fake:
         """
         return self.taken
 
-    def loseConnection(self) -> None:
+    def is_flooding(self) -> bool:
+        return self.floods
+
+    def close(self) -> None:
         """
         Note that the connection was closed.
         """
@@ -149,14 +149,14 @@ def test_the_sweep() -> None:
     clock = Turns()
     now = 1000.0
     fates = {
-        "": Fake(last_active=now - IDLE_TIMEOUT),
-        "closed": Fake(last_active=now - IDLE_TIMEOUT - 1),
-        "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT - 1),
-        "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT - 1),
+        "": Fake(last_active=now - IDLE_TIMEOUT_SECONDS),
+        "closed": Fake(last_active=now - IDLE_TIMEOUT_SECONDS - 1),
+        "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT_SECONDS - 1),
+        "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT_SECONDS - 1),
     }
     # Each has as long as it may take, and not a moment longer.
-    busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT)
-    slow = Fake(phase=BUSY, last_active=0.0, blocked_since=now - STALL_TIMEOUT)
+    busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT_SECONDS)
+    slow = Fake(phase=BUSY, last_active=0.0, blocked_since=now - STALL_TIMEOUT_SECONDS)
     connections = table(10, *fates.values(), busy, slow, clock=clock)
     for clock.rightNow in (fates["aborted"].blocked_since, slow.blocked_since, now):
         connections.sweep()
@@ -175,12 +175,12 @@ def test_a_client_that_reads_slowly_is_waited_for() -> None:
     clock.rightNow = 1000.0
     steady = Fake(phase=BUSY, blocked_since=1000.0)
     connections = table(1, steady, clock=clock)
-    for second in range(10 * STALL_TIMEOUT):
-        steady.taken = second // (STALL_TIMEOUT - 1)
+    for second in range(10 * STALL_TIMEOUT_SECONDS):
+        steady.taken = second // (STALL_TIMEOUT_SECONDS - 1)
         connections.sweep()
         clock.rightNow += 1
     assert steady.fate == []
-    for _ in range(2 * STALL_TIMEOUT):
+    for _ in range(2 * STALL_TIMEOUT_SECONDS):
         connections.sweep()
         clock.rightNow += 1
     assert "aborted" in steady.fate
@@ -196,8 +196,8 @@ def test_time_to_read_where_the_kernel_tells_nothing() -> None:
     clock.rightNow = 1000.0
     blocked = Fake(phase=BUSY, blocked_since=1000.0, taken=None)
     connections = table(1, blocked, clock=clock)
-    for blocked.blocked_since in (1000.0, 1000.0 + STALL_TIMEOUT):
-        for _ in range(STALL_TIMEOUT):
+    for blocked.blocked_since in (1000.0, 1000.0 + STALL_TIMEOUT_SECONDS):
+        for _ in range(STALL_TIMEOUT_SECONDS):
             connections.sweep()
             clock.rightNow += 1
         assert blocked.fate == []
@@ -217,7 +217,7 @@ def test_one_that_breaks_the_sweep() -> None:
         A connection that raises when it is closed.
         """
 
-        def loseConnection(self) -> None:
+        def close(self) -> None:
             raise RuntimeError("broken")
 
     clock = Turns()
@@ -347,12 +347,12 @@ def test_a_proxy_never_holds_too_many() -> None:
 
 def test_refusals_are_bounded() -> None:
     """
-    Only L{MOST_REFUSALS} connections at a time are told that there is no room.
+    Only L{MAX_REFUSALS} connections at a time are told that there is no room.
 
     A connection that is being refused holds a file descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
-    told = [Fake(phase=Phase.DRAINING) for _ in range(MOST_REFUSALS)]
+    told = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
     assert {connections.admit(each) for each in told} == {REFUSED}
     assert connections.admit(Fake()) is DROPPED
     connections.leave(told[0])
@@ -398,14 +398,24 @@ def test_a_closed_connection_is_counted_once() -> None:
     connections = table(3, idle, slow, stalled, clock=clock)
     assert connections.accepted == 3
     connections.sweep()
-    clock.rightNow += REQUEST_TIMEOUT + 1
+    clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
     connections.sweep()
     slow.receiving_since = 0.0
-    clock.rightNow += max(IDLE_TIMEOUT, STALL_TIMEOUT)
+    clock.rightNow += max(IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
     connections.sweep()
     connections.leave(stalled)
     connections.sweep()
-    assert connections.closed == {"idle": 1, "slow": 1, "stalled": 1, "displaced": 0}
+    floods = Fake(phase=BUSY, floods=True)
+    connections.admit(floods)
+    connections.sweep()
+    assert floods.fate == ["aborted"]
+    assert connections.closed == {
+        "idle": 1,
+        "slow": 1,
+        "stalled": 1,
+        "displaced": 0,
+        "flooding": 1,
+    }
 
 
 def test_displaced_and_refused_connections_are_counted() -> None:

@@ -58,7 +58,7 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
     question's answer has come.
     """
     server = begun(etcd)
-    parsed = server.fast_path.requests.misses()
+    parsed = server.shared.requests.asked
     first, *others = wires = [server.connect() for _ in range(5)]
     first.send(CURRENT % 1)
     assert len(etcd.waiting) == 1
@@ -72,7 +72,7 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
     etcd.answer()
     assert all(b"Pex-Revision: 1\r\n" in wire.received for wire in wires)
     assert not etcd.waiting
-    assert server.fast_path.requests.misses() == parsed
+    assert server.shared.requests.asked == parsed
 
 
 def test_steps(etcd: FakeCaller) -> None:
@@ -82,7 +82,7 @@ def test_steps(etcd: FakeCaller) -> None:
     A step whose key was used is replayed.
     """
     server = begun(etcd)
-    parsed = server.fast_path.requests.misses()
+    parsed = server.shared.requests.asked
     wire = server.connect()
     for number in (1, 2, 1):
         wire.send(STEP % number)
@@ -92,7 +92,7 @@ def test_steps(etcd: FakeCaller) -> None:
     ]
     assert revisions == [b"Pex-Revision: %d" % number for number in (2, 3, 2)]
     assert wire.received.count(b"Idempotency-Replayed: true") == 1
-    assert server.fast_path.requests.misses() == parsed
+    assert server.shared.requests.asked == parsed
 
 
 def test_an_etcd_that_is_away(etcd: FakeCaller) -> None:
@@ -100,7 +100,7 @@ def test_an_etcd_that_is_away(etcd: FakeCaller) -> None:
     A request that etcd cannot answer is refused, and is not parsed for that.
     """
     server = begun(etcd)
-    parsed = server.fast_path.requests.misses()
+    parsed = server.shared.requests.asked
     wire = server.connect()
     for head in (CURRENT % 1, STEP % 1):
         wire.send(head)
@@ -110,4 +110,4 @@ def test_an_etcd_that_is_away(etcd: FakeCaller) -> None:
             etcd.clock.advance(0.1)
             server.clock.turn(0.1)
     assert wire.received.count(b"HTTP/1.1 503 ") == 2
-    assert server.fast_path.requests.misses() == parsed
+    assert server.shared.requests.asked == parsed

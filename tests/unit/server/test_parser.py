@@ -1,278 +1,335 @@
 """
-Tests that the private names of Twisted that the parser leans on still mean the same.
-
-These tests are the first to fail on a version of Twisted that has changed them.
+Tests of the parser by itself: heads, bodies, and the limits on both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 
 import pytest
-from twisted.internet.testing import StringTransport
-from twisted.web.http import HTTPChannel, Request, _ChunkedTransferDecoder
 
-import twisted
 from pexservice.server.parser import (
-    LARGEST_BODY,
-    LARGEST_HEADERS,
-    LONGEST_REQUEST_LINE,
-    Parser,
+    CHUNKED,
+    MAX_BODY_BYTES,
+    MAX_CHUNKS,
+    MAX_CHUNKS_PER_CALL,
+    Body,
+    Head,
+    HeadReader,
+    find_end_of_head,
+    salvage,
 )
-from pexservice.server.plain_heads import MOST_HEADERS
-from pexservice.web.parameters import HOST
 from pexservice.web.problems import Problem
+from tests.support.wire import Server
 
-VERSION = f"Twisted {twisted.__version__}"
-
-HEAD = b"POST /next HTTP/1.1\r\nHost: localhost\r\n"
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+LINE = b"POST /next?x=1 HTTP/1.1"
+HOST = b"Host: h"
 
 
-class Left(Request):
+def reader() -> HeadReader:
     """
-    A request that is left unanswered until a test finishes it.
+    Return a reader that remembers nothing yet.
     """
-
-    def process(self) -> None:
-        """
-        Do nothing.
-        """
+    return HeadReader(Server().performer.meanings())
 
 
-class Recording(Parser):
+def read(*lines: bytes) -> Head:
     """
-    A parser that keeps the statuses of its refusals and the requests that were completed.
+    Return what a head of these lines means.
     """
-
-    requestFactory = Left
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: list[int] = []
-        self.complete: list[Request] = []
-
-    @property
-    def is_over(self) -> bool:
-        """
-        Return whether a request was refused.
-        """
-        return bool(self.refused)
-
-    def refuse(self, problem: Problem) -> None:
-        """
-        Keep the status.
-        """
-        self.refused.append(problem.status.value)
-
-    def completed(self, request: Request) -> None:
-        """
-        Keep the request.
-        """
-        self.complete.append(request)
+    return reader().read(b"\r\n".join(lines))
 
 
-@pytest.fixture
-def wire() -> StringTransport:
+def status_of_refusal(*lines: bytes) -> int:
     """
-    Return the transport of a connection.
+    Return the status with which a head of these lines is refused.
     """
-    return StringTransport()
+    with pytest.raises(Problem) as caught:
+        read(*lines)
+    return caught.value.status
 
 
-@pytest.fixture
-def parser(wire: StringTransport) -> Iterator[Recording]:
+def test_head_has_the_request_line_and_the_arguments() -> None:
     """
-    Yield a parser on a connection.
+    Blanks around a value do not count, and names are in small letters.
     """
-    parser = Recording()
-    parser.makeConnection(wire)
-    yield parser
-    for request in parser.requests:
-        if request.content is not None:
-            request.content.close()
+    head = read(LINE, HOST, b"IDEMPOTENCY-KEY:\t k \t", b"X-Unknown: y")
+    assert head.line.method == b"POST"
+    assert (head.line.target, head.line.path) == (b"/next?x=1", b"/next")
+    assert head.arguments == {b"host": [b"h"], b"idempotency-key": [b"k"]}
+    assert (head.body, head.expects_continue) == (0, False)
 
 
-NAMES = [
-    *("_buffer", "_dataBuffer", "_handlingRequest", "_networkProducer"),
-    *("_receivedHeaderCount", "_receivedHeaderSize", "_respondToBadRequestAndDisconnect"),
-    *("_send100Continue", "_transferDecoder", "_waitingForTransport"),
-    *("length", "maxHeaders", "requests", "totalHeadersSize"),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_twisted_has_the_names(name: str) -> None:
+def test_heads_of_one_meaning_have_one_key() -> None:
     """
-    Each private name that the parser reads or overrides exists on a new channel.
+    Values that decide nothing, the query, and other spellings of a value do not count.
     """
-    channel = HTTPChannel()
-    channel.makeConnection(StringTransport())
-    assert hasattr(channel, name), f"{VERSION} has no HTTPChannel.{name}"
+    keys = {
+        read(LINE, HOST, *lines).key
+        for lines in (
+            (b"Accept: application/json", b"X-Request-ID: 1"),
+            (b"aCCEPT:application/json", b"If-Match: *"),
+            (b"Accept: text/plain;q=0.1", b"Accept: application/json"),
+        )
+    }
+    assert len(keys) == 1
+    assert read(b"POST /next HTTP/1.1", HOST).key == read(LINE, HOST).key
+    others = {
+        read(LINE, HOST).key,
+        read(LINE, HOST, b"Connection: close").key,
+        read(LINE, HOST, b"Sec-Purpose: prefetch").key,
+        read(LINE.replace(b"1.1", b"1.0")).key,
+        *keys,
+    }
+    assert len(others) == 5
 
 
-@pytest.mark.parametrize("name", ["_maxTrailerHeadersSize", "_trailerHeaders", "state"])
-def test_twisted_has_the_decoders_names(name: str) -> None:
+def test_reader_tells_the_span_of_lines_that_it_does_not_remember() -> None:
     """
-    Each private name that the parser reads of the chunk decoder exists.
-
-    The parser would not notice that a name is gone.
+    A remembered request line does not pass as a header line, nor the reverse.
     """
-    decoder = _ChunkedTransferDecoder(lambda _: None, lambda _: None)
-    assert hasattr(decoder, name), f"{VERSION} has no _ChunkedTransferDecoder.{name}"
-
-
-def test_a_request_from_its_first_byte_to_its_answer(parser: Recording) -> None:
-    """
-    The properties follow a request through all its states.
-    """
-    assert parser.is_between_requests
-    assert not parser.has_input
-    assert not parser.is_answering
-    assert (parser.line, parser.is_head, parser.arguments()) == (b"", False, {})
-
-    parser.dataReceived(b"HEAD /current HT")
-    assert parser.has_input
-    assert not parser.is_between_requests
-    assert not parser.is_answering
-
-    parser.dataReceived(b"TP/1.1\r\nHost: localhost\r\nAccept: */*\r\n")
-    assert (parser.line, parser.is_head) == (b"HEAD /current HTTP/1.1", True)
-    assert not parser.is_between_requests
-    assert not parser.is_answering
-
-    parser.dataReceived(b"\r\n")
-    (request,) = parser.complete
-    assert parser.is_answering
-    assert parser.arguments()[HOST] == [b"localhost"]
-    assert not parser.is_between_requests
-    assert not parser.has_input
-
-    parser.dataReceived(b"GET /next")
-    assert parser.has_input
-
-    request.finish()
-    assert not parser.is_answering
-    assert not parser.is_between_requests
-    assert parser.has_input
-
-
-def test_an_empty_line_begins_a_request(parser: Recording) -> None:
-    """
-    An empty line may come before a request, and with it the connection no longer rests.
-    """
-    parser.dataReceived(b"\r\n")
-    assert not parser.is_between_requests
-
-
-def test_a_client_that_does_not_take_its_answers(parser: Recording) -> None:
-    """
-    C{is_blocked} follows the transport's last call.
-    """
-    assert not parser.is_blocked
-    parser.pauseProducing()
-    assert parser.is_blocked
-    parser.resumeProducing()
-    assert not parser.is_blocked
-
-
-def test_reading_is_paused_at_the_transport(
-    parser: Recording, wire: StringTransport
-) -> None:
-    """
-    The transport itself holds the client back.
-    """
-    parser.pause_reading()
-    assert wire.producerState == "paused"
-    parser.resume_reading()
-    assert wire.producerState == "producing"
-
-
-def _lines(size: int) -> bytes:
-    return b"".join(b"X-%d: %s\r\n" % (index, b"x" * 1000) for index in range(size // 1000))
+    one = reader()
+    assert one.read(b"\r\n".join([LINE, HOST, b"A: 1"])).new_lines == (0, 2)
+    assert one.read(b"\r\n".join([LINE, HOST, b"A: 1"])).new_lines is None
+    mixed = [LINE, b"B: 1", HOST, b"B: 2", b"A: 1"]
+    assert one.read(b"\r\n".join(mixed)).new_lines == (1, 3)
+    secret = b"\r\n".join([LINE, HOST, b"Authorization: Bearer x", b"A: 1"])
+    assert [one.read(secret).new_lines for _ in range(2)] == [(2, 2)] * 2
+    for wrong in (b"\r\n".join([LINE, HOST, LINE]), b"\r\n".join([HOST, HOST])):
+        with pytest.raises(Problem):
+            one.read(wrong)
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    "line",
     [
-        (b"GET /%s HTTP/1.1\r\n" % (b"a" * LONGEST_REQUEST_LINE), 414),
-        (b"GET /" + b"a" * LARGEST_HEADERS * 2, 414),
-        (HEAD + b"X: " + b"a" * LARGEST_HEADERS * 2, 431),
-        (HEAD + _lines(LARGEST_HEADERS + 1000) + b"\r\n", 431),
-        (HEAD + b"X: y\r\n" * MOST_HEADERS + b"\r\n", 431),
-        (HEAD + b"X: y\r\n" + b" z\r\n" * MOST_HEADERS + b"\r\n", 431),
-        (HEAD + b"no header\r\n\r\n", 400),
-        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (HEAD + b"Content-Length: %d\r\n\r\n" % (LARGEST_BODY + 1), 413),
-        (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
-        (CHUNKED + b"%x\r\n" % (LARGEST_BODY + 1), 413),
-        (CHUNKED + b"no size\r\n", 400),
-        (CHUNKED + b"0\r\nno trailer\r\n\r\n", 400),
-        (CHUNKED + b"0\r\n" + _lines(LARGEST_HEADERS + 1000) + b"\r\n", 431),
-        (CHUNKED + b"0\r\n" + b"X: y\r\n" * (MOST_HEADERS + 1) + b"\r\n", 431),
+        *(b"Name : x", b" Name: x", b"Name", b": x", b"", b"Na me: x", b"Name\t: x"),
+        *(b"N: a\rb", b"N: a\nb", b"N: a\0b", b"N: \x7f", b" folded", b"\tfolded"),
+        *(b"N\xff: x", b"Host: other", b"Host: a b", b"Host: a/b"),
     ],
 )
-def test_twisted_hands_over_refused_requests(
-    parser: Recording, wire: StringTransport, sent: bytes, status: int
-) -> None:
+def test_malformed_header_line_is_refused(line: bytes) -> None:
     """
-    A request that Twisted would drop or answer comes to C{refuse}, once, with its status.
+    Each of them could be read in two ways.
     """
-    parser.dataReceived(sent)
-    assert parser.refused == [status]
-    assert parser.complete == []
-    assert wire.value() == b""
+    assert status_of_refusal(LINE, HOST, line) == 400
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("line", "status"),
     [
-        HEAD + b"\r\n",
-        HEAD + b"Content-Length: 5\r\n\r\n12345",
-        CHUNKED + b"5\r\n12345\r\n0\r\n\r\n",
-        CHUNKED + b"0\r\nX: y\r\n\r\n",
-        HEAD + b"X: y\r\n" * (MOST_HEADERS - 1) + b"\r\n",
+        *((b"POST /next", 400), (b"POST  /next HTTP/1.1", 400), (b"", 400)),
+        *((b"POST /next HTTP/1.1 ", 400), (b" POST /next HTTP/1.1", 400)),
+        *((b"POST /next HTTP/2.0", 400), (b"POST /next HTTP/1.2", 400)),
+        *((b"POST next HTTP/1.1", 400), (b"POST ftp://h/next HTTP/1.1", 400)),
+        *((b"POST /n\xe9xt HTTP/1.1", 400), (b"PO(ST /next HTTP/1.1", 400)),
+        *((b"CONNECT h:80 HTTP/1.1", 405), (b"GET /" + b"x" * 9000 + b" HTTP/1.1", 414)),
     ],
 )
-def test_a_whole_request_is_completed(parser: Recording, sent: bytes) -> None:
-    """
-    A request is completed once, with its last byte and not before.
-    """
-    parser.dataReceived(sent[:-1])
-    assert parser.complete == []
-    parser.dataReceived(sent[-1:])
-    assert (len(parser.complete), parser.refused) == (1, [])
-    assert parser.is_answering
+def test_malformed_request_line_is_refused(line: bytes, status: int) -> None:
+    assert status_of_refusal(line, HOST) == status
 
 
-@pytest.mark.parametrize(("length", "asked"), [(b"0", b""), (b"5", b"HTTP/1.1 100 Cont")])
-def test_a_body_is_asked_for_where_there_is_one(
-    parser: Recording, wire: StringTransport, length: bytes, asked: bytes
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://h/next?a", b"/next"),
+        (b"HTTPS://h", b"/"),
+        (b"http://h?a", b"/"),
+        (b"*", b"*"),
+        (b"//next", b"//next"),
+        (b"/next#a", b"/next#a"),
+    ],
+)
+def test_target_may_be_absolute(target: bytes, path: bytes) -> None:
+    """
+    The path is what stands behind the host, and is compared literally.
+    """
+    assert read(b"GET %b HTTP/1.1" % target, HOST).line.path == path
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        ((b"Content-Length: 5",), 5),
+        ((b"Content-Length: 0000005",), 5),
+        ((b"Content-Length: 65536",), 65536),
+        ((b"Transfer-Encoding: Chunked",), CHUNKED),
+    ],
+)
+def test_head_tells_how_long_its_body_is(lines: tuple[bytes, ...], body: int) -> None:
+    assert read(LINE, HOST, *lines).body == body
+    assert read(LINE, HOST, *lines, b"Expect: 100-Continue").expects_continue
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((b"Content-Length: 5", b"Content-Length: 5"), 400),
+        ((b"Content-Length: 5, 5",), 400),
+        ((b"Content-Length: +5",), 400),
+        ((b"Content-Length: 0x5",), 400),
+        ((b"Content-Length:",), 400),
+        ((b"Content-Length: \xb2",), 400),
+        ((b"Content-Length: 65537",), 413),
+        ((b"Content-Length: " + b"9" * 9000,), 413),
+        ((b"Content-Length: 5", b"Transfer-Encoding: chunked"), 400),
+        ((b"Transfer-Encoding: gzip, chunked",), 400),
+        ((b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 400),
+        ((b"Transfer-Encoding: identity",), 400),
+        ((b"Transfer-Encoding: \x0bchunked",), 400),
+    ],
+)
+def test_contradicting_or_too_large_framing_is_refused(
+    lines: tuple[bytes, ...], status: int
+) -> None:
+    assert status_of_refusal(LINE, HOST, *lines) == status
+
+
+def test_number_and_size_of_header_lines_are_bounded() -> None:
+    """
+    The limits themselves are accepted.
+    """
+    assert len(read(LINE, HOST, *[b"N: v"] * 99).lines) == 101
+    assert status_of_refusal(LINE, HOST, *[b"N: v"] * 100) == 431
+    assert status_of_refusal(LINE, HOST, b"N: " + b"v" * 16384) == 431
+
+
+@pytest.mark.parametrize(
+    ("buffer", "status"),
+    [
+        (b"\x16\x03\x01", 400),
+        (b"\r\n", 400),
+        (b" GET", 400),
+        (b"GET /" + b"x" * 8200, 414),
+        (b"GET / HTTP/1.1\r\n" + b"x" * 16400, 431),
+        (b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 5000, 431),
+    ],
+)
+def test_incomplete_head_is_refused_as_soon_as_it_can_be(
+    buffer: bytes, status: int
 ) -> None:
     """
-    Twisted sends 100 for a request with a body, and by C{_send100Continue} alone.
+    That is at its first byte for what begins like no request, as a TLS handshake.
     """
-    parser.dataReceived(
-        HEAD + b"Expect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
+    with pytest.raises(Problem) as caught:
+        find_end_of_head(bytearray(buffer), 0)
+    assert caught.value.status == status
+
+
+def test_refused_head_still_tells_how_to_refuse_it() -> None:
+    """
+    Lines that can be read count, and those that cannot are skipped.
+    """
+    head = b"HEAD / HTTP/1.1\r\nbad\r\nAccept: a/b \r\n\xff\r\nX: y\r\nOrigin: http://a\r\n\r\n"
+    assert salvage(head) == (
+        b"HEAD",
+        b"HEAD / HTTP/1.1",
+        {b"accept": [b"a/b"], b"origin": [b"http://a"]},
     )
-    assert wire.value()[: len(b"HTTP/1.1 100 Cont")] == asked
+    assert salvage(b"bad\r\n\r\n") == (b"", b"- - -", {})
+
+
+def pieces(sent: bytes, size: int) -> Iterator[bytes]:
+    """
+    Yield C{sent} in pieces.
+    """
+    for begin in range(0, len(sent), size):
+        yield sent[begin : begin + size]
+
+
+BODIES = {
+    "chunks": b"5\r\n12345\r\n0\r\n\r\n",
+    "a chunk extension": b'5;a="b;c"\r\n12345\r\n00\r\n\r\n',
+    "trailers": b"1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n",
+    "capital digits": b"A\r\n1234567890\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_chunked_body_ends_at_the_same_byte_however_it_arrives(
+    body: bytes, size: int
+) -> None:
+    buffer, taken = bytearray(), Body(CHUNKED)
+    for piece in pieces(body + b"REST", size):
+        buffer += piece
+        if not taken.complete:
+            taken.take(buffer)
+    assert taken.complete
+    assert b"REST".endswith(buffer[-4:])
+    assert bytes(buffer) == b"REST"
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("body", "status"),
     [
-        Parser.lineReceived,
-        Parser.lineLengthExceeded,
-        Parser.headerReceived,
-        Parser.allHeadersReceived,
-        Parser.allContentReceived,
-        Parser.rawDataReceived,
+        *((b"x\r\n", 400), (b"\r\n", 400), (b"5 \r\n", 400), (b"0x5\r\n", 400)),
+        *((b"-5\r\n", 400), (b"5\n12345\r\n", 400), (b"5;\0\r\n", 400)),
+        *((b"5\r\n123456\r\n", 400), (b"5\r\n12345\n0\r\n\r\n", 400)),
+        *((b"0" * 17 + b"\r\n", 400), (b"1" * 1100, 400), (b"10001\r\n", 413)),
+        *((b"0\r\nbad\r\n", 400), (b"0\r\nA : b\r\n", 400), (b"0\r\n A: b\r\n", 400)),
+        *((b"0\r\n" + b"A: b\r\n" * 101, 431), (b"0\r\nA: " + b"b" * 16400, 431)),
+        *((b"1\r\nx\r\n" * (MAX_CHUNKS + 1), 413), (b"f000\r\n" * 1, 0)),
     ],
 )
-def test_twisted_has_the_overridden_methods(override: Callable[..., object]) -> None:
+def test_malformed_or_too_large_chunked_body_is_refused(body: bytes, status: int) -> None:
     """
-    Twisted has each method that the parser overrides.
+    The last one is no error yet.
+    """
+    buffer, taken = bytearray(body), Body(CHUNKED)
+    refused = 0
+    try:
+        size = -1
+        while size != len(buffer):
+            size = len(buffer)
+            taken.take(buffer)
+    except Problem as problem:
+        refused = problem.status
+    assert refused == status
 
-    Under another name the method would never be called.
+
+def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     """
-    assert override.__name__ in vars(HTTPChannel) | vars(HTTPChannel.__mro__[1])
+    So a connection with tiny chunks takes a bounded part of a turn.
+    """
+    chunk = b"1\r\nx\r\n"
+    buffer, taken = bytearray(chunk * 900), Body(CHUNKED)
+    taken.take(buffer)
+    assert len(chunk * 900) - len(buffer) <= MAX_CHUNKS_PER_CALL * len(chunk)
+    assert len(buffer) < len(chunk * 900)
+
+
+def test_body_with_a_length_ends_there() -> None:
+    buffer, taken = bytearray(b"x" * 10), Body(MAX_BODY_BYTES)
+    taken.take(buffer)
+    assert (bytes(buffer), taken.complete) == (b"", False)
+    buffer += b"y" * MAX_BODY_BYTES
+    taken.take(buffer)
+    assert (bytes(buffer), taken.complete) == (b"y" * 10, True)
+
+
+def seconds_for(size: int) -> float:
+    """
+    Return the processor time of a head that arrives in single bytes, the best of a few.
+    """
+    head = b"GET / HTTP/1.1\r\n" + b"a:" + b"b" * size
+
+    def once() -> float:
+        begin = time.process_time()
+        buffer, searched = bytearray(), 0
+        for byte in head:
+            buffer.append(byte)
+            find_end_of_head(buffer, searched)
+            searched = len(buffer)
+        return time.process_time() - begin
+
+    return min(once() for _ in range(5))
+
+
+def test_head_in_single_bytes_takes_linear_time() -> None:
+    """
+    Twice the size takes about twice the time; quadratic time would take four times.
+    """
+    assert any(seconds_for(8000) / seconds_for(4000) < 3.2 for _ in range(5))

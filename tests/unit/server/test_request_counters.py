@@ -41,7 +41,7 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
     """
     return {
         (endpoint, method, status): count
-        for endpoint, method, status, count in server.fast_path.requests.answered()
+        for endpoint, method, status, count in server.shared.requests.responses()
         if count
     }
 
@@ -50,7 +50,7 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     """
     Return how many requests the plan cache knew, and how many were parsed.
     """
-    return server.fast_path.requests.hits(), server.fast_path.requests.misses()
+    return server.shared.requests.planned(), server.shared.requests.asked
 
 
 def test_parsed_or_remembered(server: Server) -> None:
@@ -82,7 +82,7 @@ def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     server.store.failure = LookupError("a bug")
     send(server, NEXT)
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
-    tally = server.fast_path.requests.tally(b"/next", b"POST")
+    tally = server.shared.requests.tally(b"/next", b"POST")
     for _ in range(2):
         tally.others[507] += 1
     assert counted(server)[(*COUNTED_NEXT, 507)] == 2

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from pexservice.server.limits import REQUEST_TIMEOUT
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS
 from tests.support.wire import Server
 
 HEAD = b"POST /next HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -136,6 +136,6 @@ def test_an_empty_line_begins_a_request() -> None:
     server = Server()
     wire = server.connect()
     wire.send(EMPTY)
-    server.clock.rightNow += REQUEST_TIMEOUT + 1
+    server.clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
     server.connections.sweep()
     assert wire.received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")

@@ -11,7 +11,7 @@ import pytest
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.web.access import Access, BadTokens, read_tokens
-from pexservice.web.replies import JSON
+from pexservice.web.responses import JSON
 from tests.support.caller import Caller
 
 ORIGIN = "https://pages.example.org"

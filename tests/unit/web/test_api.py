@@ -12,7 +12,6 @@ from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
 from pexservice.stores.interface import NotTaken
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
-from pexservice.web.guard import OperationResource
 from pexservice.web.performer import Performer
 from tests.support.caller import Answer, Caller
 from tests.support.wire import Server
@@ -644,11 +643,9 @@ class TestFaults:
         assert b"Zero" not in answer.body
         assert "ZeroDivisionError" in str(logged)
 
-    @pytest.mark.parametrize(
-        ("place", "name"), [(OperationResource, "__init__"), (Performer, "perform")]
-    )
-    def test_a_bug_in_a_handler(
-        self, place: type, name: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("name", ["admit", "call"])
+    def test_a_bug_before_an_operation(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
         A bug before an operation does its work gets 500, with each header once.
@@ -659,7 +656,7 @@ class TestFaults:
         wire = server.connect()
         request = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
         with monkeypatch.context() as patched, capturedLogs() as logged:
-            patched.setattr(place, name, lambda *_, **__: 1 // 0)
+            patched.setattr(Performer, name, lambda *_, **__: 1 // 0)
             wire.send(request)
         head, _, body = wire.received.partition(b"\r\n\r\n")
         status, *lines = head.split(b"\r\n")

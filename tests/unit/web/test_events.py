@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address
 from pexservice.commit.requests import Step
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
-from pexservice.server.limits import IDLE_TIMEOUT, STALL_TIMEOUT
+from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
 from pexservice.web.events import HEARTBEAT_INTERVALS, INTERVAL, MOST_DIGITS, event
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import Turns
@@ -214,13 +214,13 @@ def test_a_client_that_does_not_read_misses_events() -> None:
     """
     server = Server()
     other, wire = watch(server), watch(server)
-    wire.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    wire.protocol.pause_writing()
     for _ in range(HEARTBEAT_INTERVALS * 2):
         step(server)
         look(server)
     assert revisions(wire) == [0]
     assert len(revisions(other)) == HEARTBEAT_INTERVALS * 2 + 1
-    wire.protocol.channel.resumeProducing()  # type: ignore[union-attr]
+    wire.protocol.resume_writing()
     look(server)
     assert revisions(wire) == [0, HEARTBEAT_INTERVALS * 2]
 
@@ -233,10 +233,10 @@ def test_the_sweep() -> None:
     """
     server = Server()
     healthy, stalled = watch(server), watch(server)
-    stalled.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    stalled.protocol.pause_writing()
     # The first sweep notes what the client has taken, and a later one that it took nothing.
     server.connections.sweep()
-    server.clock.rightNow += STALL_TIMEOUT + IDLE_TIMEOUT
+    server.clock.rightNow += STALL_TIMEOUT_SECONDS + IDLE_TIMEOUT_SECONDS
     server.connections.sweep()
     assert (healthy.closed, stalled.transport.aborted) == (False, True)
 
@@ -302,12 +302,14 @@ def test_no_timer_without_streams() -> None:
     server = Server()
     before = len(server.clock.calls)
     wires = [watch(server) for _ in range(3)]
+    server.turns(1)
     assert len(server.clock.calls) == before + 1
     for wire in wires:
         wire.lose()
     look(server, 2)
     assert (len(server.events), len(server.clock.calls)) == (0, before)
     assert revisions(watch(server)) == [0]
+    server.turns(1)
     assert len(server.clock.calls) == before + 1
 
 
@@ -386,7 +388,7 @@ def test_stream_that_is_not_read_makes_room_at_once() -> None:
     """
     server = Server(streams=2)
     stalled = watch(server)
-    stalled.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    stalled.protocol.pause_writing()
     watch(server)
     other = watch(server, address="192.0.2.2")
     assert stalled.transport.aborted
@@ -422,7 +424,7 @@ def test_the_end_of_a_stream_that_is_not_read() -> None:
     """
     server = Server()
     wire = watch(server)
-    wire.protocol.channel.pauseProducing()  # type: ignore[union-attr]
+    wire.protocol.pause_writing()
     server.events.close()
     assert wire.transport.aborted
 

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 from pexservice.core.cursor import Transition, state_at
-from pexservice.server.limits import REQUEST_TIMEOUT
-from pexservice.server.parser import LARGEST_BODY, LARGEST_HEADERS, LONGEST_REQUEST_LINE
-from pexservice.server.plain_heads import MOST_HEADERS
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS
+from pexservice.server.parser import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_LINES,
+    MAX_REQUEST_LINE_BYTES,
+)
 from pexservice.stores.interface import NotTaken, Row
 from pexservice.stores.remembered_keys import LONGEST_KEY
 from pexservice.web import problems
@@ -23,8 +27,8 @@ from pexservice.web.access import Access
 from pexservice.web.endpoints import BY_PATH, ENDPOINTS, POST_ONLY, TABLE, Endpoint
 from pexservice.web.events import event
 from pexservice.web.openapi import document, rendered
-from pexservice.web.replies import JSON, PROBLEM
-from pexservice.web.representations import history_reply, state_headers, state_json
+from pexservice.web.representations import history_response, state_headers, state_json
+from pexservice.web.responses import JSON, PROBLEM
 from tests.support.caller import Answer, Caller
 from tests.support.http_reference import PAGE, reference
 
@@ -40,14 +44,14 @@ PROBLEMS = (
     problems.no_such_path(map(bytes.decode, BY_PATH)),
     problems.wrong_method(BY_PATH[b"/next"].allow),
     problems.no_tunnel(),
-    problems.too_slow(REQUEST_TIMEOUT),
+    problems.too_slow(REQUEST_TIMEOUT_SECONDS),
     problems.unmet_precondition(state_headers(JSON, b"10", b"10")),
-    problems.too_much_content(LARGEST_BODY),
-    problems.too_long_target(LONGEST_REQUEST_LINE),
+    problems.too_much_content(MAX_BODY_BYTES),
+    problems.too_long_target(MAX_REQUEST_LINE_BYTES),
     problems.misdirected(),
     problems.key_reused(Transition.NEXT.word),
     problems.too_many_requests(100),
-    problems.too_many_headers(LARGEST_HEADERS, MOST_HEADERS),
+    problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES),
     problems.internal_error(),
     problems.not_taken("the store pexservice-data is full"),
     problems.outcome_unknown(),
@@ -225,7 +229,7 @@ def test_every_problem_is_described() -> None:
         if function.__annotations__.get("return") == "Problem" and name != "problem_of"
     }
     assert len(PROBLEMS) == len(made)
-    bodies = {each.name: each.reply(PROBLEM).body for each in reversed(PROBLEMS)}
+    bodies = {each.name: each.response(PROBLEM).body for each in reversed(PROBLEMS)}
     whole = document()
     schema = whole["components"]["schemas"]["Problem"]
     examples = {
@@ -240,7 +244,7 @@ def test_every_problem_is_described() -> None:
     for each in PROBLEMS:
         response = whole["components"]["responses"][f"problem-{each.status.value}"]
         assert f"`{each.name}`" in response["description"]
-        sent = {name.decode() for name, _ in each.reply(PROBLEM).headers}
+        sent = {name.decode() for name, _ in each.response(PROBLEM).headers}
         assert {*response["headers"]} == sent - {"Content-Type"}
 
 
@@ -249,7 +253,7 @@ def test_the_examples_equal_real_answers() -> None:
     Each example is made by the code that makes the answers, from the same state.
     """
     row = Row(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
-    history = history_reply(STATE, JSON, [row], "/history?before=10&limit=1")
+    history = history_response(STATE, JSON, [row], "/history?before=10&limit=1")
     components = document()["components"]
     (index,) = components["schemas"]["Index"]["examples"]
     served = json.loads(TABLE.json_index)["endpoints"]

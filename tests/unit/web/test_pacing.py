@@ -8,9 +8,9 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 
-from pexservice.metrics import Metrics
 from pexservice.web.api import Api
 from pexservice.web.pacing import PAUSE_FACTOR, Pacing
+from pexservice.web.responses import Response
 from tests.support.fakes import Turns, now
 from tests.support.wire import Server
 
@@ -127,9 +127,9 @@ def paced_server() -> Server:
         server.performer,
         server.events,
         later=server.clock.callLater,
-        scrape=Metrics(server.committer, server.fast_path).reply,
+        scrape=lambda _: Response(200, ()),
     )
-    server.site.resource = api.resource()
+    server.shared.ask = api.ask
     return server
 
 

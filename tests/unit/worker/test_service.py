@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.internet.interfaces import IListeningPort, IReactorFromThreads
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Notifier
+from pexservice.server.connection import Connection
+from pexservice.server.server import Server
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import IStore, Opened, StoreDamaged, StoreUnusable
 from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import service
 from pexservice.worker.service import Reactor, Worker
 from tests.support.fakes import MemoryStore, Turns, now
+from tests.support.wire import Transport
 
 LISTEN = ("tcp:8081:interface=127.0.0.1",)
 
@@ -102,6 +104,9 @@ class Bench:
             lambda message: self.told.extend(message.decode().splitlines()), 5.0
         )
         monkeypatch.setattr(service, "connect", lambda *_: notifier)
+        monkeypatch.setattr(service, "event_loop", lambda _: self)
+        monkeypatch.setattr(service, "Listener", self._listen)
+        self._server: Server | None = None
         self.worker = Worker(
             Settings(**{"listen": LISTEN} | settings),
             cast(Reactor, self.reactor),
@@ -109,26 +114,39 @@ class Bench:
             lambda: cast(IStore, self.store),
         )
 
-    def connect(self) -> tuple[Any, StringTransport]:
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """
+        Make a call in the next turn, as an event loop does.
+        """
+        self.reactor.callLater(0, call)
+
+    def _listen(self, port: IListeningPort, _: object, server: Server, *__: object) -> Any:
+        """
+        Take the place of the listener, which needs a socket.
+        """
+        self._server = server
+        return port
+
+    def connect(self) -> tuple[Connection, Transport]:
         """
         Open a connection to the worker.
 
-        @return: the connection, and the transport that gets its answers.
+        @return: the connection, and the transport that gets its responses.
         """
-        ((_, factory, *_),) = self.reactor.tcpServers
-        connection: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-        transport = StringTransport()
-        connection.makeConnection(transport)
+        assert self._server is not None
+        connection, transport = Connection(self._server, "127.0.0.1"), Transport()
+        self._server.connections.admit(connection)
+        connection.connection_made(transport)
         return connection, transport
 
-    def ask_for_a_step(self) -> StringTransport:
+    def ask_for_a_step(self) -> Transport:
         """
         Send a request on a connection of its own.
 
-        @return: the transport that gets the answer when it is there.
+        @return: the transport that gets the response when it is there.
         """
         connection, transport = self.connect()
-        connection.dataReceived(STEP)
+        connection.data_received(STEP)
         return transport
 
     def stop(self) -> None:
@@ -192,12 +210,12 @@ def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None
     bench = make()
     bench.worker.startService()
     connection, transport = bench.connect()
-    connection.dataReceived(STEP)
+    connection.data_received(STEP)
     bench.reactor.turns(0.25)
     transport.clear()
     bench.worker.stopService()
     bench.reactor.turn(1.0)
-    connection.dataReceived(STEP)
+    connection.data_received(STEP)
     bench.reactor.turns(4.0)
     answer = transport.value()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")

@@ -15,7 +15,7 @@ from hashlib import sha256
 from importlib.resources import files
 
 from pexservice.web.preconditions import Document
-from pexservice.web.replies import HTML, TYPES
+from pexservice.web.responses import HTML, TYPES
 
 _TEMPLATES = files(__name__) / "templates"
 

@@ -21,7 +21,7 @@ from attrs import define
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 import pexservice
-from pexservice.server.interfaces import Phase
+from pexservice.server.limits import Phase
 from pexservice.web.access import Access
 from pexservice.web.endpoints import POST_ONLY
 from pexservice.web.parameters import HEADERS, Use
@@ -267,7 +267,7 @@ class Pair:
         fast, slow = self.servers
         assert repr(fast.committer.durable) == repr(slow.committer.durable)
         assert fast.lines == slow.lines
-        counted = [list(each.fast_path.requests.answered()) for each in self.servers]
+        counted = [list(each.shared.requests.responses()) for each in self.servers]
         assert counted[0] == counted[1]
 
     @property
@@ -275,7 +275,7 @@ class Pair:
         """
         Return how many requests the plan cache knew.
         """
-        return self.servers[0].fast_path.requests.hits()
+        return self.servers[0].shared.requests.planned()
 
 
 def converse(pair: Pair, chance: random.Random, count: int) -> None:
@@ -296,7 +296,7 @@ def converse(pair: Pair, chance: random.Random, count: int) -> None:
             seconds = chance.choice((0.05, 1.0))
             for server in pair.servers:
                 server.clock.turn(seconds)
-                server.fast_path.tick()
+                server.shared.tick()
 
 
 @pytest.mark.parametrize("setup", SETUPS)

@@ -1,5 +1,5 @@
 """
-HTTPS: uvloop's, by the standard library's C{ssl}, or Twisted's, by pyOpenSSL.
+The TLS context, made of the operator's files.
 """
 
 from __future__ import annotations
@@ -7,9 +7,6 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from twisted.internet.interfaces import IProtocolFactory
-
-from pexservice.process import pyopenssl_guard
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
 #: What the files must have, and the line by which it is found.
@@ -46,16 +43,16 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
                 f"the TLS file {path} has no {name} in PEM form, which has a line with"
                 f" {mark.decode()}"
             )
-    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     # One protocol is spoken here; a client that offers others learns it.
-    made.set_alpn_protocols(["http/1.1"])
+    tls.set_alpn_protocols(["http/1.1"])
     try:
-        made.load_cert_chain(certificate, key, password=_no_password)
+        tls.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         raise Misconfigured(
             f"the TLS certificate {certificate} with the key {key}: {_reason(error)}"
         ) from error
-    return made
+    return tls
 
 
 def expiry(certificate: str) -> float:
@@ -77,24 +74,3 @@ def _reason(error: Exception) -> str:
     reason = error.reason or "PEM_LIB"
     words = reason.lower().replace("_", " ")
     return _REASONS.get(reason, f"they cannot be used ({words})")
-
-
-def wrapped(factory: IProtocolFactory, certificate: str, key: str) -> IProtocolFactory:
-    """
-    Return C{factory} behind TLS, for reactors other than uvloop's.
-
-    @raise CannotStart: pyOpenSSL is not installed.
-    """
-    pyopenssl_guard.lift()
-    try:
-        from twisted.internet.ssl import CertificateOptions  # noqa: PLC0415 pyOpenSSL
-        from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415 pyOpenSSL
-    except ImportError:
-        raise Misconfigured("TLS takes uvloop or pyOpenSSL, and neither is here") from None
-
-    options = CertificateOptions(acceptableProtocols=[b"http/1.1"])
-    # Made once, and then shared by all connections.
-    made = options.getContext()
-    made.use_certificate_chain_file(certificate)
-    made.use_privatekey_file(key)
-    return TLSMemoryBIOFactory(options, False, factory)  # noqa: FBT003 isClient

@@ -11,26 +11,27 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
-from pexservice.server.transport.reactor import UvloopReactor
+from pexservice.server.reactor import EventLoopReactor
 
 
 @pytest.fixture
-def reactor() -> Iterator[UvloopReactor]:
+def reactor() -> Iterator[EventLoopReactor]:
     """
     Provide a reactor that is not the process's own.
     """
-    reactor = UvloopReactor()
+    reactor = EventLoopReactor(uvloop.new_event_loop())
     yield reactor
     reactor.removeAll()
     reactor.loop.close()
 
 
-def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
+def run(reactor: EventLoopReactor, seconds: float = 0.0) -> None:
     """
     Let the reactor make the calls that are due within C{seconds}.
     """
@@ -38,7 +39,7 @@ def run(reactor: UvloopReactor, seconds: float = 0.0) -> None:
     reactor.loop.run_forever()
 
 
-def test_time(reactor: UvloopReactor) -> None:
+def test_time(reactor: EventLoopReactor) -> None:
     """
     The reactor's seconds are the monotonic clock's, whatever the wall clock does.
 
@@ -50,7 +51,7 @@ def test_time(reactor: UvloopReactor) -> None:
     assert before + 10 <= call.getTime() <= time.monotonic() + 10
 
 
-def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
+def test_a_call_in_the_next_turn(reactor: EventLoopReactor) -> None:
     """
     A call for the next turn is made once, and is a delayed call like any other.
     """
@@ -69,7 +70,7 @@ def test_a_call_in_the_next_turn(reactor: UvloopReactor) -> None:
         call.reset(1)
 
 
-def test_one_that_is_cancelled(reactor: UvloopReactor) -> None:
+def test_one_that_is_cancelled(reactor: EventLoopReactor) -> None:
     """
     A cancelled call is not made, and cannot be cancelled twice.
     """
@@ -85,7 +86,7 @@ def test_one_that_is_cancelled(reactor: UvloopReactor) -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "delay"])
-def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
+def test_one_that_is_put_off(reactor: EventLoopReactor, how: str) -> None:
     """
     A call that is put off is made at the new time, and not before.
     """
@@ -101,7 +102,7 @@ def test_one_that_is_put_off(reactor: UvloopReactor, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["callLater", "callFromThread"])
-def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
+def test_one_that_raises(reactor: EventLoopReactor, how: str) -> None:
     """
     The error of a call that raises is logged, and the next call is made.
 
@@ -129,7 +130,7 @@ def test_one_that_raises(reactor: UvloopReactor, how: str) -> None:
 
 _CHILD = """
 import sys
-from pexservice.server.transport.reactor import install
+from pexservice.server.reactor import install
 install()
 from twisted.internet import reactor
 from twisted.internet.protocol import ProcessProtocol

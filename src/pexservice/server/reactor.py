@@ -1,20 +1,21 @@
 """
-The reactor C{twistd --reactor uvloop}: Twisted's asyncio reactor on uvloop's loop.
+The reactor of a worker: Twisted's asyncio reactor, on uvloop's event loop or asyncio's own.
 
-Everything that runs on a reactor runs on this one.  What makes it worth having is in
-L{pexservice.server.transport.streams}.
+Connections are carried by the transports of the event loop, so a worker runs on no other
+kind of reactor.  C{twistd --reactor uvloop} names this one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import sys
 import time
 from asyncio import AbstractEventLoop, Handle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import uvloop
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall
@@ -22,6 +23,8 @@ from twisted.internet.main import installReactor
 from twisted.internet.process import reapAllProcesses
 from twisted.logger import Logger
 from zope.interface import implementer
+
+from pexservice.process.exit_status import Misconfigured
 
 _log = Logger()
 
@@ -47,7 +50,7 @@ class _NextTurn:
 
     __slots__ = ("_call", "_called", "_handle", "_reactor", "_time")
 
-    def __init__(self, reactor: UvloopReactor, call: Callable[[], object]) -> None:
+    def __init__(self, reactor: EventLoopReactor, call: Callable[[], object]) -> None:
         self._reactor = reactor
         self._call = call
         self._called = False
@@ -95,9 +98,9 @@ class _NextTurn:
         self.reset(max(0.0, self._time + secondsLater - self._reactor.seconds()))
 
 
-class UvloopReactor(AsyncioSelectorReactor):
+class EventLoopReactor(AsyncioSelectorReactor):
     """
-    Twisted's asyncio reactor on uvloop's event loop.
+    Twisted's asyncio reactor, with a steady clock and cheap calls for the next turn.
 
     @ivar loop: the event loop under it.
     """
@@ -107,9 +110,9 @@ class UvloopReactor(AsyncioSelectorReactor):
     #: Twisted's asyncio reactor keeps its timers by the wall clock, as its others do.
     seconds = staticmethod(time.monotonic)
 
-    def __init__(self) -> None:
-        self.loop = uvloop.new_event_loop()
-        super().__init__(self.loop)
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        super().__init__(loop)
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
         """
@@ -161,6 +164,39 @@ class UvloopReactor(AsyncioSelectorReactor):
 
 def install() -> None:
     """
-    Make the reactor on uvloop the reactor of this process.
+    Make the reactor on uvloop's event loop the reactor of this process.
     """
-    installReactor(UvloopReactor())
+    import uvloop  # noqa: PLC0415 it may be missing
+
+    installReactor(EventLoopReactor(uvloop.new_event_loop()))
+
+
+def worker_reactor() -> Any:
+    """
+    Return the reactor of this process; if none is installed yet, install a worker's.
+    """
+    if "twisted.internet.reactor" not in sys.modules:
+        try:
+            install()
+        except ImportError:
+            installReactor(EventLoopReactor(asyncio.new_event_loop()))
+    from twisted.internet import reactor  # noqa: PLC0415 it is chosen by now
+
+    return reactor
+
+
+def event_loop(reactor: object) -> AbstractEventLoop:
+    """
+    Return the event loop under C{reactor}.
+
+    @raise Misconfigured: there is none.
+    """
+    if isinstance(reactor, EventLoopReactor):
+        return reactor.loop
+    if isinstance(reactor, AsyncioSelectorReactor):
+        # Twisted makes its loop the thread's.
+        return asyncio.get_event_loop()
+    raise Misconfigured(
+        f"the reactor {type(reactor).__name__} cannot carry a worker's connections;"
+        " use twistd --reactor=uvloop or --reactor=asyncio"
+    )

@@ -1,0 +1,219 @@
+"""
+The listener, which accepts the connections of a port that Twisted has opened.
+
+The event loop's own servers accept one connection in a turn, and make a transport of each
+at once.  This one accepts several, and makes transports only of connections that last
+longer than L{one request<pexservice.server.brief_connection>}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pexservice.process.fd_endpoint import BACKLOG
+from pexservice.server.brief_connection import BriefConnection
+from pexservice.server.connection import Connection, TlsConnection
+from pexservice.server.limits import Admission, Phase
+from pexservice.server.server import Server
+
+#: How many connections are accepted in one turn: those that are open get theirs too.
+MAX_ACCEPTED_PER_TURN = 16
+
+TLS_HANDSHAKE_TIMEOUT_SECONDS = 10
+TLS_SHUTDOWN_TIMEOUT_SECONDS = 2
+
+#: The receive buffer of a TLS connection.  OpenSSL handles all that it is given in one
+#: call, and a client may send what costs much more to handle than to send.
+TLS_RECEIVE_BUFFER_BYTES = 16384
+
+#: How long accepting waits when there are no file descriptors or no memory.
+RETRY_DELAY_SECONDS = 0.1
+
+
+@implementer(IListeningPort)
+class Listener:
+    """
+    A port that Twisted has opened and the event loop accepts from.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        port: IListeningPort,
+        loop: asyncio.AbstractEventLoop,
+        server: Server,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """
+        Accept the connections of C{port} in the place of Twisted.
+
+        @param tls: the context of the TLS handshake that every connection begins with.
+        """
+        self._port = port
+        self._loop = loop
+        self._server = server
+        self._connections = server.connections
+        self._tls: dict[str, Any] = {}
+        if tls is not None:
+            self._tls = {
+                "ssl": tls,
+                "ssl_handshake_timeout": TLS_HANDSHAKE_TIMEOUT_SECONDS,
+                "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT_SECONDS,
+            }
+        # True while accept() fails, so that the failure is logged once.
+        self._accept_failing = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._handing_over: set[asyncio.Task[Any]] = set()
+        port.stopReading()  # type: ignore[attr-defined]
+        self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
+        self._socket.listen(BACKLOG)
+        self._is_unix = self._socket.family == socket.AF_UNIX
+        # One address for all connections, unless the port listens on every address.
+        self._local_host = "" if self._is_unix else self._socket.getsockname()[0]
+        if self._local_host in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
+            self._local_host = ""
+        self.startListening()
+
+    def startListening(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket, self._accept)
+
+    def stopListening(self) -> Deferred[None] | None:
+        if self._retry is None:
+            self._loop.remove_reader(self._socket)
+        else:
+            self._retry.cancel()
+        self._socket.close()
+        return self._port.stopListening()
+
+    def getHost(self) -> IAddress:
+        return self._port.getHost()
+
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTED_PER_TURN):
+            try:
+                accepted, address = self._socket.accept()
+            except BlockingIOError:
+                break
+            except (ConnectionAbortedError, PermissionError):
+                # The connection is gone already, or a firewall keeps it out.
+                continue
+            except OSError as error:
+                if not self._accept_failing:
+                    self._log.error(
+                        "cannot accept connections: {error}; retrying", error=error
+                    )
+                self._accept_failing = True
+                # So another file descriptor is free in the next turn.
+                self._connections.displace()
+                # Connections that are not accepted keep the socket readable.
+                self._loop.remove_reader(self._socket)
+                self._retry = self._loop.call_later(
+                    RETRY_DELAY_SECONDS, self.startListening
+                )
+                break
+            self._accept_failing = False
+            self._begin(accepted, address)
+        # A client that has connected may wait for this very processor to send.
+        os.sched_yield()
+
+    def _begin(self, accepted: socket.socket, address: Any) -> None:
+        host = None if self._is_unix else address[0]
+        local_host = self._local_host
+        if not (local_host or self._is_unix):
+            local_host = accepted.getsockname()[0]
+        kind = TlsConnection if self._tls else Connection
+        connection = kind(self._server, host, local_host)
+        holder = self._server.performer.clients.holder(host)
+        admission = self._connections.admit(connection, holder)
+        refused = admission is not Admission.TAKEN
+        if admission is Admission.DROPPED or (refused and self._tls):
+            # Before the TLS handshake there is no way to respond.
+            self._connections.leave(connection)
+            accepted.close()
+        elif refused:
+            connection.is_admitted = False
+            self._hand_over(accepted, connection)
+        elif self._tls:
+            if not self._is_unix:
+                accepted.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVBUF, TLS_RECEIVE_BUFFER_BYTES
+                )
+            connection.phase = Phase.RECEIVING
+            connection.receiving_since = self._connections.seconds()
+            task = self._hand_over(accepted, connection)
+            connection.transport = _Handshake(task)  # type: ignore[assignment]
+        else:
+            BriefConnection(
+                accepted, self._loop, self._server.plans, connection, self._hand_over
+            )
+
+    def _hand_over(
+        self, accepted: socket.socket, connection: Connection
+    ) -> asyncio.Task[Any]:
+        """
+        Have a transport of the event loop carry C{connection}.
+        """
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._handing_over.discard(task)
+            error: BaseException | None = asyncio.CancelledError()
+            if not task.cancelled():
+                error = task.exception()
+            if error is None:
+                return
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
+                self._log.failure("a connection failed", failure=Failure(error))
+            accepted.close()
+            if connection.phase is not Phase.CLOSED:
+                connection.connection_lost(error)
+
+        task = self._loop.create_task(
+            self._loop.connect_accepted_socket(lambda: connection, accepted, **self._tls)
+        )
+        self._handing_over.add(task)
+        task.add_done_callback(ended)
+        return task
+
+
+class _Handshake:
+    """
+    The transport of a connection during its TLS handshake.
+    """
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+
+    def abort(self) -> None:
+        self._task.cancel()
+
+    close = abort
+
+    def hand_over(self, transport: asyncio.Transport) -> None:
+        """
+        Do nothing: nothing was sent or received.
+        """
+
+    def is_closing(self) -> bool:
+        return True
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        """
+        Do nothing: there is no way to respond.
+        """
+
+    def get_extra_info(self, name: str) -> None: ...

@@ -1,0 +1,165 @@
+"""
+The writer of responses: every head that the service sends is made here.
+
+Responses about the cursor to one kind of request differ in three numbers and the value, so
+they are made from a format.  The responses to reads do not differ at all until the cursor
+moves.  Both are made anew once a second, for the date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from attrs import evolve
+from twisted.web.http import NO_BODY_CODES, datetimeToString
+
+from pexservice.core.cursor import State
+from pexservice.server.plans import Framing, Plan
+from pexservice.web.representations import (
+    VALUE,
+    WITH_VALUE,
+    Kind,
+    response_about,
+    state_body,
+)
+from pexservice.web.responses import TEXT, Header, Response
+
+#: The interim response to a client that waits before it sends a body.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Writer = Callable[[State], bytes]
+
+
+def write_head(
+    framing: Framing, response: Response, more_headers: Iterable[Header] = ()
+) -> bytes:
+    """
+    Return the head of C{response}.
+
+    Headers of one name follow each other, where the first of them stands.
+    """
+    lines = [b"%b %d %b\r\n" % (framing.version, response.status, response.phrase)]
+    if framing.connection is not None:
+        lines.append(b"Connection: %b\r\n" % framing.connection)
+    lines.append(b"Date: %b\r\n" % datetimeToString())
+    by_name: dict[bytes, list[bytes]] = {}
+    for name, value in (*framing.browser_headers, *response.headers, *more_headers):
+        by_name.setdefault(name, []).append(value)
+    for name, values in by_name.items():
+        lines += [b"%b: %b\r\n" % (name, value) for value in values]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def write_response(
+    framing: Framing, response: Response, length: bytes | None = None
+) -> bytes:
+    """
+    Return C{response} as it is sent.
+
+    @param length: the length of the body, if the body is not that of C{response}.
+    """
+    headers: tuple[Header, ...] = ()
+    if response.status not in NO_BODY_CODES:
+        # Also in the response to a HEAD, which says how long the body would be.
+        headers = ((b"Content-Length", length or b"%d" % len(response.body)),)
+    head = write_head(framing, response, headers)
+    return head if framing.bodiless else head + response.body
+
+
+def write_stream_head(framing: Framing, response: Response) -> bytes:
+    """
+    Return the head of a streamed C{response}, which is chunked in HTTP/1.1.
+    """
+    chunked = ((b"Transfer-Encoding", b"chunked"),)
+    headers = chunked if framing.version == b"HTTP/1.1" else ()
+    return write_head(framing, response, headers)
+
+
+def _writer(plan: Plan, kind: Kind) -> Writer:
+    """
+    Return the function that writes the response of C{kind} about a state.
+    """
+    framing, has_value = plan.framing, kind in WITH_VALUE
+    bodiless, preferences = framing.bodiless, framing.preferences
+    form = write_response(
+        # The rest is made of constants.
+        _escaped(framing),
+        response_about(kind, preferences, b"%d", b"%d", b"%b"),
+        length=b"%d" if has_value else None,
+    )
+    representation = preferences.value
+
+    def text(state: State) -> bytes:
+        # Nearly all responses are of this form, so it makes no call that it need not.
+        revision, term = state
+        digits = term.text
+        return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
+
+    def value(state: State) -> bytes:
+        revision, term = state
+        body = state_body(state, representation)
+        sent = (len(body),) if bodiless else (len(body), body)
+        return form % (revision, term.position, revision, *sent)
+
+    def no_value(state: State) -> bytes:
+        return form % (state.revision, state.position, state.revision)
+
+    if not has_value:
+        return no_value
+    return text if representation == TEXT and not bodiless else value
+
+
+def _escaped(framing: Framing) -> Framing:
+    """
+    Return C{framing} for use in a format: an operator's origin may have a percent sign.
+    """
+    headers = tuple(
+        (name, value.replace(b"%", b"%%")) for name, value in framing.browser_headers
+    )
+    return evolve(framing, browser_headers=headers)
+
+
+class ResponseWriter:
+    """
+    Writes the responses of one worker about the cursor.
+    """
+
+    def __init__(self) -> None:
+        self._value_writers: dict[Plan, Writer] = {}
+        self._other_writers: dict[tuple[Plan, Kind], Writer] = {}
+        self._read_state: State | None = None
+        self._reads: dict[Plan, bytes] = {}
+
+    def tick(self) -> None:
+        """
+        Begin another second: forget all that was made with the last one's date.
+        """
+        self._value_writers.clear()
+        self._other_writers.clear()
+        self._read_state = None
+
+    def about(self, plan: Plan, kind: Kind, state: State) -> bytes:
+        """
+        Return the response of C{kind} about C{state} to a request of C{plan}.
+        """
+        if kind is not VALUE:
+            writer = self._other_writers.get((plan, kind))
+            if writer is None:
+                writer = self._other_writers[plan, kind] = _writer(plan, kind)
+            return writer(state)
+        if state is self._read_state:
+            response = self._reads.get(plan)
+            if response is not None:
+                return response
+        writer = self._value_writers.get(plan)
+        if writer is None:
+            writer = self._value_writers[plan] = _writer(plan, kind)
+        response = writer(state)
+        if plan.operation is not None and plan.operation.transition is None:
+            # Written once for all reads of the same state.
+            if state is not self._read_state:
+                self._read_state = state
+                self._reads.clear()
+            self._reads[plan] = response
+        return response

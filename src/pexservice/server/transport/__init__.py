@@ -1,3 +1,0 @@
-"""
-Bytes in and out: the reactor, the listeners, uvloop's streams, TLS.
-"""

@@ -1,0 +1,80 @@
+"""
+Responses before they are written, and the media types of their bodies.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Protocol
+
+from attrs import frozen
+
+Header = tuple[bytes, bytes]
+
+TEXT = "text/plain"
+JSON = "application/json"
+HTML = "text/html"
+PROBLEM = "application/problem+json"
+
+#: The value of C{Content-Type} for each.
+TYPES = {
+    TEXT: b"text/plain; charset=utf-8",
+    JSON: b"application/json",
+    HTML: b"text/html; charset=utf-8",
+    PROBLEM: b"application/problem+json",
+}
+
+#: The end that tells a representation's ETag from the others' of the same revision.
+SUFFIXES = {TEXT: b"", JSON: b"-json"}
+
+
+class Sink(Protocol):
+    """
+    The way to the client of a streamed response.
+    """
+
+    def send(self, data: bytes, /) -> None: ...
+
+    def end(self) -> None:
+        """
+        End the response and its connection.
+        """
+
+    def abort(self) -> None:
+        """
+        Close the connection at once: the client does not take what was sent.
+        """
+
+
+class Stream(Protocol):
+    """
+    The body of a response that is sent piece by piece.
+
+    The connection calls L{begin} once, C{pause} and C{resume} as the client stops taking
+    bytes and takes them again, and C{stop} when the client is gone or sends no more.
+    """
+
+    def begin(self, sink: Sink, /) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@frozen
+class Response:
+    """
+    A response; without a L{stream} its length is known, so that it is never chunked.
+    """
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes = b""
+    stream: Stream | None = None
+
+    @property
+    def phrase(self) -> bytes:
+        # Twisted's own table ends before 431.
+        return HTTPStatus(self.status).phrase.encode()

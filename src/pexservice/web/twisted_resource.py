@@ -1,0 +1,172 @@
+"""
+The API as a resource of Twisted's, to embed it in another Twisted program.
+
+The daemon has a server of its own.  A program that has a C{twisted.web.server.Site} serves
+the same API by
+
+    Site(api.resource())
+
+and the tests hold the daemon's responses against those of such a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import cast
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IPushProducer, ITCPTransport
+from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http import Request as TwistedRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from pexservice.commit.requests import Outcome
+from pexservice.core.cursor import State
+from pexservice.web.clients import Peer
+from pexservice.web.operations import Call, Operation, Request, kind_of, log_bug
+from pexservice.web.parameters import ORIGIN, preferences, read
+from pexservice.web.performer import Performer
+from pexservice.web.problems import problem_of
+from pexservice.web.representations import state_response
+from pexservice.web.responses import Response, Stream
+
+#: Returns what the handler of a request returns.
+Ask = Callable[[Request], Operation | Response | Deferred[Response]]
+
+
+class ApiResource(Resource):
+    """
+    The API for all paths below a site.
+    """
+
+    isLeaf = True
+
+    def __init__(self, ask: Ask, performer: Performer) -> None:
+        super().__init__()
+        self._ask = ask
+        self._performer = performer
+
+    def render(self, request: TwistedRequest) -> int:
+        exchange = _Exchange(request, self._performer)
+        request.notifyFinish().addErrback(exchange.leave)
+        maybeDeferred(self._begin, exchange).addErrback(exchange.failed)
+        return NOT_DONE_YET
+
+    def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
+        request = exchange.request
+        self._performer.admit(request.arguments, request.peer)
+        result = self._ask(request)
+        if isinstance(result, Operation):
+            exchange.call = self._performer.call(result, request.arguments)
+            exchange.call.start(exchange)
+        elif isinstance(result, Deferred):
+            exchange.working = result
+            return result.addCallback(exchange.send)
+        else:
+            exchange.send(result)
+        return None
+
+
+class _Exchange:
+    """
+    One request of Twisted's and its response; the committer's waiter.
+    """
+
+    call: Call
+    working: Deferred[Response] | None = None
+
+    def __init__(self, request: TwistedRequest, performer: Performer) -> None:
+        self._twisted = request
+        self._gone = False
+        self._stream: Stream | None = None
+        method, target = request.method, request.uri
+        arguments = read(request.requestHeaders)
+        self._browser_headers = performer.browser_headers(arguments.get(ORIGIN, ()))
+        peer = _peer(performer, request.getClientAddress(), request.getHost())
+        self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
+
+    def leave(self, _: Failure) -> None:
+        self._gone = True
+        if self.working is not None:
+            self.working.cancel()
+        if self._stream is not None:
+            self._stream.stop()
+
+    def respond(self, outcome: Outcome, state: State) -> None:
+        kind = kind_of(outcome, state, self.call)
+        self.send(state_response(kind, preferences(self.request.arguments), state))
+
+    def fail(self, error: Exception) -> None:
+        problem = problem_of(error)
+        if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR and not self._gone:
+            log_bug(Failure(error))
+        self.send(problem.response(preferences(self.request.arguments).problem))
+
+    def failed(self, failure: Failure) -> None:
+        self.fail(cast(Exception, failure.value))
+
+    def send(self, response: Response) -> None:
+        if self._gone:
+            return
+        request = self._twisted
+        request.setResponseCode(response.status, response.phrase)
+        for name, value in (*self._browser_headers, *response.headers):
+            request.responseHeaders.addRawHeader(name, value)
+        if response.stream is not None:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            self._stream = response.stream
+            request.registerProducer(_Producer(self._stream), True)  # noqa: FBT003 streaming
+            self._stream.begin(_Sink(request, lambda: self._gone))
+            return
+        if response.status not in NO_BODY_CODES:
+            # Twisted itself would give a 204 a length, and warn of a body for HEAD.
+            length = b"%d" % len(response.body)
+            request.responseHeaders.setRawHeaders(b"Content-Length", [length])
+        request.write(response.body)
+        request.finish()
+
+
+@implementer(IPushProducer)
+class _Producer:
+    """
+    A stream, as Twisted tells it whether the client takes what is sent.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.pauseProducing, self.resumeProducing = stream.pause, stream.resume
+        self.stopProducing = stream.stop
+
+
+class _Sink:
+    """
+    The way to the client of a streamed response.
+
+    @ivar gone: returns whether the client is gone.
+    """
+
+    def __init__(self, request: TwistedRequest, gone: Callable[[], bool]) -> None:
+        self._request = request
+        self._gone = gone
+
+    def send(self, data: bytes) -> None:
+        self._request.write(data)
+
+    def end(self) -> None:
+        if not self._gone():
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def abort(self) -> None:
+        self._request.unregisterProducer()
+        cast(ITCPTransport, self._request.transport).abortConnection()
+
+
+def _peer(performer: Performer, peer: IAddress, local: IAddress) -> Peer:
+    if isinstance(peer, UNIXAddress):
+        return performer.clients.unix_peer()
+    return performer.clients.tcp_peer(getattr(peer, "host", ""), getattr(local, "host", ""))

@@ -1,0 +1,401 @@
+"""
+Tests of the requests whose plans are found, and of the bytes that are kept for that.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from pexservice.server.parser import MAX_HEADER_LINES, MAX_REMEMBERED_LINES
+from pexservice.server.plans import (
+    MAX_EXACT_REQUESTS,
+    MAX_NEW_TEMPLATES_PER_SECOND,
+    MAX_TEMPLATES,
+)
+from tests.support.wire import Server, Wire
+
+CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n"
+NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n"
+BROWSER = CURRENT + b"".join(
+    b"%b: %b\r\n" % (name, name) for name in (b"X-%d" % number for number in range(12))
+)
+
+
+@pytest.fixture
+def server() -> Server:
+    """
+    Return a server that has parsed a read and a step.
+    """
+    made = Server()
+    for head in (CURRENT, NEXT):
+        ask(made, head + b"\r\n")
+    return made
+
+
+def ask(server: Server, *heads: bytes, wire: Wire | None = None) -> list[int]:
+    """
+    Return the statuses that C{heads} get, on one connection.
+    """
+    wire = wire or server.connect()
+    before = len(wire.transport.value())
+    for head in heads:
+        wire.send(head)
+        wire.turns(4)
+    lines = wire.transport.value()[before:].split(b"\n")
+    return [int(line.split()[1]) for line in lines if line.startswith(b"HTTP/1.1 ")]
+
+
+def asked(server: Server, *heads: bytes, wire: Wire | None = None) -> int:
+    """
+    Return for how many of C{heads} a handler was asked; all of them get a response.
+    """
+    before = server.shared.requests.asked
+    assert len(ask(server, *heads, wire=wire)) == len(heads)
+    return server.shared.requests.asked - before
+
+
+_ids = count()
+
+
+def identified(start: bytes, number: int) -> list[bytes]:
+    """
+    Return C{number} heads, each with an id that no other head has.
+    """
+    return [
+        start + b"X-Request-ID: %032d\r\nX-Z: z\r\n\r\n" % next(_ids) for _ in range(number)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_new"),
+    [
+        (b"", False),
+        (b"User-Agent: curl/8.5.0\r\nAccept: */*\r\n", True),
+        (b"Connection: Keep-Alive\r\n", True),
+        (b"Purpose: prefetch\r\n", True),
+        (b"Accept: */*\r\nAccept: */*\r\n", True),
+        (b"If-None-Match: nonsense\r\n", False),
+        (b"Idempotency-Key: not one\r\n", False),
+        (b"Content-Length: 0\r\n", False),
+        (b"Content-Length: 00\r\n", False),
+        (b"Expect: 100-continue\r\n", False),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n", False),
+        (b"Upgrade: h2c\r\n", False),
+        (b"X:y\r\n", False),
+        (b"X: y \r\n", False),
+        (b"Cookie: a=b\r\n", False),
+        (b"X: " + b"x" * 9000 + b"\r\n", False),
+    ],
+)
+@pytest.mark.parametrize("start", [CURRENT, NEXT])
+def test_handler_is_asked_once_for_each_meaning(
+    server: Server,
+    start: bytes,
+    lines: bytes,
+    is_new: bool,  # noqa: FBT001 pytest passes it by its name
+) -> None:
+    """
+    A request whose deciding headers have known meanings is not asked for again.
+
+    This holds whatever else is in the request, also if it is refused for that.
+    """
+    assert asked(server, *[start + lines + b"\r\n"] * 4) == is_new
+
+
+def test_body_in_one_piece_with_its_head_is_found_by_its_bytes(server: Server) -> None:
+    """
+    The third time, a step with a body is an exact request; another body is another one.
+    """
+    body = NEXT + b"Content-Length: 2\r\n\r\n"
+    assert ask(server, *[body + b"{}"] * 4) == [200] * 4
+    exact = server.shared.plans.exact.young
+    assert (body + b"{}" in exact, body + b"[]" in exact) == (True, False)
+    assert ask(server, body + b"[]", NEXT + b"\r\n") == [200, 200]
+    assert server.committer.durable.revision == 7
+
+
+def test_heads_that_differ_in_one_line_share_a_template(server: Server) -> None:
+    """
+    The bytes before and behind the varying line are compared as a whole.
+    """
+    wire = server.connect()
+    assert asked(server, *identified(BROWSER, 6), wire=wire) == 0
+    template = wire.protocol.templates[0]
+    assert (template.prefix, template.suffix) == (BROWSER, b"\r\nX-Z: z\r\n\r\n")
+    # Another connection of such a client has it from the first request on.
+    other = server.connect()
+    assert asked(server, *identified(BROWSER, 1), wire=other) == 0
+    assert other.protocol.templates == (template,)
+
+
+def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
+    """
+    A proxy's lines about its client vary together, and lines between them vary too.
+    """
+    lines = b"X-Real-IP: %d\r\nX-Forwarded-For: 192.0.2.%d\r\nX-Proto: http\r\nX-Id: %d\r\n"
+    wire = server.connect()
+    heads = [CURRENT + lines % (n, n, n) + b"A: b\r\n\r\n" for n in range(9)]
+    assert ask(server, *heads, wire=wire) == [200] * 9
+    template = wire.protocol.templates[0]
+    assert (template.prefix, template.suffix) == (CURRENT, b"\r\nA: b\r\n\r\n")
+    assert template.names == (b"x-forwarded-for",)
+    five = [
+        CURRENT + b"".join(b"X-%d: %d\r\n" % (k, n) for k in range(5)) + b"\r\n"
+        for n in range(4)
+    ]
+    wire = server.connect()
+    ask(server, *five, wire=wire)
+    assert wire.protocol.templates == ()
+
+
+def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
+    """
+    A connection has two templates, and a third head takes the place of the older one.
+    """
+    wire = server.connect()
+    other = CURRENT + b"User-Agent: a\r\n"
+    for start in (CURRENT, NEXT, other):
+        assert asked(server, *identified(start, 6), wire=wire) == 0
+    assert [each.prefix for each in wire.protocol.templates] == [other, NEXT]
+    two = [identified(start, 9) for start in (other, NEXT)]
+    turns = [each for pair in zip(*two, strict=True) for each in pair]
+    assert asked(server, *turns, wire=wire) == 0
+    assert {each.prefix for each in wire.protocol.templates} == {other, NEXT}
+
+
+def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) -> None:
+    """
+    The whole head counts, not only the lines that vary.
+    """
+    wire = server.connect()
+    ask(server, *identified(BROWSER, 4), wire=wire)
+    twice = identified(BROWSER + b"hOST: h\r\n", 1)
+    assert ask(server, *twice, wire=wire) == [400]
+    assert ask(server, *identified(BROWSER, 1)) == [200]
+
+
+def test_head_with_too_many_lines_is_refused_beside_a_template(server: Server) -> None:
+    """
+    A head that begins and ends as a template has no more lines than others.
+    """
+    most = MAX_HEADER_LINES - BROWSER.count(b"\r\n") + 1 - 2
+    for number, status in ((most, 200), (most + 1, 431)):
+        wire = server.connect()
+        ask(server, *identified(BROWSER, 4), wire=wire)
+        lines = b"".join(b"A%d: b\r\n" % each for each in range(number))
+        assert ask(server, *identified(BROWSER + lines, 1), wire=wire) == [status]
+
+
+def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
+    server: Server,
+) -> None:
+    """
+    A repeated key is 400, and the next request with one key is performed.
+    """
+    wire = server.connect()
+    keyed = [NEXT + b"Idempotency-Key: %d\r\nX: y\r\n\r\n" % n for n in range(5)]
+    assert ask(server, *keyed, wire=wire) == [200] * 5
+    assert wire.protocol.templates[0].names == (b"idempotency-key",)
+    twice = keyed[0].replace(b"X:", b"Idempotency-Key: z\r\nX:")
+    assert ask(server, twice, *keyed, wire=wire) == [400] + [200] * 5
+    assert server.committer.durable.revision == 6
+
+
+def test_closed_plans_remember_nothing(server: Server) -> None:
+    """
+    After C{close}, no request is found by bytes, templates or keys.
+    """
+    wire = server.connect()
+    ask(server, *identified(CURRENT, 4), wire=wire)
+    server.shared.plans.close()
+    heads = [*identified(CURRENT, 2), CURRENT + b"\r\n"]
+    assert asked(server, *heads, wire=wire) == 3
+    assert asked(server, *heads) == 3
+
+
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "a query": lambda n: b"GET /current?%d HTTP/1.1\r\nHost: h\r\n\r\n" % n,
+    "Accept": lambda n: CURRENT + b"Accept: a/b%d\r\n\r\n" % n,
+    "Connection": lambda n: CURRENT + b"Connection: c%d\r\n\r\n" % n,
+    "Origin": lambda n: CURRENT + b"Origin: http://a%d\r\n\r\n" % n,
+    "Host": lambda n: b"GET /current HTTP/1.1\r\nHost: h%d\r\n\r\n" % n,
+    "a name": lambda n: CURRENT + b"X%d: y\r\n\r\n" % n,
+    "an id": lambda n: CURRENT + b"X-Request-ID: %d\r\n\r\n" % n,
+    "twelve lines": lambda n: (
+        CURRENT + b"".join(b"X%d: %d\r\n" % (k, n) for k in range(12)) + b"\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
+    server: Server, flood: str
+) -> None:
+    """
+    However many values a client sends, there are as many plans as there are meanings.
+    """
+    honest, attacker = server.connect(), server.connect()
+    ask(server, *identified(BROWSER, 4), wire=honest)
+    make = FLOODS[flood]
+    for number in range(3 * MAX_REMEMBERED_LINES):
+        for _ in range(3):
+            attacker.send(make(number))
+    assert server.shared.requests.asked <= 4
+    assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
+    plans = server.shared.plans
+    assert len(plans) <= 6
+    for cache, limit in (
+        (plans.exact, MAX_EXACT_REQUESTS),
+        (plans.reader._request_lines, MAX_REMEMBERED_LINES),
+        (plans.reader._header_lines, MAX_REMEMBERED_LINES),
+    ):
+        assert max(len(cache.young), len(cache._old)) <= limit
+    assert len(attacker.protocol.templates) <= MAX_TEMPLATES
+
+
+def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
+    """
+    A connection that gets no template is served without, and gets one in the next second.
+    """
+    starts = [b"GET /current?%d HTTP/1.1\r\nHost: h\r\n" % n for n in range(400)]
+    wires = [server.connect() for _ in starts[:90]]
+    for number, start in enumerate(starts):
+        wire = wires[number % len(wires)]
+        assert ask(server, *identified(start, 3), wire=wire) == [200] * 3
+    assert server.shared.plans._new_templates == MAX_NEW_TEMPLATES_PER_SECOND
+    last = server.connect()
+    ask(server, *identified(NEXT, 4), wire=last)
+    assert not any(each.prefix == NEXT for each in last.protocol.templates)
+    server.shared.tick()
+    ask(server, *identified(NEXT, 4), wire=last)
+    assert last.protocol.templates[0].prefix == NEXT
+
+
+def kept(whole: object) -> Iterator[bytes]:
+    """
+    Yield the byte strings reachable from C{whole} through the server's own objects.
+    """
+    seen: set[int] = set()
+    waiting = [whole]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type):
+            continue
+        seen.add(id(each))
+        ours = type(each).__module__.startswith("pexservice.server")
+        if isinstance(each, bytes):
+            yield each
+        elif ours or isinstance(each, (dict, list, tuple, set)):
+            waiting += gc.get_referents(each)
+
+
+@pytest.mark.parametrize(
+    "name", [b"Authorization", b"Proxy-Authorization", b"Cookie", b"Idempotency-Key"]
+)
+def test_no_secret_is_kept(server: Server, name: bytes) -> None:
+    """
+    The plan cache keeps no secret.
+
+    There is none in a request's bytes, in its shape or in its lines.
+    """
+    wire = server.connect()
+    secret = NEXT + name + b": Bearer-s3cret\r\n"
+    heads = [secret + b"X: %d\r\n\r\n" % (number // 3) for number in range(9)]
+    assert asked(server, *heads, wire=wire) == 0
+    plans = server.shared.plans
+    kept_bytes = [*kept([plans, wire.protocol.templates])]
+    assert not [each for each in kept_bytes if b"s3cret" in each]
+    assert [each for each in kept_bytes if b"POST /next" in each]
+
+
+def test_two_hosts_where_none_is_needed(server: Server) -> None:
+    """
+    A request of HTTP/1.0 needs no C{Host}, but two are refused.
+
+    This holds also where the shape of the request's head is known without any C{Host}.
+    """
+    start, end = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n", b"X-Z: z\r\n\r\n"
+    for number in range(4):
+        wire = server.connect()
+        wire.send(start + b"X-Request-ID: %d\r\n" % number + end)
+        wire.turns(4)
+        assert wire.received.startswith(b"HTTP/1.0 200 ")
+    wire = server.connect()
+    wire.send(start + b"Host: a\r\nHost: b\r\n" + end)
+    wire.turns(4)
+    assert b" 400 " in wire.received
+
+
+def test_a_tag_that_is_sent_again(server: Server) -> None:
+    """
+    A client that asks again and again whether the cursor has moved is recognized.
+
+    The plan cache recognizes the bytes of its request.  The client gets the new value once
+    the cursor has moved.
+    """
+    request = CURRENT + b'If-None-Match: "1"\r\n\r\n'
+    wire = server.connect()
+    # The connection has a shape whose heads differ where the tag's line is.
+    ask(server, *identified(CURRENT, 3), wire=wire)
+    ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
+    assert ask(server, *[request] * 6, wire=wire) == [304] * 6
+    assert request in server.shared.plans.exact.young
+    assert ask(server, NEXT + b"\r\n", request, wire=wire) == [200, 200]
+
+
+OLD = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n"
+
+STRANGE = [
+    *(b"", b" ", b"a ", b" a", b"\t", b"a\x00b", b"a\x7f", b"\xff", b"a\nb", b"a\rb"),
+    *(b"a\r\n b", b"a\r\nHost: b", b"a\r\nX: b", b"a\r\nTransfer-Encoding: chunked"),
+    *(
+        b"application/json",
+        b"close",
+        b'"1"',
+        b'"1", "2"',
+        b"*",
+        b"W/",
+        b"b:c@d",
+        b"x" * 600,
+        b"x" * 9000,
+    ),
+    *(b"a\r\n\r\nGET /current HTTP/1.1\r\nHost: h", b"a\r\nX-Request-ID: b"),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (CURRENT, b"X-Request-ID"),
+        (CURRENT, b"If-None-Match"),
+        (CURRENT, b"Accept"),
+        (CURRENT, b"Connection"),
+        (CURRENT, b"Cookie"),
+        (NEXT, b"Idempotency-Key"),
+        (NEXT, b"If-Match"),
+        (NEXT, b"Origin"),
+        (OLD, b"Host"),
+        (OLD, b"X-Request-ID"),
+    ],
+)
+def test_any_value_where_one_differs(start: bytes, name: bytes, strange: bytes) -> None:
+    """
+    A head with any value at all in the line that varies is answered as by the parser.
+    """
+    heads = [start + b"X-Z: z\r\n\r\n"] * 2
+    heads += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]
+    heads += [start + name + b": " + strange + b"\r\nX-Z: z\r\n\r\n", heads[0]]
+    received = []
+    for remembers in (True, False):
+        server = Server(remembers=remembers)
+        wires = [server.connect() for _ in heads]
+        for wire, head in zip(wires, heads, strict=True):
+            wire.send(head)
+            wire.turns(6)
+        received.append([wire.received for wire in wires])
+    assert received[0] == received[1]
