@@ -1,12 +1,9 @@
 """
 The API as a resource of Twisted's, to embed it in another Twisted program.
 
-The daemon has a server of its own.  A program that has a C{twisted.web.server.Site} serves
-the same API by
-
-    Site(api.resource())
-
-and the tests hold the daemon's responses against those of such a site.
+The daemon has a server of its own.  Another program serves the same API by
+C{Site(api.resource())}, and the tests hold the daemon's responses against those of such a
+site.
 """
 
 from __future__ import annotations
