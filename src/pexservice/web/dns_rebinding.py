@@ -67,7 +67,7 @@ class HostPolicy:
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._logged: set[str] = set()
         #: Whether a value of C{Host} is answered on every connection, also on one whose
-        #: caller L{is checked<pexservice.web.clients.Caller>}.  Clients send the same few
+        #: peer L{is checked<pexservice.web.clients.Peer>}.  Clients send the same few
         #: again and again.
         self.answers_to = lru_cache(maxsize=256)(self._is_ours)
 
