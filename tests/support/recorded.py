@@ -70,6 +70,13 @@ class Summary:
         return tuple(response.partition(":")[0] for response in self.responses)
 
     @property
+    def last_status(self) -> str:
+        """
+        Return the status of the last response; C{""} if there is none.
+        """
+        return self.statuses[-1] if self.responses else ""
+
+    @property
     def is_closed(self) -> bool:
         """
         Return whether the server closed the connection.
@@ -176,7 +183,7 @@ def _waits(held: Conversation, recorded: Summary, present: Summary) -> bool:
     return (
         bool(unfinished)
         and recorded.responses[:-1] == present.responses
-        and recorded.statuses[-1] in {"400", "414", "431"}
+        and recorded.last_status in {"400", "414", "431"}
     )
 
 
@@ -201,8 +208,8 @@ def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) 
     refusals = {"400", "413", "414", "429", "431"}
     return (
         recorded.responses[:-1] == present.responses[:-1]
-        and recorded.statuses[-1] in refusals
-        and present.statuses[-1] in refusals
+        and recorded.last_status in refusals
+        and present.last_status in refusals
         and present.is_closed
         and recorded.is_closed
     )

@@ -34,7 +34,7 @@ from pexservice.server.response_writer import (
     write_stream_head,
 )
 from pexservice.server.server import Server
-from pexservice.server.socket_progress import bytes_received, bytes_taken
+from pexservice.server.socket_progress import bytes_taken
 from pexservice.web.clients import Peer
 from pexservice.web.operations import Call, Operation, Request, kind_of, log_bug
 from pexservice.web.parameters import ORIGIN, preferences
@@ -59,10 +59,6 @@ _OK = HTTPStatus.OK
 #: How long the connection of a refused request is read from.  Closing it at once would
 #: reset it, and a reset may overtake the response.
 LINGER_SECONDS = 2
-
-#: How many bytes more than it delivers a TLS connection may receive in a second, besides as
-#: many as it delivers.
-MAX_TLS_OVERHEAD_BYTES = 131072
 
 #: The refusals that are a client's own fault, and count against its rate limit.
 _CLIENT_FAULTS = (
@@ -569,12 +565,6 @@ class Connection(asyncio.Protocol):
         """
         return bytes_taken(self.transport.get_extra_info("socket"))
 
-    def is_flooding(self) -> bool:
-        """
-        Return whether the client sends much that is no request; for TLS.
-        """
-        return False
-
     def time_out(self) -> None:
         """
         Refuse a request that took too long to arrive.
@@ -595,31 +585,6 @@ class Connection(asyncio.Protocol):
         Close the connection at once, whatever was not sent.
         """
         self.transport.abort()
-
-
-class TlsConnection(Connection):
-    """
-    A connection over TLS.
-
-    A client may send records that carry no data, as TLS 1.3's KeyUpdate, and each costs
-    more than a request.  They never arrive here, so the bytes that the socket received are
-    compared with those that do.
-    """
-
-    _delivered = _received_before = _delivered_before = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._delivered += len(data)
-        super().data_received(data)
-
-    def is_flooding(self) -> bool:
-        received = bytes_received(self.transport.get_extra_info("socket"))
-        if received is None:
-            return False
-        received_now = received - self._received_before
-        delivered_now = self._delivered - self._delivered_before
-        self._received_before, self._delivered_before = received, self._delivered
-        return received_now > 2 * delivered_now + MAX_TLS_OVERHEAD_BYTES
 
 
 class _StreamSink:

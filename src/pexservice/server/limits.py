@@ -92,11 +92,6 @@ class LimitedConnection(Protocol):
         Return C{None} if there is no such number.
         """
 
-    def is_flooding(self) -> bool:
-        """
-        Return whether the client sends much that is no request; called once a second.
-        """
-
     def time_out(self) -> None:
         """
         Refuse a request that took too long to arrive.
@@ -293,9 +288,6 @@ class Connections:
         elif idle and now - connection.last_active > IDLE_TIMEOUT_SECONDS:
             self.closed["idle"] += 1
             connection.close()
-        elif connection.is_flooding():
-            self.closed["flooding"] += 1
-            connection.abort()
 
     def _is_stalled(self, each: LimitedConnection, now: float) -> bool:
         """

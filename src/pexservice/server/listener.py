@@ -22,19 +22,13 @@ from zope.interface import implementer
 
 from pexservice.process.fd_endpoint import BACKLOG
 from pexservice.server.brief_connection import BriefConnection
-from pexservice.server.connection import Connection, TlsConnection
+from pexservice.server.connection import Connection
 from pexservice.server.limits import Admission, Phase
 from pexservice.server.server import Server
+from pexservice.server.tls_transport import TlsTransport
 
 #: How many connections are accepted in one turn: those that are open get theirs too.
 MAX_ACCEPTED_PER_TURN = 16
-
-TLS_HANDSHAKE_TIMEOUT_SECONDS = 10
-TLS_SHUTDOWN_TIMEOUT_SECONDS = 2
-
-#: The receive buffer of a TLS connection.  OpenSSL handles all that it is given in one
-#: call, and a client may send what costs much more to handle than to send.
-TLS_RECEIVE_BUFFER_BYTES = 16384
 
 #: How long accepting waits when there are no file descriptors or no memory.
 RETRY_DELAY_SECONDS = 0.1
@@ -64,13 +58,7 @@ class Listener:
         self._loop = loop
         self._server = server
         self._connections = server.connections
-        self._tls: dict[str, Any] = {}
-        if tls is not None:
-            self._tls = {
-                "ssl": tls,
-                "ssl_handshake_timeout": TLS_HANDSHAKE_TIMEOUT_SECONDS,
-                "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT_SECONDS,
-            }
+        self._tls = tls
         # True while accept() fails, so that the failure is logged once.
         self._accept_failing = False
         self._retry: asyncio.TimerHandle | None = None
@@ -133,8 +121,7 @@ class Listener:
         local_host = self._local_host
         if not (local_host or self._is_unix):
             local_host = accepted.getsockname()[0]
-        kind = TlsConnection if self._tls else Connection
-        connection = kind(self._server, host, local_host)
+        connection = Connection(self._server, host, local_host)
         holder = self._server.performer.clients.holder(host)
         admission = self._connections.admit(connection, holder)
         refused = admission is not Admission.TAKEN
@@ -146,24 +133,24 @@ class Listener:
             connection.is_admitted = False
             self._hand_over(accepted, connection)
         elif self._tls:
-            if not self._is_unix:
-                accepted.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVBUF, TLS_RECEIVE_BUFFER_BYTES
-                )
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
-            task = self._hand_over(accepted, connection)
-            connection.transport = _Handshake(task)  # type: ignore[assignment]
+            transport = TlsTransport(self._server, self._tls, connection)
+            connection.transport = transport  # type: ignore[assignment]
+            self._hand_over(accepted, connection, transport)
         else:
             BriefConnection(
                 accepted, self._loop, self._server.plans, connection, self._hand_over
             )
 
     def _hand_over(
-        self, accepted: socket.socket, connection: Connection
-    ) -> asyncio.Task[Any]:
+        self,
+        accepted: socket.socket,
+        connection: Connection,
+        tls: TlsTransport | None = None,
+    ) -> None:
         """
-        Have a transport of the event loop carry C{connection}.
+        Have a transport of the event loop carry C{connection}, maybe with TLS between.
         """
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -180,40 +167,7 @@ class Listener:
                 connection.connection_lost(error)
 
         task = self._loop.create_task(
-            self._loop.connect_accepted_socket(lambda: connection, accepted, **self._tls)
+            self._loop.connect_accepted_socket(lambda: tls or connection, accepted)
         )
         self._handing_over.add(task)
         task.add_done_callback(ended)
-        return task
-
-
-class _Handshake:
-    """
-    The transport of a connection during its TLS handshake.
-    """
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-
-    def abort(self) -> None:
-        self._task.cancel()
-
-    close = abort
-
-    def hand_over(self, transport: asyncio.Transport) -> None:
-        """
-        Do nothing: nothing was sent or received.
-        """
-
-    def is_closing(self) -> bool:
-        return True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def write(self, data: bytes) -> None:
-        """
-        Do nothing: there is no way to respond.
-        """
-
-    def get_extra_info(self, name: str) -> None: ...

@@ -35,11 +35,19 @@ class ParsingBudget:
         self._call_soon = call_soon
         self._left = MAX_SECONDS_PER_TURN
         self._queue: deque[Callable[[], None]] = deque()
+        self._first: deque[Callable[[], None]] = deque()
         self._renewal_scheduled = False
 
     @property
+    def has_time(self) -> bool:
+        """
+        Return whether this turn has time left, even if connections wait for some of it.
+        """
+        return self._left > 0
+
+    @property
     def is_spent(self) -> bool:
-        return self._left <= 0 or bool(self._queue)
+        return self._left <= 0 or bool(self._queue or self._first)
 
     def spend(self, seconds: float) -> None:
         self._left -= seconds
@@ -47,18 +55,20 @@ class ParsingBudget:
             self._renewal_scheduled = True
             self._call_soon(self._renew)
 
-    def wait(self, parse: Callable[[], None]) -> None:
+    def wait(self, parse: Callable[[], None], *, first: bool = False) -> None:
         """
         Call C{parse} in a later turn.
+
+        @param first: before all that have had a piece of a turn since their input arrived.
         """
-        self._queue.append(parse)
+        (self._first if first else self._queue).append(parse)
         self.spend(0)
 
     def _renew(self) -> None:
         self._renewal_scheduled = False
         self._left = MAX_SECONDS_PER_TURN
         # A connection that waits again comes behind all others.
-        while self._queue and self._left > 0:
-            self._queue.popleft()()
-        if self._queue:
+        while (queue := self._first or self._queue) and self._left > 0:
+            queue.popleft()()
+        if queue:
             self.spend(0)

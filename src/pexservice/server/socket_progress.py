@@ -13,8 +13,8 @@ import socket
 import struct
 import termios
 
-#: C{tcpi_bytes_acked} and C{tcpi_bytes_received} in C{struct tcp_info} of C{linux/tcp.h}.
-_BYTES = struct.Struct("=120xQQ")
+#: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
+_BYTES_ACKED = struct.Struct("=120xQ")
 
 #: An C{int}, as C{SIOCOUTQ} gives it; see unix(7) and tcp(7).
 _QUEUED = struct.Struct("=i")
@@ -30,30 +30,14 @@ def bytes_taken(handle: socket.socket | None) -> int | None:
     """
     if handle is None or handle.fileno() < 0:
         return None
-    acknowledged, _ = _tcp_bytes(handle)
-    if acknowledged is not None:
-        return acknowledged
+    try:
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        return int(_BYTES_ACKED.unpack(info)[0])
+    except (OSError, struct.error):
+        # The socket is not TCP, or is closed.
+        pass
     try:
         queued = fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))
     except OSError:
         return None
     return -int(_QUEUED.unpack(queued)[0])
-
-
-def bytes_received(handle: socket.socket | None) -> int | None:
-    """
-    Return how many bytes a TCP socket has received; C{None} if that is not known.
-    """
-    if handle is None or handle.fileno() < 0:
-        return None
-    return _tcp_bytes(handle)[1]
-
-
-def _tcp_bytes(handle: socket.socket) -> tuple[int | None, int | None]:
-    try:
-        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)
-        acknowledged, received = _BYTES.unpack(info)
-    except (OSError, struct.error):
-        # The socket is not TCP, or is closed.
-        return None, None
-    return acknowledged, received

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -305,7 +306,7 @@ class KeyUpdates:
         """
         data = b""
         while len(data) < size:
-            for _ in range(10_000):
+            for _ in range(1_000):
                 # 0 is SSL_KEY_UPDATE_NOT_REQUESTED.
                 self._ssl.SSL_key_update(self._connection, 0)
                 self._ssl.SSL_do_handshake(self._connection)
@@ -313,27 +314,34 @@ class KeyUpdates:
         return data
 
 
-def update_keys(target: Target, size: int) -> None:
+def update_keys(count: int) -> Callable[[Target, int], None]:
     """
-    Send C{size} bytes of KeyUpdate records: the connection must end.
+    Return an attack by KeyUpdate records on C{count} connections: each of them must end.
     """
-    client = KeyUpdates(target.daemon.port)
-    records = client.records(size)
 
-    def attack() -> None:
-        with client.socket as connection:
-            try:
-                connection.sendall(records)
+    def attack(target: Target, size: int) -> None:
+        clients = [KeyUpdates(target.daemon.port) for _ in range(count)]
+        records = [client.records(size // count) for client in clients]
+
+        def send(client: KeyUpdates, data: bytes) -> None:
+            with client.socket as connection, suppress(ConnectionError):
+                connection.sendall(data)
                 # What the service sends before the end: session tickets, an alert.
                 read_all(connection)
-            except ConnectionError:
-                pass
-            except TimeoutError:
-                raise AssertionError("the connection has not ended") from None
 
-    wait = target.longest_wait(attack)
-    print(f"{len(records):,} bytes of KeyUpdates: {1000 * wait:.0f} ms", flush=True)
-    assert wait < MAX_WAIT_SECONDS, f"an honest client waited for {wait:.1f} s"
+        def send_all() -> None:
+            with ThreadPoolExecutor(count) as threads:
+                try:
+                    list(threads.map(send, clients, records))
+                except TimeoutError:
+                    raise AssertionError("a connection has not ended") from None
+
+        wait = target.longest_wait(send_all)
+        size = sum(map(len, records))
+        print(f"{size:,} bytes of KeyUpdates: {1000 * wait:.0f} ms", flush=True)
+        assert wait < MAX_WAIT_SECONDS, f"an honest client waited for {wait:.1f} s"
+
+    return attack
 
 
 # Queues and places.
@@ -423,15 +431,15 @@ KINDS = {
         flood("a refused head and empty lines"), 20, 20
     ),
     "1,000 connections of one-byte chunks": Kind(flood("one-byte chunks"), 1000, 1000),
-    "1,000 connections of empty lines": Kind(
-        flood("empty lines"), 1000, 1000, listeners=("plain",)
-    ),
+    "1,000 connections of empty lines": Kind(flood("empty lines"), 1000, 1000),
     "1,000 connections of a refused head and empty lines": Kind(
         flood("a refused head and empty lines"),
         *(1000, 1000),
-        listeners=("plain",),
     ),
-    "KeyUpdates": Kind(update_keys, 10_000_000, 30_000_000, listeners=("TLS",)),
+    "KeyUpdates": Kind(update_keys(1), 3_000_000, 30_000_000, listeners=("TLS",)),
+    "40 connections of KeyUpdates": Kind(
+        update_keys(40), 2_000_000, 20_000_000, listeners=("TLS",)
+    ),
     "pages of the history": Kind(ask_for_pages, 100, 300),
     "streams": Kind(hold_streams, 260, 1000),
 }

@@ -1,0 +1,288 @@
+"""
+TLS between a connection and its socket.
+
+asyncio's own TLS decrypts all that arrives, on all connections, in the turn in which it
+arrives.  A client can send input that costs far more to decrypt than to send: a KeyUpdate
+of 27 bytes takes 10 microseconds, and a handshake takes a signature.  So here the input is
+decrypted in small steps, within the worker's L{parsing
+budget<pexservice.server.parsing_budget.ParsingBudget>}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+from twisted.internet.interfaces import IDelayedCall
+
+from pexservice.server.connection import Connection
+from pexservice.server.limits import Phase
+from pexservice.server.server import Server
+
+#: How many bytes are decrypted in one step: at most 40 KeyUpdates, 0.4 milliseconds.
+STEP_BYTES = 1024
+
+#: How many bytes may wait to be decrypted before the socket is read no more.
+MAX_WAITING_BYTES = 65536
+
+#: How many bytes may arrive without any data of the application in them.  A whole record
+#: has 16 KiB of data, and a handshake less than that.
+MAX_BYTES_WITHOUT_DATA = 32768
+
+#: The most data in one record.
+_MAX_RECORD_BYTES = 16384
+
+HANDSHAKE_TIMEOUT_SECONDS = 10
+
+
+class TlsTransport(asyncio.Protocol):
+    """
+    The protocol of a socket's transport, and the transport of a L{Connection}.
+    """
+
+    def __init__(
+        self, server: Server, context: ssl.SSLContext, connection: Connection
+    ) -> None:
+        self._server = server
+        self._budget = server.parsing
+        self._connection = connection
+        self._raw: asyncio.Transport | None = None
+        # What OpenSSL reads from and writes to.
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # The input that OpenSSL was not given.
+        self._encrypted = bytearray()
+        # Whether OpenSSL may have data that was not read.
+        self._has_unread = False
+        self._bytes_without_data = 0
+        self._established = self._waits = self._advancing = False
+        self._reads = True
+        # Whether the socket is not read, because too much waits or the connection paused.
+        self._limited = False
+        # Whether the peer, and this end, have said that they send no more.
+        self._input_ended = self._output_ended = False
+        self._aborted = self._eof_passed_on = False
+        self._timeout: IDelayedCall = server.call_later(
+            HANDSHAKE_TIMEOUT_SECONDS, self.abort
+        )
+
+    # Calls of the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = transport  # type: ignore[assignment]
+        if self._aborted:
+            transport.abort()  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        if self._output_ended:
+            return
+        self._encrypted += data
+        if self._waits or self._advancing or not self._reads:
+            self._limit_waiting()
+        elif self._budget.has_time:
+            self._advance()
+        else:
+            self._wait(first=True)
+
+    def eof_received(self) -> bool:
+        self._input_ended = True
+        if not (self._encrypted or self._has_unread):
+            self._end_input()
+        # The connection may have a response to send.
+        return True
+
+    def pause_writing(self) -> None:
+        if self._established:
+            self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._established:
+            self._connection.resume_writing()
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        self._stop_timeout()
+        self._output_ended = True
+        self._encrypted.clear()
+        # OpenSSL's memory is free at once, and not when Python collects this cycle.
+        self._raw = None
+        del self._tls, self._incoming, self._outgoing
+        if self._connection.phase is not Phase.CLOSED:
+            self._connection.connection_lost(error)
+
+    # Decrypting.
+
+    def _wait(self, *, first: bool) -> None:
+        self._waits = True
+        self._limit_waiting()
+        self._budget.wait(self._advance, first=first)
+
+    def _limit_waiting(self) -> None:
+        if self._raw is not None and len(self._encrypted) > MAX_WAITING_BYTES:
+            self._limited = True
+            self._raw.pause_reading()
+
+    def _advance(self) -> None:
+        """
+        Decrypt the input, until it has to wait for the budget or the connection.
+        """
+        self._waits = False
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._wants_step:
+                begin = self._budget.seconds()
+                self._step()
+                self._budget.spend(self._budget.seconds() - begin)
+                if self._wants_step and self._budget.is_spent:
+                    self._wait(first=False)
+                    return
+        except ssl.SSLError:
+            # Not TLS, or a record that was changed.  OpenSSL has written an alert.
+            self._flush()
+            self._end()
+            return
+        finally:
+            self._advancing = False
+        if self._reads and not self._output_ended:
+            if self._input_ended:
+                self._end_input()
+            elif self._limited and self._raw is not None:
+                self._limited = False
+                self._raw.resume_reading()
+
+    @property
+    def _wants_step(self) -> bool:
+        return (
+            self._reads
+            and not self._output_ended
+            and bool(self._encrypted or self._has_unread)
+        )
+
+    def _step(self) -> None:
+        """
+        Decrypt up to L{STEP_BYTES} of the input.
+
+        @raise ssl.SSLError: the input is not TLS, or was changed.
+        """
+        if not self._has_unread:
+            self._incoming.write(self._encrypted[:STEP_BYTES])
+            self._bytes_without_data += min(len(self._encrypted), STEP_BYTES)
+            del self._encrypted[:STEP_BYTES]
+        try:
+            if not self._established:
+                self._tls.do_handshake()
+                self._established = True
+                self._stop_timeout()
+                self._flush()
+                self._connection.connection_made(self)  # type: ignore[arg-type]
+            self._has_unread = True
+            while self._reads and not self._output_ended:
+                data = self._tls.read(_MAX_RECORD_BYTES)
+                if not data:
+                    # The peer sends no more, and what is behind that is not read.
+                    self._has_unread = False
+                    self._encrypted.clear()
+                    self._input_ended = True
+                    break
+                self._bytes_without_data = 0
+                # Asking is cheaper than an exception.
+                self._has_unread = bool(self._incoming.pending or self._tls.pending())
+                self._connection.data_received(data)
+                if not self._has_unread:
+                    break
+        except ssl.SSLWantReadError:
+            self._has_unread = False
+        self._flush()
+        if self._bytes_without_data > MAX_BYTES_WITHOUT_DATA:
+            self._server.connections.closed["flooding"] += 1
+            self.abort()
+
+    def _end_input(self) -> None:
+        if not self._established:
+            self.abort()
+        elif not (self._output_ended or self._eof_passed_on):
+            self._eof_passed_on = True
+            self._connection.eof_received()
+
+    def _flush(self) -> None:
+        if self._raw is not None and self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
+
+    def _stop_timeout(self) -> None:
+        if self._timeout.active():
+            self._timeout.cancel()
+
+    # What a connection calls.
+
+    def hand_over(self, transport: asyncio.Transport) -> None:
+        """
+        Do nothing: this transport carries the connection from the beginning to the end.
+        """
+
+    def write(self, data: bytes) -> None:
+        if data and self._established and not self._output_ended:
+            self._tls.write(data)
+            self._flush()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """
+        Tell the peer that no more is sent, and drop what it sends from now on.
+        """
+        self._send_close_notify()
+        if self._raw is not None and not self._raw.is_closing():
+            self._raw.write_eof()
+            self._raw.resume_reading()
+
+    def _send_close_notify(self) -> None:
+        if self._established and not self._output_ended:
+            with suppress(ssl.SSLError):
+                # OpenSSL raises, for it would wait for the peer's own close_notify.
+                self._tls.unwrap()
+            self._flush()
+        self._output_ended = True
+        self._encrypted.clear()
+
+    def close(self) -> None:
+        self._send_close_notify()
+        self._end()
+
+    def _end(self) -> None:
+        self._output_ended = True
+        if self._raw is None:
+            self._aborted = True
+        else:
+            self._raw.close()
+
+    def abort(self) -> None:
+        self._output_ended = self._aborted = True
+        if self._raw is not None:
+            self._raw.abort()
+
+    def is_closing(self) -> bool:
+        return self._output_ended
+
+    def pause_reading(self) -> None:
+        self._reads = False
+        if self._raw is not None and not self._raw.is_closing():
+            self._limited = True
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reads:
+            return
+        self._reads = True
+        if self._output_ended:
+            if self._raw is not None and not self._raw.is_closing():
+                self._raw.resume_reading()
+        elif not (self._waits or self._advancing):
+            # Not at once: the connection may be about to go on with what it has.
+            self._waits = True
+            self._server.call_soon(self._advance)
+
+    def get_extra_info(self, name: str) -> object:
+        return None if self._raw is None else self._raw.get_extra_info(name)

@@ -1,0 +1,419 @@
+"""
+Tests of TLS between a connection and its socket, with OpenSSL as the client and no network.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from twisted.internet.task import Clock
+
+from pexservice.server import tls_transport
+from pexservice.server.connection import Connection
+from pexservice.server.limits import Phase
+from pexservice.server.parsing_budget import MAX_SECONDS_PER_TURN, ParsingBudget
+from pexservice.server.server import Server
+from pexservice.server.tls import context
+from pexservice.server.tls_transport import (
+    HANDSHAKE_TIMEOUT_SECONDS,
+    STEP_BYTES,
+    TlsTransport,
+)
+from tests.support.crowd import certified
+
+
+class RawTransport:
+    """
+    The transport of a socket, which keeps what is written to it.
+    """
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.reads = True
+        self.ended = self.closed = self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Recorder:
+    """
+    A connection that records what it is told.
+
+    @ivar react: called with what has been received.
+    """
+
+    def __init__(self) -> None:
+        self.phase = Phase.RECEIVING
+        self.received = b""
+        self.calls: list[str] = []
+        self.react: Callable[[bytes], object] = lambda _: None
+
+    def connection_made(self, _: object) -> None:
+        self.calls.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.react(data)
+
+    def eof_received(self) -> None:
+        self.calls.append("eof")
+
+    def connection_lost(self, _: object) -> None:
+        self.calls.append("lost")
+
+
+class Worker:
+    """
+    What the transports of one worker share, with a clock of the test's.
+    """
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self.tls = tls
+        self.clock = Clock()
+        self.cost = 0.0
+        self._now = 0.0
+        self._calls: list[Callable[[], object]] = []
+        self.parsing = ParsingBudget(self._calls.append, self._seconds)
+        self.closed = {"flooding": 0}
+
+    def _seconds(self) -> float:
+        # Asked before and behind each step.
+        self._now += self.cost / 2
+        return self._now
+
+    def turn(self) -> None:
+        """
+        Make the calls that were asked for before this turn.
+        """
+        calls, self._calls[:] = list(self._calls), []
+        for call in calls:
+            call()
+
+    def transport(self, connection: Recorder) -> TlsTransport:
+        server = SimpleNamespace(
+            parsing=self.parsing,
+            call_later=self.clock.callLater,
+            call_soon=self._calls.append,
+            connections=SimpleNamespace(closed=self.closed),
+        )
+        return TlsTransport(cast(Server, server), self.tls, cast(Connection, connection))
+
+
+class Peer:
+    """
+    A client and the service's end of its connection.
+    """
+
+    def __init__(self, worker: Worker, trusted: ssl.SSLContext) -> None:
+        self.worker = worker
+        self.connection = Recorder()
+        self.transport = worker.transport(self.connection)
+        self.raw = RawTransport()
+        self.transport.connection_made(cast(Any, self.raw))
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = trusted.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
+
+    def shake_hands(self) -> None:
+        """
+        Agree on TLS.
+        """
+        for _ in range(3):
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.send_encrypted(self._out.read())
+            else:
+                break
+        self.send_encrypted(self._out.read())
+
+    def encrypt(self, data: bytes) -> bytes:
+        """
+        Return the records of C{data}.
+        """
+        self.tls.write(data)
+        return self._out.read()
+
+    def send_encrypted(self, data: bytes) -> None:
+        """
+        Have C{data} arrive at the service, and let the client take the response.
+        """
+        if data:
+            self.transport.data_received(data)
+        self.take()
+
+    def take(self) -> None:
+        """
+        Take what the service has written.
+        """
+        self._in.write(self.raw.written)
+        self.raw.written = b""
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ...]:
+    """
+    Provide the context of the service and that of a client that trusts it.
+    """
+    place = tmp_path_factory.mktemp("tls")
+    (_, chain, _, key), trusted = certified(place)
+    assert Path(chain).exists()
+    return context(chain, key), trusted
+
+
+@pytest.fixture
+def worker(contexts: tuple[ssl.SSLContext, ...]) -> Worker:
+    """
+    Provide a worker, whose time costs nothing at first.
+    """
+    return Worker(contexts[0])
+
+
+@pytest.fixture
+def peer(worker: Worker, contexts: tuple[ssl.SSLContext, ...]) -> Peer:
+    """
+    Provide a client that has agreed on TLS.
+    """
+    peer = Peer(worker, contexts[1])
+    peer.shake_hands()
+    return peer
+
+
+def test_connection_begins_after_the_handshake_and_data_goes_both_ways(peer: Peer) -> None:
+    """
+    The connection receives what the client sent, and the client what was written.
+    """
+    assert peer.connection.calls == ["made"]
+    peer.send_encrypted(peer.encrypt(b"a request"))
+    assert peer.connection.received == b"a request"
+    peer.transport.write(b"a response")
+    peer.take()
+    assert peer.tls.read(100) == b"a response"
+
+
+def test_input_in_single_bytes_is_decrypted(peer: Peer) -> None:
+    """
+    A record may arrive in any pieces.
+    """
+    for byte in peer.encrypt(b"a request"):
+        peer.send_encrypted(bytes([byte]))
+    assert peer.connection.received == b"a request"
+
+
+def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
+    """
+    When a turn's time is used up, the rest is decrypted in the turns that follow.
+    """
+    sent = b"x" * STEP_BYTES * 10
+    records = b"".join(peer.encrypt(sent[i : i + 100]) for i in range(0, len(sent), 100))
+    peer.worker.cost = MAX_SECONDS_PER_TURN
+    peer.send_encrypted(records)
+    first = len(peer.connection.received)
+    assert 0 < first < 2 * STEP_BYTES
+    peer.worker.turn()
+    assert first < len(peer.connection.received) < len(sent)
+    for _ in range(40):
+        peer.worker.turn()
+    assert peer.connection.received == sent
+
+
+def test_new_input_goes_before_the_rest_of_a_flood(
+    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
+) -> None:
+    """
+    However many connections flood the worker, a client that sends little is next.
+    """
+    floods = [Peer(worker, contexts[1]) for _ in range(20)]
+    honest = Peer(worker, contexts[1])
+    for peer in (*floods, honest):
+        peer.shake_hands()
+    worker.turn()
+    worker.cost = MAX_SECONDS_PER_TURN
+    for flood in floods:
+        flood.send_encrypted(b"".join(flood.encrypt(b"x") for _ in range(500)))
+    for _ in range(25):
+        worker.turn()
+    assert not all(len(flood.connection.received) == 500 for flood in floods)
+    honest.send_encrypted(honest.encrypt(b"a request"))
+    worker.turn()
+    assert honest.connection.received == b"a request"
+    for _ in range(1000):
+        worker.turn()
+    assert [flood.connection.received for flood in floods] == [b"x" * 500] * 20
+
+
+def test_client_that_sends_no_data_is_cut_off(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Records without data are counted, and the connection ends when there are too many.
+    """
+    monkeypatch.setattr(tls_transport, "MAX_BYTES_WITHOUT_DATA", 4000)
+    peer.send_encrypted(peer.encrypt(b"x" * 3000))
+    peer.send_encrypted(peer.encrypt(b"x" * 3000))
+    assert not peer.raw.aborted
+    # A record is data when all of it has arrived.
+    peer.send_encrypted(peer.encrypt(b"x" * 10_000)[:9000])
+    assert peer.raw.aborted
+    assert peer.worker.closed == {"flooding": 1}
+
+
+def test_socket_is_not_read_while_much_waits(peer: Peer) -> None:
+    """
+    Memory is bounded: the client has to wait too.
+    """
+    peer.worker.cost = MAX_SECONDS_PER_TURN
+    sent = b"x" * 10_000
+    for _ in range(8):
+        peer.send_encrypted(peer.encrypt(sent))
+    assert not peer.raw.reads
+    for _ in range(200):
+        peer.worker.turn()
+    assert peer.connection.received == sent * 8
+    assert peer.raw.reads
+
+
+def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> None:
+    """
+    A connection that pauses in the middle of a record's neighbours gets the rest later.
+    """
+    peer.connection.react = lambda _: peer.transport.pause_reading()
+    peer.send_encrypted(peer.encrypt(b"one ") + peer.encrypt(b"two ") + peer.encrypt(b"3"))
+    assert (peer.connection.received, peer.raw.reads) == (b"one ", False)
+    for expected in (b"one two ", b"one two 3"):
+        peer.transport.resume_reading()
+        assert peer.connection.received != expected
+        peer.worker.turn()
+        assert peer.connection.received == expected
+    peer.connection.react = lambda _: None
+    peer.transport.resume_reading()
+    peer.worker.turn()
+    assert peer.raw.reads
+
+
+def test_close_sends_close_notify(peer: Peer) -> None:
+    """
+    So the client knows that nothing was cut off.
+    """
+    peer.transport.write(b"the end")
+    peer.transport.close()
+    assert peer.raw.closed
+    peer.take()
+    assert peer.tls.read(100) == b"the end"
+    assert peer.tls.read(100) == b""
+
+
+def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
+    """
+    After a refusal the rest of the client's input is not even decrypted.
+    """
+    peer.transport.write_eof()
+    assert (peer.raw.ended, peer.raw.closed) == (True, False)
+    peer.send_encrypted(peer.encrypt(b"more"))
+    assert (peer.connection.received, peer.raw.reads) == (b"", True)
+
+
+def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
+    """
+    The connection may send a response then, and is told once.
+    """
+    records = peer.encrypt(b"a request")
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    peer.worker.cost = MAX_SECONDS_PER_TURN
+    peer.send_encrypted(records)
+    peer.send_encrypted(peer._out.read())
+    assert peer.transport.eof_received()
+    for _ in range(10):
+        peer.worker.turn()
+    assert peer.connection.received == b"a request"
+    assert peer.connection.calls == ["made", "eof"]
+    peer.transport.write(b"a response")
+    assert peer.raw.written
+
+
+def test_input_that_is_not_tls_ends_the_connection(
+    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
+) -> None:
+    """
+    A client may speak plain HTTP to a TLS listener by mistake.
+    """
+    peer = Peer(worker, contexts[1])
+    peer.transport.data_received(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert peer.raw.closed
+    assert peer.connection.calls == []
+
+
+def test_changed_record_ends_the_connection(peer: Peer) -> None:
+    """
+    Nothing of a record that was changed reaches the connection.
+    """
+    records = bytearray(peer.encrypt(b"a request"))
+    records[-1] ^= 1
+    peer.send_encrypted(bytes(records))
+    assert (peer.connection.received, peer.raw.closed) == (b"", True)
+    # An alert says why.
+    with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
+        peer.tls.read(100)
+
+
+def test_handshake_that_takes_too_long_ends_the_connection(
+    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
+) -> None:
+    """
+    A client has ten seconds; one that has agreed on TLS is not timed by this.
+    """
+    slow, prompt = (Peer(worker, contexts[1]) for _ in range(2))
+    prompt.shake_hands()
+    worker.clock.advance(HANDSHAKE_TIMEOUT_SECONDS)
+    assert (slow.raw.aborted, prompt.raw.aborted) == (True, False)
+
+
+def test_client_that_leaves_in_the_handshake_is_released(
+    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
+) -> None:
+    """
+    The connection, which has not begun, learns of the end; no timer is left.
+    """
+    peer = Peer(worker, contexts[1])
+    peer.transport.eof_received()
+    assert peer.raw.aborted
+    peer.transport.connection_lost(None)
+    assert peer.connection.calls == ["lost"]
+    assert worker.clock.getDelayedCalls() == []
+
+
+def test_connection_that_is_closed_before_it_has_a_socket_is_aborted(
+    worker: Worker,
+) -> None:
+    """
+    A connection may have to make room for another one as soon as it is accepted.
+    """
+    transport = worker.transport(Recorder())
+    transport.abort()
+    raw = RawTransport()
+    transport.connection_made(cast(Any, raw))
+    assert raw.aborted
