@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -157,7 +158,7 @@ class Side:
         with self._connect(self.daemon) as connection:
             connection.settimeout(SILENCE)
             # If the other end has closed, it need not have waited for what comes now.
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 for chunk in case.chunks:
                     connection.sendall(chunk.replace(b"REVISION", b"%d" % before))
                     self.turn()
@@ -165,7 +166,7 @@ class Side:
                     connection.shutdown(socket.SHUT_WR)
             # Such a close may turn the end of what is received into a reset, which takes
             # none of it away.
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 try:
                     while chunk := connection.recv(1 << 20):
                         received += chunk

@@ -9,17 +9,22 @@ import subprocess
 import sys
 
 import pytest
-from OpenSSL.SSL import Error as TLSError
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
+from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import Address, parse
 from pexservice.stores.etcd.caller import Refused, Unanswered
 from pexservice.stores.etcd.gateway import _say, _understand
 from pexservice.stores.etcd.opening import check_version
 from pexservice.stores.interface import StoreUnusable
+
+# A test module that was imported before may have set the guard.
+pyopenssl_guard.lift()
+
+from OpenSSL.SSL import Error as TLSError  # noqa: E402 the guard comes first
 
 
 def test_an_answer() -> None:
