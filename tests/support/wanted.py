@@ -24,7 +24,16 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from tests.support.differences import Outcome, Wanted, codes, removed, words
+from tests.support.differences import (
+    Outcome,
+    Wanted,
+    added,
+    added_lines,
+    codes,
+    removed,
+    reworded,
+    words,
+)
 from tests.support.installation import RELEASE
 
 _VERSION = version("pexservice")
@@ -37,7 +46,7 @@ def refused_in_other_words(old: Outcome, new: Outcome) -> Outcome:
     """
     Take back the words and the representation of a refusal that ends its connection.
     """
-    if codes(old) != codes(new):
+    if len(old) != len(new) or codes(old) != codes(new):
         return new
     return tuple(
         before
@@ -67,6 +76,15 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("version", words(f'"{RELEASE}"', f'"{_VERSION}"'), "metrics/*_build_info"),
     Wanted(
         "0.1.0 is not upgraded any more", removed, "help/pexservice-worker --lifeline N"
+    ),
+    Wanted("plain words: the help of an option", reworded, "help/*"),
+    Wanted("options and groups of --help that are new", added, "help/*"),
+    Wanted("groups of --help with other names", removed, "help/* line: *"),
+    Wanted("plain words: the reason why a start is refused", reworded, "start/*"),
+    Wanted(
+        "a client that floods a connection with TLS records is disconnected",
+        added_lines(r'reason="flooding"}'),
+        "metrics/pexservice_connections_closed_total",
     ),
     Wanted("one parser: each fault has words", refused_in_other_words),
     Wanted("one parser: no 100 behind a body", without_continue),

@@ -34,6 +34,7 @@ MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 65536
 MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
+MAX_CHUNK_SIZE_DIGITS = 16
 
 #: How many chunks L{Body.take} skips in one call: about 40 microseconds.
 MAX_CHUNKS_PER_CALL = 64
@@ -57,7 +58,7 @@ VALUE = rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 
 _REQUEST_LINE = re.compile(rb"(%b++) ([!-~]++) (HTTP/1\.[01])" % _TOKEN)
 _HEADER_LINE = re.compile(rb"(%b++):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)" % _TOKEN)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*+)?")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]++)(?:;[\t\x20-\x7e\x80-\xff]*+)?")
 _FIRST_BYTE = re.compile(_TOKEN)
 
 #: The first byte of a TLS handshake.
@@ -403,8 +404,13 @@ class Body:
             raise problems.malformed("a chunk begins with its size")
         self._missing = int(match[1], 16)
         self._total += self._missing
-        self._chunks += 1
-        if self._total > MAX_BODY_BYTES or self._chunks > MAX_CHUNKS:
+        self._chunks += self._missing > 0
+        if (
+            # Another parser may keep fewer bits of a longer number.
+            len(match[1]) > MAX_CHUNK_SIZE_DIGITS
+            or self._total > MAX_BODY_BYTES
+            or self._chunks > MAX_CHUNKS
+        ):
             raise problems.too_much_content(MAX_BODY_BYTES, MAX_CHUNKS)
         self._in_chunk, self._in_trailers = self._missing > 0, self._missing == 0
         return end_of_line + 2
