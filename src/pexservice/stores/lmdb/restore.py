@@ -206,7 +206,8 @@ def _exchange(made: Path, place: Path, *, was_there: bool) -> Path | None:
         raise OSError(number, os.strerror(number))
     kept = None
     if was_there and (made / DATA).exists():
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        # With microseconds, so that two restores in one second keep both stores.
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = place.with_name(f"{place.name}.before-{stamp}")
         made.rename(kept)
     sync(place.parent)
