@@ -34,6 +34,8 @@ def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
     # Twisted leaves a socket that it could not bind to the garbage collector.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
+    # Twisted 24.11's asyncio reactor asks for an event loop before there is one.
+    warnings += ["-W", "ignore:There is no current event loop:DeprecationWarning"]
     if python != sys.executable:
         # Deprecated calls in another environment are not ours to mend.
         warnings = []
