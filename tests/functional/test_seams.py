@@ -321,7 +321,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
             stopping.set()
             loading.join(PATIENCE)
         assert [*revisions.values()] == [*range(1, len(revisions) + 1)]
-        assert step(daemon) == len(revisions) + 1
+        assert step_when_ready(daemon) == len(revisions) + 1
 
 
 def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -> None:

@@ -70,26 +70,31 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
         for key, parent in _WRITABLE.items()
         for name in properties.get(key, "").split()
     ]
-    written = {"the access log": settings.access_log}
+    written: dict[str, str | Path | None] = {}
+    if settings.access_log != "-":
+        written["the access log"] = settings.access_log
     if not is_shared(settings.store):
         written["the store"] = settings.directory
-    if properties.get("ProtectSystem") == "strict":
-        for what, name in written.items():
-            path = Path(name or "-").resolve()
-            if name in (None, "-") or any(path.is_relative_to(each) for each in writable):
-                continue
-            yield (
-                f"{what} {path} is outside the sandbox of {unit}, which may not write"
-                f" there: systemctl edit {unit}, [Service], ReadWritePaths={path}"
-            )
-    read = {
+    used = written | {
         "the TLS file": settings.tls_certificate,
         "the TLS key": settings.tls_key,
         "the token file": settings.token_file,
     }
-    for what, name in (written | read).items():
+    for option, name in used.items():
+        if name is None:
+            continue
+        path = Path(name).resolve()
+        if (
+            option in written
+            and properties.get("ProtectSystem") == "strict"
+            and not any(path.is_relative_to(parent) for parent in writable)
+        ):
+            yield (
+                f"{option} {path} is outside the sandbox of {unit}, which may not write"
+                f" there: systemctl edit {unit}, [Service], ReadWritePaths={path}"
+            )
         for key, directories in _HIDDEN.items():
             if properties.get(key) == "yes" and any(
-                Path(name or "/").resolve().is_relative_to(each) for each in directories
+                path.is_relative_to(directory) for directory in directories
             ):
-                yield f"{what} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
+                yield f"{option} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
