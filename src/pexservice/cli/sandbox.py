@@ -97,4 +97,6 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
             if properties.get(key) == "yes" and any(
                 path.is_relative_to(directory) for directory in directories
             ):
-                yield f"{option} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
+                yield (
+                    f"{option} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
+                )
