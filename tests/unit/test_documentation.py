@@ -1,13 +1,16 @@
 """
-The documentation: its links and its size.
+The documentation: its links, its size, and what it says about the structure of the code.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+import pexservice
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -19,6 +22,14 @@ PAGES = sorted(
 
 #: A link or a picture with a relative target.
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+HOW_IT_WORKS = (DOCS / "how-it-works.md").read_text()
+PACKAGE = Path(pexservice.__file__).parent
+
+#: A row of the path of a request: a step, functions, and the file that defines them.
+_PATH_ROW = re.compile(r"(?m)^\| .+ \| (`[\w.`, ]+`) \| \[`[\w./]+`\]\(\.\./src/(.+)\) \|$")
+
+_ARROW = re.compile(r"(?m)^    (\w+)(?:\[.*?\])? --> (\w+)")
 
 
 def anchors(page: Path) -> set[str]:
@@ -48,3 +59,75 @@ def test_the_documentation_has_at_most_25_pages() -> None:
     A fact stands on one page, so that there are few pages.
     """
     assert len(list(DOCS.rglob("*.md"))) <= 25
+
+
+def defined_names(source: str) -> set[str]:
+    """
+    Return the functions of a module, and the methods of its classes as C{Class.method}.
+    """
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names |= {
+                f"{node.name}.{method.name}"
+                for method in node.body
+                if isinstance(method, ast.FunctionDef)
+            }
+    return names
+
+
+def test_path_of_a_request_names_functions_of_the_code() -> None:
+    rows = _PATH_ROW.findall(HOW_IT_WORKS)
+    assert len(rows) >= 10
+    for functions, file in rows:
+        names = set(re.findall(r"`([\w.]+)`", functions))
+        assert names <= defined_names((ROOT / "src" / file).read_text()), file
+
+
+def imports_between_packages() -> dict[str, set[str]]:
+    """
+    Return which packages each package imports.
+    """
+    imported: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        importer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        targets = imported.setdefault(importer, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                package, _, rest = node.module.partition(".")
+                if package == "pexservice" and rest:
+                    targets.add(rest.partition(".")[0])
+        targets.discard(importer)
+    return {
+        importer: targets
+        for importer, targets in imported.items()
+        if not importer.startswith("__")
+    }
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    nodes: set[str] = set()
+    pending = set(graph.get(start, ()))
+    while pending:
+        node = pending.pop()
+        nodes.add(node)
+        pending |= graph.get(node, set()) - nodes
+    return nodes
+
+
+def test_picture_of_the_packages_shows_the_imports_of_the_code() -> None:
+    """
+    An arrow is an import that does not follow from other arrows.
+    """
+    picture = HOW_IT_WORKS.partition("```mermaid\nflowchart")[2].partition("```")[0]
+    drawn = set(_ARROW.findall(picture))
+    graph = imports_between_packages()
+    needed = {
+        (importer, target)
+        for importer, targets in graph.items()
+        for target in targets
+        if not any(target in reachable(graph, other) for other in targets - {target})
+    }
+    assert drawn == needed
