@@ -4,7 +4,10 @@ The check of Host and of the client's address, on real listeners.
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import socket
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, read_answer
+from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, read_answer, wait_until
 
 FOREIGN = "attacker.example:8081"
 
@@ -79,12 +82,55 @@ def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> Non
     assert found == [421] + [200] * len(own_addresses())
 
 
+def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
+    """
+    The process ids are those of the log, and the active worker's is the one to kill.
+    """
+    with Daemon(tmp_path, "--standby", "1", command="pexservice") as daemon:
+
+        def processes() -> dict[str, tuple[int, str]]:
+            body = daemon.ask("/livez", headers={"Accept": "application/json"})[1]
+            return {
+                process["name"]: (process["pid"], process["state"])
+                for process in json.loads(body)["processes"]
+            }
+
+        wait_until(
+            lambda: processes().get("worker-2", (0, ""))[1] == "standby", "a standby"
+        )
+        log = daemon.log.read_text()
+        workers = dict(re.findall(r"(worker-\d) is process (\d+)", log))
+        first, second = int(workers["worker-1"]), int(workers["worker-2"])
+        assert processes() == {
+            "supervisor": (daemon.process.pid, "running"),
+            "worker-1": (first, "active"),
+            "worker-2": (second, "standby"),
+        }
+        assert daemon.ask("/livez?verbose")[1].decode() == (
+            "[+]reactor ok\n"
+            f"[+]supervisor is process {daemon.process.pid}: running\n"
+            f"[+]worker-1 is process {first}: active\n"
+            f"[+]worker-2 is process {second}: standby\n"
+            "livez check passed\n"
+        )
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: processes()["worker-2"] == (second, "active"), "a takeover")
+        wait_until(
+            lambda: re.search(r"worker-2 took over after \d+ ms", daemon.log.read_text()),
+            "the takeover is logged",
+        )
+
+
 def test_where_it_is_not_checked(tmp_path: Path) -> None:
     """
     The host is not checked through a Unix socket, from a trusted proxy, or with C{*}.
 
-    With a token file it is not checked either.
+    With a token file it is not checked either.  There, no process id is shown.
     """
+
+    def shows_processes(daemon: Daemon) -> bool:
+        return b" is process " in daemon.ask("/livez?verbose")[1]
+
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
     for options in (
@@ -94,13 +140,20 @@ def test_where_it_is_not_checked(tmp_path: Path) -> None:
     ):
         with Daemon(tmp_path, *options) as daemon:
             assert status(daemon, FOREIGN, "Authorization: Bearer secret") == 200
+            assert not shows_processes(daemon)
     listeners = ("--listen", "unix:socket", "--listen", LOOPBACK)
     with Daemon(tmp_path, *listeners) as daemon:
         assert status(daemon, FOREIGN) == 421
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / "socket"))
-            connection.sendall(f"POST /next HTTP/1.1\r\nHost: {FOREIGN}\r\n\r\n".encode())
-            assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert shows_processes(daemon)
+        for request in (b"POST /next", b"GET /livez?verbose"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(tmp_path / "socket"))
+                connection.sendall(
+                    b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
+                )
+                response = read_answer(connection)
+            assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b" is process " not in response
 
 
 def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> None:

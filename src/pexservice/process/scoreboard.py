@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import asdict, define, field, frozen
 
 #: Why workers end: told to, to be replaced; silent for too long; a commit failed; the
 #: worker could not start; any other signal; any other status; an option or a file is
@@ -78,6 +78,21 @@ class Reload(IntEnum):
     FAILED = 3
 
 
+@frozen
+class Process:
+    """
+    One process of the service.
+
+    @ivar name: C{supervisor}, or a worker's name as the log has it.
+    @ivar state: C{active}, C{standby}, C{starting}, C{not ready}, C{stopping} or C{silent};
+        C{running} for the supervisor.
+    """
+
+    name: str
+    pid: int
+    state: str
+
+
 @define
 class Score:
     """
@@ -98,6 +113,7 @@ class Score:
         begun, and neither stand by nor have a reason not to; C{None} if it is not known.
     @ivar problem: why no worker serves; empty while one does, or before the first reason.
     @ivar restart_pending: the options whose change takes effect with a restart.
+    @ivar processes: the processes of the service, the supervisor first.
     """
 
     failovers: int = 0
@@ -114,6 +130,7 @@ class Score:
     possible_owners: int | None = None
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
+    processes: tuple[Process, ...] = ()
 
 
 def last_reload(score: Score | None) -> str | None:
@@ -183,8 +200,10 @@ def write(descriptor: int, score: Score) -> None:
         "possible_owners": score.possible_owners,
         "problem": score.problem[:_MAX_TEXT],
         "restart_pending": score.restart_pending,
+        "processes": [asdict(process) for process in score.processes],
     }
-    _write_record(descriptor, _ADDITION, json.dumps(addition).encode())
+    content = json.dumps(addition, ensure_ascii=False).encode()
+    _write_record(descriptor, _ADDITION, content)
 
 
 def read(descriptor: int) -> Score | None:
@@ -211,6 +230,7 @@ def read(descriptor: int) -> Score | None:
                 score.possible_owners = values["possible_owners"]
                 score.problem = values["problem"]
                 score.restart_pending = tuple(values["restart_pending"])
+                score.processes = tuple(Process(**each) for each in values["processes"])
             return score
     return None
 

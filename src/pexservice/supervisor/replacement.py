@@ -105,7 +105,7 @@ class Replacement:
         if self._note:
             self._log.warn("{note}", note=self._note)
         old = roster.staying
-        serving = [each for each in old if each.state is State.SERVING]
+        serving = [each for each in old if each.state is State.ACTIVE]
         new = roster.add()
         if not await self._is_up(new):
             if not roster.running:

@@ -6,12 +6,14 @@ The starter is systemd or another program.  The workers answer C{/metrics}.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 
 from twisted.logger import Logger
 
-from pexservice.process.scoreboard import Reload, Score
+from pexservice.process.scoreboard import Process, Reload, Score
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 
 
@@ -79,9 +81,8 @@ class Reports:
         """
         # There was no pause if the worker took over before its predecessor's end was
         # noticed.
-        pause = 0.0
-        if self._gone_at is not None:
-            pause = at - self._gone_at
+        pause = 0.0 if self._gone_at is None else at - self._gone_at
+        if self._gone_at is not None or self._score.serving not in ("", name):
             self._log.info(
                 "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
             )
@@ -110,14 +111,17 @@ class Reports:
             self._gone_at = at
         self._publish(self._score)
 
-    def states(self, *, standing_by: int, possible_owners: int) -> None:
+    def states(
+        self, *, standing_by: int, possible_owners: int, processes: Sequence[Process]
+    ) -> None:
         """
-        Show how many workers stand by, and how many may have the store's lock.
+        Show the processes, how many stand by, and how many may have the store's lock.
         """
-        states = (standing_by, possible_owners)
-        if states != (self._score.standing_by, self._score.possible_owners):
-            self._score.standing_by, self._score.possible_owners = states
-            self._publish(self._score)
+        score, before = self._score, copy(self._score)
+        score.standing_by, score.possible_owners = standing_by, possible_owners
+        score.processes = (Process("supervisor", os.getpid(), "running"), *processes)
+        if score != before:
+            self._publish(score)
 
     def standby_wanted(self, count: int) -> None:
         """

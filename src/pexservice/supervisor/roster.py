@@ -41,7 +41,7 @@ _REASONS: dict[int, str] = {
 
 
 #: The states of a worker that may have the store's lock.
-_POSSIBLE_OWNERS = RUNNING - {State.STANDING_BY, State.NOT_READY}
+_POSSIBLE_OWNERS = RUNNING - {State.STANDBY, State.NOT_READY}
 
 
 class Roster:
@@ -98,7 +98,7 @@ class Roster:
 
     @property
     def _is_serving(self) -> bool:
-        return any(worker.state is State.SERVING for worker in self.workers)
+        return any(worker.state is State.ACTIVE for worker in self.workers)
 
     @property
     def in_succession(self) -> bool:
@@ -109,7 +109,7 @@ class Roster:
         """
         recently = self._reactor.seconds() - HEAD_START
         return not self._is_serving and any(
-            each.state is State.STANDING_BY
+            each.state is State.STANDBY
             or (each.state is State.STARTING and each.began > recently)
             for each in self.workers
         )
@@ -197,7 +197,7 @@ class Roster:
         """
         Report the states of the workers, of which C{worker}'s has changed.
         """
-        if worker.state is State.SERVING:
+        if worker.state is State.ACTIVE:
             self._has_served = True
             if worker.verifies:
                 self._suspicious = False
@@ -213,8 +213,13 @@ class Roster:
         elif worker.state is State.ENDED:
             self.workers.remove(worker)
         self._reports.states(
-            standing_by=sum(each.state is State.STANDING_BY for each in self.workers),
+            standing_by=sum(each.state is State.STANDBY for each in self.workers),
             possible_owners=sum(each.state in _POSSIBLE_OWNERS for each in self.workers),
+            processes=[
+                scoreboard.Process(each.name, each.pid, each.state.label)
+                for each in self.workers
+                if each.pid is not None
+            ],
         )
         self.stir()
 
@@ -222,7 +227,7 @@ class Roster:
         """
         Pass on a worker's sign of life, or its status if that is the service's.
         """
-        serving = [each for each in self.workers if each.state is State.SERVING]
+        serving = [each for each in self.workers if each.state is State.ACTIVE]
         if line.startswith("STATUS=") and (
             line == STANDING_BY or (serving and worker not in serving)
         ):

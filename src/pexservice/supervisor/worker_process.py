@@ -63,8 +63,8 @@ class State(Enum):
     #: There is no process; one is about to be started.
     WAITING = "waits to be started"
     STARTING = "starts"
-    STANDING_BY = "stands by"
-    SERVING = "serves"
+    STANDBY = "stands by"
+    ACTIVE = "serves"
     #: The process has a reason not to serve, and not to stand by; it tries again.
     NOT_READY = "is not ready"
     STOPPING = "stops"
@@ -73,12 +73,16 @@ class State(Enum):
     #: There is no process, and none will be started.
     ENDED = "has ended"
 
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", " ")
+
 
 #: States of a worker that has a process.
 RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
 
 
-_BEFORE_SERVING = (State.STARTING, State.STANDING_BY, State.NOT_READY)
+_BEFORE_SERVING = (State.STARTING, State.STANDBY, State.NOT_READY)
 
 
 class Overseer(Protocol):
@@ -165,7 +169,7 @@ class WorkerProcess(ProcessProtocol):
         """
         Return whether the worker serves or could take over.
         """
-        return self.state in (State.STANDING_BY, State.SERVING)
+        return self.state in (State.STANDBY, State.ACTIVE)
 
     @property
     def is_verifying(self) -> bool:
@@ -227,6 +231,7 @@ class WorkerProcess(ProcessProtocol):
         Note that the process runs.
         """
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
+        self._overseer.changed(self)
 
     # Output and messages.
 
@@ -262,11 +267,11 @@ class WorkerProcess(ProcessProtocol):
         self._deadline = self._last_heard + patience
         if line == READY and self.state in _BEFORE_SERVING:
             self.has_served = self.was_up = True
-            self._enter(State.SERVING)
+            self._enter(State.ACTIVE)
         elif line == STANDING_BY and self.state in (State.STARTING, State.NOT_READY):
             self.was_up = True
-            self._enter(State.STANDING_BY)
-        elif line == NOT_READY and self.state in (State.STARTING, State.STANDING_BY):
+            self._enter(State.STANDBY)
+        elif line == NOT_READY and self.state in (State.STARTING, State.STANDBY):
             self._enter(State.NOT_READY)
         elif line == STOPPING and self.state is not State.STOPPING:
             self._enter(State.STOPPING)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast
 
+from attrs import asdict
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
@@ -19,6 +20,7 @@ from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import Transition
+from pexservice.process.scoreboard import Process, Score, last_reload
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Endpoint, Table
 from pexservice.web.events import HEADERS, Events
@@ -83,7 +85,7 @@ class Api:
         table: Table = TABLE,
         later: Later,
         scrape: Callable[[Sequence[bytes] | None], Response],
-        last_reload: Callable[[], str | None] = lambda: None,
+        score: Callable[[], Score | None] = lambda: None,
     ) -> None:
         """
         Make the app over C{committer}.
@@ -91,7 +93,7 @@ class Api:
         @param table: the endpoints that exist.
         @param later: the reactor's C{callLater}, to make pages of the history one by one.
         @param scrape: given C{Accept} values, returns the metrics.
-        @param last_reload: returns the result of the last reload, if there was one.
+        @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
         self._performer = performer
@@ -99,7 +101,7 @@ class Api:
         self._table = table
         self._pages = Pacing(later)
         self._scrape = scrape
-        self._last_reload = last_reload
+        self._score = score
         self._routes = self.app.url_map.bind("localhost")
 
     def resource(self) -> Resource:
@@ -209,9 +211,13 @@ class Api:
         Say that the process is alive, as its response shows.
         """
         # A reload that failed makes the process no less alive.
-        reload = self._last_reload()
+        score = self._score()
+        reload = last_reload(score)
         notes = [] if reload is None else [reload]
-        return _health(request, "livez", {"reactor": None}, notes)
+        # Process ids are nobody's business beyond this machine.
+        local = self._performer.is_local(request.peer)
+        processes = None if score is None or not local else score.processes
+        return _health(request, "livez", {"reactor": None}, notes, processes)
 
     @app.route("/readyz")
     def readyz(self, request: Request) -> Response:
@@ -280,6 +286,7 @@ def _health(
     name: str,
     checks: dict[str, str | None],
     notes: Sequence[str] = (),
+    processes: Sequence[Process] | None = None,
 ) -> Response:
     """
     Return a response by Kubernetes' conventions.
@@ -288,15 +295,19 @@ def _health(
 
     @param checks: for each check by its name, the reason why it fails, if it does.
     @param notes: further lines for clients that ask for each check.
+    @param processes: the processes of the service, for the same clients; C{None} for
+        clients that must not know them.
     """
     failing = [reason for reason in checks.values() if reason is not None]
     kind = best_of((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
-        content = {
+        content: dict[str, object] = {
             "status": "failed" if failing else "ok",
             "checks": {check: reason or "ok" for check, reason in checks.items()},
             "notes": list(notes),
         }
+        if processes is not None:
+            content["processes"] = [asdict(process) for process in processes]
         body = f"{json.dumps(content)}\n"
     elif "verbose" in query(request.target) or failing:
         lines = [
@@ -305,6 +316,10 @@ def _health(
         ]
         outcome = "failed" if failing else "passed"
         shown = [f"[+]{note}" for note in notes]
+        shown += [
+            f"[+]{process.name} is process {process.pid}: {process.state}"
+            for process in processes or ()
+        ]
         body = "\n".join([*lines, *shown, f"{name} check {outcome}", ""])
     else:
         body = "ok\n"

@@ -20,6 +20,7 @@ from ipaddress import IPv6Address, ip_address
 
 from twisted.logger import Logger
 
+from pexservice.web.clients import Peer
 from pexservice.web.problems import Problem, misdirected
 
 _log = Logger()
@@ -70,6 +71,12 @@ class HostPolicy:
         #: peer L{is checked<pexservice.web.clients.Peer>}.  Clients send the same few
         #: again and again.
         self.answers_to = lru_cache(maxsize=256)(self._is_ours)
+
+    def applies_to(self, peer: Peer) -> bool:
+        """
+        Return whether only names of this machine are answered on C{peer}'s connection.
+        """
+        return self._needed and peer.checks_host
 
     def refusal(self, host: bytes | None) -> Problem:
         """

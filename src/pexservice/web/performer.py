@@ -111,6 +111,12 @@ class Performer:
             if not self._hosts.answers_to(host) and peer.checks_host:
                 raise self._hosts.refusal(host)
 
+    def is_local(self, peer: Peer) -> bool:
+        """
+        Return whether only programs of this machine can send requests as C{peer} does.
+        """
+        return self._hosts.applies_to(peer)
+
     def check_page(self, deed: str, arguments: Arguments) -> None:
         """
         Refuse a request that a page of another origin sent.

@@ -414,7 +414,7 @@ class Worker(Service):
             table=POST_ONLY if settings.post_only else TABLE,
             later=later,
             scrape=metrics.response,
-            last_reload=lambda: scoreboard.last_reload(self._score()),
+            score=self._score,
         )
         return Server(
             api.ask,

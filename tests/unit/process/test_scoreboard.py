@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Reload, Score, StoreClaim
+from pexservice.process.scoreboard import REASONS, Process, Reload, Score, StoreClaim
 
 
 @pytest.fixture
@@ -99,7 +99,13 @@ def test_addition_of_a_newer_supervisor_is_read(descriptor: int) -> None:
     What the record of version 1.0.0 has no place for is read, too.
     """
     written = Score(
-        possible_owners=2, problem="the disk is not mounted", restart_pending=("store",)
+        possible_owners=2,
+        problem="the disk of Zoë is not mounted",
+        restart_pending=("store",),
+        processes=(
+            Process("supervisor", 4170, "running"),
+            Process("worker-1", 9, "active"),
+        ),
     )
     scoreboard.write(descriptor, written)
     assert scoreboard.read(descriptor) == written

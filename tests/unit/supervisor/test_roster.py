@@ -4,6 +4,7 @@ The decisions about all workers together.
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from pexservice.process.exit_status import Status
-from pexservice.process.scoreboard import Reload
+from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.roster import HEAD_START
 from tests.support.supervision import VERIFY, Supervised
@@ -184,6 +185,20 @@ def test_an_end_that_is_noticed_late(supervised: Supervised) -> None:
     supervised.reactor.turn(0.25)
     serving.end(by=signal.SIGKILL)
     assert succession(supervised) == ("worker-1", "worker-2", 0)
+
+
+def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
+    serving, standby = supervised.started()
+    supervisor, *workers = supervised.score.processes
+    assert supervisor == Process("supervisor", os.getpid(), "running")
+    assert workers == [
+        Process("worker-1", serving.pid, "active"),
+        Process("worker-2", standby.pid, "standby"),
+    ]
+    serving.end(by=signal.SIGKILL)
+    assert supervised.score.processes == (supervisor, workers[1])
+    supervised.reactor.turns(HEAD_START)
+    assert supervised.score.processes[1].state == "starting"
 
 
 def test_the_standbys_are_shown(supervised: Supervised) -> None:

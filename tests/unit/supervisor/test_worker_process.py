@@ -73,11 +73,11 @@ def test_its_output_is_logged(supervised: Supervised) -> None:
     ("lines", "state"),
     [
         ([ALIVE], State.STARTING),
-        ([STANDING_BY], State.STANDING_BY),
-        ([READY, "STATUS=serving"], State.SERVING),
-        ([STANDING_BY, READY], State.SERVING),
+        ([STANDING_BY], State.STANDBY),
+        ([READY, "STATUS=serving"], State.ACTIVE),
+        ([STANDING_BY, READY], State.ACTIVE),
         # An earlier message may come again with a sign of life.
-        ([READY, STANDING_BY], State.SERVING),
+        ([READY, STANDING_BY], State.ACTIVE),
         ([READY, STOPPING], State.STOPPING),
         # A process that stops serves no more, whatever it says.
         ([STOPPING, READY], State.STOPPING),
@@ -95,7 +95,7 @@ def test_its_states(
         supervised.processes[0].write_output(data[:5], MESSAGES)
         supervised.processes[0].write_output(data[5:], MESSAGES)
     assert worker.state is state
-    assert worker.is_up == (state in (State.STANDING_BY, State.SERVING))
+    assert worker.is_up == (state in (State.STANDBY, State.ACTIVE))
 
 
 def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
