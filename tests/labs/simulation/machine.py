@@ -147,7 +147,7 @@ class Machine(Turns):
         if self.owner is not None:
             return
         waiting = [
-            each for each in self.processes if each.runs and each.phase is Phase.STANDING_BY
+            each for each in self.processes if each.runs and each.phase is Phase.STANDBY
         ]
         if waiting:
             self.owner = self.choose.choice(waiting)

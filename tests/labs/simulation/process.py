@@ -57,8 +57,8 @@ class Phase(Enum):
     """
 
     BOOTING = auto()
-    STANDING_BY = auto()
-    SERVING = auto()
+    STANDBY = auto()
+    ACTIVE = auto()
     LEAVING = auto()
     DRAINING = auto()
 
@@ -182,14 +182,14 @@ class Process:
         """
         Start as far as the lock.
         """
-        self.phase = Phase.STANDING_BY
+        self.phase = Phase.STANDBY
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
         self._say(STANDING_BY)
         heartbeat(self._notifier, self.clock, self.committer.settled, lambda: self._state)
 
     def _serve(self, _: None) -> None:
-        self.phase = Phase.SERVING
+        self.phase = Phase.ACTIVE
         self._say(READY, "STATUS=serving")
 
     def _say(self, *state: str) -> None:
@@ -253,9 +253,9 @@ class Process:
         self._leave(Status.STORE_FAILED)
 
     def _leave(self, status: int = 0) -> None:
-        if self.phase in (Phase.BOOTING, Phase.STANDING_BY):
+        if self.phase in (Phase.BOOTING, Phase.STANDBY):
             self.end(status=0)
-        elif self.phase is Phase.SERVING:
+        elif self.phase is Phase.ACTIVE:
             self.phase = Phase.LEAVING
             self.status = status
             self._say(STOPPING)

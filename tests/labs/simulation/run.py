@@ -131,7 +131,7 @@ class Simulation:
         return self.choose.choice(some) if some else None
 
     def _accept(self) -> None:
-        process, backlog = self._some(Phase.SERVING, Phase.LEAVING), self.machine.backlog
+        process, backlog = self._some(Phase.ACTIVE, Phase.LEAVING), self.machine.backlog
         if process is not None and backlog:
             process.accept(backlog.pop(self.choose.randrange(len(backlog))))
 
@@ -232,7 +232,7 @@ class Simulation:
         return owner.store
 
     def _hang_up(self) -> None:
-        process = self._some(Phase.SERVING, Phase.LEAVING, Phase.DRAINING)
+        process = self._some(Phase.ACTIVE, Phase.LEAVING, Phase.DRAINING)
         if process is not None and process.requests:
             process.hang_up(self.choose.choice(process.requests))
 
@@ -296,7 +296,7 @@ class Simulation:
             not self.clients.waiting
             and not machine.backlog
             and not machine.supervisor.replacement.under_way
-            and phases == ["SERVING", "STANDING_BY"]
+            and phases == ["ACTIVE", "STANDBY"]
             and all(each.runs for each in machine.processes)
             and all(machine.supervisor.knows(each) for each in machine.processes)
         )
