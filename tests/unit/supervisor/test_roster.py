@@ -197,8 +197,13 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
     ]
     serving.end(by=signal.SIGKILL)
     assert supervised.score.processes == (supervisor, workers[1])
+    standby.notify(READY)
     supervised.reactor.turns(HEAD_START)
-    assert supervised.score.processes[1].state == "starting"
+    assert [process.state for process in supervised.score.processes] == [
+        "running",
+        "starting",
+        "active",
+    ]
 
 
 def test_the_standbys_are_shown(supervised: Supervised) -> None:
