@@ -65,7 +65,7 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
         assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
 
 
-def test_check_creates_nothing(tmp_path: Path) -> None:
+def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
     code, said = check(
         tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
     )

@@ -171,10 +171,9 @@ def _refused(path: Path, store: str) -> str:
         ("etcd:http://x:1 --standby 1", "--standby 1: with a store on etcd every node"),
     ],
 )
-def test_wrong_option(tmp_path: Path, store: str, why: str) -> None:
-    """
-    A mistake in the option is reported in one line.
-    """
+def test_mistake_in_the_etcd_url_is_reported_in_one_line(
+    tmp_path: Path, store: str, why: str
+) -> None:
     assert why in _refused(tmp_path, store)
 
 
@@ -208,10 +207,9 @@ class _Old(BaseHTTPRequestHandler):
         (b'{"etcdserver": "3.3.27"}', 64, "has etcd 3.3.27; 3.4 or newer is required"),
     ],
 )
-def test_something_else_there(version: bytes, status: int, why: str) -> None:
-    """
-    An address of another program, or of an etcd that is too old, is reported in one line.
-    """
+def test_address_of_another_program_or_an_old_etcd_is_reported_in_one_line(
+    version: bytes, status: int, why: str
+) -> None:
     handler = type("Old", (_Old,), {"version": version})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)
@@ -271,10 +269,9 @@ def _get(port: int, path: str) -> tuple[int, str]:
 
 
 @pytest.mark.needs("etcd")
-def test_no_space(member: Member, tmp_path: Path) -> None:
-    """
-    A service on an etcd that takes no writes is not ready, says why, and shows the cursor.
-    """
+def test_full_etcd_makes_the_service_not_ready_but_still_readable(
+    member: Member, tmp_path: Path
+) -> None:
     store = f"etcd:{member.url}"
     with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
         assert daemon.ask("/next", "POST")[1] == b"1\n"
@@ -441,12 +438,13 @@ def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("etcd")
-def test_certificates_and_password(tmp_path: Path) -> None:
+def test_service_uses_client_certificate_and_password_with_few_rights(
+    tmp_path: Path,
+) -> None:
     """
-    The service works over TLS with a certificate of its own, as a user with few rights.
+    The user may write below the prefix only.
 
-    The user may write below the prefix only.  The service also works after etcd has
-    forgotten the user's token.
+    The service also works after etcd has forgotten the user's token.
     """
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")

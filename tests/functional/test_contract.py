@@ -63,10 +63,7 @@ def make_on_etcd(tmp_path: Path) -> Maker:
     return make
 
 
-def test_a_watch(make: Maker) -> None:
-    """
-    A watch hears of steps that another node made.
-    """
+def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     one, two = (cast(Blocking, make()) for _ in range(2))
     heard: list[tuple[int, int]] = []
     for each in (one, two):

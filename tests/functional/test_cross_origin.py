@@ -103,12 +103,10 @@ def moved(daemon: Daemon) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ATTACKER])
-def test_another_origin(
+def test_page_of_another_origin_moves_nothing_and_reads_nothing(
     tmp_path: Path, browser: Browser, other_port: int, host: str
 ) -> None:
     """
-    A page of another origin moves nothing and reads nothing.
-
     It tries this by fetch, form, image, script, frame, beacon, hint and EventSource.
     """
     with (
@@ -123,9 +121,11 @@ def test_another_origin(
         assert {told["image"], told["script"]} == {"error"}, told
 
 
-def test_a_named_origin(tmp_path: Path, browser: Browser, other_port: int) -> None:
+def test_page_of_an_allowed_origin_succeeds(
+    tmp_path: Path, browser: Browser, other_port: int
+) -> None:
     """
-    The same page succeeds when its origin is named, so the tries above are real ones.
+    So the attempts of the other test are real ones.
     """
     origin = f"http://127.0.0.1:{other_port}"
     with (
@@ -193,10 +193,9 @@ def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> N
         assert '"revision":' in told["events"]
 
 
-def test_post_only(tmp_path: Path, browser: Browser, other_port: int) -> None:
-    """
-    C{--post-only} leaves an image nothing to move, if the browser does not tell the origin.
-    """
+def test_post_only_stops_an_image_whose_request_has_no_origin(
+    tmp_path: Path, browser: Browser, other_port: int
+) -> None:
     with Daemon(tmp_path, "--post-only") as daemon:
         base = f"http://127.0.0.1:{daemon.port}"
         assert daemon.ask("/next")[0].status == 405

@@ -37,12 +37,9 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
         assert children(daemon.process.pid) == workers
 
 
-def test_handshakes_count(tmp_path: Path) -> None:
+def test_connections_without_a_tls_handshake_do_not_stop_the_worker(tmp_path: Path) -> None:
     """
-    More connections without a handshake than descriptors end no worker.
-
-    Connections that never agree on TLS hold file descriptors too.  Other clients are served
-    meanwhile.
+    They hold file descriptors too. Other clients are served meanwhile.
     """
     options, context = certified(tmp_path)
     python = tmp_path / "python"

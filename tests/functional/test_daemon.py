@@ -65,10 +65,7 @@ def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
         assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
 
 
-def test_twistd_knows_it(tmp_path: Path) -> None:
-    """
-    The commands show up among twistd's, and have help of their own.
-    """
+def test_twistd_lists_the_commands_and_shows_their_help(tmp_path: Path) -> None:
     shown = run(tmp_path, "--help")
     for command in COMMANDS:
         assert f"    {command} " in shown.stdout
@@ -108,10 +105,7 @@ def test_the_default_store_is_private(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / STORE / DATA).stat().st_mode) == 0o600
 
 
-def test_every_option(tmp_path: Path) -> None:
-    """
-    All options can be given together, and each does what it says.
-    """
+def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
     with Daemon(
@@ -253,13 +247,11 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_wrong_option(
+def test_wrong_option_is_named_in_one_line(
     tmp_path: Path, command: str, option: str, value: str, message: str
 ) -> None:
     """
-    A wrong option is named in one line on standard error.
-
-    Nothing is made but the things that the options before it asked for.
+    The start creates only what the options before it asked for.
     """
     listen = [] if option == "--listen" else ["--listen", LOOPBACK]
     line = refused(tmp_path, *listen, option, value, status=64, command=command)
@@ -268,10 +260,7 @@ def test_a_wrong_option(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_argument(tmp_path: Path) -> None:
-    """
-    Arguments are refused, because there are none.
-    """
+def test_positional_argument_is_refused(tmp_path: Path) -> None:
     assert "unexpected argument now: use options only" in refused(
         tmp_path, "now", status=64
     )
@@ -312,10 +301,7 @@ def test_a_store_in_use(tmp_path: Path) -> None:
         assert value(daemon, "/next") == b"1\n"
 
 
-def test_a_damaged_store(tmp_path: Path) -> None:
-    """
-    A damaged store ends the process with status 78, and not a byte of it changes.
-    """
+def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         value(daemon, "/next")
     data = tmp_path / STORE / DATA
@@ -327,10 +313,7 @@ def test_a_damaged_store(tmp_path: Path) -> None:
     assert data.read_bytes() == before
 
 
-def test_a_foreign_directory(tmp_path: Path) -> None:
-    """
-    A directory with something else in it is no place for a store.
-    """
+def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     line = refused(tmp_path, "--store", "lmdb:letters", "--listen", LOOPBACK)
@@ -396,10 +379,7 @@ def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
     )
 
 
-def test_daemonised(tmp_path: Path) -> None:
-    """
-    A daemon has a pid file and a log file while it runs, and the pid file goes with it.
-    """
+def test_daemon_has_pid_file_and_log_and_removes_the_pid_file(tmp_path: Path) -> None:
     socket_path = tmp_path / "socket"
     with background(tmp_path, "--listen", "unix:socket") as pid:
         for _ in patiently():

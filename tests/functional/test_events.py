@@ -42,10 +42,7 @@ def read_until(connection: socket.socket, pattern: bytes) -> bytes:
     return received
 
 
-def test_a_stream(daemon: Daemon) -> None:
-    """
-    A client gets the state at once, and the newest state at each move, until it goes.
-    """
+def test_stream_sends_the_state_at_once_and_the_newest_at_each_move(daemon: Daemon) -> None:
     with connect(daemon) as connection:
         connection.sendall(request(WATCH))
         head = read_until(connection, rb"id: 0\n")
@@ -57,10 +54,9 @@ def test_a_stream(daemon: Daemon) -> None:
         assert int(re.findall(rb"id: (\d+)\n", received)[0]) >= 1
 
 
-def test_http_1_0(daemon: Daemon) -> None:
-    """
-    A client of HTTP/1.0 is sent no chunks, and its stream ends with the connection.
-    """
+def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection(
+    daemon: Daemon,
+) -> None:
     with connect(daemon) as connection:
         connection.sendall(request(b"GET /events HTTP/1.0", b"Last-Event-ID: 0"))
         received = read_until(connection, rb"retry: \d+\n\n")
@@ -74,9 +70,9 @@ def test_http_1_0(daemon: Daemon) -> None:
         assert read_all(connection) == b""
 
 
-def test_the_end(daemon: Daemon) -> None:
+def test_streams_end_properly_when_the_service_stops(daemon: Daemon) -> None:
     """
-    A service that stops ends its streams in good order, and waits for none.
+    The stop waits for none of them.
     """
     with connect(daemon) as connection:
         connection.sendall(request(WATCH))
@@ -86,10 +82,7 @@ def test_the_end(daemon: Daemon) -> None:
         daemon.wait()
 
 
-def test_over_a_failover(tmp_path: Path) -> None:
-    """
-    A stream ends with its worker, and the next worker resumes it where it was.
-    """
+def test_next_worker_resumes_a_stream_that_ended_with_its_worker(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         for kill in range(3):
             with connect(daemon) as connection:

@@ -34,11 +34,9 @@ def unlimited_int_digits() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unlimited_int_digits")
-def test_beyond_4300_digits(tmp_path: Path) -> None:
+def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
     """
-    Every step's value is the sum of the two values before it.
-
-    The last value is that of an independent computation.
+    Every value is the sum of the two before it. An independent computation checks the last.
     """
     make_store(tmp_path / "pexservice-data", START)
     with Daemon(tmp_path) as daemon:

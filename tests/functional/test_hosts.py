@@ -38,12 +38,14 @@ def status(daemon: Daemon, host: str | None, *lines: str) -> int:
     return daemon.ask("/next", "POST", headers)[0].status
 
 
-def test_over_loopback(tmp_path: Path, command: str) -> None:
+def test_unknown_host_over_loopback_gets_421_that_names_the_option(
+    tmp_path: Path, command: str
+) -> None:
     """
-    A foreign name is refused with a line that names the option, and is logged once.
+    The refusal is logged once.
 
-    It is also refused when it is asked again on the same connection.  Our own names and the
-    names in the option are answered.
+    A second request on the same connection is refused too. The machine's own names and the
+    names in the option are accepted.
     """
     options = ("--allowed-host", "Pex.example.org")
     with Daemon(tmp_path, *options, command=command) as daemon:
@@ -65,11 +67,11 @@ def test_over_loopback(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
-def test_a_wildcard_listener(tmp_path: Path, command: str, listener: str) -> None:
+def test_host_check_depends_on_the_local_address_of_the_connection(
+    tmp_path: Path, command: str, listener: str
+) -> None:
     """
-    The address that a connection comes to counts, and not the listener's.
-
-    The address may be an IPv4 address or an IPv4-mapped IPv6 address.
+    The listener has a wildcard address. The local address may be IPv4 or IPv4-mapped IPv6.
     """
     with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
         port = port_of(daemon)

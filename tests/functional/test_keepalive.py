@@ -122,11 +122,11 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
 @pytest.mark.parametrize(
     ("standby", "kills"), [(1, amount(short=10, long=100)), (0, amount(short=2, long=5))]
 )
-def test_failover(tmp_path: Path, standby: int, kills: int) -> None:
+def test_kills_under_load_lose_no_step_and_refuse_no_connection(
+    tmp_path: Path, standby: int, kills: int
+) -> None:
     """
-    No kill of the serving worker under load makes an acknowledged step be lost.
-
-    No connection is refused, and no key makes its step twice.
+    No key makes its step twice.
     """
     result = failover(tmp_path, kills, standby=standby)
     print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
@@ -226,12 +226,11 @@ def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
     step(daemon)
 
 
-def test_sighup_under_load(tmp_path: Path) -> None:
+def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     """
-    All workers are replaced again and again, and no request fails.
+    Each replacement meets a thousand requests or more.
 
-    There are a thousand requests and more to each replacement, half of them on keep-alive
-    connections.
+    Half of them are on keep-alive connections.
     """
     replacements = amount(short=4, long=20)
     stopping = threading.Event()
@@ -349,10 +348,7 @@ def test_a_moment_without_descriptors(tmp_path: Path) -> None:
         assert count(daemon, "has been silent") == count(daemon, "ended") == 0
 
 
-def test_sighup_with_nonsense(tmp_path: Path) -> None:
-    """
-    A new worker that does not come up leaves both old ones in place.
-    """
+def test_new_worker_that_does_not_start_leaves_both_old_ones(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("secret\n")
     with Daemon(tmp_path, "--token-file", "tokens") as daemon:
         both_are_up(daemon)
@@ -368,10 +364,7 @@ def test_sighup_with_nonsense(tmp_path: Path) -> None:
         assert step_with(daemon, "secret") == 1
 
 
-def test_the_standby_dies(daemon: Daemon) -> None:
-    """
-    A standby that dies is replaced, and no client notices.
-    """
+def test_dead_standby_is_replaced_unnoticed_by_clients(daemon: Daemon) -> None:
     first = standing_by(daemon)
     os.kill(first, signal.SIGKILL)
     until(daemon, "stands by", 2)
@@ -391,12 +384,9 @@ def test_both_die_at_once(daemon: Daemon) -> None:
     until(daemon, "stands by", 2)
 
 
-def test_the_supervisor_dies(tmp_path: Path) -> None:
-    """
-    The workers of a supervisor that dies end with it, also the standby.
-
-    The service can be started again at the same address.
-    """
+def test_workers_end_with_their_supervisor_and_the_service_can_restart(
+    tmp_path: Path,
+) -> None:
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
     before = step(daemon)
@@ -410,10 +400,7 @@ def test_the_supervisor_dies(tmp_path: Path) -> None:
         assert step(again) == before + 1
 
 
-def test_sigterm(tmp_path: Path) -> None:
-    """
-    The workers have ended before the supervisor does.
-    """
+def test_sigterm_ends_the_workers_before_the_supervisor(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
     workers = children(daemon.process.pid)
@@ -572,10 +559,9 @@ def step_with(daemon: Daemon, token: str) -> int:
     return int(answer.headers["Pex-Revision"])
 
 
-def test_it_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The service tells systemd that it is ready, that it is alive, and that it stops.
-    """
+def test_service_notifies_systemd_when_ready_alive_and_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
@@ -610,10 +596,7 @@ def test_a_worker_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 said += systemd.recv(4096).decode().splitlines()
 
 
-def test_a_unix_socket(tmp_path: Path) -> None:
-    """
-    Workers come and go, and the socket and its permissions stay.
-    """
+def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with Daemon(
         tmp_path, "--listen", "unix:socket:mode=600", "--listen", LOOPBACK
@@ -635,12 +618,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("namespaces")
-def test_as_process_1(tmp_path: Path) -> None:
-    """
-    A service that is process 1 of a container reaps orphans and keeps its workers alive.
-
-    It ends at SIGTERM.
-    """
+def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) -> None:
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(
@@ -728,10 +706,8 @@ def zombies(pid: int) -> list[int]:
     return [child for child in children(pid) if not alive(child)]
 
 
-def test_memory(daemon: Daemon) -> None:
+def test_three_processes_hold_at_most_110_mib_after_many_requests(daemon: Daemon) -> None:
     """
-    Supervisor, worker and standby together hold at most 110 MiB after many requests.
-
     The figures are their proportional set sizes, from the kernel.
     """
     connections = [daemon.connect() for _ in range(10)]

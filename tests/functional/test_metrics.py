@@ -50,12 +50,13 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
 
 
 @pytest.mark.needs("promtool")
-def test_a_failover(tmp_path: Path, promtool: str) -> None:
+def test_counters_of_the_supervisor_outlive_the_worker(
+    tmp_path: Path, promtool: str
+) -> None:
     """
-    The supervisor's counts outlive the worker that is asked.
+    The worker's own counters start again, and the revision is the store's.
 
-    The worker's own counts begin anew, and the revision is the store's.  Prometheus finds
-    no fault in any of them.
+    promtool accepts all of them.
     """
     with Daemon(tmp_path) as daemon:
         until(daemon, "serves", 1)
@@ -123,10 +124,7 @@ def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("promtool")
-def test_the_alerts(promtool: str) -> None:
-    """
-    Prometheus can read the alerts; they fire when they should, and not when all is well.
-    """
+def test_alerts_fire_when_they_should_and_not_otherwise(promtool: str) -> None:
     run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
     run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
     # None of them is left out there.
@@ -141,12 +139,9 @@ def test_the_alerts(promtool: str) -> None:
 
 
 @pytest.mark.needs("promtool")
-def test_the_dashboard(tmp_path: Path, promtool: str) -> None:
-    """
-    The dashboard asks nothing that Prometheus would not understand.
-
-    Its panels do not overlap.
-    """
+def test_dashboard_has_valid_queries_and_no_overlapping_panels(
+    tmp_path: Path, promtool: str
+) -> None:
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
     panels = dashboard["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]

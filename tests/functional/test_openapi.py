@@ -27,9 +27,9 @@ EXAMPLES = amount(short=3, long=8)
 
 
 @pytest.mark.needs("openapi-spec-validator")
-def test_it_is_openapi() -> None:
+def test_served_document_is_valid_openapi_3_1() -> None:
     """
-    The document that is served is valid OpenAPI 3.1, with C{--post-only} too.
+    With C{--post-only} too.
     """
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -130,9 +130,9 @@ print(post_reset.sync(client=client).strip())
 
 
 @pytest.mark.needs("openapi-python-client")
-def test_a_generated_client(tmp_path: Path) -> None:
+def test_generated_client_steps_the_cursor(tmp_path: Path) -> None:
     """
-    A common generator makes a client of the whole document, which steps the cursor.
+    A common generator makes it from the whole document.
     """
     (tmp_path / "document.json").write_bytes(rendered().body)
     generate = ("generate", "--path", "document.json", "--output-path", "generated")

@@ -232,10 +232,9 @@ def access_log(daemon: Daemon) -> dict[str, Outcome]:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_same_answers(answers: Answers, group: str) -> None:
-    """
-    Each answer of each case is that of the last release, but for wanted differences.
-    """
+def test_responses_are_those_of_the_last_release_except_for_wanted_differences(
+    answers: Answers, group: str
+) -> None:
     found = answers.compared(group)
     if found.unwanted:
         count = sum(map(len, found.unwanted.values()))

@@ -131,9 +131,9 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         assert (code, "nowhere/other cannot be created" in said) == (1, True)
 
 
-def test_nobody_to_reload() -> None:
+def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
     """
-    A process that is absent, or is no supervisor, is told from a reload that failed.
+    The same holds for a process that is no supervisor.
     """
     # Not this process, which may have a scoreboard by another test.
     with subprocess.Popen(

@@ -61,13 +61,12 @@ def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
 
 @pytest.mark.long
 @pytest.mark.needs("etcd", "nginx")
-def test_nobody_is_refused(tmp_path: Path) -> None:
+def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
     """
-    Three nodes are replaced one by one, and no request of the clients meanwhile fails.
+    A new node is ready before an old one ends.
 
-    A new node is ready before an old one goes.  The proxy hears that the old node goes.
-    The old node takes requests for as long as preStop says, and then is told to stop.  The
-    clients step, and each step is made once.
+    The proxy learns that the old node ends; the old node takes requests for as long as
+    preStop says, and only then is stopped. The clients step, and each step is made once.
     """
     container = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
     (container,) = container["containers"]

@@ -95,11 +95,9 @@ def test_one_step_at_a_time(daemon: Daemon) -> None:
     assert found == [b"Pex-Revision: %d" % (before + n) for n in range(1, 51)]
 
 
-def test_resets(daemon: Daemon) -> None:
+def test_clients_that_reset_their_connection_do_not_disturb_others(daemon: Daemon) -> None:
     """
-    Clients that reset their connection do not disturb others.
-
-    They reset it while their step is under way, or when half an answer is sent.
+    They reset it during their step, or after half of a response.
     """
     for _ in range(100):
         connection = connect(daemon)
@@ -109,9 +107,9 @@ def test_resets(daemon: Daemon) -> None:
     assert daemon.ask("/current")[0].status == 200
 
 
-def test_out_of_descriptors(tmp_path: Path) -> None:
+def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -> None:
     """
-    Without free file descriptors connected clients are served, but for the longest idle.
+    The longest idle connection is closed.
 
     All clients are served when there are descriptors again.
     """
@@ -142,11 +140,9 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
             kept.close()
 
 
-def test_few_descriptors(tmp_path: Path) -> None:
+def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> None:
     """
-    The limit of descriptors is raised to the number that the connections need.
-
-    When the system does not allow that, the log says how many connections there may be.
+    If the system does not allow that, the log says how many connections are possible.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -201,9 +197,11 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> li
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_https(kind: str, tmp_path: Path, files: list[str], authority: trustme.CA) -> None:
+def test_responses_over_tls_are_the_same(
+    kind: str, tmp_path: Path, files: list[str], authority: trustme.CA
+) -> None:
     """
-    The same answers come over TLS, on keep-alive connections, and large ones too.
+    On keep-alive connections, and large ones too.
 
     A client that speaks without TLS gets nothing.
     """
@@ -254,10 +252,9 @@ def test_the_one_protocol_over_tls(
             assert read_all(secure).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-def test_bad_tls_files(tmp_path: Path, files: list[str]) -> None:
-    """
-    One line names the file and what is wrong with it.
-    """
+def test_bad_tls_file_is_named_in_one_line_with_its_fault(
+    tmp_path: Path, files: list[str]
+) -> None:
     certificate, key = files[1], files[3]
     for options, words in (
         (["--tls-key", key], "--tls-certificate and --tls-key go together"),

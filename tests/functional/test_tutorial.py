@@ -23,10 +23,7 @@ def test_output_matches_with_gaps() -> None:
     assert not command.matches("a 1\nb\nc\n")
 
 
-def test_commands() -> None:
-    """
-    The commands of the page are found, and there are many.
-    """
+def test_commands_of_the_page_are_found() -> None:
     (first, second) = commands("```console\n# a\n$ b\n1\n2\n```\n$ c\n")
     assert first == Command(root=True, line="a", prints=())
     assert second == Command(root=False, line="b", prints=("1", "2"))
@@ -35,10 +32,7 @@ def test_commands() -> None:
 
 @pytest.mark.long
 @pytest.mark.needs("root", "mmdebstrap")
-def test_a_newcomer() -> None:
-    """
-    Every command does what the page says, and prints it.
-    """
+def test_every_command_of_the_tutorial_does_and_prints_what_the_page_says() -> None:
     for command, printed, status in transcript():
         told = "\n".join(command.prints)
         assert status == 0, f"{command.line}: status {status}, {printed}"

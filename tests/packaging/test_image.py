@@ -39,9 +39,9 @@ def podman() -> Iterator[Podman]:
         yield podman
 
 
-def test_it_serves(podman: Podman) -> None:
+def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> None:
     """
-    Every endpoint answers, on uvloop, in a container of 512 MiB and one processor.
+    On uvloop and one processor.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         log = container.until(SERVES)
@@ -110,10 +110,7 @@ def test_a_killed_worker_is_replaced(podman: Podman) -> None:
         container.until(STANDS_BY, before)
 
 
-def test_orphans_are_buried(podman: Podman) -> None:
-    """
-    A process that another process in the container leaves behind is gone once it has ended.
-    """
+def test_orphaned_process_of_the_container_is_reaped(podman: Podman) -> None:
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(SERVES)
         container.execute("sleep 0.1 < /dev/null > /dev/null 2>&1 & true")
@@ -124,11 +121,11 @@ def test_orphans_are_buried(podman: Podman) -> None:
             raise AssertionError("it is still there")
 
 
-def test_nobody_is_root(podman: Podman) -> None:
+def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> None:
     """
-    Every process is of one user that is not root, by its number, as Kubernetes wants it.
+    Kubernetes wants the number.
 
-    There is nothing to install or compile with.  Only the volume can be written.
+    There is no tool to install or compile with.  Only the volume can be written.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)

@@ -90,11 +90,9 @@ def test_nothing_is_left_out() -> None:
     assert there == {"kustomization.yaml", *MANIFESTS}
 
 
-def test_the_restricted_profile() -> None:
+def test_pod_meets_the_restricted_pod_security_standard() -> None:
     """
-    The pod fulfils the profile of the Pod Security Standards that is called restricted.
-
-    It has a read-only root and no token for the cluster besides.
+    It also has a read-only root and no token for the cluster.
     """
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & POD.keys()
     assert POD["automountServiceAccountToken"] is False
@@ -143,12 +141,11 @@ def test_a_long_verification_is_waited_for() -> None:
 
 
 @pytest.mark.needs("kubectl", "kustomize", "kubernetes-validate")
-def test_the_components(tmp_path: Path) -> None:
+def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) -> None:
     """
-    An overlay can have the components.
+    The backup's job runs one command of pexctl in the pod of the set, and may do no more.
 
-    The backup's job runs a command that pexctl knows in the pod of the set, and may do that
-    and nothing else.  The monitor's pods and port are those of the set.
+    The monitor's pods and port are those of the set.
     """
     overlay = tmp_path / "kustomization.yaml"
     # kustomize wants a path that is relative to the overlay.
@@ -196,12 +193,9 @@ def test_the_selectors_match_the_one_pod() -> None:
 
 
 @pytest.mark.needs("kubectl", "kustomize")
-def test_kubectl_and_kustomize() -> None:
+def test_kubectl_and_kustomize_build_the_same() -> None:
     """
-    The two programs build the same.
-
-    kubectl knows the types without a cluster, and loses nothing of the set when it reads
-    it.
+    Without a cluster, kubectl knows the types and loses nothing of the set.
     """
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))

@@ -48,10 +48,7 @@ def test_the_schemas_know_all_of_it(built: Manifests) -> None:
         assert_valid(manifest)
 
 
-def test_nodes_find_etcd(built: Manifests) -> None:
-    """
-    The service takes its arguments, and they name each etcd that there is.
-    """
+def test_service_accepts_its_arguments_and_they_name_each_etcd(built: Manifests) -> None:
     (container,) = _one(built, "Deployment")["template"]["spec"]["containers"]
     options = ServiceOptions()
     options.parseOptions(container["args"])

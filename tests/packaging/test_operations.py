@@ -26,17 +26,11 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize("status", Status)
-def test_exit_statuses(status: Status) -> None:
-    """
-    Each exit status has its row.
-    """
+def test_page_explains_each_exit_status(status: Status) -> None:
     assert f"\n| {status.value} | `{status.name}` |" in PAGE
 
 
-def test_problems_that_are_not_the_callers() -> None:
-    """
-    Each problem with a status of 500 and more has its row.
-    """
+def test_page_explains_each_problem_with_status_500_or_more() -> None:
     ours = [(name, status) for status, name in PROBLEMS if status >= 500]
     assert len(ours) >= 4
     for name, status in ours:

@@ -27,17 +27,14 @@ def declared() -> str:
     return str(project["version"])
 
 
-def test_installed() -> None:
+def test_installed_version_is_the_declared_one() -> None:
     """
-    The version that is installed, and that C{--version} tells, is the declared one.
+    As C{--version} shows it.
     """
     assert version("pexservice") == declared()
 
 
-def test_debian() -> None:
-    """
-    The latest entry of the Debian package's changelog has the declared version.
-    """
+def test_debian_changelog_has_the_declared_version() -> None:
     latest, _, _ = (ROOT / "debian" / "changelog").read_text().partition("\n")
     assert latest.startswith(f"pexservice ({declared()}) ")
 

@@ -60,10 +60,7 @@ def scrape(call: Caller) -> dict[str, float]:
     return samples(answer.body)
 
 
-def test_the_answer() -> None:
-    """
-    The answer is Prometheus' text, which nobody may keep, and GET is the only method.
-    """
+def test_metrics_are_uncached_prometheus_text_for_get_only() -> None:
     call = Caller()
     answer = call("GET", "/metrics")
     assert (answer.status, answer["Content-Type"]) == (200, PLAIN)
@@ -101,10 +98,8 @@ def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
     assert answer.body.endswith(b"# EOF\n") == said.startswith(OPEN)
 
 
-def test_steps() -> None:
+def test_steps_are_counted_by_transition_and_outcome() -> None:
     """
-    Steps are counted by their kind and outcome.
-
     The cursor and the commits have metrics too.
     """
     call = Caller()
@@ -150,10 +145,7 @@ def test_the_value_is_not_told() -> None:
     assert scrape(call)["pexservice_position_digits"] == 21
 
 
-def test_requests_and_connections() -> None:
-    """
-    Requests and connections are those that the server has counted.
-    """
+def test_requests_and_connections_are_those_that_the_server_counted() -> None:
     server = Server()
     step = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
     wire = server.connect()
@@ -185,10 +177,7 @@ def test_a_store_that_was_not_read() -> None:
     assert found["pexservice_memo_hits_total"] == 0
 
 
-def test_the_supervisor() -> None:
-    """
-    The counts of the supervisor are there if there is one, and left out if not.
-    """
+def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     ours = re.compile("pexservice_(worker|failover|standby|reloads|last_reload)")
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
     descriptor = scoreboard.create()
@@ -213,10 +202,7 @@ def test_the_supervisor() -> None:
     }
 
 
-def test_the_process() -> None:
-    """
-    The metrics of the process are those of prometheus_client.
-    """
+def test_process_metrics_are_those_of_prometheus_client() -> None:
     found = scrape(Caller())
     assert found["process_resident_memory_bytes"] > 1_000_000
     assert found["process_open_fds"] >= 3
@@ -294,11 +280,11 @@ def test_the_store_on_a_disk(everything: list[Metric]) -> None:
     }
 
 
-def test_the_documentation(everything: list[Metric]) -> None:
+def test_table_of_the_documentation_has_exactly_these_metrics(
+    everything: list[Metric],
+) -> None:
     """
-    The documentation's table has every metric, and no other.
-
-    The table has the name, kind, labels and help of each.
+    It has the name, kind, labels and help of each.
     """
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)

@@ -38,10 +38,7 @@ def them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Fron
 NAMES = ("supervised", "worker", "nginx")
 
 
-def test_the_table() -> None:
-    """
-    Each attack in the table has a name of its own, and a rule.
-    """
+def test_each_attack_has_its_own_name_and_a_rule() -> None:
     assert len(TABLE) >= 150
     assert len({each.name for each in TABLE}) == len(TABLE)
     assert all(each.rule for each in TABLE)
@@ -49,12 +46,13 @@ def test_the_table() -> None:
 
 @pytest.mark.needs("nginx")
 @pytest.mark.parametrize("name", NAMES)
-def test_attacks(them: Mapping[str, Front], name: str) -> None:
+def test_every_attack_gets_a_status_or_a_close_and_no_5xx(
+    them: Mapping[str, Front], name: str
+) -> None:
     """
-    Every attack gets a status or a close and no 5xx.
+    A refused request moves nothing, and the bytes behind it are not executed.
 
-    A refused request moves nothing, and nothing behind it is executed.  Through nginx, the
-    answers tell of all that was done, once.
+    Through nginx, the responses report every step once.
     """
     wrong = them[name].try_all(PROMPT)
     assert not wrong, "\n".join(wrong)
@@ -62,10 +60,9 @@ def test_attacks(them: Mapping[str, Front], name: str) -> None:
 
 @pytest.mark.needs("nginx")
 @pytest.mark.parametrize("name", NAMES)
-def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
-    """
-    Attacks are answered alike, however the network cuts them.
-    """
+def test_attacks_get_the_same_response_however_the_network_splits_them(
+    them: Mapping[str, Front], name: str
+) -> None:
     seed = random.randrange(2**32)  # noqa: S311 nothing secret
     print("seed", seed)
     sample = random.Random(seed).sample(PROMPT, SAMPLE)  # noqa: S311 nothing secret
@@ -74,10 +71,9 @@ def test_attacks_in_pieces(them: Mapping[str, Front], name: str) -> None:
 
 
 @pytest.mark.needs("nginx")
-def test_unfinished(them: Mapping[str, Front]) -> None:
-    """
-    A client that stops within a request is told so when its time is over.
-    """
+def test_unfinished_request_gets_408_when_its_time_is_over(
+    them: Mapping[str, Front],
+) -> None:
     wrong = wait_all([*them.values()])
     assert not wrong, "\n".join(wrong)
     keep(len(them) * (len(PROMPT) + SAMPLE + len(PATIENT)))

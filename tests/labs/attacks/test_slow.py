@@ -16,8 +16,8 @@ SECONDS = 8
 
 
 @pytest.mark.needs("slowhttptest")
-def test_slow_clients(tmp_path: Path) -> None:
+def test_slow_clients_do_not_delay_others(tmp_path: Path) -> None:
     """
-    Other clients are answered all the while that slow ones send headers or bodies, or read.
+    They send headers or bodies slowly, or read slowly.
     """
     keep(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])

@@ -20,11 +20,13 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.needs("etcd")
-def test_faults(tmp_path: Path) -> None:
+def test_faults_of_etcd_and_the_network_leave_one_linearizable_cursor(
+    tmp_path: Path,
+) -> None:
     """
-    One cursor can have told 24 clients all their answers, and each key moved once.
+    24 clients record their responses, and each key makes one step.
 
-    This holds whatever happens to leaders, followers, nodes and connections.
+    The faults concern leaders, followers, nodes and connections.
     """
     result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
     print(result)

@@ -27,9 +27,9 @@ def test_none_is_accepted_and_different() -> None:
     assert found[Outcome.HARMLESS] > COUNT / 10
 
 
-def test_the_control() -> None:
+def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
     """
-    Without the checks, damages of several kinds are accepted and different.
+    The control: damages of several kinds are accepted and have another state.
     """
     bad = [each for each in run(0, CONTROL, checks=False) if not each.is_good]
     accepted = [each for each in bad if each.outcome is not Outcome.BROKEN]

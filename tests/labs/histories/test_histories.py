@@ -13,12 +13,7 @@ from tests.labs.histories.lab import CLIENTS, histories
 KILLS = 10
 
 
-def test_the_whole_record(tmp_path: Path) -> None:
-    """
-    Over ten kills, one cursor can have told sixteen clients all their answers.
-
-    This holds in the order of the time.
-    """
+def test_record_of_sixteen_clients_over_ten_kills_is_linearizable(tmp_path: Path) -> None:
     result = histories(tmp_path, KILLS)
     print(result)
     # There was a load of all kinds, and some of it was cut off.

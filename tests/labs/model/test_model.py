@@ -12,9 +12,9 @@ from tests.labs.model.lab import converse
 EXAMPLES = 30
 
 
-def test_conversations(tmp_path: Path) -> None:
+def test_every_response_is_the_one_of_the_model(tmp_path: Path) -> None:
     """
-    Every answer is the model's, on every endpoint, with keys, preconditions and restarts.
+    On every endpoint, with keys, preconditions and restarts.
     """
     answers = converse(tmp_path, EXAMPLES)
     print(answers)

@@ -32,10 +32,10 @@ def told() -> Iterator[list[int]]:
         for each, needed in SHORTAGES.items()
     ],
 )
-def test_resources(
+def test_each_shortage_has_only_the_documented_effect(
     shortage: Callable[[Path], int], tmp_path: Path, told: list[int]
 ) -> None:
     """
-    Each shortage leaves the service as its function in L{tests.labs.resources.lab} says.
+    L{tests.labs.resources.lab} has a function for each.
     """
     told.append(shortage(tmp_path))

@@ -24,10 +24,7 @@ def trace_of(seed: int) -> list[str]:
     return simulation.machine.trace
 
 
-def test_any_order() -> None:
-    """
-    The record of the clients is right in every run, and every run recovers.
-    """
+def test_every_simulated_run_is_linearizable_and_recovers() -> None:
     result = simulate(1, SEEDS)
     print(result)
     assert isinstance(result, Result)
@@ -45,11 +42,11 @@ def test_a_seed_is_a_run(seed: int) -> None:
     assert trace_of(seed) == trace_of(seed)
 
 
-def test_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulation_finds_reads_of_states_that_are_not_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """
-    If readers were shown steps that are not on disk yet, some seed would find that.
-
-    The seed would name itself, and find it again.
+    The control: some seed fails, names itself, and fails again.
     """
 
     def read_latest(committer: Committer, waiter: Waiter) -> None:

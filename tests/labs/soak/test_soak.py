@@ -21,12 +21,11 @@ KILL_EVERY = 5
 FILLING = 8.0
 
 
-def test_soak(tmp_path: Path) -> None:
+def test_mixed_load_and_kills_lose_no_step_and_nothing_grows(tmp_path: Path) -> None:
     """
-    Under mixed load and kills no answered step is lost, and nobody is refused.
+    No connection is refused, every value is right, and no figure doubles.
 
-    Every value is right.  No figure doubles, either; a longer run must show whether they
-    are flat.
+    Only a longer run can show that the figures are flat.
     """
     going = soak(tmp_path, MINUTES, KILL_EVERY, replace_every=3)
     assert going.replaced

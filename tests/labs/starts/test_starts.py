@@ -9,11 +9,9 @@ from pathlib import Path
 from tests.labs.starts.lab import TROUBLES, starts
 
 
-def test_disturbed_starts(tmp_path: Path) -> None:
+def test_service_comes_up_although_its_start_is_disturbed(tmp_path: Path) -> None:
     """
-    The service comes up after it was killed under clients and disturbed while it starts.
-
-    No step that was answered is lost or made twice.
+    It was killed under clients. No answered step is lost or made twice.
     """
     result = starts(tmp_path, len(TROUBLES))
     print(result)

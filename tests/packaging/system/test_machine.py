@@ -30,13 +30,13 @@ def root() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def test_life(root: Path) -> None:
+def test_package_lives_on_a_booted_machine_from_install_to_purge(root: Path) -> None:
     """
     The package is installed by apt, serves, passes its autopkgtests and keeps its cursor.
 
-    The autopkgtests misuse it, look after it, crash, reload, restart and upgrade it under
-    load.  It has its cursor after a reboot, and keeps the cursor when it is removed.  It
-    leaves nothing when it is purged.
+    The autopkgtests misuse it, maintain it, crash, reload, restart and upgrade it under
+    load. It keeps its cursor over a reboot and when it is removed, and leaves nothing when
+    it is purged.
     """
     source = root / "root" / "source"
     source.mkdir()

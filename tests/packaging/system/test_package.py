@@ -36,21 +36,15 @@ def run(*command: str, **more: str) -> str:
     return ended.stdout
 
 
-def test_no_tag() -> None:
-    """
-    Lintian finds nothing in source and package, and there is no override.
-    """
+def test_lintian_finds_nothing_without_an_override() -> None:
     assert [*(TREE / "debian").rglob("*lintian-overrides")] == []
     options = ("--allow-root", "--pedantic", "-E", "-I")
     assert run("lintian", *options, str(built(".changes"))) == ""
 
 
-def test_reproducible(tmp_path: Path) -> None:
+def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
     """
-    Each byte of the package is the same when the source package is built again.
-
-    It may be built in another place, at another time, with another umask, time zone and
-    language.
+    Place, time, umask, time zone and language of the second build differ.
     """
     source = tmp_path / "elsewhere"
     run("dpkg-source", "--extract", str(built(".dsc")), str(source))
@@ -69,19 +63,14 @@ def test_reproducible(tmp_path: Path) -> None:
     assert again.read_bytes() == built(".deb").read_bytes()
 
 
-def test_hardly_exposed() -> None:
-    """
-    The service's sandbox leaves an exposure of 1.0 of 10 at most, as systemd judges it.
-    """
+def test_systemd_rates_the_exposure_of_the_sandbox_at_most_1_of_10() -> None:
     unit = TREE / "debian" / "pexservice.service"
     run("systemd-analyze", "security", "--offline=yes", "--threshold=10", str(unit))
 
 
-def test_leaves_nothing_behind() -> None:
+def test_removed_and_purged_package_leaves_nothing_behind() -> None:
     """
-    The package leaves nothing that should not be there.
-
-    It is installed, removed, purged and installed again; piuparts looks.
+    The tool piuparts installs, removes, purges and installs it again.
     """
     run(
         *("piuparts", "--basetgz", str(BASE)),

@@ -96,10 +96,9 @@ UNDOS: dict[str, tuple[Undo, Outcome, Outcome, Outcome]] = {
 
 
 @pytest.mark.parametrize(("undo", "old", "new", "other"), UNDOS.values(), ids=UNDOS)
-def test_wanted(undo: Undo, old: Outcome, new: Outcome, other: Outcome) -> None:
-    """
-    A difference passes when it is wanted, for this case, and is the only one.
-    """
+def test_wanted_difference_passes_only_for_its_case_and_alone(
+    undo: Undo, old: Outcome, new: Outcome, other: Outcome
+) -> None:
     wanted = Wanted("a reason", undo, "group/*")
 
     def unwanted(name: str, after: Outcome, *known: Wanted) -> list[str]:
@@ -146,10 +145,7 @@ def test_the_order_of_headers() -> None:
     assert "is in this order:  ['C', 'A', 'Content-Length']" in str(found)
 
 
-def test_another_status() -> None:
-    """
-    A changed status is taken back where both statuses are as named, and nothing else is.
-    """
+def test_changed_status_is_accepted_only_if_both_statuses_are_as_named() -> None:
     undo = changed_status("exit status 1", "exit status 64")
     old, new = Answer("exit status 1", body=b"x"), Answer("exit status 64", body=b"y")
     assert undo((old,), (new,)) == (Answer("exit status 1", body=b"y"),)

@@ -92,10 +92,9 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
 
 @settings(max_examples=2000, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
-def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
-    """
-    Both checks agree on short records, right and wrong ones, when the journal is known.
-    """
+def test_both_checkers_agree_on_short_records_with_a_known_journal(
+    seed: int, size: int, changes: int
+) -> None:
     records, journal = recorded(seed, size)
     choose = random.Random(seed)  # noqa: S311 nothing secret
     for _ in range(changes):
@@ -109,10 +108,9 @@ def test_two_ways_agree(seed: int, size: int, changes: int) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 1, 2, 2]))
-def test_some_journal(seed: int, size: int, changes: int) -> None:
-    """
-    Without a known journal, an order exists exactly if a journal makes the records right.
-    """
+def test_order_exists_exactly_if_some_journal_makes_the_records_right(
+    seed: int, size: int, changes: int
+) -> None:
     records, journal = recorded(seed, size)
     choose = random.Random(seed)  # noqa: S311 nothing secret
     for _ in range(changes):
@@ -226,10 +224,10 @@ PLANTS: dict[Plant, str] = {
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 @pytest.mark.parametrize("seed", range(5))
-def test_planted(plant: Plant, seed: int) -> None:
+def test_planted_fault_among_thousands_of_operations_is_named(
+    plant: Plant, seed: int
+) -> None:
     """
-    A single fault among thousands of operations is found and named.
-
     Nothing around the fault is named.
     """
     records, journal = recorded(seed, 5000)
@@ -241,10 +239,7 @@ def test_planted(plant: Plant, seed: int) -> None:
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
-def test_planted_short(plant: Plant) -> None:
-    """
-    The search of all orders finds the planted fault too.
-    """
+def test_search_of_all_orders_finds_the_planted_fault(plant: Plant) -> None:
     records, journal = recorded(1, 14)
     assert linearizable(records, journal)
     plant(records, journal)
@@ -252,12 +247,9 @@ def test_planted_short(plant: Plant) -> None:
     assert not linearizable(records, journal)
 
 
-def test_unknown_outcomes() -> None:
+def test_step_with_unknown_outcome_may_have_been_made_or_not() -> None:
     """
-    A step whose outcome is not known may have been made, or not.
-
-    It may have been made also after it was given up.  A read without an answer has seen
-    nothing.
+    Also after the client gave up. A read without a response has seen nothing.
     """
     records = [
         Record(client=1, operation=NEXT, called=0, returned=1),
@@ -272,10 +264,7 @@ def test_unknown_outcomes() -> None:
     assert linearizable(records)
 
 
-def test_nothing_is_right() -> None:
-    """
-    No records with an empty journal are right, and no records with a step are not.
-    """
+def test_records_with_an_empty_journal_are_right_only_without_steps() -> None:
     assert faults([], []) == []
     assert linearizable([], [])
     assert faults([], [NEXT]) == ["revision 1, next: nobody asked for it"]

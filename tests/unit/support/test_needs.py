@@ -49,10 +49,9 @@ def machine(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def test_it_is_skipped(machine: pytest.Pytester) -> None:
-    """
-    A run with skipped tests succeeds, and ends with the remedies for what they lacked.
-    """
+def test_run_with_skipped_tests_succeeds_and_lists_the_remedies(
+    machine: pytest.Pytester,
+) -> None:
     ran = machine.runpytest_inprocess("-rs")
     ran.assert_outcomes(passed=1, skipped=2, xfailed=1)
     ran.stdout.fnmatch_lines(
@@ -87,12 +86,7 @@ def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
     machine.runpytest_inprocess("test_it.py").assert_outcomes(errors=1)
 
 
-def test_programs_of_administrators() -> None:
-    """
-    Programs of administrators are found where Debian has them.
-
-    This holds also for a user whose path lacks the place.
-    """
+def test_programs_in_sbin_are_found_without_a_path_to_them() -> None:
     assert program("sh")
     assert program("no such program") is None
 

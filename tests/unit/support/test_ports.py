@@ -12,10 +12,8 @@ import pytest
 from tests.support.ports import held_ports
 
 
-def test_held_ports() -> None:
+def test_held_port_refuses_connections_until_one_server_listens() -> None:
     """
-    A held port refuses connections.
-
     One server after the other may listen on the port, and no two at once.
     """
     with held_ports(2) as ports:
