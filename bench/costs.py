@@ -67,6 +67,7 @@ class Request:
     @ivar server: which of our servers the request is sent to.
     @ivar least: the least ratio to the rate of identical bytes, on keep-alive connections.
     @ivar moves: whether the request moves the cursor, if it is a step.
+    @ivar body: the body; a request with one is a POST.
     """
 
     carries: str
@@ -74,14 +75,15 @@ class Request:
     server: str = PLAIN
     least: float | None = None
     moves: bool = True
+    body: str = ""
 
     @property
     def differs(self) -> bool:
         """
-        Tell whether a run's requests differ, or C{ab} takes their answers for failures.
+        Tell whether only C{wrk} can send them: they differ, or have a body.
         """
         heads = str(self.heads)
-        return len(self.heads) > 1 or "{" in heads or "If-None-Match" in heads
+        return bool(self.body) or len(self.heads) > 1 or "{" in heads
 
 
 SAME = Request("nothing: identical bytes", [[]])
@@ -89,47 +91,50 @@ SAME = Request("nothing: identical bytes", [[]])
 #: The name of the runs of identical bytes beside those of each kind of request.
 _BESIDE = "beside it"
 
-LOOKS = (
+READS = (
     SAME,
-    Request("a unique `X-Request-ID`", [[_ID]], least=0.8),
-    Request("Chrome's head and a unique id", [[*_CHROME, _ID]], least=0.7),
-    Request("a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], least=0.6),
+    Request("a unique `X-Request-ID`", [[_ID]], least=0.85),
+    Request("Chrome's head and a unique id", [[*_CHROME, _ID]], least=0.8),
+    Request(
+        "a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], least=0.45
+    ),
     Request("a header whose name is unique", [["X-{id}: 1"]], least=0.4),
     Request("`Accept: application/json`", [["Accept: application/json"]], least=0.9),
     Request(
-        "`If-None-Match`, a hit, and a unique id",
-        [['If-None-Match: "0"', _ID]],
-        least=0.75,
+        "`If-None-Match`, a miss that differs", [['If-None-Match: "{id}"']], least=0.58
     ),
     Request(
-        "`If-None-Match`, a miss that differs", [['If-None-Match: "{id}"']], least=0.75
+        "`If-None-Match`, a miss that differs, and a unique id",
+        [['If-None-Match: "{id}"', _ID]],
+        least=0.45,
     ),
     Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.85),
     Request("nothing, with `--access-log`", [[]], LOG, least=0.6),
     Request(
-        "nginx's headers, `--trusted-proxy`, `--rate-limit`", [_NGINX], PROXY, least=0.5
+        "nginx's headers, `--trusted-proxy`, `--rate-limit`", [_NGINX], PROXY, least=0.4
     ),
     Request("nothing, over TLS", [[]], TLS),
 )
 
 STEPS = (
     SAME,
-    Request("a unique `X-Request-ID`", [[_ID]], least=0.8),
-    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.85),
+    Request("a unique `X-Request-ID`", [[_ID]], least=0.9),
+    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.9),
+    Request("a JSON body", [["Content-Type: application/json"]], least=0.7, body="{}"),
     Request(
         "a token, with `--token-file`",
         [[f"Authorization: Bearer {TOKEN}"]],
         TOKENS,
         least=0.85,
     ),
-    Request("nothing, with `--access-log`", [[]], LOG, least=0.8),
+    Request("nothing, with `--access-log`", [[]], LOG, least=0.9),
     Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.9),
     Request("`If-Match: *`", [["If-Match: *"]], least=0.75),
     Request(
         "a fresh random `Idempotency-Key`, 100,000 kept",
         [["Idempotency-Key: {key}"]],
         KEYS,
-        least=0.35,
+        least=0.6,
     ),
     Request(
         "an `Idempotency-Key` that was used",
@@ -235,6 +240,7 @@ def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
         closes=not keeps and request.differs,
         up_only=steps and not request.moves,
         moves=request.moves,
+        body=request.body,
     )
 
 
@@ -263,7 +269,7 @@ class Costs:
         """
         Measure one kind of connection, and return the table in Markdown.
         """
-        requests = STEPS if steps else LOOKS
+        requests = STEPS if steps else READS
         wanted = [(each, loads(each, steps=steps, keeps=keeps)) for each in requests]
         if not keeps:
             # The requests that wrk makes are compared with identical bytes, also by wrk.
@@ -301,8 +307,6 @@ class Costs:
         """
         Return the cost of C{load} on C{target}, or say why it failed and return C{None}.
         """
-        if "If-None-Match" in str(load.heads) and target.counts:
-            load = evolve(load, heads=_with_tag(load.heads, target))
         port = int(target.url.rpartition(":")[2])
         before = self._processes.seconds(port)
         try:
@@ -343,14 +347,6 @@ class Costs:
                 cells += [f"{theirs.microseconds:.1f}" if theirs else "-"]
             lines.append(f"| {' | '.join(cells)} |")
         return lines
-
-
-def _with_tag(heads: Sequence[Sequence[str]], target: Target) -> list[list[str]]:
-    """
-    Return C{heads} with the tag of the present state instead of that of revision 0.
-    """
-    tag = f'"{target.revision()}"'
-    return [[line.replace('"0"', tag) for line in lines] for lines in heads]
 
 
 def _median(costs: Sequence[Cost]) -> Cost:

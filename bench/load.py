@@ -78,6 +78,7 @@ class Load:
     @ivar heads: the header lines, as C{requests.lua} takes them; several heads take turns.
     @ivar closes: whether C{wrk} too opens a connection for each request.
     @ivar moves: whether each step moves the cursor.
+    @ivar body: the body of each request, which is a POST then; needs C{wrk}.
     """
 
     tool: str
@@ -89,6 +90,7 @@ class Load:
     heads: Sequence[Sequence[str]] = ((),)
     closes: bool = False
     moves: bool = True
+    body: str = ""
 
     def __str__(self) -> str:
         asked = "steps" if self.steps else "`/current`"
@@ -158,7 +160,9 @@ def _wrk(target: Target, load: Load, seconds: float) -> Measured:
         for lines in load.heads:
             heads += ["|"] * bool(heads) + [path, *lines, *closing]
     run = str(time.time_ns() // 1000 % 10**9)
-    said = _run(load, [*command, "--latency", "-s", _LUA, target.url, "--", run, *heads])
+    said = _run(
+        load, [*command, "--latency", "-s", _LUA, target.url, "--", run, load.body, *heads]
+    )
     percentiles = re.search(r"percentiles(.*)", said)
     return Measured(
         _found(r"Requests/sec: +([\d.]+)", said),

@@ -1,5 +1,6 @@
--- Requests with headers, for wrk.  Arguments: a number that no other run has, then for each
--- head its path and its header lines; "|" begins the next head, and they take turns.  In a
+-- Requests with headers, for wrk.  Arguments: a number that no other run has, the body of all
+-- requests (with one they are POSTs), then for each head its path and its header lines; "|"
+-- begins the next head, and they take turns.  In a
 -- line, {id}, {key} and {address} stand for what differs from request to request.
 -- Prints the latencies that the plots need.
 local heads, turn, count = {}, 0, 0
@@ -36,16 +37,19 @@ local function split(head)
 end
 
 function init(args)
-  local seed, lines = tonumber(args[1]), nil
+  local seed, body, lines = tonumber(args[1]), args[2], nil
+  local method = "GET "
+  if body ~= "" then method = "POST " end
   math.randomseed(seed)
   count = seed
-  for index = 2, #args + 1 do
+  for index = 3, #args + 1 do
     local arg = args[index]
     if arg == nil or arg == "|" then
-      heads[#heads + 1] = split(table.concat(lines, "\r\n") .. "\r\n\r\n")
+      if body ~= "" then lines[#lines + 1] = "Content-Length: " .. #body end
+      heads[#heads + 1] = split(table.concat(lines, "\r\n") .. "\r\n\r\n" .. body)
       lines = nil
     elseif lines == nil then
-      lines = {"GET " .. arg .. " HTTP/1.1", "Host: " .. wrk.headers["Host"]}
+      lines = {method .. arg .. " HTTP/1.1", "Host: " .. wrk.headers["Host"]}
     else
       lines[#lines + 1] = arg
     end
