@@ -22,8 +22,8 @@ class Cell:
     """
     One kind of load.
 
-    @ivar least: for each server that ours is compared with, the least ratio.
-    @ivar off: the least ratios of ours with the answer before the commit.
+    @ivar least: the least ratio to each server that pexservice is compared with.
+    @ivar off: the least ratios when pexservice responds before the commit.
     @ivar others: the servers that are measured too, without a least ratio.
     """
 
@@ -108,7 +108,7 @@ class Row:
     @property
     def ratio(self) -> float:
         """
-        Return the ratio of ours to theirs; upside down for times, so that more is better.
+        Return pexservice's figure divided by the other's; for times the inverse.
         """
         if self.unit == "ms":
             return self.theirs / self.ours

@@ -2,8 +2,8 @@
 The chart of docs/performance.md: reads and steps per second at 64 connections.
 
 The chart is drawn from the table that C{make bench} writes into bench/results.md, and
-not from the measurements.  So chart and table agree, also when somebody draws the chart
-anew: C{python -m bench.chart}.
+not from the measurements.  So chart and table agree, also when the chart is drawn
+again: C{python -m bench.chart}.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """
-The gain of group commit on etcd: steps a second, and how long a step takes.
+The gain of group commit on etcd: steps per second, and the duration of a step.
 
-This service's committer is compared with one compare-and-swap a request, for two numbers
-of callers at once.
+The service's committer is compared with one compare-and-swap per request, for two numbers
+of concurrent clients.
 
 The command is C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}.  The etcd may be
-filled: the benchmark uses a prefix of its own.  Callers are in this process, so nothing but
-the committer, the store and etcd is measured.
+filled: the benchmark uses its own prefix.  The clients are in this process, so only the
+committer, the store and etcd are measured.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ async def _load(callers: int, seconds: float, steps: list[MakeStep]) -> list[flo
 
 def _one_each(store: EtcdStore) -> MakeStep:
     """
-    Return a step by one compare-and-swap, tried again until no other caller was faster.
+    Return a step by one compare-and-swap, retried until no other client was faster.
     """
 
     async def step() -> None:
         while True:
-            base = store._base  # noqa: SLF001 what a caller of its own would keep
+            base = store._base  # noqa: SLF001 what a separate client would keep
             batch = Batch(base.revision + 1, base.position, b"n", base.position + 1, 0)
             try:
                 await store.commit(batch)

@@ -1,9 +1,9 @@
 """
-The costs of requests that carry something: the servers, the requests, the table.
+The costs of headers, bodies and options: the servers, the requests, the table.
 
-The same header goes to each server, and those that are compared take turns.  The rate of
-cheap requests is that of the client which makes them, so the processor time of the server
-stands beside it.
+The same header goes to each server, and the compared servers take turns.  Cheap requests
+are limited by the client that sends them, so the table also has the processor time of the
+server.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Request:
 
 SAME = Request("nothing: identical bytes", [[]])
 
-#: The name of the runs of identical bytes beside those of each kind of request.
+#: The name of the runs of identical bytes that accompany those of each kind of request.
 _BESIDE = "beside it"
 
 READS = (
@@ -217,7 +217,7 @@ def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Tar
                 _store_with_keys(home / "pexservice-data")
             target = stack.enter_context(peers.ours(home, *words))
             if name == TLS:
-                # The revision is not asked for: nobody trusts this certificate.
+                # The revision is not read: the client does not trust this certificate.
                 secure = target.url.replace("http:", "https:")
                 target = evolve(target, url=secure, counts=False)
             found[name] = target
@@ -286,7 +286,7 @@ class Costs:
             for request, load in wanted:
                 runs = [(target.name, target, load) for target in self._targets(request)]
                 # A noisy machine is slow for some seconds, so the rate of identical bytes
-                # is taken beside each.
+                # is taken next to each.
                 runs.append((_BESIDE, plain, identical[load.tool]))
                 for name, target, one in runs if number % 2 else runs[::-1]:
                     # A peer that knows no keys would really move, and so far up that its

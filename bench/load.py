@@ -70,11 +70,11 @@ class Load:
     One kind of load.
 
     @ivar tool: C{ab}, which opens a connection for each request, or C{wrk}.
-    @ivar connections: how many connections there are at a time.
-    @ivar steps: whether requests are steps, to and fro, or else looks.
+    @ivar connections: the number of concurrent connections.
+    @ivar steps: whether requests are steps, back and forth; otherwise they are reads.
     @ivar one_core: whether the client is on the first core, where the server is.
     @ivar up_only: whether steps always go up.
-    @ivar carries: the words for what the headers are.
+    @ivar carries: the name of the headers in the table.
     @ivar heads: the header lines, as C{requests.lua} takes them; several heads take turns.
     @ivar closes: whether C{wrk} too opens a connection for each request.
     @ivar moves: whether each step moves the cursor.

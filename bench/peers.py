@@ -25,7 +25,7 @@ PATIENCE = 30
 
 def free_port() -> int:
     """
-    Return a port that nobody listens on now.
+    Return a port that no process listens on now.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -36,7 +36,7 @@ def main() -> None:
     """
     Print the table.
     """
-    # Python refuses the text of an int beyond 4,300 digits unless it is told not to.
+    # Without this, Python refuses the text of an int beyond 4,300 digits.
     sys.set_int_max_str_digits(0)
     print(
         "| position | digits | getting there | a step | its text | int: a step | its text |"
