@@ -50,9 +50,9 @@ def member(tmp_path: Path) -> Iterator[Member]:
 
 
 @pytest.mark.needs("etcd")
-def test_the_fake_is_as_particular(member: Member) -> None:
+def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
     """
-    The fake etcd of the unit tests refuses the messages that etcd refuses, and no others.
+    The unit tests use the fake.
     """
     fake = FakeEtcd()
     for message in [*WRONG.values(), *RIGHT]:
@@ -91,11 +91,9 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
 
 
 @pytest.mark.needs("etcd")
-def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
+def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path) -> None:
     """
-    A step that one node answered is visible at the other.
-
-    The history and the keys are the same at both.
+    History and keys are the same at both.
     """
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
@@ -121,10 +119,9 @@ def test_two_nodes_see_each_other(member: Member, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("etcd")
-def test_events_of_another_node(member: Member, tmp_path: Path) -> None:
-    """
-    A client that listens at one node hears of steps that another node made.
-    """
+def test_stream_of_one_node_reports_steps_of_another(
+    member: Member, tmp_path: Path
+) -> None:
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
         path.mkdir()
@@ -426,10 +423,7 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
 
 
 @pytest.mark.needs("etcd")
-def test_warns_of_stale_reads(member: Member, tmp_path: Path) -> None:
-    """
-    An etcd that may answer a read with an old state is named in the log.
-    """
+def test_etcd_version_with_stale_reads_is_a_warning(member: Member, tmp_path: Path) -> None:
     version = member.ask("/version")["etcdserver"]
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
         said = daemon.log.read_text()

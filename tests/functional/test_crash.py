@@ -29,12 +29,11 @@ WORKER = "pexservice-worker"
 JOURNAL = "10000000"
 
 
-def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
     """
-    After each kill the revision is at least the highest acknowledged.
+    Each acknowledged revision was acknowledged once, or again to its key.
 
-    Each acknowledged revision was acknowledged once, or again to its key.  The history has
-    every one of them as it was told.  The history replays to the cursor.
+    The history has every one of them and replays to the cursor.
     """
     stopping = threading.Event()
     moments = random.Random(1)  # noqa: S311 nothing secret

@@ -163,11 +163,11 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     return told
 
 
-def test_a_name_that_turns(tmp_path: Path, browser: Browser) -> None:
+def test_page_whose_name_resolves_to_the_service_is_refused(
+    tmp_path: Path, browser: Browser
+) -> None:
     """
-    The service refuses a page whose name turns to the service.
-
-    For the browser such a page has the service's own origin.
+    DNS rebinding: for the browser such a page has the service's own origin.
     """
     with Daemon(tmp_path) as daemon:
         told = rebinding(browser, daemon)

@@ -45,10 +45,7 @@ def value(daemon: Daemon, path: str) -> bytes:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_goes_on_where_it_stopped(tmp_path: Path, command: str) -> None:
-    """
-    The steps of the README's example go on over a restart.
-    """
+def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> None:
     with Daemon(tmp_path, command=command) as daemon:
         steps = [value(daemon, "/next") for _ in range(8)]
         assert steps == [b"%d\n" % n for n in (1, 1, 2, 3, 5, 8, 13, 21)]
@@ -96,10 +93,7 @@ def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_default_store_is_private(tmp_path: Path) -> None:
-    """
-    The default store is made below the directory the daemon starts in, for its owner alone.
-    """
+def test_default_store_is_private_and_below_the_working_directory(tmp_path: Path) -> None:
     with Daemon(tmp_path):
         assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o700
         assert stat.S_IMODE((tmp_path / STORE / DATA).stat().st_mode) == 0o600
@@ -149,11 +143,9 @@ def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
     assert "/current" not in daemon.log.read_text()
 
 
-def test_the_access_log_is_moved_away(tmp_path: Path) -> None:
+def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None:
     """
-    At SIGHUP a worker on its own goes on in a new file, within about a second.
-
-    No line is lost, and no line is in both files.
+    No line is in both files.
     """
     log, moved = tmp_path / "access.log", tmp_path / "access.log.1"
     with Daemon(tmp_path, "--access-log", log.name, command="pexservice-worker") as daemon:
@@ -169,9 +161,9 @@ def test_the_access_log_is_moved_away(tmp_path: Path) -> None:
     assert asked == [["/current", "/history"], ["/livez"]]
 
 
-def test_early_refusals_in_the_access_log(tmp_path: Path) -> None:
+def test_malformed_request_has_a_line_in_the_access_log(tmp_path: Path) -> None:
     """
-    A request that was not understood has a line, with as much of it as was.
+    With as much of it as was readable.
     """
     with Daemon(tmp_path, "--access-log", "access.log") as daemon:
         for sent in (
@@ -197,9 +189,9 @@ def test_early_refusals_in_the_access_log(tmp_path: Path) -> None:
         assert fnmatchcase(line, '"127.0.0.1" - - [[]*] ' + expected)
 
 
-def test_no_value_in_the_log(tmp_path: Path) -> None:
+def test_log_contains_no_value_of_the_sequence(tmp_path: Path) -> None:
     """
-    The value is not in the log at the start or at the end, at a position with many digits.
+    At a position with many digits.
     """
     with Daemon(tmp_path, "--access-log", "-") as daemon:
         for _ in range(100):
@@ -279,19 +271,16 @@ def test_an_address_in_use_is_named_with_the_option_that_changes_it(
         )
 
 
-def test_an_address_of_somebody_else(tmp_path: Path) -> None:
+def test_address_of_another_machine_is_named(tmp_path: Path) -> None:
     """
-    An address of another machine is named, also as the second of two.
+    Also as the second of two.
     """
     listen = "tcp:0:interface=192.0.2.1"
     line = refused(tmp_path, "--listen", LOOPBACK, "--listen", listen)
     assert line == f"pexservice: cannot listen on {listen}: Cannot assign requested address"
 
 
-def test_a_store_in_use(tmp_path: Path) -> None:
-    """
-    A second process is told that the store is in use, and the first one is not disturbed.
-    """
+def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         line = refused(tmp_path, "--listen", LOOPBACK)
         owner = serving(daemon)[1]
@@ -324,10 +313,7 @@ def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
-    """
-    The service listens on the socket that systemd passes, and leaves it open.
-    """
+def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         # The first socket is number 3, and the process id that they are for is known
         # only once there is the process.
@@ -365,9 +351,9 @@ def test_a_socket_of_systemd(tmp_path: Path, command: str) -> None:
         socket.create_connection(server.getsockname(), PATIENCE).close()
 
 
-def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
+def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) -> None:
     """
-    The reason stands whole on the terminal, where twistd cuts it after a hundred bytes.
+    Without this, twistd would cut it after a hundred bytes.
     """
     store = tmp_path / ("long" * 50) / "store"
     started = run(tmp_path, "pexservice", "--listen", LOOPBACK, "--store", f"lmdb:{store}")
@@ -434,20 +420,18 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
     assert "critical" not in log
 
 
-def test_a_wrong_option_daemonised(tmp_path: Path) -> None:
+def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Path) -> None:
     """
-    A wrong option of a daemon is reported as in the foreground, but for the status.
+    Except for the status.
     """
     ended = run(tmp_path, "pexservice", "--journal", "0")
     assert ended.returncode == 1
     assert ended.stderr.startswith("pexservice: ")
 
 
-def test_sigterm_answers_requests_under_way(tmp_path: Path) -> None:
+def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
     """
-    A request that was begun is answered at SIGTERM, and the process ends by the signal.
-
-    An idle keep-alive connection is closed.
+    The process ends by the signal. An idle keep-alive connection is closed.
     """
     with Daemon(tmp_path) as daemon:
         resting, begun = (

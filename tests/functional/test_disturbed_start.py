@@ -160,11 +160,9 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     assert process.poll() is None
 
 
-def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
+def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Path) -> None:
     """
-    A SIGHUP is handled from the first line of our own code.
-
-    It is handled as soon as the process has a handler, and again and again from then on.
+    From the first line of the program's code on.
     """
     process = begin()
     for _ in patiently():
@@ -181,10 +179,10 @@ def test_sighup_at_any_moment(begin: Begin, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held", ["address", "store"])
-def test_started_again_at_once(tmp_path: Path, held: str) -> None:
+def test_start_waits_for_the_workers_of_a_killed_supervisor(
+    tmp_path: Path, held: str
+) -> None:
     """
-    A start waits for the workers of a supervisor that was killed.
-
     They hold the address and the store for a moment.
     """
     listen = LOOPBACK

@@ -123,11 +123,9 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
         )
 
 
-def test_where_it_is_not_checked(tmp_path: Path) -> None:
+def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Path) -> None:
     """
-    The host is not checked through a Unix socket, from a trusted proxy, or with C{*}.
-
-    With a token file it is not checked either.  There, no process id is shown.
+    Nor with C{--allowed-host *}. There, no process id is shown.
     """
 
     def shows_processes(daemon: Daemon) -> bool:

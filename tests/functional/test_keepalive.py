@@ -137,11 +137,11 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
     assert result.broken <= kills * CLIENTS
 
 
-def test_a_worker_that_hangs(tmp_path: Path) -> None:
+def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
+    tmp_path: Path,
+) -> None:
     """
-    A worker that hangs is reported and replaced within the watchdog's time and a bit more.
-
-    When the successor serves, the hanging worker is gone, and so cannot write any more.
+    So it cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -214,10 +214,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
             log.close()
 
 
-def test_a_hanging_worker_writes_its_traceback(daemon: Daemon) -> None:
-    """
-    At SIGABRT a worker writes the traceback of every thread into the supervisor's log.
-    """
+def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(daemon: Daemon) -> None:
     name, pid = serving(daemon)
     os.kill(pid, signal.SIGABRT)
     wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
@@ -266,10 +263,7 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     assert made == told
 
 
-def test_sighup_without_a_standby(tmp_path: Path) -> None:
-    """
-    A service without a standby has one for as long as the replacement takes.
-    """
+def test_service_without_standby_has_one_during_a_reload(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--standby", "0") as daemon:
         until(daemon, "serves", 1)
         old = children(daemon.process.pid)
@@ -303,10 +297,7 @@ def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
         assert (status("old"), status("new")) == (401, 200)
 
 
-def test_a_death_without_a_name(daemon: Daemon) -> None:
-    """
-    A signal without a name ends a worker, which is replaced.
-    """
+def test_worker_that_ends_by_an_unnamed_signal_is_replaced(daemon: Daemon) -> None:
     _, pid = serving(daemon)
     os.kill(pid, 40)
     wait_for(daemon, "ended by signal 40")
@@ -314,11 +305,9 @@ def test_a_death_without_a_name(daemon: Daemon) -> None:
     step(daemon)
 
 
-def test_a_moment_without_descriptors(tmp_path: Path) -> None:
+def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
     """
-    A lack of file descriptors for a while makes no worker silent or replaced.
-
-    The lack lasts longer than the watchdog's patience.  Connected clients are answered.
+    It lasts longer than the watchdog's timeout. Connected clients get responses.
     """
     with Daemon(tmp_path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -373,10 +362,7 @@ def test_dead_standby_is_replaced_unnoticed_by_clients(daemon: Daemon) -> None:
     step(daemon)
 
 
-def test_both_die_at_once(daemon: Daemon) -> None:
-    """
-    Clients wait for the next worker, connected, when both workers die at once.
-    """
+def test_clients_wait_connected_when_both_workers_die_at_once(daemon: Daemon) -> None:
     before = step(daemon)
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
@@ -440,13 +426,11 @@ MET = {
 
 
 @pytest.mark.parametrize(("database", "key", "request_"), MET.values(), ids=MET)
-def test_damage_that_a_request_meets(
+def test_damage_met_by_a_request_ends_the_service_with_78(
     tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
 ) -> None:
     """
-    A client that meets damage gets a 503, and the service ends with status 78.
-
-    No worker takes over, and the file stays as it is.
+    The client gets 503. No worker takes over, and the file stays as it is.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -470,11 +454,9 @@ def test_damage_that_a_request_meets(
         assert (store / DATA).read_bytes() == damaged
 
 
-def test_a_store_that_cannot_be_opened(daemon: Daemon) -> None:
+def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> None:
     """
-    While a store cannot be opened, the socket stays open and readiness says why.
-
-    The workers do not spin.  When the store is back, the service goes on.
+    The workers do not spin. When the store is back, the service continues.
     """
     before = step(daemon)
     store, away = daemon.path / STORE, daemon.path / "away"
@@ -580,10 +562,9 @@ def test_service_notifies_systemd_when_ready_alive_and_stopping(
         hear("STOPPING=1")
 
 
-def test_a_worker_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A worker without a supervisor of ours speaks to systemd itself.
-    """
+def test_worker_without_a_supervisor_notifies_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))

@@ -70,11 +70,9 @@ def memory(daemon: Daemon) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_does_not_grow(tmp_path: Path, kind: str) -> None:
+def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path, kind: str) -> None:
     """
-    A worker has the same memory after any number of requests as after ten thousand.
-
-    Each request has a line of its own.
+    Each request has its own header line.
     """
     line, count = KINDS[kind]
     with (

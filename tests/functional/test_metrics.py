@@ -102,10 +102,9 @@ def test_counters_of_the_supervisor_outlive_the_worker(
 
 
 @pytest.mark.needs("promtool")
-def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
-    """
-    A worker without a supervisor has no metrics of one.
-    """
+def test_worker_without_a_supervisor_has_no_supervisor_metrics(
+    tmp_path: Path, promtool: str
+) -> None:
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         _, text = daemon.ask("/metrics")
         assert b"pexservice_revision 0.0\n" in text
@@ -113,10 +112,7 @@ def test_a_worker_of_its_own(tmp_path: Path, promtool: str) -> None:
         assert run(promtool, "check", "metrics", text=text) == ""
 
 
-def test_a_scoreboard_that_is_none(tmp_path: Path) -> None:
-    """
-    A wrong scoreboard is reported in one line that names the option.
-    """
+def test_wrong_scoreboard_is_one_line_that_names_the_option(tmp_path: Path) -> None:
     worker = ("-n", "--pidfile=", "pexservice-worker", "--listen", LOOPBACK)
     ran = run_twistd(tmp_path, *worker, "--scoreboard", "77")
     assert ran.returncode == 1

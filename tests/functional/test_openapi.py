@@ -55,10 +55,7 @@ def examples(part: Any) -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.mark.needs("jsonschema")
-def test_the_examples_are_examples() -> None:
-    """
-    Each example is valid by its schema.
-    """
+def test_each_example_is_valid_by_its_schema() -> None:
     from jsonschema import Draft202012Validator, FormatChecker
 
     whole = document()
@@ -78,11 +75,9 @@ def test_the_examples_are_examples() -> None:
 
 @pytest.mark.needs("schemathesis")
 @pytest.mark.parametrize("kind", ["*/*", "application/json"])
-def test_the_service_is_as_described(tmp_path: Path, kind: str) -> None:
+def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None:
     """
-    The requests that schemathesis makes of the document are answered as the document says.
-
-    This holds for status, headers and body, and for right and wrong requests.
+    In status, headers and body, for right and wrong requests that schemathesis generates.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)

@@ -37,7 +37,7 @@ def reload(pid: int | str, *options: str) -> tuple[int, str]:
     return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
 
 
-def test_a_reload_tells_its_outcome(tmp_path: Path) -> None:
+def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
     """
     A reload that succeeds says so and ends with 0.
 

@@ -363,10 +363,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -
         process.stdout.close()
 
 
-def test_closed_standard_output_is_no_traceback(tmp_path: Path) -> None:
-    """
-    A service whose standard output is closed logs to standard error.
-    """
+def test_log_goes_to_standard_error_if_standard_output_is_closed(tmp_path: Path) -> None:
     command = twistd("-n", "--pidfile=", "pexservice", "--listen", LOOPBACK)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -80,10 +80,7 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
     assert daemon.ask("/livez")[1] == b"ok\n"
 
 
-def test_one_step_at_a_time(daemon: Daemon) -> None:
-    """
-    Steps that are sent without waiting for the answers are answered in order.
-    """
+def test_steps_sent_without_waiting_are_answered_in_order(daemon: Daemon) -> None:
     step, before = request(b"POST /next HTTP/1.1"), revision(daemon)
     with connect(daemon) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -158,11 +155,9 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
             assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
 
 
-def test_the_rate_of_a_client(tmp_path: Path) -> None:
+def test_client_above_its_rate_gets_429_with_retry_after(tmp_path: Path) -> None:
     """
-    Over real sockets a client gets the answers that its rate allows, and then a 429.
-
-    The 429 has the time after which the client may come again.
+    Over real sockets.
     """
     with Daemon(tmp_path, "--rate-limit", "5") as daemon:
         sent = request(b"GET /current HTTP/1.1") * 8 + request(b"GET /current HTTP/1.0")
@@ -228,13 +223,11 @@ def test_responses_over_tls_are_the_same(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_one_protocol_over_tls(
+def test_client_that_offers_http_2_gets_http_1_1_over_tls(
     kind: str, tmp_path: Path, files: list[str], authority: trustme.CA
 ) -> None:
     """
-    A client that offers HTTP/2 too learns that HTTP/1.1 is spoken, and is answered.
-
-    Twisted has HTTP/2 where two packages are installed, which stand here without content.
+    Two packages give Twisted HTTP/2.  This test has empty ones with their names.
     """
     make_store(tmp_path / "pexservice-data", 0)
     (tmp_path / "h2").mkdir()

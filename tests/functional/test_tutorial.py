@@ -11,10 +11,7 @@ from tests.support.tutorial import PAGE, Command, commands, transcript
 pytestmark = pytest.mark.once
 
 
-def test_output_matches_with_gaps() -> None:
-    """
-    The output of a command matches with room for what differs.
-    """
+def test_output_of_a_command_matches_with_gaps() -> None:
     command = Command(root=False, line="ls", prints=("a …", "…", "b"))
     assert command.matches("a 1\nb\n")
     assert command.matches("a 1\nx\ny\nb\n")

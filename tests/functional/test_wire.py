@@ -186,9 +186,9 @@ def test_refused_request_gets_status_length_and_reason_and_moves_nothing(
 
 
 @pytest.mark.parametrize("path", [b"/", b"/current", b"/next", b"/nothing"])
-def test_no_body_for_head(daemon: Daemon, path: bytes) -> None:
+def test_response_to_head_has_no_body(daemon: Daemon, path: bytes) -> None:
     """
-    The answer to a HEAD is only a head, whatever it is, and the log has no warnings.
+    Whatever it is, and the log has no warnings.
     """
     for head in (
         request(b"HEAD %b HTTP/1.1" % path, b"Connection: close"),
@@ -201,9 +201,9 @@ def test_no_body_for_head(daemon: Daemon, path: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/next", b"*"])
-def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
+def test_response_204_has_no_content_length(daemon: Daemon, path: bytes) -> None:
     """
-    A 204 has no length, which RFC 9110 forbids.
+    RFC 9110 forbids it.
     """
     received = exchange(
         daemon, request(b"OPTIONS %b HTTP/1.1" % path, b"Connection: close")
@@ -212,12 +212,11 @@ def test_no_length_for_204(daemon: Daemon, path: bytes) -> None:
     assert b"Content-Length" not in received
 
 
-def test_a_pipeline_that_is_not_read(daemon: Daemon) -> None:
+def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
     """
-    Answers do not pile up in memory.
+    While the client reads nothing, no more responses are made.
 
-    While the client takes no answers, no more are made.  When the client takes them, it
-    gets them all.
+    When it reads, it gets them all.
     """
     exchange(
         daemon,
@@ -362,9 +361,9 @@ def test_request_target_in_absolute_form_is_accepted(daemon: Daemon, target: byt
     assert b"A cursor on the Fibonacci sequence" in received
 
 
-def test_the_server_as_a_whole(daemon: Daemon) -> None:
+def test_options_asterisk_gets_a_response(daemon: Daemon) -> None:
     """
-    C{OPTIONS *} is about no path, and is answered.
+    It is about no path.
     """
     received = exchange(daemon, request(b"OPTIONS * HTTP/1.0"))
     assert received.startswith(b"HTTP/1.0 204 No Content\r\n")

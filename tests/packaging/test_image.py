@@ -75,12 +75,11 @@ def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
         assert podman.attempt(*check).returncode == 1
 
 
-def test_a_step_outlives_its_container(podman: Podman) -> None:
+def test_cursor_outlives_its_container(podman: Podman) -> None:
     """
-    SIGTERM ends the container within Docker's grace, with status 0.
+    SIGTERM ends the container within Docker's timeout, with status 0.
 
-    The next container with the volume goes on where it was, after a SIGKILL of everything
-    too.
+    The next container with the volume continues, also after a SIGKILL of everything.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -97,9 +96,9 @@ def test_a_step_outlives_its_container(podman: Podman) -> None:
             assert container.ask("/current") == "89\n"
 
 
-def test_a_killed_worker_is_replaced(podman: Podman) -> None:
+def test_killed_worker_in_the_container_is_replaced(podman: Podman) -> None:
     """
-    When the worker that serves is killed, the other worker goes on, and a third stands by.
+    The standby takes over, and a third worker stands by.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -136,9 +135,11 @@ def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> No
         assert container.execute("find / -xdev -writable -type f || true") == ""
 
 
-def test_a_volume_as_kubernetes_prepares_it(podman: Podman, tmp_path: Path) -> None:
+def test_volume_of_root_with_the_group_of_the_service_is_usable(
+    podman: Podman, tmp_path: Path
+) -> None:
     """
-    A volume that is root's, and that the service's group may write to, will do.
+    Kubernetes prepares volumes like this.
     """
     os.chown(tmp_path, 0, 10001)
     tmp_path.chmod(0o2775)

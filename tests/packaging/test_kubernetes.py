@@ -75,17 +75,11 @@ def assert_valid(manifest: Any) -> None:
 
 @pytest.mark.needs("kubernetes-validate")
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_schemas_know_all_of_it(name: str) -> None:
-    """
-    Every manifest is valid.
-    """
+def test_every_manifest_is_valid_by_its_schema(name: str) -> None:
     assert_valid(MANIFESTS[name])
 
 
-def test_nothing_is_left_out() -> None:
-    """
-    Every manifest that is there is applied.
-    """
+def test_every_manifest_file_is_applied() -> None:
     there = {each.name for each in PLACE.glob("*.yaml")}
     assert there == {"kustomization.yaml", *MANIFESTS}
 
@@ -107,11 +101,11 @@ def test_pod_meets_the_restricted_pod_security_standard() -> None:
     assert "volumes" not in POD
 
 
-def test_it_is_one_with_the_image() -> None:
+def test_manifests_agree_with_the_image() -> None:
     """
-    User, port, volume and version are the image's.
+    In user, port, volume and version.
 
-    The probes ask endpoints that there are, and the grace is longer than a stop may take.
+    The probes ask existing endpoints, and the grace period is longer than a stop may take.
     """
     context = POD["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -132,9 +126,9 @@ def test_it_is_one_with_the_image() -> None:
     assert POD["terminationGracePeriodSeconds"] > 11
 
 
-def test_a_long_verification_is_waited_for() -> None:
+def test_startup_probe_gives_up_after_a_day() -> None:
     """
-    The startup probe gives up after a day and not before.
+    A verification may take long.
     """
     probe = CONTAINER["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 24 * 3600
@@ -175,10 +169,7 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
     assert [each["port"] for each in monitor["podMetricsEndpoints"]] == [port["name"]]
 
 
-def test_the_selectors_match_the_one_pod() -> None:
-    """
-    Service and network policy are about the pods of the set, and there is one pod.
-    """
+def test_selectors_match_the_only_pod_of_the_set() -> None:
     labels = _SET["template"]["metadata"]["labels"]
     assert labels == _SET["selector"]["matchLabels"]
     assert labels == MANIFESTS["service.yaml"]["spec"]["selector"]

@@ -40,10 +40,7 @@ def _one(built: Manifests, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.needs("kubernetes-validate")
-def test_the_schemas_know_all_of_it(built: Manifests) -> None:
-    """
-    Every manifest is valid, as those of the single node are.
-    """
+def test_every_manifest_is_valid_by_its_schema(built: Manifests) -> None:
     for manifest in built:
         assert_valid(manifest)
 
@@ -69,10 +66,7 @@ def test_service_accepts_its_arguments_and_they_name_each_etcd(built: Manifests)
     ]
 
 
-def test_one_may_be_missing(built: Manifests) -> None:
-    """
-    There are three nodes on different machines, and one at a time may be taken away.
-    """
+def test_three_nodes_on_different_machines_tolerate_one_missing(built: Manifests) -> None:
     nodes = _one(built, "Deployment")
     assert nodes["replicas"] == 3
     pod = nodes["template"]["spec"]
@@ -85,10 +79,7 @@ def test_one_may_be_missing(built: Manifests) -> None:
     assert {each["unhealthyPodEvictionPolicy"] for each in budgets} == {"AlwaysAllow"}
 
 
-def test_backup_and_prometheus_reach_etcd(built: Manifests) -> None:
-    """
-    The policies let in the pods that the manifests name, on ports that etcd listens on.
-    """
+def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) -> None:
     (policy,) = (
         each["spec"]
         for each in built
@@ -161,10 +152,9 @@ def _answers(member: Member, path: str, status: int) -> bool:
     return False
 
 
-def test_as_careful_as_the_single_one(built: Manifests) -> None:
-    """
-    The nodes run as the single node does, and have the same probes.
-    """
+def test_nodes_have_the_restrictions_and_probes_of_the_single_node(
+    built: Manifests,
+) -> None:
     pod = _one(built, "Deployment")["template"]["spec"]
     (ours,), (single,) = pod["containers"], POD["containers"]
     assert ours["securityContext"] == single["securityContext"]

@@ -56,11 +56,11 @@ def test_the_list_of_changes_begins_with_this_version_or_with_a_later_one() -> N
 @pytest.mark.long
 @pytest.mark.once
 @pytest.mark.needs("git", "build")
-def test_each_build_has_the_same_bytes(tmp_path: Path) -> None:
+def test_wheel_and_sdist_are_identical_in_each_build(tmp_path: Path) -> None:
     """
-    Wheel and sdist have the same bytes each time they are made, with whatever umask.
+    With any umask.
 
-    The sdist makes the same wheel.  C{make system} looks at the Debian package.
+    The sdist makes the same wheel.  C{make system} checks the Debian package.
     """
     sums = []
     for umask, place in ((0o022, tmp_path / "one"), (0o077, tmp_path / "two")):

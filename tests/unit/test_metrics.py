@@ -84,7 +84,7 @@ def test_metrics_are_uncached_prometheus_text_for_get_only() -> None:
         ("a;version=\xe4;escaping=\xb2,,;=", PLAIN),
     ],
 )
-def test_every_accept_gets_something(accept: str, kind: str | None) -> None:
+def test_every_accept_header_gets_metrics(accept: str, kind: str | None) -> None:
     """
     Any C{Accept} header gets an answer: never a 406, and never a failure.
 
@@ -132,10 +132,7 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
     assert found["pexservice_commit_duration_seconds_count"] == 22
 
 
-def test_the_value_is_not_told() -> None:
-    """
-    The value is not in the metrics, only the number of its digits.
-    """
+def test_metrics_contain_no_value_only_its_digit_count() -> None:
     call = Caller()
     for _ in range(100):
         call("POST", "/next")
@@ -164,10 +161,7 @@ def test_requests_and_connections_are_those_that_the_server_counted() -> None:
     assert found["pexservice_connections_accepted_total"] == 1
 
 
-def test_a_store_that_was_not_read() -> None:
-    """
-    Metrics of a store that was not read are left out, and everything else is there.
-    """
+def test_metrics_of_an_unread_store_are_left_out() -> None:
     call = Caller()
     call.committer.unusable("the store is in use")
     found = scrape(call)
@@ -260,10 +254,9 @@ def name_of(metric: Metric) -> str:
     return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
-def test_the_store_on_a_disk(everything: list[Metric]) -> None:
-    """
-    The room of the store and its oldest reader are in the metrics.
-    """
+def test_metrics_show_the_size_of_the_store_and_its_oldest_reader(
+    everything: list[Metric],
+) -> None:
     found = {
         sample.name.removeprefix("pexservice_store_"): (sample.value, sample.labels)
         for metric in everything

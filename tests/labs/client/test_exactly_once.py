@@ -41,7 +41,7 @@ def test_every_call_is_made_once_while_nodes_are_killed_with_their_etcd(
     assert result.requests > result.calls >= CALLERS
 
 
-def test_would_find_unmatched_steps_and_calls(tmp_path: Path) -> None:
+def test_control_finds_unmatched_steps_and_calls(tmp_path: Path) -> None:
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
         daemon.ask("/next", "POST")

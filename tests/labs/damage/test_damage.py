@@ -16,7 +16,7 @@ COUNT = amount(short=400, long=1000)
 CONTROL = 200
 
 
-def test_none_is_accepted_and_different() -> None:
+def test_no_damaged_store_is_accepted_with_another_state() -> None:
     """
     Each damage is refused, does no harm, or leaves a bare copy at the state before.
     """

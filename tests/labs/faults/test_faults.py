@@ -28,10 +28,8 @@ SAMPLE = {
 
 
 @pytest.mark.needs("strace")
-def test_each_call_fails_once(tmp_path: Path) -> None:
+def test_no_failing_system_call_causes_a_wrong_response(tmp_path: Path) -> None:
     """
-    Whichever call fails, no answer is untrue.
-
     The disk has the state before or after the step, and a restart serves that state.
     """
     laboratory = Laboratory(tmp_path / "store")

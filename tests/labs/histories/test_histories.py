@@ -22,11 +22,9 @@ def test_record_of_sixteen_clients_over_ten_kills_is_linearizable(tmp_path: Path
     assert 0 < result.unknown <= (KILLS + 1) * CLIENTS
 
 
-def test_would_find_lost_steps(tmp_path: Path) -> None:
+def test_control_finds_steps_that_were_lost(tmp_path: Path) -> None:
     """
-    As a control, the same clients and kills show steps that were lost.
-
-    In the control, answers go out before the disk has the step.
+    The responses of the control are sent before the disk has the step.
     """
     with pytest.raises(AssertionError, match=r"faults\n"):
         histories(tmp_path, KILLS // 2, "--synchronous-commit", "off")

@@ -52,7 +52,7 @@ migrate(directory)
 
 
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
-def test_a_power_cut_takes_nothing_back(tmp_path: Path) -> None:
+def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
     """
     After each of fifty cuts the revision is at least the highest acknowledged.
 

@@ -35,9 +35,9 @@ def test_every_simulated_run_is_linearizable_and_recovers() -> None:
 
 
 @pytest.mark.parametrize("seed", range(1, 20))
-def test_a_seed_is_a_run(seed: int) -> None:
+def test_same_seed_makes_the_same_run(seed: int) -> None:
     """
-    The same seed makes the same events, so a fault that was found is found again.
+    So a fault that was found is found again.
     """
     assert trace_of(seed) == trace_of(seed)
 

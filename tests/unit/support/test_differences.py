@@ -113,11 +113,9 @@ def test_wanted_difference_passes_only_for_its_case_and_alone(
     assert bool(found.unwanted) is (other != old)
 
 
-def test_a_comparison_shows_the_differences() -> None:
+def test_comparison_shows_request_old_and_new_response() -> None:
     """
-    A comparison shows the request, the old answer and the new one.
-
-    They are shown once for all cases that differ in the same way.
+    Once for all cases that differ in the same way.
     """
     new = answer(404, b"8\n", ("Vary", "Accept"))
     names = [f"case {number}" for number in range(5)]
@@ -134,10 +132,7 @@ def test_a_comparison_shows_the_differences() -> None:
     )
 
 
-def test_the_order_of_headers() -> None:
-    """
-    Another order of the headers is a difference.
-    """
+def test_another_order_of_headers_is_a_difference() -> None:
     one, two = ("A", "b"), ("C", "d")
     found = compare(
         {"a": (answer(200, b"", one, two),)}, {"a": (answer(200, b"", two, one),)}, [], {}

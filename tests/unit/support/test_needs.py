@@ -64,11 +64,11 @@ def test_run_with_skipped_tests_succeeds_and_lists_the_remedies(
     )
 
 
-def test_it_fails_under_ci(
+def test_skipped_test_fails_under_ci(
     machine: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A test that would be skipped fails under CI; a test that is expected to fail does not.
+    A test that is expected to fail does not.
     """
     monkeypatch.setenv("CI", "true")
     ran = machine.runpytest_inprocess()
@@ -76,9 +76,9 @@ def test_it_fails_under_ci(
     ran.stdout.fnmatch_lines(["    2  water  apt install waterd"])
 
 
-def test_a_need_that_nobody_knows(machine: pytest.Pytester) -> None:
+def test_unknown_need_is_an_error(machine: pytest.Pytester) -> None:
     """
-    The misspelt name of a need is an error, and does not make a test that is never run.
+    A misspelt name must not make a test that never runs.
     """
     machine.makepyfile(
         test_it="import pytest\n@pytest.mark.needs('wather')\ndef test(): pass"
@@ -92,9 +92,6 @@ def test_programs_in_sbin_are_found_without_a_path_to_them() -> None:
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_every_need_can_be_looked_at(name: str) -> None:
-    """
-    Every need is met or not, without an error, whatever the machine and the user.
-    """
+def test_every_need_can_be_checked_on_any_machine(name: str) -> None:
     assert NEEDS[name].met() in (True, False)
     assert NEEDS[name].remedy

@@ -28,10 +28,7 @@ def test_held_port_refuses_connections_until_one_server_listens() -> None:
                 assert refused.value.errno == errno.EADDRINUSE
 
 
-def test_nobody_is_given_a_held_port() -> None:
-    """
-    A request for any free port gets no held one, however many are asked for.
-    """
+def test_request_for_a_free_port_never_gets_a_held_one() -> None:
     with held_ports(100) as held:
         given = set()
         for _ in range(100):
