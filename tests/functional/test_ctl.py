@@ -232,6 +232,24 @@ def test_service_below_a_prefix_is_asked_there(tmp_path: Path) -> None:
         assert run(tmp_path, "status", url).returncode == 69
 
 
+def test_status_shows_the_processes_that_the_service_tells(tmp_path: Path) -> None:
+    checks = (
+        b"[+]reactor ok\n[+]supervisor is process 4170: running\n"
+        b"[+]worker-1 is process 4171: active\nlivez check passed\n"
+    )
+    answers = {"/readyz?verbose": (200, b""), "/current": (200, b"5\n")}
+    with server({**answers, "/livez?verbose": (200, checks)}) as url:
+        shown = run(tmp_path, "status", url)
+        assert shown.stdout == (
+            "ready: revision 8, position 5; supervisor is process 4170 (running),"
+            " worker-1 is process 4171 (active)\n"
+        )
+        assert json.loads(run(tmp_path, "status", url, "--json").stdout)["processes"] == [
+            {"name": "supervisor", "pid": 4170, "state": "running"},
+            {"name": "worker-1", "pid": 4171, "state": "active"},
+        ]
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

@@ -101,7 +101,7 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
     wrong = pexctl("gopher://x", "current")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: gopher://x: must be http://")
+    assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: 'gopher://x' is not a base URL")
 
 
 def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:

@@ -18,7 +18,6 @@ _CLIENT = "the client exports this name, and it means what it means in the servi
 
 #: Names that two modules may define, and why.
 SHARED_NAMES = {
-    "P": _TYPE_VARIABLES,
     "T": _TYPE_VARIABLES,
     "BadRecord": _STORES,
     "FACTORY": _STORES,
@@ -31,15 +30,11 @@ SHARED_NAMES = {
 
 #: Names that still have two meanings.  This list only shrinks.
 AMBIGUOUS_NAMES = {
-    "Address",
     "ENDPOINTS",
     "HEADERS",
-    "IDLE_TIMEOUT_SECONDS",
     "INTERVAL",
     "LONGEST_LINE",
-    "LOSSES",
     "Lines",
-    "MAX_BODY_BYTES",
     "MAX_TRIMMED_KEYS",
     "NEWEST",
     "ORIGIN",
@@ -51,13 +46,9 @@ AMBIGUOUS_NAMES = {
     "RETRY",
     "Reactor",
     "Refused",
-    "Request",
-    "Response",
     "SLACK",
-    "Server",
     "Sink",
     "Stream",
-    "URLS",
     "Unanswered",
     "VALUE",
     "_ELEMENT",
@@ -73,7 +64,6 @@ AMBIGUOUS_NAMES = {
     "_REASONS",
     "_STRIDE",
     "_TOKEN",
-    "_TRANSITIONS",
 }
 
 

@@ -8,9 +8,10 @@ So the history shows a lost or doubled step, whatever the client believes.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
-from attrs import Factory, define, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 
 from pexservice.client import Cursor, OutcomeUnknown
@@ -64,44 +65,6 @@ class Report:
         return "\n".join(lines)
 
 
-@define(eq=False)
-class _Record:
-    """
-    The common record of a load's clients.
-
-    @ivar positions: the position of each response, by its revision.
-    @ivar times: how long each answered step took, in seconds.
-    @ivar repeated: how many responses had a revision that another response had too.
-    """
-
-    clock: Callable[[], float]
-    latest: float
-    positions: dict[int, int] = Factory(dict)
-    times: list[float] = Factory(list)
-    pause: float = 0.0
-    replayed: int = 0
-    unknown: int = 0
-    repeated: int = 0
-
-    async def step(self, cursor: Cursor) -> None:
-        """
-        Make one step, and record its outcome.
-        """
-        start = self.clock()
-        try:
-            state = await cursor.next()
-        except OutcomeUnknown:
-            self.unknown += 1
-            return
-        now = self.clock()
-        self.repeated += state.revision in self.positions
-        self.positions[state.revision] = state.position
-        self.replayed += state.replayed
-        self.times.append(now - start)
-        self.pause = max(self.pause, now - self.latest)
-        self.latest = now
-
-
 async def make_load(
     cursor: Cursor,
     connections: int,
@@ -115,51 +78,59 @@ async def make_load(
     @param show: called with the progress in words and in percent.
     """
     before = await cursor.current()
-    start = clock()
-    record = _Record(clock, start)
-    shown = start
+    start = shown = latest = clock()
+    # The position of each response, by its revision, and how long each step took.
+    positions: dict[int, int] = {}
+    times: list[float] = []
+    counts = Counter[str]()
+    pause = 0.0
 
-    async def client() -> None:
-        nonlocal shown
-        while (now := clock()) < start + seconds:
-            if now >= shown + _PROGRESS_INTERVAL_SECONDS:
-                shown = now
-                show(f"{len(record.times)} steps", 100 * (now - start) / seconds)
-            await record.step(cursor)
+    async def make_steps() -> None:
+        nonlocal shown, latest, pause
+        while (began := clock()) < start + seconds:
+            if began >= shown + _PROGRESS_INTERVAL_SECONDS:
+                shown = began
+                show(f"{len(times)} steps", 100 * (began - start) / seconds)
+            try:
+                state = await cursor.next()
+            except OutcomeUnknown:
+                counts["unknown"] += 1
+                continue
+            now = clock()
+            counts["repeated"] += state.revision in positions
+            counts["replayed"] += state.replayed
+            positions[state.revision] = state.position
+            times.append(now - began)
+            pause = max(pause, now - latest)
+            latest = now
 
-    clients = [Deferred.fromCoroutine(client()) for _ in range(connections)]
+    clients = [Deferred.fromCoroutine(make_steps()) for _ in range(connections)]
     await gatherResults(clients, consumeErrors=True)
     end = clock()
-    record.pause = max(record.pause, end - record.latest)
     show("reading the history", 100)
     after = await cursor.current()
-    rows = {
+    steps = after.revision - before.revision
+    history = {
         step.revision: step.position
-        async for step in cursor.history(
-            before=after.revision + 1, limit=after.revision - before.revision
-        )
+        async for step in cursor.history(before=after.revision + 1, limit=steps)
     }
-    oldest = min(rows, default=after.revision + 1)
-    kept = {
-        revision: position
-        for revision, position in record.positions.items()
-        if revision >= oldest
-    }
-    times = sorted(record.times) or [0.0]
+    oldest = min(history, default=after.revision + 1)
+    kept = [revision for revision in positions if revision >= oldest]
+    wrong = sum(history.get(revision) != positions[revision] for revision in kept)
+    ordered = sorted(times) or [0.0]
     return Report(
-        answered=len(record.times),
+        answered=len(times),
         seconds=round(end - start, 3),
-        rate=round(len(record.times) / (end - start), 1),
-        median=_milliseconds(times[len(times) // 2]),
-        p99=_milliseconds(times[len(times) * 99 // 100]),
-        longest=_milliseconds(times[-1]),
-        pause=_milliseconds(record.pause),
-        replayed=record.replayed,
-        unknown=record.unknown,
-        lost=record.repeated
-        + sum(rows.get(revision) != position for revision, position in kept.items()),
-        doubled=after.revision - before.revision - len(record.positions),
-        unseen=len(record.positions) - len(kept),
+        rate=round(len(times) / (end - start), 1),
+        median=_milliseconds(ordered[len(ordered) // 2]),
+        p99=_milliseconds(ordered[len(ordered) * 99 // 100]),
+        longest=_milliseconds(ordered[-1]),
+        pause=_milliseconds(max(pause, end - latest)),
+        replayed=counts["replayed"],
+        unknown=counts["unknown"],
+        lost=counts["repeated"] + wrong,
+        doubled=steps - len(positions),
+        unseen=len(positions) - len(kept),
     )
 
 

@@ -9,16 +9,20 @@ import sys
 from collections.abc import Mapping
 from typing import Self, TextIO
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 #: The exit status for wrong arguments, also those that only a running verb notices.
 WRONG_ARGUMENTS = 2
 
-#: EX_UNAVAILABLE: no pexservice answers.
-UNREACHABLE = 69
-
-#: EX_TEMPFAIL: the outcome of a step is unknown.
-UNKNOWN = 75
+#: The exit statuses of outcomes; that of any other failure is 1.
+_EXIT_STATUSES = {
+    "misconfigured": 64,
+    "incompatible": 64,
+    "none": 69,
+    "unreachable": 69,
+    "outcome-unknown": 75,
+    "damaged": 78,
+}
 
 _BAR_CHARACTERS = 30
 
@@ -36,24 +40,29 @@ class Result:
     fields: Mapping[str, object] = field(factory=dict)
 
 
-@define(eq=False)
 class VerbFailed(Exception):
     """
     The failure of a verb.
 
-    @ivar message: one line that says what is wrong, and where.
     @ivar outcome: the failure in one word, for programs.
-    @ivar exit_status: one of L{pexservice.cli.pexctl.STATUSES}.
     @ivar fields: further members of the object that C{--json} prints.
+    @ivar exit_status: by default it follows from the outcome.
     """
 
-    message: str
-    outcome: str = "failed"
-    exit_status: int = 1
-    fields: Mapping[str, object] = field(factory=dict)
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(
+        self,
+        message: str,
+        outcome: str = "failed",
+        fields: Mapping[str, object] | None = None,
+        exit_status: int | None = None,
+    ) -> None:
+        """
+        Make a failure of one line, which says what is wrong, and where.
+        """
+        super().__init__(message)
+        self.outcome = outcome
+        self.fields = fields or {}
+        self.exit_status = exit_status or _EXIT_STATUSES.get(outcome, 1)
 
 
 def write(line: str) -> None:

@@ -70,33 +70,26 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
         for key, parent in _WRITABLE.items()
         for name in properties.get(key, "").split()
     ]
-    written: dict[str, str | Path | None] = {}
-    if settings.access_log != "-":
-        written["the access log"] = settings.access_log
-    if not is_shared(settings.store):
-        written["the store"] = settings.directory
-    used = written | {
+    strict = properties.get("ProtectSystem") == "strict"
+    written = ("the access log", "the store")
+    paths = {
+        "the access log": None if settings.access_log == "-" else settings.access_log,
+        "the store": None if is_shared(settings.store) else settings.directory,
         "the TLS file": settings.tls_certificate,
         "the TLS key": settings.tls_key,
         "the token file": settings.token_file,
     }
-    for option, name in used.items():
+    for option, name in paths.items():
         if name is None:
             continue
         path = Path(name).resolve()
-        if (
-            option in written
-            and properties.get("ProtectSystem") == "strict"
-            and not any(path.is_relative_to(parent) for parent in writable)
-        ):
+        if strict and option in written and not any(map(path.is_relative_to, writable)):
             yield (
                 f"{option} {path} is outside the sandbox of {unit}, which may not write"
                 f" there: systemctl edit {unit}, [Service], ReadWritePaths={path}"
             )
         for key, directories in _HIDDEN.items():
-            if properties.get(key) == "yes" and any(
-                path.is_relative_to(directory) for directory in directories
-            ):
+            if properties.get(key) == "yes" and any(map(path.is_relative_to, directories)):
                 yield (
                     f"{option} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
                 )

@@ -1,5 +1,5 @@
 """
-The stores of the verbs: how a verb opens one, and how its errors become failures of a verb.
+What the verbs that work on a store share: its settings, its errors, and a reactor.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
+from twisted.python.usage import Options, UsageError
 
 from pexservice.cli.output import VerbFailed
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import CannotStart, Status
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.stores.interface import (
     ISharedStore,
     IStoreReactor,
-    StoreDamaged,
     StoreIncompatible,
     StoreOptions,
     StoreUnusable,
@@ -32,29 +32,40 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb.summary import Summary
 from pexservice.stores.registry import make_store
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
-#: The outcomes that C{--json} prints, of errors that are not simply C{failed}.
-_OUTCOMES: dict[type[StoreUnusable], str] = {
-    StoreDamaged: "damaged",
-    StoreIncompatible: "incompatible",
-}
+_OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
 
 
 @contextmanager
-def failing_as_a_verb() -> Iterator[None]:
+def store_errors() -> Iterator[None]:
     """
-    Turn an error of a store into L{VerbFailed}.
+    Turn an error of a store, or of another part of the service, into L{VerbFailed}.
     """
     try:
         yield
-    except StoreUnusable as error:
-        outcome = _OUTCOMES.get(type(error), "failed")
-        raise VerbFailed(str(error), outcome, error.exit_status) from error
+    except StoreIncompatible as error:
+        raise VerbFailed(str(error), "incompatible") from error
+    except (StoreUnusable, CannotStart) as error:
+        outcome = _OUTCOMES.get(error.exit_status, "failed")
+        raise VerbFailed(str(error), outcome) from error
 
 
-def _misconfigured(message: str) -> VerbFailed:
-    return VerbFailed(message, "misconfigured", Status.MISCONFIGURED)
+def settings_of(words: list[str]) -> Settings:
+    """
+    Return the settings of a service with the options C{words}.
+
+    @raise VerbFailed: an option is wrong.
+    """
+    from pexservice.cli.twistd import ServiceOptions  # noqa: PLC0415 not every verb needs it
+
+    options = ServiceOptions()
+    try:
+        # ServiceOptions' own parseOptions ends the process where an option is wrong.
+        Options.parseOptions(options, words)
+    except UsageError as error:
+        raise VerbFailed(options.explained(str(error)), "misconfigured") from error
+    return options.settings()
 
 
 def configured_directory(path: str) -> str:
@@ -66,12 +77,13 @@ def configured_directory(path: str) -> str:
     try:
         store = read_config(path, options_of(Source, Settings, Supervision)).get("store")
     except ValueError as error:
-        raise _misconfigured(str(error)) from error
+        raise VerbFailed(str(error), "misconfigured") from error
     scheme, _, directory = str(store or "none").partition(":")
     if scheme != "lmdb":
-        raise _misconfigured(
+        raise VerbFailed(
             f"the configuration file {path}: store = {store!r} is not a directory on this"
-            " machine; to copy a store in etcd, use etcdctl snapshot save"
+            " machine; to copy a store in etcd, use etcdctl snapshot save",
+            "misconfigured",
         )
     return directory
 
@@ -86,7 +98,9 @@ def contents(summary: Summary) -> str:
     return line
 
 
-def ask_store(settings: Settings, question: Callable[[ISharedStore], Deferred[T]]) -> T:
+def ask_shared_store(
+    settings: Settings, question: Callable[[ISharedStore], Deferred[Answer]]
+) -> Answer:
     """
     Ask the store on etcd that C{settings} name, and return the result of C{question}.
 
@@ -96,14 +110,15 @@ def ask_store(settings: Settings, question: Callable[[ISharedStore], Deferred[T]
     try:
         store = make_store(settings.store, options_for(settings))
     except ValueError as error:
-        raise _misconfigured(f"--store: {error}") from error
+        raise VerbFailed(f"--store: {error}", "misconfigured") from error
     if not ISharedStore.providedBy(store):
-        raise _misconfigured(
-            f"--store {settings.store}: must be a store on etcd, etcd:http://HOST:PORT"
+        raise VerbFailed(
+            f"--store {settings.store}: must be a store on etcd, etcd:http://HOST:PORT",
+            "misconfigured",
         )
     shared = ISharedStore(store)
 
-    async def ask() -> T:
+    async def ask() -> Answer:
         try:
             return await question(shared)
         finally:
@@ -121,22 +136,20 @@ def options_for(settings: Settings) -> StoreOptions:
     return StoreOptions(reactor=cast(IStoreReactor, reactor), journal=settings.journal)
 
 
-def wait_for(call: Callable[[], Deferred[T]]) -> T:
+def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
     """
     Run the reactor until the C{Deferred} of C{call} fires, and return its result.
     """
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
     core = IReactorCore(reactor)
-    results: list[T] = []
-    failures: list[Failure] = []
+    results: list[Any] = []
 
     def run() -> None:
-        called: Deferred[Any] = call().addCallbacks(results.append, failures.append)
-        called.addCallback(lambda _: core.stop())
+        call().addBoth(results.append).addBoth(lambda _: core.stop())
 
     core.callWhenRunning(run)
     core.run()
-    if failures:
-        failures[0].raiseException()
-    return results[0]
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return cast(Answer, results[0])

@@ -8,6 +8,7 @@ cursor until the process ends.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 from pexservice.client.cursor import (
+    CLOSE_TIMEOUT_SECONDS,
     DEADLINE_SECONDS,
     MAX_IDLE_CONNECTIONS,
     TIMEOUT_SECONDS,
@@ -32,8 +34,8 @@ from pexservice.client.cursor import (
 from pexservice.client.errors import Unanswered
 from pexservice.client.state import State, Step
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
 
 #: The longest single wait.  A signal that arrives just before a wait begins does not end
 #: that wait, so a call waits many times.
@@ -106,7 +108,9 @@ def _stop(reactor: Any, thread: threading.Thread, process_id: int) -> None:
         thread.join(_STOP_TIMEOUT_SECONDS)
 
 
-def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = None) -> T:
+def wait(
+    call: Callable[[], Coroutine[Any, Any, Value]], deadline: float = math.inf
+) -> Value:
     """
     Make a call in the reactor's thread, wait for it in this one, and return its result.
 
@@ -116,7 +120,7 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = No
     @raise ReactorBlocked: the reactor is blocked, so the call did not end at its deadline.
     """
     reactor = running_reactor()
-    calls: list[Deferred[T]] = []
+    calls: list[Deferred[Value]] = []
     results: list[Any] = []
     # A lock of the interpreter: a class written in Python could be interrupted while it
     # holds its own lock.
@@ -127,17 +131,15 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = No
         calls.append(Deferred.fromCoroutine(call()))
         calls[0].addBoth(end)
 
-    def end(result: T | Failure) -> None:
+    def end(result: Value | Failure) -> None:
         results.append(result)
         waiting.release()
 
-    latest = (
-        None if deadline is None else time.monotonic() + deadline + LATE_REACTOR_SECONDS
-    )
+    latest = time.monotonic() + deadline + LATE_REACTOR_SECONDS
     reactor.callFromThread(begin)
     try:
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
-            if latest is not None and time.monotonic() > latest:
+            if time.monotonic() > latest:
                 raise ReactorBlocked(  # noqa: TRY301 handled like an interrupt
                     f"no response within {deadline:g} s: the reactor is blocked"
                 )
@@ -147,20 +149,22 @@ def wait(call: Callable[[], Coroutine[Any, Any, T]], deadline: float | None = No
     result = results[0]
     if isinstance(result, Failure):
         result.raiseException()
-    return cast(T, result)
+    return cast(Value, result)
 
 
 def _blocking(
-    method: Callable[Concatenate[Cursor, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[BlockingCursor, P], T]:
+    method: Callable[Concatenate[Cursor, Parameters], Coroutine[Any, Any, Value]],
+) -> Callable[Concatenate[BlockingCursor, Parameters], Value]:
     """
     Return a method of L{BlockingCursor} with the parameters and the docstring of C{method}.
     """
     word = method.__name__
-    ask: Callable[..., Coroutine[Any, Any, T]] = method
+    ask: Callable[..., Coroutine[Any, Any, Value]] = method
 
     @wraps(method)
-    def call(self: BlockingCursor, /, *_: P.args, **options: P.kwargs) -> T:
+    def call(
+        self: BlockingCursor, /, *_: Parameters.args, **options: Parameters.kwargs
+    ) -> Value:
         parameters: dict[str, Any] = {**options}
         deadline = parameters.get("deadline")
         limit = self._deadline if deadline is None else deadline
@@ -196,20 +200,17 @@ class BlockingCursor:
 
         @param on_retry: called in the reactor's thread.
         """
-
-        async def make() -> Cursor:
-            return Cursor(
-                *urls,
-                token=token,
-                deadline=deadline,
-                timeout=timeout,
-                ca_file=ca_file,
-                connections=connections,
-                on_retry=on_retry,
-            )
-
         self._deadline = deadline
-        self._cursor: Cursor = wait(make)
+        self._cursor = Cursor(
+            *urls,
+            token=token,
+            deadline=deadline,
+            timeout=timeout,
+            ca_file=ca_file,
+            connections=connections,
+            on_retry=on_retry,
+            reactor=running_reactor(),
+        )
 
     def __repr__(self) -> str:
         return repr(self._cursor).replace("<", "<Blocking", 1)
@@ -224,7 +225,7 @@ class BlockingCursor:
         """
         Close all connections, and end all watches; see L{Cursor.close}.
         """
-        wait(self._cursor.close)
+        wait(self._cursor.close, CLOSE_TIMEOUT_SECONDS)
 
     current = _blocking(Cursor.current)
     next = _blocking(Cursor.next)
@@ -243,11 +244,11 @@ class BlockingCursor:
         """
         Yield the present state, and then each newer one; see L{Cursor.watch}.
         """
-        return _iterate(self._cursor.watch(), None)
+        return _iterate(self._cursor.watch(), math.inf)
 
 
-def _iterate(items: AsyncIterator[T], deadline: float | None) -> Iterator[T]:
-    async def next_item() -> list[T]:
+def _iterate(items: AsyncIterator[Value], deadline: float) -> Iterator[Value]:
+    async def next_item() -> list[Value]:
         async for item in items:
             return [item]
         return []

@@ -6,21 +6,22 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Self, cast
 
-from twisted.web.client import HTTPConnectionPool
+from twisted.internet.defer import DeferredList
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
-from pexservice.client.connecting import Address, make_agent, make_pool, parse_address
+from pexservice.client.connecting import make_endpoint, make_pool
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
 from pexservice.client.events import EventStream, watch
-from pexservice.client.responses import Response, state_of, steps_of
-from pexservice.client.retrying import Request, RetryingClient, Server
+from pexservice.client.responses import ReceivedResponse, read_response, state_of, steps_of
+from pexservice.client.retrying import RetryingClient
 from pexservice.client.state import State, Step
+from pexservice.core.base_url import DEFAULT_BASE_URL, BaseURL
 
 #: The defaults of L{Cursor} and C{BlockingCursor}.
-DEFAULT_URL = "http://127.0.0.1:8081"
 DEADLINE_SECONDS = 30.0
 TIMEOUT_SECONDS = 10.0
 MAX_IDLE_CONNECTIONS = 64
@@ -30,8 +31,8 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 
 _MAX_PAGE_STEPS = 1000
 
-_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
-_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+_KEY_FORM = re.compile(r"[!-~]{1,255}", re.ASCII)
+_TOKEN_FORM = re.compile(r"[!-~]+", re.ASCII)
 
 
 def new_key() -> str:
@@ -78,30 +79,34 @@ class Cursor:
         """
         if reactor is None:
             from twisted.internet import reactor  # noqa: PLC0415 imports install it
-        addresses = [parse_address(url) for url in urls or (DEFAULT_URL,)]
         headers = {"Accept": "application/json"}
         if token is not None:
-            if not _TOKEN.fullmatch(token):
+            if not _TOKEN_FORM.fullmatch(token):
                 raise BadAddress("the token must consist of visible ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
+        try:
+            self._servers = [BaseURL.parse(url) for url in urls or (DEFAULT_BASE_URL,)]
+        except ValueError as error:
+            raise BadAddress(str(error)) from error
         self._deadline = deadline
-        self._urls = [str(address) for address in addresses]
         self._pools: list[HTTPConnectionPool] = []
         self._streams: set[EventStream] = set()
 
-        def server(address: Address) -> Server:
-            if agent is not None:
-                return Server(address, agent)
-            pool = make_pool(reactor, connections)
-            self._pools.append(pool)
-            return Server(address, make_agent(address, reactor, pool, ca_file))
+        def agent_for(server: BaseURL) -> IAgent:
+            endpoint = make_endpoint(server, reactor, ca_file)
+            # Unix sockets have no host, so one pool would take them all for one server.
+            self._pools.append(make_pool(reactor, connections))
+            return cast(
+                IAgent, Agent.usingEndpointFactory(reactor, endpoint, self._pools[-1])
+            )
 
+        agents = [(server, agent or agent_for(server)) for server in self._servers]
         self._client = RetryingClient(
-            reactor, [server(address) for address in addresses], headers, timeout, on_retry
+            reactor, agents, headers, timeout, on_retry or (lambda _: None)
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {' '.join(self._urls)}>"
+        return f"<{type(self).__name__} {' '.join(map(str, self._servers))}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,11 +121,9 @@ class Cursor:
         self._client.closed = True
         for stream in list(self._streams):
             stream.end("the client is closed")
-        for pool in self._pools:
-            closed = pool.closeCachedConnections()
-            # A server may keep its end of a TLS connection open.
-            closed.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
-            await closed
+        closing = DeferredList([pool.closeCachedConnections() for pool in self._pools])
+        # A server may keep its end of a TLS connection open.
+        await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
 
     async def current(self, *, deadline: float | None = None) -> State:
         """
@@ -130,7 +133,7 @@ class Cursor:
         @raise Unanswered: no final response arrived.
         @raise CursorError: the response contains no state.
         """
-        return state_of(await self._call(Request("GET", "/current"), deadline))
+        return state_of(await self._call("GET", "/current", {}, deadline))
 
     async def next(
         self,
@@ -194,7 +197,7 @@ class Cursor:
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            steps, more = steps_of(await self._call(Request("GET", path), None), before)
+            steps, more = steps_of(await self._call("GET", path, {}, None), before)
             for step in steps:
                 yield step
             if not more:
@@ -214,25 +217,24 @@ class Cursor:
         """
         return watch(self._client, self._streams)
 
-    async def _call(self, request: Request, deadline: float | None) -> Response:
-        return await self._client.call(
-            request, self._deadline if deadline is None else deadline
-        )
+    async def _call(
+        self, method: str, path: str, headers: Mapping[str, str], deadline: float | None
+    ) -> ReceivedResponse:
+        limit = self._deadline if deadline is None else deadline
+        return await self._client.call(method, path, headers, read_response, limit)
 
     async def _step(
         self, word: str, if_revision: int | None, key: str | None, deadline: float | None
     ) -> State:
         if key is None:
             key = new_key()
-        elif not _KEY.fullmatch(key):
+        elif not _KEY_FORM.fullmatch(key):
             raise BadAddress("a key must have 1 to 255 visible ASCII characters")
         headers = {"Idempotency-Key": key}
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
         try:
-            return state_of(
-                await self._call(Request("POST", f"/{word}", headers), deadline)
-            )
+            return state_of(await self._call("POST", f"/{word}", headers, deadline))
         except Unanswered as error:
             raise outcome_unknown(word, key, error) from error
         except CursorError as error:

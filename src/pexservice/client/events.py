@@ -4,130 +4,93 @@ The watch of a cursor: Server-Sent Events, over connections that may break.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
+import math
+import re
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from itertools import count
-from typing import cast
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
+from pexservice.client.errors import CursorError, Unanswered
 from pexservice.client.responses import (
     OK,
-    Response,
+    ReceivedResponse,
     close,
+    error_of,
     read_response,
-    refuse,
     state_of,
 )
-from pexservice.client.retrying import (
-    RETRIED_ERRORS,
-    RETRIED_STATUSES,
-    Request,
-    RetryingClient,
-    retry_after,
-)
+from pexservice.client.retrying import RetryingClient, backoff
 from pexservice.client.state import State
 
 #: How long a stream may be silent: a service sends a heartbeat every 15 seconds.
-SILENCE_TIMEOUT_SECONDS = 45.0
+SILENCE_TIMEOUT_SECONDS = 45
 
 #: The events of a service have three values of at most 1000 digits.
 MAX_EVENT_BYTES = 64 << 10
 
+#: How long the read may take that confirms a lower revision.
+CONFIRMATION_SECONDS = 10.0
+
 #: An event is read like a response with these headers.
-_HEADERS = {"content-type": "application/json"}
+_EVENT_HEADERS = {"content-type": "application/json"}
 
 
-class EventTooLong(ValueError):
+def message_of(event: bytes) -> str | None:
     """
-    An event has more than L{MAX_EVENT_BYTES} bytes.
+    Return the data of an event, or C{None} if it is no message, for example a heartbeat.
     """
-
-
-class EventParser:
-    """
-    A parser that turns the bytes of a stream into the data of its messages.
-
-    Events of other types, for example heartbeats, are left out.
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._size = 0
-        self._type = ""
-        self._data: list[str] = []
-
-    def feed(self, data: bytes) -> list[str]:
-        """
-        Return the data of the messages that C{data} completes.
-
-        @raise EventTooLong: the incomplete event is too long already.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        messages = []
-        for line in lines:
-            message = self._line(line.removesuffix(b"\r").decode("utf-8", "replace"))
-            if message is not None:
-                messages.append(message)
-        if len(self._rest) + self._size > MAX_EVENT_BYTES:
-            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
-        return messages
-
-    def _line(self, line: str) -> str | None:
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            self._size += len(value) + 1
-            self._data.append(value)
-        elif name == "event":
-            self._type = value
-        elif not line:
-            data, kind = self._data, self._type
-            self._data, self._size, self._type = [], 0, ""
-            if data and kind in ("", "message"):
-                return "\n".join(data)
+    fields: dict[str, list[str]] = {"data": [], "event": [""]}
+    for line in event.decode("utf-8", "replace").split("\n"):
+        name, _, value = line.removesuffix("\r").partition(":")
+        fields.setdefault(name, []).append(value.removeprefix(" "))
+    if not fields["data"] or fields["event"][-1] not in ("", "message"):
         return None
+    return "\n".join(fields["data"])
 
 
-class EventStream(Protocol):
+class EventStream(Protocol, TimeoutMixin):
     """
     The body of a response that is a stream of events.
 
     A reader that is slower than the stream receives the newest message only.
 
+    @ivar url: the URL of the request, for messages.
     @ivar ended: why there will be no more messages, or C{None}.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, url: str) -> None:
+        self.url = url
+        self.ended: str | None = None
         self._clock = clock
-        self._parser = EventParser()
+        self._incomplete = b""
         self._newest: str | None = None
         self._waiting: Deferred[str | None] | None = None
-        self._silence: IDelayedCall | None = None
-        self.ended: str | None = None
+
+    def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
+        return self._clock.callLater(period, func)
 
     def connectionMade(self) -> None:
-        self._silence = self._clock.callLater(
-            SILENCE_TIMEOUT_SECONDS, self.end, f"{SILENCE_TIMEOUT_SECONDS:g} s of silence"
-        )
+        self.setTimeout(SILENCE_TIMEOUT_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
-        if self.ended is not None:
-            return
-        cast(IDelayedCall, self._silence).reset(SILENCE_TIMEOUT_SECONDS)
-        try:
-            messages = self._parser.feed(data)
-        except EventTooLong as error:
-            self.end(str(error))
-            return
-        if messages:
+        self.resetTimeout()
+        *events, self._incomplete = re.split(rb"\r?\n\r?\n", self._incomplete + data)
+        messages = [message for event in events if (message := message_of(event))]
+        if messages and self.ended is None:
             self._newest = messages[-1]
             self._deliver()
+        if len(self._incomplete) > MAX_EVENT_BYTES:
+            self.end(f"an event of more than {MAX_EVENT_BYTES} bytes")
+
+    def timeoutConnection(self) -> None:
+        self.end(f"{SILENCE_TIMEOUT_SECONDS} s of silence")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.end("the stream ended")
@@ -136,13 +99,12 @@ class EventStream(Protocol):
         """
         End the stream for C{reason}, and close its connection.
         """
-        if self.ended is not None:
-            return
-        self.ended = reason
-        if self._silence is not None and self._silence.active():
-            self._silence.cancel()
-        close(self)
-        self._deliver()
+        if self.ended is None:
+            self.ended = reason
+            self._incomplete = b""
+            self.setTimeout(None)
+            close(self)
+            self._deliver()
 
     def next(self) -> Deferred[str | None]:
         """
@@ -150,13 +112,9 @@ class EventStream(Protocol):
 
         It fires with C{None} when there will be no more messages.
         """
-        waiting: Deferred[str | None] = Deferred(self._forget)
-        self._waiting = waiting
+        self._waiting = waiting = Deferred[str | None]()
         self._deliver()
         return waiting
-
-    def _forget(self, _: object) -> None:
-        self._waiting = None
 
     def _deliver(self) -> None:
         waiting = self._waiting
@@ -176,79 +134,63 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     latest: State | None = None
     failures = 0
-    for turn in count():
+    while not client.closed:
         headers = {"Accept": "text/event-stream"}
         if latest is not None:
             headers["Last-Event-ID"] = str(latest.revision)
-        request = Request("GET", "/events", headers)
-        requested_delay = 0.0
+        read = partial(_open_stream, client.clock)
         try:
-            opened = await client.attempt(
-                request, turn, partial(_open, client.clock), client.timeout
-            )
-        except RETRIED_ERRORS:
-            opened = None
-        if isinstance(opened, Response):
-            if opened.status not in RETRIED_STATUSES:
-                refuse(opened)
-            requested_delay = retry_after(opened.headers, time.time())
-        elif opened is not None:
-            streams.add(opened)
-            try:
-                async for state in _states(client, opened, turn, latest):
-                    failures = 0
-                    if state is not None:
-                        latest = state
-                        yield state
-            finally:
-                streams.discard(opened)
-                opened.end("the watch ended")
-        if client.closed:
-            return
-        await client.wait(max(client.backoff(failures), requested_delay))
+            stream = await client.call("GET", "/events", headers, read, math.inf)
+        except CursorError:
+            if client.closed:
+                return
+            raise
+        if isinstance(stream, ReceivedResponse):
+            raise error_of(stream)
+        streams.add(stream)
+        try:
+            async for state in _newer_states(client, stream, latest):
+                latest, failures = state, 0
+                yield state
+        finally:
+            streams.discard(stream)
+            stream.end("the watch ended")
+        await client.wait(backoff(failures))
         failures += 1
 
 
-async def _states(
-    client: RetryingClient, stream: EventStream, turn: int, latest: State | None
-) -> AsyncIterator[State | None]:
-    """
-    Yield the state of each message; C{None} if it is no news after C{latest}.
-    """
-    first = True
-    while (message := await stream.next()) is not None:
-        url = client.url(Request("GET", "/events"), turn)
-        state = state_of(Response(url, OK, _HEADERS, message.encode()))
-        news = latest is None or state.revision > latest.revision
-        if first and latest is not None and state.revision < latest.revision:
-            # The node is behind, or the store was restored: a read is never behind.
-            request = Request("GET", "/current")
-            try:
-                response = await client.attempt(
-                    request, turn, read_response, client.timeout
-                )
-            except RETRIED_ERRORS:
-                return
-            if response.status in RETRIED_STATUSES:
-                # The next stream begins with the same question.
-                return
-            state = state_of(response)
-            news = state.revision < latest.revision
-        first = False
-        if news:
-            latest = state
-        yield state if news else None
-
-
-def _open(
-    clock: IReactorTime, response: IResponse, url: str
-) -> Deferred[EventStream | Response]:
+def _open_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred[Any]:
     """
     Return the stream, or the response that arrived instead.
     """
     types = response.headers.getRawHeaders(b"content-type", [b""])
-    if response.code == OK and types[-1].startswith(b"text/event-stream"):
-        stream = EventStream(clock)
-        response.deliverBody(stream)
-        return succeed(stream)
-    return read_response(response, url).addCallback(lambda complete: complete)
+    if response.code != OK or not types[-1].startswith(b"text/event-stream"):
+        return read_response(response, url)
+    stream = EventStream(clock, url)
+    response.deliverBody(stream)
+    return succeed(stream)
+
+
+async def _newer_states(
+    client: RetryingClient, stream: EventStream, latest: State | None
+) -> AsyncIterator[State]:
+    is_first = True
+    while (message := await stream.next()) is not None:
+        event = ReceivedResponse(stream.url, OK, _EVENT_HEADERS, message.encode())
+        state = state_of(event)
+        if is_first and latest is not None and state.revision < latest.revision:
+            # The node is behind, or the store was restored: a read is never behind.
+            try:
+                response = await client.call(
+                    "GET", "/current", {}, read_response, CONFIRMATION_SECONDS
+                )
+            except Unanswered:
+                # The next stream begins with the same question.
+                return
+            state = state_of(response)
+            if state.revision < latest.revision:
+                latest = None
+        is_first = False
+        if latest is None or state.revision > latest.revision:
+            latest = state
+            yield state

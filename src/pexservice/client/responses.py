@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NoReturn, TypeGuard, cast
+from typing import Any, TypeGuard
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -20,34 +20,31 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from pexservice.client.connecting import ResponseTooLong
-from pexservice.client.errors import Moved, Refused, UnexpectedAnswer
+from pexservice.client.errors import CursorError, Moved, Refused, UnexpectedAnswer
 from pexservice.client.state import Digits, State, Step, is_number
-from pexservice.core.text import printable
+from pexservice.core.text import printable, quoted
 
 OK = 200
 
-#: The limit for the body of a successful response: three values of 80 million digits.
-MAX_BODY_BYTES = 256 << 20
+#: How much is read of the body of a successful response: three values of 80 million digits.
+MAX_CONTENT_BYTES = 256 << 20
 
 #: How much is read of the body of any other response.
-MAX_ERROR_BODY_BYTES = 64 << 10
-
-#: How much of unexpected content a message quotes.
-MAX_QUOTED_CHARACTERS = 60
+MAX_ERROR_CONTENT_BYTES = 64 << 10
 
 _PROBLEM_TYPE = "urn:problem-type:pexservice:"
 
-_TRANSITIONS = ("next", "previous", "reset")
+_STEPS = ("next", "previous", "reset")
 
 
 @frozen
-class Response:
+class ReceivedResponse:
     """
-    One complete response.
+    One response.
 
     @ivar url: the URL of the request, for messages.
     @ivar headers: the last value of each header, by its name in lower case.
+    @ivar body: the body, or its beginning if it is too long.
     """
 
     url: str
@@ -66,54 +63,46 @@ class Response:
         return UnexpectedAnswer(f"{self.url}: expected {expected}, got {received}")
 
 
-class _Body(Protocol):
+class _BodyCollector(Protocol):
     """
-    A body that is collected up to a limit.
+    A body that is collected up to a limit, at which its connection is closed.
     """
 
-    def __init__(self, status: int) -> None:
-        self.finished: Deferred[bytes] = Deferred(lambda _: close(self))
-        self._status = status
+    def __init__(self, max_bytes: int) -> None:
+        self.complete: Deferred[bytes] = Deferred(lambda _: close(self))
+        self._max_bytes = max_bytes
         self._size = 0
         self._chunks: list[bytes] = []
 
     def dataReceived(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._status != OK and self._size > MAX_ERROR_BODY_BYTES:
-            self._finish(b"".join(self._chunks)[:MAX_ERROR_BODY_BYTES])
-            close(self)
-        elif self._size > MAX_BODY_BYTES:
-            self._chunks.clear()
-            self._finish(
-                Failure(ResponseTooLong(f"a body of more than {MAX_BODY_BYTES} bytes"))
-            )
-            close(self)
+        if self._size <= self._max_bytes:
+            self._chunks.append(data)
+            self._size += len(data)
+            if self._size > self._max_bytes:
+                close(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.complete.called:
+            # The read was cancelled.
+            return
         # A response without a length ends with PotentialDataLoss, whether it is complete or
         # cut off.  Only its content shows which.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self._finish(b"".join(self._chunks))
+        if self._size > self._max_bytes or reason.check(ResponseDone, PotentialDataLoss):
+            self.complete.callback(b"".join(self._chunks)[: self._max_bytes])
         else:
-            self._finish(reason)
-
-    def _finish(self, result: bytes | Failure) -> None:
-        if not self.finished.called:
-            self.finished.callback(cast(Any, result))
+            self.complete.errback(reason)
 
 
 def close(protocol: Protocol) -> None:
     """
     Close the connection that a body is received on, if it is open.
     """
-    transport = protocol.transport
-    if transport is not None:
+    if protocol.transport is not None:
         # Twisted's client gives a body no other way to end its connection.
-        transport.loseConnection()
+        protocol.transport.loseConnection()
 
 
-def read_response(response: IResponse, url: str) -> Deferred[Response]:
+def read_response(response: IResponse, url: str) -> Deferred[ReceivedResponse]:
     """
     Read the body of C{response}; cancelling the Deferred closes the connection.
     """
@@ -121,42 +110,16 @@ def read_response(response: IResponse, url: str) -> Deferred[Response]:
         name.decode("ascii", "replace").lower(): values[-1].decode("latin-1")
         for name, values in response.headers.getAllRawHeaders()
     }
-    body = _Body(response.code)
+    body = _BodyCollector(
+        MAX_CONTENT_BYTES if response.code == OK else MAX_ERROR_CONTENT_BYTES
+    )
     response.deliverBody(body)
-    return body.finished.addCallback(
-        lambda content: Response(url, response.code, headers, content)
+    return body.complete.addCallback(
+        lambda content: ReceivedResponse(url, response.code, headers, content)
     )
 
 
-def quoted(content: bytes) -> str:
-    """
-    Return the beginning of unexpected content in quotes.
-    """
-    text = content[: 8 * MAX_QUOTED_CHARACTERS].decode("utf-8", "replace")
-    return f"'{printable(text, MAX_QUOTED_CHARACTERS)}'"
-
-
-def problem_of(response: Response) -> tuple[str, str] | None:
-    """
-    Return the name and the printable detail of the service's problem in C{response}.
-
-    @return: C{None} if the response has no such problem.
-    """
-    if response.media_type != "application/problem+json":
-        return None
-    try:
-        problem = json.loads(response.body)
-        name, detail = problem["type"], problem["detail"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    if not isinstance(name, str) or not isinstance(detail, str):
-        return None
-    if not name.startswith(_PROBLEM_TYPE):
-        return None
-    return printable(name.removeprefix(_PROBLEM_TYPE)), printable(detail)
-
-
-def state_of(response: Response) -> State:
+def state_of(response: ReceivedResponse) -> State:
     """
     Return the state in an event, or in the response to a step or to C{/current}.
 
@@ -166,14 +129,15 @@ def state_of(response: Response) -> State:
     """
     content = _content(response)
 
-    def wrong(received: str) -> UnexpectedAnswer:
+    def wrong(received: str, value: object) -> UnexpectedAnswer:
+        received = f"{received}: {quoted(str(value).encode())}"
         return response.unexpected("a state of the cursor", received)
 
     if not isinstance(content, dict):
-        raise wrong(f"JSON that is not an object: {_brief(content)}")
+        raise wrong("JSON that is not an object", content)
     revision, position = content.get("revision"), content.get("position")
     if not _is_count(revision) or not _is_count(position):
-        raise wrong(f"an object without revision and position: {_brief(list(content))}")
+        raise wrong("an object without revision and position", list(content))
     if "current" not in content and _is_count(content.get("digits")):
         # An event leaves out the digits of a long value.
         return State(revision=revision, position=position)
@@ -182,7 +146,7 @@ def state_of(response: Response) -> State:
         # Position 0 has no previous value.
         absent = name == "previous" and position == 0
         if not (value is None if absent else is_number(value)):
-            raise wrong(f"{name} at position {position} is not a number: {_brief(value)}")
+            raise wrong(f"{name} at position {position} is not a number", value)
     return State(
         revision=revision,
         position=position,
@@ -191,15 +155,7 @@ def state_of(response: Response) -> State:
     )
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
-
-
-def _brief(value: object) -> str:
-    return quoted(str(value).encode())
-
-
-def steps_of(response: Response, before: int | None) -> tuple[list[Step], bool]:
+def steps_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step], bool]:
     """
     Return the steps on a page of the history, and whether there are more pages.
 
@@ -226,65 +182,77 @@ def steps_of(response: Response, before: int | None) -> tuple[list[Step], bool]:
 
 
 def _step(row: Mapping[str, Any]) -> Step:
-    revision, position, transition = (
-        row[name] for name in ("revision", "position", "transition")
-    )
-    if not _is_count(revision) or not _is_count(position):
-        raise ValueError("revision or position is not a number")
-    if transition not in _TRANSITIONS:
-        raise ValueError("unknown transition")
-    return Step(
-        revision=revision,
-        position=position,
-        transition=transition,
-        time=datetime.fromisoformat(row["time"]),
-    )
+    time = datetime.fromisoformat(row["time"])
+    revision, position, transition = row["revision"], row["position"], row["transition"]
+    if not _is_count(revision) or not _is_count(position) or transition not in _STEPS:
+        raise ValueError("a row that is no step")
+    return Step(revision=revision, position=position, transition=transition, time=time)
 
 
-def _content(response: Response) -> Any:
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
+
+
+def _content(response: ReceivedResponse) -> Any:
     """
     Return the JSON content of a successful response.
     """
     if response.status != OK:
-        refuse(response)
+        raise error_of(response)
     if response.media_type != "application/json":
-        kind = printable(response.media_type, MAX_QUOTED_CHARACTERS) or "no type"
+        kind = printable(response.media_type) or "no type"
         raise response.unexpected(
             "application/json of a pexservice", f"{kind}: {quoted(response.body)}"
         )
     try:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
-        raise response.unexpected("JSON", quoted(response.body)) from error
+        received = f"{len(response.body)} bytes: {quoted(response.body)}"
+        raise response.unexpected("JSON", received) from error
 
 
-def refuse(response: Response) -> NoReturn:
+def problem_of(response: ReceivedResponse) -> tuple[str, str] | None:
     """
-    Raise the exception for an unsuccessful response.
+    Return the name and the printable detail of the service's problem in C{response}.
+
+    @return: C{None} if the response has no such problem.
+    """
+    try:
+        problem = json.loads(response.body)
+        name, detail = problem["type"], problem["detail"]
+        known = isinstance(detail, str) and name.startswith(_PROBLEM_TYPE)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if not known or response.media_type != "application/problem+json":
+        return None
+    return printable(name.removeprefix(_PROBLEM_TYPE)), printable(detail)
+
+
+def error_of(response: ReceivedResponse) -> CursorError:
+    """
+    Return the exception for an unsuccessful response.
     """
     problem = problem_of(response)
     if problem is None:
-        location = response.headers.get("location")
-        if location:
+        received = quoted(response.body)
+        if location := response.headers.get("location"):
             received = (
                 f"redirects to {quoted(location.encode())}; the client follows no redirect,"
                 " so use that URL"
             )
-        else:
-            received = quoted(response.body)
-        raise response.unexpected(
+        return response.unexpected(
             "a response of a pexservice", f"status {response.status}: {received}"
         )
     name, detail = problem
     if name != "precondition-failed":
-        raise Refused(f"{response.url}: {detail}", response.status, name)
+        return Refused(f"{response.url}: {detail}", response.status, name)
     numbers = [response.headers.get(f"pex-{word}", "") for word in ("revision", "position")]
     if not all(is_number(text) and len(text) < 20 for text in numbers):  # noqa: PLR2004 64 bits
-        raise response.unexpected(
+        return response.unexpected(
             "the present revision and position", quoted(response.body)
         )
     revision, position = map(int, numbers)
-    raise Moved(
+    return Moved(
         f"{response.url}: the cursor is at revision {revision}, position {position}",
         State(revision=revision, position=position),
     )

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
-from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
@@ -24,26 +23,23 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.web._newclient import (  # the exceptions of its client have no other home
-    ParseError,
-    RequestNotSent,
-    RequestTransmissionFailed,
-    ResponseFailed,
-)
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
-from pexservice.client.connecting import Address, ResponseTooLong
+from pexservice.client.connecting import BadHead
 from pexservice.client.errors import (
     CertificateRefused,
     CursorError,
     Unanswered,
     UnexpectedAnswer,
 )
-from pexservice.client.responses import Response, problem_of, quoted, read_response
-from pexservice.core.text import printable
+from pexservice.client.responses import ReceivedResponse, problem_of
+from pexservice.core.base_url import BaseURL
+from pexservice.core.text import printable, quoted
 
-T = TypeVar("T")
+#: The response as it was read, or what C{read} makes of it.
+Content = TypeVar("Content")
 
 #: The statuses that are not final: another attempt may have another response.
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
@@ -59,6 +55,10 @@ MAX_DELAY_SECONDS = 1.0
 _MAX_RETRY_AFTER_DIGITS = 4
 _HOUR_SECONDS = 3600.0
 
+#: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
+_UNTRUSTED = "certificate verify failed"
+_NO_TLS = ("wrong version number", "packet length too long", "http request")
+
 
 class TimedOut(Exception):
     """
@@ -73,50 +73,10 @@ class TimedOutConnecting(TimedOut):
 
 
 #: The errors of an attempt that did not reach the server.
-UNSENT_ERRORS: tuple[type[Exception], ...] = (
-    TimedOutConnecting,
-    ConnectError,
-    ConnectingCancelledError,
-    DNSLookupError,
-    RequestNotSent,
-)
+_UNSENT = (TimedOutConnecting, ConnectError, ConnectingCancelledError, DNSLookupError)
 
 #: The errors after which another attempt may succeed.
-RETRIED_ERRORS: tuple[type[Exception], ...] = (
-    *UNSENT_ERRORS,
-    TimedOut,
-    ResponseTooLong,
-    ConnectionClosed,
-    ResponseFailed,
-    RequestTransmissionFailed,
-)
-
-#: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
-_UNTRUSTED = "certificate verify failed"
-_NO_TLS = ("wrong version number", "packet length too long", "http request")
-
-
-@frozen
-class Request:
-    """
-    A request, which any of the servers may answer.
-
-    @ivar path: the path with the query.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(factory=dict)
-
-
-@frozen
-class Server:
-    """
-    A server, and the agent that sends requests to it.
-    """
-
-    address: Address
-    agent: IAgent
+_RETRIED = (*_UNSENT, TimedOut, ConnectionClosed, ResponseFailed, RequestTransmissionFailed)
 
 
 class RetryingClient:
@@ -126,158 +86,138 @@ class RetryingClient:
     It asks the servers in turn, beginning with the one that answered last.
 
     @ivar clock: the clock of delays and timeouts.
-    @ivar timeout: how long one attempt may take, in seconds.
     @ivar closed: true when no attempt may begin any more.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        servers: Sequence[Server],
+        servers: Sequence[tuple[BaseURL, IAgent]],
         headers: Mapping[str, str],
         timeout: float,
-        on_retry: Callable[[str], object] | None,
+        on_retry: Callable[[str], object],
     ) -> None:
         """
         Make a client that asks the first of C{servers} first.
 
+        @param servers: the servers, each with the agent that sends requests to it.
         @param headers: the headers of every request.
+        @param timeout: how long one attempt may take, in seconds.
         @param on_retry: called with one line after each failed attempt that is repeated.
         """
         self.clock = clock
-        self.timeout = timeout
         self.closed = False
         self._servers = servers
         self._headers = headers
+        self._timeout = timeout
         self._on_retry = on_retry
         self._turn = 0
 
-    async def call(self, request: Request, deadline: float) -> Response:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        read: Callable[[IResponse, str], Deferred[Content]],
+        deadline: float,
+    ) -> Content:
         """
-        Send C{request} until a final response arrives.
+        Send a request until a final response arrives, and return what C{read} makes of it.
 
+        @param path: the path with the query.
+        @param read: reads a response; it receives the response and the URL.
         @raise Unanswered: no final response arrived within C{deadline} seconds.
         @raise CursorError: another attempt would fail in the same way.
         """
         end = self.clock.seconds() + deadline
-        turn = self._turn
-        sent = False
-        reason = ""
+        turn, sent, reason = self._turn, False, ""
+        lists = {name: [value] for name, value in {**self._headers, **headers}.items()}
         for attempt in count():
-            remaining = end - self.clock.seconds()
-            requested_delay = 0.0
-            url = self.url(request, turn)
+            if self.closed:
+                raise CursorError("this client is closed")
+            server, agent = self._servers[turn % len(self._servers)]
+            url = f"{server.text.rstrip('/')}{path}"
+            seconds = min(self._timeout, max(end - self.clock.seconds(), 0.0))
+            delay = 0.0
+            sending: Deferred[IResponse] = agent.request(
+                method.encode(), f"{server.url}{path}".encode(), Headers(lists), None
+            )
             try:
-                response = await self.attempt(
-                    request, turn, read_response, max(min(self.timeout, remaining), 0.0)
-                )
-            except RETRIED_ERRORS as error:
-                sent = sent or not isinstance(error, UNSENT_ERRORS)
-                # The deadline cut the last attempt short: the error before says more.
-                if not (
-                    reason and remaining < self.timeout and isinstance(error, TimedOut)
-                ):
-                    reason = f"{url}: {_explain(error)}"
+                content = await self._attempt(sending.addCallback(read, url), seconds)
+            except _RETRIED as error:
+                if permanent := _permanent_error(url, error):
+                    raise permanent from error
+                sent = sent or not isinstance(error, _UNSENT)
+                # If the deadline cut this attempt short, the error before says more.
+                cut_short = seconds < self._timeout and isinstance(error, TimedOut)
+                if not (reason and cut_short):
+                    reason = f"{url}: {_words(error)}"
             else:
-                if response.status not in RETRIED_STATUSES:
+                if not _is_retried(content):
                     self._turn = turn
-                    return response
+                    return content
                 sent = True
-                reason = f"{url}: {_describe(response)}"
-                # Another server may be asked at once, except after a rate limit.
-                if len(self._servers) == 1 or response.status == _TOO_MANY_REQUESTS:
-                    requested_delay = retry_after(response.headers, time.time())
+                reason = f"{url}: {_describe(content)}"
+                delay = self._requested_delay(content)
             turn += 1
-            delay = max(self.backoff(attempt), requested_delay)
+            # Every server has its turn before the delay grows.
+            delay = max(backoff(attempt // len(self._servers)), delay)
             if self.closed or self.clock.seconds() + delay >= end:
                 attempts = f"{attempt + 1} attempts" if attempt else "one attempt"
                 raise Unanswered(
                     f"no final response within {deadline:g} s ({attempts}): {reason}",
                     sent=sent,
                 )
-            if self._on_retry is not None:
-                self._on_retry(reason)
+            self._on_retry(reason)
             await self.wait(delay)
         raise AssertionError("unreachable")
-
-    def backoff(self, attempt: int) -> float:
-        """
-        Return the delay after the C{attempt}-th failure, counted from 0, in seconds.
-        """
-        # Every server has its turn before the delay grows.
-        return backoff(attempt // len(self._servers), random.random())  # noqa: S311 no secret
 
     async def wait(self, seconds: float) -> None:
         await deferLater(self.clock, seconds)
 
-    def url(self, request: Request, turn: int) -> str:
-        """
-        Return the URL of the C{turn}-th attempt, for messages.
-        """
-        return f"{str(self._server(turn).address).rstrip('/')}{request.path}"
+    def _requested_delay(self, response: ReceivedResponse) -> float:
+        # Another server may be asked at once, except after a rate limit.
+        if len(self._servers) > 1 and response.status != _TOO_MANY_REQUESTS:
+            return 0.0
+        return retry_after(response.headers, time.time())
 
-    def _server(self, turn: int) -> Server:
-        return self._servers[turn % len(self._servers)]
-
-    async def attempt(
-        self,
-        request: Request,
-        turn: int,
-        read: Callable[[IResponse, str], Deferred[T]],
-        timeout: float,  # noqa: ASYNC109 Twisted's timeouts, not asyncio's
-    ) -> T:
+    async def _attempt(self, result: Deferred[Content], seconds: float) -> Content:
         """
-        Send C{request} once, to the server whose turn it is.
-
-        @param read: reads the response; it receives the response and the URL.
-        @param timeout: how long request and reading may take, in seconds.
-        @raise CursorError: another attempt would fail in the same way.
-        @raise Exception: one of L{RETRIED_ERRORS}.
+        Wait for a result at most C{seconds}, and cancel it when the call is cancelled.
         """
-        if self.closed:
-            raise CursorError("this client is closed")
-        server = self._server(turn)
-        url = self.url(request, turn)
-        headers = {**self._headers, **request.headers}
-        result: Deferred[Any] = server.agent.request(
-            request.method.encode(),
-            f"{server.address.url}{request.path}".encode(),
-            Headers({name: [value] for name, value in headers.items()}),
-            None,
-        )
-        result.addCallback(read, url)
-        result.addTimeout(timeout, self.clock, _time_out)
+        result.addTimeout(seconds, self.clock, _time_out)
         # A cancelled request may end with the error of its connection, for example that
         # there is no such host.  This Deferred ends with CancelledError instead.
-        ended: Deferred[T] = Deferred()
+        ended: Deferred[Content] = Deferred()
         result.chainDeferred(ended)
         try:
             return await ended
         except CancelledError:
             result.cancel()
             raise
-        except RETRIED_ERRORS as error:
-            permanent = _permanent_error(url, error)
-            if permanent is not None:
-                raise permanent from error
-            raise
+
+
+def _is_retried(content: object) -> TypeGuard[ReceivedResponse]:
+    return isinstance(content, ReceivedResponse) and content.status in RETRIED_STATUSES
 
 
 def _time_out(result: Any, timeout: float) -> Any:
     words = f"no response within {timeout:.3g} s"
-    if isinstance(result, Failure) and result.check(*UNSENT_ERRORS):
+    if isinstance(result, Failure) and result.check(*_UNSENT):
         raise TimedOutConnecting(f"no connection, and {words}")
     raise TimedOut(words)
 
 
-def backoff(attempt: int, chance: float) -> float:
+def backoff(attempt: int, chance: float | None = None) -> float:
     """
     Return the delay after the C{attempt}-th failure, counted from 0, in seconds.
 
     Half of the delay is random: clients that failed together must not return together.
 
-    @param chance: a random number from 0 to 1.
+    @param chance: a number from 0 to 1; random by default.
     """
+    if chance is None:
+        chance = random.random()  # noqa: S311 no secret
     longest = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
     return longest * (1 + chance) / 2
 
@@ -310,11 +250,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """
     Yield the exceptions inside one of Twisted's client, or C{error} if there are none.
     """
-    failures = getattr(error, "reasons", None)
+    failures: Sequence[Failure] = getattr(error, "reasons", None) or ()
     if not failures:
         yield error
-    for failure in failures or ():
-        if isinstance(failure, Failure) and failure.value is not None:
+    for failure in failures:
+        if failure.value is not None:
             yield from _causes(failure.value)
 
 
@@ -322,40 +262,41 @@ def _permanent_error(url: str, error: BaseException) -> CursorError | None:
     """
     Return the exception for an error that another attempt would not change, or C{None}.
     """
+    words = _words(error)
     for cause in _causes(error):
-        module, words = type(cause).__module__, _words(cause)
-        if isinstance(cause, ParseError):
-            return UnexpectedAnswer(f"{url}: expected HTTP, got {quoted(cause.data)}")
-        if isinstance(cause, ResponseTooLong):
-            return UnexpectedAnswer(f"{url}: expected a shorter response, got {words}")
+        module = type(cause).__module__
+        if isinstance(cause, BadHead):
+            return UnexpectedAnswer(f"{url}: {cause}")
         if module.startswith("service_identity"):
             return CertificateRefused(
                 f"{url}: expected a certificate for this host, got one for another name"
             )
-        if module.startswith("OpenSSL"):
-            if _UNTRUSTED in words:
-                return CertificateRefused(
-                    f"{url}: expected a certificate by a trusted authority, got: {words};"
-                    " name its authority in a CA file"
-                )
-            if any(known in words for known in _NO_TLS):
-                return UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
+        if module.startswith("OpenSSL") and _UNTRUSTED in words:
+            return CertificateRefused(
+                f"{url}: expected a certificate by a trusted authority, got: {words};"
+                " name its authority in a CA file"
+            )
+        if module.startswith("OpenSSL") and any(known in words for known in _NO_TLS):
+            return UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
     return None
 
 
-def _explain(error: BaseException) -> str:
-    return "; ".join(dict.fromkeys(map(_words, _causes(error))))
-
-
 def _words(error: BaseException) -> str:
-    if type(error).__module__.startswith("OpenSSL") and error.args:
-        errors = error.args[0]
-        if isinstance(errors, list):
-            return "; ".join(dict.fromkeys(str(parts[-1]) for parts in errors))
-    return printable(str(error)) or type(error).__name__
+    """
+    Return the texts of the exceptions inside C{error}, without duplicates.
+    """
+    texts: list[str] = []
+    for cause in _causes(error):
+        errors = cause.args[0] if cause.args else None
+        if type(cause).__module__.startswith("OpenSSL") and isinstance(errors, list):
+            # Each error is a tuple, whose last element is the text.
+            texts += [str(parts[-1]) for parts in errors]
+        else:
+            texts.append(printable(str(cause)) or type(cause).__name__)
+    return "; ".join(dict.fromkeys(texts))
 
 
-def _describe(response: Response) -> str:
+def _describe(response: ReceivedResponse) -> str:
     problem = problem_of(response)
     words = quoted(response.body) if problem is None else f"{problem[0]}: {problem[1]}"
     return f"status {response.status}: {words}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cached_property
+from itertools import zip_longest
 
 from attrs import field, frozen
 
@@ -35,19 +36,15 @@ def number(text: str) -> int:
     """
     if not is_number(text):
         raise ValueError("a number consists of the digits 0 to 9")
-    first = len(text) % _PIECE_DIGITS
-    pieces = [int(text[:first])] if first else []
-    pieces += [
-        int(text[start : start + _PIECE_DIGITS])
-        for start in range(first, len(text), _PIECE_DIGITS)
+    # The lowest digits come first.
+    pieces = [
+        int(text[max(end - _PIECE_DIGITS, 0) : end])
+        for end in range(len(text), 0, -_PIECE_DIGITS)
     ]
     base = 10**_PIECE_DIGITS
     while len(pieces) > 1:
-        if len(pieces) % 2:
-            pieces.insert(0, 0)
-        pieces = [
-            high * base + low for high, low in zip(pieces[::2], pieces[1::2], strict=True)
-        ]
+        pairs = zip_longest(pieces[::2], pieces[1::2], fillvalue=0)
+        pieces = [low + base * high for low, high in pairs]
         base *= base
     return pieces[0]
 

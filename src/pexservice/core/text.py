@@ -6,6 +6,9 @@ from __future__ import annotations
 
 MAX_CHARACTERS = 300
 
+#: How much of unexpected content a message quotes.
+MAX_QUOTED_CHARACTERS = 60
+
 
 def printable(text: str, max_characters: int = MAX_CHARACTERS) -> str:
     """
@@ -21,3 +24,11 @@ def printable(text: str, max_characters: int = MAX_CHARACTERS) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in line
     )
+
+
+def quoted(content: bytes) -> str:
+    """
+    Return the beginning of unexpected content in quotes.
+    """
+    text = content[: 8 * MAX_QUOTED_CHARACTERS].decode("utf-8", "replace")
+    return f"'{printable(text, MAX_QUOTED_CHARACTERS)}'"

@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 from attrs import Factory, asdict, define
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
+from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from pexservice.client import Cursor, CursorError
-from pexservice.client.connecting import make_agent, make_pool, parse_address
+from pexservice.client.connecting import make_endpoint, make_pool
+from pexservice.core.base_url import BaseURL
 
 #: Far more than anything should take: nothing may end by it.  Seconds.
 DEADLINE = 120.0
@@ -109,8 +111,8 @@ async def make_calls(
     calls, pools = Calls(), [make_pool(reactor, callers) for _ in urls]
     listening = Listening(
         {
-            urlsplit(url).netloc.encode(): make_agent(
-                parse_address(url), reactor, pool, None
+            urlsplit(url).netloc.encode(): Agent.usingEndpointFactory(
+                reactor, make_endpoint(BaseURL.parse(url), reactor, None), pool
             )
             for url, pool in zip(urls, pools, strict=True)
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.cli.pexctl import VERBS
+from pexservice.cli.verb import VERBS
 from tests.support import completions
 from tests.support.needs import program
 

@@ -16,9 +16,12 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.cli.arguments import base_url, is_url
-from pexservice.cli.pexctl import VERBS, main, make_parser
+from pexservice.cli.output import VerbFailed
+from pexservice.cli.pexctl import main, make_parser
+from pexservice.cli.store_access import store_errors
+from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.process.exit_status import Status
+from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from tests.support.stores import make_store
@@ -136,7 +139,10 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
         (["\x1b[2J"], r"there is no command \x1b[2J;"),
         (["verify"], "required: STORE"),
         (["backup"], "required: TO"),
-        (["status", "gopher:x"], "gopher:x: must be http://HOST:PORT"),
+        (
+            ["status", "gopher:x"],
+            "'http://gopher:x' is not a base URL; use http://HOST:PORT",
+        ),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
         (["status", "--timeout", "0"], "0: must be a number of seconds greater than 0"),
@@ -248,6 +254,18 @@ def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
     assert f"cannot be opened: {name} is not a regular file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [StoreUnusable, *StoreUnusable.__subclasses__()])
+def test_error_of_a_store_ends_with_a_status_that_the_help_lists(
+    error: type[StoreUnusable],
+) -> None:
+    """
+    Also one whose verification was killed from outside ends so.
+    """
+    with pytest.raises(VerbFailed) as caught, store_errors():
+        raise error("the store")
+    assert caught.value.exit_status in STORE_STATUSES
+
+
 def test_verify_of_a_missing_store_creates_no_directory(
     tmp_path: Path, capsys: Captured
 ) -> None:
@@ -312,28 +330,6 @@ def test_backup_needs_a_configuration_file_that_names_a_store_on_disk(
 
 
 @pytest.mark.parametrize(
-    ("url", "good"),
-    [
-        ("http://127.0.0.1:8081", True),
-        ("https://example.org/fibonacci/", True),
-        ("http://[::1]:8081", True),
-        ("unix:/run/pexservice.socket", True),
-        ("unix:socket", True),
-        ("unix:", False),
-        ("http://", False),
-        ("http://:8081", False),
-        ("http://localhost:x", False),
-        ("http://localhost:99999", False),
-        ("http://[", False),
-        ("localhost:8081", False),
-        ("http://localhost?x", False),
-    ],
-)
-def test_url_is_accepted_if_a_service_can_be_asked_there(url: str, *, good: bool) -> None:
-    assert is_url(url) == good
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("localhost:8081", "http://localhost:8081"),
@@ -345,7 +341,7 @@ def test_url_is_accepted_if_a_service_can_be_asked_there(url: str, *, good: bool
     ],
 )
 def test_http_is_assumed_for_a_url_without_a_scheme(text: str, expected: str) -> None:
-    assert base_url(text) == expected
+    assert str(base_url(text)) == expected
 
 
 def restored(store: Path, capsys: Captured) -> dict[str, object]:

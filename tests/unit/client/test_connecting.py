@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.client import BadAddress, Cursor
-from pexservice.client.connecting import Address, parse_address
+from pexservice.core.base_url import BaseURL
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from pexservice.client.connecting import Address, parse_address
 def test_url_is_parsed_into_host_and_port(
     text: str, url: str, host: str, port: int
 ) -> None:
-    assert parse_address(text) == Address(text, url, host, port)
+    assert BaseURL.parse(text) == BaseURL(text, url, host, port)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_url_is_parsed_into_host_and_port(
     ],
 )
 def test_path_of_a_unix_socket_is_an_address(text: str, socket: str) -> None:
-    assert parse_address(text) == Address(text, "http://localhost", socket=socket)
+    assert BaseURL.parse(text) == BaseURL(text, "http://localhost", socket=socket)
 
 
 @pytest.mark.parametrize(

@@ -7,175 +7,206 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pexservice.cli.arguments import add_service, number, seconds, token_of, urls_of
-from pexservice.cli.output import (
-    UNKNOWN,
-    UNREACHABLE,
-    WRONG_ARGUMENTS,
-    ProgressBar,
-    Result,
-    VerbFailed,
-    write,
+from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed, write
+from pexservice.cli.verb import (
+    CALL_STATUSES,
+    SERVICE,
+    STEP_STATUSES,
+    argument,
+    number,
+    seconds,
+    token_of,
+    urls_of,
+    verb,
 )
 
 if TYPE_CHECKING:
-    from pexservice.client import BlockingCursor, Cursor, CursorError, State
+    from pexservice.cli.load import Report
+    from pexservice.client import BlockingCursor, State
 
 #: C{watch} abbreviates a longer value to this many digits at each end.
 _MAX_DIGITS = 40
 _END_DIGITS = 12
 
+_STEP_ARGUMENTS = (
+    *SERVICE,
+    argument("--if-revision", "N", "only if the cursor is at this revision", number(0)),
+    argument(
+        "--key", "KEY", "the key of a step whose outcome is unknown [default: a new key]"
+    ),
+)
 
+
+@verb(
+    "current",
+    CALL_STATUSES,
+    SERVICE,
+    "pexctl current",
+    "pexctl current --url https://pex.example.org --json",
+)
 def current(arguments: Namespace) -> Result:
+    """
+    Print the value at the cursor.
+
+    The cursor does not move.
+    """
     with _service(arguments) as cursor:
         state = cursor.current()
     return Result(state.digits, {"outcome": "read", **_object_of(state)})
 
 
-def add_step_arguments(parser: ArgumentParser) -> None:
-    add_service(parser)
-    parser.add_argument(
-        "--if-revision",
-        metavar="N",
-        type=number(0),
-        help="only if the cursor is at this revision",
-    )
-    parser.add_argument(
-        "--key",
-        metavar="KEY",
-        help="the key of a step whose outcome is unknown [default: a new key]",
-    )
-
-
-def step(word: str) -> Callable[[Namespace], Result]:
+@verb(
+    "next",
+    STEP_STATUSES,
+    _STEP_ARGUMENTS,
+    "pexctl next",
+    "pexctl next --if-revision 41 --json",
+)
+def next_(arguments: Namespace) -> Result:
     """
-    Return the function that runs the verb C{word}, which makes a step.
+    Move to the next position and print its value.
+
+    The step is repeated with the same key until the service answers or the deadline ends,
+    and is made once.
     """
-
-    def run(arguments: Namespace) -> Result:
-        from pexservice.client.cursor import new_key
-
-        key = arguments.key or new_key()
-        try:
-            with _service(arguments) as cursor:
-                make_step = getattr(cursor, word)
-                state = make_step(if_revision=arguments.if_revision, key=key)
-        except (KeyboardInterrupt, SystemExit) as end:
-            raise VerbFailed(
-                f"interrupted: {word} may or may not have been made; repeat it with"
-                f" --key {key}",
-                "outcome-unknown",
-                128 + (signal.SIGTERM if isinstance(end, SystemExit) else signal.SIGINT),
-                {"key": key},
-            ) from end
-        found = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
-        return Result(state.digits, found)
-
-    return run
+    return _step(arguments, "next")
 
 
-def add_history_arguments(parser: ArgumentParser) -> None:
-    add_service(parser)
-    parser.add_argument(
-        "--limit",
-        metavar="N",
-        type=number(0),
-        default=100,
-        help="how many steps at most [default: 100]",
-    )
-    parser.add_argument(
-        "--before", metavar="N", type=number(0), help="only steps before this revision"
-    )
+@verb("previous", STEP_STATUSES, _STEP_ARGUMENTS, "pexctl previous")
+def previous(arguments: Namespace) -> Result:
+    """
+    Move to the previous position, but not below 0, and print its value.
+
+    The step is repeated with the same key until the service answers or the deadline ends,
+    and is made once.
+    """
+    return _step(arguments, "previous")
 
 
+@verb("reset", STEP_STATUSES, _STEP_ARGUMENTS, "pexctl reset --if-revision 41")
+def reset(arguments: Namespace) -> Result:
+    """
+    Move to position 0 and print its value.
+
+    The step is repeated with the same key until the service answers or the deadline ends,
+    and is made once.
+    """
+    return _step(arguments, "reset")
+
+
+def _step(arguments: Namespace, word: str) -> Result:
+    from pexservice.client.cursor import new_key
+
+    key = arguments.key or new_key()
+    try:
+        with _service(arguments) as cursor:
+            state = getattr(cursor, word)(if_revision=arguments.if_revision, key=key)
+    except (KeyboardInterrupt, SystemExit) as end:
+        raise VerbFailed(
+            f"interrupted: {word} may or may not have been made; repeat it with"
+            f" --key {key}",
+            "outcome-unknown",
+            {"key": key},
+            128 + (signal.SIGTERM if isinstance(end, SystemExit) else signal.SIGINT),
+        ) from end
+    outcome = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
+    return Result(state.digits, outcome)
+
+
+@verb(
+    "history",
+    CALL_STATUSES,
+    [
+        *SERVICE,
+        argument("--limit", "N", "how many steps at most", number(0), 100),
+        argument("--before", "N", "only steps before this revision", number(0)),
+    ],
+    "pexctl history --limit 3",
+    "pexctl history --before 41",
+)
 def history(arguments: Namespace) -> None:
+    """
+    List the latest steps, newest first.
+
+    With --json each step is an object on its own line.
+    """
     from attrs import asdict
 
     with _service(arguments) as cursor:
-        for row in cursor.history(before=arguments.before, limit=arguments.limit):
-            time = row.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
-            if arguments.json:
-                write(json.dumps({**asdict(row), "time": time}))
-            else:
-                write(
-                    f"{time} revision {row.revision} {row.transition}"
-                    f" to position {row.position}"
-                )
+        for step in cursor.history(before=arguments.before, limit=arguments.limit):
+            time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+            line = f"{time} revision {step.revision} {step.transition}"
+            line = f"{line} to position {step.position}"
+            write(json.dumps({**asdict(step), "time": time}) if arguments.json else line)
 
 
+@verb("watch", CALL_STATUSES, SERVICE, "pexctl watch", "pexctl watch --json")
 def watch(arguments: Namespace) -> None:
+    """
+    Print the cursor whenever it has moved, until Ctrl-C.
+
+    It prints at most ten lines per second, and revisions only grow. With --json each line
+    is an object.
+    """
     with _service(arguments) as cursor:
         for state in cursor.watch():
-            if arguments.json:
-                write(json.dumps(_object_of(state)))
-            else:
-                digits = state.digits
-                if len(digits) > _MAX_DIGITS:
-                    count = len(digits)
-                    digits = f"{digits[:_END_DIGITS]}...{digits[-_END_DIGITS:]}"
-                    digits = f"{digits} ({count} digits)"
-                write(f"revision {state.revision} position {state.position}: {digits}")
+            digits = state.digits
+            if len(digits) > _MAX_DIGITS:
+                ends = f"{digits[:_END_DIGITS]}...{digits[-_END_DIGITS:]}"
+                digits = f"{ends} ({len(digits)} digits)"
+            line = f"revision {state.revision} position {state.position}: {digits}"
+            write(json.dumps(_object_of(state)) if arguments.json else line)
 
 
-def add_load_arguments(parser: ArgumentParser) -> None:
-    add_service(parser)
-    parser.add_argument(
-        "--connections",
-        metavar="N",
-        type=number(1, 1000),
-        default=10,
-        help="how many steps wait for a response at a time [default: 10]",
-    )
-    parser.add_argument(
-        "--seconds",
-        metavar="SECONDS",
-        type=seconds,
-        default=10.0,
-        help="how long new steps begin [default: 10]",
-    )
-
-
+@verb(
+    "load",
+    STEP_STATUSES,
+    [
+        *SERVICE,
+        argument(
+            "--connections",
+            "N",
+            "how many steps wait for a response at a time",
+            number(1, 1000),
+            10,
+        ),
+        argument("--seconds", "SECONDS", "how long new steps begin", seconds, 10),
+    ],
+    "pexctl load --seconds 3 --connections 16",
+)
 def load(arguments: Namespace) -> Result:
+    """
+    Make steps as fast as possible, and compare them with the history.
+
+    The steps are real: the cursor moves.
+    """
     from attrs import asdict
 
-    from pexservice.cli.load import Report, make_load
-
-    async def run(cursor: Cursor) -> Report:
-        # Drawn and removed in one thread, so that an interrupt leaves no bar behind.
-        with ProgressBar() as bar:
-            return await make_load(
-                cursor, arguments.connections, arguments.seconds, bar.show
-            )
-
-    with _failing_as_a_verb(arguments):
-        report = _call(arguments, run)
-    if report.lost or report.unknown:
-        raise VerbFailed(
-            report.text(),
-            "lost" if report.lost else "outcome-unknown",
-            1 if report.lost else UNKNOWN,
-            asdict(report),
-        )
-    return Result(report.text(), {"outcome": "done", **asdict(report)})
-
-
-def _call(arguments: Namespace, work: Callable[[Cursor], Any]) -> Any:
-    """
-    Run C{work} with a cursor in the reactor's thread.
-    """
+    from pexservice.cli.load import make_load
     from pexservice.client import Cursor
     from pexservice.client.blocking import wait
 
-    async def with_cursor() -> Any:
-        async with Cursor(*urls_of(arguments), **_options(arguments)) as cursor:
-            return await work(cursor)
+    async def run() -> Report:
+        # Drawn and removed in one thread, so that an interrupt leaves no bar behind.
+        with ProgressBar() as bar:
+            async with Cursor(
+                *map(str, urls_of(arguments)), **_options(arguments)
+            ) as cursor:
+                return await make_load(
+                    cursor, arguments.connections, arguments.seconds, bar.show
+                )
 
-    return wait(with_cursor)
+    with _client_errors(arguments):
+        report = wait(run)
+    if report.lost or report.unknown:
+        outcome = "lost" if report.lost else "outcome-unknown"
+        raise VerbFailed(report.text(), outcome, asdict(report))
+    return Result(report.text(), {"outcome": "done", **asdict(report)})
 
 
 @contextmanager
@@ -186,26 +217,10 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
     from pexservice.client import BlockingCursor
 
     with (
-        _failing_as_a_verb(arguments),
-        BlockingCursor(*urls_of(arguments), **_options(arguments)) as cursor,
+        _client_errors(arguments),
+        BlockingCursor(*map(str, urls_of(arguments)), **_options(arguments)) as cursor,
     ):
         yield cursor
-
-
-@contextmanager
-def _failing_as_a_verb(arguments: Namespace) -> Iterator[None]:
-    """
-    Turn an error of the client into L{VerbFailed}.
-    """
-    from pexservice.client import CursorError
-
-    # A shell makes the commands that it starts in the background ignore SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except CursorError as error:
-        key = getattr(arguments, "key", None)
-        raise _failure(error, repeated=key is not None) from error
 
 
 def _options(arguments: Namespace) -> dict[str, Any]:
@@ -225,31 +240,35 @@ def _options(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def _failure(error: CursorError, *, repeated: bool) -> VerbFailed:
+@contextmanager
+def _client_errors(arguments: Namespace) -> Iterator[None]:
     """
-    Return the failure of a verb for an error of the client.
-
-    @param repeated: whether the operator repeats an earlier step, whose outcome stays
-        unknown even if this request was not sent.
+    Turn an error of the client into L{VerbFailed}.
     """
-    from pexservice.client import BadAddress, Moved, OutcomeUnknown, Refused, Unanswered
+    from pexservice import client
 
-    message, key = str(error), error.key
-    if isinstance(error, BadAddress):
-        return VerbFailed(message, "failed", WRONG_ARGUMENTS)
-    if isinstance(error, Moved):
-        at = {"revision": error.state.revision, "position": error.state.position}
-        return VerbFailed(f"{message}; no step was made", "precondition-failed", 1, at)
-    if isinstance(error, Refused):
-        return VerbFailed(message, "refused", 1, {"problem": error.name})
-    if isinstance(error, OutcomeUnknown) and (error.sent or repeated):
-        return VerbFailed(message, "outcome-unknown", UNKNOWN, {"key": key})
-    if key is None:
-        return VerbFailed(message, "unreachable", UNREACHABLE)
-    if not isinstance(error, Unanswered):
-        # The server that sent this response may have made the step: its key finds out.
-        message = f"{message} (key {key})"
-    return VerbFailed(message, "unreachable", UNREACHABLE, {"key": key})
+    # A shell makes the commands that it starts in the background ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The outcome of an earlier step stays unknown even if its repetition was not sent.
+    is_repeated = getattr(arguments, "key", None) is not None
+    try:
+        yield
+    except client.BadAddress as error:
+        raise VerbFailed(str(error), exit_status=WRONG_ARGUMENTS) from error
+    except client.Moved as error:
+        fields = {"revision": error.state.revision, "position": error.state.position}
+        message = f"{error}; no step was made"
+        raise VerbFailed(message, "precondition-failed", fields) from error
+    except client.Refused as error:
+        raise VerbFailed(str(error), "refused", {"problem": error.name}) from error
+    except client.CursorError as error:
+        message, key = str(error), {} if error.key is None else {"key": error.key}
+        if isinstance(error, client.OutcomeUnknown) and (error.sent or is_repeated):
+            raise VerbFailed(message, "outcome-unknown", key) from error
+        if key and not isinstance(error, client.Unanswered):
+            # The server that sent this response may have made the step: its key finds out.
+            message = f"{message} (key {error.key})"
+        raise VerbFailed(message, "unreachable", key) from error
 
 
 def _object_of(state: State) -> dict[str, object]:

@@ -12,12 +12,12 @@ import os
 import re
 import signal
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from pexservice.cli.arguments import number, seconds
-from pexservice.cli.output import UNREACHABLE, Result, VerbFailed
+from pexservice.cli.output import Result, VerbFailed
+from pexservice.cli.verb import CALL_STATUSES, argument, number, seconds, verb
 
 _POLL_INTERVAL_SECONDS = 0.05
 
@@ -31,60 +31,63 @@ _PID_FILE = "twistd.pid"
 _WORKER = b"pexservice-worker"
 
 #: A parser of process ids.
-_pid = number(1, (1 << 22) - 1)
-
+_process_id = number(1, (1 << 22) - 1)
 
 #: The options whose loss by a reload has to be accepted.
-LOSSES = ("token-file", "tls-certificate", "journal")
+_GUARDED = ("token-file", "tls-certificate", "journal")
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "pid",
-        metavar="PID",
-        nargs="?",
-        type=_pid,
-        help=f"the supervisor's process id [default: ${_VARIABLE}, or {_PID_FILE} here]",
-    )
-    parser.add_argument(
-        "--accept",
-        metavar="OPTION",
-        action="append",
-        choices=LOSSES,
-        default=[],
-        help=f"let this reload lose what OPTION protects: {', '.join(LOSSES)}; may be"
-        " repeated",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=seconds,
-        default=80.0,
-        help="how long to wait for the outcome [default: 80]",
-    )
+@verb(
+    "reload",
+    CALL_STATUSES,
+    [
+        argument(
+            "pid",
+            "PID",
+            f"the supervisor's process id [default: ${_VARIABLE}, or {_PID_FILE} here]",
+            _process_id,
+            nargs="?",
+        ),
+        argument(
+            "--accept",
+            "OPTION",
+            f"let this reload lose what OPTION protects: {', '.join(_GUARDED)}; may be"
+            " repeated",
+            str,
+            [],
+            action="append",
+            choices=_GUARDED,
+        ),
+        argument("--timeout", "SECONDS", "how long to wait for the outcome", seconds, 80),
+    ],
+    "pexctl reload",
+    "pexctl reload 4711 --accept token-file",
+)
+def reload(arguments: Namespace) -> Result:
+    """
+    Make a running service read its files again.
 
-
-def run(arguments: Namespace) -> Result:
+    The service reads the configuration file, certificates and tokens again and replaces its
+    workers, without a failed request. If something is wrong, the old workers keep running.
+    """
     from pexservice.process import scoreboard
     from pexservice.process.scoreboard import Reload
 
-    pid = arguments.pid or _default_pid()
+    pid = arguments.pid or _default_process_id()
     try:
         _refuse_worker(pid)
         board = scoreboard.of_process(pid, os.O_RDWR if arguments.accept else os.O_RDONLY)
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None:
-            raise VerbFailed(
-                f"process {pid} is no pexservice that has started", "none", UNREACHABLE
-            )
+            raise VerbFailed(f"process {pid} is no pexservice that has started", "none")
         if arguments.accept:
             scoreboard.accept(board, arguments.accept)
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
-        raise VerbFailed(f"there is no process {pid}", "none", UNREACHABLE) from None
+        raise VerbFailed(f"there is no process {pid}", "none") from None
     except OSError as error:
         reason = f"process {pid}: {error.strerror}; reload as the service's user or as root"
-        raise VerbFailed(reason, "none", UNREACHABLE) from error
+        raise VerbFailed(reason, "none") from error
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
@@ -93,14 +96,13 @@ def run(arguments: Namespace) -> Result:
         if score is not None and score.reloads > before.reloads:
             if score.reload is Reload.FAILED:
                 raise VerbFailed(
-                    f"reload failed, the old workers keep running: {score.note}", "failed"
+                    f"reload failed, the old workers keep running: {score.note}"
                 )
             if score.reload is Reload.SUCCEEDED:
                 note = f"; {score.note}" if score.note else ""
-                found = {"outcome": "reloaded", "reload": score.reloads}
                 return Result(
                     f"reloaded ({score.reloads} since the service started){note}",
-                    {**found, "note": score.note},
+                    {"outcome": "reloaded", "reload": score.reloads, "note": score.note},
                 )
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended during the reload", "ended")
@@ -116,13 +118,13 @@ def _refuse_worker(pid: int) -> None:
         )
 
 
-def _default_pid() -> int:
-    found = os.environ.get(_VARIABLE, "")
-    if not found:
+def _default_process_id() -> int:
+    text = os.environ.get(_VARIABLE, "")
+    if not text:
         with suppress(OSError):
-            found = Path(_PID_FILE).read_text().strip()
+            text = Path(_PID_FILE).read_text().strip()
     try:
-        return _pid(found)
+        return _process_id(text)
     except ArgumentTypeError:
         raise VerbFailed(
             f"the process id is missing: there is no ${_VARIABLE} and no {_PID_FILE} here"

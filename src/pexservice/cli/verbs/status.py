@@ -1,63 +1,262 @@
 """
-C{pexctl status}: whether a running service accepts steps.
+C{pexctl status}: whether a running service accepts steps, and where its cursor is.
+
+It uses no Twisted, because health checks run it every few seconds.  The status comes over
+HTTP, like any client's response, and contains no value.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import re
+import socket
+import sys
+import threading
+from argparse import Namespace
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from ssl import CERT_NONE, SSLContext, create_default_context
+from urllib.parse import urlsplit
 
-from pexservice.cli.arguments import add_server, base_url, seconds, urls_of
-from pexservice.cli.output import UNREACHABLE, Result, VerbFailed
+from pexservice.cli.output import Result, VerbFailed
+from pexservice.cli.verb import (
+    CALL_STATUSES,
+    SERVER,
+    argument,
+    base_url,
+    seconds,
+    urls_of,
+    verb,
+)
+from pexservice.core.base_url import BaseURL
+from pexservice.core.text import printable
+
+_PROBE_TIMEOUT_SECONDS = 2.0
+
+_MAX_CONTENT_BYTES = 64 << 10
+
+#: The line of C{/livez?verbose} about a process: its name, its process id and its state.
+_PROCESS = re.compile(r"^\[\+\](\S{1,30}) is process (\d{1,10}): (.{1,30})$", re.MULTILINE)
+
+#: The kernel's tables of sockets: the family, and of each row the field with the inode,
+#: that with the state, the state of listening, and the field with the address.
+_SOCKET_TABLES = {
+    "tcp": (socket.AF_INET, 9, 3, "0A", 1),
+    "tcp6": (socket.AF_INET6, 9, 3, "0A", 1),
+    "unix": (socket.AF_UNIX, 6, 3, "00010000", -1),
+}
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "at", metavar="URL", nargs="?", type=base_url, help="the same as --url URL"
-    )
-    add_server(parser, several=False)
-    parser.add_argument(
-        "--process",
-        metavar="PID",
-        type=int,
-        help="ask the supervisor with this process id, at the address it listens on",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=seconds,
-        default=10.0,
-        help="how long to wait for the status [default: 10]",
-    )
+class _SpeaksTLS(Exception):
+    """
+    The server at an C{http} URL speaks TLS.
+    """
 
 
-def run(arguments: Namespace) -> Result:
-    from attrs import asdict
-
-    from pexservice.cli.readiness import (
-        NotReady,
-        SpeaksTLS,
-        Unreachable,
-        status_of,
-        url_of_process,
-    )
-
-    timeout = arguments.timeout
+@verb(
+    "status",
+    CALL_STATUSES,
+    [
+        argument("at", "URL", "the same as --url URL", base_url, nargs="?"),
+        *SERVER,
+        argument(
+            "--process",
+            "PID",
+            "ask the supervisor with this process id, at the address it listens on",
+            int,
+        ),
+        argument("--timeout", "SECONDS", "how long to wait for the status", seconds, 10),
+    ],
+    "pexctl status",
+    "pexctl status unix:/run/pexservice/http.sock",
+)
+def status(arguments: Namespace) -> Result:
+    """
+    Ask a running service whether it accepts steps.
+    """
+    if arguments.process is None:
+        url = arguments.at or urls_of(arguments)[-1]
+    else:
+        url = _url_of_process(arguments.process)
+    context = create_default_context(cafile=arguments.ca_file) if url.is_https else None
     try:
+        return _status_in_time(url, arguments.timeout, context)
+    except _SpeaksTLS:
+        https = BaseURL.parse(f"https{url.text.removeprefix('http')}")
         if arguments.process is None:
-            url = arguments.at or urls_of(arguments)[-1]
-            status = status_of(url, timeout, arguments.ca_file)
-        else:
-            try:
-                status = status_of(url_of_process(arguments.process), timeout)
-            except SpeaksTLS as error:
-                # The connection does not leave this machine, so the certificate may have
-                # any name.
-                status = status_of(error.url, timeout, verify=False)
-    except NotReady as error:
-        raise VerbFailed(str(error), "not-ready") from error
-    except Unreachable as error:
-        raise VerbFailed(str(error), "unreachable", UNREACHABLE) from error
-    return Result(
-        f"ready: revision {status.revision}, position {status.position}",
-        {"outcome": "ready", **asdict(status)},
+            raise _unreachable(f"{url}: the server speaks TLS; use {https}") from None
+        # The connection does not leave this machine, so the certificate may have any name.
+        return _status_in_time(https, arguments.timeout, _trusting_context())
+
+
+def _unreachable(message: str) -> VerbFailed:
+    return VerbFailed(message, "unreachable")
+
+
+def _trusting_context() -> SSLContext:
+    context = create_default_context()
+    context.check_hostname, context.verify_mode = False, CERT_NONE
+    return context
+
+
+def _url_of_process(process_id: int) -> BaseURL:
+    """
+    Return the base URL of the service whose supervisor has the process id.
+
+    The kernel lists the sockets that the process listens on, also inherited ones.  It does
+    not know TLS: the scheme is always C{http}.
+    """
+    process = Path(f"/proc/{process_id}")
+    try:
+        links = {_target(descriptor) for descriptor in (process / "fd").iterdir()}
+        tables = {name: (process / "net" / name).read_text() for name in _SOCKET_TABLES}
+    except OSError as error:
+        raise _unreachable(f"process {process_id}: {error.strerror}") from error
+    for name, (family, inode, state, listening, address) in _SOCKET_TABLES.items():
+        for row in tables[name].splitlines()[1:]:
+            fields = row.split()
+            if f"socket:[{fields[inode]}]" not in links or fields[state] != listening:
+                continue
+            if family is socket.AF_UNIX:
+                return BaseURL.parse(f"unix:{process / 'cwd' / fields[address]}")
+            host, port = _host_and_port(family, fields[address])
+            return BaseURL.parse(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    raise _unreachable(f"process {process_id} listens on no socket: it is no pexservice")
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        # The process has closed the descriptor.
+        return ""
+
+
+def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int]:
+    """
+    Return where to connect to a socket that listens on C{address}, in the kernel's form.
+    """
+    words, port = address.split(":")
+    # Words of four bytes, each in the machine's byte order.
+    packed = b"".join(
+        int(words[start : start + 8], 16).to_bytes(4, sys.byteorder)
+        for start in range(0, len(words), 8)
     )
+    if not any(packed):
+        return ("127.0.0.1" if family is socket.AF_INET else "::1"), int(port, 16)
+    return socket.inet_ntop(family, packed), int(port, 16)
+
+
+def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) -> Result:
+    """
+    Ask the service at C{url} for its status, and wait at most C{timeout} seconds.
+
+    @param context: verifies the certificate of an C{https} URL.
+    @raise VerbFailed: no ready pexservice answers.
+    """
+    outcomes: list[Result | Exception] = [
+        _unreachable(f"{url}: no response within {timeout:g} s")
+    ]
+
+    def ask() -> None:
+        try:
+            outcomes.append(_status_of(url, timeout, context))
+        except TimeoutError:
+            pass
+        except Exception as error:  # noqa: BLE001 raised again below
+            outcomes.append(error)
+
+    # http.client has a timeout for each read only.  A server that sends one byte at a time,
+    # or "100 Continue" for ever, must not keep this process waiting.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    if isinstance(outcomes[-1], Exception):
+        raise outcomes[-1]
+    return outcomes[-1]
+
+
+def _status_of(url: BaseURL, timeout: float, context: SSLContext | None) -> Result:
+    prefix = urlsplit(url.url).path
+    try:
+        with closing(_connection(url, timeout, context)) as connection:
+            ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
+            current, _ = _ask(connection, "HEAD", f"{prefix}/current")
+            _, checks = _ask(connection, "GET", f"{prefix}/livez?verbose")
+    except TimeoutError:
+        raise
+    except (HTTPException, ConnectionError) as error:
+        if url.socket is None and not url.is_https and _speaks_tls(url.host, url.port):
+            raise _SpeaksTLS from error
+        if isinstance(error, ConnectionError) and error.strerror:
+            raise _unreachable(f"{url}: {error.strerror}") from error
+        words = printable(f"{type(error).__name__}: {error}")
+        raise _unreachable(f"{url} does not speak HTTP: {words}") from error
+    except OSError as error:
+        raise _unreachable(f"{url}: {error.strerror or error}") from error
+    if ready.status == 503:  # noqa: PLR2004 the status of not being ready
+        failed = "; ".join(re.findall(r"^\[-\](.+)$", body, re.MULTILINE))
+        reason = printable(failed or body) or "the response gives no reason"
+        raise VerbFailed(f"{url} is not ready: {reason}", "not-ready")
+    numbers = [current.headers.get(f"Pex-{name}", "") for name in ("Revision", "Position")]
+    if (ready.status, current.status) != (200, 200) or not all(
+        re.fullmatch(r"[0-9]{1,19}", text) for text in numbers
+    ):
+        raise _unreachable(
+            f"{url} answers /readyz with {ready.status} and /current with"
+            f" {current.status}; it is no pexservice, or it is busy"
+        )
+    revision, position = map(int, numbers)
+    line = f"ready: revision {revision}, position {position}"
+    fields: dict[str, object] = {
+        "outcome": "ready",
+        "url": str(url),
+        "revision": revision,
+        "position": position,
+    }
+    # Only a service that checks the Host header tells its processes.
+    if processes := _PROCESS.findall(checks):
+        described = (f"{name} is process {pid} ({state})" for name, pid, state in processes)
+        line = printable(f"{line}; {', '.join(described)}")
+        fields["processes"] = [
+            {"name": name, "pid": int(pid), "state": state}
+            for name, pid, state in processes
+        ]
+    return Result(line, fields)
+
+
+def _connection(url: BaseURL, timeout: float, context: SSLContext | None) -> HTTPConnection:
+    if url.socket is not None:
+        return _UnixConnection(url.socket, timeout)
+    if url.is_https:
+        return HTTPSConnection(url.host, url.port, timeout=timeout, context=context)
+    return HTTPConnection(url.host, url.port, timeout=timeout)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
+    connection.request(method, path)
+    response = connection.getresponse()
+    # The body of another server may have no end.
+    return response, response.read(_MAX_CONTENT_BYTES).decode(errors="replace")
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    try:
+        with (
+            socket.create_connection((host, port), _PROBE_TIMEOUT_SECONDS) as connection,
+            _trusting_context().wrap_socket(connection),
+        ):
+            return True
+    except OSError:
+        return False

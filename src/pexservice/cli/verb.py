@@ -1,0 +1,249 @@
+"""
+The declaration of a verb of C{pexctl}, with its arguments and exit statuses.
+
+The docstring of a verb's function is its help: the first paragraph is the summary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import re
+import textwrap
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import frozen
+
+from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
+from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
+
+_HELP_WIDTH = 80
+
+#: The meaning of the exit statuses.
+STATUSES = {
+    0: "success",
+    1: "not ready, refused, or failed",
+    2: "the command line is wrong, or a file that it names",
+    64: "an option or its file is wrong, or the store has another format",
+    69: "no pexservice answered, and no step was sent",
+    75: "a step may or may not have been made: repeat it with --key and its key",
+    78: "the store is damaged",
+    130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",
+}
+
+#: The statuses of the verbs that call a service, that make steps, and that read a store.
+CALL_STATUSES = (0, 1, 2, 69, 130)
+STEP_STATUSES = (0, 1, 2, 69, 75, 130)
+STORE_STATUSES = (0, 1, 2, 64, 78, 130)
+
+#: A function that runs a verb.  It returns its result, or C{None} if it has written its
+#: results itself, and raises L{VerbFailed}.
+Run = TypeVar("Run", bound=Callable[[Namespace], Result | None])
+
+#: Adds an argument to the parser of a verb.
+Argument = Callable[[ArgumentParser], object]
+
+
+def argument(
+    name: str,
+    metavar: str,
+    words: str,
+    parse: Callable[[str], object] = str,
+    default: object = None,
+    **options: Any,
+) -> Argument:
+    """
+    Declare an argument, as C{argparse} takes it.
+
+    @param words: the help.
+    @param parse: makes a value of the text, or raises C{ArgumentTypeError}.
+    """
+    words = f"{words} [default: {default}]" if default else words
+    options = {"metavar": metavar, "help": words, "default": default, **options}
+    return lambda parser: parser.add_argument(name, type=parse, **options)
+
+
+@frozen
+class Verb:
+    """
+    A verb.
+
+    @ivar statuses: the exit statuses that the verb can have.
+    @ivar examples: command lines.
+    @ivar usage: the usage of a verb that also takes the service's options.
+    """
+
+    run: Callable[[Namespace], Result | None]
+    statuses: Sequence[int]
+    examples: Sequence[str]
+    arguments: Sequence[Argument]
+    usage: str | None
+
+    def describe(self, command: ArgumentParser) -> None:
+        """
+        Describe the verb to C{argparse}.
+        """
+        command.description = textwrap.fill(
+            " ".join(inspect.cleandoc(self.run.__doc__ or "").split()), _HELP_WIDTH
+        )
+        command.epilog = epilogue(self.examples, self.statuses)
+        command.formatter_class = RawDescriptionHelpFormatter
+        command.add_argument("--json", action="store_true", help="print objects")
+        command.set_defaults(run=self.run)
+        if self.usage is not None:
+            command.usage = f"{command.prog} [-h] [--json] {self.usage}"
+            # The options that this parser does not know are put here.
+            command.set_defaults(options=[])
+        for add in self.arguments:
+            add(command)
+
+    @property
+    def summary(self) -> str:
+        sentence, _, _ = (self.run.__doc__ or "").strip().partition("\n")
+        return sentence[0].lower() + sentence[1:].removesuffix(".")
+
+
+def epilogue(examples: Sequence[str], statuses: Sequence[int]) -> str:
+    heading = "examples" if len(examples) > 1 else "example"
+    lines = [f"{heading}:", *(f"  {example}" for example in examples), "", "exit status:"]
+    return "\n".join([*lines, *(f"  {code:<4} {STATUSES[code]}" for code in statuses), ""])
+
+
+#: Every verb, by its name, in the order of the help.
+VERBS: dict[str, Verb] = {}
+
+
+def verb(
+    name: str,
+    statuses: Sequence[int],
+    arguments: Sequence[Argument],
+    *examples: str,
+    usage: str | None = None,
+) -> Callable[[Run], Run]:
+    """
+    Return a decorator that adds a function to L{VERBS}.
+    """
+
+    def add(run: Run) -> Run:
+        VERBS[name] = Verb(run, statuses, examples, arguments, usage)
+        return run
+
+    return add
+
+
+def directory(store: str) -> str:
+    """
+    Return the directory of C{store}, which may be written as C{--store} takes it.
+    """
+    if re.match(r"(etcd:)?https?://|etcd:", store):
+        raise ArgumentTypeError(
+            f"{store}: this is a store in etcd; this command requires the directory of a"
+            " store on disk. To copy a store in etcd, use etcdctl snapshot save"
+        )
+    return store.removeprefix("lmdb:")
+
+
+def seconds(text: str) -> float:
+    """
+    Return the positive number of seconds in C{text}.
+    """
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not float(text):
+        raise ArgumentTypeError(f"{text}: must be a number of seconds greater than 0")
+    return float(text)
+
+
+def number(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """
+    Return a parser of whole numbers from C{minimum} to C{maximum}.
+    """
+    limits = f"{minimum} or more" if maximum == math.inf else f"{minimum} to {maximum}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
+            raise ArgumentTypeError(f"{text}: must be a number, {limits}")
+        return int(text)
+
+    return parse
+
+
+def base_url(text: str) -> BaseURL:
+    """
+    Return the base URL C{text}; C{http://} is assumed if it names no scheme.
+    """
+    if "://" not in text and not text.startswith("unix:"):
+        text = f"http://{text}"
+    try:
+        return BaseURL.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
+_FORMS = BASE_URL_FORMS.replace("%", "%%")
+_DEFAULT = f"[default: PEXSERVICE_URL, or {DEFAULT_BASE_URL}]"
+_REPEATED = "may be repeated, for nodes that are tried in turn"
+_CA_FILE = argument(
+    "--ca-file", "PEM", "a file of authorities to trust instead of the system's"
+)
+
+#: The arguments for the address of one service, and for calls to the nodes of one.
+SERVER = (
+    argument("--url", "URL", f"{_FORMS} {_DEFAULT}", base_url, action="append"),
+    _CA_FILE,
+)
+SERVICE = (
+    argument(
+        "--url", "URL", f"{_FORMS}; {_REPEATED} {_DEFAULT}", base_url, action="append"
+    ),
+    _CA_FILE,
+    argument(
+        "--token-file",
+        "FILE",
+        "send the first token in this file [default: PEXSERVICE_TOKEN, or none]",
+    ),
+    argument("--deadline", "SECONDS", "how long to try, with all attempts", seconds, 30),
+)
+
+
+def urls_of(arguments: Namespace) -> list[BaseURL]:
+    """
+    Return the base URLs that a verb calls.
+
+    @raise VerbFailed: C{PEXSERVICE_URL} is not a list of base URLs.
+    """
+    if arguments.url:
+        return list(arguments.url)
+    words = os.environ.get("PEXSERVICE_URL", "").split() or [DEFAULT_BASE_URL]
+    try:
+        return [base_url(word) for word in words]
+    except ArgumentTypeError as error:
+        raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
+
+
+def token_of(arguments: Namespace) -> str | None:
+    """
+    Return the token that a verb sends, or C{None}.
+
+    @raise VerbFailed: the token file cannot be read, or contains no token.
+    """
+    name: str | None = arguments.token_file
+    if name is None:
+        return os.environ.get("PEXSERVICE_TOKEN") or None
+    problem = "the file contains no token"
+    try:
+        for line in Path(name).read_text("ascii").splitlines():
+            if line.strip() and not line.startswith("#"):
+                return line.strip()
+    except UnicodeDecodeError:
+        problem = "the file is not plain ASCII"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise VerbFailed(f"--token-file {name}: {problem}", exit_status=WRONG_ARGUMENTS)

@@ -1,0 +1,303 @@
+"""
+The verbs that work on a store: C{create}, C{verify}, C{backup}, C{restore}, C{advance}.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
+from pexservice.cli.verb import STORE_STATUSES, argument, directory, number, verb
+
+#: The value of C{--beyond} without a number, and how far beyond the replaced store's
+#: revision the restored one then continues.
+_FROM_STORE = -1
+_MARGIN = 1_000_000
+
+
+@verb(
+    "create",
+    STORE_STATUSES,
+    (),
+    "pexctl create --config /etc/pexservice/pexservice.toml",
+    "pexctl create --store lmdb:/srv/pexservice",
+    usage="[--config FILE | --store URL]",
+)
+def create(arguments: Namespace) -> Result:
+    """
+    Create an empty store.
+
+    It refuses if there is a store. With no-create in the configuration file, a service
+    opens only a store that was created so.
+    """
+    from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
+    from pexservice.stores.registry import create_store, name_of
+
+    settings = settings_of(arguments.options)
+    with store_errors():
+        wait_for(lambda: create_store(settings.store, options_for(settings)))
+    name = name_of(settings.store)
+    return Result(
+        f"{name}: a new store was created, at revision 0, position 0",
+        {"outcome": "created", "store": name},
+    )
+
+
+@verb(
+    "verify",
+    STORE_STATUSES,
+    [argument("store", "STORE", "the store's directory", directory)],
+    "pexctl verify pexservice-data",
+)
+def verify(arguments: Namespace) -> Result:
+    """
+    Read and verify a whole store that no service uses.
+
+    It changes nothing.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.store_access import contents, store_errors
+    from pexservice.stores.interface import StoreBusy
+    from pexservice.stores.lmdb.summary import existing, summary
+    from pexservice.stores.lmdb.verify import verify_in_child
+
+    with store_errors(), ProgressBar() as bar:
+        store = existing(arguments.store)
+        try:
+            store.own()
+        except StoreBusy as error:
+            raise StoreBusy(f"{error}; make a backup, which is verified") from None
+        try:
+            verify_in_child(store.path, lambda percent: bar.show("verifying", percent))
+            found = summary(store.path)
+        finally:
+            store.release()
+    return Result(
+        f"{found.store} is whole: {contents(found)}", {"outcome": "whole", **asdict(found)}
+    )
+
+
+@verb(
+    "backup",
+    STORE_STATUSES,
+    [
+        argument(
+            "store",
+            "STORE",
+            "the store's directory, unless --config names it",
+            directory,
+            nargs="?",
+        ),
+        argument(
+            "to",
+            "TO",
+            "the copy's directory, to be made; with --keep, the directory of all copies",
+            directory,
+        ),
+        argument(
+            "--config",
+            "FILE",
+            "copy the store that this configuration file of the service names",
+        ),
+        argument(
+            "--keep",
+            "N",
+            "name the copy by the time, and remove all but the newest N",
+            number(1),
+        ),
+        argument(
+            "--textfile",
+            "FILE",
+            "write how it went for Prometheus' node exporter; takes --keep",
+        ),
+    ],
+    "pexctl backup pexservice-data monday",
+    "pexctl backup pexservice-data /var/backups/pexservice --keep 7",
+)
+def backup(arguments: Namespace) -> Result:
+    """
+    Copy a store, also while a service uses it.
+
+    The copy is one committed state, and it is verified. It is a store: start a service on
+    it, or put it in the place of a lost one with pexctl restore.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.store_access import configured_directory, contents, store_errors
+    from pexservice.stores.lmdb import backup as one
+    from pexservice.stores.lmdb import rotation
+
+    if (arguments.store is None) is (arguments.config is None):
+        message = "name the STORE or --config FILE, and not both"
+        raise VerbFailed(message, exit_status=WRONG_ARGUMENTS)
+    if arguments.textfile is not None and arguments.keep is None:
+        raise VerbFailed("--textfile requires --keep")
+    store = arguments.store or configured_directory(arguments.config)
+    failed = True
+    try:
+        with store_errors(), ProgressBar() as bar:
+            if arguments.keep is None:
+                copy = one.backup(store, arguments.to, bar.show)
+            else:
+                copy = rotation.add_backup(store, arguments.to, arguments.keep, bar.show)
+        failed = False
+    finally:
+        if arguments.textfile is not None:
+            _write_textfile(arguments.textfile, store, arguments.to, failed=failed)
+    return Result(
+        f"{copy.store} is a verified backup: {contents(copy)}",
+        {"outcome": "backed-up", **asdict(copy)},
+    )
+
+
+def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -> None:
+    """
+    Write the metrics into a file, whole or not at all, that every user may read.
+    """
+    from pexservice.stores.lmdb.rotation import existing_backups, time_of
+    from pexservice.stores.lmdb.witness import read_witness
+
+    try:
+        backups = existing_backups(backups_path)
+    except OSError:
+        backups = []
+    samples = [
+        ("failed", "Whether the last backup failed.", int(failed)),
+        ("kept", "Verified backups that there are.", len(backups)),
+    ]
+    if backups:
+        words = "When the newest verified backup was begun, in seconds since 1970."
+        time = int(time_of(backups[-1]))
+        samples.append(("last_success_timestamp_seconds", words, time))
+        if witness := read_witness(backups[-1]):
+            words = "The revision of the newest verified backup."
+            samples.append(("revision", words, witness.revision))
+    # Prometheus' text format escapes a label's value as JSON does.
+    label = f"{{store={json.dumps(str(Path(store).absolute()), ensure_ascii=False)}}}"
+    lines = []
+    for short, words, value in samples:
+        metric = f"pexservice_backup_{short}"
+        lines += [f"# HELP {metric} {words}", f"# TYPE {metric} gauge"]
+        lines.append(f"{metric}{label} {value}\n")
+    file = Path(name)
+    beside = file.with_name(f".{file.name}.partial")
+    try:
+        beside.write_text("\n".join(lines))
+        beside.chmod(0o644)
+        beside.replace(file)
+    except OSError as error:
+        raise VerbFailed(f"the metrics {name}: {error.strerror}") from error
+
+
+@verb(
+    "restore",
+    STORE_STATUSES,
+    [
+        argument("directory", "DIRECTORY", "the backup's directory", directory),
+        argument(
+            "--to",
+            "STORE",
+            "the store's directory",
+            lambda text: text.removeprefix("lmdb:"),
+            required=True,
+        ),
+        argument(
+            "--beyond",
+            "N",
+            "the highest revision that a client has seen [without N: the highest revision"
+            f" in the replaced store or its witness, plus {_MARGIN:,}]",
+            number(0),
+            nargs="?",
+            const=_FROM_STORE,
+        ),
+    ],
+    "pexctl restore monday --to pexservice-data --beyond 6391",
+)
+def restore(arguments: Namespace) -> Result:
+    """
+    Put a backup in the place of a store that no service uses.
+
+    It verifies the copy and keeps the replaced directory under another name; at every
+    moment one of the two is there. Without --beyond, revisions that clients saw after the
+    backup are used again for other steps. --beyond names the highest of them: steps are
+    then made until all are left behind, and the position stays.
+    """
+    from attrs import asdict
+
+    from pexservice.cli.store_access import contents, store_errors
+    from pexservice.stores.lmdb.restore import restore
+
+    with store_errors(), ProgressBar() as bar:
+        beyond, origin = arguments.beyond, ""
+        if beyond == _FROM_STORE:
+            highest, origin = _highest_revision(arguments.to)
+            beyond = highest + _MARGIN
+            origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
+        restored = restore(arguments.directory, arguments.to, beyond, bar.show)
+    store, kept = restored.store, restored.kept
+    replaced = "" if kept is None else f"; the replaced store is {kept}"
+    return Result(
+        f"{store.store} is restored: {contents(store)}{origin}{replaced}",
+        {
+            "outcome": "restored",
+            "steps": restored.steps,
+            "beyond": beyond,
+            "kept": None if kept is None else str(kept),
+            **asdict(store),
+        },
+    )
+
+
+def _highest_revision(store: str) -> tuple[int, str]:
+    """
+    Return the highest revision of the store that is replaced, and its origin in words.
+    """
+    from pexservice.stores.interface import StoreUnusable
+    from pexservice.stores.lmdb.summary import summary
+    from pexservice.stores.lmdb.verify import verify_in_child
+    from pexservice.stores.lmdb.witness import read_witness
+
+    path = Path(store)
+    try:
+        if witness := read_witness(path):
+            return witness.revision, "in the witness of the replaced store"
+        # In a child, because reading a damaged store may end the process.
+        verify_in_child(path)
+        return summary(path).revision, "in the replaced store"
+    except (OSError, StoreUnusable) as error:
+        raise StoreUnusable(
+            f"--beyond requires a number: the revision of {store} cannot be read: {error}"
+        ) from error
+
+
+@verb(
+    "advance",
+    STORE_STATUSES,
+    [
+        argument("--store", "URL", "etcd:http://HOST:PORT", str, required=True),
+        argument("revision", "REVISION", "the new revision", int),
+    ],
+    "pexctl advance --store etcd:http://10.0.0.1:2379 6391",
+)
+def advance(arguments: Namespace) -> Result:
+    """
+    Give the cursor of a restored etcd a higher revision.
+
+    The position stays. Stop all nodes first. Choose the highest revision that any client or
+    log has seen, so that no revision ever means two states.
+    """
+    from pexservice.cli.store_access import ask_shared_store, store_errors
+    from pexservice.settings.options import Settings
+
+    settings = Settings(store=arguments.store)
+    with store_errors():
+        revision, position = ask_shared_store(
+            settings, lambda store: store.advance(arguments.revision)
+        )
+    return Result(
+        f"the cursor is at revision {revision}, position {position}",
+        {"outcome": "advanced", "revision": revision, "position": position},
+    )

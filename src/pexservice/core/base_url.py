@@ -1,0 +1,68 @@
+"""
+Base URLs: where a service is reached over TCP, TLS or a Unix socket.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from attrs import frozen
+
+BASE_URL_FORMS = (
+    "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
+)
+
+#: The URL of a service that has the default options.
+DEFAULT_BASE_URL = "http://127.0.0.1:8081"
+
+
+@frozen
+class BaseURL:
+    """
+    One base URL.
+
+    @ivar text: the URL as the user wrote it, for messages.
+    @ivar url: the URL that paths are appended to.
+    @ivar socket: the path of a Unix socket, which replaces host and port.
+    """
+
+    text: str
+    url: str
+    host: str = "localhost"
+    port: int = 80
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_https(self) -> bool:
+        return self.url.startswith("https:")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Parse a base URL.
+
+        @raise ValueError: C{text} is not a base URL.
+        """
+        wrong = ValueError(f"{text!r} is not a base URL; use {BASE_URL_FORMS}")
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise wrong from error
+        if parts.query or parts.fragment or not text.isascii() or not text.isprintable():
+            raise wrong
+        if parts.scheme in ("unix", "http+unix"):
+            socket = (unquote(parts.netloc) + parts.path).rstrip("/")
+            if not socket:
+                raise wrong
+            return cls(text, "http://localhost", socket=socket)
+        if parts.scheme not in ("http", "https") or not host or port == 0:
+            raise wrong
+        if parts.username is not None or " " in text:
+            raise wrong
+        default_port = 443 if parts.scheme == "https" else 80
+        return cls(text, text.rstrip("/"), host, port or default_port)
