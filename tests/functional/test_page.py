@@ -605,6 +605,28 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     assert "took over" in view("takeover")
 
 
+def test_the_processes_are_shown_and_follow_a_takeover(daemon: Daemon, views: Open) -> None:
+    view = views(daemon)
+    active = worker(daemon)
+    view["processes"].filter(has_text="standby").wait_for()
+    shown = dict(re.findall(r"(\d+) \((\w+)\)", view("processes")))
+    assert shown[str(active)] == "active"
+    assert set(shown.values()) == {"running", "active", "standby"}
+    (standby,) = (pid for pid, state in shown.items() if state == "standby")
+    os.kill(active, signal.SIGKILL)
+    view["processes"].filter(has_text=f"{standby} (active)").wait_for()
+    assert str(active) not in view("processes")
+
+
+def test_the_processes_are_not_shown_where_the_host_is_not_checked(
+    tmp_path: Path, views: Open
+) -> None:
+    with Daemon(tmp_path, "--allowed-host", "*") as daemon:
+        view = views(daemon)
+        view.until("standing-by", "1 of 1")
+        assert not view["processes"].is_visible()
+
+
 def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     tmp_path: Path, views: Open
 ) -> None:
@@ -722,11 +744,9 @@ def test_a_second_break_takes_back_that_the_worker_is_the_same(
     assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
-def test_lost_steps_are_reported(daemon: Daemon, views: Open) -> None:
+def test_page_reports_lost_steps(daemon: Daemon, views: Open) -> None:
     """
-    A service that forgot answered steps is reported to have lost them.
-
-    A service without synchronous commit may forget steps.
+    A service without synchronous commit may lose answered steps.
     """
     view = views(daemon)
     view.until("worker", "worker-1")

@@ -16,7 +16,22 @@ let settling = null;
 
 const milliseconds = (seconds) => (seconds < 0.001 ? "less than 1 ms" : `${numbers.format(Math.round(1000 * seconds))} ms`);
 
+/** Show the process ids, which the service tells only to clients on its own machine. */
+async function showProcesses() {
+  try {
+    const response = await fetch("/livez", { headers: { Accept: "application/json" } });
+    const { processes = [] } = await response.json();
+    // The stream may have ended meanwhile, and its processes with it.
+    if (lostAt !== null) return;
+    $("processes").hidden = processes.length === 0;
+    write("processes", "Processes: " + processes.map(({ name, pid, state }) => `${name} ${pid} (${state})`).join(", "));
+  } catch {
+    // The service is gone, as the stream will show.
+  }
+}
+
 function showWorkers(workers) {
+  showProcesses();
   write("worker", workers.serving ?? "none");
   write("since", workers.serving === null ? "…" : times.format(new Date(workers.since)));
   write("standing-by", `${workers.standing_by} of ${workers.standby}`);
@@ -41,6 +56,7 @@ function showNoWorkers() {
   if (active === null) return;
   unsettled = true;
   for (const id of ["worker", "since", "standing-by", "takeovers"]) write(id, "not known");
+  $("processes").hidden = true;
   report("The connection to the service is lost …");
 }
 
