@@ -17,6 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,16 @@ import lmdb
 from attrs import frozen
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, NotTaken, StoreBusy, StoreUnusable
+from pexservice.stores.interface import (
+    Batch,
+    NotTaken,
+    StoreBusy,
+    StoreDamaged,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MAP_BASE, open_databases
-from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory, sync
+from pexservice.stores.lmdb.directory import WITNESS, Directory, sync
 from pexservice.stores.lmdb.migrate import format_of, migrate
 from pexservice.stores.lmdb.room import Room
 from pexservice.stores.lmdb.summary import Summary, existing, summary
@@ -74,7 +81,8 @@ def restore(
     @param beyond: the highest revision that any caller has seen.
     @param show: as for L{backup}.
     @raise StoreBusy: a service uses the store in C{target}.
-    @raise StoreUnusable: the backup is not whole, or cannot be put there.
+    @raise StoreUnusable: the backup is not whole, or cannot be put there, or the directory
+        C{target} holds something that is no store.
     """
     existing(source)
     place = Directory(target)
@@ -86,17 +94,20 @@ def restore(
     except StoreBusy as error:
         raise StoreBusy(f"{error}; stop the service first") from None
     prefix = f".{place.path.name}.restored-"
-    # No other restore to this place runs: this process owns the place.
-    for left in place.path.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left)
     beside = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
     try:
+        # A store that is damaged, or has lost its file, may be replaced.
+        with suppress(StoreDamaged):
+            place.holds_a_store()
+        # No other restore to this place runs: this process owns the place.
+        for left in place.path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
+            shutil.rmtree(left)
         made = backup(source, str(beside), show)
         if format_of(beside) == 1:
             _rewrite(beside, show)
         steps = 0 if beyond is None else _leave_behind(beside, made, beyond)
         _give_to_owner(beside, place.path)
-        kept = _exchange(beside, place.path, was_there=there)
+        kept = _exchange(beside, place.path)
         return Restored(store=summary(place.path), steps=steps, kept=kept)
     except OSError as error:
         denied = isinstance(error, PermissionError)
@@ -193,22 +204,26 @@ def _give_to_owner(made: Path, place: Path) -> None:
             os.chown(each, owner.st_uid, owner.st_gid)
 
 
-def _exchange(made: Path, place: Path, *, was_there: bool) -> Path | None:
+def _exchange(made: Path, place: Path) -> Path | None:
     """
-    Exchange the two directories, and keep the store that was there before.
+    Exchange the two directories, and keep what was in the place before.
 
-    @return: where the store is that was there before, if there was one.
+    @return: where that is, if there was anything.
     """
+    # With microseconds, so that two restores in one second keep both stores.
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    kept = place.with_name(f"{place.name}.before-{stamp}")
+    # Before the exchange, so that the old store is never under the name of a copy: the
+    # next restore removes copies that a killed one has left.
+    made.rename(kept)
     libc = ctypes.CDLL(None, use_errno=True)
-    names = (os.fsencode(made), os.fsencode(place))
+    names = (os.fsencode(kept), os.fsencode(place))
     if libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE):
         number = ctypes.get_errno()
+        kept.rename(made)
         raise OSError(number, os.strerror(number))
-    kept = None
-    if was_there and (made / DATA).exists():
-        # With microseconds, so that two restores in one second keep both stores.
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        kept = place.with_name(f"{place.name}.before-{stamp}")
-        made.rename(kept)
     sync(place.parent)
-    return kept
+    if any(kept.iterdir()):
+        return kept
+    kept.rmdir()
+    return None

@@ -14,7 +14,7 @@ import pytest
 from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import restore as module
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.summary import summary
 from pexservice.stores.lmdb.verify import verify
@@ -149,6 +149,37 @@ def test_copy_that_a_killed_restore_left_is_removed_by_the_next(place: Path) -> 
     (left / "data.mdb").touch()
     restore(str(place / "backup"), str(place / "new"))
     assert not left.exists()
+
+
+def test_directory_that_holds_something_else_is_refused_and_untouched(place: Path) -> None:
+    (place / "photos" / "sub").mkdir(parents=True)
+    (place / "photos" / "one").write_text("precious")
+    with pytest.raises(StoreUnusable, match="holds something else"):
+        restore(str(place / "backup"), str(place / "photos"))
+    assert (place / "photos" / "one").read_text() == "precious"
+    assert (place / "photos" / "sub").is_dir()
+    assert {path.name for path in place.iterdir()} == {
+        *("older", "backup", "store", "photos"),
+    }
+
+
+@pytest.mark.parametrize("name", [WITNESS, NURSERY])
+def test_remains_of_a_store_are_kept(place: Path, name: str) -> None:
+    remains = place / "remains"
+    remains.mkdir()
+    (remains / name).write_text("precious")
+    done = restore(str(place / "backup"), str(remains))
+    assert done.store.revision == 7
+    assert done.kept is not None
+    assert (done.kept / name).read_text() == "precious"
+
+
+def test_directory_with_nearly_the_name_of_a_copy_is_not_removed(place: Path) -> None:
+    other = place / ".store.restored-holidays"
+    other.mkdir()
+    (other / "photo").touch()
+    restore(str(place / "backup"), str(place / "store"))
+    assert (other / "photo").exists()
 
 
 def test_an_interruption_before_the_end(
