@@ -26,9 +26,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.interface import ICommitter
+from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import Outcome, Step
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import Step
+from pexservice.commit.interface import Step
 from pexservice.core.cursor import State, Transition
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.steps import Response, submit

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from attrs import define
 from twisted.internet.defer import Deferred
 
-from pexservice.commit.interface import ICommitter
-from pexservice.commit.requests import Outcome, Step
+from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.core.cursor import State
 
 

@@ -24,10 +24,9 @@ from pexservice.server.limits import Admission, Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.web.access import Access
+from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
-from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.performer import Performer

@@ -31,8 +31,7 @@ from zope.interface import implementer
 
 from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit, StepBatch, cached_state_at
-from pexservice.commit.interface import ICommitter
-from pexservice.commit.requests import Outcome, Step, Waiter
+from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,

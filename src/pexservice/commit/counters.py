@@ -16,7 +16,7 @@ from math import inf
 from pexservice.core.cursor import Transition
 
 #: The outcomes of a transition that was asked for; see
-#: L{pexservice.commit.requests.Outcome} for the first three.
+#: L{pexservice.commit.interface.Outcome} for the first three.
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES = (
     *("moved", "replayed", "unmet"),
     # The transition surely did not happen; nobody knows whether it did.

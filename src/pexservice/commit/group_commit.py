@@ -42,7 +42,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
-from pexservice.commit.requests import KeyReused, Outcome, Step, Waiter
+from pexservice.commit.interface import KeyReused, Outcome, Step, Waiter
 from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import (

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 
-from pexservice.commit.requests import Outcome
+from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
-from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, bytes_taken
 from pexservice.server.parser import (
     END_OF_HEAD,
     END_OF_LINE,
@@ -34,10 +34,9 @@ from pexservice.server.response_writer import (
     write_stream_head,
 )
 from pexservice.server.server import Server
-from pexservice.server.socket_progress import bytes_taken
 from pexservice.web.clients import Peer
-from pexservice.web.operations import Call, Operation, Request, kind_of, log_bug
 from pexservice.web.parameters import ORIGIN, preferences
+from pexservice.web.performer import Call, Operation, Request, kind_of, log_bug
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import (
     Problem,
@@ -377,7 +376,7 @@ class Connection(asyncio.Protocol):
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
-        Send the response about C{state}; see L{Waiter<pexservice.commit.requests.Waiter>}.
+        Send the response about C{state}; see L{Waiter<pexservice.commit.interface.Waiter>}.
         """
         request, call = self._request, self._call
         if request is None or call is None:
@@ -524,7 +523,7 @@ class Connection(asyncio.Protocol):
             b"HTTP/1.1",
             b"close",
             last=True,
-            browser_headers=performer.browser_headers(arguments.get(ORIGIN, ())),
+            browser_headers=performer.access.browser_headers(arguments.get(ORIGIN, ())),
             preferences=preferences(arguments),
             bodiless=method == b"HEAD",
         )

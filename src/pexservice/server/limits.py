@@ -15,6 +15,10 @@ No connection has a timer of its own.  One sweep a second looks at all of them, 
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import struct
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -362,3 +366,37 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     if greedy and connection.blocked_since:
         return 2, connection.blocked_since
     return None
+
+
+#: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
+_BYTES_ACKED = struct.Struct("=120xQ")
+
+#: An C{int}, as C{SIOCOUTQ} gives it; see unix(7) and tcp(7).
+_QUEUED = struct.Struct("=i")
+
+
+def bytes_taken(handle: socket.socket | None) -> int | None:
+    """
+    Return a number that changes when the client takes some of what it is sent.
+
+    A transport only reports that its buffer is full, and later that it has space again,
+    with up to some megabytes in between.  A client with a slow line needs minutes for that
+    and is not stuck.  The kernel knows about each byte.
+
+    @param handle: the connection's socket, or C{None} where there is none to ask.
+    @return: for TCP, the number of bytes that the peer has acknowledged; for another
+        stream, minus the number of bytes that wait to be read; C{None} if neither is known.
+    """
+    if handle is None or handle.fileno() < 0:
+        return None
+    try:
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        return int(_BYTES_ACKED.unpack(info)[0])
+    except (OSError, struct.error):
+        # The socket is not TCP, or is closed.
+        pass
+    try:
+        queued = fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))
+    except OSError:
+        return None
+    return -int(_QUEUED.unpack(queued)[0])

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from pexservice.server.generations import Generations
 from pexservice.web import problems
 from pexservice.web.parameters import (
     CONTENT_LENGTH,
@@ -76,6 +75,46 @@ _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
 Arguments = dict[bytes, list[bytes]]
 Key = tuple[Hashable, ...]
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Generations(Generic[K, V]):
+    """
+    A cache of at most twice C{size} entries, which keeps those that are used.
+
+    A read from the old generation copies the entry into the young one.  When the young
+    generation is full it becomes the old one.  So a flood of new entries only pushes out
+    entries that nobody uses.
+
+    @ivar young: the entries of the young generation.  Hot paths read it directly; it is
+        replaced when it is full.
+    """
+
+    __slots__ = ("_old", "_size", "young")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        value = self.young.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        if len(self.young) >= self._size:
+            self._old, self.young = self.young, {}
+        self.young[key] = value
+
+    def clear(self) -> None:
+        self.young, self._old = {}, {}
 
 
 class RequestLine(NamedTuple):
@@ -411,7 +450,7 @@ class Body:
             or self._total > MAX_BODY_BYTES
             or self._chunks > MAX_CHUNKS
         ):
-            raise problems.too_much_content(MAX_BODY_BYTES, MAX_CHUNKS)
+            raise problems.too_many_chunks(MAX_BODY_BYTES, MAX_CHUNKS)
         self._in_chunk, self._in_trailers = self._missing > 0, self._missing == 0
         return end_of_line + 2
 

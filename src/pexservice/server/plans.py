@@ -23,11 +23,10 @@ from typing import Protocol
 
 from attrs import define, frozen
 
-from pexservice.server.generations import Generations
-from pexservice.server.parser import VALUE, Arguments, Head, HeadReader, Key
+from pexservice.server.parser import VALUE, Arguments, Generations, Head, HeadReader, Key
 from pexservice.server.request_counters import Tally
-from pexservice.web.operations import Call, Operation
 from pexservice.web.parameters import HEADERS, HOST, Preferences, Use
+from pexservice.web.performer import Call, Operation
 from pexservice.web.responses import Header
 
 #: There is one plan for each endpoint, method, version and meaning of the deciding headers:

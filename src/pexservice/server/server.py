@@ -4,6 +4,8 @@ What the connections of one worker share.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -13,12 +15,10 @@ from pexservice.process.periodic import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.parser import Head
-from pexservice.server.parsing_budget import ParsingBudget
 from pexservice.server.plans import Framing, Plan, Plans
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseWriter
 from pexservice.web.clients import Peer
-from pexservice.web.operations import Operation, Request
 from pexservice.web.parameters import (
     CONNECTION,
     FORWARDED_FOR,
@@ -27,8 +27,73 @@ from pexservice.web.parameters import (
     persistence,
     preferences,
 )
-from pexservice.web.performer import Performer
+from pexservice.web.performer import Operation, Performer, Request
 from pexservice.web.responses import Response
+
+#: A new client is served after a few such turns at the latest.
+MAX_SECONDS_PER_TURN = 0.02
+
+
+class ParsingBudget:
+    """
+    The time that all connections together may spend on parsing in one turn.
+
+    A client can send input that costs much more to parse than to send, such as a body in
+    chunks of one byte, on thousands of connections at once.  A limit for each connection
+    would not bound their sum, so there is one budget for all.  When it is used up,
+    connections wait in a queue, and each gets a small piece of the next turns.  Requests
+    that are found by their bytes or by a template need no parsing and never wait.
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        seconds: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        @param call_soon: makes a call in the next turn of the event loop.
+        """
+        self.seconds = seconds
+        self._call_soon = call_soon
+        self._left = MAX_SECONDS_PER_TURN
+        self._queue: deque[Callable[[], None]] = deque()
+        self._first: deque[Callable[[], None]] = deque()
+        self._renewal_scheduled = False
+
+    @property
+    def has_time(self) -> bool:
+        """
+        Return whether this turn has time left, even if connections wait for some of it.
+        """
+        return self._left > 0
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left <= 0 or bool(self._queue or self._first)
+
+    def spend(self, seconds: float) -> None:
+        self._left -= seconds
+        if not self._renewal_scheduled:
+            self._renewal_scheduled = True
+            self._call_soon(self._renew)
+
+    def wait(self, parse: Callable[[], None], *, first: bool = False) -> None:
+        """
+        Call C{parse} in a later turn.
+
+        @param first: before all that have had a piece of a turn since their input arrived.
+        """
+        (self._first if first else self._queue).append(parse)
+        self.spend(0)
+
+    def _renew(self) -> None:
+        self._renewal_scheduled = False
+        self._left = MAX_SECONDS_PER_TURN
+        # A connection that waits again comes behind all others.
+        while (queue := self._first or self._queue) and self._left > 0:
+            queue.popleft()()
+        if queue:
+            self.spend(0)
 
 
 class Server:
@@ -120,7 +185,9 @@ class Server:
             line.version,
             connection,
             last=last,
-            browser_headers=self.performer.browser_headers(arguments.get(ORIGIN, ())),
+            browser_headers=self.performer.access.browser_headers(
+                arguments.get(ORIGIN, ())
+            ),
             preferences=preferences(arguments),
             bodiless=line.method == b"HEAD",
         )

@@ -5,7 +5,7 @@ asyncio's own TLS decrypts all that arrives, on all connections, in the turn in 
 arrives.  A client can send input that costs far more to decrypt than to send: a KeyUpdate
 of 27 bytes takes 10 microseconds, and a handshake takes a signature.  So here the input is
 decrypted in small steps, within the worker's L{parsing
-budget<pexservice.server.parsing_budget.ParsingBudget>}.
+budget<pexservice.server.server.ParsingBudget>}.
 """
 
 from __future__ import annotations

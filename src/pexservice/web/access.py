@@ -1,39 +1,86 @@
 """
-Access to the cursor: the tokens that may move it, and the rules for web pages.
+The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
+
+A browser sends requests for any page that its user looks at.  It describes them in headers
+that no page can write.  The rule is that of Go's C{CrossOriginProtection}, here for every
+request that moves the cursor, whatever its method: C{Sec-Fetch-Site} decides if the browser
+sends it; otherwise C{Origin} must name the host that the request was sent to.  Schemes are
+not compared, since a proxy may speak TLS.  Clients that are no browsers send neither
+header, and the rule does not concern them.
+
+One attack passes that rule: DNS rebinding.  The owner of attacker.example can let this name
+resolve to 127.0.0.1 after the browser has loaded a page from there.  The browser then
+regards the service as part of the page's own origin, so the page may send steps and read
+responses.  Only the name in C{Host} shows the attack.  So where nothing else protects the
+service (it is reached over loopback, and steps need no token), it responds only to names
+that cannot belong to anybody else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
-from pexservice.web.cross_site import CrossSitePolicy
+from pexservice.web import problems
+from pexservice.web.clients import Peer
 from pexservice.web.parameters import (
     AUTHORIZATION,
     HOST,
     ORIGIN,
+    REQUEST_METHOD,
     SEC_FETCH_SITE,
     Arguments,
+    elements,
 )
-from pexservice.web.problems import Problem, no_token, wrong_token
+from pexservice.web.problems import Problem
+from pexservice.web.responses import Header
 
 _log = Logger()
 
 #: RFC 6750's b64token.
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+_EXPOSED_HEADERS = (
+    b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"
+    b" WWW-Authenticate"
+)
+_ACCEPTED_HEADERS = (
+    b"Accept, Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match,"
+    b" Last-Event-ID"
+)
+
+#: How long a browser may remember the response to a preflight request.
+_PREFLIGHT_SECONDS = b"600"
+
+_HTTP_ORIGIN = re.compile(rb"https?://([^/?#@]+)", re.IGNORECASE)
+# Browsers leave out the default port of the scheme.
+_DEFAULT_PORT = re.compile(rb":(?:80|443)?\Z")
+_ANY_PORT = re.compile(rb":[0-9]*\Z")
+
+_NOSNIFF = (b"X-Content-Type-Options", b"nosniff")
+_SAME_ORIGIN = (b"Cross-Origin-Resource-Policy", b"same-origin")
+_VARY = (b"Vary", b"Origin")
+
+#: The value of C{--allowed-host} that switches the check off.
+ANY_HOST = "*"
+
+#: How many refused host names are logged; clients choose them.
+MAX_LOGGED_HOSTS = 100
 
 
 class BadTokens(Misconfigured):
     """
     A token file that is not valid.
 
-    The message names the file, and the line if one is to blame.
+    The message names the file, and the line if one line is wrong.
     """
 
     __module__ = "pexservice"
@@ -41,9 +88,7 @@ class BadTokens(Misconfigured):
 
 def read_tokens(path: str) -> frozenset[bytes]:
     """
-    Return the tokens in C{path}, one a line.
-
-    Empty lines and lines that begin with C{#} are passed over.
+    Return the tokens in C{path}, one a line; empty lines and C{#} comments are skipped.
 
     @return: their SHA-256 digests: a token itself is not kept.
     @raise BadTokens: a line is no token, or there is no token.
@@ -60,7 +105,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
         token = line.strip()
         if not token or token.startswith("#"):
             continue
-        if not _TOKEN.fullmatch(token):
+        if not _BEARER_TOKEN.fullmatch(token):
             raise BadTokens(
                 f"the token file {path}, line {number}: a token is made of letters,"
                 " digits and ._~+/- and ends in any number of ="
@@ -73,11 +118,23 @@ def read_tokens(path: str) -> frozenset[bytes]:
     return frozenset(tokens)
 
 
+def same_host(origin: bytes, host: bytes | None) -> bool:
+    """
+    Return whether C{origin} is an origin of the host and port in C{Host}.
+    """
+    match = _HTTP_ORIGIN.fullmatch(origin)
+    return (
+        match is not None and host is not None and _authority(match[1]) == _authority(host)
+    )
+
+
+def _authority(host: bytes) -> bytes:
+    return _DEFAULT_PORT.sub(b"", host).lower()
+
+
 class Access:
     """
     The rules on which tokens may move the cursor and which web pages may use the service.
-
-    @ivar pages: the rules for web pages.
     """
 
     def __init__(
@@ -88,35 +145,164 @@ class Access:
 
         @param tokens: digests of the tokens that may move the cursor; C{None} when every
             client may.
-        @param origins: the origins whose pages may use the API.
+        @param origins: the origins whose pages may use the API, besides the service's own.
         """
         self._tokens = tokens
-        self.pages = CrossSitePolicy(origins)
+        self._allowed_origins = {
+            origin.encode(): (
+                _NOSNIFF,
+                _VARY,
+                (b"Access-Control-Allow-Origin", origin.encode()),
+                (b"Access-Control-Expose-Headers", _EXPOSED_HEADERS),
+            )
+            for origin in origins
+        }
+        own = (_NOSNIFF, _SAME_ORIGIN)
+        self._other_headers = (*own, _VARY) if self._allowed_origins else own
 
-    def check_page(self, deed: str, arguments: Arguments) -> Problem | None:
+    def _is_allowed(self, origins: Sequence[bytes]) -> bool:
+        return len(origins) == 1 and origins[0] in self._allowed_origins
+
+    def check_page(self, action: str, arguments: Arguments) -> None:
         """
-        Return 403 if a request comes from a page of another origin.
+        Refuse a request that a page of another origin sent.
 
-        @param deed: what the request would do, for the words of the answer.
+        @param action: what the request would do, for the problem's text.
+        @raise Problem: 403.
         """
         sites, origins = arguments.get(SEC_FETCH_SITE, ()), arguments.get(ORIGIN, ())
-        if not (sites or origins):
-            return None
-        host = arguments.get(HOST, (None,))[0]
-        return self.pages.check(deed, host, origins, sites)
+        if not (sites or origins) or self._is_allowed(origins):
+            return
+        # Every element counts: the sender that added one knew something.
+        if sites:
+            is_own = all(site in (b"same-origin", b"none") for site in elements(sites))
+        else:
+            host = arguments.get(HOST, (None,))[0]
+            is_own = all(same_host(origin, host) for origin in elements(origins))
+        if not is_own:
+            raise problems.cross_origin(action)
 
-    def check_token(self, arguments: Arguments) -> Problem | None:
+    def check_token(self, arguments: Arguments) -> None:
         """
-        Return 401 if a request has no token that may move the cursor.
+        Refuse a request that has no token that may move the cursor.
+
+        @raise Problem: 401.
         """
         if self._tokens is None:
-            return None
-        given = arguments.get(AUTHORIZATION, ())
-        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+            return
+        values = arguments.get(AUTHORIZATION, ())
+        scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
         if scheme.lower() != b"bearer":
-            return no_token()
-        digest, found = sha256(token.strip()).digest(), False
-        # All of them, whichever matches: the time it takes tells nothing.
-        for each in self._tokens:
-            found |= compare_digest(digest, each)
-        return None if found else wrong_token()
+            raise problems.no_token()
+        digest, is_known = sha256(token.strip()).digest(), False
+        # It is compared with all of them: the time that this takes must tell nothing.
+        for known_digest in self._tokens:
+            is_known |= compare_digest(digest, known_digest)
+        if not is_known:
+            raise problems.wrong_token()
+
+    def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
+        """
+        Return the headers that every response must have for browsers.
+
+        @param origins: the values of the request's C{Origin}.
+        """
+        if not self._is_allowed(origins):
+            return self._other_headers
+        return self._allowed_origins[origins[0]]
+
+    def preflight_headers(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
+        """
+        Return the headers of the response to an C{OPTIONS}, if it is a preflight request.
+
+        With a preflight request, a browser asks whether it may send the request of a page
+        of another origin.
+
+        @param allow: the methods that the path accepts.
+        """
+        if not (
+            REQUEST_METHOD in arguments and self._is_allowed(arguments.get(ORIGIN, ()))
+        ):
+            return ()
+        return (
+            (b"Access-Control-Allow-Methods", allow),
+            (b"Access-Control-Allow-Headers", _ACCEPTED_HEADERS),
+            (b"Access-Control-Max-Age", _PREFLIGHT_SECONDS),
+        )
+
+
+def host_name(host: bytes) -> str:
+    """
+    Return the name in a C{Host} header in small letters, without port and final dot.
+    """
+    return _ANY_PORT.sub(b"", host).decode("latin-1").lower().removesuffix(".")
+
+
+class HostPolicy:
+    """
+    The rules on which values of C{Host} get a response.
+
+    @ivar allows: whether a value of C{Host} is allowed on every connection, even on one
+        whose peer L{is checked<pexservice.web.clients.Peer>}.  It is cached, since clients
+        send the same few values again and again.
+    """
+
+    def __init__(
+        self, allowed: Iterable[str] = (), *, own_name: str, needed: bool = True
+    ) -> None:
+        """
+        Make the rules for the names in C{allowed} and the machine's own name.
+
+        @param allowed: more names to allow, or L{ANY_HOST}.
+        @param own_name: the machine's name, as C{gethostname} returns it.
+        @param needed: C{False} where steps need a token.
+        """
+        names = {host_name(name.encode()) for name in allowed}
+        self._needed = needed and ANY_HOST not in names
+        self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
+        self._logged: set[str] = set()
+        self.allows = lru_cache(maxsize=256)(self._allows)
+
+    def applies_to(self, peer: Peer) -> bool:
+        """
+        Return whether only names of this machine get a response on C{peer}'s connection.
+        """
+        return self._needed and peer.checks_host
+
+    def _allows(self, host: bytes | None) -> bool:
+        # An HTTP/1.0 request may have no Host, and no browser sends such a request.
+        if host is None or not self._needed:
+            return True
+        name = host_name(host)
+        return name in self._names or name.endswith(".localhost") or _is_address(name)
+
+    def refusal(self, host: bytes | None) -> Problem:
+        """
+        Return 421, and log the name in C{host} if it is refused for the first time.
+        """
+        name, logged = host_name(host or b""), self._logged
+        if name not in logged and len(logged) < MAX_LOGGED_HOSTS:
+            logged.add(name)
+            _log.warn(
+                "refused a request for the host {name}, over loopback and without a token:"
+                " --allowed-host {name} allows it, and --trusted-proxy if it came from a"
+                " proxy",
+                name=name,
+            )
+            if len(logged) == MAX_LOGGED_HOSTS:
+                _log.warn(
+                    "refused hosts are no longer logged: there were {n}", n=MAX_LOGGED_HOSTS
+                )
+        return problems.misdirected()
+
+
+def _is_address(name: str) -> bool:
+    """
+    Return whether C{name} is an IP address, which no name server can redirect.
+    """
+    try:
+        if name.startswith("["):
+            return name.endswith("]") and bool(IPv6Address(name[1:-1]))
+        return ip_address(name).version == 4  # noqa: PLR2004 IPv6 needs brackets
+    except ValueError:
+        return False

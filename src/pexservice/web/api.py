@@ -24,8 +24,6 @@ from pexservice.process.scoreboard import Process, Score, last_reload
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Endpoint, Table
 from pexservice.web.events import HEADERS, Events
-from pexservice.web.negotiation import best_of
-from pexservice.web.operations import Operation, Request, kind_of_read, operation
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -34,12 +32,13 @@ from pexservice.web.parameters import (
     IF_NONE_MATCH,
     LAST_EVENT_ID,
     Arguments,
+    best_of,
     conditions,
     number,
     preferences,
     query,
 )
-from pexservice.web.performer import Performer
+from pexservice.web.performer import Operation, Performer, Request, kind_of_read, operation
 from pexservice.web.preconditions import parse_tags
 from pexservice.web.representations import VALUE, history_response, state_response
 from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
@@ -127,12 +126,15 @@ class Api:
         if path == b"*" and method == b"OPTIONS":
             endpoint = _WHOLE_SERVER
         if endpoint is None:
-            raise problems.no_such_path(map(bytes.decode, self._table.by_path))
+            raise problems.no_such_path(b" ".join(self._table.by_path).decode())
         if method == b"OPTIONS":
-            preflight = self._performer.preflight(request.arguments, endpoint.allow)
+            preflight = self._performer.access.preflight_headers(
+                request.arguments, endpoint.allow
+            )
             return Response(204, ((b"Allow", endpoint.allow), *preflight))
         if method not in endpoint.methods:
-            raise problems.wrong_method(endpoint.allow)
+            allow = endpoint.allow
+            raise problems.wrong_method(allow.decode(), headers=((b"Allow", allow),))
         name, _ = self._routes.match(endpoint.path, method.decode())
         return self.app.execute_endpoint(name, request)
 
@@ -196,7 +198,7 @@ class Api:
         """
         Send the cursor whenever it moves.
         """
-        self._performer.check_page("watch the cursor", request.arguments)
+        self._performer.access.check_page("watch the cursor", request.arguments)
         self._check_read()
         stream = self._events.open(
             request.arguments.get(LAST_EVENT_ID),
@@ -215,7 +217,7 @@ class Api:
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
         # Process ids are nobody's business beyond this machine.
-        local = self._performer.is_local(request.peer)
+        local = self._performer.hosts.applies_to(request.peer)
         processes = None if score is None or not local else score.processes
         return _health(request, "livez", {"reactor": None}, notes, processes)
 

@@ -1,7 +1,7 @@
 """
 The headers by which a request is understood, and what it says in them and in its query.
 
-No other module reads a header of a request, so L{HEADERS} is all that an answer can depend
+No other module reads a header of a request, so L{HEADERS} is all that a response can depend
 on besides the request line; a test holds that.  The plan cache takes from it which headers
 identify a plan and which are arguments.
 """
@@ -15,12 +15,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from twisted.web.http_headers import Headers
-
 from pexservice.stores.remembered_keys import LONGEST_KEY
 from pexservice.web import problems
-from pexservice.web.cross_site import is_ahead
-from pexservice.web.negotiation import LONGEST_ACCEPT, best_of
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
 from pexservice.web.responses import JSON, PROBLEM, TEXT
 
@@ -94,21 +90,106 @@ HEADERS: Mapping[bytes, Use] = {
 #: each line, without the blanks around it.
 Arguments = Mapping[bytes, Sequence[bytes]]
 
-_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
+_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
 
 #: More digits than any revision has.
-_NUMBER = re.compile(r"[0-9]{1,20}")
+_QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-def read(headers: Headers) -> Arguments:
+def elements(values: Sequence[bytes]) -> list[bytes]:
     """
-    Return the arguments in the headers of one of Twisted's requests.
+    Return the elements of a list header, from all its lines.
     """
-    return {
-        lower: values
-        for name, values in headers.getAllRawHeaders()
-        if (lower := name.lower()) in HEADERS
-    }
+    return [element.strip(b" \t") for value in values for element in value.split(b",")]
+
+
+def is_ahead(values: Sequence[bytes]) -> bool:
+    """
+    Return whether a browser marked a request as sent ahead of its user.
+
+    @param values: the values of all L{PURPOSES}, as C{prefetch;prerender} or C{preview}.
+    """
+    return any(element.lower().startswith(b"pre") for element in elements(values))
+
+
+#: A longer C{Accept} means "anything": a client can send 16 KiB of it with every request,
+#: and every response depends on it.  Those of browsers have 140 bytes.
+MAX_ACCEPT_BYTES = 512
+
+# A parameter's quoted value, also one that does not end.  Possessive, and always a match
+# at a quote, so that no byte is looked at twice.
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.?)*+"?', re.DOTALL)
+
+_QUALITY = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
+
+#: The quality of each media range, by C{b"type/subtype"} in small letters; of a range
+#: that is given twice, with different parameters, the higher one.
+Ranges = Mapping[bytes, float]
+
+
+@lru_cache(maxsize=256)
+def parse_accept(value: bytes) -> Ranges:
+    """
+    Return the quality of each media range in the value of an C{Accept} header.
+
+    An element that is malformed is skipped.  Parameters other than C{q} make no
+    difference to what is offered here.
+
+    @param value: the values of all its lines, joined by commas.
+    """
+    ranges: dict[bytes, float] = {}
+    for element in _QUOTED.sub(b"", value).split(b","):
+        kind, *parameters = element.split(b";")
+        kind = kind.strip(b" \t").lower()
+        quality = _quality(parameters)
+        if quality is not None and quality > ranges.get(kind, -1.0):
+            ranges[kind] = quality
+    return ranges
+
+
+def _quality(parameters: Sequence[bytes]) -> float | None:
+    """
+    Return the value of C{q} among C{parameters}.
+
+    The value is 1 when C{q} is missing, and C{None} when it is no number from 0 to 1.
+    """
+    for parameter in parameters:
+        name, _, value = parameter.strip(b" \t").partition(b"=")
+        if name in (b"q", b"Q"):
+            quality = float(value) if _QUALITY.fullmatch(value) else 2.0
+            return quality if quality <= 1 else None
+    return 1.0
+
+
+def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
+    """
+    Return the media type of C{offers} that C{accept} prefers.
+
+    Of equals, and when none is acceptable, the first is returned.
+
+    As RFC 9110 12.5.1 says, the most specific range that matches an offer gives its
+    quality.  Of offers with the same quality, the one whose range is more specific is
+    preferred.
+
+    @param accept: a request's C{Accept} values, if it had any.
+    """
+    if not accept:
+        return offers[0]
+    value = accept[0] if len(accept) == 1 else b",".join(accept)
+    if len(value) > MAX_ACCEPT_BYTES:
+        return offers[0]
+    ranges = parse_accept(value)
+    best, best_rank = offers[0], (0.0, -1)
+    for offer in offers:
+        kind = offer.encode()
+        names = (kind, kind.partition(b"/")[0] + b"/*", b"*/*")
+        for specificity, name in zip((2, 1, 0), names, strict=True):
+            quality = ranges.get(name)
+            if quality is not None:
+                if quality > 0 and (quality, specificity) > best_rank:
+                    best, best_rank = offer, (quality, specificity)
+                break
+    return best
 
 
 class Preferences(NamedTuple):
@@ -116,7 +197,7 @@ class Preferences(NamedTuple):
     The representations that a client prefers.
 
     @ivar value: the representation of a state: L{TEXT} or L{JSON}.
-    @ivar problem: the representation of a refusal: L{TEXT} or L{PROBLEM}.
+    @ivar problem: the representation of a problem: L{TEXT} or L{PROBLEM}.
     """
 
     value: str
@@ -143,12 +224,12 @@ def preferences(arguments: Arguments) -> Preferences:
     if values is None:
         return NO_PREFERENCE
     value = b",".join(values)
-    return NO_PREFERENCE if len(value) > LONGEST_ACCEPT else _preferences(value)
+    return NO_PREFERENCE if len(value) > MAX_ACCEPT_BYTES else _preferences(value)
 
 
 class Persistence(NamedTuple):
     """
-    The wishes of a request's C{Connection} for the time after the answer.
+    The wishes of a request's C{Connection} for the time after the response.
     """
 
     closes: bool
@@ -159,7 +240,7 @@ def persistence(values: Sequence[bytes]) -> Persistence:
     """
     Return the wishes in the C{values} of C{Connection}.
     """
-    tokens = [token.strip().lower() for value in values for token in value.split(b",")]
+    tokens = [token.lower() for token in elements(values)]
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
 
 
@@ -196,7 +277,7 @@ def key_of(arguments: Arguments) -> bytes | None:
     values = arguments.get(IDEMPOTENCY_KEY)
     if values is None:
         return None
-    if len(values) != 1 or not _KEY.fullmatch(values[0]):
+    if len(values) != 1 or not _IDEMPOTENCY_KEY.fullmatch(values[0]):
         raise problems.malformed(
             f"Idempotency-Key must be given once and have 1 to {LONGEST_KEY} visible"
             " ASCII characters"
@@ -213,20 +294,20 @@ def query(uri: bytes) -> dict[str, list[str]]:
     return parse_qs(uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
-def number(uri: bytes, name: str, least: int, most: int | None) -> int | None:
+def number(uri: bytes, name: str, minimum: int, maximum: int | None) -> int | None:
     """
     Return the query parameter C{name}, if it is there.
 
-    @raise Problem: 400, it is no number from C{least} to C{most}.
+    @raise Problem: 400, it is not a number from C{minimum} to C{maximum}.
     """
     values = query(uri).get(name)
     if values is None:
         return None
-    if len(values) == 1 and _NUMBER.fullmatch(values[0]):
-        found = int(values[0])
-        if least <= found and (most is None or found <= most):
-            return found
-    upper = "up" if most is None else f"to {most}"
+    if len(values) == 1 and _QUERY_NUMBER.fullmatch(values[0]):
+        value = int(values[0])
+        if minimum <= value and (maximum is None or value <= maximum):
+            return value
+    upper = "up" if maximum is None else f"to {maximum}"
     raise problems.malformed(
-        f"the parameter {name} must be given once, a number from {least} {upper}"
+        f"the parameter {name} must be given once, a number from {minimum} {upper}"
     )

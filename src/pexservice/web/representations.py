@@ -76,7 +76,7 @@ def response_about(
     """
     present = state_headers(preferences.value, revision, position)
     if kind is PRECONDITION_FAILED:
-        return unmet_precondition(present).response(preferences.problem)
+        return unmet_precondition(headers=present).response(preferences.problem)
     if kind is NOT_MODIFIED:
         return Response(kind.status, present)
     content_type = (b"Content-Type", TYPES[preferences.value])

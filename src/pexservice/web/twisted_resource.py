@@ -22,12 +22,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from pexservice.commit.requests import Outcome
+from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
 from pexservice.web.clients import Peer
-from pexservice.web.operations import Call, Operation, Request, kind_of, log_bug
-from pexservice.web.parameters import ORIGIN, preferences, read
-from pexservice.web.performer import Performer
+from pexservice.web.parameters import HEADERS, ORIGIN, preferences
+from pexservice.web.performer import Call, Operation, Performer, Request, kind_of, log_bug
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
@@ -82,8 +81,12 @@ class _Exchange:
         self._gone = False
         self._stream: Stream | None = None
         method, target = request.method, request.uri
-        arguments = read(request.requestHeaders)
-        self._browser_headers = performer.browser_headers(arguments.get(ORIGIN, ()))
+        arguments = {
+            lower: values
+            for name, values in request.requestHeaders.getAllRawHeaders()
+            if (lower := name.lower()) in HEADERS
+        }
+        self._browser_headers = performer.access.browser_headers(arguments.get(ORIGIN, ()))
         peer = _peer(performer, request.getClientAddress(), request.getHost())
         self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
 

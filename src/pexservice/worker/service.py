@@ -57,10 +57,9 @@ from pexservice.stores.interface import (
     Verification,
 )
 from pexservice.stores.registry import make_store, name_of, owner_of
-from pexservice.web.access import Access
+from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
-from pexservice.web.dns_rebinding import HostPolicy
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MOST_STREAMS, Events
 from pexservice.web.performer import Performer

@@ -8,7 +8,7 @@ from functools import partial
 
 from attrs import Factory, define
 
-from pexservice.commit.requests import KeyReused, Outcome, Step
+from pexservice.commit.interface import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.labs.simulation.machine import Machine

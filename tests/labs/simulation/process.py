@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import Step
+from pexservice.commit.interface import Step
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
 from pexservice.stores.interface import Row

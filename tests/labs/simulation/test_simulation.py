@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.requests import Outcome, Waiter
+from pexservice.commit.interface import Outcome, Waiter
 from tests.labs.simulation.lab import Result, simulate
 from tests.labs.simulation.run import Simulation, Wrong
 

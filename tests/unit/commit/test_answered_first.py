@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.commit.committer import DELAY_SECONDS, MAX_EARLY_RESPONSES
-from pexservice.commit.requests import Outcome
+from pexservice.commit.interface import Outcome
 from pexservice.stores.interface import NotTaken
 from tests.support.committer_bench import Bench
 

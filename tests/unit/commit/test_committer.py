@@ -18,8 +18,7 @@ from zope.interface.verify import verifyObject
 
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
 from pexservice.commit.group_commit import MAX_WAIT_SECONDS
-from pexservice.commit.interface import ICommitter
-from pexservice.commit.requests import KeyReused, Outcome, Step
+from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
     NotTaken,

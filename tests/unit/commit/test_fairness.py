@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from pexservice.commit.interface import Step
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.etcd.store import EtcdStore

@@ -15,9 +15,8 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from pexservice.commit.interface import ICommitter
+from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.commit.requests import KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.caller import DEADLINE, Refused, Unanswered
 from pexservice.stores.etcd.messages import MOST_KEYS

@@ -23,10 +23,9 @@ from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
 from pexservice.server import listener as accepting
-from pexservice.server.brief_connection import BriefConnection
 from pexservice.server.connection import Connection
 from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, Admission, Phase
-from pexservice.server.listener import Listener
+from pexservice.server.listener import BriefConnection, Listener
 from pexservice.server.response_writer import ResponseWriter
 from tests.support.wire import Server
 

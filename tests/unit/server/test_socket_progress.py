@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from pexservice.server.socket_progress import bytes_taken
+from pexservice.server.limits import bytes_taken
 
 #: A safety net.  Seconds.
 PATIENCE = 20

@@ -16,8 +16,7 @@ from twisted.internet.task import Clock
 from pexservice.server import tls_transport
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
-from pexservice.server.parsing_budget import MAX_SECONDS_PER_TURN, ParsingBudget
-from pexservice.server.server import Server
+from pexservice.server.server import MAX_SECONDS_PER_TURN, ParsingBudget, Server
 from pexservice.server.tls import context
 from pexservice.server.tls_transport import (
     HANDSHAKE_TIMEOUT_SECONDS,

@@ -225,7 +225,7 @@ def test_problems_as_text(call: Caller) -> None:
     """
     answer = call("DELETE", "/next")
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.body == b"this path takes POST, GET, OPTIONS\n"
+    assert answer.body == b"method not allowed; use one of POST, GET, OPTIONS\n"
     assert answer["Cache-Control"] == "no-store"
 
 
@@ -240,7 +240,7 @@ def test_problems_as_json(call: Caller, accept: str) -> None:
         "type": "urn:problem-type:pexservice:method-not-allowed",
         "title": "Method not allowed",
         "status": 405,
-        "detail": "this path takes POST, GET, OPTIONS",
+        "detail": "method not allowed; use one of POST, GET, OPTIONS",
     }
 
 

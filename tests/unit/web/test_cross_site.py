@@ -6,13 +6,32 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.web.cross_site import CrossSitePolicy, is_ahead, same_host
+from pexservice.web.access import Access, same_host
+from pexservice.web.parameters import is_ahead
+from pexservice.web.problems import Problem
 
 ORIGIN = b"https://pages.example.org"
 HOST = b"pex.example.org:8081"
 
-POLICY = CrossSitePolicy()
-WITH_ORIGIN = CrossSitePolicy([ORIGIN.decode()])
+POLICY = Access()
+WITH_ORIGIN = Access(None, [ORIGIN.decode()])
+
+
+def refusal(
+    access: Access, host: bytes | None, origins: list[bytes], sites: list[bytes]
+) -> Problem | None:
+    """
+    Return the problem that a step with these headers gets, if any.
+    """
+    headers = {b"origin": origins, b"sec-fetch-site": sites}
+    arguments = {name: values for name, values in headers.items() if values}
+    if host is not None:
+        arguments[b"host"] = [host]
+    try:
+        access.check_page("move the cursor", arguments)
+    except Problem as problem:
+        return problem
+    return None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +73,7 @@ def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> Non
 
     Of several values each counts.
     """
-    problem = POLICY.check("move the cursor", HOST, origins, sites)
+    problem = refusal(POLICY, HOST, origins, sites)
     assert (problem is None) is own
     if problem is not None:
         assert (problem.status, problem.name) == (403, "cross-origin")
@@ -66,8 +85,8 @@ def test_no_host() -> None:
     """
     A request of HTTP/1.0 without a Host has no origin of its own.
     """
-    assert POLICY.check("move", None, [b"http://localhost"], []) is not None
-    assert POLICY.check("move", None, [], []) is None
+    assert refusal(POLICY, None, [b"http://localhost"], []) is not None
+    assert refusal(POLICY, None, [], []) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +104,7 @@ def test_a_named_origin(origins: list[bytes], *, allowed: bool) -> None:
     """
     A named origin is allowed, whatever the browser says of the site; no other origin is.
     """
-    problem = WITH_ORIGIN.check("move the cursor", HOST, origins, [b"cross-site"])
+    problem = refusal(WITH_ORIGIN, HOST, origins, [b"cross-site"])
     assert (problem is None) is allowed
 
 
@@ -132,13 +151,13 @@ def test_answer_headers() -> None:
     """
     Every answer forbids sniffing, and embedding but to a named origin, which may read it.
     """
-    alone = dict(POLICY.answer_headers([ORIGIN]))
+    alone = dict(POLICY.browser_headers([ORIGIN]))
     assert alone == {
         b"X-Content-Type-Options": b"nosniff",
         b"Cross-Origin-Resource-Policy": b"same-origin",
     }
-    assert dict(WITH_ORIGIN.answer_headers([])) == {**alone, b"Vary": b"Origin"}
-    named = dict(WITH_ORIGIN.answer_headers([ORIGIN]))
+    assert dict(WITH_ORIGIN.browser_headers([])) == {**alone, b"Vary": b"Origin"}
+    named = dict(WITH_ORIGIN.browser_headers([ORIGIN]))
     assert named[b"Access-Control-Allow-Origin"] == ORIGIN
     assert named[b"X-Content-Type-Options"] == b"nosniff"
     assert named[b"Vary"] == b"Origin"
@@ -149,9 +168,10 @@ def test_preflight_headers() -> None:
     """
     Only a named origin is told what it may send, and only when it asks.
     """
-    told = dict(WITH_ORIGIN.preflight_headers([ORIGIN], b"POST, OPTIONS", asks=True))
-    assert told[b"Access-Control-Allow-Methods"] == b"POST, OPTIONS"
-    assert b"Content-Type" in told[b"Access-Control-Allow-Headers"].split(b", ")
-    assert WITH_ORIGIN.preflight_headers([ORIGIN], b"POST", asks=False) == ()
-    assert WITH_ORIGIN.preflight_headers([b"null"], b"POST", asks=True) == ()
-    assert POLICY.preflight_headers([ORIGIN], b"POST", asks=True) == ()
+    asks = {b"access-control-request-method": [b"POST"], b"origin": [ORIGIN]}
+    headers = dict(WITH_ORIGIN.preflight_headers(asks, b"POST, OPTIONS"))
+    assert headers[b"Access-Control-Allow-Methods"] == b"POST, OPTIONS"
+    assert b"Content-Type" in headers[b"Access-Control-Allow-Headers"].split(b", ")
+    assert WITH_ORIGIN.preflight_headers({b"origin": [ORIGIN]}, b"POST") == ()
+    assert WITH_ORIGIN.preflight_headers({**asks, b"origin": [b"null"]}, b"POST") == ()
+    assert POLICY.preflight_headers(asks, b"POST") == ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from pexservice.web.dns_rebinding import MOST_LOGGED, HostPolicy
+from pexservice.web.access import MAX_LOGGED_HOSTS, HostPolicy
 
 
 def policy(*allowed: str, needed: bool = True) -> HostPolicy:
@@ -46,7 +46,7 @@ def test_answered(host: bytes | None) -> None:
 
     Case, port and a final dot do not matter.
     """
-    assert policy("PEX.example.org").answers_to(host)
+    assert policy("PEX.example.org").allows(host)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_refused(host: bytes) -> None:
     A request for any other name is told which option allows it, without repeating the name.
     """
     rules = policy("pex.example.org")
-    assert not rules.answers_to(host)
+    assert not rules.allows(host)
     problem = rules.refusal(host)
     assert (problem.status, problem.name) == (421, "misdirected-request")
     assert "--allowed-host" in problem.detail
@@ -89,14 +89,14 @@ def test_not_needed() -> None:
     Where steps take a token, or any name is allowed, every host is answered.
     """
     foreign = b"attacker.example"
-    assert not policy().answers_to(foreign)
+    assert not policy().allows(foreign)
     for rules in (policy(needed=False), policy("*"), policy("pex.example.org", "*")):
-        assert rules.answers_to(foreign)
+        assert rules.allows(foreign)
 
 
 def test_the_log() -> None:
     """
-    Each refused name is logged once, and no more than L{MOST_LOGGED} names are logged.
+    Each refused name is logged once, and no more than L{MAX_LOGGED_HOSTS} names are logged.
     """
     rules = policy()
     with capturedLogs() as events:
@@ -104,7 +104,7 @@ def test_the_log() -> None:
             rules.refusal(host)
         assert len(events) == 2
         assert "--allowed-host a.example " in formatEvent(events[0])
-        for number in range(2 * MOST_LOGGED):
+        for number in range(2 * MAX_LOGGED_HOSTS):
             rules.refusal(b"%d.example" % number)
-    assert len(events) == MOST_LOGGED + 1
+    assert len(events) == MAX_LOGGED_HOSTS + 1
     assert "no longer logged" in formatEvent(events[-1])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.address import IPv4Address
 
-from pexservice.commit.requests import Step
+from pexservice.commit.interface import Step
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
@@ -323,7 +323,7 @@ def test_a_cap() -> None:
     assert refused.received.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"Retry-After: 10\r\n" in refused.received
     assert refused.received.endswith(
-        b"2 clients watch the cursor already; try again, or read /current\n"
+        b"stream limit reached: 2 clients watch the cursor; try again, or read /current\n"
     )
     assert not refused.closed
     first.lose()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from pexservice.web.negotiation import LONGEST_ACCEPT, best_of, parse_accept
+from pexservice.web.parameters import MAX_ACCEPT_BYTES, best_of, parse_accept
 
 OFFERS = ("text/plain", "application/json", "application/problem+json")
 
@@ -59,7 +59,7 @@ def test_as_werkzeug(value: str) -> None:
     """
     A well-formed value means what werkzeug finds in it.
     """
-    if len(value) <= LONGEST_ACCEPT:
+    if len(value) <= MAX_ACCEPT_BYTES:
         for offers in (OFFERS, ("text/plain", "application/json", "text/html")):
             assert best_of(offers, [value.encode()]) == werkzeugs(offers, value)
 
@@ -92,7 +92,7 @@ def test_a_longer_one_means_anything() -> None:
     """
     A value longer than any real one is not looked at, in one line or in several.
     """
-    blanks = b" " * (LONGEST_ACCEPT - len(b"application/json"))
+    blanks = b" " * (MAX_ACCEPT_BYTES - len(b"application/json"))
     assert best_of(OFFERS, [b"application/json" + blanks]) == OFFERS[1]
     assert best_of(OFFERS, [b"application/json " + blanks]) == OFFERS[0]
     assert best_of(OFFERS, [b"application/json", blanks]) == OFFERS[0]

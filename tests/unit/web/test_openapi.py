@@ -16,6 +16,7 @@ from pexservice.core.cursor import Transition, state_at
 from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS
 from pexservice.server.parser import (
     MAX_BODY_BYTES,
+    MAX_CHUNKS,
     MAX_HEADER_BYTES,
     MAX_HEADER_LINES,
     MAX_REQUEST_LINE_BYTES,
@@ -41,12 +42,13 @@ PROBLEMS = (
     problems.wrong_token(),
     problems.cross_origin("move the cursor"),
     problems.not_on_purpose(),
-    problems.no_such_path(map(bytes.decode, BY_PATH)),
-    problems.wrong_method(BY_PATH[b"/next"].allow),
+    problems.no_such_path(b" ".join(BY_PATH).decode()),
+    problems.wrong_method(BY_PATH[b"/next"].allow.decode()),
     problems.no_tunnel(),
     problems.too_slow(REQUEST_TIMEOUT_SECONDS),
-    problems.unmet_precondition(state_headers(JSON, b"10", b"10")),
+    problems.unmet_precondition(headers=state_headers(JSON, b"10", b"10")),
     problems.too_much_content(MAX_BODY_BYTES),
+    problems.too_many_chunks(MAX_BODY_BYTES, MAX_CHUNKS),
     problems.too_long_target(MAX_REQUEST_LINE_BYTES),
     problems.misdirected(),
     problems.key_reused(Transition.NEXT.word),
@@ -223,12 +225,8 @@ def test_every_problem_is_described() -> None:
     """
     Each problem that the web has a function for is in the document, as it is sent.
     """
-    made = {
-        name
-        for name, function in inspect.getmembers(problems, inspect.isfunction)
-        if function.__annotations__.get("return") == "Problem" and name != "problem_of"
-    }
-    assert len(PROBLEMS) == len(made)
+    kinds = inspect.getmembers(problems, lambda kind: type(kind) is problems.ProblemKind)
+    assert len(PROBLEMS) == len(kinds)
     bodies = {each.name: each.response(PROBLEM).body for each in reversed(PROBLEMS)}
     whole = document()
     schema = whole["components"]["schemas"]["Problem"]
