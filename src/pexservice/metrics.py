@@ -1,18 +1,18 @@
 """
-C{/metrics}: the counters of all packages, as Prometheus reads them.
+C{/metrics}: the counters of all packages, for Prometheus.
 
-Nothing is counted here.  The packages keep plain numbers on the way of a request, since a
-counter of prometheus_client takes a lock for an addition and a look-up for its labels;
-one collector reads these numbers at a request for C{/metrics}, and prometheus_client
-writes the text.
+Nothing is counted here.  The packages keep plain numbers, since a counter of
+prometheus_client takes a lock for each addition and looks up its labels.  At a request for
+C{/metrics} one collector reads these numbers, and prometheus_client writes the text.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any, cast
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
@@ -36,23 +36,24 @@ from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
 from pexservice.web.responses import Response
 
-_Labelled = TypeVar("_Labelled", CounterMetricFamily, GaugeMetricFamily)
+#: The number of each set of label values.
+Samples = Iterable[tuple[Sequence[str], float]]
 
 
-def _labelled(
-    make: type[_Labelled],
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    samples: Iterable[tuple[Sequence[str], float]],
-) -> _Labelled:
+def _metric(kind: Any, name: str, text: str, value: float | Samples, *labels: str) -> Any:
     """
-    Return a metric that has a value for each of several sets of labels.
+    Return a metric; with C{labels}, C{value} has the samples.
     """
-    metric = make(name, documentation, labels=labels)
-    for values, number in samples:
-        metric.add_metric(values, number)
+    if not labels:
+        return kind(name, text, value)
+    metric = kind(name, text, labels=labels)
+    for label_values, number in cast(Samples, value):
+        metric.add_metric(label_values, number)
     return metric
+
+
+_gauge = partial(_metric, GaugeMetricFamily)
+_counter = partial(_metric, CounterMetricFamily)
 
 
 def _histogram(name: str, documentation: str, counted: Histogram) -> Metric:
@@ -102,7 +103,7 @@ class Metrics(Collector):
 
     def response(self, accept: Sequence[bytes] | None) -> Response:
         """
-        Return the answer to a request for C{/metrics}.
+        Return the response to a request for C{/metrics}.
 
         @param accept: the request's C{Accept} values, if it had any.
         """
@@ -118,21 +119,18 @@ class Metrics(Collector):
         """
         Yield all metrics but C{process_*}, which prometheus_client has.
         """
-        yield _labelled(
-            GaugeMetricFamily,
+        yield _gauge(
             "pexservice_build_info",
             "Always 1; the versions are in the labels.",
-            ("version", "python", "twisted"),
             [(self._versions, 1)],
+            *("version", "python", "twisted"),
         )
         yield from self._cursor()
-        yield from self._commits()
         yield from self._requests()
-        yield from self._connections()
         if self._certificate_expires is not None:
-            yield GaugeMetricFamily(
+            yield _gauge(
                 "pexservice_tls_certificate_expiry_timestamp_seconds",
-                "When the certificate of --tls-certificate ends, in seconds since 1970.",
+                "When the certificate of --tls-certificate expires, in seconds since 1970.",
                 self._certificate_expires,
             )
         if self._on_disk is not None:
@@ -145,138 +143,127 @@ class Metrics(Collector):
                 yield from _keep_alive(score)
 
     def _cursor(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
+        committer = self._committer
+        yield _gauge(
             "pexservice_ready",
-            "Whether a step would be taken, as /readyz says it.",
-            self._committer.refusal is None,
+            "1 if a step would be accepted, as /readyz reports it; else 0.",
+            committer.refusal is None,
         )
-        if self._committer.unread is not None:
-            return
-        state = self._committer.durable
-        yield GaugeMetricFamily(
-            "pexservice_revision",
-            "The revision on disk: transitions since the store was made.",
-            state.revision,
-        )
-        yield GaugeMetricFamily(
-            "pexservice_position", "The position on disk.", state.position
-        )
-        yield GaugeMetricFamily(
-            "pexservice_position_digits",
-            "Decimal digits of the value there.",
-            state.term.size,
-        )
-
-    def _commits(self) -> Iterator[Metric]:
-        counts = self._committer.counts
-        yield _labelled(
-            CounterMetricFamily,
+        if committer.unread is None:
+            state = committer.durable
+            yield _gauge(
+                "pexservice_revision",
+                "The durable revision: the number of steps since the store was created.",
+                state.revision,
+            )
+            yield _gauge("pexservice_position", "The durable position.", state.position)
+            yield _gauge(
+                "pexservice_position_digits",
+                "The number of decimal digits of the value at the durable position.",
+                state.term.size,
+            )
+        counts = committer.counts
+        yield _counter(
             "pexservice_transitions_total",
-            "Transitions that were asked for, by what came of them.",
-            ("transition", "outcome"),
+            "Requested transitions, by outcome.",
             [((kind.word, outcome), n) for kind, outcome, n in counts.transitions()],
+            *("transition", "outcome"),
         )
         yield _histogram(
             "pexservice_commit_duration_seconds",
-            "Time that a commit took, with the way to its thread and back if it has one.",
+            "Duration of a commit, including the switch to its thread and back, if it has"
+            " one.",
             counts.durations,
         )
         yield _histogram(
             "pexservice_commit_batch_size",
-            "Transitions that shared a commit.",
+            "The number of transitions that shared a commit.",
             counts.sizes,
         )
 
     def _requests(self) -> Iterator[Metric]:
-        requests = self._request_counters
-        yield _labelled(
-            CounterMetricFamily,
+        requests, connections = self._request_counters, self._open_connections
+        yield _counter(
             "pexservice_http_requests_total",
-            "Requests that were answered.",
-            ("endpoint", "method", "status"),
+            "Requests that got a response.",
             [
-                ((endpoint, method, str(status)), n)
-                for endpoint, method, status, n in requests.responses()
+                ((path, method, str(status)), n)
+                for path, method, status, n in requests.responses()
             ],
+            *("endpoint", "method", "status"),
         )
-        yield CounterMetricFamily(
+        yield _counter(
             "pexservice_memo_hits_total",
-            "Requests whose meaning was known, so that no handler was asked.",
+            "Requests whose meaning was known, so that no handler was called.",
             requests.planned(),
         )
-        yield CounterMetricFamily(
+        yield _counter(
             "pexservice_memo_misses_total",
-            "Requests that a handler was asked for, or that were refused before.",
+            "Requests for which a handler was called, or that were refused before that.",
             requests.asked,
         )
-
-    def _connections(self) -> Iterator[Metric]:
-        connections = self._open_connections
-        yield GaugeMetricFamily(
-            "pexservice_connections", "Connections that are open.", len(connections)
-        )
-        yield GaugeMetricFamily(
+        yield _gauge("pexservice_connections", "Open connections.", len(connections))
+        yield _gauge(
             "pexservice_connections_limit",
-            "Connections that may be open.",
+            "The maximum number of open connections.",
             connections.limit,
         )
-        yield CounterMetricFamily(
+        yield _counter(
             "pexservice_connections_accepted_total",
-            "Connections that were taken.",
+            "Connections that were accepted.",
             connections.accepted,
         )
-        yield CounterMetricFamily(
+        yield _counter(
             "pexservice_connections_refused_total",
-            "Connections that were not, because all others were busy.",
+            "Connections that were refused, because all others were busy.",
             connections.refused,
         )
-        yield _labelled(
-            CounterMetricFamily,
+        yield _counter(
             "pexservice_connections_closed_total",
-            "Connections that the service closed: idle, slow to send, stalled in taking"
-            " answers, displaced by a new one, or flooding it with what is no request.",
-            ("reason",),
-            [((reason,), n) for reason, n in connections.closed.items()],
+            "Connections that the service closed: idle, slow to send, stalled in receiving"
+            " responses, displaced by a new one, or flooding it with bytes that are no"
+            " request.",
+            _by_name(connections.closed),
+            "reason",
         )
 
 
 def _store(on_disk: IOnDisk) -> Iterator[Metric]:
     space = on_disk.space()
     if space is not None:
-        yield GaugeMetricFamily(
+        yield _gauge(
             "pexservice_store_used_bytes",
-            "Of the store's file, pages that are free again included.",
+            "Used bytes of the store's file, including pages that are free again.",
             space.used,
         )
-        yield GaugeMetricFamily(
+        yield _gauge(
             "pexservice_store_limit_bytes",
-            "What the store's file may grow to.",
+            "The maximum size of the store's file.",
             space.limit,
         )
-        yield GaugeMetricFamily(
+        yield _gauge(
             "pexservice_store_filesystem_free_bytes",
-            "Free for the service on the store's file system.",
+            "Bytes that the service can still use on the store's file system.",
             space.free,
         )
-        yield GaugeMetricFamily(
+        yield _gauge(
             "pexservice_store_filesystem_size_bytes",
-            "Of the store's file system.",
+            "The size of the store's file system.",
             space.size,
         )
     snapshot = on_disk.oldest_snapshot()
     if snapshot is not None:
-        yield _labelled(
-            GaugeMetricFamily,
+        yield _gauge(
             "pexservice_store_oldest_snapshot_commits",
             "Commits since the oldest state of the store that another process reads; no"
-            " page freed since is used again.",
-            ("pid",),
+            " page that was freed since then is used again.",
             [((str(snapshot.pid),), snapshot.commits)],
+            "pid",
         )
 
 
 def _shared_store(store: ISharedStore) -> Iterator[Metric]:
-    yield CounterMetricFamily(
+    yield _counter(
         "pexservice_cursor_went_back_total",
         "How often the cursor was found at an earlier revision than before: the store was"
         " restored from a snapshot, or emptied.",
@@ -289,65 +276,63 @@ def _shared_store(store: ISharedStore) -> Iterator[Metric]:
         store.turn_seconds,
     )
     if store.certificate_expires is not None:
-        yield GaugeMetricFamily(
+        yield _gauge(
             "pexservice_store_certificate_expiry_timestamp_seconds",
-            "When the client certificate for the store ends, in seconds since the epoch.",
+            "When the client certificate for the store expires, in seconds since 1970.",
             store.certificate_expires,
         )
 
 
 def _keep_alive(score: Score) -> Iterator[Metric]:
-    yield CounterMetricFamily(
+    yield _counter(
         "pexservice_failovers_total",
-        "How often the worker that served ended unasked, since the supervisor started.",
+        "How often the active worker ended unexpectedly since the supervisor started.",
         score.failovers,
     )
-    yield _labelled(
-        CounterMetricFamily,
+    yield _counter(
         "pexservice_worker_restarts_total",
-        "Workers that ended and were replaced, since the supervisor started.",
-        ("reason",),
-        [((reason,), n) for reason, n in score.restarts.items()],
+        "Workers that ended and were replaced since the supervisor started.",
+        _by_name(score.restarts),
+        "reason",
     )
-    yield CounterMetricFamily(
+    yield _counter(
         "pexservice_reloads_total",
-        "Replacements of all workers that began, since the supervisor started.",
+        "Reloads, which replace all workers, that began since the supervisor started.",
         score.reloads,
     )
-    yield _labelled(
-        GaugeMetricFamily,
+    yield _gauge(
         "pexservice_last_reload",
-        "1 for what came of the last replacement of all workers, else 0.",
-        ("outcome",),
+        "1 for the outcome of the last reload, else 0.",
         [
             ((outcome.name.lower(),), score.reload is outcome)
             for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
         ],
+        "outcome",
     )
     if score.problem:
-        yield _labelled(
-            GaugeMetricFamily,
+        yield _gauge(
             "pexservice_problem",
-            "1 while no worker serves, with the reason; absent while one serves.",
-            ("reason",),
+            "1 while no worker is active, with the reason; absent while one is.",
             [((score.problem,), 1)],
+            "reason",
         )
     if score.restart_pending:
-        yield _labelled(
-            GaugeMetricFamily,
+        yield _gauge(
             "pexservice_restart_pending",
-            "1 for each option whose change takes effect with a restart.",
-            ("option",),
-            [((option,), 1) for option in score.restart_pending],
+            "1 for each option whose change requires a restart.",
+            _by_name(dict.fromkeys(score.restart_pending, 1)),
+            "option",
         )
-    yield GaugeMetricFamily(
-        "pexservice_standby_workers", "Workers that stand by.", score.standing_by
-    )
-    yield GaugeMetricFamily(
+    yield _gauge("pexservice_standby_workers", "Standby workers.", score.standing_by)
+    yield _gauge(
         "pexservice_standby_workers_wanted",
-        "Workers that should, by --standby.",
+        "The number of standby workers that --standby asks for.",
         score.standby,
     )
+
+
+def _by_name(numbers: Mapping[str, float]) -> Samples:
+    return [((name,), number) for name, number in numbers.items()]
 
 
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:

@@ -5,6 +5,7 @@ A connection without a network: bytes in, bytes out, turn by turn.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,35 +41,20 @@ _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
 ENOUGH = 200
 
 
-class Sink:
+class KeptLog(AccessLog):
     """
-    A sink of an access log that keeps the lines, or fails.
+    An access log that keeps the written lines, or fails to write.
     """
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
+        self.written: list[bytes] = []
         self.failure: OSError | None = None
-        self.reopened = self.closed = 0
+        super().__init__(os.devnull, lambda: 1_795_000_000.0)
 
-    def write(self, lines: Sequence[bytes]) -> None:
-        """
-        Keep the lines, or raise the failure that was arranged.
-        """
+    def _write(self, lines: Sequence[bytes]) -> None:
         if self.failure is not None:
             raise self.failure
-        self.lines += lines
-
-    def reopen(self) -> None:
-        """
-        Count how often the log was opened again.
-        """
-        self.reopened += 1
-
-    def close(self) -> None:
-        """
-        Count how often the log was closed.
-        """
-        self.closed += 1
+        self.written += lines
 
 
 class Server:
@@ -102,7 +88,7 @@ class Server:
         # 0 stands for "not" with some times.
         self.clock.rightNow = 1000.0
         self.store = MemoryStore()
-        self.sink = Sink()
+        self.log = KeptLog() if logs else None
         self.failures: list[Failure] = []
         make: Callable[..., Committer] = partial(Committer, self.store)
         if etcd is not None:
@@ -145,7 +131,7 @@ class Server:
             requests,
             self.clock,
             call_soon=lambda call: self.clock.callLater(0, call),
-            log=AccessLog(self.sink, lambda: 1_795_000_000.0) if logs else None,
+            log=self.log,
         )
         if not remembers:
             self.shared.plans.close()
@@ -162,9 +148,10 @@ class Server:
         """
         Return the lines of the access log.
         """
-        if self.shared.log is not None:
-            self.shared.log.flush()
-        return self.sink.lines
+        if self.log is None:
+            return []
+        self.log.flush()
+        return self.log.written
 
     def connect(self, peer: object = None, local: object = None) -> Wire:
         """

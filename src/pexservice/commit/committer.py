@@ -19,9 +19,7 @@ until the store takes a batch again.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -72,17 +70,15 @@ class Committer(GroupCommit):
         reactor: IReactorTime,
         *,
         synchronous: bool = True,
-        fatal: Callable[[Failure], None],
-        time_ns: Callable[[], int] = time.time_ns,
+        **options: Any,
     ) -> None:
         """
         Make the committer of C{store}; L{start} opens the store.
 
         @param synchronous: commit before the response.
-        @param fatal: called when the outcome of a commit is unknown; must end the
-            process soon.
+        @param options: those of L{GroupCommit}.
         """
-        super().__init__(store, reactor, fatal=fatal, time_ns=time_ns)
+        super().__init__(store, reactor, **options)
         self._synchronous = synchronous
         self._remembered_keys = RememberedKeys()
         # Damage that a read found: the next commit fails because of it.

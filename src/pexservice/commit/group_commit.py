@@ -31,13 +31,15 @@ wait for L{MAX_WAIT_SECONDS} at most, or do not wait.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from enum import Enum, auto
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -187,8 +189,17 @@ class GroupCommit:
         reactor: IReactorTime,
         *,
         fatal: Callable[[Failure], None],
-        time_ns: Callable[[], int],
+        time_ns: Callable[[], int] = time.time_ns,
+        call_soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
+        """
+        Make the committer of C{store}; C{start} opens the store.
+
+        @param fatal: called when the process must end: the outcome of a commit is unknown,
+            or there is a bug.
+        @param call_soon: makes a call in the next turn of the reactor, for less than the 8
+            microseconds of a timer, and returns a handle to cancel it.
+        """
         self._store = store
         self._reactor = reactor
         self._seconds = reactor.seconds
@@ -202,7 +213,9 @@ class GroupCommit:
         self.committing_batch: StepBatch | None = None
         self.delay_seconds = 0.0
         self._phase = BatchPhase.IDLE
-        self._timer: IDelayedCall | None = None
+        self._call_soon = call_soon or partial(reactor.callLater, 0)
+        # The call of _consider that is to come, if there is one.
+        self._timer: Any = None
         self._drain_waiters: list[Deferred[None]] = []
         self._commit_waiters: list[Deferred[None]] = []
         # Why no step is accepted, for a reason of this process.
@@ -344,7 +357,10 @@ class GroupCommit:
 
     def _wait_for_more(self) -> None:
         self._phase = BatchPhase.WAITING
-        self._timer = self._reactor.callLater(self.delay_seconds, self._consider)
+        if self.delay_seconds:
+            self._timer = self._reactor.callLater(self.delay_seconds, self._consider)
+        else:
+            self._timer = self._call_soon(self._consider)
 
     def _consider(self) -> None:
         """
@@ -368,7 +384,7 @@ class GroupCommit:
             if quiet:
                 # The clients that would send more may be waiting for this processor.
                 os.sched_yield()
-            self._timer = self._reactor.callLater(0, self._consider)
+            self._timer = self._call_soon(self._consider)
 
     def commit_open_batch(self) -> None:
         """

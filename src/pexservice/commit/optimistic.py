@@ -17,8 +17,8 @@ end it.  The store is asked again and again, and until then steps are refused.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -215,21 +215,13 @@ class OptimisticCommitter(GroupCommit):
 
     _store: ISharedStore
 
-    def __init__(
-        self,
-        store: ISharedStore,
-        reactor: IReactorTime,
-        *,
-        fatal: Callable[[Failure], None],
-        time_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
+    def __init__(self, store: ISharedStore, reactor: IReactorTime, **options: Any) -> None:
         """
         Make the committer of C{store}; L{start} opens the store.
 
-        @param fatal: called when this program is found to be wrong; must end the
-            process soon.
+        @param options: those of L{GroupCommit}.
         """
-        super().__init__(store, reactor, fatal=fatal, time_ns=time_ns)
+        super().__init__(store, reactor, **options)
         self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
         # Steps that wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []

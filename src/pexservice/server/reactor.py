@@ -11,96 +11,38 @@ import asyncio
 import signal
 import sys
 import time
-from asyncio import AbstractEventLoop, Handle
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import installReactor
 from twisted.internet.process import reapAllProcesses
 from twisted.logger import Logger
-from zope.interface import implementer
+from twisted.python.failure import Failure
 
 from pexservice.process.exit_status import Misconfigured
 
 _log = Logger()
 
 
-def _run(call: Callable[[], object]) -> None:
+def _log_error(_: AbstractEventLoop, context: dict[str, Any]) -> None:
     """
-    Make a call, and log its exception, as Twisted's reactors do.
+    Log an error of the event loop, as Twisted's reactors log those of their calls.
 
-    The event loop would write the exception to a standard error that a daemon does not
-    have.
+    The event loop itself would write it to a standard error that a daemon does not have.
     """
-    try:
-        call()
-    except Exception:  # noqa: BLE001 whatever it is
-        _log.failure("a call of the reactor failed")
-
-
-@implementer(IDelayedCall)
-class _NextTurn:
-    """
-    A call in the next turn of the reactor.
-    """
-
-    __slots__ = ("_call", "_called", "_handle", "_reactor", "_time")
-
-    def __init__(self, reactor: EventLoopReactor, call: Callable[[], object]) -> None:
-        self._reactor = reactor
-        self._call = call
-        self._called = False
-        self._time = reactor.seconds()
-        self._handle: Handle = reactor.loop.call_soon(self._run)
-
-    def _run(self) -> None:
-        self._called = True
-        _run(self._call)
-
-    def active(self) -> bool:
-        """
-        Return whether the call is yet to be made.
-        """
-        return not (self._called or self._handle.cancelled())
-
-    def cancel(self) -> None:
-        """
-        Have the call not made.
-        """
-        if self._called:
-            raise AlreadyCalled
-        if self._handle.cancelled():
-            raise AlreadyCancelled
-        self._handle.cancel()
-
-    def getTime(self) -> float:
-        """
-        Return the time at which the call is made, by the reactor's clock.
-        """
-        return self._time
-
-    def reset(self, secondsFromNow: float) -> None:
-        """
-        Have the call made in so many seconds.
-        """
-        self.cancel()
-        self._time = self._reactor.seconds() + secondsFromNow
-        self._handle = self._reactor.loop.call_later(secondsFromNow, self._run)
-
-    def delay(self, secondsLater: float) -> None:
-        """
-        Have the call made so many seconds later than it would be.
-        """
-        self.reset(max(0.0, self._time + secondsLater - self._reactor.seconds()))
+    error = context.get("exception")
+    if error is None:
+        _log.error("{message}", message=context["message"])
+    else:
+        _log.failure("{message}", Failure(error), message=context["message"])
 
 
 class EventLoopReactor(AsyncioSelectorReactor):
     """
-    Twisted's asyncio reactor, with a steady clock and cheap calls for the next turn.
+    Twisted's asyncio reactor, with a steady clock and cheap calls from threads.
 
     @ivar loop: the event loop under it.
     """
@@ -112,6 +54,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
+        loop.set_exception_handler(_log_error)
         super().__init__(loop)
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
@@ -125,23 +68,6 @@ class EventLoopReactor(AsyncioSelectorReactor):
         if installSignalHandlers:
             signal.signal(signal.SIGCHLD, lambda *_: self.callFromThread(reapAllProcesses))
 
-    def callLater(
-        self,
-        delay: float,
-        callable: Callable[..., Any],  # noqa: A002 the interface's name
-        *args: object,
-        **kwargs: object,
-    ) -> Any:
-        """
-        Make a call later.
-
-        A call for the next turn goes there directly: that costs 1 microsecond, not the 8 of
-        Twisted's timers and uvloop's.
-        """
-        if delay == 0 and not (args or kwargs):
-            return _NextTurn(self, callable)
-        return super().callLater(delay, callable, *args, **kwargs)
-
     def callFromThread(  # type: ignore[override]
         self,
         callable: Callable[..., Any],  # noqa: A002 the interface's name
@@ -150,16 +76,10 @@ class EventLoopReactor(AsyncioSelectorReactor):
     ) -> None:
         """
         Make a call in the reactor's thread.
-        """
-        self.loop.call_soon_threadsafe(_run, partial(callable, *args, **kwargs))
 
-    def stop(self) -> None:
+        Twisted would make one of its timers for it, which costs 8 microseconds.
         """
-        Stop the reactor.
-        """
-        super().stop()
-        # The reactor notices that it is stopped when one of Twisted's timers runs.
-        super().callLater(0, lambda: None)
+        self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 
 
 def install() -> None:

@@ -38,7 +38,7 @@ from pexservice.process.sd_notify import (
     Notifier,
 )
 from pexservice.process.verification import VerificationProgress
-from pexservice.server.access_log import AccessLog, sink_of
+from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.listener import Listener
 from pexservice.server.reactor import event_loop
@@ -221,17 +221,21 @@ class Worker(Service):
         return None if board is None else StoreClaim(board)
 
     def _commits_to(self, store: IStore) -> ICommitter:
+        call_soon = event_loop(self._reactor).call_soon
         if ISharedStore.providedBy(store):
             from pexservice.commit.optimistic import (  # noqa: PLC0415 rarely used
                 OptimisticCommitter,
             )
 
-            return OptimisticCommitter(store, self._reactor, fatal=self._store_failed)
+            return OptimisticCommitter(
+                store, self._reactor, fatal=self._store_failed, call_soon=call_soon
+            )
         return Committer(
             IOwnStore(store),
             self._reactor,
             synchronous=self._settings.synchronous_commit,
             fatal=self._store_failed,
+            call_soon=call_soon,
         )
 
     async def _serve(self) -> None:
@@ -429,7 +433,7 @@ class Worker(Service):
         name = self._settings.access_log
         if name is None:
             return None
-        log = AccessLog(sink_of(name))
+        log = AccessLog(name)
         if not self._settings.is_supervised:
             # Below a supervisor, the workers that a SIGHUP starts open the file anew.
             signal.signal(signal.SIGHUP, lambda *_: log.reopen())

@@ -12,10 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import uvloop
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import capturedLogs
-from zope.interface.verify import verifyObject
 
 from pexservice.server.reactor import EventLoopReactor
 
@@ -39,7 +36,7 @@ def run(reactor: EventLoopReactor, seconds: float = 0.0) -> None:
     reactor.loop.run_forever()
 
 
-def test_time(reactor: EventLoopReactor) -> None:
+def test_seconds_are_those_of_the_monotonic_clock(reactor: EventLoopReactor) -> None:
     """
     The reactor's seconds are the monotonic clock's, whatever the wall clock does.
 
@@ -51,63 +48,10 @@ def test_time(reactor: EventLoopReactor) -> None:
     assert before + 10 <= call.getTime() <= time.monotonic() + 10
 
 
-def test_a_call_in_the_next_turn(reactor: EventLoopReactor) -> None:
-    """
-    A call for the next turn is made once, and is a delayed call like any other.
-    """
-    calls: list[None] = []
-    call = reactor.callLater(0, lambda: calls.append(None))
-    verifyObject(IDelayedCall, call)
-    assert call.active()
-    assert call.getTime() <= reactor.seconds()
-    run(reactor, 0.01)
-    run(reactor, 0.01)
-    assert len(calls) == 1
-    assert not call.active()
-    with pytest.raises(AlreadyCalled):
-        call.cancel()
-    with pytest.raises(AlreadyCalled):
-        call.reset(1)
-
-
-def test_one_that_is_cancelled(reactor: EventLoopReactor) -> None:
-    """
-    A cancelled call is not made, and cannot be cancelled twice.
-    """
-    calls: list[None] = []
-    call = reactor.callLater(0, lambda: calls.append(None))
-    call.cancel()
-    with pytest.raises(AlreadyCancelled):
-        call.cancel()
-    with pytest.raises(AlreadyCancelled):
-        call.delay(1)
-    run(reactor, 0.01)
-    assert calls == []
-
-
-@pytest.mark.parametrize("how", ["reset", "delay"])
-def test_one_that_is_put_off(reactor: EventLoopReactor, how: str) -> None:
-    """
-    A call that is put off is made at the new time, and not before.
-    """
-    calls: list[None] = []
-    call = reactor.callLater(0, lambda: calls.append(None))
-    getattr(call, how)(1000)
-    assert call.getTime() == pytest.approx(reactor.seconds() + 1000, abs=100)
-    run(reactor, 0.01)
-    assert (calls, call.active()) == ([], True)
-    call.reset(0)
-    run(reactor, 0.01)
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("how", ["callLater", "callFromThread"])
-def test_one_that_raises(reactor: EventLoopReactor, how: str) -> None:
-    """
-    The error of a call that raises is logged, and the next call is made.
-
-    Twisted's reactors log such an error in the same way.
-    """
+@pytest.mark.parametrize("how", ["callLater", "callFromThread", "call_soon"])
+def test_error_of_a_call_is_logged_and_the_next_call_is_made(
+    reactor: EventLoopReactor, how: str
+) -> None:
     calls: list[None] = []
 
     def fail() -> None:
@@ -117,6 +61,9 @@ def test_one_that_raises(reactor: EventLoopReactor, how: str) -> None:
         if how == "callLater":
             reactor.callLater(0, fail)
             reactor.callLater(0, lambda: calls.append(None))
+        elif how == "call_soon":
+            reactor.loop.call_soon(fail)
+            reactor.loop.call_soon(calls.append, None)
         else:
             thread = threading.Thread(target=reactor.callFromThread, args=(fail,))
             thread.start()
@@ -151,7 +98,7 @@ reactor.run()
 """
 
 
-def test_the_end_of_a_child() -> None:
+def test_end_of_a_child_process_is_noticed_by_its_signal_alone() -> None:
     """
     A child's end is noticed by the signal alone, as on Twisted's other reactors.
     """

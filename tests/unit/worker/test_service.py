@@ -114,11 +114,11 @@ class Bench:
             lambda: cast(IStore, self.store),
         )
 
-    def call_soon(self, call: Callable[[], None]) -> None:
+    def call_soon(self, call: Callable[[], None]) -> object:
         """
         Make a call in the next turn, as an event loop does.
         """
-        self.reactor.callLater(0, call)
+        return self.reactor.callLater(0, call)
 
     def _listen(self, port: IListeningPort, _: object, server: Server, *__: object) -> Any:
         """
