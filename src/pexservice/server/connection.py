@@ -5,9 +5,9 @@ A connection, from its first byte to its last: one class for every request.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import cached_property
 from http import HTTPStatus
-from typing import Protocol
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -27,23 +27,18 @@ from pexservice.server.parser import (
     find_end_of_head,
     salvage,
 )
-from pexservice.server.plans import Framing, PlannedRequest, Template
+from pexservice.server.plans import PlannedRequest, Template
 from pexservice.server.response_writer import (
     CONTINUE,
     write_response,
     write_stream_head,
 )
 from pexservice.server.server import Server
+from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.parameters import ORIGIN, preferences
 from pexservice.web.performer import Call, Operation, Request, kind_of, log_bug
 from pexservice.web.preconditions import UNCONDITIONAL
-from pexservice.web.problems import (
-    Problem,
-    problem_of,
-    too_many_connections,
-    too_slow,
-)
+from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import VALUE
 from pexservice.web.responses import Response, Stream
 
@@ -55,11 +50,11 @@ _DRAINING, _CLOSED = Phase.DRAINING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long the connection of a refused request is read from.  Closing it at once would
-#: reset it, and a reset may overtake the response.
+#: How long input is still read, and dropped, after a refusal.  Closing the connection at
+#: once would reset it, and a reset may overtake the response.
 LINGER_SECONDS = 2
 
-#: The refusals that are a client's own fault, and count against its rate limit.
+#: The statuses of refusals that are the client's fault and count against its rate limit.
 _CLIENT_FAULTS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -69,33 +64,18 @@ _CLIENT_FAULTS = (
 )
 
 
-class Transport(Protocol):
-    """
-    What carries a connection: a transport of asyncio's, or what comes before it.
-    """
-
-    def write(self, data: bytes, /) -> None: ...
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def hand_over(self, transport: asyncio.Transport, /) -> None:
-        """
-        Have C{transport} carry the connection from now on.
-        """
-
-
 class Connection(asyncio.Protocol):
     """
     One connection, and the committer's waiter for the request that is being performed.
 
     @ivar phase: see L{Phase}.
-    @ivar is_admitted: whether there is room for it; else it is told so.
+    @ivar is_admitted: whether it is within the limits; otherwise it is refused with 503.
     @ivar answered: whether a response was sent on it.
     @ivar last_active: when it was last between requests.
-    @ivar receiving_since: when the request that is arriving began, 0 for none.
-    @ivar blocked_since: when the client stopped taking responses, 0 while it takes them.
+    @ivar receiving_since: when the request that is arriving began; 0 if none is.
+    @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
+    @ivar hand_over: called with the event loop's transport when it takes the place of a
+        L{BriefConnection<pexservice.server.listener.BriefConnection>}.
     @ivar templates: see L{HasTemplates<pexservice.server.plans.HasTemplates>}; so is
         C{varied}.
     """
@@ -119,6 +99,7 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
+        self.hand_over: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
         self.varied: tuple[bytes, ...] = ()
         # The input that was not parsed, and how much of it has no end of a head.
@@ -132,11 +113,12 @@ class Connection(asyncio.Protocol):
         self._waits_for_budget = False
         # The request that is being performed.
         self._request: PlannedRequest | None = None
-        # Whether its handler was asked for it.
+        # Whether its handler was called.
         self._asked = False
         self._call: Call | None = None
         self._work: Deferred[Response] | None = None
-        self._stream: _StreamSink | None = None
+        self._stream: Stream | None = None
+        self._stream_length = 0
         self._reads = True
         self._half_closed = False
         self._linger: IDelayedCall | None = None
@@ -152,9 +134,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Begin a connection, or go on with one on another transport.
+        Begin a connection, or continue one on another transport.
         """
-        earlier: Transport | None = getattr(self, "transport", None)
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _RECEIVING and not self._buffer:
@@ -162,9 +143,9 @@ class Connection(asyncio.Protocol):
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
-            self.refuse(too_many_connections(self._server.connections.limit))
-        elif earlier is not None:
-            earlier.hand_over(self.transport)
+            self.refuse(problems.too_many_connections(self._server.connections.limit))
+        elif self.hand_over is not None:
+            self.hand_over(self.transport)
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
@@ -186,7 +167,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._advance()
         elif phase is _ANSWERING:
-            # The input has to wait for the response, and the client with what comes next.
+            # The input waits for the response, and so does what the client sends next.
             self._buffer += data
             self._pause_reading()
 
@@ -198,21 +179,21 @@ class Connection(asyncio.Protocol):
         """
         self._half_closed = True
         if self._stream is not None:
-            # Such a client most often does not wait for any more events.
-            self._stream.stream.stop()
+            # A client that half-closes a stream seldom waits for more events.
+            self._stream.end()
         elif self.phase is not _ANSWERING and not self._waits_for_budget:
             self.close()
         return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """
-        Read no more: a client that takes no responses can ask for none.
+        Stop reading: a client that takes no responses can make no more requests.
         """
         self.blocked_since = self._server.seconds()
         if self.phase is not _DRAINING:
             self._pause_reading()
         if self._stream is not None:
-            self._stream.stream.pause()
+            self._stream.pause()
 
     def resume_writing(self) -> None:
         """
@@ -220,7 +201,7 @@ class Connection(asyncio.Protocol):
         """
         self.blocked_since = 0.0
         if self._stream is not None:
-            self._stream.stream.resume()
+            self._stream.resume()
         elif self.phase is _ANSWERING and self._request is None:
             self._server.call_soon(self._continue)
         elif self.phase is not _ANSWERING or not self._buffer:
@@ -233,8 +214,7 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.is_open = False
-            stream.stream.stop()
+            stream.end()
         if self._work is not None:
             self._work.cancel()
         if self._linger is not None:
@@ -248,7 +228,7 @@ class Connection(asyncio.Protocol):
         """
         self._waits_for_budget = False
         budget = self._server.parsing
-        # A connection that is called from the queue goes on at once.
+        # A connection that is called from the queue continues at once.
         advances = True
         while advances and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -272,7 +252,7 @@ class Connection(asyncio.Protocol):
             if not self.blocked_since:
                 self._resume_reading()
         else:
-            self._rest()
+            self._become_idle()
 
     def _parse(self) -> bool:
         """
@@ -290,7 +270,7 @@ class Connection(asyncio.Protocol):
                 return True
             return len(buffer) < size
         if not self._skipped_line and buffer.startswith(END_OF_LINE):
-            # Old clients send an empty line behind a body.
+            # Old clients send an empty line after a body.
             del buffer[: len(END_OF_LINE)]
             self._skipped_line, self._chunk = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_line):
@@ -372,7 +352,8 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
             self.fail(error)
 
-    # Responses.  Each request ends in exactly one of respond(), fail() and send().
+    # Responses.  Each request ends in exactly one of respond(), fail() and send(); a
+    # stream goes on with send_piece() and ends with end_stream().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
@@ -430,17 +411,32 @@ class Connection(asyncio.Protocol):
             if response.stream is not None:
                 framing = evolve(framing, connection=b"close", last=True)
                 self._write(write_stream_head(framing, response))
-                chunked = framing.version == b"HTTP/1.1"
-                self._stream = _StreamSink(self, response.stream, chunked=chunked)
-                response.stream.begin(self._stream)
+                self._stream = response.stream
+                response.stream.begin(self)
                 return
             self._write(write_response(framing, response))
             bodiless = framing.bodiless or response.status in NO_BODY_CODES
-            self.finish_response(response.status, 0 if bodiless else len(response.body))
+            self._finish_response(response.status, 0 if bodiless else len(response.body))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._give_up()
 
-    def finish_response(self, status: int, length: int, *, last: bool = False) -> None:
+    def send_piece(self, data: bytes) -> None:
+        request = self._request
+        if self._stream is not None and request is not None:
+            self._stream_length += len(data)
+            if request.plan.framing.version == b"HTTP/1.1":
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self._write(data)
+
+    def end_stream(self) -> None:
+        request, stream = self._request, self._stream
+        if stream is not None and request is not None:
+            self._stream = None
+            if request.plan.framing.version == b"HTTP/1.1":
+                self._write(b"0\r\n\r\n")
+            self._finish_response(_OK, self._stream_length, last=True)
+
+    def _finish_response(self, status: int, length: int, *, last: bool = False) -> None:
         """
         Count and log a response that was sent.
 
@@ -458,12 +454,12 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, *, last: bool) -> None:
         """
-        Go on with the connection when a response was sent.
+        Continue the connection after a response.
         """
         self._request = None
         if self._asked:
             self._asked = False
-            self._work = self._stream = None
+            self._work = None
             self._server.requests.asked += 1
         self.answered = True
         if last:
@@ -472,9 +468,9 @@ class Connection(asyncio.Protocol):
             # In the next turn of the event loop, so that other connections get theirs.
             self._server.call_soon(self._continue)
         else:
-            self._rest()
+            self._become_idle()
 
-    def _rest(self) -> None:
+    def _become_idle(self) -> None:
         """
         Wait for the next request.
         """
@@ -488,7 +484,7 @@ class Connection(asyncio.Protocol):
 
     def _continue(self) -> None:
         """
-        Go on with a pipeline, if the client takes the responses.
+        Continue with a pipeline, if the client takes the responses.
         """
         if self.phase is _ANSWERING and self._request is None and not self.blocked_since:
             self.phase = _RECEIVING
@@ -519,14 +515,7 @@ class Connection(asyncio.Protocol):
         performer = server.performer
         if problem.status in _CLIENT_FAULTS:
             problem = performer.charge(arguments, self.peer) or problem
-        framing = Framing(
-            b"HTTP/1.1",
-            b"close",
-            last=True,
-            browser_headers=performer.access.browser_headers(arguments.get(ORIGIN, ())),
-            preferences=preferences(arguments),
-            bodiless=method == b"HEAD",
-        )
+        framing = server.framing(b"HTTP/1.1", method, arguments, last=True)
         response = problem.response(framing.preferences.problem)
         self.phase, self.receiving_since = _DRAINING, 0.0
         self._buffer.clear()
@@ -568,11 +557,11 @@ class Connection(asyncio.Protocol):
         """
         Refuse a request that took too long to arrive.
         """
-        self.refuse(too_slow(REQUEST_TIMEOUT_SECONDS))
+        self.refuse(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
 
     def close(self) -> None:
         """
-        Close the connection when everything was sent.
+        Close the connection after everything was sent.
         """
         self.phase = _DRAINING
         # A client that does not take the rest has stalled, as in any other phase.
@@ -584,36 +573,3 @@ class Connection(asyncio.Protocol):
         Close the connection at once, whatever was not sent.
         """
         self.transport.abort()
-
-
-class _StreamSink:
-    """
-    The way of a streamed response to its client; see L{pexservice.web.responses.Sink}.
-
-    @ivar is_open: whether the client is still there.
-    """
-
-    def __init__(self, connection: Connection, stream: Stream, *, chunked: bool) -> None:
-        self.stream = stream
-        self.is_open = True
-        self._connection = connection
-        self._chunked = chunked
-        self._length = 0
-
-    def send(self, data: bytes) -> None:
-        if self.is_open:
-            self._length += len(data)
-            chunk = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
-            self._connection.transport.write(chunk)
-
-    def end(self) -> None:
-        if self.is_open:
-            self.is_open = False
-            if self._chunked:
-                self._connection.transport.write(b"0\r\n\r\n")
-            self._connection.finish_response(_OK, self._length, last=True)
-
-    def abort(self) -> None:
-        if self.is_open:
-            self.is_open = False
-            self._connection.abort()

@@ -176,22 +176,23 @@ class Server:
         keeps = wishes.keeps if line.version == b"HTTP/1.0" else not wishes.closes
         # Every response has its length, so HTTP/1.0 can keep its connection too.
         last = not keeps or self.connections.closing
-        connection = None
-        if last:
-            connection = b"close"
-        elif line.version == b"HTTP/1.0":
-            connection = b"keep-alive"
-        framing = Framing(
-            line.version,
-            connection,
+        framing = self.framing(line.version, line.method, arguments, last=last)
+        return Plan(None, framing, self.requests.tally(line.path, line.method))
+
+    def framing(
+        self, version: bytes, method: bytes, arguments: Arguments, *, last: bool
+    ) -> Framing:
+        keep_alive = b"keep-alive" if version == b"HTTP/1.0" else None
+        return Framing(
+            version,
+            b"close" if last else keep_alive,
             last=last,
             browser_headers=self.performer.access.browser_headers(
                 arguments.get(ORIGIN, ())
             ),
             preferences=preferences(arguments),
-            bodiless=line.method == b"HEAD",
+            bodiless=method == b"HEAD",
         )
-        return Plan(None, framing, self.requests.tally(line.path, line.method))
 
     def log_response(
         self, peer: Peer, arguments: Arguments, line: bytes, status: int, length: int

@@ -23,7 +23,7 @@ from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, Score, last_reload
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Endpoint, Table
-from pexservice.web.events import HEADERS, Events
+from pexservice.web.events import STREAM_HEADERS, Events
 from pexservice.web.pacing import Later, Pacing
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -205,7 +205,7 @@ class Api:
             client=self._client_name(request),
             workers="workers" in query(request.target),
         )
-        return Response(200, HEADERS, stream=stream)
+        return Response(200, STREAM_HEADERS, stream=stream)
 
     @app.route("/livez")
     def livez(self, request: Request) -> Response:

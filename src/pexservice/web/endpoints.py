@@ -1,5 +1,5 @@
 """
-The endpoints there are: one table for the guard, the description and the routes.
+The table of endpoints: the paths and methods that exist, and the descriptions of both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Endpoint:
     """
     One endpoint of the API.
 
-    @ivar methods: the methods that it takes, besides C{OPTIONS}, which each takes.
+    @ivar methods: the methods that it accepts; every endpoint also accepts C{OPTIONS}.
     """
 
     path: str
@@ -36,21 +36,21 @@ class Endpoint:
 
 
 ENDPOINTS = (
-    Endpoint("/", READ, "this description; for browsers, a live page"),
+    Endpoint("/", READ, "this list of endpoints; in browsers, a live page"),
     Endpoint("/current", READ, "the value at the cursor"),
-    Endpoint("/next", MOVE, "move one up and answer the value there"),
-    Endpoint("/previous", MOVE, "move one down, not below 0, and answer the value there"),
-    Endpoint("/reset", MOVE, "move to 0 and answer the value there"),
+    Endpoint("/next", MOVE, "move the cursor one up; returns the new value"),
+    Endpoint("/previous", MOVE, "move the cursor one down, not below 0; returns the value"),
+    Endpoint("/reset", MOVE, "move the cursor to 0; returns the value"),
     Endpoint(
         "/history",
         READ,
-        "the latest transitions, newest first; ?limit=1..1000 ?before=REVISION",
+        "the latest steps, newest first; ?limit=1..1000 ?before=REVISION",
     ),
     Endpoint("/events", STREAM, "the cursor whenever it moves, as Server-Sent Events"),
-    Endpoint("/livez", READ, "is the process alive; ?verbose"),
-    Endpoint("/readyz", READ, "does it take steps; ?verbose"),
-    Endpoint("/metrics", (b"GET",), "what it counts, for Prometheus"),
-    Endpoint("/openapi.json", READ, "this API, described as OpenAPI 3.1"),
+    Endpoint("/livez", READ, "liveness: the process is running; ?verbose"),
+    Endpoint("/readyz", READ, "readiness: a step would be accepted; ?verbose"),
+    Endpoint("/metrics", (b"GET",), "the metrics, for Prometheus"),
+    Endpoint("/openapi.json", READ, "this API as an OpenAPI 3.1 document"),
 )
 
 
@@ -67,45 +67,45 @@ class Table:
         """
         Return the endpoints by the bytes of their paths.
         """
-        return {each.path.encode(): each for each in self.endpoints}
+        return {endpoint.path.encode(): endpoint for endpoint in self.endpoints}
 
     @cached_property
     def text_index(self) -> bytes:
         """
         Return the description of the endpoints as text.
         """
-        methods = [b" ".join(each.methods).decode() for each in self.endpoints]
-        wide = max(map(len, methods)) + 2
-        deep = max(len(each.path) for each in self.endpoints) + 2
-        lines = [
-            f"{method:{wide}}{each.path:{deep}}{each.summary}\n"
-            for method, each in zip(methods, self.endpoints, strict=True)
+        rows = [
+            (b" ".join(endpoint.methods).decode(), endpoint.path, endpoint.summary)
+            for endpoint in self.endpoints
         ]
-        text = (
-            "A cursor on the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
-            "Every answered step is on disk.\n\n"
+        method_width = max(len(methods) for methods, _, _ in rows) + 2
+        path_width = max(len(path) for _, path, _ in rows) + 2
+        lines = [
+            f"{methods:{method_width}}{path:{path_width}}{summary}\n"
+            for methods, path, summary in rows
+        ]
+        return (
+            "A cursor over the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
+            "Every step is on disk before its response is sent.\n\n"
             + "".join(lines)
-            + "\nAccept: application/json gives JSON."
-            " Steps take Idempotency-Key and If-Match.\n"
-        )
-        return text.encode()
+            + "\nAccept: application/json returns JSON."
+            " Steps accept Idempotency-Key and If-Match.\n"
+        ).encode()
 
     @cached_property
     def json_index(self) -> bytes:
         """
         Return the description of the endpoints as JSON.
         """
-        described = {
-            "endpoints": [
-                {
-                    "path": each.path,
-                    "methods": [method.decode() for method in each.methods],
-                    "description": each.summary,
-                }
-                for each in self.endpoints
-            ]
-        }
-        return f"{json.dumps(described)}\n".encode()
+        described = [
+            {
+                "path": endpoint.path,
+                "methods": [method.decode() for method in endpoint.methods],
+                "description": endpoint.summary,
+            }
+            for endpoint in self.endpoints
+        ]
+        return f"{json.dumps({'endpoints': described})}\n".encode()
 
 
 TABLE = Table(ENDPOINTS)
@@ -113,8 +113,8 @@ TABLE = Table(ENDPOINTS)
 #: With C{--post-only}: no GET moves the cursor.
 POST_ONLY = Table(
     tuple(
-        evolve(each, methods=(b"POST",)) if each.methods == MOVE else each
-        for each in ENDPOINTS
+        evolve(endpoint, methods=(b"POST",)) if endpoint.methods == MOVE else endpoint
+        for endpoint in ENDPOINTS
     )
 )
 
@@ -122,5 +122,7 @@ BY_PATH = TABLE.by_path
 
 #: The endpoints that read or move the cursor.
 CURSOR = tuple(
-    each for each in ENDPOINTS if each.methods == MOVE or each.path == "/current"
+    endpoint
+    for endpoint in ENDPOINTS
+    if endpoint.methods == MOVE or endpoint.path == "/current"
 )

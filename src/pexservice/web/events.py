@@ -2,13 +2,12 @@
 Server-Sent Events: the cursor whenever it moves.
 
 A stream carries states, not transitions: a client that cannot take all of them gets the
-newest and never one behind it, so what is kept for a stream is whether its client takes
-anything.  The committer is not told of streams.  One timer, which runs while there are any
-streams, looks whether the cursor is still where it was, and a step costs nothing more than
-when nobody watches.
+newest one.  So nothing is queued for a stream; only whether its client takes bytes is
+remembered.  The committer knows nothing of streams.  While there are streams, a timer
+compares the cursor with what they have shown, so a step costs no more than without them.
 
-With C{?workers} a stream also has events of the type C{workers}: which worker serves, and
-what became of the one before it.
+With C{?workers} a stream also has events of the type C{workers}: which worker is active,
+and how the one before it ended.
 """
 
 from __future__ import annotations
@@ -21,61 +20,54 @@ from datetime import UTC, datetime
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.process.scoreboard import Score
+from pexservice.web import problems
 from pexservice.web.pacing import Later
-from pexservice.web.problems import too_many_streams
 from pexservice.web.representations import state_json
-from pexservice.web.responses import Header, Sink
+from pexservice.web.responses import Header, StreamWriter
 
-#: How many streams there are at most.  Each takes a write of 12 microseconds
-#: ten times a second, so all of them 3 % of the time, and 12 KiB.
-MOST_STREAMS = 250
+#: Each stream takes a write of 12 microseconds ten times a second, so all of them 3 % of
+#: the time, and 12 KiB.
+MAX_STREAMS = 250
 
-#: How long a stream has nothing after an event.  Seconds.
-INTERVAL = 0.1
+#: The minimum time between two events of a stream.
+EVENT_INTERVAL_SECONDS = 0.1
 
-#: A heartbeat is sent after this many intervals: every 15 seconds.  It is an event and
-#: not a comment, which a browser would not show to the page; so a page whose network is
-#: gone notices the silence.  Proxies close connections that are silent for too long.
+#: A heartbeat is sent after this many intervals: every 15 seconds.  It is an event and not
+#: a comment, because browsers do not show comments to the page.  So a page whose network is
+#: gone notices the silence, and proxies, which close silent connections, keep this one.
 HEARTBEAT_INTERVALS = 150
 
-#: After how long a client connects again.  Milliseconds.
-RETRY = 500
+#: How long a client waits before it connects again.
+RECONNECT_MILLISECONDS = 500
 
-#: A value of more digits is left out, and told by its ends: a million digits ten
-#: times a second are more than a page can take.
-MOST_DIGITS = 1000
-ENDS = 32
+#: A longer value is left out, and only its first and last digits are sent: a million digits
+#: ten times a second are more than a page can take.
+MAX_DIGITS = 1000
+END_DIGITS = 32
 
-#: The headers of a stream.  Its connection ends with it, since to HTTP/1.0 the end of a
-#: stream is that of its connection.
-HEADERS: tuple[Header, ...] = (
+#: The stream's connection ends with it, since HTTP/1.0 has no other end of a stream.
+STREAM_HEADERS: tuple[Header, ...] = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-store"),
-    # nginx would keep events until it has some kilobytes of them.
+    # nginx would buffer events until it has some kilobytes of them.
     (b"X-Accel-Buffering", b"no"),
 )
 
 
 def event(state: State) -> bytes:
-    """
-    Return C{state} as an event.
-    """
     return b"id: %d\ndata: %b\n\n" % (state.revision, _data(state))
 
 
 def heartbeat_event(state: State) -> bytes:
     """
-    Return a heartbeat.
-
-    It has the state, so that a client which ignores the types of events can read it, and
-    no id.
+    Return a heartbeat: the state, for clients that ignore the types of events, without id.
     """
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
 def workers_event(score: Score) -> bytes:
     """
-    Return the supervisor's score as an event; without an id, for it is not the cursor.
+    Return the supervisor's score as an event; it is not about the cursor, so it has no id.
     """
     since = datetime.fromtimestamp(score.since / 1000, UTC)
     shown = {
@@ -93,72 +85,67 @@ def workers_event(score: Score) -> bytes:
 
 def _data(state: State) -> bytes:
     term = state.term
-    if term.size <= MOST_DIGITS:
+    if term.size <= MAX_DIGITS:
         return state_json(state).rstrip(b"\n")
     return b'{"position":%d,"digits":%d,"first":"%b","last":"%b","revision":%d}' % (
         term.position,
         term.size,
-        term.text[:ENDS],
-        term.text[-ENDS:],
+        term.text[:END_DIGITS],
+        term.text[-END_DIGITS:],
         state.revision,
     )
 
 
-class Stream:
+class CursorStream:
     """
-    The stream of events to one client; see L{responses.Stream}.
+    The stream of events to one client; see L{Stream<pexservice.web.responses.Stream>}.
 
-    @ivar shown: the state that the client was sent last, or knew when it came.
-    @ivar takes: whether the client takes what it is sent.
-    @ivar rests: whether the next look passes over the stream, because its first event was
-        sent since the last one.
+    @ivar shown: the state that the client was sent last, or knew when it connected.
+    @ivar skipped: whether the next comparison skips the stream, because its first event was
+        sent since the last comparison.
     @ivar workers: the event about the workers that the client was sent last; C{None} for a
         client that did not ask for them.
     """
 
-    _sink: Sink | None = None
+    _writer: StreamWriter | None = None
 
-    def __init__(self, events: Events, beginning: bytes, shown: State) -> None:
+    def __init__(
+        self, events: Events, beginning: bytes, shown: State, workers: bytes | None
+    ) -> None:
         self._events = events
         self._beginning = beginning
         self.shown = shown
-        self.takes = True
-        self.rests = False
-        self.workers: bytes | None = None
+        self.workers = workers
+        self.takes_bytes = True
+        self.skipped = False
 
-    def begin(self, sink: Sink) -> None:
-        self._sink = sink
-        sink.send(self._beginning)
+    def begin(self, writer: StreamWriter) -> None:
+        self._writer = writer
+        writer.send_piece(self._beginning)
         self._events.begun(self)
 
     def send(self, data: bytes) -> None:
-        if self._sink is not None:
-            self._sink.send(data)
+        if self._writer is not None:
+            self._writer.send_piece(data)
 
     def end(self) -> None:
         """
-        End the stream; a client that has not taken what was sent does not get that.
+        End the stream; a client that has not taken what was sent does not get it.
         """
         self._events.leave(self)
-        sink, self._sink = self._sink, None
-        if sink is None:
+        writer, self._writer = self._writer, None
+        if writer is None:
             return
-        if self.takes:
-            sink.end()
+        if self.takes_bytes:
+            writer.end_stream()
         else:
-            sink.abort()
+            writer.abort()
 
     def pause(self) -> None:
-        self.takes = False
+        self.takes_bytes = False
 
     def resume(self) -> None:
-        self.takes = True
-
-    def stop(self) -> None:
-        """
-        End the stream: its client is gone, or will send no more.
-        """
-        self.end()
+        self.takes_bytes = True
 
 
 class Events:
@@ -170,23 +157,23 @@ class Events:
         self,
         committer: ICommitter,
         later: Later,
-        most: int = MOST_STREAMS,
+        limit: int = MAX_STREAMS,
         score: Callable[[], Score | None] = lambda: None,
     ) -> None:
         """
-        Make the record of a worker's streams, empty at first.
+        Make a worker's streams; at first there are none.
 
         @param later: the reactor's C{callLater}.
-        @param most: how many streams there may be.
+        @param limit: how many streams there may be.
         @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
         self._later = later
-        self.most = most
+        self.limit = limit
         self._score = score
         # The streams in the order in which they were opened, each with its client.
-        self._streams: dict[Stream, str] = {}
-        self._looks = False
+        self._streams: dict[CursorStream, str] = {}
+        self._timer_runs = False
         self._closed = False
         # How many intervals have passed since the last heartbeat.
         self._intervals = 0
@@ -196,48 +183,47 @@ class Events:
 
     def open(
         self, known: Sequence[bytes] | None, *, client: str, workers: bool = False
-    ) -> Stream:
+    ) -> CursorStream:
         """
-        Return a new stream, which takes one of the places for streams.
+        Return a new stream, which counts against the limit from now on.
 
         @param known: the values of the request's C{Last-Event-ID}, if it has one.
         @param client: the name under which the client's streams are counted.
         @param workers: whether the stream has events about the workers too.
         @raise Problem: there are too many streams.
         """
-        if len(self._streams) >= self.most:
+        if len(self._streams) >= self.limit:
             self._make_room(client)
         state = self._committer.visible
         about_workers = self._workers() if workers else None
-        beginning = b"retry: %d\n\n%b" % (RETRY, about_workers or b"")
+        beginning = b"retry: %d\n\n%b" % (RECONNECT_MILLISECONDS, about_workers or b"")
         if known != [b"%d" % state.revision]:
             beginning += event(state)
-        stream = Stream(self, beginning, state)
-        stream.workers = about_workers
+        stream = CursorStream(self, beginning, state, about_workers)
         self._streams[stream] = client
         return stream
 
-    def begun(self, stream: Stream) -> None:
+    def begun(self, stream: CursorStream) -> None:
         """
-        Take note that C{stream} has sent its first event.
+        Compare C{stream} with the cursor from now on: it has sent its first event.
         """
         if self._closed:
-            # A browser comes back to a stream that ends, and to no other response.
+            # A browser connects again after a stream has ended, and not after an error.
             stream.end()
-        elif self._looks:
-            stream.rests = True
+        elif self._timer_runs:
+            stream.skipped = True
         else:
-            self._look_later()
+            self._compare_later()
 
     def _make_room(self, client: str) -> None:
         """
         End the oldest stream of the client that has the most.
 
-        That client must have at least two streams more than C{client}, or the two would
-        end each other's streams in turns.  The clients of a proxy that does not name them
-        count as C{""}, and lose no streams.
+        That client must have at least two streams more than C{client}; otherwise the two
+        would end each other's streams in turns.  The clients of a proxy that does not name
+        them count as C{""}, and lose no streams.
 
-        @raise Problem: no client has so many.
+        @raise Problem: no client has that many.
         """
         counts = Counter(self._streams.values())
         own_count = counts[client]
@@ -246,37 +232,33 @@ class Events:
             if count >= own_count + 2:
                 next(s for s, name in self._streams.items() if name == greedy).end()
                 return
-        raise too_many_streams(self.most)
+        raise problems.too_many_streams(self.limit)
 
-    def leave(self, stream: Stream) -> None:
-        """
-        Forget C{stream}, which has ended.
-        """
+    def leave(self, stream: CursorStream) -> None:
         self._streams.pop(stream, None)
 
     def close(self) -> None:
         """
-        End all streams, and each that is opened after this with its first event.
+        End all streams; a stream that is opened later ends with its first event.
         """
         self._closed = True
         for stream in list(self._streams):
             stream.end()
 
-    def _look_later(self) -> None:
-        # Counted from now, so that a look which came late is not followed by another
-        # too soon.
-        self._looks = True
-        self._later(INTERVAL, self._look)
+    def _compare_later(self) -> None:
+        # The interval begins now, so after a late comparison the next one is not too soon.
+        self._timer_runs = True
+        self._later(EVENT_INTERVAL_SECONDS, self._compare)
 
     def _workers(self) -> bytes:
         score = self._score()
         return b"" if score is None else workers_event(score)
 
-    def _look(self) -> None:
-        self._looks = False
+    def _compare(self) -> None:
+        self._timer_runs = False
         if not self._streams:
             return
-        self._look_later()
+        self._compare_later()
         state = self._committer.visible
         self._intervals = (self._intervals + 1) % HEARTBEAT_INTERVALS
         heartbeat = b"" if self._intervals else heartbeat_event(state)
@@ -284,8 +266,8 @@ class Events:
         watched = any(stream.workers is not None for stream in self._streams)
         workers = self._workers() if watched else b""
         for stream in list(self._streams):
-            if stream.rests or not stream.takes:
-                stream.rests = False
+            if stream.skipped or not stream.takes_bytes:
+                stream.skipped = False
                 continue
             if stream.workers is not None and stream.workers != workers:
                 stream.workers = workers

@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
+from twisted.web.http_headers import Headers
+
 from pexservice.stores.remembered_keys import LONGEST_KEY
 from pexservice.web import problems
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
@@ -94,6 +96,17 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
 
 #: More digits than any revision has.
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
+
+
+def read(headers: Headers) -> Arguments:
+    """
+    Return the arguments in the headers of one of Twisted's requests.
+    """
+    return {
+        lower: values
+        for name, values in headers.getAllRawHeaders()
+        if (lower := name.lower()) in HEADERS
+    }
 
 
 def elements(values: Sequence[bytes]) -> list[bytes]:

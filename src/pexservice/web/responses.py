@@ -28,14 +28,14 @@ TYPES = {
 SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
-class Sink(Protocol):
+class StreamWriter(Protocol):
     """
-    The way to the client of a streamed response.
+    The connection of a streamed response.
     """
 
-    def send(self, data: bytes, /) -> None: ...
+    def send_piece(self, data: bytes, /) -> None: ...
 
-    def end(self) -> None:
+    def end_stream(self) -> None:
         """
         End the response and its connection.
         """
@@ -51,16 +51,16 @@ class Stream(Protocol):
     The body of a response that is sent piece by piece.
 
     The connection calls L{begin} once, C{pause} and C{resume} as the client stops taking
-    bytes and takes them again, and C{stop} when the client is gone or sends no more.
+    bytes and takes them again, and C{end} when the client is gone or sends no more.
     """
 
-    def begin(self, sink: Sink, /) -> None: ...
+    def begin(self, writer: StreamWriter, /) -> None: ...
 
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
 
-    def stop(self) -> None: ...
+    def end(self) -> None: ...
 
 
 @frozen

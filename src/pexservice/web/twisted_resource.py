@@ -25,7 +25,7 @@ from zope.interface import implementer
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
 from pexservice.web.clients import Peer
-from pexservice.web.parameters import HEADERS, ORIGIN, preferences
+from pexservice.web.parameters import ORIGIN, preferences, read
 from pexservice.web.performer import Call, Operation, Performer, Request, kind_of, log_bug
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
@@ -81,11 +81,7 @@ class _Exchange:
         self._gone = False
         self._stream: Stream | None = None
         method, target = request.method, request.uri
-        arguments = {
-            lower: values
-            for name, values in request.requestHeaders.getAllRawHeaders()
-            if (lower := name.lower()) in HEADERS
-        }
+        arguments = read(request.requestHeaders)
         self._browser_headers = performer.access.browser_headers(arguments.get(ORIGIN, ()))
         peer = _peer(performer, request.getClientAddress(), request.getHost())
         self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
@@ -95,7 +91,7 @@ class _Exchange:
         if self.working is not None:
             self.working.cancel()
         if self._stream is not None:
-            self._stream.stop()
+            self._stream.end()
 
     def respond(self, outcome: Outcome, state: State) -> None:
         kind = kind_of(outcome, state, self.call)
@@ -121,7 +117,7 @@ class _Exchange:
             request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
             self._stream = response.stream
             request.registerProducer(_Producer(self._stream), True)  # noqa: FBT003 streaming
-            self._stream.begin(_Sink(request, lambda: self._gone))
+            self._stream.begin(self)
             return
         if response.status not in NO_BODY_CODES:
             # Twisted itself would give a 204 a length, and warn of a body for HEAD.
@@ -129,6 +125,18 @@ class _Exchange:
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         request.write(response.body)
         request.finish()
+
+    def send_piece(self, data: bytes) -> None:
+        self._twisted.write(data)
+
+    def end_stream(self) -> None:
+        if not self._gone:
+            self._twisted.unregisterProducer()
+            self._twisted.finish()
+
+    def abort(self) -> None:
+        self._twisted.unregisterProducer()
+        cast(ITCPTransport, self._twisted.transport).abortConnection()
 
 
 @implementer(IPushProducer)
@@ -139,31 +147,7 @@ class _Producer:
 
     def __init__(self, stream: Stream) -> None:
         self.pauseProducing, self.resumeProducing = stream.pause, stream.resume
-        self.stopProducing = stream.stop
-
-
-class _Sink:
-    """
-    The way to the client of a streamed response.
-
-    @ivar gone: returns whether the client is gone.
-    """
-
-    def __init__(self, request: TwistedRequest, gone: Callable[[], bool]) -> None:
-        self._request = request
-        self._gone = gone
-
-    def send(self, data: bytes) -> None:
-        self._request.write(data)
-
-    def end(self) -> None:
-        if not self._gone():
-            self._request.unregisterProducer()
-            self._request.finish()
-
-    def abort(self) -> None:
-        self._request.unregisterProducer()
-        cast(ITCPTransport, self._request.transport).abortConnection()
+        self.stopProducing = stream.end
 
 
 def _peer(performer: Performer, peer: IAddress, local: IAddress) -> Peer:

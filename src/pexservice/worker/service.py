@@ -61,7 +61,7 @@ from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
 from pexservice.web.endpoints import POST_ONLY, TABLE
-from pexservice.web.events import MOST_STREAMS, Events
+from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.performer import Performer
 from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import read_files
@@ -391,7 +391,7 @@ class Worker(Service):
         settings = self._settings
         later = self._reactor.callLater
         # A stream makes no room for others, so most connections are not for streams.
-        most = min(MOST_STREAMS, max(1, self._connections.limit // 4))
+        most = min(MAX_STREAMS, max(1, self._connections.limit // 4))
         self._events = events = Events(committer, later, most, self._score)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)

@@ -669,7 +669,7 @@ class TestFaults:
             b"Vary: Accept",
             b"X-Content-Type-Options: nosniff",
         ]
-        assert body == b"the service failed to answer; its log says why\n"
+        assert body == b"internal error; the service's log has the reason\n"
         assert sum("ZeroDivisionError" in str(each) for each in logged) == 1
         wire.send(request)
         assert wire.received.endswith(b"\r\n\r\n0\n")

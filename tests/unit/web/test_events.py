@@ -15,7 +15,12 @@ from pexservice.commit.interface import Step
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
 from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
-from pexservice.web.events import HEARTBEAT_INTERVALS, INTERVAL, MOST_DIGITS, event
+from pexservice.web.events import (
+    EVENT_INTERVAL_SECONDS,
+    HEARTBEAT_INTERVALS,
+    MAX_DIGITS,
+    event,
+)
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 from tests.support.fakes import Turns
 from tests.support.steps import submit
@@ -54,7 +59,7 @@ def look(server: Server, times: int = 1) -> None:
     Let the time between two events go by.
     """
     for _ in range(times):
-        server.clock.turn(INTERVAL)
+        server.clock.turn(EVENT_INTERVAL_SECONDS)
 
 
 def revisions(wire: Wire) -> list[int]:
@@ -121,10 +126,10 @@ def test_a_client_that_comes_between_two_looks() -> None:
     """
     server = Server()
     watch(server)
-    server.clock.turn(INTERVAL / 2)
+    server.clock.turn(EVENT_INTERVAL_SECONDS / 2)
     late = watch(server)
     step(server)
-    server.clock.turn(INTERVAL * 0.6)
+    server.clock.turn(EVENT_INTERVAL_SECONDS * 0.6)
     assert revisions(late) == [0]
     look(server)
     assert revisions(late) == [0, 1]
@@ -182,9 +187,9 @@ def test_a_long_value_is_left_out() -> None:
 
 def test_a_value_that_is_not_too_long() -> None:
     """
-    The longest value that is sent whole has L{MOST_DIGITS} digits.
+    The longest value that is sent whole has L{MAX_DIGITS} digits.
     """
-    assert len(data(event(state_at(7, 4786)))["current"]) == MOST_DIGITS
+    assert len(data(event(state_at(7, 4786)))["current"]) == MAX_DIGITS
 
 
 def test_a_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves() -> None:

@@ -43,7 +43,9 @@ PROBLEMS = (
     problems.cross_origin("move the cursor"),
     problems.not_on_purpose(),
     problems.no_such_path(b" ".join(BY_PATH).decode()),
-    problems.wrong_method(BY_PATH[b"/next"].allow.decode()),
+    problems.wrong_method(
+        "POST, GET, OPTIONS", headers=((b"Allow", b"POST, GET, OPTIONS"),)
+    ),
     problems.no_tunnel(),
     problems.too_slow(REQUEST_TIMEOUT_SECONDS),
     problems.unmet_precondition(headers=state_headers(JSON, b"10", b"10")),
