@@ -233,7 +233,7 @@ class Wire:
         self.protocol = Connection(server.shared, host, local_host)
         holder = server.performer.clients.holder(host)
         admission = server.connections.admit(self.protocol, holder)
-        self.protocol.is_admitted = admission is Admission.TAKEN
+        self.protocol.is_admitted = admission is Admission.ACCEPTED
         self._waiting: list[bytes] = []
         self.protocol.connection_made(self.transport)
 

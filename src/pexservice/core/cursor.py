@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from pexservice.core.sequence import ORIGIN, Term, TermCache, term_at
+from pexservice.core.sequence import FIRST_TERM, Term, TermCache, term_at
 
 
 class Transition(Enum):
@@ -57,7 +57,7 @@ class State(NamedTuple):
         return f"<State revision={self.revision} position={self.term.position}>"
 
 
-INITIAL = State(0, ORIGIN)
+INITIAL = State(0, FIRST_TERM)
 
 
 def state_at(revision: int, position: int) -> State:
@@ -84,7 +84,7 @@ def follow(state: State, transition: Transition, terms: TermCache) -> State:
         return State(revision + 1, terms.forward(term))
     if transition is Transition.PREVIOUS:
         return State(revision + 1, terms.backward(term))
-    return State(revision + 1, ORIGIN)
+    return State(revision + 1, FIRST_TERM)
 
 
 def follow_position(position: int, transition: Transition) -> int:

@@ -109,7 +109,7 @@ class Term:
         return f"<Term at position {self.position}>"
 
 
-ORIGIN = Term(0, Decimal(0), Decimal(1))
+FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
 #: Limits of a L{TermCache}: the number of its terms, and of all their digits.  A digit
 #: takes about 1.5 bytes, its share of the text included.
@@ -129,7 +129,7 @@ class TermCache:
     """
 
     def __init__(self) -> None:
-        self._terms = {0: ORIGIN}
+        self._terms = {0: FIRST_TERM}
         self._digit_count = 0.0
 
     def __len__(self) -> int:

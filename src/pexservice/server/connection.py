@@ -22,8 +22,8 @@ from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, bytes_taken
 from pexservice.server.parser import (
     END_OF_HEAD,
     END_OF_LINE,
-    Body,
     Head,
+    RequestBody,
     find_end_of_head,
     salvage,
 )
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._chunk = b""
         self._skipped_line = False
         self._head: Head | None = None
-        self._body: Body | None = None
+        self._body: RequestBody | None = None
         self._waits_for_budget = False
         # The request that is being performed.
         self._request: PlannedRequest | None = None
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         if head.body == 0:
             self._begin()
             return True
-        self._body = Body(head.body)
+        self._body = RequestBody(head.body)
         if head.expects_continue and not buffer:
             self._write(CONTINUE)
         return True

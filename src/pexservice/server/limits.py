@@ -4,13 +4,13 @@ The limits on connections: which connections are closed, and when.
 Connections are closed when there are too many, when they take too long, and when the
 worker stops.
 
-Every connection counts that holds a file descriptor, from the moment it is accepted.  When
-there is no room for another, some client holds more than its share, and one of that
-client's connections is closed: so a single client can close its own connections and nobody
-else's.
+Every connection that holds a file descriptor counts, from the moment it is accepted.  When
+the limit is reached, some client has more connections than its share, and one of that
+client's connections is closed.  So a client that opens too many connections closes its own
+connections and nobody else's.
 
-No connection has a timer of its own.  One sweep a second looks at all of them, which at
-10,000 takes a millisecond, and a request costs nothing but writing down when it was.
+Connections have no timers.  Once a second all connections are checked, which takes a
+millisecond for 10,000 of them.  A request only stores the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import struct
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -29,31 +29,38 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 #: How long a connection may be idle between two requests.
-IDLE_TIMEOUT_SECONDS = 60
+KEEP_ALIVE_TIMEOUT_SECONDS = 60
 
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: How long a client may take no byte of what it is sent, and how often that is checked.
+#: How long a client may take none of the bytes that it is sent, and how often that is
+#: checked.
 STALL_TIMEOUT_SECONDS = 60
 
-#: A search that found few connections to close, less than one in L{FEW}, is repeated only
-#: after L{SEARCH_BACKOFF} times as long as it took: a flood of connections must not become
-#: one of searches.  A search that found more has paid for itself when they are used up.
-FEW = 100
+#: If a search for connections to close finds less than this fraction of all connections,
+#: the next search begins only after C{SEARCH_BACKOFF} times as long as this one took.
+#: Otherwise a flood of connections would become a flood of searches.
+MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
-#: A client with no more connections than this never holds too many: browsers open six to a
-#: server, and one address may stand for a few people.
+#: A client with no more connections than this never has too many: browsers open six to a
+#: server, and a few people may share one address.
 MIN_SHARE = 16
 
-#: How many connections at a time are told that there is no room for them; any more are
-#: closed without a response.
+#: How many connections at a time get a response that refuses them; any more are closed
+#: without a response.
 MAX_REFUSALS = 32
 
 #: Why connections are closed: for one of the timeouts above, to make room for others, or
-#: because they only send what is no request.
-REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
+#: because they send only bytes that are no request.
+CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
+
+#: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
+_BYTES_ACKED = struct.Struct("=120xQ")
+
+#: An C{int}, as C{SIOCOUTQ} returns it; see unix(7) and tcp(7).
+_QUEUED = struct.Struct("=i")
 
 
 class Phase(Enum):
@@ -61,26 +68,27 @@ class Phase(Enum):
     The phase of a connection.
     """
 
-    #: Between requests, and so free to be closed to make room for others.
+    #: Between requests, so the connection may be closed to make room for others.
     IDLE = auto()
     #: A request, or the TLS handshake, has begun to arrive and is not complete.
     RECEIVING = auto()
-    #: A request is being performed; others may wait behind it.
+    #: A request is being performed; others may wait after it.
     ANSWERING = auto()
-    #: The last response was sent; nothing that arrives is read as a request any more.
+    #: The last response was sent; no more input is read as a request.
     DRAINING = auto()
-    #: There is no connection any more.
     CLOSED = auto()
 
 
 class LimitedConnection(Protocol):
     """
-    A connection as the limits see it.  All times are seconds on the monotonic clock.
+    A connection, as far as its limits are concerned.
+
+    All times are seconds on the monotonic clock.
 
     @ivar answered: whether a response was sent on it.
     @ivar last_active: when it was last between requests.
-    @ivar receiving_since: when the request that is arriving began, 0 for none.
-    @ivar blocked_since: when the client stopped taking responses, 0 while it takes them.
+    @ivar receiving_since: when the request that is arriving began; 0 if none is.
+    @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
     """
 
     phase: Phase
@@ -103,7 +111,7 @@ class LimitedConnection(Protocol):
 
     def close(self) -> None:
         """
-        Close the connection when everything written was sent.
+        Close the connection after everything was sent.
         """
 
     def abort(self) -> None:
@@ -117,12 +125,15 @@ class Admission(Enum):
     The decision about a new connection.
     """
 
-    #: There is room for it.
-    TAKEN = auto()
-    #: There is no room for it, and there is time to say so.
+    ACCEPTED = auto()
+    #: The limit is reached, and a response may say so.
     REFUSED = auto()
-    #: There is no room for it, and too many others are being told.
+    #: The limit is reached, and enough other connections are being refused.
     DROPPED = auto()
+
+
+#: The order in which connections are closed: by a class, then by a time.
+_Rank = tuple[int, float]
 
 
 class Connections:
@@ -130,11 +141,11 @@ class Connections:
     The open connections of one worker.
 
     @ivar limit: how many there may be.
-    @ivar accepted: how many were taken.
-    @ivar refused: how many were not.
-    @ivar closed: how many were closed from here, by the reason.
-    @ivar closing: whether every connection ends with the request it is in.
-    @ivar parting: whether a connection is closed as soon as it comes to rest.
+    @ivar accepted: how many were accepted.
+    @ivar refused: how many were refused.
+    @ivar closed: how many were closed from here, by reason.
+    @ivar closing: whether every response is the last of its connection.
+    @ivar parting: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
     """
 
@@ -150,12 +161,13 @@ class Connections:
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
-        self.closed = dict.fromkeys(REASONS, 0)
+        self.closed = dict.fromkeys(CLOSE_REASONS, 0)
         self.closing = False
         self.parting = False
         self.seconds = seconds
-        # The connections that the last search found; the last in the list goes first.
-        self._found: list[tuple[_Rank, LimitedConnection]] = []
+        # The results of the last search; the last connection in the list is closed first.
+        self._candidates: list[tuple[_Rank, LimitedConnection]] = []
+        # Whether all of them belong to clients with too many connections.
         self._of_greedy = False
         self._next_search = 0.0
 
@@ -164,10 +176,10 @@ class Connections:
 
     def admit(self, connection: LimitedConnection, holder: str | None = None) -> Admission:
         """
-        Admit a new connection, closing another one for it if need be, or refuse it.
+        Accept a new connection, if need be by closing another one, or refuse it.
 
         @param holder: the client that opened it, by its address or network; C{None} for a
-            proxy, which stands for many clients and so never holds too many.
+            proxy, which represents many clients and so never has too many.
         """
         if len(self._open) >= self.limit and not self.displace(holder):
             self.refused += 1
@@ -179,72 +191,72 @@ class Connections:
         if holder is not None:
             self._held[holder] += 1
         self.accepted += 1
-        return Admission.TAKEN
+        return Admission.ACCEPTED
 
     def displace(self, newcomer: str | None = None) -> bool:
         """
         Close one connection at once, so that its file descriptor is free in the next turn.
 
-        The connections of clients that hold more than their share go first.  Of these, or
-        of all if there is no such client, the connection that has rested longest goes
+        The connections of clients that have more than their share go first.  Of these, or
+        of all if there is no such client, the connection that has been idle longest goes
         first, then the one whose request has been arriving longest.  A client with too many
-        connections also loses those on which it takes no answers.
+        connections also loses those on which it takes no responses.
 
-        @param newcomer: the client for whose connection there is no room.
+        @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection could be closed.
         """
-        chosen = self._next_found()
-        if chosen is None:
-            begun = self.seconds()
-            if begun < self._next_search:
+        connection = self._next_candidate()
+        if connection is None:
+            begin = self.seconds()
+            if begin < self._next_search:
                 return False
             self._search(newcomer)
-            if len(self._found) * FEW < len(self._open):
-                took = self.seconds() - begun
-                self._next_search = begun + (1 + SEARCH_BACKOFF) * took
-            chosen = self._next_found()
-        if chosen is None:
+            if len(self._candidates) < MIN_FOUND_FRACTION * len(self._open):
+                duration = self.seconds() - begin
+                self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
+            connection = self._next_candidate()
+        if connection is None:
             return False
-        self.leave(chosen)
+        self.leave(connection)
         self.closed["displaced"] += 1
-        chosen.abort()
+        connection.abort()
         return True
 
     def _search(self, newcomer: str | None) -> None:
         share = self._share()
         greedy = {holder for holder, count in self._held.items() if count > share}
         if newcomer is not None and self._held[newcomer] >= share:
-            # Otherwise each new connection of this client would cost another an old one.
+            # Otherwise each new connection of this client would close another client's.
             greedy.add(newcomer)
         self._of_greedy = bool(greedy)
-        self._found = [
-            (rank, each)
-            for each, holder in self._open.items()
+        self._candidates = [
+            (rank, connection)
+            for connection, holder in self._open.items()
             if not greedy or holder in greedy
-            if (rank := _rank(each, greedy=self._of_greedy)) is not None
+            if (rank := _rank(connection, greedy=self._of_greedy)) is not None
         ]
-        self._found.sort(key=lambda found: found[0], reverse=True)
+        self._candidates.sort(key=lambda candidate: candidate[0], reverse=True)
 
     def _share(self) -> int:
         """
-        Reckon how many connections one client may hold while there are too many.
+        Return how many connections one client may have while there are too many.
         """
         return max(MIN_SHARE, self.limit // (len(self._held) + 1))
 
-    def _next_found(self) -> LimitedConnection | None:
+    def _next_candidate(self) -> LimitedConnection | None:
         """
-        Return the search's next connection that has not changed since, if there is one.
+        Return the first connection of the last search that has not changed since then.
         """
-        while self._found:
-            rank, each = self._found.pop()
-            if each not in self._open or rank != _rank(each, greedy=True):
+        while self._candidates:
+            rank, connection = self._candidates.pop()
+            if connection not in self._open or rank != _rank(connection, greedy=True):
                 continue
-            held = self._held[self._open[each] or ""]
+            held = self._held[self._open[connection] or ""]
             if self._of_greedy and held < self._share():
-                # The client has given up enough connections.
-                self._found.clear()
+                # The client has lost enough connections.
+                self._candidates.clear()
                 break
-            return each
+            return connection
         return None
 
     def leave(self, connection: LimitedConnection) -> None:
@@ -260,28 +272,25 @@ class Connections:
                 del self._held[holder]
         if not self._open and self._emptied:
             emptied, self._emptied = self._emptied, []
-            for each in emptied:
-                each.callback(None)
-
-    def _all(self) -> Iterator[LimitedConnection]:
-        return iter([*self._open, *self._refused])
+            for waiter in emptied:
+                waiter.callback(None)
 
     def sweep(self) -> None:
         """
         Close the connections that have taken too long; to be called once a second.
         """
         now = self.seconds()
-        for each in self._all():
+        for connection in [*self._open, *self._refused]:
             try:
-                self._sweep_one(each, now)
+                self._check_timeouts(connection, now)
             except Exception:  # noqa: BLE001 it is logged, and no reason to stop
                 # An error in one connection must not keep the others open.
                 self._log.failure("a connection could not be closed")
-                self.leave(each)
-                each.abort()
+                self.leave(connection)
+                connection.abort()
 
-    def _sweep_one(self, connection: LimitedConnection, now: float) -> None:
-        idle = connection.phase is Phase.IDLE
+    def _check_timeouts(self, connection: LimitedConnection, now: float) -> None:
+        is_idle = connection.phase is Phase.IDLE
         receiving_since = connection.receiving_since
         if connection.blocked_since and self._is_stalled(connection, now):
             self.closed["stalled"] += 1
@@ -289,49 +298,42 @@ class Connections:
         elif receiving_since and now - receiving_since > REQUEST_TIMEOUT_SECONDS:
             self.closed["slow"] += 1
             connection.time_out()
-        elif idle and now - connection.last_active > IDLE_TIMEOUT_SECONDS:
+        elif is_idle and now - connection.last_active > KEEP_ALIVE_TIMEOUT_SECONDS:
             self.closed["idle"] += 1
             connection.close()
 
-    def _is_stalled(self, each: LimitedConnection, now: float) -> bool:
+    def _is_stalled(self, connection: LimitedConnection, now: float) -> bool:
         """
         Return whether the client of a blocked connection has taken nothing for too long.
         """
-        since, taken = self._blocked.get(each, (0.0, None))
-        if since < each.blocked_since:
-            self._blocked[each] = each.blocked_since, each.bytes_taken()
+        since, taken = self._blocked.get(connection, (0.0, None))
+        if since < connection.blocked_since:
+            self._blocked[connection] = connection.blocked_since, connection.bytes_taken()
             return False
         if now - since <= STALL_TIMEOUT_SECONDS:
             return False
-        taken_by_now = each.bytes_taken()
-        self._blocked[each] = now, taken_by_now
+        taken_by_now = connection.bytes_taken()
+        self._blocked[connection] = now, taken_by_now
         return taken_by_now == taken
 
     def abort(self) -> None:
         """
         Close all connections now, whatever phase they are in.
         """
-        for each in self._all():
-            each.abort()
+        for connection in [*self._open, *self._refused]:
+            connection.abort()
 
-    def close_resting(self) -> None:
+    def close_idle(self, *, unused: bool) -> None:
         """
-        Close the connections that wait for another request, now or when they come to it.
+        Close the idle connections now, and the others as soon as they are idle.
 
-        A connection that has sent no request yet is about to, so it may.
+        @param unused: whether to close connections that have not sent a request yet.  They
+            are about to send one.
         """
         self.parting = True
-        for each in list(self._open):
-            if each.phase is Phase.IDLE and each.answered:
-                each.close()
-
-    def close_idle(self) -> None:
-        """
-        Close all idle connections, also those that have not sent any request.
-        """
-        for each in list(self._open):
-            if each.phase is Phase.IDLE:
-                each.close()
+        for connection in list(self._open):
+            if connection.phase is Phase.IDLE and (unused or connection.answered):
+                connection.close()
 
     def emptied(self) -> Deferred[None]:
         """
@@ -344,15 +346,11 @@ class Connections:
         return emptied
 
 
-#: The order in which connections are closed: by the kind of their rest, then since when.
-_Rank = tuple[int, float]
-
-
 def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     """
-    Rank a connection among those that can make room; C{None} if it cannot.
+    Rank a connection among those that may be closed for another; C{None} if it may not.
 
-    @param greedy: whether its client holds too many.
+    @param greedy: whether its client has too many.
     """
     phase = connection.phase
     if phase is Phase.DRAINING:
@@ -366,13 +364,6 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     if greedy and connection.blocked_since:
         return 2, connection.blocked_since
     return None
-
-
-#: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
-_BYTES_ACKED = struct.Struct("=120xQ")
-
-#: An C{int}, as C{SIOCOUTQ} gives it; see unix(7) and tcp(7).
-_QUEUED = struct.Struct("=i")
 
 
 def bytes_taken(handle: socket.socket | None) -> int | None:

@@ -126,7 +126,7 @@ class Listener:
         connection = Connection(self._server, host, local_host)
         holder = self._server.performer.clients.holder(host)
         admission = self._connections.admit(connection, holder)
-        refused = admission is not Admission.TAKEN
+        refused = admission is not Admission.ACCEPTED
         if admission is Admission.DROPPED or (refused and self._tls):
             # Before the TLS handshake there is no way to respond.
             self._connections.leave(connection)

@@ -6,7 +6,7 @@ ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} 
 C{Content-Length}, a transfer coding other than C{chunked}.  After a refusal the two ends
 may disagree about where the next request begins, so the connection ends.
 
-L{HeadReader} reads the head of a request, L{Body} skips its body.  Both raise a
+L{HeadReader} reads the head of a request, L{RequestBody} skips its body.  Both raise a
 L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
 """
 
@@ -30,12 +30,12 @@ from pexservice.web.parameters import (
 MAX_REQUEST_LINE_BYTES = 8192
 MAX_HEADER_BYTES = 16384
 MAX_HEADER_LINES = 100
-MAX_BODY_BYTES = 65536
+MAX_REQUEST_BODY_BYTES = 65536
 MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_CHUNK_SIZE_DIGITS = 16
 
-#: How many chunks L{Body.take} skips in one call: about 40 microseconds.
+#: How many chunks L{RequestBody.take} skips in one call: about 40 microseconds.
 MAX_CHUNKS_PER_CALL = 64
 
 #: How many lines a generation remembers, and the longest that is remembered: 1 MiB for
@@ -50,15 +50,15 @@ _MAX_HEAD_BYTES = MAX_REQUEST_LINE_BYTES + 2 + MAX_HEADER_BYTES + len(END_OF_HEA
 #: The body of a request with C{Transfer-Encoding: chunked}, in the place of its length.
 CHUNKED = -1
 
-_TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]"
+_TOKEN_BYTE = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]"
 
 #: A header's value without blanks around it.
-VALUE = rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
+HEADER_VALUE = rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 
-_REQUEST_LINE = re.compile(rb"(%b++) ([!-~]++) (HTTP/1\.[01])" % _TOKEN)
-_HEADER_LINE = re.compile(rb"(%b++):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b++) ([!-~]++) (HTTP/1\.[01])" % _TOKEN_BYTE)
+_HEADER_LINE = re.compile(rb"(%b++):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)" % _TOKEN_BYTE)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]++)(?:;[\t\x20-\x7e\x80-\xff]*+)?")
-_FIRST_BYTE = re.compile(_TOKEN)
+_FIRST_BYTE = re.compile(_TOKEN_BYTE)
 
 #: The first byte of a TLS handshake.
 _TLS_HANDSHAKE = 0x16
@@ -67,7 +67,9 @@ _TLS_HANDSHAKE = 0x16
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 #: RFC 3986's host and port, as far as their characters are concerned.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+_HOST_VALUE = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
+)
 
 _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
 
@@ -296,7 +298,7 @@ class HeadReader:
         rule = self._rules.get(name)
         if rule is not None:
             matters, slot, frames, remembered = rule
-            if name == HOST and not _HOST.fullmatch(value):
+            if name == HOST and not _HOST_VALUE.fullmatch(value):
                 raise problems.malformed("the Host header is not a host")
             if matters:
                 meaning = None if slot is None else self._meanings[name]([value])
@@ -334,8 +336,11 @@ def _length(arguments: Arguments) -> int:
         raise problems.malformed("a Content-Length is one number")
     # Python refuses to convert thousands of digits.
     digits = lengths[0].lstrip(b"0") or b"0"
-    if len(digits) > len(str(MAX_BODY_BYTES)) or int(digits) > MAX_BODY_BYTES:
-        raise problems.too_much_content(MAX_BODY_BYTES)
+    if (
+        len(digits) > len(str(MAX_REQUEST_BODY_BYTES))
+        or int(digits) > MAX_REQUEST_BODY_BYTES
+    ):
+        raise problems.too_much_content(MAX_REQUEST_BODY_BYTES)
     return int(digits)
 
 
@@ -383,7 +388,7 @@ def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
     return method, logged, arguments
 
 
-class Body:
+class RequestBody:
     """
     The body of one request, which is skipped as it arrives: no endpoint reads one.
     """
@@ -447,10 +452,10 @@ class Body:
         if (
             # Another parser may keep fewer bits of a longer number.
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
-            or self._total > MAX_BODY_BYTES
+            or self._total > MAX_REQUEST_BODY_BYTES
             or self._chunks > MAX_CHUNKS
         ):
-            raise problems.too_many_chunks(MAX_BODY_BYTES, MAX_CHUNKS)
+            raise problems.too_many_chunks(MAX_REQUEST_BODY_BYTES, MAX_CHUNKS)
         self._in_chunk, self._in_trailers = self._missing > 0, self._missing == 0
         return end_of_line + 2
 

@@ -23,7 +23,14 @@ from typing import Protocol
 
 from attrs import define, frozen
 
-from pexservice.server.parser import VALUE, Arguments, Generations, Head, HeadReader, Key
+from pexservice.server.parser import (
+    HEADER_VALUE,
+    Arguments,
+    Generations,
+    Head,
+    HeadReader,
+    Key,
+)
 from pexservice.server.request_counters import Tally
 from pexservice.web.parameters import HEADERS, HOST, Preferences, Use
 from pexservice.web.performer import Call, Operation
@@ -325,7 +332,7 @@ def _pattern(names: tuple[bytes, ...], read: tuple[bool, ...]) -> re.Pattern[byt
     Return the expression of lines with these names, with a group for each value to read.
     """
     lines = [
-        re.escape(name) + (b": (%b)" if is_read else b": %b") % VALUE
+        re.escape(name) + (b": (%b)" if is_read else b": %b") % HEADER_VALUE
         for name, is_read in zip(names, read, strict=True)
     ]
     return re.compile(b"\r\n".join(lines))

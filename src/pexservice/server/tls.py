@@ -16,7 +16,7 @@ _CONTENTS = (
 )
 
 #: Why OpenSSL refuses a certificate or a key, by its names of the reasons.
-_REASONS = {
+_OPENSSL_REASONS = {
     "KEY_VALUES_MISMATCH": "they do not belong together",
     "PEM_LIB": "one of them is damaged",
     "EE_KEY_TOO_SMALL": "the key is too short to be safe",
@@ -73,4 +73,4 @@ def _reason(error: Exception) -> str:
     # Without a reason OpenSSL could not read one of the files, and does not say which.
     reason = error.reason or "PEM_LIB"
     words = reason.lower().replace("_", " ")
-    return _REASONS.get(reason, f"they cannot be used ({words})")
+    return _OPENSSL_REASONS.get(reason, f"they cannot be used ({words})")

@@ -22,7 +22,7 @@ from ipaddress import ip_address
 from attrs import define
 
 #: An element of X-Forwarded-For: some proxies add the port.
-_ELEMENT = re.compile(
+_FORWARDED_ELEMENT = re.compile(
     r"\[(?P<inner>[0-9a-f:.]{2,45})\](?::[0-9]{1,5})?"
     r"|(?P<v4>[0-9.]{7,15}):[0-9]{1,5}"
     r"|(?P<plain>[0-9a-f:.]{2,45})",
@@ -64,7 +64,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _forwarded_host(element: bytes) -> str | None:
-    found = _ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
+    found = _FORWARDED_ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
     try:
         return None if found is None else normalized(found[found.lastgroup or 0])
     except ValueError:

@@ -20,12 +20,12 @@ from pexservice.web.responses import SUFFIXES, Header, Response
 # One element of a list: maybe a tag, and the comma after it.  Opaque parts may
 # have commas in them, so the list cannot simply be split.  Blanks are matched in one
 # place only for each way through it, or a long run of them would take its square.
-_ELEMENT = re.compile(
+_TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
 
 # The list that nearly all clients send: one strong tag.
-_ONE = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
+_ONE_TAG = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
 @lru_cache(maxsize=8)
@@ -141,7 +141,7 @@ def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
     @raise Problem: they are not a list of entity tags.
     """
     if len(values) == 1:
-        one = _ONE.fullmatch(values[0])
+        one = _ONE_TAG.fullmatch(values[0])
         if one is not None:
             return Tags(False, one.groups())  # noqa: FBT003 anything
     value = b",".join(values).strip(b" \t")
@@ -151,7 +151,7 @@ def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
     weak: set[bytes] = set()
     at = 0
     while at < len(value):
-        element = _ELEMENT.match(value, at)
+        element = _TAG_IN_LIST.match(value, at)
         if element is None:
             break
         if element["opaque"] is not None:

@@ -497,9 +497,9 @@ class Worker(Service):
                 if await self._emptied(FAREWELL / FAREWELL_PIECES):
                     break
         await self._stop_listening()
-        connections.close_resting()
+        connections.close_idle(unused=False)
         if not await self._emptied(PATIENCE):
-            connections.close_idle()
+            connections.close_idle(unused=True)
         if not await self._emptied(GRACE):
             connections.abort()
         if self._server is not None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.core.sequence import (
+    FIRST_TERM,
     MAX_CACHED_DIGITS,
     MAX_CACHED_TERMS,
-    ORIGIN,
     TermCache,
     digits,
     term_at,
@@ -55,7 +55,7 @@ def fibonacci(position: int) -> tuple[int, int]:
 
 
 def test_each_of_the_first_1000_terms_is_the_sum_of_the_two_before_it() -> None:
-    term, value, following = ORIGIN, 0, 1
+    term, value, following = FIRST_TERM, 0, 1
     for position in range(1001):
         assert (term.position, term.text, digits(term.following)) == (
             position,
@@ -91,8 +91,8 @@ def test_a_step_backward_undoes_a_step_forward(position: int) -> None:
 
 
 def test_position_0_has_no_predecessor_and_backward_stays_there() -> None:
-    assert ORIGIN.preceding is None
-    assert ORIGIN.backward() is ORIGIN
+    assert FIRST_TERM.preceding is None
+    assert FIRST_TERM.backward() is FIRST_TERM
     with pytest.raises(ValueError, match="-1"):
         term_at(-1)
 
@@ -104,7 +104,7 @@ def test_the_text_of_a_term_is_computed_once() -> None:
 
 @given(st.lists(st.booleans(), max_size=200))
 def test_cached_terms_equal_computed_terms(steps: list[bool]) -> None:
-    terms, term = TermCache(), ORIGIN
+    terms, term = TermCache(), FIRST_TERM
     for up in steps:
         expected = term.forward() if up else term.backward()
         term = terms.forward(term) if up else terms.backward(term)
@@ -124,7 +124,7 @@ def test_moving_back_and_forth_returns_the_cached_terms() -> None:
 
 
 def test_the_term_cache_is_bounded_by_terms_and_by_digits() -> None:
-    terms, term = TermCache(), ORIGIN
+    terms, term = TermCache(), FIRST_TERM
     for _ in range(2 * MAX_CACHED_TERMS):
         term = terms.forward(term)
     assert len(terms) == MAX_CACHED_TERMS

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
-from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
@@ -202,7 +202,7 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
         *(ask(server, request_) for _ in range(3)),
         ask(server, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
     ]
-    server.clock.rightNow += IDLE_TIMEOUT_SECONDS - 1
+    server.clock.rightNow += KEEP_ALIVE_TIMEOUT_SECONDS - 1
     for wire in wires[1:]:
         wire.send(request_)
         wire.turns()
@@ -215,7 +215,7 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
         assert statuses(wires[0]) == [200, 503]
     else:
         wires.pop(0).lose()
-    server.clock.rightNow += IDLE_TIMEOUT_SECONDS - 1
+    server.clock.rightNow += KEEP_ALIVE_TIMEOUT_SECONDS - 1
     server.connections.sweep()
     assert not any(wire.closed for wire in wires)
     server.clock.rightNow += 2
@@ -262,7 +262,7 @@ def test_parting(server: Server) -> None:
     """
     server.store.held = True
     wire = ask(server, NEXT)
-    server.connections.close_resting()
+    server.connections.close_idle(unused=False)
     assert not wire.closed
     server.store.finish()
     assert wire.closed

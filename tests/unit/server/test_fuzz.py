@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
-from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from tests.labs.attacks.attacking import Answer, judge_moves, split
 from tests.labs.attacks.lab import TABLE
 from tests.support.wire import Server, Wire
@@ -108,7 +108,7 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
         for seconds in (
             REQUEST_TIMEOUT_SECONDS,
             REQUEST_TIMEOUT_SECONDS,
-            IDLE_TIMEOUT_SECONDS,
+            KEEP_ALIVE_TIMEOUT_SECONDS,
         ):
             server.clock.rightNow += seconds + 1
             server.connections.sweep()

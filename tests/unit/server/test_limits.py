@@ -10,7 +10,7 @@ from attrs import define, field
 from twisted.logger import capturedLogs
 
 from pexservice.server.limits import (
-    IDLE_TIMEOUT_SECONDS,
+    KEEP_ALIVE_TIMEOUT_SECONDS,
     MAX_REFUSALS,
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
@@ -21,7 +21,7 @@ from pexservice.server.limits import (
 from tests.support.fakes import Turns
 
 BUSY = Phase.ANSWERING
-TAKEN, REFUSED, DROPPED = Admission
+ACCEPTED, REFUSED, DROPPED = Admission
 
 
 @define(eq=False)
@@ -70,7 +70,7 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
     """
     made = Connections(limit, (clock or Turns()).seconds)
     for each in connections:
-        assert made.admit(each) is TAKEN
+        assert made.admit(each) is ACCEPTED
     return made
 
 
@@ -83,7 +83,7 @@ def test_the_longest_resting_makes_room() -> None:
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
     for goes in (1, 2, 0):
-        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is TAKEN
+        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is ACCEPTED
         assert fakes[goes].fate == ["aborted"]
     assert connections.admit(Fake()) is REFUSED
 
@@ -128,10 +128,10 @@ def test_one_search_in_a_flood() -> None:
     clock.rightNow = 1.0
     connections = table(3, Busy(), Busy(), Busy(), clock=clock)
     for _ in range(100):
-        assert connections.admit(Fake()) is not TAKEN
+        assert connections.admit(Fake()) is not ACCEPTED
     assert looked == 3
     clock.rightNow += 0.1
-    assert connections.admit(Fake()) is not TAKEN
+    assert connections.admit(Fake()) is not ACCEPTED
     assert looked == 6
 
 
@@ -145,8 +145,8 @@ def test_the_sweep() -> None:
     clock = Turns()
     now = 1000.0
     fates = {
-        "": Fake(last_active=now - IDLE_TIMEOUT_SECONDS),
-        "closed": Fake(last_active=now - IDLE_TIMEOUT_SECONDS - 1),
+        "": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS),
+        "closed": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS - 1),
         "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT_SECONDS - 1),
         "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT_SECONDS - 1),
     }
@@ -233,7 +233,7 @@ def test_a_closing_one_makes_room() -> None:
     """
     closing = Fake(phase=Phase.DRAINING)
     connections = table(1, closing)
-    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
     assert connections.admit(Fake()) is REFUSED
     assert closing.fate == ["aborted"]
 
@@ -247,7 +247,7 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
     slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
     connections = table(3, *slow, Fake(phase=BUSY))
     for goes in (1, 0):
-        assert connections.admit(Fake(phase=BUSY)) is TAKEN
+        assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
         assert slow[goes].fate == ["aborted"]
     assert connections.admit(Fake()) is REFUSED
 
@@ -262,9 +262,9 @@ def test_a_new_connection_is_not_idle() -> None:
     new = Fake(answered=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
     connections = table(2, new, slow)
-    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
     assert (new.fate, slow.fate) == ([], ["aborted"])
-    assert connections.admit(Fake(phase=BUSY)) is TAKEN
+    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
     assert new.fate == ["aborted"]
 
 
@@ -278,19 +278,19 @@ def test_a_client_closes_its_own_connections() -> None:
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
     for number, each in enumerate(honest):
-        assert connections.admit(each, f"192.0.2.{number}") is TAKEN
+        assert connections.admit(each, f"192.0.2.{number}") is ACCEPTED
     flood = [
         Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
         for n in range(96)
     ]
     flood.append(Fake(phase=BUSY, blocked_since=99.0))
     for each in flood:
-        assert connections.admit(each, "198.51.100.1") is TAKEN
+        assert connections.admit(each, "198.51.100.1") is ACCEPTED
     for number in range(10, 60):
-        assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}") is TAKEN
+        assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}") is ACCEPTED
         assert flood[number - 10].fate == ["aborted"]
     again = Fake(phase=Phase.RECEIVING, receiving_since=300.0)
-    assert connections.admit(again, "198.51.100.1") is TAKEN
+    assert connections.admit(again, "198.51.100.1") is ACCEPTED
     assert [each.fate for each in honest] == [[], [], []]
     assert len(connections) == 100
 
@@ -305,10 +305,10 @@ def test_there_is_no_rest_while_a_flood_goes_on() -> None:
     connections = Connections(100, lambda: float(next(ticks)))
     for number in range(1000):
         fake = Fake(phase=Phase.RECEIVING, receiving_since=float(number))
-        assert connections.admit(fake, "198.51.100.1") is TAKEN
+        assert connections.admit(fake, "198.51.100.1") is ACCEPTED
         if number % 7 == 0:
             honest = Fake()
-            assert connections.admit(honest, "192.0.2.1") is TAKEN
+            assert connections.admit(honest, "192.0.2.1") is ACCEPTED
             assert honest.fate == []
             connections.leave(honest)
 
@@ -321,7 +321,7 @@ def test_blocked_ones_of_a_greedy_client() -> None:
     blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
     for each in blocked:
         connections.admit(each, "198.51.100.1")
-    assert connections.admit(Fake(), "192.0.2.1") is TAKEN
+    assert connections.admit(Fake(), "192.0.2.1") is ACCEPTED
     assert blocked[0].fate == ["aborted"]
 
 
@@ -336,7 +336,7 @@ def test_a_proxy_never_holds_too_many() -> None:
     other = Fake(last_active=1.0)
     connections.admit(other, "192.0.2.1")
     connections.admit(Fake(last_active=1000.0), "192.0.2.2")
-    assert connections.admit(Fake(), None) is TAKEN
+    assert connections.admit(Fake(), None) is ACCEPTED
     assert other.fate == ["aborted"]
     assert not any(each.fate for each in proxied)
 
@@ -397,7 +397,7 @@ def test_a_closed_connection_is_counted_once() -> None:
     clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
     connections.sweep()
     slow.receiving_since = 0.0
-    clock.rightNow += max(IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
+    clock.rightNow += max(KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
     connections.sweep()
     connections.leave(stalled)
     connections.sweep()
@@ -415,7 +415,7 @@ def test_displaced_and_refused_connections_are_counted() -> None:
     A displaced connection and a refused one are counted, each as such.
     """
     connections = table(1, Fake())
-    assert connections.admit(Fake(phase=BUSY)) is TAKEN
-    assert connections.admit(Fake()) is not TAKEN
+    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
+    assert connections.admit(Fake()) is not ACCEPTED
     assert (connections.accepted, connections.refused) == (2, 1)
     assert connections.closed["displaced"] == 1

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from pexservice.server import listener as accepting
 from pexservice.server.connection import Connection
-from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, Admission, Phase
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Admission, Phase
 from pexservice.server.listener import BriefConnection, Listener
 from pexservice.server.response_writer import ResponseWriter
 from tests.support.wire import Server
@@ -514,7 +514,7 @@ def test_a_connection_that_rests(machine: Machine) -> None:
     machine.accepted()
     machine.turns()
     watched = brief(machine)._socket.fileno()
-    machine.server.clock.turn(IDLE_TIMEOUT_SECONDS + 1)
+    machine.server.clock.turn(KEEP_ALIVE_TIMEOUT_SECONDS + 1)
     connections.sweep()
     assert len(connections) == 0
     # The loop does not watch that file descriptor any more, which another may have next.
@@ -523,7 +523,7 @@ def test_a_connection_that_rests(machine: Machine) -> None:
     client = machine.connect()
     machine.accepted()
     # The connection may not have been looked at yet.
-    connections.close_idle()
+    connections.close_idle(unused=True)
     assert len(connections) == 0
     machine.turns()
     assert machine.received(client) == b""

@@ -11,12 +11,12 @@ import pytest
 
 from pexservice.server.parser import (
     CHUNKED,
-    MAX_BODY_BYTES,
     MAX_CHUNKS,
     MAX_CHUNKS_PER_CALL,
-    Body,
+    MAX_REQUEST_BODY_BYTES,
     Head,
     HeadReader,
+    RequestBody,
     find_end_of_head,
     salvage,
 )
@@ -252,7 +252,7 @@ BODIES = {
 def test_chunked_body_ends_at_the_same_byte_however_it_arrives(
     body: bytes, size: int
 ) -> None:
-    buffer, taken = bytearray(), Body(CHUNKED)
+    buffer, taken = bytearray(), RequestBody(CHUNKED)
     for piece in pieces(body + b"REST", size):
         buffer += piece
         if not taken.complete:
@@ -278,7 +278,7 @@ def test_malformed_or_too_large_chunked_body_is_refused(body: bytes, status: int
     """
     The last one is no error yet.
     """
-    buffer, taken = bytearray(body), Body(CHUNKED)
+    buffer, taken = bytearray(body), RequestBody(CHUNKED)
     refused = 0
     try:
         size = -1
@@ -295,17 +295,17 @@ def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     So a connection with tiny chunks takes a bounded part of a turn.
     """
     chunk = b"1\r\nx\r\n"
-    buffer, taken = bytearray(chunk * 900), Body(CHUNKED)
+    buffer, taken = bytearray(chunk * 900), RequestBody(CHUNKED)
     taken.take(buffer)
     assert len(chunk * 900) - len(buffer) <= MAX_CHUNKS_PER_CALL * len(chunk)
     assert len(buffer) < len(chunk * 900)
 
 
 def test_body_with_a_length_ends_there() -> None:
-    buffer, taken = bytearray(b"x" * 10), Body(MAX_BODY_BYTES)
+    buffer, taken = bytearray(b"x" * 10), RequestBody(MAX_REQUEST_BODY_BYTES)
     taken.take(buffer)
     assert (bytes(buffer), taken.complete) == (b"", False)
-    buffer += b"y" * MAX_BODY_BYTES
+    buffer += b"y" * MAX_REQUEST_BODY_BYTES
     taken.take(buffer)
     assert (bytes(buffer), taken.complete) == (b"y" * 10, True)
 

@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address
 from pexservice.commit.interface import Step
 from pexservice.core.cursor import Transition, state_at
 from pexservice.process.scoreboard import Score
-from pexservice.server.limits import IDLE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
 from pexservice.web.events import (
     EVENT_INTERVAL_SECONDS,
     HEARTBEAT_INTERVALS,
@@ -241,7 +241,7 @@ def test_the_sweep() -> None:
     stalled.protocol.pause_writing()
     # The first sweep notes what the client has taken, and a later one that it took nothing.
     server.connections.sweep()
-    server.clock.rightNow += STALL_TIMEOUT_SECONDS + IDLE_TIMEOUT_SECONDS
+    server.clock.rightNow += STALL_TIMEOUT_SECONDS + KEEP_ALIVE_TIMEOUT_SECONDS
     server.connections.sweep()
     assert (healthy.closed, stalled.transport.aborted) == (False, True)
 

@@ -15,10 +15,10 @@ import pytest
 from pexservice.core.cursor import Transition, state_at
 from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS
 from pexservice.server.parser import (
-    MAX_BODY_BYTES,
     MAX_CHUNKS,
     MAX_HEADER_BYTES,
     MAX_HEADER_LINES,
+    MAX_REQUEST_BODY_BYTES,
     MAX_REQUEST_LINE_BYTES,
 )
 from pexservice.stores.interface import NotTaken, Row
@@ -49,8 +49,8 @@ PROBLEMS = (
     problems.no_tunnel(),
     problems.too_slow(REQUEST_TIMEOUT_SECONDS),
     problems.unmet_precondition(headers=state_headers(JSON, b"10", b"10")),
-    problems.too_much_content(MAX_BODY_BYTES),
-    problems.too_many_chunks(MAX_BODY_BYTES, MAX_CHUNKS),
+    problems.too_much_content(MAX_REQUEST_BODY_BYTES),
+    problems.too_many_chunks(MAX_REQUEST_BODY_BYTES, MAX_CHUNKS),
     problems.too_long_target(MAX_REQUEST_LINE_BYTES),
     problems.misdirected(),
     problems.key_reused(Transition.NEXT.word),
