@@ -213,6 +213,7 @@ class BriefConnection:
         self._performs = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
+        connection.hand_over = self.hand_over
         # A client mostly sends as soon as it is connected, so its request is here by the
         # next turn.
         loop.call_soon(self._read)

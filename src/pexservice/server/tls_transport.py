@@ -216,11 +216,6 @@ class TlsTransport(asyncio.Protocol):
 
     # What a connection calls.
 
-    def hand_over(self, transport: asyncio.Transport) -> None:
-        """
-        Do nothing: this transport carries the connection from the beginning to the end.
-        """
-
     def write(self, data: bytes) -> None:
         if data and self._established and not self._output_ended:
             self._tls.write(data)
