@@ -19,7 +19,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.process.fd_endpoint import BACKLOG
@@ -29,11 +28,16 @@ from pexservice.server.plans import Plans
 from pexservice.server.server import Server
 from pexservice.server.tls_transport import TlsTransport
 
-#: How many connections are accepted in one turn: those that are open get theirs too.
+_log = Logger()
+
+#: How many connections are accepted in one turn, so that the open ones get their turns too.
 MAX_ACCEPTED_PER_TURN = 16
 
 #: How long accepting waits when there are no file descriptors or no memory.
 RETRY_DELAY_SECONDS = 0.1
+
+#: L{BriefConnection} leaves longer input to the event loop's transport.
+MAX_BRIEF_INPUT_BYTES = 2048
 
 
 @implementer(IListeningPort)
@@ -41,8 +45,6 @@ class Listener:
     """
     A port that Twisted has opened and the event loop accepts from.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -97,15 +99,13 @@ class Listener:
             except BlockingIOError:
                 break
             except (ConnectionAbortedError, PermissionError):
-                # The connection is gone already, or a firewall keeps it out.
+                # The connection is already gone, or a firewall blocks it.
                 continue
             except OSError as error:
                 if not self._accept_failing:
-                    self._log.error(
-                        "cannot accept connections: {error}; retrying", error=error
-                    )
+                    _log.error("cannot accept connections: {error}; retrying", error=error)
                 self._accept_failing = True
-                # So another file descriptor is free in the next turn.
+                # This frees a file descriptor in the next turn.
                 self._connections.displace()
                 # Connections that are not accepted keep the socket readable.
                 self._loop.remove_reader(self._socket)
@@ -115,7 +115,7 @@ class Listener:
                 break
             self._accept_failing = False
             self._begin(accepted, address)
-        # A client that has connected may wait for this very processor to send.
+        # A client that has connected may be waiting for this processor to send its request.
         os.sched_yield()
 
     def _begin(self, accepted: socket.socket, address: Any) -> None:
@@ -151,34 +151,25 @@ class Listener:
         connection: Connection,
         tls: TlsTransport | None = None,
     ) -> None:
+        task = self._loop.create_task(self._carry(accepted, connection, tls or connection))
+        # The event loop itself keeps only a weak reference to a task.
+        self._handing_over.add(task)
+        task.add_done_callback(self._handing_over.discard)
+
+    async def _carry(
+        self, accepted: socket.socket, connection: Connection, protocol: asyncio.Protocol
+    ) -> None:
         """
         Have a transport of the event loop carry C{connection}, maybe with TLS between.
         """
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            self._handing_over.discard(task)
-            error: BaseException | None = asyncio.CancelledError()
-            if not task.cancelled():
-                error = task.exception()
-            if error is None:
-                return
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 a bug is logged
             if not isinstance(error, (OSError, asyncio.CancelledError)):
-                self._log.failure("a connection failed", failure=Failure(error))
+                _log.failure("a connection failed")
             accepted.close()
             if connection.phase is not Phase.CLOSED:
                 connection.connection_lost(error)
-
-        task = self._loop.create_task(
-            self._loop.connect_accepted_socket(lambda: tls or connection, accepted)
-        )
-        self._handing_over.add(task)
-        task.add_done_callback(ended)
-
-
-_log = Logger()
-
-#: Longer input is left to the event loop's transport.
-MAX_INPUT_BYTES = 2048
 
 
 class BriefConnection:
@@ -214,7 +205,7 @@ class BriefConnection:
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
         connection.hand_over = self.hand_over
-        # A client mostly sends as soon as it is connected, so its request is here by the
+        # Most clients send as soon as they are connected, so the request is here by the
         # next turn.
         loop.call_soon(self._read)
 
@@ -223,7 +214,7 @@ class BriefConnection:
         if self._closing:
             return
         try:
-            self._received = self._socket.recv(MAX_INPUT_BYTES, socket.MSG_DONTWAIT)
+            self._received = self._socket.recv(MAX_BRIEF_INPUT_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._watches = True
             self._loop.add_reader(self._socket.fileno(), self._read)
@@ -233,13 +224,13 @@ class BriefConnection:
             self.abort()
             return
         try:
-            self._handle()
+            self._handle(self._received)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             _log.failure("a connection failed")
             self.abort()
 
-    def _handle(self) -> None:
-        data, connection = self._received, self._connection
+    def _handle(self, data: bytes) -> None:
+        connection = self._connection
         if not data:
             self.abort()
             return
@@ -298,7 +289,7 @@ class BriefConnection:
             with suppress(OSError):
                 # The client may have sent more meanwhile.  Closing a socket with unread
                 # input resets the connection, and a reset may overtake the response.
-                self._socket.recv(MAX_INPUT_BYTES, socket.MSG_DONTWAIT)
+                self._socket.recv(MAX_BRIEF_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)
 

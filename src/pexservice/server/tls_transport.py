@@ -1,10 +1,10 @@
 """
 TLS between a connection and its socket.
 
-asyncio's own TLS decrypts all that arrives, on all connections, in the turn in which it
-arrives.  A client can send input that costs far more to decrypt than to send: a KeyUpdate
-of 27 bytes takes 10 microseconds, and a handshake takes a signature.  So here the input is
-decrypted in small steps, within the worker's L{parsing
+asyncio's own TLS decrypts all input of all connections in the turn in which it arrives.  A
+client can send input that costs far more to decrypt than to send: a KeyUpdate of 27 bytes
+takes 10 microseconds, and a handshake takes a signature.  So here the input is decrypted in
+small steps, within the worker's L{parsing
 budget<pexservice.server.server.ParsingBudget>}.
 """
 
@@ -22,9 +22,6 @@ from pexservice.server.server import Server
 
 #: How many bytes are decrypted in one step: at most 40 KeyUpdates, 0.4 milliseconds.
 STEP_BYTES = 1024
-
-#: How many bytes may wait to be decrypted before the socket is read no more.
-MAX_WAITING_BYTES = 65536
 
 #: How many bytes may arrive without any data of the application in them.  A whole record
 #: has 16 KiB of data, and a handshake less than that.
@@ -58,11 +55,11 @@ class TlsTransport(asyncio.Protocol):
         self._bytes_without_data = 0
         self._established = self._waits = self._advancing = False
         self._reads = True
-        # Whether the socket is not read, because too much waits or the connection paused.
-        self._limited = False
-        # Whether the peer, and this end, have said that they send no more.
+        # Whether the socket is not read, because input waits or the connection paused.
+        self._socket_paused = False
+        # Whether the peer and this end will send no more.
         self._input_ended = self._output_ended = False
-        self._aborted = self._eof_passed_on = False
+        self._eof_passed_on = False
         self._timeout: IDelayedCall = server.call_later(
             HANDSHAKE_TIMEOUT_SECONDS, self.abort
         )
@@ -71,16 +68,16 @@ class TlsTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = transport  # type: ignore[assignment]
-        if self._aborted:
+        if self._output_ended:
             transport.abort()  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         if self._output_ended:
             return
         self._encrypted += data
-        if self._waits or self._advancing or not self._reads:
-            self._limit_waiting()
-        elif self._budget.has_time:
+        if self._waits or not self._reads:
+            return
+        if self._budget.has_time:
             self._advance()
         else:
             self._wait(first=True)
@@ -114,12 +111,12 @@ class TlsTransport(asyncio.Protocol):
 
     def _wait(self, *, first: bool) -> None:
         self._waits = True
-        self._limit_waiting()
+        self._pause_socket()
         self._budget.wait(self._advance, first=first)
 
-    def _limit_waiting(self) -> None:
-        if self._raw is not None and len(self._encrypted) > MAX_WAITING_BYTES:
-            self._limited = True
+    def _pause_socket(self) -> None:
+        if self._raw is not None and not self._raw.is_closing():
+            self._socket_paused = True
             self._raw.pause_reading()
 
     def _advance(self) -> None:
@@ -148,8 +145,8 @@ class TlsTransport(asyncio.Protocol):
         if self._reads and not self._output_ended:
             if self._input_ended:
                 self._end_input()
-            elif self._limited and self._raw is not None:
-                self._limited = False
+            elif self._socket_paused and self._raw is not None:
+                self._socket_paused = False
                 self._raw.resume_reading()
 
     @property
@@ -181,13 +178,13 @@ class TlsTransport(asyncio.Protocol):
             while self._reads and not self._output_ended:
                 data = self._tls.read(_MAX_RECORD_BYTES)
                 if not data:
-                    # The peer sends no more, and what is behind that is not read.
+                    # The peer sends no more, and any bytes after that are not read.
                     self._has_unread = False
                     self._encrypted.clear()
                     self._input_ended = True
                     break
                 self._bytes_without_data = 0
-                # Asking is cheaper than an exception.
+                # To ask is cheaper than an exception.
                 self._has_unread = bool(self._incoming.pending or self._tls.pending())
                 self._connection.data_received(data)
                 if not self._has_unread:
@@ -226,7 +223,7 @@ class TlsTransport(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """
-        Tell the peer that no more is sent, and drop what it sends from now on.
+        Tell the peer that no more follows, and drop what it sends from now on.
         """
         self._send_close_notify()
         if self._raw is not None and not self._raw.is_closing():
@@ -248,13 +245,11 @@ class TlsTransport(asyncio.Protocol):
 
     def _end(self) -> None:
         self._output_ended = True
-        if self._raw is None:
-            self._aborted = True
-        else:
+        if self._raw is not None:
             self._raw.close()
 
     def abort(self) -> None:
-        self._output_ended = self._aborted = True
+        self._output_ended = True
         if self._raw is not None:
             self._raw.abort()
 
@@ -263,9 +258,7 @@ class TlsTransport(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         self._reads = False
-        if self._raw is not None and not self._raw.is_closing():
-            self._limited = True
-            self._raw.pause_reading()
+        self._pause_socket()
 
     def resume_reading(self) -> None:
         if self._reads:
@@ -275,7 +268,7 @@ class TlsTransport(asyncio.Protocol):
             if self._raw is not None and not self._raw.is_closing():
                 self._raw.resume_reading()
         elif not (self._waits or self._advancing):
-            # Not at once: the connection may be about to go on with what it has.
+            # Not at once: the connection may be about to continue with its own buffer.
             self._waits = True
             self._server.call_soon(self._advance)
 
