@@ -2,7 +2,7 @@
 C{/metrics}: the counters of all packages, for Prometheus.
 
 Nothing is counted here.  The packages keep plain numbers, since a counter of
-prometheus_client takes a lock for each addition and looks up its labels.  At a request for
+prometheus_client needs a lock for each addition and looks up its labels.  At a request for
 C{/metrics} one collector reads these numbers, and prometheus_client writes the text.
 """
 
@@ -95,8 +95,7 @@ class Metrics(Collector):
             platform.python_version(),
             twisted.__version__,
         )
-        # A registry of our own: prometheus_client's has the metrics that it finds
-        # interesting.
+        # Not prometheus_client's own registry, which has more metrics.
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)

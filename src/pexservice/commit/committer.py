@@ -7,8 +7,8 @@ refer to a state that is not durable yet.  Its response then waits for the batch
 to that state.
 
 If the store surely did not take a batch, the batch and the steps after it never happened.
-If nobody knows whether the store took it, the committer accepts nothing more and the
-process ends: only opening the store again tells.
+If that is unknown, the committer accepts nothing more and the process ends: only opening
+the store again shows whether the store took it.
 
 With synchronous commit off, responses go out first, reads show the latest state, and the
 commit follows at most L{DELAY_SECONDS} later.  If the store then refuses a batch, steps
@@ -203,8 +203,8 @@ class Committer(GroupCommit):
         if self._responds_early:
             waiting = len(batch.responses) + len(self.open_batch.responses)
             self._log.critical(
-                "{refusal}: {lost} transitions that were answered are lost;"
-                " answers wait for the disk until it takes them again",
+                "{refusal}: {lost} transitions that got a response are lost; responses wait"
+                " for the disk until the store accepts a batch again",
                 refusal=refusal,
                 lost=steps - waiting,
             )
@@ -232,8 +232,8 @@ class Committer(GroupCommit):
         """
         End the process.
 
-        Unless the store is damaged, nobody knows whether the disk has the batch; only
-        opening the store again can tell.
+        Unless the store is damaged, it is unknown whether the disk has the batch; only
+        opening the store again shows that.
         """
         damaged = failure.check(StoreDamaged) is not None
         self._closed = refusal = NotTaken(_DAMAGED if damaged else "the store failed")

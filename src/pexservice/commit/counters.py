@@ -15,16 +15,16 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: The outcomes of a transition that was asked for; see
-#: L{pexservice.commit.interface.Outcome} for the first three.
+#: The outcomes of a requested transition; see L{pexservice.commit.interface.Outcome} for
+#: the first three.
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES = (
     *("moved", "replayed", "unmet"),
-    # The transition surely did not happen; nobody knows whether it did.
+    # The transition surely did not happen; it is unknown whether it happened.
     *("not_taken", "unknown"),
 )
 
-#: Upper bounds of the classes of commit durations.  Seconds: from a third of the
-#: reference disk's duration to the silence that the watchdog ends.
+#: Upper bounds of the classes of commit durations in seconds, from a third of the
+#: reference disk's duration to the timeout of the watchdog.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),

@@ -8,7 +8,7 @@ being written.  For example, if a commit takes three turns of the reactor::
 
     turn  arrives   open batch  committing batch  responses
     1     A         A
-    2               empty       A                           nothing more came, so A commits
+    2               empty       A                           no more steps, so A commits
     3     B, C      B, C        A
     4     D         B, C, D     A
     5               empty       B, C, D           A         the disk has A
@@ -96,7 +96,7 @@ class BatchingPolicy:
 
         @param quiet: whether the last turn of the reactor added no step.
         @param idle: how long all such turns took together.
-        @param waited: how long ago the first step came.
+        @param waited: how long ago the first step arrived.
         """
         if quiet and steps >= self._expected_steps:
             return True
@@ -143,15 +143,15 @@ class StepBatch:
     Steps that share a commit, and the waiters for it.
 
     @ivar before: the state that the first step was applied to.
-    @ivar began: when the first step came, by the reactor's clock.
+    @ivar began: when the first step arrived, by the reactor's clock.
     @ivar considered_steps: how many steps there were when the batch was last considered.
     @ivar considered_at: when the batch was last considered.
     @ivar idle_seconds: how long all turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
     @ivar responses: the waiters with their outcomes, states and steps, in order.
     @ivar keys: the idempotency keys of the steps, each with its packed use.
-    @ivar unmoved: the outcomes, with the transition that was asked for, of the waiters
-        whose step is not part of this batch.
+    @ivar unmoved: the outcomes and requested transitions of the waiters whose step is not
+        part of this batch.
     """
 
     before: State

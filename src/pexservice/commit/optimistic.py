@@ -1,7 +1,7 @@
 """
 The committer of a store that other nodes write to too: many nodes, one cursor.
 
-What a node knows of the cursor may be old, so no request is answered from memory alone.
+What a node knows of the cursor may be old, so no response comes from memory alone.
 For a read, and for an unmet condition, the store is read after the request has arrived.  A
 batch is a compare-and-swap.  A batch that lost the race surely never happened: its steps,
 with their keys and conditions, are applied to the present cursor, in their order and
@@ -11,8 +11,8 @@ won.
 A key is not looked up first: the store refuses a batch with a key that was used before, and
 says for which transition.
 
-A store that does not answer, or would refuse a batch, makes the node unready, and does not
-end it.  The store is asked again and again, and until then steps are refused.
+If the store does not respond, or would refuse a batch, the node is not ready, but it does
+not end.  It checks the store once a second and refuses steps until the store accepts them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import Remembered
 
-#: How often the store is asked whether it answers, and would take a batch.
+#: How often the node checks whether the store responds and would take a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
 #: Up to this many steps cost less than computing a term from its position.
@@ -54,10 +54,10 @@ def _fault(reason: str) -> str:
 
 class CursorReader:
     """
-    Reads the store's cursor, and finds out whether the store answers and takes batches.
+    Reads the store's cursor, and finds out whether the store responds and takes batches.
 
-    One read is sent at a time, and shared by the requests that waited when it was sent.
-    Its answer may be older than a later request, so that request waits for the next read.
+    One read is sent at a time, for all requests that waited when it was sent.  Its result
+    may be older than a later request, so that request waits for the next read.
 
     @ivar unreadable: why the store cannot be read; C{None} if it can.
     """
@@ -97,21 +97,18 @@ class CursorReader:
 
     def start(self) -> None:
         """
-        Begin to ask, again and again, whether the store would take a batch.
+        Begin to check every second whether the store would take a batch.
         """
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
 
     def stop(self) -> None:
-        """
-        Stop asking.
-        """
         self._probing.stop()
 
     def read(self) -> Deferred[State]:
         """
         Read a state that the cursor is in at some moment after this call.
 
-        @raise NotTaken: the store does not answer, or not with a cursor.
+        @raise NotTaken: the store does not respond, or not with a cursor.
         """
         return self._ask() if self.unreadable is None else fail(self.unreadable)
 
@@ -120,7 +117,7 @@ class CursorReader:
 
     def _checked(self, refused: NotTaken | None) -> Deferred[None]:
         self.refuse(refused)
-        # A store that refuses batches may still answer reads, and may have been restored.
+        # A store that refuses batches may respond to reads, and may have been restored.
         return self._ask().addCallbacks(lambda _: None, lambda _: None)
 
     def refuse(self, reason: NotTaken | None) -> None:
@@ -145,10 +142,10 @@ class CursorReader:
         self._sent = True
         readers, self._waiting = self._waiting, []
 
-        def answer(result: State | Failure) -> None:
+        def deliver(result: State | Failure) -> None:
             self._sent = False
             if isinstance(result, Failure):
-                # The requests that came meanwhile would wait as long, and fail as well.
+                # The requests that arrived meanwhile would wait as long, and fail as well.
                 readers.extend(self._waiting)
                 self._waiting = []
             elif self._waiting:
@@ -156,7 +153,7 @@ class CursorReader:
             for reader in readers:
                 reader.callback(result)
 
-        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(answer)
+        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
 
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self.state_at(*cursor)
@@ -172,7 +169,7 @@ class CursorReader:
 
     def unavailable(self, failure: Failure) -> None:
         """
-        Refuse reads and steps until the store answers a read.
+        Refuse reads and steps until the store responds to a read.
         """
         if not failure.check(NotTaken, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
@@ -296,7 +293,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _is_news(self, revision: int) -> bool:
         """
-        Return whether to go on from C{revision}.
+        Return whether to continue from C{revision}.
 
         That is so if C{revision} is newer than the durable state, and no step waits whose
         commit will show the present cursor.
@@ -325,9 +322,9 @@ class OptimisticCommitter(GroupCommit):
         """
         key = step.key
         if key is not None:
-            found = self.find_key(key)
-            if found is not None:
-                self.replay(waiter, step, *found)
+            use = self.find_key(key)
+            if use is not None:
+                self.replay(waiter, step, *use)
                 return
             if len(self.open_batch.keys) >= self._store.most_keys:
                 self._postpone(step, waiter)
@@ -398,9 +395,9 @@ class OptimisticCommitter(GroupCommit):
         if step.key is None:
             recalled(None)
             return None
-        found = self.find_key(step.key)
-        if found is not None:
-            self.replay(waiter, step, *found)
+        use = self.find_key(step.key)
+        if use is not None:
+            self.replay(waiter, step, *use)
             return None
         return self._store.recall(step.key).addCallbacks(recalled, failed)
 
@@ -481,5 +478,5 @@ class OptimisticCommitter(GroupCommit):
         else:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
-        # A step that was not sent can only happen by being asked for again.
+        # A step that was not sent happens only if its client repeats it.
         self.roll_back(batch, error, as_refusal(error))

@@ -9,7 +9,7 @@ The way of a request and its response::
 A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}, and
 the committer's waiter for the request that is being performed.  The
 L{HeadReader<pexservice.server.parser.HeadReader>} reads a head once.  The Klein app is
-asked once what such heads mean, and the answer is remembered as a
+asked once what such heads mean, and its result is remembered as a
 L{Plan<pexservice.server.plans.Plan>}.
 
 Most requests of a client differ in a few neighbouring lines only.  Here is one as a

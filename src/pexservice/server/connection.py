@@ -50,8 +50,8 @@ _DRAINING, _CLOSED = Phase.DRAINING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long input is still read, and dropped, after a refusal.  Closing the connection at
-#: once would reset it, and a reset may overtake the response.
+#: How long input is still read, and dropped, after a refused request.  Closing the
+#: connection at once would reset it, and a reset may overtake the response.
 LINGER_SECONDS = 2
 
 #: The statuses of refusals that are the client's fault and count against its rate limit.
@@ -503,7 +503,7 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem}, and nothing more on this connection.
 
-        The input is dropped: nobody knows where another request would begin.
+        The input is dropped, since it is unknown where another request would begin.
         """
         if self.phase in (_DRAINING, _CLOSED):
             return
@@ -549,7 +549,7 @@ class Connection(asyncio.Protocol):
 
     def bytes_taken(self) -> int | None:
         """
-        Return a number that changes when the client takes some of what it was sent.
+        Return a number that changes when the client takes some of the bytes sent to it.
         """
         return bytes_taken(self.transport.get_extra_info("socket"))
 

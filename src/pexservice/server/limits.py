@@ -6,8 +6,8 @@ worker stops.
 
 Every connection that holds a file descriptor counts, from the moment it is accepted.  When
 the limit is reached, some client has more connections than its share, and one of that
-client's connections is closed.  So a client that opens too many connections closes its own
-connections and nobody else's.
+client's connections is closed.  So a client that opens too many connections loses its own
+connections, and no other client loses any.
 
 Connections have no timers.  Once a second all connections are checked, which takes a
 millisecond for 10,000 of them.  A request only stores the time.
@@ -368,7 +368,7 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
 
 def bytes_taken(handle: socket.socket | None) -> int | None:
     """
-    Return a number that changes when the client takes some of what it is sent.
+    Return a number that changes when the client takes some of the bytes sent to it.
 
     A transport only reports that its buffer is full, and later that it has space again,
     with up to some megabytes in between.  A client with a slow line needs minutes for that

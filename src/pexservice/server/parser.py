@@ -3,8 +3,8 @@ The HTTP/1.1 parser: strict, linear in the size of its input, and bounded in eac
 
 It accepts what RFC 9112 defines and refuses everything that two servers could read in two
 ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
-C{Content-Length}, a transfer coding other than C{chunked}.  After a refusal the two ends
-may disagree about where the next request begins, so the connection ends.
+C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the two
+ends may disagree about where the next one begins, so the connection ends.
 
 L{HeadReader} reads the head of a request, L{RequestBody} skips its body.  Both raise a
 L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
@@ -89,7 +89,7 @@ class Generations(Generic[K, V]):
 
     A read from the old generation copies the entry into the young one.  When the young
     generation is full it becomes the old one.  So a flood of new entries only pushes out
-    entries that nobody uses.
+    unused entries.
 
     @ivar young: the entries of the young generation.  Hot paths read it directly; it is
         replaced when it is full.
@@ -373,7 +373,7 @@ def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
     """
     Return what a refused head tells: the method, the line for the log, and its arguments.
 
-    Lines that cannot be read are skipped: they only decide how the refusal is written.
+    Lines that cannot be read are skipped: they only decide how the problem is written.
     """
     first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
         END_OF_LINE, MAX_HEADER_LINES
@@ -485,6 +485,6 @@ def escaped(value: bytes) -> bytes:
     """
     if _PLAIN.fullmatch(value):
         return value
-    # With a quote of each kind in it, its form in Python is one in single quotes.
+    # If it has a quote of each kind, Python writes it in single quotes.
     shown = repr(value + b"'\"")[2:-1].removesuffix("\\'\"")
     return shown.replace('"', '\\"').replace("\\'", "'").encode()

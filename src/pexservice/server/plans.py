@@ -1,17 +1,18 @@
 """
-Plans: what requests mean, remembered so that the Klein app is asked once for each meaning.
+Plans: the meanings of requests, remembered so that the Klein app is asked once for each.
 
-A plan is found in one of three ways, each slower than the one before and leading to it:
+The server finds a plan in one of three ways, the fastest first.  A slower way prepares the
+faster ones for the next request:
 
-  1. by the exact bytes of the request, if the same bytes came before;
-  2. by a L{Template}: a client mostly sends the same head but for a few lines, so the bytes
-     before and behind these lines are compared as a whole, and only they are read;
-  3. by the key of the head, once all its lines are read.
+  1. by the exact bytes of the request, if the same bytes arrived before;
+  2. by a L{Template}: most heads of a client differ in a few lines only, so the bytes
+     before and after these lines are compared as a whole, and only these lines are read;
+  3. by the key of the head, after all its lines were read.
 
-A head that differs in what decides the meaning never finds another's plan: the first two
-ways compare every byte but the values of headers that decide nothing.  All that is kept is
-bounded, whatever clients send.  Nothing that is kept has a secret or an idempotency key in
-it, except on the connection that sent it.
+A head with another meaning never finds this plan: the first two ways compare every byte
+except the values of headers that do not decide the meaning.  Everything that is remembered
+is bounded, whatever clients send.  No secret and no idempotency key is remembered, except
+on the connection that sent it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ MAX_VARYING_LINES = 4
 MAX_TEMPLATES = 2
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: The headers whose values a template may leave out besides those that are not read.
+#: The headers that are read and whose values may still vary in a template.
 _MAY_VARY = frozenset(
     name
     for name, use in HEADERS.items()
@@ -113,7 +114,7 @@ class Template:
     """
     The bytes that the requests of a client have in common, around the lines that vary.
 
-    @ivar prefix: what stands before the varying lines; C{suffix}: what stands behind them.
+    @ivar prefix: the bytes before the varying lines; C{suffix}: the bytes after them.
     @ivar varying: the varying lines, with a group for each value that is an argument.
     @ivar names: the names of these arguments.
     @ivar request: the request without these arguments.
@@ -143,7 +144,7 @@ class Template:
         values = match.groups()
         if self.rememberable:
             if values == self.latest:
-                # The request comes again: read as a whole, it becomes an exact request.
+                # The request is repeated: read as a whole, it becomes an exact request.
                 return None
             self.latest = values
         arguments = request.arguments.copy()
@@ -189,7 +190,7 @@ class Plans:
         self._bind = bind
         self._plans: dict[Key, Plan] = {}
         self._latest: tuple[Template, ...] = ()
-        # The hashes of requests that came once.
+        # The hashes of requests that arrived once.
         self._once: Generations[int, bool] = Generations(MAX_EXACT_REQUESTS)
         self._varied: tuple[bytes, ...] = ()
         self._new_templates = 0
@@ -230,7 +231,7 @@ class Plans:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
                 return request
-        # A request in the old generation is as good as new.
+        # Entries of the old generation move to the young one.
         return self.exact.get(data)
 
     def get(self, key: Key) -> Plan | None:
@@ -246,7 +247,7 @@ class Plans:
         """
         Return the request with C{head}, and remember C{data} as its bytes.
 
-        @param data: the chunk in which nothing but the request came; else C{b""}.
+        @param data: the chunk, if it contained only this request; else C{b""}.
         """
         request = PlannedRequest(plan, head.arguments, head.line.logged)
         if not data or self._closed:
@@ -259,7 +260,7 @@ class Plans:
 
     def _learn_bytes(self, data: bytes, request: PlannedRequest) -> None:
         """
-        Remember a request whose lines were all read before, when it comes again.
+        Remember a request whose lines were all read before, when it is repeated.
         """
         if len(data) > MAX_EXACT_BYTES:
             return

@@ -1,8 +1,7 @@
 """
 The counters of requests, by endpoint, method and status: plain numbers, for C{/metrics}.
 
-Each plan keeps the L{Tally} of its requests, so to count a request is one addition to an
-attribute and no look-up.
+Each plan has the L{Tally} of its requests, so counting a request is one addition.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from attrs import Factory, define
 
 from pexservice.web.endpoints import BY_PATH, CURSOR
 
-#: The name for every path and every method that does not exist, so that clients cannot
-#: make the table larger; and for both where no request was understood.
+#: Stands for every path and every method that does not exist, so that clients cannot make
+#: the table larger, and for both if the request was malformed.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -44,12 +43,12 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar asked: how many requests a handler was asked for, or were refused before that.
+    @ivar asked: how many requests were passed to a handler, or refused before that.
     """
 
     def __init__(self) -> None:
         self.asked = 0
-        # So the numbers begin at 0 in a graph.
+        # So a graph begins at 0.
         self._tallies = {
             (endpoint.path, method.decode()): Tally(
                 endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
@@ -75,14 +74,14 @@ class RequestCounters:
 
     def refused(self, status: int) -> None:
         """
-        Count a request that was not understood, or not waited for.
+        Count a request that was malformed or too slow.
         """
         self.asked += 1
         self._tally(OTHER, OTHER).count(status)
 
     def planned(self) -> int:
         """
-        Return how many requests got a response without a handler being asked.
+        Return how many requests got a response without a call of a handler.
         """
         return sum(count for *_, count in self.responses()) - self.asked
 

@@ -2,8 +2,8 @@
 The writer of responses: every head that the service sends is made here.
 
 Responses about the cursor to one kind of request differ in three numbers and the value, so
-they are made from a format.  The responses to reads do not differ at all until the cursor
-moves.  Both are made anew once a second, for the date.
+they are made from a format.  Responses to reads are the same until the cursor moves.  Both
+are made again once a second, because of the date.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_head(
     """
     Return the head of C{response}.
 
-    Headers of one name follow each other, where the first of them stands.
+    Headers of one name follow each other, at the place of the first.
     """
     lines = [b"%b %d %b\r\n" % (framing.version, response.status, response.phrase)]
     if framing.connection is not None:
@@ -133,7 +133,7 @@ class ResponseWriter:
 
     def tick(self) -> None:
         """
-        Begin another second: forget all that was made with the last one's date.
+        Begin another second: forget everything that contains the last date.
         """
         self._value_writers.clear()
         self._other_writers.clear()

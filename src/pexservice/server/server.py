@@ -100,7 +100,7 @@ class Server:
     """
     The shared state of one worker's connections.
 
-    @ivar ask: returns what the handler of a request returns.
+    @ivar ask: calls the handler of a request.
     @ivar log: the access log, if there is one.
     @ivar seconds: a monotonic clock.
     @ivar call_soon: makes a call in the next turn of the event loop.
@@ -128,7 +128,7 @@ class Server:
         self.seconds = connections.seconds
         self.call_soon = call_soon
         self.call_later = reactor.callLater
-        # A timer each, so that an error in one call does not stop the other.
+        # Two timers, so that an error in one call does not stop the other.
         self._timers = [Periodic(call, reactor) for call in (self.tick, connections.sweep)]
 
     def start(self) -> None:
@@ -153,7 +153,7 @@ class Server:
 
     def drain(self) -> None:
         """
-        From now on every response is the last of its connection, and says so.
+        Make every response from now on the last of its connection.
         """
         self.connections.closing = True
         self.plans.close()
@@ -169,7 +169,7 @@ class Server:
 
     def plan(self, head: Head) -> Plan:
         """
-        Return the plan of a request that no handler was asked for yet.
+        Return the plan of a request whose handler was not called yet.
         """
         line, arguments = head.line, head.arguments
         wishes = persistence(arguments.get(CONNECTION, ()))
@@ -198,7 +198,7 @@ class Server:
         self, peer: Peer, arguments: Arguments, line: bytes, status: int, length: int
     ) -> None:
         """
-        Write a response into the access log, if there is one.
+        Write a line into the access log, if there is one.
 
         @param line: the request line, escaped.
         @param length: the length of the body that was sent.

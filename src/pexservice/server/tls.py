@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
-#: What the files must have, and the line by which it is found.
+#: The required content of the files, and the line that shows it.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
@@ -44,7 +44,7 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
                 f" {mark.decode()}"
             )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # One protocol is spoken here; a client that offers others learns it.
+    # The server speaks one protocol; a client that offers others learns which.
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, password=_no_password)
@@ -64,13 +64,13 @@ def expiry(certificate: str) -> float:
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted, and nobody is there to type a password")
+    raise ValueError("the key is encrypted; use one without a password")
 
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, ssl.SSLError):
         return str(error)
-    # Without a reason OpenSSL could not read one of the files, and does not say which.
+    # OpenSSL gives no reason if it could not read one of the files.
     reason = error.reason or "PEM_LIB"
     words = reason.lower().replace("_", " ")
     return _OPENSSL_REASONS.get(reason, f"they cannot be used ({words})")

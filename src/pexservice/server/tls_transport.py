@@ -223,7 +223,7 @@ class TlsTransport(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """
-        Tell the peer that no more follows, and drop what it sends from now on.
+        Tell the peer that no more follows, and drop its bytes from now on.
         """
         self._send_close_notify()
         if self._raw is not None and not self._raw.is_closing():
@@ -233,7 +233,7 @@ class TlsTransport(asyncio.Protocol):
     def _send_close_notify(self) -> None:
         if self._established and not self._output_ended:
             with suppress(ssl.SSLError):
-                # OpenSSL raises, for it would wait for the peer's own close_notify.
+                # OpenSSL raises, because it would wait for the peer's close_notify.
                 self._tls.unwrap()
             self._flush()
         self._output_ended = True

@@ -1,3 +1,3 @@
 """
-The HTTP API that callers see: the resource tree, and how its answers are written.
+The meaning of requests: the Klein app, access rules, preconditions and responses.
 """

@@ -2,8 +2,8 @@
 The Klein app: one handler for each endpoint, which says what a request means.
 
 A handler returns an L{Operation} on the cursor, or a L{Response}, maybe in a C{Deferred}.
-The server asks once for each kind of request about the cursor and remembers the operation;
-every other endpoint goes through its handler each time.
+The server calls a handler once for each kind of request about the cursor and remembers the
+operation; requests to other endpoints call their handler each time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
 DEFAULT_ROW_COUNT = 100
 MAX_ROW_COUNT = 1000
 
-#: The endpoint that an OPTIONS of the whole server is about.
+#: The endpoint for an OPTIONS request about the whole server.
 _WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
 
 
@@ -56,7 +56,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Result])
 
 class _App(Protocol):
     """
-    Klein's app, typed for these handlers; its own types know what Twisted renders.
+    Klein's app, typed for these handlers; its own types are those that Twisted renders.
     """
 
     url_map: Map
@@ -113,10 +113,10 @@ class Api:
 
     def ask(self, request: Request) -> Result:
         """
-        Return what the handler of C{request} returns.
+        Call the handler of C{request}.
 
-        The bytes of the path and the method are compared with the table first: werkzeug,
-        below Klein, would take C{//next} and C{/%6eext} for C{/next}, and would run the
+        First the bytes of the path and the method are compared with the table: werkzeug,
+        below Klein, would take C{//next} and C{/%6eext} for C{/next}, and would call the
         handler of a GET for a HEAD.
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
@@ -210,13 +210,13 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive, as its response shows.
+        Say that the process is alive, which any response shows.
         """
         # A reload that failed makes the process no less alive.
         score = self._score()
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
-        # Process ids are nobody's business beyond this machine.
+        # Only clients on this machine may learn process ids.
         local = self._performer.hosts.applies_to(request.peer)
         processes = None if score is None or not local else score.processes
         return _health(request, "livez", {"reactor": None}, notes, processes)
@@ -233,7 +233,7 @@ class Api:
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
         """
-        Return what the service counts.
+        Return the metrics.
         """
         return self._scrape(request.arguments.get(ACCEPT))
 
@@ -242,8 +242,8 @@ class Api:
         """
         Describe the API, as an OpenAPI document.
         """
-        # Most workers are never asked for it.
-        from pexservice.web.openapi import rendered  # noqa: PLC0415 see above
+        # Imported here, because most workers never need it.
+        from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
         values = request.arguments.get(IF_NONE_MATCH)
         known = None if values is None else parse_tags("If-None-Match", values)
@@ -256,7 +256,7 @@ class Api:
     async def _page(
         self, arguments: Arguments, before: int | None, row_count: int
     ) -> Response:
-        # The rows are those on disk, whatever readers of the cursor are shown.
+        # Rows are on disk, even if reads of the cursor show a later state.
         state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
@@ -265,7 +265,7 @@ class Api:
             return state_response(kind, wanted, state)
         newest = state.revision + 1
         before = newest if before is None else min(before, newest)
-        # One row more than is wanted shows whether more follow.
+        # One more row than requested shows whether more follow.
         rows = await self._committer.history(before, row_count + 1)
         following = None
         if len(rows) > row_count:
@@ -293,9 +293,9 @@ def _health(
     """
     Return a response by Kubernetes' conventions.
 
-    Its body is C{ok}, or has each check on a line; as JSON it has each check by its name.
+    Its body is C{ok}, or has a line for each check; as JSON it has each check by its name.
 
-    @param checks: for each check by its name, the reason why it fails, if it does.
+    @param checks: the checks by name, with the reason of a failure or C{None}.
     @param notes: further lines for clients that ask for each check.
     @param processes: the processes of the service, for the same clients; C{None} for
         clients that must not know them.

@@ -32,8 +32,8 @@ _FORWARDED_ELEMENT = re.compile(
 
 _BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
-#: The form of nearly all elements: an IPv4 address in its one form.
-_USUAL = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
+#: The form of nearly all elements: an IPv4 address.
+_IPV4 = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
 
 
 @lru_cache(maxsize=1024)
@@ -64,9 +64,9 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _forwarded_host(element: bytes) -> str | None:
-    found = _FORWARDED_ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
+    match = _FORWARDED_ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
     try:
-        return None if found is None else normalized(found[found.lastgroup or 0])
+        return None if match is None else normalized(match[match.lastgroup or 0])
     except ValueError:
         return None
 
@@ -88,12 +88,12 @@ def _network_of_64_bits(host: str) -> str:
 
 class Clients:
     """
-    The known proxies, by which clients are told from proxies.
+    The trusted proxies, and the clients behind them.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
         """
-        @param proxies: addresses of proxies that are believed.
+        @param proxies: addresses of trusted proxies.
         """
         self._proxies = frozenset(map(normalized, proxies))
 
@@ -132,7 +132,7 @@ class Clients:
             return client
         for element in reversed(b",".join(forwarded).split(b",")):
             # Most elements are written as they are compared, and few are seen twice.
-            if _USUAL.fullmatch(element):
+            if _IPV4.fullmatch(element):
                 host: str | None = element.decode()
             else:
                 host = _forwarded_host(element)
@@ -147,8 +147,8 @@ class Clients:
         """
         Return the name under which the connections of one client are counted.
 
-        @param host: the address of the client's end; C{None} for a Unix socket.
-        @return: the address, or an IPv6 network; C{None} for a proxy, which stands for many
+        @param host: the address of the peer; C{None} for a Unix socket.
+        @return: the address, or an IPv6 network; C{None} for a proxy, which represents many
             clients.
         """
         if not host or host in self._proxies:

@@ -3,9 +3,9 @@ The API as an OpenAPI 3.1 document.
 
 C{/openapi.json} serves the document, and C{docs/http-api.md} is made from it.
 
-C{openapi.json} beside this module is the document, C{openapi.description} its prose; both
-are edited by hand, and the tests hold them against the service.  Three things are filled in
-here: the prose, the answers that every operation can give, and which methods there are.
+The files C{openapi.json} and C{openapi.description}, its prose, are edited by hand; tests
+compare them with the service.  This module adds the prose and the responses that every
+operation can return, and leaves out methods that the service does not accept.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     here = files("pexservice.web")
     whole: dict[str, Any] = json.loads((here / "openapi.json").read_text())
     whole["info"]["description"] = (here / "openapi.description").read_text()
-    every = whole.pop("x-every-operation")
+    common_responses = whole.pop("x-every-operation")
     described = whole["paths"]
     whole["paths"] = {
-        each.path: {
-            method: described[each.path][method]
-            for method in each.allow.decode().lower().split(", ")
+        endpoint.path: {
+            method: described[endpoint.path][method]
+            for method in endpoint.allow.decode().lower().split(", ")
         }
-        for each in endpoints
+        for endpoint in endpoints
     }
     for item in whole["paths"].values():
         for operation in item.values():
-            answers = every | operation["responses"]
-            operation["responses"] = dict(sorted(answers.items()))
+            responses = common_responses | operation["responses"]
+            operation["responses"] = dict(sorted(responses.items()))
     return whole
 
 
 @cache
 def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Document:
     """
-    Return the document about C{endpoints} as it is served, made when it is first asked for.
+    Return the document about C{endpoints} as it is served; it is made only once.
     """
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     tag = sha256(body).hexdigest()[:16]

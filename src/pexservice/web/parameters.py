@@ -1,8 +1,8 @@
 """
-The headers by which a request is understood, and what it says in them and in its query.
+The headers and query parameters that the service reads.
 
-No other module reads a header of a request, so L{HEADERS} is all that a response can depend
-on besides the request line; a test holds that.  The plan cache takes from it which headers
+No other module reads a header of a request; a test checks that.  So a response depends only
+on the request line and L{HEADERS}.  This table also tells the plan cache which headers
 identify a plan and which are arguments.
 """
 
@@ -36,7 +36,7 @@ class Use(Flag):
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
     FRAMES = auto()
-    #: The parser remembers no line with the value: it is a secret, or differs each time.
+    #: The parser remembers no line with the value: it is a secret, or is always different.
     NEVER_REMEMBERED = auto()
 
 

@@ -69,7 +69,7 @@ class Operation:
     """
     An operation on the cursor: a step, or a read if there is no transition.
 
-    Requests with the same operation differ in their arguments only.
+    Requests with the same operation differ only in their arguments.
 
     @ivar ahead: whether a browser sent the request before its user asked for it.
     """
@@ -233,7 +233,7 @@ class Performer:
         """
         Return the call for requests that have the same arguments each time.
 
-        @return: C{None} if it is refused: then every such request is checked anew.
+        @return: C{None} if it is refused: then every such request is checked again.
         """
         try:
             return self.call(operation, arguments)

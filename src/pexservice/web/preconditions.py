@@ -1,7 +1,7 @@
 """
 The preconditions C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
 
-They are about the cursor's state, or about a document with a tag of its own.
+They refer to the state of the cursor, or to a document with its own tag.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
 from pexservice.web.responses import SUFFIXES, Header, Response
 
-# One element of a list: maybe a tag, and the comma after it.  Opaque parts may
-# have commas in them, so the list cannot simply be split.  Blanks are matched in one
-# place only for each way through it, or a long run of them would take its square.
+# One element of a list: a tag, if any, and the comma after it.  The list cannot simply be
+# split, because opaque parts may contain commas.  Each blank can be matched in one place
+# only; otherwise a long run of blanks would take quadratic time.
 _TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
 
-# The list that nearly all clients send: one strong tag.
+# Nearly all clients send one strong tag.
 _ONE_TAG = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
@@ -42,7 +42,8 @@ class Tags:
     The tags that a precondition lists.
 
     @ivar anything: whether the list was C{*}.
-    @ivar strong: the opaque parts of the strong tags; likewise C{weak}.
+    @ivar strong: the opaque parts of the strong tags.
+    @ivar weak: the opaque parts of the weak tags.
     """
 
     anything: bool
@@ -67,15 +68,15 @@ class Tags:
         if self.anything:
             return True
         strong, weak = self.strong, self.weak
-        # The generator of any() would cost more than what it makes.
-        for tag in tags_of(state.revision):  # noqa: SIM110 on the fast path: no generator
+        # A generator for any() would cost more than the comparisons.
+        for tag in tags_of(state.revision):  # noqa: SIM110 see above
             if tag in strong or tag in weak:
                 return True
         return False
 
     def name(self, opaque: str) -> bool:
         """
-        Return whether a tag is listed, strong or weak, that has C{opaque} inside.
+        Return whether a strong or weak tag with this opaque part is listed.
         """
         tag = opaque.encode()
         return self.anything or tag in self.strong or tag in self.weak
@@ -111,7 +112,7 @@ class Document:
     """
     A document that stays the same while the process runs, ready to be sent.
 
-    @ivar headers: the headers of the answer with the document.
+    @ivar headers: the headers of a response with the document.
     @ivar tag: the opaque part of its ETag: it changes when the document does.
     """
 
@@ -125,8 +126,8 @@ class Document:
         """
         if if_none_match is None or not if_none_match.name(self.tag):
             return Response(HTTPStatus.OK, self.headers, self.body)
-        # Nothing is sent that could have a type.
-        headers = [each for each in self.headers if each[0] != b"Content-Type"]
+        # A response without a body has no type.
+        headers = [header for header in self.headers if header[0] != b"Content-Type"]
         return Response(HTTPStatus.NOT_MODIFIED, tuple(headers))
 
 

@@ -1,7 +1,5 @@
 """
-The answers about a state of the cursor.
-
-Such an answer is text or JSON, or says that the cursor is at another state.
+The responses about a state of the cursor: its value as text or JSON, 304 and 412.
 
 Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact (RFC 7493).
 """
@@ -26,9 +24,9 @@ from pexservice.web.responses import JSON, SUFFIXES, TYPES, Header, Response
 @frozen(eq=False)
 class Kind:
     """
-    The kind of an answer about a state of the cursor.
+    The kind of a response about a state of the cursor.
 
-    @ivar headers: the headers that it has besides those of the state.
+    @ivar headers: its headers in addition to those of the state.
     """
 
     status: int
@@ -39,9 +37,9 @@ class Kind:
 VALUE = Kind(HTTPStatus.OK)
 #: The value that an earlier step with the same idempotency key led to.
 REPLAYED = Kind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
-#: The client has the value there already.
+#: The client already has the value there.
 NOT_MODIFIED = Kind(HTTPStatus.NOT_MODIFIED)
-#: The state is not one that the client wanted.
+#: The state is not one that the client asked for.
 PRECONDITION_FAILED = Kind(HTTPStatus.PRECONDITION_FAILED)
 
 WITH_VALUE = (VALUE, REPLAYED)
@@ -51,10 +49,11 @@ def state_headers(
     representation: str, revision: bytes, position: bytes
 ) -> tuple[Header, ...]:
     """
-    Return the headers that every answer about the cursor has.
+    Return the headers of every response about the cursor.
 
-    @param revision: in decimal digits, or as the placeholder for them in a format; likewise
-        C{position}.  They are used in this order, and the revision again.
+    @param revision: decimal digits, or a placeholder for them in a format.  The headers
+        contain the revision, the position, and the revision again.
+    @param position: decimal digits, or a placeholder.
     """
     return (
         (b"Pex-Revision", revision),
@@ -69,10 +68,11 @@ def response_about(
     kind: Kind, preferences: Preferences, revision: bytes, position: bytes, value: bytes
 ) -> Response:
     """
-    Return the answer of a C{kind}.
+    Return a response of C{kind}.
 
-    @param revision: as L{state_headers} takes it; likewise C{position}.
-    @param value: the body, in an answer with the value.
+    @param revision: as in L{state_headers}.
+    @param position: as in L{state_headers}.
+    @param value: the body, for a response with the value.
     """
     present = state_headers(preferences.value, revision, position)
     if kind is PRECONDITION_FAILED:
@@ -85,7 +85,7 @@ def response_about(
 
 def state_response(kind: Kind, preferences: Preferences, state: State) -> Response:
     """
-    Return the answer of a C{kind} about C{state}.
+    Return a response of C{kind} about C{state}.
     """
     value = state_body(state, preferences.value) if kind in WITH_VALUE else b""
     revision, position = b"%d" % state.revision, b"%d" % state.position
@@ -102,7 +102,7 @@ def state_body(state: State, representation: str) -> bytes:
 @lru_cache(maxsize=1)
 def state_json(state: State) -> bytes:
     """
-    Return C{state} as JSON, made once for all readers of the same state.
+    Return C{state} as JSON; it is made once for all reads of the same state.
     """
     term = state.term
     preceding = term.preceding
@@ -119,11 +119,9 @@ def history_response(
     state: State, representation: str, rows: Sequence[Row], following: str | None
 ) -> Response:
     """
-    Return the answer with C{rows} of the history.
+    Return a page of the history, without values, since they follow from the positions.
 
-    The answer has no values, for they follow from the positions.
-
-    @param following: the path and query of the rows before these, if there are any.
+    @param following: the path and query of the next page, with older rows, if there is one.
     """
     body = (
         _history_json(rows, following)

@@ -16,7 +16,7 @@ JSON = "application/json"
 HTML = "text/html"
 PROBLEM = "application/problem+json"
 
-#: The value of C{Content-Type} for each.
+#: The values of C{Content-Type}.
 TYPES = {
     TEXT: b"text/plain; charset=utf-8",
     JSON: b"application/json",
@@ -24,7 +24,7 @@ TYPES = {
     PROBLEM: b"application/problem+json",
 }
 
-#: The end that tells a representation's ETag from the others' of the same revision.
+#: The ends of the ETags, by which the representations of one revision differ.
 SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 

@@ -1,13 +1,13 @@
 """
 The rate limit: how many requests a second one client address may send.
 
-L{pexservice.web.performer.Performer.charge} asks this limit, and answers 429.
+L{pexservice.web.performer.Performer.charge} checks this limit and returns 429.
 
-By the generic cell rate algorithm, only the time is kept for each address at which its
-allowance would be whole again.  An address without such a time, or with one that has gone
-by, has the whole allowance, which is one second's worth; so times in the past can be
-forgotten, and memory is bounded by the addresses that asked within the last second, and in
-a flood of addresses by L{MOST_ADDRESSES}.
+This is the generic cell rate algorithm.  It stores one time for each address: when the
+allowance, which is one second's worth of requests, will be complete again.  An address
+without such a time, or with a past one, has its complete allowance.  So past times can be
+forgotten, and memory is bounded by the addresses of the last second, or, in a flood of
+addresses, by L{MAX_ADDRESSES}.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Callable
 
 from pexservice.web.clients import network
 
-#: When as many addresses are known, those that asked longest ago are forgotten.
-#: About 10 MiB.
-MOST_ADDRESSES = 65536
+#: When there are more, those with the oldest requests are forgotten.  About 10 MiB.
+MAX_ADDRESSES = 65536
 
 
 class RateLimit:
@@ -32,7 +31,7 @@ class RateLimit:
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._cost = 1 / rate
-        # And a little, for what sums of fractions round away.
+        # And a little more, because sums of fractions are rounded.
         self._burst = 1 - self._cost + 1e-9
         self._seconds = seconds
         # In the order of the latest request.
@@ -55,11 +54,11 @@ class RateLimit:
         whole_at = max(known.pop(name, now), now)
         allowed = whole_at - now <= self._burst
         known[name] = whole_at + self._cost if allowed else whole_at
-        if len(known) > MOST_ADDRESSES:
+        if len(known) > MAX_ADDRESSES:
             self._forget(now)
         return allowed
 
     def _forget(self, now: float) -> None:
         past = [name for name, whole_at in self._whole_at.items() if whole_at <= now]
-        for name in past or list(self._whole_at)[: MOST_ADDRESSES // 4]:
+        for name in past or list(self._whole_at)[: MAX_ADDRESSES // 4]:
             del self._whole_at[name]

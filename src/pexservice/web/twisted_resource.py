@@ -1,9 +1,8 @@
 """
 The API as a resource of Twisted's, to embed it in another Twisted program.
 
-The daemon has a server of its own.  Another program serves the same API by
-C{Site(api.resource())}, and the tests hold the daemon's responses against those of such a
-site.
+The daemon does not use it.  Another program serves the same API with
+C{Site(api.resource())}, and tests compare the daemon's responses with those of such a site.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
 
-#: Returns what the handler of a request returns.
+#: Calls the handler of a request.
 Ask = Callable[[Request], Operation | Response | Deferred[Response]]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.web.clients import network
-from pexservice.web.throttle import MOST_ADDRESSES, RateLimit
+from pexservice.web.throttle import MAX_ADDRESSES, RateLimit
 from tests.support.fakes import Turns
 
 ONE = "10.0.0.1"
@@ -34,19 +34,19 @@ def test_memory_is_bounded() -> None:
     """
     Memory is bounded by the number of clients that asked lately.
 
-    In a flood of addresses, L{MOST_ADDRESSES} bounds the memory.
+    In a flood of addresses, L{MAX_ADDRESSES} bounds the memory.
     """
     clock = Turns()
     limit = RateLimit(10, clock.seconds)
-    for number in range(2 * MOST_ADDRESSES):
+    for number in range(2 * MAX_ADDRESSES):
         limit.take(str(number))
         clock.rightNow += 1e-7
-        assert len(limit) <= MOST_ADDRESSES
+        assert len(limit) <= MAX_ADDRESSES
     clock.rightNow += 1
-    for number in range(MOST_ADDRESSES):
+    for number in range(MAX_ADDRESSES):
         limit.take(f"x{number}")
         clock.rightNow += 1
-    assert len(limit) <= MOST_ADDRESSES
+    assert len(limit) <= MAX_ADDRESSES
 
 
 @pytest.mark.parametrize(
