@@ -17,7 +17,7 @@ not end.  It checks the store once a second and refuses steps until the store ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -30,7 +30,6 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit, StepBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
-from pexservice.core.sequence import TermCache
 from pexservice.process.periodic import Periodic
 from pexservice.stores.interface import (
     Conflict,
@@ -50,149 +49,6 @@ MAX_NEAR_STEPS = 100
 
 def _fault(reason: str) -> str:
     return reason.partition(":")[0]
-
-
-class CursorReader:
-    """
-    Reads the store's cursor, and finds out whether the store responds and takes batches.
-
-    One read is sent at a time, for all requests that waited when it was sent.  Its result
-    may be older than a later request, so that request waits for the next read.
-
-    @ivar unreadable: why the store cannot be read; C{None} if it can.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        store: ISharedStore,
-        clock: IReactorTime,
-        known: Callable[[], State],
-        seen: Callable[[State], None],
-    ) -> None:
-        """
-        Make a reader of the cursor of C{store}.
-
-        @param known: returns the state that the cursor is probably near to.
-        @param seen: called with each state that was read, before its readers get it.
-        """
-        self._store = store
-        self._known = known
-        self._seen = seen
-        self._term_cache = TermCache()
-        self._probing = Periodic(self._probe, clock)
-        self._sent = False
-        self._waiting: list[Deferred[State]] = []
-        # Why the store would refuse a batch, by the last probe.
-        self._refused: NotTaken | None = None
-        self.unreadable: NotTaken | None = None
-
-    @property
-    def refusal(self) -> NotTaken | None:
-        """
-        Return why no batch would be taken now, or C{None} if one would.
-        """
-        return self.unreadable or self._refused
-
-    def start(self) -> None:
-        """
-        Begin to check every second whether the store would take a batch.
-        """
-        self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
-
-    def stop(self) -> None:
-        self._probing.stop()
-
-    def read(self) -> Deferred[State]:
-        """
-        Read a state that the cursor is in at some moment after this call.
-
-        @raise NotTaken: the store does not respond, or not with a cursor.
-        """
-        return self._ask() if self.unreadable is None else fail(self.unreadable)
-
-    def _probe(self) -> Deferred[None]:
-        return self._store.check().addCallbacks(self._checked, self.unavailable)
-
-    def _checked(self, refused: NotTaken | None) -> Deferred[None]:
-        self.refuse(refused)
-        # A store that refuses batches may respond to reads, and may have been restored.
-        return self._ask().addCallbacks(lambda _: None, lambda _: None)
-
-    def refuse(self, reason: NotTaken | None) -> None:
-        """
-        Refuse steps for C{reason} until a probe finds that the store takes batches again.
-        """
-        if _fault(str(reason)) != _fault(str(self._refused)):
-            if reason is None:
-                self._log.info("the store takes steps again")
-            else:
-                self._log.error("steps are refused: {reason}", reason=reason)
-        self._refused = reason
-
-    def _ask(self) -> Deferred[State]:
-        waiting: Deferred[State] = Deferred()
-        self._waiting.append(waiting)
-        if not self._sent:
-            self._send()
-        return waiting
-
-    def _send(self) -> None:
-        self._sent = True
-        readers, self._waiting = self._waiting, []
-
-        def deliver(result: State | Failure) -> None:
-            self._sent = False
-            if isinstance(result, Failure):
-                # The requests that arrived meanwhile would wait as long, and fail as well.
-                readers.extend(self._waiting)
-                self._waiting = []
-            elif self._waiting:
-                self._send()
-            for reader in readers:
-                reader.callback(result)
-
-        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
-
-    def _has_read(self, cursor: tuple[int, int]) -> State:
-        state = self.state_at(*cursor)
-        self._seen(state)
-        if self.unreadable is not None:
-            self._log.info("the store answers again")
-            self.unreadable = None
-        return state
-
-    def _cannot_read(self, failure: Failure) -> Failure:
-        self.unavailable(failure)
-        return failure
-
-    def unavailable(self, failure: Failure) -> None:
-        """
-        Refuse reads and steps until the store responds to a read.
-        """
-        if not failure.check(NotTaken, OutcomeUnknown):
-            self._log.failure("the store cannot be read", failure=failure)
-        reason = failure.getErrorMessage()
-        # The details, which follow a colon, may change with each attempt.
-        if _fault(reason) != _fault(str(self.unreadable)):
-            self._log.error("requests are refused: {reason}", reason=reason)
-        self.unreadable = NotTaken(reason)
-
-    def state_at(self, revision: int, position: int) -> State:
-        """
-        Return the state with this revision and position.
-
-        The cost is small if the position is not far from the last known one.
-        """
-        term = self._known().term
-        if abs(position - term.position) > MAX_NEAR_STEPS:
-            return state_at(revision, position)
-        while term.position < position:
-            term = self._term_cache.forward(term)
-        while term.position > position:
-            term = self._term_cache.backward(term)
-        return State(revision, term)
 
 
 def as_refusal(error: BaseException | None) -> NotTaken:
@@ -219,7 +75,12 @@ class OptimisticCommitter(GroupCommit):
         @param options: those of L{GroupCommit}.
         """
         super().__init__(store, reactor, **options)
-        self._reader = CursorReader(store, reactor, lambda: self.durable, self._take_up)
+        self._probing = Periodic(self._probe, reactor)
+        self._is_reading = False
+        self._waiting_reads: list[Deferred[State]] = []
+        # Why the store cannot be read, and why it would refuse a batch, by the last probe.
+        self._unreadable: NotTaken | None = None
+        self._last_refusal: NotTaken | None = None
         # Steps that wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []
 
@@ -229,11 +90,11 @@ class OptimisticCommitter(GroupCommit):
         """
         self.restart_from(state_at(*await self._store.open()))
         self._closed = self.unread = None
-        self._reader.start()
+        self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._heard, self._went_back)
 
     async def stop(self) -> None:
-        self._reader.stop()
+        self._probing.stop()
         await super().stop()
 
     def settled(self) -> Deferred[None]:
@@ -251,7 +112,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Return why steps are refused now, or C{None} if they are accepted.
         """
-        return self._closed or self._reader.refusal
+        return self._closed or self._unreadable or self._last_refusal
 
     # Reads.
 
@@ -268,7 +129,8 @@ class OptimisticCommitter(GroupCommit):
         """
         Read the state that the store has.
         """
-        return self._reader.read() if self.unread is None else fail(self.unread)
+        error = self.unread or self._unreadable
+        return self._read_store() if error is None else fail(error)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
@@ -280,16 +142,12 @@ class OptimisticCommitter(GroupCommit):
         # The revision is checked first: a state costs a term, and a node that was asleep
         # hears of thousands.
         if self._is_news(revision):
-            self.restart_from(self._reader.state_at(revision, position))
+            self.restart_from(self._state_at(revision, position))
 
     def _went_back(self, revision: int, position: int) -> None:
         # If steps wait, their batch loses the race, and they are applied to this state.
         if self.is_idle:
-            self.restart_from(self._reader.state_at(revision, position))
-
-    def _take_up(self, state: State) -> None:
-        if self._is_news(state.revision):
-            self.restart_from(state)
+            self.restart_from(self._state_at(revision, position))
 
     def _is_news(self, revision: int) -> bool:
         """
@@ -299,6 +157,97 @@ class OptimisticCommitter(GroupCommit):
         commit will show the present cursor.
         """
         return self.is_idle and revision > self.durable.revision
+
+    # Reads of the store.
+
+    def _probe(self) -> Deferred[None]:
+        return self._store.check().addCallbacks(self._checked, self._unavailable)
+
+    def _checked(self, refused: NotTaken | None) -> Deferred[None]:
+        self._refuse(refused)
+        # A store that refuses batches may respond to reads, and may have been restored.
+        return self._read_store().addCallbacks(lambda _: None, lambda _: None)
+
+    def _refuse(self, reason: NotTaken | None) -> None:
+        """
+        Refuse steps for C{reason} until a probe finds that the store takes batches again.
+        """
+        if _fault(str(reason)) != _fault(str(self._last_refusal)):
+            if reason is None:
+                self._log.info("the store takes steps again")
+            else:
+                self._log.error("steps are refused: {reason}", reason=reason)
+        self._last_refusal = reason
+
+    def _read_store(self) -> Deferred[State]:
+        """
+        Read a state that the cursor is in at some moment after this call.
+
+        One read is sent at a time, for all requests that waited when it was sent.  Its
+        result may be older than a later request, so that request waits for the next read.
+        """
+        waiting: Deferred[State] = Deferred()
+        self._waiting_reads.append(waiting)
+        if not self._is_reading:
+            self._send_read()
+        return waiting
+
+    def _send_read(self) -> None:
+        self._is_reading = True
+        readers, self._waiting_reads = self._waiting_reads, []
+
+        def deliver(result: State | Failure) -> None:
+            self._is_reading = False
+            if isinstance(result, Failure):
+                # The requests that arrived meanwhile would wait as long, and fail as well.
+                readers.extend(self._waiting_reads)
+                self._waiting_reads = []
+            elif self._waiting_reads:
+                self._send_read()
+            for reader in readers:
+                reader.callback(result)
+
+        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
+
+    def _has_read(self, cursor: tuple[int, int]) -> State:
+        state = self._state_at(*cursor)
+        if self._is_news(state.revision):
+            self.restart_from(state)
+        if self._unreadable is not None:
+            self._log.info("the store answers again")
+            self._unreadable = None
+        return state
+
+    def _cannot_read(self, failure: Failure) -> Failure:
+        self._unavailable(failure)
+        return failure
+
+    def _unavailable(self, failure: Failure) -> None:
+        """
+        Refuse reads and steps until the store responds to a read.
+        """
+        if not failure.check(NotTaken, OutcomeUnknown):
+            self._log.failure("the store cannot be read", failure=failure)
+        reason = failure.getErrorMessage()
+        # The details, which follow a colon, may change with each attempt.
+        if _fault(reason) != _fault(str(self._unreadable)):
+            self._log.error("requests are refused: {reason}", reason=reason)
+        self._unreadable = NotTaken(reason)
+
+    def _state_at(self, revision: int, position: int) -> State:
+        """
+        Return the state with this revision and position.
+
+        The cost is small if the position is not far from the durable one.
+        """
+        term = self.durable.term
+        if abs(position - term.position) > MAX_NEAR_STEPS:
+            return state_at(revision, position)
+        while term.position < position:
+            term = self._term_cache.forward(term)
+        while term.position > position:
+            term = self._term_cache.backward(term)
+        return State(revision, term)
 
     # Steps.
 
@@ -343,7 +292,7 @@ class OptimisticCommitter(GroupCommit):
         is not met any more because of itself.
         """
         if step.key is not None or self.is_idle:
-            self._reader.read().addCallbacks(
+            self.read_durable().addCallbacks(
                 self._judge,
                 lambda failure: waiter.fail(as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
@@ -386,7 +335,7 @@ class OptimisticCommitter(GroupCommit):
                 unmet = Outcome.PRECONDITION_FAILED
                 self.respond(waiter, step, unmet, state, None)
             else:
-                used = self._reader.state_at(first.revision, first.position)
+                used = self._state_at(first.revision, first.position)
                 self.replay(waiter, step, first.transition, used)
 
         def failed(failure: Failure) -> None:
@@ -425,7 +374,7 @@ class OptimisticCommitter(GroupCommit):
                 if first is None:
                     self._place(step, waiter)
                 else:
-                    state = self._reader.state_at(first.revision, first.position)
+                    state = self._state_at(first.revision, first.position)
                     self.replay(waiter, step, first.transition, state)
             except Exception:  # noqa: BLE001 one waiter's fault is not the others'
                 self._log.failure("a waiter failed")
@@ -457,7 +406,7 @@ class OptimisticCommitter(GroupCommit):
         steps = [
             (waiter, step) for batch in batches for waiter, *_, step in batch.responses
         ]
-        self.restart_from(self._reader.state_at(revision, position))
+        self.restart_from(self._state_at(revision, position))
         self._again(steps, used)
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:
@@ -472,9 +421,9 @@ class OptimisticCommitter(GroupCommit):
                 self.commit_open_batch()
             return
         if isinstance(error, NotTaken):
-            self._reader.refuse(error)
+            self._refuse(error)
         elif isinstance(error, OutcomeUnknown):
-            self._reader.unavailable(failure)
+            self._unavailable(failure)
         else:
             self.crashed(failure)
             error = OutcomeUnknown("the store failed while the step was under way")

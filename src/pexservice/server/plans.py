@@ -35,6 +35,7 @@ from pexservice.server.parser import (
 from pexservice.server.request_counters import Tally
 from pexservice.web.parameters import HEADERS, HOST, Preferences, Use
 from pexservice.web.performer import Call, Operation
+from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
 #: There is one plan for each endpoint, method, version and meaning of the deciding headers:
@@ -175,19 +176,18 @@ class Plans:
 
     def __init__(
         self,
-        bind: Callable[[Operation, Arguments], Call | None],
+        call: Callable[[Operation, Arguments], Call],
         meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]],
     ) -> None:
         """
         Make empty plans.
 
-        @param bind: returns the call for arguments that are the same each time, if it is
-            not refused.
+        @param call: returns the call of an operation, or raises a L{Problem}.
         @param meanings: see L{HeadReader}.
         """
         self.exact: Generations[bytes, PlannedRequest] = Generations(MAX_EXACT_REQUESTS)
         self.reader = HeadReader(meanings)
-        self._bind = bind
+        self._call = call
         self._plans: dict[Key, Plan] = {}
         self._latest: tuple[Template, ...] = ()
         # The hashes of requests that arrived once.
@@ -272,8 +272,16 @@ class Plans:
             self.exact.put(data, request)
 
     def _bound(self, request: PlannedRequest) -> Call | None:
+        """
+        Return the call for requests that have the same arguments each time.
+
+        @return: C{None} if it is refused: then every such request is checked again.
+        """
         operation = request.plan.operation
-        return None if operation is None else self._bind(operation, request.arguments)
+        try:
+            return None if operation is None else self._call(operation, request.arguments)
+        except Problem:
+            return None
 
     def _learn_template(
         self, data: bytes, head: Head, request: PlannedRequest, connection: HasTemplates

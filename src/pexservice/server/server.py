@@ -121,7 +121,7 @@ class Server:
         self.performer = performer
         self.connections = connections
         self.requests = requests
-        self.plans = Plans(performer.bind, performer.meanings())
+        self.plans = Plans(performer.call, performer.meanings())
         self.writer = ResponseWriter()
         self.parsing = ParsingBudget(call_soon)
         self.log = log

@@ -228,14 +228,3 @@ class Performer:
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
         return Call(step, operation.method, preconditions, any_host, any_time)
-
-    def bind(self, operation: Operation, arguments: Arguments) -> Call | None:
-        """
-        Return the call for requests that have the same arguments each time.
-
-        @return: C{None} if it is refused: then every such request is checked again.
-        """
-        try:
-            return self.call(operation, arguments)
-        except Problem:
-            return None

@@ -681,7 +681,7 @@ class Chance:
             self._give_up(request)
         # The dead node gets no answers any more.
         node.caller.waiting = []
-        node.committer._reader.stop()
+        node.committer._probing.stop()
         self.asking[fresh] = []
 
     def space(self, node: Node) -> None:
