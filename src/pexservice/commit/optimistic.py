@@ -214,7 +214,7 @@ class OptimisticCommitter(GroupCommit):
         if self._is_news(state.revision):
             self.restart_from(state)
         if self._unreadable is not None:
-            self._log.info("the store answers again")
+            self._log.info("the store responds again")
             self._unreadable = None
         return state
 
