@@ -27,11 +27,10 @@ from pexservice.server.server import Server as ConnectionServer
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
-from pexservice.web.clients import Clients
+from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.performer import Performer
-from pexservice.web.throttle import RateLimit
 from tests.support.fake_etcd import FakeCaller
 from tests.support.fakes import MemoryStore, Turns, now
 

@@ -1,5 +1,5 @@
 """
-The address of the client that sent a request.
+The client that sent a request, and the rate limit of each client.
 
 The client is the peer of the connection, unless the peer is a proxy.
 
@@ -14,12 +14,17 @@ C{192.0.2.1}, and no other module has to know.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
 
 from attrs import define
+
+#: If L{RateLimit} knows more clients, it forgets those with the oldest requests.  They take
+#: about 10 MiB.
+MAX_ADDRESSES = 65536
 
 #: An element of X-Forwarded-For: some proxies add the port.
 _FORWARDED_ELEMENT = re.compile(
@@ -183,3 +188,52 @@ class Peer:
     host: str
     trusted: bool
     checks_host: bool
+
+
+class RateLimit:
+    """
+    The rate limit of one worker: how many requests a second each client may send.
+
+    This is the generic cell rate algorithm.  It stores one time for each client: when its
+    allowance, which is one second's worth of requests, will be complete again.  A client
+    without such a time, or with a past one, has its complete allowance.  So past times can
+    be forgotten, and memory is bounded by the clients of the last second, or, in a flood of
+    addresses, by L{MAX_ADDRESSES}.
+
+    @ivar rate: requests a second.
+    """
+
+    def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self._cost = 1 / rate
+        # And a little more, because sums of fractions are rounded.
+        self._burst = 1 - self._cost + 1e-9
+        self._seconds = seconds
+        # In the order of the latest request.
+        self._whole_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._whole_at)
+
+    def take(self, host: str) -> bool:
+        """
+        Return whether the client at C{host} may have another request.
+
+        A refused request costs the client nothing.
+
+        @param host: its IP address; without one, C{""}.
+        """
+        name = network(host)
+        now, known = self._seconds(), self._whole_at
+        # To the end of the order.
+        whole_at = max(known.pop(name, now), now)
+        allowed = whole_at - now <= self._burst
+        known[name] = whole_at + self._cost if allowed else whole_at
+        if len(known) > MAX_ADDRESSES:
+            self._forget(now)
+        return allowed
+
+    def _forget(self, now: float) -> None:
+        past = [name for name, whole_at in self._whole_at.items() if whole_at <= now]
+        for name in past or list(self._whole_at)[: MAX_ADDRESSES // 4]:
+            del self._whole_at[name]

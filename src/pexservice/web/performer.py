@@ -18,7 +18,7 @@ from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition
 from pexservice.web import problems
 from pexservice.web.access import Access, HostPolicy
-from pexservice.web.clients import Clients, Peer
+from pexservice.web.clients import Clients, Peer, RateLimit
 from pexservice.web.parameters import (
     FORWARDED_FOR,
     HOST,
@@ -41,7 +41,6 @@ from pexservice.web.representations import (
     VALUE,
     Kind,
 )
-from pexservice.web.throttle import RateLimit
 
 _log = Logger()
 

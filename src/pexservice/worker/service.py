@@ -59,11 +59,10 @@ from pexservice.stores.interface import (
 from pexservice.stores.registry import make_store, name_of, owner_of
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
-from pexservice.web.clients import Clients
+from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.performer import Performer
-from pexservice.web.throttle import RateLimit
 from pexservice.worker.files import read_files
 from pexservice.worker.lifecycle import connect, heartbeat
 

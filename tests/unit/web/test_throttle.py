@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.web.clients import network
-from pexservice.web.throttle import MAX_ADDRESSES, RateLimit
+from pexservice.web.clients import MAX_ADDRESSES, RateLimit, network
 from tests.support.fakes import Turns
 
 ONE = "10.0.0.1"
