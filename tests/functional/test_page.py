@@ -831,7 +831,7 @@ def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) ->
         view.until_connection()
         assert not view["access"].is_visible()
         view.press("next")
-        view.until("message", "The step waits: moving the cursor takes a token.")
+        view.until("message", "The step waits: moving the cursor requires a token.")
         for token, outcome in (("wrong", "wait"), ("opensesame", "move")):
             view["token"].fill(token)
             view.page.keyboard.press("Enter")
