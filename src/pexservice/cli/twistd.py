@@ -327,7 +327,7 @@ class ServiceOptions(CommonOptions):
 
 def refuse_second_start(pid_file: str | None) -> None:
     """
-    Refuse to start beside the process that C{pid_file} names.
+    Refuse to start next to the process that C{pid_file} names.
 
     A file whose process is gone is removed.
 
@@ -339,6 +339,9 @@ def refuse_second_start(pid_file: str | None) -> None:
     try:
         pid = int(path.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if not command:
+            # The process has ended, and its parent has not read its status yet.
+            raise ProcessLookupError(pid)
     except (OSError, ValueError):
         # A file without a number in it is left to twistd, which names it.
         with suppress(OSError, ValueError):

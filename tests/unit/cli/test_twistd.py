@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pexservice.cli.twistd import (
     CommonOptions,
     ServiceOptions,
     WorkerOptions,
+    refuse_second_start,
     worker_command,
 )
 from pexservice.process.exit_status import Status
@@ -270,3 +273,13 @@ def test_worker_inherits_sockets_and_gets_all_other_options() -> None:
     command = worker_command(Settings(listen=("tcp:1",), journal=7))
     assert command.index("pexservice-worker") < command.index("--journal")
     assert "--listen" not in command
+
+
+def test_pid_file_of_a_process_that_has_just_ended_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "twistd.pid"
+    with subprocess.Popen(["true"]) as process:  # noqa: S607 from the path
+        # Its parent has not read its status yet, so the process id still exists.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        path.write_text(f"{process.pid}\n")
+        refuse_second_start(str(path))
+    assert not path.exists()
