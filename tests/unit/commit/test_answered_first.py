@@ -20,10 +20,8 @@ def bench() -> Bench:
     return Bench(synchronous=False)
 
 
-def test_answers_at_once(bench: Bench) -> None:
+def test_response_and_reads_do_not_wait_for_the_disk(bench: Bench) -> None:
     """
-    The answer and the state that readers see do not wait for the disk.
-
     The commit follows within C{DELAY_SECONDS}.
     """
     assert bench.submit() == [(Outcome.APPLIED, 1, 1)]
@@ -40,12 +38,11 @@ def test_answers_at_once(bench: Bench) -> None:
     assert bench.sizes() == [2, 1]
 
 
-def test_a_disk_that_hangs(bench: Bench) -> None:
+def test_hanging_commit_limits_the_steps_answered_early(bench: Bench) -> None:
     """
-    While a commit hangs, only C{MAX_EARLY_RESPONSES} more steps are answered at once.
+    At most C{MAX_EARLY_RESPONSES} more steps get a response before their commit.
 
-    They are answered ahead of the next commit, and the other steps wait for that
-    commit.  Then answers come at once again.
+    The others wait for it.
     """
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
@@ -77,10 +74,7 @@ def test_a_step_that_waited_is_refused_with_the_others(bench: Bench) -> None:
     assert isinstance(refusal, NotTaken)
 
 
-def test_drain(bench: Bench) -> None:
-    """
-    Draining leaves nothing uncommitted.
-    """
+def test_draining_leaves_nothing_uncommitted(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
     bench.submit()
@@ -93,12 +87,7 @@ def test_drain(bench: Bench) -> None:
     assert bench.sizes() == [1, 1]
 
 
-def test_a_store_that_refuses(bench: Bench) -> None:
-    """
-    Once the store has refused answered steps, no step is answered before its commit.
-
-    This ends when the store takes a batch again.
-    """
+def test_refused_batch_ends_early_responses_until_one_is_taken(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
     bench.store.finish(NotTaken("full"))
@@ -111,11 +100,9 @@ def test_a_store_that_refuses(bench: Bench) -> None:
     assert bench.submit() == [(Outcome.APPLIED, 2, 2)]
 
 
-def test_an_unknown_outcome(bench: Bench) -> None:
+def test_commit_with_unknown_outcome_ends_the_process(bench: Bench) -> None:
     """
-    After a commit of unknown outcome the process is told to end.
-
-    Readers are not shown steps that may be lost.
+    Readers do not see steps that may be lost.
     """
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
@@ -125,10 +112,7 @@ def test_an_unknown_outcome(bench: Bench) -> None:
     assert isinstance(bench.submit()[0], NotTaken)
 
 
-def test_counted_when_on_disk(bench: Bench) -> None:
-    """
-    Steps are counted when they are on disk, and not when they are answered.
-    """
+def test_early_steps_are_counted_when_they_are_on_disk(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
     assert bench.counted() == {}

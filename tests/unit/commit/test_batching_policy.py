@@ -21,10 +21,7 @@ def ready(
     return policy.is_ready(waiting, quiet=True, idle=idle, waited=waited)
 
 
-def test_one_client_never_waits() -> None:
-    """
-    A step that comes alone is committed at once.
-    """
+def test_single_step_is_committed_at_once() -> None:
     policy = BatchingPolicy()
     assert ready(policy, 1)
     policy.committed(1, 0.0002)
@@ -44,12 +41,9 @@ def test_waits_for_as_many_as_last_time() -> None:
     assert ready(policy, 11)
 
 
-def test_waits_while_more_arrive() -> None:
+def test_batch_grows_while_each_turn_brings_another_step() -> None:
     """
-    A batch grows as long as each turn brings another step.
-
-    Connections that queue are accepted one a turn.  Without this rule, a batch of one would
-    be followed by a batch of one for ever.
+    Otherwise batches of one step would follow each other for ever.
     """
     policy = BatchingPolicy()
     assert not policy.is_ready(5, quiet=False, idle=0.0, waited=INITIAL_COMMIT_SECONDS)
@@ -71,10 +65,8 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
     assert ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=INITIAL_COMMIT_SECONDS)
 
 
-def test_gives_up_waiting() -> None:
+def test_batch_is_ready_after_the_time_of_some_commits() -> None:
     """
-    After the time of some usual commits a batch goes with the steps that are there.
-
     The next batch does not wait for the clients that stayed away.
     """
     policy = BatchingPolicy()

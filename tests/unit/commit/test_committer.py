@@ -41,17 +41,11 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_keeps_the_interface(bench: Bench) -> None:
-    """
-    A committer has the interfaces that request handlers and its batches use.
-    """
+def test_committer_provides_its_interfaces(bench: Bench) -> None:
     assert verifyObject(ICommitter, bench.committer)
 
 
-def test_answers_when_durable(bench: Bench) -> None:
-    """
-    Neither the answer nor the state that readers see comes before the disk has the commit.
-    """
+def test_no_response_or_read_shows_a_step_before_the_disk_has_it(bench: Bench) -> None:
     results = bench.submit()
     bench.turn()
     assert results == []
@@ -62,9 +56,9 @@ def test_answers_when_durable(bench: Bench) -> None:
     assert bench.store.batches[0].time_ns == 7
 
 
-def test_one_turn_is_one_batch(bench: Bench) -> None:
+def test_steps_of_one_turn_share_a_commit(bench: Bench) -> None:
     """
-    Steps of one reactor turn share a commit, and each has its own answer, in order.
+    Each gets its response, in order.
     """
     results = [bench.submit(each) for each in (NEXT, NEXT, NEXT, PREVIOUS, RESET)]
     bench.turn()
@@ -75,12 +69,7 @@ def test_one_turn_is_one_batch(bench: Bench) -> None:
     assert bench.order == [1, 2, 3, 4, 5]
 
 
-def test_company_under_way(bench: Bench) -> None:
-    """
-    Steps that arrive while a commit is under way share the next one.
-
-    The next commit begins when the first has ended.
-    """
+def test_steps_arriving_during_a_commit_share_the_next_one(bench: Bench) -> None:
     bench.submit()
     bench.turn()
     for _ in range(5):
@@ -95,10 +84,7 @@ def test_company_under_way(bench: Bench) -> None:
     assert bench.order == [1, 2, 3, 4, 5, 6]
 
 
-def test_waits_for_company(bench: Bench) -> None:
-    """
-    After a batch of four, three steps wait for a fourth, turn by turn, but not for ever.
-    """
+def test_batch_waits_some_turns_for_as_many_steps_as_the_last_one(bench: Bench) -> None:
     bench.commit(4)
     for _ in range(3):
         bench.submit()
@@ -140,10 +126,8 @@ def test_an_answer_that_brings_the_next_request() -> None:
     assert bench.committer.durable.position == 5000
 
 
-def test_a_batch_that_was_not_taken(bench: Bench) -> None:
+def test_refused_batch_and_the_steps_built_on_it_never_happened(bench: Bench) -> None:
     """
-    A batch that was not taken never happened, nor did the steps built on it.
-
     The next step starts from the durable state.
     """
     bench.commit(2)
@@ -160,12 +144,11 @@ def test_a_batch_that_was_not_taken(bench: Bench) -> None:
     assert after == [(Outcome.APPLIED, 3, 3)]
 
 
-def test_an_unknown_outcome(bench: Bench) -> None:
+def test_commit_with_unknown_outcome_stops_the_committer(bench: Bench) -> None:
     """
-    After a commit of unknown outcome nothing is taken any more.
+    Its waiters learn that the outcome is unknown.
 
-    The commit's waiters are told that its outcome is unknown, and the steps built on it
-    never happened.  The process is told to end.
+    The steps built on it never happened.  The process must end.
     """
     results = bench.submit()
     bench.turn()
@@ -181,11 +164,9 @@ def test_an_unknown_outcome(bench: Bench) -> None:
 DAMAGED = StoreDamaged("the store /s is damaged")
 
 
-def test_damage_found_by_a_commit(bench: Bench) -> None:
+def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
     """
-    A batch whose commit finds damage surely did not happen, nor did the steps built on it.
-
-    The process is told to end, and nothing is taken any more.
+    The batch and the steps built on it did not happen, and nothing more is accepted.
     """
     results = bench.submit()
     bench.turn()
@@ -232,10 +213,7 @@ def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
     now(Deferred.fromCoroutine(bench.committer.stop()))
 
 
-def test_a_condition(bench: Bench) -> None:
-    """
-    A move with an unmet precondition changes nothing and is told the present state.
-    """
+def test_step_with_unmet_precondition_gets_the_present_state(bench: Bench) -> None:
     bench.commit(3)
     met = bench.submit(condition=lambda state: state.revision == 3)
     bench.clock.turn(MAX_WAIT_SECONDS)
@@ -245,11 +223,9 @@ def test_a_condition(bench: Bench) -> None:
     assert bench.latest.revision == 4
 
 
-def test_a_condition_sees_moves_under_way(bench: Bench) -> None:
+def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
     """
-    Of two moves with the same precondition one is made.
-
-    The other is answered only when the state in its answer is durable.
+    Its response waits until the state in it is durable.
     """
     results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
@@ -271,11 +247,11 @@ def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
     assert [type(each) for each in looked] == [NotTaken]
 
 
-def test_a_key_is_used_once(bench: Bench) -> None:
+def test_repeated_key_gets_the_first_outcome_wherever_its_first_use_is(
+    bench: Bench,
+) -> None:
     """
-    A repeated idempotency key is answered as the first time, wherever the first use is.
-
-    The first use may be gathering, under way, or on disk by then.
+    In the open batch, in the committing one, or on disk.
     """
     first = bench.submit(key=b"k")
     gathering = bench.submit(key=b"k")
@@ -304,9 +280,9 @@ def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
     assert first.state.term is second.state.term
 
 
-def test_a_key_of_another_transition(bench: Bench) -> None:
+def test_key_of_another_transition_is_refused(bench: Bench) -> None:
     """
-    A key used for another transition is refused, wherever its first use is by then.
+    Wherever its first use is.
     """
     bench.submit(key=b"k")
     gathering = bench.submit(RESET, key=b"k")
@@ -317,10 +293,7 @@ def test_a_key_of_another_transition(bench: Bench) -> None:
     assert [type(each) for each in gathering + under_way + on_disk] == [KeyReused] * 3
 
 
-def test_a_key_beats_a_condition(bench: Bench) -> None:
-    """
-    A repeated key is answered as the first time, even if its precondition is unmet now.
-    """
+def test_repeated_key_is_replayed_despite_an_unmet_precondition(bench: Bench) -> None:
     bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     bench.turn()
     bench.store.finish()
@@ -341,10 +314,7 @@ def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
     assert again == [(Outcome.APPLIED, 1, 1)]
 
 
-def test_a_cancelled_waiter_costs_nobody_anything(bench: Bench) -> None:
-    """
-    A cancelled waiter is dropped; its step and its batch go on.
-    """
+def test_cancelled_waiter_leaves_its_step_and_its_batch(bench: Bench) -> None:
     leaving = submit(bench.committer, Step(NEXT))
     leaving.addErrback(lambda _: None)
     staying = bench.submit()
@@ -354,12 +324,7 @@ def test_a_cancelled_waiter_costs_nobody_anything(bench: Bench) -> None:
     assert staying == [(Outcome.APPLIED, 2, 2)]
 
 
-def test_drain(bench: Bench) -> None:
-    """
-    Draining commits the batch under way and the steps that wait behind it.
-
-    After that the draining is done.  Steps that come after its start are refused.
-    """
+def test_draining_commits_accepted_steps_and_refuses_later_ones(bench: Bench) -> None:
     under_way = bench.submit()
     bench.turn()
     gathered = bench.submit()
@@ -374,10 +339,7 @@ def test_drain(bench: Bench) -> None:
     assert under_way + gathered == [(Outcome.APPLIED, 1, 1), (Outcome.APPLIED, 2, 2)]
 
 
-def test_drain_a_batch_that_only_gathers(bench: Bench) -> None:
-    """
-    Draining commits a batch that gathers without waiting for company.
-    """
+def test_draining_commits_a_waiting_batch_at_once(bench: Bench) -> None:
     bench.commit(4)
     alone = bench.submit()
     drained: list[None] = []
@@ -386,18 +348,12 @@ def test_drain_a_batch_that_only_gathers(bench: Bench) -> None:
     assert (alone, drained) == ([(Outcome.APPLIED, 5, 5)], [None])
 
 
-def test_drain_nothing(bench: Bench) -> None:
-    """
-    Draining an idle committer is done at once.
-    """
+def test_draining_an_idle_committer_ends_at_once(bench: Bench) -> None:
     now(bench.committer.drain())
     now(bench.committer.drain())
 
 
-def test_settled(bench: Bench) -> None:
-    """
-    The committer is settled when the commit under way has ended, or at once without one.
-    """
+def test_committer_is_settled_when_no_commit_is_in_progress(bench: Bench) -> None:
     now(bench.committer.settled())
     bench.submit()
     bench.turn()
@@ -409,10 +365,7 @@ def test_settled(bench: Bench) -> None:
     assert settled == [None]
 
 
-def test_a_cursor_that_was_not_read() -> None:
-    """
-    A committer that has not read the cursor has nothing to show, and says why.
-    """
+def test_committer_without_a_read_cursor_refuses_with_the_reason() -> None:
     bench = Bench()
     assert bench.committer.unread is None
     committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
@@ -421,10 +374,7 @@ def test_a_cursor_that_was_not_read() -> None:
     assert str(committer.unread) == "the store is away"
 
 
-def test_stop_closes_the_store(bench: Bench) -> None:
-    """
-    Stopping closes the store after the last commit.
-    """
+def test_stop_closes_the_store_after_the_last_commit(bench: Bench) -> None:
     bench.submit()
     stopped: list[None] = []
     Deferred.fromCoroutine(bench.committer.stop()).addCallback(stopped.append)
@@ -434,10 +384,7 @@ def test_stop_closes_the_store(bench: Bench) -> None:
     assert stopped == [None]
 
 
-def test_history_shows_durable_rows_only(bench: Bench) -> None:
-    """
-    No row of the history is newer than the state that readers see.
-    """
+def test_history_shows_no_row_newer_than_the_visible_state(bench: Bench) -> None:
     bench.commit(3)
     bench.submit()
     bench.turn()
@@ -446,10 +393,7 @@ def test_history_shows_durable_rows_only(bench: Bench) -> None:
     assert [row.revision for row in now(bench.committer.history(3, 1))] == [2]
 
 
-def test_outcomes_are_counted(bench: Bench) -> None:
-    """
-    An outcome is counted when it is known, and not before.
-    """
+def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
     bench.submit(NEXT, key=b"k")
     bench.submit(RESET)
     bench.submit(NEXT, key=b"k")
@@ -471,12 +415,9 @@ def test_outcomes_are_counted(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("failure", "word"), [(NotTaken("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
 )
-def test_failed_batches_are_counted(bench: Bench, failure: Exception, word: str) -> None:
-    """
-    A failed batch is counted together with the repeats that wait for it.
-
-    The steps built on the batch are counted too, as steps that surely did not happen.
-    """
+def test_failed_batch_is_counted_with_its_repeats_and_followers(
+    bench: Bench, failure: Exception, word: str
+) -> None:
     bench.submit(NEXT, key=b"k")
     bench.submit(NEXT, key=b"k")
     bench.turn()
@@ -490,9 +431,9 @@ def test_failed_batches_are_counted(bench: Bench, failure: Exception, word: str)
     assert bench.counted() == {f"{word} n": 2, "not_taken r": 1, last: 1}
 
 
-def test_many_refusals_are_few_lines() -> None:
+def test_refused_steps_are_logged_once_a_second() -> None:
     """
-    The log has a line a second with how many steps were refused, whatever their number.
+    With their number.
     """
     bench = Bench(held=False)
     bench.store.failure = NotTaken("disk full")
@@ -511,10 +452,7 @@ def test_many_refusals_are_few_lines() -> None:
     assert [each["lost"] for each in events] == [1, 5]
 
 
-def test_a_full_disk_is_not_ready() -> None:
-    """
-    The committer is unready for as long as its store says that the disk is full.
-    """
+def test_committer_is_not_ready_while_the_disk_is_full() -> None:
 
     class Full(MemoryStore):
         def shortage(self) -> NotTaken | None:
@@ -530,10 +468,7 @@ def test_a_full_disk_is_not_ready() -> None:
     assert str(committer.refusal) == "disk full"
 
 
-def test_one_failing_waiter() -> None:
-    """
-    A waiter that raises is logged and the others are answered.
-    """
+def test_waiter_that_raises_is_logged_and_the_others_are_called() -> None:
     bench = Bench()
 
     def raises(_: object, /) -> None:

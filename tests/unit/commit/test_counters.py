@@ -23,11 +23,9 @@ from pexservice.core.cursor import Transition
 
 
 @given(st.lists(st.floats(0, 10)))
-def test_a_histogram(values: list[float]) -> None:
+def test_bound_of_a_histogram_counts_the_values_up_to_it(values: list[float]) -> None:
     """
-    Each bound of a histogram counts the values that do not exceed it.
-
-    This is Prometheus's rule.  The last bound counts all values.
+    As in Prometheus. The last bound counts all values.
     """
     bounds = (0.0, 0.5, 2.0, 7.0)
     histogram = Histogram(bounds)
@@ -39,18 +37,12 @@ def test_a_histogram(values: list[float]) -> None:
     assert histogram.total == pytest.approx(math.fsum(values))
 
 
-def test_the_classes_ascend() -> None:
-    """
-    The bounds of each histogram ascend, or some would never be counted in.
-    """
+def test_bounds_of_each_histogram_ascend() -> None:
     for bounds in (DURATIONS, SIZES):
         assert list(bounds) == sorted(set(bounds))
 
 
-def test_transitions() -> None:
-    """
-    Transitions are counted by kind and outcome, and every pair is there from the beginning.
-    """
+def test_every_pair_of_transition_and_outcome_is_counted_from_0() -> None:
     counts = Counts()
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}
     assert len(pairs) == 3 * 5

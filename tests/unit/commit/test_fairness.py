@@ -270,12 +270,13 @@ def fair(rates: Sequence[float]) -> bool:
     ("nodes", "callers", "seed"),
     [(3, 1, 1), (3, 5, 1), (3, 5, 2), (3, 21, 1), (5, 5, 1)],
 )
-def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
+def test_nodes_with_equal_load_make_equally_many_steps(
+    nodes: int, callers: int, seed: int
+) -> None:
     """
-    Nodes with equally many callers give equally many answers.
+    No client waits for more than a few rounds.
 
-    No caller waits for more than a few rounds, and together the nodes make as many steps as
-    one of them alone.
+    Together the nodes make as many steps as one of them alone.
     """
     cluster = start(*nodes * [callers], seed=seed)
     since = cluster.clock.seconds()
@@ -288,17 +289,17 @@ def test_equal_nodes(nodes: int, callers: int, seed: int) -> None:
     assert longest < 4 * nodes * alone.nodes[0].longest(WARM_UP, WARM_UP + LONG)
 
 
-def test_one_caller_beside_many() -> None:
+def test_node_with_one_client_gets_half_the_turns_of_a_busy_node() -> None:
     """
-    A node with one caller has at least half as many turns as a node with many has.
+    At least.
     """
     many, one = start(21, 1).rates()
     assert one > 0.5 * many / 21
 
 
-def test_a_node_dies() -> None:
+def test_other_nodes_continue_at_once_when_a_node_dies() -> None:
     """
-    When a node dies, the others go on at once, and share its turns.
+    They share its turns.
     """
     cluster = start(5, 5, 5)
     before = sum(cluster.rates(1.0))
@@ -311,10 +312,7 @@ def test_a_node_dies() -> None:
     assert max(node.longest(since, since + 1.0) for node in cluster.nodes[:2]) < 0.1
 
 
-def test_a_node_sleeps() -> None:
-    """
-    When a node sleeps, the others go on, and it has its share again when it wakes up.
-    """
+def test_sleeping_node_stops_no_other_and_gets_its_share_again() -> None:
     cluster = start(5, 5, 5)
     sleeper = cluster.nodes[0]
     sleeper.line.held_until = cluster.clock.seconds() + 1.0
@@ -344,10 +342,7 @@ def test_far_node_neither_starves_nor_slows_the_others_down(far: float) -> None:
     assert cluster.nodes[2].longest(since, since + 4.0) < 4.0
 
 
-def test_a_seldom_node() -> None:
-    """
-    A node that is asked now and then is answered soon, and keeps no other node waiting.
-    """
+def test_node_with_few_steps_is_served_soon_and_delays_no_other() -> None:
     cluster = start(5, 5)
     before = sum(cluster.rates(1.0))
     seldom = cluster.add(0)
@@ -363,11 +358,9 @@ def test_a_seldom_node() -> None:
     assert one + two > 0.8 * before
 
 
-def test_a_node_without_a_queue() -> None:
+def test_new_nodes_take_turns_next_to_a_node_of_an_earlier_version() -> None:
     """
-    Beside a node of an earlier version, the new nodes still take turns with each other.
-
-    The old node waits for no other, and the new nodes are answered all the same.
+    The old node waits for no other.
     """
     cluster = Cluster(1)
     for line in (Line, Line, OldLine):

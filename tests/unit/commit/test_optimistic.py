@@ -109,19 +109,17 @@ def nodes() -> tuple[Node, Node]:
     return Node(etcd, clock), Node(etcd, clock)
 
 
-def test_keeps_the_interface(nodes: tuple[Node, Node]) -> None:
-    """
-    A committer has the interfaces that request handlers and its batches use.
-    """
+def test_committer_provides_its_interfaces(nodes: tuple[Node, Node]) -> None:
     assert verifyObject(ICommitter, nodes[0].committer)
 
 
-def test_rebase(nodes: tuple[Node, Node]) -> None:
+def test_steps_that_lose_the_race_follow_the_winners_in_order(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    Moves that lose the race follow the winner's, in order.
+    Steps that arrived meanwhile are in the same batch.
 
-    The moves that came meanwhile go together with them.  The answers are those of the batch
-    that won.
+    The responses are those of the batch that won.
     """
     one, two = nodes
     told = [one.submit(), one.submit(RESET), one.submit()]
@@ -139,11 +137,9 @@ def test_rebase(nodes: tuple[Node, Node]) -> None:
     ]
 
 
-def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
+def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     """
-    An idempotency key that two nodes take at once moves the cursor once.
-
-    Both nodes tell the same.
+    Both nodes respond the same.
     """
     one, two = nodes
     first, second = one.submit(key=b"k"), two.submit(key=b"k")
@@ -161,12 +157,11 @@ def test_a_key_on_two_nodes(nodes: tuple[Node, Node]) -> None:
     assert isinstance(reused[0], KeyReused)
 
 
-def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
+def test_step_whose_precondition_others_broke_gets_the_compared_state(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    A move whose precondition others broke is told the state that was compared with it.
-
-    The precondition was met when the move came, and is not any more when the move's batch
-    is tried again.
+    The precondition was met when the step arrived.
     """
     one, two = nodes
     told = one.submit(condition=lambda state: state.revision == 0)
@@ -177,9 +172,11 @@ def test_a_condition_that_others_broke(nodes: tuple[Node, Node]) -> None:
     assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
-def test_a_condition_that_others_met(nodes: tuple[Node, Node]) -> None:
+def test_precondition_is_compared_with_the_state_of_the_store(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    A precondition that the node's state does not meet may be met by the store's state.
+    The node's own state does not meet it.
     """
     one, two = nodes
     two.submit()
@@ -207,11 +204,11 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     assert told == [(Outcome.PRECONDITION_FAILED, 2, 2)]
 
 
-def test_a_condition_that_a_neighbour_breaks(nodes: tuple[Node, Node]) -> None:
+def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    A precondition broken by a move in the same batch is answered with the batch.
-
-    The answer takes no message of its own.
+    Without a further message.
     """
     one, _ = nodes
     made = one.submit()
@@ -245,10 +242,10 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> None:
+def test_repeated_key_gets_its_first_outcome_at_any_node(
+    nodes: tuple[Node, Node], *, busy: bool
+) -> None:
     """
-    A move that is repeated with its key is told its first outcome, at any node.
-
     Its precondition was met the first time, and need not be met any more.
     """
     one, two = nodes
@@ -266,11 +263,11 @@ def test_a_repeat_with_a_condition(nodes: tuple[Node, Node], *, busy: bool) -> N
     assert two.submit(key=b"l", condition=lambda state: state.revision == 0) == []
 
 
-def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
+def test_key_of_a_step_with_unmet_precondition_is_not_used(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    The key of a move whose precondition is not met was not used, whatever is under way.
-
-    A move whose precondition may be met by the batch under way waits for that batch.
+    A step whose precondition the committing batch may meet waits for that batch.
     """
     one, two = nodes
     two.submit()
@@ -295,12 +292,9 @@ def test_a_key_with_a_condition(nodes: tuple[Node, Node]) -> None:
     ]
 
 
-def test_looks_share_a_read(nodes: tuple[Node, Node]) -> None:
+def test_reads_at_one_time_share_a_message_to_etcd(nodes: tuple[Node, Node]) -> None:
     """
-    Reads that come at the same time share a message to etcd.
-
-    A read that comes when the message was sent waits for the next message, and sees the
-    steps that happened before.
+    A read that arrives after the message was sent waits for the next one.
     """
     one, two = nodes
     first = one.read()
@@ -383,12 +377,9 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     assert told == [(Outcome.APPLIED, 1, 1)]
 
 
-def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
-    """
-    A node that does not know an outcome says so, and goes on when the store answers.
-
-    Until then the node takes nothing.
-    """
+def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
+    nodes: tuple[Node, Node],
+) -> None:
     one, _ = nodes
     told, behind = one.submit(key=b"k"), None
     while not told:
@@ -414,10 +405,9 @@ def test_an_unknown_outcome(nodes: tuple[Node, Node]) -> None:
     assert again == [(Outcome.REPLAYED, 1, 1)]
 
 
-def test_restored(nodes: tuple[Node, Node]) -> None:
-    """
-    When etcd is restored from a snapshot under a node, the node goes on from there.
-    """
+def test_node_continues_from_a_snapshot_that_etcd_was_restored_from(
+    nodes: tuple[Node, Node],
+) -> None:
     one, two = nodes
     etcd = one.caller.etcd
     for _ in range(2):
@@ -439,11 +429,9 @@ def test_restored(nodes: tuple[Node, Node]) -> None:
     ]
 
 
-def test_many_keys(nodes: tuple[Node, Node]) -> None:
+def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> None:
     """
-    No batch has more keys than etcd takes, also after a lost race.
-
-    All the moves are made.
+    Also after a lost race. All steps are made.
     """
     one, two = nodes
     count = 3 * MOST_KEYS + 1
@@ -459,10 +447,9 @@ def test_many_keys(nodes: tuple[Node, Node]) -> None:
     assert max(sizes) == MOST_KEYS
 
 
-def test_stopping(nodes: tuple[Node, Node]) -> None:
-    """
-    A node that stops commits the moves submitted before, and takes none after that.
-    """
+def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(
+    nodes: tuple[Node, Node],
+) -> None:
     one, _ = nodes
     told = one.submit()
     stopped = Deferred.fromCoroutine(one.committer.stop())
@@ -699,12 +686,11 @@ class Chance:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_by_chance(seed: int) -> None:
+def test_random_network_faults_of_three_nodes_leave_one_linearizable_cursor(
+    seed: int,
+) -> None:
     """
-    Whatever the network does to three nodes, one cursor can have given all the answers.
-
-    The cursor can have given these answers to the nodes' callers in the order of the time.
-    A key moves the cursor once.
+    Each key makes one step.
     """
     chance = Chance(seed)
     chance.run(1500)

@@ -59,20 +59,20 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
         (b"nonsense", b'"- - -" 400 67 "-" "-"'),
     ],
 )
-def test_a_line(head: bytes, line: bytes, *, remembers: bool) -> None:
+def test_line_is_the_same_with_and_without_a_plan(
+    head: bytes, line: bytes, *, remembers: bool
+) -> None:
     """
-    The line is the same whether the plan cache or the parser led to the answer.
-
-    This holds also for a request that was refused early.
+    Also for a request that was refused early.
     """
     server = Server(remembers=remembers, logs=True)
     found = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
     assert found == [b'"192.0.2.1" - - [T] ' + line + b"\n"] * 3
 
 
-def test_the_order() -> None:
+def test_lines_follow_the_order_of_the_responses() -> None:
     """
-    Lines come in the order of the answers: the line of a step comes when it is durable.
+    A step's line is written when the step is durable.
     """
     server = Server(logs=True)
     lines(server, STEP, STEP)
@@ -86,10 +86,8 @@ def test_the_order() -> None:
     assert b"POST /next" in server.lines[-1]
 
 
-def test_a_client_behind_a_proxy() -> None:
+def test_line_names_the_client_behind_a_proxy() -> None:
     """
-    A line names the client behind a proxy, as the rate limit does.
-
     A Unix socket has no address.
     """
     server = Server(logs=True)
@@ -101,17 +99,11 @@ def test_a_client_behind_a_proxy() -> None:
 @pytest.mark.parametrize(
     "value", [b"a", b"it's", b'"', b"'\"", b"\\", b"\\'", b"\xff\n\0", b"", b'\\\\"']
 )
-def test_escaped(value: bytes) -> None:
-    """
-    A value is escaped as in Twisted's own log.
-    """
+def test_value_is_escaped_as_in_the_log_of_twisted(value: bytes) -> None:
     assert escaped(value).decode() == _escape(value)
 
 
-def test_they_are_written_together() -> None:
-    """
-    Lines are written together, at the end of a second or when there are many.
-    """
+def test_lines_are_written_each_second_or_when_there_are_many() -> None:
     log = KeptLog()
     log.add("", b"-", 200, 0, {})
     assert log.written == []
@@ -125,11 +117,9 @@ def test_they_are_written_together() -> None:
     assert len(log.written) == 2 + MAX_COLLECTED_LINES
 
 
-def test_a_full_disk() -> None:
+def test_full_disk_loses_lines_and_no_response() -> None:
     """
-    A full disk costs lines and no answer.
-
-    The log reports the full disk once, and then the number of lost lines.
+    The log reports the full disk once, and later the number of lost lines.
     """
     server = Server(logs=True)
     assert server.log is not None
@@ -147,10 +137,7 @@ def test_a_full_disk() -> None:
     assert found == [(LogLevel.error, None), (LogLevel.error, 3)]
 
 
-def test_a_file_that_is_moved(tmp_path: Path) -> None:
-    """
-    After a move as logrotate makes it and a signal, new lines go to the new file.
-    """
+def test_lines_go_to_a_new_file_after_logrotate_and_a_signal(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     log = AccessLog(str(path))
     log.add("", b"1", 200, 0, {})
@@ -165,10 +152,8 @@ def test_a_file_that_is_moved(tmp_path: Path) -> None:
     assert b'"3"' in path.read_bytes()
 
 
-def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
+def test_open_file_stays_in_use_if_it_cannot_be_opened_again(tmp_path: Path) -> None:
     """
-    If the file cannot be opened again, the open one stays in use.
-
     The daemon's log says so.
     """
     place = tmp_path / "place"
@@ -186,10 +171,9 @@ def test_it_cannot_be_opened_again(tmp_path: Path) -> None:
     assert (tmp_path / "moved").read_bytes().count(b"\n") == 1
 
 
-def test_a_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A disk that becomes full within a line does not spoil the next line.
-    """
+def test_line_cut_by_a_full_disk_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "access.log"
     log = AccessLog(str(path))
     real = os.write

@@ -47,11 +47,9 @@ def statuses(wire: Wire) -> list[int]:
     ]
 
 
-def test_requests_during_a_step_wait(server: Server) -> None:
+def test_requests_that_arrive_during_a_step_wait_for_its_response(server: Server) -> None:
     """
-    The connection is not read on during a step.
-
-    Requests that arrive meanwhile are answered after the step, in order.
+    The connection is not read meanwhile.
     """
     server.store.held = True
     wire = server.connect()
@@ -89,10 +87,7 @@ def test_a_client_that_does_not_read_is_not_read_from(
     assert not wire.protocol.blocked_since
 
 
-def test_half_closed_during_a_step(server: Server) -> None:
-    """
-    A client that half-closes its connection during a step gets the answer, then the end.
-    """
+def test_client_that_half_closes_during_a_step_gets_the_response(server: Server) -> None:
     server.store.held = True
     wire = ask(server, NEXT)
     wire.half_close()
@@ -102,18 +97,15 @@ def test_half_closed_during_a_step(server: Server) -> None:
     assert wire.closed
 
 
-def test_half_closed_between_requests(server: Server) -> None:
-    """
-    A connection that is half-closed between requests is closed at once.
-    """
+def test_connection_half_closed_between_requests_is_closed(server: Server) -> None:
     wire = ask(server, CURRENT)
     wire.half_close()
     assert wire.closed
 
 
-def test_gone_during_a_step(server: Server) -> None:
+def test_step_of_a_client_that_left_is_made(server: Server) -> None:
     """
-    The step of a client that has left is taken, and no answer is sent.
+    No response is sent.
     """
     server.store.held = True
     wire = ask(server, NEXT, CURRENT)
@@ -129,10 +121,9 @@ def test_gone_during_a_step(server: Server) -> None:
     ("error", "words"),
     [(NotTaken("full"), b"nothing was moved"), (OutcomeUnknown("?"), b"may have")],
 )
-def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> None:
-    """
-    A step that fails gets the same answer through the plan cache as through the parser.
-    """
+def test_failed_step_gets_the_same_response_with_and_without_a_plan(
+    server: Server, error: Exception, words: bytes
+) -> None:
     answers = []
     for request in (NEXT, NEXT.replace(b"Host", b"hOST")):
         server.store.held = True
@@ -150,10 +141,9 @@ def test_a_step_that_fails(server: Server, error: Exception, words: bytes) -> No
 
 
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
-def test_a_problem_as_json(request_: bytes) -> None:
-    """
-    A client that accepts JSON for problems alone gets problems as JSON, values as text.
-    """
+def test_client_that_accepts_json_for_problems_only_gets_values_as_text(
+    request_: bytes,
+) -> None:
     server = Server()
     request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
     assert b"Content-Type: text/plain" in ask(server, request).received
@@ -163,10 +153,7 @@ def test_a_problem_as_json(request_: bytes) -> None:
     assert server.shared.requests.planned() == 1
 
 
-def test_a_drip_is_told(server: Server) -> None:
-    """
-    A request that does not arrive in time is answered 408, and not before its time is over.
-    """
+def test_late_request_gets_408_when_its_time_is_over(server: Server) -> None:
     wire = server.connect()
     for byte in NEXT[:20]:
         wire.send(bytes([byte]))
@@ -179,10 +166,7 @@ def test_a_drip_is_told(server: Server) -> None:
     assert wire.closed
 
 
-def test_a_drip_in_a_body() -> None:
-    """
-    A request whose head is complete and whose body does not arrive in time is answered 408.
-    """
+def test_late_body_gets_408() -> None:
     server = Server()
     wire = ask(server, NEXT[:-2] + b"Content-Length: 5\r\n\r\n12")
     server.clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
@@ -191,12 +175,11 @@ def test_a_drip_in_a_body() -> None:
 
 
 @pytest.mark.parametrize("request_", [CURRENT, NEXT])
-def test_resting_connections_go(server: Server, request_: bytes) -> None:
+def test_idle_connection_is_closed_and_each_request_restarts_its_time(
+    server: Server, request_: bytes
+) -> None:
     """
-    A connection that rests too long is closed, and each request starts its time anew.
-
-    This holds also for a request that the plan cache knows: a read, or a step, taken or
-    not.
+    Also a request whose plan is known: a read, or a step, taken or not.
     """
     wires = [
         *(ask(server, request_) for _ in range(3)),
@@ -223,12 +206,7 @@ def test_resting_connections_go(server: Server, request_: bytes) -> None:
     assert all(wire.closed for wire in wires)
 
 
-def test_one_too_many() -> None:
-    """
-    A resting connection makes room for a new one.
-
-    When all connections are busy, the new one is answered 503 and closed.
-    """
+def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
     server = Server(connections=2)
     # So that the plan cache knows the request.
     ask(server, NEXT).lose()
@@ -245,10 +223,7 @@ def test_one_too_many() -> None:
     assert not second.closed
 
 
-def test_retired(server: Server) -> None:
-    """
-    When the worker stops, every answer says that it is the connection's last.
-    """
+def test_every_response_of_a_stopping_worker_closes_its_connection(server: Server) -> None:
     server.connections.closing = True
     server.shared.plans.close()
     for _ in range(2):
@@ -256,10 +231,9 @@ def test_retired(server: Server) -> None:
     assert server.shared.requests.planned() == 0
 
 
-def test_parting(server: Server) -> None:
-    """
-    A step that the plan cache knew ends its connection when resting connections are closed.
-    """
+def test_step_with_a_known_plan_closes_its_connection_during_a_drain(
+    server: Server,
+) -> None:
     server.store.held = True
     wire = ask(server, NEXT)
     server.connections.close_idle(unused=False)
@@ -268,11 +242,9 @@ def test_parting(server: Server) -> None:
     assert wire.closed
 
 
-def test_the_rate_of_one_client() -> None:
+def test_rate_limit_counts_each_address_with_and_without_a_plan() -> None:
     """
-    The rate limit holds with the plan cache as without it, for each address on its own.
-
-    The allowance of an address grows again.
+    The allowance grows again.
     """
     server = Server(rate=5)
     one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
@@ -300,9 +272,9 @@ def test_the_rate_of_one_client() -> None:
         (CURRENT[:-2] + b"a:b\r\n" * 101 + b"\r\n", 431),
     ],
 )
-def test_malformed_requests_count(sent: bytes, status: int) -> None:
+def test_malformed_request_counts_once_for_the_rate_limit(sent: bytes, status: int) -> None:
     """
-    A malformed request counts once against its client's rate, and is answered 429 over it.
+    Over the limit it gets 429.
     """
     server = Server(rate=3)
     one = IPv4Address("TCP", "10.0.0.1", 1)
@@ -315,10 +287,7 @@ def test_malformed_requests_count(sent: bytes, status: int) -> None:
     assert statuses(ask(server, CURRENT, peer=one)) == [429]
 
 
-def test_malformed_requests_behind_a_proxy() -> None:
-    """
-    Malformed requests count against the client that the proxy names.
-    """
+def test_malformed_request_counts_for_the_client_that_the_proxy_names() -> None:
     server = Server(rate=1)
     found = []
     for host in (b"10.0.0.1", b"10.0.0.1", b"10.0.0.2"):
@@ -327,10 +296,7 @@ def test_malformed_requests_behind_a_proxy() -> None:
     assert found == [400, 429, 400]
 
 
-def test_a_page_may_read_early_refusals() -> None:
-    """
-    A page of a named origin may read the answers to malformed requests, as any other.
-    """
+def test_page_of_a_named_origin_may_read_early_refusals() -> None:
     origin = "https://a.example"
     server = Server(access=Access(origins=[origin]))
     head = f"GET / HTTP/1.1\r\nOrigin: {origin}\r\n".encode()
@@ -342,11 +308,9 @@ def test_a_page_may_read_early_refusals() -> None:
         assert b"Cross-Origin-Resource-Policy" not in received
 
 
-def test_a_refusal_behind_a_head_request() -> None:
+def test_refusal_after_a_head_request_has_a_body() -> None:
     """
-    The answer to a malformed request has a body, also after a HEAD request.
-
-    The answer to a HEAD request that is refused itself has none.
+    The refusal of a HEAD request has none.
     """
     server = Server()
     head = CURRENT.replace(b"GET", b"HEAD")
@@ -359,11 +323,9 @@ def test_a_refusal_behind_a_head_request() -> None:
     assert received.endswith(b"\r\n\r\n")
 
 
-def test_the_rate_behind_a_proxy() -> None:
+def test_rate_limit_counts_the_client_that_the_proxy_names() -> None:
     """
-    Through a Unix socket, the rate limit counts the client that the proxy names.
-
-    This holds also for requests that the plan cache knows.
+    Through a Unix socket, with and without a plan.
     """
     server = Server(rate=1)
     for peer, expected in (
@@ -387,10 +349,7 @@ def test_tls_handshake_is_refused_at_its_first_byte(server: Server) -> None:
     assert wire.closed
 
 
-def test_input_is_dropped_after_a_refusal(server: Server) -> None:
-    """
-    Nothing that follows a refused head is parsed or kept.
-    """
+def test_input_behind_a_refused_head_is_neither_parsed_nor_kept(server: Server) -> None:
     wire = ask(server, b"nonsense\r\n\r\n" + b"\r\n" * 100_000)
     for _ in range(3):
         wire.protocol.data_received(NEXT * 100)
@@ -400,7 +359,7 @@ def test_input_is_dropped_after_a_refusal(server: Server) -> None:
     assert server.committer.durable.revision == 1
 
 
-def test_connections_share_the_time_for_parsing(server: Server) -> None:
+def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:
     """
     When the budget of a turn is used up, each connection gets a piece of later turns.
 

@@ -15,9 +15,9 @@ _HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: h\r\n\r\n"
 _FRAMED = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(_HIDDEN)
 
 
-def test_bodies_end_where_h11_says() -> None:
+def test_requests_end_where_h11_ends_them() -> None:
     """
-    Where both accept a stream, they find the same requests, whole or in pieces.
+    Where both accept a stream, complete or in pieces.
     """
     wrong = [
         f"seed {difference.seed}: {difference.data!r:.800}\n  h11 {difference.h11}\n"

@@ -78,11 +78,11 @@ def test_the_same_with_and_without_the_cache(
 
 @pytest.mark.parametrize("request_line", ["POST /next", "GET /current", "GET /livez"])
 @pytest.mark.parametrize("end", ["", "Connection: close\r\n"])
-def test_learnt_elsewhere(request_line: str, end: str) -> None:
+def test_known_plan_does_not_skip_the_host_check_of_another_connection(
+    request_line: str, end: str
+) -> None:
     """
-    A request in the plan cache is refused on a connection whose Host is checked.
-
-    A keep-alive connection goes on.
+    A keep-alive connection stays open.
     """
     one = server()
     sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
@@ -97,9 +97,9 @@ def test_learnt_elsewhere(request_line: str, end: str) -> None:
     assert wire.closed is bool(end)
 
 
-def test_http_1_0_without_host() -> None:
+def test_http_1_0_request_without_host_is_accepted() -> None:
     """
-    A request of HTTP/1.0 without a Host is answered, as no browser sends such a request.
+    No browser sends one.
     """
     sent = b"POST /next HTTP/1.0\r\n\r\n"
     assert answer(server(), LOOPBACK, CLIENT, sent).startswith(b"HTTP/1.0 200 OK\r\n")

@@ -74,10 +74,8 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
     return made
 
 
-def test_the_longest_resting_makes_room() -> None:
+def test_longest_idle_connection_makes_room_first() -> None:
     """
-    Resting connections make room in the order in which they came to rest.
-
     The order in which they were opened does not matter.
     """
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
@@ -102,9 +100,9 @@ def test_a_connection_busy_after_the_search_stays() -> None:
     assert (first.fate, second.fate, third.fate) == (["aborted"], [], ["aborted"])
 
 
-def test_one_search_in_a_flood() -> None:
+def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
     """
-    While all connections are busy, a flood of new ones does not cost a search each.
+    All others are busy.
     """
     looked = 0
 
@@ -135,12 +133,11 @@ def test_one_search_in_a_flood() -> None:
     assert looked == 6
 
 
-def test_the_sweep() -> None:
+def test_sweep_ends_idle_late_and_blocked_connections_only() -> None:
     """
-    The sweep ends the connections that take too long, and the others stay.
+    The sweep closes an idle connection and times out a late request.
 
-    It closes a connection that rests too long, times out a request that takes too long to
-    arrive, and aborts a connection whose client takes no answer.
+    It aborts a connection whose client reads nothing.
     """
     clock = Turns()
     now = 1000.0
@@ -203,10 +200,7 @@ def test_time_to_read_where_the_kernel_tells_nothing() -> None:
     assert blocked.fate == ["aborted"]
 
 
-def test_one_that_breaks_the_sweep() -> None:
-    """
-    A connection that cannot be closed costs the others nothing, and is forgotten.
-    """
+def test_connection_that_cannot_be_closed_does_not_stop_the_sweep() -> None:
 
     class Broken(Fake):
         """
@@ -227,9 +221,9 @@ def test_one_that_breaks_the_sweep() -> None:
     assert [each["log_failure"].type for each in events] == [RuntimeError]
 
 
-def test_a_closing_one_makes_room() -> None:
+def test_closing_connection_counts_and_makes_room_when_needed() -> None:
     """
-    A closing connection counts, as it holds a file descriptor, and makes room when needed.
+    It holds a file descriptor.
     """
     closing = Fake(phase=Phase.DRAINING)
     connections = table(1, closing)
@@ -252,12 +246,9 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
     assert connections.admit(Fake()) is REFUSED
 
 
-def test_a_new_connection_is_not_idle() -> None:
+def test_new_connection_goes_after_those_with_late_requests() -> None:
     """
-    A new connection goes after those whose requests have been arriving for longer.
-
-    The new connection has sent nothing yet.  In another order, a new client would be closed
-    before it can ask.
+    Otherwise a new client would be closed before it can ask.
     """
     new = Fake(answered=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
@@ -268,12 +259,9 @@ def test_a_new_connection_is_not_idle() -> None:
     assert new.fate == ["aborted"]
 
 
-def test_a_client_closes_its_own_connections() -> None:
+def test_client_above_its_share_makes_room_for_all_others() -> None:
     """
-    A client with more than its share makes room for all others, and for itself.
-
-    This holds whatever its connections do.  The connections of others stay, however long
-    they rest.
+    And for itself. The connections of others stay, however long they are idle.
     """
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
@@ -313,10 +301,7 @@ def test_there_is_no_rest_while_a_flood_goes_on() -> None:
             connections.leave(honest)
 
 
-def test_blocked_ones_of_a_greedy_client() -> None:
-    """
-    A client that takes no answers cannot hold several times its share for a minute.
-    """
+def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
     connections = Connections(40, Turns().seconds)
     blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
     for each in blocked:
@@ -325,9 +310,9 @@ def test_blocked_ones_of_a_greedy_client() -> None:
     assert blocked[0].fate == ["aborted"]
 
 
-def test_a_proxy_never_holds_too_many() -> None:
+def test_connections_of_a_proxy_have_no_share() -> None:
     """
-    A proxy stands for many clients, so its connections go by their rest alone.
+    A proxy stands for many clients.
     """
     connections = Connections(40, Turns().seconds)
     proxied = [Fake(last_active=100.0 + n) for n in range(38)]
@@ -341,11 +326,9 @@ def test_a_proxy_never_holds_too_many() -> None:
     assert not any(each.fate for each in proxied)
 
 
-def test_refusals_are_bounded() -> None:
+def test_only_some_connections_are_told_that_there_is_no_room() -> None:
     """
-    Only L{MAX_REFUSALS} connections at a time are told that there is no room.
-
-    A connection that is being refused holds a file descriptor.
+    A connection that is being refused holds a descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
     told = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
@@ -357,9 +340,9 @@ def test_refusals_are_bounded() -> None:
     assert told[1].fate == ["aborted"]
 
 
-def test_no_descriptor_is_left() -> None:
+def test_connection_makes_room_when_no_descriptor_is_left() -> None:
     """
-    When no file descriptor is left, a connection goes although the table is not full.
+    Although the table is not full.
     """
     idle = Fake()
     connections = table(10, idle, Fake(phase=BUSY))
@@ -368,10 +351,7 @@ def test_no_descriptor_is_left() -> None:
     assert not connections.displace()
 
 
-def test_emptied() -> None:
-    """
-    C{emptied} fires when the last connection has left.
-    """
+def test_emptied_fires_when_the_last_connection_leaves() -> None:
     fakes = [Fake(), Fake()]
     connections = table(2, *fakes)
     fired: list[None] = []
@@ -383,9 +363,9 @@ def test_emptied() -> None:
     assert fired == [None, None]
 
 
-def test_a_closed_connection_is_counted_once() -> None:
+def test_closed_connection_is_counted_once_by_its_reason() -> None:
     """
-    A closed connection is counted once, by its reason, also when it is slow to close.
+    Also when it is slow to close.
     """
     clock = Turns()
     clock.rightNow = 1000.0

@@ -185,11 +185,9 @@ def server() -> Server:
     return Server(remembers=False, rate=1_000_000, access=access)
 
 
-def test_the_search_is_not_blind() -> None:
+def test_search_finds_the_headers_that_are_read() -> None:
     """
-    The search finds the headers that are known to be read.
-
-    No other header is certainly read.  A new one has to be added to L{KNOWN}.
+    A new header must be added to L{KNOWN}.
     """
     assert {name for name, _ in literals()} >= KNOWN
     assert {name for name, certain in literals() if certain} <= CERTAIN
@@ -198,10 +196,9 @@ def test_the_search_is_not_blind() -> None:
 @pytest.mark.parametrize(
     "header", ["query", *sorted(CERTAIN | {name for name, _ in literals()})]
 )
-def test_linear(server: Server, header: str) -> None:
-    """
-    A value of twice the size takes at most about twice the time, whatever it repeats.
-    """
+def test_time_to_parse_grows_linearly_with_any_repeated_value(
+    server: Server, header: str
+) -> None:
     for parts in values(header):
         found = [ratio(server, header, parts, TRIES[0])]
         for tries in TRIES[1:]:
@@ -211,10 +208,9 @@ def test_linear(server: Server, header: str) -> None:
         assert found[-1] < RATIO, (header, parts, found)
 
 
-def test_it_would_be_found(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The search finds a regular expression that backtracks.
-    """
+def test_search_finds_a_backtracking_expression(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = re.compile(rb"k(?:[ \t]*;|[ \t])*z")
     monkeypatch.setattr("pexservice.web.parameters._IDEMPOTENCY_KEY", slow)
     # A machine that is busy with something else hides the difference now and then.

@@ -239,11 +239,9 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
         made.end()
 
 
-def test_the_first_answer_is_the_last(machine: Machine) -> None:
+def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -> None:
     """
-    A request that the plan cache knows is answered as a channel answers it.
-
-    The answer takes no transport of the loop's.
+    The response is that of any other connection.
     """
     shared = machine.server.shared
     planned = shared.requests.planned()
@@ -260,10 +258,7 @@ def test_the_first_answer_is_the_last(machine: Machine) -> None:
     assert len(machine.server.connections) == 0
 
 
-def test_a_client_that_asks_late(machine: Machine) -> None:
-    """
-    A client that takes a while to ask is waited for.
-    """
+def test_client_that_sends_late_is_waited_for(machine: Machine) -> None:
     client = machine.connect()
     machine.accepted()
     machine.turns()
@@ -324,11 +319,11 @@ def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
         b"",
     ],
 )
-def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
+def test_other_input_is_handed_over_to_the_event_loop(
+    machine: Machine, sent: bytes
+) -> None:
     """
-    All other input is handed over to the loop, with what was read.
-
-    Such input is a pipeline, half a request, nonsense, or an end without a request.
+    A pipeline, half a request, nonsense, or an end without a request.
     """
     client = machine.connect(sent)
     if not sent or sent == CURRENT[:20]:
@@ -339,11 +334,9 @@ def test_everything_else_is_passed_on(machine: Machine, sent: bytes) -> None:
     assert received.count(b"400 Bad") + received.count(b"414 ") == sent.count(b"xxxx\r\n")
 
 
-def test_a_host_that_is_not_ours(machine: Machine) -> None:
+def test_foreign_host_with_a_known_plan_is_refused_over_loopback(machine: Machine) -> None:
     """
-    A request with a foreign Host that was learnt elsewhere is refused over loopback.
-
-    The request was learnt on a connection whose Host is not checked.
+    The plan is from a connection whose Host is not checked.
     """
     foreign = NEXT.replace(b"Host: h", b"Host: attacker.example")
     for _ in range(3):
@@ -377,13 +370,11 @@ def test_bug_while_a_response_is_sent_closes_the_connection(
     assert b" 200 OK\r\n" in machine.ask(CURRENT)
 
 
-def test_a_bug_while_it_is_recognized(
+def test_bug_in_the_first_turn_closes_the_connection(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A connection whose first bytes meet a bug is closed at once, as uvloop closes one.
-
-    No sweep would look at the connection.
+    No sweep would see the connection.
     """
 
     def fails(*_: object) -> None:
@@ -396,9 +387,9 @@ def test_a_bug_while_it_is_recognized(
     assert [each["log_level"] for each in logged] == [LogLevel.critical]
 
 
-def test_a_kept_connection(machine: Machine) -> None:
+def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machine) -> None:
     """
-    A keep-alive connection goes to uvloop, also when the plan cache knows its request.
+    Also when the plan of its request is known.
     """
     for _ in range(2):
         client = machine.connect(KEPT)
@@ -419,11 +410,11 @@ def test_a_kept_connection(machine: Machine) -> None:
     assert machine.passed == 2
 
 
-def test_a_client_that_takes_it_slowly(machine: Machine) -> None:
+def test_response_that_does_not_fit_is_handed_over_to_the_event_loop(
+    machine: Machine,
+) -> None:
     """
-    An answer that does not fit into the socket is handed over to uvloop.
-
-    Then uvloop sends all of the answer and closes the connection.
+    It sends the rest and closes the connection.
     """
     committer = machine.server.committer
     machine.server.begin_at(1, 1_000_000)
@@ -456,10 +447,7 @@ def test_a_client_that_takes_nothing_is_cut_off(machine: Machine) -> None:
     assert connections.closed["stalled"] == 1
 
 
-def test_aborted_while_it_is_sent(machine: Machine) -> None:
-    """
-    An abort does not wait for a client that takes nothing.
-    """
+def test_abort_does_not_wait_for_a_client_that_reads_nothing(machine: Machine) -> None:
     connections = machine.server.connections
     machine.server.begin_at(1, 1_000_000)
     machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
@@ -469,10 +457,8 @@ def test_aborted_while_it_is_sent(machine: Machine) -> None:
     machine.until(lambda: not len(connections))
 
 
-def test_a_client_that_is_gone(machine: Machine) -> None:
+def test_step_of_a_client_that_left_is_made(machine: Machine) -> None:
     """
-    The step of a client that has gone is made all the same.
-
     Other clients do not notice.
     """
     machine.server.store.held = True
@@ -489,9 +475,9 @@ def test_a_client_that_is_gone(machine: Machine) -> None:
     assert machine.server.store.revision == 3
 
 
-def test_more_behind_the_last_request(machine: Machine) -> None:
+def test_bytes_behind_the_last_request_are_ignored(machine: Machine) -> None:
     """
-    Bytes behind the last request are not answered, and do not cost the answer that is due.
+    They do not prevent the response.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -503,11 +489,9 @@ def test_more_behind_the_last_request(machine: Machine) -> None:
     assert machine.server.store.revision == 2
 
 
-def test_a_connection_that_rests(machine: Machine) -> None:
+def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) -> None:
     """
-    The sweep closes a connection that rests, in whatever state it is.
-
-    A worker that stops closes such a connection as well.
+    In whatever state it is.
     """
     connections = machine.server.connections
     client = machine.connect()
@@ -539,10 +523,7 @@ def brief(machine: Machine) -> BriefConnection:
     return transport
 
 
-def test_aborted_while_it_is_passed_on(machine: Machine) -> None:
-    """
-    A connection that is aborted during its hand-over is over as soon as it can be.
-    """
+def test_connection_aborted_during_its_hand_over_ends(machine: Machine) -> None:
     connections = machine.server.connections
     client = machine.connect(KEPT)
     machine.until(lambda: machine.passed)
@@ -553,9 +534,11 @@ def test_aborted_while_it_is_passed_on(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOTCONN, "gone"), ValueError("a bug")])
-def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
+def test_connection_that_cannot_be_handed_over_is_closed(
+    machine: Machine, error: Exception
+) -> None:
     """
-    A connection that cannot be handed over is closed; a bug is logged.
+    A bug is logged.
     """
 
     async def connect_accepted_socket(*_: object) -> None:
@@ -580,10 +563,9 @@ def test_it_cannot_be_passed_on(machine: Machine, error: Exception) -> None:
     assert machine.received(client) == b""
 
 
-def test_too_many(loop: asyncio.AbstractEventLoop) -> None:
-    """
-    A connection too many is answered 503; one that rests makes room.
-    """
+def test_connection_beyond_the_limit_gets_503_unless_one_is_idle(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     for machine in running(loop, Server(connections=1, hosts=("h",))):
         machine.server.store.held = True
         first = machine.connect(NEXT)
@@ -614,10 +596,7 @@ def readable(client: socket.socket) -> bool:
     return True
 
 
-def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
-    """
-    The rate limit of a client counts for these connections too.
-    """
+def test_rate_limit_counts_brief_connections_too(loop: asyncio.AbstractEventLoop) -> None:
     for machine in running(loop, Server(rate=3, hosts=("h",))):
         for _ in range(3):
             assert b"200 OK" in machine.ask(CURRENT)
@@ -628,13 +607,11 @@ def test_the_rate_of_a_client(loop: asyncio.AbstractEventLoop) -> None:
 @pytest.mark.parametrize(
     "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 )
-def test_no_descriptors(
+def test_listener_retries_while_descriptors_or_memory_are_missing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """
-    New clients wait a moment while there are no file descriptors or no memory for them.
-
-    They are then served.  The log gives the reason, once.
+    New clients are served then. The log gives the reason once.
     """
     monkeypatch.setattr(accepting, "RETRY_DELAY_SECONDS", 0.001)
     machine.listening.error = OSError(number, "none left")
@@ -646,21 +623,18 @@ def test_no_descriptors(
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM])
-def test_one_that_is_gone_already(machine: Machine, number: int) -> None:
-    """
-    A connection that is gone before it is accepted does not make the others wait.
-    """
+def test_connection_reset_before_accept_does_not_delay_the_others(
+    machine: Machine, number: int
+) -> None:
     machine.listening.error = OSError(number, "no")
     with capturedLogs() as events:
         assert b"200 OK" in machine.ask(CURRENT)
     assert events == []
 
 
-def test_stopped(machine: Machine) -> None:
+def test_stopped_listener_accepts_no_client(machine: Machine) -> None:
     """
-    A stopped port accepts no client any more, also during its retry delay.
-
-    Clients that are there are answered.
+    Not during its retry delay either. Connected clients get their responses.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)

@@ -50,12 +50,9 @@ def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
             etcd.answer()
 
 
-def test_reads_share_an_answer(etcd: FakeCaller) -> None:
+def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeCaller) -> None:
     """
-    A read on etcd is not parsed again, and is answered by the store.
-
-    One question serves all reads that wait for it, and each read is answered only when the
-    question's answer has come.
+    Each read waits for the response of etcd.
     """
     server = begun(etcd)
     parsed = server.shared.requests.asked
@@ -75,12 +72,7 @@ def test_reads_share_an_answer(etcd: FakeCaller) -> None:
     assert server.shared.requests.asked == parsed
 
 
-def test_steps(etcd: FakeCaller) -> None:
-    """
-    A step with an idempotency key is not parsed again either.
-
-    A step whose key was used is replayed.
-    """
+def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeCaller) -> None:
     server = begun(etcd)
     parsed = server.shared.requests.asked
     wire = server.connect()
@@ -95,10 +87,7 @@ def test_steps(etcd: FakeCaller) -> None:
     assert server.shared.requests.asked == parsed
 
 
-def test_an_etcd_that_is_away(etcd: FakeCaller) -> None:
-    """
-    A request that etcd cannot answer is refused, and is not parsed for that.
-    """
+def test_request_without_etcd_is_refused_and_keeps_its_plan(etcd: FakeCaller) -> None:
     server = begun(etcd)
     parsed = server.shared.requests.asked
     wire = server.connect()

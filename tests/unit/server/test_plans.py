@@ -296,11 +296,9 @@ def kept(whole: object) -> Iterator[bytes]:
 @pytest.mark.parametrize(
     "name", [b"Authorization", b"Proxy-Authorization", b"Cookie", b"Idempotency-Key"]
 )
-def test_no_secret_is_kept(server: Server, name: bytes) -> None:
+def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     """
-    The plan cache keeps no secret.
-
-    There is none in a request's bytes, in its shape or in its lines.
+    Neither in a request's bytes, nor in a template, nor in lines.
     """
     wire = server.connect()
     secret = NEXT + name + b": Bearer-s3cret\r\n"
@@ -312,12 +310,7 @@ def test_no_secret_is_kept(server: Server, name: bytes) -> None:
     assert [each for each in kept_bytes if b"POST /next" in each]
 
 
-def test_two_hosts_where_none_is_needed(server: Server) -> None:
-    """
-    A request of HTTP/1.0 needs no C{Host}, but two are refused.
-
-    This holds also where the shape of the request's head is known without any C{Host}.
-    """
+def test_two_hosts_in_http_1_0_are_refused_with_a_template_too(server: Server) -> None:
     start, end = b"GET /current HTTP/1.0\r\nUser-Agent: a\r\n", b"X-Z: z\r\n\r\n"
     for number in range(4):
         wire = server.connect()
@@ -330,12 +323,9 @@ def test_two_hosts_where_none_is_needed(server: Server) -> None:
     assert b" 400 " in wire.received
 
 
-def test_a_tag_that_is_sent_again(server: Server) -> None:
+def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> None:
     """
-    A client that asks again and again whether the cursor has moved is recognized.
-
-    The plan cache recognizes the bytes of its request.  The client gets the new value once
-    the cursor has moved.
+    The client gets the new value once the cursor has moved.
     """
     request = CURRENT + b'If-None-Match: "1"\r\n\r\n'
     wire = server.connect()
@@ -383,10 +373,9 @@ STRANGE = [
         (OLD, b"X-Request-ID"),
     ],
 )
-def test_any_value_where_one_differs(start: bytes, name: bytes, strange: bytes) -> None:
-    """
-    A head with any value at all in the line that varies is answered as by the parser.
-    """
+def test_template_and_parser_agree_on_any_value_of_a_varying_line(
+    start: bytes, name: bytes, strange: bytes
+) -> None:
     heads = [start + b"X-Z: z\r\n\r\n"] * 2
     heads += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]
     heads += [start + name + b": " + strange + b"\r\nX-Z: z\r\n\r\n", heads[0]]

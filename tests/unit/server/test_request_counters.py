@@ -53,20 +53,14 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     return server.shared.requests.planned(), server.shared.requests.asked
 
 
-def test_parsed_or_remembered(server: Server) -> None:
-    """
-    A request counts the same, whether the plan cache knew it or not.
-    """
+def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None:
     send(server, *[NEXT] * 3, *[CURRENT] * 5)
     assert counted(server) == {(*COUNTED_NEXT, 200): 3, (*COUNTED_CURRENT, 200): 5}
     assert hits_and_misses(server) == (2 + 4, 2)
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-def test_a_step_that_was_not_taken(remembers: bool) -> None:  # noqa: FBT001 pytest names it
-    """
-    A step that was not taken counts under the status that its caller was told.
-    """
+def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> None:  # noqa: FBT001 pytest names it
     server = Server(remembers=remembers)
     send(server, NEXT)
     server.store.failure = NotTaken("full")
@@ -128,10 +122,7 @@ def test_made_up_paths_and_methods_count_as_one(
     assert counted(server) == {key: 1}
 
 
-def test_no_room(server: Server) -> None:
-    """
-    A refusal for too many connections counts as an answer.
-    """
+def test_refusal_for_too_many_connections_counts_as_a_response(server: Server) -> None:
     server.connections.limit = 0
     send(server, b"")
     assert counted(server) == {("other", "other", 503): 1}

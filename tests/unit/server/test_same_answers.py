@@ -127,16 +127,16 @@ def hold(
     (),
 )
 @example([([KEYED] * 3, True, True), ([KEYED] * 3, False, True)], None, ())
-def test_same_answers(
+def test_responses_are_the_same_with_and_without_plans(
     talks: list[tuple[list[bytes], bool, bool]],
     tokens: frozenset[bytes] | None,
     origins: tuple[str, ...],
 ) -> None:
     """
-    With the plan cache and without it, the same bytes come back.
+    The cursor moves the same way too.
 
-    The cursor goes the same way.  This holds for all methods, paths, headers and versions,
-    repeated, pipelined and in pieces.
+    This holds for all methods, paths, headers and versions, repeated, pipelined and in
+    pieces.
     """
     with_cache, without = (
         Server(remembers=remembers, access=Access(tokens, origins))
@@ -151,11 +151,9 @@ def test_same_answers(
     assert without.shared.requests.planned() == 0
 
 
-def test_split_at_every_byte() -> None:
+def test_requests_split_at_any_byte_get_the_same_responses() -> None:
     """
-    Two requests that are cut anywhere get the same answers.
-
-    This holds after the plan cache has learnt them whole.
+    Also when their plans are known.
     """
     one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
     two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
@@ -168,11 +166,9 @@ def test_split_at_every_byte() -> None:
     assert servers[0].shared.requests.planned() > servers[0].shared.requests.asked
 
 
-def test_most_of_it_is_remembered() -> None:
+def test_usual_request_is_parsed_once_and_then_recognized() -> None:
     """
-    A usual request is parsed the first time and found in the plan cache the second time.
-
-    The comparison therefore compares something.
+    So the comparison compares something.
     """
     server = Server()
     one = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"

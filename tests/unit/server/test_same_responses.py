@@ -300,11 +300,9 @@ def converse(pair: Pair, chance: random.Random, count: int) -> None:
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-def test_the_same_answers(setup: str) -> None:
+def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: str) -> None:
     """
-    Both workers answer the same bytes but for the date, and move the cursor the same way.
-
-    They also log the same lines and count the same.  The long form compares 200,000 heads.
+    Except for the date. The long form compares 200,000 heads.
     """
     cases, hits = 0, 0
     for seed in range(amount(short=12, long=400)):
@@ -348,11 +346,9 @@ SOURCES = Path(pexservice.__file__).parent
 
 
 @pytest.mark.parametrize("room", ["web", "server"])
-def test_one_module_reads_headers(room: str) -> None:
+def test_only_one_module_reads_headers(room: str) -> None:
     """
-    Only C{parameters.read} is given a request's headers.
-
-    Nothing can therefore depend on a header that is not in its table.
+    So nothing depends on a header that is not in its table.
     """
     for path in (SOURCES / room).rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -370,9 +366,6 @@ def test_one_module_reads_headers(room: str) -> None:
                 assert node.attr not in ("getHeader", "getAllHeaders", "getCookie"), path
 
 
-def test_deciding_headers_have_a_meaning() -> None:
-    """
-    Each header that decides which operation a request asks for tells how its values differ.
-    """
+def test_each_deciding_header_has_a_function_for_its_meaning() -> None:
     deciding = {name for name, use in HEADERS.items() if use & Use.DECIDES}
     assert set(Server().performer.meanings()) == deciding

@@ -25,10 +25,7 @@ def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_it_changes_when_the_client_reads(kind: str) -> None:
-    """
-    The number of bytes taken changes when, and only when, the client takes some.
-    """
+def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> None:
     server, client = _pair(kind)
     with server, client:
         server.settimeout(0)
@@ -45,10 +42,7 @@ def test_it_changes_when_the_client_reads(kind: str) -> None:
             client.recv(65536)
 
 
-def test_no_number_without_an_open_socket() -> None:
-    """
-    There is no number without a socket or for a closed socket.
-    """
+def test_closed_or_missing_socket_has_no_number() -> None:
     closed = socket.socket()
     closed.close()
     assert bytes_taken(None) is None

@@ -44,10 +44,8 @@ def answers(sent: bytes) -> tuple[bytes, bool, int]:
         STEP[:-2],
     ],
 )
-def test_trailers_are_headers(trailers: bytes) -> None:
+def test_malformed_trailers_are_refused_with_all_behind_them(trailers: bytes) -> None:
     """
-    A request with malformed trailers is refused with all that is behind it.
-
     Another server could have seen another end of the request.
     """
     received, closed, revision = answers(HEAD + b"0\r\n" + trailers + b"\r\n" + STEP)
@@ -58,10 +56,7 @@ def test_trailers_are_headers(trailers: bytes) -> None:
 
 
 @pytest.mark.parametrize("trailers", [b"", b"a: b\r\n", b"a:\r\nb: \xff\t \r\n"])
-def test_trailers_are_passed_over(trailers: bytes) -> None:
-    """
-    Well-formed trailers change nothing.
-    """
+def test_well_formed_trailers_are_ignored(trailers: bytes) -> None:
     received, closed, revision = answers(HEAD + b"0\r\n" + trailers + b"\r\n" + STEP)
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
     assert (closed, revision) == (False, 2)
@@ -69,7 +64,7 @@ def test_trailers_are_passed_over(trailers: bytes) -> None:
 
 @pytest.mark.parametrize("byte", [b"\x7f", b"\x80", b"\xb0", b"\xff"])
 @pytest.mark.parametrize("target", [b"/next%b", b"/next?%b", b"/%b"])
-def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
+def test_request_line_beyond_ascii_is_refused(target: bytes, byte: bytes) -> None:
     """
     A request line with a byte beyond ASCII is refused.
 
@@ -83,13 +78,7 @@ def test_a_request_line_is_plain_ascii(target: bytes, byte: bytes) -> None:
 
 
 @pytest.mark.parametrize("target", [b"example.com:443", b"example.com", b"*"])
-def test_there_are_no_tunnels(target: bytes) -> None:
-    """
-    A client that takes the service for a proxy gets 405.
-
-    The bytes that the client meant for the other end of the tunnel are not read as a
-    request.
-    """
+def test_connect_gets_405_and_the_tunnel_bytes_are_not_read(target: bytes) -> None:
     sent = b"CONNECT %b HTTP/1.1\r\nHost: example.com:443\r\n\r\n" % target
     received, closed, revision = answers(sent + STEP)
     assert received.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
@@ -112,13 +101,13 @@ LOOK = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
     ],
 )
 @pytest.mark.parametrize("remembers", [True, False])
-def test_one_empty_line(
+def test_one_empty_line_before_a_request_is_ignored(
     chunks: list[bytes],
     statuses: list[int],
     remembers: bool,  # noqa: FBT001 pytest passes it by its name
 ) -> None:
     """
-    One empty line is passed over before each request, with the plan cache and without it.
+    With a plan and without.
     """
     wire = Server(remembers=remembers).connect()
     for chunk in chunks:
@@ -127,11 +116,9 @@ def test_one_empty_line(
     assert [int(each) for each in re.findall(rb"HTTP/1.1 (\d+)", wire.received)] == statuses
 
 
-def test_an_empty_line_begins_a_request() -> None:
+def test_connection_with_only_an_empty_line_gets_408() -> None:
     """
-    A connection on which only an empty line came does not rest.
-
-    The connection is answered 408 when its time is over.
+    It is not idle.
     """
     server = Server()
     wire = server.connect()

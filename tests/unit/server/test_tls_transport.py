@@ -313,7 +313,7 @@ def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> 
     assert peer.raw.reads
 
 
-def test_close_sends_close_notify(peer: Peer) -> None:
+def test_close_sends_close_notify_to_the_client(peer: Peer) -> None:
     """
     So the client knows that nothing was cut off.
     """

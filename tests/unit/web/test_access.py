@@ -38,17 +38,16 @@ class TestTokens:
     """
 
     @pytest.mark.parametrize("value", ["Bearer first", "bearer  second", "BEARER first "])
-    def test_a_token(self, call: Caller, value: str) -> None:
+    def test_each_token_of_the_file_allows_a_step(self, call: Caller, value: str) -> None:
         """
-        Any of the tokens moves; the scheme's case does not matter.
+        The scheme's case does not matter.
         """
         assert call("POST", "/next", Authorization=value).body == b"1\n"
 
     @pytest.mark.parametrize("value", [None, "", "Basic Zmlyc3Q6", "first"])
-    def test_no_token(self, call: Caller, value: str | None) -> None:
-        """
-        A step without a token gets 401 with a challenge.
-        """
+    def test_step_without_a_token_gets_401_with_a_challenge(
+        self, call: Caller, value: str | None
+    ) -> None:
         headers = {} if value is None else {"Authorization": value}
         answer = call("POST", "/next", **headers)
         assert answer.status == 401
@@ -56,26 +55,22 @@ class TestTokens:
         assert call("GET", "/current")["Pex-Revision"] == "0"
 
     @pytest.mark.parametrize("value", ["Bearer third", "Bearer", "Bearer first second"])
-    def test_a_wrong_token(self, call: Caller, value: str) -> None:
-        """
-        A step with a wrong token gets 401 that says so.
-        """
+    def test_step_with_a_wrong_token_gets_401_that_says_so(
+        self, call: Caller, value: str
+    ) -> None:
         answer = call("GET", "/reset", Authorization=value)
         assert answer.status == 401
         assert 'error="invalid_token"' in (answer["WWW-Authenticate"] or "")
 
-    def test_two_tokens(self, call: Caller) -> None:
+    def test_step_with_two_tokens_gets_401(self, call: Caller) -> None:
         """
-        A step with two tokens gets 401, as it is not clear which of them is meant.
+        The service does not guess which of them is meant.
         """
         answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
         assert answer.status == 401
 
     @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
-    def test_reading_takes_none(self, call: Caller, path: str) -> None:
-        """
-        Reading takes no token; tokens are for moving the cursor.
-        """
+    def test_read_needs_no_token(self, call: Caller, path: str) -> None:
         assert call("GET", path).status == 200
 
 
@@ -84,9 +79,9 @@ class TestTokenFile:
     Tests of the file that the tokens are in.
     """
 
-    def test_read(self, tmp_path: Path) -> None:
+    def test_token_file_has_one_token_per_line(self, tmp_path: Path) -> None:
         """
-        A token file has one token a line; comments and empty lines are passed over.
+        Comments and empty lines are ignored.
         """
         path = tmp_path / "tokens"
         path.write_text("# team\nfirst\n\n  sec-ond~+/==  \n")
@@ -101,20 +96,16 @@ class TestTokenFile:
             (b"\xff\n", "is not plain ASCII"),
         ],
     )
-    def test_bad(self, tmp_path: Path, content: bytes, message: str) -> None:
-        """
-        The error about a bad token file names the file, and the line of a bad token.
-        """
+    def test_error_about_a_bad_token_names_file_and_line(
+        self, tmp_path: Path, content: bytes, message: str
+    ) -> None:
         path = tmp_path / "tokens"
         path.write_bytes(content)
         with pytest.raises(BadTokens, match=message) as caught:
             read_tokens(str(path))
         assert str(path) in str(caught.value)
 
-    def test_missing(self, tmp_path: Path) -> None:
-        """
-        The error about a missing token file names the file.
-        """
+    def test_error_about_a_missing_token_file_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match=r"missing: No such file"):
             read_tokens(str(tmp_path / "missing"))
 
@@ -139,13 +130,11 @@ class TestPages:
     )
     @pytest.mark.parametrize("method", ["GET", "POST"])
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
-    def test_refused(
+    def test_cross_origin_or_prefetching_step_is_refused_and_moves_nothing(
         self, method: str, path: str, name: str, value: str | list[str], words: bytes
     ) -> None:
         """
-        A cross-origin or prefetching request to move is refused, and moves nothing.
-
-        Such a request is refused by GET and by POST.  Reading is not refused.
+        By GET and by POST. Reads are not refused.
         """
         call = Caller()
         headers = {name.replace("-", "_"): value}
@@ -162,18 +151,12 @@ class TestPages:
             {"Origin": "http://localhost"},
         ],
     )
-    def test_taken(self, method: str, headers: dict[str, str]) -> None:
-        """
-        A request from the service's own page or from the address bar moves.
-        """
+    def test_step_from_the_own_page_or_the_address_bar_is_made(
+        self, method: str, headers: dict[str, str]
+    ) -> None:
         assert Caller()(method, "/next", **headers).body == b"1\n"
 
-    def test_a_named_origin_may(self) -> None:
-        """
-        A cross-site request of a named origin moves, but a prefetch does not.
-
-        The cross-site request is meant.  A prefetch does not move even from a named origin.
-        """
+    def test_page_of_a_named_origin_may_step_but_not_prefetch(self) -> None:
         call = Caller(Access(origins=[ORIGIN]))
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
         assert call("GET", "/next", **cross).body == b"1\n"
@@ -183,10 +166,7 @@ class TestPages:
         cross["Origin"] = "https://example.org"
         assert call("POST", "/next", **cross).status == 403
 
-    def test_events(self) -> None:
-        """
-        A page of another origin gets no stream.
-        """
+    def test_page_of_another_origin_gets_no_stream(self) -> None:
         call = Caller()
         answer = call("GET", "/events", Sec_Fetch_Site="cross-site")
         assert (answer.status, len(call.events)) == (403, 0)
@@ -209,9 +189,11 @@ class TestOrigins:
         ("method", "path"),
         [("GET", "/current"), ("POST", "/next"), ("GET", "/nothing"), ("PUT", "/next")],
     )
-    def test_every_answer(self, call: Caller, method: str, path: str) -> None:
+    def test_every_response_allows_the_named_origin_to_read_it(
+        self, call: Caller, method: str, path: str
+    ) -> None:
         """
-        Every answer, also an error, tells the named origin that its page may read it.
+        Errors too.
         """
         answer = call(method, path, Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] == ORIGIN
@@ -219,20 +201,17 @@ class TestOrigins:
         assert answer.headers.getRawHeaders("Vary") == ["Origin", "Accept"]
 
     @pytest.mark.parametrize("origin", ["https://example.org", "null", ORIGIN + "."])
-    def test_others(self, call: Caller, origin: str) -> None:
+    def test_response_to_another_origin_allows_nothing(
+        self, call: Caller, origin: str
+    ) -> None:
         """
-        An answer to another origin allows nothing.
-
-        The answer tells caches that it depends on the origin.
+        Caches learn that the response depends on the origin.
         """
         answer = call("GET", "/current", Origin=origin)
         assert answer["Access-Control-Allow-Origin"] is None
         assert answer.headers.getRawHeaders("Vary") == ["Origin", "Accept"]
 
-    def test_preflight(self, call: Caller) -> None:
-        """
-        A browser that asks first is told what it may send; no token is needed to ask.
-        """
+    def test_preflight_lists_allowed_headers_and_needs_no_token(self, call: Caller) -> None:
         asked = {
             "Origin": ORIGIN,
             "Access_Control_Request_Method": "POST",
@@ -248,10 +227,7 @@ class TestOrigins:
         asked["Origin"] = "https://example.org"
         assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
 
-    def test_without_named_origins(self) -> None:
-        """
-        Without named origins, an answer has no header about them.
-        """
+    def test_responses_have_no_cors_headers_without_named_origins(self) -> None:
         answer = Caller()("GET", "/current", Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] is None
         assert answer["Vary"] == "Accept"

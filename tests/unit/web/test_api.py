@@ -40,10 +40,7 @@ def values(call: Caller, *paths: str) -> list[str]:
     return [call("POST" if path in MOVING else "GET", path).body.decode() for path in paths]
 
 
-def test_the_example(call: Caller) -> None:
-    """
-    Each answer shows the value after the move.
-    """
+def test_each_response_shows_the_value_after_the_step(call: Caller) -> None:
     assert values(call, *["/next"] * 8) == [f"{n}\n" for n in (1, 1, 2, 3, 5, 8, 13, 21)]
     assert values(call, "/previous", "/current", "/reset", "/previous", "/current") == [
         "13\n",
@@ -56,20 +53,15 @@ def test_the_example(call: Caller) -> None:
 
 
 @pytest.mark.parametrize("path", MOVING)
-def test_get_moves_as_post_does(call: Caller, path: str) -> None:
+def test_get_makes_a_step_as_post_does(call: Caller, path: str) -> None:
     """
-    GET moves as POST does; it is kept because the original API has it.
+    The original API has it.
     """
     for revision, method in enumerate(("POST", "GET"), 1):
         assert call(method, path)["Pex-Revision"] == str(revision)
 
 
-def test_text(call: Caller) -> None:
-    """
-    A text answer is the digits and a newline, with the headers about the cursor.
-
-    Every answer about the cursor has these headers.
-    """
+def test_text_is_the_digits_and_a_newline_with_the_cursor_headers(call: Caller) -> None:
     values(call, *["/next"] * 10)
     answer = call("GET", "/current")
     assert (answer.status, answer.body, answer.length) == (200, b"55\n", 3)
@@ -87,12 +79,9 @@ EXPECTED = {
 }
 
 
-def test_json(call: Caller) -> None:
-    """
-    A JSON answer has its members in this order, and an ETag of its own.
-
-    The values in the answer are decimal strings.
-    """
+def test_json_has_its_members_in_order_strings_as_values_and_its_own_etag(
+    call: Caller,
+) -> None:
     values(call, *["/next"] * 10)
     answer = call("GET", "/current", Accept=JSON)
     assert answer.body == (
@@ -102,10 +91,7 @@ def test_json(call: Caller) -> None:
     assert answer["Vary"] == "Accept"
 
 
-def test_json_at_the_origin(call: Caller) -> None:
-    """
-    At the origin, the previous value is null in JSON.
-    """
+def test_previous_is_null_in_json_at_position_0(call: Caller) -> None:
     assert call("GET", "/current", Accept=JSON).json == {
         "position": 0,
         "current": "0",
@@ -135,30 +121,24 @@ def test_json_at_the_origin(call: Caller) -> None:
         (";;q=,,", "text"),
     ],
 )
-def test_negotiation(call: Caller, accept: str, kind: str) -> None:
-    """
-    The answer has the preferred one of the two representations.
-
-    The answer is text when the request asks for nothing else.
-    """
+def test_response_has_the_preferred_representation_and_defaults_to_text(
+    call: Caller, accept: str, kind: str
+) -> None:
     content_type = call("GET", "/current", Accept=accept)["Content-Type"]
     assert content_type == {"text": "text/plain; charset=utf-8", "json": JSON}[kind]
 
 
-def test_negotiation_over_two_headers(call: Caller) -> None:
-    """
-    Two C{Accept} lines are one list.
-    """
+def test_two_accept_lines_are_one_list(call: Caller) -> None:
     answer = call("GET", "/current", Accept=["text/plain;q=0.1", JSON])
     assert answer["Content-Type"] == JSON
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[each.path for each in ENDPOINTS])
-def test_methods(call: Caller, endpoint: object) -> None:
+def test_other_methods_get_405_with_the_allowed_ones_and_move_nothing(
+    call: Caller, endpoint: object
+) -> None:
     """
-    Any other method gets 405 with the allowed methods, and moves nothing.
-
-    OPTIONS lists the allowed methods too, and moves nothing either.
+    OPTIONS lists the allowed methods too.
     """
     path = endpoint.path  # type: ignore[attr-defined]
     allow = ALLOW.get(path, "GET, HEAD, OPTIONS")
@@ -172,10 +152,7 @@ def test_methods(call: Caller, endpoint: object) -> None:
 
 
 @pytest.mark.parametrize("path", READING)
-def test_head(call: Caller, path: str) -> None:
-    """
-    HEAD gets the headers of GET, and no body.
-    """
+def test_head_gets_the_headers_of_get_and_no_body(call: Caller, path: str) -> None:
     get, head = call("GET", path), call("HEAD", path)
     assert (head.status, head.body) == (200, b"")
     for name in ("Content-Type", "ETag", "Pex-Revision"):
@@ -202,9 +179,9 @@ def test_head(call: Caller, path: str) -> None:
         "/\u00fc",
     ],
 )
-def test_paths_are_literal(call: Caller, path: str) -> None:
+def test_path_that_is_not_written_literally_gets_404(call: Caller, path: str) -> None:
     """
-    A path that is not written literally gets 404, which lists the paths that exist.
+    The response lists the paths that exist.
     """
     answer = call("POST", path)
     assert answer.status == 404
@@ -219,10 +196,7 @@ def test_unknown_parameters_are_ignored(call: Caller) -> None:
     assert call("POST", "/next?limit=x&%ff=%&&=").body == b"1\n"
 
 
-def test_problems_as_text(call: Caller) -> None:
-    """
-    A problem as text is one line.
-    """
+def test_problem_as_text_is_one_line(call: Caller) -> None:
     answer = call("DELETE", "/next")
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.body == b"method not allowed; use one of POST, GET, OPTIONS\n"
@@ -230,10 +204,9 @@ def test_problems_as_text(call: Caller) -> None:
 
 
 @pytest.mark.parametrize("accept", [JSON, "application/problem+json", "application/*"])
-def test_problems_as_json(call: Caller, accept: str) -> None:
-    """
-    A client that accepts JSON gets a problem as RFC 9457 has it.
-    """
+def test_client_that_accepts_json_gets_a_problem_of_rfc_9457(
+    call: Caller, accept: str
+) -> None:
     answer = call("DELETE", "/next", Accept=accept)
     assert answer["Content-Type"] == "application/problem+json"
     assert answer.json == {
@@ -244,10 +217,7 @@ def test_problems_as_json(call: Caller, accept: str) -> None:
     }
 
 
-def test_index(call: Caller) -> None:
-    """
-    The index names every endpoint, as text and as JSON.
-    """
+def test_index_names_every_endpoint_as_text_and_json(call: Caller) -> None:
     text, json = call("GET", "/"), call("GET", "/", Accept=JSON)
     assert text["Content-Type"] == "text/plain; charset=utf-8"
     for endpoint in ENDPOINTS:
@@ -271,9 +241,11 @@ class TestPostOnly:
         return Caller(table=POST_ONLY)
 
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
-    def test_methods(self, call: Caller, path: str) -> None:
+    def test_get_on_a_stepping_path_gets_405_and_post_steps(
+        self, call: Caller, path: str
+    ) -> None:
         """
-        GET on a moving path gets 405 and moves nothing; POST moves; OPTIONS says so.
+        OPTIONS says so.
         """
         answer = call("GET", path)
         assert (answer.status, answer["Allow"]) == (405, "POST, OPTIONS")
@@ -281,9 +253,11 @@ class TestPostOnly:
         assert call("GET", "/current")["Pex-Revision"] == "0"
         assert call("POST", path)["Pex-Revision"] == "1"
 
-    def test_descriptions(self, call: Caller) -> None:
+    def test_post_only_index_and_openapi_document_have_no_get_that_steps(
+        self, call: Caller
+    ) -> None:
         """
-        The index and the OpenAPI document have no GET that moves, and all the rest.
+        They have all the rest.
         """
         index = call("GET", "/", Accept=JSON).json["endpoints"]
         methods = {each["path"]: each["methods"] for each in index}
@@ -300,11 +274,11 @@ class TestIdempotency:
     Tests of C{Idempotency-Key}.
     """
 
-    def test_a_repeat(self, call: Caller) -> None:
+    def test_repeated_key_gets_the_first_response_and_makes_no_step(
+        self, call: Caller
+    ) -> None:
         """
-        A repeat moves nothing, and gets the answer of the first request.
-
-        This holds whatever requests came since.
+        Whatever requests arrived in between.
         """
         first = call("POST", "/next", Idempotency_Key="k")
         values(call, "/next", "/reset")
@@ -315,7 +289,7 @@ class TestIdempotency:
             assert again[name] == first[name]
         assert call("GET", "/current")["Pex-Revision"] == "3"
 
-    def test_a_repeat_by_get(self, call: Caller) -> None:
+    def test_repeated_key_by_get_is_replayed_too(self, call: Caller) -> None:
         """
         A repeat is recognized by its transition, whatever its method and representation.
         """
@@ -323,20 +297,18 @@ class TestIdempotency:
         again = call("GET", "/next", Idempotency_Key="k", Accept=JSON)
         assert (again.json["revision"], again["Idempotency-Replayed"]) == (1, "true")
 
-    def test_another_endpoint(self, call: Caller) -> None:
-        """
-        A key that was used for another endpoint gets 422, which names that endpoint.
-        """
+    def test_key_used_for_another_endpoint_gets_422_that_names_it(
+        self, call: Caller
+    ) -> None:
         call("POST", "/next", Idempotency_Key="k")
         answer = call("POST", "/reset", Idempotency_Key="k")
         assert answer.status == 422
         assert b"was used for /next" in answer.body
         assert call("GET", "/current")["Pex-Revision"] == "1"
 
-    def test_two_at_once(self, call: Caller) -> None:
-        """
-        The second of two requests with one key waits for the first, and is replayed.
-        """
+    def test_second_of_two_requests_with_one_key_waits_and_is_replayed(
+        self, call: Caller
+    ) -> None:
         call.store.held = True
         first = call.begin("POST", "/next", Idempotency_Key="k")
         second = call.begin("POST", "/next", Idempotency_Key="k")
@@ -349,25 +321,23 @@ class TestIdempotency:
     @pytest.mark.parametrize(
         "key", ["", " ", "a b", "\u00e9", "k" * 256, "a\x7f", ["a", "b"], ["a", "a"]]
     )
-    def test_invalid_keys(self, call: Caller, key: str | list[str]) -> None:
-        """
-        A malformed key gets 400, and nothing moves.
-        """
+    def test_malformed_key_gets_400_and_makes_no_step(
+        self, call: Caller, key: str | list[str]
+    ) -> None:
         answer = call("POST", "/next", Idempotency_Key=key)
         assert answer.status == 400
         assert b"Idempotency-Key must be" in answer.body
         assert call("GET", "/current")["Pex-Revision"] == "0"
 
     @pytest.mark.parametrize("key", ["k" * 255, "!", "~", '"8e03978e-40d5"', "a,b;c"])
-    def test_valid_keys(self, call: Caller, key: str) -> None:
-        """
-        A key is any visible ASCII, and up to 255 characters of it.
-        """
+    def test_key_of_1_to_255_visible_ascii_characters_is_accepted(
+        self, call: Caller, key: str
+    ) -> None:
         call("POST", "/next", Idempotency_Key=key)
         answer = call("POST", "/next", Idempotency_Key=key)
         assert answer["Idempotency-Replayed"] == "true"
 
-    def test_reading_has_no_use_for_it(self, call: Caller) -> None:
+    def test_read_ignores_the_idempotency_key(self, call: Caller) -> None:
         """
         An idempotency key is ignored where nothing moves.
         """
@@ -382,15 +352,19 @@ class TestPreconditions:
     @pytest.mark.parametrize(
         "tags", ['"1"', '"1-json"', "*", '"9", "1"', ' "a,b" ,, "1-json"', ['"9"', '"1"']]
     )
-    def test_if_match_holds(self, call: Caller, tags: str | list[str]) -> None:
+    def test_step_with_the_present_tag_in_if_match_is_made(
+        self, call: Caller, tags: str | list[str]
+    ) -> None:
         """
-        A step moves if C{If-Match} has the present tag, in either form, in a list too.
+        In either form, and in a list.
         """
         call("POST", "/next")
         assert call("POST", "/next", If_Match=tags)["Pex-Revision"] == "2"
 
     @pytest.mark.parametrize("tags", ['"0"', '"2"', 'W/"1"', '"1-xml"', '"01"', '""'])
-    def test_if_match_does_not_hold(self, call: Caller, tags: str) -> None:
+    def test_step_with_another_tag_in_if_match_gets_412(
+        self, call: Caller, tags: str
+    ) -> None:
         """
         A step whose C{If-Match} does not hold gets 412, and nothing moves.
 
@@ -414,16 +388,18 @@ class TestPreconditions:
     )
     @pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
     @pytest.mark.parametrize("path", ["/next", "/current"])
-    def test_invalid_tags(self, call: Caller, path: str, name: str, tags: str) -> None:
+    def test_malformed_precondition_gets_400(
+        self, call: Caller, path: str, name: str, tags: str
+    ) -> None:
         """
-        A malformed precondition gets 400, since it must not be passed over.
+        Ignoring it could make an unwanted step.
         """
         answer = call("GET", path, **{name.replace("-", "_"): tags})
         assert answer.status == 400
         assert name.encode() in answer.body
         assert call("GET", "/current")["Pex-Revision"] == "0"
 
-    def test_blanks_take_no_time(self, call: Caller) -> None:
+    def test_blanks_in_a_precondition_are_parsed_in_linear_time(self, call: Caller) -> None:
         """
         A header as long as one may be is refused in linear time, not quadratic.
         """
@@ -434,36 +410,33 @@ class TestPreconditions:
         assert time.monotonic() - began < 5
 
     @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
-    def test_not_modified(self, call: Caller, tags: str) -> None:
+    def test_read_with_a_present_tag_gets_304(self, call: Caller, tags: str) -> None:
         """
-        A read with a present tag gets 304 with the headers and without a body.
-
-        The tags are compared weakly.
+        The response has the headers and no body. The tags are compared weakly.
         """
         for method in ("GET", "HEAD"):
             answer = call(method, "/current", If_None_Match=tags)
             assert (answer.status, answer.body, answer["ETag"]) == (304, b"", '"0"')
             assert answer["Pex-Revision"] == "0"
 
-    def test_modified(self, call: Caller) -> None:
-        """
-        A read with the tag of another revision gets the value.
-        """
+    def test_read_with_the_tag_of_another_revision_gets_the_value(
+        self, call: Caller
+    ) -> None:
         call("POST", "/next")
         assert call("GET", "/current", If_None_Match='"0"').body == b"1\n"
 
-    def test_if_match_on_a_read(self, call: Caller) -> None:
+    def test_read_with_another_tag_in_if_match_gets_412(self, call: Caller) -> None:
         """
         A read whose C{If-Match} holds gets 200, and 412 otherwise.
         """
         assert call("GET", "/current", If_Match='"0"').status == 200
         assert call("GET", "/current", If_Match='"1"').status == 412
 
-    def test_if_none_match_on_a_move(self, call: Caller) -> None:
+    def test_step_with_the_present_tag_in_if_none_match_is_not_made(
+        self, call: Caller
+    ) -> None:
         """
-        A step with C{If-None-Match} moves if the cursor is elsewhere.
-
-        Otherwise the step gets 412, or 304 if its method is GET.
+        It gets 412, or 304 if its method is GET.
         """
         assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
         assert call("POST", "/next", If_None_Match='"1"').status == 412
@@ -471,11 +444,9 @@ class TestPreconditions:
         assert call("GET", "/next", If_Match='"9"', If_None_Match='"1"').status == 412
         assert call("GET", "/current")["Pex-Revision"] == "1"
 
-    def test_two_at_once(self, call: Caller) -> None:
+    def test_second_of_two_steps_from_one_revision_gets_412(self, call: Caller) -> None:
         """
-        Of two moves from one revision, the first is made and the second gets 412.
-
-        The second move gets 412 only when the first is durable.
+        Only when the first one is durable.
         """
         call.store.held = True
         first = call.begin("POST", "/next", If_Match='"0"')
@@ -492,11 +463,11 @@ class TestHistory:
     Tests of C{/history}.
     """
 
-    def test_json(self, call: Caller) -> None:
+    def test_history_as_json_has_the_newest_transition_first_without_values(
+        self, call: Caller
+    ) -> None:
         """
-        The history as JSON has the newest transition first, and no values.
-
-        Each transition has the position that it led to, and its time.
+        Each has the position that it led to, and its time.
         """
         values(call, "/next", "/next", "/previous")
         answer = call("GET", "/history", Accept=JSON)
@@ -511,26 +482,20 @@ class TestHistory:
         }
         assert (answer["Pex-Revision"], answer["ETag"]) == ("3", '"3-json"')
 
-    def test_text(self, call: Caller) -> None:
-        """
-        The history as text has one line for each transition.
-        """
+    def test_history_as_text_has_one_line_per_transition(self, call: Caller) -> None:
         values(call, "/next", "/reset")
         assert call("GET", "/history").body.decode().splitlines() == [
             "2026-11-18T11:06:40.123456Z revision 2 reset to position 0",
             "2026-11-18T11:06:40.123456Z revision 1 next to position 1",
         ]
 
-    def test_empty(self, call: Caller) -> None:
-        """
-        An empty history is an empty body, with a length of 0.
-        """
+    def test_empty_history_is_an_empty_body_with_length_0(self, call: Caller) -> None:
         answer = call("GET", "/history")
         assert (answer.status, answer.body, answer.length) == (200, b"", 0)
 
-    def test_pages(self, call: Caller) -> None:
+    def test_following_the_links_gives_every_transition_once(self, call: Caller) -> None:
         """
-        Following the links gives every transition once, 100 at a time by default.
+        100 at a time by default.
         """
         values(call, *["/next"] * 250)
         path, seen, sizes = "/history", [], []
@@ -545,10 +510,9 @@ class TestHistory:
         assert seen == [*range(250, 0, -1)]
         assert sizes == [100, 100, 50]
 
-    def test_parameters(self, call: Caller) -> None:
-        """
-        The parameters choose how many transitions there are, and below which revision.
-        """
+    def test_parameters_choose_number_and_revisions_of_the_transitions(
+        self, call: Caller
+    ) -> None:
         values(call, *["/next"] * 9)
         page = call("GET", "/history?before=5&limit=2", Accept=JSON).json
         assert [each["revision"] for each in page["transitions"]] == [4, 3]
@@ -573,24 +537,17 @@ class TestHistory:
             "before=123456789012345678901",
         ],
     )
-    def test_bad_parameters(self, call: Caller, query: str) -> None:
-        """
-        A bad parameter gets 400, which names the parameter and its range.
-        """
+    def test_bad_parameter_gets_400_that_names_it_and_its_range(
+        self, call: Caller, query: str
+    ) -> None:
         answer = call("GET", f"/history?{query}")
         assert answer.status == 400
         assert f"the parameter {query.partition('=')[0]} must be" in answer.body.decode()
 
-    def test_largest_parameters(self, call: Caller) -> None:
-        """
-        The largest values of the parameters are allowed.
-        """
+    def test_largest_values_of_the_parameters_are_allowed(self, call: Caller) -> None:
         assert call("GET", f"/history?limit=1000&before={2**64}").status == 200
 
-    def test_not_modified(self, call: Caller) -> None:
-        """
-        The history takes the same preconditions as the cursor.
-        """
+    def test_history_respects_the_preconditions_of_the_cursor(self, call: Caller) -> None:
         assert call("GET", "/history", If_None_Match='"0"').status == 304
 
 
@@ -599,9 +556,9 @@ class TestFaults:
     Tests of the store's failures, as callers see them.
     """
 
-    def test_not_taken(self, call: Caller) -> None:
+    def test_step_that_the_store_did_not_take_gets_503(self, call: Caller) -> None:
         """
-        A step that the store did not take gets 503, which says that nothing was moved.
+        The response says that nothing was moved.
         """
         call.store.failure = NotTaken("the store is full")
         answer = call("POST", "/next", Accept=JSON)
@@ -612,11 +569,9 @@ class TestFaults:
         assert call("POST", "/next").body == b"1\n"
         assert not call.fatal
 
-    def test_unknown(self, call: Caller) -> None:
+    def test_step_with_unknown_outcome_gets_503_of_its_own_type(self, call: Caller) -> None:
         """
-        A step of unknown outcome gets 503 of its own type, and no more steps are taken.
-
-        Reads go on.
+        No more steps are accepted; reads are.
         """
         call("POST", "/next")
         call.store.failure = OSError(5, "Input/output error")
@@ -629,9 +584,11 @@ class TestFaults:
         assert call("GET", "/current").body == b"1\n"
         assert call("GET", "/readyz").status == 503
 
-    def test_a_bug(self, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_bug_gets_500_without_a_traceback(
+        self, call: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """
-        A bug gets 500 without a traceback, which is in the log.
+        The log has the traceback.
         """
         logged: list[object] = []
         globalLogPublisher.addObserver(cast(ILogObserver, logged.append))
@@ -644,13 +601,11 @@ class TestFaults:
         assert "ZeroDivisionError" in str(logged)
 
     @pytest.mark.parametrize("name", ["admit", "call"])
-    def test_a_bug_before_an_operation(
+    def test_bug_in_a_handler_gets_500_and_keeps_the_connection(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
-        A bug before an operation does its work gets 500, with each header once.
-
-        The connection goes on.
+        Each header stands in the response once.
         """
         server = Server()
         wire = server.connect()
@@ -681,9 +636,9 @@ class TestHealth:
     """
 
     @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-    def test_ok(self, call: Caller, path: str) -> None:
+    def test_healthy_service_responds_with_ok(self, call: Caller, path: str) -> None:
         """
-        A healthy service answers C{ok}, as Kubernetes expects it.
+        As Kubernetes expects it.
         """
         answer = call("GET", path)
         assert (answer.status, answer.body, answer["Cache-Control"]) == (
@@ -695,19 +650,15 @@ class TestHealth:
     @pytest.mark.parametrize(
         "query", ["verbose", "verbose=", "verbose=true", "a=b&verbose"]
     )
-    def test_verbose(self, call: Caller, query: str) -> None:
-        """
-        A verbose answer has each check on a line.
-        """
+    def test_verbose_health_has_each_check_on_a_line(
+        self, call: Caller, query: str
+    ) -> None:
         assert call("GET", f"/livez?{query}").body == (
             b"[+]reactor ok\nlivez check passed\n"
         )
         assert call("GET", f"/readyz?{query}").body == b"[+]store ok\nreadyz check passed\n"
 
-    def test_draining(self, call: Caller) -> None:
-        """
-        A stopping service is alive and not ready.
-        """
+    def test_stopping_service_is_alive_and_not_ready(self, call: Caller) -> None:
         call.committer.drain()
         answer = call("GET", "/readyz")
         assert answer.status == 503
@@ -717,10 +668,7 @@ class TestHealth:
         assert call("GET", "/livez").status == 200
 
 
-def test_with_synchronous_commit_off() -> None:
-    """
-    With synchronous commit off, an answer does not wait for the disk.
-    """
+def test_response_does_not_wait_for_the_disk_with_synchronous_commit_off() -> None:
     call = Caller(synchronous=False)
     call.store.held = True
     answer = call("POST", "/next")
@@ -735,21 +683,16 @@ JSON_ANSWERS = ("/", "/current", "/history", "/livez", "/readyz", "/openapi.json
 
 
 @pytest.mark.parametrize("path", JSON_ANSWERS)
-def test_json_ends_with_a_newline(path: str, call: Caller) -> None:
-    """
-    JSON ends with a newline, as text does.
-
-    So a terminal's prompt stands on a line of its own.
-    """
+def test_json_ends_with_a_newline_as_text_does(path: str, call: Caller) -> None:
     answer = call("GET", path, Accept="application/json")
     assert (answer["Content-Type"] or "").endswith("json")
     assert answer.body.endswith(b"}\n")
     assert not answer.body.endswith(b"\n\n")
 
 
-def test_health_as_json(call: Caller) -> None:
+def test_health_as_json_has_each_check_by_name(call: Caller) -> None:
     """
-    Health as JSON has each check by its name, also when one fails; other clients get text.
+    Also when one fails. Other clients get text.
     """
     answer = call("GET", "/readyz", Accept="application/json")
     assert answer.status == 200

@@ -59,22 +59,20 @@ def peer_of(clients: Clients, host: str | None, local_host: str = "") -> Peer:
         (UNIX, [b"::ffff:192.0.2.1"], "192.0.2.1"),
     ],
 )
-def test_address(
+def test_client_is_the_last_forwarded_address_that_is_no_trusted_proxy(
     peer: str | None, forwarded: list[bytes] | None, expected: str | None
 ) -> None:
     """
-    The client is the last address that is no known proxy's.
-
-    Only a known proxy is believed.
+    Only a trusted proxy is believed.
     """
     clients = Clients(["10.0.0.9"])
     found = clients.client_host(peer_of(clients, peer), forwarded)
     assert found == (expected or "")
 
 
-def test_a_proxy_by_any_spelling() -> None:
+def test_trusted_proxy_is_recognized_in_any_spelling() -> None:
     """
-    An operator may name a proxy in any spelling, also as a dual-stack listener has it.
+    Also as a dual-stack listener has it.
     """
     clients = Clients(["::ffff:10.0.0.9", "2001:DB8:0::9"])
     assert clients.tcp_peer(PROXY, "").trusted
@@ -111,10 +109,9 @@ def test_one_client_for_each_ipv4_address() -> None:
         ("fe80::1%lo", False),
     ],
 )
-def test_is_loopback(address: str, *, loopback: bool) -> None:
-    """
-    An address is loopback only if this machine alone can reach it.
-    """
+def test_address_is_loopback_only_if_no_other_machine_can_reach_it(
+    address: str, *, loopback: bool
+) -> None:
     assert is_loopback(address) is loopback
 
 
@@ -138,9 +135,11 @@ def test_is_loopback(address: str, *, loopback: bool) -> None:
         ("", UNIX, False),
     ],
 )
-def test_whose_host_is_checked(local: str, peer: str | None, *, checked: bool) -> None:
+def test_host_is_checked_on_loopback_except_for_proxies(
+    local: str, peer: str | None, *, checked: bool
+) -> None:
     """
-    Connections over loopback are checked, whatever the listener, but for those of proxies.
+    Whatever the listener.
     """
     clients = Clients(["10.0.0.9"])
     assert peer_of(clients, peer, local).checks_host is checked

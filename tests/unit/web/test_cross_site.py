@@ -67,10 +67,10 @@ def refusal(
         ([], [b"http://" + HOST + b", http://elsewhere.example"], False),
     ],
 )
-def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> None:
+def test_sec_fetch_site_decides_and_origin_only_without_it(
+    sites: list[bytes], origins: list[bytes], *, own: bool
+) -> None:
     """
-    C{Sec-Fetch-Site} decides if the request has it, and C{Origin} otherwise.
-
     Of several values each counts.
     """
     problem = refusal(POLICY, HOST, origins, sites)
@@ -81,10 +81,7 @@ def test_the_rule(sites: list[bytes], origins: list[bytes], *, own: bool) -> Non
         assert "--cors-origin" in problem.detail
 
 
-def test_no_host() -> None:
-    """
-    A request of HTTP/1.0 without a Host has no origin of its own.
-    """
+def test_http_1_0_request_without_host_has_no_origin() -> None:
     assert refusal(POLICY, None, [b"http://localhost"], []) is not None
     assert refusal(POLICY, None, [], []) is None
 
@@ -100,10 +97,9 @@ def test_no_host() -> None:
         ([], False),
     ],
 )
-def test_a_named_origin(origins: list[bytes], *, allowed: bool) -> None:
-    """
-    A named origin is allowed, whatever the browser says of the site; no other origin is.
-    """
+def test_only_a_named_origin_is_allowed_whatever_the_browser_says(
+    origins: list[bytes], *, allowed: bool
+) -> None:
     problem = refusal(WITH_ORIGIN, HOST, origins, [b"cross-site"])
     assert (problem is None) is allowed
 
@@ -119,10 +115,9 @@ def test_a_named_origin(origins: list[bytes], *, allowed: bool) -> None:
         (b"http://localhost", b"localhost:", True),
     ],
 )
-def test_same_host(origin: bytes, host: bytes, *, same: bool) -> None:
-    """
-    The usual ports may be left out; schemes are not compared.
-    """
+def test_default_port_may_be_left_out_and_schemes_are_not_compared(
+    origin: bytes, host: bytes, *, same: bool
+) -> None:
     assert same_host(origin, host) is same
 
 
@@ -140,16 +135,13 @@ def test_same_host(origin: bytes, host: bytes, *, same: bool) -> None:
         ([b"other", b"prefetch"], False),
     ],
 )
-def test_purpose(values: list[bytes], *, meant: bool) -> None:
-    """
-    A request is known that a browser marks as sent ahead of its user.
-    """
+def test_prefetch_is_recognized_by_its_headers(values: list[bytes], *, meant: bool) -> None:
     assert is_ahead(values) is not meant
 
 
-def test_answer_headers() -> None:
+def test_every_response_forbids_sniffing_and_embedding() -> None:
     """
-    Every answer forbids sniffing, and embedding but to a named origin, which may read it.
+    Except for a named origin, which may read the response.
     """
     alone = dict(POLICY.browser_headers([ORIGIN]))
     assert alone == {
@@ -164,10 +156,7 @@ def test_answer_headers() -> None:
     assert b"Cross-Origin-Resource-Policy" not in named
 
 
-def test_preflight_headers() -> None:
-    """
-    Only a named origin is told what it may send, and only when it asks.
-    """
+def test_only_a_named_origin_that_asks_gets_preflight_headers() -> None:
     asks = {b"access-control-request-method": [b"POST"], b"origin": [ORIGIN]}
     headers = dict(WITH_ORIGIN.preflight_headers(asks, b"POST, OPTIONS"))
     assert headers[b"Access-Control-Allow-Methods"] == b"POST, OPTIONS"

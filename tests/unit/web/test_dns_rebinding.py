@@ -40,10 +40,8 @@ def policy(*allowed: str, needed: bool = True) -> HostPolicy:
         b"Pex.Example.Org.:443",
     ],
 )
-def test_answered(host: bytes | None) -> None:
+def test_allowed_and_local_host_names_are_accepted(host: bytes | None) -> None:
     """
-    A request for an allowed name, or one that cannot be anybody else's, is answered.
-
     Case, port and a final dot do not matter.
     """
     assert policy("PEX.example.org").allows(host)
@@ -72,9 +70,9 @@ def test_answered(host: bytes | None) -> None:
         b"\xff",
     ],
 )
-def test_refused(host: bytes) -> None:
+def test_other_host_is_refused_with_the_option_that_allows_it(host: bytes) -> None:
     """
-    A request for any other name is told which option allows it, without repeating the name.
+    The response does not repeat the name.
     """
     rules = policy("pex.example.org")
     assert not rules.allows(host)
@@ -84,20 +82,14 @@ def test_refused(host: bytes) -> None:
     assert "attacker" not in problem.detail
 
 
-def test_not_needed() -> None:
-    """
-    Where steps take a token, or any name is allowed, every host is answered.
-    """
+def test_every_host_is_accepted_with_tokens_or_a_wildcard() -> None:
     foreign = b"attacker.example"
     assert not policy().allows(foreign)
     for rules in (policy(needed=False), policy("*"), policy("pex.example.org", "*")):
         assert rules.allows(foreign)
 
 
-def test_the_log() -> None:
-    """
-    Each refused name is logged once, and no more than L{MAX_LOGGED_HOSTS} names are logged.
-    """
+def test_each_refused_host_is_logged_once_and_only_so_many() -> None:
     rules = policy()
     with capturedLogs() as events:
         for host in (b"a.example", b"A.example:8081", b"b.example.", b"a.example"):

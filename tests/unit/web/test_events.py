@@ -76,9 +76,9 @@ def data(received: bytes) -> Any:
     return json.loads(re.findall(rb"(?m)^data: (.*)$", received)[-1])
 
 
-def test_the_present_state_at_once() -> None:
+def test_stream_begins_with_the_present_state() -> None:
     """
-    A stream begins with the present state, as JSON has it, with the revision for an id.
+    As in JSON, with the revision as id.
     """
     server = Server()
     step(server, 10)
@@ -105,11 +105,9 @@ def test_the_present_state_at_once() -> None:
     }
 
 
-def test_moves_share_an_event() -> None:
+def test_steps_of_a_tenth_of_a_second_share_an_event() -> None:
     """
-    An event with the newest state comes each tenth of a second while the cursor moves.
-
-    The number of moves makes no difference.  No event comes while the cursor rests.
+    It has the newest state. No event is sent while the cursor rests.
     """
     server = Server()
     wire = watch(server)
@@ -138,11 +136,11 @@ def test_a_client_that_comes_between_two_looks() -> None:
 @pytest.mark.parametrize(
     ("last", "expected"), [("2", []), ("1", [2]), ("3", [2]), ("x", [2]), ("", [2])]
 )
-def test_resuming(last: str, expected: list[int]) -> None:
+def test_client_that_knows_the_present_state_does_not_get_it_again(
+    last: str, expected: list[int]
+) -> None:
     """
-    A client that knows the present state is not sent that state again.
-
-    Any other C{Last-Event-ID} counts as no knowledge.
+    Any other C{Last-Event-ID} is ignored.
     """
     server = Server()
     step(server, 2)
@@ -170,10 +168,7 @@ def test_streams_end_when_the_cursor_goes_back() -> None:
     assert (revisions(wire), revisions(again)) == ([3], [0])
 
 
-def test_a_long_value_is_left_out() -> None:
-    """
-    A long value is left out; its event has the number of its digits, and its ends.
-    """
+def test_event_has_the_ends_and_the_digit_count_of_a_long_value() -> None:
     state = state_at(7, 4787)
     text = state.term.text.decode()
     assert data(event(state)) == {
@@ -230,12 +225,7 @@ def test_a_client_that_does_not_read_misses_events() -> None:
     assert revisions(wire) == [0, HEARTBEAT_INTERVALS * 2]
 
 
-def test_the_sweep() -> None:
-    """
-    A stream is neither idle nor late, however long it lasts.
-
-    A stream whose client takes nothing is aborted, as any other answer is.
-    """
+def test_stream_is_never_idle_but_ends_if_its_client_reads_nothing() -> None:
     server = Server()
     healthy, stalled = watch(server), watch(server)
     stalled.protocol.pause_writing()
@@ -254,12 +244,11 @@ def workers(wire: Wire) -> list[Any]:
     return [json.loads(each) for each in found]
 
 
-def test_the_workers() -> None:
+def test_events_about_workers_are_sent_only_on_request() -> None:
     """
-    A client that asks for C{?workers} gets events about the workers.
+    They name the active worker, at once and at each change.
 
-    The events tell which worker serves, at once and at each change, and what became of the
-    worker before.  Other clients get the cursor only.
+    They also have the outcome of the worker before.
     """
     server = Server()
     server.score = Score(0, 1, 1, serving="worker-1", since=1_795_000_000_007)
@@ -290,20 +279,14 @@ def test_the_workers() -> None:
     assert revisions(wire) == revisions(other) == [0]
 
 
-def test_no_workers() -> None:
-    """
-    Without a supervisor, no event about the workers is sent.
-    """
+def test_no_event_about_workers_is_sent_without_a_supervisor() -> None:
     server = Server()
     wire = watch(server, path="/events?workers")
     look(server, 2)
     assert (workers(wire), revisions(wire)) == ([], [0])
 
 
-def test_no_timer_without_streams() -> None:
-    """
-    One timer serves all streams, and stops when the last stream has gone.
-    """
+def test_one_timer_serves_all_streams_and_stops_with_the_last() -> None:
     server = Server()
     before = len(server.clock.calls)
     wires = [watch(server) for _ in range(3)]
@@ -318,10 +301,7 @@ def test_no_timer_without_streams() -> None:
     assert len(server.clock.calls) == before + 1
 
 
-def test_a_cap() -> None:
-    """
-    A client too many is told when to come again, and let in when another has gone.
-    """
+def test_stream_beyond_the_limit_gets_503_until_another_ends() -> None:
     server = Server(streams=2)
     first, _ = watch(server), watch(server)
     refused = watch(server)
@@ -402,12 +382,11 @@ def test_stream_that_is_not_read_makes_room_at_once() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_the_end(version: str) -> None:
+def test_streams_and_their_connections_end_when_the_worker_stops(version: str) -> None:
     """
-    When the worker stops, all streams end, and so do their connections.
+    They end with all that was sent.
 
-    The streams end with all that was sent.  A client that comes later gets one event, and
-    is meant to come back.
+    A client that comes later gets one event, and should reconnect.
     """
     server = Server()
     wire = watch(server, "Connection: keep-alive", version=version)
@@ -434,19 +413,16 @@ def test_the_end_of_a_stream_that_is_not_read() -> None:
     assert wire.transport.aborted
 
 
-def test_a_client_that_closes_its_side() -> None:
-    """
-    A client that half-closes its connection is gone, so its place is free at once.
-    """
+def test_half_closing_client_frees_its_place_at_once() -> None:
     server = Server()
     wire = watch(server)
     wire.end()
     assert (wire.closed, len(server.events)) == (True, 0)
 
 
-def test_requests_behind_it() -> None:
+def test_requests_behind_a_stream_are_never_answered() -> None:
     """
-    Requests behind a stream are never answered: a stream is its connection's last answer.
+    A stream is the last response of its connection.
     """
     server = Server()
     wire = server.connect()
@@ -459,10 +435,7 @@ def test_requests_behind_it() -> None:
     assert server.committer.durable.revision == 0
 
 
-def test_no_cursor_to_show() -> None:
-    """
-    A stream on a store that could not be opened gets 503, which says so, as everywhere.
-    """
+def test_stream_on_an_unopened_store_gets_503() -> None:
     server = Server()
     server.committer.unusable("the store is not there")
     wire = watch(server)
@@ -470,10 +443,7 @@ def test_no_cursor_to_show() -> None:
     assert b"the store is not there; nothing was moved" in wire.received
 
 
-def test_head_opens_no_stream() -> None:
-    """
-    HEAD on C{/events} gets 405, since there would be nothing to say.
-    """
+def test_head_on_events_gets_405() -> None:
     server = Server()
     wire = server.connect()
     wire.send(b"HEAD /events HTTP/1.1\r\nHost: h\r\n\r\n")

@@ -55,10 +55,7 @@ def werkzeugs(offers: tuple[str, ...], value: str) -> str:
 @example("text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8")
 @example("application/json, text/plain;q=0, */*;q=0.1")
 @example("text/plain;format=flowed;q=0.2, text/plain;q=0.7, application/json;q=0.5")
-def test_as_werkzeug(value: str) -> None:
-    """
-    A well-formed value means what werkzeug finds in it.
-    """
+def test_well_formed_accept_means_what_werkzeug_reads(value: str) -> None:
     if len(value) <= MAX_ACCEPT_BYTES:
         for offers in (OFFERS, ("text/plain", "application/json", "text/html")):
             assert best_of(offers, [value.encode()]) == werkzeugs(offers, value)
@@ -81,16 +78,15 @@ def test_as_werkzeug(value: str) -> None:
         ([b"\xff/\xff, application/*"], 1),
     ],
 )
-def test_the_choice(accept: list[bytes] | None, expected: int) -> None:
-    """
-    A malformed range is ignored, and a value that accepts no offer gets the first offer.
-    """
+def test_malformed_range_is_ignored_and_the_first_offer_is_the_default(
+    accept: list[bytes] | None, expected: int
+) -> None:
     assert best_of(OFFERS, accept) == OFFERS[expected]
 
 
-def test_a_longer_one_means_anything() -> None:
+def test_too_long_accept_is_ignored() -> None:
     """
-    A value longer than any real one is not looked at, in one line or in several.
+    In one line or in several.
     """
     blanks = b" " * (MAX_ACCEPT_BYTES - len(b"application/json"))
     assert best_of(OFFERS, [b"application/json" + blanks]) == OFFERS[1]
@@ -98,8 +94,5 @@ def test_a_longer_one_means_anything() -> None:
     assert best_of(OFFERS, [b"application/json", blanks]) == OFFERS[0]
 
 
-def test_the_higher_quality_counts() -> None:
-    """
-    Of a range that is given twice, the higher quality counts.
-    """
+def test_higher_quality_counts_of_a_repeated_range() -> None:
     assert parse_accept(b"a/b;q=0.1, A/B;x=1;q=0.3, c/d ; q=1") == {b"a/b": 0.3, b"c/d": 1}

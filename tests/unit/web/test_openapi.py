@@ -91,10 +91,7 @@ def resolved(part: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
-def test_each_endpoint_is_described() -> None:
-    """
-    The document has each path with each of its methods, and its summary.
-    """
+def test_document_has_each_path_with_its_methods_and_summary() -> None:
     described = json.loads(rendered().body)["paths"]
     assert {path: [*item] for path, item in described.items()} == {
         each.path: each.allow.decode().lower().split(", ") for each in ENDPOINTS
@@ -108,10 +105,7 @@ def test_each_endpoint_is_described() -> None:
         assert summary.lower() == each.summary.partition(";")[0].lower()
 
 
-def test_operations_not_served_are_left_out() -> None:
-    """
-    With C{--post-only} no GET of a moving path is in the document.
-    """
+def test_post_only_document_has_no_get_of_a_stepping_path() -> None:
     paths = document(POST_ONLY.endpoints)["paths"]
     assert [*paths["/next"]] == ["post", "options"]
     assert [*paths["/current"]] == ["get", "head", "options"]
@@ -161,18 +155,15 @@ FRAMING = {
 }
 
 
-def test_names_are_unique() -> None:
+def test_each_operation_has_its_own_name() -> None:
     """
-    Each operation has a name of its own, as generated clients call it by that name.
+    Generated clients call it by that name.
     """
     names = [operation["operationId"] for _, _, operation in operations()]
     assert sorted(set(names)) == sorted(names)
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """
-    Every reference leads to a part of the document.
-    """
+def test_every_reference_leads_to_a_part_of_the_document() -> None:
     whole = document()
 
     def references(part: object) -> Iterator[str]:
@@ -193,11 +184,9 @@ def test_every_reference_leads_somewhere() -> None:
             at = at[name]
 
 
-def test_each_answer_is_described() -> None:
+def test_document_has_status_headers_and_type_of_each_response() -> None:
     """
-    The status of each answer, its headers and its media type are in the document.
-
-    Each header that the document requires is in the answer.
+    Each header that the document requires is in the response.
     """
     seen = set()
     for path, method, operation in operations():
@@ -223,10 +212,7 @@ def test_each_answer_is_described() -> None:
     assert seen == {200, 204, 304, 400, 401, 403, 412, 422, 503}
 
 
-def test_every_problem_is_described() -> None:
-    """
-    Each problem that the web has a function for is in the document, as it is sent.
-    """
+def test_document_has_every_problem_as_it_is_sent() -> None:
     kinds = inspect.getmembers(problems, lambda kind: type(kind) is problems.ProblemKind)
     assert len(PROBLEMS) == len(kinds)
     bodies = {each.name: each.response(PROBLEM).body for each in reversed(PROBLEMS)}
@@ -248,10 +234,7 @@ def test_every_problem_is_described() -> None:
         assert {*response["headers"]} == sent - {"Content-Type"}
 
 
-def test_the_examples_equal_real_answers() -> None:
-    """
-    Each example is made by the code that makes the answers, from the same state.
-    """
+def test_examples_are_made_by_the_code_that_responds() -> None:
     row = Row(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
     history = history_response(STATE, JSON, [row], "/history?before=10&limit=1")
     components = document()["components"]
@@ -276,19 +259,16 @@ def test_the_examples_equal_real_answers() -> None:
     assert example == event(STATE).decode().rstrip()
 
 
-def test_the_limits_are_the_services() -> None:
-    """
-    The longest key and the words for transitions are those of the code.
-    """
+def test_document_has_the_limits_and_transitions_of_the_code() -> None:
     components = document()["components"]
     assert components["parameters"]["Idempotency-Key"]["schema"]["maxLength"] == LONGEST_KEY
     transition = components["schemas"]["Transition"]["properties"]["transition"]
     assert transition["enum"] == [each.word for each in Transition]
 
 
-def test_it_is_served(call: Caller) -> None:
+def test_document_is_served_as_json_with_a_tag(call: Caller) -> None:
     """
-    The document is served whole, as JSON, and is not sent again to a client that has it.
+    A client that has it gets 304.
     """
     answer = call("GET", "/openapi.json")
     assert (answer.status, answer["Content-Type"]) == (200, "application/json")
@@ -303,16 +283,13 @@ def test_it_is_served(call: Caller) -> None:
     assert call("GET", "/openapi.json", If_None_Match="1").status == 400
 
 
-def test_the_version_is_the_packages(call: Caller) -> None:
-    """
-    The document has the version of the package, and no other software's.
-    """
+def test_document_has_the_version_of_the_package_only(call: Caller) -> None:
     assert call("GET", "/openapi.json").json["info"]["version"] == version("pexservice")
     assert b"Twisted" not in rendered().body
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_http_api_page_is_generated_from_the_document() -> None:
     """
-    docs/http-api.md is what C{make api-docs} makes.
+    C{make api-docs} writes it.
     """
     assert PAGE.read_text() == reference(document())

@@ -87,16 +87,10 @@ def test_a_client_that_has_the_page_gets_304(method: str, known: str, status: in
     assert bool(again.body) is (status == 200 and method == "GET")
 
 
-def test_a_malformed_tag_gets_400() -> None:
-    """
-    A malformed tag gets 400, as everywhere.
-    """
+def test_malformed_tag_for_the_page_gets_400() -> None:
     assert Caller()("GET", "/", Accept="text/html", If_None_Match="x").status == 400
 
 
-def test_the_style_stays_short() -> None:
-    """
-    The style of the page has fewer than 250 lines.
-    """
+def test_style_of_the_page_has_fewer_than_250_lines() -> None:
     style = files("pexservice.web.page") / "templates" / "style.css"
     assert len(style.read_text().splitlines()) < 250

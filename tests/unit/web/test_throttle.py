@@ -13,12 +13,9 @@ ONE = "10.0.0.1"
 
 
 @pytest.mark.parametrize("rate", [1, 3, 7, 10, 1000])
-def test_a_second_has_so_many(rate: int) -> None:
+def test_client_may_send_its_rate_at_once_or_spread(rate: int) -> None:
     """
-    A client may send as many requests in a second as its rate says.
-
-    The requests may come all at once or spread.  After them, the client may send one
-    request each time that one is due.
+    Afterwards, the client may send one request each time that one is due.
     """
     clock = Turns()
     limit = RateLimit(rate, clock.seconds)
@@ -29,12 +26,7 @@ def test_a_second_has_so_many(rate: int) -> None:
     assert [limit.take(ONE) for _ in range(rate + 1)] == [True] * rate + [False]
 
 
-def test_memory_is_bounded() -> None:
-    """
-    Memory is bounded by the number of clients that asked lately.
-
-    In a flood of addresses, L{MAX_ADDRESSES} bounds the memory.
-    """
+def test_memory_is_bounded_by_recent_clients_and_a_maximum() -> None:
     clock = Turns()
     limit = RateLimit(10, clock.seconds)
     for number in range(2 * MAX_ADDRESSES):

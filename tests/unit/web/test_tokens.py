@@ -34,12 +34,13 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, byte
 
 
 @pytest.mark.parametrize("token", [*TOKENS, "firs", "first.", "", "z" * 4000])
-def test_all_of_them_each_time(token: str, compared: list[tuple[bytes, bytes]]) -> None:
+def test_token_is_compared_with_all_digests_each_time(
+    token: str, compared: list[tuple[bytes, bytes]]
+) -> None:
     """
-    The digest of any token is compared once with each of the known digests.
+    Whichever token matches, or none, and however long the token is.
 
-    This holds whichever token matches, or none, and however long the token is.  All known
-    digests have the same length.
+    All digests have the same length.
     """
     known = frozenset(sha256(each.encode()).digest() for each in TOKENS)
     answer = Caller(Access(known))("POST", "/next", Authorization=f"Bearer {token}")
