@@ -21,6 +21,7 @@ from werkzeug.routing import Map
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, Score, last_reload
+from pexservice.stores.interface import NotTaken
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Endpoint, Table
 from pexservice.web.events import STREAM_HEADERS, Events
@@ -219,16 +220,14 @@ class Api:
         # Only clients on this machine may learn process ids.
         local = self._performer.hosts.applies_to(request.peer)
         processes = None if score is None or not local else score.processes
-        return _health(request, "livez", {"reactor": None}, notes, processes)
+        return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
     @app.route("/readyz")
     def readyz(self, request: Request) -> Response:
         """
         Say whether a step would be taken.
         """
-        refusal = self._committer.refusal
-        store = None if refusal is None else str(refusal)
-        return _health(request, "readyz", {"store": store})
+        return _health(request, "readyz", "store", self._committer.refusal)
 
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
@@ -286,43 +285,40 @@ class Api:
 def _health(
     request: Request,
     name: str,
-    checks: dict[str, str | None],
+    check: str,
+    refusal: NotTaken | None,
+    *,
     notes: Sequence[str] = (),
     processes: Sequence[Process] | None = None,
 ) -> Response:
     """
     Return a response by Kubernetes' conventions.
 
-    Its body is C{ok}, or has a line for each check; as JSON it has each check by its name.
+    Its body is C{ok}, or C{check} on a line, with the reason of a failure.
 
-    @param checks: the checks by name, with the reason of a failure or C{None}.
-    @param notes: further lines for clients that ask for each check.
+    @param refusal: why C{check} fails, or C{None} if it passes.
+    @param notes: further lines for clients that ask for the check.
     @param processes: the processes of the service, for the same clients; C{None} for
         clients that must not know them.
     """
-    failing = [reason for reason in checks.values() if reason is not None]
     kind = best_of((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
         content: dict[str, object] = {
-            "status": "failed" if failing else "ok",
-            "checks": {check: reason or "ok" for check, reason in checks.items()},
+            "status": "ok" if refusal is None else "failed",
+            "checks": {check: "ok" if refusal is None else str(refusal)},
             "notes": list(notes),
         }
         if processes is not None:
             content["processes"] = [asdict(process) for process in processes]
         body = f"{json.dumps(content)}\n"
-    elif "verbose" in query(request.target) or failing:
+    elif "verbose" in query(request.target) or refusal is not None:
         lines = [
-            f"[+]{check} ok" if reason is None else f"[-]{check} failed: {reason}"
-            for check, reason in checks.items()
+            f"[+]{check} ok" if refusal is None else f"[-]{check} failed: {refusal}",
+            *(f"[+]{note}" for note in notes),
+            *(f"[+]{p.name} is process {p.pid}: {p.state}" for p in processes or ()),
+            f"{name} check {'passed' if refusal is None else 'failed'}",
         ]
-        outcome = "failed" if failing else "passed"
-        shown = [f"[+]{note}" for note in notes]
-        shown += [
-            f"[+]{process.name} is process {process.pid}: {process.state}"
-            for process in processes or ()
-        ]
-        body = "\n".join([*lines, *shown, f"{name} check {outcome}", ""])
+        body = "\n".join([*lines, ""])
     else:
         body = "ok\n"
     headers = (
@@ -330,4 +326,4 @@ def _health(
         # No cache keeps the response, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )
-    return Response(503 if failing else 200, headers, body.encode())
+    return Response(200 if refusal is None else 503, headers, body.encode())
