@@ -267,7 +267,7 @@ def test_client_that_accepts_json_gets_the_refusal_as_json(daemon: Daemon) -> No
     )
     received = exchange(daemon, sent)
     assert b"Content-Type: application/problem+json\r\n" in received
-    assert received.endswith(b'endpoint needs one"}\n')
+    assert received.endswith(b'endpoint needs a body"}\n')
 
 
 def test_no_response_names_the_server(daemon: Daemon) -> None:
@@ -358,7 +358,7 @@ def test_request_target_in_absolute_form_is_accepted(daemon: Daemon, target: byt
     received = exchange(daemon, request(b"GET " + target + b" HTTP/1.0"))
     assert received.startswith(b"HTTP/1.0 200 OK\r\n")
     received = exchange(daemon, request(b"GET http://example.org HTTP/1.0"))
-    assert b"A cursor on the Fibonacci sequence" in received
+    assert b"A cursor over the Fibonacci sequence" in received
 
 
 def test_options_asterisk_gets_a_response(daemon: Daemon) -> None:
