@@ -21,7 +21,7 @@ At = tuple[int, int]
 #: How a 503 ends.
 _REFUSALS = {
     b"; nothing was moved, try again\n": "not taken",
-    b" or repeat it with the same Idempotency-Key\n": "outcome unknown",
+    b" or repeat the step with the same Idempotency-Key\n": "outcome unknown",
 }
 
 
