@@ -84,6 +84,15 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
     assert [json.loads(each)["revision"] for each in objects] == [6, 5, 4, 3, 2, 1]
 
 
+def test_empty_key_is_refused_and_makes_no_step(worker: str) -> None:
+    """
+    A shell variable without a value must not make a new key for each attempt.
+    """
+    refused = pexctl(worker, "next", "--key", "")
+    assert refused.returncode != 0
+    assert "a key must have 1 to 255 visible ASCII characters" in refused.stderr
+
+
 def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() -> None:
     nobody = "http://127.0.0.1:1"
     asked = pexctl(nobody, "current", "--deadline", "0.5")

@@ -414,10 +414,34 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
         assert again.returncode == 1
         (line,) = again.stderr.splitlines()
         assert f"process {pid} runs here already (" in line
-        assert f"stop it with kill {pid}, or start another service in another" in line
+        assert f"stop it with kill {pid}, remove {tmp_path / 'twistd.pid'} if" in line
     log = (tmp_path / "twistd.log").read_text()
     assert "stale" not in log
     assert "critical" not in log
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--pidfile", "the pid file {} cannot be written: "),
+        ("--logfile", "the log file {} cannot be written: No such file or directory"),
+    ],
+)
+def test_file_of_a_daemon_that_cannot_be_written_is_named_in_one_line(
+    tmp_path: Path, option: str, reason: str
+) -> None:
+    file = tmp_path / "missing" / "file"
+    ended = run(tmp_path, option, str(file), "pexservice", "--listen", "unix:socket")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert reason.format(file) in line
+
+
+def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "socket.lock").symlink_to(str(os.getpid()))
+    ended = run(tmp_path, "-n", "pexservice", "--listen", "unix:socket")
+    assert ended.returncode == 1
+    assert f"process {os.getpid()} has the lock socket.lock; stop it, or" in ended.stderr
 
 
 def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Path) -> None:

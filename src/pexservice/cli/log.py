@@ -93,7 +93,10 @@ def _rotated(name: str) -> IO[str]:
     """
     Return the file, which is rotated at each megabyte and each SIGUSR1.
     """
-    file = LogFile.fromFullPath(name)
+    try:
+        file = LogFile.fromFullPath(name)
+    except OSError as error:
+        sys.exit(f"the log file {name} cannot be written: {error.strerror}")
 
     def rotate(*_: object) -> None:
         from twisted.internet import reactor  # noqa: PLC0415 not before it is chosen

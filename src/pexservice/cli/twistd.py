@@ -331,11 +331,16 @@ def refuse_second_start(pid_file: str | None) -> None:
 
     A file whose process is gone is removed.
 
-    @raise CannotStart: that process runs.
+    @raise CannotStart: that process runs, or the file could not be written.
     """
     if not pid_file:
         return
     path = Path(pid_file).absolute()
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CannotStart(
+            f"the pid file {path} cannot be written: {path.parent} does not exist or is not"
+            " writable; name another file with --pidfile"
+        )
     try:
         pid = int(path.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -351,7 +356,8 @@ def refuse_second_start(pid_file: str | None) -> None:
     words = command.decode(errors="replace").split("\0")
     raise CannotStart(
         f"process {pid} runs here already ({' '.join(words).strip()}), by {path}; stop it"
-        f" with kill {pid}, or start another service in another directory"
+        f" with kill {pid}, remove {path} if that is another program, or start another"
+        " service in another directory"
     )
 
 

@@ -168,8 +168,8 @@ def _blocking(
         parameters: dict[str, Any] = {**options}
         deadline = parameters.get("deadline")
         limit = self._deadline if deadline is None else deadline
-        if word != "current":
-            parameters["key"] = parameters.get("key") or new_key()
+        if word != "current" and parameters.get("key") is None:
+            parameters["key"] = new_key()
         try:
             return wait(lambda: ask(self._cursor, **parameters), limit)
         except ReactorBlocked as error:

@@ -53,6 +53,21 @@ _KINDS: Mapping[int | None, type[CannotStart]] = {
 }
 
 
+def _lock_holder(path: str | bytes) -> str:
+    """
+    Say who has Twisted's lock for the Unix socket C{path}.
+    """
+    lock = f"{os.fsdecode(path)}.lock"
+    try:
+        holder = f"process {os.readlink(lock)} has"  # noqa: PTH115 the text is no path
+    except OSError:
+        holder = "another process has"
+    return (
+        f"{holder} the lock {lock}; stop it, or remove the lock if that process is another"
+        " program"
+    )
+
+
 @frozen
 class Place:
     """
@@ -75,11 +90,16 @@ class Place:
         try:
             port: IListeningPort = await self.endpoint.listen(factory)
         except CannotListenError as error:
-            reason = getattr(error.socketError, "strerror", None) or error.socketError
-            number = getattr(error.socketError, "errno", None)
-            kind = _KINDS.get(number, CannotStart)
+            problem = error.socketError
+            if not isinstance(problem, OSError):
+                raise AddressInUse(
+                    f"cannot listen on {self.description}: {_lock_holder(error.port)}"
+                ) from error
+            kind = _KINDS.get(problem.errno, CannotStart)
             advice = _USE_ANOTHER if kind is AddressInUse else ""
-            raise kind(f"cannot listen on {self.description}: {reason}{advice}") from error
+            raise kind(
+                f"cannot listen on {self.description}: {problem.strerror}{advice}"
+            ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error

@@ -102,7 +102,7 @@ def reset(arguments: Namespace) -> Result:
 def _step(arguments: Namespace, word: str) -> Result:
     from pexservice.client.cursor import new_key
 
-    key = arguments.key or new_key()
+    key = new_key() if arguments.key is None else arguments.key
     try:
         with _service(arguments) as cursor:
             state = getattr(cursor, word)(if_revision=arguments.if_revision, key=key)

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from pexservice.stores.interface import Snapshot, StoreUnusable
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.directory import Directory, make_lock_file
 from pexservice.stores.lmdb.verify import DATABASES
 
 #: The bytes of the map of a store with an empty journal.  100,000 keys of 255 characters
@@ -42,8 +42,10 @@ def open_databases(path: Path, map_size: int) -> Databases:
     Open the store in the directory C{path} for writing.
 
     @param map_size: bytes that the file may grow to.
+    @raise OSError: there is no room for its table of readers.
     @raise StoreUnusable: its table of readers cannot be locked.
     """
+    make_lock_file(path)
     try:
         env = lmdb.open(
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
@@ -64,6 +66,7 @@ def make_store(path: Path) -> None:
     """
     Make a store in the directory C{path}, with the cursor at its origin.
     """
+    make_lock_file(path)
     with lmdb.open(str(path), map_size=MAP_BASE, max_dbs=len(DATABASES), mode=0o600) as env:
         cursor, _, _ = (env.open_db(name) for name in DATABASES)
         with env.begin(write=True) as txn:

@@ -129,6 +129,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_lock_file(directory: Path) -> None:
+    """
+    Make LMDB's table of readers, or fill the holes in it.
+
+    LMDB maps the table, and to touch a hole on a full disk would end this process by
+    SIGBUS.
+
+    @raise OSError: there is no room for the table.
+    """
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_SIZE)
+    finally:
+        os.close(descriptor)
+
+
 def _identity(directory: os.stat_result, file: os.stat_result) -> str:
     """
     Return the devices and inodes of a store's directory and file.
@@ -383,22 +399,6 @@ class Directory:
                 self._log.error("{problem}; steps are refused", problem=problem)
         self._problem = problem
         return problem
-
-    def make_lock_file(self) -> None:
-        """
-        Make LMDB's table of readers, or fill the holes in it.
-
-        LMDB maps the table, and to touch a hole on a full disk would end this process by
-        SIGBUS.
-
-        @raise OSError: there is no room for the table.
-        """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(LOCK, flags, 0o600, dir_fd=self._descriptor)
-        try:
-            os.posix_fallocate(descriptor, 0, LOCK_SIZE)
-        finally:
-            os.close(descriptor)
 
     def set_aside(self, length: int) -> None:
         """

@@ -172,7 +172,6 @@ def _step_to_and_fro(directory: Directory, made: Summary, steps: int) -> int:
     @return: the revision then.
     @raise NotTaken: the disk has no room for them.
     """
-    directory.make_lock_file()
     opened = open_databases(directory.path, MAP_BASE + 2 * (made.size + steps))
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     with opened.env as env:

@@ -206,7 +206,6 @@ class LmdbStore:
         if size > map_size:
             # The file has grown, or the journal was longer; it needs some room to go on.
             map_size = size + RESERVE
-        self.directory.make_lock_file()
         opened = open_databases(path, map_size)
         try:
             opened.env.reader_check()
