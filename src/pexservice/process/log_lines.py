@@ -47,6 +47,9 @@ _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 #: not know the priority of the rest.  Characters, of four bytes at most.
 _LONGEST = 2000
 
+#: What the rest of a line begins with that was cut.
+_CONTINUED = "... "
+
 #: How much is written at once to a stream that has room.  A pipe has room for so much when
 #: it is writable at all.  Bytes.
 _CHUNK_BYTES = 4096
@@ -156,7 +159,8 @@ class LogLines:
                 yield before + line
                 continue
             for start in range(0, len(line) or 1, _LONGEST):
-                yield line[start : start + _LONGEST]
+                # A client may have written what follows a cut, a false line of the log.
+                yield (_CONTINUED if start else "") + line[start : start + _LONGEST]
 
     def _json(self, event: LogEvent) -> Iterator[str]:
         said: dict[str, Any] = {"event": _text_of(event), "fields": _fields(event)}
