@@ -168,15 +168,12 @@ def steps_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step]
         steps = [_step(row) for row in content["transitions"]]
         more = content["next"] is not None
     except (KeyError, TypeError, ValueError) as error:
-        raise response.unexpected(
-            "a page of the history",
-            printable(f"something else ({type(error).__name__}: {error})"),
-        ) from error
+        received = printable(f"something else ({type(error).__name__}: {error})")
+        raise response.unexpected("a page of the history", received) from error
     for step in steps:
         if before is not None and step.revision >= before:
-            raise response.unexpected(
-                f"steps before revision {before}", f"revision {step.revision}"
-            )
+            received = f"revision {step.revision}"
+            raise response.unexpected(f"steps before revision {before}", received)
         before = step.revision
     return steps, more and bool(steps)
 
@@ -236,13 +233,10 @@ def error_of(response: ReceivedResponse) -> CursorError:
     if problem is None:
         received = quoted(response.body)
         if location := response.headers.get("location"):
-            received = (
-                f"redirects to {quoted(location.encode())}; the client follows no redirect,"
-                " so use that URL"
-            )
-        return response.unexpected(
-            "a response of a pexservice", f"status {response.status}: {received}"
-        )
+            received = f"redirects to {quoted(location.encode())}; the client follows no"
+            received += " redirect, so use that URL"
+        received = f"status {response.status}: {received}"
+        return response.unexpected("a response of a pexservice", received)
     name, detail = problem
     if name != "precondition-failed":
         return Refused(f"{response.url}: {detail}", response.status, name)

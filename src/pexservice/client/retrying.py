@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, TypeGuard, TypeVar
 
+from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
@@ -79,6 +80,7 @@ _UNSENT = (TimedOutConnecting, ConnectError, ConnectingCancelledError, DNSLookup
 _RETRIED = (*_UNSENT, TimedOut, ConnectionClosed, ResponseFailed, RequestTransmissionFailed)
 
 
+@define(eq=False)
 class RetryingClient:
     """
     A client of several servers with one store.
@@ -86,32 +88,20 @@ class RetryingClient:
     It asks the servers in turn, beginning with the one that answered last.
 
     @ivar clock: the clock of delays and timeouts.
+    @ivar servers: the servers, each with the agent that sends requests to it.
+    @ivar headers: the headers of every request.
+    @ivar timeout: how long one attempt may take, in seconds.
+    @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        servers: Sequence[tuple[BaseURL, IAgent]],
-        headers: Mapping[str, str],
-        timeout: float,
-        on_retry: Callable[[str], object],
-    ) -> None:
-        """
-        Make a client that asks the first of C{servers} first.
-
-        @param servers: the servers, each with the agent that sends requests to it.
-        @param headers: the headers of every request.
-        @param timeout: how long one attempt may take, in seconds.
-        @param on_retry: called with one line after each failed attempt that is repeated.
-        """
-        self.clock = clock
-        self.closed = False
-        self._servers = servers
-        self._headers = headers
-        self._timeout = timeout
-        self._on_retry = on_retry
-        self._turn = 0
+    clock: IReactorTime
+    servers: Sequence[tuple[BaseURL, IAgent]]
+    headers: Mapping[str, str]
+    timeout: float
+    on_retry: Callable[[str], object]
+    closed: bool = False
+    _turn: int = 0
 
     async def call(
         self,
@@ -131,13 +121,13 @@ class RetryingClient:
         """
         end = self.clock.seconds() + deadline
         turn, sent, reason = self._turn, False, ""
-        lists = {name: [value] for name, value in {**self._headers, **headers}.items()}
+        lists = {name: [value] for name, value in {**self.headers, **headers}.items()}
         for attempt in count():
             if self.closed:
                 raise CursorError("this client is closed")
-            server, agent = self._servers[turn % len(self._servers)]
+            server, agent = self.servers[turn % len(self.servers)]
             url = f"{server.text.rstrip('/')}{path}"
-            seconds = min(self._timeout, max(end - self.clock.seconds(), 0.0))
+            seconds = min(self.timeout, max(end - self.clock.seconds(), 0.0))
             delay = 0.0
             sending: Deferred[IResponse] = agent.request(
                 method.encode(), f"{server.url}{path}".encode(), Headers(lists), None
@@ -149,7 +139,7 @@ class RetryingClient:
                     raise permanent from error
                 sent = sent or not isinstance(error, _UNSENT)
                 # If the deadline cut this attempt short, the error before says more.
-                cut_short = seconds < self._timeout and isinstance(error, TimedOut)
+                cut_short = seconds < self.timeout and isinstance(error, TimedOut)
                 if not (reason and cut_short):
                     reason = f"{url}: {_words(error)}"
             else:
@@ -161,14 +151,14 @@ class RetryingClient:
                 delay = self._requested_delay(content)
             turn += 1
             # Every server has its turn before the delay grows.
-            delay = max(backoff(attempt // len(self._servers)), delay)
+            delay = max(backoff(attempt // len(self.servers)), delay)
             if self.closed or self.clock.seconds() + delay >= end:
                 attempts = f"{attempt + 1} attempts" if attempt else "one attempt"
                 raise Unanswered(
                     f"no final response within {deadline:g} s ({attempts}): {reason}",
                     sent=sent,
                 )
-            self._on_retry(reason)
+            self.on_retry(reason)
             await self.wait(delay)
         raise AssertionError("unreachable")
 
@@ -177,7 +167,7 @@ class RetryingClient:
 
     def _requested_delay(self, response: ReceivedResponse) -> float:
         # Another server may be asked at once, except after a rate limit.
-        if len(self._servers) > 1 and response.status != _TOO_MANY_REQUESTS:
+        if len(self.servers) > 1 and response.status != _TOO_MANY_REQUESTS:
             return 0.0
         return retry_after(response.headers, time.time())
 

@@ -224,18 +224,17 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
 
 
 def _options(arguments: Namespace) -> dict[str, Any]:
-    deadline = arguments.deadline
     notices: list[str] = []
 
     def on_retry(reason: str) -> None:
         if not notices and sys.stderr.isatty():
             notices.append(reason)
-            sys.stderr.write(f"pexctl: {reason}; retrying for {deadline:g} s\n")
+            sys.stderr.write(f"pexctl: {reason}; retrying\n")
 
     return {
         "token": token_of(arguments),
         "ca_file": arguments.ca_file,
-        "deadline": deadline,
+        "deadline": arguments.deadline,
         "on_retry": on_retry,
     }
 
