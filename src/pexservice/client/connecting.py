@@ -99,7 +99,11 @@ class _BoundedConnection(ProtocolWrapper):
         super().connectionLost(reason if self._error is None else Failure(self._error))
 
 
-class _BoundingFactory(WrappingFactory[_BoundedConnection]):
+class BoundingFactory(WrappingFactory[_BoundedConnection]):
+    """
+    The factory of bounded connections around those of another factory.
+    """
+
     protocol = _BoundedConnection
     noisy = False
 
@@ -117,7 +121,7 @@ class ServerEndpoint:
         return self
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        connecting: Deferred[Any] = self._endpoint.connect(_BoundingFactory(factory))
+        connecting: Deferred[Any] = self._endpoint.connect(BoundingFactory(factory))
         return connecting.addCallback(lambda connection: connection.wrappedProtocol)
 
 

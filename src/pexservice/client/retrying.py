@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import Any, TypeGuard, TypeVar
 
 from attrs import define
@@ -119,16 +118,17 @@ class RetryingClient:
         @raise Unanswered: no final response arrived within C{deadline} seconds.
         @raise CursorError: another attempt would fail in the same way.
         """
+        if self.closed:
+            raise CursorError("this client is closed")
         end = self.clock.seconds() + deadline
-        turn, sent, reason = self._turn, False, ""
+        turn, attempts, sent, reason = self._turn, 0, False, ""
         lists = {name: [value] for name, value in {**self.headers, **headers}.items()}
-        for attempt in count():
-            if self.closed:
-                raise CursorError("this client is closed")
+        while True:
             server, agent = self.servers[turn % len(self.servers)]
             url = f"{server.text.rstrip('/')}{path}"
             seconds = min(self.timeout, max(end - self.clock.seconds(), 0.0))
-            delay = 0.0
+            # Every server has its turn before the delay grows.
+            delay = backoff(attempts // len(self.servers))
             sending: Deferred[IResponse] = agent.request(
                 method.encode(), f"{server.url}{path}".encode(), Headers(lists), None
             )
@@ -148,19 +148,19 @@ class RetryingClient:
                     return content
                 sent = True
                 reason = f"{url}: {_describe(content)}"
-                delay = self._requested_delay(content)
+                delay = max(delay, self._requested_delay(content))
             turn += 1
-            # Every server has its turn before the delay grows.
-            delay = max(backoff(attempt // len(self.servers)), delay)
-            if self.closed or self.clock.seconds() + delay >= end:
-                attempts = f"{attempt + 1} attempts" if attempt else "one attempt"
+            attempts += 1
+            is_over = self.closed or self.clock.seconds() + delay >= end
+            if not is_over:
+                self.on_retry(reason)
+                await self.wait(delay)
+            if is_over or self.closed:
                 raise Unanswered(
-                    f"no final response within {deadline:g} s ({attempts}): {reason}",
+                    f"no final response within {deadline:g} s"
+                    f" ({attempts} attempt{'s' * (attempts > 1)}): {reason}",
                     sent=sent,
                 )
-            self.on_retry(reason)
-            await self.wait(delay)
-        raise AssertionError("unreachable")
 
     async def wait(self, seconds: float) -> None:
         await deferLater(self.clock, seconds)

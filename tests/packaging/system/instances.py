@@ -50,7 +50,7 @@ def is_backed_up_by_its_own_timer() -> None:
     (backup,) = BACKUPS.iterdir()
     assert "position 5" in run("pexctl", "verify", str(backup))
     metrics = Path("/var/lib/pexservice-backup/pexservice_backup@blue.prom").read_text()
-    assert f'pexservice_backup_revision{{store="{STORE}"}} 5\n' in metrics
+    assert f'pexservice_backup_revision{{store="{STORE}"}} 5.0\n' in metrics
 
 
 def stops_with_its_socket_and_leaves_the_service_alone() -> None:

@@ -313,7 +313,7 @@ def backups() -> None:
         run("systemctl", "start", "pexservice-backup.service")
     assert_none_cut_off(clients)
     assert (
-        'pexservice_backup_failed{store="/var/lib/pexservice"} 0\n' in METRICS.read_text()
+        'pexservice_backup_failed{store="/var/lib/pexservice"} 0.0\n' in METRICS.read_text()
     )
     assert METRICS.stat().st_mode & 0o777 == 0o644
     (made,) = BACKUPS.iterdir()

@@ -301,12 +301,12 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
     backups.mkdir()
     options = ["--keep", "2", "--textfile", str(metrics)]
     assert main(["backup", "--config", str(config), *options, str(backups)]) == 0
-    assert f'\npexservice_backup_revision{{store="{store}"}} 7\n' in metrics.read_text()
+    assert f'\npexservice_backup_revision{{store="{store}"}} 7.0\n' in metrics.read_text()
     # After a failure the newest backup still counts.
     store.rename(store.parent / "gone")
     assert main(["backup", "--config", str(config), *options, str(backups)]) == 1
-    assert f'\npexservice_backup_revision{{store="{store}"}} 7\n' in metrics.read_text()
-    assert f'\npexservice_backup_failed{{store="{store}"}} 1\n' in metrics.read_text()
+    assert f'\npexservice_backup_revision{{store="{store}"}} 7.0\n' in metrics.read_text()
+    assert f'\npexservice_backup_failed{{store="{store}"}} 1.0\n' in metrics.read_text()
     capsys.readouterr()
 
 

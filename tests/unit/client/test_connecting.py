@@ -1,12 +1,18 @@
 """
-Base URLs, tokens and keys.
+Base URLs, tokens and keys, and the limit for the head of a response.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from pexservice.client import BadAddress, Cursor
+from pexservice.client.connecting import MAX_HEAD_BYTES, BadHead, BoundingFactory
 from pexservice.core.base_url import BaseURL
 
 
@@ -69,3 +75,78 @@ def test_repr_shows_the_addresses_and_not_the_token() -> None:
     cursor = Cursor("http://a:1", "unix:b", token="hush")  # noqa: S106 no token of anybody
     assert repr(cursor) == "<Cursor http://a:1 unix:b>"
     assert repr(Cursor()) == "<Cursor http://127.0.0.1:8081>"
+
+
+class Recorder(Protocol):
+    """
+    A protocol that records what it receives, and the error at its end.
+    """
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.error: BaseException | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.error = reason.value
+
+
+class Connection:
+    """
+    A connection whose responses have limits.
+    """
+
+    def __init__(self) -> None:
+        self.transport = StringTransport()
+        self._protocol = BoundingFactory(Factory.forProtocol(Recorder)).buildProtocol(None)
+        self._protocol.makeConnection(self.transport)
+        self.recorder = cast(Recorder, self._protocol.wrappedProtocol)
+
+    def request(self) -> None:
+        self._protocol.writeSequence([b"GET / HTTP/1.1\r\n\r\n"])
+
+    def receive(self, data: bytes, piece_bytes: int = 1000) -> None:
+        for start in range(0, len(data), piece_bytes):
+            self._protocol.dataReceived(data[start : start + piece_bytes])
+            if self.transport.disconnecting:
+                self._protocol.connectionLost(Failure(ConnectionAbortedError()))
+                return
+
+
+RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\n"
+LONG = b"X: y\r\n" * (MAX_HEAD_BYTES // 6)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3, 1000])
+def test_body_after_interim_responses_is_not_limited_like_a_head(piece_bytes: int) -> None:
+    connection = Connection()
+    for _ in range(2):
+        connection.request()
+        connection.receive(RESPONSE, piece_bytes)
+        connection.receive(LONG * 2)
+    assert connection.recorder.received == 2 * (RESPONSE + LONG * 2)
+    assert not connection.transport.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n" + LONG * 2, "bytes of headers"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 10), "bytes of headers"),
+        # Twisted's client reads this status as 100.
+        (b"HTTP/1.1 0100 No\r\n\r\n" + LONG * 2, "expected HTTP, got 'X: y"),
+        (b"SSH-2.0", "expected HTTP, got 'SSH-2"),
+        (b"\x16", "expected HTTP, got"),
+    ],
+)
+def test_endless_head_or_another_protocol_ends_the_connection(
+    data: bytes, words: str
+) -> None:
+    connection = Connection()
+    connection.request()
+    connection.receive(data)
+    assert isinstance(connection.recorder.error, BadHead)
+    assert words in str(connection.recorder.error)
+    assert len(connection.recorder.received) <= MAX_HEAD_BYTES + 1000

@@ -176,7 +176,7 @@ def test_client_does_not_wait_beyond_its_deadline(service: FakeService) -> None:
     A client does not wait for a time that is after its deadline.
     """
     service.always = problem(429, "too-many-requests", headers={"Retry-After": "31"})
-    with pytest.raises(OutcomeUnknown, match=r"\(one attempt\).*429: too-many-requests"):
+    with pytest.raises(OutcomeUnknown, match=r"\(1 attempt\).*429: too-many-requests"):
         service.after(cursor(service).next())
     assert service.clock.seconds() < 1
 
@@ -620,3 +620,18 @@ def test_closed_client_sends_nothing(service: FakeService) -> None:
     with pytest.raises(CursorError, match="closed"):
         service.after(client.next())
     assert len(service.asked) == 1
+
+
+def test_step_that_was_sent_before_the_client_was_closed_is_of_unknown_outcome(
+    service: FakeService,
+) -> None:
+    service.always = problem(503, "not-taken", headers={"Retry-After": "5"})
+    client = cursor(service)
+    ended: list[Any] = []
+    Deferred.fromCoroutine(client.next()).addBoth(ended.append)
+    service.agent.flush()
+    Deferred.fromCoroutine(client.close())
+    service.clock.advance(6)
+    (failure,) = ended
+    assert failure.check(OutcomeUnknown)
+    assert failure.value.sent

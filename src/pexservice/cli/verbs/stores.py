@@ -4,7 +4,6 @@ The verbs that work on a store: C{create}, C{verify}, C{backup}, C{restore}, C{a
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -157,37 +156,32 @@ def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -
     """
     Write the metrics into a file, whole or not at all, that every user may read.
     """
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
     from pexservice.stores.lmdb.rotation import existing_backups, time_of
     from pexservice.stores.lmdb.witness import read_witness
+
+    registry = CollectorRegistry()
+
+    def add(short: str, words: str, value: float) -> None:
+        gauge = Gauge(f"pexservice_backup_{short}", words, ["store"], registry=registry)
+        gauge.labels(str(Path(store).absolute())).set(value)
 
     try:
         backups = existing_backups(backups_path)
     except OSError:
         backups = []
-    samples = [
-        ("failed", "Whether the last backup failed.", int(failed)),
-        ("kept", "Verified backups that there are.", len(backups)),
-    ]
+    add("failed", "Whether the last backup failed.", failed)
+    add("kept", "Verified backups that there are.", len(backups))
     if backups:
         words = "When the newest verified backup was begun, in seconds since 1970."
-        time = int(time_of(backups[-1]))
-        samples.append(("last_success_timestamp_seconds", words, time))
+        add("last_success_timestamp_seconds", words, int(time_of(backups[-1])))
         if witness := read_witness(backups[-1]):
             words = "The revision of the newest verified backup."
-            samples.append(("revision", words, witness.revision))
-    # Prometheus' text format escapes a label's value as JSON does.
-    label = f"{{store={json.dumps(str(Path(store).absolute()), ensure_ascii=False)}}}"
-    lines = []
-    for short, words, value in samples:
-        metric = f"pexservice_backup_{short}"
-        lines += [f"# HELP {metric} {words}", f"# TYPE {metric} gauge"]
-        lines.append(f"{metric}{label} {value}\n")
-    file = Path(name)
-    beside = file.with_name(f".{file.name}.partial")
+            add("revision", words, witness.revision)
     try:
-        beside.write_text("\n".join(lines))
-        beside.chmod(0o644)
-        beside.replace(file)
+        write_to_textfile(name, registry)
+        Path(name).chmod(0o644)
     except OSError as error:
         raise VerbFailed(f"the metrics {name}: {error.strerror}") from error
 
