@@ -29,6 +29,21 @@ PACKAGE = Path(pexservice.__file__).parent
 #: A row of the path of a request: a step, functions, and the file that defines them.
 _PATH_ROW = re.compile(r"(?m)^\| .+ \| (`[\w.`, ]+`) \| \[`[\w./]+`\]\(\.\./src/(.+)\) \|$")
 
+#: A row of a table of log lines: the lines, and then the level or the advice.
+_LOG_ROW = re.compile(r"(?m)^\| (`.+?`) \| ")
+
+#: The parts of a log line that differ from time to time.
+_VARIABLE = re.compile(r"\.\.\.|--[\w-]+|\S*[\d/]\S*|\b(?:[A-Z]{1,}|newest)\b|[:;(),]")
+
+#: Words in log lines that the system or etcd has chosen.
+FOREIGN_WORDS = {
+    "Address already in use",
+    "Too many open files",
+    "database space exceeded",
+    "ended with status",
+    "permission denied",
+}
+
 _ARROW = re.compile(r"(?m)^    (\w+)(?:\[.*?\])? --> (\w+)")
 
 
@@ -131,3 +146,41 @@ def test_picture_of_the_packages_shows_the_imports_of_the_code() -> None:
         if not any(target in reachable(graph, other) for other in targets - {target})
     }
     assert drawn == needed
+
+
+def texts_of_the_code() -> str:
+    """
+    Return all strings of the code, with a space for each value that is inserted.
+    """
+    texts: list[str] = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Constant(value=str(text)):
+                    texts.append(text)
+                case ast.JoinedStr(values=parts):
+                    texts.append(
+                        "".join(
+                            str(part.value) if isinstance(part, ast.Constant) else " "
+                            for part in parts
+                        )
+                    )
+                case _:
+                    pass
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("page", ["operations.md", "cluster.md"])
+def test_log_lines_of_the_tables_are_those_of_the_code(page: str) -> None:
+    texts = texts_of_the_code()
+    section = (DOCS / page).read_text()
+    section = section[
+        re.search("(?m)^#+ (What the lines mean|Log lines)", section).start() :
+    ]
+    section = section.partition("\n## ")[0].partition("\n### No space")[0]
+    rows = _LOG_ROW.findall(section)
+    assert len(rows) >= 5
+    for line in re.findall(r"`([^`]+)`", " ".join(rows)):
+        parts = [part.strip() for part in _VARIABLE.split(line)]
+        unknown = {part for part in parts if " " in part and part not in texts}
+        assert unknown <= FOREIGN_WORDS, line
