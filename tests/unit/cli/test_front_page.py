@@ -18,7 +18,9 @@ def test_help_is_our_front_page_and_not_twistds(
     assert capsys.readouterr().out == FRONT_PAGE
 
 
-def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_the_one_of_pexservice_and_not_of_twistd(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert answer(["--version"]) == 0
     assert capsys.readouterr().out.startswith("pexservice ")
 

@@ -80,7 +80,7 @@ def test_slow_reader_receives_the_newest_message_and_then_the_end() -> None:
     assert delivered(stream) == [None]
 
 
-def test_silent_stream_ends() -> None:
+def test_stream_ends_after_the_silence_timeout() -> None:
     clock = Clock()
     stream, transport = open_stream(clock)
     clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
