@@ -103,7 +103,7 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     found = json.loads(step.stdout)
     assert found["outcome"] == "unreachable"
     assert found["key"]
-    assert "next was not sent: " in step.stderr
+    assert "next was not made: " in step.stderr
     # What happened to an earlier request with this key is still unknown.
     repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
     assert repeated.returncode == 75

@@ -173,10 +173,9 @@ def texts_of_the_code() -> str:
 @pytest.mark.parametrize("page", ["operations.md", "cluster.md"])
 def test_log_lines_of_the_tables_are_those_of_the_code(page: str) -> None:
     texts = texts_of_the_code()
-    section = (DOCS / page).read_text()
-    section = section[
-        re.search("(?m)^#+ (What the lines mean|Log lines)", section).start() :
-    ]
+    section = re.split(
+        "(?m)^#+ (?:What the lines mean|Log lines)", (DOCS / page).read_text()
+    )[1]
     section = section.partition("\n## ")[0].partition("\n### No space")[0]
     rows = _LOG_ROW.findall(section)
     assert len(rows) >= 5

@@ -34,7 +34,7 @@ STATUSES = {
     1: "not ready, refused, or failed",
     2: "the command line is wrong, or a file that it names",
     64: "an option or its file is wrong, or the store has another format",
-    69: "no pexservice answered, and no step was sent",
+    69: "no pexservice answered, or it refused for now, and no step was made",
     75: "a step may or may not have been made: repeat it with --key and its key",
     78: "the store is damaged",
     130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",

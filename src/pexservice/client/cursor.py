@@ -246,7 +246,7 @@ def outcome_unknown(word: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
     Return the exception for the step C{word} that ended with C{error}.
     """
-    message = f"{word} was not sent: {error}"
+    message = f"{word} was not made: {error}"
     if error.sent:
         message = (
             f"{word} may or may not have been made: {error}; repeat it with the key {key}"

@@ -51,8 +51,8 @@ class Unanswered(CursorError):
     """
     The call received no final response before its deadline.
 
-    @ivar sent: whether a request may have reached a server.  It is false if no attempt got
-        a connection.
+    @ivar sent: whether a server may have performed the request.  It is false if no attempt
+        got a connection, or if each response said that nothing was moved.
     """
 
     sent: bool = field(default=True, kw_only=True)

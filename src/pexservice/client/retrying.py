@@ -72,6 +72,9 @@ class TimedOutConnecting(TimedOut):
     """
 
 
+#: The problems of a response after which the request surely was not performed.
+_SURE_REFUSALS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
+
 #: The errors of an attempt that did not reach the server.
 _UNSENT = (TimedOutConnecting, ConnectError, ConnectingCancelledError, DNSLookupError)
 
@@ -146,7 +149,7 @@ class RetryingClient:
                 if not _is_retried(content):
                     self._turn = turn
                     return content
-                sent = True
+                sent = sent or not _refuses_surely(content)
                 reason = f"{url}: {_describe(content)}"
                 delay = max(delay, self._requested_delay(content))
             turn += 1
@@ -189,6 +192,11 @@ class RetryingClient:
 
 def _is_retried(content: object) -> TypeGuard[ReceivedResponse]:
     return isinstance(content, ReceivedResponse) and content.status in RETRIED_STATUSES
+
+
+def _refuses_surely(response: ReceivedResponse) -> bool:
+    problem = problem_of(response)
+    return problem is not None and problem[0] in _SURE_REFUSALS
 
 
 def _time_out(result: Any, timeout: float) -> Any:

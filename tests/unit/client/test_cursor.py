@@ -125,12 +125,15 @@ def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
     """
     service.always = AGAIN[name]
     client = cursor(service, deadline=20)
-    with pytest.raises(OutcomeUnknown, match="may or may not have been made") as caught:
+    surely_not_made = name in {"not taken", "too many"}
+    words = "was not made" if surely_not_made else "may or may not have been made"
+    with pytest.raises(OutcomeUnknown, match=words) as caught:
         service.after(client.next())
+    assert caught.value.sent != surely_not_made
     assert 18 < service.clock.seconds() < 20.5
     key = caught.value.key
     assert key is not None
-    assert key in str(caught.value)
+    assert (key in str(caught.value)) != surely_not_made
     assert {key} == set(service.keys)
     service.always = None
     found = service.after(client.next(key=key))
@@ -442,13 +445,27 @@ def test_unsent_step_says_that_it_was_not_sent(service: FakeService) -> None:
     routed = Routed(service.agent)
     routed.down = {b"a": Refusal, b"b": DNSLookupError}
     client = cursor(service, "http://a", "http://b", agent=routed, deadline=2)
-    with pytest.raises(OutcomeUnknown, match="next was not sent: ") as caught:
+    with pytest.raises(OutcomeUnknown, match="next was not made: ") as caught:
         service.after(client.next())
     assert not caught.value.sent
     # One attempt that may have arrived is enough for doubt.
     routed.down = {b"a": Refusal, b"b": ConnectionLost}
     with pytest.raises(OutcomeUnknown, match="next may or may not have been") as caught:
         service.after(client.next())
+    assert caught.value.sent
+
+
+def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> None:
+    """
+    A refusal by which nothing was moved leaves no doubt; one that says nothing of it does.
+    """
+    service.always = problem(503, "not-taken")
+    with pytest.raises(OutcomeUnknown, match="next was not made: ") as caught:
+        service.after(cursor(service, deadline=2).next())
+    assert not caught.value.sent
+    service.disturbances = [problem(503, "outcome-unknown")]
+    with pytest.raises(OutcomeUnknown, match="next may or may not have been") as caught:
+        service.after(cursor(service, deadline=2).next())
     assert caught.value.sent
 
 
@@ -625,7 +642,7 @@ def test_closed_client_sends_nothing(service: FakeService) -> None:
 def test_step_that_was_sent_before_the_client_was_closed_is_of_unknown_outcome(
     service: FakeService,
 ) -> None:
-    service.always = problem(503, "not-taken", headers={"Retry-After": "5"})
+    service.always = problem(503, "outcome-unknown", headers={"Retry-After": "5"})
     client = cursor(service)
     ended: list[Any] = []
     Deferred.fromCoroutine(client.next()).addBoth(ended.append)
