@@ -160,13 +160,25 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
     ]
     name, *arguments = container["args"]
     assert name == "pexctl"
-    assert vars(make_parser().parse_args(arguments))["keep"] == 14
+    parsed = vars(make_parser().parse_args(arguments))
+    assert parsed["keep"] == 14
+    assert_valid(found["NetworkPolicy"])
+    assert_known(found["StatefulSet"])
+    containers = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    (exporter,) = (each for each in containers if each["name"] == "backup-metrics")
+    assert exporter["securityContext"] == CONTAINER["securityContext"]
+    directory = str(Path(parsed["textfile"]).parent)
+    assert f"--collector.textfile.directory={directory}" in exporter["args"]
+    (exported,) = exporter["ports"]
+    allowed = found["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
     rules = found["Role"]["rules"]
     assert [each["resourceNames"] for each in rules] == [[pod], [pod]]
     monitor = found["PodMonitor"]["spec"]
     assert monitor["selector"]["matchLabels"] == _SET["selector"]["matchLabels"]
     (port,) = CONTAINER["ports"]
-    assert [each["port"] for each in monitor["podMetricsEndpoints"]] == [port["name"]]
+    scraped = [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+    assert scraped == [port["name"], exported["name"]]
+    assert scraped == [rule["port"] for rule in allowed]
 
 
 def test_selectors_match_the_only_pod_of_the_set() -> None:
