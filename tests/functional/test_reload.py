@@ -26,8 +26,18 @@ def reload(pid: int | str, *options: str) -> tuple[int, str]:
 
     @return: its exit status and its output.
     """
+    return pexctl(Path(), "reload", str(pid), *options)
+
+
+def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
+    """
+    Run C{pexctl} in the directory C{path}.
+
+    @return: its exit status and its output.
+    """
     ended = subprocess.run(
-        [PEXCTL, "reload", str(pid), *options],
+        [PEXCTL, *arguments],
+        cwd=path,
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -192,3 +202,23 @@ def kill_worker(daemon: Daemon) -> None:
     wait_until(
         lambda: daemon.log.read_text().count("stands by") > before, "another stands by"
     )
+
+
+def test_nothing_writes_the_configuration_file(tmp_path: Path) -> None:
+    """
+    The file is the operator's: the service and every verb that takes it only read it.
+    """
+    config = tmp_path / "pexservice.toml"
+    config.write_text('store = "lmdb:store"\n')
+    (tmp_path / "backups").mkdir()
+    before = (config.stat(), config.read_bytes())
+    option = ("--config", "pexservice.toml")
+    assert pexctl(tmp_path, "create", *option)[0] == 0
+    with Daemon(tmp_path, *option) as daemon:
+        assert reload(daemon.process.pid)[0] == 0
+        assert pexctl(tmp_path, "check", *option)[0] == 0
+        assert pexctl(tmp_path, "backup", *option, "--keep", "2", "backups")[0] == 0
+    after = config.stat()
+    for name in ("st_ino", "st_mtime_ns", "st_size", "st_mode"):
+        assert getattr(after, name) == getattr(before[0], name)
+    assert config.read_bytes() == before[1]

@@ -1,0 +1,103 @@
+"""
+The Debian package's maintainer scripts: when a store is created, and what is never written.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+DEBIAN = Path(__file__).parents[2] / "debian"
+
+_POSTINST = (DEBIAN / "pexservice.postinst").read_text()
+
+#: The part of postinst that creates a store.
+(_CREATION,) = re.findall(
+    r'^if \[ "\$1" = configure \] && \[ -z "\$\(ls -A "\$STORE"\)" \]; then\n.*?^fi\n',
+    _POSTINST,
+    re.MULTILINE | re.DOTALL,
+)
+
+_UNUSED = {"config": 'store = "lmdb:{root}/store"\n', "active": False, "files": []}
+
+
+def creates_a_store(root: Path, version_before: str, **changes: object) -> bool:
+    """
+    Run the part of postinst that may create a store, with everything below C{root}.
+
+    @param version_before: the second argument of postinst; empty at a first installation.
+    """
+    machine = _UNUSED | changes
+    for name in ("store", "backups"):
+        (root / name).mkdir()
+    (root / "pexservice.toml").write_text(str(machine["config"]).format(root=root))
+    for file in machine["files"]:  # type: ignore[attr-defined]
+        (root / file).touch()
+    script = "\n".join(
+        (
+            "set -e",
+            f"STORE={root}/store CONFIG={root}/pexservice.toml",
+            'as_service() { echo "$@"; }',
+            f"systemctl() {{ return {0 if machine['active'] else 3}; }}",
+            _CREATION.replace("/var/backups/pexservice", f"{root}/backups"),
+        )
+    )
+    output = subprocess.run(
+        ["/bin/sh", "-c", script, "postinst", "configure", version_before],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert output in ("", f"pexctl create --config {root}/pexservice.toml\n")
+    return bool(output)
+
+
+def test_first_installation_creates_the_store(tmp_path: Path) -> None:
+    assert creates_a_store(tmp_path, "")
+
+
+def test_upgrade_creates_the_store_that_was_never_used(tmp_path: Path) -> None:
+    """
+    The new configuration file has no-create, so the first start would fail otherwise.
+    """
+    assert creates_a_store(tmp_path, "1.0.0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": ["store/data.mdb"]},
+        {"files": ["backups/20260101T000000Z"]},
+        {"config": 'store = "lmdb:/srv/store"\n'},
+        {"active": True},
+    ],
+)
+def test_upgrade_creates_no_store_where_one_may_be_missing(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    """
+    The store exists, has backups, is elsewhere, or is used by a running service.
+    """
+    assert not creates_a_store(tmp_path, "1.0.0", **change)
+
+
+def test_no_maintainer_script_writes_a_configuration_file() -> None:
+    """
+    The file is replaced by dpkg alone, by a rename: half of a file is valid TOML.
+    """
+    scripts = [
+        path
+        for kind in ("preinst", "postinst", "prerm", "postrm")
+        for path in DEBIAN.glob(f"*.{kind}")
+    ]
+    assert len(scripts) == 4
+    file = r"(\"?\$\{?CONFIG\}?\"?|/etc/pexservice)"
+    writes = re.compile(rf">\s*{file}|\b(cp|install|mv|sed -i|tee|dd)\b.*{file}")
+    for script in scripts:
+        for line in script.read_text().splitlines():
+            assert not writes.search(line), f"{script.name}: {line}"
