@@ -128,7 +128,7 @@ exactly-once: $(VENV)/tested ## step by the client for three times 5 minutes whi
 starts: $(VENV)/tested ## kill it a hundred times and disturb each start at a random moment
 	$(VENV)/bin/python -m tests.labs.starts.lab $(STARTS)
 
-seams: $(VENV)/tested ## do 10,000 things to processes, files and store under clients; hours
+seams: $(VENV)/tested ## do 10,000 things to processes, files and store under clients; 40 minutes
 	$(VENV)/bin/python -m tests.labs.seams.lab $(OPERATIONS)
 
 cluster-faults: $(VENV)/tested ## do all that can happen to three etcd and three nodes, five times over

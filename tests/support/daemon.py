@@ -172,6 +172,17 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in found.split()]
 
 
+def runs_a_worker(pid: int) -> bool:
+    """
+    Return whether the process has begun to run Python for a worker.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False
+    return b"python" in words[0] and b"pexservice-worker" in words
+
+
 def alive(pid: int) -> bool:
     """
     Return whether there is such a process.

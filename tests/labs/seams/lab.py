@@ -3,8 +3,8 @@ Random operations on the processes, the files and the store of a service under c
 
 Each operation disturbs the service, is undone, and the service has to go on by itself.
 
-C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form; the test calls
-L{seams} with fewer.
+C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form, in which several
+services are disturbed side by side; the test calls L{seams} with fewer operations.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,13 +33,23 @@ from tests.support.daemon import (
     alive,
     children,
     patiently,
+    runs_a_worker,
     until_gone,
     wait_until,
 )
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
 
-CLIENTS = 4
+CLIENTS = 3
+
+#: The delay between two steps of a client: the processors are for the disturbances.
+STEP_INTERVAL_SECONDS = 0.02
+
+#: The delay between two questions whether a service is ready.
+POLL_SECONDS = 0.03
+
+#: How many services the long form disturbs at once: an operation mostly waits.
+SERVICES = 10
 
 #: How many file descriptors a supervisor has at most, with all that it needs for a reload.
 MAX_DESCRIPTORS = 40
@@ -58,10 +69,14 @@ class PatientClient(Client):
     A client that repeats a refused step with the same key until the step is made.
     """
 
+    def _step(self, word: str, key: str | None) -> None:
+        super()._step(word, key)
+        time.sleep(STEP_INTERVAL_SECONDS)
+
     def _exchange(self, sent: bytes) -> bytes:
         answer = super()._exchange(sent)
         if answer.startswith(b"HTTP/1.1 503 "):
-            time.sleep(0.01)
+            time.sleep(STEP_INTERVAL_SECONDS)
             raise Refused
         return answer
 
@@ -135,12 +150,14 @@ class Service:
         """
         Wait until C{/readyz} has C{status}, and return its reasons.
         """
-        for _ in patiently():
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             # A worker that was killed breaks its connections.
             with suppress(OSError):
                 found, reasons = self.readiness()
                 if found == status:
                     return reasons
+            time.sleep(POLL_SECONDS)
         log = self.daemon.log.read_text()[-5000:]
         raise AssertionError(f"/readyz was not {status}:\n{log}")
 
@@ -154,11 +171,11 @@ class Service:
 
     def maybe_disturb_workers(self, *, surely: bool) -> None:
         """
-        Kill all workers, kill one, have them replaced, or do nothing.
+        Mostly do nothing; or kill all workers, kill one, or have them replaced.
 
         @param surely: kill all.
         """
-        what = self.choose.randrange(4)
+        what = self.choose.randrange(10)
         if surely or what == 0:
             self.kill_workers()
         elif what == 1:
@@ -193,7 +210,7 @@ def hang_up(service: Service) -> None:
 
 def stop_one(service: Service) -> None:
     """
-    Stop a worker, and continue it or leave it to the watchdog.
+    Stop a worker, and continue it or, rarely, leave it to the watchdog.
     """
     workers = children(service.pid)
     if not workers:
@@ -201,9 +218,36 @@ def stop_one(service: Service) -> None:
     pid = service.choose.choice(workers)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
-        if service.choose.random() < 0.5:
+        if service.choose.random() < 0.9:
             time.sleep(service.choose.uniform(0, 0.5))
             os.kill(pid, signal.SIGCONT)
+
+
+def stop_all_and_restart(service: Service) -> None:
+    """
+    Stop all workers, kill the supervisor, and start it again at once.
+    """
+    workers = children(service.pid)
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            # Only setpriv's process, which runs for a millisecond, would outlive this.
+            if runs_a_worker(pid):
+                os.kill(pid, signal.SIGSTOP)
+    service.daemon.process.kill()
+    service.daemon.process.wait()
+    service.daemon = service.start()
+    until_gone(*workers)
+
+
+def hang_supervisor(service: Service) -> None:
+    """
+    Stop the supervisor, kill a worker in that time or not, and continue it.
+    """
+    os.kill(service.pid, signal.SIGSTOP)
+    if service.choose.random() < 0.2:
+        kill_one(service)
+    time.sleep(service.choose.uniform(0, 0.5))
+    os.kill(service.pid, signal.SIGCONT)
 
 
 def restart(service: Service) -> None:
@@ -216,10 +260,8 @@ def restart(service: Service) -> None:
         service.daemon.process.wait()
     else:
         service.daemon.stop()
-    # A worker that has just begun sees the end of its supervisor only when it has imported
-    # everything, which may take longer than a start waits for the address.
-    until_gone(*workers)
     service.daemon = service.start()
+    until_gone(*workers)
 
 
 @contextmanager
@@ -307,6 +349,8 @@ MOMENTS: dict[str, Callable[[Service], None]] = {
     "workers replaced": hang_up,
     "a worker stopped": stop_one,
     "supervisor restarted": restart,
+    "workers stopped, supervisor killed": stop_all_and_restart,
+    "supervisor stopped": hang_supervisor,
     "socket file removed": lambda service: (service.path / "http.sock").unlink(
         missing_ok=True
     ),
@@ -318,6 +362,25 @@ CONDITIONS = {
     "store emptied": emptied,
     "link switched": switched,
     "store locked by another": locked,
+}
+
+
+#: How often each operation is chosen.  Those that start processes cost half a second of a
+#: processor for each and are rarer, so that 10,000 operations take 40 minutes.
+WEIGHTS = {
+    "a worker killed": 8,
+    "both workers killed": 3,
+    "workers replaced": 3,
+    "a worker stopped": 20,
+    "supervisor restarted": 2,
+    "workers stopped, supervisor killed": 2,
+    "supervisor stopped": 12,
+    "socket file removed": 6,
+    "store moved": 12,
+    "store emptied": 12,
+    "link switched": 10,
+    "store locked by another": 2,
+    "configuration half written": 8,
 }
 
 
@@ -340,7 +403,7 @@ def disturb(service: Service, name: str, *, surely: bool = False) -> None:
             reasons = service.wait_for(503)
             assert "[-]store" in reasons, reasons
             # It lasts, whatever the workers do meanwhile.
-            time.sleep(service.choose.uniform(0, 1))
+            time.sleep(service.choose.uniform(0, 0.5))
     service.wait_for(200)
     errors = service.daemon.log.read_bytes()[begin:].count(b" error: ")
     assert errors <= MAX_ERRORS, service.daemon.log.read_bytes()[begin:].decode()
@@ -371,7 +434,7 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
     """
     path = path.resolve()
     choose = random.Random(seed)  # noqa: S311 nothing secret
-    names = [*MOMENTS, *CONDITIONS, "configuration half written"]
+    names, weights = [*WEIGHTS], [*WEIGHTS.values()]
     done: Counter[str] = Counter()
     (path / "right").mkdir()
     (path / "link").symlink_to("right")
@@ -395,10 +458,10 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
             for number in range(count):
                 # Each once, and then in any order.
                 first = number < len(names)
-                name = names[number] if first else choose.choice(names)
+                name = names[number] if first else choose.choices(names, weights)[0]
                 disturb(service, name, surely=first)
                 done[name] += 1
-                if number % 10 == 9:
+                if number % 20 == 19:
                     settle(service)
             settle(service)
         finally:
@@ -415,12 +478,28 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
 
 def main() -> None:
     """
-    Disturb a service 10,000 times, and record the figures.
+    Disturb several services 10,000 times in all, and record the figures.
     """
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    with tempfile.TemporaryDirectory() as path:
-        result = seams(Path(path), count, seed)
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as path,
+        ProcessPoolExecutor(SERVICES) as pool,
+    ):
+        runs = []
+        for number in range(SERVICES):
+            place = Path(path) / str(number)
+            place.mkdir()
+            runs.append(pool.submit(seams, place, -(-count // SERVICES), seed + number))
+        for run in as_completed(runs):
+            print(f"{time.monotonic() - began:.0f} s", run.result(), flush=True)
+        results = [run.result() for run in runs]
+    result = Result(
+        sum((each.operations for each in results), Counter()),
+        sum(each.told for each in results),
+        sum(each.made for each in results),
+    )
     print(result)
     record(
         Evidence(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.labs.seams.lab import CONDITIONS, MOMENTS, seams
+from tests.labs.seams.lab import WEIGHTS, seams
 from tests.support.forms import amount
 
 
@@ -14,7 +14,7 @@ def test_service_goes_on_after_each_operation_and_serves_one_store(tmp_path: Pat
     """
     No step that was answered is lost or made twice, and nothing is left.
     """
-    each_once = len(MOMENTS) + len(CONDITIONS) + 1
+    each_once = len(WEIGHTS)
     result = seams(tmp_path, amount(short=each_once, long=100))
     print(result)
     assert len(result.operations) == each_once
