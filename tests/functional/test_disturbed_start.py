@@ -90,8 +90,12 @@ def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
             tasks = Path(f"/proc/{worker}/task").glob("*/children")
             for pid in [int(word) for task in tasks for word in task.read_text().split()]:
                 # Only once the child has executed the verification.
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"pexservice.stores.lmdb.verify" in command and pid != but:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if (
+                    b"python" in command[0]
+                    and b"pexservice.stores.lmdb.verify" in command
+                    and pid != but
+                ):
                     os.kill(pid, signal.SIGSTOP)
                     return pid
         assert process.poll() is None
@@ -219,7 +223,7 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
         timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
     )
-    said = f"pexservice: the limit of open files is {limit}, and 64 are the least that is"
+    said = f"pexservice: the limit of open files is {limit}, but 64 are required"
     assert ended.returncode == 64
     (line,) = ended.stderr.splitlines()
     assert line.startswith(said)

@@ -33,6 +33,7 @@ from tests.support.daemon import (
     alive,
     children,
     patiently,
+    runs_a_worker,
     twistd,
     until_gone,
     wait_until,
@@ -158,7 +159,7 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
         until_gone(hanging)
         assert not alive(hanging)
         assert step(daemon) == before + 2
-        wait_for(daemon, f"{name} has been silent for 1.. seconds and is replaced")
+        wait_for(daemon, f"no heartbeat from {name} for 1.. s; replacing it")
         wait_for(daemon, f"{name} ended by SIGKILL")
 
 
@@ -173,10 +174,11 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
     log = (tmp_path / "second.log").open("wb")
     with Daemon(tmp_path, command="pexservice-worker") as first:
         second = subprocess.Popen(
-            twistd(
+            [
+                *(sys.executable, "-m", "pexservice"),
                 *("-n", "--pidfile=", "pexservice-worker", "--listen", "unix:second"),
                 *("--supervisor", str(writing)),
-            ),
+            ],
             cwd=tmp_path,
             pass_fds=(writing,),
             stdout=log,
@@ -334,7 +336,7 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
         connection.close()
         assert step(daemon) == 2
         assert children(daemon.process.pid) == workers
-        assert count(daemon, "has been silent") == count(daemon, "ended") == 0
+        assert count(daemon, "no heartbeat") == count(daemon, "ended") == 0
 
 
 def test_new_worker_that_does_not_start_leaves_both_old_ones(tmp_path: Path) -> None:
@@ -345,7 +347,7 @@ def test_new_worker_that_does_not_start_leaves_both_old_ones(tmp_path: Path) -> 
         (tmp_path / "tokens").unlink()
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(daemon, "worker-3 ended with status 64: the token file tokens: No such")
-        wait_for(daemon, "reload failed: worker-3 does not come up")
+        wait_for(daemon, "reload failed: the token file tokens: No such")
         for _ in patiently():
             if set(children(daemon.process.pid)) == set(old):
                 break
@@ -384,6 +386,58 @@ def test_workers_end_with_their_supervisor_and_the_service_can_restart(
     with Daemon(tmp_path, "--listen", listen) as again:
         again.port = daemon.port
         assert step(again) == before + 1
+
+
+def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
+    """
+    One is stopped as soon as it runs Python, and one serves.  The address is free again.
+    """
+    daemon = Daemon(tmp_path)
+    both_are_up(daemon)
+    before = step(daemon)
+    _, standby = children(daemon.process.pid)
+    os.kill(standby, signal.SIGKILL)
+    starting: list[int] = []
+    for _ in patiently():
+        starting = [pid for pid in children(daemon.process.pid) if runs_a_worker(pid)]
+        if len(starting) == 2 and standby not in starting:
+            break
+    for pid in starting:
+        os.kill(pid, signal.SIGSTOP)
+    daemon.process.kill()
+    daemon.process.wait()
+    until_gone(*starting)
+    listen = f"tcp:{daemon.port}:interface=127.0.0.1"
+    with Daemon(tmp_path, "--listen", listen) as again:
+        again.port = daemon.port
+        assert step(again) == before + 1
+
+
+@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_further_signals_do_not_disturb_a_stop(
+    tmp_path: Path, command: str, number: int
+) -> None:
+    daemon = Daemon(tmp_path, command=command)
+    step(daemon)
+    # A connection without a request is waited for.
+    waiting = daemon.connect()
+    waiting.connect()
+    for _ in patiently():
+        if daemon.process.poll() is not None:
+            break
+        daemon.process.send_signal(number)
+    waiting.close()
+    assert daemon.process.wait(PATIENCE) in (0, -number)
+    log = daemon.log.read_text()
+    assert "Traceback" not in log
+    assert "ReactorNotRunning" not in log
+
+
+def test_sigterm(tmp_path: Path) -> None:
+    """
+    The workers have ended before the supervisor does.
+    """
 
 
 def test_sigterm_ends_the_workers_before_the_supervisor(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pexservice.process.descriptors import RESERVE
+from pexservice.process.listening import RESERVED_DESCRIPTORS
 from tests.functional.test_wire import (
     connect,
     exchange,
@@ -146,7 +146,7 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, limit[1]))
         with Daemon(tmp_path, "--max-connections", "300") as daemon:
             raised, _ = resource.prlimit(worker(daemon), resource.RLIMIT_NOFILE)
-            assert raised == 300 + RESERVE
+            assert raised == 300 + RESERVED_DESCRIPTORS
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     wanted = str(limit[1])

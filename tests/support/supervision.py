@@ -1,5 +1,5 @@
 """
-A supervisor's decisions without its sockets: a roster whose processes the test runs.
+A supervisor's decisions without its sockets: workers whose processes the test runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from attrs import define, field
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
-from pexservice.supervisor.child import Command
-from pexservice.supervisor.plan import Plan
-from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.roster import Roster
-from pexservice.supervisor.worker_process import Reactor
+from pexservice.supervisor.worker_process import SpawningReactor
+from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 WATCHDOG = 5.0
@@ -30,7 +28,7 @@ VERIFY = "verify"
 @define(eq=False)
 class Supervised:
     """
-    A roster, what it spawns and what it reports.
+    The workers, what they spawn and what they report.
 
     @ivar told: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
@@ -43,36 +41,31 @@ class Supervised:
     told: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     given_up: list[tuple[Status, str]] = field(factory=list)
-    reread: Callable[[], Plan] = field(init=False)
-    roster: Roster = field(init=False)
-    replacement: Replacement = field(init=False)
+    reread: Callable[[], WorkerPlan] = field(init=False)
+    workers: Workers = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """
         Put the parts together.
         """
-        plan = Plan(worker=["worker"], watchdog=WATCHDOG, standby=self.standby)
+        plan = WorkerPlan(worker=["worker"], watchdog=WATCHDOG, standby=self.standby)
         self.reread = lambda: plan
         reports = Reports(
             Notifier(lambda message: self.told.append(message.decode().splitlines())),
             Score(standby=self.standby),
             lambda score: self.shown.append(copy.deepcopy(score)),
         )
-        self.roster = Roster(
-            cast(Reactor, self.reactor),
+        self.workers = Workers(
+            cast(SpawningReactor, self.reactor),
             reports,
             plan=plan,
             launch=lambda plan, verify, _: Command(
                 [*plan.worker, VERIFY] if verify else plan.worker, {}, {}, verify
             ),
+            # The test may replace the function.
+            reread=lambda _: self.reread(),
             give_up=lambda status, reason: self.given_up.append((status, reason)),
         )
-        self.replacement = Replacement(
-            self.roster, reports, self.reactor, lambda _: self._reread()
-        )
-
-    def _reread(self) -> Plan:
-        return self.reread()
 
     @property
     def score(self) -> Score:
@@ -94,7 +87,7 @@ class Supervised:
 
         @return: the process that serves, and those that stand by.
         """
-        self.roster.start()
+        self.workers.start()
         self.processes[0].notify(READY, "STATUS=serving")
         for _ in range(self.standby):
             self.reactor.turns(0.1)

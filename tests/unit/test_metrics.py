@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Reload, Score
+from pexservice.process.scoreboard import RESTART_REASONS, Reload, Score
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import (
@@ -176,7 +176,7 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
     descriptor = scoreboard.create()
     try:
-        counts = {reason: number for number, reason in enumerate(REASONS, 10)}
+        counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 10)}
         scoreboard.write(descriptor, Score(3, 0, 1, counts, 4, Reload.FAILED))
         found = scrape(Caller(supervisor=descriptor))
     finally:

@@ -30,23 +30,13 @@ SHARED_NAMES = {
 
 #: Names that still have two meanings.  This list only shrinks.
 AMBIGUOUS_NAMES = {
-    "ENDPOINTS",
     "INTERVAL",
-    "LONGEST_LINE",
-    "Lines",
     "MAX_TRIMMED_KEYS",
     "NEWEST",
     "Operation",
-    "PATIENCE",
-    "Plan",
-    "RESERVE",
-    "Reactor",
     "Refused",
     "SLACK",
     "Unanswered",
-    "_KINDS",
-    "_LONGEST",
-    "_NAME",
     "_NODE",
     "_NUMBER",
     "_STRIDE",

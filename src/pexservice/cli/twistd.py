@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -28,6 +27,7 @@ from twisted.python import usage
 
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
+from pexservice.process.children import killed_with_parent, retry_while_orphans_end
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
     AddressInUse,
@@ -35,17 +35,16 @@ from pexservice.process.listening import (
     require_addresses,
 )
 from pexservice.process.log_lines import error_line
-from pexservice.process.parent import ORPHANS_INTERVAL, ORPHANS_PATIENCE
 from pexservice.process.sd_notify import Notifier
-from pexservice.process.start_signals import START_SIGNALS
-from pexservice.process.steady_reactor import the_reactor
+from pexservice.process.signals import START_SIGNALS
+from pexservice.process.timing import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
 from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.stores.registry import check_start, is_shared
-from pexservice.supervisor.plan import Plan
+from pexservice.supervisor.plan import WorkerPlan
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
@@ -300,11 +299,20 @@ class ServiceOptions(CommonOptions):
         if self.foreground:
             return
         try:
-            await_release(partial(require_addresses, the_reactor(), settings.listen))
-            await_release(
-                partial(check_start, settings.store, create=not settings.no_create)
+            # The workers of a supervisor that was killed may still have them.
+            retry_while_orphans_end(
+                partial(require_addresses, the_reactor(), settings.listen),
+                AddressInUse,
+                START_SIGNALS.sleep,
+            )
+            retry_while_orphans_end(
+                partial(check_start, settings.store, create=not settings.no_create),
+                StoreBusy,
+                START_SIGNALS.sleep,
             )
         except (CannotStart, StoreUnusable) as error:
+            if START_SIGNALS.terminated:
+                raise SystemExit(0) from None
             LOG.write(str(error))
             self.refuse(str(error), error.exit_status)
 
@@ -361,26 +369,6 @@ def refuse_second_start(pid_file: str | None) -> None:
     )
 
 
-def await_release(check: Callable[[], object]) -> None:
-    """
-    Call C{check} until what the workers of a killed supervisor may have is free.
-
-    @raise CannotStart: as C{check} does, and L{StoreUnusable} likewise.
-    """
-    end = time.monotonic() + ORPHANS_PATIENCE
-    while True:
-        try:
-            check()
-        except (AddressInUse, StoreBusy):
-            if time.monotonic() > end:
-                raise
-            START_SIGNALS.sleep(ORPHANS_INTERVAL)
-            if START_SIGNALS.terminated:
-                raise SystemExit(0) from None
-        else:
-            return
-
-
 def _make_service(options: ServiceOptions) -> IService:
     """
     Return a supervisor and open nothing, because twistd forks afterwards.
@@ -408,8 +396,8 @@ LOSSES = {
 
 
 def _read_again(
-    began: Settings, options: ServiceOptions, plan: Plan, accepted: Sequence[str]
-) -> Plan:
+    began: Settings, options: ServiceOptions, plan: WorkerPlan, accepted: Sequence[str]
+) -> WorkerPlan:
     """
     Read the configuration file again, and return the new plan.
 
@@ -448,7 +436,7 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
             )
 
 
-def _plan(began: Settings, options: ServiceOptions) -> Plan:
+def _plan(began: Settings, options: ServiceOptions) -> WorkerPlan:
     settings, supervision = options.settings(), options.supervision()
     kept = {name: getattr(began, name) for name in KEPT}
     pending = tuple(
@@ -457,7 +445,7 @@ def _plan(began: Settings, options: ServiceOptions) -> Plan:
         if each.attribute in KEPT
         and kept[each.attribute] != getattr(settings, each.attribute)
     )
-    return Plan(
+    return WorkerPlan(
         worker=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
         standby=supervision.standby,
@@ -473,6 +461,7 @@ def worker_command(settings: Settings) -> list[str]:
     A worker runs on uvloop if that is installed.
     """
     return [
+        *killed_with_parent(),
         *(sys.executable, "-m", "pexservice"),
         *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
         *("--nodaemon", "--pidfile="),

@@ -30,7 +30,7 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit, StepBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
-from pexservice.process.periodic import Periodic
+from pexservice.process.timing import Periodic
 from pexservice.stores.interface import (
     Conflict,
     ISharedStore,

@@ -1,5 +1,5 @@
 """
-The end of a process that cannot go on: one line that says why, and an exit status.
+The end of a process that cannot continue: one line that says why, and an exit status.
 
 C{sys.exit} in a callback of the reactor does not end the process, and
 C{reactor.stop()} ends it with status 0.  So the status is set at the very end, when
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
+from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
@@ -31,14 +33,14 @@ class Status(IntEnum):
     The values are those of C{sysexits.h} where it has one that fits.
     """
 
-    #: The process could not start; trying again may help.
+    #: The process could not start; another try may succeed.
     CANNOT_START = 1
-    #: EX_USAGE: an option, or a file that an option names, is wrong; a restart mends
-    #: nothing.
+    #: EX_USAGE: an option, or a file that an option names, is wrong; a restart does not
+    #: help.
     MISCONFIGURED = 64
-    #: EX_IOERR: the store failed while the process ran; the next process reads it anew.
+    #: EX_IOERR: the store failed while the process ran; the next process reads it again.
     STORE_FAILED = 74
-    #: EX_CONFIG: the store is damaged; starting again will not help.
+    #: EX_CONFIG: the store is damaged; a restart does not help.
     DAMAGED = 78
 
 
@@ -73,8 +75,8 @@ class Misconfigured(CannotStart):
     exit_status = Status.MISCONFIGURED
 
 
-#: Errors that may be over in a moment, and say nothing of the file that was to be opened.
-_PASSING = frozenset(
+#: Errors that may be over in a moment, and that the file itself did not cause.
+_TRANSIENT = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 )
 
@@ -85,7 +87,7 @@ def cannot_use(file: str, error: OSError) -> CannotStart:
 
     @param file: the file, as the operator knows it.
     """
-    kind = CannotStart if error.errno in _PASSING else Misconfigured
+    kind = CannotStart if error.errno in _TRANSIENT else Misconfigured
     return kind(f"{file}: {error.strerror or error}")
 
 
@@ -109,24 +111,39 @@ class ProcessExit:
         """
         Stop C{reactor} when this process has to end.
 
-        @param terminal: whether somebody reads standard error, besides the log.
+        @param terminal: whether the operator reads standard error, too.
         @param logs: whether this process logs the reason; if not, its supervisor does.
         """
         self._reactor = reactor
         self._terminal = terminal
         self._logs = logs
         self._at_exit = at_exit
-        self._stopped = False
+        self._stopping = self._stopped = False
         self.reason: str | None = None
 
     def watch_reactor(self) -> None:
         """
         End with a status that is not 0 if the reactor breaks down.
 
-        C{twistd} takes a breakdown for an end like any other.
+        C{twistd} takes a breakdown for an end like any other.  Also let only the first
+        SIGTERM or SIGINT stop the reactor: stopping it twice raises an exception.
         """
+        self._reactor.callWhenRunning(self._wrap_signal_handlers)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
         self._at_exit(self._end_unless_stopped)
+
+    def _wrap_signal_handlers(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, partial(self._take_signal, handler))
+
+    def _take_signal(
+        self, handler: Callable[[int, Any], object], number: int, frame: object
+    ) -> None:
+        if not self._stopping:
+            self._stopping = True
+            handler(number, frame)
 
     def _reactor_stopped(self) -> None:
         self._stopped = True
@@ -156,8 +173,7 @@ class ProcessExit:
     def _write(self, reason: str) -> None:
         # twistd has put its log in the place of sys.stderr.
         if self._terminal and sys.__stderr__ is not None:
-            # A full disk may have both the store and the file that standard error goes
-            # to.
+            # The file behind standard error may be on the same full disk as the store.
             with suppress(OSError):
                 sys.__stderr__.write(error_line(f"pexservice: {reason}"))
 
@@ -168,7 +184,8 @@ class ProcessExit:
         self._reactor.callWhenRunning(self._stop)
 
     def _stop(self) -> None:
-        # The reactor may be stopping already: the last commit of all may fail.
+        self._stopping = True
+        # The reactor may be stopping already, for example when the last commit fails.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 

@@ -1,20 +1,21 @@
 """
-Listening on the endpoints of the command line, and the errors when that fails.
+Listening sockets: opened by this process, or inherited from systemd or from a supervisor.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from twisted.internet import endpoints
+from twisted.internet import endpoints, fdesc, tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -24,15 +25,27 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
-from pexservice.process.fd_endpoint import InheritedEndpoint, is_listening
 
 #: The description of all sockets that systemd passes.
 ALL_OF_SYSTEMD = "systemd:all"
 
+#: How many connections may wait to be accepted while one worker takes over from
+#: another; the kernel's limit, net.core.somaxconn, is 4096 by default.
+BACKLOG = 4096
+
+#: File descriptors that connections never get: up to 64 for the store, logs, sockets and
+#: files that are open for a moment, 16 for connections that are being closed, and 32 for
+#: connections that are refused with a response.
+RESERVED_DESCRIPTORS = 112
+
+#: With fewer, Twisted, uvloop or the store finds no free descriptor.
+MIN_OPEN_FILES = 64
+
 #: The file descriptor of the first socket that systemd passes; see sd_listen_fds(3).
-_FIRST = 3
+_FIRST_OF_SYSTEMD = 3
 
 
 class AddressInUse(CannotStart):
@@ -45,9 +58,9 @@ class AddressInUse(CannotStart):
 
 _USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
 
-#: The exception for each error number.  Another start does not mend a port that takes
+#: The exception for each error number.  Another start does not mend a port that requires
 #: rights which the service lacks.
-_KINDS: Mapping[int | None, type[CannotStart]] = {
+_EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: Misconfigured,
 }
@@ -65,6 +78,102 @@ def _lock_holder(path: str | bytes) -> str:
     return (
         f"{holder} the lock {lock}; stop it, or remove the lock if that process is another"
         " program"
+    )
+
+
+class InheritedUNIXPort(unix.Port):
+    """
+    A port on a Unix socket that another process opened.
+
+    Other workers accept from the socket, too.  So its file, whose permissions Twisted sets
+    and which it removes with a port, is left alone.
+    """
+
+    # Only the descriptor is this process's to close; a shutdown would end the socket for
+    # all processes.
+    _shouldShutdown = False
+
+    def startListening(self) -> None:
+        """
+        Accept connections, as C{unix.Port} does once it has bound its socket.
+        """
+        inherited: Any = self._preexistingSocket
+        factory: Any = self.factory
+        factory.doStart()
+        self.socket, self._preexistingSocket = inherited, None
+        self.fileno = inherited.fileno  # type: ignore[method-assign]
+        self.connected = True
+        self.numberAccepts = 100
+        self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        Close the file descriptor, and leave the socket and its file as they are.
+        """
+        tcp.Port.connectionLost(self, reason)
+
+
+@implementer(IStreamServerEndpoint)
+class InheritedEndpoint:
+    """
+    The endpoint of a listening socket that another process opened: C{fd:N}.
+
+    It can listen, stop and listen again: each port has a copy of the descriptor.
+
+    @ivar descriptor: the file descriptor of the listening stream socket.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        """
+        Adopt the socket, without accepting from it.
+
+        This process's own children do not inherit its descriptor.
+
+        @raise OSError: there is no such descriptor, or it is no listening stream socket.
+        """
+        self.descriptor = descriptor
+        self._reactor = reactor
+        self._socket = socket.socket(fileno=descriptor)
+        fdesc.setNonBlocking(descriptor)
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
+        if not is_listening(self._socket):
+            raise OSError(0, "no listening stream socket")
+
+    def lost_file(self) -> str | None:
+        """
+        Return the path of a Unix socket whose file is gone; C{None} if all is well.
+
+        Clients cannot connect by that path any more.  A TCP or abstract socket has no file.
+        """
+        name = self._socket.getsockname()
+        if self._socket.family != socket.AF_UNIX or not isinstance(name, str) or not name:
+            return None
+        return None if Path(name).is_socket() else name
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return maybeDeferred(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        descriptor, family = self._socket.fileno(), self._socket.family
+        if family == socket.AF_UNIX:
+            port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
+                self._reactor, descriptor, factory
+            )
+            port.startListening()
+        else:
+            port = self._reactor.adoptStreamPort(descriptor, family, factory)
+        # adoptStreamPort has set Twisted's backlog of 50.
+        self._socket.listen(BACKLOG)
+        listening: IListeningPort = port
+        return listening
+
+
+def is_listening(candidate: socket.socket) -> bool:
+    """
+    Return whether C{candidate} is a listening stream socket.
+    """
+    return candidate.type == socket.SOCK_STREAM and bool(
+        candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     )
 
 
@@ -95,7 +204,7 @@ class Place:
                 raise AddressInUse(
                     f"cannot listen on {self.description}: {_lock_holder(error.port)}"
                 ) from error
-            kind = _KINDS.get(problem.errno, CannotStart)
+            kind = _EXCEPTION_BY_ERRNO.get(problem.errno, CannotStart)
             advice = _USE_ANOTHER if kind is AddressInUse else ""
             raise kind(
                 f"cannot listen on {self.description}: {problem.strerror}{advice}"
@@ -104,13 +213,6 @@ class Place:
             reason = getattr(error, "strerror", None) or error
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error
         return port
-
-    def lost_file(self) -> str | None:
-        """
-        Return the path of an inherited Unix socket if its file is gone, or C{None}.
-        """
-        inherited = isinstance(self.endpoint, InheritedEndpoint)
-        return self.endpoint.lost_file() if inherited else None  # type: ignore[attr-defined]
 
     def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
         """
@@ -125,6 +227,13 @@ class Place:
             result.raiseException()
         return result
 
+    def lost_file(self) -> str | None:
+        """
+        Return the path of an inherited Unix socket if its file is gone, or C{None}.
+        """
+        endpoint = self.endpoint
+        return endpoint.lost_file() if isinstance(endpoint, InheritedEndpoint) else None
+
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
     """
@@ -134,7 +243,7 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
 
     @raise CannotStart: an inherited socket cannot be used.
     """
-    found = []
+    result = []
     for description in descriptions:
         if description == ALL_OF_SYSTEMD:
             numbers = [*passed_by_systemd(_first_environment())]
@@ -142,16 +251,16 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
             numbers = [int(description.removeprefix("fd:"))]
         else:
             endpoint = endpoints.serverFromString(reactor, description)
-            found.append(Place(description, endpoint))
+            result.append(Place(description, endpoint))
             continue
         for number in numbers:
             try:
-                found.append(Place(description, InheritedEndpoint(reactor, number)))
+                result.append(Place(description, InheritedEndpoint(reactor, number)))
             except OSError as error:
                 raise CannotStart(
                     f"cannot listen on {description}: {error.strerror}"
                 ) from error
-    return found
+    return result
 
 
 def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
@@ -161,10 +270,8 @@ def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
     @return: the addresses that another process, or this one, listens on.
     @raise CannotStart: an address cannot be used.
     """
-    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
-    own = [each for each in descriptions if each.startswith(("tcp:", "tcp6:"))]
     in_use = []
-    for description in own:
+    for description in descriptions:
         try:
             require_addresses(reactor, [description])
         except AddressInUse:
@@ -178,7 +285,8 @@ def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
 
     @raise CannotStart: an address cannot be used; L{AddressInUse} if it is in use.
     """
-    own = [each for each in descriptions if each.startswith(("tcp:", "tcp6:"))]
+    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
+    own = [text for text in descriptions if text.startswith(("tcp:", "tcp6:"))]
     for place in places(reactor, own):
         port: Any = place.listen_now(Factory())
         # At once, where stopListening() would wait for a reactor that may not run.
@@ -192,8 +300,8 @@ def _first_environment() -> dict[str, str]:
 
     Twisted, when it is imported, removes systemd's variables.
     """
-    found = Path("/proc/self/environ").read_bytes().decode(errors="replace")
-    return dict(each.split("=", 1) for each in found.split("\0") if "=" in each)
+    variables = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(variable.split("=", 1) for variable in variables if "=" in variable)
 
 
 def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
@@ -209,21 +317,19 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
             f"--listen {ALL_OF_SYSTEMD}: systemd has passed no socket; start this by a"
             " service that has a socket unit"
         )
-    for number in range(_FIRST, _FIRST + int(count)):
+    for number in range(_FIRST_OF_SYSTEMD, _FIRST_OF_SYSTEMD + int(count)):
         with socket.socket(fileno=os.dup(number)) as passed:
             listens = is_listening(passed)
         if not listens:
             raise Misconfigured(
-                f"--listen {ALL_OF_SYSTEMD}: socket {number - _FIRST + 1} of {count} is"
-                " no listening stream socket; a socket unit may have ListenStream= only"
+                f"--listen {ALL_OF_SYSTEMD}: socket {number - _FIRST_OF_SYSTEMD + 1} of"
+                f" {count} is no listening stream socket; a socket unit may have"
+                " ListenStream= only"
             )
         yield number
 
 
 async def stop_listening(port: IListeningPort) -> None:
-    """
-    Stop listening on C{port}.
-    """
     stopped = port.stopListening()
     if stopped is not None:
         await stopped
@@ -243,3 +349,34 @@ def shown(address: IAddress) -> str:
             return name.replace(b"\0", b"@", 1).decode("utf-8", "backslashreplace")
         case _:
             return str(address)
+
+
+def check_open_file_limit() -> None:
+    """
+    Check that this process may open as many files as it needs without connections.
+
+    @raise Misconfigured: the limit of open files is too low.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
+        raise Misconfigured(
+            f"the limit of open files is {soft}, but {MIN_OPEN_FILES} are required; raise"
+            " it with ulimit -n or LimitNOFILE="
+        )
+
+
+def max_connections(wanted: int) -> int:
+    """
+    Raise the limit of open files for C{wanted} connections, as far as the system allows.
+
+    @return: how many connections the limit allows.  The kernel would accept more, and their
+        clients would get no response.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - RESERVED_DESCRIPTORS))

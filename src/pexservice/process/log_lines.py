@@ -1,16 +1,17 @@
 """
 The lines of the log: text with a prefix, or JSON, with priorities for systemd's journal.
 
-A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  The journal has
-times of its own and takes a priority in front instead, C{<6>worker-1 info: ...}, as
-sd-daemon(3) says.  A worker writes its lines to its supervisor with that priority and
-nothing else in front; the supervisor knows which worker they come from.
+A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  The journal records
+the time itself.  It expects a priority first, C{<6>worker-1 info: ...}; see sd-daemon(3).
+A worker writes its lines to its supervisor with the priority and no other prefix: the
+supervisor knows which worker each line comes from.
 
-Lines of the access log have no prefix: they are in the combined format wherever they go.
-On their way to the supervisor their priority contains syslog's facility local0, C{<134>}.
-The journal would leave a facility in the message, so it gets the level only.
+Lines of the access log have the combined format and no prefix.  On their way to the
+supervisor their priority contains syslog's facility local0, C{<134>}.  The journal would
+leave a facility in the message, so it gets the level only.
 
-A reader that stops reading, as a paused C{less}, loses lines and never stops the service.
+A reader that stops reading, such as a paused C{less}, loses lines and never stops the
+service.
 """
 
 from __future__ import annotations
@@ -43,25 +44,24 @@ ACCESS = 16
 
 _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 
-#: A line to the supervisor is cut at this length: the supervisor would cut it anyway, and
-#: not know the priority of the rest.  Characters, of four bytes at most.
-_LONGEST = 2000
+#: A longer line to the supervisor is cut: the supervisor would cut it anyway, and not know
+#: the priority of the rest.  Characters, of four bytes at most.
+_MAX_LINE_LENGTH = 2000
 
 #: What the rest of a line begins with that was cut.
 _CONTINUED = "... "
 
-#: How much is written at once to a stream that has room.  A pipe has room for so much when
-#: it is writable at all.  Bytes.
+#: How much is written at once to a stream.  A pipe that is writable accepts that much.
 _CHUNK_BYTES = 4096
 
 #: Lines that a port of Twisted logs about itself; the code that opens the port logs more.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
 
-#: Formats of the lines in which Twisted tells of each connection that an HTTP client opens.
+#: Formats of the lines that Twisted logs for each connection of an HTTP client.
 _NOISY_FORMATS = ("Starting factory {factory!r}", "Stopping factory {factory!r}")
 
-#: Fields of an event that are Twisted's.
-_TWISTEDS = frozenset(
+#: Fields of an event that Twisted adds.
+_TWISTED_FIELDS = frozenset(
     ("time", "system", "message", "isError", "format", "printed", "failure", "why")
 )
 
@@ -70,12 +70,11 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
     """
     Return whether C{descriptor} leads to systemd's journal.
     """
-    named = environment.get("JOURNAL_STREAM", "")
     try:
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
     except OSError:
         return False
-    return named == f"{found.st_dev}:{found.st_ino}"
+    return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
 def error_line(message: str, descriptor: int = 2) -> str:
@@ -89,20 +88,20 @@ def level_of(line: str) -> tuple[Any, int, str]:
     """
     Split a line that a worker has written into its priority and its text.
 
-    @return: the line's level, its facility, and its text; a line without a priority comes
-        from something that went wrong before there was a log, or beside it.
+    @return: the line's level, its facility, and its text; a line without a priority was
+        written before logging began, or by code that does not use the log.
     """
-    found = _PRIORITY.fullmatch(line)
-    if found is None:
+    match = _PRIORITY.fullmatch(line)
+    if match is None:
         return LogLevel.warn, 0, line
-    facility, severity = divmod(int(found[1]), 8)
-    return _LEVELS.get(severity, LogLevel.info), facility, found[2]
+    facility, severity = divmod(int(match[1]), 8)
+    return _LEVELS.get(severity, LogLevel.info), facility, match[2]
 
 
 @frozen
 class LogLines:
     """
-    The form of each event: one or more lines.
+    Formats each event as one or more lines.
 
     @ivar process: the name of this process; an event of another process names that one in
         its field C{process}.
@@ -128,13 +127,13 @@ class LogLines:
         facility = event.get("facility", 0)
         prefix = ""
         if self.journal or self.piped:
-            # journald takes the level from a prefix, and leaves one with a facility in
-            # the message.  The supervisor knows a line of the access log by its facility.
-            known = facility if self.piped else 0
-            prefix = f"<{8 * known + _SEVERITIES.get(level, 6)}>"
-        shown = self._json(event) if self.as_json else self._text(event, level, facility)
-        # As one text: lines of one event stay together, whatever else writes there.
-        return "".join(f"{prefix}{line}\n" for line in shown)
+            # journald removes a prefix with a level, but not one with a facility.  The
+            # supervisor recognizes a line of the access log by its facility.
+            shown_facility = facility if self.piped else 0
+            prefix = f"<{8 * shown_facility + _SEVERITIES.get(level, 6)}>"
+        lines = self._json(event) if self.as_json else self._text(event, level, facility)
+        # One text, so that the lines of one event stay together.
+        return "".join(f"{prefix}{line}\n" for line in lines)
 
     def report_loss(self, count: int) -> str:
         """
@@ -143,7 +142,7 @@ class LogLines:
         event = {
             "log_level": LogLevel.warn,
             "log_time": time.time(),
-            "log_format": "{count} log messages were dropped: nobody read them",
+            "log_format": "{count} log messages were dropped: no program read them",
             "count": count,
         }
         return self(event) or ""
@@ -158,31 +157,32 @@ class LogLines:
             if not self.piped:
                 yield before + line
                 continue
-            for start in range(0, len(line) or 1, _LONGEST):
+            for start in range(0, len(line) or 1, _MAX_LINE_LENGTH):
                 # A client may have written what follows a cut, a false line of the log.
-                yield (_CONTINUED if start else "") + line[start : start + _LONGEST]
+                yield (_CONTINUED if start else "") + line[start : start + _MAX_LINE_LENGTH]
 
     def _json(self, event: LogEvent) -> Iterator[str]:
-        said: dict[str, Any] = {"event": _text_of(event), "fields": _fields(event)}
+        content: dict[str, Any] = {"event": _text_of(event), "fields": _fields(event)}
         if self.piped:
-            line = json.dumps(said)
-            if len(line) > _LONGEST:
-                line = json.dumps({"event": said["event"][: _LONGEST // 8], "fields": {}})
+            line = json.dumps(content)
+            if len(line) > _MAX_LINE_LENGTH:
+                text = content["event"][: _MAX_LINE_LENGTH // 8]
+                line = json.dumps({"event": text, "fields": {}})
             yield line
             return
         if "line" in event and "process" in event:
-            said = _said_by_worker(event["line"])
+            content = _content_from_worker(event["line"])
         level = event.get("log_level", LogLevel.info).name
         process = event.get("process", self.process)
         time = _time(event, "milliseconds")
-        yield json.dumps({"time": time, "level": level, "process": process, **said})
+        yield json.dumps({"time": time, "level": level, "process": process, **content})
 
 
 class LossyStream:
     """
-    A stream of log messages that drops those that its reader does not take at once.
+    A stream that drops messages while its reader does not read.
 
-    The number of dropped messages is reported when the reader reads on.
+    The number of dropped messages is reported when the reader continues.
     """
 
     def __init__(self, descriptor: int, report_loss: Callable[[int], str]) -> None:
@@ -193,8 +193,7 @@ class LossyStream:
         """
         self._descriptor = descriptor
         self._report_loss = report_loss
-        # A file description that is shared with a shell must stay as it is, so room is
-        # asked for rather than O_NONBLOCK set.
+        # O_NONBLOCK would change the file description, which a shell may share.
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._unwritten = b""
@@ -202,7 +201,7 @@ class LossyStream:
 
     def write(self, message: str) -> None:
         """
-        Write C{message}, or drop it if the reader has not taken all that came before.
+        Write C{message}, or drop it if an earlier one was not read yet.
         """
         if not self._drain():
             self._lost += 1
@@ -215,12 +214,12 @@ class LossyStream:
 
     def flush(self) -> None:
         """
-        Do nothing: no message waits that the reader would take.
+        Do nothing: what the reader accepts was written.
         """
 
     def _drain(self) -> bool:
         """
-        Write the rest of the last message, and return whether nothing is left of it.
+        Write the rest of the last message, and return whether it is complete.
         """
         while self._unwritten:
             if not self._poll.poll(0):
@@ -251,15 +250,17 @@ def _fields(event: LogEvent) -> dict[str, object]:
     return {
         name: value if isinstance(value, (str, int, float, bool)) else str(value)
         for name, value in event.items()
-        if not name.startswith("log_") and name not in _TWISTEDS and name != "facility"
+        if not name.startswith("log_")
+        and name not in _TWISTED_FIELDS
+        and name != "facility"
     }
 
 
-def _said_by_worker(line: str) -> dict[str, Any]:
+def _content_from_worker(line: str) -> dict[str, Any]:
     try:
-        said = json.loads(line)
+        content = json.loads(line)
     except ValueError:
-        said = None
-    if isinstance(said, dict) and said.keys() == {"event", "fields"}:
-        return said
+        content = None
+    if isinstance(content, dict) and content.keys() == {"event", "fields"}:
+        return content
     return {"event": line, "fields": {}}

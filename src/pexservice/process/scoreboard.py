@@ -1,19 +1,15 @@
 """
-The scoreboard: a record of the supervisor's counts, which its workers can read.
+The scoreboard: records in memory that the supervisor shares with its workers.
 
-A worker answers C{/metrics}, but only the supervisor knows how often workers ended, and
-why.  So the supervisor keeps one small record in memory that it shares with its workers:
-a file that has no name (C{memfd_create}), which each worker inherits as a file
-descriptor.  No process waits for another, the record of a supervisor that hangs can be
-read, and the memory goes with the last process that has it.
+A worker responds to C{/metrics}, but only the supervisor knows how often workers ended, and
+why.  So each worker inherits the descriptor of a file that has no name
+(C{memfd_create}).  No process waits for another, the records of a supervisor that hangs can
+be read, and the memory goes with the last process that has it.
 
-A reader may come in the middle of a write.  Each record ends in a checksum, so the reader
-sees that and reads again.
-
-The first record has the form of version 1.0.0, since a supervisor and its workers may be of
-different versions.  Behind it lie records that each side may lack: what the score has in
-addition, the store that the workers have claimed, and what the operator accepts of the
-next reload.
+The file has three records: the score, which the supervisor writes; the store that the
+workers have claimed; and what the operator accepts of the next reload.  A reader may come
+in the middle of a write.  Each record ends in a checksum, so the reader sees that and reads
+again.
 """
 
 from __future__ import annotations
@@ -27,49 +23,46 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from attrs import asdict, define, field, frozen
 
 #: Why workers end: told to, to be replaced; silent for too long; a commit failed; the
 #: worker could not start; any other signal; any other status; an option or a file is
 #: wrong.
-(REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = REASONS = (
+(REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = (
+    RESTART_REASONS
+) = (
     *("replaced", "silent", "store_failed", "cannot_start", "killed", "failed"),
     "misconfigured",
 )
 
 #: The name that the kernel shows for the file.
-_NAME = "pexservice-scoreboard"
+_MEMFD_NAME = "pexservice-scoreboard"
 
-#: How often a reader that came in the middle of a write tries again.  A write takes a
-#: microsecond.
-_ATTEMPTS = 10
+#: How often a reader tries that meets a write in progress.  A write takes a microsecond.
+_MAX_ATTEMPTS = 10
 
-#: The note on the last reload is cut at this length.  Bytes.
-LONGEST_NOTE = 512
+#: Texts in the score are cut at this length.  Characters.
+MAX_TEXT_LENGTH = 512
 
-#: The mark with the version, the failovers, the standbys that there are and that there
-#: should be, the reloads and the outcome of the last, the worker that serves and the
-#: worker before it, since when it serves and after which pause, the restarts by reason,
-#: and the note on the last reload.
-_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(REASONS)}Q{LONGEST_NOTE}s")
-_MARK = b"pexscor4"
+#: Where the records begin.  In JSON a character may take 12 bytes.
+_SCORE, _CLAIM, _ACCEPTED = 2048, 2048 + 32768, 2048 + 32768 + 2048
+_MAX_PAYLOAD_BYTES = _CLAIM - _SCORE
 
-#: The checksum of a record's bytes, which follows the record.
-_CHECKSUM = struct.Struct("<I")
+#: A record is the length of its content, the content and a checksum of both.
+_LENGTH = _CHECKSUM = struct.Struct("<I")
 
-#: Where the other records begin, and the length of their content.  Bytes.
-_ADDITION, _CLAIM, _ACCEPTED = 2048, 6144, 7168
-_LENGTH = struct.Struct("<I")
-
-#: The problem and the options in the additional record are cut at this length.  Bytes.
-_MAX_TEXT = 1000
+#: The score of a supervisor of version 1.0.0, which an upgrade leaves running: a mark, the
+#: failovers, the standbys that there are and that there should be, the reloads and the
+#: outcome of the last, the active worker and the worker before it, since when it serves and
+#: after which pause, the restarts by reason, and the note on the last reload.
+_SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(RESTART_REASONS)}Q512s")
+_MARK_1_0 = b"pexscor4"
 
 
 class Reload(IntEnum):
     """
-    The outcome of a replacement of the workers.
+    The outcome of a reload.
     """
 
     NONE = 0
@@ -96,30 +89,30 @@ class Process:
 @define
 class Score:
     """
-    The supervisor's counts since it started.
+    The supervisor's counts since it started, and the state of its workers.
 
-    @ivar failovers: how often a worker that served ended without being told to.
-    @ivar standing_by: how many workers wait to take over.
-    @ivar standby: how many workers should wait to take over.
+    @ivar failovers: how often an active worker ended by itself.
+    @ivar standing_by: how many standbys there are.
+    @ivar standby: how many standbys there should be.
     @ivar restarts: how many workers ended, by the reason, while workers should run.
-    @ivar reloads: how many replacements of the workers began.
-    @ivar reload: the outcome of the last replacement.
-    @ivar serving: the name of the worker that serves; empty while none does.
-    @ivar before: the name of the worker that served before C{serving}, and has ended.
+    @ivar reloads: how many reloads began.
+    @ivar reload: the outcome of the last reload.
+    @ivar serving: the name of the active worker; empty while there is none.
+    @ivar before: the name of the active worker before C{serving}, which has ended.
     @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
     @ivar pause: how long after the end of C{before} that was.  Microseconds.
-    @ivar note: why the last replacement failed, or which options wait for a restart.
+    @ivar note: why the last reload failed, or which options wait for a restart.
     @ivar possible_owners: how many workers may have the store's lock: those that have
         begun, and neither stand by nor have a reason not to; C{None} if it is not known.
     @ivar problem: why no worker serves; empty while one does, or before the first reason.
-    @ivar restart_pending: the options whose change takes effect with a restart.
+    @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     """
 
     failovers: int = 0
     standing_by: int = 0
     standby: int = 0
-    restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(REASONS, 0))
+    restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(RESTART_REASONS, 0))
     reloads: int = 0
     reload: Reload = Reload.NONE
     serving: str = ""
@@ -152,7 +145,7 @@ def create() -> int:
 
     @return: its descriptor.
     """
-    return os.memfd_create(_NAME, os.MFD_CLOEXEC)
+    return os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
 
 
 def inherit(descriptor: int) -> None:
@@ -173,10 +166,10 @@ def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
     @return: a descriptor, or C{None} if that process has no scoreboard.
     @raise OSError: there is no such process, or it is another user's.
     """
-    for each in Path(f"/proc/{pid}/fd").iterdir():
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            if str(each.readlink()).startswith(f"/memfd:{_NAME}"):
-                return os.open(each, flags | os.O_CLOEXEC)
+            if str(link.readlink()).startswith(f"/memfd:{_MEMFD_NAME}"):
+                return os.open(link, flags | os.O_CLOEXEC)
         except FileNotFoundError:
             # Closed meanwhile.
             continue
@@ -187,23 +180,10 @@ def write(descriptor: int, score: Score) -> None:
     """
     Write C{score} to the scoreboard.
     """
-    counts = [score.restarts[reason] for reason in REASONS]
-    record = _RECORD.pack(
-        *(_MARK, score.failovers, score.standing_by, score.standby),
-        *(score.reloads, score.reload),
-        *(score.serving.encode(), score.before.encode(), score.since, score.pause),
-        *counts,
-        score.note.encode()[:LONGEST_NOTE],
-    )
-    os.pwrite(descriptor, record + _CHECKSUM.pack(zlib.crc32(record)), 0)
-    addition = {
-        "possible_owners": score.possible_owners,
-        "problem": score.problem[:_MAX_TEXT],
-        "restart_pending": score.restart_pending,
-        "processes": [asdict(process) for process in score.processes],
-    }
-    content = json.dumps(addition, ensure_ascii=False).encode()
-    _write_record(descriptor, _ADDITION, content)
+    values = asdict(score)
+    for name in ("note", "problem"):
+        values[name] = values[name][:MAX_TEXT_LENGTH]
+    _write_record(descriptor, _SCORE, json.dumps(values).encode())
 
 
 def read(descriptor: int) -> Score | None:
@@ -213,26 +193,42 @@ def read(descriptor: int) -> Score | None:
     @return: the score, or C{None} if there is no whole record.
     @raise OSError: C{descriptor} is not open, or no file.
     """
-    for _ in range(_ATTEMPTS):
-        found = os.pread(descriptor, _RECORD.size + _CHECKSUM.size, 0)
-        if (fields := _whole(found)) is not None:
-            failovers, standing_by, standby, reloads, reload, *fields = fields
-            serving, before, since, pause, *counts, note = fields
-            restarts = dict(zip(REASONS, counts, strict=True))
+    record = _read_record(descriptor, _SCORE)
+    if record is None:
+        return _read_score_1_0(descriptor)
+    values = json.loads(record)
+    values["reload"] = Reload(values["reload"])
+    values["restart_pending"] = tuple(values["restart_pending"])
+    values["processes"] = tuple(Process(**process) for process in values["processes"])
+    return Score(**values)
+
+
+def _read_score_1_0(descriptor: int) -> Score | None:
+    size = _SCORE_1_0.size
+    for _ in range(_MAX_ATTEMPTS):
+        data = os.pread(descriptor, size + _CHECKSUM.size, 0)
+        record, checksum = data[:size], data[size:]
+        if record.startswith(_MARK_1_0) and checksum == _CHECKSUM.pack(zlib.crc32(record)):
+            _, failovers, standing_by, standby, *rest = _SCORE_1_0.unpack(record)
+            reloads, reload, serving, before, since, pause, *counts, note = rest
+            restarts = dict(zip(RESTART_REASONS, counts, strict=True))
             score = Score(failovers, standing_by, standby, restarts, reloads)
-            score.reload = Reload(reload)
+            score.reload, score.since, score.pause = Reload(reload), since, pause
             score.serving, score.before = _text(serving), _text(before)
-            score.since, score.pause = since, pause
             score.note = _text(note)
-            addition = _read_record(descriptor, _ADDITION)
-            if addition is not None:
-                values = json.loads(addition)
-                score.possible_owners = values["possible_owners"]
-                score.problem = values["problem"]
-                score.restart_pending = tuple(values["restart_pending"])
-                score.processes = tuple(Process(**each) for each in values["processes"])
             return score
     return None
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode(errors="ignore")
+
+
+def reader(descriptor: int | None) -> Callable[[], Score | None]:
+    """
+    Return a function that reads the scoreboard, or returns C{None} if there is none.
+    """
+    return (lambda: None) if descriptor is None else partial(read, descriptor)
 
 
 class StoreClaim:
@@ -245,7 +241,7 @@ class StoreClaim:
 
     def __init__(self, descriptor: int) -> None:
         """
-        @param descriptor: the scoreboard's, for reading and writing.
+        Take the scoreboard's C{descriptor}, for reading and writing.
         """
         self._descriptor = descriptor
 
@@ -259,6 +255,8 @@ class StoreClaim:
     def take(self, identity: str, *, replace: bool) -> str:
         """
         Claim the store C{identity} unless another one is claimed.
+
+        @return: the identity of the store that is claimed now.
         """
         # Two workers may have opened two stores at the same moment.
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
@@ -297,33 +295,15 @@ def _write_record(descriptor: int, offset: int, content: bytes) -> None:
 
 
 def _read_record(descriptor: int, offset: int) -> bytes | None:
-    for _ in range(_ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         head = os.pread(descriptor, _LENGTH.size, offset)
         if len(head) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack(head)
-        if not 0 < length < _CLAIM - _ADDITION:
+        if not 0 < length < _MAX_PAYLOAD_BYTES:
             return None
-        found = os.pread(descriptor, _LENGTH.size + length + _CHECKSUM.size, offset)
-        record, checksum = found[: -_CHECKSUM.size], found[-_CHECKSUM.size :]
+        data = os.pread(descriptor, _LENGTH.size + length + _CHECKSUM.size, offset)
+        record, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
         if checksum == _CHECKSUM.pack(zlib.crc32(record)):
             return record[_LENGTH.size :]
     return None
-
-
-def reader(descriptor: int | None) -> Callable[[], Score | None]:
-    """
-    Return a function that reads the scoreboard, or returns C{None} if there is none.
-    """
-    return (lambda: None) if descriptor is None else partial(read, descriptor)
-
-
-def _text(padded: bytes) -> str:
-    return padded.rstrip(b"\0").decode(errors="ignore")
-
-
-def _whole(found: bytes) -> Sequence[Any] | None:
-    record, checksum = found[: _RECORD.size], found[_RECORD.size :]
-    if not record.startswith(_MARK) or checksum != _CHECKSUM.pack(zlib.crc32(record)):
-        return None
-    return _RECORD.unpack(record)[1:]

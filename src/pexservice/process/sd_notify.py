@@ -24,17 +24,17 @@ STANDING_BY = "STATUS=standing by"
 #: To our own supervisor: this worker has a reason, its status, not to serve or stand by.
 NOT_READY = "READY=0"
 
-#: A longer line is cut.  Bytes: three such lines are less than PIPE_BUF, up to which a
-#: message goes into a pipe whole or not at all.
-LONGEST_LINE = 1000
+#: A longer line is cut.  Three such lines are less than PIPE_BUF, up to which the kernel
+#: writes a message into a pipe whole or not at all.
+MAX_MESSAGE_LINE_BYTES = 1000
 
 
 class Notifier:
     """
-    A sender of messages to the process that started this one, or to nobody.
+    Sends messages to the process that started this one; without C{send} it does nothing.
 
-    One file descriptor serves for the life of the process: a moment without a free one
-    must not look like silence.
+    One file descriptor lasts for the life of the process: a moment without a free one must
+    not look like silence.
 
     @ivar watchdog: seconds of silence after which the receiver acts, or C{None} if it
         does not wait for signs of life.
@@ -49,7 +49,7 @@ class Notifier:
         close: Callable[[], object] = lambda: None,
     ) -> None:
         """
-        Make a notifier that sends each message by C{send}, or to nobody without C{send}.
+        Send each message by C{send}.
 
         @param send: sends one message without waiting, or raises C{OSError}.
         @param close: closes what C{send} uses.
@@ -94,14 +94,14 @@ class Notifier:
 
     def notify(self, *lines: str) -> None:
         """
-        Send one message; a receiver that does not take it is not waited for.
+        Send one message, or drop it if the receiver is not ready for it.
         """
         if self._send is None:
             return
         try:
             self._send(b"".join(map(_encoded, lines)))
         except OSError as error:
-            # Once: the error may last as long as the receiver is stopped.
+            # Logged once: the error may last as long as the receiver is stopped.
             if not self._failing:
                 self._log.warn("a notification was not sent: {error}", error=error)
             self._failing = True
@@ -118,7 +118,7 @@ class Notifier:
 
 def _encoded(line: str) -> bytes:
     # A reason may contain the name of a file, and the name a newline.
-    return " ".join(line.splitlines()).encode()[:LONGEST_LINE] + b"\n"
+    return " ".join(line.splitlines()).encode()[:MAX_MESSAGE_LINE_BYTES] + b"\n"
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:

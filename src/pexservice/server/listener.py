@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pexservice.process.fd_endpoint import BACKLOG
+from pexservice.process.listening import BACKLOG
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Admission, Phase
 from pexservice.server.plans import Plans

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from pexservice.process.periodic import Periodic
+from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.parser import Head

@@ -33,9 +33,12 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     @return: the values that the file has, by the names of their options.
     @raise ValueError: with one line that names the file, and the key if there is one.
     """
-    known = {each.name: each for each in options if not each.hidden}
-    # A file that names another one would be read in an order that nobody sees.
-    known.pop("config", None)
+    # A file that names another one would make the order of reading hard to see.
+    known = {
+        option.name: option
+        for option in options
+        if not option.hidden and option.name != "config"
+    }
     try:
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
@@ -62,17 +65,13 @@ def _value(option: Option, value: object, directory: Path) -> Any:
         return _one(option, value, directory)
     if not isinstance(value, list):
         raise ValueError("must be a list")  # noqa: TRY004 one kind of error for all
-    return tuple(_one(option, each, directory) for each in value)
+    return tuple(_one(option, element, directory) for element in value)
 
 
 def _one(option: Option, value: object, directory: Path) -> Any:
-    # To Python a bool is an int as well.
-    fits = isinstance(value, option.type) and isinstance(value, bool) is (
-        option.type is bool
-    )
-    if option.type is float and isinstance(value, int) and not isinstance(value, bool):
-        fits = True
-    if not fits:
+    # A whole number is a number.  To Python a bool is an int, too, but to TOML it is not.
+    types = (int, float) if option.type is float else option.type
+    if not isinstance(value, types) or isinstance(value, bool) is not (option.type is bool):
         raise ValueError(f"must be {_WORDS[option.type]}")
     if isinstance(value, bool):
         return value

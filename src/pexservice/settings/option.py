@@ -23,7 +23,7 @@ GROUPS = (
     OUTPUT := "Logs",
 )
 
-_KEY = "option"
+_METADATA_KEY = "option"
 
 
 def _text(text: str) -> str:
@@ -42,16 +42,16 @@ class Option:
         C{float} or C{str}.
     @ivar parse: makes a value of the text on the command line; raises C{ValueError} with
         what is wrong.
-    @ivar name: its name on the command line, without the dashes; L{options_of} makes one of
-        the attribute's, with hyphens, if it is not declared.
-    @ivar attribute: the attribute of the settings class that holds its value, which
-        L{options_of} fills in.
-    @ivar default: the attribute's default, which L{field} fills in.
+    @ivar name: its name on the command line, without the dashes; by default the
+        attribute's, with hyphens.
+    @ivar attribute: the attribute of the settings class that holds its value; set by
+        L{options_of}.
+    @ivar default: the attribute's default; set by L{field}.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
     @ivar path_after: the text before a path in the value, or C{None} if the value has no
         path: a relative path counts from the configuration file's directory.
-    @ivar hidden: whether only the supervisor gives it to its workers, so that no
-        configuration file may have it.
+    @ivar hidden: whether it is only for a supervisor's workers, so that a configuration
+        file must not contain it.
     """
 
     value: str
@@ -73,7 +73,7 @@ class Option:
         @return: the result of C{attrs.field}, of any type to the type checker.
         """
         declared = attrs.evolve(self, default=default)
-        return attrs.field(default=default, metadata={_KEY: declared})
+        return attrs.field(default=default, metadata={_METADATA_KEY: declared})
 
     @property
     def is_flag(self) -> bool:
@@ -87,8 +87,8 @@ class Option:
         Yield the words of a command line that give C{value} to this option.
         """
         if self.repeatable:
-            for each in value:
-                yield from (f"--{self.name}", str(each))
+            for element in value:
+                yield from (f"--{self.name}", str(element))
         elif self.is_flag:
             yield from (f"--{self.name}",) * bool(value)
         elif self.type is bool:
@@ -97,13 +97,22 @@ class Option:
             yield from (f"--{self.name}", str(value))
 
 
+def flag(text: str, group: str, *, hidden: bool = False) -> Any:
+    """
+    Declare an attribute of a settings class as an option without a value.
+
+    @param text: its help.
+    """
+    return Option("", text, group, bool, hidden=hidden).field(default=False)
+
+
 def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
     """
     Yield the options that the classes C{tables} declare, in their order.
     """
     for table in tables:
         for attribute in attrs.fields(table):
-            declared = attribute.metadata.get(_KEY)
+            declared = attribute.metadata.get(_METADATA_KEY)
             if declared is not None:
                 name = declared.name or attribute.name.replace("_", "-")
                 yield attrs.evolve(declared, attribute=attribute.name, name=name)
@@ -111,8 +120,8 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
     """
-    Yield the command line that leads to C{settings} again, but for hidden options.
+    Yield the command line that leads to C{settings} again, except for hidden options.
     """
-    for each in options_of(type(settings)):
-        if not each.hidden:
-            yield from each.arguments(getattr(settings, each.attribute))
+    for option in options_of(type(settings)):
+        if not option.hidden:
+            yield from option.arguments(getattr(settings, option.attribute))

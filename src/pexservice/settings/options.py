@@ -17,13 +17,14 @@ from pexservice.settings.option import (
     OUTPUT,
     STORE,
     Option,
+    flag,
 )
 from pexservice.stores.registry import is_shared
 
 _DESCRIPTOR = values.number(3, 1_000_000)
 
-#: A watchdog shorter than this would end a worker that is merely busy.  Seconds.
-_SHORTEST_WATCHDOG = 0.5
+#: A shorter watchdog would end a worker that is merely busy.
+_MIN_WATCHDOG_SECONDS = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -31,8 +32,8 @@ class Settings:
     """
     Settings of one worker process.
 
-    @ivar foreground: whether somebody sees the process's standard error and its exit
-        status; an option of twistd, not of this service.
+    @ivar foreground: whether the program that started this process gets its standard error
+        and its exit status; an option of twistd, not of this service.
     """
 
     listen: tuple[str, ...] = Option(
@@ -40,7 +41,7 @@ class Settings:
         "Listen on this endpoint, in Twisted's syntax: tcp:PORT, tcp6:PORT, unix:PATH,"
         " systemd:domain=INET:index=0, or systemd:all for all sockets from systemd; may"
         " be repeated.",
-        group=LISTENING,
+        LISTENING,
         parse=values.endpoint,
         path_after="unix:",
         repeatable=True,
@@ -49,42 +50,37 @@ class Settings:
         "PEM",
         "Serve HTTPS on every listener, with the certificate and its chain in this PEM"
         " file; needs --tls-key.",
-        group=LISTENING,
+        LISTENING,
         path_after="",
     ).field(None)
     tls_key: str | None = Option(
-        "PEM",
-        "The PEM file with the certificate's key.",
-        group=LISTENING,
-        path_after="",
+        "PEM", "The PEM file with the certificate's key.", LISTENING, path_after=""
     ).field(None)
     store: str = Option(
         "URL",
         "Where the cursor is kept: lmdb:DIRECTORY, which is created if it is not there, or,"
         " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
-        group=STORE,
+        STORE,
         parse=values.store_url,
         path_after="lmdb:",
     ).field("lmdb:pexservice-data")
-    no_create: bool = Option(
-        "",
+    no_create: bool = flag(
         "Refuse to create a store: if there is none, it was moved, or its disk is not"
         " mounted. pexctl create creates one.",
-        group=STORE,
-        type=bool,
-    ).field(False)  # noqa: FBT003 the default
+        STORE,
+    )
     synchronous_commit: bool = Option(
         "on|off",
         "on: a step is on disk before its response. off: at most 10 ms after it; if the"
         " process or the machine dies in between, the step is lost.",
-        group=STORE,
+        STORE,
         type=bool,
         parse=values.on_or_off,
-    ).field(True)  # noqa: FBT003 the default
+    ).field(default=True)
     journal: int = Option(
         "N",
         "Keep this many steps for /history.",
-        group=STORE,
+        STORE,
         type=int,
         parse=values.number(1, 100_000_000),
     ).field(100_000)
@@ -92,13 +88,13 @@ class Settings:
         "FILE",
         "Require a bearer token from this file, one per line, for each step; without"
         " this option any client may move the cursor.",
-        group=ACCESS,
+        ACCESS,
         path_after="",
     ).field(None)
     cors_origins: tuple[str, ...] = Option(
         "ORIGIN",
         "Allow pages of this origin, such as https://example.org; may be repeated.",
-        group=ACCESS,
+        ACCESS,
         parse=values.origin,
         name="cors-origin",
         repeatable=True,
@@ -106,7 +102,7 @@ class Settings:
     rate_limit: int | None = Option(
         "N",
         "Allow N requests per second per client address; respond 429 to the rest.",
-        group=ACCESS,
+        ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
     ).field(None)
@@ -115,7 +111,7 @@ class Settings:
         "Keep at most N connections open. For one more, a client with more than its"
         " share loses a connection; if there is none, the connection that was idle"
         " longest is closed.",
-        group=ACCESS,
+        ACCESS,
         type=int,
         parse=values.number(1, 1_000_000),
     ).field(10_000)
@@ -123,7 +119,7 @@ class Settings:
         "ADDRESS",
         "Trust X-Forwarded-For from this proxy, as from every proxy on a unix: listener;"
         " may be repeated.",
-        group=ACCESS,
+        ACCESS,
         parse=values.address,
         name="trusted-proxy",
         repeatable=True,
@@ -132,62 +128,53 @@ class Settings:
         "NAME",
         "Accept this Host on loopback connections without a token file, in addition to"
         " localhost and the machine's name; * accepts any; may be repeated.",
-        group=ACCESS,
+        ACCESS,
         parse=values.host_name,
         name="allowed-host",
         repeatable=True,
     ).field(())
-    post_only: bool = Option(
-        "",
-        "Respond 405 to GET on the paths that move the cursor.",
-        group=ACCESS,
-        type=bool,
-    ).field(False)  # noqa: FBT003 the default
+    post_only: bool = flag("Respond 405 to GET on the paths that move the cursor.", ACCESS)
     access_log: str | None = Option(
         "FILE",
         "Write an access log in the combined format; - writes to the daemon's log.",
-        group=OUTPUT,
+        OUTPUT,
         path_after="",
     ).field(None)
     log_format: str = Option(
         "text|json",
         "text: each line starts with time, process and level. json: each line is an"
         " object.",
-        group=OUTPUT,
+        OUTPUT,
         parse=values.one_of("text", "json"),
     ).field("text")
     supervisor: int | None = Option(
         "N",
-        "For a supervisor: the descriptor of a pipe's writing end. Messages go there, as"
-        " systemd's notify protocol has them; the worker ends when nobody reads them any"
-        " more, and waits for a store in use.",
-        group=KEEP_ALIVE,
+        "For a supervisor: the descriptor of a pipe's writing end, for messages in"
+        " systemd's notify protocol; the worker ends when the reading end is closed, and"
+        " waits for a store in use.",
+        KEEP_ALIVE,
         type=int,
         parse=_DESCRIPTOR,
         hidden=True,
     ).field(None)
     scoreboard: int | None = Option(
         "N",
-        "For a supervisor: the descriptor of what it counts, for /metrics.",
-        group=KEEP_ALIVE,
+        "For a supervisor: the descriptor of its scoreboard, for /metrics.",
+        KEEP_ALIVE,
         type=int,
         parse=_DESCRIPTOR,
         hidden=True,
     ).field(None)
-    quick_check: bool = Option(
-        "",
-        "For a supervisor: the store was verified before, look at the cursor only.",
-        group=KEEP_ALIVE,
-        type=bool,
+    quick_check: bool = flag(
+        "For a supervisor: the store was verified before, so check the cursor only.",
+        KEEP_ALIVE,
         hidden=True,
-    ).field(False)  # noqa: FBT003 the default
-    first_start: bool = Option(
-        "",
-        "For a supervisor: nothing was served yet, so end if the store cannot be opened.",
-        group=KEEP_ALIVE,
-        type=bool,
+    )
+    first_start: bool = flag(
+        "For a supervisor: no worker has served, so end if the store cannot be opened.",
+        KEEP_ALIVE,
         hidden=True,
-    ).field(False)  # noqa: FBT003 the default
+    )
     foreground: bool = True
 
     def __attrs_post_init__(self) -> None:
@@ -233,7 +220,7 @@ class Supervision:
     """
     Settings of the supervisor.
 
-    @ivar standby: how many warm workers wait to take over.
+    @ivar standby: how many standbys there should be.
     @ivar watchdog: seconds of silence after which a worker is replaced.
     """
 
@@ -241,23 +228,23 @@ class Supervision:
         "N",
         "Keep N standbys ready to take over: 0 or 1. With a store on etcd it is 0: the"
         " other nodes are active.",
-        group=KEEP_ALIVE,
+        KEEP_ALIVE,
         type=int,
         parse=values.number(0, 1),
     ).field(1)
     watchdog: float = Option(
         "SECONDS",
         "Replace a worker that has sent no heartbeat for this long.",
-        group=KEEP_ALIVE,
+        KEEP_ALIVE,
         type=float,
-        parse=values.seconds(_SHORTEST_WATCHDOG),
+        parse=values.seconds(_MIN_WATCHDOG_SECONDS),
     ).field(5.0)
 
 
 @attrs.frozen(kw_only=True)
 class Source:
     """
-    The source of options besides the command line.
+    The source of options that are not on the command line.
 
     @ivar config: the configuration file.
     """
@@ -266,5 +253,5 @@ class Source:
         "FILE",
         "Read options from this TOML file, by their names without the dashes; the"
         " command line wins.",
-        group=CONFIGURATION,
+        CONFIGURATION,
     ).field(None)

@@ -18,7 +18,7 @@ from pexservice.stores.registry import UnknownScheme, check_url
 
 #: The kinds of endpoints that a worker can listen on, and their forms; C{fd:} is a socket
 #: that its supervisor hands down.
-ENDPOINTS = {
+ENDPOINT_FORMS = {
     "tcp": ("tcp:PORT", "tcp:PORT:interface=ADDRESS"),
     "tcp6": ("tcp6:PORT", "tcp6:PORT:interface=ADDRESS with a \\ before each : of it"),
     "unix": ("unix:PATH", "unix:PATH:mode=660"),
@@ -28,23 +28,23 @@ ENDPOINTS = {
 
 _KINDS = "tcp:PORT, tcp6:PORT, unix:PATH or systemd:all"
 
-_UNPASSED = (
+_NO_SYSTEMD_SOCKET = (
     f"systemd has passed no such socket; {ALL_OF_SYSTEMD} takes all, systemd:domain=INET:"
     "index=0 the first, in a service that has a socket unit"
 )
 
-#: Spellings that people know from URLs and from other programs.
-_ADDRESS = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
+#: Spellings from URLs and from other programs.
+_HOST_AND_PORT = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
 
-_INHERITED = re.compile(r"fd:[0-9]{1,9}")
+_FD_FORM = re.compile(r"fd:[0-9]{1,9}")
 
-_PORT = re.compile(r"[0-9]{1,5}")
-_MOST_PORT = 65535
+_PORT_FORM = re.compile(r"[0-9]{1,5}")
+_MAX_PORT = 65535
 
 #: RFC 6454's serialization of an origin, as browsers send it.
-_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
+_WEB_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
-_HOST = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
+_HOST_NAME = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 
 
 def near(word: str, words: list[str], form: str = "{}") -> str:
@@ -53,33 +53,33 @@ def near(word: str, words: list[str], form: str = "{}") -> str:
 
     @return: the end of a sentence, or an empty string.
     """
-    found = get_close_matches(word, words, 1)
-    return f" (did you mean {form.format(found[0])}?)" if found else ""
+    matches = get_close_matches(word, words, 1)
+    return f" (did you mean {form.format(matches[0])}?)" if matches else ""
 
 
-def number(least: int, most: int) -> Callable[[str], int]:
+def number(minimum: int, maximum: int) -> Callable[[str], int]:
     """
-    Make a parser of whole numbers from C{least} to C{most}.
+    Make a parser of whole numbers from C{minimum} to C{maximum}.
     """
+    few = maximum == minimum + 1
+    form = f"{minimum} or {maximum}" if few else f"from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            between = "or" if most == least + 1 else "to"
-            begin = "" if between == "or" else "from "
-            raise ValueError(f"must be {begin}{least} {between} {most}")
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be {form}")
         return int(text)
 
     return parse
 
 
-def seconds(least: float) -> Callable[[str], float]:
+def seconds(minimum: float) -> Callable[[str], float]:
     """
-    Make a parser of numbers of seconds, C{least} or more, to the millisecond.
+    Make a parser of numbers of seconds, C{minimum} or more, to the millisecond.
     """
 
     def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < least:
-            raise ValueError(f"must be {least} seconds or more")
+        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < minimum:
+            raise ValueError(f"must be {minimum} seconds or more")
         return float(text)
 
     return parse
@@ -126,29 +126,29 @@ def endpoint(description: str) -> str:
     """
     Check the description of a server endpoint; nothing is opened.
     """
-    if description == ALL_OF_SYSTEMD or _INHERITED.fullmatch(description):
+    if description == ALL_OF_SYSTEMD or _FD_FORM.fullmatch(description):
         return description
     kind, *words = description.split(":")
-    if kind not in ENDPOINTS:
+    if kind not in ENDPOINT_FORMS:
         raise ValueError(f"must be {_KINDS}{_meant(description)}")
     if kind.startswith("tcp"):
         # The port is given by its place, or by its name.
         named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
-        if (
-            not _PORT.fullmatch(port := (named or words or [""])[0])
-            or int(port) > _MOST_PORT
-        ):
-            raise ValueError(f"the port must be a number up to {_MOST_PORT}")
+        port = (named or words or [""])[0]
+        if not _PORT_FORM.fullmatch(port) or int(port) > _MAX_PORT:
+            raise ValueError(f"the port must be a number up to {_MAX_PORT}")
     try:
         # Nothing is opened, so no reactor is needed.
         endpoints.serverFromString(None, description)
     except (TypeError, ValueError, LookupError) as error:
-        raise ValueError(_UNPASSED if kind == "systemd" else _form(kind)) from error
+        raise ValueError(
+            _NO_SYSTEMD_SOCKET if kind == "systemd" else _form(kind)
+        ) from error
     return description
 
 
 def _form(kind: str) -> str:
-    return f"must be {' or '.join(ENDPOINTS[kind])}"
+    return f"must be {' or '.join(ENDPOINT_FORMS[kind])}"
 
 
 def _meant(description: str) -> str:
@@ -160,10 +160,10 @@ def _meant(description: str) -> str:
         likely = f"tcp:{description}:interface=127.0.0.1"
     elif description.startswith("/"):
         likely = f"unix:{description}"
-    elif get_close_matches(head, ENDPOINTS, 1):
-        return near(head, list(ENDPOINTS), "{}:")
-    elif found := _ADDRESS.fullmatch(description):
-        host, port = found.groups()
+    elif get_close_matches(head, ENDPOINT_FORMS, 1):
+        return near(head, list(ENDPOINT_FORMS), "{}:")
+    elif match := _HOST_AND_PORT.fullmatch(description):
+        host, port = match.groups()
         escaped = "127.0.0.1" if host == "localhost" else host.replace(":", "\\:")
         kind = "tcp6" if ":" in host else "tcp"
         likely = f"{kind}:{port}:interface={escaped}"
@@ -176,7 +176,7 @@ def origin(text: str) -> str:
     """
     Check an origin, as browsers send it.
     """
-    if not _ORIGIN.fullmatch(text):
+    if not _WEB_ORIGIN.fullmatch(text):
         raise ValueError("must be an origin as https://example.org, without a path")
     return text
 
@@ -196,6 +196,6 @@ def host_name(text: str) -> str:
     """
     Check a host name, or C{*} for any.
     """
-    if not _HOST.fullmatch(text):
+    if not _HOST_NAME.fullmatch(text):
         raise ValueError("must be a host name without a port, or *")
     return text

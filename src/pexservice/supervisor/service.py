@@ -1,20 +1,21 @@
 """
 The supervisor: it opens the sockets, starts the workers and keeps them alive.
 
-It opens the listening sockets and never accepts from them.  It hands them down to its
-workers, which all try to own the store: one does and serves, the others stand by with
-everything imported and sleep in the kernel until the lock is free.  So when the worker
-that serves dies, however it dies, the next one goes on within milliseconds without any
-message, and a connection that came in between waits in the socket's queue.
+The supervisor opens the listening sockets and never accepts from them.  Its workers inherit
+the sockets and try to lock the store.  One worker gets the lock and serves; the standby has
+imported everything and sleeps in the kernel until the lock is free.  So when the active
+worker dies, however it dies, the standby takes over within milliseconds.  No message is
+needed, and a connection that arrives in between waits in the socket's queue.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
@@ -28,31 +29,34 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pexservice.process import scoreboard
-from pexservice.process.descriptors import check_limit
+from pexservice.process.children import reap_orphans, retry_while_orphans_end
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.fd_endpoint import BACKLOG
-from pexservice.process.listening import AddressInUse, Place, places, shown, stop_listening
-from pexservice.process.parent import ORPHANS_INTERVAL, ORPHANS_PATIENCE
-from pexservice.process.periodic import Periodic
-from pexservice.process.reaping import bury_orphans
+from pexservice.process.listening import (
+    BACKLOG,
+    AddressInUse,
+    Place,
+    check_open_file_limit,
+    places,
+    shown,
+    stop_listening,
+)
 from pexservice.process.sd_notify import STOPPING, Notifier
-from pexservice.process.start_signals import START_SIGNALS, StartSignals
+from pexservice.process.signals import START_SIGNALS, StartSignals
+from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreUnusable
-from pexservice.supervisor.child import Command
-from pexservice.supervisor.plan import Plan
-from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.roster import Roster
-from pexservice.supervisor.worker_process import MESSAGES, Reactor
+from pexservice.supervisor.worker_process import MESSAGES, SpawningReactor
+from pexservice.supervisor.workers import Workers
 
-#: How often process 1 of a container reaps the processes that others left.  Seconds.
-REAP_INTERVAL = 1.0
+#: How often process 1 of a container reaps the processes that others left.
+REAP_INTERVAL_SECONDS = 1.0
 
 #: The variables that systemd sets for the supervisor and not for its workers.
-_OURS = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+_SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
-class SupervisorReactor(Reactor, IReactorCore, IReactorFromThreads):
+class SupervisorReactor(SpawningReactor, IReactorCore, IReactorFromThreads):
     """
     The parts of a reactor that a supervisor needs.
     """
@@ -78,9 +82,9 @@ class Supervisor(Service):
         reactor: SupervisorReactor,
         *,
         listen: Sequence[str],
-        plan: Plan,
+        plan: WorkerPlan,
         check_store: Callable[[], object],
-        reread: Callable[[Plan, Sequence[str]], Plan],
+        reread: Callable[[WorkerPlan, Sequence[str]], WorkerPlan],
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -107,12 +111,11 @@ class Supervisor(Service):
         self._environment = environment
         self._exit = process_exit or ProcessExit(reactor, terminal=foreground)
         self._signals = signals
-        self._ports: list[tuple[Place, IListeningPort]] = []
-        # The inode of the file of each Unix socket that is ours.
-        self._socket_files: dict[Path, int] = {}
+        # Each with the inode of the Unix socket's file that this process has made, if any.
+        self._ports: list[tuple[Place, IListeningPort, int | None]] = []
         self._notifier = Notifier()
         self._scoreboard = -1
-        self._roster: Roster | None = None
+        self._workers: Workers | None = None
         self._reaping = Periodic(self._reap, reactor)
 
     # Starting.
@@ -125,7 +128,7 @@ class Supervisor(Service):
         self._notifier = Notifier.to_service_manager(self._environment)
         self._exit.watch_reactor()
         try:
-            check_limit()
+            check_open_file_limit()
             for place in places(self._reactor, self._listen):
                 self._open(place)
         except CannotStart as error:
@@ -133,26 +136,14 @@ class Supervisor(Service):
 
     def _open(self, place: Place) -> None:
         # The workers of a supervisor that was killed may still listen there.
-        end, told = time.monotonic() + ORPHANS_PATIENCE, False
-        while True:
-            try:
-                port = place.listen_now(_NeverConnected())
-            except AddressInUse as error:
-                if self._signals.terminated or time.monotonic() > end:
-                    raise
-                if not told:
-                    self._log.info("{reason}; retrying", reason=error)
-                told = True
-                self._signals.sleep(ORPHANS_INTERVAL)
-            else:
-                break
+        port: Any = retry_while_orphans_end(
+            lambda: place.listen_now(_NeverConnected()), AddressInUse, self._signals.sleep
+        )
         # Never accept: the workers do.
-        port.stopReading()  # type: ignore[attr-defined]
-        with socket.socket(fileno=os.dup(port.fileno())) as copy:  # type: ignore[attr-defined]
+        port.stopReading()
+        with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
-        self._ports.append((place, port))
-        if (path := _socket_file(port)) is not None:
-            self._socket_files[path] = path.stat().st_ino
+        self._ports.append((place, port, _inode(port)))
         self._log.info("listening on {address}", address=shown(port.getHost()))
 
     def startService(self) -> None:
@@ -174,65 +165,41 @@ class Supervisor(Service):
             self._signals.hand_over(self._exit.stop)
 
     def _start(self) -> None:
-        self._await_store()
-        if self._signals.terminated:
-            return
+        try:
+            # The workers of a supervisor that was killed may still have the store.
+            retry_while_orphans_end(self._check_store, StoreBusy, self._signals.sleep)
+        except StoreUnusable as error:
+            if self._signals.terminated:
+                return
+            # Clients of a socket that systemd keeps open would hang after this process's
+            # end.  A worker tells them the reason, and tries again.
+            if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
+                raise
         self._scoreboard = scoreboard.create()
         reports = Reports(
             self._notifier,
             scoreboard.Score(standby=self._plan.standby),
             lambda score: scoreboard.write(self._scoreboard, score),
         )
-        self._roster = roster = Roster(
+        self._workers = workers = Workers(
             self._reactor,
             reports,
             plan=self._plan,
             launch=self._launch,
+            reread=lambda plan: self._reread(
+                plan, scoreboard.take_accepted(self._scoreboard)
+            ),
             give_up=self._exit_with,
         )
-        replacement = Replacement(
-            roster,
-            reports,
-            self._reactor,
-            lambda plan: self._reread(plan, scoreboard.take_accepted(self._scoreboard)),
-        )
-        roster.start()
-        # The request is made between two turns of the reactor.
-        self._signals.on_hang_up(lambda: self._reactor.callFromThread(replacement.request))
+        workers.start()
+        # The reload begins between two turns of the reactor.
+        self._signals.on_hang_up(lambda: self._reactor.callFromThread(workers.reload))
         if os.getpid() == 1:
-            self._reaping.start(REAP_INTERVAL)
+            self._reaping.start(REAP_INTERVAL_SECONDS)
 
     @property
-    def _is_socket_activated(self) -> bool:
-        """
-        Return whether systemd keeps a socket open, so that clients hang when this ends.
-        """
+    def _has_sockets_of_systemd(self) -> bool:
         return any(description.startswith("systemd:") for description in self._listen)
-
-    def _await_store(self) -> None:
-        """
-        Wait until the workers of a supervisor that was killed have released the store.
-
-        @raise StoreUnusable: a worker could not open it.
-        """
-        end = time.monotonic() + ORPHANS_PATIENCE
-        while not self._signals.terminated:
-            try:
-                self._check_store()
-            except StoreBusy:
-                if time.monotonic() > end:
-                    raise
-                self._signals.sleep(ORPHANS_INTERVAL)
-            except StoreUnusable as error:
-                if (
-                    not self._is_socket_activated
-                    or error.exit_status != Status.CANNOT_START
-                ):
-                    raise
-                # A worker says why to the clients, and tries again.
-                return
-            else:
-                return
 
     def _refuse(self, error: CannotStart | StoreUnusable) -> None:
         self._exit_with(error.exit_status, str(error))
@@ -242,38 +209,34 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _launch(self, plan: Plan, verify: bool, first: bool) -> Command:  # noqa: FBT001 the roster's call
+    def _launch(self, plan: WorkerPlan, verify: bool, first: bool) -> Command:  # noqa: FBT001 called by Workers
         """
         Return the command that starts a worker by C{plan}.
         """
-        ours = [port.fileno() for _, port in self._ports]  # type: ignore[attr-defined]
         board = MESSAGES + 1
-        theirs = range(board + 1, board + 1 + len(ours))
+        descriptors = {board: self._scoreboard}
         arguments = [*plan.worker, "--supervisor", str(MESSAGES)]
         arguments += ["--scoreboard", str(board)]
-        for number in theirs:
+        for number, (_, port, _) in enumerate(self._ports, board + 1):
+            descriptors[number] = port.fileno()  # type: ignore[attr-defined]
             arguments += ["--listen", f"fd:{number}"]
         if not verify:
             # An earlier worker has had the store verified.
             arguments.append("--quick-check")
-        if first and not self._is_socket_activated:
+        if first and not self._has_sockets_of_systemd:
             arguments.append("--first-start")
         environment = {
             name: value
             for name, value in self._environment.items()
-            if not name.startswith(_OURS)
+            if not name.startswith(_SYSTEMD_VARIABLES)
         }
         environment["WATCHDOG_USEC"] = str(int(plan.watchdog * 1e6))
-        descriptors = {board: self._scoreboard, **dict(zip(theirs, ours, strict=True))}
         return Command(arguments, environment, descriptors, verifies=verify)
 
     def _reap(self) -> None:
-        """
-        Reap the processes that others left, and that process 1 of a container inherits.
-        """
-        workers = () if self._roster is None else self._roster.workers
+        workers = () if self._workers is None else self._workers.all
         # Twisted waits for the workers itself.
-        bury_orphans({each.pid for each in workers if each.pid is not None})
+        reap_orphans({worker.pid for worker in workers if worker.pid is not None})
 
     # Stopping.
 
@@ -287,33 +250,25 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._roster is not None:
-            await self._roster.stop()
-        for place, port in self._ports:
-            # systemd's sockets are not ours to remove, and neither is the file of another
-            # socket that somebody has put in the place of ours.
-            if not place.description.startswith("systemd:") and self._has_its_file(port):
+        if self._workers is not None:
+            await self._workers.stop()
+        for place, port, inode in self._ports:
+            # Closing a port removes its file.  A socket of systemd keeps its file, and so
+            # does another program's socket that has taken the place of this one.
+            if not place.description.startswith("systemd:") and _inode(port) == inode:
                 await stop_listening(port)
         if self._exit.reason is None:
-            # systemd goes on showing the last status of a unit that has stopped.
+            # systemd shows the last status also after the unit has stopped.
             self._notifier.notify("STATUS=stopped")
         self._notifier.close()
 
-    def _has_its_file(self, port: IListeningPort) -> bool:
-        path = _socket_file(port)
-        if path is None:
-            return True
-        try:
-            return path.stat().st_ino == self._socket_files.get(path)
-        except OSError:
-            return False
 
-
-def _socket_file(port: IListeningPort) -> Path | None:
+def _inode(port: IListeningPort) -> int | None:
     """
-    Return the path of the file of C{port}, if it is a Unix socket with one.
+    Return the inode of a Unix socket's file, or C{None} if C{port} has no file.
     """
     match port.getHost():
         case UNIXAddress(name=bytes() as name) if not name.startswith(b"\0"):
-            return Path(os.fsdecode(name))
+            with suppress(OSError):
+                return Path(os.fsdecode(name)).stat().st_ino
     return None

@@ -1,19 +1,20 @@
 """
-One worker: a place that one process after the other fills.
+One worker: a named place that one process after the other fills.
 
-Here their output and messages are read, and each is started, told to stop and killed.
+Here a process is started, stopped and killed, and its output and messages are read.
 
-A process writes systemd's notify messages into a pipe that only it has, so no other can
-speak for it.  The pipe is also its lifeline: a process whose supervisor is gone sees that
-nobody reads the pipe any more.
+A process writes systemd's notify messages into a pipe that only it has, so no other process
+can speak for it.  The pipe is also its lifeline: a process ends when the reading end of the
+pipe is closed.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
@@ -28,28 +29,40 @@ from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import level_of
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
-from pexservice.supervisor.child import Command, End, RestartDelay
-from pexservice.supervisor.lines import Lines
+
+if TYPE_CHECKING:
+    from pexservice.supervisor.workers import Workers
 
 #: The descriptor that a worker writes its messages to.
 MESSAGES = 3
 
-#: How long a worker may take to its first message, unless it asks for more.  Seconds.
-START_PATIENCE = 60.0
+#: A longer line of output is cut; the rest becomes another line.
+MAX_OUTPUT_LINE_BYTES = 8192
 
-#: How often a start asks again whether another worker is about to serve.  Seconds.
-STEP_ASIDE = 0.05
+#: How long a process may take to its first message, unless it asks for more.
+START_TIMEOUT_SECONDS = 60.0
 
-#: How long a worker that is silent has to write its traceback.  Seconds.
-LAST_WORDS = 1.0
+#: How long a start waits before it looks again whether a takeover is in progress.
+TAKEOVER_RETRY_SECONDS = 0.05
 
-#: How long a worker that was asked to stop may take; it takes less than 4.  Seconds.
-KILL_TIME = 7.0
+#: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
+TRACEBACK_SECONDS = 1.0
+
+#: The time between SIGTERM and SIGKILL; a worker stops within 4 seconds.
+STOP_TIMEOUT_SECONDS = 7.0
+
+#: A process that was up and lived for this long is followed by another at once.
+MIN_LIFE_SECONDS = 1.0
+
+#: The delay before the next process otherwise: it doubles with each process that did not
+#: come up.
+MIN_BACKOFF_SECONDS = 0.05
+MAX_BACKOFF_SECONDS = 5.0
 
 _EXTEND = "EXTEND_TIMEOUT_USEC"
 
 
-class Reactor(IReactorProcess, IReactorTime):
+class SpawningReactor(IReactorProcess, IReactorTime):
     """
     The parts of a reactor that a worker's record needs.
     """
@@ -57,7 +70,7 @@ class Reactor(IReactorProcess, IReactorTime):
 
 class State(Enum):
     """
-    The state of a worker.
+    The state of a worker; the value completes the sentence "worker-1 ..." in the log.
     """
 
     #: There is no process; one is about to be started.
@@ -65,10 +78,10 @@ class State(Enum):
     STARTING = "starts"
     STANDBY = "stands by"
     ACTIVE = "serves"
-    #: The process has a reason not to serve, and not to stand by; it tries again.
+    #: The process can neither serve nor stand by, has said why, and tries again.
     NOT_READY = "is not ready"
     STOPPING = "stops"
-    #: The process was not heard of for too long, and is being killed.
+    #: The process sent no message for too long, and is being killed.
     SILENT = "is silent"
     #: There is no process, and none will be started.
     ENDED = "has ended"
@@ -81,45 +94,45 @@ class State(Enum):
 #: States of a worker that has a process.
 RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
 
+_UP = (State.STANDBY, State.ACTIVE)
 
-_BEFORE_SERVING = (State.STARTING, State.STANDBY, State.NOT_READY)
+#: The state that a message announces, and the states in which it is believed.
+_ANNOUNCED = {
+    READY: (State.ACTIVE, {State.STARTING, State.STANDBY, State.NOT_READY}),
+    STANDING_BY: (State.STANDBY, {State.STARTING, State.NOT_READY}),
+    NOT_READY: (State.NOT_READY, {State.STARTING, State.STANDBY}),
+    STOPPING: (State.STOPPING, RUNNING - {State.STOPPING}),
+}
 
 
-class Overseer(Protocol):
+class OutputLines:
     """
-    The overseer that decides about all workers, as far as one worker needs it.
+    Cuts a stream of bytes into lines, in bounded memory.
     """
 
-    @property
-    def in_succession(self) -> bool:
-        """
-        Return whether another worker is about to serve, so that a start had better wait.
-        """
+    def __init__(self, line_received: Callable[[str], object]) -> None:
+        self._line_received = line_received
+        self._rest = b""
 
-    def command(self) -> Command:
-        """
-        Return the command that starts a worker now.
-        """
+    def feed(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            for start in range(0, len(line) or 1, MAX_OUTPUT_LINE_BYTES):
+                self._pass_on(line[start : start + MAX_OUTPUT_LINE_BYTES])
+        while len(rest) > MAX_OUTPUT_LINE_BYTES:
+            self._pass_on(rest[:MAX_OUTPUT_LINE_BYTES])
+            rest = rest[MAX_OUTPUT_LINE_BYTES:]
+        self._rest = rest
 
-    def changed(self, worker: WorkerProcess) -> None:
+    def end(self) -> None:
         """
-        Take notice of a worker's new state.
+        Pass on a last line that no newline ended.
         """
+        if self._rest:
+            self._pass_on(self._rest)
 
-    def notified(self, worker: WorkerProcess, line: str) -> None:
-        """
-        Take notice of a line of a message.
-        """
-
-    def gone(self, worker: WorkerProcess) -> None:
-        """
-        Take notice of a process whose descriptors the kernel has closed.
-        """
-
-    def ended(self, worker: WorkerProcess, end: End) -> None:
-        """
-        Take notice of a process that ended.  The worker still has the state of that time.
-        """
+    def _pass_on(self, line: bytes) -> None:
+        self._line_received(line.decode("utf-8", "backslashreplace"))
 
 
 class WorkerProcess(ProcessProtocol):
@@ -130,46 +143,47 @@ class WorkerProcess(ProcessProtocol):
     @ivar retired: whether it was asked to end, so that no other process follows.
     @ivar has_served: whether its process serves, or has served.
     @ivar was_up: whether its process stands by or serves, or has done so.
-    @ivar verifies: whether its process reads the whole store before it serves.
+    @ivar verifies: whether its process has the whole store verified before it serves.
     @ivar status: the status of its process, in the process's own words.
-    @ivar last_end: how the last process that ended did so.
-    @ivar restart_delay: the delay before the next start.
+    @ivar exit_code: how its last process ended: the exit status or, as in C{subprocess},
+        the negative number of a signal.
+    @ivar backoff_seconds: the delay before the next process if this one does not come up.
     """
 
     _log = Logger()
 
     def __init__(
-        self, name: str, reactor: Reactor, overseer: Overseer, watchdog: float
+        self, name: str, reactor: SpawningReactor, workers: Workers, watchdog: float
     ) -> None:
         """
+        Make the record of a worker without a process.
+
+        @param workers: decides about all workers, and hears of each change.
         @param watchdog: seconds of silence that are too long.
         """
         self.name = name
         self.state = State.WAITING
-        self.retired = False
-        self.has_served = False
-        self.was_up = False
-        self.verifies = False
+        self.retired = self.has_served = self.was_up = self.verifies = False
         self.status = ""
-        self.last_end: End | None = None
+        self.exit_code: int | None = None
         self.began = 0.0
+        self.backoff_seconds = MIN_BACKOFF_SECONDS
         self._reactor = reactor
-        self._overseer = overseer
+        self._workers = workers
         self._watchdog = watchdog
-        self.restart_delay = RestartDelay()
         # The timer of the next start or, while there is a process, of its SIGKILL.
         self._timer: IDelayedCall | None = None
         self._has_progressed = False
         self._last_heard = 0.0
         self._deadline = 0.0
-        self._streams: dict[int, Lines] = {}
+        self._streams: dict[int, OutputLines] = {}
 
     @property
     def is_up(self) -> bool:
         """
         Return whether the worker serves or could take over.
         """
-        return self.state in (State.STANDBY, State.ACTIVE)
+        return self.state in _UP
 
     @property
     def is_verifying(self) -> bool:
@@ -196,22 +210,22 @@ class WorkerProcess(ProcessProtocol):
         Start a process.
 
         A worker that is about to serve has the processors to itself: on one processor, two
-        that start at once would take half as long again until the first answer.
+        that start at once would take half as long again until the first response.
         """
-        if self._overseer.in_succession:
-            self._timer = self._reactor.callLater(STEP_ASIDE, self.start)
+        if self._workers.takeover_in_progress:
+            self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
             return
-        command = self._overseer.command()
+        command = self._workers.command()
         self._timer = None
         self.state, self.status = State.STARTING, ""
-        self.has_served, self.was_up, self.verifies = False, False, command.verifies
-        self._has_progressed = False
+        self.has_served = self.was_up = self._has_progressed = False
+        self.verifies = command.verifies
         self.began = self._last_heard = self._reactor.seconds()
-        self._deadline = self.began + START_PATIENCE
+        self._deadline = self.began + START_TIMEOUT_SECONDS
         self._streams = {
-            1: Lines(self.output_received),
-            2: Lines(self.output_received),
-            MESSAGES: Lines(self.message_received),
+            1: OutputLines(self.output_received),
+            2: OutputLines(self.output_received),
+            MESSAGES: OutputLines(self.message_received),
         }
         try:
             self._reactor.spawnProcess(
@@ -219,7 +233,7 @@ class WorkerProcess(ProcessProtocol):
                 command.arguments[0],
                 command.arguments,
                 command.environment,
-                # Standard input is a pipe that nobody writes to.
+                # Standard input is a pipe without data.
                 childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **command.descriptors},
             )
         except OSError as error:
@@ -227,64 +241,51 @@ class WorkerProcess(ProcessProtocol):
             self.processEnded(Failure(ProcessTerminated(exitCode=1)))
 
     def connectionMade(self) -> None:
-        """
-        Note that the process runs.
-        """
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._overseer.changed(self)
+        self._workers.changed(self)
 
     # Output and messages.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """
-        Take some bytes of the process's output or of its messages.
-        """
         self._streams[childFD].feed(data)
 
     def output_received(self, line: str) -> None:
         """
         Put a line of the process's output into the log.
         """
-        level, facility, rest = level_of(line)
-        self._log.emit(level, "{line}", line=rest, process=self.name, facility=facility)
+        level, facility, text = level_of(line)
+        self._log.emit(level, "{line}", line=text, process=self.name, facility=facility)
 
     def message_received(self, line: str) -> None:
         """
         Take one line of a message.
 
-        A worker repeats its state with each sign of life, so a message that did not fit
-        into the pipe is made up for by the next.
+        A worker repeats its state with each heartbeat, which makes up for a message that
+        did not fit into the pipe.
         """
         if self.state is State.SILENT:
             # It is being killed, and may not have the time to do what a message announces.
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
-        patience = self._watchdog
-        self._has_progressed |= name == _EXTEND
-        if name == _EXTEND and value.isdecimal() and len(value) < 12:  # noqa: PLR2004 a day and more, in microseconds
-            patience = max(patience, int(value) / 1e6)
-        self._deadline = self._last_heard + patience
-        if line == READY and self.state in _BEFORE_SERVING:
-            self.has_served = self.was_up = True
-            self._enter(State.ACTIVE)
-        elif line == STANDING_BY and self.state in (State.STARTING, State.NOT_READY):
-            self.was_up = True
-            self._enter(State.STANDBY)
-        elif line == NOT_READY and self.state in (State.STARTING, State.STANDBY):
-            self._enter(State.NOT_READY)
-        elif line == STOPPING and self.state is not State.STOPPING:
-            self._enter(State.STOPPING)
+        timeout = self._watchdog
+        if name == _EXTEND:
+            self._has_progressed = True
+            if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 a day and more, in microseconds
+                timeout = max(timeout, int(value) / 1e6)
+        self._deadline = self._last_heard + timeout
+        state, believed_in = _ANNOUNCED.get(line, (self.state, ()))
+        if self.state in believed_in:
+            self.has_served |= state is State.ACTIVE
+            self.was_up |= state in _UP
+            self.state = state
+            self._log.info("{name} {does}", name=self.name, does=state.value)
+            self._workers.changed(self)
         if line == ALIVE or name == _EXTEND:
-            self._overseer.notified(self, line)
+            self._workers.notified(self, line)
         elif name == "STATUS" and value != self.status:
             self.status = value
-            self._overseer.notified(self, line)
-
-    def _enter(self, state: State) -> None:
-        self.state = state
-        self._log.info("{name} {does}", name=self.name, does=state.value)
-        self._overseer.changed(self)
+            self._workers.notified(self, line)
 
     # Stopping and killing.
 
@@ -298,11 +299,11 @@ class WorkerProcess(ProcessProtocol):
         if self.state is State.WAITING:
             self._stop_timer()
             self.state = State.ENDED
-            self._overseer.changed(self)
+            self._workers.changed(self)
         elif self.state in RUNNING and self.state is not State.SILENT:
             self.state = State.STOPPING
             self._signal(signal.SIGTERM)
-            self._kill_after(KILL_TIME)
+            self._kill_after(STOP_TIMEOUT_SECONDS)
 
     def watch(self, *, excused: bool) -> None:
         """
@@ -317,13 +318,13 @@ class WorkerProcess(ProcessProtocol):
         if now > self._deadline and self.state in RUNNING - {State.SILENT}:
             self.state = State.SILENT
             self._log.error(
-                "{name} has been silent for {silence:.1f} seconds and is replaced",
+                "no heartbeat from {name} for {silence:.1f} s; replacing it",
                 name=self.name,
                 silence=now - self._last_heard,
             )
             self._signal(signal.SIGABRT)
-            self._kill_after(LAST_WORDS)
-            self._overseer.changed(self)
+            self._kill_after(TRACEBACK_SECONDS)
+            self._workers.changed(self)
 
     def _kill_after(self, seconds: float) -> None:
         self._stop_timer()
@@ -340,30 +341,49 @@ class WorkerProcess(ProcessProtocol):
                 self.transport.signalProcess(number)
 
     # The end of the process.
+
     def childConnectionLost(self, childFD: int) -> None:
         """
         Note the end of the messages, which is seen before the end of the process itself.
         """
         if childFD == MESSAGES:
-            self._overseer.gone(self)
+            self._workers.gone(self)
 
     def processEnded(self, reason: Failure) -> None:
         """
         Start the next process, at once or after a delay, unless this one was asked to end.
         """
         self._stop_timer()
-        for each in self._streams.values():
-            each.end()
-        self.last_end = end = End.of(reason)
+        for stream in self._streams.values():
+            stream.end()
+        number = getattr(reason.value, "signal", None)
+        status = getattr(reason.value, "exitCode", None) or 0
+        self.exit_code = status if number is None else -number
         try:
-            self._overseer.ended(self, end)
+            self._workers.ended(self, self.exit_code)
         finally:
             # Whatever goes wrong above, a worker that is not retired starts again.
-            if self.retired:
-                self.state = State.ENDED
-            else:
-                self.state = State.WAITING
-                lived = self._reactor.seconds() - self.began
-                delay = self.restart_delay.after(lived, was_up=self.was_up)
-                self._timer = self._reactor.callLater(delay, self.start)
-            self._overseer.changed(self)
+            self.state = State.ENDED if self.retired else State.WAITING
+            if not self.retired:
+                self._timer = self._reactor.callLater(self._restart_delay(), self.start)
+            self._workers.changed(self)
+
+    def _restart_delay(self) -> float:
+        if self.was_up:
+            self.backoff_seconds = MIN_BACKOFF_SECONDS
+            if self._reactor.seconds() - self.began >= MIN_LIFE_SECONDS:
+                return 0.0
+        delay = self.backoff_seconds
+        self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
+        return delay
+
+
+def describe(exit_code: int) -> str:
+    """
+    Return how a process ended, to complete the sentence "worker-1 ended ...".
+    """
+    if exit_code >= 0:
+        return f"with status {exit_code}"
+    # Not every signal has a name.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"by {names.get(-exit_code, f'signal {-exit_code}')}"

@@ -1,5 +1,5 @@
 """
-The files that the options name, but for the store.
+The files that the options name, except for the store.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pexservice.web.access import read_tokens
 
 _log = Logger()
 
-#: How long before the end of the certificate a worker warns of it.
-WARNING_DAYS = 14
+#: How long before the end of the certificate a worker warns.
+EXPIRY_WARNING_DAYS = 14
 
 
 @frozen
@@ -28,8 +28,8 @@ class Files:
     """
     The content of the files.
 
-    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if everybody
-        may.
+    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if a client
+        needs none.
     @ivar tls: the TLS context for all connections, or C{None} without TLS.
     @ivar certificate_expires: when the certificate ends, in seconds since the epoch.
     """
@@ -45,7 +45,7 @@ class Files:
         if self.certificate_expires is None:
             return
         days = (self.certificate_expires - now) / (24 * 3600)
-        if days < WARNING_DAYS:
+        if days < EXPIRY_WARNING_DAYS:
             end = datetime.fromtimestamp(self.certificate_expires, UTC)
             _log.warn(
                 "the TLS certificate {verb} on {end}; renew it and reload",

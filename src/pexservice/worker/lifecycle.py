@@ -1,7 +1,7 @@
 """
-A worker's duties to the process that started it.
+A worker's duties to the process that started it, a supervisor or systemd.
 
-A worker ends with its supervisor, and gives signs of life.
+A worker sends heartbeats, and reports its progress when it verifies the store.
 """
 
 from __future__ import annotations
@@ -10,46 +10,39 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from pexservice.process.parent import end_with_parent
-from pexservice.process.periodic import Periodic
 from pexservice.process.sd_notify import ALIVE, Notifier
+from pexservice.process.timing import Periodic
 from pexservice.settings.options import Settings
 
-#: How many signs of life a worker gives within the watchdog's time.
+#: How many heartbeats a worker sends within the watchdog's time.
 BEATS = 4
 
+#: For how long each sign of progress keeps a start alive: longer than a disk pauses, and a
+#: verification that hangs for longer is ended.
+EXTENSION_SECONDS = 30
 
-def connect(
-    settings: Settings, environment: Mapping[str, str], stop: Callable[[], object]
-) -> Notifier:
+#: How often progress is logged; a shorter verification is not worth a line.
+LOG_INTERVAL_SECONDS = 5.0
+
+
+def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
     """
     Return the notifier to the process that started this one.
 
-    If that process is a supervisor, this process lives no longer than the supervisor.
-
-    @param stop: called in a thread to stop this process in order when its supervisor is
-        gone; 0.8 seconds later this process is killed, so that the next supervisor need
-        not wait.
+    If that process is a supervisor, leave the terminal's signals to it.
     """
     if settings.supervisor is None:
         return Notifier.to_service_manager(environment)
     notifier = Notifier.to_supervisor(settings.supervisor, environment)
-    follow(settings.supervisor, stop)
-    return notifier
-
-
-def follow(descriptor: int, stop: Callable[[], object]) -> None:
-    """
-    End this process with its supervisor, which alone handles the terminal's signals.
-
-    @param descriptor: an end of a pipe whose other end only the supervisor has.
-    """
-    # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on.
+    # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on, and it
+    # alone handles SIGHUP.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # At SIGABRT, the traceback of every thread.  A page that is missing or nonsense ends
@@ -57,7 +50,7 @@ def follow(descriptor: int, stop: Callable[[], object]) -> None:
     faulthandler.enable(sys.__stderr__ or 2)
     for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE):
         signal.signal(number, signal.SIG_DFL)
-    end_with_parent(descriptor, stop)
+    return notifier
 
 
 def heartbeat(
@@ -67,11 +60,11 @@ def heartbeat(
     state: Callable[[], Sequence[str]],
 ) -> None:
     """
-    Send signs of life again and again, if the process that started this one waits for them.
+    Send heartbeats from now on, if the process that started this one waits for them.
 
-    @param settled: returns a C{Deferred} that fires when the commit under way has ended,
-        a round trip.  So neither a blocked reactor nor a stuck store counts as alive.
-    @param state: returns the lines to send with each sign of life.
+    @param settled: returns a C{Deferred} that fires when the commit in progress has ended,
+        or a round trip.  So neither a blocked reactor nor a stuck store looks alive.
+    @param state: returns the lines to send with each heartbeat.
     """
     if notifier.watchdog is None:
         return
@@ -80,3 +73,58 @@ def heartbeat(
         return settled().addCallback(lambda _: notifier.notify(ALIVE, *state()))
 
     Periodic(beat, reactor).start(notifier.watchdog / BEATS, now=True)
+
+
+class VerificationProgress:
+    """
+    Reports how much of the store was verified, to the log and to the starter.
+
+    To the starter, each report counts as a heartbeat.  A verification that hangs reports
+    nothing.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        notify: Callable[..., object],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        @param notify: sends lines of systemd's protocol, one an argument.
+        """
+        self._notify = notify
+        self._monotonic = monotonic
+        self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
+        self._waiting: list[Deferred[None]] | None = None
+
+    def ended(self) -> Deferred[None]:
+        """
+        Return a C{Deferred} that fires when no verification is in progress.
+        """
+        if self._waiting is None:
+            return succeed(None)
+        self._waiting.append(Deferred())
+        return self._waiting[-1]
+
+    def end(self) -> None:
+        """
+        Note that the store is verified, or that this failed.
+        """
+        waiting, self._waiting = self._waiting or (), None
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def __call__(self, percent: int) -> None:
+        """
+        Report that C{percent} of the store was verified.
+        """
+        if self._waiting is None:
+            self._waiting = []
+        status = f"verifying the store: {percent} %"
+        extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
+        self._notify(f"STATUS={status}", extension, ALIVE)
+        now = self._monotonic()
+        if now >= self._next_line_at:
+            self._next_line_at = now + LOG_INTERVAL_SECONDS
+            self._log.info("{status}", status=status)

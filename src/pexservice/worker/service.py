@@ -1,5 +1,5 @@
 """
-One worker, put together from plain values: store, committer, tree, listeners.
+One worker: it puts store, committer, API and listeners together, serves, and stops.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.descriptors import check_limit, room_for
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.listening import Place, places, shown, stop_listening
-from pexservice.process.periodic import Periodic
+from pexservice.process.listening import (
+    Place,
+    check_open_file_limit,
+    max_connections,
+    places,
+    shown,
+    stop_listening,
+)
 from pexservice.process.scoreboard import StoreClaim
 from pexservice.process.sd_notify import (
     NOT_READY,
@@ -37,7 +42,7 @@ from pexservice.process.sd_notify import (
     STOPPING,
     Notifier,
 )
-from pexservice.process.verification import VerificationProgress
+from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.listener import Listener
@@ -63,39 +68,36 @@ from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import POST_ONLY, TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.performer import Performer
-from pexservice.worker.files import read_files
-from pexservice.worker.lifecycle import connect, heartbeat
+from pexservice.worker.files import Files, read_files
+from pexservice.worker.lifecycle import VerificationProgress, connect, heartbeat
 
-#: How long a stopping worker goes on taking requests, each answered as its
-#: connection's last.  A connection that is used is then closed by an answer and not
-#: in the face of its next request.  Seconds, and in how many pieces: one of them may pass
-#: while a commit blocks and no request is read.
-FAREWELL = 0.3
-FAREWELL_PIECES = 6
+#: How long a stopping worker still accepts requests; each response is its connection's
+#: last.  So a connection that is in use ends with a response, and no request is lost.  The
+#: time passes in several steps: a commit may block the process for one of them.
+DRAIN_SECONDS = 0.3
+DRAIN_STEPS = 6
 
-#: How long a stopping worker waits, without taking new connections, for the first request
-#: of a connection that was taken already, and for the requests under way.  Seconds.
-PATIENCE = 0.5
-GRACE = 2
+#: How long a stopping worker, which accepts no more connections, waits for the first
+#: request of a new connection, and then for the requests in progress.
+FIRST_REQUEST_SECONDS = 0.5
+LAST_RESPONSE_SECONDS = 2
 
-#: The delay before a store that could not be opened is tried again, at first and at most.
-#: Seconds.
-MIN_RETRY_DELAY = 0.5
-MAX_RETRY_DELAY = 5.0
+#: The delay before a store that could not be opened is tried again.
+MIN_OPEN_RETRY_SECONDS = 0.5
+MAX_OPEN_RETRY_SECONDS = 5.0
 
-#: How often a worker that does not serve looks whether another one does.  Seconds.
-LOOK_INTERVAL = 0.25
+#: How often a worker that does not serve checks whether another one does.
+CHECK_INTERVAL_SECONDS = 0.25
 
-#: How long no worker has to serve before one that cannot serve responds with 503.  Seconds:
-#: longer than a takeover takes, and shorter than a client waits.
+#: How long no worker has to serve before one that cannot serve responds with 503: longer
+#: than a takeover takes, and shorter than a client waits.
 ALONE_SECONDS = 0.5
 
 #: How long a standby waits for the lock while no worker of this service can have it.
-#: Seconds.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
-class Reactor(IReactorCore, IStoreReactor):
+class WorkerReactor(IReactorCore, IStoreReactor):
     """
     The parts of a reactor that a worker needs.
     """
@@ -111,7 +113,7 @@ class Worker(Service):
     def __init__(
         self,
         settings: Settings,
-        reactor: Reactor,
+        reactor: WorkerReactor,
         process_exit: ProcessExit | None = None,
         make_store: Callable[[], IStore] | None = None,
     ) -> None:
@@ -134,10 +136,11 @@ class Worker(Service):
         self._state: tuple[str, ...] = ()
         self._score = scoreboard.reader(settings.scoreboard)
         self._starting: Deferred[None] = succeed(None)
-        # While the store is verified, its progress is the sign of life.
-        self._verified: Deferred[None] | None = None
+        # While the store is verified, its progress is the heartbeat.
         self._progress = VerificationProgress(self._notify)
-        self._looking = Periodic(self._look, reactor)
+        self._checking = Periodic(
+            lambda: Deferred.fromCoroutine(self._respond_while_unready()), reactor
+        )
         self._standing_by = False
         # Why this worker cannot serve, and since when no other one does.
         self._problem: str | None = None
@@ -153,10 +156,7 @@ class Worker(Service):
         self._starting.addErrback(self._start_failed)
 
     async def _start(self) -> None:
-        def stop() -> None:
-            self._reactor.callFromThread(self._exit.stop)
-
-        self._notifier = connect(self._settings, os.environ, stop)
+        self._notifier = connect(self._settings, os.environ)
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
         await self._serve()
 
@@ -180,27 +180,16 @@ class Worker(Service):
         """
         Return a C{Deferred} that fires when this worker is known not to hang.
         """
-        if self._verified is not None:
-            verified: Deferred[None] = Deferred()
-            self._verified.chainDeferred(verified)
-            return verified
-        return succeed(None) if self._committer is None else self._committer.settled()
-
-    def _verifying(self, percent: int) -> None:
-        if self._verified is None:
-            self._verified = Deferred()
-        self._progress(percent)
-
-    def _end_verification(self) -> None:
-        verified, self._verified = self._verified, None
-        if verified is not None:
-            verified.callback(None)
+        if self._committer is None:
+            return succeed(None)
+        settled = self._committer.settled
+        return self._progress.ended().addCallback(lambda _: settled())
 
     def _notify(self, *lines: str) -> None:
         self._notifier.notify(*lines)
 
     def _store(self) -> IStore:
-        settings = self._settings
+        settings, board = self._settings, self._settings.scoreboard
         quick, whole = Verification.QUICK, Verification.IN_CHILD
         return make_store(
             settings.store,
@@ -208,16 +197,12 @@ class Worker(Service):
                 reactor=self._reactor,
                 journal=settings.journal,
                 verification=quick if settings.quick_check else whole,
-                progress=self._verifying,
+                progress=self._progress,
                 create=not settings.no_create,
-                claim=self._claim(),
+                claim=None if board is None else StoreClaim(board),
                 standing_by=self._stand_by if settings.is_supervised else None,
             ),
         )
-
-    def _claim(self) -> StoreClaim | None:
-        board = self._settings.scoreboard
-        return None if board is None else StoreClaim(board)
 
     def _commits_to(self, store: IStore) -> ICommitter:
         call_soon = event_loop(self._reactor).call_soon
@@ -245,9 +230,9 @@ class Worker(Service):
         stands by: the supervisor ends an old worker only when a new one could take over.
         """
         committer = self._prepare()
-        self._looking.start(LOOK_INTERVAL)
+        self._checking.start(CHECK_INTERVAL_SECONDS)
         await self._open_store(committer)
-        self._looking.stop()
+        self._checking.stop()
         if not self._ports:
             await self._listen()
         for place in self._places:
@@ -264,16 +249,16 @@ class Worker(Service):
 
     def _prepare(self) -> ICommitter:
         settings = self._settings
-        room = room_for(settings.max_connections)
-        check_limit()
-        if room < settings.max_connections:
+        allowed = max_connections(settings.max_connections)
+        check_open_file_limit()
+        if allowed < settings.max_connections:
             self._log.warn(
-                "--max-connections {wanted}: the limit of open files has room for"
-                " {room}; raise it with ulimit -n or LimitNOFILE=",
+                "--max-connections {wanted}: the limit of open files allows {allowed};"
+                " raise it with ulimit -n or LimitNOFILE=",
                 wanted=settings.max_connections,
-                room=room,
+                allowed=allowed,
             )
-            self._connections.limit = room
+            self._connections.limit = allowed
         if settings.scoreboard is not None:
             try:
                 scoreboard.inherit(settings.scoreboard)
@@ -286,22 +271,12 @@ class Worker(Service):
         self._places = places(self._reactor, settings.listen)
         store = self._make_store()
         self._committer = committer = self._commits_to(store)
-        access = Access(files.tokens, settings.cors_origins)
-        server = self._server = self._make_server(
-            committer, access, store, files.certificate_expires
-        )
+        server = self._server = self._make_server(committer, store, files)
         loop = event_loop(self._reactor)
         self._adopt = lambda port: Listener(port, loop, server, files.tls)
-        # All objects that are here now stay, so no collection need look at them again.
+        # The objects that exist now stay, so the garbage collector need not visit them.
         gc.freeze()
         return committer
-
-    @property
-    def _keeps_trying(self) -> bool:
-        """
-        Return whether a supervisor's service stays up while its store cannot be opened.
-        """
-        return self._settings.is_supervised and not self._settings.first_start
 
     async def _open_store(self, committer: ICommitter) -> None:
         """
@@ -309,23 +284,24 @@ class Worker(Service):
 
         A store on other machines may come back at any time, so it is always retried.
         """
-        delay = MIN_RETRY_DELAY
+        keeps_trying = self._settings.is_supervised and not self._settings.first_start
+        delay = MIN_OPEN_RETRY_SECONDS
         while True:
             try:
                 await committer.start()
             except StoreUnusable as error:
                 passing = error.exit_status == Status.CANNOT_START
                 away = isinstance(error, StoreAway)
-                if not away and not (passing and self._keeps_trying):
+                if not away and not (passing and keeps_trying):
                     raise
                 self._cannot_serve(str(error))
             else:
                 return
             finally:
-                self._end_verification()
+                self._progress.end()
             self._standing_by = False
             await deferLater(self._reactor, delay, lambda: None)
-            delay = min(2 * delay, MAX_RETRY_DELAY)
+            delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 
     def _stand_by(self) -> None:
         self._log.info("standby: waiting for the store's lock")
@@ -346,9 +322,6 @@ class Worker(Service):
     def _refuse_requests(self, problem: str) -> None:
         if self._committer is not None:
             self._committer.unusable(problem)
-
-    def _look(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._respond_while_unready())
 
     async def _respond_while_unready(self) -> None:
         """
@@ -380,18 +353,12 @@ class Worker(Service):
             self._refuse_requests(self._problem)
             await self._listen()
 
-    def _make_server(
-        self,
-        committer: ICommitter,
-        access: Access,
-        store: IStore,
-        certificate_expires: float | None,
-    ) -> Server:
+    def _make_server(self, committer: ICommitter, store: IStore, files: Files) -> Server:
         settings = self._settings
         later = self._reactor.callLater
-        # A stream makes no room for others, so most connections are not for streams.
-        most = min(MAX_STREAMS, max(1, self._connections.limit // 4))
-        self._events = events = Events(committer, later, most, self._score)
+        # A stream is not closed for another connection, so streams are only a quarter.
+        max_streams = min(MAX_STREAMS, max(1, self._connections.limit // 4))
+        self._events = events = Events(committer, later, max_streams, self._score)
         rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
         limit = None if rate is None else RateLimit(rate)
         hosts = HostPolicy(
@@ -399,6 +366,7 @@ class Worker(Service):
             own_name=gethostname(),
             needed=settings.token_file is None,
         )
+        access = Access(files.tokens, settings.cors_origins)
         performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
         connections, requests = self._connections, RequestCounters()
         metrics = Metrics(
@@ -407,7 +375,7 @@ class Worker(Service):
             connections,
             store,
             settings.scoreboard,
-            certificate_expires=certificate_expires,
+            certificate_expires=files.certificate_expires,
         )
         api = Api(
             committer,
@@ -434,7 +402,7 @@ class Worker(Service):
             return None
         log = AccessLog(name)
         if not self._settings.is_supervised:
-            # Below a supervisor, the workers that a SIGHUP starts open the file anew.
+            # Below a supervisor, a SIGHUP starts new workers, which open the file again.
             signal.signal(signal.SIGHUP, lambda *_: log.reopen())
         return log
 
@@ -453,14 +421,14 @@ class Worker(Service):
 
     def _say(self, *state: str) -> None:
         """
-        Notify the worker's C{state}, now and with each sign of life.
+        Notify the worker's C{state}, now and with each heartbeat.
         """
         self._state = state
         self._notifier.notify(*state)
 
     def _store_failed(self, failure: Failure) -> None:
         """
-        End the process: nobody knows what the disk has, so the next process has to look.
+        End the process: the state on disk is unknown, so the next process has to read it.
         """
         self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
@@ -477,14 +445,14 @@ class Worker(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Take no new connections, answer the requests, commit, and close the store.
+        Accept no more connections, respond to the requests, commit, and close the store.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         self._say(STOPPING)
-        self._looking.stop()
+        self._checking.stop()
         self._starting.cancel()
         connections, committer = self._connections, self._committer
         if self._server is not None:
@@ -492,14 +460,14 @@ class Worker(Service):
         if self._events is not None:
             self._events.close()
         if self._ports and committer is not None and committer.refusal is None:
-            for _ in range(FAREWELL_PIECES):
-                if await self._emptied(FAREWELL / FAREWELL_PIECES):
+            for _ in range(DRAIN_STEPS):
+                if await self._emptied(DRAIN_SECONDS / DRAIN_STEPS):
                     break
         await self._stop_listening()
         connections.close_idle(unused=False)
-        if not await self._emptied(PATIENCE):
+        if not await self._emptied(FIRST_REQUEST_SECONDS):
             connections.close_idle(unused=True)
-        if not await self._emptied(GRACE):
+        if not await self._emptied(LAST_RESPONSE_SECONDS):
             connections.abort()
         if self._server is not None:
             self._server.stop()

@@ -315,7 +315,7 @@ def hung_disk(path: Path) -> int:
             until_told(clients)
             name, pid = serving(daemon)
             with slow_flushes(pid, 10 * PATIENCE):
-                wait_for(daemon, f"{name} has been silent for .* seconds and is replaced")
+                wait_for(daemon, f"no heartbeat from {name} for .* s; replacing it")
                 wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
                 # A process that strace holds is not gone before strace lets go of it.
             until(daemon, "serves", 2)

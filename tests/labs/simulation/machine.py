@@ -17,12 +17,10 @@ from zope.interface import implementer
 
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import Notifier
-from pexservice.supervisor.child import Command
-from pexservice.supervisor.plan import Plan
-from pexservice.supervisor.replacement import Replacement
+from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.roster import Roster
-from pexservice.supervisor.worker_process import Reactor, WorkerProcess
+from pexservice.supervisor.worker_process import SpawningReactor, WorkerProcess
+from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
@@ -37,20 +35,20 @@ class _Supervisor:
     """
     The supervisor's decisions, without sockets and a check.
 
-    @ivar replacement: the replacement of all workers, at SIGHUP.
+    @ivar workers: the workers, which a SIGHUP replaces.
     """
 
     def __init__(self, machine: Machine) -> None:
         reports = Reports(Notifier(), Score(standby=1), lambda _: None)
-        plan = Plan(worker=["worker"], watchdog=WATCHDOG, standby=1)
-        self.roster = Roster(
-            cast(Reactor, machine),
+        plan = WorkerPlan(worker=["worker"], watchdog=WATCHDOG, standby=1)
+        self.workers = Workers(
+            cast(SpawningReactor, machine),
             reports,
             plan=plan,
             launch=_launch,
+            reread=lambda _: plan,
             give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
-        self.replacement = Replacement(self.roster, reports, machine, lambda _: plan)
 
     def knows(self, process: Process) -> bool:
         """
@@ -60,7 +58,7 @@ class _Supervisor:
         return state.name == process.phase.name and process.worker.pid == process.pid
 
 
-def _launch(plan: Plan, verify: bool, _: bool) -> Command:  # noqa: FBT001 the roster's call
+def _launch(plan: WorkerPlan, verify: bool, _: bool) -> Command:  # noqa: FBT001 called by Workers
     command = plan.worker if verify else [*plan.worker, QUICK]
     return Command(command, {}, {}, verifies=verify)
 

@@ -100,7 +100,7 @@ class Simulation:
         self.machine.note(
             f"seed {self.seed}, with {', '.join(sorted(some)) or 'no faults'}"
         )
-        machine.supervisor.roster.start()
+        machine.supervisor.workers.start()
         names = [*weights]
         for name in choose.choices(names, [*weights.values()], k=EVENTS):
             machine.tick += 1
@@ -204,7 +204,7 @@ class Simulation:
         Have all workers replaced, as by SIGHUP.
         """
         self.machine.note("the workers are to be replaced")
-        self.machine.supervisor.replacement.request()
+        self.machine.supervisor.workers.reload()
 
     def _refuse(self) -> None:
         """
@@ -295,7 +295,7 @@ class Simulation:
         return (
             not self.clients.waiting
             and not machine.backlog
-            and not machine.supervisor.replacement.under_way
+            and not machine.supervisor.workers.reloading
             and phases == ["ACTIVE", "STANDBY"]
             and all(each.runs for each in machine.processes)
             and all(machine.supervisor.knows(each) for each in machine.processes)
@@ -304,7 +304,7 @@ class Simulation:
     def _state(self) -> str:
         machine = self.machine
         said = [f"{each} is {each.phase.name}" for each in machine.processes]
-        if machine.supervisor.replacement.under_way:
+        if machine.supervisor.workers.reloading:
             said.append("the workers are being replaced")
         return ", ".join([*said, f"{self.clients.waiting} clients wait"])
 

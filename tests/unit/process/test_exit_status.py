@@ -41,7 +41,7 @@ class Stopping(MemoryReactor):
         raise ReactorNotRunning
 
 
-def test_while_it_is_stopping() -> None:
+def test_failure_while_the_reactor_stops_is_reported() -> None:
     """
     A failure of the last commit is reported, and raises no error of its own.
 
@@ -70,7 +70,7 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A process that cannot write its reason ends all the same.
 
@@ -97,7 +97,7 @@ def test_the_reason_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
     assert terminal.getvalue() == "pexservice: it cannot\n"
 
 
-def test_the_status() -> None:
+def test_process_ends_with_the_given_status() -> None:
     """
     The status that is given is the exit status of the process.
     """
@@ -128,7 +128,9 @@ def test_the_status() -> None:
         (errno.ENOSPC, CannotStart),
     ],
 )
-def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> None:
+def test_error_number_decides_whether_a_restart_may_help(
+    number: int, kind: type[CannotStart]
+) -> None:
     """
     The error number decides whether a restart may help or the configuration is wrong.
     """
@@ -138,7 +140,7 @@ def test_a_file_that_cannot_be_used(number: int, kind: type[CannotStart]) -> Non
 
 
 @pytest.mark.parametrize(("loop", "status"), [("reactor.stop()", 0), ("1 / 0", 1)])
-def test_the_reactor_breaks_down(loop: str, status: int) -> None:
+def test_broken_reactor_ends_the_process_with_status_1(loop: str, status: int) -> None:
     """
     A reactor that breaks down ends the process with status 1.
 

@@ -1,18 +1,26 @@
 """
-The sockets that systemd passes.
+The sockets that systemd passes, and the limit of open files.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 
 import pytest
 
-from pexservice.process.exit_status import Misconfigured
-from pexservice.process.listening import ALL_OF_SYSTEMD, passed_by_systemd
+from pexservice.process.exit_status import CannotStart, Misconfigured
+from pexservice.process.listening import (
+    ALL_OF_SYSTEMD,
+    MIN_OPEN_FILES,
+    RESERVED_DESCRIPTORS,
+    check_open_file_limit,
+    max_connections,
+    passed_by_systemd,
+)
 from pexservice.settings.values import endpoint
 
 #: Prints the file descriptors that systemd has passed, or the error.
@@ -55,7 +63,7 @@ def passed(*sockets: socket.socket) -> str:
     ).stdout.rstrip("\n")
 
 
-def test_all_are_served() -> None:
+def test_every_socket_of_systemd_is_served() -> None:
     """
     Every listening socket that systemd passes is served, however many there are.
     """
@@ -67,7 +75,7 @@ def test_all_are_served() -> None:
         assert passed(one, two) == "3 4"
 
 
-def test_a_socket_that_is_no_listening_stream_socket() -> None:
+def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
     """
     A socket that is no listening stream socket is refused with a line that names it.
     """
@@ -81,7 +89,7 @@ def test_a_socket_that_is_no_listening_stream_socket() -> None:
 
 
 @pytest.mark.parametrize("count", ["", "0", "x"])
-def test_none(count: str) -> None:
+def test_service_without_sockets_of_systemd_is_misconfigured(count: str) -> None:
     """
     Without sockets, or with those of another process, the service is misconfigured.
 
@@ -94,8 +102,83 @@ def test_none(count: str) -> None:
         list(passed_by_systemd({"LISTEN_FDS": "1", "LISTEN_PID": "1"}))
 
 
-def test_how_it_is_written() -> None:
+def test_command_line_accepts_systemd_all() -> None:
     """
     C{systemd:all} is one of the endpoints that the command line takes.
     """
     assert endpoint(ALL_OF_SYSTEMD) == "systemd:all"
+
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+class Limits:
+    """
+    The resource limits of an imaginary process.
+    """
+
+    def __init__(self, soft: int, hard: int) -> None:
+        self.limits = (soft, hard)
+
+    def getrlimit(self, _: int) -> tuple[int, int]:
+        """
+        Return the limits.
+        """
+        return self.limits
+
+    def setrlimit(self, _: int, limits: tuple[int, int]) -> None:
+        """
+        Change the limits.
+        """
+        assert limits[1] == self.limits[1]
+        self.limits = limits
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> Limits:
+    """
+    Give the process a soft and a hard limit of open files.
+    """
+    limits = Limits(soft, hard)
+    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "room", "then"),
+    [
+        (1024, 524_288, 10_000, 10_000 + RESERVED_DESCRIPTORS),
+        (1024, UNLIMITED, 10_000, 10_000 + RESERVED_DESCRIPTORS),
+        (1024, 4096, 4096 - RESERVED_DESCRIPTORS, 4096),
+        (20_000, 20_000, 10_000, 20_000),
+        (UNLIMITED, UNLIMITED, 10_000, UNLIMITED),
+        (100, 100, 1, 100),
+    ],
+)
+def test_limit_of_open_files_is_raised_as_far_as_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: int
+) -> None:
+    """
+    The limit of open files is raised as far as allowed, and never lowered.
+    """
+    limits = limited(monkeypatch, soft, hard)
+    assert max_connections(10_000) == room
+    assert limits.limits == (then, hard)
+
+
+def test_too_low_a_limit_of_open_files_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A process whose limit is too low even for the start names the number that it needs.
+    """
+    limited(monkeypatch, MIN_OPEN_FILES, MIN_OPEN_FILES)
+    check_open_file_limit()
+    limited(monkeypatch, UNLIMITED, UNLIMITED)
+    check_open_file_limit()
+    limited(monkeypatch, MIN_OPEN_FILES - 1, MIN_OPEN_FILES - 1)
+    with pytest.raises(
+        CannotStart,
+        match=f"limit of open files is {MIN_OPEN_FILES - 1}, but {MIN_OPEN_FILES}",
+    ):
+        check_open_file_limit()

@@ -47,7 +47,7 @@ def written(given: dict[str, Any], **how: Any) -> str:
     return LogLines("supervisor", **how)(given) or ""
 
 
-def test_one_prefix() -> None:
+def test_line_begins_with_time_process_and_level() -> None:
     """
     A line begins with its time, its process and its level, whichever process wrote it.
     """
@@ -74,7 +74,7 @@ def test_each_line_of_a_traceback_has_it() -> None:
     ("level", "priority"),
     [("debug", 7), ("info", 6), ("warn", 4), ("error", 3), ("critical", 2)],
 )
-def test_the_journal_has_priorities(level: str, priority: int) -> None:
+def test_line_for_the_journal_begins_with_its_priority(level: str, priority: int) -> None:
     """
     In the journal a line has the priority of syslog, and no time, which the journal adds.
     """
@@ -129,7 +129,7 @@ def test_reader_that_stops_reading_loses_messages_and_stops_nobody() -> None:
     os.close(writing)
 
 
-def test_an_object() -> None:
+def test_json_has_one_object_on_one_line_for_each_event() -> None:
     """
     In JSON an event is one object on one line, with its fields, whatever they hold.
     """
@@ -144,7 +144,7 @@ def test_an_object() -> None:
     }
 
 
-def test_an_object_of_a_worker() -> None:
+def test_event_of_a_worker_keeps_its_fields_in_json() -> None:
     """
     A worker's event keeps its fields on the way through the supervisor.
 
@@ -180,7 +180,7 @@ def test_long_ones_on_their_way_to_the_supervisor() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "plain", "<>x", "<1234>x", "<a>x", " <6>x"])
-def test_a_line_without_a_priority(line: str) -> None:
+def test_line_without_a_priority_is_a_warning(line: str) -> None:
     """
     A line without a priority comes from a process that has no log, and counts as a warning.
     """
@@ -199,7 +199,7 @@ def test_twisteds_words_for_its_ports() -> None:
     assert written(event("worker-1 starting on 8081")) != ""
 
 
-def test_twisteds_words_for_connections() -> None:
+def test_lines_about_connections_of_clients_are_left_out() -> None:
     """
     Twisted's lines about each connection that an HTTP client opens or closes are left out.
     """

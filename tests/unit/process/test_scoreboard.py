@@ -5,13 +5,23 @@ The counts of the supervisor, in memory that its workers read.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import REASONS, Process, Reload, Score, StoreClaim
+from pexservice.process.scoreboard import (
+    MAX_TEXT_LENGTH,
+    RESTART_REASONS,
+    Process,
+    Reload,
+    Score,
+    StoreClaim,
+)
+from tests.support.installation import RELEASE_WHEEL
 
 
 @pytest.fixture
@@ -28,22 +38,26 @@ def score(number: int) -> Score:
     """
     Return a score whose counts are all C{number}.
     """
-    return Score(number, number, number, dict.fromkeys(REASONS, number))
+    return Score(number, number, number, dict.fromkeys(RESTART_REASONS, number))
 
 
-def test_a_written_score_is_read(descriptor: int) -> None:
+def test_written_score_is_read(descriptor: int) -> None:
     """
     A reader gets the last score that was written, with all counts in their places.
     """
     scoreboard.write(descriptor, score(1))
-    counts = {reason: number for number, reason in enumerate(REASONS, 4)}
+    counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
     written = Score(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345)
+    written.possible_owners = 2
+    written.problem = "the disk of Zoë is not mounted"
+    written.restart_pending = ("store",)
+    written.processes = (Process("supervisor", 4170, "running"), Process("w", 9, "active"))
     scoreboard.write(descriptor, written)
     assert scoreboard.read(descriptor) == written
 
 
-def test_a_reader(descriptor: int) -> None:
+def test_reader_returns_the_present_score_or_none(descriptor: int) -> None:
     """
     A reader returns the present score, or L{None} without a supervisor.
     """
@@ -53,14 +67,12 @@ def test_a_reader(descriptor: int) -> None:
     assert scoreboard.reader(None)() is None
 
 
-def test_no_whole_record(descriptor: int) -> None:
-    """
-    A record that is absent, incomplete or of another kind is read as L{None}, not guessed.
-    """
+def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:
     assert scoreboard.read(descriptor) is None
     scoreboard.write(descriptor, score(7))
-    whole = os.pread(descriptor, scoreboard._RECORD.size + 4, 0)
-    for number in range(len(whole)):
+    length = os.fstat(descriptor).st_size
+    whole = os.pread(descriptor, length, 0)
+    for number in range(2048, length):
         changed = bytearray(whole)
         changed[number] ^= 1
         os.pwrite(descriptor, changed, 0)
@@ -69,7 +81,34 @@ def test_no_whole_record(descriptor: int) -> None:
     assert scoreboard.read(descriptor) == score(7)
 
 
-def test_a_reader_beside_a_writer(descriptor: int) -> None:
+@pytest.mark.skipif(
+    not RELEASE_WHEEL.exists(), reason="the Debian package's sources leave out tests/nets"
+)
+def test_score_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None:
+    """
+    An upgrade leaves the supervisor running, and its new workers know who serves.
+    """
+    program = (
+        "from pexservice.process.scoreboard import REASONS, Reload, Score, write\n"
+        "counts = {reason: number for number, reason in enumerate(REASONS, 4)}\n"
+        f"write({descriptor}, Score(1, 2, 3, counts, 4, Reload.FAILED, 'worker-12',"
+        " 'worker-2', 1_795_000_000_123, 12_345, 'it was wrong'))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(RELEASE_WHEEL)},
+        pass_fds=[descriptor],
+        check=True,
+    )
+    counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 4)}
+    names = ("worker-12", "worker-2")
+    assert scoreboard.read(descriptor) == Score(
+        *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
+        "it was wrong",
+    )
+
+
+def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
     """
     A reader never sees half of one record and half of another.
     """
@@ -94,21 +133,16 @@ def test_a_reader_beside_a_writer(descriptor: int) -> None:
     assert [each for each in seen if each is not None] == [score(n) for n in numbers]
 
 
-def test_addition_of_a_newer_supervisor_is_read(descriptor: int) -> None:
-    """
-    What the record of version 1.0.0 has no place for is read, too.
-    """
-    written = Score(
-        possible_owners=2,
-        problem="the disk of Zoë is not mounted",
-        restart_pending=("store",),
-        processes=(
-            Process("supervisor", 4170, "running"),
-            Process("worker-1", 9, "active"),
-        ),
-    )
-    scoreboard.write(descriptor, written)
-    assert scoreboard.read(descriptor) == written
+def test_longest_score_leaves_the_claim_alone(descriptor: int) -> None:
+    claim = StoreClaim(descriptor)
+    claim.take("1:2 1:3", replace=False)
+    long = "\N{SNOWMAN}\N{BUTTERFLY}\x1b" * 1000
+    scoreboard.write(descriptor, Score(note=long, problem=long))
+    written = scoreboard.read(descriptor)
+    assert written is not None
+    assert long.startswith(written.note)
+    assert len(written.problem) == MAX_TEXT_LENGTH
+    assert claim.identity() == "1:2 1:3"
 
 
 def test_first_claim_of_a_store_wins(descriptor: int) -> None:
@@ -136,7 +170,7 @@ def test_operator_accepts_a_change_once(descriptor: int) -> None:
     assert scoreboard.take_accepted(descriptor) == []
 
 
-def test_something_else() -> None:
+def test_descriptor_that_is_no_file_is_an_error() -> None:
     """
     A file descriptor that is no file is an error when the worker starts.
     """
@@ -149,7 +183,7 @@ def test_something_else() -> None:
         os.close(writing)
 
 
-def test_our_children_do_not_inherit_it(descriptor: int) -> None:
+def test_children_do_not_inherit_the_scoreboard(descriptor: int) -> None:
     """
     The children of a worker do not inherit the scoreboard.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
-from pexservice.process.sd_notify import ALIVE, LONGEST_LINE, READY, Notifier
+from pexservice.process.sd_notify import ALIVE, MAX_MESSAGE_LINE_BYTES, READY, Notifier
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("name", ["notify", "@pexservice-{pid}"])
-def test_to_a_service_manager(tmp_path: Path, name: str) -> None:
+def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
+    tmp_path: Path, name: str
+) -> None:
     """
     The socket of the service manager has a path, or a name in the abstract namespace.
     """
@@ -49,7 +51,7 @@ def test_to_a_service_manager(tmp_path: Path, name: str) -> None:
             manager.recv(100)
 
 
-def test_to_a_supervisor(pipe: tuple[int, int]) -> None:
+def test_messages_to_a_supervisor_go_into_its_pipe(pipe: tuple[int, int]) -> None:
     """
     Messages go into the pipe, whose writing end no child of this process inherits.
     """
@@ -60,7 +62,9 @@ def test_to_a_supervisor(pipe: tuple[int, int]) -> None:
     assert not os.get_inheritable(writing)
 
 
-def test_whatever_is_said(pipe: tuple[int, int]) -> None:
+def test_message_with_newlines_is_one_line_and_a_long_one_is_cut(
+    pipe: tuple[int, int],
+) -> None:
     """
     A reason with newlines in it is sent as one line, and a line that is too long is cut.
     """
@@ -69,10 +73,12 @@ def test_whatever_is_said(pipe: tuple[int, int]) -> None:
     notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
     first, second, rest = os.read(reading, 10_000).split(b"\n")
     assert first == b"STATUS=the file a READY=1 is missing"
-    assert (len(second), rest) == (LONGEST_LINE, b"")
+    assert (len(second), rest) == (MAX_MESSAGE_LINE_BYTES, b"")
 
 
-def test_a_full_pipe(pipe: tuple[int, int]) -> None:
+def test_no_message_waits_for_a_supervisor_that_does_not_read(
+    pipe: tuple[int, int],
+) -> None:
     """
     No message waits for a supervisor that does not read.
 
@@ -84,14 +90,14 @@ def test_a_full_pipe(pipe: tuple[int, int]) -> None:
         for _ in range(100):
             notifier.notify("STATUS=" + "x" * 2000)
         assert len(events) == 1
-        assert len(os.read(reading, 1_000_000)) % (LONGEST_LINE + 1) == 0
+        assert len(os.read(reading, 1_000_000)) % (MAX_MESSAGE_LINE_BYTES + 1) == 0
         notifier.notify(READY)
     assert len(events) == 1
     assert os.read(reading, 1_000_000) == b"READY=1\n"
     assert select.select([reading], [], [], 0)[0] == []
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
     """
     Without a socket nothing is sent.
 
@@ -139,7 +145,7 @@ def test_no_descriptor_is_needed_to_notify(monkeypatch: pytest.MonkeyPatch) -> N
         ({}, None),
     ],
 )
-def test_the_watchdog(
+def test_environment_gives_the_interval_of_the_watchdog(
     environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
 ) -> None:
     """

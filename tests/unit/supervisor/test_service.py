@@ -18,10 +18,10 @@ from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
-from pexservice.process import scoreboard
+from pexservice.process import children, scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
-from pexservice.process.start_signals import StartSignals
+from pexservice.process.signals import StartSignals
 from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
@@ -29,14 +29,14 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.supervisor import service
-from pexservice.supervisor.plan import Plan
+from pexservice.supervisor.plan import WorkerPlan
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
-PLAN = Plan(worker=["worker", "--journal", "7"], watchdog=5.0, standby=1)
+PLAN = WorkerPlan(worker=["worker", "--journal", "7"], watchdog=5.0, standby=1)
 
 
 class ListeningReactor(ProcessReactor):
@@ -149,7 +149,7 @@ def make() -> Iterator[Callable[..., Bench]]:
         each.stop()
 
 
-def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
+def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> None:
     """
     A worker gets the supervisor's sockets and scoreboard.
 
@@ -175,7 +175,7 @@ def test_a_worker_is_started(make: Callable[..., Bench]) -> None:
     assert bench.reactor.getReaders() == []
 
 
-def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
+def test_workers_can_read_the_score(make: Callable[..., Bench]) -> None:
     """
     Workers can read the score from the file descriptor that they inherit.
     """
@@ -191,7 +191,7 @@ def test_the_score_is_shown(make: Callable[..., Bench]) -> None:
     assert (score.standing_by, score.standby) == (1, 1)
 
 
-def test_it_tells_the_service_manager(make: Callable[..., Bench]) -> None:
+def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
     """
     The supervisor tells the service manager that it is ready, alive and stopping.
     """
@@ -262,7 +262,7 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     """
     A store in use is tried again for a while, and then the start ends.
     """
-    monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
+    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", 0.3)
     errors = [StoreBusy("in use"), StoreBusy("in use")]
 
     def check() -> None:
@@ -277,7 +277,7 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     assert bench.statuses == [Status.CANNOT_START]
 
 
-def test_an_address_in_use(
+def test_address_in_use_ends_the_start_after_a_while(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
@@ -285,7 +285,7 @@ def test_an_address_in_use(
 
     Any other owner is reported after a while, and the store is not looked at.
     """
-    monkeypatch.setattr(service, "ORPHANS_PATIENCE", 0.3)
+    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
         bench = make(listen=[listen], check_store=refusing(AssertionError()))
@@ -295,7 +295,7 @@ def test_an_address_in_use(
     assert (bench.exit.reason or "").startswith(reason)
 
 
-def test_an_address_that_becomes_free(
+def test_address_that_becomes_free_is_used(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
@@ -304,12 +304,19 @@ def test_an_address_that_becomes_free(
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
         bench = make(listen=[listen])
-        monkeypatch.setattr(bench.signals, "sleep", lambda _: other.close())
+
+        def sleep(_: float) -> bool:
+            other.close()
+            return True
+
+        monkeypatch.setattr(bench.signals, "sleep", sleep)
         bench.start()
     assert len(bench.processes) == 1
 
 
-def test_an_address_of_somebody_else(make: Callable[..., Bench]) -> None:
+def test_address_of_another_machine_ends_the_start_at_once(
+    make: Callable[..., Bench],
+) -> None:
     """
     An address of another machine is reported at once.
     """
@@ -320,7 +327,7 @@ def test_an_address_of_somebody_else(make: Callable[..., Bench]) -> None:
     assert bench.signals.terminated is False
 
 
-def test_too_few_descriptors(
+def test_lack_of_descriptors_is_reported_in_one_line(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
@@ -340,7 +347,9 @@ def test_too_few_descriptors(
 
 
 @pytest.mark.parametrize("when", ["before", "during the wait for the store", "after"])
-def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
+def test_sigterm_during_the_start_ends_the_process(
+    make: Callable[..., Bench], when: str
+) -> None:
     """
     A SIGTERM during the start ends the process with status 0.
 
@@ -371,7 +380,9 @@ def test_sigterm_while_it_starts(make: Callable[..., Bench], when: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_sighup(make: Callable[..., Bench], when: str) -> None:
+def test_sighup_replaces_the_workers_also_during_the_start(
+    make: Callable[..., Bench], when: str
+) -> None:
     """
     A SIGHUP has the workers replaced, even if it came while the service started.
     """
@@ -386,12 +397,14 @@ def test_sighup(make: Callable[..., Bench], when: str) -> None:
     assert len(bench.processes) == 3
 
 
-def test_process_1(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_1_reaps_orphans_but_no_workers(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A supervisor that is process 1 reaps orphans, and not its own workers.
     """
     buried: list[set[int]] = []
-    monkeypatch.setattr(service, "bury_orphans", buried.append)
+    monkeypatch.setattr(service, "reap_orphans", buried.append)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     bench = make()
     bench.start()
@@ -399,7 +412,7 @@ def test_process_1(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) 
     assert buried == [{bench.processes[0].pid}] * 2
 
 
-def test_a_socket_in_the_file_system(
+def test_unix_socket_exists_until_the_service_has_stopped(
     make: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """

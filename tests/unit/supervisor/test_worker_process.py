@@ -7,17 +7,21 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
-from pexservice.supervisor.lines import LONGEST_LINE
 from pexservice.supervisor.worker_process import (
-    KILL_TIME,
-    LAST_WORDS,
+    MAX_OUTPUT_LINE_BYTES,
     MESSAGES,
-    START_PATIENCE,
+    START_TIMEOUT_SECONDS,
+    STOP_TIMEOUT_SECONDS,
+    TRACEBACK_SECONDS,
+    OutputLines,
     State,
     WorkerProcess,
+    describe,
 )
 from tests.support.processes import TURN
 from tests.support.supervision import WATCHDOG, Supervised
@@ -29,7 +33,7 @@ def supervised() -> Supervised:
     Provide a supervisor with one worker.
     """
     supervised = Supervised(standby=0)
-    supervised.roster.start()
+    supervised.workers.start()
     return supervised
 
 
@@ -38,11 +42,13 @@ def worker(supervised: Supervised) -> WorkerProcess:
     """
     Provide the worker of the supervisor, which begins.
     """
-    (worker,) = supervised.roster.workers
+    (worker,) = supervised.workers.all
     return worker
 
 
-def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
+def test_worker_has_pipes_for_output_and_messages(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
     """
     A worker has pipes for its output and its messages, and an input that is always empty.
     """
@@ -51,7 +57,7 @@ def test_it_is_started(supervised: Supervised, worker: WorkerProcess) -> None:
     assert (worker.state, worker.pid) == (State.STARTING, process.pid)
 
 
-def test_its_output_is_logged(supervised: Supervised) -> None:
+def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> None:
     """
     A worker's output is logged line by line, also its last words without a newline.
 
@@ -60,11 +66,11 @@ def test_its_output_is_logged(supervised: Supervised) -> None:
     (process,) = supervised.processes
     with capturedLogs() as events:
         process.write_output(b"out\nla")
-        process.write_output(b"x" * (2 * LONGEST_LINE + 1) + b"\nerror\n", 2)
+        process.write_output(b"x" * (2 * MAX_OUTPUT_LINE_BYTES + 1) + b"\nerror\n", 2)
         process.write_output(b"st")
         process.end()
     lines = [each["line"] for each in events if "line" in each]
-    whole = "x" * LONGEST_LINE
+    whole = "x" * MAX_OUTPUT_LINE_BYTES
     assert lines == ["out", whole, whole, "x", "error", "last"]
     assert {each["process"] for each in events if "line" in each} == {"worker-1"}
 
@@ -84,7 +90,7 @@ def test_its_output_is_logged(supervised: Supervised) -> None:
         (["nonsense", "=", "", "\xff"], State.STARTING),
     ],
 )
-def test_its_states(
+def test_state_of_a_worker_follows_from_its_messages(
     supervised: Supervised, worker: WorkerProcess, lines: list[str], state: State
 ) -> None:
     """
@@ -98,7 +104,7 @@ def test_its_states(
     assert worker.is_up == (state in (State.STANDBY, State.ACTIVE))
 
 
-def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
+def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
     """
     A worker that stood by and lived for a second is followed in the next turn.
     """
@@ -110,7 +116,9 @@ def test_one_that_lived_is_followed_at_once(supervised: Supervised) -> None:
     assert len(supervised.processes) == 1
 
 
-def test_one_that_did_not_live_is_followed_later(supervised: Supervised) -> None:
+def test_worker_that_did_not_come_up_is_followed_with_backoff(
+    supervised: Supervised,
+) -> None:
     """
     A worker that ended early is followed after delays that double, until a worker serves.
     """
@@ -132,7 +140,7 @@ def test_one_that_did_not_live_is_followed_later(supervised: Supervised) -> None
     assert delay() == pytest.approx(0.1, abs=0.02)
 
 
-def test_ready_resets_the_delay_of_all() -> None:
+def test_active_worker_resets_the_backoff_of_all() -> None:
     """
     A worker that serves shows that starting works, and makes the others' delays short too.
     """
@@ -155,7 +163,7 @@ def test_ready_resets_the_delay_of_all() -> None:
     assert len(supervised.processes) == 2
 
 
-def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
+def test_process_that_cannot_be_spawned_is_tried_again(supervised: Supervised) -> None:
     """
     A process that cannot be spawned is tried again, and counts as one that could not start.
     """
@@ -169,7 +177,9 @@ def test_a_process_that_cannot_be_spawned(supervised: Supervised) -> None:
     assert len(supervised.processes) == 1
 
 
-def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
+def test_silent_worker_gets_sigabrt_then_sigkill(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
     """
     A process that was silent for the watchdog's time gets SIGABRT, and then is killed.
 
@@ -185,7 +195,7 @@ def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     # A message now changes nothing.
     process.notify(ALIVE, READY)
     assert worker.state is State.SILENT
-    supervised.reactor.turns(LAST_WORDS)
+    supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
     assert supervised.score.restarts["silent"] == 1
@@ -193,7 +203,7 @@ def test_silence(supervised: Supervised, worker: WorkerProcess) -> None:
     assert len(supervised.processes) == 1
 
 
-def test_signs_of_life(supervised: Supervised) -> None:
+def test_worker_with_heartbeats_is_left_alone(supervised: Supervised) -> None:
     """
     A process that gives signs of life is left alone.
     """
@@ -203,18 +213,18 @@ def test_signs_of_life(supervised: Supervised) -> None:
     assert process.signals == []
 
 
-def test_the_first_word_may_take_longer(supervised: Supervised) -> None:
+def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised) -> None:
     """
     A process may take longer until its first message than between two.
     """
     (process,) = supervised.processes
-    supervised.reactor.turns(START_PATIENCE)
+    supervised.reactor.turns(START_TIMEOUT_SECONDS)
     assert process.signals == []
     supervised.reactor.turns(WATCHDOG / 4 + TURN)
     assert process.signals == [signal.SIGABRT]
 
 
-def test_more_time(supervised: Supervised) -> None:
+def test_worker_can_ask_for_more_time(supervised: Supervised) -> None:
     """
     A process with a long task can ask for more time, as systemd has it.
 
@@ -230,7 +240,9 @@ def test_more_time(supervised: Supervised) -> None:
 
 
 @pytest.mark.parametrize("late", [0.6, 1.2, 1.9, 10.0])
-def test_we_were_late(supervised: Supervised, late: float) -> None:
+def test_supervisor_that_was_late_blames_no_worker(
+    supervised: Supervised, late: float
+) -> None:
     """
     A supervisor that was stopped itself does not blame its workers.
 
@@ -247,7 +259,9 @@ def test_we_were_late(supervised: Supervised, late: float) -> None:
     assert process.signals[:1] == [signal.SIGABRT]
 
 
-def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
+def test_retired_worker_gets_sigterm_then_sigkill(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
     """
     A worker is told to end by SIGTERM, and by SIGKILL if it takes too long.
 
@@ -257,7 +271,7 @@ def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> Non
     process.notify(READY)
     worker.retire()
     assert process.signals == [signal.SIGTERM]
-    supervised.pass_time(KILL_TIME)
+    supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
     assert (worker.state, worker.pid) == (State.ENDED, None)
@@ -265,18 +279,22 @@ def test_it_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> Non
     assert supervised.processes == []
 
 
-def test_one_that_ends_is_not_killed(supervised: Supervised, worker: WorkerProcess) -> None:
+def test_ended_process_gets_no_sigkill(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
     """
     A process that has ended is sent no SIGKILL, because its process id may be another's.
     """
     (process,) = supervised.processes
     worker.retire()
     process.end(by=signal.SIGTERM)
-    supervised.reactor.turns(2 * KILL_TIME)
+    supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM]
 
 
-def test_a_silent_one_is_told_to_end(supervised: Supervised, worker: WorkerProcess) -> None:
+def test_retired_silent_worker_gets_sigkill_no_later(
+    supervised: Supervised, worker: WorkerProcess
+) -> None:
     """
     A silent process that is told to end gets its SIGKILL no later for that.
     """
@@ -284,11 +302,11 @@ def test_a_silent_one_is_told_to_end(supervised: Supervised, worker: WorkerProce
     process.notify(READY)
     supervised.reactor.turns(WATCHDOG * 1.25 + TURN)
     worker.retire()
-    supervised.reactor.turns(LAST_WORDS)
+    supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
 
 
-def test_one_that_waits_is_told_to_end(
+def test_retired_worker_without_a_process_is_not_started(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
@@ -303,7 +321,7 @@ def test_one_that_waits_is_told_to_end(
     assert supervised.processes == []
 
 
-def test_a_signal_to_one_that_has_ended(
+def test_signal_to_an_ended_process_is_no_error(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
@@ -314,3 +332,50 @@ def test_a_signal_to_one_that_has_ended(
     worker.retire()
     process.end()
     assert worker.state is State.ENDED
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "text"),
+    [
+        (0, "with status 0"),
+        (74, "with status 74"),
+        (-9, "by SIGKILL"),
+        (-40, "by signal 40"),
+    ],
+)
+def test_end_of_a_process_in_words(exit_code: int, text: str) -> None:
+    assert describe(exit_code) == text
+
+
+@given(st.lists(st.binary(max_size=30)))
+def test_output_is_cut_into_whole_lines(chunks: list[bytes]) -> None:
+    """
+    However the stream is cut, its lines come out whole, and nothing is lost.
+    """
+    received: list[str] = []
+    lines = OutputLines(received.append)
+    for chunk in chunks:
+        lines.feed(chunk)
+    lines.end()
+    whole = b"".join(chunks).split(b"\n")
+    if whole[-1] == b"":
+        whole.pop()
+    assert received == [line.decode("utf-8", "backslashreplace") for line in whole]
+
+
+@pytest.mark.parametrize(
+    "length", [MAX_OUTPUT_LINE_BYTES, MAX_OUTPUT_LINE_BYTES + 1, 1_000_000]
+)
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_too_long_a_line_is_cut(length: int, end: bytes) -> None:
+    """
+    A line that is too long is cut into lines of bounded length.
+    """
+    received: list[str] = []
+    lines = OutputLines(received.append)
+    for _ in range(length // 1000):
+        lines.feed(b"x" * 1000)
+    lines.feed(b"x" * (length % 1000) + end)
+    lines.end()
+    assert "".join(received) == "x" * length
+    assert max(map(len, received)) <= MAX_OUTPUT_LINE_BYTES

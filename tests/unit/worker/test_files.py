@@ -19,7 +19,7 @@ from pexservice.settings.options import Settings
 from pexservice.worker.files import Files, read_files
 
 
-def test_without_files() -> None:
+def test_settings_without_files_leave_nothing_to_check() -> None:
     """
     Settings without files, or with the daemon's own log, leave nothing to check.
     """
@@ -72,7 +72,9 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
         (Settings(token_file=__file__), f"the token file {__file__}, line 1: a token"),
     ],
 )
-def test_bad_files(settings: Settings, message: str) -> None:
+def test_unusable_file_is_a_misconfiguration_that_names_it(
+    settings: Settings, message: str
+) -> None:
     """
     A file that cannot be used is named in a misconfiguration, because no restart mends it.
     """
@@ -96,7 +98,7 @@ def test_certificate_that_ends_soon_is_a_warning(days: int, words: str | None) -
     assert all((words or "") in line for line in lines)
 
 
-def test_damaged_certificates(tmp_path: Path) -> None:
+def test_damaged_certificate_is_reported_in_plain_words(tmp_path: Path) -> None:
     """
     A certificate that OpenSSL cannot read is reported without OpenSSL's words.
     """

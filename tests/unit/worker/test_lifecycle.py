@@ -16,8 +16,13 @@ from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, Notifier
 from pexservice.settings.options import Settings
-from pexservice.worker import lifecycle
-from pexservice.worker.lifecycle import BEATS, connect, heartbeat
+from pexservice.worker.lifecycle import (
+    BEATS,
+    LOG_INTERVAL_SECONDS,
+    VerificationProgress,
+    connect,
+    heartbeat,
+)
 
 WATCHDOG = 4.0
 
@@ -44,44 +49,37 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """
     done: list[object] = []
     monkeypatch.setattr(os, "setpgid", lambda *group: done.append(group))
-    monkeypatch.setattr(
-        lifecycle, "end_with_parent", lambda descriptor, _: done.append(descriptor)
-    )
     monkeypatch.setattr(faulthandler, "enable", lambda *_: done.append("traceback"))
     before = signal.getsignal(signal.SIGHUP)
     yield done
     signal.signal(signal.SIGHUP, before)
 
 
-def stop() -> None:
+def test_worker_of_a_supervisor_leaves_the_signals_to_it(
+    pipe: tuple[int, int], followed: list[object]
+) -> None:
     """
-    Stand for the function that stops the process.
-    """
-
-
-def test_below_a_supervisor(pipe: tuple[int, int], followed: list[object]) -> None:
-    """
-    A worker below a supervisor speaks through its pipe and ends with it.
+    A worker below a supervisor speaks through its pipe.
 
     The worker has a process group of its own, leaves SIGHUP to the supervisor, and writes
     its traceback at SIGABRT.
     """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
-    notifier = connect(Settings(supervisor=writing), environment, stop)
+    notifier = connect(Settings(supervisor=writing), environment)
     notifier.notify(READY)
     assert os.read(reading, 100) == b"READY=1\n"
     assert notifier.watchdog == WATCHDOG
-    assert followed == [(0, 0), "traceback", writing]
+    assert followed == [(0, 0), "traceback"]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert not os.get_inheritable(writing)
 
 
-def test_without_a_supervisor(followed: list[object]) -> None:
+def test_worker_without_a_supervisor_notifies_systemd(followed: list[object]) -> None:
     """
     A worker without a supervisor speaks to systemd, if any, and follows no process.
     """
-    connect(Settings(), {}, stop).notify(READY)
+    connect(Settings(), {}).notify(READY)
     assert followed == []
 
 
@@ -104,7 +102,7 @@ class Beating:
         self.sent.append(message.decode().splitlines())
 
 
-def test_a_sign_of_life() -> None:
+def test_heartbeat_repeats_the_state() -> None:
     """
     A worker sends several signs of life within the watchdog's time, each with its state.
     """
@@ -113,7 +111,7 @@ def test_a_sign_of_life() -> None:
     assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + BEATS)
 
 
-def test_a_commit_that_hangs() -> None:
+def test_no_heartbeat_while_a_commit_hangs() -> None:
     """
     A worker sends no sign of life until a commit that hangs has ended.
     """
@@ -130,7 +128,7 @@ def test_a_commit_that_hangs() -> None:
     assert len(beating.sent) == 1
 
 
-def test_a_sign_of_life_that_fails() -> None:
+def test_failed_heartbeat_is_not_the_last() -> None:
     """
     A sign of life that fails is not the last.
 
@@ -150,10 +148,56 @@ def test_a_sign_of_life_that_fails() -> None:
     assert levels == [LogLevel.critical, LogLevel.warn]
 
 
-def test_nobody_wants_to_know() -> None:
+def test_no_heartbeat_without_a_watchdog() -> None:
     """
     Without a watchdog there is no sign of life.
     """
     clock = Clock()
     heartbeat(Notifier(print), clock, lambda: succeed(None), list)
     assert clock.getDelayedCalls() == []
+
+
+def test_progress_is_a_status_and_a_heartbeat() -> None:
+    """
+    Progress is passed on in systemd's words.
+
+    The words are a status, more time to start, and a sign that the process is alive.
+    """
+    notified: list[tuple[str, ...]] = []
+    progress = VerificationProgress(lambda *lines: notified.append(lines))
+    progress(41)
+    progress(42)
+    assert [lines[0] for lines in notified] == [
+        "STATUS=verifying the store: 41 %",
+        "STATUS=verifying the store: 42 %",
+    ]
+    assert all(lines[1:] == ("EXTEND_TIMEOUT_USEC=30000000", ALIVE) for lines in notified)
+
+
+def test_long_verification_is_logged_now_and_then() -> None:
+    """
+    A short verification is not logged, and a long one every few seconds.
+    """
+    clock = Clock()
+    progress = VerificationProgress(lambda *_: None, clock.seconds)
+    with capturedLogs() as events:
+        for percent in range(40):
+            progress(percent)
+            clock.advance(LOG_INTERVAL_SECONDS / 4)
+    told = [event["status"] for event in events]
+    assert told == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]
+
+
+def test_no_heartbeat_but_progress_while_the_store_is_verified() -> None:
+    """
+    A verification that hangs must not be taken for a worker that lives.
+    """
+    progress = VerificationProgress(lambda *_: None)
+    assert progress.ended().called
+    progress(1)
+    ended = progress.ended()
+    progress(2)
+    assert not ended.called
+    progress.end()
+    assert ended.called
+    assert progress.ended().called

@@ -25,7 +25,7 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import IStore, Opened, StoreDamaged, StoreUnusable
 from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import service
-from pexservice.worker.service import Reactor, Worker
+from pexservice.worker.service import Worker, WorkerReactor
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.wire import Transport
 
@@ -35,7 +35,7 @@ STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @implementer(IReactorFromThreads)
-class WorkerReactor(MemoryReactor, Turns):
+class ListeningReactor(MemoryReactor, Turns):
     """
     A reactor that listens in memory.
 
@@ -93,7 +93,7 @@ class Bench:
     ) -> None:
         self.told: list[str] = []
         self.statuses: list[Status] = []
-        self.reactor = WorkerReactor()
+        self.reactor = ListeningReactor()
         self.store = store or MemoryStore()
         self.exit = ProcessExit(
             cast(Any, self.reactor),
@@ -109,7 +109,7 @@ class Bench:
         self._server: Server | None = None
         self.worker = Worker(
             Settings(**{"listen": LISTEN} | settings),
-            cast(Reactor, self.reactor),
+            cast(WorkerReactor, self.reactor),
             self.exit,
             lambda: cast(IStore, self.store),
         )
@@ -175,7 +175,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
             each.stop()
 
 
-def test_it_serves(make: Callable[..., Bench]) -> None:
+def test_worker_that_serves_notifies_readiness(make: Callable[..., Bench]) -> None:
     """
     A worker that has opened its store and listens says that it is ready.
 
@@ -190,7 +190,7 @@ def test_it_serves(make: Callable[..., Bench]) -> None:
     assert bench.told[3:] == [ALIVE, *ready]
 
 
-def test_it_stops(make: Callable[..., Bench]) -> None:
+def test_stopping_worker_closes_the_store(make: Callable[..., Bench]) -> None:
     """
     A worker that stops says so, listens no more, and closes the store.
     """
@@ -201,7 +201,9 @@ def test_it_stops(make: Callable[..., Bench]) -> None:
     assert bench.store.closed
 
 
-def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None:
+def test_drain_during_a_blocking_commit_ends_with_a_response(
+    make: Callable[..., Bench],
+) -> None:
     """
     A connection in use is closed by an answer.
 
@@ -222,7 +224,7 @@ def test_a_farewell_in_which_a_commit_blocks(make: Callable[..., Bench]) -> None
     assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_a_commit_that_hangs(make: Callable[..., Bench]) -> None:
+def test_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
     """
     A worker sends no sign of life while a commit hangs.
     """
@@ -244,7 +246,7 @@ def test_a_commit_that_hangs(make: Callable[..., Bench]) -> None:
         (StoreDamaged("the store is damaged"), Status.DAMAGED),
     ],
 )
-def test_a_store_that_cannot_be_used(
+def test_worker_whose_store_is_unusable_ends_with_the_reason(
     make: Callable[..., Bench], error: Exception, status: Status
 ) -> None:
     """
@@ -401,7 +403,7 @@ def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
     assert bench.statuses == [Status.DAMAGED]
 
 
-def test_a_missing_file(make: Callable[..., Bench]) -> None:
+def test_missing_file_is_a_misconfiguration(make: Callable[..., Bench]) -> None:
     """
     A worker with a missing file ends as misconfigured, because no restart mends that.
 
@@ -414,7 +416,7 @@ def test_a_missing_file(make: Callable[..., Bench]) -> None:
     assert (bench.exit.reason, bench.told[-1]) == (reason, f"STATUS={reason}")
 
 
-def test_a_scoreboard_that_is_none(make: Callable[..., Bench]) -> None:
+def test_wrong_scoreboard_names_the_option(make: Callable[..., Bench]) -> None:
     """
     A wrong file descriptor of the scoreboard is reported with the name of the option.
     """
@@ -423,7 +425,9 @@ def test_a_scoreboard_that_is_none(make: Callable[..., Bench]) -> None:
     assert bench.exit.reason == "--scoreboard 999999: Bad file descriptor"
 
 
-def test_a_scoreboard(make: Callable[..., Bench]) -> None:
+def test_children_of_a_worker_do_not_inherit_the_scoreboard(
+    make: Callable[..., Bench],
+) -> None:
     """
     A worker's own children do not inherit the scoreboard.
     """
@@ -475,7 +479,7 @@ def test_an_exception_with_the_store_in_hand(
     assert bench.store.closed
 
 
-def test_an_exception_later(make: Callable[..., Bench]) -> None:
+def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -> None:
     """
     An exception after the wait for the lock, which no caller sees, ends the process too.
     """
@@ -493,7 +497,7 @@ def test_an_exception_later(make: Callable[..., Bench]) -> None:
     assert bench.statuses == [Status.CANNOT_START]
 
 
-def test_the_store_fails(make: Callable[..., Bench]) -> None:
+def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     """
     A worker whose store fails ends, and the next worker finds out what the disk has.
     """
@@ -509,14 +513,16 @@ def test_the_store_fails(make: Callable[..., Bench]) -> None:
     )
 
 
-def test_a_store_on_the_disk(make: Callable[..., Bench], tmp_path: Path) -> None:
+def test_store_is_the_one_that_the_options_name(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
     """
     The worker's store is the one that the options name.
     """
     bench = make(store=None)
     bench.worker = Worker(
         Settings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
-        cast(Reactor, bench.reactor),
+        cast(WorkerReactor, bench.reactor),
         bench.exit,
     )
     bench.worker.startService()
@@ -525,15 +531,15 @@ def test_a_store_on_the_disk(make: Callable[..., Bench], tmp_path: Path) -> None
     assert (tmp_path / "store").is_dir()
 
 
-def test_too_few_descriptors_for_the_connections(
+def test_too_few_descriptors_allow_fewer_connections(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A worker with too few file descriptors takes fewer connections, and says so.
     """
-    monkeypatch.setattr(service, "room_for", lambda _: 17)
+    monkeypatch.setattr(service, "max_connections", lambda _: 17)
     bench = make()
     with capturedLogs() as events:
         bench.worker.startService()
     (warning,) = [each for each in events if each["log_level"] is LogLevel.warn]
-    assert (warning["wanted"], warning["room"]) == (10_000, 17)
+    assert (warning["wanted"], warning["allowed"]) == (10_000, 17)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pexservice.process.children import killed_with_parent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
 from pexservice.stores.interface import (
     StoreDamaged,
@@ -61,7 +62,7 @@ def ask_child(
     """
     said: list[str] = []
     with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [*killed_with_parent(), sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pexservice.process.start_signals import StartSignals
+from pexservice.process.signals import StartSignals
 
 
 @pytest.fixture
@@ -34,30 +34,16 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_is_asked_to_end(signals: StartSignals, number: int) -> None:
-    """
-    A request to end is noted, and interrupts a wait: one under way, or the next to begin.
-    """
-    interrupted: list[str] = []
-    signals.on_terminate(lambda: interrupted.append("before"))
-    send(number)
-    assert signals.terminated
-    signals.on_terminate(None)
-    signals.on_terminate(lambda: interrupted.append("after"))
-    assert interrupted == ["before", "after"]
-
-
-def test_a_wait_ends_early(signals: StartSignals) -> None:
+def test_signal_ends_a_wait_early(signals: StartSignals) -> None:
     """
     A wait is short in a process that is asked to end.
     """
-    signals.sleep(0.01)
+    assert signals.sleep(0.01)
     send(signal.SIGTERM)
-    signals.sleep(1e9)
+    assert not signals.sleep(1e9)
 
 
-def test_new_workers_are_asked_for(signals: StartSignals) -> None:
+def test_sighup_before_there_is_a_handler_is_remembered(signals: StartSignals) -> None:
     """
     A SIGHUP is remembered until there is a handler, and handled each time from then on.
     """
@@ -70,7 +56,18 @@ def test_new_workers_are_asked_for(signals: StartSignals) -> None:
     assert len(reloads) == 2
 
 
-def test_handed_over(signals: StartSignals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_before_the_hand_over_stops_the_service(
+    signals: StartSignals, number: int
+) -> None:
+    stopped: list[None] = []
+    send(number)
+    assert signals.terminated
+    signals.hand_over(lambda: stopped.append(None))
+    assert len(stopped) == 1
+
+
+def test_reactor_takes_the_signals_after_the_hand_over(signals: StartSignals) -> None:
     """
     After the hand-over SIGTERM stops the reactor, and SIGINT has Python's own handler.
 

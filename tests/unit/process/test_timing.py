@@ -4,11 +4,14 @@ Calls that are repeated whatever they raise.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from pexservice.process.periodic import Periodic
+from pexservice.process.timing import Periodic
 
 
 class Failing:
@@ -64,7 +67,7 @@ def test_a_failed_deferred_does_not_end_the_calls() -> None:
     assert len(made) == 2
 
 
-def test_it_is_stopped() -> None:
+def test_stopped_periodic_makes_no_call() -> None:
     """
     After a stop no call is made, and another stop is no error.
     """
@@ -77,3 +80,25 @@ def test_it_is_stopped() -> None:
     periodic.stop()
     clock.advance(5.0)
     assert function.calls == 1
+
+
+def test_steady_reactor_is_installed_unless_another_is_chosen() -> None:
+    """
+    Its seconds are those of the monotonic clock, whatever the wall clock does.
+    """
+    for choice, expected in (
+        ("", ["SteadyReactor", "True"]),
+        (
+            "from twisted.internet import pollreactor; pollreactor.install()",
+            ["PollReactor", "False"],
+        ),
+    ):
+        code = (
+            f"{choice}\nimport time\nfrom pexservice.process.timing import the_reactor\n"
+            "reactor = the_reactor()\n"
+            "print(type(reactor).__name__, reactor.seconds() <= time.monotonic())"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        )
+        assert ended.stdout.split() == expected

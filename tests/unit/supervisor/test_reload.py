@@ -14,8 +14,8 @@ from twisted.logger import capturedLogs
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
-from pexservice.supervisor.plan import Plan
-from pexservice.supervisor.replacement import PATIENCE
+from pexservice.supervisor.plan import WorkerPlan
+from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
 
@@ -52,28 +52,28 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     return [first, second]
 
 
-def test_one_by_one(supervised: Supervised) -> None:
+def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     """
     A replacement starts a worker, then ends the standby, and then the serving worker.
 
     After that the replacement starts another standby.
     """
-    supervised.replacement.request()
+    supervised.workers.reload()
     new = replace_all(supervised)
     assert supervised.processes == new
-    assert not supervised.replacement.under_way
+    assert not supervised.workers.reloading
     score = supervised.score
     assert (score.reloads, score.reload) == (1, Reload.SUCCEEDED)
     assert (score.restarts["replaced"], score.failovers) == (2, 0)
 
 
-def test_the_service_manager_is_told(supervised: Supervised) -> None:
+def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:
     """
     The service manager is told when a replacement begins and when it has ended.
 
     The service manager is told that the service is ready at the end and not before.
     """
-    supervised.replacement.request()
+    supervised.workers.reload()
     replace_all(supervised)
     (began, *others) = supervised.told
     assert began[0] == "RELOADING=1"
@@ -81,13 +81,13 @@ def test_the_service_manager_is_told(supervised: Supervised) -> None:
     assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
 
 
-def test_without_a_standby() -> None:
+def test_reload_without_a_standby_has_one_meanwhile() -> None:
     """
     A service without a standby has one for as long as the replacement takes.
     """
     supervised = Supervised(standby=0)
     (serving,) = supervised.started()
-    supervised.replacement.request()
+    supervised.workers.reload()
     _, new = supervised.processes
     new.notify(STANDING_BY)
     serving.end(by=signal.SIGTERM)
@@ -95,17 +95,17 @@ def test_without_a_standby() -> None:
     assert supervised.score.reload is Reload.SUCCEEDED
 
 
-def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
+def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) -> None:
     """
     A replacement whose new worker does not come up is given up after a while.
 
     The old workers stay.
     """
     serving, standby = supervised.processes
-    supervised.replacement.request()
+    supervised.workers.reload()
     new = supervised.processes[-1]
     with capturedLogs() as events:
-        supervised.pass_time(PATIENCE)
+        supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
     assert [each["log_format"] for each in events if each["log_level"].name == "error"]
     assert new.signals == [signal.SIGTERM]
     new.end(by=signal.SIGTERM)
@@ -120,16 +120,16 @@ def test_the_new_one_does_not_come_up(supervised: Supervised) -> None:
     ] in (supervised.told)
 
 
-def test_a_wrong_file(supervised: Supervised) -> None:
+def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
     """
     A new worker that reports a misconfiguration is not tried again, and its reason is told.
     """
     serving, standby = supervised.processes
-    supervised.replacement.request()
+    supervised.workers.reload()
     new = supervised.processes[-1]
     new.notify("STATUS=the token file is missing")
     new.end(status=Status.MISCONFIGURED)
-    assert not supervised.replacement.under_way
+    assert not supervised.workers.reloading
     supervised.pass_time(10.0)
     assert supervised.processes == [serving, standby]
     assert supervised.given_up == []
@@ -144,7 +144,7 @@ def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None
     A new worker that says it is not ready ends the replacement with its reason.
     """
     serving, standby = supervised.processes
-    supervised.replacement.request()
+    supervised.workers.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
     assert supervised.score.note == "another store is there"
     assert (serving.signals, standby.signals) == ([], [])
@@ -157,9 +157,9 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     Systemd and the workers show which options wait for a restart.
     """
     supervised.reread = lambda: evolve(
-        supervised.roster.plan, restart_pending=("--listen", "--store")
+        supervised.workers.plan, restart_pending=("--listen", "--store")
     )
-    supervised.replacement.request()
+    supervised.workers.reload()
     replace_all(supervised)
     assert supervised.score.restart_pending == ("--listen", "--store")
     assert supervised.told[-1][-1].endswith(
@@ -167,38 +167,40 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     )
 
 
-def test_the_new_one_dies_and_is_tried_again(supervised: Supervised) -> None:
+def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     """
     A new worker that dies is started again, and may still come up within its time.
     """
-    supervised.replacement.request()
+    supervised.workers.reload()
     supervised.processes[-1].end(by=signal.SIGKILL)
     supervised.reactor.turns(0.1)
     replace_all(supervised)
     assert supervised.score.reload is Reload.SUCCEEDED
 
 
-def test_asked_for_meanwhile(supervised: Supervised) -> None:
+def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> None:
     """
     Any number of requests during a replacement lead to one more replacement.
     """
     for _ in range(3):
-        supervised.replacement.request()
+        supervised.workers.reload()
     replace_all(supervised)
     assert supervised.score.reloads == 2
-    assert supervised.replacement.under_way
+    assert supervised.workers.reloading
     replace_all(supervised)
-    assert not supervised.replacement.under_way
+    assert not supervised.workers.reloading
     assert supervised.score.reloads == 2
 
 
 @pytest.mark.parametrize("stage", ["the new one begins", "the old ones end", "the last"])
-def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None:
+def test_stop_during_a_reload_ends_all_processes(
+    supervised: Supervised, stage: str
+) -> None:
     """
     A stop at any stage of a replacement ends all processes, and none begins.
     """
     serving, standby = supervised.processes
-    supervised.replacement.request()
+    supervised.workers.reload()
     new = supervised.processes[-1]
     if stage != "the new one begins":
         new.notify(STANDING_BY)
@@ -208,17 +210,18 @@ def test_the_service_stops_meanwhile(supervised: Supervised, stage: str) -> None
         new.notify(READY)
         supervised.reactor.turns(0.1)
         assert len(supervised.processes) == 2
-    stopped = Deferred.fromCoroutine(supervised.roster.stop())
+    stopped = Deferred.fromCoroutine(supervised.workers.stop())
     for each in supervised.processes:
         assert each.signals == [signal.SIGTERM]
         each.end(by=signal.SIGTERM)
     assert stopped.called
-    supervised.reactor.turns(2 * PATIENCE)
+    # A late SIGHUP changes nothing.
+    supervised.workers.reload()
+    supervised.reactor.turns(2 * RELOAD_TIMEOUT_SECONDS)
     assert supervised.processes == []
-    assert not supervised.replacement.under_way
 
 
-def test_a_start_that_is_replaced() -> None:
+def test_reload_during_the_start_does_not_announce_readiness() -> None:
     """
     A replacement requested before any worker is up waits for the first ones.
 
@@ -226,24 +229,24 @@ def test_a_start_that_is_replaced() -> None:
     ready.
     """
     supervised = Supervised()
-    supervised.roster.start()
-    supervised.replacement.request()
-    supervised.reactor.turns(PATIENCE + 1)
+    supervised.workers.start()
+    supervised.workers.reload()
+    supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
     assert supervised.score.reload is Reload.FAILED
     assert not any(READY in each for each in supervised.told)
 
 
-def test_options_that_are_wrong(supervised: Supervised) -> None:
+def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     """
     Wrong options start no worker, the old workers stay, and the reason is told.
     """
     before = supervised.processes
 
-    def reread() -> Plan:
+    def reread() -> WorkerPlan:
         raise Misconfigured("there is no tokn-file")
 
     supervised.reread = reread
-    supervised.replacement.request()
+    supervised.workers.reload()
     assert supervised.processes == before
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.FAILED,
@@ -254,23 +257,23 @@ def test_options_that_are_wrong(supervised: Supervised) -> None:
     )
 
 
-def test_options_are_taken_back(supervised: Supervised) -> None:
+def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) -> None:
     """
     New options are taken back if no worker comes up with them.
 
     If one does, the note tells which changes were not taken.
     """
-    before = supervised.roster.plan
+    before = supervised.workers.plan
     now = evolve(before, worker=["another"], restart_pending=("--store",))
     supervised.reread = lambda: now
-    supervised.replacement.request()
+    supervised.workers.reload()
     assert supervised.processes[-1].arguments == ["another"]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
-    assert supervised.roster.plan is before
+    assert supervised.workers.plan is before
     assert supervised.score.reload is Reload.FAILED
-    supervised.replacement.request()
+    supervised.workers.reload()
     replace_all(supervised)
-    assert supervised.roster.plan is now
+    assert supervised.workers.plan is now
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.SUCCEEDED,
         "changing --store requires a restart",

@@ -1,19 +1,22 @@
 """
-Signals that come before the reactor handles them.
+What has to work before Twisted is imported: signals, and the end of the parent.
 
-Until then SIGHUP would kill the process, and SIGTERM would leave its pid file behind and
-a child that checks the store.  Here the signals are only noted, and the service that
-starts looks at them when it can.
+Until the reactor handles signals, SIGHUP would kill the process, and SIGTERM would leave
+its pid file behind.  Here the signals are only noted, and the service that starts checks
+them when it can.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 
-#: How long a wait may overlook a signal.  Seconds.
-_SLICE = 0.05
+#: How long a wait may overlook a signal.
+_POLL_SECONDS = 0.05
 
 
 class StartSignals:
@@ -26,7 +29,7 @@ class StartSignals:
     def __init__(self) -> None:
         self.terminated = False
         self._hung_up = False
-        self._interrupt: Callable[[], object] | None = None
+        self._stop: Callable[[], object] | None = None
         self._reload: Callable[[], object] | None = None
 
     def install(self) -> None:
@@ -44,54 +47,63 @@ class StartSignals:
         """
         Leave SIGTERM and SIGINT to the reactor, which takes them when it runs.
 
-        @param stop: called if such a signal came already, or comes before the reactor
+        @param stop: called if such a signal has arrived, or arrives before the reactor
             runs.
         """
-        self.on_terminate(stop)
+        self._stop = stop
+        if self.terminated:
+            stop()
         # Twisted takes SIGINT only where Python's default handler is.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def on_terminate(self, interrupt: Callable[[], object] | None) -> None:
-        """
-        Have C{interrupt} called when the process is asked to end.
-
-        If the process was asked already, call C{interrupt} now.
-        """
-        self._interrupt = interrupt
-        if self.terminated and interrupt is not None:
-            interrupt()
-
     def on_hang_up(self, reload: Callable[[], object]) -> None:
         """
-        Have C{reload} called at each SIGHUP, and now if one came already.
+        Have C{reload} called at each SIGHUP, and now if one has arrived.
         """
         self._reload = reload
         if self._hung_up:
             reload()
 
     def terminate(self) -> None:
-        """
-        Note that the process is asked to end, and call the interrupt if there is one.
-        """
         self.terminated = True
-        if self._interrupt is not None:
-            self._interrupt()
+        if self._stop is not None:
+            self._stop()
 
     def hang_up(self) -> None:
-        """
-        Reload if the service can already, and note that a SIGHUP came.
-        """
+        self._hung_up = True
         if self._reload is not None:
             self._reload()
-        self._hung_up = True
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> bool:
         """
         Wait for C{seconds}, or until the process is asked to end.
+
+        @return: whether the process was not asked to end.
         """
         end = time.monotonic() + seconds
         while not self.terminated and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _SLICE))
+            time.sleep(min(left, _POLL_SECONDS))
+        return not self.terminated
+
+
+def end_with_parent(descriptor: int) -> None:
+    """
+    Kill this process when the process at the other end of a pipe has ended.
+
+    A thread waits for that, so that also a process whose main thread hangs ends.
+
+    @param descriptor: either end of a pipe whose other end only the parent has.
+    """
+
+    def wait() -> None:
+        # With no events asked for, poll still tells that the other end is closed.
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        ((_, event),) = poll.poll()
+        if event != select.POLLNVAL:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 #: The signals of this process.

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
-from pexservice.supervisor.roster import HEAD_START
+from pexservice.supervisor.workers import HEAD_START_SECONDS
 from tests.support.supervision import VERIFY, Supervised
 
 
@@ -26,11 +26,11 @@ def supervised() -> Supervised:
     return Supervised()
 
 
-def test_one_begins_after_the_other(supervised: Supervised) -> None:
+def test_standby_is_started_when_the_first_worker_serves(supervised: Supervised) -> None:
     """
     The first worker has the processors for itself until it serves.
     """
-    supervised.roster.start()
+    supervised.workers.start()
     supervised.reactor.turns(1.0)
     assert len(supervised.processes) == 1
     supervised.processes[0].notify(READY)
@@ -39,29 +39,31 @@ def test_one_begins_after_the_other(supervised: Supervised) -> None:
 
 
 @pytest.mark.parametrize("how", ["it ends", "it takes too long"])
-def test_the_first_does_not_come_up(supervised: Supervised, how: str) -> None:
+def test_first_worker_that_does_not_come_up_delays_no_other(
+    supervised: Supervised, how: str
+) -> None:
     """
     A first worker that does not come up does not keep the others from beginning.
     """
-    supervised.roster.start()
+    supervised.workers.start()
     first = supervised.processes[0]
     if how == "it ends":
         first.end(status=1)
         supervised.reactor.turns(0.2)
         assert first not in supervised.processes
     else:
-        supervised.reactor.turns(HEAD_START - 0.1)
+        supervised.reactor.turns(HEAD_START_SECONDS - 0.1)
         assert supervised.processes == [first]
         supervised.reactor.turns(0.2)
         assert len(supervised.processes) == 2
 
 
-def test_the_standby_takes_over(supervised: Supervised) -> None:
+def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None:
     """
     A successor is started when the standby serves, and does not get in its way.
     """
     serving, standby = supervised.started()
-    supervised.pass_time(HEAD_START)
+    supervised.pass_time(HEAD_START_SECONDS)
     serving.end(by=signal.SIGKILL)
     supervised.reactor.turns(0.5)
     assert supervised.processes == [standby]
@@ -71,7 +73,9 @@ def test_the_standby_takes_over(supervised: Supervised) -> None:
     assert supervised.score.failovers == 1
 
 
-def test_notices_to_the_service_manager(supervised: Supervised) -> None:
+def test_service_manager_gets_readiness_heartbeats_and_status(
+    supervised: Supervised,
+) -> None:
     """
     The service manager is told that the service is ready, and that a worker is alive.
 
@@ -93,7 +97,7 @@ def test_notices_to_the_service_manager(supervised: Supervised) -> None:
     assert supervised.told == [[ALIVE]]
 
 
-def test_the_status_of_the_one_that_serves(supervised: Supervised) -> None:
+def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> None:
     """
     The status of a standby is not told for the service, unless no worker serves.
     """
@@ -118,7 +122,7 @@ def test_the_status_of_the_one_that_serves(supervised: Supervised) -> None:
         ({"status": 0}, "failed"),
     ],
 )
-def test_why_workers_are_restarted(
+def test_each_end_of_a_worker_counts_by_its_reason(
     supervised: Supervised, how: dict[str, Any], reason: str
 ) -> None:
     """
@@ -130,7 +134,7 @@ def test_why_workers_are_restarted(
     assert {each: count for each, count in restarts.items() if count} == {reason: 1}
 
 
-def test_only_one_that_served_fails_over(supervised: Supervised) -> None:
+def test_only_the_end_of_an_active_worker_is_a_failover(supervised: Supervised) -> None:
     """
     A standby that dies counts as a restart only.
 
@@ -153,7 +157,7 @@ def succession(supervised: Supervised) -> tuple[str, str, int]:
     return score.before, score.serving, score.pause // 1000
 
 
-def test_the_succession_is_shown(supervised: Supervised) -> None:
+def test_score_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:
     """
     The score has the serving worker, its predecessor, and the pause between them.
 
@@ -176,7 +180,7 @@ def test_the_succession_is_shown(supervised: Supervised) -> None:
     assert succession(supervised)[:2] == ("worker-2", "worker-1")
 
 
-def test_an_end_that_is_noticed_late(supervised: Supervised) -> None:
+def test_takeover_before_the_end_was_noticed_has_no_pause(supervised: Supervised) -> None:
     """
     A worker that serves before its predecessor's end was noticed remains the serving one.
     """
@@ -198,7 +202,7 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
     serving.end(by=signal.SIGKILL)
     assert supervised.score.processes == (supervisor, workers[1])
     standby.notify(READY)
-    supervised.reactor.turns(HEAD_START)
+    supervised.reactor.turns(HEAD_START_SECONDS)
     assert [process.state for process in supervised.score.processes] == [
         "running",
         "starting",
@@ -206,7 +210,7 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
     ]
 
 
-def test_the_standbys_are_shown(supervised: Supervised) -> None:
+def test_score_shows_how_many_standbys_there_are(supervised: Supervised) -> None:
     """
     The score has the number of standbys, as they come and go, and how many there should be.
     """
@@ -226,7 +230,9 @@ def test_the_standbys_are_shown(supervised: Supervised) -> None:
         {"by": signal.SIGABRT},
     ],
 )
-def test_a_suspicious_end(supervised: Supervised, how: dict[str, Any]) -> None:
+def test_end_that_hints_at_the_disk_has_the_store_verified(
+    supervised: Supervised, how: dict[str, Any]
+) -> None:
     """
     After an end that hints at the disk, new processes read the whole store.
 
@@ -256,7 +262,7 @@ def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
     assert VERIFY not in standby.arguments
 
 
-def test_an_end_without_a_hint(supervised: Supervised) -> None:
+def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:
     """
     A worker that was killed says nothing of the disk.
 
@@ -269,7 +275,7 @@ def test_an_end_without_a_hint(supervised: Supervised) -> None:
     assert VERIFY not in supervised.processes[-1].arguments
 
 
-def test_a_damaged_store(supervised: Supervised) -> None:
+def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) -> None:
     """
     A damaged store ends the service with the worker's own reason.
     """
@@ -279,11 +285,11 @@ def test_a_damaged_store(supervised: Supervised) -> None:
     assert supervised.given_up == [(Status.DAMAGED, "the store is damaged")]
 
 
-def test_a_damaged_store_without_a_word(supervised: Supervised) -> None:
+def test_damaged_store_without_a_reason_ends_the_service(supervised: Supervised) -> None:
     """
     A worker's status is enough to tell that the store is damaged.
     """
-    supervised.roster.start()
+    supervised.workers.start()
     supervised.processes[0].end(status=Status.DAMAGED)
     assert supervised.given_up == [(Status.DAMAGED, "worker-1 ended with status 78")]
 
@@ -297,8 +303,8 @@ def test_service_whose_first_worker_cannot_start_ends(
 
     A worker that verifies the store may come to serve, so the service waits for it.
     """
-    supervised.roster.start()
-    supervised.pass_time(HEAD_START + 1.0)
+    supervised.workers.start()
+    supervised.pass_time(HEAD_START_SECONDS + 1.0)
     first, second = supervised.processes
     first.notify("EXTEND_TIMEOUT_USEC=30000000")
     second.notify("STATUS=the token file is missing")
@@ -337,7 +343,7 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     """
     Systemd hears that the service is up and why no step is taken.
     """
-    supervised.roster.start()
+    supervised.workers.start()
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
     assert ["STATUS=the disk is not mounted"] in supervised.told
     assert [READY] in supervised.told
@@ -345,14 +351,14 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     assert supervised.score.possible_owners == 0
 
 
-def test_all_are_stopped(supervised: Supervised) -> None:
+def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised) -> None:
     """
     A stop sends SIGTERM to all workers, and is done when they have ended.
 
     None of them counts as a restart.
     """
     processes = supervised.started()
-    stopped = Deferred.fromCoroutine(supervised.roster.stop())
+    stopped = Deferred.fromCoroutine(supervised.workers.stop())
     for each in processes:
         assert each.signals == [signal.SIGTERM]
         assert not stopped.called

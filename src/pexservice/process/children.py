@@ -1,0 +1,78 @@
+"""
+Children and parents: a process ends with its parent, and process 1 reaps orphans.
+
+The kernel kills a process that was started with L{killed_with_parent}, even one that is
+stopped.  Where C{setpriv} is missing, and in the millisecond before it has asked for that,
+L{pexservice.process.signals.end_with_parent} does the same from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import TypeVar
+
+from twisted.logger import Logger
+
+T = TypeVar("T")
+
+_log = Logger()
+
+#: How long a start waits for an address or a store that the workers of a killed supervisor
+#: still hold.
+ORPHANS_TIMEOUT_SECONDS = 3.0
+ORPHANS_RETRY_SECONDS = 0.1
+
+
+def killed_with_parent() -> list[str]:
+    """
+    Return the words before a command whose process has to end with its parent.
+    """
+    setpriv = shutil.which("setpriv")
+    # Busybox's setpriv, which is a link to busybox, lacks the option.
+    if setpriv is None or Path(setpriv).resolve().name != "setpriv":
+        return []
+    return [setpriv, "--pdeathsig", "KILL"]
+
+
+def retry_while_orphans_end(
+    attempt: Callable[[], T],
+    busy: type[Exception] | tuple[type[Exception], ...],
+    sleep: Callable[[float], bool],
+) -> T:
+    """
+    Call C{attempt} until it does not raise C{busy}, and return its result.
+
+    After L{ORPHANS_TIMEOUT_SECONDS}, or when a sleep is interrupted, raise the exception.
+
+    @param sleep: sleeps for so many seconds; returns whether it was not interrupted.
+    """
+    end = None
+    while True:
+        try:
+            return attempt()
+        except busy as error:
+            if end is None:
+                _log.info("{reason}; retrying", reason=error)
+                end = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
+            if time.monotonic() > end or not sleep(ORPHANS_RETRY_SECONDS):
+                raise
+
+
+def reap_orphans(own: Container[int]) -> None:
+    """
+    Take the exit status of each child that has ended, up to the first one in C{own}.
+
+    @param own: ids of processes that other code of this process waits for.
+    """
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid in own:
+            return
+        os.waitpid(ended.si_pid, 0)

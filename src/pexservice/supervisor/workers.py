@@ -1,0 +1,400 @@
+"""
+The workers of a supervisor, and the decisions about all of them.
+
+One worker is active, and another stands by to take over.  A worker that ends is followed by
+another, unless its exit status says that this is of no use.  A reload replaces all workers
+without a failed request: the new ones follow the installed code and the files as they are
+now.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
+
+from pexservice.process import scoreboard
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
+from pexservice.process.scoreboard import Process
+from pexservice.process.sd_notify import STANDING_BY
+from pexservice.process.timing import Periodic
+from pexservice.stores.interface import StoreUnusable
+from pexservice.supervisor.plan import Command, WorkerPlan
+from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.worker_process import (
+    MIN_BACKOFF_SECONDS,
+    RUNNING,
+    SpawningReactor,
+    State,
+    WorkerProcess,
+    describe,
+)
+
+#: How long other workers wait for one that starts, while no worker is active.  A start
+#: takes half a second.
+HEAD_START_SECONDS = 5.0
+
+#: How long a reload waits for a new worker to stand by.
+RELOAD_TIMEOUT_SECONDS = 15.0
+
+#: How often, within the watchdog's time, silent workers are looked for.
+WATCHDOG_CHECKS = 4
+
+#: Ends after which the next worker has the whole store verified.
+_SUSPICIOUS = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
+
+#: The reasons of workers that ended by themselves, by their exit status.
+_REASON_BY_STATUS: dict[int, str] = {
+    Status.STORE_FAILED: scoreboard.STORE_FAILED,
+    Status.CANNOT_START: scoreboard.CANNOT_START,
+    Status.MISCONFIGURED: scoreboard.MISCONFIGURED,
+}
+
+#: The states of a worker that may have the store's lock.
+_POSSIBLE_OWNERS = RUNNING - {State.STANDBY, State.NOT_READY}
+
+
+class Workers:
+    """
+    The workers of one supervisor.
+
+    @ivar running: whether workers should run.
+    @ivar plan: the plan by which workers are started and watched.
+    @ivar all: the workers that have not ended for good, the oldest first.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: SpawningReactor,
+        reports: Reports,
+        *,
+        plan: WorkerPlan,
+        launch: Callable[[WorkerPlan, bool, bool], Command],
+        reread: Callable[[WorkerPlan], WorkerPlan],
+        give_up: Callable[[Status, str], object],
+    ) -> None:
+        """
+        Make no worker yet; L{start} does.
+
+        @param launch: returns the command of a worker; called with the plan, with
+            whether the worker has to verify the store, and with whether no worker has
+            served yet.
+        @param reread: reads the options again, and returns the plan by them; called with
+            the present plan, and raises L{CannotStart} if it must not follow that.
+        @param give_up: ends the service, with a status and a reason.
+        """
+        self._reactor = reactor
+        self._reports = reports
+        self._launch = launch
+        self._reread = reread
+        self._give_up = give_up
+        self.plan = plan
+        self._numbers = itertools.count(1)
+        # The first worker has the whole store verified, and so does the next one after an
+        # end that damage may have caused.
+        self._suspicious = True
+        self._has_served = False
+        self._checked = reactor.seconds()
+        self._watching = Periodic(self._watch, reactor)
+        self._changes: list[Deferred[None]] = []
+        self._reload_again = False
+        self.running = False
+        self.all: list[WorkerProcess] = []
+
+    @property
+    def _active(self) -> list[WorkerProcess]:
+        # Two for a moment, when the end of the first was not noticed yet.
+        return [worker for worker in self.all if worker.state is State.ACTIVE]
+
+    @property
+    def takeover_in_progress(self) -> bool:
+        """
+        Return whether no worker is active and one is about to be.
+
+        That worker stands by, or it has begun and has not yet had the time to serve.
+        """
+        recently = self._reactor.seconds() - HEAD_START_SECONDS
+        return not self._active and any(
+            worker.state is State.STANDBY
+            or (worker.state is State.STARTING and worker.began > recently)
+            for worker in self.all
+        )
+
+    @property
+    def reloading(self) -> bool:
+        """
+        Return whether the workers are being replaced.
+        """
+        return self._reports.reloading
+
+    # Starting and stopping.
+
+    def start(self) -> None:
+        """
+        Start the workers, and watch over them.
+        """
+        self.running = True
+        self._follow(self.plan)
+        self._fill()
+
+    def _follow(self, plan: WorkerPlan) -> None:
+        """
+        Start and watch workers by C{plan} from now on.
+
+        Those that run already stay as they are; as many as C{plan} has stand by after the
+        next L{_fill}.
+        """
+        self.plan = plan
+        self._reports.score.standby = plan.standby
+        self._reports.publish()
+        self._checked = self._reactor.seconds()
+        self._watching.stop()
+        self._watching.start(plan.watchdog / WATCHDOG_CHECKS)
+
+    def _fill(self) -> list[WorkerProcess]:
+        """
+        Add the workers that are missing, and return them.
+        """
+        staying = [worker for worker in self.all if not worker.retired]
+        return [self._add() for _ in range(1 + self.plan.standby - len(staying))]
+
+    def _add(self) -> WorkerProcess:
+        name = f"worker-{next(self._numbers)}"
+        worker = WorkerProcess(name, self._reactor, self, self.plan.watchdog)
+        self.all.append(worker)
+        worker.start()
+        return worker
+
+    async def stop(self) -> None:
+        """
+        Have all workers end, and wait until they have.
+        """
+        self.running = False
+        for worker in [*self.all]:
+            worker.retire()
+        while self.all:
+            await self._change()
+        self._watching.stop()
+
+    def _change(self) -> Deferred[None]:
+        """
+        Return a C{Deferred} that fires when the state of a worker changes.
+        """
+        change: Deferred[None] = Deferred()
+        self._changes.append(change)
+        return change
+
+    def _wake_waiting(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            change.callback(None)
+
+    def _watch(self) -> None:
+        now = self._reactor.seconds()
+        late, self._checked = now - self._checked > self.plan.watchdog / 2, now
+        for worker in [*self.all]:
+            # If the supervisor itself was late, the workers' messages wait to be read.
+            worker.watch(excused=late)
+
+    # Calls by a worker's record.
+
+    def command(self) -> Command:
+        """
+        Return the command that starts a worker now.
+
+        The command depends on how other workers ended.
+        """
+        return self._launch(self.plan, self._suspicious, not self._has_served)
+
+    def changed(self, worker: WorkerProcess) -> None:
+        """
+        Report the states of the workers, of which C{worker}'s has changed.
+        """
+        reports = self._reports
+        if worker.state is State.ACTIVE:
+            self._has_served = True
+            if worker.verifies:
+                self._suspicious = False
+            # Starting works, so there is no reason to wait longer each time.
+            for other in self.all:
+                other.backoff_seconds = MIN_BACKOFF_SECONDS
+            reports.serving(worker.name, self._reactor.seconds())
+        elif worker.state is State.NOT_READY and not self._active:
+            # Clients get a response, which says why no step is taken.
+            reports.unready(worker.status)
+            reports.ready()
+        elif worker.state is State.ENDED:
+            self.all.remove(worker)
+        states = [worker.state for worker in self.all]
+        reports.score.standing_by = states.count(State.STANDBY)
+        reports.score.possible_owners = sum(map(_POSSIBLE_OWNERS.__contains__, states))
+        reports.score.processes = (
+            Process("supervisor", os.getpid(), "running"),
+            *(
+                Process(worker.name, worker.pid, worker.state.label)
+                for worker in self.all
+                if worker.pid is not None
+            ),
+        )
+        reports.publish()
+        self._wake_waiting()
+
+    def notified(self, worker: WorkerProcess, line: str) -> None:
+        """
+        Pass on a worker's heartbeat, or its status if that is the service's.
+        """
+        active = self._active
+        if line.startswith("STATUS=") and (
+            line == STANDING_BY or (active and worker not in active)
+        ):
+            return
+        self._reports.pass_on(line)
+
+    def gone(self, worker: WorkerProcess) -> None:
+        """
+        Report a worker that has served and serves no more.
+        """
+        if worker.has_served:
+            self._reports.gone(worker.name, self._reactor.seconds())
+
+    def ended(self, worker: WorkerProcess, exit_code: int) -> None:
+        """
+        Count a worker that ended, and end the service where another would be of no use.
+
+        C{worker} still has the state that its process had.
+        """
+        if exit_code in _SUSPICIOUS:
+            self._suspicious = True
+        if not self.running:
+            return
+        self._log_end(worker, exit_code)
+        score = self._reports.score
+        score.restarts[_reason(worker, exit_code)] += 1
+        score.failovers += worker.has_served and not worker.retired
+        self._reports.publish()
+        reason = worker.status or f"{worker.name} ended {describe(exit_code)}"
+        if not worker.was_up and not self._active:
+            self._reports.unready(reason)
+        # Once a worker has served, what it could do may become possible again.
+        if exit_code == Status.DAMAGED or (
+            exit_code in (Status.MISCONFIGURED, Status.CANNOT_START)
+            and not self._has_served
+            and not any(
+                other.is_up or other.is_verifying
+                for other in self.all
+                if other is not worker
+            )
+        ):
+            self._give_up(Status(exit_code), reason)
+
+    def _log_end(self, worker: WorkerProcess, exit_code: int) -> None:
+        level, how = LogLevel.info, describe(exit_code)
+        if not worker.retired and exit_code:
+            level = LogLevel.warn if exit_code < 0 else LogLevel.error
+            how += f": {worker.status}" if exit_code > 0 and worker.status else ""
+        self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
+
+    # Reloading.
+
+    def reload(self) -> None:
+        """
+        Replace the workers now, or once more after the replacement in progress.
+        """
+        if not self.running:
+            return
+        if self.reloading:
+            self._reload_again = True
+            return
+        Deferred.fromCoroutine(self._reload()).addErrback(
+            lambda failure: self._log.failure(
+                "reload failed; the old workers keep running", failure=failure
+            )
+        )
+
+    async def _reload(self) -> None:
+        self._log.info("replacing the workers")
+        self._reports.reload_began()
+        problem: str | None = "it was interrupted"
+        try:
+            await self._replace_all()
+            problem = None
+        except (CannotStart, StoreUnusable) as error:
+            problem = str(error)
+            self._log.error(
+                "reload failed: {reason}; the old workers keep running", reason=problem
+            )
+        finally:
+            if self.running:
+                self._reports.reload_ended(problem, self.plan)
+                if self._reload_again:
+                    self._reload_again = False
+                    self.reload()
+
+    async def _replace_all(self) -> None:
+        """
+        Replace all workers, the active one last.
+
+        @raise CannotStart: the new options are refused, or the first new worker does not
+            come up.
+        """
+        before = self.plan
+        self._follow(self._reread(before))
+        if self.plan.note:
+            self._log.warn("{note}", note=self.plan.note)
+        old = [worker for worker in self.all if not worker.retired]
+        active = self._active
+        new = self._add()
+        if not await self._is_up(new):
+            if self.running:
+                new.retire()
+                self._follow(before)
+                raise CannotStart(new.status or f"{new.name} does not come up")
+            return
+        # First retire the old standby, so that the new worker takes over.
+        for group in ([worker for worker in old if worker not in active], active):
+            for worker in group:
+                worker.retire()
+            while any(worker in self.all for worker in group):
+                await self._change()
+        for worker in self._fill() if self.running else ():
+            await self._is_up(worker)
+        if self.running:
+            self._log.info("the workers are replaced")
+
+    async def _is_up(self, worker: WorkerProcess) -> bool:
+        """
+        Wait until C{worker} serves or stands by, and return whether it does so in time.
+        """
+        end = self._reactor.seconds() + RELOAD_TIMEOUT_SECONDS
+        # Whatever happens meanwhile, look again at the end.
+        timer = self._reactor.callLater(RELOAD_TIMEOUT_SECONDS, self._wake_waiting)
+        try:
+            while self.running and self._reactor.seconds() < end:
+                if worker.is_up:
+                    return True
+                # Another start would not mend it.
+                misconfigured = worker.exit_code == Status.MISCONFIGURED
+                if worker.state is State.NOT_READY or (
+                    misconfigured and worker.state not in RUNNING
+                ):
+                    return False
+                await self._change()
+        finally:
+            if timer.active():
+                timer.cancel()
+        return False
+
+
+def _reason(worker: WorkerProcess, exit_code: int) -> str:
+    if worker.retired:
+        return scoreboard.REPLACED
+    if worker.state is State.SILENT:
+        return scoreboard.SILENT
+    if exit_code < 0:
+        return scoreboard.KILLED
+    return _REASON_BY_STATUS.get(exit_code, scoreboard.FAILED)

@@ -1,0 +1,138 @@
+"""
+Children that end with their parent, and orphans that process 1 reaps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from twisted.logger import capturedLogs, formatEvent
+
+from pexservice.process import children
+from pexservice.process.children import (
+    killed_with_parent,
+    reap_orphans,
+    retry_while_orphans_end,
+)
+
+PROGRAM = """
+import sys, time
+from pexservice.process.signals import end_with_parent
+end_with_parent({descriptor})
+print("begun", flush=True)
+{work}
+"""
+
+#: A safety net.  Seconds.
+PATIENCE = 60
+
+
+@pytest.mark.parametrize("end", ["reading", "writing"])
+@pytest.mark.parametrize("work", ["time.sleep(1000)", "while True: pass"])
+def test_process_ends_with_its_parent_even_if_it_hangs(end: str, work: str) -> None:
+    """
+    A process ends with its parent, even if it hangs, and whichever end of the pipe it has.
+    """
+    pipe = os.pipe()
+    theirs, ours = pipe if end == "reading" else pipe[::-1]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(descriptor=theirs, work=work)],
+        pass_fds=(theirs,),
+        stdout=subprocess.PIPE,
+    ) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        assert process.poll() is None
+        os.close(ours)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+#: Starts a child that prints its id and sleeps, and sleeps too.
+GRANDPARENT = """
+import subprocess, sys, time
+from pexservice.process.children import killed_with_parent
+program = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+subprocess.Popen([*killed_with_parent(), sys.executable, "-c", program])
+time.sleep(1000)
+"""
+
+
+def test_kernel_kills_even_a_stopped_child() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", GRANDPARENT], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        # The child holds standard output open until it ends.
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+        assert parent.stdout.read() == b""
+
+
+def test_setpriv_of_busybox_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert killed_with_parent() == []
+    (tmp_path / "busybox").touch(0o755)
+    (tmp_path / "setpriv").symlink_to("busybox")
+    assert killed_with_parent() == []
+
+
+def test_attempt_is_retried_until_the_orphans_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = [OSError("in use"), OSError("in use")]
+
+    def attempt() -> str:
+        if errors:
+            raise errors.pop()
+        return "free"
+
+    with capturedLogs() as events:
+        assert retry_while_orphans_end(attempt, OSError, lambda _: True) == "free"
+    assert [formatEvent(event) for event in events] == ["in use; retrying"]
+    errors[:] = [OSError("in use"), OSError("in use")]
+    with pytest.raises(OSError, match="in use"):
+        retry_while_orphans_end(attempt, OSError, lambda _: False)
+    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", -1.0)
+    with pytest.raises(OSError, match="in use"):
+        retry_while_orphans_end(attempt, OSError, lambda _: True)
+
+
+def ended_child() -> int:
+    """
+    Return the id of a child that has ended and was not waited for.
+    """
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+def test_orphans_are_reaped() -> None:
+    """
+    All orphans that have ended are reaped, and their absence is no error.
+    """
+    pids = [ended_child() for _ in range(3)]
+    reap_orphans(set())
+    for pid in pids:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, 0)
+    reap_orphans(set())
+
+
+def test_own_children_are_not_reaped() -> None:
+    """
+    A child of our own is not reaped, because other code of this process waits for it.
+    """
+    pid = ended_child()
+    reap_orphans({pid})
+    assert os.waitpid(pid, 0) == (pid, 0)
