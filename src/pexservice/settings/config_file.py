@@ -7,6 +7,7 @@ from the directory of the file.
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,9 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
         if not option.hidden and option.name != "config"
     }
     try:
+        # Opening a FIFO would block a running supervisor.
+        if stat.S_ISFIFO(Path(path).stat().st_mode):
+            raise ValueError(f"the configuration file {path} is a FIFO, not a file")
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
     except OSError as error:

@@ -19,6 +19,7 @@ that cannot belong to anybody else.
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -95,6 +96,9 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
+        # Opening a FIFO would block the worker, and it could be read only once.
+        if stat.S_ISFIFO(Path(path).stat().st_mode):
+            raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
     except UnicodeDecodeError:
         raise BadTokens(f"the token file {path} is not plain ASCII") from None

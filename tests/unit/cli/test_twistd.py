@@ -232,6 +232,13 @@ def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_configuration_file_that_is_a_fifo_is_refused_without_waiting(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert "fifo is a FIFO" in refused("--config", str(tmp_path / "fifo"))
+
+
 def test_copied_settings_are_checked_like_the_original() -> None:
     with pytest.raises(ValueError, match="go together"):
         attrs.evolve(Settings(), tls_key="k")
