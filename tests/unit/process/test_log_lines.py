@@ -83,11 +83,9 @@ def test_line_for_the_journal_begins_with_its_priority(level: str, priority: int
 
 
 @pytest.mark.parametrize("journal", [False, True])
-def test_a_line_of_the_access_log(journal: bool) -> None:  # noqa: FBT001 a parameter
+def test_access_log_line_in_the_journal_has_only_its_level(journal: bool) -> None:  # noqa: FBT001 a parameter
     """
-    A line of the access log has the format of the file.
-
-    journald would leave a facility in the message, so it gets the level alone.
+    A facility would stay in the message: journald knows none there.
     """
     line = '"::1" - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
     piped = written(event("{line}", line=line, facility=ACCESS), piped=True)
@@ -187,10 +185,8 @@ def test_line_without_a_priority_is_a_warning(line: str) -> None:
     assert level_of(line) == (LogLevel.warn, 0, line)
 
 
-def test_twisteds_words_for_its_ports() -> None:
+def test_lines_of_twisted_about_its_ports_are_left_out() -> None:
     """
-    Twisted's own lines about its ports are left out.
-
     The service names its addresses itself.
     """
     for text in ("_NeverConnected starting on 8081", "(TCP Port 8081 Closed)"):

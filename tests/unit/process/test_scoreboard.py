@@ -145,10 +145,7 @@ def test_longest_score_leaves_the_claim_alone(descriptor: int) -> None:
     assert claim.identity() == "1:2 1:3"
 
 
-def test_first_claim_of_a_store_wins(descriptor: int) -> None:
-    """
-    A store that was claimed stays claimed, until its owner has written it anew.
-    """
+def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) -> None:
     first, second = StoreClaim(descriptor), StoreClaim(os.dup(descriptor))
     assert first.identity() is None
     assert first.take("1:2 1:3", replace=False) == "1:2 1:3"

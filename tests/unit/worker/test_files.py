@@ -121,11 +121,11 @@ def test_damaged_certificate_is_reported_in_plain_words(tmp_path: Path) -> None:
         Settings(tls_certificate=__file__, tls_key=__file__),
     ],
 )
-def test_too_few_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_descriptors_is_no_misconfiguration(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    A lack of file descriptors is no misconfiguration.
-
-    The lack says nothing of the file, and may be over soon.
+    It says nothing about the file, and may be over soon.
     """
 
     def full(*_: object, **__: object) -> NoReturn:

@@ -394,10 +394,9 @@ def show(board: int, **values: Any) -> None:
     scoreboard.write(board, scoreboard.Score(**values))
 
 
-def test_a_damaged_store_below_a_supervisor(make: Callable[..., Bench]) -> None:
-    """
-    A worker whose store is damaged tells the supervisor at once.
-    """
+def test_damaged_store_is_reported_to_the_supervisor_at_once(
+    make: Callable[..., Bench],
+) -> None:
     bench = make(store=Unusable(StoreDamaged("the store is damaged")), supervisor=3)
     bench.worker.startService()
     assert bench.statuses == [Status.DAMAGED]
