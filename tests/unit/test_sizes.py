@@ -18,9 +18,9 @@ MODULES = sorted(Path(pexservice.__file__).parent.rglob("*.py"))
 TOPICS = [path for path in MODULES if path.name != "__init__.py"]
 
 #: A change that needs more raises the number, and its commit message says why.
-MAX_CODE_LINES = 15_200
-MAX_LINES = 26_600
-MAX_MODULES = 169
+MAX_CODE_LINES = 14_500
+MAX_LINES = 24_850
+MAX_MODULES = 120
 
 _NO_CODE = {
     tokenize.COMMENT,
