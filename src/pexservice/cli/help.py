@@ -25,8 +25,8 @@ def grouped(description: str, options: Iterable[Option]) -> str:
     for group, members in by_group.items():
         if members:
             lines += ["", f"{group}:"]
-        for each in members:
-            lines += _entry(f"--{each.name} {each.value}".rstrip(), help_of(each))
+        for option in members:
+            lines += _entry(f"--{option.name} {option.value}".rstrip(), help_of(option))
     lines += ["", "Help:", *_entry("--help", "Display this help and exit.")]
     lines += _entry("--version", "Display the version and exit.")
     return "\n".join([*lines, ""])

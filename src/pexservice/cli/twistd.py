@@ -417,9 +417,8 @@ def _read_again(
     _refuse_losses(cast(Settings, plan.settings), settings, accepted)
     if settings.store != began.store:
         check_start(settings.store, create=not settings.no_create)
-    addresses_in_use(
-        the_reactor(), [each for each in settings.listen if each not in began.listen]
-    )
+    new_addresses = [text for text in settings.listen if text not in began.listen]
+    addresses_in_use(the_reactor(), new_addresses)
     return _plan(began, options)
 
 
@@ -440,10 +439,10 @@ def _plan(began: Settings, options: ServiceOptions) -> WorkerPlan:
     settings, supervision = options.settings(), options.supervision()
     kept = {name: getattr(began, name) for name in KEPT}
     pending = tuple(
-        f"--{each.name}"
-        for each in options_of(Settings)
-        if each.attribute in KEPT
-        and kept[each.attribute] != getattr(settings, each.attribute)
+        f"--{option.name}"
+        for option in options_of(Settings)
+        if option.attribute in KEPT
+        and kept[option.attribute] != getattr(settings, option.attribute)
     )
     return WorkerPlan(
         worker=worker_command(attrs.evolve(settings, **kept)),

@@ -391,3 +391,13 @@ def test_status_of_a_service_that_cannot_be_reached_is_69(
     out, err = capsys.readouterr()
     assert err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"
     assert json.loads(out)["outcome"] == "unreachable"
+
+
+@pytest.mark.parametrize("name", ["missing.pem", "empty.pem"])
+def test_status_names_a_file_of_authorities_that_cannot_be_used(
+    name: str, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    path = str(tmp_path / name)
+    assert main(["status", "--url", "https://127.0.0.1:1", "--ca-file", path]) == 2
+    assert path in capsys.readouterr().err

@@ -12,13 +12,13 @@ import socket
 import sys
 import threading
 from argparse import Namespace
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 from urllib.parse import urlsplit
 
-from pexservice.cli.output import Result, VerbFailed
+from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.cli.verb import (
     CALL_STATUSES,
     SERVER,
@@ -78,7 +78,11 @@ def status(arguments: Namespace) -> Result:
         url = arguments.at or urls_of(arguments)[-1]
     else:
         url = _url_of_process(arguments.process)
-    context = create_default_context(cafile=arguments.ca_file) if url.is_https else None
+    try:
+        context = create_default_context(cafile=arguments.ca_file) if url.is_https else None
+    except OSError as error:
+        message = f"--ca-file {arguments.ca_file}: {error.strerror or error}"
+        raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error
     try:
         return _status_in_time(url, arguments.timeout, context)
     except _SpeaksTLS:
@@ -108,7 +112,11 @@ def _url_of_process(process_id: int) -> BaseURL:
     """
     process = Path(f"/proc/{process_id}")
     try:
-        links = {_target(descriptor) for descriptor in (process / "fd").iterdir()}
+        links = set()
+        for descriptor in (process / "fd").iterdir():
+            # The process may close a descriptor meanwhile.
+            with suppress(FileNotFoundError):
+                links.add(str(descriptor.readlink()))
         tables = {name: (process / "net" / name).read_text() for name in _SOCKET_TABLES}
     except OSError as error:
         raise _unreachable(f"process {process_id}: {error.strerror}") from error
@@ -118,18 +126,11 @@ def _url_of_process(process_id: int) -> BaseURL:
             if f"socket:[{fields[inode]}]" not in links or fields[state] != listening:
                 continue
             if family is socket.AF_UNIX:
-                return BaseURL.parse(f"unix:{process / 'cwd' / fields[address]}")
+                path = str(process / "cwd" / fields[address])
+                return BaseURL(f"unix:{path}", "http://localhost", socket=path)
             host, port = _host_and_port(family, fields[address])
             return BaseURL.parse(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     raise _unreachable(f"process {process_id} listens on no socket: it is no pexservice")
-
-
-def _target(descriptor: Path) -> str:
-    try:
-        return str(descriptor.readlink())
-    except FileNotFoundError:
-        # The process has closed the descriptor.
-        return ""
 
 
 def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int]:
