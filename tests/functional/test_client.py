@@ -116,11 +116,6 @@ def test_ipv6_address_in_brackets_is_reached(tmp_path: Path) -> None:
 
 
 def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None:
-    """
-    An authority in a file is trusted, and another authority or another name is not.
-
-    Wrong files are reported, and nothing is moved by any of these tries.
-    """
     authority, another = trustme.CA(), trustme.CA()
     server = authority.issue_cert("127.0.0.1")
     server.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -233,8 +228,6 @@ def test_step_behind_nginx_is_made_when_the_service_is_back(
 
 def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -> None:
     """
-    The client repeats a step with its key when the connection ends without an answer.
-
     Nothing below the client sends the step again.
     """
     heard: list[bytes] = []
@@ -328,10 +321,7 @@ with BlockingCursor(sys.argv[1], deadline=60) as cursor:
 @pytest.mark.parametrize("way", ["signal", "unnoticed"])
 def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str) -> None:
     """
-    Ctrl-C ends a script that waits for an answer, at once.
-
-    This also holds if Ctrl-C comes just before the wait begins.  Then the interrupt only
-    sets Python's mark, and does not end the system call that waits.
+    Ctrl-C just before the wait begins only sets Python's mark and ends no system call.
     """
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, url(worker)],

@@ -51,11 +51,6 @@ def run(
 def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """
-    The status of a running service is shown over TCP and a Unix socket.
-
-    It is a line or an object.  A service that is gone ends the command with 69.
-    """
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
@@ -170,7 +165,7 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
     """
     A backup that is ended leaves all of it at its place or nothing.
 
-    Its leftovers beside that place are not in the way of the next backup.
+    Its leftovers next to that place do not hinder the next backup.
     """
     make_store(tmp_path / "store", 1000)
     with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:

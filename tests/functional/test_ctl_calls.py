@@ -174,11 +174,6 @@ def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
 
 
 def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
-    """
-    A watch writes a line for the present state and one for each move.
-
-    Ctrl-C ends the watch without an error.
-    """
     with subprocess.Popen(
         [*PEXCTL, "watch", "--url", f"http://127.0.0.1:{worker.port}"],
         stdout=subprocess.PIPE,
@@ -336,8 +331,6 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
     tmp_path: Path,
 ) -> None:
     """
-    A load counts its steps by the history, also while workers are killed.
-
     On a terminal it draws a bar.
     """
     with Daemon(tmp_path) as daemon:

@@ -53,8 +53,6 @@ def test_a_verb_imports_only_the_modules_it_needs(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     """
-    No verb imports the modules of another.
-
     Reading a store takes no web client, and the help nothing of Twisted at all.
     """
     program = (
@@ -196,8 +194,6 @@ def test_verify_says_when_there_is_no_witness(store: Path, capsys: Captured) -> 
 
 def test_verify_of_a_damaged_store_ends_with_78(store: Path, capsys: Captured) -> None:
     """
-    A damaged store ends with status 78.
-
     The line about the damage is on standard error even with C{--json}.
     """
     (store / DATA).write_bytes(b"")
@@ -218,9 +214,7 @@ def test_verify_of_a_store_of_another_format_ends_with_64(
     store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store of another format ends with status 64, because it is not damaged.
-
-    The numbers of both formats are reported.
+    It is not damaged.  The numbers of both formats are reported.
     """
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)

@@ -77,10 +77,7 @@ def test_command_line_without_options_has_the_defaults() -> None:
 
 def test_every_option_arrives_in_the_worker() -> None:
     """
-    Each option that the supervisor gets reaches its workers.
-
-    Each option with a value that is not its default comes out of the workers' own command
-    line as it went in.
+    The workers' command line carries each value that is not the default.
     """
     tested = {each.attribute for each in options_of(Settings) if not each.hidden}
     assert tested == set(OTHERS), "an option without an example here"
@@ -155,11 +152,6 @@ def test_hidden_options_are_for_workers_and_not_passed_on() -> None:
 def test_wrong_command_line_is_one_line_that_names_option_and_mistake(
     words: list[str], wrong: str
 ) -> None:
-    """
-    A wrong command line is refused in one line that names the option and the mistake.
-
-    The line also names a similar option where there is one.
-    """
     line = refused(*words)
     assert line.startswith("pexservice: ")
     assert wrong in line
@@ -171,9 +163,7 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
     tmp_path: Path,
 ) -> None:
     """
-    The configuration file has the options by their names.
-
-    The command line wins over the file, and replaces its lists.
+    A list on the command line replaces that of the file.
     """
     file = tmp_path / "pexservice.toml"
     file.write_text(

@@ -64,9 +64,6 @@ def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
 def test_each_step_has_a_new_key_and_returns_the_state_after_it(
     service: FakeService,
 ) -> None:
-    """
-    Each step has an idempotency key of its own, and returns the state after it.
-    """
     client = cursor(service)
     for position in (1, 2, 3):
         found = service.after(client.next())
@@ -104,9 +101,6 @@ AGAIN = {
 def test_step_without_a_final_response_is_repeated_with_its_key_and_made_once(
     service: FakeService, name: str
 ) -> None:
-    """
-    A step without a final answer is sent again with the same key, and is made once.
-    """
     service.disturbances = [AGAIN[name]] * 2
     found = service.after(cursor(service).next())
     assert (found.revision, found.position) == (1, 1)
@@ -120,9 +114,6 @@ def test_step_without_a_final_response_is_repeated_with_its_key_and_made_once(
 def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
     service: FakeService, name: str
 ) -> None:
-    """
-    After the deadline the outcome is unknown, and by the key it can be found out.
-    """
     service.always = AGAIN[name]
     client = cursor(service, deadline=20)
     surely_not_made = name in {"not taken", "too many"}
@@ -142,9 +133,6 @@ def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
 
 
 def test_read_without_a_response_is_unanswered_and_has_no_key(service: FakeService) -> None:
-    """
-    A read that has no answer in time moves nothing, so its outcome is not unknown.
-    """
     service.always = Disturbance(silent=True)
     with pytest.raises(Unanswered, match="no final response within 7 s") as caught:
         service.after(cursor(service).current(deadline=7))
@@ -165,9 +153,6 @@ def test_read_without_a_response_is_unanswered_and_has_no_key(service: FakeServi
 def test_client_does_not_return_before_retry_after(
     service: FakeService, headers: dict[str, str]
 ) -> None:
-    """
-    A client that is told when to come back does not come sooner.
-    """
     service.disturbances = [problem(429, "too-many-requests", headers=headers)]
     service.after(cursor(service).next())
     first, second = service.asked
@@ -175,9 +160,6 @@ def test_client_does_not_return_before_retry_after(
 
 
 def test_client_does_not_wait_beyond_its_deadline(service: FakeService) -> None:
-    """
-    A client does not wait for a time that is after its deadline.
-    """
     service.always = problem(429, "too-many-requests", headers={"Retry-After": "31"})
     with pytest.raises(OutcomeUnknown, match=r"\(1 attempt\).*429: too-many-requests"):
         service.after(cursor(service).next())
@@ -193,9 +175,6 @@ def test_client_does_not_wait_beyond_its_deadline(service: FakeService) -> None:
     ],
 )
 def test_refusal_is_not_repeated(service: FakeService, status: int, name: str) -> None:
-    """
-    A request is not sent again if the refusal would be the same.
-    """
     service.always = problem(status, name)
     with pytest.raises(Refused, match=f"{URL}/next: about {name}") as caught:
         service.after(cursor(service).next())
@@ -205,9 +184,6 @@ def test_refusal_is_not_repeated(service: FakeService, status: int, name: str) -
 
 
 def test_step_for_another_revision_raises_the_present_state(service: FakeService) -> None:
-    """
-    A step for another revision moves nothing, and the error has the present state.
-    """
     client = cursor(service)
     for _ in range(7):
         service.after(client.next())
@@ -223,9 +199,7 @@ def test_repeated_conditional_step_is_not_taken_for_a_conflict(
     service: FakeService,
 ) -> None:
     """
-    A conditional step that was made is not taken for a step of another client.
-
-    This holds when the answer to the step was lost.
+    The response to the first attempt was lost, and the cursor has moved since.
     """
     service.disturbances = [Disturbance(cut=True, made=True)]
     found = service.after(cursor(service).next(if_revision=0))
@@ -257,8 +231,6 @@ def test_response_of_another_service_is_an_error_and_not_repeated(
     service: FakeService, came: Disturbance, words: str
 ) -> None:
     """
-    An answer that is no pexservice's is reported as such.
-
     The request is not sent again, neither to the same server nor to another one.
     """
     service.always = came
@@ -292,9 +264,6 @@ def body(**changes: object) -> bytes:
 def test_state_that_cannot_be_read_is_an_error_and_no_reason_for_another_step(
     service: FakeService, body: bytes
 ) -> None:
-    """
-    A state that cannot be read raises an error, and is no reason to make another step.
-    """
     service.always = Disturbance(
         status=200, body=body, headers={"Content-Type": JSON}, made=True
     )
@@ -337,11 +306,6 @@ class Routed:
 def test_servers_are_asked_in_turn_beginning_with_the_last_that_answered(
     service: FakeService,
 ) -> None:
-    """
-    When a server does not answer, the next one is asked with the same key.
-
-    The server that has answered stays the first.
-    """
     routed = Routed(service.agent)
     routed.down[b"a"] = Refusal
     client = cursor(service, "http://a", "http://b", "http://c", agent=routed)
@@ -358,9 +322,6 @@ def test_servers_are_asked_in_turn_beginning_with_the_last_that_answered(
 
 
 def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService) -> None:
-    """
-    The wait that one server asks for does not hold for the next.
-    """
     service.disturbances = [problem(503, "not-taken", headers={"Retry-After": "20"})]
     service.after(cursor(service, "http://a", "http://b").next())
     assert service.clock.seconds() < 1
@@ -368,7 +329,7 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
 
 def test_cancelled_call_sends_nothing_more(service: FakeService) -> None:
     """
-    A cancelled call sends nothing more, in the wait for an answer or between two attempts.
+    Either while it waits for a response or between two attempts.
     """
     for disturbance in (Disturbance(silent=True), problem(503, "not-taken")):
         service.always = disturbance
@@ -389,9 +350,7 @@ def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
     service: FakeService, error: Callable[[], Exception]
 ) -> None:
     """
-    The error of a cancelled request is not taken for a broken connection.
-
-    An example is the error of a look-up that finds no such name.  Nothing is sent again.
+    A cancelled look-up of a name, for example, fails as if there were no such name.
     """
     asked = []
 
@@ -419,9 +378,6 @@ def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
 
 
 def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
-    """
-    An unexpected exception is not taken for a failure that passes.
-    """
     routed = Routed(service.agent)
     routed.down[b"a"] = lambda: ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
@@ -430,9 +386,6 @@ def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
 
 
 def test_error_has_the_last_reason_on_one_line(service: FakeService) -> None:
-    """
-    The error has the last reason, on one line.
-    """
     routed = Routed(service.agent)
     routed.down[b"a"] = lambda: ResponseNeverReceived([])
     routed.down[b"b"] = lambda: Refusal("nobody\nthere")
@@ -525,9 +478,6 @@ def test_detail_of_a_problem_is_printable_and_cut(service: FakeService) -> None:
 def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
     service: FakeService,
 ) -> None:
-    """
-    An attempt that has no time left does not hide the reason of the attempt before.
-    """
     service.disturbances = [problem(503, "not-taken")]
     service.always = Disturbance(silent=True)
     with pytest.raises(Unanswered, match=r"\(2 attempts\): .*about not-taken"):
@@ -536,9 +486,7 @@ def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
 
 def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) -> None:
     """
-    Values are exact beyond the digits that the interpreter converts.
-
-    The interpreter's limit is not touched.
+    The interpreter's limit stays as it was.
     """
     service.position = 30_000
     before = sys.get_int_max_str_digits()
@@ -555,9 +503,6 @@ def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) ->
 
 
 def test_token_is_sent_with_every_request(service: FakeService) -> None:
-    """
-    The token goes with every request.
-    """
     client = cursor(service, token=TOKEN)
     service.after(client.next())
     service.after(client.current())
@@ -566,9 +511,7 @@ def test_token_is_sent_with_every_request(service: FakeService) -> None:
 
 def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
     """
-    Steps come newest first, over as many pages as needed.
-
-    The reading goes no further than the caller wants.
+    The client reads no page beyond the steps that the program takes.
     """
     for _ in range(2500):
         service.step("next")
@@ -600,9 +543,6 @@ def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
 def test_page_that_contradicts_itself_is_an_error(
     service: FakeService, body: bytes
 ) -> None:
-    """
-    A page that contradicts itself or the one before is reported as such.
-    """
     service.always = Disturbance(status=200, body=body, headers={"Content-Type": JSON})
 
     async def read() -> None:
@@ -615,18 +555,12 @@ def test_page_that_contradicts_itself_is_an_error(
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
 def test_key_that_no_service_accepts_is_not_sent(service: FakeService, key: str) -> None:
-    """
-    A key that no service takes is not sent.
-    """
     with pytest.raises(CursorError, match="1 to 255 visible ASCII"):
         service.after(cursor(service).next(key=key))
     assert not service.asked
 
 
 def test_closed_client_sends_nothing(service: FakeService) -> None:
-    """
-    A client that was closed asks nothing, and cannot be used again.
-    """
 
     async def use() -> Cursor:
         async with cursor(service) as client:

@@ -170,9 +170,7 @@ def test_watch_yields_each_state_with_its_values(watcher: Watcher) -> None:
 
 def test_broken_stream_is_opened_again_from_the_latest_state(watcher: Watcher) -> None:
     """
-    A stream that ends is begun again after a pause, from the last state that was seen.
-
-    No state that is not newer is shown, not even by a node that is behind.
+    No older state is shown, not even if the new stream's node is behind.
     """
     for _ in range(7):
         watcher.service.step("next")
