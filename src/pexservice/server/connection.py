@@ -45,7 +45,7 @@ from pexservice.web.responses import Response, Stream
 _log = Logger()
 
 # Module-level aliases: reading a global is three times faster than an Enum attribute.
-_IDLE, _RECEIVING, _ANSWERING = Phase.IDLE, Phase.RECEIVING, Phase.ANSWERING
+_IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
 _DRAINING, _CLOSED = Phase.DRAINING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     @ivar phase: see L{Phase}.
     @ivar is_admitted: whether it is within the limits; otherwise it is refused with 503.
-    @ivar answered: whether a response was sent on it.
+    @ivar has_responded: whether a response was sent on it.
     @ivar last_active: when it was last between requests.
     @ivar receiving_since: when the request that is arriving began; 0 if none is.
     @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
@@ -84,10 +84,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server, host: str | None, local_host: str = "") -> None:
         """
-        Make a connection that nothing was received on.
+        Make a connection that has received nothing.
 
         @param host: the peer's IP address, as C{accept} returned it; C{None} for a Unix
-            socket.  The socket is never asked for it: after a reset it does not know.
+            socket.  The socket is not asked again, since it forgets it after a reset.
         @param local_host: the IP address of this end.
         """
         self._server = server
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._local_host = local_host
         self.phase = _IDLE
         self.is_admitted = True
-        self.answered = False
+        self.has_responded = False
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
                 self._pause_reading()
             else:
                 self._advance()
-        elif phase is _ANSWERING:
+        elif phase is _PERFORMING:
             # The input waits for the response, and so does what the client sends next.
             self._buffer += data
             self._pause_reading()
@@ -175,13 +175,13 @@ class Connection(asyncio.Protocol):
         """
         Handle a half-close: the client sends no more, but may wait for responses.
 
-        @return: whether the client can still be sent to, which TLS does not allow.
+        @return: whether the transport stays open for responses.
         """
         self._half_closed = True
         if self._stream is not None:
             # A client that half-closes a stream seldom waits for more events.
             self._stream.end()
-        elif self.phase is not _ANSWERING and not self._waits_for_budget:
+        elif self.phase is not _PERFORMING and not self._waits_for_budget:
             self.close()
         return self.transport.can_write_eof()
 
@@ -197,14 +197,14 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """
-        Read again: the client has taken what was sent.
+        Read again: the client has taken the responses.
         """
         self.blocked_since = 0.0
         if self._stream is not None:
             self._stream.resume()
-        elif self.phase is _ANSWERING and self._request is None:
+        elif self.phase is _PERFORMING and self._request is None:
             self._server.call_soon(self._continue)
-        elif self.phase is not _ANSWERING or not self._buffer:
+        elif self.phase is not _PERFORMING or not self._buffer:
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
         """
         Parse a part of the input.
 
-        @return: whether to go on; otherwise more input is needed.
+        @return: whether to continue; otherwise more input is needed.
         @raise Problem: the input is refused.
         """
         buffer = self._buffer
@@ -306,7 +306,7 @@ class Connection(asyncio.Protocol):
             alone = b"" if self._buffer else chunk
             self.perform(server.plans.learn(alone, head, plan, self))
             return
-        self.phase = _ANSWERING
+        self.phase = _PERFORMING
         line, arguments = head.line, head.arguments
         plan = server.plan(head)
         self._request = PlannedRequest(plan, arguments, line.logged)
@@ -335,7 +335,7 @@ class Connection(asyncio.Protocol):
         """
         Perform a request whose plan is known.
         """
-        self.phase = _ANSWERING
+        self.phase = _PERFORMING
         self._request = request
         try:
             call = request.call
@@ -461,7 +461,7 @@ class Connection(asyncio.Protocol):
             self._asked = False
             self._work = None
             self._server.requests.asked += 1
-        self.answered = True
+        self.has_responded = True
         if last:
             self.close()
         elif self._buffer:
@@ -486,7 +486,7 @@ class Connection(asyncio.Protocol):
         """
         Continue with a pipeline, if the client takes the responses.
         """
-        if self.phase is _ANSWERING and self._request is None and not self.blocked_since:
+        if self.phase is _PERFORMING and self._request is None and not self.blocked_since:
             self.phase = _RECEIVING
             self._resume_reading()
             self._advance()

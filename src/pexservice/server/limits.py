@@ -73,7 +73,7 @@ class Phase(Enum):
     #: A request, or the TLS handshake, has begun to arrive and is not complete.
     RECEIVING = auto()
     #: A request is being performed; others may wait after it.
-    ANSWERING = auto()
+    PERFORMING = auto()
     #: The last response was sent; no more input is read as a request.
     DRAINING = auto()
     CLOSED = auto()
@@ -85,14 +85,14 @@ class LimitedConnection(Protocol):
 
     All times are seconds on the monotonic clock.
 
-    @ivar answered: whether a response was sent on it.
+    @ivar has_responded: whether a response was sent on it.
     @ivar last_active: when it was last between requests.
     @ivar receiving_since: when the request that is arriving began; 0 if none is.
     @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
     """
 
     phase: Phase
-    answered: bool
+    has_responded: bool
     last_active: float
     receiving_since: float
     blocked_since: float
@@ -332,7 +332,7 @@ class Connections:
         """
         self.parting = True
         for connection in list(self._open):
-            if connection.phase is Phase.IDLE and (unused or connection.answered):
+            if connection.phase is Phase.IDLE and (unused or connection.has_responded):
                 connection.close()
 
     def emptied(self) -> Deferred[None]:
@@ -358,7 +358,7 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
         return 0, connection.last_active
     if phase is Phase.IDLE:
         # The first request counts as arriving since the connection was made.
-        return 0 if connection.answered else 1, connection.last_active
+        return 0 if connection.has_responded else 1, connection.last_active
     if connection.receiving_since:
         return 1, connection.receiving_since
     if greedy and connection.blocked_since:

@@ -20,7 +20,7 @@ from pexservice.server.limits import (
 )
 from tests.support.fakes import Turns
 
-BUSY = Phase.ANSWERING
+BUSY = Phase.PERFORMING
 ACCEPTED, REFUSED, DROPPED = Admission
 
 
@@ -32,7 +32,7 @@ class Fake:
 
     last_active: float = 0.0
     phase: Phase = Phase.IDLE
-    answered: bool = True
+    has_responded: bool = True
     receiving_since: float = 0.0
     blocked_since: float = 0.0
     taken: int | None = 0
@@ -250,7 +250,7 @@ def test_new_connection_goes_after_those_with_late_requests() -> None:
     """
     Otherwise a new client would be closed before it can ask.
     """
-    new = Fake(answered=False, last_active=9.0)
+    new = Fake(has_responded=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
     connections = table(2, new, slow)
     assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
