@@ -1,7 +1,7 @@
 """
 The HTTP server of one worker: connections, the parser, plans, and responses on the wire.
 
-The way of a request and its response::
+The path of a request and its response::
 
     bytes -> Connection -> HeadReader -> Plans -> Performer -> committer
           <- ResponseWriter <- Connection.respond(outcome, state) <-

@@ -78,7 +78,6 @@ _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 Arguments = dict[bytes, list[bytes]]
 Key = tuple[Hashable, ...]
 
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -257,7 +256,7 @@ class HeadReader:
                     key[slot] = self._meanings[name](values)
         hosts = arguments.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
-            raise problems.malformed("a request has one Host header")
+            raise problems.malformed("missing or repeated Host header; send one")
         new_lines = None if last < 0 else (first, last)
         body, expects = _framing(arguments, line.version) if frames else (0, False)
         return Head(line, tuple(key), arguments, lines, new_lines, body, expects)
@@ -279,7 +278,9 @@ class HeadReader:
         elif method == b"CONNECT":
             raise problems.no_tunnel()
         elif target != b"*":
-            raise problems.malformed("a request target is a path, or http:// and a host")
+            raise problems.malformed(
+                "malformed request target; send a path that begins with /"
+            )
         path = target.partition(b"?")[0]
         logged = escaped(b" ".join((method, target, version)))
         request_line = RequestLine(method, target, path, version, logged)
@@ -299,7 +300,9 @@ class HeadReader:
         if rule is not None:
             matters, slot, frames, remembered = rule
             if name == HOST and not _HOST_VALUE.fullmatch(value):
-                raise problems.malformed("the Host header is not a host")
+                raise problems.malformed(
+                    "malformed Host header; send a host name and maybe a port"
+                )
             if matters:
                 meaning = None if slot is None else self._meanings[name]([value])
                 header = HeaderLine(name, value, slot, meaning, frames)
@@ -318,12 +321,16 @@ def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
     body = _length(arguments) if codings is None else CHUNKED
     if codings is not None:
         if version == b"HTTP/1.0":
-            raise problems.malformed("HTTP/1.0 has no Transfer-Encoding")
+            raise problems.malformed(
+                "HTTP/1.0 has no Transfer-Encoding; send Content-Length"
+            )
         if CONTENT_LENGTH in arguments:
-            raise problems.malformed("a request has Content-Length or Transfer-Encoding")
+            raise problems.malformed(
+                "Content-Length and Transfer-Encoding; send one of them"
+            )
         if [coding.lower() for coding in codings] != [b"chunked"]:
             # Also "identity": a parser that ignores it sees another end of the request.
-            raise problems.malformed("the one Transfer-Encoding is chunked")
+            raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in arguments.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
 
@@ -333,7 +340,7 @@ def _length(arguments: Arguments) -> int:
     if lengths is None:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit():
-        raise problems.malformed("a Content-Length is one number")
+        raise problems.malformed("malformed Content-Length; send one number")
     # Python refuses to convert thousands of digits.
     digits = lengths[0].lstrip(b"0") or b"0"
     if (
@@ -431,7 +438,7 @@ class RequestBody:
         if self._in_chunk:
             end = buffer[begin : begin + 2]
             if not END_OF_LINE.startswith(end):
-                raise problems.malformed("a chunk is longer than its size")
+                raise problems.malformed("malformed chunk: it is longer than its size")
             if len(end) < len(END_OF_LINE):
                 return begin
             self._in_chunk = False
@@ -441,11 +448,11 @@ class RequestBody:
         end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
         if end_of_line < 0:
             if len(buffer) - begin >= MAX_CHUNK_LINE_BYTES:
-                raise problems.malformed("a chunk begins with its size")
+                raise problems.malformed("malformed chunk: it must begin with its size")
             return begin
         match = _CHUNK_LINE.fullmatch(buffer, begin, end_of_line)
         if match is None:
-            raise problems.malformed("a chunk begins with its size")
+            raise problems.malformed("malformed chunk: it must begin with its size")
         self._missing = int(match[1], 16)
         self._total += self._missing
         self._chunks += self._missing > 0
@@ -475,7 +482,7 @@ class RequestBody:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if not _HEADER_LINE.fullmatch(buffer, begin, end):
             # Another server may have seen the end of the body before this line.
-            raise problems.malformed("the trailers are not headers")
+            raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
 
 
