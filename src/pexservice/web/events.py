@@ -193,7 +193,7 @@ class Events:
         @raise Problem: there are too many streams.
         """
         if len(self._streams) >= self.limit:
-            self._make_room(client)
+            self._end_stream_of_another(client)
         state = self._committer.visible
         about_workers = self._workers() if workers else None
         beginning = b"retry: %d\n\n%b" % (RECONNECT_MILLISECONDS, about_workers or b"")
@@ -215,7 +215,7 @@ class Events:
         else:
             self._compare_later()
 
-    def _make_room(self, client: str) -> None:
+    def _end_stream_of_another(self, client: str) -> None:
         """
         End the oldest stream of the client that has the most.
 
