@@ -135,6 +135,8 @@ class Admission(Enum):
 #: The order in which connections are closed: by a class, then by a time.
 _Rank = tuple[int, float]
 
+_PERFORMING: _Rank = (3, 0.0)
+
 
 class Connections:
     """
@@ -200,12 +202,14 @@ class Connections:
         The connections of clients that have more than their share go first.  Of these, or
         of all if there is no such client, the connection that has been idle longest goes
         first, then the one whose request has been arriving longest.  A client with too many
-        connections also loses those on which it takes no responses.
+        connections also loses those on which it takes no responses, and last the newest of
+        those whose requests are being performed: otherwise it could keep every other client
+        out.  It does not lose these to a new connection of its own.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection could be closed.
         """
-        connection = self._next_candidate()
+        connection = self._next_candidate(newcomer)
         if connection is None:
             begin = self.seconds()
             if begin < self._next_search:
@@ -214,7 +218,7 @@ class Connections:
             if len(self._candidates) < MIN_FOUND_FRACTION * len(self._open):
                 duration = self.seconds() - begin
                 self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
-            connection = self._next_candidate()
+            connection = self._next_candidate(newcomer)
         if connection is None:
             return False
         self.leave(connection)
@@ -225,7 +229,7 @@ class Connections:
     def _search(self, newcomer: str | None) -> None:
         share = self._share()
         greedy = {holder for holder, count in self._held.items() if count > share}
-        if newcomer is not None and self._held[newcomer] >= share:
+        if newcomer is not None and self._has_share(newcomer):
             # Otherwise each new connection of this client would close another client's.
             greedy.add(newcomer)
         self._of_greedy = bool(greedy)
@@ -243,11 +247,16 @@ class Connections:
         """
         return max(MIN_SHARE, self.limit // (len(self._held) + 1))
 
-    def _next_candidate(self) -> LimitedConnection | None:
+    def _has_share(self, client: str | None) -> bool:
+        return client is not None and self._held[client] >= self._share()
+
+    def _next_candidate(self, newcomer: str | None) -> LimitedConnection | None:
         """
         Return the first connection of the last search that has not changed since then.
         """
         while self._candidates:
+            if self._candidates[-1][0] == _PERFORMING and self._has_share(newcomer):
+                break
             rank, connection = self._candidates.pop()
             if connection not in self._open or rank != _rank(connection, greedy=True):
                 continue
@@ -323,17 +332,28 @@ class Connections:
         for connection in [*self._open, *self._refused]:
             connection.abort()
 
-    def close_idle(self, *, unused: bool) -> None:
+    def close_idle(self) -> None:
         """
         Close the idle connections now, and the others as soon as they are idle.
 
-        @param unused: whether to close connections that have not sent a request yet.  They
-            are about to send one.
+        Connections that have not sent a request yet stay: they are about to send one.
         """
         self.parting = True
         for connection in list(self._open):
-            if connection.phase is Phase.IDLE and (unused or connection.has_responded):
+            if connection.phase is Phase.IDLE and connection.has_responded:
                 connection.close()
+
+    def close_waiting(self) -> None:
+        """
+        Close the connections whose clients the worker waits for, and performs nothing for.
+
+        Each of them would delay the next worker, and so every other client.
+        """
+        for connection in list(self._open):
+            if connection.phase is Phase.IDLE:
+                connection.close()
+            elif connection.receiving_since or connection.blocked_since:
+                connection.abort()
 
     def emptied(self) -> Deferred[None]:
         """
@@ -363,7 +383,8 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
         return 1, connection.receiving_since
     if greedy and connection.blocked_since:
         return 2, connection.blocked_since
-    return None
+    # Of equal ranks, the connection that was accepted last is closed first.
+    return _PERFORMING if greedy else None
 
 
 def bytes_taken(handle: socket.socket | None) -> int | None:

@@ -46,9 +46,10 @@ MAX_PLANS = 4096
 MAX_EXACT_REQUESTS = 1024
 MAX_EXACT_BYTES = 2048
 
-#: The bounds of a template, how many a connection has, and how many are made in a second:
-#: making one costs as much as reading some heads.
+#: The bounds of a template and of the heads that it is compared with, how many a connection
+#: has, and how many are made in a second: making one costs as much as reading some heads.
 MAX_TEMPLATE_BYTES = 2048
+MAX_FILLED_BYTES = 4096
 MAX_VARYING_LINES = 4
 MAX_TEMPLATES = 2
 MAX_NEW_TEMPLATES_PER_SECOND = 256
@@ -119,7 +120,7 @@ class Template:
     @ivar varying: the varying lines, with a group for each value that is an argument.
     @ivar names: the names of these arguments.
     @ivar request: the request without these arguments.
-    @ivar latest: the values of the latest request, if its lines may be remembered.
+    @ivar latest: the hash of the latest request's values, if its lines may be remembered.
     """
 
     prefix: bytes
@@ -128,13 +129,15 @@ class Template:
     names: tuple[bytes, ...]
     request: PlannedRequest
     rememberable: bool
-    latest: tuple[bytes, ...] = ()
+    latest: int = 0
 
     def fill(self, data: bytes) -> PlannedRequest | None:
         """
         Return the request in C{data}, if it fits the template.
         """
-        if not (data.startswith(self.prefix) and data.endswith(self.suffix)):
+        if len(data) > MAX_FILLED_BYTES or not (
+            data.startswith(self.prefix) and data.endswith(self.suffix)
+        ):
             return None
         match = self.varying.fullmatch(data, len(self.prefix), len(data) - len(self.suffix))
         if match is None:
@@ -144,10 +147,11 @@ class Template:
             return request
         values = match.groups()
         if self.rememberable:
-            if values == self.latest:
+            latest = hash(values)
+            if latest == self.latest:
                 # The request is repeated: read as a whole, it becomes an exact request.
                 return None
-            self.latest = values
+            self.latest = latest
         arguments = request.arguments.copy()
         for name, value in zip(names, values, strict=True):
             arguments[name] = [value]

@@ -464,9 +464,9 @@ class Worker(Service):
                 if await self._emptied(DRAIN_SECONDS / DRAIN_STEPS):
                     break
         await self._stop_listening()
-        connections.close_idle(unused=False)
+        connections.close_idle()
         if not await self._emptied(FIRST_REQUEST_SECONDS):
-            connections.close_idle(unused=True)
+            connections.close_waiting()
         if not await self._emptied(LAST_RESPONSE_SECONDS):
             connections.abort()
         if self._server is not None:

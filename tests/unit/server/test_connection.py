@@ -236,7 +236,7 @@ def test_step_with_a_known_plan_closes_its_connection_during_a_drain(
 ) -> None:
     server.store.held = True
     wire = ask(server, NEXT)
-    server.connections.close_idle(unused=False)
+    server.connections.close_idle()
     assert not wire.closed
     server.store.finish()
     assert wire.closed

@@ -310,6 +310,35 @@ def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
     assert blocked[0].fate == ["aborted"]
 
 
+def test_client_that_keeps_all_its_connections_busy_keeps_no_other_client_out() -> None:
+    """
+    Its newest connection goes, and it gets none of the others' places back.
+    """
+    connections = Connections(40, Turns().seconds)
+    busy = [Fake(phase=BUSY, last_active=float(n)) for n in range(40)]
+    for fake in busy:
+        assert connections.admit(fake, "198.51.100.1") is ACCEPTED
+    assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is REFUSED
+    others = [Fake(phase=BUSY) for _ in range(10)]
+    for fake in others:
+        assert connections.admit(fake, "192.0.2.1") is ACCEPTED
+    assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is REFUSED
+    assert [fake.fate for fake in busy] == [[]] * 30 + [["aborted"]] * 10
+    assert [fake.fate for fake in others] == [[]] * 10
+
+
+def test_stopping_worker_waits_only_for_clients_whose_requests_it_performs() -> None:
+    idle, busy = Fake(has_responded=False), Fake(phase=BUSY)
+    half = Fake(phase=Phase.RECEIVING, receiving_since=1.0)
+    unread = Fake(phase=BUSY, blocked_since=1.0)
+    connections = table(4, idle, busy, half, unread)
+    connections.close_idle()
+    assert not any(fake.fate for fake in (idle, busy, half, unread))
+    connections.close_waiting()
+    assert (idle.fate, busy.fate) == (["closed"], [])
+    assert (half.fate, unread.fate) == (["aborted"], ["aborted"])
+
+
 def test_connections_of_a_proxy_have_no_share() -> None:
     """
     A proxy stands for many clients.

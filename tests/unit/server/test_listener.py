@@ -507,7 +507,7 @@ def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) 
     client = machine.connect()
     machine.accepted()
     # The connection may not have been looked at yet.
-    connections.close_idle(unused=True)
+    connections.close_waiting()
     assert len(connections) == 0
     machine.turns()
     assert machine.received(client) == b""

@@ -190,6 +190,18 @@ def test_head_with_too_many_lines_is_refused_beside_a_template(server: Server) -
         assert ask(server, *identified(BROWSER + lines, 1), wire=wire) == [status]
 
 
+@pytest.mark.parametrize("name", [b"X-Request-ID", b"If-None-Match", b"Idempotency-Key"])
+def test_head_that_is_too_large_is_refused_beside_a_template(
+    server: Server, name: bytes
+) -> None:
+    wire = server.connect()
+    heads = [CURRENT + b'%b: "%d"\r\n\r\n' % (name, number) for number in range(5)]
+    ask(server, *heads, wire=wire)
+    assert wire.protocol.templates
+    large = CURRENT + b'%b: "%b"\r\n\r\n' % (name, b"x" * 20_000)
+    assert ask(server, large, wire=wire) == [431]
+
+
 def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
     server: Server,
 ) -> None:
