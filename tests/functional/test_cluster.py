@@ -17,17 +17,14 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 import trustme
-from attrs import define
 
-from pexservice.stores.etcd.caller import Refused
+from pexservice.stores.etcd.caller import CallRefused
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import (
     Member,
@@ -36,6 +33,7 @@ from tests.support.etcd import (
     restore_snapshot,
     save_snapshot,
 )
+from tests.support.etcd_users import RANGE, TlsFiles, as_root, enable_users
 from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
 from tests.support.ports import held_ports
 
@@ -64,7 +62,7 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
             except urllib.error.HTTPError as error:
                 with error:
                     codes.append(json.loads(error.read())["code"])
-            except Refused as error:
+            except CallRefused as error:
                 codes.append(error.code)
             else:
                 codes.append(0)
@@ -457,7 +455,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
     (tmp_path / "password").write_text("secret\n")
     (tmp_path / "wrong").write_text("guess\n")
     with cluster(tmp_path, 1, *options, context=context) as (member,):
-        _enable_users(member)
+        enable_users(member)
         url = f"etcd:{member.url}?ca={ca}"
         ours = f"&certificate={certificate}&key={key}"
         user = f"&user=pex&password-file={tmp_path}"
@@ -487,78 +485,12 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             assert words in line
 
 
-@define
-class TlsFiles:
-    """
-    The files for TLS with etcd, and for its tokens.
-
-    @ivar nodes: a certificate and key file for each kind of client.
-    """
-
-    path: Path
-    ca: Path
-    nodes: dict[str, tuple[Path, Path]]
-
-    def options(self) -> list[str]:
-        """
-        Return etcd's options for TLS with certificates of clients, and for JWT.
-        """
-        private, public = self.path / "jwt.private", self.path / "jwt.public"
-        for arguments in (
-            ["genrsa", "-out", str(private), "2048"],
-            ["rsa", "-in", str(private), "-pubout", "-out", str(public)],
-        ):
-            subprocess.run(
-                ["/usr/bin/openssl", *arguments], check=True, capture_output=True
-            )
-        certificate, key = self.nodes["plain"]
-        jwt = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
-        return [
-            *("--cert-file", str(certificate), "--key-file", str(key)),
-            *("--trusted-ca-file", str(self.ca), "--client-cert-auth"),
-            *("--auth-token", jwt),
-        ]
-
-    def store(self, member: Member, node: str, user: str | None = None) -> str:
-        """
-        Return the URL of the store for a node with one of the certificates.
-        """
-        certificate, key = self.nodes[node]
-        url = f"etcd:{member.url}?ca={self.ca}&certificate={certificate}&key={key}"
-        if user is None:
-            return url
-        (self.path / "password").write_text("secret\n")
-        return f"{url}&user={user}&password-file={self.path}/password"
-
-    def context(self) -> ssl.SSLContext:
-        """
-        Return the context of a client of etcd.
-        """
-        context = ssl.create_default_context(cafile=str(self.ca))
-        context.load_cert_chain(*self.nodes["plain"])
-        return context
-
-
 @pytest.fixture
 def tls_files(tmp_path: Path) -> TlsFiles:
     """
     Provide certificates without and with a CN, and one that ends soon.
     """
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca")
-    soon = datetime.now(UTC) + timedelta(days=3, minutes=5)
-    nodes = {}
-    for name, options in {
-        "plain": {},
-        "named": {"common_name": "pex"},
-        "ending": {"not_after": soon},
-    }.items():
-        issued = authority.issue_cert("127.0.0.1", "localhost", **options)  # type: ignore[arg-type]
-        files = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
-        files[0].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(files[1])
-        nodes[name] = files
-    return TlsFiles(tmp_path, tmp_path / "ca", nodes)
+    return TlsFiles.make(tmp_path)
 
 
 @pytest.mark.needs("etcd")
@@ -571,14 +503,13 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
     context = tls_files.context()
     (tmp_path / "etcd").mkdir()
     with cluster(tmp_path / "etcd", 1, *tls_files.options(), context=context) as (member,):
-        store = tls_files.store(member, "named")
+        store = tls_files.store(member.url, "named")
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
             assert daemon.ask("/next", "POST")[1] == b"1\n"
-        _enable_users(member)
-        root = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
-        words = _refused(tmp_path, tls_files.store(member, "named", "pex"))
+        enable_users(member)
+        words = _refused(tmp_path, tls_files.store(member.url, "named", "pex"))
         assert "status 400: CommonName of client sending a request" in words
-        store = tls_files.store(member, "ending", "pex")
+        store = tls_files.store(member.url, "ending", "pex")
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
             assert _lines(daemon, "ends in 3 days")
             metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
@@ -586,17 +517,13 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
             assert daemon.ask("/next", "POST")[0].status == 200
             # Each change of users makes the tokens of all users old.
             for number in range(3):
-                _as_root(member, root, "user/add", {"name": f"u{number}", "password": "p"})
-                root = member.ask(
-                    "/v3/auth/authenticate", {"name": "root", "password": "root"}
-                )
+                as_root(member, "user/add", {"name": f"u{number}", "password": "p"})
                 response, body = daemon.ask("/next", "POST")
                 assert response.status == 200, body
             assert not _lines(daemon, "refused")
-            _as_root(member, root, "role/revoke", {"role": "pex", **_RANGE})
-            root = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
-            read = {"name": "pex", "perm": {"permType": "READ", **_RANGE}}
-            _as_root(member, root, "role/grant", read)
+            # This replaces the permission of the same range.
+            read = {"name": "pex", "perm": {"permType": "READ", **RANGE}}
+            as_root(member, "role/grant", read)
             _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
             assert daemon.ask("/current")[0].headers["Pex-Position"] == "5"
             assert daemon.ask("/next", "POST")[0].status == 503
@@ -605,43 +532,3 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
             with Daemon(other, "--store", store, command="pexservice-worker") as late:
                 _until_not_ready(late, "permission denied")
                 assert late.ask("/current")[0].headers["Pex-Position"] == "5"
-
-
-#: The range of the service's keys: from pexservice/ up to pexservice0.
-_RANGE = {"key": "cGV4c2VydmljZS8=", "range_end": "cGV4c2VydmljZTA="}
-
-
-def _as_root(
-    member: Member, token: dict[str, str], path: str, message: dict[str, Any]
-) -> None:
-    request = urllib.request.Request(  # noqa: S310 ours
-        f"{member.url}/v3/auth/{path}",
-        json.dumps(message).encode(),
-        {"Authorization": token["token"]},
-    )
-    with urllib.request.urlopen(request, timeout=5, context=member.context) as answer:  # noqa: S310 ours
-        answer.read()
-
-
-def _enable_users(member: Member) -> None:
-    """
-    Let C{pex} do what the service does, and C{root} everything.
-    """
-    steps: list[tuple[str, dict[str, Any]]] = [
-        ("user/add", {"name": "root", "password": "root"}),
-        ("role/add", {"name": "root"}),
-        ("user/grant", {"user": "root", "role": "root"}),
-        ("user/add", {"name": "pex", "password": "secret"}),
-        ("role/add", {"name": "pex"}),
-        (
-            "role/grant",
-            {
-                "name": "pex",
-                "perm": {"permType": "READWRITE", **_RANGE},
-            },
-        ),
-        ("user/grant", {"user": "pex", "role": "pex"}),
-        ("enable", {}),
-    ]
-    for path, message in steps:
-        member.ask(f"/v3/auth/{path}", message)

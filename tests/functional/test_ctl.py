@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
-from pexservice.stores.lmdb.summary import summary
+from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.support.loads import load, until_told

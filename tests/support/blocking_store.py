@@ -63,7 +63,7 @@ class Blocking:
         """
 
         def commit() -> Deferred[None]:
-            return self._store.commit(batch).addCallback(lambda _: self._store.trimmed())
+            return self._store.commit(batch).addCallback(lambda _: self._store._trimming)
 
         return self._wait(commit)
 

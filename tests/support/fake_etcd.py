@@ -16,11 +16,15 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from pexservice.stores.etcd.caller import Refused, Unanswered
+from pexservice.stores.etcd.caller import CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Message
 
 #: The most operations of a transaction's branch, and the most comparisons.
 MOST_OPERATIONS = 128
+
+#: The words of etcd's refusals.
+NO_SPACE = "etcdserver: mvcc: database space exceeded"
+DUPLICATE_KEY = "etcdserver: duplicate key given in txn request"
 
 #: gRPC's codes.
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
@@ -184,19 +188,21 @@ class FakeEtcd:
 
     def _txn(self, message: Message) -> Message:
         if self.read_only and _puts(message):
-            raise Refused(PERMISSION_DENIED, "etcdserver: permission denied")
+            raise CallRefused(PERMISSION_DENIED, "etcdserver: permission denied")
         _check_size(message)
         for branch in ("success", "failure"):
             _check_overlaps(message.get(branch, []))
         if self.alarmed and _puts(message):
-            raise Refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+            raise CallRefused(
+                RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
+            )
         # Which branches are taken is decided before anything is done.
         taken = self._taken(message)
         operations = [*_flat(taken)]
         for operation in operations:
             lease = operation.get("request_put", {}).get("lease")
             if lease in self.ended or (lease and int(lease) > self.leases):
-                raise Refused(NOT_FOUND, "etcdserver: requested lease not found")
+                raise CallRefused(NOT_FOUND, "etcdserver: requested lease not found")
         if any("request_range" not in each for each in operations):
             self.revision += 1
             self.changes.append(message)
@@ -204,7 +210,9 @@ class FakeEtcd:
         self._notify(operations)
         if self.filling and _puts(message):
             self.filling, self.alarmed = False, True
-            raise Refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+            raise CallRefused(
+                RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
+            )
         return {"header": {"revision": str(self.revision)}, **answer}
 
     def _notify(self, operations: list[Message]) -> None:
@@ -291,7 +299,7 @@ def _puts(message: Message) -> bool:
 def _check_size(message: Message) -> None:
     for branch in (message.get("compare", []), *_branches(message)):
         if len(branch) > MOST_OPERATIONS:
-            raise Refused(
+            raise CallRefused(
                 INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
             )
     for branch in _branches(message):
@@ -332,7 +340,9 @@ def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletio
 
 def _check_apart(puts: set[bytes], more: set[bytes], deletions: list[Deletion]) -> None:
     if puts & more or any(start <= key < end for key in more for start, end in deletions):
-        raise Refused(INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
+        raise CallRefused(
+            INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"
+        )
 
 
 @define(eq=False)
@@ -346,7 +356,7 @@ class Sent:
     path: str
     message: Message
     done: Deferred[Message]
-    answer: Message | Refused | None = None
+    answer: Message | CallRefused | None = None
 
 
 @define(eq=False)
@@ -368,7 +378,14 @@ class FakeCaller:
     waiting: list[Sent] = Factory(list)
     loose: list[Sent] = Factory(list)
     news: list[bytes] = Factory(list)
+    certificate_expires: float | None = None
     _take_news: Callable[[bytes], None] | None = None
+
+    async def survey(self) -> dict[str, str]:
+        """
+        Find no member that has a fault; see L{Caller.survey}.
+        """
+        return {}
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
@@ -421,12 +438,12 @@ class FakeCaller:
         Let the first message arrive, and its answer too.
         """
         answer = self.reach()
-        if isinstance(answer, Refused):
+        if isinstance(answer, CallRefused):
             self._take().done.errback(answer)
         else:
             self._take().done.callback(answer)
 
-    def reach(self) -> Message | Refused:
+    def reach(self) -> Message | CallRefused:
         """
         Let the first message arrive, if it has not, and return its answer.
 
@@ -436,7 +453,7 @@ class FakeCaller:
         if sent.answer is None:
             try:
                 sent.answer = self.etcd.apply(sent.path, sent.message)
-            except Refused as error:
+            except CallRefused as error:
                 sent.answer = error
         return sent.answer
 
@@ -445,7 +462,7 @@ class FakeCaller:
         Let the first message arrive, and lose its answer.
         """
         self.reach()
-        self.fail(Unanswered("lost", sent=True))
+        self.fail(CallUnanswered("lost", sent=True))
 
     def lose(self, *, sent: bool = True) -> None:
         """
@@ -454,7 +471,7 @@ class FakeCaller:
         message = self._take()
         if sent and message.answer is None:
             self.loose.append(message)
-        message.done.errback(Unanswered("lost", sent=sent))
+        message.done.errback(CallUnanswered("lost", sent=sent))
 
     def fail(self, error: Exception) -> None:
         """
@@ -469,5 +486,5 @@ class FakeCaller:
         @return: the answer, which nobody is told.
         """
         sent = self.loose.pop(0)
-        with suppress(Refused):
+        with suppress(CallRefused):
             return self.etcd.apply(sent.path, sent.message)

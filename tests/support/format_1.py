@@ -11,7 +11,7 @@ from zlib import crc32
 import lmdb
 
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.verify import DATABASES
+from pexservice.stores.lmdb.databases import DATABASES
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -38,7 +38,7 @@ def turn_back(path: Path) -> dict[bytes, bytes]:
                 by_name, by_age = b"k" + name, b"r" + use[1:9]
                 txn.put(by_name, seal(by_name, use), db=rows)
                 txn.put(by_age, seal(by_age, name), db=rows)
-            found = records.read_cursor(txn.get(records.CURSOR_KEY, b"", db=cursor))
-            value = seal(records.CURSOR_KEY, struct.pack(">HQQ", 1, *found))
+            _, *state = records.read_cursor(txn.get(records.CURSOR_KEY, b"", db=cursor))
+            value = seal(records.CURSOR_KEY, struct.pack(">HQQ", 1, *state))
             txn.put(records.CURSOR_KEY, value, db=cursor)
     return keys

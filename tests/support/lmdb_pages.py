@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from pexservice.stores.lmdb import pages
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.meta_pages import PAGE_HEADER
+from pexservice.stores.lmdb.page_format import PAGE_HEADER
 from pexservice.stores.lmdb.pages import Contents, check_pages
 
 #: The page size of every file that is made on a machine whose memory has such pages.

@@ -10,10 +10,10 @@ import lmdb
 
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import DATABASES
 from tests.support.fakes import Mailbox, now
 
 

@@ -29,7 +29,7 @@ from pexservice.stores.interface import (
     StoreOptions,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.summary import Summary
+from pexservice.stores.lmdb.verify import Summary
 from pexservice.stores.registry import make_store
 
 Answer = TypeVar("Answer")

@@ -5,7 +5,6 @@ The promises of a store to the committer, whatever the store is built on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from attrs import Factory, frozen
@@ -108,7 +107,7 @@ class Conflict(Exception):
     Only a store that other nodes write to raises this error.
 
     @ivar revision: the cursor's revision, as far as the store knows.
-    @ivar position: the cursor's position, likewise.
+    @ivar position: the cursor's position, as far as the store knows.
     @ivar used: the batch's keys that had been used, each with what its first use did.
     """
 
@@ -175,7 +174,7 @@ class Batch:
 
 class Space(NamedTuple):
     """
-    The room that there is for a store, in bytes.
+    The space that there is for a store, in bytes.
 
     @ivar used: the part of the file in use, with the pages that it freed for itself.
     @ivar limit: the size that the file may grow to.
@@ -191,7 +190,7 @@ class Space(NamedTuple):
 
 class Snapshot(NamedTuple):
     """
-    A state of the store that a process reads, so that its pages cannot be written over.
+    A state of the store that a process reads, so that its pages cannot be overwritten.
 
     @ivar pid: the ID of that process.
     @ivar commits: how many commits there have been since that state.
@@ -203,7 +202,7 @@ class Snapshot(NamedTuple):
 
 class IOnDisk(Interface):
     """
-    A store that takes room on a disk of this machine.
+    A store on a disk of this machine.
     """
 
     def oldest_snapshot() -> Snapshot | None:
@@ -213,7 +212,7 @@ class IOnDisk(Interface):
 
     def space() -> Space | None:
         """
-        Return, without blocking, how much room the store has; C{None} while it is not open.
+        Return, without blocking, how much space the store has; C{None} if it is not open.
         """
 
 
@@ -224,7 +223,7 @@ class IStore(Interface):
 
     def open() -> Deferred[Any]:
         """
-        Take the store, make it if there is none, and read it.
+        Take ownership of the store, make it if there is none, and read it.
 
         @return: fires with L{Opened} if only this process writes to the store, else with
             (revision, position).  These numbers are (0, 0) for a new store only.
@@ -235,7 +234,7 @@ class IStore(Interface):
         """
         Take the whole batch, durably, or nothing of it; no earlier commit is under way.
 
-        @raise NotTaken: the batch surely did not happen; the store goes on.
+        @raise NotTaken: the batch surely did not happen; the store can be used further.
         @raise StoreDamaged: the batch surely did not happen; do not use the store any more.
         @raise Exception: with any other error the outcome is unknown; only close the store.
         """
@@ -251,7 +250,7 @@ class IStore(Interface):
 
     def close() -> Deferred[None]:
         """
-        Let go of the store.  To close one that never opened is harmless.
+        Release the store.  Closing one that was never opened is harmless.
         """
 
 
@@ -275,7 +274,7 @@ class IOwnStore(IStore):
 
 class ISharedStore(IStore):
     """
-    A store whose cursor other nodes move too.  It goes on after a failure.
+    A store whose cursor other nodes move too.  It can be used after a failure.
     """
 
     most_keys: int = Attribute("How many idempotency keys one batch may have.")
@@ -345,8 +344,8 @@ class ISharedStore(IStore):
 
         Any node may have moved the cursor.  The call may come late, or never.
 
-        @param went_back: called likewise when an operator has restored or emptied the
-            store, so that the cursor is at an earlier revision than before.
+        @param went_back: called with (revision, position) when an operator has restored or
+            emptied the store, so that the cursor is at an earlier revision than before.
         """
 
     def recall(key: bytes) -> Deferred[Remembered | None]:
@@ -381,22 +380,9 @@ class Claim(Protocol):
         """
         Claim the store C{identity}, unless another one is claimed.
 
-        @param replace: claim it in any case: this process has written the store anew.
+        @param replace: claim it in any case: this process has written the store again.
         @return: the identity of the store that is claimed now.
         """
-
-
-class Verification(Enum):
-    """
-    The way in which an existing store is read before it is used.
-    """
-
-    #: The whole store, in a child process, which damaged pages may end.
-    IN_CHILD = auto()
-    #: The whole store, in this process, which is such a child itself.
-    INLINE = auto()
-    #: Only the state that the next transition follows; the rest was read a moment ago.
-    QUICK = auto()
 
 
 class IStoreReactor(IReactorTime, IReactorFromThreads):
@@ -408,9 +394,11 @@ class IStoreReactor(IReactorTime, IReactorFromThreads):
 @frozen(kw_only=True)
 class StoreOptions:
     """
-    The options of a store besides its URL.  Each store uses those that concern it.
+    The options of a store, in addition to its URL.  Each store uses those that concern it.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
+    @ivar verify: whether to verify an existing store; else only the records that the next
+        step follows are read, because the whole store was verified a moment ago.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
     @ivar claim: the claim of the service that this process is a worker of.  Once a store
@@ -421,8 +409,8 @@ class StoreOptions:
 
     reactor: IStoreReactor
     journal: int
-    verification: Verification = Verification.IN_CHILD
-    progress: Callable[[int], object] | None = None
+    verify: bool = True
+    progress: Callable[[int], object] = lambda _: None
     create: bool = True
     claim: Claim | None = None
     standing_by: Callable[[], object] | None = None
@@ -447,9 +435,9 @@ class IStoreFactory(Interface):
         Return the store's name in messages.
         """
 
-    def owner(url: str) -> int | None:
+    def owner(url: str) -> str:
         """
-        Return the ID of the process that owns the store, if there is one and it is known.
+        Return in words which process owns the store that is in use.
         """
 
     def check_start(url: str, *, create: bool) -> None:

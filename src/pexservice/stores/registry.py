@@ -14,10 +14,10 @@ from twisted.python.reflect import namedAny
 
 from pexservice.stores.interface import IStore, IStoreFactory, StoreOptions
 
-#: By scheme: the form of its URLs, and the name of its L{IStoreFactory}.
+#: By scheme: the form of its URLs, and the class of its L{IStoreFactory}.
 _STORES = {
-    "lmdb": ("lmdb:DIRECTORY", "pexservice.stores.lmdb.factory.FACTORY"),
-    "etcd": ("etcd:http://HOST:PORT", "pexservice.stores.etcd.factory.FACTORY"),
+    "lmdb": ("lmdb:DIRECTORY", "pexservice.stores.lmdb.factory.LmdbFactory"),
+    "etcd": ("etcd:http://HOST:PORT", "pexservice.stores.etcd.factory.EtcdFactory"),
 }
 
 
@@ -32,7 +32,7 @@ def _factory(url: str) -> IStoreFactory:
     if not colon or scheme not in _STORES:
         forms = " or ".join(form for form, _ in _STORES.values())
         raise UnknownScheme(f"must be {forms}")
-    return cast(IStoreFactory, namedAny(_STORES[scheme][1]))
+    return cast(IStoreFactory, namedAny(_STORES[scheme][1])())
 
 
 def check_url(url: str) -> None:
@@ -79,10 +79,9 @@ def name_of(url: str) -> str:
 
 def owner_of(url: str) -> str:
     """
-    Return the process that owns the store that C{url} names, as far as it is known.
+    Return in words which process owns the store that C{url} names.
     """
-    pid = _factory(url).owner(url)
-    return "another process" if pid is None else f"process {pid}"
+    return _factory(url).owner(url)
 
 
 def check_start(url: str, *, create: bool) -> None:

@@ -59,7 +59,6 @@ from pexservice.stores.interface import (
     StoreDamaged,
     StoreOptions,
     StoreUnusable,
-    Verification,
 )
 from pexservice.stores.registry import make_store, name_of, owner_of
 from pexservice.web.access import Access, HostPolicy
@@ -190,13 +189,12 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings, board = self._settings, self._settings.scoreboard
-        quick, whole = Verification.QUICK, Verification.IN_CHILD
         return make_store(
             settings.store,
             StoreOptions(
                 reactor=self._reactor,
                 journal=settings.journal,
-                verification=quick if settings.quick_check else whole,
+                verify=not settings.quick_check,
                 progress=self._progress,
                 create=not settings.no_create,
                 claim=None if board is None else StoreClaim(board),

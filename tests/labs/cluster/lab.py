@@ -3,7 +3,8 @@ Three etcd and several daemons, which fail and lose their connections under clie
 
 The clients ask all of the daemons and write down the answers.  L{cluster_faults} has faults
 that nobody but the clients in the middle of a request may notice; L{cluster_restores} goes
-back to a snapshot, or to nothing, which every daemon must report.
+back to a snapshot, or to nothing, which every daemon must report; L{cluster_users} changes
+the users of an etcd with TLS and JWT.
 
 C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form, with five daemons, one of
 them far from etcd; the tests run one round.
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
@@ -28,6 +30,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
+from pexservice.process.exit_status import Status
 from pexservice.stores.etcd.records import read_remembered
 from tests.labs.cluster.proxy import Mood, Proxy
 from tests.labs.histories.lab import journal_of
@@ -40,6 +43,7 @@ from tests.support.etcd import (
     restore_snapshot,
     save_snapshot,
 )
+from tests.support.etcd_users import TlsFiles, as_root, enable_users
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults
 from tests.support.ports import held_ports
@@ -50,6 +54,9 @@ CLIENTS = 24
 #: each node.  Seconds, answers.
 LASTS = 1.5
 TRAFFIC = 30
+
+#: How often etcd's users are changed, in the short form.
+CHANGES = 4
 
 #: How late the messages of a daemon that is far from etcd are, in each direction.  Seconds.
 FAR = 0.025
@@ -174,6 +181,7 @@ class Laboratory:
     The etcd members, proxies, daemons and clients that run.
 
     @ivar far: the proxies of the last daemon, if it is far from etcd.
+    @ivar tls: the certificates that the daemons show, if etcd has users.
     @ivar started: how often the clients were started.
     """
 
@@ -183,6 +191,7 @@ class Laboratory:
     daemons: list[Daemon]
     ports: Sequence[int]
     far: Sequence[Proxy] = ()
+    tls: TlsFiles | None = None
     callers: Sequence[Caller] = ()
     started: int = 0
 
@@ -235,9 +244,12 @@ class Laboratory:
         order = [proxies[(number + turn) % 3].port for turn in range(3)]
         path = self.path / f"d{number}"
         path.mkdir(exist_ok=True)
+        scheme = "http" if self.tls is None else "https"
+        urls = ",".join(f"{scheme}://127.0.0.1:{port}" for port in order)
+        store = f"etcd:{urls}" if self.tls is None else self.tls.store(urls, "plain", "pex")
         return Daemon(
             path,
-            *("--store", "etcd:" + ",".join(f"http://127.0.0.1:{port}" for port in order)),
+            *("--store", store),
             *("--listen", f"tcp:{self.ports[number]}:interface=127.0.0.1"),
             *("--journal", "100000000"),
             command="pexservice-worker",
@@ -404,19 +416,25 @@ def _stop(lab: Laboratory, number: int) -> None:
 
 
 @contextmanager
-def laboratory(path: Path, nodes: int, *, distant: bool = False) -> Iterator[Laboratory]:
+def laboratory(
+    path: Path, nodes: int, *, distant: bool = False, tls: TlsFiles | None = None
+) -> Iterator[Laboratory]:
     """
     Provide three etcd, C{nodes} daemons and twenty-four clients.
 
     @param distant: whether the last daemon is far from etcd.
+    @param tls: makes etcd ask for certificates, users and passwords.
     """
     with ExitStack() as stack:
-        members = stack.enter_context(cluster(path, 3))
+        options, context = ([], None) if tls is None else (tls.options(), tls.context())
+        members = stack.enter_context(cluster(path, 3, *options, context=context))
+        if tls is not None:
+            enable_users(members[0])
         proxies = [Proxy(int(each.url.rpartition(":")[2])) for each in members]
         for each in proxies:
             stack.callback(each.close)
         ports = stack.enter_context(held_ports(nodes))
-        lab = Laboratory(path, members, proxies, [], ports)
+        lab = Laboratory(path, members, proxies, [], ports, tls=tls)
         if distant:
             lab.far = [Proxy(int(each.url.rpartition(":")[2]), FAR) for each in members]
             for each in lab.far:
@@ -544,6 +562,44 @@ def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
     return operations
 
 
+def cluster_users(path: Path, changes: int) -> int:
+    """
+    Change etcd's users under clients, so that the tokens of all daemons are old each time.
+
+    Each second time the leader is killed as well.  At last a certificate with a CN is
+    refused as long as etcd has users, and then it is accepted.
+
+    @return: how many operations there were.
+    @raise AssertionError: no single cursor can have told all this.
+    """
+    tls = TlsFiles.make(path)
+    with laboratory(path, 3, tls=tls) as lab:
+        lab.traffic()
+        for number in range(changes):
+            with killed(lab, lab.led()) if number % 2 else nullcontext():
+                survivor = lab.members[lab.led()]
+                as_root(survivor, "user/add", {"name": f"u{number}", "password": "p"})
+                lab.traffic()
+            lab.traffic()
+        records = lab.stop_callers()
+        _check(records, lab.journal())
+        member = lab.members[lab.led()]
+        store = tls.store(member.url, "named", "pex")
+        checked = subprocess.run(
+            [sys.executable, "-m", "pexservice", "check", "--store", store],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert checked.returncode == Status.MISCONFIGURED
+        assert "CommonName of client sending a request" in checked.stderr
+        as_root(member, "disable", {})
+        with Daemon(path, "--store", tls.store(member.url, "named")) as daemon:
+            assert daemon.ask("/next", "POST")[0].status == HTTPStatus.OK
+    return len(records)
+
+
 def _go_back(lab: Laboratory, way: Restore, file: Path) -> float:
     """
     Have etcd go back C{way}.
@@ -612,6 +668,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as path:
             operations = cluster_restores(Path(path), [*Restore])
         print(operations, "operations,", len(Restore), "restores reported", flush=True)
+        with tempfile.TemporaryDirectory() as path:
+            operations = cluster_users(Path(path), 2 * CHANGES)
+        print(operations, "operations,", 2 * CHANGES, "changes of users", flush=True)
     assert max(result.recovery) < RECOVERY
     record(
         Evidence(

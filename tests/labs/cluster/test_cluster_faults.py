@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.labs.cluster.lab import (
+    CHANGES,
     CLIENTS,
     TRAFFIC,
     Restore,
     cluster_faults,
     cluster_restores,
+    cluster_users,
 )
 
 pytestmark = pytest.mark.once
@@ -45,3 +47,13 @@ def test_restored_and_emptied_etcd_is_reported_and_the_history_goes_on(
     Each daemon reports that etcd went back, and the rest is one cursor's history.
     """
     assert cluster_restores(tmp_path, [*Restore]) > 0
+
+
+@pytest.mark.needs("etcd")
+def test_changes_of_etcds_users_leave_one_cursor_and_a_cn_is_refused_only_with_users(
+    tmp_path: Path,
+) -> None:
+    """
+    The nodes use TLS with client certificates, passwords and JWT.
+    """
+    assert cluster_users(tmp_path, CHANGES) > TRAFFIC

@@ -30,6 +30,7 @@ from attrs import frozen
 
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible
 from pexservice.stores.lmdb import verify as verification
+from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, WITNESS
 from pexservice.stores.lmdb.pages import Contents as PageContents
 from pexservice.stores.lmdb.verify import verify
@@ -197,15 +198,15 @@ def _no_checks() -> Iterator[None]:
             str(path), max_dbs=3, readonly=True, lock=False, create=False
         ) as env:
             transaction = env.info()["last_txnid"]
-        return PageContents(transaction, dict.fromkeys(verification.DATABASES, 1), 0)
+        return PageContents(transaction, dict.fromkeys(DATABASES, 1))
 
     def plainly(self: verification._Reader, database: object) -> object:
         return iter(self._txn.cursor(database))  # type: ignore[arg-type]
 
     with (
-        patch.object(verification, "_check_file", trust),
+        patch.object(verification, "check_file", trust),
         patch.object(verification, "check_witness", lambda *_: None),
-        patch.object(verification._Reader, "each", plainly),
+        patch.object(verification._Reader, "items", plainly),
         patch("pexservice.stores.lmdb.witness.refuse_older", lambda *_: None),
     ):
         yield
@@ -232,7 +233,7 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
             promise="A damaged store is refused, unless the damage is in unused space: no"
             " accepted store has another state than before.",
             size=count,
-            unit="damages to every kind of page",
+            unit="damages to every kind of page, in formats 1 and 2",
             result=f"{found[Outcome.REFUSED]:,} refused, {found[Outcome.HARMLESS]:,} of no"
             f" consequence, {found[Outcome.STATE_BEFORE]:,} bare copies at the state"
             f" before the last commit and {found[Outcome.EARLIER_STATE]} at an earlier one;"

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -17,8 +18,10 @@ from twisted.python.failure import Failure
 from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, Row
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
+from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import Remembered, pack_use
+from tests.support.format_1 import turn_back
 from tests.support.inline_executor import inline
 
 #: How many transitions and keys a store keeps: so few that trimming is at work.
@@ -29,6 +32,13 @@ EARLIER = 5
 
 #: How many commits are made on a damaged store that was accepted.
 LATER = 12
+
+#: How many commits fill a store to the limits of its journal and its keys, and more: the
+#: oldest rows are trimmed, and their pages are free.
+FULL_COMMITS = 1500
+
+#: Of so many originals, one has each combination of format and size.
+KINDS = 4
 
 
 @frozen
@@ -68,12 +78,20 @@ class Original:
 def opened(path: Path) -> LmdbStore:
     """
     Return a store that is opened without being verified.
+
+    One of format 1 is rewritten by this process: the start of another one takes longer than
+    all the rest.
     """
     store = LmdbStore(
         Directory(str(path)), inline(), journal=KEPT, kept_keys=KEPT, verify=None
     )
-    result(store.open())
+    with patch("pexservice.stores.lmdb.migrate.run_child", _rewrite_here):
+        result(store.open())
     return store
+
+
+def _rewrite_here(_: Path, __: str, source: Path, new: Path, **___: object) -> None:
+    rewrite(source, new, lambda _: None)
 
 
 def result(deferred: Deferred[Any]) -> Any:
@@ -128,19 +146,32 @@ def original(path: Path, seed: int) -> Original:
     """
     Make a store in the directory C{path}, another one for each seed.
 
-    A store has from a few pages to trees of three levels, with long rows and short ones.
+    Every second store has format 1, in which version 1.0.0 has left it.  Two stores of four
+    are full, with long keys: their journal and their keys have been trimmed, and their
+    trees have pages of all kinds, in format 1 on three levels.  The others have from a few
+    pages to hundreds, with long rows and short ones.
     """
     chance = random.Random(seed)  # noqa: S311 to be repeated
+    is_old, is_full = bool(seed % 2), seed % KINDS >= KINDS // 2
     store = opened(path / "store")
     writer = Writer(chance, (0, 0))
-    name_length = chance.choice((20, 20, 60, 250))
+    name_length = 250 if is_full else chance.choice((20, 20, 60, 250))
+    commits = FULL_COMMITS if is_full else chance.choice((5, 60, 300))
     files: list[bytes] = []
-    for _ in range(chance.choice((5, 60, 300))):
+    for number in range(commits):
         length = chance.choice((1, 1, 2, 5, 20, 6000 if chance.random() < 0.02 else 3))
         keys = chance.randrange(min(length, 8) + 1)
+        if is_full:
+            # In format 1 only a row of the journal is long.  Older rows are trimmed.
+            is_long = is_old and number == commits - 2 * EARLIER
+            length = 6000 if is_long else chance.choice((1, 1, 2, 3))
+            keys = min(length, 8)
         result(store.commit(writer.batch(length, keys, name_length)))
-        files = [(path / "store" / DATA).read_bytes(), *files[:EARLIER]]
+        if number >= commits - EARLIER - 1:
+            files = [(path / "store" / DATA).read_bytes(), *files[:EARLIER]]
     result(store.close())
+    if is_old:
+        files = [_in_format_1(path / "old", data) for data in files]
     names = tuple(writer.names)
     contents = _contents(path, files[0], names)
     return Original(
@@ -152,6 +183,18 @@ def original(path: Path, seed: int) -> Original:
         later=_contents(path, files[0], names, go_on),
         names=names,
     )
+
+
+def _in_format_1(place: Path, data: bytes) -> bytes:
+    """
+    Return the file of a store with the same contents in format 1.
+    """
+    place.mkdir()
+    (place / DATA).write_bytes(data)
+    turn_back(place)
+    data = (place / DATA).read_bytes()
+    shutil.rmtree(place)
+    return data
 
 
 def _contents(

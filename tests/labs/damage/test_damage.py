@@ -5,9 +5,16 @@ Damage to every page of a store.
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import pytest
+
+from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.verify import format_of, verify
 from tests.labs.damage.lab import Outcome, lab, run
+from tests.labs.damage.originals import KEPT, KINDS, original
 from tests.support.forms import amount
+from tests.support.lmdb_pages import BRANCH, LEAF, OVERFLOW, pages_in_use
 
 #: How many damages are tried; C{make damage} tries 10,000.
 COUNT = amount(short=400, long=1000)
@@ -36,3 +43,21 @@ def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
     print(Counter((each.name, each.outcome.name) for each in bad))
     assert len(accepted) > 1
     assert len({each.name for each in accepted}) > 1
+
+
+@pytest.mark.parametrize("seed", range(KINDS))
+def test_originals_have_both_formats_and_full_ones_have_all_kinds_of_pages(
+    tmp_path: Path, seed: int
+) -> None:
+    whole = original(tmp_path, seed)
+    place = tmp_path / "whole"
+    place.mkdir()
+    (place / DATA).write_bytes(whole.data)
+    assert format_of(place) == (1 if seed % 2 else 2)
+    verify(place)
+    if seed >= KINDS // 2:
+        pages = pages_in_use(place)
+        assert all(pages[kind] for kind in (BRANCH, LEAF, OVERFLOW))
+        # The oldest keys were trimmed, the newest are there.
+        assert whole.contents.keys[0] is None
+        assert None not in whole.contents.keys[-KEPT:]

@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS, sync
-from pexservice.stores.lmdb.migrate import format_of
+from pexservice.stores.lmdb.verify import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.support.daemon import Daemon, patiently, twistd
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
-from tests.unit.stores.lmdb.test_store import at, filled
+from tests.support.forms import amount
+from tests.unit.stores.lmdb.test_store import at
+from tests.unit.stores.test_contract import batch, end
 
 pytestmark = pytest.mark.once
 
@@ -37,9 +39,13 @@ BIRTHS = 6
 #: about a hundredth of a second.
 LABOUR = (0.0, 0.02)
 
-#: How long a store is being rewritten before the cut, at least and at most; it takes about
-#: half a second, most of which is the start of the process that does it.
-REWRITING = (0.0, 1.0)
+#: How many stores are rewritten on each file system, and how many keys each has.
+REWRITINGS = amount(short=6, long=100)
+REWRITTEN_KEYS = amount(short=2_000, long=20_000)
+
+#: How long a store is being rewritten before the cut, at least and at most; it takes from
+#: half a second to two, half a second of which is the start of the process that does it.
+REWRITING = (0.0, amount(short=1.0, long=3.0))
 
 REWRITE = """
 import sys
@@ -98,11 +104,18 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
     """
     moments = random.Random(kind.name)  # noqa: S311 nothing secret
     old = tmp_path / "old"
-    state = filled(old, 300)
+    store = at(old, map_size=1 << 28)
+    state = now(store.open())[:2]
+    for first in range(0, REWRITTEN_KEYS, 100):
+        taken = batch(state, b"n" * 100, *(b"%032d" % (first + n) for n in range(100)))
+        now(store.commit(taken))
+        state = end(taken)
+    now(store.close())
     keys = turn_back(old)
+    assert len(keys) == REWRITTEN_KEYS
     with Volume(tmp_path, kind) as volume:
         path = volume.point / "store"
-        for _ in range(BIRTHS):
+        for _ in range(REWRITINGS):
             path.mkdir()
             for name in (DATA, WITNESS):
                 with (path / name).open("wb") as copy:
@@ -116,7 +129,7 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
             store = at(path)
             opened = now(store.open())
             assert opened[:2] == state
-            assert len(now(store.history(None, 10_000))) == state[0]
+            assert len(now(store.history(None, REWRITTEN_KEYS))) == state[0]
             for key, use in keys.items():
                 assert opened.remembered_keys.find(key) == unpack_use(use)
             now(store.close())

@@ -12,9 +12,9 @@ from attrs import frozen
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import Batch
+from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import DATABASES
 from pexservice.stores.remembered_keys import KEPT_KEYS, pack_use
 from tests.functional.test_keepalive import STORE, rollup
 from tests.support.daemon import Daemon, children

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from pexservice.stores.lmdb.transaction import SLACK
+from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from tests.functional.test_keepalive import STORE
 from tests.labs.failover.lab import serving
@@ -109,7 +109,7 @@ class Soak:
         assert [each for reader in self.readers for each in reader.surprises] == []
         assert self.refused == 0
         # A row has a transition or more, and they are trimmed a slice at a time.
-        assert max(each.rows for each in self.samples) <= JOURNAL + 2 * SLACK
+        assert max(each.rows for each in self.samples) <= JOURNAL + 2 * TRIM_SLACK
 
     def growth(self) -> str:
         """

@@ -282,7 +282,7 @@ def test_backup_to_the_same_place_again_is_refused(store: Path, capsys: Captured
     }
     assert main(["backup", str(store), str(copy)]) == 1
     assert capsys.readouterr().err == (
-        f"pexctl: {copy} exists already; a backup goes where nothing is\n"
+        f"pexctl: {copy} already exists; choose another path\n"
     )
 
 

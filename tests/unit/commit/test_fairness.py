@@ -58,7 +58,14 @@ class Line:
     far: float = NEAR
     cut: bool = False
     held_until: float = 0.0
+    certificate_expires: float | None = None
     _last_news: float = 0.0
+
+    async def survey(self) -> dict[str, str]:
+        """
+        Find no member that has a fault; see L{Caller.survey}.
+        """
+        return {}
 
     async def _for(self, seconds: float) -> None:
         await deferLater(self.clock, seconds * self.chance.uniform(1, 1 + SPREAD))

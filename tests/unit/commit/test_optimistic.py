@@ -18,8 +18,8 @@ from zope.interface.verify import verifyObject
 from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.caller import DEADLINE, Refused, Unanswered
-from pexservice.stores.etcd.messages import MOST_KEYS
+from pexservice.stores.etcd.caller import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
+from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
@@ -322,7 +322,7 @@ def test_reads_that_arrive_during_a_failing_read_fail_with_it(
         while one.caller.waiting:
             one.caller.lose()
         one.clock.turn(0.5)
-    assert one.clock.seconds() - since <= DEADLINE
+    assert one.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
     for read in (first, *late):
         assert isinstance(read[0], NotTaken)
 
@@ -338,7 +338,7 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
         for number in range(40):
             one.clock.turn(0.5)
             while one.caller.waiting:
-                one.caller.fail(Unanswered(f"http://h{number % 3}:1: gone", sent=True))
+                one.caller.fail(CallUnanswered(f"http://h{number % 3}:1: gone", sent=True))
         one.caller.etcd.values.clear()
         for _ in range(3):
             one.clock.turn(1)
@@ -434,7 +434,7 @@ def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> N
     Also after a lost race. All steps are made.
     """
     one, two = nodes
-    count = 3 * MOST_KEYS + 1
+    count = 3 * MAX_BATCH_KEYS + 1
     told = [one.submit(key=b"%d" % number) for number in range(count)]
     one.turn()
     two.submit()
@@ -444,7 +444,7 @@ def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> N
         (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
     sizes = [len(each["compare"]) - 3 for each in one.caller.etcd.changes]
-    assert max(sizes) == MOST_KEYS
+    assert max(sizes) == MAX_BATCH_KEYS
 
 
 def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(
@@ -638,7 +638,7 @@ class Chance:
             self.choose.shuffle(caller.waiting)
             fates = [
                 *(caller.answer, caller.reach, caller.lose_answer, caller.lose),
-                lambda: caller.fail(Refused(8, "no space")),
+                lambda: caller.fail(CallRefused(8, "no space")),
             ]
             # No transaction is refused that etcd has done.
             refusals = 1 if caller.waiting[0].answer is None else 0

@@ -16,7 +16,7 @@ from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, IOwnStore, ISharedStore, IStore, Row
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.transaction import SLACK
+from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.remembered_keys import Remembered, pack_use
 from tests.support.fakes import MemoryStore, now, replay
@@ -169,7 +169,7 @@ def test_history_forgets(store: IStore) -> None:
     This holds also within a batch, and when the oldest journal rows are removed.
     """
     state = (0, 0)
-    for _ in range(2 * SLACK):
+    for _ in range(2 * TRIM_SLACK):
         taken = batch(state, b"nn")
         now(store.commit(taken))
         state = end(taken)
@@ -218,7 +218,7 @@ def test_opened_store_has_the_newest_keys_and_few_others(
     However many keys a batch has.
     """
     state = (0, 0)
-    names = [b"%d" % number for number in range(12 * SLACK)]
+    names = [b"%d" % number for number in range(12 * TRIM_SLACK)]
     for first in range(0, len(names), size):
         part = names[first : first + size]
         taken = batch(state, b"n" * len(part), *part)
@@ -228,7 +228,7 @@ def test_opened_store_has_the_newest_keys_and_few_others(
     with recalling(make()) as recall:
         remembered = [name for name in names if recall(name) is not None]
     assert remembered == names[-len(remembered) :]
-    assert KEPT <= len(remembered) <= KEPT + SLACK + 10 * max(size, 64)
+    assert KEPT <= len(remembered) <= KEPT + TRIM_SLACK + 10 * max(size, 64)
 
 
 def test_close_is_harmless(make: Maker) -> None:

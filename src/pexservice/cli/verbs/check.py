@@ -93,7 +93,7 @@ def _check_store(settings: Settings, in_use: list[str]) -> str:
     except StoreBusy:
         in_use.append(f"the store {directory.path}")
         return ""
-    if not directory.path.exists() or not directory.holds_a_store():
+    if not directory.path.exists() or not directory.holds_store():
         return f"; a new store would be created in {directory.path}"
     directory.own()
     try:

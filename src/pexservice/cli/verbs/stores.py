@@ -60,11 +60,11 @@ def verify(arguments: Namespace) -> Result:
 
     from pexservice.cli.store_access import contents, store_errors
     from pexservice.stores.interface import StoreBusy
-    from pexservice.stores.lmdb.summary import existing, summary
-    from pexservice.stores.lmdb.verify import verify_in_child
+    from pexservice.stores.lmdb.directory import existing_store
+    from pexservice.stores.lmdb.verify import summary, verify_in_child
 
     with store_errors(), ProgressBar() as bar:
-        store = existing(arguments.store)
+        store = existing_store(arguments.store)
         try:
             store.own()
         except StoreBusy as error:
@@ -126,8 +126,7 @@ def backup(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.store_access import configured_directory, contents, store_errors
-    from pexservice.stores.lmdb import backup as one
-    from pexservice.stores.lmdb import rotation
+    from pexservice.stores.lmdb import backup as backups
 
     if (arguments.store is None) is (arguments.config is None):
         message = "name the STORE or --config FILE, and not both"
@@ -139,9 +138,9 @@ def backup(arguments: Namespace) -> Result:
     try:
         with store_errors(), ProgressBar() as bar:
             if arguments.keep is None:
-                copy = one.backup(store, arguments.to, bar.show)
+                copy = backups.backup(store, arguments.to, bar.show)
             else:
-                copy = rotation.add_backup(store, arguments.to, arguments.keep, bar.show)
+                copy = backups.add_backup(store, arguments.to, arguments.keep, bar.show)
         failed = False
     finally:
         if arguments.textfile is not None:
@@ -158,7 +157,7 @@ def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -
     """
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-    from pexservice.stores.lmdb.rotation import existing_backups, time_of
+    from pexservice.stores.lmdb.backup import existing_backups, time_of
     from pexservice.stores.lmdb.witness import read_witness
 
     registry = CollectorRegistry()
@@ -250,8 +249,7 @@ def _highest_revision(store: str) -> tuple[int, str]:
     Return the highest revision of the store that is replaced, and its origin in words.
     """
     from pexservice.stores.interface import StoreUnusable
-    from pexservice.stores.lmdb.summary import summary
-    from pexservice.stores.lmdb.verify import verify_in_child
+    from pexservice.stores.lmdb.verify import summary, verify_in_child
     from pexservice.stores.lmdb.witness import read_witness
 
     path = Path(store)

@@ -4,7 +4,6 @@ The store of many nodes: etcd, through its JSON gateway.
   - C{address} parses the option, and C{factory} makes a store from it;
   - C{caller} is the interface of a gateway, C{gateway} speaks HTTP, C{secure} TLS;
   - C{records} has the format of every key and value, C{messages} every transaction;
-  - C{opening} finds or creates the cursor;
   - C{store} keeps the contract of stores: C{decision} decides whether a batch happened,
     C{standing_queue} has the nodes take turns, C{watch} hears of other nodes' batches, and
     C{journal} reads the history and forgets old keys.

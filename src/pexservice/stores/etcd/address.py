@@ -16,7 +16,7 @@ _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,
 
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
 
-#: The parameters, and the attributes of L{Address} that they set.
+#: The parameters, and the attributes of L{EtcdAddress} that they set.
 _NAMES = {
     "prefix": "prefix",
     "ca": "ca",
@@ -28,7 +28,7 @@ _NAMES = {
 
 
 @frozen(kw_only=True)
-class Address:
+class EtcdAddress:
     """
     The address of etcd, and the identity that this program shows there.
 
@@ -68,7 +68,7 @@ class Address:
         return f"etcd at {', '.join(self.endpoints)}"
 
 
-def parse(url: str) -> Address:
+def parse(url: str) -> EtcdAddress:
     """
     Parse the URL of a store on etcd.
 
@@ -94,7 +94,7 @@ def parse(url: str) -> Address:
             raise ValueError(f"{name} must be given once, with a value")
         given[_NAMES[name]] = value
     _check(given)
-    return Address(endpoints=tuple(url.rstrip("/") for url in endpoints), **given)
+    return EtcdAddress(endpoints=tuple(url.rstrip("/") for url in endpoints), **given)
 
 
 def _check(given: dict[str, str]) -> None:

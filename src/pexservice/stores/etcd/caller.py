@@ -1,9 +1,9 @@
 """
 The interface of a gateway, as the store needs it.
 
-A call ends in one of three ways, and everything above depends on which: it is
-answered; it was surely not done (L{Refused}, or L{Unanswered} and not C{sent}); or
-its outcome is unknown.
+A call ends in one of three ways, and the code above depends on which: the call is answered;
+it surely was not done (L{CallRefused}, or L{CallUnanswered} and not C{sent}); or its
+outcome is unknown.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pexservice.stores.etcd.records import Message
 
 T = TypeVar("T")
 
-#: How long one attempt at a call may take.  Seconds.
-ATTEMPT = 1.0
+#: How long one attempt at a call may take.
+ATTEMPT_SECONDS = 1.0
 
 #: How long a call may take with all its attempts, before the waiting clients get an error.
-#: Seconds.
-DEADLINE = 5.0
+CALL_TIMEOUT_SECONDS = 5.0
+
 #: gRPC's code for a call that makes no sense to etcd, as one with a wrong password.
 INVALID_ARGUMENT = 3
 
-#: gRPC's code with which etcd says that it has no space, even for a call that it has done.
+#: gRPC's code for a lack of space, which etcd sends even for a call that it has done.
 RESOURCE_EXHAUSTED = 8
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """
     etcd refuses a call, and has done nothing, except with L{RESOURCE_EXHAUSTED}.
 
@@ -44,7 +44,7 @@ class Refused(Exception):
         self.code = code
 
 
-class Unanswered(Exception):
+class CallUnanswered(Exception):
     """
     There is no answer to a call, or none that says what happened.
 
@@ -58,13 +58,26 @@ class Unanswered(Exception):
 
 class Caller(Protocol):
     """
-    The part of a gateway that the store needs, so that tests can put words into its mouth.
+    The part of a gateway that the store needs; the tests have another one.
+
+    @ivar certificate_expires: when the client certificate ends, if there is one, in seconds
+        since the epoch.
     """
+
+    certificate_expires: float | None
 
     @property
     def clock(self) -> IReactorTime:
         """
-        Return the reactor's clock.
+        Return the clock of the reactor.
+        """
+
+    async def survey(self) -> dict[str, str]:
+        """
+        Check that etcd answers, and that no member is too old.
+
+        @return: of each endpoint, its version, or why it does not answer.
+        @raise StoreUnusable: nothing answers, or something else does, or an old etcd.
         """
 
     async def call(self, path: str, message: Message) -> Message:
@@ -72,8 +85,8 @@ class Caller(Protocol):
         Make one attempt at a call, and return its answer.
 
         @param path: the path below C{/v3/}.
-        @raise Refused: the call was not done; see L{Refused}.
-        @raise Unanswered: whether the call was done is not known, if it was C{sent}.
+        @raise CallRefused: the call was not done; see L{CallRefused}.
+        @raise CallUnanswered: the call was not done, or its outcome is unknown.
         """
 
     async def pause(self, attempt: int) -> None:
@@ -85,39 +98,36 @@ class Caller(Protocol):
         """
         Watch a key for as long as the watch lasts.
 
-        @param take: called with each piece of the answer.
-        @raise Refused: the watch was not begun.
-        @raise Unanswered: there was no answer, or the watch broke.
+        @param take: called with each line of the answer.
+        @raise CallRefused: the watch was not begun.
+        @raise CallUnanswered: there was no answer, or the watch broke.
         """
 
     async def close(self) -> None:
         """
-        Let go of the connections.
+        Close the connections.
         """
 
 
-async def persist(
-    caller: Caller,
-    attempt: Callable[[], Coroutine[Any, Any, T]],
-) -> T:
+async def persist(caller: Caller, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     Make an attempt, which may be made again, until it is answered.
 
-    @raise Refused: etcd refused it.
-    @raise Unanswered: it was not answered within L{DEADLINE} seconds; the message has each
-        reason once.
+    @raise CallRefused: etcd refused it.
+    @raise CallUnanswered: it was not answered within L{CALL_TIMEOUT_SECONDS}; the message
+        has each reason once.
     """
-    end, number = caller.clock.seconds() + DEADLINE, 0
+    end, number = caller.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
     problems: dict[str, None] = {}
     sent = False
     while True:
         try:
             return await attempt()
-        except Unanswered as error:
+        except CallUnanswered as error:
             problems[str(error)] = None
             sent = sent or error.sent
-            if caller.clock.seconds() + ATTEMPT >= end:
-                raise Unanswered("; ".join(problems), sent=sent) from error
+            if caller.clock.seconds() + ATTEMPT_SECONDS >= end:
+                raise CallUnanswered("; ".join(problems), sent=sent) from error
         await caller.pause(number)
         number += 1
 

@@ -2,10 +2,10 @@
 The decision whether a transaction happened.
 
 A batch happens if the cursor's key is still as this node knows it: its value, and etcd's
-revision of the last change.  Every batch changes it, so a transaction that was sent more
+revision of the last change.  Every batch changes it.  So a transaction that was sent more
 than once, or arrives late, happens at most once, and never after another one has.
 
-If no answer arrives, the identical transaction is sent again, until one does:
+If no answer arrives, the same transaction is sent again until an answer comes:
 
   - It succeeds: the batch happened now, and no other copy of it can happen any more.
   - It fails, and the operation key has its number: a copy of it happened before.
@@ -13,12 +13,12 @@ If no answer arrives, the identical transaction is sent again, until one does:
     batch never happened and never will.
   - Else the outcome is unknown, as it is when no answer arrives in time.
 
-The operation key has the number of this process's last batch that happened.  It is
-written in the same transaction, and it exists before the first one.  So its absence means
-that the outcome cannot be known, and never that nothing happened.  No clock is read.
+The operation key has the number of this process's last batch that happened.  It is written
+in the same transaction, and it exists before the first one.  So if it is missing, the
+outcome cannot be known.  No clock is read.
 
-When etcd runs out of space it reports that also for the transaction that filled the space.
-So this answer counts as none, and etcd's state is read to find the outcome.
+When etcd runs out of space, it reports that even for the transaction that filled the space.
+So this answer does not count, and etcd's state is read to find the outcome.
 """
 
 from __future__ import annotations
@@ -29,15 +29,20 @@ from attrs import frozen
 
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.caller import (
-    ATTEMPT,
-    DEADLINE,
     RESOURCE_EXHAUSTED,
     Caller,
-    Refused,
-    Unanswered,
+    CallRefused,
+    CallUnanswered,
+    persist,
 )
-from pexservice.stores.etcd.messages import Observation, Operation
-from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message, read_cursor
+from pexservice.stores.etcd.messages import Observation, OperationKey
+from pexservice.stores.etcd.records import (
+    CursorRecord,
+    ForeignRecord,
+    Keys,
+    Message,
+    read_cursor,
+)
 from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown
 
 
@@ -65,92 +70,84 @@ class Attempt:
     keys: Keys
     message: Message
     batch: Batch
-    base: Cursor
-    operation: Operation
+    base: CursorRecord
+    operation: OperationKey
 
     async def decide(self) -> tuple[BatchOutcome, Observation]:
         """
         Send the transaction until its outcome is known.
 
-        @raise NotTaken: it has not happened and never will, for no fault of the cursor.
+        @raise NotTaken: it has not happened and never will, but not because of the cursor.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
-        clock = self.caller.clock
         # Whether copies of the message may still arrive.
-        copies_left, end, number = False, clock.seconds() + DEADLINE, 0
-        problems: dict[str, None] = {}
-        while True:
+        copies_left = False
+
+        async def attempt() -> tuple[BatchOutcome, Observation]:
+            nonlocal copies_left
             try:
                 return await self._send(copies_left=copies_left)
-            except Refused as error:
+            except CallRefused as error:
                 if not copies_left:
                     raise NotTaken(f"etcd refuses: {error}") from error
-                problems[str(error)] = None
-            except Unanswered as error:
+                raise CallUnanswered(str(error), sent=True) from error
+            except CallUnanswered as error:
                 copies_left = copies_left or error.sent
-                problems[str(error)] = None
-            except BadRecord as error:
+                raise
+            except ForeignRecord as error:
                 raise (OutcomeUnknown if copies_left else NotTaken)(str(error)) from error
-            if clock.seconds() + ATTEMPT >= end:
-                kind = OutcomeUnknown if copies_left else NotTaken
-                raise kind(f"etcd does not answer: {'; '.join(problems)}")
-            await self.caller.pause(number)
-            number += 1
+
+        try:
+            return await persist(self.caller, attempt)
+        except CallUnanswered as error:
+            kind = OutcomeUnknown if copies_left else NotTaken
+            raise kind(f"etcd does not answer: {error}") from error
 
     async def _send(self, *, copies_left: bool) -> tuple[BatchOutcome, Observation]:
         """
         Send the transaction once.
 
-        @raise Refused: this copy has not happened and never will.
-        @raise Unanswered: whether this copy happened is not known, if it was C{sent}.
+        @raise CallRefused: this copy has not happened and never will.
+        @raise CallUnanswered: whether this copy happened is not known, if it was C{sent}.
         """
         try:
             answer = await self.caller.call("kv/txn", self.message)
-        except Refused as error:
+        except CallRefused as error:
             if error.code != RESOURCE_EXHAUSTED:
                 raise
-            decision = await self._observe()
-            if decision is None:
+            observation = await self._observe()
+            if (
+                observation.operation != self.operation.number
+                and observation.cursor == self.base
+            ):
+                # No copy has happened yet.
                 raise
-            return decision
+            return self._judge(observation, copies_left=True), observation
         if answer.get("succeeded"):
-            return self._happened(answer)
-        observation = messages.read_observation(self.keys, answer, self._names)
+            revision = answer["header"]["revision"]
+            put = self.message["success"][0]["request_put"]
+            return BatchOutcome.TAKEN, Observation(
+                int(revision),
+                read_cursor({**put, "mod_revision": revision}),
+                self.operation.number,
+                {},
+                messages.read_marks(self.keys, answer),
+            )
+        observation = messages.read_observation(self.keys, answer, self.batch.keys)
         return self._judge(observation, copies_left=copies_left), observation
 
-    async def _observe(self) -> tuple[BatchOutcome, Observation] | None:
+    async def _observe(self) -> Observation:
         """
-        Read whether the last copy happened, or another one.
-
-        @return: C{None} if no copy has happened yet.
+        Read etcd's state, which shows whether a copy has happened.
         """
-        names = self._names
+        names = self.batch.keys
         try:
             answer = await self.caller.call(
                 "kv/txn", messages.observe(self.keys, self.operation, names)
             )
-        except (Refused, Unanswered) as error:
-            raise Unanswered(str(error), sent=True) from error
-        observation = messages.read_observation(self.keys, answer, names)
-        happened = observation.operation == self.operation.number
-        if not happened and observation.cursor == self.base:
-            return None
-        return self._judge(observation, copies_left=True), observation
-
-    @property
-    def _names(self) -> list[bytes]:
-        return list(self.batch.keys)
-
-    def _happened(self, answer: Message) -> tuple[BatchOutcome, Observation]:
-        revision = answer["header"]["revision"]
-        put = self.message["success"][0]["request_put"]
-        return BatchOutcome.TAKEN, Observation(
-            int(revision),
-            read_cursor({**put, "mod_revision": revision}),
-            self.operation.number,
-            {},
-            messages.read_marks(self.keys, answer),
-        )
+        except (CallRefused, CallUnanswered) as error:
+            raise CallUnanswered(str(error), sent=True) from error
+        return messages.read_observation(self.keys, answer, names)
 
     def _judge(self, observation: Observation, *, copies_left: bool) -> BatchOutcome:
         """
@@ -158,11 +155,11 @@ class Attempt:
 
         @param copies_left: whether other copies may still arrive.
         """
+        if observation.operation == self.operation.number:
+            return BatchOutcome.TAKEN
         # When the lease has ended no copy can happen any more, but one may have.
         gone = observation.operation is None
         moved = observation.cursor != self.base
-        if observation.operation == self.operation.number:
-            return BatchOutcome.TAKEN
         if copies_left and (gone if moved else observation.used):
             # Nothing shows any more whether a copy happened.  Or a copy may happen yet, if
             # the used keys are forgotten before it arrives.

@@ -40,11 +40,11 @@ class EtcdFactory:
         """
         return str(parse(url))
 
-    def owner(self, url: str) -> int | None:
+    def owner(self, url: str) -> str:
         """
-        Return C{None}: nobody owns the store alone.
+        Name no process: none owns the store alone.
         """
-        return None
+        return "another process"
 
     def check_start(self, url: str, *, create: bool) -> None:
         """
@@ -71,28 +71,21 @@ class EtcdFactory:
         """
         # A supervisor checks URLs, and does without an HTTP client.
         from pexservice.stores.etcd.gateway import Gateway  # noqa: PLC0415 treq, for this store alone
-        from pexservice.stores.etcd.opening import check_members  # noqa: PLC0415 treq, for this store alone
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 
         address = parse(url)
-        if address.password_file is not None:
-            try:
+        try:
+            if address.password_file is not None:
                 address.password()
-            except OSError as error:
-                raise StoreMisconfigured(
-                    f"{address.password_file}: {error.strerror}"
-                ) from error
-        gateway = Gateway(address, options.reactor)
+        except OSError as error:
+            raise StoreMisconfigured(
+                f"{address.password_file}: {error.strerror}"
+            ) from error
         return EtcdStore(
-            gateway,
+            Gateway(address, options.reactor),
             address.prefix,
             name=str(address),
             journal=options.journal,
             create=options.create,
             claim=options.claim,
-            certificate_expires=gateway.certificate_expires,
-            survey=lambda: check_members(gateway, address),
         )
-
-
-FACTORY = EtcdFactory()

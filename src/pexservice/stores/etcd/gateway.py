@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 
 import treq
@@ -16,44 +17,53 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from pexservice.stores.etcd.address import Address
+from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.etcd.caller import (
-    ATTEMPT,
+    ATTEMPT_SECONDS,
     INVALID_ARGUMENT,
     RESOURCE_EXHAUSTED,
-    Refused,
-    Unanswered,
+    CallRefused,
+    CallUnanswered,
 )
 from pexservice.stores.etcd.records import Message
+from pexservice.stores.interface import StoreAway, StoreMisconfigured
 
 #: How long one attempt has at etcd.  Shorter than an election, so that what was sent
 #: to a leader that is gone is tried with the next one as soon as there is one.
 #: Milliseconds.
-ATTEMPT_MS = 500
+ATTEMPT_MILLISECONDS = 500
 
 #: How long one watch lasts.  Seconds.
-LIFETIME = 60.0
+WATCH_SECONDS = 60.0
 
 #: The back-off between attempts: the first pause, which doubles, and the longest.  Seconds,
 #: of which at least half is waited, at random, so that nodes do not come all at once.
-FIRST_PAUSE = 0.02
-LONGEST_PAUSE = 0.4
+FIRST_RETRY_DELAY_SECONDS = 0.02
+MAX_RETRY_DELAY_SECONDS = 0.4
 
 #: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
 #: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
 #: UNAVAILABLE, come also when etcd may yet do what it was asked.
-REFUSALS = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
+REFUSAL_CODES = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
+
+#: The oldest version that is used: before it, the gateway has other paths.
+OLDEST_VERSION = (3, 4, 0)
+
+#: From the first version to before the second, a member that was paused may answer a
+#: linearizable read with an old state.
+STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
 #: What etcd says of a JWT that is older than the last change of users or roles.
 _OLD_AUTH_REVISION = "revision of auth store is old"
@@ -69,7 +79,7 @@ class Gateway:
 
     _log = Logger()
 
-    def __init__(self, address: Address, reactor: IReactorTime) -> None:
+    def __init__(self, address: EtcdAddress, reactor: IReactorTime) -> None:
         self.address = address
         self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
@@ -77,17 +87,21 @@ class Gateway:
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
         self._client = treq.client.HTTPClient(self._agent())
+        # The number of the endpoint to call, plus any multiple of how many there are.
         self._turn = 0
         self._token: str | None = None
+        self._warned = False
 
     def _agent(self) -> IAgent:
         self.certificate_expires: float | None = None
         if not self.address.secure:
-            plain: IAgent = Agent(self.clock, connectTimeout=ATTEMPT, pool=self._pool)
+            plain: IAgent = Agent(
+                self.clock, connectTimeout=ATTEMPT_SECONDS, pool=self._pool
+            )
             return plain
         from pexservice.stores.etcd.secure import agent, expiry  # noqa: PLC0415 pyOpenSSL
 
-        agent_over_tls = agent(self.address, self.clock, ATTEMPT, self._pool)
+        agent_over_tls = agent(self.address, self.clock, ATTEMPT_SECONDS, self._pool)
         self.certificate_expires = expiry(self.address)
         return agent_over_tls
 
@@ -95,43 +109,41 @@ class Gateway:
         """
         Wait before the C{attempt}-th repetition, a random back-off; see L{Caller.pause}.
         """
-        longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+        longest = min(FIRST_RETRY_DELAY_SECONDS * 2**attempt, MAX_RETRY_DELAY_SECONDS)
         await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
 
     async def call(self, path: str, message: Message) -> Message:
         """
         Make one attempt at a call, with a new token if one is needed; see L{Caller.call}.
         """
-        if self.address.user is not None and self._token is None:
-            await self._authenticate()
+        await self._ensure_token()
         try:
             return await self._attempt(path, message)
-        except Refused as error:
+        except CallRefused as error:
             # Tokens end, with time and with each change of what users may do.
             stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
             if self._token is None or not stale:
                 raise
         self._token = None
-        await self._authenticate()
+        await self._ensure_token()
         return await self._attempt(path, message)
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
         Watch a key for as long as the watch lasts; see L{Caller.stream}.
         """
-        if self.address.user is not None and self._token is None:
-            await self._authenticate()
+        await self._ensure_token()
         endpoint = self._endpoint()
         try:
             await Deferred.fromCoroutine(
                 self._collect(f"{endpoint}/v3/watch", message, take)
-            ).addTimeout(LIFETIME, self.clock)
+            ).addTimeout(WATCH_SECONDS, self.clock)
         except DeferredTimeout:
             return
         except CancelledError:
             raise
         except Exception as error:
-            raise Unanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
 
     async def _collect(
         self, url: str, message: Message, take: Callable[[bytes], None]
@@ -140,41 +152,67 @@ class Gateway:
         response = await self._client.request(
             "POST", url, headers=headers, data=json.dumps(message).encode(), unbuffered=True
         )
-        receiver = _Receiver(take)
+        receiver = _LineReceiver(take)
         response.deliverBody(receiver)
         await receiver.ended
 
-    async def _authenticate(self) -> None:
+    async def _ensure_token(self) -> None:
         """
-        Get a token, by name and password.
+        Get a token, by name and password, if one is needed.
         """
+        if self.address.user is None or self._token is not None:
+            return
         try:
             password = self.address.password()
         except OSError as error:
-            raise Unanswered(
+            raise CallUnanswered(
                 f"{self.address.password_file}: {error.strerror}", sent=False
             ) from error
-        answer = await self._attempt(
-            "auth/authenticate", {"name": self.address.user, "password": password}
-        )
+        message = {"name": self.address.user, "password": password}
+        answer = await self._attempt("auth/authenticate", message)
         self._token = answer["token"]
 
-    async def version(self, endpoint: str) -> Message:
+    async def survey(self) -> dict[str, str]:
         """
-        Return what C{/version} says at C{endpoint}.
+        Ask each member for its version; see L{Caller.survey}.
         """
-        return await self._exchange("GET", endpoint, "/version", None)
+        report: dict[str, str] = {}
+        stale: list[str] = []
+        for endpoint in self.address.endpoints:
+            try:
+                answer = await self._exchange("GET", endpoint, "/version", None)
+            except (CallRefused, CallUnanswered) as error:
+                report[endpoint] = str(error).removeprefix(f"{endpoint}: ")
+            else:
+                version, numbers = check_version(endpoint, answer)
+                report[endpoint] = f"etcd {version}"
+                if STALE_VERSIONS[0] <= numbers < STALE_VERSIONS[1]:
+                    stale.append(f"{endpoint} has etcd {version}")
+        if not any(words.startswith("etcd ") for words in report.values()):
+            reasons = (f"{endpoint}: {reason}" for endpoint, reason in report.items())
+            raise StoreAway(f"no etcd answers: {'; '.join(reasons)}")
+        if stale and not self._warned:
+            self._warned = True
+            self._log.warn(
+                "{members}: before etcd 3.5.28, a member that was paused may answer a read"
+                " with an old state; update etcd",
+                members=", ".join(stale),
+            )
+        return report
 
     async def _attempt(self, path: str, message: Message) -> Message:
         turn = self._turn
         endpoint = self._endpoint()
         try:
             answer = await self._exchange("POST", endpoint, f"/v3/{path}", message)
-            return _by_etcd(endpoint, answer)
-        except Unanswered:
+            # Each answer of etcd has a header.
+            if "header" not in answer:
+                raise _not_etcd(endpoint)
+        except CallUnanswered:
             if self._turn == turn:
                 self._turn += 1
             raise
+        return answer
 
     def _endpoint(self) -> str:
         endpoints = self.address.endpoints
@@ -185,23 +223,25 @@ class Gateway:
     ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
             # The request that was cancelled would say nothing, or only that it was.
-            return Failure(Unanswered(f"{endpoint}: no answer in {seconds} s", sent=True))
+            return Failure(
+                CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
+            )
 
-        headers = {"Grpc-Timeout": [f"{ATTEMPT_MS}m"]}
+        headers = {"Grpc-Timeout": [f"{ATTEMPT_MILLISECONDS}m"]}
         if self._token is not None:
             headers["Authorization"] = [self._token]
         try:
             sent = Deferred.fromCoroutine(
                 self._send(method, endpoint + path, headers, message)
             )
-            status, body = await sent.addTimeout(ATTEMPT, self.clock, timed_out)
-        except Unanswered:
+            status, body = await sent.addTimeout(ATTEMPT_SECONDS, self.clock, timed_out)
+        except CallUnanswered:
             raise
         except (ConnectError, DNSLookupError) as error:
-            raise Unanswered(f"{endpoint}: {_say(error)}", sent=False) from error
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=False) from error
         except Exception as error:
             # However it broke, what was sent may have arrived.
-            raise Unanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
         return _understand(endpoint, status, body)
 
     async def _send(
@@ -220,30 +260,35 @@ class Gateway:
         await self._pool.closeCachedConnections()
 
 
-class _Receiver(Protocol):
+class _LineReceiver(LineOnlyReceiver):
     """
-    The receiver of an answer that goes on.
+    The receiver of an answer without end.  A line that is too long ends it.
 
     @ivar ended: fires when the answer ends; to cancel it ends the connection.
     """
+
+    delimiter = b"\n"
+
+    #: An event has some hundred bytes.
+    MAX_LENGTH = 65536
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take = take
         self.ended: Deferred[None] = Deferred(lambda _: self._drop())
 
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Pass on a piece of the answer; see C{IProtocol.dataReceived}.
-        """
-        self._take(data)
-
     def _drop(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
 
+    def lineReceived(self, line: bytes) -> None:
+        """
+        Pass on a line of the answer.
+        """
+        self._take(line)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Fire C{ended}, as the answer has ended; see C{IProtocol.connectionLost}.
+        Fire C{ended}, as the answer has ended.
         """
         if not self.ended.called:
             self.ended.callback(None)
@@ -253,8 +298,8 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
     """
     Return the answer that the gateway's response holds.
 
-    @raise Refused: etcd says no.
-    @raise Unanswered: the response says something else.
+    @raise CallRefused: etcd says no.
+    @raise CallUnanswered: the response says something else.
     """
     try:
         answer = json.loads(body)
@@ -264,26 +309,35 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
         if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
             # The gateway itself refuses so, before it asks etcd.
-            raise Refused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
-        raise Unanswered(
-            f"{endpoint} is not etcd's gateway: status {status}: {words}", sent=True
-        )
+            raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
+        raise _not_etcd(endpoint, f": status {status}: {words}")
     code = answer.get("code", 0)
     if status == OK and not code:
         return answer
     reason = str(answer.get("message") or answer.get("error") or f"status {status}")
-    if code in REFUSALS:
-        raise Refused(code, reason)
-    raise Unanswered(f"{endpoint}: {reason}", sent=True)
+    if code in REFUSAL_CODES:
+        raise CallRefused(code, reason)
+    raise CallUnanswered(f"{endpoint}: {reason}", sent=True)
 
 
-def _by_etcd(endpoint: str, answer: Message) -> Message:
+def _not_etcd(endpoint: str, details: str = "") -> CallUnanswered:
+    return CallUnanswered(f"{endpoint} is not etcd's gateway{details}", sent=True)
+
+
+def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]:
     """
-    Return C{answer}, if it has the header that each answer of etcd has.
+    Return the version in an answer of etcd, in words and in numbers.
+
+    @raise StoreMisconfigured: etcd is too old, or something else answers.
     """
-    if "header" not in answer:
-        raise Unanswered(f"{endpoint} is not etcd's gateway", sent=True)
-    return answer
+    version = str(answer.get("etcdserver", ""))
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if match is None:
+        raise StoreMisconfigured(f"{endpoint}: what answers there is not etcd")
+    numbers = tuple(map(int, match.groups()))
+    if numbers < OLDEST_VERSION:
+        raise StoreMisconfigured(f"{endpoint} has etcd {version}; 3.4 or newer is required")
+    return version, numbers
 
 
 def _say(error: BaseException) -> str:

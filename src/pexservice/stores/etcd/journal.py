@@ -33,7 +33,7 @@ async def history(
     history_rows: list[Row] = []
     # A row has its last revision in its key: rows below the key of a revision end
     # before that revision, and the first row from there on contains it.
-    end = keys.rows_end if before is None else keys.row(min(before - 1, records.MOST))
+    end = keys.rows_end if before is None else keys.row(min(before - 1, records.MAX_NUMBER))
     whole: Message = {
         "request_range": messages.get(
             keys.row(0), end, limit=str(_PAGE_ROWS), sort_order="DESCEND", sort_target="KEY"
@@ -47,9 +47,7 @@ async def history(
     answer = await read({"success": asked})
     newest: int | None = None
     while True:
-        at, *pages = [
-            messages.pairs(response["response_range"]) for response in answer["responses"]
-        ]
+        at, *pages = messages.ranges(answer)
         if newest is None:
             newest = records.read_cursor(at[0]).revision if at else 0
         for row in _rows(keys, pages):
@@ -87,8 +85,8 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
     there.  So a transaction that arrives late, or that another node was faster with,
     changes nothing.
 
-    @raise Refused: etcd refuses.
-    @raise Unanswered: etcd does not answer.
+    @raise CallRefused: etcd refuses.
+    @raise CallUnanswered: etcd does not answer.
     """
     if forgotten <= 0:
         return

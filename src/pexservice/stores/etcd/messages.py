@@ -1,29 +1,30 @@
 """
 The messages to etcd: ranges, and the transactions that move the cursor.
 
-All functions are pure.  A message is what the gateway takes as JSON.
+All functions are pure.  A message is sent to the gateway as JSON.
 """
 
 from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Mark, Message
+from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Mark, Message
+from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import Remembered, unpack_use
 
 #: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
 #: a transaction, and the rest of a branch takes up to 15.
-MOST_KEYS = 100
+MAX_BATCH_KEYS = 100
 
 #: How many marks are read: those that have waited longest.  There is one for each node,
 #: and those of processes that died are few: the node that passes them over removes them.
-MOST_MARKS = 64
+MAX_MARKS = 64
 
 
 def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
@@ -54,7 +55,7 @@ def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
     }
 
 
-def _is_still(keys: Keys, base: Cursor) -> list[Message]:
+def _is_still(keys: Keys, base: CursorRecord) -> list[Message]:
     """
     Return the conditions that the cursor is C{base}.
 
@@ -77,7 +78,7 @@ def _is_new(key: bytes) -> Message:
 
 
 @frozen
-class Operation:
+class OperationKey:
     """
     The operation key of a batch, by which it is found out whether the batch happened.
 
@@ -90,14 +91,8 @@ class Operation:
     number: int
     lease: str
 
-    def following(self) -> Operation:
-        """
-        Return the operation of the next batch.
-        """
-        return evolve(self, number=self.number + 1)
 
-
-def begin_operations(operation: Operation) -> Message:
+def begin_operations(operation: OperationKey) -> Message:
     """
     Return the transaction that makes a new operation key.
     """
@@ -127,8 +122,8 @@ def find_cursor(keys: Keys) -> Message:
     """
     others = (
         (keys.prefix, keys.operation("")),
-        (keys.operations_end, keys.waiting("")),
-        (keys.waiting_end, keys.end),
+        (records.end_of(keys.operation("")), keys.waiting("")),
+        (records.end_of(keys.waiting("")), records.end_of(keys.prefix)),
     )
     return {
         "success": [
@@ -148,20 +143,13 @@ def check(keys: Keys) -> Message:
     """
     probe = (keys.cursor, keys.row(0), keys.operation(""), keys.waiting(""))
     return {
-        "compare": [
-            {
-                "key": records.text(keys.cursor),
-                "target": "MOD",
-                "result": "LESS",
-                "mod_revision": "0",
-            }
-        ],
+        "compare": [_compare(keys.cursor, "MOD", "LESS", 0)],
         "success": [_put(key, "") for key in probe],
         "failure": [{"request_range": get(keys.cursor)}],
     }
 
 
-def set_cursor(keys: Keys, base: Cursor, revision: int, journal: int) -> Message:
+def set_cursor(keys: Keys, base: CursorRecord, revision: int, journal: int) -> Message:
     """
     Return the transaction that gives the cursor another revision, if it still is C{base}.
 
@@ -174,36 +162,19 @@ def set_cursor(keys: Keys, base: Cursor, revision: int, journal: int) -> Message
         "compare": _is_still(keys, base),
         "success": [
             _put(keys.cursor, value),
-            _delete(keys.operation(""), keys.operations_end),
-            _delete(keys.waiting(""), keys.waiting_end),
+            _delete(keys.operation(""), records.end_of(keys.operation(""))),
+            _delete(keys.waiting(""), records.end_of(keys.waiting(""))),
         ],
     }
 
 
-@frozen
-class QueuePlace:
-    """
-    The change that a transaction makes to the queue of the nodes that take turns.
-
-    @ivar process: the name of this node in the queue.
-    @ivar usual: how long its transactions usually take, in seconds.
-    @ivar again: whether the node keeps a place for the next turn.
-    @ivar removed: marks of other nodes that are removed, unless they were put again.
-    """
-
-    process: str
-    usual: float = 0.0
-    again: bool = False
-    removed: Sequence[Mark] = ()
-
-
 def transaction(
     keys: Keys,
-    base: Cursor,
+    base: CursorRecord,
     batch: Batch,
-    operation: Operation,
+    operation: OperationKey,
     *,
-    place: QueuePlace,
+    queue: StandingQueue,
     journal: int,
     forgotten: int | None = None,
 ) -> Message:
@@ -217,13 +188,14 @@ def transaction(
     one that is made when that key is gone: for a lease that has ended etcd refuses the
     whole transaction, and says nothing of the cursor.
 
+    @param queue: the queue of the nodes that take turns, as this node sees it.
     @param journal: how many transitions the history keeps.
     @param forgotten: the last of the revisions that the journal need not have.
     """
-    names = list(batch.keys)
+    names = batch.keys
     ordinal = base.keys + len(names)
     value = records.write_cursor(
-        batch.revision, batch.position, ordinal, place.process, journal
+        batch.revision, batch.position, ordinal, queue.process, journal
     )
     success = [
         _put(keys.cursor, value),
@@ -238,13 +210,13 @@ def transaction(
         success.append(_put(keys.age(ordinal), records.write_names(names)))
     if forgotten is not None:
         success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
-    own_mark = keys.waiting(place.process)
+    own_mark = keys.waiting(queue.process)
     success += [
         # One key may not be both put and deleted.
-        _put(own_mark, records.write_mark(place.usual, hard=False))
-        if place.again
+        _put(own_mark, records.write_mark(queue.usual, hard=False))
+        if queue.will_return
         else _delete(own_mark),
-        *(_remove(keys.waiting(mark.process), mark.modified) for mark in place.removed),
+        *(_remove(keys.waiting(mark.process), mark.modified) for mark in queue.passed),
         _marks(keys),
     ]
     return {
@@ -260,7 +232,7 @@ def transaction(
             {
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
-                    "success": [_put(own_mark, records.write_mark(place.usual, hard=True))],
+                    "success": [_put(own_mark, records.write_mark(queue.usual, hard=True))],
                 }
             },
             _marks(keys),
@@ -268,14 +240,14 @@ def transaction(
     }
 
 
-def observe(keys: Keys, operation: Operation, names: Sequence[bytes]) -> Message:
+def observe(keys: Keys, operation: OperationKey, names: Iterable[bytes]) -> Message:
     """
     Return a transaction that reads what a failed L{transaction} reads, and changes nothing.
     """
     return {"success": [*_state(keys, operation, names), _marks(keys)]}
 
 
-def _state(keys: Keys, operation: Operation, names: Sequence[bytes]) -> list[Message]:
+def _state(keys: Keys, operation: OperationKey, names: Iterable[bytes]) -> list[Message]:
     return [
         {"request_range": get(key)}
         for key in (keys.cursor, operation.name, *map(keys.used, names))
@@ -286,10 +258,10 @@ def _marks(keys: Keys) -> Message:
     return {
         "request_range": get(
             keys.waiting(""),
-            keys.waiting_end,
+            records.end_of(keys.waiting("")),
             sort_target="MOD",
             sort_order="ASCEND",
-            limit=str(MOST_MARKS),
+            limit=str(MAX_MARKS),
         )
     }
 
@@ -321,25 +293,20 @@ class Observation:
     """
 
     revision: int
-    cursor: Cursor
+    cursor: CursorRecord
     operation: int | None
     used: Mapping[bytes, Remembered]
     marks: Sequence[Mark]
 
 
-def read_observation(keys: Keys, answer: Message, names: Sequence[bytes]) -> Observation:
+def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Observation:
     """
     Read the answer to a L{transaction} that did not succeed, or to a L{observe}.
 
     @param names: the batch's idempotency keys.
-    @raise BadRecord: a record is not of this program, or the cursor is missing.
+    @raise ForeignRecord: a record is not of this program, or the cursor is missing.
     """
-    # The nested transaction's answer tells nothing new.
-    cursor, operation, *used, _ = (
-        pairs(response["response_range"])
-        for response in answer["responses"]
-        if "response_range" in response
-    )
+    cursor, operation, *used, _ = ranges(answer)
     return Observation(
         int(answer["header"]["revision"]),
         only_cursor(keys, cursor),
@@ -353,14 +320,14 @@ def read_observation(keys: Keys, answer: Message, names: Sequence[bytes]) -> Obs
     )
 
 
-def only_cursor(keys: Keys, found: Sequence[Message]) -> Cursor:
+def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:
     """
     Read the cursor in the answer to a range of its key.
 
-    @raise BadRecord: the cursor is missing, or not of this program.
+    @raise ForeignRecord: the cursor is missing, or not of this program.
     """
     if not found:
-        raise BadRecord(
+        raise ForeignRecord(
             f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
             " or create a new cursor with pexctl create"
         )
@@ -381,6 +348,17 @@ def pairs(answer: Message) -> list[Message]:
     """
     keys_and_values: list[Message] = answer.get("kvs", [])
     return keys_and_values
+
+
+def ranges(answer: Message) -> Iterator[list[Message]]:
+    """
+    Yield the keys and values of each range in the answer to a transaction.
+
+    The answer of a nested transaction tells nothing new.
+    """
+    for response in answer["responses"]:
+        if "response_range" in response:
+            yield pairs(response["response_range"])
 
 
 def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:

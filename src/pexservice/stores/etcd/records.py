@@ -33,26 +33,26 @@ from pexservice.stores.interface import Batch, Row
 from pexservice.stores.remembered_keys import Remembered
 
 #: Goes up when a record's meaning changes.
-FORMAT_VERSION = 1
+ETCD_FORMAT_VERSION = 1
 
 #: No number has more digits.
 _DIGITS = 20
 
 #: The largest number in a key.
-MOST = 10**_DIGITS - 1
+MAX_NUMBER = 10**_DIGITS - 1
 
 #: A message of etcd's gateway, as C{json} reads and writes it.
 Message = dict[str, Any]
 
 
-class BadRecord(Exception):
+class ForeignRecord(Exception):
     """
     A record that this program cannot have written.
     """
 
 
 @frozen
-class Cursor:
+class CursorRecord:
     """
     The cursor's record.
 
@@ -73,7 +73,7 @@ class Cursor:
     journal: int | None = None
     value: str = ""
 
-    def went_back_from(self, earlier: Cursor) -> bool:
+    def went_back_from(self, earlier: CursorRecord) -> bool:
         """
         Return whether etcd was restored, or emptied, since it had the cursor C{earlier}.
 
@@ -129,13 +129,16 @@ class Keys:
         """
         Return the key that sorts after every journal row.
         """
-        return self.prefix + b"journal0"
+        return end_of(self.prefix + b"journal/")
 
     def last_revision(self, row: bytes) -> int:
         """
         Return the revision that L{row} made the key C{row} from.
         """
-        return _number(row, self.prefix + b"journal/")
+        digits = row.removeprefix(self.prefix + b"journal/")
+        if len(digits) != _DIGITS or not digits.isdigit():
+            raise ForeignRecord(f"{row!r} is not a key of this program")
+        return int(digits)
 
     def used(self, key: bytes) -> bytes:
         """
@@ -157,39 +160,18 @@ class Keys:
         """
         return self.prefix + b"operations/" + process.encode()
 
-    @property
-    def operations_end(self) -> bytes:
-        """
-        Return the key that sorts after every operation key.
-        """
-        return self.prefix + b"operations0"
-
     def waiting(self, process: str) -> bytes:
         """
         Return the key of the place of a process in the queue.
         """
         return self.prefix + b"waiting/" + process.encode()
 
-    @property
-    def waiting_end(self) -> bytes:
-        """
-        Return the key that sorts after every place in the queue.
-        """
-        return self.prefix + b"waiting0"
 
-    @property
-    def end(self) -> bytes:
-        """
-        Return the key that sorts after every key of the store.
-        """
-        return self.prefix[:-1] + bytes((self.prefix[-1] + 1,))
-
-
-def _number(name: bytes, prefix: bytes) -> int:
-    digits = name.removeprefix(prefix)
-    if len(digits) != _DIGITS or not digits.isdigit():
-        raise BadRecord(f"{name!r} is no key of this program")
-    return int(digits)
+def end_of(prefix: bytes) -> bytes:
+    """
+    Return the key that sorts after every key with C{prefix}.
+    """
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
 def text(data: bytes) -> str:
@@ -206,30 +188,24 @@ def dump(value: object) -> str:
     return text(json.dumps(value, separators=(",", ":")).encode())
 
 
-def _load(pair: Message, *names: str) -> list[Any]:
+def _record(**fields: object) -> str:
+    return dump(fields)
+
+
+def _load(pair: Message, *names: str, **optional: object) -> list[Any]:
     """
     Return fields of a record.
+
+    @param names: the fields that the record must have.
+    @param optional: further fields, each with its value if the record has none.
     """
-    fields = _parse(pair)
     try:
-        return [fields[name] for name in names]
-    except KeyError:
-        raise _foreign(pair) from None
-
-
-def _parse(pair: Message) -> dict[str, Any]:
-    # The gateway leaves out a zero value; this program does not.
-    try:
-        fields = json.loads(b64decode(pair.get("value", "")))
-    except ValueError:
-        raise _foreign(pair) from None
-    if not isinstance(fields, dict):
-        raise _foreign(pair)
-    return fields
-
-
-def _foreign(pair: Message) -> BadRecord:
-    return BadRecord(f"the record {b64decode(pair['key'])!r} is not of this program")
+        # The gateway leaves out a zero value; this program does not.
+        fields = {**optional, **json.loads(b64decode(pair.get("value", "")))}
+        return [fields[name] for name in (*names, *optional)]
+    except (ValueError, KeyError, TypeError):
+        name = b64decode(pair["key"])
+        raise ForeignRecord(f"the record {name!r} is not of this program") from None
 
 
 def write_mark(usual: float, *, hard: bool) -> str:
@@ -247,7 +223,7 @@ def read_mark(keys: Keys, pair: Message) -> Mark:
     try:
         hard, usual = _load(pair, "hard", "usual")
         return Mark(process, bool(hard), max(0.0, float(usual)), int(pair["mod_revision"]))
-    except (BadRecord, TypeError, ValueError):
+    except (ForeignRecord, TypeError, ValueError):
         return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
 
 
@@ -255,40 +231,40 @@ def write_cursor(revision: int, position: int, keys: int, author: str, journal: 
     """
     Encode the cursor.
     """
-    return dump(
-        {
-            "format": FORMAT_VERSION,
-            "revision": revision,
-            "position": position,
-            "keys": keys,
-            "author": author,
-            "journal": journal,
-        }
+    return _record(
+        format=ETCD_FORMAT_VERSION,
+        revision=revision,
+        position=position,
+        keys=keys,
+        author=author,
+        journal=journal,
     )
 
 
-def read_cursor(pair: Message) -> Cursor:
+def read_cursor(pair: Message) -> CursorRecord:
     """
     Read the cursor's record.
 
-    @raise BadRecord: also for a format of another version.
+    @raise ForeignRecord: also for a format of another version.
     """
     (version,) = _load(pair, "format")
-    if version != FORMAT_VERSION:
-        raise BadRecord(f"it has format {version}, this program knows {FORMAT_VERSION}")
-    numbers = _load(pair, "revision", "position", "keys")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise BadRecord("the record of the cursor is not of this program")
+    if version != ETCD_FORMAT_VERSION:
+        raise ForeignRecord(
+            f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
+        )
     # Earlier versions of this program write neither their name nor the journal's length.
-    fields = _parse(pair)
-    journal = fields.get("journal")
-    revision, position, keys = numbers
-    return Cursor(
+    revision, position, keys, author, journal = _load(
+        pair, "revision", "position", "keys", author="", journal=None
+    )
+    numbers = (revision, position, keys)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ForeignRecord("the record of the cursor is not of this program")
+    return CursorRecord(
         int(pair["mod_revision"]),
         revision,
         position,
         keys,
-        author=str(fields.get("author", "")),
+        author=str(author),
         journal=journal if type(journal) is int and journal > 0 else None,
         value=pair["value"],
     )
@@ -298,12 +274,10 @@ def write_remembered(remembered: Remembered) -> str:
     """
     Encode what the first use of an idempotency key did.
     """
-    return dump(
-        {
-            "transition": remembered.transition.code.decode(),
-            "revision": remembered.revision,
-            "position": remembered.position,
-        }
+    return _record(
+        transition=remembered.transition.code.decode(),
+        revision=remembered.revision,
+        position=remembered.position,
     )
 
 
@@ -319,19 +293,17 @@ def _transition(code: str) -> Transition:
     try:
         return Transition(code.encode())
     except (ValueError, AttributeError):
-        raise BadRecord(f"there is no transition {code!r}") from None
+        raise ForeignRecord(f"there is no transition {code!r}") from None
 
 
 def write_row(batch: Batch) -> str:
     """
     Encode the journal row of C{batch}.
     """
-    return dump(
-        {
-            "time_ns": batch.time_ns,
-            "position": batch.start_position,
-            "transitions": batch.transitions.decode(),
-        }
+    return _record(
+        time_ns=batch.time_ns,
+        position=batch.start_position,
+        transitions=batch.transitions.decode(),
     )
 
 

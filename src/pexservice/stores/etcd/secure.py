@@ -26,7 +26,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from pexservice.process import pyopenssl_guard
-from pexservice.stores.etcd.address import Address
+from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.interface import StoreMisconfigured
 
 _log = Logger()
@@ -39,7 +39,7 @@ Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
 def agent(
-    address: Address, reactor: IReactorTime, timeout: float, pool: HTTPConnectionPool
+    address: EtcdAddress, reactor: IReactorTime, timeout: float, pool: HTTPConnectionPool
 ) -> IAgent:
     """
     Return the HTTP agent that speaks TLS to etcd.
@@ -65,7 +65,7 @@ def agent(
     return over_tls
 
 
-def expiry(address: Address) -> float | None:
+def expiry(address: EtcdAddress) -> float | None:
     """
     Return when the client certificate ends, in seconds since the epoch, if there is one.
 
@@ -136,7 +136,7 @@ class _Endpoints:
         return _TLSEndpoint(plain, self.policy(host))
 
 
-def _policy(address: Address) -> Policy:
+def _policy(address: EtcdAddress) -> Policy:
     pyopenssl_guard.lift()
     from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
 

@@ -6,8 +6,8 @@ of turn only cost each other an attempt.  The queue decides which node tries fir
 
 A node that wants a turn has a mark in etcd.  Marks are in the order of etcd's revisions
 of their last change.  They are read and written by the transactions that move the cursor,
-so they take no round trip of their own: a transaction that succeeds puts its node at the
-end of the queue again, if the node will have more to do, and a transaction that fails marks
+so they cost no further round trip: a transaction that succeeds puts its node at the
+end of the queue again, if the node will have more steps, and a transaction that fails marks
 its node, if it was not marked.  The answer to either names the other nodes in the queue.
 The cursor's record names its author, so every node that watches it knows whose turn has
 ended.
@@ -18,13 +18,12 @@ their turn comes, so a node is waited for no longer than its turn can take; see
 L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
 removes its mark.
 
-A node far from etcd is slow: a full wait for its turn would cost the others many turns of
-their own.  So a slow mark is skipped, and keeps its place, until it was there for so long
+A node far from etcd is slow: a full wait for its turn would cost the others many of their
+turns.  So a slow mark is skipped, and keeps its place, until it was there for so long
 that waiting for it takes a small part of the others' time.  The others see the mark at
 about the same time, so they wait at about the same time too, and its transaction wins.
 
-A mark is soft if it says that its node will probably want a turn, and hard if the node has
-moves that wait.
+A mark is hard if steps wait at its node, and soft if the node will probably want a turn.
 
 The queue is pure: it reads no clock, and is notified of what happens.
 """
@@ -37,19 +36,19 @@ from itertools import takewhile
 from pexservice.stores.etcd.records import Mark
 
 #: The weight of the newest transaction in the usual duration.
-NEWEST = 0.1
+NEWEST_TURN_WEIGHT = 0.1
 
-#: How many of its usual transactions a node is waited for that has a soft mark, and a node
-#: that has a hard one.  A turn takes one to hear that it has come, and one to be taken.
-SOFT = 2
-HARD = 4
+#: How long a node with a soft mark, and one with a hard mark, is waited for, in its usual
+#: transactions.  It takes one until the node hears of its turn, and one for the turn.
+SOFT_TRANSACTIONS = 2
+HARD_TRANSACTIONS = 4
 
 #: A hard mark is waited for so long at least: its node was there a moment ago, and a pause
-#: of its interpreter is no reason to send it back to the end of the queue.  Seconds.
-SHORTEST_HARD = 0.02
+#: of its interpreter is no reason to send it back to the end of the queue.
+MIN_HARD_SECONDS = 0.02
 
-#: No node is waited for longer, however slow it says that it is.  Seconds.
-LONGEST = 0.5
+#: No node is waited for longer, however slow it says that it is.
+MAX_TURN_SECONDS = 0.5
 
 #: A mark whose wait is longer than this many usual transactions of this node is slow.
 MAX_OWN_TRANSACTIONS = 12
@@ -58,7 +57,7 @@ MAX_OWN_TRANSACTIONS = 12
 SKIPPED_WAITS = 2
 
 #: How many marks one transaction removes, at most.
-MOST_REMOVED = 8
+MAX_REMOVED_MARKS = 8
 
 
 class StandingQueue:
@@ -67,6 +66,7 @@ class StandingQueue:
 
     All times are seconds on one monotonic clock.
 
+    @ivar process: the name of this node in the queue.
     @ivar usual: how long a transaction of this node usually takes; 0 if none has ended.
     """
 
@@ -74,7 +74,7 @@ class StandingQueue:
         """
         @param process: the name of this node in the queue.
         """
-        self._process = process
+        self.process = process
         self._ahead: list[Mark] = []
         self._passed: list[Mark] = []
         # By author, etcd's revision of the newest commit heard of since the last answer.
@@ -83,9 +83,9 @@ class StandingQueue:
         self._company = False
         # When each mark was seen for the first time.
         self._seen_at: dict[Mark, float] = {}
-        # When the first of those ahead became the first, or else this node's turn came.
+        # When the first of those ahead became the first, or else this node's turn began.
         self._since = 0.0
-        # Whether moves came in time for the last turn.
+        # Whether steps arrived in time for the last turn.
         self._returns = True
         self.usual = 0.0
 
@@ -101,11 +101,11 @@ class StandingQueue:
         """
         Return the marks that a transaction which is sent now is to remove.
         """
-        return self._passed[:MOST_REMOVED]
+        return self._passed[:MAX_REMOVED_MARKS]
 
     def ask(self, now: float) -> None:
         """
-        Take note that there are moves to commit.
+        Take note that there are steps to commit.
         """
         self._returns = bool(self._ahead) or now <= self._since + self.usual
 
@@ -133,11 +133,18 @@ class StandingQueue:
         News of the turn takes about as long as a transaction of this node.
         """
         if head.hard or self._is_slow(head):
-            return min(max(self.usual + HARD * head.usual, SHORTEST_HARD), LONGEST)
-        return min(self.usual + SOFT * head.usual, LONGEST)
+            return min(
+                max(self.usual + HARD_TRANSACTIONS * head.usual, MIN_HARD_SECONDS),
+                MAX_TURN_SECONDS,
+            )
+        return min(self.usual + SOFT_TRANSACTIONS * head.usual, MAX_TURN_SECONDS)
 
     def _is_slow(self, mark: Mark) -> bool:
-        return self.usual + HARD * mark.usual > MAX_OWN_TRANSACTIONS * self.usual > 0
+        return (
+            self.usual + HARD_TRANSACTIONS * mark.usual
+            > MAX_OWN_TRANSACTIONS * self.usual
+            > 0
+        )
 
     def _is_skipped(self, mark: Mark, now: float) -> bool:
         """
@@ -150,7 +157,7 @@ class StandingQueue:
         """
         Take note that C{author} has committed, in etcd's revision C{modified}.
         """
-        if author == self._process:
+        if author == self.process:
             return
         self._company = True
         self._heard[author] = max(modified, self._heard.get(author, 0))
@@ -171,7 +178,7 @@ class StandingQueue:
         @param revision: etcd's revision in the answer.
         @param marks: the marks in the queue then, in its order.
         """
-        others = [mark for mark in marks if mark.process != self._process]
+        others = [mark for mark in marks if mark.process != self.process]
         # News may have overtaken the answer.
         self._company = bool(others) or any(
             modified > revision for modified in self._heard.values()
@@ -185,7 +192,7 @@ class StandingQueue:
         The arguments are those of L{won}.
         """
         others = [*marks]
-        before = [*takewhile(lambda mark: mark.process != self._process, others)]
+        before = [*takewhile(lambda mark: mark.process != self.process, others)]
         self._company = True
         self._answered(now, took, others, before)
 
@@ -193,8 +200,8 @@ class StandingQueue:
         self, now: float, took: float, marks: list[Mark], ahead: list[Mark]
     ) -> None:
         self._seen_at = {mark: self._seen_at.get(mark, now) for mark in marks}
-        took = min(took, LONGEST)
-        self.usual += (NEWEST if self.usual else 1.0) * (took - self.usual)
+        took = min(took, MAX_TURN_SECONDS)
+        self.usual += (NEWEST_TURN_WEIGHT if self.usual else 1.0) * (took - self.usual)
         # A mark that was passed over stays passed over until it is put again.
         self._passed = [mark for mark in self._passed if mark in ahead]
         self._ahead = [

@@ -14,24 +14,25 @@ from functools import partial, wraps
 from math import inf
 from typing import Any, ParamSpec, TypeVar
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.caller import Caller, Refused, Unanswered, ask
+from pexservice.stores.etcd.caller import (
+    RESOURCE_EXHAUSTED,
+    Caller,
+    CallRefused,
+    CallUnanswered,
+    ask,
+    persist,
+)
 from pexservice.stores.etcd.decision import Attempt, BatchOutcome
 from pexservice.stores.etcd.journal import history, trim
-from pexservice.stores.etcd.messages import Operation, QueuePlace
-from pexservice.stores.etcd.opening import (
-    begin_operations,
-    explain,
-    find_cursor,
-    open_cursor,
-    warn_of_stale_reads,
-)
-from pexservice.stores.etcd.records import BadRecord, Cursor, Keys, Message
+from pexservice.stores.etcd.messages import OperationKey
+from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Message
 from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
@@ -43,7 +44,10 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Row,
     StoreAway,
+    StoreDamaged,
     StoreExists,
+    StoreMisconfigured,
+    StoreMissing,
     StoreUnusable,
 )
 from pexservice.stores.remembered_keys import KEPT_KEYS, Remembered
@@ -53,7 +57,11 @@ P = ParamSpec("P")
 
 #: How many revisions too many there may be in the journal, or idempotency keys,
 #: before they are trimmed.
-SLACK = 128
+TRIM_INTERVAL = 128
+
+#: How long an operation key outlives its process, at most.  A process whose key has gone
+#: makes another one.
+LEASE_SECONDS = 24 * 3600
 
 #: After a batch that was taken, no check is needed for this long.  Seconds.
 MIN_CHECK_SECONDS = 1.0
@@ -73,8 +81,8 @@ def as_deferred(
     return call
 
 
-def _not_taken(error: Refused | Unanswered) -> NotTaken:
-    if isinstance(error, Refused):
+def _not_taken(error: CallRefused | CallUnanswered) -> NotTaken:
+    if isinstance(error, CallRefused):
         return NotTaken(f"etcd refuses: {error}")
     return NotTaken(f"etcd does not answer: {error}")
 
@@ -89,7 +97,7 @@ class EtcdStore:
 
     _log = Logger()
 
-    most_keys = messages.MOST_KEYS
+    most_keys = messages.MAX_BATCH_KEYS
 
     def __init__(
         self,
@@ -101,9 +109,7 @@ class EtcdStore:
         kept_keys: int = KEPT_KEYS,
         create: bool = True,
         claim: Claim | None = None,
-        certificate_expires: float | None = None,
         process: str | None = None,
-        survey: Callable[[], Coroutine[Any, Any, dict[str, str]]] | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
@@ -112,15 +118,12 @@ class EtcdStore:
             creates the cursor.
         @param create: whether to create a cursor where there is none.
         @param claim: the claim of the service that this process is a worker of.
-        @param certificate_expires: when the client certificate ends, if there is one, in
-            seconds since the epoch.
         @param process: the name of this node in the queue; by default a random one.
-        @param survey: called first; checks which etcd answers, and reports on each member.
         """
         self.name = name
         self.went_back = self.turns = 0
         self.turn_seconds = 0.0
-        self.certificate_expires = certificate_expires
+        self.certificate_expires = caller.certificate_expires
         self._create = create
         self._claim = claim
         self._committed_at = -inf
@@ -128,17 +131,14 @@ class EtcdStore:
         self._keys = Keys(prefix.encode())
         self._journal = journal
         self._kept_keys = kept_keys
-        self._process = process or secrets.token_hex(8)
-        self._queue = StandingQueue(self._process)
+        self._queue = StandingQueue(process or secrets.token_hex(8))
         # Fires when there is news, while a caller waits for a turn.
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
-        self._survey = survey
-        self._warned = False
         # As it was last heard of; before the first time, older than any that is written.
-        self._base = Cursor(0, 0, 0, 0)
+        self._base = CursorRecord(0, 0, 0, 0)
         self._report: Callable[[int, int], None] = lambda *_: None
-        self._operation: Operation | None = None
+        self._operation: OperationKey | None = None
         self._trimming: Deferred[None] = succeed(None)
 
     @as_deferred
@@ -146,18 +146,9 @@ class EtcdStore:
         """
         Read the cursor, or make it, and make an operation key; see L{IStore.open}.
         """
-        report = {} if self._survey is None else await self._survey()
-        if not self._warned:
-            warn_of_stale_reads(report)
-            self._warned = True
+        await self._caller.survey()
         claimed = self._claim is not None and self._claim.identity() is not None
-        base = self._base = await open_cursor(
-            self._caller,
-            self._keys,
-            self.name,
-            journal=self._journal,
-            create=self._create and not claimed,
-        )
+        base = self._base = await self._open_cursor(create=self._create and not claimed)
         if self._claim is not None:
             self._claim.take(self._keys.prefix.decode(), replace=False)
         if base.journal not in (None, self._journal):
@@ -169,9 +160,88 @@ class EtcdStore:
             )
         # A store without space, or for a user who may only read, is opened for reads.  Its
         # first batch needs an operation key, and says why there is none.
-        with suppress(Refused, Unanswered):
-            self._operation = await begin_operations(self._caller, self._keys)
+        with suppress(CallRefused, CallUnanswered):
+            self._operation = await self._begin_operations()
         return base.revision, base.position
+
+    async def _open_cursor(self, *, create: bool) -> CursorRecord:
+        """
+        Read the cursor, and create it if there is nothing at all.
+
+        @param create: whether to create a cursor; else its absence is an error.
+        @raise StoreUnusable: or one of its subclasses.
+        """
+        cursor = await self._find_cursor()
+        if cursor is not None:
+            return cursor
+        prefix = self._keys.prefix.decode()
+        if not create:
+            raise StoreMissing(
+                f"{self.name} has no cursor with the prefix {prefix}; restore etcd from a"
+                " snapshot, or create a cursor with pexctl create"
+            )
+        try:
+            # Of the nodes that do this at the same time, one creates the cursor.
+            message = messages.create(self._keys, self._journal)
+            await ask(self._caller, "kv/txn", message)
+        except (CallRefused, CallUnanswered) as error:
+            raise self._unusable(error) from error
+        self._log.warn(
+            "{name} had no cursor with the prefix {prefix}: a new one was created at"
+            " revision 0",
+            name=self.name,
+            prefix=prefix,
+        )
+        return await self._open_cursor(create=False)
+
+    async def _find_cursor(self) -> CursorRecord | None:
+        """
+        Read the cursor; return C{None} if there are no keys but those of nodes that run.
+
+        @raise StoreUnusable: or one of its subclasses.
+        """
+        try:
+            answer = await ask(self._caller, "kv/txn", messages.find_cursor(self._keys))
+            cursor, *others = messages.ranges(answer)
+            if not cursor and not any(others):
+                return None
+            return messages.only_cursor(self._keys, cursor)
+        except (CallRefused, CallUnanswered) as error:
+            raise self._unusable(error) from error
+        except ForeignRecord as error:
+            key = self._keys.cursor.decode()
+            raise StoreDamaged(f"{self.name}, {key}: {error}") from error
+
+    def _unusable(self, error: CallRefused | CallUnanswered) -> StoreUnusable:
+        """
+        Return the error for a store that cannot be opened because of C{error}.
+        """
+        if isinstance(error, CallUnanswered):
+            return StoreAway(f"{self.name} does not answer, or has no quorum: {error}")
+        away = error.code == RESOURCE_EXHAUSTED
+        return (StoreAway if away else StoreMisconfigured)(f"{self.name} refuses: {error}")
+
+    async def _begin_operations(self) -> OperationKey:
+        """
+        Make a new operation key.
+
+        An attempt without an answer does no harm: the lease of its key ends.
+
+        @raise CallRefused: etcd refuses it.
+        @raise CallUnanswered: etcd does not answer.
+        """
+        call = self._caller.call
+
+        async def attempt() -> OperationKey:
+            granted = await call("lease/grant", {"TTL": str(LEASE_SECONDS)})
+            name = self._keys.operation(secrets.token_hex(8))
+            operation = OperationKey(name, 0, granted["ID"])
+            answer = await call("kv/txn", messages.begin_operations(operation))
+            if not answer.get("succeeded"):
+                raise CallUnanswered("the operation key was there", sent=True)
+            return operation
+
+        return await persist(self._caller, attempt)
 
     @property
     def _kept_transitions(self) -> int:
@@ -209,13 +279,13 @@ class EtcdStore:
             # The cursor's move was heard of since the batch began.
             raise Conflict(base.revision, base.position, {})
         revision = batch.revision
-        trims = revision // SLACK != base.revision // SLACK
+        trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
         message = messages.transaction(
             self._keys,
             base,
             batch,
             operation,
-            place=QueuePlace(self._process, queue.usual, queue.will_return, queue.passed),
+            queue=queue,
             journal=self._kept_transitions,
             forgotten=max(0, revision - self._kept_transitions) if trims else None,
         )
@@ -225,32 +295,33 @@ class EtcdStore:
         now = seconds()
         if observation.operation is None:
             self._operation = None
-        happened = outcome is BatchOutcome.TAKEN
-        ended = queue.won if happened else queue.lost
-        ended(now, now - began, observation.revision, observation.marks)
+        taken = outcome is BatchOutcome.TAKEN
+        (queue.won if taken else queue.lost)(
+            now, now - began, observation.revision, observation.marks
+        )
         self._know(observation.cursor, base)
         if outcome is BatchOutcome.UNKNOWN:
             raise OutcomeUnknown("etcd does not show whether a batch happened")
-        if not happened:
+        if not taken:
             raise Conflict(
                 observation.cursor.revision, observation.cursor.position, observation.used
             )
         self._committed_at = now
         ordinal = base.keys + len(batch.keys)
-        if ordinal // SLACK != base.keys // SLACK:
+        if ordinal // TRIM_INTERVAL != base.keys // TRIM_INTERVAL:
             self._trim(ordinal - self._kept_keys)
 
-    async def _next_operation(self) -> Operation:
+    async def _next_operation(self) -> OperationKey:
         if self._operation is None:
             try:
-                self._operation = await begin_operations(self._caller, self._keys)
-            except (Refused, Unanswered) as error:
+                self._operation = await self._begin_operations()
+            except (CallRefused, CallUnanswered) as error:
                 raise _not_taken(error) from error
         # Also when the outcome of the last batch is unknown: its number is used up.
-        self._operation = self._operation.following()
+        self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
 
-    def _know(self, cursor: Cursor, known: Cursor | None = None) -> None:
+    def _know(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
         """
         Take note of a state of the cursor.
 
@@ -286,7 +357,7 @@ class EtcdStore:
         """
         self._report = went_back
 
-        def hear(cursor: Cursor) -> None:
+        def hear(cursor: CursorRecord) -> None:
             self._know(cursor)
             heard(self._base.revision, self._base.position)
 
@@ -309,17 +380,6 @@ class EtcdStore:
             )
         )
 
-    def trimmed(self) -> Deferred[None]:
-        """
-        Wait for the trimming that is under way.
-
-        @return: fires when nothing is being trimmed.
-        """
-        done: Deferred[None] = Deferred()
-
-        self._trimming.addCallback(lambda _: done.callback(None))
-        return done
-
     @as_deferred
     async def read(self) -> tuple[int, int]:
         """
@@ -336,10 +396,10 @@ class EtcdStore:
         self._know(cursor, known)
         return cursor.revision, cursor.position
 
-    def _only_cursor(self, answer: Message) -> Cursor:
+    def _only_cursor(self, answer: Message) -> CursorRecord:
         try:
             return messages.only_cursor(self._keys, messages.pairs(answer))
-        except BadRecord as error:
+        except ForeignRecord as error:
             raise NotTaken(str(error)) from error
 
     @as_deferred
@@ -351,9 +411,9 @@ class EtcdStore:
             return None
         try:
             await ask(self._caller, "kv/txn", messages.check(self._keys))
-        except Refused as error:
+        except CallRefused as error:
             return _not_taken(error)
-        except Unanswered as error:
+        except CallUnanswered as error:
             raise _not_taken(error) from error
         return None
 
@@ -363,7 +423,7 @@ class EtcdStore:
         """
         try:
             return await ask(self._caller, path, message)
-        except (Refused, Unanswered) as error:
+        except (CallRefused, CallUnanswered) as error:
             raise _not_taken(error) from error
 
     @as_deferred
@@ -371,8 +431,8 @@ class EtcdStore:
         """
         Ask etcd for its members, the cursor and its rights; see L{ISharedStore.inspect}.
         """
-        report = {} if self._survey is None else await self._survey()
-        cursor = await find_cursor(self._caller, self._keys, self.name)
+        report = await self._caller.survey()
+        cursor = await self._find_cursor()
         refusal = await self.check()
         if refusal is not None:
             raise StoreAway(f"{self.name}: {refusal}")
@@ -391,21 +451,18 @@ class EtcdStore:
 
         @raise StoreExists: there is a cursor already.
         """
-        if self._survey is not None:
-            await self._survey()
-        if await find_cursor(self._caller, self._keys, self.name) is not None:
+        await self._caller.survey()
+        if await self._find_cursor() is not None:
             prefix = self._keys.prefix.decode()
             raise StoreExists(f"{self.name} has a cursor with the prefix {prefix} already")
-        await open_cursor(
-            self._caller, self._keys, self.name, journal=self._journal, create=True
-        )
+        await self._open_cursor(create=True)
 
     @as_deferred
     async def advance(self, revision: int) -> tuple[int, int]:
         """
         Give the cursor a higher revision; see L{ISharedStore.advance}.
         """
-        cursor = await find_cursor(self._caller, self._keys, self.name)
+        cursor = await self._find_cursor()
         if cursor is None:
             raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
         if revision <= cursor.revision:
@@ -416,8 +473,8 @@ class EtcdStore:
         message = messages.set_cursor(self._keys, cursor, revision, self._journal)
         try:
             answer = await self._caller.call("kv/txn", message)
-        except (Refused, Unanswered) as error:
-            raise explain(self.name, error) from error
+        except (CallRefused, CallUnanswered) as error:
+            raise self._unusable(error) from error
         if not answer.get("succeeded"):
             raise StoreUnusable(f"{self.name}: the cursor moved; stop all nodes first")
         return revision, cursor.position
@@ -439,7 +496,7 @@ class EtcdStore:
         read = partial(self._ask, "kv/txn")
         try:
             return await history(read, self._keys, before, limit, self._kept_transitions)
-        except BadRecord as error:
+        except ForeignRecord as error:
             raise NotTaken(str(error)) from error
 
     @as_deferred
@@ -449,14 +506,14 @@ class EtcdStore:
         """
         if self._watching is not None:
             self._watching.stop()
-        await self.trimmed()
+        await self._trimming
         operation, self._operation = self._operation, None
         if operation is not None:
-            mark = messages.get(self._keys.waiting(self._process))
+            mark = messages.get(self._keys.waiting(self._queue.process))
             try:
                 await self._caller.call("lease/revoke", {"ID": operation.lease})
                 await self._caller.call("kv/deleterange", mark)
-            except (Refused, Unanswered):
+            except (CallRefused, CallUnanswered):
                 # The lease ends by itself, and other nodes pass the mark over.
                 self._log.debug("the operation key or the place in the queue was left")
         await self._caller.close()

@@ -1,99 +1,99 @@
 """
-Copy a store, also one that a service is using.
+Copy a store, even while a service uses it, and keep the newest of many copies.
 
-LMDB's readers and its writer do not wait for each other, even in two processes: what is
-read is one committed state, and the service goes on.  While the copy is made, no page that
-it might read is used again, so the file of a busy service grows by some pages for each
-commit; hence the copy goes into the page cache, and from there to the disk afterwards.
+In LMDB, readers and the writer do not wait for each other, even in two processes.  A copy
+is one committed state, and the service continues.  While a copy is made, no page that it
+may read is used again, so the file of a busy service grows with each commit.  Therefore the
+copy is written to the page cache first, and flushed afterwards.
 
-The pages are read in a child process, C{python -m pexservice.stores.lmdb.backup STORE
-FILE}: a missing page ends that process, as L{pexservice.stores.lmdb.child} says.
+A child process reads the pages, C{python -m pexservice.stores.lmdb.backup STORE FILE}: a
+missing page ends that process; see L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import lmdb
 
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
-from pexservice.stores.lmdb.child import Progress, answer, ask_child
-from pexservice.stores.lmdb.databases import MAP_BASE
-from pexservice.stores.lmdb.directory import DATA, LOCK, Directory, sync
+from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.child import Progress, child_main, run_child
+from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES
+from pexservice.stores.lmdb.directory import (
+    DATA,
+    LOCK,
+    WITNESS,
+    Directory,
+    existing_store,
+    sync,
+)
+from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.snapshot import copy_snapshot
-from pexservice.stores.lmdb.summary import Summary, existing, summary
-from pexservice.stores.lmdb.verify import DATABASES, blame, verify_in_child
-from pexservice.stores.lmdb.witness import make_witness, read_witness, refuse_older
+from pexservice.stores.lmdb.verify import Summary, explain, summary, verify_in_child
+from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
-_MODULE = "pexservice.stores.lmdb.backup"
+#: Called with the present part of the work, and how much of it is done, in percent.
+Show = Callable[[str, int], object]
+
+#: The names of backups that L{add_backup} makes, so that they sort by time.  Microseconds
+#: tell two backups in one second apart; version 1.0.0 wrote names without them.
+_TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
+_BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
 
-def backup(
-    source: str, target: str, show: Callable[[str, int], object] = lambda *_: None
-) -> Summary:
+def backup(source: str, target: str, show: Show = lambda *_: None) -> Summary:
     """
-    Copy the store in C{source} to C{target}, where nothing is yet, whole or not at all.
+    Copy the store in C{source} to C{target}, which must not exist: whole, or not at all.
 
-    @param show: called with the part that is under way, and how much of it is done, in
-        percent.
-    @raise StoreUnusable: something is there, or the store or its copy is not whole.
+    @raise StoreUnusable: C{target} exists, or the store or its copy is not whole.
     """
-    directory = existing(source)
-    # Before the store is read: a commit that is witnessed by then is in the copy.
-    witness = read_witness(directory.path)
+    store = existing_store(source).path
+    # Before the store is read: the copy has every commit that is witnessed by then.
+    witnessed = read_witness(store)
     place = Path(os.path.abspath(target))  # noqa: PTH100 a link there is something
     if os.path.lexists(place):
-        raise StoreUnusable(f"{place} exists already; a backup goes where nothing is")
+        raise StoreUnusable(f"{place} already exists; choose another path")
+    copy = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
-        with _beside(place) as made:
-            ask_child(
-                directory.path,
-                _MODULE,
-                str(directory.path),
-                str(made / DATA),
-                progress=partial(show, "copying"),
-            )
-            _verify(directory.path, made, partial(show, "verifying"))
-            copied = summary(made).revision
-            refuse_older(directory.path, copied, witness)
-            make_witness(made, copied)
-            sync(made)
-            made.rename(place)
-            sync(place.parent)
+        copy.mkdir(mode=0o700)
+        run_child(
+            store,
+            "pexservice.stores.lmdb.backup",
+            store,
+            copy / DATA,
+            progress=partial(show, "copying"),
+        )
+        try:
+            verify_in_child(copy, partial(show, "verifying"))
+        except StoreDamaged as error:
+            raise StoreDamaged(
+                f"the store {store} is damaged, and its copy was removed: {error}"
+            ) from None
+        revision = summary(copy).revision
+        refuse_older(store, revision, witnessed)
+        with (copy / WITNESS).open("xb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(records.write_witness(Witnessed(revision)))
+            file.flush()
+            os.fsync(file.fileno())
+        sync(copy)
+        copy.rename(place)
+        sync(place.parent)
     except OSError as error:
         raise StoreUnusable(f"the backup {place}: {error.strerror}") from error
-    return summary(place)
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """
-    Provide a directory next to C{place}, which is removed afterwards unless it was renamed.
-    """
-    made = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
-    try:
-        # Inside the try, for a signal may come as soon as the directory is made.
-        made.mkdir(mode=0o700)
-        yield made
     finally:
-        if made.exists():
-            shutil.rmtree(made)
-
-
-def _verify(source: Path, copy: Path, progress: Progress) -> None:
-    try:
-        verify_in_child(copy, progress)
-    except StoreDamaged as error:
-        raise StoreDamaged(
-            f"the store {source} is damaged, and its copy was removed: {error}"
-        ) from None
+        if copy.exists():
+            shutil.rmtree(copy)
+    return summary(place)
 
 
 def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) -> None:
@@ -103,11 +103,11 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     @raise StoreUnusable: the pages cannot be read, or not be written.
     """
     directory = Directory(str(source))
-    # With LMDB's reader table, if there is one: it keeps writers from using
-    # pages again that are being read.  Without one, no process has the store open; the
-    # table is not made here, for it would belong to the user that makes backups.
-    shared = (directory.path / LOCK).exists()
-    if not shared:
+    # LMDB's table of readers keeps the service from using again the pages that are read
+    # here.  Without a table, no process has the store open.  The table is not made here,
+    # because it would belong to the user who makes backups.
+    has_readers_table = (directory.path / LOCK).exists()
+    if not has_readers_table:
         directory.own()
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -115,24 +115,64 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
             with lmdb.open(
                 str(source),
                 # The file may grow before it is read.
-                map_size=MAP_BASE + 2 * (source / DATA).stat().st_size,
+                map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
                 max_dbs=len(DATABASES),
                 readonly=True,
-                lock=shared,
+                lock=has_readers_table,
                 create=False,
             ) as env:
-                copy_snapshot(env, descriptor, progress=progress)
+                copy_snapshot(env, descriptor, progress)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except (lmdb.Error, OSError) as error:
-        if isinstance(found := blame(source, error), StoreDamaged):
-            raise found from error
+        if isinstance(reason := explain(source, error), StoreDamaged):
+            raise reason from error
         raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
     finally:
         directory.release()
 
 
+def add_backup(
+    source: str, directory: str, keep: int, show: Show = lambda *_: None
+) -> Summary:
+    """
+    Make one more verified backup in C{directory}, and then remove all but the newest.
+
+    @param keep: how many backups are kept, including this one; 1 or more.
+    @raise StoreUnusable: the backup could not be made, and none was removed; or it was
+        made, and an old one could not be removed.
+    """
+    name = datetime.now(UTC).strftime(_TIME_FORMAT)
+    newest = backup(source, str(Path(directory, name)), show)
+    try:
+        for old in existing_backups(directory)[:-keep]:
+            shutil.rmtree(old)
+    except OSError as error:
+        raise StoreUnusable(
+            f"{newest.store} is a verified backup, but an old one stays: {error}"
+        ) from error
+    return newest
+
+
+def existing_backups(directory: str) -> list[Path]:
+    """
+    List the backups in C{directory}, the oldest first, and ignore anything else there.
+    """
+    return sorted(
+        path
+        for path in Path(directory).iterdir()
+        if _BACKUP_NAME.fullmatch(path.name) and (path / DATA).exists()
+    )
+
+
+def time_of(path: Path) -> float:
+    """
+    Return when a backup was begun, in seconds since 1970, by its name.
+    """
+    form = _TIME_FORMAT if "." in path.name else _TIME_FORMAT.replace(".%f", "")
+    return datetime.strptime(path.name, form).replace(tzinfo=UTC).timestamp()
+
+
 if __name__ == "__main__":
-    store, copy = map(Path, sys.argv[1:])
-    sys.exit(answer(partial(copy_pages, store, copy)))
+    sys.exit(child_main(partial(copy_pages, Path(sys.argv[1]), Path(sys.argv[2]))))

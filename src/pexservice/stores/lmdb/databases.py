@@ -1,5 +1,5 @@
 """
-The one LMDB environment of a store, the three databases in it, and who reads it.
+The LMDB environment of a store, and the three databases in it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from attrs import frozen
 
 from pexservice.stores.interface import Snapshot, StoreUnusable
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import Directory, make_lock_file
-from pexservice.stores.lmdb.verify import DATABASES
+from pexservice.stores.lmdb.directory import make_lock_file
 
-#: The bytes of the map of a store with an empty journal.  100,000 keys of 255 characters
-#: take 30 MB; the rest is for pages that cannot be used again while a backup reads them.
-MAP_BASE = 256 << 20
+#: The names of the databases.
+DATABASES = (b"cursor", b"journal", b"keys")
+
+#: The map size of a store with an empty journal.  100,000 keys of 255 characters take
+#: 30 MB; the rest is for pages that cannot be used again while a backup reads them.
+MIN_MAP_BYTES = 256 << 20
 
 #: A line of LMDB's table of readers: process, thread, transaction.  A slot that is not in
 #: use has no transaction.
@@ -37,12 +39,25 @@ class Databases:
     keys: lmdb._Database
 
 
-def open_databases(path: Path, map_size: int) -> Databases:
-    """
-    Open the store in the directory C{path} for writing.
+def databases_of(env: lmdb.Environment) -> Databases:
+    return Databases(env, *(env.open_db(name, create=False) for name in DATABASES))
 
-    @param map_size: bytes that the file may grow to.
-    @raise OSError: there is no room for its table of readers.
+
+def open_for_reading(path: Path) -> lmdb.Environment:
+    """
+    Open the store in the directory C{path}, which no process writes to, without locks.
+    """
+    return lmdb.open(
+        str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
+    )
+
+
+def open_for_writing(path: Path, map_size: int) -> Databases:
+    """
+    Open the store in the directory C{path}.
+
+    @param map_size: how many bytes the data file may grow to.
+    @raise OSError: the disk has no space for its table of readers.
     @raise StoreUnusable: its table of readers cannot be locked.
     """
     make_lock_file(path)
@@ -51,12 +66,12 @@ def open_databases(path: Path, map_size: int) -> Databases:
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
         )
     except lmdb.InvalidError as error:
-        # LMDB raises this for its table of readers, too: when the table cannot be locked,
-        # LMDB takes it for one that another process has filled.
-        lmdb.open(str(path), readonly=True, lock=False, create=False).close()
+        # LMDB also raises this when it cannot lock its table of readers.  In that case it
+        # can open the store without the table.
+        open_for_reading(path).close()
         raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
     try:
-        return Databases(env, *(env.open_db(name, create=False) for name in DATABASES))
+        return databases_of(env)
     except BaseException:
         env.close()
         raise
@@ -64,39 +79,26 @@ def open_databases(path: Path, map_size: int) -> Databases:
 
 def make_store(path: Path) -> None:
     """
-    Make a store in the directory C{path}, with the cursor at its origin.
+    Make a store in C{path}, a subdirectory of its later place, with the cursor at 0.
+
+    @raise OSError: the disk has no space for its table of readers.
+    @raise StoreUnusable: LMDB cannot make it.
     """
     make_lock_file(path)
-    with lmdb.open(str(path), map_size=MAP_BASE, max_dbs=len(DATABASES), mode=0o600) as env:
-        cursor, _, _ = (env.open_db(name) for name in DATABASES)
-        with env.begin(write=True) as txn:
-            txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
-
-
-def prepare(directory: Directory) -> bool:
-    """
-    Prepare the store to be opened: create it where there is none, if that is allowed.
-
-    @return: whether there was a store, which somebody may have damaged.
-    @raise StoreUnusable: or one of its subclasses.
-    """
-    existed = directory.holds_a_store()
-    if existed:
-        directory.tidy()
-    else:
-        try:
-            directory.create_store(make_store)
-        except lmdb.Error as error:
-            raise StoreUnusable(
-                f"the store {directory.path} cannot be made: {error}"
-            ) from error
-    directory.remember_file()
-    return existed
+    try:
+        with lmdb.open(
+            str(path), map_size=MIN_MAP_BYTES, max_dbs=len(DATABASES), mode=0o600
+        ) as env:
+            cursor, _, _ = (env.open_db(name) for name in DATABASES)
+            with env.begin(write=True) as txn:
+                txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
+    except lmdb.Error as error:
+        raise StoreUnusable(f"the store {path.parent} cannot be made: {error}") from error
 
 
 def used_bytes(env: lmdb.Environment) -> int:
     """
-    Return how much of the file is in use, pages that are free again included.
+    Return how much of the data file is in use, including pages that are free again.
     """
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
@@ -105,8 +107,8 @@ def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
     """
     Return the oldest state that another process reads, if there is one.
 
-    LMDB uses no page again that a reader might see.  So the file grows with each commit
-    while a process reads one state of it, such as a slow copy or one that was stopped.
+    LMDB does not use a page again that a reader may see.  So the file grows with each
+    commit while a process reads one state of it, such as a slow or stopped backup.
     """
     own = str(os.getpid())
     snapshots = [

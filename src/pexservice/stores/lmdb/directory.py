@@ -1,17 +1,16 @@
 """
-A directory that one process owns, and that holds a whole store or none.
+The directory of a store, which one process owns, and which holds a whole store or none.
 
-The store is made beside its place and renamed into it, so a power cut while it is
-made leaves either nothing or a store.  Ownership is an advisory lock on the
-directory itself: the kernel lets go of it when the process dies, however it dies,
-and no file is left to be mistaken for one.
+A new store is made in a subdirectory and then renamed into its place, so a power cut leaves
+nothing or a whole store.  A process owns the directory while it holds an advisory lock on
+it.  The kernel releases the lock when the process ends, however it ends, and no lock file
+is left behind.
 
-The lock is on a directory, and an operator may give its name to another one: move the
-directory of a running service away, switch the symbolic link that leads to it, or unmount
-its disk.  Two workers must never serve two stores because of that.  So the store that a
-worker opened is compared with what has the configured name, now and then and before each
-later worker serves; and the first worker of a service claims its store, so that a later
-worker refuses any other one and creates none.
+An operator may move the directory of a running service, switch the symbolic link that leads
+to it, or unmount its disk.  Two workers must never serve two stores because of that.  So
+the active worker compares the store that it opened with what has the configured name, now
+and then.  The first worker of a service claims its store; later workers refuse any other
+store, and create none.
 """
 
 from __future__ import annotations
@@ -35,49 +34,32 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 
-#: The file that is the store.
+#: The file with LMDB's data.
 DATA = "data.mdb"
 
-#: LMDB's reader table, which says nothing that lasts.
+#: LMDB's table of readers, which is worthless when no process has the store open.
 LOCK = "lock.mdb"
 
-#: The size that LMDB gives that table, with its 126 readers.  Bytes.
-LOCK_SIZE = 8192
+#: The size of that table, with LMDB's default of 126 readers.
+LOCK_BYTES = 8192
 
 #: The witness of the newest commit.
 WITNESS = "newest"
 
-#: Where a store is made before it is renamed into its place.
+#: The subdirectory in which a store is made.
 NURSERY = "creating"
 
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
 
-#: The errors of a file system that has no such call.
-_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS)
+#: The entries that a file system makes itself.
+_OF_FILE_SYSTEM = frozenset(("lost+found",))
 
-#: The names that a file system brings itself.
-_OTHERS = frozenset(("lost+found",))
-
-#: File systems whose locks and memory maps do not hold what a store needs.
-_NETWORK = frozenset(
+#: File systems whose locks and memory maps are not reliable enough for a store.
+_NETWORK_FILE_SYSTEMS = frozenset(
     (
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "gfs2",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "smb3",
-        "smbfs",
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs"),
+        *("fuse.sshfs", "gfs2", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"),
     )
 )
 
@@ -90,32 +72,23 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     not found there.
 
     @param path: absolute and without symbolic links; need not exist.
-    @param mountinfo: the table to look it up in, instead of this process's.
+    @param mountinfo: the table to search instead of this process's.
     """
     if mountinfo is None:
         try:
             mountinfo = Path("/proc/self/mountinfo").read_text()
         except OSError:
             return "unknown"
-    found, longest = "unknown", -1
+    file_system, longest = "unknown", -1
     for line in mountinfo.splitlines():
         mount, _, source = line.partition(" - ")
-        # Spaces and the like stand there as octal escapes.
+        # The table writes a space, and some other characters, as an octal escape.
         point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
         depth = len(Path(point).parts)
         # Of two mounts on one point, the later one hides the earlier.
         if path.is_relative_to(point) and depth >= longest:
-            found, longest = source.split(" ")[0], depth
-    return found
-
-
-def _refuse_network(path: Path) -> None:
-    kind = file_system_type(path)
-    if kind in _NETWORK:
-        raise StoreUnusable(
-            f"the store {path} is on a network file system ({kind}), where locks and"
-            " memory maps are not reliable; put it on a local disk"
-        )
+            file_system, longest = source.split(" ")[0], depth
+    return file_system
 
 
 def sync(path: Path) -> None:
@@ -131,76 +104,68 @@ def sync(path: Path) -> None:
 
 def make_lock_file(directory: Path) -> None:
     """
-    Make LMDB's table of readers, or fill the holes in it.
+    Make LMDB's table of readers, or allocate the holes in it.
 
-    LMDB maps the table, and to touch a hole on a full disk would end this process by
-    SIGBUS.
+    LMDB maps the table into memory.  If it touched a hole on a full disk, SIGBUS would end
+    this process.
 
-    @raise OSError: there is no room for the table.
+    @raise OSError: the disk has no space for the table.
     """
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, LOCK_SIZE)
+        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
     finally:
         os.close(descriptor)
+
+
+def give_to_owner_of(model: Path, path: Path) -> None:
+    """
+    Give the store in C{path}, if root has made it, to the user who owns C{model}.
+    """
+    if os.geteuid() == 0:
+        owner = model.stat()
+        for created in (path, *path.iterdir()):
+            os.chown(created, owner.st_uid, owner.st_gid)
+
+
+def owner_of(path: Path) -> str:
+    """
+    Return in words which process owns the directory C{path}.
+
+    The kernel does not always show the process, for example in a container.
+    """
+    try:
+        status = path.stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return "another process"
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
+        words = line.split()
+        if (
+            words[1] == "FLOCK"
+            and words[5] == f"{device}:{status.st_ino}"
+            and words[4] != "0"
+        ):
+            return f"process {words[4]}"
+    return "another process"
 
 
 def _identity(directory: os.stat_result, file: os.stat_result) -> str:
     """
-    Return the devices and inodes of a store's directory and file.
+    Return the devices and inodes of a directory and of its data file.
     """
     return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
 
 
-def lock_holder(directory: int) -> int | None:
-    """
-    Return the ID of the process that has the lock on an open directory.
-
-    @return: C{None} if there is no such process, or the kernel does not show it, as in a
-        container.
-    """
-    status = os.fstat(directory)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
-        words = line.split()
-        if words[1] == "FLOCK" and words[5] == f"{device}:{status.st_ino}":
-            return int(words[4]) or None
-    return None
-
-
-def owner_of(path: Path) -> int | None:
-    """
-    Return the ID of the process that owns the directory C{path}, as L{lock_holder} does.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-    try:
-        return lock_holder(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _process_name(pid: int | None) -> str:
-    """
-    Return C{pid} in words.
-    """
-    return "another process" if pid is None else f"process {pid}"
-
-
 class Directory:
     """
-    A directory that one process owns, and that holds a whole store or none.
+    The directory of a store.
 
     @ivar name: its configured name: absolute, with its symbolic links.
-    @ivar path: the directory that the name led to when it was opened: absolute, symbolic
-        links resolved.
+    @ivar path: the directory that the name led to when it was opened: absolute, without
+        symbolic links.
     """
 
     _log = Logger()
@@ -212,17 +177,16 @@ class Directory:
         Name the directory C{path}, without opening it.
 
         @param create: whether the directory and a store may be created.
-        @param claim: the store of the service that this process is a worker of.
+        @param claim: the claim of the service that this process is a worker of.
         """
         self.name = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.path = Path(os.path.realpath(path))
         self._create = create
         self._claim = claim
-        # While the directory is not owned, one with which every call fails.
+        # Every system call fails with this number.
         self._descriptor = -1
         self._identity: str | None = None
-        # Whether this process put the store's file in place.
-        self._installed = False
+        self._has_installed_store = False
         self._problem: str | None = None
 
     def __repr__(self) -> str:
@@ -232,32 +196,23 @@ class Directory:
     def _is_claimed(self) -> bool:
         return self._claim is not None and self._claim.identity() is not None
 
-    def own(self) -> None:
+    def own(self, *, wait: bool = False) -> None:
         """
         Become the one process that uses this directory; create it if that is allowed.
 
+        @param wait: block until the directory is free.  The kernel wakes this process the
+            moment that the owner ends.
         @raise StoreBusy: another process owns it.
         @raise StoreMissing: there is no such directory, and none may be created.
         @raise StoreUnusable: there can be no such directory.
         """
-        self._own(fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def await_ownership(self) -> None:
-        """
-        Become the owner as L{own} does, but block until the directory is free.
-
-        The kernel wakes the waiting process the moment that the owner dies.
-        """
-        self._own(fcntl.LOCK_EX)
-
-    def _own(self, operation: int) -> None:
         self.path = Path(os.path.realpath(self.name))
-        self._installed = False
-        _refuse_network(self.path)
+        self._has_installed_store = False
+        self._refuse_network()
         try:
             if not self.path.exists():
                 self._require_creation()
-                # Not its parents: a name mistyped must not grow a tree.
+                # Without its parents: a mistyped name must not create a whole path.
                 with suppress(FileExistsError):
                     self.path.mkdir(0o700)
                     sync(self.path.parent)
@@ -265,10 +220,10 @@ class Directory:
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, operation)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            owner = _process_name(lock_holder(descriptor))
             os.close(descriptor)
+            owner = owner_of(self.path)
             raise StoreBusy(f"the store {self.path} is in use by {owner}") from None
         except OSError as error:
             os.close(descriptor)
@@ -283,24 +238,23 @@ class Directory:
             )
         self._descriptor = descriptor
 
-    def give_to_owner_of_parent(self) -> None:
-        """
-        Give what root has created to the user in whose directory it lies.
-        """
-        if os.geteuid() == 0:
-            owner = self.path.parent.stat()
-            for path in (self.path, *self.path.iterdir()):
-                os.chown(path, owner.st_uid, owner.st_gid)
+    def _refuse_network(self) -> None:
+        kind = file_system_type(self.path)
+        if kind in _NETWORK_FILE_SYSTEMS:
+            raise StoreUnusable(
+                f"the store {self.path} is on a network file system ({kind}), where locks"
+                " and memory maps are not reliable; put it on a local disk"
+            )
 
     def check_start(self) -> None:
         """
-        Check, without changing or reading much, whether a process could own a store here.
+        Check cheaply, and without a change, whether a process could own a store here.
 
         @raise StoreBusy: another process owns the directory.
         @raise StoreUnusable: or another subclass, for another reason.
         """
-        _refuse_network(self.path)
-        if not self.path.exists() or not self.holds_a_store():
+        self._refuse_network()
+        if not self.path.exists() or not self.holds_store():
             self._require_creation()
         if self.path.exists():
             self.own()
@@ -342,16 +296,15 @@ class Directory:
 
     def remember_file(self) -> None:
         """
-        Remember the store's file in the owned directory.
+        Remember which data file is in the owned directory.
 
-        @raise StoreUnusable: it is not the file of the store that the service serves.
+        @raise StoreUnusable: the service has claimed another store.
         """
         self._identity = _identity(
             os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
         )
-        if self._installed or self._claim is None:
-            return
-        if self._claim.identity() not in (None, self._identity):
+        claimed = None if self._claim is None else self._claim.identity()
+        if not self._has_installed_store and claimed not in (None, self._identity):
             raise StoreUnusable(self._other_store())
 
     def claim_file(self) -> None:
@@ -362,11 +315,16 @@ class Directory:
         @raise StoreUnusable: the name leads to another store, or another worker has claimed
             another one.
         """
-        self._require_its_name()
+        if self._present_identity() != self._identity:
+            raise StoreUnusable(self._other_store())
         if self._claim is None or self._identity is None:
             return
-        if self._claim.take(self._identity, replace=self._installed) != self._identity:
+        claimed = self._claim.take(self._identity, replace=self._has_installed_store)
+        if claimed != self._identity:
             raise StoreUnusable(self._other_store())
+
+    def _present_identity(self) -> str:
+        return _identity(self.name.stat(), (self.name / DATA).stat())
 
     def _other_store(self) -> str:
         return (
@@ -374,24 +332,18 @@ class Directory:
             " service has served, or restart the service"
         )
 
-    def _require_its_name(self) -> None:
-        found = _identity(self.name.stat(), (self.name / DATA).stat())
-        if found != self._identity:
-            raise StoreUnusable(self._other_store())
-
     def misplacement(self) -> str | None:
         """
         Return why the next worker would not open this store by its name, or C{None}.
 
-        The first time, and when the store is back, a line is logged.
+        A line is logged the first time, and when the store is back.
         """
         problem = None
         try:
-            self._require_its_name()
+            if self._present_identity() != self._identity:
+                problem = self._other_store()
         except OSError as error:
             problem = f"the store {self.name} was moved away ({error.strerror})"
-        except StoreUnusable as error:
-            problem = str(error)
         if problem != self._problem:
             if problem is None:
                 self._log.info("the store {name} is back", name=self.name)
@@ -402,15 +354,14 @@ class Directory:
 
     def set_aside(self, length: int) -> None:
         """
-        Take the disk space for C{length} bytes of the store's file, including its holes.
+        Allocate the disk space for C{length} bytes of the data file, including its holes.
 
         The size and the content of the file stay as they are.  If the file system cannot do
         that, this method only checks that there is so much space.
 
         @raise OSError: there is not so much space.
         """
-        # os.posix_fallocate would make the file longer, and a file that was cut short
-        # should be seen to be.
+        # os.posix_fallocate would extend the file, and hide that it was cut short.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -418,7 +369,7 @@ class Directory:
             if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
                 return
             error = ctypes.get_errno()
-            if error in _CANNOT:
+            if error in (errno.EOPNOTSUPP, errno.ENOSYS):
                 disk, has = os.fstatvfs(descriptor), os.fstat(descriptor).st_blocks * 512
                 if disk.f_bavail * disk.f_frsize >= length - has:
                     return
@@ -433,20 +384,20 @@ class Directory:
         """
         return os.fstatvfs(self._descriptor)
 
-    def holds_a_store(self) -> bool:
+    def holds_store(self) -> bool:
         """
         Return whether the directory holds a store.
 
         @raise StoreMissing: it has lost the store that this service has served.
         @raise StoreDamaged: it holds part of one.
-        @raise StoreUnusable: it holds something else, and must stay untouched.
+        @raise StoreUnusable: it holds something else, and must stay as it is.
         """
         try:
-            names = {entry.name for entry in self.path.iterdir()} - _OTHERS
+            names = {entry.name for entry in self.path.iterdir()} - _OF_FILE_SYSTEM
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         for name in names & {DATA, LOCK, WITNESS}:
-            # Opening a FIFO would wait for ever.
+            # Opening a FIFO would block for ever.
             if not (self.path / name).is_file():
                 raise StoreUnusable(
                     f"the store {self.path} cannot be opened: {name} is not a regular file"
@@ -467,7 +418,7 @@ class Directory:
 
     def create_store(self, make: Callable[[Path], None]) -> None:
         """
-        Put the first store in place, durably, where there is none.
+        Put the first store in place, durably.
 
         @param make: as for L{install}.
         @raise StoreMissing: no store may be created here.
@@ -499,7 +450,7 @@ class Directory:
             sync(nursery)
             (nursery / DATA).rename(self.path / DATA)
             sync(self.path)
-            self._installed = True
+            self._has_installed_store = True
             shutil.rmtree(nursery)
         except OSError as error:
             raise StoreUnusable(
@@ -512,6 +463,18 @@ class Directory:
         """
         nursery = self.path / NURSERY
         if nursery.exists():
-            # A store may have been put in place, and not yet durably.
+            # The data file may be in its place, but not durably.
             sync(self.path)
             shutil.rmtree(nursery)
+
+
+def existing_store(path: str) -> Directory:
+    """
+    Return the directory C{path}, which must hold a store.
+
+    @raise StoreUnusable: the directory holds no store.
+    """
+    directory = Directory(path)
+    if not directory.holds_store():
+        raise StoreUnusable(f"there is no store in {directory.path}")
+    return directory

@@ -18,7 +18,6 @@ that was read last must still be there; see L{KeyLog.read}.
 from __future__ import annotations
 
 import os
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
@@ -30,13 +29,17 @@ from twisted.logger import Logger
 
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.meta_pages import (
+from pexservice.stores.lmdb.page_format import (
+    BRANCH,
+    LARGE,
+    LEAF,
     PAGE_HEADER,
     TREE,
     BadPage,
     Meta,
     Tree,
     read_meta,
+    read_nodes,
 )
 from pexservice.stores.lmdb.transaction import KeyLog
 
@@ -53,12 +56,6 @@ MAX_ROWS = 128
 #: No poll reads more pages, nor a longer row, whatever a damaged file says.
 MAX_PAGES = 4096
 MAX_ROW_BYTES = 1 << 26
-
-_NODE = struct.Struct("<HHHH")
-_NUMBER = struct.Struct("<Q")
-_OVERFLOW_HEADER_SIZE = 16
-_BRANCH, _LEAF = 1, 2
-_LARGE = 1
 
 Item = tuple[bytes, bytes]
 
@@ -156,8 +153,8 @@ class _File:
             for name, value in self.walk(self.meta.main, b"")
         }
         ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
-        records.read_cursor(cursor)
-        if records.read_version(cursor) == records.FORMAT_VERSION:
+        version, _, _ = records.read_cursor(cursor)
+        if version == records.FORMAT_VERSION:
             yield from self.walk(trees[b"keys"], records.row_key(first))
 
     def walk(self, tree: Tree, first: bytes) -> Iterator[Item]:
@@ -169,33 +166,20 @@ class _File:
 
     def _walk_page(self, number: int, depth: int, first: bytes) -> Iterator[Item]:
         page = self._read(number, 0, self.meta.page_size)
-        same_number, _, flags, lower, _ = PAGE_HEADER.unpack_from(page)
-        count = (lower - PAGE_HEADER.size) // 2
-        if (same_number, flags) != (number, _LEAF if depth == 1 else _BRANCH) or count < 1:
-            raise BadPage(f"page {number} is another one now")
-        nodes = []
-        for at in struct.unpack_from(f"<{count}H", page, PAGE_HEADER.size):
-            low, middle, high, key_size = _NODE.unpack_from(page, at)
-            begin = at + _NODE.size
-            nodes.append(
-                (page[begin : begin + key_size], begin + key_size, low, middle, high)
-            )
         if depth > 1:
+            nodes = read_nodes(number, page, BRANCH)
             # The key of the first child means nothing.
-            keys = [key for key, *_ in nodes]
-            for _, _, low, middle, high in nodes[bisect_right(keys, first, 1) - 1 :]:
-                child = low | middle << 16 | high << 32
-                yield from self._walk_page(child, depth - 1, first)
+            keys = [node.key for node in nodes]
+            for node in nodes[bisect_right(keys, first, 1) - 1 :]:
+                yield from self._walk_page(node.child, depth - 1, first)
             return
-        for key, begin, low, middle, kind in nodes:
-            if key < first:
+        for node in read_nodes(number, page, LEAF):
+            if node.key < first:
                 continue
-            length = low | middle << 16
-            if kind & _LARGE:
-                (overflow,) = _NUMBER.unpack_from(page, begin)
-                yield key, self._read(overflow, _OVERFLOW_HEADER_SIZE, length)
+            if node.flags & LARGE:
+                yield node.key, self._read(node.value, PAGE_HEADER.size, node.size)
             else:
-                yield key, page[begin : begin + length]
+                yield node.key, page[node.value : node.value + node.size]
 
     def _read(self, number: int, offset: int, length: int) -> bytes:
         self.pages -= 1

@@ -1,19 +1,15 @@
 """
-Check the file of LMDB page by page, without LMDB.
+Check LMDB's data file page by page, without LMDB.
 
-LMDB has no checksums and trusts what it reads: a bit in a branch page hides keys from
-C{get} that iteration finds, and a page that is both free and in use is overwritten one
-day.  Here every tree is walked as it lies in the file.  No number that is read is
-trusted: every offset is checked, no page is visited twice, the depth is bounded.
+LMDB has no checksums and trusts the file.  A flipped bit in a branch page hides keys
+from C{get} that an iteration finds, and a page that is both free and in use will be
+overwritten.  Therefore every tree is walked here as it lies in the file.  No number that is
+read is trusted: every offset is checked, no page is visited twice, and the depth is
+bounded.
 
-The layout of each part, in bytes; L{pexservice.stores.lmdb.meta_pages} has the
-page header::
+L{pexservice.stores.lmdb.page_format} has the layout of most parts.  The others are, in
+bytes::
 
-    tree page      page header, where each node begins (2 each, in the order of the
-                   keys, up to lower), free room, nodes (from upper to the end)
-    node           low and high half of the value's size (2 each), flags (2), size of
-                   the key (2), key, value; in a branch page the first 6 bytes are the
-                   number of a child, and there is no value
     overflow page  number (8), padding (2), flags (2), how many pages there are (4),
                    and a value
     free list      how many pages (8), their numbers, descending (8 each); its key is
@@ -27,22 +23,22 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from pexservice.stores.lmdb.meta_pages import (
-    PAGE_HEADER,
+from pexservice.stores.lmdb.page_format import (
+    BRANCH,
+    LARGE,
+    LEAF,
+    NUMBER,
+    OVERFLOW,
+    SUBTREE,
     TREE,
     BadPage,
     Meta,
     Tree,
     read_meta,
+    read_nodes,
 )
 
 _OVERFLOW_HEADER = struct.Struct("<QHHI")
-_NODE = struct.Struct("<HHHH")
-_NUMBER = struct.Struct("<Q")
-
-#: Flags of pages; and of nodes whose value is on overflow pages, or a tree's record.
-_BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
-_LARGE, _SUBTREE = 1, 2
 
 #: Flags of the free tree: its keys are integers.  The other trees of a store have none.
 _INTEGER_KEYS = 8
@@ -51,32 +47,30 @@ _INTEGER_KEYS = 8
 _NO_PAGE = (1 << 64) - 1
 
 #: The depth of the deepest tree that LMDB can handle.
-_DEEPEST = 32
+_MAX_DEPTH = 32
 
 #: How many pages are walked between two reports of progress.
-_STRIDE = 64
+_PAGES_PER_REPORT = 64
 
 
 class Contents(NamedTuple):
     """
-    The contents of a sound file.
+    The contents of a whole file.
 
     @ivar transaction: the number of the last commit.
     @ivar entries: the number of records by the name of their database.
-    @ivar lost: how many pages are neither in use nor free, and so lost to use.
     """
 
     transaction: int
     entries: dict[bytes, int]
-    lost: int
 
 
-def check_pages(file: int, progress: Callable[[float], object]) -> Contents:
+def check_pages(file: int, progress: Callable[[int], object]) -> Contents:
     """
-    Walk all trees of a file that nobody writes to.
+    Walk all trees of a file that no process writes to.
 
     @param file: its file descriptor.
-    @param progress: called now and then with the fraction that is done, 0 to 1.
+    @param progress: called now and then with how much is done, in percent.
     @raise BadPage: the file is not what LMDB wrote.
     @raise OtherFile: another LMDB wrote the file.
     """
@@ -96,51 +90,51 @@ def check_pages(file: int, progress: Callable[[float], object]) -> Contents:
     _MainWalk(pages, "databases", meta.main, database).check()
     for name, tree in databases.items():
         _Walk(pages, name.decode(errors="replace"), tree).check()
-    entries = {name: tree.entries for name, tree in databases.items()}
-    return Contents(meta.transaction, entries, pages.lost())
+    pages.check_all_visited()
+    return Contents(
+        meta.transaction, {name: tree.entries for name, tree in databases.items()}
+    )
 
 
 class _Pages:
     """
-    The pages of a file, each given out once.
+    The pages of a file, each of which is visited once.
     """
 
-    def __init__(self, file: int, meta: Meta, progress: Callable[[float], object]) -> None:
+    def __init__(self, file: int, meta: Meta, progress: Callable[[int], object]) -> None:
         self.size = meta.page_size
         self._file = file
         self._last = meta.last_page
         # The newest transaction that has freed pages, and whether a list has none.
         self.freed_by = 0
-        self._empty_list = False
+        self._has_empty_list = False
         self._progress = progress
         self._walked = 0
-        # One byte for each page of the file: whether it was met, in use or free.
-        here = min(os.fstat(file).st_size // self.size, self._last + 1)
-        self._met = bytearray(here)
-        self._met[:2] = b"\1\1"
+        # One byte for each page of the file: whether it was visited, in use or free.
+        count = min(os.fstat(file).st_size // self.size, self._last + 1)
+        self._visited = bytearray(count)
+        self._visited[:2] = b"\1\1"
         # The file may end before its last free pages: they were never written.
         self._free_beyond: set[int] = set()
 
-    def lost(self) -> int:
+    def check_all_visited(self) -> None:
         """
-        Return how many pages of the file were met neither in use nor free.
+        Check the pages that are neither in use nor free.  LMDB may lose some.
         """
-        if len(self._met) + len(self._free_beyond) != self._last + 1:
+        if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
-        lost = len(self._met) - sum(self._met)
-        if lost and self._empty_list:
+        if not all(self._visited) and self._has_empty_list:
             # LMDB may lose pages, and have a list without any, but hardly both.
             raise BadPage("a list of free pages has lost them")
-        return lost
 
     def take(self, number: int) -> bytes:
         """
         Return a page that is in use.
         """
-        self._meet(number)
+        self._visit(number)
         self._walked += 1
-        if not self._walked % _STRIDE:
-            self._progress(self._walked / len(self._met))
+        if not self._walked % _PAGES_PER_REPORT:
+            self._progress(100 * self._walked // len(self._visited))
         return self._read(self.size, number * self.size)
 
     def take_overflow(self, number: int, length: int) -> int:
@@ -149,14 +143,14 @@ class _Pages:
 
         @return: how many pages they are.
         """
-        self._meet(number)
+        self._visit(number)
         header = self._read(_OVERFLOW_HEADER.size, number * self.size)
-        found, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
+        own_number, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
         # There may be more pages than the value takes: a longer one was there before.
         enough = count * self.size >= _OVERFLOW_HEADER.size + length
-        if (found, flags, enough) != (number, _OVERFLOW, True):
+        if (own_number, flags, enough) != (number, OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
-        self._meet(number + 1, count - 1)
+        self._visit(number + 1, count - 1)
         self._walked += count
         return count
 
@@ -174,11 +168,11 @@ class _Pages:
 
     def free(self, transaction: bytes, value: bytes) -> None:
         """
-        Note an entry of the free tree.
+        Visit the pages of a list in the free tree.
         """
         self.freed_by = int.from_bytes(transaction)
-        self._empty_list |= not any(value[: _NUMBER.size])
-        numbers = [number for (number,) in _NUMBER.iter_unpack(value[: len(value) & -8])]
+        self._has_empty_list |= not any(value[: NUMBER.size])
+        numbers = [number for (number,) in NUMBER.iter_unpack(value[: len(value) & -8])]
         if not numbers or numbers[0] >= len(numbers):
             raise BadPage("a list of free pages is longer than its record")
         above = self._last + 1
@@ -186,19 +180,19 @@ class _Pages:
             if number >= above:
                 raise BadPage(f"a list of free pages has {number} where it ends at {above}")
             above = number
-            if number < len(self._met):
-                self._meet(number)
+            if number < len(self._visited):
+                self._visit(number)
             elif number in self._free_beyond:
                 raise BadPage(f"page {number} is free twice")
             else:
                 self._free_beyond.add(number)
 
-    def _meet(self, number: int, count: int = 1) -> None:
-        if number + count > len(self._met):
+    def _visit(self, number: int, count: int = 1) -> None:
+        if number + count > len(self._visited):
             raise BadPage(f"page {number + count - 1} is beyond the end of the file")
-        if self._met.count(0, number, number + count) != count:
+        if self._visited.count(0, number, number + count) != count:
             raise BadPage(f"page {number} is used twice, or is free as well")
-        self._met[number : number + count] = b"\1" * count
+        self._visited[number : number + count] = b"\1" * count
 
 
 class _Walk:
@@ -210,7 +204,7 @@ class _Walk:
     """
 
     flags = 0
-    kinds: tuple[int, ...] = (0, _LARGE)
+    kinds: tuple[int, ...] = (0, LARGE)
 
     def __init__(
         self,
@@ -220,8 +214,9 @@ class _Walk:
         visit: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         """
-        Prepare a walk through C{tree}, which error messages call C{name}.
+        Prepare a walk through C{tree}.
 
+        @param name: the name of the tree in error messages.
         @param visit: called with each key and value, if these describe the file itself.
         """
         self._pages = pages
@@ -232,21 +227,23 @@ class _Walk:
 
     def check(self) -> None:
         """
-        Walk the tree, and compare the pages and entries that were met with its record.
+        Walk the tree, and compare the pages and entries that were visited with its record.
         """
-        tree = self._tree
-        if tree.flags != self.flags or tree.depth > _DEEPEST:
-            raise self._bad(f"flags {tree.flags} and depth {tree.depth}")
+        try:
+            self._walk(self._tree)
+        except BadPage as error:
+            raise BadPage(f"the tree of {self._name}: {error}") from None
+
+    def _walk(self, tree: Tree) -> None:
+        if tree.flags != self.flags or tree.depth > _MAX_DEPTH:
+            raise BadPage(f"it has flags {tree.flags} and depth {tree.depth}")
         if tree.depth:
             self._subtree(tree.root, 1, b"", None)
         elif tree.root != _NO_PAGE:
-            raise self._bad("a root and no depth")
-        found = (self._branches, self._leaves, self._overflow, self._entries)
-        if found != tree[3:7]:
-            raise self._bad(f"{found} pages and entries, and a record of {tree[3:7]}")
-
-    def _bad(self, has: str) -> BadPage:
-        return BadPage(f"the tree of {self._name} has {has}")
+            raise BadPage("it has a root and no depth")
+        counts = (self._branches, self._leaves, self._overflow, self._entries)
+        if counts != tree[3:7]:
+            raise BadPage(f"it has {counts} pages and entries, and a record of {tree[3:7]}")
 
     def _subtree(self, number: int, level: int, low: bytes, high: bytes | None) -> None:
         """
@@ -260,41 +257,32 @@ class _Walk:
             self._leaf(number, page, low, high)
             return
         self._branches += 1
-        children: list[int] = []
-        keys = [low]
-        for at in self._nodes(number, page, _BRANCH):
-            child_low, child_middle, child_high, key_size = _NODE.unpack_from(page, at)
-            if children:
-                # The key of the first child means nothing.
-                keys.append(self._key(number, page, at + _NODE.size, key_size))
-            children.append(child_low | child_middle << 16 | child_high << 32)
-        for index, child in enumerate(children):
-            above = keys[index + 1] if index + 1 < len(keys) else high
-            self._subtree(child, level + 1, keys[index], above)
+        # LMDB wants two children; only a branch of the free tree may have one.
+        first, *others = read_nodes(number, page, BRANCH, 1 if self.flags else 2)
+        # The key of the first child means nothing.
+        keys = [low, *(self._sortable(number, node.key) for node in others), high]
+        for index, node in enumerate((first, *others)):
+            self._subtree(node.child, level + 1, cast(bytes, keys[index]), keys[index + 1])
 
     def _leaf(self, number: int, page: bytes, low: bytes, high: bytes | None) -> None:
         self._leaves += 1
-        nodes = self._nodes(number, page, _LEAF)
-        self._entries += len(nodes)
-        key = None
-        for at in nodes:
-            length_low, length_high, flags, key_size = _NODE.unpack_from(page, at)
-            previous, key = key, self._key(number, page, at + _NODE.size, key_size)
+        previous: bytes | None = None
+        for node in read_nodes(number, page, LEAF):
+            self._entries += 1
+            key = self._sortable(number, node.key)
             if key < low if previous is None else key <= previous:
-                raise self._bad(f"keys on page {number} that are out of order")
+                raise BadPage(f"keys on page {number} are out of order")
             if high is not None and key >= high:
-                raise self._bad(f"keys on page {number} that are not looked for there")
-            begin, length = at + _NODE.size + key_size, length_low | length_high << 16
-            if begin + (_NUMBER.size if flags & _LARGE else length) > len(page):
-                raise self._bad(f"a value that goes beyond page {number}")
-            if flags not in self.kinds:
-                raise self._bad(f"a value of kind {flags} on page {number}")
-            if flags & _LARGE:
-                value = self._large(_NUMBER.unpack_from(page, begin)[0], length)
+                raise BadPage(f"keys on page {number} are not looked for there")
+            if node.flags not in self.kinds:
+                raise BadPage(f"a value on page {number} is of kind {node.flags}")
+            if node.flags & LARGE:
+                value = self._large(node.value, node.size)
             else:
-                value = page[begin : begin + length]
+                value = page[node.value : node.value + node.size]
             if self._visit is not None:
                 self._visit(key, value)
+            previous = key
 
     def _large(self, number: int, length: int) -> bytes:
         self._overflow += self._pages.take_overflow(number, length)
@@ -302,31 +290,11 @@ class _Walk:
             return b""
         return self._pages.read_overflow(number, length)
 
-    def _key(self, number: int, page: bytes, begin: int, size: int) -> bytes:
+    def _sortable(self, number: int, key: bytes) -> bytes:
         """
-        Return a key, as bytes that sort as LMDB sorts the keys.
+        Return a key as bytes that sort as LMDB sorts the keys.
         """
-        if begin + size > len(page):
-            raise self._bad(f"a key that goes beyond page {number}")
-        return page[begin : begin + size]
-
-    def _nodes(self, number: int, page: bytes, kind: int) -> tuple[int, ...]:
-        """
-        Return where the nodes of a page begin, in the order of their keys.
-        """
-        found, _, flags, lower, upper = PAGE_HEADER.unpack_from(page)
-        if (found, flags) != (number, kind):
-            raise self._bad(f"a page {number} that is page {found} with flags {flags}")
-        # LMDB wants two children; only a branch of the free tree may have one.
-        least = 2 if kind == _BRANCH and not self.flags else 1
-        first = PAGE_HEADER.size + 2 * least
-        if not first <= lower <= upper <= len(page) or lower % 2:
-            raise self._bad(f"a page {number} with the bounds {lower} and {upper}")
-        count = (lower - PAGE_HEADER.size) // 2
-        nodes = struct.unpack_from(f"<{count}H", page, PAGE_HEADER.size)
-        if min(nodes) < upper or max(nodes) > len(page) - _NODE.size:
-            raise self._bad(f"a record outside of page {number}")
-        return nodes
+        return key
 
 
 class _MainWalk(_Walk):
@@ -334,7 +302,7 @@ class _MainWalk(_Walk):
     A walk through the main tree, whose values are the records of the other trees.
     """
 
-    kinds = (_SUBTREE,)
+    kinds = (SUBTREE,)
 
 
 class _FreeWalk(_Walk):
@@ -344,7 +312,7 @@ class _FreeWalk(_Walk):
 
     flags = _INTEGER_KEYS
 
-    def _key(self, number: int, page: bytes, begin: int, size: int) -> bytes:
-        if size != _NUMBER.size:
-            raise self._bad(f"a key of {size} bytes on page {number}")
-        return super()._key(number, page, begin, size)[::-1]
+    def _sortable(self, number: int, key: bytes) -> bytes:
+        if len(key) != NUMBER.size:
+            raise BadPage(f"a key on page {number} has {len(key)} bytes")
+        return key[::-1]

@@ -52,7 +52,7 @@ _WITNESS = struct.Struct(">HQ?")
 _VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
 _KEY_COUNT = struct.Struct(">I")
-_NUMBER = struct.Struct(">Q")
+_ROW_KEY = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
 
 #: The size of a witness, in bytes.
@@ -122,30 +122,22 @@ def write_cursor(revision: int, position: int) -> bytes:
     return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, revision, position))
 
 
-def read_cursor(value: bytes) -> tuple[int, int]:
+def read_cursor(value: bytes) -> tuple[int, int, int]:
     """
     Read the cursor's record.
 
-    @return: (revision, position)
-    @raise OtherFormat: the store has a format of another version.
-    @raise BadRecord: C{value} is no cursor.
-    """
-    if (version := read_version(value)) not in READABLE_VERSIONS:
-        raise OtherFormat(version)
-    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, unseal(CURSOR_KEY, value))
-    return revision, position
-
-
-def read_version(value: bytes) -> int:
-    """
-    Return the version of the format that a cursor's record has.
-
     In every format the record begins with the version, and ends with a checksum.
 
-    @raise BadRecord: C{value} is no cursor.
+    @return: (version of the format, revision, position)
+    @raise OtherFormat: this program does not read that version.
+    @raise BadRecord: C{value} is not a cursor.
     """
     payload = unseal(CURSOR_KEY, value)
-    return _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])[0]
+    (version,) = _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])
+    if version not in READABLE_VERSIONS:
+        raise OtherFormat(version)
+    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, payload)
+    return version, revision, position
 
 
 class Witnessed(NamedTuple):
@@ -184,14 +176,14 @@ def row_key(first: int) -> bytes:
     """
     Return the key of the row that begins with the revision or ordinal C{first}.
     """
-    return _NUMBER.pack(first)
+    return _ROW_KEY.pack(first)
 
 
 def read_row_key(key: bytes) -> int:
     """
     Return the first revision or ordinal of the row under C{key}.
     """
-    return _unpack(_NUMBER, key, key)[0]
+    return _unpack(_ROW_KEY, key, key)[0]
 
 
 def write_row(batch: Batch) -> tuple[bytes, bytes]:

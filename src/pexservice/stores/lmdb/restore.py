@@ -1,12 +1,13 @@
 """
 Put a backup in the place of a store.
 
-The copy is made and verified beside the store, and the two directories change places in
-one step, so at every moment there is the old store or the new one under the name, and
-never an empty place where a service would begin at 0.  What was there before is kept.
+The copy is made and verified next to the store.  Then the two directories are exchanged in
+one system call, so at every moment the name leads to the old store or to the new one, and
+never to an empty place where a service would start from revision 0.  The replaced store is
+kept.
 
-A store from a backup counts again revisions that callers have seen.  They are left behind
-in the one way that is safe: by transitions, committed like every other transition.
+A restored store would count again revisions that clients have seen with other states.  To
+prevent that, C{--beyond} commits steps until the revision is higher than all of them.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import lmdb
 from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
@@ -33,25 +36,28 @@ from pexservice.stores.interface import (
     StoreDamaged,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.databases import MAP_BASE, open_databases
-from pexservice.stores.lmdb.directory import WITNESS, Directory, sync
-from pexservice.stores.lmdb.migrate import format_of, migrate
-from pexservice.stores.lmdb.room import Room
-from pexservice.stores.lmdb.summary import Summary, existing, summary
-from pexservice.stores.lmdb.transaction import Kept, read_extent, write_batch
-from pexservice.stores.lmdb.witness import make_witness
+from pexservice.stores.lmdb.backup import Show, backup
+from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
+from pexservice.stores.lmdb.directory import (
+    Directory,
+    existing_store,
+    give_to_owner_of,
+    sync,
+)
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.lmdb.verify import Summary, summary
 
 #: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
 _EXCHANGE = 2
 _HERE = -100
 
-#: How many transitions are committed at a time, an even number, and how many at most.
-_AT_ONCE = 1 << 20
-MOST_STEPS = 100_000_000
+#: How many steps one commit makes, an even number, and how many are made in all.
+_BATCH_STEPS = 1 << 20
+MAX_STEPS = 100_000_000
 
-#: Nothing is trimmed here.
-_WHOLE = Kept(transitions=1 << 40, keys=1 << 40)
+#: How many transitions and keys a restored store keeps until a service opens it: all.
+_ALL = 1 << 40
 
 
 @frozen(kw_only=True)
@@ -60,8 +66,8 @@ class Restored:
     The result of a restore.
 
     @ivar store: the store as it is now.
-    @ivar steps: how many transitions were made to leave revisions behind.
-    @ivar kept: where the store is that was there before, if there was one.
+    @ivar steps: how many steps were committed because of C{beyond}.
+    @ivar kept: the directory of the replaced store, if there was one.
     """
 
     store: Summary
@@ -70,21 +76,17 @@ class Restored:
 
 
 def restore(
-    source: str,
-    target: str,
-    beyond: int | None = None,
-    show: Callable[[str, int], object] = lambda *_: None,
+    source: str, target: str, beyond: int | None = None, show: Show = lambda *_: None
 ) -> Restored:
     """
     Put a copy of the backup in C{source} in the place of the store in C{target}.
 
-    @param beyond: the highest revision that any caller has seen.
-    @param show: as for L{backup}.
+    @param beyond: the highest revision that any client has seen.
     @raise StoreBusy: a service uses the store in C{target}.
     @raise StoreUnusable: the backup is not whole, or cannot be put there, or the directory
-        C{target} holds something that is no store.
+        C{target} holds something that is not a store.
     """
-    existing(source)
+    existing_store(source)
     place = Directory(target)
     there = place.path.exists()
     if there and place.path.samefile(source):
@@ -94,21 +96,32 @@ def restore(
     except StoreBusy as error:
         raise StoreBusy(f"{error}; stop the service first") from None
     prefix = f".{place.path.name}.restored-"
-    beside = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
+    copy = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
     try:
         # A store that is damaged, or has lost its file, may be replaced.
         with suppress(StoreDamaged):
-            place.holds_a_store()
-        # No other restore to this place runs: this process owns the place.
-        for left in place.path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
-            shutil.rmtree(left)
-        made = backup(source, str(beside), show)
-        if format_of(beside) == 1:
-            _rewrite(beside, show)
-        steps = 0 if beyond is None else _leave_behind(beside, made, beyond)
-        _give_to_owner(beside, place.path)
-        kept = _exchange(beside, place.path)
+            place.holds_store()
+        # This process owns the place, so no other restore to it runs.
+        for left_over in place.path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
+            shutil.rmtree(left_over)
+        copied = backup(source, str(copy), show)
+        steps = 0 if beyond is None else max(0, beyond + 1 - copied.revision)
+        # To and fro, so that the position stays.
+        steps += steps % 2
+        if steps > MAX_STEPS:
+            raise StoreUnusable(
+                f"--beyond {beyond}: that is {steps} steps from revision"
+                f" {copied.revision}, and at most {MAX_STEPS} are made; is it the right"
+                " backup?"
+            )
+        _finish(_open_and_step(copied, steps, partial(show, "rewriting")))
+        give_to_owner_of(place.path, copy)
+        kept = _exchange(copy, place.path)
         return Restored(store=summary(place.path), steps=steps, kept=kept)
+    except NotTaken as error:
+        raise StoreUnusable(
+            f"--beyond {beyond}: {steps} steps cannot be made: {error}"
+        ) from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
         raise StoreUnusable(
@@ -116,94 +129,66 @@ def restore(
             + ("; its parent directory has to be writable, as to root" if denied else "")
         ) from error
     finally:
-        if beside.exists():
-            shutil.rmtree(beside)
+        if copy.exists():
+            shutil.rmtree(copy)
         place.release()
         if not there and place.path.exists() and not any(place.path.iterdir()):
             place.path.rmdir()
 
 
-def _rewrite(path: Path, show: Callable[[str, int], object]) -> None:
-    """
-    Rewrite a copy of a backup that version 1.0.0 made, in the newest format.
-    """
-    directory = Directory(str(path))
-    directory.own()
-    try:
-        migrate(directory, partial(show, "rewriting"))
-    finally:
-        directory.release()
+class _AlwaysInline(ExecutorPolicy):
+    def took(self, seconds: float) -> None:
+        """
+        Stay inline, however long a commit took: nothing else runs in this process.
+        """
 
 
-def _leave_behind(path: Path, made: Summary, beyond: int) -> int:
+async def _open_and_step(
+    copied: Summary, steps: int, progress: Callable[[int], object]
+) -> None:
     """
-    Make steps to and fro until the revision is higher than C{beyond}.
+    Open a store, which rewrites one of format 1, and make steps to and fro.
 
-    @return: how many steps.
+    @raise NotTaken: the disk has no space for the steps.
     """
-    steps = max(0, beyond + 1 - made.revision)
-    # To and fro, so that the position stays.
-    steps += steps % 2
-    if steps > MOST_STEPS:
-        raise StoreUnusable(
-            f"--beyond {beyond}: that is {steps} steps from revision {made.revision},"
-            f" and at most {MOST_STEPS} are made; is it the right backup?"
-        )
-    directory = Directory(str(path))
-    directory.own()
-    try:
-        revision = _step_to_and_fro(directory, made, steps)
-    except (NotTaken, lmdb.Error) as error:
-        raise StoreUnusable(
-            f"--beyond {beyond}: {steps} steps cannot be made: {error}"
-        ) from error
-    finally:
-        directory.release()
-    (path / WITNESS).unlink()
-    make_witness(path, revision)
-    sync(path)
-    return steps
+    from twisted.internet import reactor  # noqa: PLC0415 the import installs it
 
-
-def _step_to_and_fro(directory: Directory, made: Summary, steps: int) -> int:
-    """
-    Commit C{steps} steps, an even number, to the store in C{directory}, which is owned.
-
-    @return: the revision then.
-    @raise NotTaken: the disk has no room for them.
-    """
-    opened = open_databases(directory.path, MAP_BASE + 2 * (made.size + steps))
+    store = LmdbStore(
+        Directory(copied.store),
+        CommitExecutor(reactor, _AlwaysInline()),  # type: ignore[arg-type]
+        journal=_ALL,
+        kept_keys=_ALL,
+        verify=None,
+        progress=progress,
+        map_size=MIN_MAP_BYTES + 2 * (copied.size + steps),
+    )
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
-    with opened.env as env:
-        room = Room(directory, env, growth=0, monotonic=time.monotonic)
-        with env.begin() as txn:
-            extent = read_extent(txn, opened, made.revision)
-        for begin in range(0, steps, _AT_ONCE):
-            count = min(_AT_ONCE, steps - begin)
+    try:
+        await store.open()
+        for begin in range(0, steps, _BATCH_STEPS):
             batch = Batch(
-                first_revision=extent.revision + 1,
-                start_position=made.position,
-                transitions=to_and_fro * (count // 2),
-                position=made.position,
+                first_revision=copied.revision + begin + 1,
+                start_position=copied.position,
+                transitions=to_and_fro * (min(_BATCH_STEPS, steps - begin) // 2),
+                position=copied.position,
                 time_ns=time.time_ns(),
             )
-            room.claim(room.needed(batch))
-            with env.begin(write=True) as txn:
-                extent = write_batch(txn, opened, batch, extent, _WHOLE)
-    return extent.revision
+            await store.commit(batch)
+    finally:
+        await store.close()
 
 
-def _give_to_owner(made: Path, place: Path) -> None:
+def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
     """
-    Give what root has made to the user whose store is replaced.
+    Run a coroutine that waits for nothing to its end.
     """
-    owner = place.stat()
-    if os.geteuid() == 0:
-        for each in (made, *made.iterdir()):
-            os.chown(each, owner.st_uid, owner.st_gid)
+    failures: list[Failure] = []
+    Deferred.fromCoroutine(coroutine).addErrback(failures.append)
+    for failure in failures:
+        failure.raiseException()
 
 
-def _exchange(made: Path, place: Path) -> Path | None:
+def _exchange(copy: Path, place: Path) -> Path | None:
     """
     Exchange the two directories, and keep what was in the place before.
 
@@ -212,14 +197,14 @@ def _exchange(made: Path, place: Path) -> Path | None:
     # With microseconds, so that two restores in one second keep both stores.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     kept = place.with_name(f"{place.name}.before-{stamp}")
-    # Before the exchange, so that the old store is never under the name of a copy: the
-    # next restore removes copies that a killed one has left.
-    made.rename(kept)
+    # Before the exchange, so that the old store never has the name of a copy: the next
+    # restore removes copies that a killed one has left.
+    copy.rename(kept)
     libc = ctypes.CDLL(None, use_errno=True)
     names = (os.fsencode(kept), os.fsencode(place))
     if libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE):
         number = ctypes.get_errno()
-        kept.rename(made)
+        kept.rename(copy)
         raise OSError(number, os.strerror(number))
     sync(place.parent)
     if any(kept.iterdir()):

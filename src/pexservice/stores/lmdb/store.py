@@ -1,26 +1,25 @@
 """
-The store on one machine: LMDB, one durable transaction a batch.
+The store on one machine: LMDB, with one durable transaction for each batch.
 
-A commit flushes the data pages, then the meta page that makes them valid, so a
-power cut at any moment leaves the state before it or after it.  LMDB's own flags
-that trade this away (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
+A commit flushes the data pages, and then the meta page that makes them valid.  So a power
+cut at any moment leaves the state before the commit or the state after it.  LMDB's flags
+that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
-Retention is part of the commit: what is no longer kept goes in the transaction that
-adds, so its pages are used again and the file stops growing, but for a page more
-whenever a batch touches more of them than any did before.
+A commit also removes what need not be kept any more.  So its pages are used again, and the
+file stops growing, except for a page whenever a batch changes more pages than any batch
+before.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import lmdb
-from twisted.internet.defer import Deferred, execute, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
@@ -33,22 +32,27 @@ from pexservice.stores.interface import (
     Snapshot,
     Space,
     StoreBusy,
-    StoreIncompatible,
+    StoreOptions,
     StoreUnusable,
 )
+from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
-    MAP_BASE,
+    MIN_MAP_BYTES,
     Databases,
+    make_store,
     oldest_snapshot,
-    open_databases,
-    prepare,
+    open_for_writing,
 )
 from pexservice.stores.lmdb.directory import DATA, Directory
-from pexservice.stores.lmdb.executor import CommitExecutor
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.follower import Follower
-from pexservice.stores.lmdb.migrate import format_of, migrate
-from pexservice.stores.lmdb.records import BadRecord, KeyRow, Witnessed
-from pexservice.stores.lmdb.room import GROWTH, RESERVE, Room
+from pexservice.stores.lmdb.migrate import migrate
+from pexservice.stores.lmdb.records import (
+    BadRecord,
+    KeyRow,
+    Witnessed,
+)
+from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
     Extent,
     Kept,
@@ -61,30 +65,26 @@ from pexservice.stores.lmdb.transaction import (
 from pexservice.stores.lmdb.verify import (
     DAMAGE,
     READING_ERRORS,
-    blame,
-    check_cursor,
-    require_newest_format,
+    explain,
+    format_of,
+    read_cursor,
     verify_in_child,
 )
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-T = TypeVar("T")
-
-#: How long a commit trusts that the store is where it was.  Seconds: a check is a system
-#: call, and this is as long as many commits of a fast disk take together.
-PLACE_INTERVAL = 0.1
+#: How long a commit trusts that the store is where it was.  A check is a system call, and
+#: many commits of a fast disk together take as long as this.
+PLACE_CHECK_INTERVAL_SECONDS = 0.1
 
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
-MAP_PER_TRANSITION = 128
+MAP_BYTES_PER_TRANSITION = 128
 
 
 @implementer(IOwnStore, IOnDisk)
 class LmdbStore:
     """
-    A store in LMDB, on a disk of this machine.
-
     @ivar directory: the directory that holds the store.
     """
 
@@ -95,24 +95,25 @@ class LmdbStore:
         *,
         journal: int = 100_000,
         verify: Callable[[Path], object] | None = verify_in_child,
-        waiting: Callable[[], object] | None = None,
-        rewrite: Callable[[Directory], object] = migrate,
-        follow: IReactorTime | None = None,
+        run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
+        progress: Progress | None = None,
+        standing_by: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
-        growth: float = GROWTH,
+        growth: float = MAP_GROWTH_PART,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Make the store in C{directory}, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: reads the whole store before this process maps it, and may return a
-            C{Deferred}; C{None} for a store that was verified a moment ago.
-        @param waiting: called before a standby waits; by default a store in use is refused.
-        @param rewrite: rewrites a store of format 1, and may return a C{Deferred}.
-        @param follow: the reactor by whose time a standby follows the keys while it waits;
-            without one it does not follow them.
+        @param verify: verifies the whole store before this process maps it; C{None} for a
+            store that was verified a moment ago.
+        @param run_blocking: runs the verification, and the rewriting of a store of
+            format 1; by default in this thread.
+        @param progress: called with the progress of a rewriting, in percent.
+        @param standing_by: called before this process waits for the store as a standby; by
+            default a store in use is refused.
         @param map_size: bytes; by default enough for C{journal}.
         @param growth: the part of the disk that the map may take beyond that.
         """
@@ -120,17 +121,17 @@ class LmdbStore:
         self._executor = executor
         self._kept = Kept(journal, kept_keys)
         self._verify = verify
-        self._waiting = waiting
-        self._rewrite = rewrite
-        self._follow = follow
-        self._map_size = map_size or MAP_BASE + journal * MAP_PER_TRANSITION
+        self._run_blocking = run_blocking
+        self._progress = progress
+        self._standing_by = standing_by
+        self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
-        self._check_at = monotonic()
+        self._next_place_check = monotonic()
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 1, KeyRow(1, b"", b""))
         self._keys = KeyLog(kept_keys)
-        self._room: Room | None = None
+        self._reserve: Reserve | None = None
         self._witness = Witness(directory.path)
 
     def __repr__(self) -> str:
@@ -145,73 +146,62 @@ class LmdbStore:
     def open(self) -> Deferred[Opened]:
         """
         Own, verify and read the store; see L{IStore.open}.
-
-        This blocks, except during a wait for another owner, and for a verification or a
-        rewriting that returns a C{Deferred}.
         """
-        return Deferred.fromCoroutine(self._open()).addErrback(self._abandon)
+        return Deferred.fromCoroutine(self._open())
 
-    def _own(self) -> Deferred[None]:
-        if self._waiting is None:
-            return execute(self.directory.own)
+    async def _open(self) -> Opened:
+        try:
+            await self._own()
+            return await self._open_owned()
+        except Exception:
+            self._close()
+            raise
+
+    async def _own(self) -> None:
         try:
             self.directory.own()
         except StoreBusy:
-            self._waiting()
-            # A worker that takes over has no time to read it all; the last owner served it.
-            self._verify = None
-            return self._await_ownership()
-        except StoreUnusable:
-            return fail()
-        return succeed(None)
-
-    def _await_ownership(self) -> Deferred[None]:
-        owned = self._executor.wait(self.directory.await_ownership)
-        if self._follow is not None:
-            follower = Follower(self.directory.path, self._keys, self._follow)
-            follower.start()
-
-            def stop_following(result: T) -> T:
-                follower.stop()
-                return result
-
-            owned.addBoth(stop_following)
-        return owned
-
-    async def _open(self) -> Opened:
-        await self._own()
-        try:
-            return await self._open_owned()
-        except StoreIncompatible:
-            if format_of(self.directory.path) != 1:
+            if self._standing_by is None:
                 raise
-            await maybeDeferred(self._rewrite, self.directory)
-            return await self._open_owned()
-
-    def _abandon(self, failure: Failure) -> Failure:
-        self._close()
-        return failure
+            self._standing_by()
+            # A worker that takes over has no time to verify; the last owner has done it.
+            self._verify = None
+            reactor = IReactorTime(self._executor.reactor)
+            follower = Follower(self.directory.path, self._keys, reactor)
+            follower.start()
+            try:
+                await self._executor.wait(partial(self.directory.own, wait=True))
+            finally:
+                follower.stop()
 
     async def _open_owned(self) -> Opened:
-        path = self.directory.path
+        directory = self.directory
         try:
-            if prepare(self.directory) and self._verify is not None:
-                await maybeDeferred(self._verify, path)
-            return self._open_environment(path)
+            existed = directory.holds_store()
+            if existed:
+                directory.tidy()
+            else:
+                directory.create_store(make_store)
+            directory.remember_file()
+            if existed and self._verify is not None:
+                await self._run_blocking(partial(self._verify, directory.path))
+            if format_of(directory.path) == 1:
+                await self._run_blocking(partial(migrate, directory, self._progress))
+                directory.remember_file()
+            return self._open_environment(directory.path)
         except READING_ERRORS as error:
-            raise blame(path, error) from error
+            raise explain(directory.path, error) from error
 
     def _open_environment(self, path: Path) -> Opened:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
-            # The file has grown, or the journal was longer; it needs some room to go on.
-            map_size = size + RESERVE
-        opened = open_databases(path, map_size)
+            # The file has grown, or the journal was longer; the next commits need space.
+            map_size = size + RESERVE_BYTES
+        opened = open_for_writing(path, map_size)
         try:
             opened.env.reader_check()
             with opened.env.begin() as txn:
-                revision, position = check_cursor(txn, opened.cursor, opened.journal)
-                require_newest_format(txn, opened.cursor)
+                _, revision, position = read_cursor(txn, opened)
                 extent = read_extent(txn, opened, revision)
                 self._read_keys(txn, opened.keys)
         except BaseException:
@@ -221,10 +211,10 @@ class LmdbStore:
         self.directory.claim_file()
         self._witness = Witness(path)
         self._witness.open(revision, verified=self._verify is not None)
-        self._room = Room(
+        self._reserve = Reserve(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
-        self._room.reserve()
+        self._reserve.take_first()
         return Opened(revision, position, self._keys.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
@@ -242,21 +232,21 @@ class LmdbStore:
         """
         Take the whole batch in one durable transaction, or nothing; see L{IStore.commit}.
         """
-        room = self._room
-        if room is None:
+        reserve = self._reserve
+        if reserve is None:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
-        needed = room.needed(batch)
+        needed = reserve.needed(batch)
         try:
             # Done here, where no transaction is open.
-            room.stretch_map(needed)
+            reserve.stretch_map(needed)
         except lmdb.Error:
             return fail()
-        return self._executor.run(lambda: self._commit(batch, room, needed))
+        return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
-    def _commit(self, batch: Batch, room: Room, needed: int) -> None:
+    def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
         if (misplacement := self._misplacement()) is not None:
             raise misplacement
-        room.claim(needed)
+        reserve.claim(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:
@@ -265,23 +255,27 @@ class LmdbStore:
     def _misplacement(self) -> NotTaken | None:
         """
         Return why the next worker would not find what is committed, checked now and then.
+
+        A disk that is nearly full is noticed here as well.
         """
         now = self._monotonic()
-        if now >= self._check_at:
+        if now >= self._next_place_check:
             problem = self.directory.misplacement()
             if problem is not None:
                 return NotTaken(problem)
-            self._check_at = now + PLACE_INTERVAL
+            self._next_place_check = now + PLACE_CHECK_INTERVAL_SECONDS
+            if self._reserve is not None:
+                self._reserve.warn_if_nearly_full()
         return None
 
     def _transact(self, batch: Batch) -> None:
+        env = self._databases.env
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
-        txn = self._databases.env.begin(write=True)
+        txn = env.begin(write=True)
         try:
             extent = write_batch(txn, self._databases, batch, self._extent, self._kept)
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
-            self._forget_dead_readers()
             raise self._full() from error
         except BaseException:
             txn.abort()
@@ -290,23 +284,15 @@ class LmdbStore:
             txn.commit()
         except lmdb.MapFullError as error:
             # LMDB found this while it looked for pages, before it wrote any.
-            self._forget_dead_readers()
             raise self._full() from error
         self._witness.write(Witnessed(extent.revision))
-        trimmed = extent.oldest_row != self._extent.oldest_row
+        if extent.oldest_row != self._extent.oldest_row:
+            # A killed backup leaves a reader, whose pages would never be used again.
+            env.reader_check()
         self._extent = extent
-        if trimmed:
-            self._forget_dead_readers()
-
-    def _forget_dead_readers(self) -> None:
-        """
-        Clear dead processes from LMDB's table of readers.
-
-        No page that a reader might see is used again, and a killed backup leaves a reader.
-        """
-        self._databases.env.reader_check()
 
     def _full(self) -> NotTaken:
+        self._databases.env.reader_check()
         reason = f"the store {self.directory.path} is full"
         if (snapshot := self.oldest_snapshot()) is not None:
             reason += (
@@ -321,51 +307,47 @@ class LmdbStore:
         """
         newest = self._extent.revision
         before = newest + 1 if before is None else min(before, newest + 1)
-        forgotten = newest - self._kept.transitions
 
         def read() -> list[Row]:
-            with self._databases.env.begin() as txn:
-                return read_history(
-                    txn,
-                    self._databases.journal,
-                    before=before,
-                    forgotten=forgotten,
-                    limit=limit,
-                )
+            try:
+                with self._databases.env.begin() as txn:
+                    return read_history(
+                        txn,
+                        self._databases.journal,
+                        before=before,
+                        forgotten=newest - self._kept.transitions,
+                        limit=limit,
+                    )
+            except lmdb.PanicError as error:
+                # A commit has failed in the thread, and will soon report that.
+                raise NotTaken("the store failed") from error
+            except DAMAGE as error:
+                raise self._damaged(error) from error
 
-        return execute(self._reading, read)
-
-    def _reading(self, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except lmdb.PanicError as error:
-            # A commit has failed in the thread and is about to say so.
-            raise NotTaken("the store failed") from error
-        except DAMAGE as error:
-            raise self._damaged(error) from error
+        return execute(read)
 
     def _damaged(self, error: Exception) -> StoreUnusable:
         """
         Return the error to raise for damage that is found while the store is served.
 
-        The store will be read whole before it is served again.
+        The next worker verifies the whole store before it serves it.
         """
         self._witness.write(Witnessed(self._extent.revision, sound=False))
-        return blame(self.directory.path, error)
+        return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
         """
-        Return how much room there is for the store; see L{IOnDisk.space}.
+        Return how much space there is for the store; see L{IOnDisk.space}.
         """
-        return None if self._room is None else self._room.space()
+        return None if self._reserve is None else self._reserve.space()
 
     def shortage(self) -> NotTaken | None:
         """
         Return why no batch would be taken now, if so; see L{IOwnStore.shortage}.
         """
-        if self._room is None:
+        if self._reserve is None:
             return None
-        return self._misplacement() or self._room.shortage()
+        return self._misplacement() or self._reserve.shortage()
 
     def oldest_snapshot(self) -> Snapshot | None:
         """
@@ -384,5 +366,26 @@ class LmdbStore:
         self._witness.close()
         if self._opened is not None:
             self._opened.env.close()
-            self._opened = self._room = None
+            self._opened = self._reserve = None
         self.directory.release()
+
+
+def store_in(path: str, options: StoreOptions) -> LmdbStore:
+    """
+    Make the store in the directory C{path} as a worker needs it.
+    """
+    reactor, executor = options.reactor, CommitExecutor(options.reactor, ExecutorPolicy())
+
+    def progress(percent: int) -> None:
+        # Called in the thread that waits for the child process.
+        reactor.callFromThread(options.progress, percent)
+
+    return LmdbStore(
+        Directory(path, create=options.create, claim=options.claim),
+        executor,
+        journal=options.journal,
+        verify=partial(verify_in_child, progress=progress) if options.verify else None,
+        run_blocking=executor.wait,
+        progress=progress,
+        standing_by=options.standing_by,
+    )

@@ -1,5 +1,5 @@
 """
-What one transaction of LMDB appends to the store, removes from it, or reads of it.
+The transactions of LMDB: what a commit appends and removes, and what a read returns.
 
 A commit appends a row to the journal, and keys to the rows of keys.  It also removes the
 oldest rows that need not be kept, so their pages are used again and the file stops growing.
@@ -24,15 +24,15 @@ from pexservice.stores.remembered_keys import RememberedKeys
 #: How many revisions or keys too many may pile up before they are trimmed.  Each call into
 #: LMDB releases the interpreter lock, so a commit in the thread is faster if it makes fewer
 #: calls: trim many rows now and then instead of one each time.
-SLACK = 256
+TRIM_SLACK = 256
 
 #: How many rows one commit removes at most, which takes about 2 ms.
-MAX_TRIMMED_ROWS = 2 * SLACK
+MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
 #: A commit removes no further row when those that it removed had so many transitions, or so
 #: many keys.  The pages of a long row are freed one by one, and these have 1 MiB.
 MAX_TRIMMED_TRANSITIONS = 1 << 20
-MAX_TRIMMED_KEYS = 1 << 12
+MAX_TRIMMED_ROW_KEYS = 1 << 12
 
 #: A row with fewer keys takes up the keys of the next commit as well.  Otherwise a single
 #: client would leave 100,000 rows, and reading them at a start takes 200 ms, not 35.
@@ -110,12 +110,12 @@ def write_batch(
         newest_keys = write_keys(txn, databases.keys, batch.keys, newest_keys)
     oldest_row, oldest_keys = extent.oldest_row, extent.oldest_keys
     forgotten = batch.revision - kept.transitions
-    if forgotten >= oldest_row + SLACK:
+    if forgotten >= oldest_row + TRIM_SLACK:
         oldest_row = _trim(txn, databases.journal, forgotten, MAX_TRIMMED_TRANSITIONS)
     forgotten = newest_keys.end - 1 - kept.keys
-    if forgotten >= oldest_keys + SLACK:
+    if forgotten >= oldest_keys + TRIM_SLACK:
         # At least as many as the batch has, so that surplus keys become fewer.
-        max_keys = MAX_TRIMMED_KEYS + len(batch.keys)
+        max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_keys = _trim(txn, databases.keys, forgotten, max_keys)
     return Extent(batch.revision, oldest_row, oldest_keys, newest_keys)
 

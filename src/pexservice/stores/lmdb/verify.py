@@ -1,45 +1,49 @@
 """
-Read a whole store before trusting it.
+Verify a whole store before it is used.
 
-Two readers have to agree.  L{pexservice.stores.lmdb.pages} walks the file page by page;
-then LMDB, whose view is the one that is served, reads every record: each has its checksum,
-the keys are in order, looking a key up finds what iterating found, and the journal leads to
-the cursor.  L{pexservice.stores.lmdb.witness} tells whether that is the newest commit.
+First L{pexservice.stores.lmdb.pages} checks the data file page by page.  Then LMDB, which
+the service uses, reads every record.  Each record must match its checksum, the keys must be
+in order, a lookup must find the same record as the iteration, and the journal must lead to
+the cursor.  L{pexservice.stores.lmdb.witness} tells whether this is the newest commit.
 
-C{python -m pexservice.stores.lmdb.verify DIRECTORY} does that in a child process, as
-L{pexservice.stores.lmdb.child} says.  It writes nothing.  Its exit status is 0, 78
-(C{EX_CONFIG}) when the store is damaged, 64 (C{EX_USAGE}) when it has another format, or 1
-when it cannot be read; a line on standard output says what is wrong.
+C{python -m pexservice.stores.lmdb.verify DIRECTORY} does this in a child process; see
+L{pexservice.stores.lmdb.child}.  It writes nothing.  Its exit status is 0, 78
+(C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another format, or 1 for
+a store that cannot be read.  A line on standard output names the reason.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import lmdb
-from attrs import define
+from attrs import define, frozen
 
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.child import Meter, Progress, answer, ask_child
+from pexservice.stores.lmdb.child import Progress, child_main, run_child
+from pexservice.stores.lmdb.databases import (
+    DATABASES,
+    Databases,
+    databases_of,
+    open_for_reading,
+)
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
-from pexservice.stores.lmdb.meta_pages import BadPage, OtherFile
+from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
-from pexservice.stores.lmdb.records import FORMAT_VERSION
-from pexservice.stores.lmdb.witness import check_witness
+from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
+from pexservice.stores.lmdb.witness import check_witness, read_witness
 
-DATABASES = (b"cursor", b"journal", b"keys")
-
-#: Errors that mean that what is read is not what was written.  Other errors of LMDB and
-#: of the system say nothing about the store itself.
+#: Errors that mean that a read returned something that was not written.  Other errors of
+#: LMDB and of the system do not concern the store itself.
 DAMAGE = (
     BadPage,
-    records.BadRecord,
+    BadRecord,
     # Raised by a transaction that cannot read LMDB's record of a database.
     lmdb.BadTxnError,
     lmdb.CorruptedError,
@@ -57,41 +61,35 @@ _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 #: Everything that reading a store may raise.
 READING_ERRORS = (lmdb.Error, OSError, *DAMAGE, *_OTHER_FORMAT)
 
-#: The part of the time that the pages take, beside the records.
-_PAGES = 0.25
+#: The part of the time that the check of the pages takes.  The records take the rest.
+_PAGES_PERCENT = 25
 
 #: How many records are read between two reports of progress.
-_STRIDE = 256
+_RECORDS_PER_REPORT = 256
 
 
-def verify(path: Path, progress: Progress | None = None) -> None:
+def verify(path: Path, progress: Progress = lambda _: None) -> None:
     """
-    Read every page and every record of the store in C{path}, which nobody writes to.
+    Read every page and every record of the store in C{path}, which no process writes to.
 
-    @param progress: called several times a second with how much is done, in percent.
-    @raise StoreDamaged: something in it is not what was written.
+    @param progress: called often with how much is done, in percent.
+    @raise StoreDamaged: it contains something that was not written.
     @raise StoreIncompatible: it has another format.
     @raise StoreUnusable: it cannot be read.
     """
-    meter = Meter(progress or (lambda _: None))
-    meter.tell(0)
+    progress(0)
     try:
-        contents = _check_file(path, lambda done: meter.tell(_PAGES * done))
-        # Without locks: the caller owns the directory.
-        with lmdb.open(
-            str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
-        ) as env:
-            revision = _read_records(
-                env, contents, lambda done: meter.tell(_PAGES + (1 - _PAGES) * done)
-            )
+        contents = check_file(path, lambda done: progress(done * _PAGES_PERCENT // 100))
+        with open_for_reading(path) as env:
+            revision = _read_records(env, contents, progress)
         check_witness(path, revision)
     except READING_ERRORS as error:
-        raise blame(path, error) from error
+        raise explain(path, error) from error
 
 
-def blame(path: Path, error: Exception) -> StoreUnusable:
+def explain(path: Path, error: Exception) -> StoreUnusable:
     """
-    Return the error to raise for C{error}, met while the store in C{path} was read.
+    Return the error to raise for C{error}, which reading the store in C{path} has raised.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -100,7 +98,10 @@ def blame(path: Path, error: Exception) -> StoreUnusable:
     return StoreUnusable(f"the store {path} cannot be opened: {error}")
 
 
-def _check_file(path: Path, progress: Callable[[float], object]) -> Contents:
+def check_file(path: Path, progress: Progress) -> Contents:
+    """
+    Check all pages of the store in C{path}; see L{check_pages}.
+    """
     file = os.open(path / DATA, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return check_pages(file, progress)
@@ -108,9 +109,7 @@ def _check_file(path: Path, progress: Callable[[float], object]) -> Contents:
         os.close(file)
 
 
-def _read_records(
-    env: lmdb.Environment, contents: Contents, progress: Callable[[float], object]
-) -> int:
+def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> int:
     """
     Read every record of the store.
 
@@ -118,25 +117,35 @@ def _read_records(
     """
     if env.info()["last_txnid"] != contents.transaction:
         raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
-    cursor = env.open_db(DATABASES[0], create=False)
+    cursor_database = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # The cursor first, because the rest may look different in another format.
-        version = read_version(txn, cursor)
+        # The cursor first, because another format may have other databases.
+        _cursor_record(txn, cursor_database)
     if set(contents.entries) != set(DATABASES):
-        raise records.BadRecord(f"its databases are {sorted(contents.entries)}")
-    journal, keys = (env.open_db(name, create=False) for name in DATABASES[1:])
+        raise BadRecord(f"its databases are {sorted(contents.entries)}")
+    databases = databases_of(env)
     with env.begin() as txn:
         reader = _Reader(txn, sum(contents.entries.values()), progress)
-        newest = check_cursor(txn, cursor, journal)
-        if [key for key, _ in reader.each(cursor)] != [records.CURSOR_KEY]:
-            raise records.BadRecord("it has more than one cursor")
-        _read_journal(reader.each(journal), newest)
+        version, revision, position = read_cursor(txn, databases)
+        if [key for key, _ in reader.items(databases.cursor)] != [records.CURSOR_KEY]:
+            raise BadRecord("it has more than one cursor")
+        _check_journal(reader.items(databases.journal), (revision, position))
+        keys = reader.items(databases.keys)
         if version == FORMAT_VERSION:
-            _read_keys(reader.each(keys), newest[0])
+            _check_keys(keys, revision)
         else:
-            for _ in keys_of_format_1(txn, keys, reader.each(keys), newest[0]):
+            for _ in keys_of_format_1(txn, databases.keys, keys, revision):
                 pass
-    return newest[0]
+    return revision
+
+
+def _cursor_record(
+    txn: lmdb.Transaction[bytes], database: lmdb._Database
+) -> tuple[int, int, int]:
+    value = txn.get(records.CURSOR_KEY, db=database)
+    if value is None:
+        raise BadRecord("it has no cursor")
+    return records.read_cursor(value)
 
 
 @define(eq=False)
@@ -148,113 +157,132 @@ class _Reader:
     _txn: lmdb.Transaction[bytes]
     # How many records there are to read.
     _total: int
-    _progress: Callable[[float], object]
+    _progress: Progress
     _done: int = 0
 
-    def each(self, database: lmdb._Database) -> Iterator[tuple[bytes, bytes]]:
+    def items(self, database: lmdb._Database) -> Iterator[tuple[bytes, bytes]]:
         """
         Yield every record, in the order of the keys.
 
-        @raise BadRecord: the records are not in order, or not as many as LMDB has
-            counted, or looking one up finds something else.
+        @raise BadRecord: the records are not in order, LMDB has counted another number of
+            them, or a lookup finds something else.
         """
-        before, count = None, 0
+        previous, count = None, 0
         for key, value in self._txn.cursor(database):
-            if before is not None and key <= before:
-                raise records.BadRecord(f"the record {key!r} comes after {before!r}")
+            if previous is not None and key <= previous:
+                raise BadRecord(f"the record {key!r} comes after {previous!r}")
             if self._txn.get(key, db=database) != value:
-                raise records.BadRecord(f"looking up {key!r} does not find its record")
+                raise BadRecord(f"looking up {key!r} does not find its record")
             yield key, value
-            before, count = key, count + 1
+            previous, count = key, count + 1
             self._done += 1
-            if not self._done % _STRIDE:
-                self._progress(self._done / self._total)
+            if not self._done % _RECORDS_PER_REPORT:
+                rest = (100 - _PAGES_PERCENT) * self._done // self._total
+                self._progress(_PAGES_PERCENT + rest)
         entries = self._txn.stat(database)["entries"]
         if count != entries:
-            raise records.BadRecord(
-                f"there are {count} records where LMDB counts {entries}"
-            )
+            raise BadRecord(f"there are {count} records where LMDB counts {entries}")
 
 
-def _read_journal(rows: Iterator[tuple[bytes, bytes]], newest: tuple[int, int]) -> None:
-    led_to: tuple[int, int] | None = None
+def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int]) -> None:
+    end: tuple[int, int] | None = None
     for key, value in rows:
         before, after = records.read_row_ends(key, value)
-        if led_to not in (None, before):
-            raise records.BadRecord(f"the journal breaks off after revision {before[0]}")
-        led_to = after
-    if led_to not in (None, newest):
-        raise records.BadRecord("the journal does not lead to the cursor")
+        if end not in (None, before):
+            raise BadRecord(f"the journal breaks off after revision {before[0]}")
+        end = after
+    if end not in (None, cursor):
+        raise BadRecord("the journal does not lead to the cursor")
 
 
-def _read_keys(rows: Iterator[tuple[bytes, bytes]], newest: int) -> None:
+def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> None:
     end, revision = None, 0
     for key, value in rows:
         row = records.read_key_row(key, value)
         if end not in (None, row.first):
-            raise records.BadRecord(f"the rows of keys break off before {row.first}")
+            raise BadRecord(f"the rows of keys break off before {row.first}")
         end = row.end
-        revision = records.check_key_row(row, revision, newest)
+        revision = records.check_key_row(row, revision, newest_revision)
 
 
-def _cursor_record(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> bytes:
-    value = txn.get(records.CURSOR_KEY, db=cursor)
-    if value is None:
-        raise records.BadRecord("it has no cursor")
-    return value
-
-
-def read_version(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> int:
-    """
-    Return the version of the store's format.
-
-    @raise OtherFormat: this program does not read it.
-    """
-    value = _cursor_record(txn, cursor)
-    records.read_cursor(value)
-    return records.read_version(value)
-
-
-def require_newest_format(txn: lmdb.Transaction[bytes], cursor: lmdb._Database) -> None:
-    """
-    @raise OtherFormat: the store has to be rewritten before it can be used.
-    """
-    version = read_version(txn, cursor)
-    if version != FORMAT_VERSION:
-        raise records.OtherFormat(version)
-
-
-def check_cursor(
-    txn: lmdb.Transaction[bytes], cursor: lmdb._Database, journal: lmdb._Database
-) -> tuple[int, int]:
+def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> tuple[int, int, int]:
     """
     Read the cursor, and check that the last journal row leads to it.
 
-    @return: (revision, position)
-    @raise records.BadRecord: the last journal row does not lead to it.
+    @return: (version of the format, revision, position)
+    @raise OtherFormat: this program does not read that version.
+    @raise BadRecord: the last journal row does not lead to the cursor.
     """
-    found = records.read_cursor(_cursor_record(txn, cursor))
-    with txn.cursor(journal) as rows:
+    version, revision, position = _cursor_record(txn, databases.cursor)
+    with txn.cursor(databases.journal) as rows:
         if rows.last():
-            _, last = records.read_row_ends(*rows.item())
-            if last != found:
-                raise records.BadRecord(
-                    f"the journal ends at revision {last[0]} and position {last[1]},"
-                    f" the cursor is at {found[0]} and {found[1]}"
+            _, (last_revision, last_position) = records.read_row_ends(*rows.item())
+            if (last_revision, last_position) != (revision, position):
+                raise BadRecord(
+                    f"the journal ends at revision {last_revision} and position"
+                    f" {last_position}, the cursor is at {revision} and {position}"
                 )
-        elif found != (0, 0):
-            raise records.BadRecord(f"the journal of {found[0]} transitions is empty")
-    return found
+        elif (revision, position) != (0, 0):
+            raise BadRecord(f"the journal of {revision} transitions is empty")
+    return version, revision, position
+
+
+def format_of(path: Path) -> int:
+    """
+    Return the version of a store's format; -1 if this program does not read it.
+    """
+    try:
+        with open_for_reading(path) as env:
+            cursor = env.open_db(DATABASES[0], create=False)
+            with env.begin() as txn:
+                return _cursor_record(txn, cursor)[0]
+    except READING_ERRORS:
+        return -1
 
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     """
-    Verify a store as L{verify} does, in a child process, which a damaged store may kill.
+    Verify a store as L{verify} does, in a child process, which damage may end.
 
-    This blocks, as L{ask_child} says.
+    This blocks; see L{run_child}.
     """
-    ask_child(path, "pexservice.stores.lmdb.verify", str(path), progress=progress)
+    run_child(path, "pexservice.stores.lmdb.verify", path, progress=progress)
+
+
+@frozen(kw_only=True)
+class Summary:
+    """
+    The summary of a store.
+
+    @ivar store: its directory.
+    @ivar size: the size of its data file, in bytes.
+    @ivar witness: the revision in its witness, if it has one.
+    """
+
+    store: str
+    revision: int
+    position: int
+    size: int
+    witness: int | None
+
+
+def summary(path: Path) -> Summary:
+    """
+    Return the summary of the store in C{path}, which was verified and is not written to.
+    """
+    with open_for_reading(path) as env:
+        databases = databases_of(env)
+        with env.begin() as txn:
+            _, revision, position = read_cursor(txn, databases)
+    witness = read_witness(path)
+    return Summary(
+        store=str(path),
+        revision=revision,
+        position=position,
+        size=(path / DATA).stat().st_size,
+        witness=None if witness is None else witness.revision,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(answer(partial(verify, Path(sys.argv[1]))))
+    sys.exit(child_main(partial(verify, Path(sys.argv[1]))))

@@ -1,19 +1,19 @@
 """
-The witness of the newest commit: a few bytes beside the file that is the store.
+The witness of the newest commit: a file of some bytes next to the data file.
 
-LMDB begins with the newer one of two meta pages.  A flipped bit in that page can make it
-begin with the older one, whose state is as whole as the last: nothing in the file tells
-that steps are gone which callers were told of.  So the revision of each commit is written
-into a file of its own, after the commit and before the answer.
+A flipped bit in LMDB's newest meta page can make LMDB open the store with the previous one.
+That state is consistent, but answered steps are missing, and only another file can show it.
+So the revision of each commit is written to the witness, after the commit and before the
+response.
 
-The witness is flushed only when the store is closed in order, so it costs one small write.
-The revision in it was durable before it was written; so a store that is older than its
-witness has lost commits.  A witness that is older than the store, torn or missing is no
-sign of damage: a power cut takes back what was not flushed, and the witness lies within one
-sector of the disk.
+The witness is flushed only when the store is closed in order, so it costs one small write
+per commit.  The revision in the witness was durable before it was written.  So a store that
+is older than its witness has lost commits.  A witness that is older than the store, torn or
+missing is no sign of damage: a power cut discards what was not flushed.  The witness fits
+into one sector of the disk.
 
-The witness also tells of damage that was found while the store was served, so that a worker
-that takes over does not go on with the store without reading it all.
+The witness also records damage that was found while the store was served, so that the next
+worker verifies the whole store before it uses it.
 """
 
 from __future__ import annotations
@@ -40,67 +40,54 @@ class Witness:
         """
         @param path: the store's directory.
         """
-        self._path = path / WITNESS
+        self._store = path
         self._file: int | None = None
 
     def open(self, revision: int, *, verified: bool) -> None:
         """
         Begin to witness the commits of a store at C{revision}.
 
-        @param verified: whether the whole store was read.
+        @param verified: whether the whole store was verified.
         @raise StoreDamaged: the store is older than its witness, or was found damaged and
             is not verified.
         """
-        found = check_witness(self._path.parent, revision)
-        if found is not None and not (found.sound or verified):
+        witnessed = check_witness(self._store, revision)
+        if witnessed is not None and not (witnessed.sound or verified):
             raise StoreDamaged(
-                f"the store {self._path.parent} was found damaged while it was served"
+                f"the store {self._store} was found damaged while it was served"
             )
-        if found is None and revision:
+        if witnessed is None and revision:
             self._log.warn(
                 "the store {store} has no witness of its newest commit, so nobody can tell"
                 " whether it is the newest; from now on it has one",
-                store=self._path.parent,
+                store=self._store,
             )
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(self._path, flags, 0o600)
-            if found is None:
-                self._begin(self._file, revision)
+            self._file = os.open(self._store / WITNESS, flags, 0o600)
+            if witnessed is None:
+                # Allocated now, so that no later write needs space on the disk.
+                os.ftruncate(self._file, 0)
+                os.pwrite(self._file, records.write_witness(Witnessed(revision)), 0)
+                os.fsync(self._file)
+                sync(self._store)
         except OSError as error:
-            # As on a full disk, which need not stop a service that has its room.
+            # A full disk need not stop a service that has its reserve.
             self._give_up(error)
-        if found is not None and found != Witnessed(revision):
+        if witnessed not in (None, Witnessed(revision)):
             self.write(Witnessed(revision))
 
-    def _begin(self, file: int, revision: int) -> None:
+    def write(self, witnessed: Witnessed) -> None:
         """
-        Make the witness's file, so that no write to it takes room on the disk any more.
-        """
-        os.ftruncate(file, 0)
-        os.pwrite(file, records.write_witness(Witnessed(revision)), 0)
-        os.fsync(file)
-        sync(self._path.parent)
+        Record that a revision is durable, or that the store was found damaged at it.
 
-    def write(self, told: Witnessed) -> None:
-        """
-        Witness that a revision is durable, or that the store was found damaged at it.
-
-        An error here does not concern the commit, which is made already.
+        The commit is durable already, so an error here does not concern it.
         """
         if self._file is not None:
             try:
-                os.pwrite(self._file, records.write_witness(told), 0)
+                os.pwrite(self._file, records.write_witness(witnessed), 0)
             except OSError as error:
                 self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._log.error(
-            "the store {store} goes on without a witness of its newest commit: {reason}",
-            store=self._path.parent,
-            reason=error.strerror,
-        )
-        self._release()
 
     def close(self) -> None:
         """
@@ -111,6 +98,15 @@ class Witness:
                 os.fsync(self._file)
             except OSError as error:
                 self._give_up(error)
+            else:
+                self._release()
+
+    def _give_up(self, error: OSError) -> None:
+        self._log.error(
+            "the store {store} goes on without a witness of its newest commit: {reason}",
+            store=self._store,
+            reason=error.strerror,
+        )
         self._release()
 
     def _release(self) -> None:
@@ -139,31 +135,20 @@ def check_witness(path: Path, revision: int) -> Witnessed | None:
     @return: the witness, as from L{read_witness}.
     @raise StoreDamaged: the store is older than its witness.
     """
-    witness = read_witness(path)
-    refuse_older(path, revision, witness)
-    return witness
+    witnessed = read_witness(path)
+    refuse_older(path, revision, witnessed)
+    return witnessed
 
 
-def refuse_older(path: Path, revision: int, witness: Witnessed | None) -> None:
+def refuse_older(path: Path, revision: int, witnessed: Witnessed | None) -> None:
     """
-    Compare the store in C{path}, at C{revision}, with C{witness}.
+    Compare the store in C{path}, at C{revision}, with a witness that was read before.
 
-    @raise StoreDamaged: the store is older than its witness.
+    @raise StoreDamaged: the store is older than the witness.
     """
-    if witness is not None and witness.revision > revision:
+    if witnessed is not None and witnessed.revision > revision:
         raise StoreDamaged(
             f"the store {path} is damaged: it is at revision {revision}, but its file"
-            f" {WITNESS} tells of {witness.revision}, so acknowledged steps are gone;"
+            f" {WITNESS} tells of {witnessed.revision}, so acknowledged steps are gone;"
             f" to go on without them, remove {WITNESS}"
         )
-
-
-def make_witness(path: Path, revision: int) -> None:
-    """
-    Give a durable witness to the store in C{path}, a directory that no other process knows.
-    """
-    with (path / WITNESS).open("xb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(records.write_witness(Witnessed(revision)))
-        file.flush()
-        os.fsync(file.fileno())

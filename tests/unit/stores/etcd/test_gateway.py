@@ -15,10 +15,9 @@ from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
 from pexservice.process import pyopenssl_guard
-from pexservice.stores.etcd.address import Address, parse
-from pexservice.stores.etcd.caller import Refused, Unanswered
-from pexservice.stores.etcd.gateway import _say, _understand
-from pexservice.stores.etcd.opening import check_version
+from pexservice.stores.etcd.address import EtcdAddress, parse
+from pexservice.stores.etcd.caller import CallRefused, CallUnanswered
+from pexservice.stores.etcd.gateway import _say, _understand, check_version
 from pexservice.stores.interface import StoreUnusable
 
 # A test module that was imported before may have set the guard.
@@ -40,7 +39,7 @@ def test_refusals(code: int) -> None:
     A refusal with one of these codes says that etcd did nothing.
     """
     body = json.dumps({"code": code, "message": "no"}).encode()
-    with pytest.raises(Refused, match="no"):
+    with pytest.raises(CallRefused, match="no"):
         _understand("u", 400, body)
 
 
@@ -49,7 +48,9 @@ def test_plain_text_with_status_400_is_a_refusal_that_shows_its_words() -> None:
     The gateway refuses a client certificate with a CN so when etcd has users.
     """
     body = b"CommonName of client sending a request against gateway will be ignored\n"
-    with pytest.raises(Refused, match=r"^u: status 400: CommonName of client") as caught:
+    with pytest.raises(
+        CallRefused, match=r"^u: status 400: CommonName of client"
+    ) as caught:
         _understand("u", 400, body)
     assert caught.value.code == 3
 
@@ -70,7 +71,7 @@ def test_nobody_knows(status: int, body: bytes) -> None:
     """
     A request with any other answer may have been done.
     """
-    with pytest.raises(Unanswered) as caught:
+    with pytest.raises(CallUnanswered) as caught:
         _understand("u", status, body)
     assert caught.value.sent
 
@@ -100,7 +101,7 @@ def test_address() -> None:
     Every part of an address is read from its URL.
     """
     files = "ca=a&certificate=b&key=c&user=d&password-file=e"
-    assert parse(f"etcd:http://h:1,https://[::1]:2/?prefix=p/&{files}") == Address(
+    assert parse(f"etcd:http://h:1,https://[::1]:2/?prefix=p/&{files}") == EtcdAddress(
         endpoints=("http://h:1", "https://[::1]:2"),
         prefix="p/",
         ca="a",

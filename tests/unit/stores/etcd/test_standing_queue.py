@@ -9,12 +9,12 @@ from attrs import evolve
 
 from pexservice.stores.etcd.records import Mark
 from pexservice.stores.etcd.standing_queue import (
-    HARD,
-    LONGEST,
-    MOST_REMOVED,
-    SHORTEST_HARD,
+    HARD_TRANSACTIONS,
+    MAX_REMOVED_MARKS,
+    MAX_TURN_SECONDS,
+    MIN_HARD_SECONDS,
     SKIPPED_WAITS,
-    SOFT,
+    SOFT_TRANSACTIONS,
     StandingQueue,
 )
 
@@ -124,9 +124,9 @@ def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
 @pytest.mark.parametrize(
     ("mark", "patience"),
     [
-        (soft("a", 3), USUAL + SOFT * USUAL),
-        (hard("a", 3), USUAL + HARD * USUAL),
-        (hard("a", 3, USUAL / 100), SHORTEST_HARD),
+        (soft("a", 3), USUAL + SOFT_TRANSACTIONS * USUAL),
+        (hard("a", 3), USUAL + HARD_TRANSACTIONS * USUAL),
+        (hard("a", 3, USUAL / 100), MIN_HARD_SECONDS),
     ],
 )
 def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
@@ -150,7 +150,7 @@ def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
     """
     A far node is not waited for in each turn, but for long enough now and then.
     """
-    wait = USUAL + HARD * 0.1
+    wait = USUAL + HARD_TRANSACTIONS * 0.1
     for seconds in range(SKIPPED_WAITS):
         queue.won(1.0 + seconds * wait, USUAL, 5, [mark])
         assert queue.delay(1.0 + seconds * wait) == 0
@@ -173,7 +173,7 @@ def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: StandingQue
     mark = hard("a", 3, 10.0)
     queue.won(1.0, USUAL, 5, [mark])
     queue.won(2.0, USUAL, 5, [mark])
-    assert queue.delay(2.0) == LONGEST
+    assert queue.delay(2.0) == MAX_TURN_SECONDS
 
 
 def test_each_has_its_time(queue: StandingQueue) -> None:
@@ -228,10 +228,10 @@ def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
     moment = 1.0
     while delay := queue.delay(moment):
         moment += delay
-    assert queue.passed == dead[:MOST_REMOVED]
-    queue.won(moment, USUAL, 21, dead[MOST_REMOVED:])
+    assert queue.passed == dead[:MAX_REMOVED_MARKS]
+    queue.won(moment, USUAL, 21, dead[MAX_REMOVED_MARKS:])
     assert queue.delay(moment) == 0
-    assert queue.passed == dead[MOST_REMOVED:]
+    assert queue.passed == dead[MAX_REMOVED_MARKS:]
 
 
 def test_keeps_a_place(queue: StandingQueue) -> None:
@@ -291,4 +291,4 @@ def test_the_usual_time(queue: StandingQueue) -> None:
     queue.lost(2.0, 2 * USUAL, 6, [])
     assert queue.usual == pytest.approx(1.1 * USUAL)
     queue.won(3.0, 100.0, 7, [])
-    assert queue.usual < LONGEST / 8
+    assert queue.usual < MAX_TURN_SECONDS / 8

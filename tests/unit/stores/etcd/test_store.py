@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.caller import DEADLINE, Refused, Unanswered
+from pexservice.stores.etcd.caller import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Keys, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
@@ -185,7 +185,7 @@ def test_no_answer_at_all(bench: Bench) -> None:
     """
     ended = bench.commit()
     while not ended:
-        assert bench.clock.seconds() <= DEADLINE + 1
+        assert bench.clock.seconds() <= CALL_TIMEOUT_SECONDS + 1
         bench.caller.lose()
         bench.later()
     assert isinstance(ended[0], OutcomeUnknown)
@@ -228,7 +228,7 @@ def test_refused(bench: Bench) -> None:
     A batch that etcd refuses did not happen.
     """
     ended = bench.commit()
-    bench.caller.fail(Refused(7, "permission denied"))
+    bench.caller.fail(CallRefused(7, "permission denied"))
     assert isinstance(ended[0], NotTaken)
     assert "permission denied" in str(ended[0])
 
@@ -242,7 +242,7 @@ def test_refused_at_last(bench: Bench) -> None:
     while not ended:
         bench.later()
         if bench.caller.waiting:
-            bench.caller.fail(Refused(7, "permission denied"))
+            bench.caller.fail(CallRefused(7, "permission denied"))
     assert isinstance(ended[0], OutcomeUnknown)
 
 
@@ -399,7 +399,7 @@ def test_late_trimming(bench: Bench) -> None:
         now(forgetful.commit(taken))
         state = (taken.revision, taken.position)
     now(forgetful.commit(batch(state, b"n", b"last")))
-    now(forgetful.trimmed())
+    now(forgetful._trimming)
     late = next(each for each in etcd.changes if len(each["success"]) > 100)
     now(bench.other.read())
     assert now(bench.other.recall(b"0")) is None
@@ -726,9 +726,9 @@ def test_read_that_is_not_answered_ends_within_five_seconds(bench: Bench) -> Non
     bench.store.read().addErrback(lambda failure: ended.append(failure.value))
     while not ended:
         bench.clock.advance(1)
-        bench.caller.fail(Unanswered("http://h:1: no answer in 1.0 s", sent=True))
+        bench.caller.fail(CallUnanswered("http://h:1: no answer in 1.0 s", sent=True))
         bench.clock.advance(0.1)
-    assert bench.clock.seconds() <= DEADLINE
+    assert bench.clock.seconds() <= CALL_TIMEOUT_SECONDS
     assert str(ended[0]) == "etcd does not answer: http://h:1: no answer in 1.0 s"
 
 

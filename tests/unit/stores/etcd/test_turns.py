@@ -11,17 +11,18 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.caller import Refused
-from pexservice.stores.etcd.messages import MOST_KEYS, Operation, QueuePlace
+from pexservice.stores.etcd.caller import CallRefused
+from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
 from pexservice.stores.etcd.records import (
     Keys,
     Mark,
+    end_of,
     read_mark,
     text,
     write_cursor,
     write_mark,
 )
-from pexservice.stores.etcd.standing_queue import MOST_REMOVED
+from pexservice.stores.etcd.standing_queue import MAX_REMOVED_MARKS, StandingQueue
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Conflict
 from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeCaller, FakeEtcd
@@ -108,7 +109,7 @@ def queued(node: Node) -> list[tuple[str, bool]]:
     """
     answer = node.etcd.apply(
         "kv/range",
-        messages.get(KEYS.waiting(""), KEYS.waiting_end, sort_target="MOD"),
+        messages.get(KEYS.waiting(""), end_of(KEYS.waiting("")), sort_target="MOD"),
     )
     marks = [read_mark(KEYS, pair) for pair in messages.pairs(answer)]
     return [(each.process, each.hard) for each in marks]
@@ -384,24 +385,28 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     The largest possible transaction is accepted by etcd, whether it succeeds or fails.
     """
     etcd = FakeEtcd()
-    for number in range(MOST_REMOVED):
+    for number in range(MAX_REMOVED_MARKS):
         put(etcd, f"dead-{number}")
     dead = [
         Mark(f"dead-{number}", hard=False, usual=0, modified=number + 2)
-        for number in range(MOST_REMOVED)
+        for number in range(MAX_REMOVED_MARKS)
     ]
-    operation = Operation(
+    operation = OperationKey(
         b"p/operations/x", 1, etcd.apply("lease/grant", {"TTL": "9"})["ID"]
     )
     etcd.apply("kv/txn", messages.begin_operations(operation))
     etcd.apply("kv/txn", messages.create(KEYS, 9))
     cursor = etcd.apply("kv/range", messages.get(KEYS.cursor))
+    queue = StandingQueue("me")
+    queue._passed, queue._company, queue.usual = dead, again, 0.1
     message = messages.transaction(
         KEYS,
         messages.only_cursor(KEYS, messages.pairs(cursor)),
-        batch((0, 0), MOST_KEYS * b"n", *(b"%d" % each for each in range(MOST_KEYS))),
+        batch(
+            (0, 0), MAX_BATCH_KEYS * b"n", *(b"%d" % each for each in range(MAX_BATCH_KEYS))
+        ),
         operation,
-        place=QueuePlace("me", 0.1, again, dead),
+        queue=queue,
         journal=9,
         forgotten=7,
     )
@@ -411,10 +416,10 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
     found = messages.read_observation(
-        KEYS, answer, [b"%d" % each for each in range(MOST_KEYS)]
+        KEYS, answer, [b"%d" % each for each in range(MAX_BATCH_KEYS)]
     )
     assert (found.cursor.author, found.operation) == ("me", 1)
-    assert len(found.used) == MOST_KEYS
+    assert len(found.used) == MAX_BATCH_KEYS
     assert [each.process for each in found.marks] == ["me"]
 
 
@@ -426,7 +431,7 @@ def test_the_fake_is_particular() -> None:
     """
     etcd = FakeEtcd()
     for code, wrong in WRONG.items():
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(CallRefused) as caught:
             etcd.apply("kv/txn", wrong)
         assert caught.value.code == int(code.split()[0])
     assert etcd.values == {}

@@ -12,10 +12,12 @@ import pytest
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
-from pexservice.stores.etcd.caller import Unanswered
-from pexservice.stores.etcd.records import Cursor, Keys, Message, text, write_cursor
-from pexservice.stores.etcd.watch import Lines, Watch
+from pexservice.stores.etcd.caller import CallUnanswered
+from pexservice.stores.etcd.gateway import _LineReceiver
+from pexservice.stores.etcd.records import CursorRecord, Keys, Message, text, write_cursor
+from pexservice.stores.etcd.watch import Watch
 from tests.support.fake_etcd import FakeCaller, FakeEtcd
 
 
@@ -32,30 +34,6 @@ def _line(revision: int) -> bytes:
         }
     }
     return json.dumps({"result": {"header": {}, "events": [event]}}).encode() + b"\n"
-
-
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_lines(size: int) -> None:
-    """
-    The cursor is heard in whatever pieces the stream comes, and whatever else it says.
-    """
-    heard: list[Cursor] = []
-    said = b"".join(
-        [
-            b'{"result":{"header":{},"created":true}}\n',
-            _line(1),
-            b'{"error":{"message":"no"}}\nnothing of the kind\n[]\n',
-            b'{"result":{"events":[{"type":"DELETE","kv":{"key":"cA=="}}]}}\n',
-            _line(2),
-        ]
-    )
-    lines = Lines(heard.append)
-    for start in range(0, len(said), size):
-        lines.take(said[start : start + size])
-    assert heard == [
-        Cursor(8, 1, 1, 0, "a", 9, _value(1)),
-        Cursor(9, 2, 1, 0, "a", 9, _value(2)),
-    ]
 
 
 @define(eq=False)
@@ -94,12 +72,12 @@ def test_goes_on() -> None:
     A watch begins again after a pause, however its stream ends, until it is stopped.
     """
     way = Way(FakeEtcd(), Clock())
-    heard: list[Cursor] = []
+    heard: list[CursorRecord] = []
     watch = Watch(way, Keys(b"p/"), heard.append)
     way.streams[0].callback(None)
     assert (len(way.streams), len(way.pauses)) == (1, 1)
     way.pauses[0].callback(None)
-    way.streams[1].errback(Unanswered("broken", sent=True))
+    way.streams[1].errback(CallUnanswered("broken", sent=True))
     way.pauses[1].callback(None)
     assert [each.revision for each in heard] == [1, 2, 3]
     watch.stop()
@@ -110,8 +88,33 @@ def test_stopped_while_its_stream_breaks() -> None:
     """
     A stream that breaks when its watch is stopped is not begun again.
     """
-    broken = Unanswered("no host", sent=False)
+    broken = CallUnanswered("no host", sent=False)
     way = Way(FakeEtcd(), Clock(), given_up=lambda stream: stream.errback(broken))
     watch = Watch(way, Keys(b"p/"), lambda _: None)
     watch.stop()
     assert (len(way.streams), way.pauses) == (1, [])
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_cursor_is_heard_whatever_the_pieces_and_the_other_lines(size: int) -> None:
+    heard: list[CursorRecord] = []
+    watch = Watch(Way(FakeEtcd(), Clock()), Keys(b"p/"), heard.append)
+    heard.clear()
+    answer = b"".join(
+        [
+            b'{"result":{"header":{},"created":true}}\n',
+            _line(1),
+            b'{"error":{"message":"no"}}\nnothing of the kind\n[]\n',
+            b'{"result":{"events":[{"type":"DELETE","kv":{"key":"cA=="}}]}}\n',
+            _line(2),
+        ]
+    )
+    receiver = _LineReceiver(watch._take)
+    receiver.makeConnection(StringTransport())
+    for start in range(0, len(answer), size):
+        receiver.dataReceived(answer[start : start + size])
+    assert heard == [
+        CursorRecord(8, 1, 1, 0, "a", 9, _value(1)),
+        CursorRecord(9, 2, 1, 0, "a", 9, _value(2)),
+    ]
+    watch.stop()

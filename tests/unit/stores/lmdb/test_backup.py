@@ -13,9 +13,9 @@ import pytest
 
 from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
-from pexservice.stores.lmdb.summary import existing, summary
-from pexservice.stores.lmdb.transaction import SLACK
+from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS, existing_store
+from pexservice.stores.lmdb.transaction import TRIM_SLACK
+from pexservice.stores.lmdb.verify import summary
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled, mode
 from tests.unit.stores.test_contract import batch, end
@@ -91,7 +91,7 @@ def test_a_target_that_exists_is_refused(store: Path, kind: str) -> None:
         place.mkdir()
     else:
         place.symlink_to("nowhere")
-    with pytest.raises(StoreUnusable, match="copy exists already"):
+    with pytest.raises(StoreUnusable, match="copy already exists"):
         backup(str(store), str(place))
     assert place.is_symlink() or place.is_dir() or place.read_text() == "mine"
     assert names(store.parent) == {"store", "copy"}
@@ -113,7 +113,7 @@ def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
         backup(str(tmp_path / "empty"), str(tmp_path / "copy"))
     with pytest.raises(StoreUnusable, match="No such file"):
-        existing(str(tmp_path / "missing"))
+        existing_store(str(tmp_path / "missing"))
     assert names(tmp_path) == {"empty"}
 
 
@@ -168,7 +168,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
     killed_reader(tmp_path / "store")
     assert store._databases.env.info()["num_readers"] > 0
     for _ in range(3):
-        taken = batch(state, b"n" * SLACK)
+        taken = batch(state, b"n" * TRIM_SLACK)
         now(store.commit(taken))
         state = end(taken)
     assert store._databases.env.reader_check() == 0

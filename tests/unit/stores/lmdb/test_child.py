@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,12 @@ from pexservice.stores.interface import (
     StoreUnread,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.child import INTERVAL, Meter, Progress, answer, ask_child
+from pexservice.stores.lmdb.child import (
+    REPORT_INTERVAL_SECONDS,
+    Progress,
+    child_main,
+    run_child,
+)
 
 STORE = Path("/the/store")
 
@@ -38,7 +44,7 @@ def ask(module: Path, text: str, progress: Progress | None = None) -> None:
     Run a child whose module consists of C{text}.
     """
     module.write_text(text)
-    ask_child(STORE, module.stem, "argument", progress=progress)
+    run_child(STORE, module.stem, Path("argument"), progress=progress)
 
 
 def test_progress(module: Path) -> None:
@@ -114,14 +120,14 @@ def test_it_does_not_outlive_its_parent(module: Path) -> None:
     module.write_text(
         """
 import sys, time
-from pexservice.stores.lmdb.child import answer
+from pexservice.stores.lmdb.child import child_main
 
 def read(progress):
     while True:
         progress(5)
         time.sleep(0.01)
 
-sys.exit(answer(read))
+sys.exit(child_main(read))
 """
     )
     with subprocess.Popen(
@@ -143,7 +149,7 @@ sys.exit(answer(read))
         (Misconfigured("why"), 64),
     ],
 )
-def test_answer(
+def test_child_reports_its_progress_and_its_error(
     capfd: pytest.CaptureFixture[str], error: Exception | None, status: int
 ) -> None:
     """
@@ -155,7 +161,7 @@ def test_answer(
         if error is not None:
             raise error
 
-    assert answer(call) == status
+    assert child_main(call) == status
     written = capfd.readouterr().out.splitlines()
     assert written[0] == "progress 7"
     assert written[1:] == ([] if error is None else [str(error)])
@@ -170,22 +176,26 @@ def test_a_bug_is_not_hidden() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        answer(call)
+        child_main(call)
 
 
-def test_meter() -> None:
-    """
-    A meter reports at once, and then once in each interval in which something was done.
-    """
-    clock, told = Clock(), list[int]()
-    meter = Meter(told.append, clock.seconds)
-    meter.tell(0)
-    meter.tell(0.1)
-    clock.advance(INTERVAL / 2)
-    meter.tell(0.2)
-    clock.advance(INTERVAL / 2)
-    meter.tell(0.399)
-    meter.tell(0.5)
-    clock.advance(10 * INTERVAL)
-    meter.tell(1)
-    assert told == [0, 39, 100]
+def test_progress_is_written_at_once_and_then_once_in_each_interval(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.seconds)
+
+    def read(progress: Progress) -> None:
+        for percent, seconds in (
+            (0, 0.0),
+            (10, REPORT_INTERVAL_SECONDS / 2),
+            (20, REPORT_INTERVAL_SECONDS / 2),
+            (39, 0.0),
+            (50, 10 * REPORT_INTERVAL_SECONDS),
+            (100, 0.0),
+        ):
+            progress(percent)
+            clock.advance(seconds)
+
+    assert child_main(read) == 0
+    assert capfd.readouterr().out == "progress 0\nprogress 39\nprogress 100\n"

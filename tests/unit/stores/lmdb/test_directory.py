@@ -94,7 +94,7 @@ def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> Non
     owner.own()
     waiting = Directory(str(path))
     with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(waiting.await_ownership)
+        waits = threads.submit(waiting.own, wait=True)
         for _ in patiently():
             if _opened(path) == 2:
                 break

@@ -9,19 +9,19 @@ import threading
 from twisted.python.failure import Failure
 
 from pexservice.stores.lmdb.executor import (
-    HANG,
-    LONGEST_PROOF,
-    MAYBE_SHORT,
-    OFTEN,
-    PROOF,
-    SHORT,
-    STALL,
+    HANG_SECONDS,
+    MAX_SHORT_COMMITS,
+    MAX_SHORT_IN_THREAD_SECONDS,
+    MAX_USUAL_INLINE_SECONDS,
+    MIN_SHORT_COMMITS,
+    STALL_SECONDS,
+    STALL_WINDOW_COMMITS,
     CommitExecutor,
     ExecutorPolicy,
 )
 from tests.support.fakes import Mailbox
 
-LITTLE = SHORT / 4
+LITTLE = MAX_USUAL_INLINE_SECONDS / 4
 
 
 def feed(policy: ExecutorPolicy, seconds: float, times: int) -> None:
@@ -37,7 +37,7 @@ def slow() -> ExecutorPolicy:
     Return a policy that has seen a hang.
     """
     policy = ExecutorPolicy()
-    policy.took(2 * HANG)
+    policy.took(2 * HANG_SECONDS)
     return policy
 
 
@@ -47,7 +47,7 @@ def test_begins_inline() -> None:
     """
     policy = ExecutorPolicy()
     assert policy.inline
-    policy.took((SHORT + STALL) / 2)
+    policy.took((MAX_USUAL_INLINE_SECONDS + STALL_SECONDS) / 2)
     assert policy.inline
 
 
@@ -56,7 +56,7 @@ def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
     Calls go to the thread after a hang, and come back when enough of them were short.
     """
     policy = slow()
-    feed(policy, LITTLE, PROOF - 1)
+    feed(policy, LITTLE, MIN_SHORT_COMMITS - 1)
     assert not policy.inline
     policy.took(LITTLE)
     assert policy.inline
@@ -68,8 +68,8 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
     """
     policy = slow()
     for _ in range(10):
-        feed(policy, LITTLE, PROOF - 1)
-        policy.took(1.1 * MAYBE_SHORT)
+        feed(policy, LITTLE, MIN_SHORT_COMMITS - 1)
+        policy.took(1.1 * MAX_SHORT_IN_THREAD_SECONDS)
     assert not policy.inline
 
 
@@ -82,16 +82,16 @@ def test_each_return_makes_the_way_back_longer() -> None:
     policy = ExecutorPolicy()
     proofs = []
     for _ in range(12):
-        policy.took(2 * HANG)
+        policy.took(2 * HANG_SECONDS)
         count = 0
         while not policy.inline:
             policy.took(LITTLE)
             count += 1
         proofs.append(count)
-    assert proofs == [min(PROOF * 2**n, LONGEST_PROOF) for n in range(12)]
-    feed(policy, LITTLE, LONGEST_PROOF)
-    policy.took(2 * HANG)
-    feed(policy, LITTLE, PROOF)
+    assert proofs == [min(MIN_SHORT_COMMITS * 2**n, MAX_SHORT_COMMITS) for n in range(12)]
+    feed(policy, LITTLE, MAX_SHORT_COMMITS)
+    policy.took(2 * HANG_SECONDS)
+    feed(policy, LITTLE, MIN_SHORT_COMMITS)
     assert policy.inline
 
 
@@ -103,14 +103,14 @@ def test_a_stall_now_and_then_is_borne() -> None:
     """
     policy = ExecutorPolicy()
     for _ in range(20):
-        policy.took(2 * STALL)
-        feed(policy, LITTLE, OFTEN)
+        policy.took(2 * STALL_SECONDS)
+        feed(policy, LITTLE, STALL_WINDOW_COMMITS)
         assert policy.inline
     for _ in range(2):
-        policy.took(2 * STALL)
-        feed(policy, LITTLE, OFTEN // 4)
+        policy.took(2 * STALL_SECONDS)
+        feed(policy, LITTLE, STALL_WINDOW_COMMITS // 4)
         assert policy.inline
-    policy.took(2 * STALL)
+    policy.took(2 * STALL_SECONDS)
     assert not policy.inline
 
 
@@ -130,10 +130,10 @@ def test_the_longest_that_is_no_stall_and_no_hang() -> None:
             feed(policy, LITTLE, 10)
         return policy.inline
 
-    assert goes_on(STALL, 10)
-    assert not goes_on(1.001 * STALL, 10)
-    assert goes_on(HANG, 1)
-    assert not goes_on(1.001 * HANG, 1)
+    assert goes_on(STALL_SECONDS, 10)
+    assert not goes_on(1.001 * STALL_SECONDS, 10)
+    assert goes_on(HANG_SECONDS, 1)
+    assert not goes_on(1.001 * HANG_SECONDS, 1)
 
 
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
@@ -141,9 +141,9 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     Calls go to the thread when they are usually slow, without any stall.
     """
     policy = ExecutorPolicy()
-    feed(policy, 1.5 * SHORT, 9)
+    feed(policy, 1.5 * MAX_USUAL_INLINE_SECONDS, 9)
     assert policy.inline
-    feed(policy, 1.5 * SHORT, 3)
+    feed(policy, 1.5 * MAX_USUAL_INLINE_SECONDS, 3)
     assert not policy.inline
 
 
@@ -151,7 +151,11 @@ def test_a_call_in_the_thread() -> None:
     """
     A call in the thread runs and is measured there, and the reactor's thread answers it.
     """
-    mailbox, policy, ticks = Mailbox(), slow(), iter([1.0, 1.0 + 2 * SHORT])
+    mailbox, policy, ticks = (
+        Mailbox(),
+        slow(),
+        iter([1.0, 1.0 + 2 * MAX_USUAL_INLINE_SECONDS]),
+    )
     executor = CommitExecutor(mailbox, policy, monotonic=lambda: next(ticks))
     ran: list[threading.Thread] = []
     executor.run(threading.current_thread).addCallback(ran.append)

@@ -18,7 +18,7 @@ from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_snapshot
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Follower
-from pexservice.stores.lmdb.meta_pages import read_meta
+from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import KeyLog

@@ -159,7 +159,7 @@ def test_cursor(found: Drawn) -> None:
     again(
         found,
         lambda _, value: records.read_cursor(value),
-        lambda said: (records.CURSOR_KEY, records.write_cursor(*said)),
+        lambda said: (records.CURSOR_KEY, records.write_cursor(*said[1:])),
     )
 
 

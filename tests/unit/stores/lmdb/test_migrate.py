@@ -19,9 +19,9 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, NURSERY
-from pexservice.stores.lmdb.migrate import format_of, rewrite
+from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.verify import verify, verify_in_child
+from pexservice.stores.lmdb.verify import format_of, verify, verify_in_child
 from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import now
 from tests.support.format_1 import seal, turn_back

@@ -25,7 +25,7 @@ def test_cursor(revision: int, position: int) -> None:
     """
     written = records.write_cursor(revision, position)
     assert len(written) == 22
-    assert records.read_cursor(written) == (revision, position)
+    assert records.read_cursor(written) == (2, revision, position)
 
 
 def test_the_cursor_on_disk() -> None:

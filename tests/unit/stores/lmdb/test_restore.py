@@ -16,8 +16,7 @@ from pexservice.stores.lmdb import restore as module
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.summary import summary
-from pexservice.stores.lmdb.verify import verify
+from pexservice.stores.lmdb.verify import summary, verify
 from tests.support.stores import make_store
 
 
@@ -192,7 +191,7 @@ def test_an_interruption_before_the_end(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_give_to_owner", interrupted)
+    monkeypatch.setattr(module, "give_to_owner_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         restore(str(place / "backup"), str(place / "store"))
     assert_nothing_happened(place)

@@ -16,7 +16,7 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.transaction import SLACK
+from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from tests.support.fakes import now
@@ -25,7 +25,7 @@ from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch
 
 #: Rows of four transitions, with a key each.
-BATCHES = 2 * SLACK
+BATCHES = 2 * TRIM_SLACK
 NEWEST = 4 * BATCHES
 
 Damage = Callable[[Path], None]

@@ -20,7 +20,7 @@ from pexservice.stores.lmdb import snapshot
 from pexservice.stores.lmdb.backup import copy_pages
 from pexservice.stores.lmdb.databases import oldest_snapshot
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.snapshot import ATTEMPTS, MOST_GROWTH, copy_snapshot
+from pexservice.stores.lmdb.snapshot import MAX_ATTEMPTS, MAX_GROWTH_BYTES, copy_snapshot
 from tests.unit.stores.lmdb.test_store import filled
 
 PAGE = 4096
@@ -108,7 +108,7 @@ def copy(env: Env, target: int, seconds: float = 0.0) -> None:
     Call L{copy_snapshot} with a clock that goes on by C{seconds} with each look at it.
     """
     now = count(0.0, seconds)
-    copy_snapshot(env, target, lambda: next(now))  # type: ignore[arg-type]
+    copy_snapshot(env, target, lambda _: None, lambda: next(now))  # type: ignore[arg-type]
 
 
 def test_a_short_one(target: int) -> None:
@@ -123,16 +123,16 @@ def test_begun_anew(target: int) -> None:
     """
     A copy that lets the store grow too much is ended, and a later one may be whole.
     """
-    env = Env(ATTEMPTS, MOST_GROWTH // 4)
+    env = Env(MAX_ATTEMPTS, MAX_GROWTH_BYTES // 4)
     copy(env, target)
-    assert env.begun == ATTEMPTS
+    assert env.begun == MAX_ATTEMPTS
     assert written(target) == b"whole"
 
 
 @pytest.mark.parametrize(
     ("growth", "seconds", "reason"),
     [
-        (MOST_GROWTH // 4, 0.0, "the store grew by more than 64 MiB"),
+        (MAX_GROWTH_BYTES // 4, 0.0, "the store grew by more than 64 MiB"),
         (0, 60.0, "it took more than 300 seconds"),
     ],
 )
@@ -140,12 +140,12 @@ def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None
     """
     After some attempts a copy is given up, and the error says why and what to do.
     """
-    env = Env(ATTEMPTS + 1, growth)
+    env = Env(MAX_ATTEMPTS + 1, growth)
     with pytest.raises(
         StoreUnusable, match=f"/store .*given up, since {reason} .*faster disk"
     ):
         copy(env, target, seconds)
-    assert env.begun == ATTEMPTS
+    assert env.begun == MAX_ATTEMPTS
 
 
 def test_a_lost_page(target: int) -> None:
@@ -210,7 +210,7 @@ def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     store = tmp_path / "store"
     filled(store)
-    monkeypatch.setattr(snapshot, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(snapshot, "MAX_SECONDS", -1.0)
     # Run the watch in this thread, before the copy begins: the copy might be whole by the
     # time that another thread runs.
     monkeypatch.setattr(ThreadPoolExecutor, "submit", at_once)

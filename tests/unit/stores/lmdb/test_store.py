@@ -26,11 +26,12 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
-from pexservice.stores.lmdb.room import GROWTH, RESERVE
-from pexservice.stores.lmdb.store import PLACE_INTERVAL, LmdbStore
-from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, SLACK
-from pexservice.stores.lmdb.verify import DATABASES, verify, verify_in_child
+from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES
+from pexservice.stores.lmdb.store import PLACE_CHECK_INTERVAL_SECONDS, LmdbStore
+from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
+from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
@@ -429,7 +430,9 @@ def test_the_map_grows(tmp_path: Path) -> None:
     space = store.space()
     assert space is not None
     assert space.used > 128 * 1024
-    assert space.limit == pytest.approx((space.used + space.free) * GROWTH, rel=0.1)
+    assert space.limit == pytest.approx(
+        (space.used + space.free) * MAP_GROWTH_PART, rel=0.1
+    )
     now(store.close())
     again = at(tmp_path / "store", map_size=128 * 1024, growth=0)
     assert now(again.open())[:2] == state
@@ -456,7 +459,7 @@ def test_a_full_map(tmp_path: Path) -> None:
     now(again.close())
 
 
-def test_a_steady_store_needs_no_room(tmp_path: Path) -> None:
+def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     """
     The file stops growing once the store has all the transitions and keys that it keeps.
     """
@@ -500,23 +503,23 @@ def test_room_is_set_aside(tmp_path: Path) -> None:
     The file is as long as ever, and opening the store again takes no more room.
     """
     path = tmp_path / "store"
-    store = at(path, journal=SLACK)
+    store = at(path, journal=TRIM_SLACK)
     state = now(store.open())[:2]
 
     def taken_beyond() -> int:
         found = (path / DATA).stat()
         return found.st_blocks * 512 - found.st_size
 
-    assert taken_beyond() >= RESERVE
-    now(store.commit(batch(state, b"n" * 2 * RESERVE)))
-    assert taken_beyond() >= RESERVE
+    assert taken_beyond() >= RESERVE_BYTES
+    now(store.commit(batch(state, b"n" * 2 * RESERVE_BYTES)))
+    assert taken_beyond() >= RESERVE_BYTES
     size = (path / DATA).stat().st_size
     now(store.close())
     for _ in range(3):
         store = at(path)
         now(store.open())
         now(store.close())
-    assert taken_beyond() < 2 * RESERVE
+    assert taken_beyond() < 2 * RESERVE_BYTES
     assert (path / DATA).stat().st_size == size
     verify(path)
 
@@ -526,7 +529,7 @@ def test_a_shorter_journal(tmp_path: Path) -> None:
     The first commit with a shorter journal trims a store that has kept a longer journal.
     """
     path = tmp_path / "store"
-    state = filled(path, 2 * SLACK)
+    state = filled(path, 2 * TRIM_SLACK)
     store = at(path, journal=4)
     assert now(store.open())[:2] == state
     taken = batch(state, b"n")
@@ -554,7 +557,7 @@ def test_a_much_shorter_journal(tmp_path: Path) -> None:
     path = tmp_path / "store"
     state = filled(path, 3 * MAX_TRIMMED_ROWS)
     rows = 3 * MAX_TRIMMED_ROWS
-    while rows > SLACK:
+    while rows > TRIM_SLACK:
         store = at(path, journal=4, kept_keys=4)
         assert now(store.open())[:2] == state
         taken = batch(state, b"n")
@@ -576,14 +579,14 @@ def test_a_shorter_journal_of_long_rows(
     """
     monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_TRANSITIONS", 10)
     path = tmp_path / "store"
-    state = filled(path, SLACK)
+    state = filled(path, TRIM_SLACK)
     store = at(path, journal=4)
     now(store.open())
     taken = batch(state, b"n")
     now(store.commit(taken))
     now(store.close())
     # Three rows of four transitions reach the limit of ten, and one row is new.
-    assert counted(path)[b"journal"] == SLACK - 3 + 1
+    assert counted(path)[b"journal"] == TRIM_SLACK - 3 + 1
     verify(path)
 
 
@@ -639,7 +642,7 @@ def test_moved_away(tmp_path: Path) -> None:
     first = batch((0, 0), b"n")
     now(store.commit(first))
     path.rename(tmp_path / "away")
-    clock.advance(PLACE_INTERVAL)
+    clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
     for _ in range(2):
         with pytest.raises(NotTaken, match=f"{path} was moved away"):
             now(store.commit(batch(end(first), b"n")))
@@ -668,7 +671,7 @@ def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
         (tmp_path / "other").rename(path)
     else:
         (tmp_path / "other" / DATA).rename(path / DATA)
-    clock.advance(PLACE_INTERVAL)
+    clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
     with pytest.raises(NotTaken, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
     assert store.shortage() is not None

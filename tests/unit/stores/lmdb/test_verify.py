@@ -13,9 +13,10 @@ import pytest
 
 from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import verify as module
+from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.pages import Contents
-from pexservice.stores.lmdb.verify import blame, verify
+from pexservice.stores.lmdb.verify import explain, verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import filled
 
@@ -32,9 +33,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     filled(path, BATCHES)
     with lmdb.open(str(path), max_dbs=3, readonly=True, lock=False) as env:
         transaction = env.info()["last_txnid"]
-    entries = dict.fromkeys(module.DATABASES, 1)
-    sound = Contents(transaction, entries, 0)
-    monkeypatch.setattr(module, "_check_file", lambda *_: sound)
+    entries = dict.fromkeys(DATABASES, 1)
+    sound = Contents(transaction, entries)
+    monkeypatch.setattr(module, "check_file", lambda *_: sound)
     return path
 
 
@@ -115,9 +116,9 @@ def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """
     LMDB has to begin with the transaction whose pages were walked.
     """
-    sound = module._check_file(store, lambda _: None)
+    sound = module.check_file(store, lambda _: None)
     another = sound._replace(transaction=sound.transaction - 1)
-    monkeypatch.setattr(module, "_check_file", lambda *_: another)
+    monkeypatch.setattr(module, "check_file", lambda *_: another)
     with pytest.raises(StoreDamaged, match="does not begin with the transaction"):
         verify(store)
 
@@ -126,9 +127,9 @@ def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A store has its own databases and no other.
     """
-    sound = module._check_file(store, lambda _: None)
+    sound = module.check_file(store, lambda _: None)
     more = sound._replace(entries={**sound.entries, b"other": 0})
-    monkeypatch.setattr(module, "_check_file", lambda *_: more)
+    monkeypatch.setattr(module, "check_file", lambda *_: more)
     with pytest.raises(StoreDamaged, match=r"its databases are .*other"):
         verify(store)
 
@@ -149,6 +150,6 @@ def test_errors_that_are_no_damage(error: Exception) -> None:
 
     The store is tried again after such an error.
     """
-    found = blame(Path("/store"), error)
+    found = explain(Path("/store"), error)
     assert type(found) is StoreUnusable
     assert str(found).startswith("the store /store cannot be opened: ")

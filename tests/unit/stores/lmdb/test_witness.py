@@ -17,10 +17,9 @@ from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
-from pexservice.stores.lmdb.meta_pages import read_meta
+from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.records import Witnessed
-from pexservice.stores.lmdb.summary import summary
-from pexservice.stores.lmdb.verify import verify, verify_in_child
+from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
 from pexservice.stores.lmdb.witness import Witness, read_witness
 from tests.support.fakes import now
 from tests.support.lmdb_pages import SIZE, opened

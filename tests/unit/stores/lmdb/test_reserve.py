@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -25,10 +26,11 @@ from twisted.logger import (
 )
 
 from pexservice.stores.interface import NotTaken, StoreUnusable
-from pexservice.stores.lmdb import room
+from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
-from pexservice.stores.lmdb.directory import LOCK, LOCK_SIZE, Directory
-from pexservice.stores.lmdb.room import RESERVE, RETRY
+from pexservice.stores.lmdb.directory import LOCK, LOCK_BYTES, Directory
+from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
+from pexservice.stores.lmdb.store import PLACE_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch, end
@@ -114,7 +116,7 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     disk.free = None
     with pytest.raises(NotTaken):
         now(store.commit(batch(state, b"n")))
-    clock.advance(RETRY)
+    clock.advance(ALLOCATION_RETRY_SECONDS)
     now(store.commit(batch(state, b"n")))
     assert store.shortage() is None
     now(store.close())
@@ -133,7 +135,7 @@ def test_asking_finds_that_there_is_room_again(tmp_path: Path, disk: Disk) -> No
     now(store.open())
     disk.free = None
     assert store.shortage() is not None
-    clock.advance(RETRY)
+    clock.advance(ALLOCATION_RETRY_SECONDS)
     assert store.shortage() is None
     now(store.commit(batch((0, 0), b"n")))
     now(store.close())
@@ -162,7 +164,7 @@ def test_no_room_for_the_table_of_readers(
     store = at(path)
     assert now(store.open())[:2] == state
     found = (path / LOCK).stat()
-    assert found.st_size == LOCK_SIZE <= found.st_blocks * 512
+    assert found.st_size == LOCK_BYTES <= found.st_blocks * 512
     now(store.close())
 
 
@@ -173,7 +175,7 @@ def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
     disk.free, disk.error = 0, errno.EIO
     store = at(tmp_path / "store")
     now(store.open())
-    with pytest.raises(NotTaken, match=r"no room can be set aside.*Input/output error"):
+    with pytest.raises(NotTaken, match=r"no space can be allocated.*Input/output error"):
         now(store.commit(batch((0, 0), b"n")))
     now(store.close())
 
@@ -186,7 +188,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
     """
     path = tmp_path / "store"
     filled(path)
-    disk.free = (path / "data.mdb").stat().st_size + RESERVE
+    disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
     store = at(path)
     state, env = now(store.open())[:2], store._databases.env
     with reader(path) as pid:
@@ -198,7 +200,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
                 state, commits = end(taken), commits + 1
             assert used_bytes(env) <= disk.taken <= disk.free
         assert str(store.shortage()).startswith("disk full")
-        assert disk.free - used_bytes(env) < RESERVE // 4
+        assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
         snapshot = store.oldest_snapshot()
         assert snapshot == (pid, commits)
     assert store.oldest_snapshot() is None
@@ -216,7 +218,7 @@ def test_a_commit_needs_no_more_than_said(tmp_path: Path, length: int) -> None:
     path = tmp_path / "store"
     store = at(path, journal=2000, kept_keys=2000)
     state, env = now(store.open())[:2], store._databases.env
-    assert store._room is not None
+    assert store._reserve is not None
 
     def fresh(count: int) -> list[bytes]:
         return [dice.randbytes(length).hex()[:length].encode() for _ in range(count)]
@@ -230,7 +232,7 @@ def test_a_commit_needs_no_more_than_said(tmp_path: Path, length: int) -> None:
             *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
         ):
             taken = batch(state, b"n" * size, *fresh(keys))
-            needed = store._room.needed(taken)
+            needed = store._reserve.needed(taken)
             before = used_bytes(env)
             now(store.commit(taken))
             state = end(taken)
@@ -244,7 +246,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     A process that has only just begun to read is not named.
     """
-    monkeypatch.setattr(room, "NOTICED", 1 << 20)
+    monkeypatch.setattr(reserve, "READER_CHECK_BYTES", 1 << 20)
     path, clock = tmp_path / "store", Clock()
     store = at(path, monotonic=clock.seconds)
     state = now(store.open())[:2]
@@ -266,7 +268,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             step(1000)
             (event,) = events
             assert (event["pid"], event["path"]) == (pid, path)
-            clock.advance(room.NAME_INTERVAL)
+            clock.advance(reserve.READER_LOG_INTERVAL_SECONDS)
             step(1000)
             assert len(events) == 2
     finally:
@@ -306,7 +308,11 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
     path = tmp_path / "store"
     filled(path, 2)
     size = (path / "data.mdb").stat().st_size
-    for free, warnings in ((size + RESERVE // 2, 1), (None, 0), (size + RESERVE // 2, 1)):
+    for free, warnings in (
+        (size + RESERVE_BYTES // 2, 1),
+        (None, 0),
+        (size + RESERVE_BYTES // 2, 1),
+    ):
         disk.free = free
         store = at(path)
         with capturedLogs() as events:
@@ -317,3 +323,37 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
         now(store.close())
         said = [formatEvent(each) for each in events if each["log_level"].name == "warn"]
         assert len([each for each in said if "is nearly full" in each]) == warnings
+
+
+def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The store has its reserve and does not grow, so no allocation fails.
+    """
+    file_system = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_blocks=1 << 40)
+    monkeypatch.setattr(Directory, "file_system", lambda _: file_system)
+    clock = Clock()
+    store = at(tmp_path / "store", monotonic=clock.seconds)
+    state = now(store.open())[:2]
+    with capturedLogs() as events:
+        for free, warnings in (
+            (10 * RESERVE_BYTES, 0),
+            (RESERVE_BYTES - 1, 1),
+            (RESERVE_BYTES - 2, 1),
+            (RESERVE_BYTES, 1),
+            (0, 2),
+        ):
+            file_system.f_bavail = free
+            clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
+            now(store.commit(batch(state, b"n")))
+            state = end(batch(state, b"n"))
+            lines = [formatEvent(event) for event in events]
+            assert len([line for line in lines if "is nearly full" in line]) == warnings
+        # Without steps, the check for readiness notices it.
+        for free in (RESERVE_BYTES, 0):
+            file_system.f_bavail = free
+            clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
+            assert store.shortage() is None
+        assert len([event for event in events if "nearly" in formatEvent(event)]) == 3
+    now(store.close())

@@ -1,0 +1,135 @@
+"""
+Users of etcd, and the certificates and tokens that they show.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import trustme
+from attrs import define
+
+from tests.support.etcd import Member
+
+
+@define
+class TlsFiles:
+    """
+    The files for TLS with etcd, and for its tokens.
+
+    @ivar nodes: a certificate and key file for each kind of client.
+    """
+
+    path: Path
+    ca: Path
+    nodes: dict[str, tuple[Path, Path]]
+
+    @classmethod
+    def make(cls, path: Path) -> Self:
+        """
+        Make certificates without and with a CN, and one that ends soon, in C{path}.
+        """
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(path / "ca")
+        soon = datetime.now(UTC) + timedelta(days=3, minutes=5)
+        nodes = {}
+        for name, options in {
+            "plain": {},
+            "named": {"common_name": "pex"},
+            "ending": {"not_after": soon},
+        }.items():
+            issued = authority.issue_cert("127.0.0.1", "localhost", **options)  # type: ignore[arg-type]
+            files = path / f"{name}.pem", path / f"{name}.key"
+            files[0].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+            issued.private_key_pem.write_to_path(files[1])
+            nodes[name] = files
+        return cls(path, path / "ca", nodes)
+
+    def options(self) -> list[str]:
+        """
+        Return etcd's options for TLS with certificates of clients, and for JWT.
+        """
+        private, public = self.path / "jwt.private", self.path / "jwt.public"
+        for arguments in (
+            ["genrsa", "-out", str(private), "2048"],
+            ["rsa", "-in", str(private), "-pubout", "-out", str(public)],
+        ):
+            subprocess.run(
+                ["/usr/bin/openssl", *arguments], check=True, capture_output=True
+            )
+        certificate, key = self.nodes["plain"]
+        jwt = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
+        return [
+            *("--cert-file", str(certificate), "--key-file", str(key)),
+            *("--trusted-ca-file", str(self.ca), "--client-cert-auth"),
+            *("--auth-token", jwt),
+        ]
+
+    def store(self, urls: str, node: str, user: str | None = None) -> str:
+        """
+        Return the URL of the store for a node with one of the certificates.
+
+        @param urls: of the members of etcd, joined by commas.
+        """
+        certificate, key = self.nodes[node]
+        url = f"etcd:{urls}?ca={self.ca}&certificate={certificate}&key={key}"
+        if user is None:
+            return url
+        (self.path / "password").write_text("secret\n")
+        return f"{url}&user={user}&password-file={self.path}/password"
+
+    def context(self) -> ssl.SSLContext:
+        """
+        Return the context of a client of etcd.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(*self.nodes["plain"])
+        return context
+
+
+#: The range of the service's keys: from pexservice/ up to pexservice0.
+RANGE = {"key": "cGV4c2VydmljZS8=", "range_end": "cGV4c2VydmljZTA="}
+
+
+def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
+    """
+    Make a call of C{root}, with a new token: each change of users makes the others old.
+    """
+    token = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
+    request = urllib.request.Request(  # noqa: S310 ours
+        f"{member.url}/v3/auth/{path}",
+        json.dumps(message).encode(),
+        {"Authorization": token["token"]},
+    )
+    with urllib.request.urlopen(request, timeout=5, context=member.context) as answer:  # noqa: S310 ours
+        answer.read()
+
+
+def enable_users(member: Member) -> None:
+    """
+    Let C{pex} do what the service does, and C{root} everything.
+    """
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("user/add", {"name": "root", "password": "root"}),
+        ("role/add", {"name": "root"}),
+        ("user/grant", {"user": "root", "role": "root"}),
+        ("user/add", {"name": "pex", "password": "secret"}),
+        ("role/add", {"name": "pex"}),
+        (
+            "role/grant",
+            {
+                "name": "pex",
+                "perm": {"permType": "READWRITE", **RANGE},
+            },
+        ),
+        ("user/grant", {"user": "pex", "role": "pex"}),
+        ("enable", {}),
+    ]
+    for path, message in steps:
+        member.ask(f"/v3/auth/{path}", message)
