@@ -115,17 +115,16 @@ def end(taken: Batch) -> tuple[int, int]:
     return taken.revision, taken.position
 
 
-def test_provides_the_interface(store: IStore) -> None:
+def test_store_provides_every_method_of_its_interface(store: IStore) -> None:
     """
-    A store has every method of its interface, with the arguments of the interface.
+    With the arguments of the interface.
     """
     assert verifyObject(IOwnStore if IOwnStore.providedBy(store) else ISharedStore, store)
 
 
-def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
-    """
-    Committed transitions are there when the store is opened again.
-    """
+def test_committed_transitions_are_there_after_a_reopening(
+    make: Maker, store: IStore
+) -> None:
     first = batch((0, 0), b"nnnp")
     second = batch(end(first), b"n")
     now(store.commit(first))
@@ -137,11 +136,9 @@ def test_goes_on_where_it_was(make: Maker, store: IStore) -> None:
     now(again.close())
 
 
-def test_history_pages(store: IStore) -> None:
+def test_history_comes_newest_first_across_the_rows_of_batches(store: IStore) -> None:
     """
-    The history comes newest first, across the journal rows of several batches.
-
-    At most C{limit} rows come, from below the revision C{before}.
+    At most C{limit} transitions, from below the revision C{before}.
     """
     first = batch((0, 0), b"nnp")
     second = batch(end(first), b"rnn")
@@ -155,18 +152,13 @@ def test_history_pages(store: IStore) -> None:
     assert now(store.history(2**70, 1)) == rows[:1]
 
 
-def test_history_of_a_new_store(store: IStore) -> None:
-    """
-    The history of a new store is empty.
-    """
+def test_history_of_a_new_store_is_empty(store: IStore) -> None:
     assert now(store.history(None, 100)) == []
 
 
-def test_history_forgets(store: IStore) -> None:
+def test_history_reaches_exactly_as_far_back_as_it_is_kept(store: IStore) -> None:
     """
-    The history reaches exactly as far back as the store is told to keep it.
-
-    This holds also within a batch, and when the oldest journal rows are removed.
+    Also within a batch, and when the oldest rows are removed.
     """
     state = (0, 0)
     for _ in range(2 * TRIM_SLACK):
@@ -181,12 +173,7 @@ def test_history_forgets(store: IStore) -> None:
     assert now(store.history(None, 1000)) == [*replay(long)][: -KEPT - 1 : -1]
 
 
-def test_history_of_one_long_batch(store: IStore) -> None:
-    """
-    Any page of a long batch's history is as a replay of the whole batch gives it.
-
-    The batch has thousands of transitions.  The steps before the page make no difference.
-    """
+def test_page_of_a_long_batch_equals_its_replay(store: IStore) -> None:
     long = batch((0, 0), b"npprnnp" * 5000)
     now(store.commit(long))
     rows = [*replay(long)][::-1]
@@ -231,8 +218,5 @@ def test_opened_store_has_the_newest_keys_and_few_others(
     assert KEPT <= len(remembered) <= KEPT + TRIM_SLACK + 10 * max(size, 64)
 
 
-def test_close_is_harmless(make: Maker) -> None:
-    """
-    A store that never opened can be closed.
-    """
+def test_store_that_never_opened_can_be_closed(make: Maker) -> None:
     now(make().close())

@@ -24,10 +24,7 @@ URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
 
 
 @pytest.mark.parametrize("scheme", _STORES)
-def test_factories(scheme: str) -> None:
-    """
-    Each scheme has a factory, whose store is shared exactly if the registry says so.
-    """
+def test_each_scheme_has_a_factory_with_the_registered_sharing(scheme: str) -> None:
     factory = _factory(URLS[scheme])
     assert verifyObject(IStoreFactory, factory)
     reactor: Any = Turns()
@@ -46,10 +43,7 @@ def test_factories(scheme: str) -> None:
         ("etcd:x", "x is no such address"),
     ],
 )
-def test_wrong_urls(url: str, why: str) -> None:
-    """
-    A URL that names no store is refused with a reason.
-    """
+def test_url_that_names_no_store_is_refused_with_a_reason(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_url(url)
 
@@ -69,9 +63,9 @@ def test_wrong_urls(url: str, why: str) -> None:
         ),
     ],
 )
-def test_only_the_named_store_is_imported(call: str, absent: str) -> None:
+def test_naming_a_store_imports_no_module_of_the_others(call: str, absent: str) -> None:
     """
-    Naming one store imports no module of the others, and checking a URL imports no engine.
+    Checking a URL imports no engine.
     """
     code = (
         "import sys\n"

@@ -26,18 +26,12 @@ pyopenssl_guard.lift()
 from OpenSSL.SSL import Error as TLSError  # noqa: E402 the guard comes first
 
 
-def test_an_answer() -> None:
-    """
-    An answer of etcd is passed on.
-    """
+def test_response_of_etcd_is_returned() -> None:
     assert _understand("u", 200, b'{"succeeded": true}') == {"succeeded": True}
 
 
 @pytest.mark.parametrize("code", [3, 5, 7, 8, 9, 12, 16])
-def test_refusals(code: int) -> None:
-    """
-    A refusal with one of these codes says that etcd did nothing.
-    """
+def test_refusal_with_these_codes_means_that_etcd_did_nothing(code: int) -> None:
     body = json.dumps({"code": code, "message": "no"}).encode()
     with pytest.raises(CallRefused, match="no"):
         _understand("u", 400, body)
@@ -67,10 +61,7 @@ def test_plain_text_with_status_400_is_a_refusal_that_shows_its_words() -> None:
         (200, b'{"code": 14, "message": "etcdserver: request timed out"}'),
     ],
 )
-def test_nobody_knows(status: int, body: bytes) -> None:
-    """
-    A request with any other answer may have been done.
-    """
+def test_any_other_failure_leaves_the_outcome_unknown(status: int, body: bytes) -> None:
     with pytest.raises(CallUnanswered) as caught:
         _understand("u", status, body)
     assert caught.value.sent
@@ -89,17 +80,14 @@ def test_nobody_knows(status: int, body: bytes) -> None:
         (ValueError(), "ValueError"),
     ],
 )
-def test_every_error_has_words(error: Exception, words: str) -> None:
+def test_every_failure_has_a_reason_in_words(error: Exception, words: str) -> None:
     """
-    The reason that is logged and shown is never empty, whatever broke.
+    Whatever broke.
     """
     assert _say(error).startswith(words)
 
 
-def test_address() -> None:
-    """
-    Every part of an address is read from its URL.
-    """
+def test_every_part_of_an_address_is_read_from_its_url() -> None:
     files = "ca=a&certificate=b&key=c&user=d&password-file=e"
     assert parse(f"etcd:http://h:1,https://[::1]:2/?prefix=p/&{files}") == EtcdAddress(
         endpoints=("http://h:1", "https://[::1]:2"),
@@ -130,34 +118,25 @@ def test_address() -> None:
         "etcd:http://h:1?what=a",
     ],
 )
-def test_wrong_address(url: str) -> None:
-    """
-    A URL that makes no sense is refused.
-    """
+def test_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse(url)
 
 
 @pytest.mark.parametrize("version", ["", "3", "none", "2.3.8", "3.3.27"])
-def test_wrong_version(version: str) -> None:
-    """
-    A version that is too old, or not of an etcd, is refused.
-    """
+def test_old_version_or_another_program_is_refused(version: str) -> None:
     with pytest.raises(StoreUnusable, match="u"):
         check_version("u", {"etcdserver": version})
 
 
 @pytest.mark.parametrize("version", ["3.4.0", "3.5.27", "3.5.28", "3.6.1", "4.0.0-rc.1"])
-def test_right_version(version: str) -> None:
-    """
-    All other versions are taken.
-    """
+def test_all_other_versions_are_accepted(version: str) -> None:
     check_version("u", {"etcdserver": version})
 
 
-def test_pyopenssl_only_for_https() -> None:
+def test_pyopenssl_is_loaded_for_https_only() -> None:
     """
-    Only a process that speaks HTTPS with etcd loads PyOpenSSL, which takes megabytes.
+    It takes megabytes.
     """
     code = (
         "import sys, pexservice.process.pyopenssl_guard\n"

@@ -44,10 +44,7 @@ def queue() -> StandingQueue:
     return StandingQueue("me")
 
 
-def test_alone(queue: StandingQueue) -> None:
-    """
-    A node that is alone waits for nobody, and keeps no place.
-    """
+def test_single_node_does_not_queue(queue: StandingQueue) -> None:
     queue.ask(0.0)
     assert queue.delay(0.0) == 0
     queue.won(1.0, USUAL, 5, [])
@@ -57,9 +54,9 @@ def test_alone(queue: StandingQueue) -> None:
     assert queue.usual == pytest.approx(USUAL)
 
 
-def test_after_a_success(queue: StandingQueue) -> None:
+def test_all_other_nodes_are_ahead_after_a_success(queue: StandingQueue) -> None:
     """
-    After a success all other nodes are ahead, until each has committed.
+    Until each has committed.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)])
     assert queue.will_return
@@ -70,20 +67,16 @@ def test_after_a_success(queue: StandingQueue) -> None:
     assert queue.delay(1.002) == 0
 
 
-def test_after_a_failure(queue: StandingQueue) -> None:
-    """
-    After a failure the nodes before this node's mark are ahead, and none behind it.
-    """
+def test_only_nodes_before_the_own_mark_are_ahead_after_a_failure(
+    queue: StandingQueue,
+) -> None:
     queue.lost(1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)])
     assert queue.delay(1.0) > 0
     queue.heard(1.001, "a", 7)
     assert queue.delay(1.001) == 0
 
 
-def test_out_of_turn(queue: StandingQueue) -> None:
-    """
-    A node that commits out of turn changes nothing in the order of the others.
-    """
+def test_commit_out_of_turn_changes_no_order_of_the_others(queue: StandingQueue) -> None:
     queue.won(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)])
     queue.heard(1.001, "b", 6)
     queue.heard(1.001, "someone", 7)
@@ -93,28 +86,19 @@ def test_out_of_turn(queue: StandingQueue) -> None:
     assert queue.delay(1.002) == 0
 
 
-def test_own_commits_are_no_news(queue: StandingQueue) -> None:
-    """
-    A node that hears only of its own commits is alone.
-    """
+def test_node_that_hears_only_its_own_commits_is_alone(queue: StandingQueue) -> None:
     queue.heard(1.0, "me", 5)
     assert not queue.will_return
 
 
-def test_news_overtakes_the_answer(queue: StandingQueue) -> None:
-    """
-    News of a turn after the answer's revision counts, also if it comes before the answer.
-    """
+def test_news_of_a_later_turn_counts_before_the_response_too(queue: StandingQueue) -> None:
     queue.heard(1.0, "a", 6)
     queue.won(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
     queue.heard(1.002, "b", 7)
     assert queue.delay(1.002) == 0
 
 
-def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
-    """
-    News of the commit that put a mark, or of an earlier one, does not end that mark's turn.
-    """
+def test_news_before_a_mark_does_not_end_its_turn(queue: StandingQueue) -> None:
     queue.heard(1.0, "a", 3)
     queue.won(1.001, USUAL, 5, [soft("a", 3)])
     queue.heard(1.002, "a", 3)
@@ -129,11 +113,11 @@ def test_a_turn_before_the_mark(queue: StandingQueue) -> None:
         (hard("a", 3, USUAL / 100), MIN_HARD_SECONDS),
     ],
 )
-def test_patience(queue: StandingQueue, mark: Mark, patience: float) -> None:
+def test_node_is_waited_for_as_long_as_its_turn_can_take(
+    queue: StandingQueue, mark: Mark, patience: float
+) -> None:
     """
-    A node is waited for as long as its turn can take, and then it is passed over.
-
-    The usual times of that node and of this node tell how long its turn can take.
+    The usual times of that node and of this node tell how long. Then it is skipped.
     """
     queue.won(1.0, USUAL, 5, [mark])
     assert queue.delay(1.0) == pytest.approx(patience)
@@ -176,11 +160,9 @@ def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: StandingQue
     assert queue.delay(2.0) == MAX_TURN_SECONDS
 
 
-def test_each_has_its_time(queue: StandingQueue) -> None:
+def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: StandingQueue) -> None:
     """
-    The time of a node begins when the node becomes the first in the queue.
-
-    A node becomes the first by news, or because the time of the node before it ran out.
+    By news, or because the time of the node before it ran out.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
     patience = queue.delay(1.0)
@@ -191,10 +173,9 @@ def test_each_has_its_time(queue: StandingQueue) -> None:
     assert [each.process for each in queue.passed] == ["b"]
 
 
-def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
-    """
-    The first node is not waited for longer because others commit.
-    """
+def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(
+    queue: StandingQueue,
+) -> None:
     queue.won(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)])
     patience = queue.delay(1.0)
     queue.heard(1.0 + patience / 2, "b", 6)
@@ -202,10 +183,10 @@ def test_news_of_others_lengthen_nothing(queue: StandingQueue) -> None:
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
 
 
-def test_a_late_one(queue: StandingQueue) -> None:
+def test_skipped_node_is_not_waited_for_until_it_puts_a_new_mark(
+    queue: StandingQueue,
+) -> None:
     """
-    A node that was passed over is not waited for again until it puts a new mark.
-
     Every transaction tries to remove the node's old mark until one succeeds.
     """
     dead = hard("a", 3)
@@ -219,10 +200,9 @@ def test_a_late_one(queue: StandingQueue) -> None:
     assert queue.delay(2.02) > 0
 
 
-def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
-    """
-    A transaction has room to remove some marks; the next one removes the others.
-    """
+def test_transaction_removes_some_marks_and_the_next_one_the_others(
+    queue: StandingQueue,
+) -> None:
     dead = [hard(str(number), number) for number in range(1, 11)]
     queue.won(1.0, USUAL, 20, dead)
     moment = 1.0
@@ -234,11 +214,11 @@ def test_few_are_removed_at_a_time(queue: StandingQueue) -> None:
     assert queue.passed == dead[MAX_REMOVED_MARKS:]
 
 
-def test_keeps_a_place(queue: StandingQueue) -> None:
+def test_node_keeps_a_place_if_others_wait_and_its_steps_come_in_time(
+    queue: StandingQueue,
+) -> None:
     """
-    A node keeps a place if it has company and has had moves in time.
-
-    Moves are in time before the node's turn comes, and within a usual time after that.
+    In time is before the node's turn comes, or within a usual time after that.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3)])
     queue.ask(1.005)
@@ -250,9 +230,9 @@ def test_keeps_a_place(queue: StandingQueue) -> None:
     assert not queue.will_return
 
 
-def test_returns_at_once(queue: StandingQueue) -> None:
+def test_node_that_was_late_once_keeps_a_place_again(queue: StandingQueue) -> None:
     """
-    A node that came late once keeps a place again when it comes in time.
+    When it comes in time.
     """
     queue.won(1.0, USUAL, 5, [soft("a", 3)])
     queue.heard(1.0, "a", 6)
@@ -263,11 +243,9 @@ def test_returns_at_once(queue: StandingQueue) -> None:
     assert queue.will_return
 
 
-def test_company(queue: StandingQueue) -> None:
+def test_node_that_lost_or_heard_of_others_is_not_alone(queue: StandingQueue) -> None:
     """
-    A node that has just lost, or has heard of other nodes since, has company.
-
-    A node whose answer names no other node has no company.
+    A node whose response names no other node is alone.
     """
     queue.ask(0.0)
     queue.lost(1.0, USUAL, 5, [hard("me", 5)])
@@ -281,10 +259,10 @@ def test_company(queue: StandingQueue) -> None:
     assert queue.will_return
 
 
-def test_the_usual_time(queue: StandingQueue) -> None:
+def test_usual_time_slowly_follows_the_duration_of_transactions(
+    queue: StandingQueue,
+) -> None:
     """
-    The usual time slowly follows the durations of transactions.
-
     No transaction counts for more than the longest wait.
     """
     queue.won(1.0, USUAL, 5, [])

@@ -84,21 +84,16 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_answered(bench: Bench) -> None:
-    """
-    An answer ends the commit.
-    """
+def test_response_of_etcd_ends_the_commit(bench: Bench) -> None:
     ended = bench.commit()
     bench.caller.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
 
 
-def test_answer_lost(bench: Bench) -> None:
+def test_transaction_without_a_response_is_resent_and_happens_once(bench: Bench) -> None:
     """
-    A transaction whose answer was lost is sent again, and happens once.
-
-    The second answer tells that the transaction happened.
+    The second response tells that it happened.
     """
     ended = bench.commit()
     first = bench.caller.waiting[0].message
@@ -115,11 +110,9 @@ def test_answer_lost(bench: Bench) -> None:
     assert ended == [None]
 
 
-def test_message_lost(bench: Bench) -> None:
+def test_lost_message_is_sent_again(bench: Bench) -> None:
     """
-    A message that did not arrive is sent again.
-
-    If the first message arrives when it is not needed any more, it changes nothing.
+    If the first message arrives late, it changes nothing.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -130,10 +123,7 @@ def test_message_lost(bench: Bench) -> None:
     assert bench.moved == [(1, 1), (2, 2)]
 
 
-def test_happened_and_others_followed(bench: Bench) -> None:
-    """
-    A transaction whose answer was lost did happen, also if others moved the cursor since.
-    """
+def test_lost_response_of_a_transaction_is_found_after_others_moved(bench: Bench) -> None:
     ended = bench.commit()
     bench.caller.lose_answer()
     now(bench.other.read())
@@ -147,10 +137,7 @@ def test_happened_and_others_followed(bench: Bench) -> None:
     assert (conflict.revision, conflict.position) == (3, 0)
 
 
-def test_others_were_faster(bench: Bench) -> None:
-    """
-    A node that loses the race learns where the cursor is.
-    """
+def test_node_that_loses_the_race_learns_the_cursor(bench: Bench) -> None:
     ended = bench.commit()
     now(bench.other.commit(OTHER))
     bench.caller.answer()
@@ -160,12 +147,9 @@ def test_others_were_faster(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_never_happened(bench: Bench) -> None:
+def test_operation_key_shows_that_a_transaction_never_happens(bench: Bench) -> None:
     """
-    The operation key shows that a transaction without an answer never happens.
-
-    The transaction has surely not happened, and never will, when the cursor has moved and
-    the operation key has not.
+    The cursor has moved and the operation key has not.
     """
     ended = bench.commit()
     bench.caller.lose()
@@ -177,11 +161,9 @@ def test_never_happened(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_no_answer_at_all(bench: Bench) -> None:
+def test_outcome_without_a_response_is_unknown_after_the_deadline(bench: Bench) -> None:
     """
-    The outcome of a transaction without an answer is unknown after the deadline.
-
-    The store goes on: the late message and the next batch exclude each other.
+    The store continues: the late message and the next batch exclude each other.
     """
     ended = bench.commit()
     while not ended:
@@ -196,10 +178,7 @@ def test_no_answer_at_all(bench: Bench) -> None:
     assert bench.moved == [(1, 1), (2, 2)]
 
 
-def test_late_after_the_next(bench: Bench) -> None:
-    """
-    When the next batch happens first, the late message changes nothing.
-    """
+def test_late_message_after_the_next_batch_changes_nothing(bench: Bench) -> None:
     ended = bench.commit()
     while not ended:
         bench.caller.lose()
@@ -212,10 +191,7 @@ def test_late_after_the_next(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_never_sent(bench: Bench) -> None:
-    """
-    A batch for which no connection could be made did not happen.
-    """
+def test_batch_without_a_connection_did_not_happen(bench: Bench) -> None:
     ended = bench.commit()
     while not ended:
         bench.caller.lose(sent=False)
@@ -223,20 +199,14 @@ def test_never_sent(bench: Bench) -> None:
     assert isinstance(ended[0], NotTaken)
 
 
-def test_refused(bench: Bench) -> None:
-    """
-    A batch that etcd refuses did not happen.
-    """
+def test_batch_that_etcd_refuses_did_not_happen(bench: Bench) -> None:
     ended = bench.commit()
     bench.caller.fail(CallRefused(7, "permission denied"))
     assert isinstance(ended[0], NotTaken)
     assert "permission denied" in str(ended[0])
 
 
-def test_refused_at_last(bench: Bench) -> None:
-    """
-    A batch that etcd refuses the second time may have happened the first time.
-    """
+def test_batch_that_is_refused_at_the_second_try_may_have_happened(bench: Bench) -> None:
     ended = bench.commit()
     bench.caller.lose_answer()
     while not ended:
@@ -246,9 +216,9 @@ def test_refused_at_last(bench: Bench) -> None:
     assert isinstance(ended[0], OutcomeUnknown)
 
 
-def test_no_space(bench: Bench) -> None:
+def test_batch_does_not_happen_when_etcd_has_no_space(bench: Bench) -> None:
     """
-    A batch does not happen when etcd has no space, which the store reads and tells at once.
+    The store reads the reason and reports it at once.
     """
     bench.etcd.alarmed = True
     ended = bench.commit()
@@ -260,9 +230,9 @@ def test_no_space(bench: Bench) -> None:
     assert bench.moved == []
 
 
-def test_space_runs_out(bench: Bench) -> None:
+def test_transaction_that_fills_the_space_of_etcd_has_happened(bench: Bench) -> None:
     """
-    A transaction that fills etcd's space is refused, but the store reads that it happened.
+    The store reads that it happened, although etcd refused it.
     """
     bench.etcd.filling = True
     ended = bench.commit()
@@ -272,10 +242,7 @@ def test_space_runs_out(bench: Bench) -> None:
     assert bench.moved == [(1, 1), (2, 2)]
 
 
-def test_space_runs_out_unseen(bench: Bench) -> None:
-    """
-    The outcome of a transaction that fills etcd's space is not known until it can be read.
-    """
+def test_transaction_that_fills_the_space_is_unknown_until_it_is_read(bench: Bench) -> None:
     bench.etcd.filling = True
     ended = bench.commit()
     bench.caller.answer()
@@ -288,10 +255,8 @@ def test_space_runs_out_unseen(bench: Bench) -> None:
     assert bench.moved == [(1, 1), (2, 2)]
 
 
-def test_no_space_and_copies_under_way(bench: Bench) -> None:
+def test_outcome_without_space_is_unknown_while_a_copy_may_arrive(bench: Bench) -> None:
     """
-    Without space in etcd, the outcome is unknown while a copy of the message is under way.
-
     The copy may take effect when there is space again.
     """
     ended = bench.commit()
@@ -304,10 +269,7 @@ def test_no_space_and_copies_under_way(bench: Bench) -> None:
     assert isinstance(ended[0], OutcomeUnknown)
 
 
-def test_no_space_and_others_were_faster(bench: Bench) -> None:
-    """
-    A batch that lost the race surely never happens, whatever etcd says of its space.
-    """
+def test_batch_that_lost_the_race_never_happens_even_without_space(bench: Bench) -> None:
     ended = bench.commit()
     now(bench.other.commit(OTHER))
     bench.etcd.alarmed = True
@@ -317,11 +279,9 @@ def test_no_space_and_others_were_faster(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_operation_key_gone(bench: Bench) -> None:
+def test_outcome_is_unknown_when_the_operation_key_has_ended(bench: Bench) -> None:
     """
-    When the operation key's lease ends, the outcome of the batch before is unknown.
-
-    The node makes another operation key.
+    Its lease ended. The node makes another operation key.
     """
     ended = bench.commit()
     bench.caller.lose_answer()
@@ -336,10 +296,7 @@ def test_operation_key_gone(bench: Bench) -> None:
     assert bench.moved == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_operation_key_gone_before(bench: Bench) -> None:
-    """
-    A node whose operation key ended while it slept for a day goes on.
-    """
+def test_node_continues_when_its_operation_key_ended_during_sleep(bench: Bench) -> None:
     bench.etcd.expire("1")
     ended = bench.commit()
     bench.caller.answer()
@@ -350,11 +307,9 @@ def test_operation_key_gone_before(bench: Bench) -> None:
     assert ended == [None]
 
 
-def test_key_used_elsewhere(bench: Bench) -> None:
+def test_idempotency_key_of_another_node_makes_the_batch_fail(bench: Bench) -> None:
     """
-    An idempotency key that another node has used makes the batch fail.
-
-    The conflict tells what the key did, also where the cursor has been read since.
+    The conflict tells the first use of the key, also if the cursor has been read since.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
     bench.caller.open = True
@@ -368,10 +323,8 @@ def test_key_used_elsewhere(bench: Bench) -> None:
     assert bench.moved == [(1, 0)]
 
 
-def test_key_used_and_copies_under_way(bench: Bench) -> None:
+def test_outcome_with_a_used_key_is_unknown_while_a_copy_may_arrive(bench: Bench) -> None:
     """
-    The outcome of a batch with a used key is unknown while a copy is under way.
-
     The copy could take effect when that key is forgotten.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
@@ -385,10 +338,7 @@ def test_key_used_and_copies_under_way(bench: Bench) -> None:
     assert isinstance(ended[0], OutcomeUnknown)
 
 
-def test_late_trimming(bench: Bench) -> None:
-    """
-    A message that forgets keys and arrives late leaves alone the keys that were used again.
-    """
+def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) -> None:
     etcd, clock = bench.etcd, bench.clock
     caller = FakeCaller(etcd, clock)
     forgetful = EtcdStore(caller, "p/", kept_keys=1)
@@ -412,10 +362,7 @@ def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:
     return EtcdStore(FakeCaller(etcd, Clock()), "p/", name="etcd at x").open()
 
 
-def test_newer_format(bench: Bench) -> None:
-    """
-    A store of another format is refused by its number and left alone.
-    """
+def test_store_of_another_format_is_refused_and_left_alone(bench: Bench) -> None:
     from base64 import b64encode  # noqa: PLC0415 for this test alone
 
     value = b'{"format": 2, "revision": 1, "position": 1, "keys": 0}'
@@ -425,20 +372,15 @@ def test_newer_format(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("value", ["bm9uc2Vuc2U=", "e30=", "W10="])
-def test_foreign(bench: Bench, value: str) -> None:
-    """
-    A cursor that another program wrote is refused.
-    """
+def test_cursor_of_another_program_is_refused(bench: Bench, value: str) -> None:
     bench.etcd.values[b"p/cursor"].value = value
     with pytest.raises(StoreDamaged, match="not of this program"):
         now(_open(bench.etcd))
 
 
-def test_cursor_lost(bench: Bench) -> None:
+def test_missing_cursor_next_to_other_keys_is_not_created(bench: Bench) -> None:
     """
-    A cursor that is missing beside other keys is not made anew.
-
-    The keys of nodes that run do not count: they put them again after etcd was emptied.
+    Keys of running nodes do not count: they put them again after etcd was emptied.
     """
     now(bench.other.commit(OTHER))
     del bench.etcd.values[b"p/cursor"]
@@ -627,10 +569,7 @@ def test_store_without_create_refuses_an_empty_etcd() -> None:
     assert etcd.values == {}
 
 
-def test_created_cursor_is_created_once() -> None:
-    """
-    A node that must not create a cursor opens one that was created before.
-    """
+def test_node_that_must_not_create_opens_an_existing_cursor() -> None:
     etcd = FakeEtcd()
 
     def store(**given: Any) -> EtcdStore:
@@ -663,20 +602,14 @@ class FirstClaim:
         return self.claimed
 
 
-def test_later_worker_creates_no_cursor() -> None:
-    """
-    Once a worker has served, an etcd that was emptied gets no new cursor.
-    """
+def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
     claim = FirstClaim()
     now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
     with pytest.raises(StoreMissing, match="has no cursor with the prefix p/"):
         now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
 
 
-def test_created_cursor_is_a_warning() -> None:
-    """
-    A node that creates the cursor says so; a node that finds it says nothing.
-    """
+def test_creating_a_cursor_is_a_warning_and_finding_one_is_not() -> None:
     etcd = FakeEtcd()
     for expected in (["warn"], []):
         with capturedLogs() as logs:
@@ -774,10 +707,7 @@ def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> N
         now(store.inspect())
 
 
-def test_two_make_it_at_once() -> None:
-    """
-    Of two nodes that find nothing, one makes the store, and both have it.
-    """
+def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:
     etcd, clock = FakeEtcd(), Clock()
     callers = [FakeCaller(etcd, clock, open=False) for _ in range(2)]
     opened = [EtcdStore(each, "p/").open() for each in callers]

@@ -115,10 +115,7 @@ def queued(node: Node) -> list[tuple[str, bool]]:
     return [(each.process, each.hard) for each in marks]
 
 
-def test_alone(nodes: tuple[Node, ...]) -> None:
-    """
-    A node that is alone is in no queue.
-    """
+def test_single_node_is_in_no_queue(nodes: tuple[Node, ...]) -> None:
     one, *_ = nodes
     for _ in range(3):
         one.step()
@@ -140,7 +137,7 @@ def race(one: Node, two: Node) -> None:
     assert isinstance(lost[0], Conflict)
 
 
-def test_a_queue_begins(nodes: tuple[Node, ...]) -> None:
+def test_node_that_loses_a_race_begins_a_queue(nodes: tuple[Node, ...]) -> None:
     """
     A node that loses a race begins a queue, in which both nodes keep a place.
 
@@ -174,11 +171,9 @@ def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False
     etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
 
 
-def test_turns_in_order(nodes: tuple[Node, ...]) -> None:
+def test_busy_nodes_take_turns_and_no_transaction_fails(nodes: tuple[Node, ...]) -> None:
     """
-    Nodes that always have more to do soon take turns, and no transaction fails.
-
-    Each node is told of its turn by the news of the node before it.
+    The news of one node's commit starts the next node's turn.
     """
     waiting = [node.turn() for node in nodes]
     order = []
@@ -195,10 +190,9 @@ def test_turns_in_order(nodes: tuple[Node, ...]) -> None:
     assert order[-12:] == 4 * [(3 - first - second, True), (first, True), (second, True)]
 
 
-def test_news_before_the_answer(nodes: tuple[Node, ...]) -> None:
-    """
-    A node may hear of the next turns before it has the answer of its own.
-    """
+def test_node_may_hear_of_the_next_turns_before_its_response(
+    nodes: tuple[Node, ...],
+) -> None:
     one, two, _ = nodes
     put(one.etcd, "two")
     assert one.turn()
@@ -213,10 +207,9 @@ def test_news_before_the_answer(nodes: tuple[Node, ...]) -> None:
     assert one.turn() == [(2, 2)]
 
 
-def test_a_deaf_node(nodes: tuple[Node, ...]) -> None:
-    """
-    A node that hears nothing waits no longer than others' turns can take.
-    """
+def test_node_without_news_waits_no_longer_than_the_turns_of_others(
+    nodes: tuple[Node, ...],
+) -> None:
     one, two, _ = nodes
     put(one.etcd, "two", usual=0.02)
     one.step()
@@ -243,9 +236,9 @@ def lose(node: Node) -> list[object]:
     return ended
 
 
-def test_passed_over(nodes: tuple[Node, ...]) -> None:
+def test_absent_node_is_skipped_and_loses_its_mark(nodes: tuple[Node, ...]) -> None:
     """
-    A node that does not come is passed over, and its mark is removed by the next success.
+    The next success removes the mark.
     """
     one, *_ = nodes
     put(one.etcd, "dead", hard=True)
@@ -260,9 +253,9 @@ def test_passed_over(nodes: tuple[Node, ...]) -> None:
     assert queued(one) == [("one", False)]
 
 
-def test_passed_over_too_soon(nodes: tuple[Node, ...]) -> None:
+def test_mark_that_was_renewed_meanwhile_is_not_removed(nodes: tuple[Node, ...]) -> None:
     """
-    The mark of a node that was passed over stays if it was put anew meanwhile.
+    Its node was skipped.
     """
     one, *_ = nodes
     put(one.etcd, "slow", hard=True)
@@ -276,10 +269,7 @@ def test_passed_over_too_soon(nodes: tuple[Node, ...]) -> None:
     assert one.turn() == []
 
 
-def test_a_loser_keeps_its_place(nodes: tuple[Node, ...]) -> None:
-    """
-    A failure does not send a node that has a place in the queue to its end.
-    """
+def test_node_keeps_its_place_after_a_failure(nodes: tuple[Node, ...]) -> None:
     one, two, _ = nodes
     put(one.etcd, "one")
     put(one.etcd, "three")
@@ -289,10 +279,9 @@ def test_a_loser_keeps_its_place(nodes: tuple[Node, ...]) -> None:
     assert one.turn() == [(1, 1)]
 
 
-def test_a_newcomer_stands_behind(nodes: tuple[Node, ...]) -> None:
-    """
-    A node that loses, and had no place, waits for the nodes that had one.
-    """
+def test_new_node_that_loses_waits_for_the_nodes_in_the_queue(
+    nodes: tuple[Node, ...],
+) -> None:
     one, two, _ = nodes
     put(one.etcd, "three", usual=1.0)
     two.step()
@@ -301,10 +290,7 @@ def test_a_newcomer_stands_behind(nodes: tuple[Node, ...]) -> None:
     assert one.turn() == []
 
 
-def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
-    """
-    A mark that nobody can read keeps no node waiting, and is removed.
-    """
+def test_unreadable_mark_delays_no_node_and_is_removed(nodes: tuple[Node, ...]) -> None:
     one, *_ = nodes
     for value in ("", text(b"[]"), text(b'{"hard": 1, "usual": "x"}')):
         mark = {"key": text(KEYS.waiting("odd")), "value": value}
@@ -316,11 +302,11 @@ def test_a_broken_mark(nodes: tuple[Node, ...]) -> None:
         assert queued(one) == []
 
 
-def test_an_old_node(nodes: tuple[Node, ...]) -> None:
+def test_node_of_a_version_without_a_queue_is_not_waited_for(
+    nodes: tuple[Node, ...],
+) -> None:
     """
-    A node of a version without a queue is company like any other, and no node waits for it.
-
-    Such a node does not name itself.
+    It does not name itself.
     """
     one, *_ = nodes
     cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "", 9)}
@@ -335,12 +321,11 @@ def test_an_old_node(nodes: tuple[Node, ...]) -> None:
     assert one.turn() == [(8, 8)]
 
 
-def test_sent_twice(nodes: tuple[Node, ...]) -> None:
+def test_next_success_removes_the_mark_of_a_copied_transaction(
+    nodes: tuple[Node, ...],
+) -> None:
     """
-    A node's next success removes the mark that a copy of an old transaction has left.
-
-    A copy of a transaction that has happened may leave a mark of a node that has nothing to
-    do.
+    A late copy of a transaction may leave a mark of a node that has nothing to do.
     """
     one, *_ = nodes
     ended = one.send()
@@ -353,10 +338,7 @@ def test_sent_twice(nodes: tuple[Node, ...]) -> None:
     assert queued(one) == []
 
 
-def test_leaving(nodes: tuple[Node, ...]) -> None:
-    """
-    A node that stops leaves the queue.
-    """
+def test_stopping_node_leaves_the_queue(nodes: tuple[Node, ...]) -> None:
     one, *_ = nodes
     put(one.etcd, "one")
     one.caller.open = True
@@ -365,12 +347,13 @@ def test_leaving(nodes: tuple[Node, ...]) -> None:
     assert not [key for key in one.etcd.values if b"operations/" in key][2:]
 
 
-def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
+def test_transaction_without_its_operation_key_fails_and_returns_the_cursor(
+    nodes: tuple[Node, ...],
+) -> None:
     """
-    When the operation key's lease ends, a transaction fails and tells where the cursor is.
+    The mark of this failure must not have the ended lease.
 
-    The mark that this failure puts must not have that lease, or etcd refuses all of the
-    transaction.
+    Otherwise etcd would refuse the whole transaction.
     """
     one, *_ = nodes
     one.etcd.expire("1")
@@ -380,9 +363,9 @@ def test_the_lease_ends(nodes: tuple[Node, ...]) -> None:
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
+def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # noqa: FBT001 a parameter
     """
-    The largest possible transaction is accepted by etcd, whether it succeeds or fails.
+    Whether it succeeds or fails.
     """
     etcd = FakeEtcd()
     for number in range(MAX_REMOVED_MARKS):
@@ -423,11 +406,9 @@ def test_the_largest(again: bool) -> None:  # noqa: FBT001 a parameter
     assert [each.process for each in found.marks] == ["me"]
 
 
-def test_the_fake_is_particular() -> None:
+def test_fake_etcd_refuses_each_wrong_transaction() -> None:
     """
-    The fake etcd refuses each wrong transaction that etcd itself refuses.
-
-    C{tests/functional/test_cluster.py} asks the same of etcd itself.
+    C{tests/functional/test_cluster.py} asks the same of etcd.
     """
     etcd = FakeEtcd()
     for code, wrong in WRONG.items():

@@ -67,9 +67,9 @@ class Way(FakeCaller):
         await self.pauses[-1]
 
 
-def test_goes_on() -> None:
+def test_watch_starts_again_after_a_delay_until_it_is_stopped() -> None:
     """
-    A watch begins again after a pause, however its stream ends, until it is stopped.
+    However its stream ends.
     """
     way = Way(FakeEtcd(), Clock())
     heard: list[CursorRecord] = []
@@ -84,9 +84,9 @@ def test_goes_on() -> None:
     assert len(way.pauses) == 2
 
 
-def test_stopped_while_its_stream_breaks() -> None:
+def test_stopped_watch_does_not_start_again() -> None:
     """
-    A stream that breaks when its watch is stopped is not begun again.
+    Its stream breaks at that moment.
     """
     broken = CallUnanswered("no host", sent=False)
     way = Way(FakeEtcd(), Clock(), given_up=lambda stream: stream.errback(broken))

@@ -47,9 +47,9 @@ def names(path: Path) -> set[str]:
     return {each.name for each in path.iterdir()}
 
 
-def test_a_copy(store: Path) -> None:
+def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     """
-    A backup says the same as its store, is as private, and is no larger than it must be.
+    It is no larger than it must be.
     """
     (store / LOCK).unlink()
     made = backup(str(store), str(store.parent / "copy"))
@@ -80,9 +80,9 @@ def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_a_target_that_exists_is_refused(store: Path, kind: str) -> None:
+def test_existing_target_is_refused_and_unchanged(store: Path, kind: str) -> None:
     """
-    A target that exists is refused, whatever its kind, and stays as it is.
+    Whatever its kind.
     """
     place = store.parent / "copy"
     if kind == "file":
@@ -97,18 +97,12 @@ def test_a_target_that_exists_is_refused(store: Path, kind: str) -> None:
     assert names(store.parent) == {"store", "copy"}
 
 
-def test_where_nothing_can_be_made(store: Path) -> None:
-    """
-    A target that cannot be made is refused by its name.
-    """
+def test_target_that_cannot_be_made_is_refused_by_its_name(store: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"backup /.*/no/copy: No such file"):
         backup(str(store), str(store.parent / "no" / "copy"))
 
 
-def test_no_store(tmp_path: Path) -> None:
-    """
-    A source without a store is refused by its name, and nothing is made.
-    """
+def test_source_without_a_store_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
         backup(str(tmp_path / "empty"), str(tmp_path / "copy"))
@@ -117,10 +111,7 @@ def test_no_store(tmp_path: Path) -> None:
     assert names(tmp_path) == {"empty"}
 
 
-def test_a_damaged_store_is_not_copied(store: Path) -> None:
-    """
-    Damage to a record is found in the copy, and the copy is removed.
-    """
+def test_copy_of_a_damaged_record_is_removed(store: Path) -> None:
     data = store / DATA
     # LMDB itself does not notice a changed byte within a record.
     whole = bytearray(data.read_bytes())

@@ -47,9 +47,9 @@ def ask(module: Path, text: str, progress: Progress | None = None) -> None:
     run_child(STORE, module.stem, Path("argument"), progress=progress)
 
 
-def test_progress(module: Path) -> None:
+def test_progress_of_a_child_is_reported_while_it_runs(module: Path) -> None:
     """
-    A child's progress is passed on while it runs, and its other lines do not disturb.
+    Its other lines do not disturb.
     """
     told: list[int] = []
     child = """
@@ -78,21 +78,18 @@ assert sys.argv[1:] == ["argument"]
         ("os.kill(os.getpid(), 9)", StoreUnread, "signal 9 ended the process"),
     ],
 )
-def test_its_end(module: Path, end: str, error: type[Exception], message: str) -> None:
+def test_end_of_a_child_raises_the_error_of_its_status(
+    module: Path, end: str, error: type[Exception], message: str
+) -> None:
     """
-    A child's end raises the error that its status stands for, with the child's own words.
-
-    The child's words on progress are left out.
+    With the child's words, except those about progress.
     """
     with pytest.raises(error, match=message) as caught:
         ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")
     assert caught.type is error
 
 
-def test_it_does_not_outlive_an_error(module: Path) -> None:
-    """
-    A child is killed when passing on its progress fails.
-    """
+def test_child_is_killed_when_its_progress_cannot_be_reported(module: Path) -> None:
 
     def failing(_: int) -> None:
         raise KeyboardInterrupt
@@ -113,9 +110,9 @@ time.sleep(60)
         os.kill(int(pid.read_text()), 0)
 
 
-def test_it_does_not_outlive_its_parent(module: Path) -> None:
+def test_child_ends_when_no_process_reads_its_output(module: Path) -> None:
     """
-    A child ends with its next line of progress when nobody reads its output any more.
+    With its next line of progress.
     """
     module.write_text(
         """
@@ -167,10 +164,7 @@ def test_child_reports_its_progress_and_its_error(
     assert written[1:] == ([] if error is None else [str(error)])
 
 
-def test_a_bug_is_not_hidden() -> None:
-    """
-    An exception that nobody expects ends the child with a traceback.
-    """
+def test_unexpected_exception_ends_the_child_with_a_traceback() -> None:
 
     def call(_: Progress) -> None:
         raise ZeroDivisionError

@@ -40,26 +40,22 @@ MOUNTS = r"""
         ("/twice/data", "btrfs"),
     ],
 )
-def test_file_system_type(path: str, kind: str) -> None:
-    """
-    The longest mount point above a path decides, and among equal ones the latest.
-    """
+def test_deepest_and_latest_mount_point_decides_the_file_system(
+    path: str, kind: str
+) -> None:
     assert file_system_type(Path(path), MOUNTS) == kind
 
 
 @pytest.mark.needs("mount table")
-def test_of_this_machine(tmp_path: Path) -> None:
-    """
-    The machine's own mount table is understood.
-    """
+def test_mount_table_of_this_machine_is_parsed(tmp_path: Path) -> None:
     assert file_system_type(tmp_path) != "unknown"
 
 
-def test_a_network_file_system_is_refused(
+def test_network_file_system_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A network file system is refused by its name, and nothing is made on it.
+    Nothing is made on it.
     """
     monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
     with pytest.raises(StoreUnusable, match=r"network file system \(nfs4\)"):
@@ -67,11 +63,11 @@ def test_a_network_file_system_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    A directory that cannot be locked is refused with the reason.
-
-    The directory is refused although no other process owns it.
+    No other process owns it.
     """
 
     def failing(*_: object) -> None:
@@ -83,11 +79,11 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_replaced_while_waiting_for_it(tmp_path: Path, *, replaced: bool) -> None:
+def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
+    tmp_path: Path, *, replaced: bool
+) -> None:
     """
-    A process that waits to own a directory is refused if the directory loses its name.
-
-    The directory loses its name during the wait, to another directory or to none.
+    By another directory or by none.
     """
     path = tmp_path / "store"
     owner = Directory(str(path))

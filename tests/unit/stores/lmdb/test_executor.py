@@ -41,9 +41,9 @@ def slow() -> ExecutorPolicy:
     return policy
 
 
-def test_begins_inline() -> None:
+def test_first_commits_run_inline() -> None:
     """
-    Commits begin inline, since the first one shows what the disk is like.
+    The first one shows the speed of the disk.
     """
     policy = ExecutorPolicy()
     assert policy.inline
@@ -147,10 +147,7 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     assert not policy.inline
 
 
-def test_a_call_in_the_thread() -> None:
-    """
-    A call in the thread runs and is measured there, and the reactor's thread answers it.
-    """
+def test_call_in_the_thread_is_measured_there_and_answered_in_the_reactor() -> None:
     mailbox, policy, ticks = (
         Mailbox(),
         slow(),
@@ -166,10 +163,7 @@ def test_a_call_in_the_thread() -> None:
     assert not ran[0].is_alive()
 
 
-def test_a_failure_in_the_thread() -> None:
-    """
-    An exception that a call in the thread raises comes back as it is.
-    """
+def test_exception_of_a_call_in_the_thread_is_raised_as_it_is() -> None:
     mailbox = Mailbox()
     executor = CommitExecutor(mailbox, slow())
     failures: list[int | Failure] = []
@@ -181,9 +175,9 @@ def test_a_failure_in_the_thread() -> None:
     executor.stop()
 
 
-def test_a_call_inline() -> None:
+def test_inline_call_has_run_when_run_returns() -> None:
     """
-    An inline call has run in the caller's thread when L{CommitExecutor.run} returns.
+    In the caller's thread.
     """
     executor = CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)
     threads: list[threading.Thread] = []

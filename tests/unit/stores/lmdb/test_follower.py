@@ -128,7 +128,7 @@ def test_few_rows_are_read_at_a_time(
     assert service.knows(b"5-63")
 
 
-def test_unchanged_file_is_not_read(
+def test_unchanged_file_is_not_read_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.commit(b"one")
@@ -138,7 +138,7 @@ def test_unchanged_file_is_not_read(
     assert service.knows(b"one")
 
 
-def test_no_page_is_held_back(service: Service) -> None:
+def test_follower_holds_no_page_of_the_store(service: Service) -> None:
     service.commit(b"one")
     service.poll()
     assert oldest_snapshot(service.store._databases.env) is None

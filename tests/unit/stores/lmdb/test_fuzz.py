@@ -147,11 +147,9 @@ many = settings(max_examples=500, deadline=None)
 
 @many
 @given(drawn(cursors))
-def test_cursor(found: Drawn) -> None:
+def test_cursor_record_is_read_as_written_or_refused(found: Drawn) -> None:
     """
-    The cursor's record is read as it was written, or refused.
-
-    That record is read under its own key alone.
+    It is read under its own key only.
     """
     found = evolve(found, key=records.CURSOR_KEY)
     # A cursor of format 1 is read as well, but none is written.
@@ -165,10 +163,7 @@ def test_cursor(found: Drawn) -> None:
 
 @many
 @given(drawn(rows))
-def test_row(found: Drawn) -> None:
-    """
-    A row of the journal is read as it was written or refused.
-    """
+def test_journal_row_is_read_as_written_or_refused(found: Drawn) -> None:
 
     def write(said: list[Row]) -> tuple[bytes, bytes]:
         return records.write_row(
@@ -186,10 +181,7 @@ def test_row(found: Drawn) -> None:
 
 @many
 @given(drawn(rows))
-def test_row_ends(found: Drawn) -> None:
-    """
-    The states before and after a row that is not replayed are those of the replayed row.
-    """
+def test_ends_of_a_row_are_those_of_the_replayed_row(found: Drawn) -> None:
 
     def write(said: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
         before, after = said
@@ -209,10 +201,7 @@ def test_row_of_keys_is_read_as_it_was_written_or_refused(found: Drawn) -> None:
 
 
 @given(numbers, st.binary(max_size=20))
-def test_row_key(revision: int, key: bytes) -> None:
-    """
-    The key of a row has eight bytes, and any eight bytes are the key of a row.
-    """
+def test_any_eight_bytes_are_the_key_of_a_row(revision: int, key: bytes) -> None:
     written = records.row_key(revision)
     assert records.read_row_key(written) == revision
     if len(key) == len(written):

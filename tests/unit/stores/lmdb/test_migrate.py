@@ -126,7 +126,7 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
 
 
 @pytest.mark.usefixtures("keys")
-def test_interrupted_rewriting_is_begun_again(path: Path) -> None:
+def test_interrupted_rewriting_starts_again(path: Path) -> None:
     (path / NURSERY).mkdir()
     rewrite(path, path / NURSERY, lambda _: None)
     assert format_of(path) == 1
@@ -189,7 +189,9 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
 
 
 @pytest.mark.usefixtures("keys")
-def test_full_disk_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_during_the_rewriting_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (path / NURSERY).mkdir()
     make = lmdb.open
 

@@ -80,9 +80,9 @@ def store(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "store"))
 
 
-def test_a_sound_file(store: Path) -> None:
+def test_every_page_of_an_undamaged_file_is_accounted_for(store: Path) -> None:
     """
-    Every page of a sound file is accounted for, and the numbers are LMDB's.
+    The numbers are LMDB's.
     """
     found = check(store)
     with lmdb.open(str(store), max_dbs=3, readonly=True, lock=False) as env:
@@ -99,10 +99,10 @@ def test_a_sound_file(store: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
+def test_walk_finds_all_records_and_no_lost_page_after_each_commit(
+    tmp_path: Path, seed: int
+) -> None:
     """
-    The walk finds as many records as there are, and no lost page, after each commit.
-
     A long series of commits puts, replaces and removes keys and values of all sizes.
     """
     chance = random.Random(seed)  # noqa: S311 to be repeated
@@ -127,10 +127,7 @@ def test_whatever_lmdb_writes(tmp_path: Path, seed: int) -> None:
             assert found.entries == {name: len(keys) for name, keys in there.items()}
 
 
-def test_progress(store: Path) -> None:
-    """
-    The progress of the walk grows, within 0 and 100 percent.
-    """
+def test_progress_of_the_walk_grows_within_0_and_100_percent(store: Path) -> None:
     told: list[int] = []
     with opened(store) as file:
         check_pages(file, told.append)
@@ -377,18 +374,17 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_damage(store: Path, damage: Damage, message: str) -> None:
-    """
-    Each damage is found, and named for what it is.
-    """
+def test_each_kind_of_damage_is_found_and_named(
+    store: Path, damage: Damage, message: str
+) -> None:
     damage(File(store))
     with pytest.raises(BadPage, match=message):
         check(store)
 
 
-def test_no_number_is_trusted(store: Path) -> None:
+def test_file_with_any_bytes_passes_or_is_refused(store: Path) -> None:
     """
-    A file with any bytes in any page passes or is refused, and nothing else happens.
+    Nothing else happens.
     """
     file, refused = File(store), 0
     for seed in range(600):
@@ -426,11 +422,11 @@ def stamped(offset: int, order: str, version: int) -> Iterator[bytes]:
         (12, "<", 1, "data version 1 was written on a 32-bit machine"),
     ],
 )
-def test_files_of_another_lmdb(
+def test_file_of_another_lmdb_is_not_called_damaged(
     tmp_path: Path, offset: int, order: str, version: int, message: str
 ) -> None:
     """
-    A file of another LMDB is not called damaged, and the error tells its version.
+    The error names its version.
     """
     (tmp_path / DATA).write_bytes(b"".join(stamped(offset, order, version)))
     with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
@@ -438,10 +434,7 @@ def test_files_of_another_lmdb(
 
 
 @pytest.mark.parametrize("length", [0, 7, 20, 152, SIZE, SIZE + 20])
-def test_a_file_that_ends_early(store: Path, length: int) -> None:
-    """
-    A file that ends within its meta pages is damaged.
-    """
+def test_file_that_ends_within_its_meta_pages_is_damaged(store: Path, length: int) -> None:
     data = (store / DATA).read_bytes()
     (store / DATA).write_bytes(data[:length])
     with opened(store) as file, pytest.raises(BadPage, match="the file ends before"):

@@ -19,29 +19,22 @@ small = st.integers(0, 2**40)
 
 
 @given(numbers, numbers)
-def test_cursor(revision: int, position: int) -> None:
-    """
-    A cursor is read as it was written, in 22 bytes.
-    """
+def test_cursor_record_is_read_as_written_in_22_bytes(revision: int, position: int) -> None:
     written = records.write_cursor(revision, position)
     assert len(written) == 22
     assert records.read_cursor(written) == (2, revision, position)
 
 
-def test_the_cursor_on_disk() -> None:
-    """
-    The cursor's record stays the same bytes, since the stores of last year have them.
-    """
+def test_cursor_record_has_the_same_bytes_in_every_version() -> None:
     assert records.write_cursor(258, 7).hex() == (
         "000200000000000001020000000000000007fc8f14a0"
     )
 
 
 @given(small, small, st.lists(st.sampled_from(list(Transition)), min_size=1, max_size=9))
-def test_row(revision: int, position: int, transitions: list[Transition]) -> None:
-    """
-    A journal row replays to the transitions that went in.
-    """
+def test_journal_row_replays_to_its_transitions(
+    revision: int, position: int, transitions: list[Transition]
+) -> None:
     written = batch((revision, position), b"".join(each.code for each in transitions))
     key, value = records.write_row(written)
     assert records.read_row(key, value) == list(replay(written))
@@ -71,9 +64,9 @@ def test_row_of_keys_has_the_keys_and_uses_that_were_written(
 
 
 @given(st.data())
-def test_a_flipped_bit(data: st.DataObject) -> None:
+def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
     """
-    A single flipped bit in the cursor's record or a journal row is noticed.
+    In the cursor's record or in a journal row.
     """
     row_key, row = records.write_row(batch((5, 5), b"np"))
     read, value = data.draw(
@@ -90,10 +83,7 @@ def test_a_flipped_bit(data: st.DataObject) -> None:
         read(flipped.to_bytes(len(value), "big"))
 
 
-def test_a_record_in_the_wrong_place() -> None:
-    """
-    A whole record under another record's key is refused as damage too.
-    """
+def test_record_under_the_key_of_another_is_damage() -> None:
     _, value = records.write_row(batch((5, 5), b"n"))
     with pytest.raises(records.BadRecord, match="checksum"):
         records.read_row(records.row_key(7), value)
@@ -106,10 +96,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
     return records._seal(key, payload)
 
 
-def test_records_that_make_no_sense() -> None:
-    """
-    A record that makes no sense is refused although its checksum is right.
-    """
+def test_contradicting_record_is_refused_despite_its_checksum() -> None:
     key = records.row_key(1)
     with pytest.raises(records.BadRecord, match="no transition"):
         records.read_row(key, seal(key, bytes(16)))

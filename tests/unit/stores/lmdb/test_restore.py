@@ -31,12 +31,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_old_one_is_kept(place: Path) -> None:
-    """
-    A restoration makes the store equal to the backup and keeps the old store whole.
-
-    The store that was there before lies beside the restored store.
-    """
+def test_restored_store_equals_the_backup_and_the_old_one_is_kept(place: Path) -> None:
     done = restore(str(place / "backup"), str(place / "store"))
     assert (done.store.revision, done.store.position, done.steps) == (7, 7, 0)
     assert done.kept is not None
@@ -55,11 +50,11 @@ def test_the_old_one_is_kept(place: Path) -> None:
     ("beyond", "revision"),
     [(0, 7), (6, 7), (7, 9), (8, 9), (9, 11), (3_000_000, 3_000_001)],
 )
-def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> None:
+def test_restored_store_continues_beyond_the_seen_revisions(
+    place: Path, beyond: int, revision: int
+) -> None:
     """
-    Steps to and fro leave behind the revisions that callers have seen.
-
-    The position stays, and the store is as whole as one whose callers made those steps.
+    Steps back and forth raise the revision. The position stays.
     """
     done = restore(str(place / "backup"), str(place / "store"), beyond)
     assert (done.store.revision, done.store.position) == (revision, 7)
@@ -67,19 +62,16 @@ def test_revisions_that_were_seen(place: Path, beyond: int, revision: int) -> No
     verify(place / "store")
 
 
-def test_more_than_anybody_would_mean(place: Path) -> None:
+def test_implausible_highest_revision_is_refused(place: Path) -> None:
     """
-    A highest revision that cannot belong to this store is refused, and nothing changes.
+    Nothing changes.
     """
     with pytest.raises(StoreUnusable, match="is it the right backup"):
         restore(str(place / "backup"), str(place / "store"), 10**12)
     assert_nothing_happened(place)
 
 
-def test_a_store_in_use(place: Path) -> None:
-    """
-    A restoration is refused while a process owns the store.
-    """
+def test_restore_of_a_store_in_use_is_refused(place: Path) -> None:
     descriptor = os.open(place / "store", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(StoreBusy, match="stop the service first"):
@@ -88,10 +80,7 @@ def test_a_store_in_use(place: Path) -> None:
     assert_nothing_happened(place)
 
 
-def test_a_damaged_backup(place: Path) -> None:
-    """
-    A damaged backup is found before anything is replaced.
-    """
+def test_damaged_backup_is_refused_before_anything_is_replaced(place: Path) -> None:
     file = place / "backup" / DATA
     file.write_bytes(file.read_bytes()[:8192] + b"\xff" * 8192)
     with pytest.raises(StoreDamaged):
@@ -99,9 +88,9 @@ def test_a_damaged_backup(place: Path) -> None:
     assert_nothing_happened(place)
 
 
-def test_no_backup_there(place: Path) -> None:
+def test_missing_backup_is_refused_and_nothing_is_made(place: Path) -> None:
     """
-    Nothing is made where there is no backup to restore, and a store is not its own backup.
+    A store is not its own backup.
     """
     with pytest.raises(StoreUnusable):
         restore(str(place / "none"), str(place / "new"))
@@ -112,11 +101,11 @@ def test_no_backup_there(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "hints"), [(errno.EACCES, 1), (errno.ENOSPC, 0)])
-def test_the_place_cannot_be_changed(
+def test_failed_restore_says_why(
     place: Path, monkeypatch: pytest.MonkeyPatch, number: int, hints: int
 ) -> None:
     """
-    A restoration that fails says why, and speaks of rights only where they are missing.
+    It names permissions only where they are missing.
     """
 
     def fails(*_: object) -> None:
@@ -130,10 +119,7 @@ def test_the_place_cannot_be_changed(
     assert summary(place / "store").revision == 9
 
 
-def test_on_an_empty_machine(place: Path) -> None:
-    """
-    A backup becomes the store where there was none, and no old store is kept.
-    """
+def test_backup_becomes_the_store_where_there_was_none(place: Path) -> None:
     done = restore(str(place / "backup"), str(place / "new"))
     assert (done.store.revision, done.kept) == (7, None)
     verify(place / "new")
@@ -181,12 +167,9 @@ def test_directory_with_nearly_the_name_of_a_copy_is_not_removed(place: Path) ->
     assert (other / "photo").exists()
 
 
-def test_an_interruption_before_the_end(
+def test_interrupted_restore_leaves_the_old_store_and_no_copy(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    An interruption before the two directories swap leaves the old store and no copy.
-    """
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -115,11 +115,11 @@ CASES: dict[str, tuple[Damage, Call, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "call", "said"), CASES.values(), ids=CASES)
-def test_found(tmp_path: Path, damage: Damage, call: Call, said: str) -> None:
+def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
+    tmp_path: Path, damage: Damage, call: Call, said: str
+) -> None:
     """
-    Damage that a call meets is called damage, and not a byte of the file changes.
-
-    A standby that takes over without reading the whole store does not serve that store.
+    A standby that takes over without a full verification does not serve that store.
     """
     path = tmp_path / "store"
     state = filled(path, BATCHES)
@@ -138,9 +138,9 @@ def test_found(tmp_path: Path, damage: Damage, call: Call, said: str) -> None:
     assert (path / DATA).read_bytes() == before
 
 
-def test_a_row_is_missing(tmp_path: Path) -> None:
+def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     """
-    A journal with a hole in it is damaged, although each of its rows is whole.
+    Although each other row is valid.
     """
     path = tmp_path / "store"
     filled(path, 5)
@@ -154,7 +154,7 @@ def test_a_row_is_missing(tmp_path: Path) -> None:
     now(store.close())
 
 
-def test_no_damage_after_all(tmp_path: Path) -> None:
+def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
     """
     A store that was found damaged is served again once it is found whole.
 

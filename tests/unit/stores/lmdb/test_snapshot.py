@@ -111,17 +111,14 @@ def copy(env: Env, target: int, seconds: float = 0.0) -> None:
     copy_snapshot(env, target, lambda _: None, lambda: next(now))  # type: ignore[arg-type]
 
 
-def test_a_short_one(target: int) -> None:
-    """
-    A short copy is whole, and nothing of the file's old contents is left.
-    """
+def test_short_copy_is_complete_and_replaces_the_old_content(target: int) -> None:
     copy(Env(1), target)
     assert written(target) == b"whole"
 
 
-def test_begun_anew(target: int) -> None:
+def test_copy_that_lets_the_store_grow_too_much_starts_again(target: int) -> None:
     """
-    A copy that lets the store grow too much is ended, and a later one may be whole.
+    A later one may be complete.
     """
     env = Env(MAX_ATTEMPTS, MAX_GROWTH_BYTES // 4)
     copy(env, target)
@@ -136,10 +133,9 @@ def test_begun_anew(target: int) -> None:
         (0, 60.0, "it took more than 300 seconds"),
     ],
 )
-def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None:
-    """
-    After some attempts a copy is given up, and the error says why and what to do.
-    """
+def test_copy_fails_after_some_attempts_with_reason_and_advice(
+    target: int, growth: int, seconds: float, reason: str
+) -> None:
     env = Env(MAX_ATTEMPTS + 1, growth)
     with pytest.raises(
         StoreUnusable, match=f"/store .*given up, since {reason} .*faster disk"
@@ -148,18 +144,15 @@ def test_given_up(target: int, growth: int, seconds: float, reason: str) -> None
     assert env.begun == MAX_ATTEMPTS
 
 
-def test_a_lost_page(target: int) -> None:
+def test_store_with_a_lost_page_is_copied_as_it_is(target: int) -> None:
     """
-    A store with a lost page is copied as it is, and nothing of the first try is left.
+    Nothing of the first try is left.
     """
     copy(Leaky(1), target)
     assert written(target) == b"whole"
 
 
-def test_another_error(target: int) -> None:
-    """
-    An error that the limits of a copy did not cause is raised as it is, the first time.
-    """
+def test_other_error_of_a_copy_is_raised_at_once(target: int) -> None:
 
     class Broken(Env):
         def copyfd(self, fd: int, *, compact: bool = False) -> None:
@@ -181,10 +174,7 @@ def at_once(_: object, call: Callable[..., object], *args: object) -> Future[obj
     return done
 
 
-def test_progress_that_nobody_takes(target: int) -> None:
-    """
-    An error of the function that is told of the progress is raised.
-    """
+def test_error_of_the_progress_function_is_raised(target: int) -> None:
 
     class Slow(Env):
         """
@@ -204,9 +194,11 @@ def test_progress_that_nobody_takes(target: int) -> None:
         copy_snapshot(Slow(1), target, progress=progress)  # type: ignore[arg-type]
 
 
-def test_lmdb_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_copy_ends_in_lmdb_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    LMDB's own copying ends when a copy is given up, and the state is read no more.
+    The state is not read any more.
     """
     store = tmp_path / "store"
     filled(store)

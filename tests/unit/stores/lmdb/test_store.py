@@ -76,11 +76,9 @@ def snapshot(path: Path) -> dict[str, bytes]:
     return {str(each): each.read_bytes() for each in path.rglob("*") if each.is_file()}
 
 
-def test_space(tmp_path: Path) -> None:
+def test_open_store_reports_its_size_and_its_limit(tmp_path: Path) -> None:
     """
-    An open store tells how much space it takes, and how much it may take.
-
-    The store tells so also when its directory has lost its name.
+    Also when its directory has been renamed.
     """
     filled(tmp_path / "store")
     store = at(tmp_path / "store", map_size=1 << 24, growth=0)
@@ -98,11 +96,9 @@ def test_space(tmp_path: Path) -> None:
     assert store.space() is None
 
 
-def test_nobody_else_reads_it(tmp_path: Path) -> None:
+def test_directory_and_files_are_the_owners_alone(tmp_path: Path) -> None:
     """
-    The directory and the files are the owner's alone.
-
-    This holds also where the directory was there before and was open to all.
+    Also if the directory was open to all before.
     """
     os.umask(0o022)
     made, given = tmp_path / "made", tmp_path / "given"
@@ -114,10 +110,7 @@ def test_nobody_else_reads_it(tmp_path: Path) -> None:
         now(store.close())
 
 
-def test_only_one_process(tmp_path: Path) -> None:
-    """
-    A second owner is refused with the name of the store that is in use.
-    """
+def test_second_owner_is_refused_with_the_name_of_the_store(tmp_path: Path) -> None:
     store = at(tmp_path / "store")
     now(store.open())
     with pytest.raises(StoreBusy, match=f"{tmp_path}/store is in use"):
@@ -128,19 +121,16 @@ def test_only_one_process(tmp_path: Path) -> None:
     now(second.close())
 
 
-def test_the_parent_must_exist(tmp_path: Path) -> None:
+def test_missing_parent_directory_is_not_created(tmp_path: Path) -> None:
     """
-    A parent directory that is missing is not made, so a mistyped path does not grow a tree.
+    So a mistyped path creates no tree.
     """
     with pytest.raises(StoreUnusable, match="No such file or directory"):
         now(at(tmp_path / "missing" / "store").open())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_no_store(tmp_path: Path) -> None:
-    """
-    A file where the directory should be is refused and stays as it is.
-    """
+def test_file_in_place_of_the_directory_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
     with pytest.raises(StoreUnusable, match="Not a directory"):
@@ -148,10 +138,7 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_foreign_directory(tmp_path: Path) -> None:
-    """
-    A directory that holds something else is refused and not written to.
-    """
+def test_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(StoreUnusable, match=r"something else \(thesis.tex\)"):
         now(at(tmp_path).open())
@@ -159,11 +146,11 @@ def test_a_foreign_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("leftover", [b"", b"half a page", bytes(65536)])
-def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
+def test_interrupted_creation_is_cleaned_up_and_repeated(
+    tmp_path: Path, leftover: bytes
+) -> None:
     """
-    The remains of a store whose making was interrupted are removed, and the store is made.
-
-    A power cut interrupted the making.
+    A power cut interrupted it.
     """
     (tmp_path / NURSERY).mkdir()
     (tmp_path / NURSERY / DATA).write_bytes(leftover)
@@ -177,13 +164,11 @@ def test_creation_was_interrupted(tmp_path: Path, leftover: bytes) -> None:
     }
 
 
-def test_a_store_that_cannot_be_made(
+def test_store_that_cannot_be_created_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store that cannot be made is refused with one line, and can be made later.
-
-    This holds whatever LMDB's own error is.
+    It can be created later.
     """
     path = tmp_path / "store"
 
@@ -252,11 +237,11 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_store_is_reported_and_unchanged(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     """
-    A damaged store is called damaged, and not a byte of the store changes.
-
-    The store is read in a process that may die of reading it.
+    It is read in a process that may die of it.
     """
     path = tmp_path / "store"
     filled(path)
@@ -268,21 +253,16 @@ def test_damage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     assert snapshot(path) == before
 
 
-def test_a_healthy_store_in_a_child(tmp_path: Path) -> None:
-    """
-    The child process that first reads a healthy store finds nothing wrong.
-    """
+def test_child_process_accepts_an_undamaged_store(tmp_path: Path) -> None:
     state = filled(tmp_path / "store")
     store = at(tmp_path / "store", verify=verify_in_child)
     assert now(store.open())[:2] == state
     now(store.close())
 
 
-def test_the_data_file_is_gone(tmp_path: Path) -> None:
+def test_directory_without_its_data_file_is_damaged(tmp_path: Path) -> None:
     """
-    A directory that has lost its data file is damaged.
-
-    There was a store in the directory, so no new store begins.
+    No new store begins in it.
     """
     path = tmp_path / "store"
     filled(path)
@@ -333,10 +313,9 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("record", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_contradictions(tmp_path: Path, record: tuple[bytes, bytes, bytes | None]) -> None:
-    """
-    Records that do not agree with each other are damage, although LMDB accepts them.
-    """
+def test_contradicting_records_are_damage_although_lmdb_accepts_them(
+    tmp_path: Path, record: tuple[bytes, bytes, bytes | None]
+) -> None:
     path = tmp_path / "store"
     assert filled(path) == (2000, 1000)
     put(path, *record)
@@ -355,12 +334,9 @@ def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
         now(at(path, verify=lambda _: None).open())
 
 
-def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
+def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None:
     """
-    A reader table that LMDB cannot lock is no damage, and the store may be opened later.
-
-    LMDB takes the table for one that another process has filled, and calls the table
-    invalid.
+    The store may be opened later.
     """
     path = tmp_path / "store"
     state = filled(path, 1)
@@ -389,10 +365,7 @@ with open(sys.argv[1], "w+b") as file:
 """
 
 
-def test_a_batch_costs_its_row(tmp_path: Path) -> None:
-    """
-    A batch of 1,000 transitions writes only 999 bytes more than a batch of 1, in its row.
-    """
+def test_batch_writes_only_one_more_byte_per_step(tmp_path: Path) -> None:
 
     def rows(transitions: bytes) -> dict[bytes, list[int]]:
         path = tmp_path / str(len(transitions))
@@ -414,12 +387,9 @@ def test_a_batch_costs_its_row(tmp_path: Path) -> None:
     assert thousand == {**one, b"journal": [29 + 999]}
 
 
-def test_the_map_grows(tmp_path: Path) -> None:
+def test_map_grows_within_the_share_of_the_disk(tmp_path: Path) -> None:
     """
-    A store that needs more than its map was made for gets a larger map, and goes on.
-
-    The map stays within the store's part of the disk.  The store goes on also when it is
-    opened again.
+    The store continues, also when it is opened again.
     """
     store = at(tmp_path / "store", map_size=128 * 1024)
     state = now(store.open())[:2]
@@ -440,11 +410,9 @@ def test_the_map_grows(tmp_path: Path) -> None:
     now(again.close())
 
 
-def test_a_full_map(tmp_path: Path) -> None:
+def test_batch_that_does_not_fit_never_happened(tmp_path: Path) -> None:
     """
-    A batch that finds no room never happened, and the store goes on.
-
-    The store takes a batch that needs less room.
+    The store takes a batch that needs less space.
     """
     store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
     state = now(store.open())[:2]
@@ -478,9 +446,9 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     verify(path)
 
 
-def test_a_million_steps(tmp_path: Path) -> None:
+def test_store_stops_growing_with_the_default_journal(tmp_path: Path) -> None:
     """
-    With the default journal, a store is no larger after 1,000,000 steps than after 200,000.
+    It is no larger after 1,000,000 steps than after 200,000.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -524,10 +492,7 @@ def test_room_is_set_aside(tmp_path: Path) -> None:
     verify(path)
 
 
-def test_a_shorter_journal(tmp_path: Path) -> None:
-    """
-    The first commit with a shorter journal trims a store that has kept a longer journal.
-    """
+def test_first_commit_with_a_shorter_journal_trims_the_store(tmp_path: Path) -> None:
     path = tmp_path / "store"
     state = filled(path, 2 * TRIM_SLACK)
     store = at(path, journal=4)
@@ -548,11 +513,9 @@ def counted(path: Path) -> dict[bytes, int]:
         return {name: txn.stat(env.open_db(name, txn))["entries"] for name in DATABASES}
 
 
-def test_a_much_shorter_journal(tmp_path: Path) -> None:
+def test_shorter_journal_is_reached_in_bounded_commits(tmp_path: Path) -> None:
     """
-    No commit removes more rows than it should, however many are too many.
-
-    The history is at once as short as requested.  The journal is so after some commits.
+    The visible history is short at once.
     """
     path = tmp_path / "store"
     state = filled(path, 3 * MAX_TRIMMED_ROWS)
@@ -571,11 +534,11 @@ def test_a_much_shorter_journal(tmp_path: Path) -> None:
     assert counted(path)[b"keys"] <= 2
 
 
-def test_a_shorter_journal_of_long_rows(
+def test_commit_removes_fewer_long_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Rows that hold many transitions are many pages, so a commit removes fewer of them.
+    Rows with many transitions are many pages.
     """
     monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_TRANSITIONS", 10)
     path = tmp_path / "store"
@@ -590,12 +553,7 @@ def test_a_shorter_journal_of_long_rows(
     verify(path)
 
 
-def test_many_keys_in_a_batch(tmp_path: Path) -> None:
-    """
-    The number of keys stays bounded, also when each batch brings very many keys.
-
-    Each batch brings more keys than a commit removes for a shorter journal.
-    """
+def test_number_of_keys_stays_bounded_with_large_batches(tmp_path: Path) -> None:
     path = tmp_path / "store"
     store = at(path, kept_keys=10)
     state = now(store.open())[:2]
@@ -630,11 +588,9 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
     now(store.close())
 
 
-def test_moved_away(tmp_path: Path) -> None:
+def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
     """
-    A store whose directory was moved away takes nothing and can be read.
-
-    When its directory is moved back, the store goes on.
+    It continues when its directory is moved back.
     """
     path, clock = tmp_path / "store", Clock()
     store = at(path, monotonic=clock.seconds)
@@ -653,13 +609,9 @@ def test_moved_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
-def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
-    """
-    A store takes nothing while another store is in its place.
-
-    The next process would open the other store.  Neither of the two stores has the
-    transitions of the other.
-    """
+def test_store_takes_nothing_while_another_is_in_its_place(
+    tmp_path: Path, *, whole: bool
+) -> None:
     path, clock = tmp_path / "store", Clock()
     filled(tmp_path / "other")
     store = at(path, monotonic=clock.seconds)
@@ -678,12 +630,7 @@ def test_another_in_its_place(tmp_path: Path, *, whole: bool) -> None:
     now(store.close())
 
 
-def test_replaced_while_it_is_opened(tmp_path: Path) -> None:
-    """
-    A store that is replaced while it is verified is refused.
-
-    Only the store that was verified may be served.
-    """
+def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store"
     filled(path)
     filled(tmp_path / "other")
@@ -708,13 +655,11 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("record", TAKEN.values(), ids=TAKEN)
-def test_another_owner_has_written(
+def test_record_of_another_writer_is_damage(
     tmp_path: Path, record: tuple[bytes, bytes, bytes]
 ) -> None:
     """
-    A record that this process did not write is damage when a batch would write it.
-
-    This process owns the store.  Nothing of the batch is taken.
+    The batch that would replace it is not taken.
     """
     path = tmp_path / "store"
     store = at(path)

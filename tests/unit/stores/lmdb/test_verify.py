@@ -99,12 +99,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_records(store: Path, damage: Callable[[Path], None], said: str) -> None:
+def test_misplaced_miscounted_or_unreachable_records_are_damage(
+    store: Path, damage: Callable[[Path], None], said: str
+) -> None:
     """
-    Records out of order, of a wrong number or not found by a look-up are damage.
-
-    The number is wrong if it is not the number that LMDB counts.  Such records are damage
-    also where nobody has looked at the pages.
+    The right number is the one that LMDB counts. The pages need not have been looked at.
     """
     verify(store)
     damage(store)
@@ -112,10 +111,9 @@ def test_damaged_records(store: Path, damage: Callable[[Path], None], said: str)
         verify(store)
 
 
-def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    LMDB has to begin with the transaction whose pages were walked.
-    """
+def test_lmdb_must_open_the_transaction_whose_pages_were_walked(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sound = module.check_file(store, lambda _: None)
     another = sound._replace(transaction=sound.transaction - 1)
     monkeypatch.setattr(module, "check_file", lambda *_: another)
@@ -123,10 +121,9 @@ def test_another_meta_page(store: Path, monkeypatch: pytest.MonkeyPatch) -> None
         verify(store)
 
 
-def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A store has its own databases and no other.
-    """
+def test_store_has_only_its_own_databases(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sound = module.check_file(store, lambda _: None)
     more = sound._replace(entries={**sound.entries, b"other": 0})
     monkeypatch.setattr(module, "check_file", lambda *_: more)
@@ -144,11 +141,9 @@ def test_other_databases(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         OSError(5, "Input/output error"),
     ],
 )
-def test_errors_that_are_no_damage(error: Exception) -> None:
+def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) -> None:
     """
-    Errors that say nothing about the store's health are not called damage.
-
-    The store is tried again after such an error.
+    The store is tried again.
     """
     found = explain(Path("/store"), error)
     assert type(found) is StoreUnusable

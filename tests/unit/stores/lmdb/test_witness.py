@@ -63,11 +63,11 @@ def reopened(path: Path) -> tuple[int, int]:
     return state
 
 
-def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_commit_writes_the_witness_before_its_response(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    Each commit is witnessed by one small write before the commit is answered.
-
-    The witness is flushed when the store is made and when the store is closed.
+    It is flushed when the store is created and closed.
     """
     path = tmp_path / "store"
     store = at(path)
@@ -94,12 +94,11 @@ def test_each_commit_is_witnessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (path / WITNESS).stat().st_size == records.WITNESS_SIZE < 512
 
 
-def test_the_state_before(store: Path) -> None:
+def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     """
-    A store that is older than its witness is damaged, although it is whole.
+    With and without verification, and nothing is changed.
 
-    This holds whether the store is verified or not when it is opened, and nothing is
-    changed.  Without the witness, the store is opened as it is.
+    Without the witness the store is opened.
     """
     begin_with_the_older_state(store)
     before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
@@ -113,10 +112,8 @@ def test_the_state_before(store: Path) -> None:
     assert read_witness(store) == Witnessed(8)
 
 
-def test_an_older_witness(store: Path) -> None:
+def test_older_witness_is_renewed_without_a_log_line(store: Path) -> None:
     """
-    A witness that is older than the store is renewed, and nothing is logged.
-
     A power cut leaves such a witness.
     """
     (store / WITNESS).write_bytes(records.write_witness(Witnessed(5)))
@@ -140,12 +137,9 @@ TORN = {
 
 
 @pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
-def test_no_witness(store: Path, torn: bytes | None) -> None:
-    """
-    A witness that is missing or torn proves nothing, which is logged once.
-
-    Then a new witness is made.
-    """
+def test_missing_or_torn_witness_is_logged_once_and_renewed(
+    store: Path, torn: bytes | None
+) -> None:
     if torn is None:
         (store / WITNESS).unlink()
     else:
@@ -160,10 +154,7 @@ def test_no_witness(store: Path, torn: bytes | None) -> None:
     assert read_witness(store) == Witnessed(12)
 
 
-def test_every_bit(store: Path) -> None:
-    """
-    A witness of which one bit has changed, whichever it is, is none.
-    """
+def test_witness_with_any_changed_bit_is_ignored(store: Path) -> None:
     whole = (store / WITNESS).read_bytes()
     for bit in range(8 * len(whole)):
         changed = bytearray(whole)
@@ -172,9 +163,9 @@ def test_every_bit(store: Path) -> None:
         assert read_witness(store) is None
 
 
-def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
+def test_new_store_is_created_with_its_witness(tmp_path: Path) -> None:
     """
-    A new store is made with its witness, and only its creation is logged.
+    Only the creation is logged.
     """
     with capturedLogs() as events:
         assert reopened(tmp_path / "store") == (0, 0)
@@ -182,21 +173,18 @@ def test_a_new_store_lacks_nothing(tmp_path: Path) -> None:
     assert read_witness(tmp_path / "store") == Witnessed(0)
 
 
-def test_the_store_is_gone(store: Path) -> None:
-    """
-    A witness alone tells that there was a store.
-    """
+def test_witness_alone_shows_that_there_was_a_store(store: Path) -> None:
     (store / DATA).unlink()
     (store / LOCK).unlink()
     with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
         now(at(store).open())
 
 
-def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_witness_does_not_undo_a_commit(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    A commit that was made stands, whatever becomes of its witness.
-
-    One line in the log tells that the witness failed.
+    One log line reports it.
     """
     opened_store = at(store)
     state = now(opened_store.open())[:2]
@@ -215,10 +203,9 @@ def test_a_commit_without_a_witness(store: Path, monkeypatch: pytest.MonkeyPatch
     assert reopened(store) == state
 
 
-def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A store goes on without a witness where none can be made.
-    """
+def test_store_continues_when_no_witness_can_be_written(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (store / WITNESS).unlink()
 
     def failing(*_: object) -> None:
@@ -237,9 +224,9 @@ def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(events) == 1
 
 
-def test_a_backup_has_one(store: Path, tmp_path: Path) -> None:
+def test_backup_has_a_witness_of_the_copied_state(store: Path, tmp_path: Path) -> None:
     """
-    A backup has a witness of the state that was copied, also if the store has none.
+    Also if the store has none.
     """
     for name in ("one", "two"):
         made = backup(str(store), str(tmp_path / name))
@@ -250,10 +237,7 @@ def test_a_backup_has_one(store: Path, tmp_path: Path) -> None:
     assert reopened(tmp_path / "restored") == (12, 6)
 
 
-def test_no_backup_of_the_state_before(store: Path, tmp_path: Path) -> None:
-    """
-    A store that has lost steps is not copied as if it were whole.
-    """
+def test_store_that_lost_steps_is_not_copied(store: Path, tmp_path: Path) -> None:
     begin_with_the_older_state(store)
     with pytest.raises(StoreDamaged, match=f"{store} is damaged.* tells of 12"):
         backup(str(store), str(tmp_path / "copy"))
