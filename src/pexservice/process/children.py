@@ -2,7 +2,7 @@
 Children and parents: a process ends with its parent, and process 1 reaps orphans.
 
 The kernel kills a process that was started with L{killed_with_parent}, even one that is
-stopped.  Where C{setpriv} is missing, and in the millisecond before it has asked for that,
+stopped.  Where C{setpriv} cannot be used, and in the millisecond before it has asked,
 L{pexservice.process.signals.end_with_parent} does the same from inside.
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Container
-from pathlib import Path
+from functools import cache
 from typing import TypeVar
 
 from twisted.logger import Logger
@@ -27,15 +28,25 @@ ORPHANS_TIMEOUT_SECONDS = 3.0
 ORPHANS_RETRY_SECONDS = 0.1
 
 
-def killed_with_parent() -> list[str]:
+@cache
+def killed_with_parent() -> tuple[str, ...]:
     """
     Return the words before a command whose process has to end with its parent.
+
+    They are empty where C{setpriv} is missing, is busybox's, which lacks the option, or may
+    not run: it calls capset(2), which a sandbox of systemd can forbid.
     """
-    setpriv = shutil.which("setpriv")
-    # Busybox's setpriv, which is a link to busybox, lacks the option.
-    if setpriv is None or Path(setpriv).resolve().name != "setpriv":
-        return []
-    return [setpriv, "--pdeathsig", "KILL"]
+    words = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL")
+    try:
+        subprocess.run(  # noqa: S603 the words are fixed
+            [*words, "true"],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return words
 
 
 def retry_while_orphans_end(
