@@ -125,10 +125,7 @@ def ended_child() -> int:
     return pid
 
 
-def test_orphans_are_reaped() -> None:
-    """
-    All orphans that have ended are reaped, and their absence is no error.
-    """
+def test_all_ended_orphans_are_reaped_and_none_is_no_error() -> None:
     pids = [ended_child() for _ in range(3)]
     reap_orphans(set())
     for pid in pids:
