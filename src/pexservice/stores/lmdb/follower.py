@@ -76,7 +76,7 @@ class Follower:
         self._reactor = reactor
         self._call: IDelayedCall | None = None
         self._changed_at: tuple[int, int] | None = None
-        self._failing = False
+        self._failures = 0
 
     def start(self) -> None:
         self._call = self._reactor.callLater(0, self._poll)
@@ -93,17 +93,21 @@ class Follower:
             self._failed(error)
             more = False
         else:
-            self._failing = False
+            self._failures = 0
         delay = NEXT_SECONDS if more else INTERVAL_SECONDS
         self._call = self._reactor.callLater(delay, self._poll)
 
     def _failed(self, error: Exception) -> None:
         self._changed_at = None
         self._key_log.forget()
-        # One failure is nothing: the file may have changed while it was read.
-        if self._failing:
-            self._log.debug("cannot follow {path}: {error}", path=self._path, error=error)
-        self._failing = True
+        self._failures += 1
+        # The first failure means nothing: the file may have changed while it was read.
+        if self._failures == 2:  # noqa: PLR2004 the first that means something
+            self._log.info(
+                "cannot follow the keys in {path} ({error}); a takeover reads them all",
+                path=self._path,
+                error=error,
+            )
 
     def _read_more(self) -> bool:
         """
