@@ -369,23 +369,6 @@ def refuse_second_start(pid_file: str | None) -> None:
     )
 
 
-def _make_service(options: ServiceOptions) -> IService:
-    """
-    Return a supervisor and open nothing, because twistd forks afterwards.
-    """
-    from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
-
-    settings = options.settings()
-    return Supervisor(
-        the_reactor(),
-        listen=settings.listen,
-        plan=_plan(settings, options),
-        check_store=partial(check_start, settings.store, create=not settings.no_create),
-        reread=partial(_read_again, settings, options),
-        foreground=settings.foreground,
-    )
-
-
 #: The options whose loss by a reload has to be accepted, and what is lost.  Half of a file
 #: that an editor is writing is valid TOML.
 LOSSES = {
@@ -470,27 +453,29 @@ def worker_command(settings: Settings) -> list[str]:
     ]
 
 
-def _make_worker(options: WorkerOptions) -> IService:
-    """
-    Return a worker by C{options}, and open nothing.
-    """
-    # A supervisor, which reads these options too, has no use for the worker's imports.
-    from pexservice.server.reactor import worker_reactor  # noqa: PLC0415 for a worker alone
-
-    # Before the imports below: one of them would install Twisted's default.
-    reactor = worker_reactor()
-    from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
-
-    return Worker(options.settings(), reactor)
-
-
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
     """
     The command C{twistd pexservice}.
     """
 
     Options = ServiceOptions
-    makeService = staticmethod(_make_service)
+
+    @staticmethod
+    def makeService(options: ServiceOptions) -> IService:
+        """
+        Return a supervisor and open nothing, because twistd forks afterwards.
+        """
+        from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
+
+        settings = options.settings()
+        return Supervisor(
+            the_reactor(),
+            listen=settings.listen,
+            plan=_plan(settings, options),
+            check_store=partial(check_start, settings.store, create=not settings.no_create),
+            reread=partial(_read_again, settings, options),
+            foreground=settings.foreground,
+        )
 
 
 class worker:  # noqa: N801 as above
@@ -499,4 +484,17 @@ class worker:  # noqa: N801 as above
     """
 
     Options = WorkerOptions
-    makeService = staticmethod(_make_worker)
+
+    @staticmethod
+    def makeService(options: WorkerOptions) -> IService:
+        """
+        Return a worker by C{options}, and open nothing.
+        """
+        # A supervisor, which reads these options too, has no use for the worker's imports.
+        from pexservice.server.reactor import worker_reactor  # noqa: PLC0415 for a worker alone
+
+        # Before the imports below: one of them would install Twisted's default.
+        reactor = worker_reactor()
+        from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
+
+        return Worker(options.settings(), reactor)
