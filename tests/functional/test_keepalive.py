@@ -434,12 +434,6 @@ def test_further_signals_do_not_disturb_a_stop(
     assert "ReactorNotRunning" not in log
 
 
-def test_sigterm(tmp_path: Path) -> None:
-    """
-    The workers have ended before the supervisor does.
-    """
-
-
 def test_sigterm_ends_the_workers_before_the_supervisor(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
