@@ -5,6 +5,7 @@ The options, marks and reports of all tests.
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -48,9 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """
-    Choose the form of the tests.
+    Choose the form of the tests, and let the processes that they start heed SIGINT.
     """
     set_long(config.getoption("long"))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell makes the commands that it starts in the background ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -99,7 +99,7 @@ class _BoundedConnection(ProtocolWrapper):
         super().connectionLost(reason if self._error is None else Failure(self._error))
 
 
-class BoundingFactory(WrappingFactory[_BoundedConnection]):
+class BoundingFactory(WrappingFactory):
     """
     The factory of bounded connections around those of another factory.
     """
