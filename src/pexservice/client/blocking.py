@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -253,5 +253,14 @@ def _iterate(items: AsyncIterator[Value], deadline: float) -> Iterator[Value]:
             return [item]
         return []
 
-    while batch := wait(next_item, deadline):
-        yield batch[0]
+    def close() -> None:
+        Deferred.fromCoroutine(cast(AsyncGenerator[Value], items).aclose())
+
+    try:
+        while batch := wait(next_item, deadline):
+            yield batch[0]
+    finally:
+        # This thread must not close what the reactor's thread uses.  In a forked child,
+        # nothing is to be closed.
+        if _process_id == os.getpid():
+            running_reactor().callFromThread(close)
