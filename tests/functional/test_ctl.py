@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
+from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
@@ -122,7 +122,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
                 revision + 1
             )
     assert not list(tmp_path.glob(".*partial*"))
-    assert (tmp_path / STORE / LOCK).exists()
+    assert (tmp_path / STORE / READER_TABLE).exists()
 
 
 @contextmanager

@@ -159,9 +159,13 @@ class RetryingClient:
                 self.on_retry(reason)
                 await self.wait(delay)
             if is_over or self.closed:
+                end_reason = (
+                    "the client was closed before a final response"
+                    if self.closed
+                    else f"no final response within {deadline:g} s"
+                )
                 raise Unanswered(
-                    f"no final response within {deadline:g} s"
-                    f" ({attempts} attempt{'s' * (attempts > 1)}): {reason}",
+                    f"{end_reason} ({attempts} attempt{'s' * (attempts > 1)}): {reason}",
                     sent=sent,
                 )
 

@@ -98,8 +98,8 @@ class Supervisor(Service):
         @param check_store: checks cheaply whether a worker could open the store; raises
             L{StoreUnusable} if not.
         @param reread: reads the options again, for a reload; called with the present plan
-            and the options that the operator lets lose something; raises L{CannotStart}
-            if the options are wrong or lose something else.
+            and the names of the options by whose change the operator accepts a loss;
+            raises L{CannotStart} if an option is wrong, or another change loses data.
         @param foreground: whether the program that started this process sees its standard
             error and its exit status.
         """

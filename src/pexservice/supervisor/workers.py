@@ -139,15 +139,14 @@ class Workers:
         Start the workers, and watch over them.
         """
         self.running = True
-        self._follow(self.plan)
+        self._use_plan(self.plan)
         self._fill()
 
-    def _follow(self, plan: WorkerPlan) -> None:
+    def _use_plan(self, plan: WorkerPlan) -> None:
         """
-        Start and watch workers by C{plan} from now on.
+        Use C{plan} for later starts and for the watchdog.
 
-        Those that run already stay as they are; as many as C{plan} has stand by after the
-        next L{_fill}.
+        Running workers stay as they are; the next L{_fill} adds missing standbys.
         """
         self.plan = plan
         self._reports.score.standby = plan.standby
@@ -280,7 +279,7 @@ class Workers:
         reason = worker.status or f"{worker.name} ended {describe(exit_code)}"
         if not worker.was_up and not self._active:
             self._reports.unready(reason)
-        # Once a worker has served, what it could do may become possible again.
+        # If a worker has served before, the cause may be temporary.
         if exit_code == Status.DAMAGED or (
             exit_code in (Status.MISCONFIGURED, Status.CANNOT_START)
             and not self._has_served
@@ -343,16 +342,16 @@ class Workers:
             come up.
         """
         before = self.plan
-        self._follow(self._reread(before))
+        self._use_plan(self._reread(before))
         if self.plan.note:
             self._log.warn("{note}", note=self.plan.note)
         old = [worker for worker in self.all if not worker.retired]
         active = self._active
         new = self._add()
-        if not await self._is_up(new):
+        if not await self._comes_up_in_time(new):
             if self.running:
                 new.retire()
-                self._follow(before)
+                self._use_plan(before)
                 raise CannotStart(new.status or f"{new.name} does not come up")
             return
         # First retire the old standby, so that the new worker takes over.
@@ -362,11 +361,11 @@ class Workers:
             while any(worker in self.all for worker in group):
                 await self._change()
         for worker in self._fill() if self.running else ():
-            await self._is_up(worker)
+            await self._comes_up_in_time(worker)
         if self.running:
             self._log.info("the workers are replaced")
 
-    async def _is_up(self, worker: WorkerProcess) -> bool:
+    async def _comes_up_in_time(self, worker: WorkerProcess) -> bool:
         """
         Wait until C{worker} serves or stands by, and return whether it does so in time.
         """

@@ -88,8 +88,8 @@ MAX_OPEN_RETRY_SECONDS = 5.0
 #: How often a worker that does not serve checks whether another one does.
 CHECK_INTERVAL_SECONDS = 0.25
 
-#: How long no worker has to serve before one that cannot serve responds with 503: longer
-#: than a takeover takes, and shorter than a client waits.
+#: When no worker has served for this long, one that cannot serve responds with 503.  It is
+#: longer than a takeover takes, and shorter than a client waits.
 ALONE_SECONDS = 0.5
 
 #: How long a standby waits for the lock while no worker of this service can have it.
@@ -288,9 +288,9 @@ class Worker(Service):
             try:
                 await committer.start()
             except StoreUnusable as error:
-                passing = error.exit_status == Status.CANNOT_START
+                is_temporary = error.exit_status == Status.CANNOT_START
                 away = isinstance(error, StoreAway)
-                if not away and not (passing and keeps_trying):
+                if not away and not (is_temporary and keeps_trying):
                     raise
                 self._cannot_serve(str(error))
             else:

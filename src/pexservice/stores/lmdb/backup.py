@@ -30,7 +30,7 @@ from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
     DATA,
-    LOCK,
+    READER_TABLE,
     WITNESS,
     Directory,
     existing_store,
@@ -106,7 +106,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     # LMDB's table of readers keeps the service from using again the pages that are read
     # here.  Without a table, no process has the store open.  The table is not made here,
     # because it would belong to the user who makes backups.
-    has_readers_table = (directory.path / LOCK).exists()
+    has_readers_table = (directory.path / READER_TABLE).exists()
     if not has_readers_table:
         directory.own()
     try:

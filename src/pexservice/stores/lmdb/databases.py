@@ -13,7 +13,7 @@ from attrs import frozen
 
 from pexservice.stores.interface import Snapshot, StoreUnusable
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import make_lock_file
+from pexservice.stores.lmdb.directory import make_reader_table
 
 #: The names of the databases.
 DATABASES = (b"cursor", b"journal", b"keys")
@@ -60,7 +60,7 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
     @raise OSError: the disk has no space for its table of readers.
     @raise StoreUnusable: its table of readers cannot be locked.
     """
-    make_lock_file(path)
+    make_reader_table(path)
     try:
         env = lmdb.open(
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
@@ -84,7 +84,7 @@ def make_store(path: Path) -> None:
     @raise OSError: the disk has no space for its table of readers.
     @raise StoreUnusable: LMDB cannot make it.
     """
-    make_lock_file(path)
+    make_reader_table(path)
     try:
         with lmdb.open(
             str(path), map_size=MIN_MAP_BYTES, max_dbs=len(DATABASES), mode=0o600

@@ -38,10 +38,10 @@ from pexservice.stores.interface import (
 DATA = "data.mdb"
 
 #: LMDB's table of readers, which is worthless when no process has the store open.
-LOCK = "lock.mdb"
+READER_TABLE = "lock.mdb"
 
 #: The size of that table, with LMDB's default of 126 readers.
-LOCK_BYTES = 8192
+READER_TABLE_BYTES = 8192
 
 #: The witness of the newest commit.
 WITNESS = "newest"
@@ -102,7 +102,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_lock_file(directory: Path) -> None:
+def make_reader_table(directory: Path) -> None:
     """
     Make LMDB's table of readers, or allocate the holes in it.
 
@@ -111,9 +111,11 @@ def make_lock_file(directory: Path) -> None:
 
     @raise OSError: the disk has no space for the table.
     """
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(
+        directory / READER_TABLE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
     try:
-        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
+        os.posix_fallocate(descriptor, 0, READER_TABLE_BYTES)
     finally:
         os.close(descriptor)
 
@@ -396,7 +398,7 @@ class Directory:
             names = {entry.name for entry in self.path.iterdir()} - _OF_FILE_SYSTEM
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
-        for name in names & {DATA, LOCK, WITNESS}:
+        for name in names & {DATA, READER_TABLE, WITNESS}:
             # Opening a FIFO would block for ever.
             if not (self.path / name).is_file():
                 raise StoreUnusable(
@@ -404,7 +406,7 @@ class Directory:
                 )
         if DATA in names:
             return True
-        if names & {LOCK, WITNESS}:
+        if names & {READER_TABLE, WITNESS}:
             if self._is_claimed:
                 # An operator may be moving the files, one after the other.
                 self._require_creation()

@@ -166,9 +166,9 @@ class Reserve:
         Allocate what the first commits need, if the disk has it; else L{shortage} says so.
         """
         with suppress(NotTaken):
-            self.claim(MAX_COMMIT_PAGES * self._page_size)
+            self.ensure(MAX_COMMIT_PAGES * self._page_size)
 
-    def claim(self, needed: int) -> None:
+    def ensure(self, needed: int) -> None:
         """
         Make sure that a commit that adds C{needed} bytes finds them on the disk.
 

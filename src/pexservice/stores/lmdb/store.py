@@ -151,21 +151,25 @@ class LmdbStore:
 
     async def _open(self) -> Opened:
         try:
-            await self._own()
-            return await self._open_owned()
+            takes_over = await self._own()
+            # A worker that takes over has no time to verify; the last owner has done it.
+            return await self._open_owned(None if takes_over else self._verify)
         except Exception:
             self._close()
             raise
 
-    async def _own(self) -> None:
+    async def _own(self) -> bool:
+        """
+        Own the directory.
+
+        @return: whether another process owned it first.
+        """
         try:
             self.directory.own()
         except StoreBusy:
             if self._standing_by is None:
                 raise
             self._standing_by()
-            # A worker that takes over has no time to verify; the last owner has done it.
-            self._verify = None
             reactor = IReactorTime(self._executor.reactor)
             follower = Follower(self.directory.path, self._keys, reactor)
             follower.start()
@@ -173,8 +177,10 @@ class LmdbStore:
                 await self._executor.wait(partial(self.directory.own, wait=True))
             finally:
                 follower.stop()
+            return True
+        return False
 
-    async def _open_owned(self) -> Opened:
+    async def _open_owned(self, verify: Callable[[Path], object] | None) -> Opened:
         directory = self.directory
         try:
             existed = directory.holds_store()
@@ -183,16 +189,16 @@ class LmdbStore:
             else:
                 directory.create_store(make_store)
             directory.remember_file()
-            if existed and self._verify is not None:
-                await self._run_blocking(partial(self._verify, directory.path))
+            if existed and verify is not None:
+                await self._run_blocking(partial(verify, directory.path))
             if format_of(directory.path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
                 directory.remember_file()
-            return self._open_environment(directory.path)
+            return self._open_environment(directory.path, verified=verify is not None)
         except READING_ERRORS as error:
             raise explain(directory.path, error) from error
 
-    def _open_environment(self, path: Path) -> Opened:
+    def _open_environment(self, path: Path, *, verified: bool) -> Opened:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
             # The file has grown, or the journal was longer; the next commits need space.
@@ -210,7 +216,7 @@ class LmdbStore:
         self._opened, self._extent = opened, extent
         self.directory.claim_file()
         self._witness = Witness(path)
-        self._witness.open(revision, verified=self._verify is not None)
+        self._witness.open(revision, verified=verified)
         self._reserve = Reserve(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
@@ -246,7 +252,7 @@ class LmdbStore:
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
         if (misplacement := self._misplacement()) is not None:
             raise misplacement
-        reserve.claim(needed)
+        reserve.ensure(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:

@@ -13,7 +13,7 @@ import pytest
 
 from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS, existing_store
+from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS, existing_store
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.fakes import now
@@ -51,7 +51,7 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     """
     It is no larger than it must be.
     """
-    (store / LOCK).unlink()
+    (store / READER_TABLE).unlink()
     made = backup(str(store), str(store.parent / "copy"))
     original = summary(store)
     assert (made.revision, made.position) == (original.revision, original.position)

@@ -28,7 +28,7 @@ from twisted.logger import (
 from pexservice.stores.interface import NotTaken, StoreUnusable
 from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
-from pexservice.stores.lmdb.directory import LOCK, LOCK_BYTES, Directory
+from pexservice.stores.lmdb.directory import READER_TABLE, READER_TABLE_BYTES, Directory
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
 from pexservice.stores.lmdb.store import PLACE_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import now
@@ -152,7 +152,7 @@ def test_no_room_for_the_table_of_readers(
     """
     path = tmp_path / "store"
     state = filled(path, 2)
-    (path / LOCK).unlink()
+    (path / READER_TABLE).unlink()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -163,8 +163,8 @@ def test_no_room_for_the_table_of_readers(
     monkeypatch.undo()
     store = at(path)
     assert now(store.open())[:2] == state
-    found = (path / LOCK).stat()
-    assert found.st_size == LOCK_BYTES <= found.st_blocks * 512
+    found = (path / READER_TABLE).stat()
+    assert found.st_size == READER_TABLE_BYTES <= found.st_blocks * 512
     now(store.close())
 
 

@@ -27,7 +27,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA, LOCK, NURSERY, WITNESS, Directory
+from pexservice.stores.lmdb.directory import DATA, NURSERY, READER_TABLE, WITNESS, Directory
 from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES
 from pexservice.stores.lmdb.store import PLACE_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
@@ -159,7 +159,7 @@ def test_interrupted_creation_is_cleaned_up_and_repeated(
     assert now(store.open())[:2] == (0, 0)
     now(store.close())
     assert {each.name for each in tmp_path.iterdir()} == {
-        *(DATA, LOCK, WITNESS),
+        *(DATA, READER_TABLE, WITNESS),
         "lost+found",
     }
 
@@ -340,9 +340,11 @@ def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None
     """
     path = tmp_path / "store"
     state = filled(path, 1)
-    (path / LOCK).unlink()
+    (path / READER_TABLE).unlink()
     with Popen(
-        [sys.executable, "-c", HOLDS_A_LOCK, str(path / LOCK)], stdin=PIPE, stdout=PIPE
+        [sys.executable, "-c", HOLDS_A_LOCK, str(path / READER_TABLE)],
+        stdin=PIPE,
+        stdout=PIPE,
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"

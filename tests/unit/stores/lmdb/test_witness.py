@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, LOCK, WITNESS
+from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.records import Witnessed
 from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
@@ -175,7 +175,7 @@ def test_new_store_is_created_with_its_witness(tmp_path: Path) -> None:
 
 def test_witness_alone_shows_that_there_was_a_store(store: Path) -> None:
     (store / DATA).unlink()
-    (store / LOCK).unlink()
+    (store / READER_TABLE).unlink()
     with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
         now(at(store).open())
 
