@@ -131,7 +131,7 @@ MAX_ACCEPT_BYTES = 512
 
 # A parameter's quoted value, also one that does not end.  Possessive, and always a match
 # at a quote, so that no byte is looked at twice.
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.?)*+"?', re.DOTALL)
+_QUOTED = re.compile(rb'"%b*+"?' % rb'(?:[^"\\]|\\.?)', re.DOTALL)
 
 _QUALITY = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
 
