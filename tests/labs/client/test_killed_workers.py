@@ -16,7 +16,7 @@ from tests.support.calling_page import command
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.forms import amount
 
-KILLS = amount(short=2, long=100)
+KILLS = amount(short=2, long=20)
 
 #: How long a program runs between two kills; a standby is ready again within this time on a
 #: quiet machine.  A worker that is killed before it serves shows less, and is no mistake.

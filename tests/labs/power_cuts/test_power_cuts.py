@@ -40,7 +40,7 @@ BIRTHS = 6
 LABOUR = (0.0, 0.02)
 
 #: How many stores are rewritten on each file system, and how many keys each has.
-REWRITINGS = amount(short=6, long=100)
+REWRITINGS = amount(short=6, long=20)
 REWRITTEN_KEYS = amount(short=2_000, long=20_000)
 
 #: How long a store is being rewritten before the cut, at least and at most; it takes from
