@@ -93,7 +93,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Share the tests out one by one, but for the tests that stay together.
+    Share the tests out one by one, except for the tests that stay together.
     """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -118,7 +118,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     Fail a test that was skipped where C{CI} is set: nothing was shown by it.
 
     A test that is expected to fail, and did, is reported as skipped too; such a test is let
-    through, for it names the issue that it waits for.
+    through because it names the issue that it waits for.
     """
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and "CI" in os.environ:

@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._advance()
         elif phase is _PERFORMING:
-            # The input waits for the response, and so does what the client sends next.
+            # The input waits for the response, and so do the client's next bytes.
             self._buffer += data
             self._pause_reading()
 
@@ -353,7 +353,7 @@ class Connection(asyncio.Protocol):
             self.fail(error)
 
     # Responses.  Each request ends in exactly one of respond(), fail() and send(); a
-    # stream goes on with send_piece() and ends with end_stream().
+    # stream continues with send_piece() and ends with end_stream().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """

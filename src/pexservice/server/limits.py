@@ -204,7 +204,7 @@ class Connections:
         first, then the one whose request has been arriving longest.  A client with too many
         connections also loses those on which it takes no responses, and last the newest of
         those whose requests are being performed: otherwise it could keep every other client
-        out.  It does not lose these to a new connection of its own.
+        out.  One of its own new connections does not displace these.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection could be closed.
@@ -215,10 +215,11 @@ class Connections:
             if begin < self._next_search:
                 return False
             self._search(newcomer)
-            if len(self._candidates) < MIN_FOUND_FRACTION * len(self._open):
-                duration = self.seconds() - begin
-                self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
+            found_few = len(self._candidates) < MIN_FOUND_FRACTION * len(self._open)
+            duration = self.seconds() - begin
             connection = self._next_candidate(newcomer)
+            if found_few or connection is None:
+                self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
         if connection is None:
             return False
         self.leave(connection)

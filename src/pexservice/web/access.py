@@ -149,7 +149,7 @@ class Access:
 
         @param tokens: digests of the tokens that may move the cursor; C{None} when every
             client may.
-        @param origins: the origins whose pages may use the API, besides the service's own.
+        @param origins: the origins whose pages may use the API, beyond the service's.
         """
         self._tokens = tokens
         self._allowed_origins = {

@@ -4,7 +4,8 @@ Server-Sent Events: the cursor whenever it moves.
 A stream carries states, not transitions: a client that cannot take all of them gets the
 newest one.  So nothing is queued for a stream; only whether its client takes bytes is
 remembered.  The committer knows nothing of streams.  While there are streams, a timer
-compares the cursor with what they have shown, so a step costs no more than without them.
+compares the cursor with the state that they have shown, so a step costs no more than
+without them.
 
 With C{?workers} a stream also has events of the type C{workers}: which worker is active,
 and how the one before it ended.

@@ -327,6 +327,25 @@ def test_client_that_keeps_all_its_connections_busy_keeps_no_other_client_out() 
     assert [fake.fate for fake in others] == [[]] * 10
 
 
+def test_flood_of_a_busy_client_does_not_cost_a_search_each() -> None:
+    ticks = itertools.count(1000)
+    searches = 0
+
+    class Watched(Connections):
+        def _search(self, newcomer: str | None) -> None:
+            nonlocal searches
+            searches += 1
+            super()._search(newcomer)
+
+    connections = Watched(40, lambda: float(next(ticks)))
+    for _ in range(40):
+        connections.admit(Fake(phase=BUSY), "198.51.100.1")
+    for _ in range(100):
+        assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is not ACCEPTED
+    assert searches < 20
+    assert connections.admit(Fake(phase=BUSY), "192.0.2.1") is ACCEPTED
+
+
 def test_stopping_worker_waits_only_for_clients_whose_requests_it_performs() -> None:
     idle, busy = Fake(has_responded=False), Fake(phase=BUSY)
     half = Fake(phase=Phase.RECEIVING, receiving_since=1.0)

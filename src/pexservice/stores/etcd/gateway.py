@@ -53,7 +53,7 @@ MAX_RETRY_DELAY_SECONDS = 0.4
 
 #: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
 #: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
-#: UNAVAILABLE, come also when etcd may yet do what it was asked.
+#: UNAVAILABLE, come also when etcd may still execute the request.
 REFUSAL_CODES = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
