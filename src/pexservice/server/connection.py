@@ -76,8 +76,8 @@ class Connection(asyncio.Protocol):
     @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
     @ivar hand_over: called with the event loop's transport when it takes the place of a
         L{BriefConnection<pexservice.server.listener.BriefConnection>}.
-    @ivar templates: see L{HasTemplates<pexservice.server.plans.HasTemplates>}; so is
-        C{varied}.
+    @ivar templates: see L{HasTemplates<pexservice.server.plans.HasTemplates>}; so are
+        C{varied} and C{with_token}.
     """
 
     transport: asyncio.Transport
@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         self.hand_over: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
         self.varied: tuple[bytes, ...] = ()
+        self.with_token: tuple[bytes, PlannedRequest] | None = None
         # The input that was not parsed, and how much of it has no end of a head.
         self._buffer = bytearray()
         self._searched = 0
@@ -210,7 +211,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
         self._server.connections.leave(self)
-        self._request = None
+        self._request = self.with_token = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:

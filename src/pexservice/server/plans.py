@@ -12,7 +12,8 @@ faster ones for the next request:
 A head with another meaning never finds this plan: the first two ways compare every byte
 except the values of headers that do not decide the meaning.  Everything that is remembered
 is bounded, whatever clients send.  No secret and no idempotency key is remembered, except
-on the connection that sent it.
+on the connection that sent it: a client sends the same token with every step, so its
+connection compares the next request with the latest one first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
+from hmac import compare_digest
 from typing import Protocol
 
 from attrs import define, frozen
@@ -33,7 +35,7 @@ from pexservice.server.parser import (
     Key,
 )
 from pexservice.server.request_counters import Tally
-from pexservice.web.parameters import HEADERS, HOST, Preferences, Use
+from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, Preferences, Use
 from pexservice.web.performer import Call, Operation
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
@@ -60,6 +62,9 @@ _MAY_VARY = frozenset(
     for name, use in HEADERS.items()
     if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
 )
+
+#: What varies in the requests of a client that sends nothing but its token.
+_TOKEN_ALONE = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
@@ -164,10 +169,12 @@ class HasTemplates(Protocol):
 
     @ivar templates: its templates, the latest first.
     @ivar varied: the names of the lines that were new in the last head that was read.
+    @ivar with_token: the latest request whose token was accepted, and its bytes.
     """
 
     templates: tuple[Template, ...]
     varied: tuple[bytes, ...]
+    with_token: tuple[bytes, PlannedRequest] | None
 
 
 class Plans:
@@ -228,12 +235,20 @@ class Plans:
         """
         if self._closed:
             return None
+        with_token = connection.with_token
+        # In a time that tells nothing about the token.
+        if with_token is not None and compare_digest(with_token[0], data):
+            return with_token[1]
         templates = connection.templates
         for template in templates or self._latest:
             request = template.fill(data)
             if request is not None:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
+                if template.names == _TOKEN_ALONE and len(data) <= MAX_EXACT_BYTES:
+                    request.call = self._bound(request)
+                    if request.call is not None:
+                        connection.with_token = (data, request)
                 return request
         # Entries of the old generation move to the young one.
         return self.exact.get(data)

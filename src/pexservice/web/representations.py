@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from http import HTTPStatus
 
 from attrs import frozen
@@ -99,10 +98,9 @@ def state_body(state: State, representation: str) -> bytes:
     return state_json(state) if representation == JSON else state.term.text + b"\n"
 
 
-@lru_cache(maxsize=1)
 def state_json(state: State) -> bytes:
     """
-    Return C{state} as JSON; it is made once for all reads of the same state.
+    Return C{state} as JSON.
     """
     term = state.term
     preceding = term.preceding

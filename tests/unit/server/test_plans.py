@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import count
 
 import pytest
@@ -16,6 +17,7 @@ from pexservice.server.plans import (
     MAX_NEW_TEMPLATES_PER_SECOND,
     MAX_TEMPLATES,
 )
+from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
 
 CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n"
@@ -320,6 +322,40 @@ def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     kept_bytes = [*kept([plans, wire.protocol.templates])]
     assert not [each for each in kept_bytes if b"s3cret" in each]
     assert [each for each in kept_bytes if b"POST /next" in each]
+
+
+def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
+    """
+    A client's token is checked once while its requests stay the same.
+
+    No other client profits: nearly the same bytes are refused, on whatever connection.
+    """
+    tokens = frozenset({sha256(b"s3cret").digest()})
+    server = Server(access=Access(tokens))
+    step = NEXT + b"Authorization: Bearer s3cret\r\n\r\n"
+    wire, other = server.connect(), server.connect()
+    for number in range(3):
+        # Until the connection has a template in which the token's line varies.
+        other_token = NEXT + b"Authorization: Bearer %d\r\n\r\n" % number
+        assert ask(server, other_token, wire=wire) == [401]
+    assert ask(server, *[step] * 3, wire=wire) == [200] * 3
+    assert wire.protocol.with_token is not None
+    assert wire.protocol.with_token[0] == step
+    assert other.protocol.with_token is None
+    for wrong in (b"s3creT", b"s3cre", b"s3crett", b""):
+        assert ask(server, step.replace(b"s3cret", wrong), wire=wire) == [401]
+        assert ask(server, step.replace(b"s3cret", wrong), wire=other) == [401]
+    assert ask(server, step, wire=wire) == [200]
+    assert server.committer.durable.revision == 4
+    server.shared.drain()
+    assert ask(server, step, wire=wire) == [200]
+    assert b"Connection: close" in wire.received
+
+
+def test_repeated_token_does_not_help_against_the_rate_limit() -> None:
+    server = Server(access=Access(frozenset({sha256(b"t").digest()})), rate=5)
+    step = NEXT + b"Authorization: Bearer t\r\n\r\n"
+    assert sorted(ask(server, *[step] * 9)) == [200] * 5 + [429] * 4
 
 
 def test_two_hosts_in_http_1_0_are_refused_with_a_template_too(server: Server) -> None:
