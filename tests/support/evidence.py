@@ -68,16 +68,18 @@ def table() -> list[str]:
     """
     Return all that is kept, in Markdown.
     """
-    lines = ["| promise | tried | result | again | on |", "|---|---:|---|---|---|"]
-    machines = set()
+    lines = ["| promise | tried | result | again |", "|---|---:|---|---|"]
+    machines, dates = set(), set()
     for path in sorted(KEPT.glob("*.json")):
         kept = Evidence(**json.loads(path.read_text()))
         machines.add(kept.machine)
+        dates.add(kept.date)
         lines.append(
             f"| {kept.promise} | {kept.size:,} {kept.unit} | {kept.result}"
-            f" | `{kept.command}` | {kept.date} |"
+            f" | `{kept.command}` |"
         )
-    return [*lines, "", f"On {'; '.join(sorted(machines))}."]
+    run = f"Run from {min(dates)} to {max(dates)} on {'; '.join(sorted(machines))}."
+    return [*lines, "", run]
 
 
 def main() -> None:

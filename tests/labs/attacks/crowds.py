@@ -78,7 +78,7 @@ def main() -> None:
             name="crowds",
             promise="One address cannot exclude others.",
             size=TRIES * len(WAYS),
-            unit="requests of another address next to up to 10,000 incomplete requests",
+            unit="requests next to up to 10,000 incomplete requests of another address",
             result=f"all answered by the same worker; median and longest wait: {figures}",
             command="make attacks",
         )

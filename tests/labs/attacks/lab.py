@@ -119,8 +119,8 @@ def keep(tried: int) -> None:
             size=tried,
             unit="raw requests",
             result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"
-            " nginx, whole and in pieces: no 5xx, no silence, no step that no answer"
-            " tells of",
+            " nginx, whole and in pieces: no 5xx, no silence, no step without a"
+            " response",
             command="make attacks",
         )
     )

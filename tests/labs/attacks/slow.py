@@ -231,8 +231,8 @@ def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
             promise="Slow clients do not delay others.",
             size=seconds * len(found) * len(WAYS),
             unit=f"seconds of {CONNECTIONS} slow clients",
-            result=f"99% of others' answers within: {figures};"
-            f" {1000 * peace:.0f} ms without",
+            result=f"99 % of others' responses within: {figures};"
+            f" {1000 * peace:.0f} ms without slow clients",
             command="make attacks",
         )
     )

@@ -186,14 +186,14 @@ def one_machine(
     record(
         Evidence(
             name="exactly-once-proxied" if proxied else "exactly-once",
-            promise="A step by the client is made once and answered, although processes"
-            " are killed" + (", also through nginx." if proxied else "."),
+            promise="The client's steps are made once, although processes are killed"
+            + (", also through nginx." if proxied else "."),
             size=found.calls,
             unit="calls",
-            result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the worker that"
-            f" serves and {restarts} of the supervisor: every call answered, steps made ="
-            f" calls, {found.requests - found.calls:,} repetitions, by which"
-            f" {found.replayed:,} were found made, the longest wait {found.longest:.1f} s",
+            result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the active"
+            f" worker and {restarts} of the supervisor: every call answered, steps ="
+            f" calls, {found.requests - found.calls:,} repetitions, {found.replayed:,} of"
+            f" them replayed, longest wait {found.longest:.1f} s",
             command="make exactly-once",
         )
     )
@@ -257,14 +257,14 @@ def three_nodes(path: Path, seconds: float) -> Result:
     record(
         Evidence(
             name="exactly-once-etcd",
-            promise="A step by the client is made once and answered, while nodes of a"
-            " cluster are killed.",
+            promise="The client's steps are made once, while nodes of a cluster are"
+            " killed.",
             size=found.calls,
             unit="calls",
-            result=f"{CALLERS} clients on three nodes, one of which was killed with its"
-            f" etcd {kills} times: every call answered, steps made = calls,"
-            f" {found.requests - found.calls:,} repetitions, by which {found.replayed:,}"
-            f" were found made, the longest wait {found.longest:.1f} s",
+            result=f"{CALLERS} clients of three nodes, a node and its etcd killed"
+            f" {kills} times: every call answered, steps = calls,"
+            f" {found.requests - found.calls:,} repetitions, {found.replayed:,} replayed,"
+            f" longest wait {found.longest:.1f} s",
             command="make exactly-once",
         )
     )

@@ -676,16 +676,16 @@ def main() -> None:
         Evidence(
             name="cluster",
             promise="Many nodes are one cursor: under faults of etcd and of the network,"
-            " each step is made once, and all nodes see each answered step.",
+            " each step is made once, and all nodes see each acknowledged step.",
             size=result.operations,
             unit="operations",
             result=f"{CLIENTS} clients of five nodes, one of them 50 ms away,"
-            f" {result.faults} faults of leaders"
-            " and followers (SIGKILL, SIGSTOP, no quorum, connections cut, delayed, silent,"
-            " deaf and half closed, no space),"
+            f" {result.faults} faults (killed"
+            " or stopped members, no quorum, no space, connections cut, delayed, silent or"
+            " half closed),"
             f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
-            f" found made when repeated: the whole record is linearizable; a step"
-            f" after the leader's death took {max(result.recovery)} s at most",
+            f" replayed: the record is linearizable; a step after the leader's death took"
+            f" at most {max(result.recovery)} s",
             command="make cluster-faults",
         )
     )

@@ -247,8 +247,8 @@ def main() -> None:
             promise="No node on etcd starves.",
             size=int(seconds * 3 * 3),
             unit="seconds of three nodes with 1, 5 and 21 connections each",
-            result=f"the busiest node made {max(fairness):.2f} times the mean at most;"
-            f" the longest wait was {1000 * max(longest):.0f} ms",
+            result=f"the busiest node made at most {max(fairness):.2f} times the mean;"
+            f" longest wait {1000 * max(longest):.0f} ms",
             command="make turns",
         )
     )

@@ -187,12 +187,12 @@ def histories(path: Path, kills: int, *options: str) -> Result:
         Evidence(
             name="histories",
             promise="All clients see one cursor: a request sees every step that was"
-            " answered before it began, across every crash.",
+            " acknowledged before it began, across every crash.",
             size=result.operations,
             unit="operations",
-            result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the worker that"
-            f" serves, {result.looks:,} reads, {result.unknown:,} outcomes unknown:"
-            " the whole record is linearizable",
+            result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the active"
+            f" worker, {result.looks:,} reads, {result.unknown:,} outcomes unknown:"
+            " the record is linearizable",
             command="make histories",
         )
     )

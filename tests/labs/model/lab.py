@@ -325,9 +325,9 @@ def converse(path: Path, examples: int) -> Counter[str]:
             promise="Every response is the one that the documentation describes, after any"
             " earlier requests.",
             size=answers,
-            unit="answers",
+            unit="responses",
             result=f"{world.conversations:,} generated conversations on every endpoint,"
-            f" {restarts:,} restarts by SIGKILL or SIGTERM: each answer is a model's",
+            f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
             command="make model",
         )
     )

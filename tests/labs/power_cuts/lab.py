@@ -282,14 +282,14 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
     record(
         Evidence(
             name="powercuts",
-            promise="A power cut undoes no answered step, and a repeated key still makes"
-            " its step once.",
+            promise="A power cut undoes no acknowledged step, and a repeated key still"
+            " makes its step once.",
             size=whole.cuts,
             unit="power cuts under load on ext4 and xfs",
-            result=f"0 of {whole.told:,} answered steps lost;"
+            result=f"0 of {whole.told:,} acknowledged steps lost;"
             f" 0 of {whole.repeated:,} repeated keys moved twice,"
-            f" {whole.unknown:,} of them without a first answer;"
-            " LMDB told not to sync lost some of what it had committed"
+            f" {whole.unknown:,} of them without a first response;"
+            " without flushes, LMDB lost steps"
             f" at {whole.losses:,} of {whole.controls:,} cuts",
             command="make power-cuts",
         )

@@ -363,7 +363,7 @@ def found(tried: int, told: int) -> None:
             " clock that jumps delay steps only while they last, and lose none.",
             size=tried,
             unit="shortages",
-            result=f"{told:,} steps answered under them, 0 lost, 0 connections refused",
+            result=f"{told:,} steps acknowledged meanwhile, 0 lost, 0 connections refused",
             command="make resources",
         )
     )

@@ -504,11 +504,11 @@ def main() -> None:
     record(
         Evidence(
             name="seams",
-            promise="one store is served, whatever happens to processes and files",
+            promise="One store is served, whatever happens to processes and files.",
             size=count,
             unit="operations on processes, files and the store under clients",
-            result=f"{result.told:,} steps were answered, none was lost or made twice, and"
-            " the service went on by itself each time",
+            result=f"{result.told:,} steps acknowledged, none lost or made twice, and"
+            " the service recovered by itself each time",
             command="make seams",
         )
     )

@@ -57,8 +57,8 @@ def simulate(first: int, last: int) -> Result:
     record(
         Evidence(
             name="simulation",
-            promise="Under any order of failures, no answered step is undone, no key makes"
-            " its step twice, and the service recovers by itself.",
+            promise="Under any order of failures, no acknowledged step is undone, no key"
+            " makes its step twice, and the service recovers by itself.",
             size=result.seeds,
             unit="simulated runs",
             result=f"{operations:,} operations on {processes:,} processes that were"

@@ -262,13 +262,13 @@ def keep(going: Soak, minutes: float) -> None:
     record(
         Evidence(
             name="soak",
-            promise="Under mixed load, while workers are killed and replaced, no answered"
-            " step is lost, no connection is refused, and nothing grows.",
+            promise="Under mixed load, while workers are killed and replaced, no"
+            " acknowledged step is lost, no connection is refused, and nothing grows.",
             size=round(60 * minutes),
             unit="seconds",
-            result=f"{told:,} steps answered, {going.kills} kills"
+            result=f"{told:,} steps acknowledged, {going.kills} kills"
             f" and {going.replaced} replacements: {len(going.follower.lost)} lost,"
-            f" {going.refused} refused; the most in the first half and in the second:"
+            f" {going.refused} refused; maxima of the first and the second half:"
             f" {going.growth()}",
             command="make soak",
         )

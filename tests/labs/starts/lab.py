@@ -173,10 +173,10 @@ def main() -> None:
             name="starts",
             promise="A start continues after every disturbance.",
             size=count,
-            unit="kills of the supervisor under clients, each with a disturbed start",
+            unit="disturbed starts",
             result=f"SIGHUP, a killed child or a killed supervisor at a random moment of"
-            f" each start; {result.told:,} steps were answered, none was lost or made"
-            " twice",
+            f" each start, under clients: {result.told:,} steps acknowledged, none lost"
+            " or made twice",
             command="make starts",
         )
     )
