@@ -41,6 +41,8 @@ def reference(whole: Json) -> str:
             about,
             "\n## Endpoints\n\n",
             *_endpoints(whole),
+            "\nEvery path can also return one of these [errors](#errors): ",
+            f"{', '.join(sorted(_common_statuses(whole)))}.\n",
             *_details(whole),
             prose,
             "\n| name | status | example |\n|---|---|---|\n",
@@ -60,22 +62,27 @@ def _endpoints(whole: Json) -> Iterator[str]:
 
 
 def _details(whole: Json) -> Iterator[str]:
+    # The first path with these parameters, or these examples: they are not repeated.
     shown: dict[str, str] = {}
+    common = _common_statuses(whole)
     for path, item in whole["paths"].items():
         operation = next(iter(item.values()))
         yield f"\n### `{path}`\n\n{operation['description']}\n"
-        # What an earlier endpoint has too is not repeated.
-        detail = "".join((*_parameters(whole, operation), *_examples(whole, operation)))
-        if detail and detail in shown:
-            yield f"Parameters and representations are those of `{shown[detail]}`.\n"
-        else:
-            shown[detail] = path
-            yield detail
-        yield from _statuses(item)
+        parameters = "".join(_parameters(whole, operation))
+        examples = "".join(_examples(whole, operation))
+        for kind, detail in (("Parameters", parameters), ("Representations", examples)):
+            if detail and detail in shown:
+                yield f"\n{kind} are those of `{shown[detail]}`.\n"
+            else:
+                shown[detail] = path
+                yield detail
+        yield from _statuses(item, common)
 
 
 def _parameters(whole: Json, operation: Json) -> Iterator[str]:
-    parameters = [_resolved(whole, each) for each in operation.get("parameters", [])]
+    parameters = [
+        _resolved(whole, reference) for reference in operation.get("parameters", [])
+    ]
     if parameters:
         yield "\n| parameter | in | meaning |\n|---|---|---|\n"
     for parameter in parameters:
@@ -91,20 +98,37 @@ def _examples(whole: Json, operation: Json) -> Iterator[str]:
             yield f"\n`{kind}`:\n\n{_indented(example)}"
 
 
-def _statuses(item: Json) -> Iterator[str]:
-    """
-    Tell the statuses of an endpoint, and by method those that not all of its methods have.
-    """
-    methods = {
+def _statuses_by_method(item: Json) -> dict[str, set[str]]:
+    return {
         method.upper(): set(operation["responses"])
         for method, operation in item.items()
         if method != "options"
     }
-    common = set.intersection(*methods.values())
-    yield f"\nStatuses: {', '.join(sorted(common))}"
+
+
+def _common_statuses(whole: Json) -> set[str]:
+    """
+    Return the statuses that every operation can return.
+    """
+    return set.intersection(
+        *(
+            statuses
+            for item in whole["paths"].values()
+            for statuses in _statuses_by_method(item).values()
+        )
+    ) - {"200"}
+
+
+def _statuses(item: Json, common: set[str]) -> Iterator[str]:
+    """
+    List the other statuses of an endpoint, and those of only some of its methods.
+    """
+    methods = _statuses_by_method(item)
+    shared = set.intersection(*methods.values())
+    yield f"\nStatuses: {', '.join(sorted(shared - common))}"
     for method, statuses in methods.items():
-        if statuses > common:
-            yield f"; {method} also {', '.join(sorted(statuses - common))}"
+        if statuses > shared:
+            yield f"; {method} also {', '.join(sorted(statuses - shared))}"
     yield ".\n"
 
 
