@@ -1,5 +1,5 @@
 """
-C{pexctl check} beside real files, addresses and a running service.
+C{pexctl check} with real files, addresses and a running service.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
 
 def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
     """
-    A check beside a running service succeeds and leaves nothing behind.
+    A check next to a running service succeeds and leaves nothing behind.
 
     It names the address and the store that the service uses.
     """
@@ -178,7 +178,7 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     """
     With C{no-create} a missing store is an error that names it, until it was created.
 
-    C{pexctl check} says what a start says, and a second creation is refused.
+    C{pexctl check} reports the same as a start, and a second creation is refused.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text('store = "lmdb:store"\nno-create = true\n')

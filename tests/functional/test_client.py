@@ -1,5 +1,5 @@
 """
-The client beside the real daemon.
+The client with the real daemon.
 """
 
 from __future__ import annotations

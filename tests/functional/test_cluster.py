@@ -112,7 +112,7 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
         assert one.ask("/history")[1] == two.ask("/history")[1]
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
-    # A node that stops leaves no key of its own.
+    # A node that stops leaves none of its keys.
     assert len(keys) == 5
 
 
@@ -308,7 +308,7 @@ def test_restored_etcd_is_reported_by_each_node(
     """
     After a restore each node logs one critical line, ends its streams, and counts it.
 
-    All of them show the restored state, and go on from there.
+    All of them show the restored state, and continue from it.
     """
     paths = [tmp_path / name for name in ("one", "two")]
     for path in paths:
@@ -398,7 +398,7 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
     member: Member, tmp_path: Path
 ) -> None:
     """
-    A running node refuses requests until somebody creates a cursor, and reports that too.
+    A running node refuses requests, and reports that, until an operator creates a cursor.
     """
     store = ("--store", f"etcd:{member.url}")
     with Daemon(tmp_path, *store, command="pexservice-worker") as daemon:

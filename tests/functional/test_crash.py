@@ -1,8 +1,8 @@
 """
 C{kill -9} under load.
 
-The clients keep their own records, which are the check.  Each step that a client was told
-of must be in the history, once, as it was told.
+The clients keep their own records, which are the check.  Each acknowledged step must be in
+the history, once, as its response described it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.forms import amount
 KILLS = amount(short=10, long=100)
 CLIENTS = 32
 
-#: How long the load goes on before each kill, at least and at most.  Seconds.
+#: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.02, 0.3)
 
 #: The only process that matters here; test_keepalive covers the supervisor.

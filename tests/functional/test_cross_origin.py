@@ -83,7 +83,7 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def page_at(browser: Browser, address: str) -> Iterator[Page]:
     """
-    Open a page in a context of its own.
+    Open a page in its own context.
     """
     context = browser.new_context()
     context.set_default_timeout(PATIENCE * 1000)
@@ -138,7 +138,7 @@ def test_page_of_an_allowed_origin_succeeds(
         assert told["fetch with a key"] == "200 2\n"
         assert '"revision":' in told["events"]
         assert moved(daemon)[0] >= 3
-        # The count above would tell of a stream.
+        # The count above would include a stream.
         assert moved(daemon)[1] == 1
 
 

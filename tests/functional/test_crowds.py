@@ -16,14 +16,14 @@ from tests.functional.test_keepalive import both_are_up
 from tests.support.crowd import Crowd, certified, honest
 from tests.support.daemon import Daemon, children
 
-#: Requests of the honest client, each on a connection of its own.
+#: Requests of the honest client, each on its own connection.
 TRIES = 25
 
 
 @pytest.mark.parametrize("piece", [b"", b"G", b"GET /current HTTP/1.1\r\nHost: x\r\n"])
 def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> None:
     """
-    Clients of other addresses are served each time beside a crowd from one address.
+    Clients of other addresses are served each time next to a crowd from one address.
 
     The crowd has twice as many connections as there is room for.  Their requests never
     arrive, and they come again when they are closed.

@@ -1,5 +1,5 @@
 """
-C{pexctl} beside the real daemon.
+C{pexctl} with the real daemon.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     tmp_path: Path,
 ) -> None:
     """
-    A service on a backup that was made under load has a cursor that a client was told of.
+    A service on a backup that was made under load has a cursor that a client has seen.
 
     The cursor is no older than the backup.  The service has the whole history up to the
     cursor, keys included.
@@ -178,7 +178,7 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
         assert status in (0, 128 + number)
         assert not list(tmp_path.glob(".copy.partial-*"))
     if (tmp_path / "copy").exists():
-        # The backup was done before the signal came.
+        # The backup was done before the signal arrived.
         assert run(tmp_path, "verify", "copy").returncode == 0
     assert run(tmp_path, "backup", "store", "again").returncode == 0
     assert run(tmp_path, "verify", "again").returncode == 0

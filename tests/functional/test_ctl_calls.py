@@ -1,5 +1,5 @@
 """
-The verbs of C{pexctl} that call a service, beside the real daemon.
+The verbs of C{pexctl} that call a service, with the real daemon.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def test_signal_ends_a_load_and_removes_its_bar(
         drawn = os.read(terminal, 4096).decode()
         loading.send_signal(number)
         assert loading.communicate(timeout=PATIENCE)[0] == ""
-        # Reading a terminal that nobody has open any more fails.
+        # Reading a terminal that no process has open fails.
         with suppress(OSError):
             while data := os.read(terminal, 4096).decode():
                 drawn += data

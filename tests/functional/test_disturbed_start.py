@@ -140,7 +140,7 @@ def test_stopped_verification_ends_with_its_supervisor(
     begin: Begin, tmp_path: Path
 ) -> None:
     """
-    A verification that somebody has stopped leaves no process behind.
+    A verification that was stopped leaves no process behind.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()

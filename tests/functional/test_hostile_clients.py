@@ -1,5 +1,5 @@
 """
-Clients that reset, forge, flood and hog, and an honest client beside them.
+Clients that reset, forge, flood and hog, and an honest client next to them.
 
 The tests in L{tests.labs.attacks.test_hostile} try more kinds, on more listeners.
 """

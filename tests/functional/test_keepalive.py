@@ -167,8 +167,8 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
     """
     A worker that was stopped keeps the store from its successor for as long as it lives.
 
-    So it may go on when it is resumed.  Once the successor has begun, the stopped worker is
-    dead.
+    So it may continue when it is resumed.  Once the successor has begun, the stopped worker
+    is dead.
     """
     reading, writing = os.pipe()
     log = (tmp_path / "second.log").open("wb")
@@ -563,7 +563,7 @@ def test_another_store_in_its_place_is_never_served(daemon: Daemon) -> None:
 
 def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     """
-    A worker that is up goes on, whatever its successor reports.
+    A worker that is up continues, whatever its successor reports.
 
     Without any worker the service tries again until the file is there.
     """

@@ -70,7 +70,7 @@ def test_verify_finds_no_fault_and_the_cursor_where_it_was(place: Path) -> None:
 @pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
 def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> None:
     """
-    The service goes on from there, and again after a restart.
+    The service continues from there, and again after a restart.
 
     A repeated key gets the response that it got before, and 422 on another endpoint.
     """

@@ -39,7 +39,7 @@ def test_served_document_is_valid_openapi_3_1() -> None:
 
 def examples(part: Any) -> Iterator[tuple[Any, Any]]:
     """
-    Yield every schema with an example that stands beside it.
+    Yield every schema with an example that stands next to it.
     """
     if isinstance(part, list):
         for each in part:

@@ -1,7 +1,8 @@
 """
 The last release as the oracle.
 
-Its responses are given today, but for the differences that L{tests.support.wanted} lists.
+The service gives the same responses, except for the differences in
+L{tests.support.wanted}.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ Open = Callable[..., View]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    Provide one browser for all tests; each page has a context of its own.
+    Provide one browser for all tests; each page has its own context.
     """
     with chromium() as browser:
         yield browser
@@ -151,7 +151,7 @@ def test_the_page_continues_with_the_next_worker_after_a_kill(
     daemon: Daemon, views: Open
 ) -> None:
     """
-    The page goes on with the next worker, by itself, when the worker is killed.
+    The page continues with the next worker, by itself, when the worker is killed.
     """
     view = views(daemon)
     view.until_connection()
@@ -286,7 +286,7 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     """
     After a minute the page says that the outcome is not known.
 
-    It goes on when it is told to, with the same key and with the steps that wait behind.
+    It continues when the user agrees, with the same key and with the waiting steps.
     """
     view = views(daemon)
     view.until_connection()
@@ -320,7 +320,7 @@ def test_the_trace_has_a_gap_after_a_kill_and_continues(
     daemon: Daemon, views: Open
 ) -> None:
     """
-    The trace goes on with a gap when the worker has died and the cursor has not moved.
+    The trace continues with a gap when the worker has died and the cursor has not moved.
     """
     view = views(daemon)
     view.until_connection()
@@ -768,7 +768,7 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     """
     Twenty steps are made, each once, also when the worker is killed meanwhile.
 
-    The page shows the batches in which they came.
+    The page shows the batches in which they were committed.
     """
     view = views(daemon)
     view.until_connection()

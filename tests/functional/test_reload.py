@@ -1,5 +1,5 @@
 """
-A reload: what it takes, what it leaves, and what it reports.
+A reload: its effects, its limits, and its reports.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
     """
     Workers that wait for a stranger's lock name its process, and clients get a 503.
 
-    The service goes on when the lock is free.
+    The service continues when the lock is free.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -326,7 +326,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
 
 def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -> None:
     """
-    With the access log in a pipe that nobody reads, requests and takeovers go on.
+    With the access log in a pipe that no process reads, requests and takeovers continue.
 
     The lost lines are counted in the log when it is read again.
     """

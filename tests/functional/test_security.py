@@ -67,7 +67,7 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
     """
     Send C{sent} and nothing more.
 
-    @return: what came back until the end.
+    @return: the response until its end.
     """
     with (
         socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as connection,

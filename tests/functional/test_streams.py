@@ -57,7 +57,7 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
     """
     A client that asks again and again and reads nothing is not read from after a while.
 
-    It sends each request in a packet of its own.
+    It sends each request in its own packet.
     """
     asked = request(b"GET /current HTTP/1.1")
     before, sent = memory(daemon), 0

@@ -51,7 +51,7 @@ _LIMITS = (
 @frozen
 class Podman:
     """
-    Podman, with a place of its own.
+    Podman, with its own storage.
 
     @ivar path: where it keeps everything.
     """

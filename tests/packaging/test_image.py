@@ -57,13 +57,13 @@ def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> No
             " || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
         ) == str(512 << 20)
         assert "UvloopReactor" in log
-        # The cache was made when the image was, and nobody could write it now.
+        # The cache was made when the image was, and no process could write it now.
         assert "plugin cache" not in log
 
 
 def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
     """
-    The image's HEALTHCHECK passes when a step would be taken, and not when nobody answers.
+    The image's HEALTHCHECK passes if a step would be taken, and fails without a response.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)

@@ -51,7 +51,7 @@ def chromium(*arguments: str) -> Iterator[Browser]:
 @define(slots=False)
 class View:
     """
-    The page in a context of its own.
+    The page in its own context.
 
     @ivar errors: the errors and warnings on the console.
     """

@@ -37,11 +37,11 @@ class Told:
 @define(eq=False)
 class Client(threading.Thread):
     """
-    A client that steps as fast as it is answered, and waits when nobody is there.
+    A client that steps as fast as it gets responses, and waits while there is no service.
 
     @ivar fresh: open a connection for each request.
     @ivar told: each answer.
-    @ivar refused: how many connections nobody took.
+    @ivar refused: how many connections were refused.
     @ivar broken: how many connections ended without an answer.
     @ivar replayed: how many steps had been made when they were repeated.
     @ivar surprises: answers that were not 200.
@@ -142,7 +142,7 @@ def _number(name: bytes, head: bytes) -> int:
 
 def highest(clients: Sequence[Client]) -> int:
     """
-    Return the highest revision that one of the clients was told.
+    Return the highest revision that one of the clients got.
     """
     return max((each.told[-1].revision for each in clients if each.told), default=0)
 
@@ -165,12 +165,12 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     """
     Compare the clients' records with the history, and the history with the cursor.
 
-    @return: how many steps were told, and how many were made.
+    @return: how many steps were acknowledged, and how many were made.
     """
     rows = whole_history(daemon)
     told = [answer for client in clients for answer in client.told]
     assert [each for client in clients for each in client.surprises] == []
-    # No client was told another client's step, nor a step that was not made.
+    # No client got another client's step, or a step that was not made.
     assert len({each.revision for each in told}) == len(told)
     for each in told:
         assert rows[each.revision] == (each.position, each.word)

@@ -32,7 +32,7 @@ class CommandLine:
         """
         Run the command line in the new directory C{path}.
 
-        @return: how it ends: its exit status, what it says, and which files are there
+        @return: how it ends: its exit status, its output, and which files are there
             behind it.
         """
         path.mkdir(parents=True)
@@ -120,7 +120,7 @@ def command_lines() -> Iterator[tuple[str, str, CommandLine]]:
 
 def help_of(path: Path, command: str, python: str) -> dict[str, Outcome]:
     """
-    Return by case each option that C{--help} shows, and what the help says of it.
+    Return by case each option that C{--help} shows, and its description.
     """
     ended = run(path, command, "--help", python=python)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -92,7 +92,7 @@ def request(
     line: str, *headers: str, host: str | None = "localhost", version: str = "1.1"
 ) -> bytes:
     """
-    Return a request, but for its body.
+    Return a request without its body.
     """
     hosts = [] if host is None else [f"Host: {host}"]
     lines = [f"{line} HTTP/{version}", *hosts, *headers, "", ""]

@@ -44,7 +44,7 @@ def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
 
 class Daemon:
     """
-    C{twistd -n} with one of our services, in a directory of its own.
+    C{twistd -n} with one of our services, in its own directory.
 
     @ivar port: where it listens.
     """
@@ -150,7 +150,7 @@ class Daemon:
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None
     ) -> tuple[HTTPResponse, bytes]:
         """
-        Make one request on a connection of its own.
+        Make one request on its own connection.
         """
         connection = self.connect()
         try:

@@ -236,7 +236,7 @@ def changed_status(old_status: str, new_status: str) -> Undo:
 
 def codes(outcome: Outcome) -> str:
     """
-    Return the statuses of an outcome, without what the cursor did.
+    Return the statuses of an outcome, without the cursor's state.
     """
     return " ".join(each.code for each in outcome if not each.status.startswith("rev"))
 
@@ -259,7 +259,7 @@ def reworded(old: Outcome, new: Outcome) -> Outcome:
     """
     Undo other words of the new version.
 
-    The statuses and headers must be the same, but for the length.
+    The statuses and headers must be the same, except for the length.
     """
     if len(old) != len(new):
         return new

@@ -113,7 +113,7 @@ def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
 
 def enable_users(member: Member) -> None:
     """
-    Let C{pex} do what the service does, and C{root} everything.
+    Allow C{pex} what the service needs, and C{root} everything.
     """
     steps: list[tuple[str, dict[str, Any]]] = [
         ("user/add", {"name": "root", "password": "root"}),

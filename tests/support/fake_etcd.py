@@ -108,7 +108,7 @@ class FakeEtcd:
 
     def snapshot(self) -> tuple[int, dict[bytes, Value]]:
         """
-        Return what a snapshot has.
+        Return the contents of a snapshot.
         """
         return self.revision, deepcopy(self.values)
 
@@ -389,7 +389,7 @@ class FakeCaller:
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch for as long as the test goes on.
+        Watch until the test ends.
         """
         key = b64decode(message["create_request"]["key"])
         self._take_news = take
@@ -483,7 +483,7 @@ class FakeCaller:
         """
         Let the first loose message arrive.
 
-        @return: the answer, which nobody is told.
+        @return: the response, which no client gets.
         """
         sent = self.loose.pop(0)
         with suppress(CallRefused):

@@ -1,7 +1,7 @@
 """
 A service in memory, to test clients with.
 
-It treats its callers badly when it is told to.
+It treats its callers badly when a test asks for it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def problem(status: int, name: str, **also: Any) -> Disturbance:
 @frozen
 class Asked:
     """
-    One request, as it came.
+    One request, as it arrived.
     """
 
     method: str
@@ -225,7 +225,7 @@ class FakeService(Resource):
         seconds: float = 200.0,
     ) -> T:
         """
-        Let time go on until a call ends, and return its result, or raise its error.
+        Let time pass until a call ends, and return its result, or raise its error.
         """
         called = Deferred.fromCoroutine(asks() if callable(asks) else asks)
         results: list[T] = []

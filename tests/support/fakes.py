@@ -70,7 +70,7 @@ class Turns(Clock):
 
 def now(deferred: Deferred[T]) -> T:
     """
-    Return what C{deferred} has fired with, or raise what it has failed with.
+    Return the result of C{deferred}, or raise its error.
     """
     results: list[T] = []
     failures: list[BaseException] = []

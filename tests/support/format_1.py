@@ -23,7 +23,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 def turn_back(path: Path) -> dict[bytes, bytes]:
     """
-    Turn the store in C{path}, which nobody uses, into one of format 1.
+    Turn the store in C{path}, which no process uses, into one of format 1.
 
     @return: its idempotency keys, with their packed uses.
     """

@@ -142,7 +142,7 @@ class Parsed:
     What a parser found in a stream.
 
     @ivar lines: the request lines of complete requests.
-    @ivar refused: whether the parser refused what came behind them.
+    @ivar refused: whether the parser refused the bytes behind them.
     @ivar ended: whether the last request ends the connection.
     """
 

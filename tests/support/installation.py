@@ -1,5 +1,5 @@
 """
-Install a version of this package in an environment of its own, beside the tests' one.
+Install a version of this package in its own environment, next to the tests' environment.
 
 The environment has every dependency that the tests' environment has, as links to the
 same files, so nothing is downloaded and both versions run on the same libraries.  Of this
@@ -51,7 +51,7 @@ class Installation:
                 _link(each, self.site)
         self._package = self.site / "pexservice"
         plugins = self.site / _PLUGIN.parent
-        # These two are directories, so that a plugin can be put beside Twisted's own.
+        # These two are directories, so that a plugin can be put next to Twisted's own.
         for inner in (plugins.parent, plugins):
             original = inner.resolve()
             inner.unlink()
@@ -117,7 +117,7 @@ def _origin(module: str) -> Path:
 
 def _link(original: Path, to: Path) -> None:
     """
-    Link all that is in one directory into another, but for this package.
+    Link all that is in one directory into another, except for this package.
     """
     for each in original.iterdir():
         link = to / each.name

@@ -1,7 +1,7 @@
 """
 The check whether many clients were served by one cursor.
 
-Each client writes down what it asked for, when, and what it was told.  Such records are
+Each client records its requests, their times, and its responses.  Such records are
 right if one cursor could have told all of it, making one step at a time: each operation
 took its place at one moment between its call and its return, and saw what the cursor was
 then.
@@ -34,9 +34,9 @@ class Record:
     @ivar operation: L{None} for a look at the cursor; an unmet precondition is one.
     @ivar called: when it began, on any clock that all clients share.
     @ivar returned: when its end was known; infinite if it never was.
-    @ivar seen: the revision and the position that it was told.  Without, nobody
+    @ivar seen: the revision and the position in its response.  Without, nobody
         knows whether it was made, or when: maybe after it was given up.
-    @ivar refused: it was told that nothing was made, and nothing may have been.
+    @ivar refused: its response says that no step was made, and none may have been.
     """
 
     client: int
@@ -103,7 +103,7 @@ def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Itera
     """
     Yield contradictions between the order of the revisions and that of the time.
 
-    Yield revisions that nobody asked for, too.
+    Also yield revisions that no client asked for.
     """
     size = len(journal) + 1
     # By revision, the record that shows best when the revision was not made yet (when it
@@ -139,7 +139,7 @@ def _unasked(
     not_after: Sequence[Record | None],
 ) -> Iterator[str]:
     """
-    Yield faults of revisions that nobody was told.
+    Yield faults of revisions that no response has.
 
     Each must be of an operation whose end is not known, and which was asked for before
     anybody saw the revision.
@@ -182,7 +182,7 @@ def linearizable(
     """
     Return whether there is an order in which one cursor can have told C{records}.
 
-    @param journal: what the order has to lead to, if that is known.
+    @param journal: the steps that the order has to make, if they are known.
     """
     pending = [
         each

@@ -16,7 +16,7 @@ from tests.support.daemon import PATIENCE, Daemon, patiently
 
 CLIENTS = 8
 
-#: How many steps show that the service goes on.
+#: How many steps show that the service continues.
 ENOUGH = 3000
 
 
@@ -43,7 +43,7 @@ def load(
 
 def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
     """
-    Wait until the clients have been told of so many more steps.
+    Wait until the clients have got so many more responses.
     """
     before = sum(len(each.told) for each in clients)
     for _ in patiently():
@@ -54,10 +54,10 @@ def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
 
 def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:
     """
-    Check that no step which was told is lost, and that the history is of one piece.
+    Check that no acknowledged step is lost, and that the history is of one piece.
 
     @param forgets: the history may not go back to the first of the steps.
-    @return: how many steps were told.
+    @return: how many steps were acknowledged.
     """
     rows = whole_history(daemon)
     answer, _ = daemon.ask("/current")
@@ -71,7 +71,7 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
         if revision >= oldest:
             assert rows[revision] == (each.position, each.word)
         rows[revision] = (each.position, each.word)
-    # Older steps that nobody was told of leave gaps.
+    # Older steps without a response leave gaps.
     for revision in rows.keys() - {1}:
         if revision - 1 in rows:
             (before, _), (after, word) = rows[revision - 1], rows[revision]

@@ -36,10 +36,10 @@ PICTURE = Path("docs/page/kill.webp")
 WINDOW = {"width": 920, "height": 860}
 SHOWN = (612, 572)
 
-#: The size of the terminal, beside the window.
+#: The size of the terminal, next to the window.
 TERMINAL: ViewportSize = {"width": 428, "height": 572}
 
-#: How long the load goes on, and when the worker is killed.  Seconds.
+#: How long the load runs, and when the worker is killed.  Seconds.
 LOAD = 6
 KILL_AT = 2.5
 #: How long the last frame stays, so that it can be read.  Seconds.
@@ -67,7 +67,7 @@ class Terminal:
 
     def html(self) -> str:
         """
-        Return what the panes show now.
+        Return the panes' text.
         """
         lines = self.log.read_text().splitlines()
         told = [re.sub(r"^\S+T(\S+?)Z ", r"\1 ", line) for line in lines]
@@ -84,7 +84,7 @@ class Terminal:
 @define
 class Recording:
     """
-    The frames: the moment, the page, and what the terminal had.
+    The frames: the moment, the page, and the terminal's text.
     """
 
     view: View
@@ -144,7 +144,7 @@ def record(recording: Recording, daemon: Daemon) -> None:
 
 def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
     """
-    Put the terminal beside the page, in each frame.
+    Put the terminal next to the page, in each frame.
     """
     page = browser.new_page(viewport=TERMINAL)
     drawn: dict[str, bytes] = {}

@@ -63,7 +63,7 @@ def nginx(path: Path, upstream: Path) -> Iterator[int]:
     """
     Run nginx as a proxy in front of the service.
 
-    @param path: a directory of its own.
+    @param path: its own directory.
     @param upstream: a Unix socket that the service listens on.
     @return: the port.
     """
@@ -76,7 +76,7 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
     """
     Run nginx with a configuration.
 
-    @param path: a directory of its own.
+    @param path: its own directory.
     @param http: what is configured, for a port of 127.0.0.1.
     @return: the port.
     """

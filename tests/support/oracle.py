@@ -42,9 +42,9 @@ class Case:
     @ivar chunks: the bytes to send, each chunk after the ones sent before have been read.
         The word REVISION in it stands for the cursor's revision before the case.
     @ivar leaves: the client closes its half behind the chunks.
-    @ivar until: the client leaves when these bytes have come; without them, when the other
-        end closes.
-    @ivar opaque: the body may differ, and what the headers say of it.
+    @ivar until: the client leaves when these bytes have arrived; without them, when the
+        other end closes.
+    @ivar opaque: the body may differ, and the headers about it.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Side:
     One of the two versions, running.
 
     @ivar daemon: the service.
-    @ivar revision: the revision of its cursor; C{position} likewise.
+    @ivar revision: the revision of its cursor; C{position} is its position.
     """
 
     daemon: Daemon
@@ -184,7 +184,7 @@ class Side:
 
 def align(one: Side, other: Side) -> None:
     """
-    Bring both cursors to the same revision and position, wherever a case has left them.
+    Bring both cursors to the same revision and position, whatever a case has done to them.
     """
     while one.revision != other.revision:
         min(one, other, key=lambda side: side.revision).reset()

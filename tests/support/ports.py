@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 @contextmanager
 def held_ports(count: int) -> Iterator[list[int]]:
     """
-    Give ports of 127.0.0.1 that are nobody else's until the end of the block.
+    Give ports of 127.0.0.1 that no other process gets until the end of the block.
 
     Each stays bound to a socket that does not listen.  Linux gives such a port to no
     process that asks for any free port, and lets it be bound and listened on, again and

@@ -34,7 +34,7 @@ TURN = 1 / 16
 @define(eq=False)
 class SpawnedProcess:
     """
-    A process that does what the test says.
+    A process that the test controls.
 
     @ivar descriptors: by its own numbers, as C{childFDs} of the reactor has them.
     @ivar signals: the signals that it was sent.
@@ -77,7 +77,7 @@ class SpawnedProcess:
         reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
         self.protocol.processEnded(Failure(reason))
 
-    # The interface has these methods; nobody writes to a worker.
+    # The interface has these methods; no code writes to a worker.
 
     def closeStdin(self) -> None:
         """
@@ -166,7 +166,7 @@ class ProcessReactor(MemoryReactor, Turns):
 
     def turns(self, seconds: float) -> None:
         """
-        Let C{seconds} pass, in short turns.
+        Let C{seconds} pass, in small steps.
         """
         for _ in range(round(seconds / TURN)):
             self.turn(TURN)

@@ -10,7 +10,7 @@ from those words.
 
     python -m tests.support.recorded            # list differences from the record
     python -m tests.support.recorded SEED ...   # show these conversations
-    python -m tests.support.recorded --record   # write the record anew
+    python -m tests.support.recorded --record   # write the record again
 
 To see what the recorded version answered in a conversation, show it in a checkout of that
 version.  A difference that is right belongs in L{ACCEPTED}, with the reason.

@@ -3,7 +3,7 @@ The seam between the nets and the server: the one module of the nets that knows 
 
 The nets are L{tests.support.recorded}, L{tests.support.framing} and the tests that use
 L{converse}, and L{converse_with_site} for the test that Twisted's own C{Site} can serve the
-Klein app.  If the server's classes change, these functions are written anew, in ten lines
+Klein app.  If the server's classes change, these functions are rewritten, in ten lines
 each, and the nets stay as they are.
 """
 

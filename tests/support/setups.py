@@ -121,7 +121,7 @@ def prepare_guarded(path: Path) -> None:
 
 def prepare_tls(path: Path) -> None:
     """
-    Write a certificate that nobody vouches for.
+    Write a certificate that no authority has signed.
     """
     issued = trustme.CA().issue_cert("localhost")
     issued.private_key_pem.write_to_path(path / "key.pem")

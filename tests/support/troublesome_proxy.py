@@ -25,7 +25,7 @@ class TroublesomeProxy(threading.Thread):
     It passes the first attempt on, and passes the others on as they are.
 
     @ivar port: where it listens.
-    @ivar attempts: how often each key came.
+    @ivar attempts: how often each key was received.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -37,7 +37,7 @@ class TroublesomeProxy(threading.Thread):
 
     def run(self) -> None:
         """
-        Serve each connection in a thread of its own.
+        Serve each connection in its own thread.
         """
         with suppress(OSError):
             while True:

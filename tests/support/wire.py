@@ -168,7 +168,7 @@ class Server:
 
 class Transport(asyncio.Transport):
     """
-    A transport that keeps what is written, and reads when it is told to.
+    A transport that keeps what is written, and reads when the test says so.
     """
 
     def __init__(self) -> None:

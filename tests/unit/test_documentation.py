@@ -1,5 +1,5 @@
 """
-The documentation: its links, its size, and what it says about the structure of the code.
+The documentation: its links, its size, and its statements about the code.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def everything() -> Iterator[list[Metric]]:
 
 def name_of(metric: Metric) -> str:
     """
-    Return the name of C{metric} as Prometheus has it.
+    Return the name of C{metric} in Prometheus.
     """
     return f"{metric.name}_total" if metric.type == "counter" else metric.name
 

@@ -1,7 +1,7 @@
 """
 Attacks: how they are made, sent and judged.
 
-- Each attack gets a status or a close, never silence, and never a 5xx of ours.
+- Each attack gets a status or a close, never silence, and never a 5xx of the service.
 - A refused request does not move the cursor, and its answer is the connection's last: the
   bytes behind it, in the same packet or later, are never executed.
 - The cursor moves exactly as often as the answers say.
@@ -65,7 +65,7 @@ class Attack:
 @frozen
 class Answer:
     """
-    One answer that came back.
+    One response.
     """
 
     status: int
@@ -97,7 +97,7 @@ def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
 
 def step(*headers: bytes, body: bytes = b"") -> bytes:
     """
-    Return a step that is right but for C{headers} and C{body}.
+    Return a step that is right except for C{headers} and C{body}.
     """
     return request(b"POST /next HTTP/1.1", *headers, body=body)
 
@@ -210,7 +210,7 @@ def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]
     """
     Send an attack in pieces, and a step more after its end; return all answers.
 
-    @raise AssertionError: nothing came back in time.
+    @raise AssertionError: no response arrived in time.
     """
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -248,7 +248,7 @@ def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[byte
     """
     (sent,) = whole(attack)
     # A client that sends on behind its own last request may have the answer overtaken by
-    # a reset, as with every server that does not wait for bytes it was not told of.
+    # a reset, as with every server that does not wait for bytes it does not expect.
     most_cut = len(attack.sent) if attack.understood else len(sent)
     cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
     edges = [0, *cuts, len(sent)]
@@ -281,7 +281,7 @@ def judge(attack: Attack, answers: Sequence[Answer]) -> None:
 
 def judge_nginx(answers: Sequence[Answer]) -> None:
     """
-    Check answers through nginx, which has rules of its own and may answer by itself.
+    Check answers through nginx, which has its own rules and may answer by itself.
     """
     got = [each.status for each in answers]
     # With these nginx would say that the service left it without an answer.

@@ -27,7 +27,7 @@ WAYS = {
     "over TLS, with 700 descriptors": (True, 900, 700),
 }
 
-#: Requests of the honest client, each on a connection of its own.
+#: Requests of the honest client, each on its own connection.
 TRIES = 200
 
 
@@ -45,7 +45,7 @@ def _python(place: Path, descriptors: int | None) -> str:
 
 def beside(name: str) -> list[float]:
     """
-    Return the waits of an honest client beside the crowd of this name.  Seconds.
+    Return the waits of an honest client next to the crowd of this name.  Seconds.
     """
     tls, count, descriptors = WAYS[name]
     with tempfile.TemporaryDirectory() as made:

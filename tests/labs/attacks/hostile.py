@@ -135,7 +135,7 @@ class Target:
 
     def reset_after(self, sent: bytes) -> None:
         """
-        Send C{sent} on a connection of its own, and reset the connection at once.
+        Send C{sent} on its own connection, and reset the connection at once.
         """
         connection = self.connect()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -144,7 +144,7 @@ class Target:
 
     def longest_wait(self, attack: Callable[[], object]) -> float:
         """
-        Return how long an honest client waits at most while C{attack} goes on.
+        Return how long an honest client waits at most during C{attack}.
         """
         waits: list[float] = []
         trouble: list[Exception] = []
@@ -398,7 +398,7 @@ class Kind:
     A kind of attack.
 
     @ivar attack: tries it, with a size.
-    @ivar short: the size in the short form; C{long} likewise.
+    @ivar short: the size in the short form; C{long} the same in the long form.
     @ivar options: the service's options.
     @ivar listeners: the listeners that it is tried on.
     """
@@ -411,7 +411,7 @@ class Kind:
 
     def run(self, place: Path, listener: str, size: int) -> None:
         """
-        Try the attack on a service of its own.
+        Try the attack on its own service.
 
         @raise AssertionError: it succeeds.
         """

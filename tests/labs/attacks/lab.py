@@ -51,7 +51,7 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
     Provide three fronts, by their names.
 
     They are the supervised service, on uvloop; a worker by itself, on Twisted's own
-    reactor; and nginx in front of a service of its own.
+    reactor; and nginx in front of its own service.
     """
     with ExitStack() as stack:
         daemons: list[Daemon] = []

@@ -1,7 +1,7 @@
 """
 A thousand clients that send or read as slowly as they can.
 
-The laboratory measures how long everybody else waits meanwhile.  Debian's C{slowhttptest}
+The laboratory measures how long other clients wait meanwhile.  Debian's C{slowhttptest}
 plays the slow clients.
 """
 
@@ -120,7 +120,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def while_asking(daemon: Daemon, work: Callable[[Asker], int]) -> Waits:
     """
-    Have another client ask while C{work} goes on.
+    Have another client ask during C{work}.
 
     C{work} returns how many slow clients there were.
     """

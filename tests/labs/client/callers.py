@@ -1,5 +1,5 @@
 """
-A program that steps by many clients at once, and writes down what became of each call.
+A program that steps by many clients at once, and records the outcome of each call.
 
 C{python -m tests.labs.client.callers SECONDS CALLERS FILE URL...} is started by
 L{tests.labs.client.lab}.

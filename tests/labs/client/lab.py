@@ -75,7 +75,7 @@ def calling(
     Have callers step by each of several ways, until the end of the block.
 
     @param ways: the base URLs of each way.
-    @return: what the callers have written down, at the end of the block.
+    @return: what the callers have recorded, at the end of the block.
     """
     calls: list[Calls] = []
     files = [path / f"calls-{number}.json" for number in range(len(ways))]
@@ -97,7 +97,7 @@ def calling(
 
 def check(calls: Sequence[Calls], url: str) -> None:
     """
-    Compare what the callers were told with the history of the service at C{url}.
+    Compare the responses of the callers with the history of the service at C{url}.
 
     @raise AssertionError: a call was not answered, or was not made once.
     """

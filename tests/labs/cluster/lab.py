@@ -61,7 +61,7 @@ CHANGES = 4
 #: How late the messages of a daemon that is far from etcd are, in each direction.  Seconds.
 FAR = 0.025
 
-#: How long the service may take to go on after the leader's death, in the long form.
+#: How long the service may take to respond after the leader's death, in the long form.
 #: Seconds.
 RECOVERY = 3.0
 
@@ -79,7 +79,7 @@ class Caller(Client):
     @ivar ports: the ports of the nodes.
     @ivar prefix: what its keys begin with.
     @ivar told: of each answered step, when it was begun and when it was answered.
-    @ivar keys: by key, the revision that the client was told.
+    @ivar keys: by key, the revision in the client's response.
     @ivar answers: by port, how many answers there were.
     """
 
@@ -215,7 +215,7 @@ class Laboratory:
 
     def stop_callers(self) -> list[Record]:
         """
-        Stop the clients, and return what they have written down.
+        Stop the clients, and return what they have recorded.
         """
         for caller in self.callers:
             caller.stopping.set()
@@ -393,7 +393,7 @@ class Result:
     """
     The figures of a run.
 
-    @ivar unknown: operations whose outcome nobody was told.
+    @ivar unknown: operations with an unknown outcome.
     @ivar replayed: steps that had been made when they were repeated.
     @ivar unready: answers 503.
     @ivar recovery: after each death of a leader, seconds to the first answer to a step that
@@ -463,7 +463,7 @@ def cluster_faults(
     distant: bool = False,
 ) -> Result:
     """
-    Have faults befall a cluster, and check what its clients were told.
+    Disturb a cluster, and check the responses of its clients.
 
     @param rounds: how often each of L{FAULTS} befalls the leader.
     @param followers: the faults that befall a member that does not lead, too.
@@ -521,7 +521,7 @@ class Restore(Enum):
 
 def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
     """
-    Restore etcd under clients; check that each daemon reports it and goes on from there.
+    Restore etcd under clients; check that each daemon reports it and continues from there.
 
     What was told of the steps after the snapshot is of another history; all the rest is of
     the one that goes on.

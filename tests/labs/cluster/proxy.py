@@ -70,7 +70,7 @@ class Proxy:
             yield
         finally:
             self._mood = Mood.FAIR
-            # Bytes that these connections have lost cannot be had any more.
+            # Bytes that these connections have lost are gone.
             if mood is not Mood.SLOW:
                 self._break()
 

@@ -2,7 +2,7 @@
 How three nodes share one cursor: how many steps each makes, and how long callers wait.
 
 C{python -m tests.labs.cluster.turns [SECONDS]} measures that on three etcd: as many
-connections on each node, few beside many, a node that is killed, one that is paused, and
+connections on each node, few next to many, a node that is killed, one that is paused, and
 one that is far from its etcd.
 """
 
@@ -25,7 +25,7 @@ from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
 from tests.support.evidence import Evidence, record
 
-#: How long each measurement goes on.  Seconds.
+#: How long each measurement lasts.  Seconds.
 SECONDS = 10.0
 
 #: The time before a measurement begins: connections are made, batches find their size.
@@ -59,7 +59,7 @@ class Turns:
     A measurement of nodes that share a cursor.
 
     @ivar nodes: what the callers of each saw.
-    @ivar seconds: how long it went on.
+    @ivar seconds: how long it lasted.
     """
 
     name: str
@@ -141,7 +141,7 @@ async def _load(
         for _ in range(count)
     ]
     asyncio.get_running_loop().call_later(WARM_UP + seconds / 4, fault)
-    # A node that is paused answers when it goes on.
+    # A node that is paused answers when it is resumed.
     await asyncio.gather(*calls)
     return nodes
 

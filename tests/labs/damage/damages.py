@@ -105,7 +105,7 @@ def older_pages(
     The result is like a store after some writes that were lost.
 
     Never put back both meta pages of more than one commit.  With the others they are a
-    whole store of that time, like a copy that somebody made.
+    whole store of that time, like a copy that an operator made.
     """
     earlier = chance.choice(original.earlier)
     changed = [

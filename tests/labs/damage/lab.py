@@ -162,7 +162,7 @@ def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome
 
 def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
     """
-    Use a store in a process of its own, which may die of it.
+    Use a store in its own process, which may die of it.
     """
     reading, writing = os.pipe()
     pid = os.fork()

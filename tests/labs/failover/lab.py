@@ -32,7 +32,7 @@ from tests.support.daemon import PATIENCE, Daemon, patiently
 
 CLIENTS = 32
 
-#: How long the load goes on before each kill, at least and at most.  Seconds.
+#: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.05, 0.25)
 
 JOURNAL = "10000000"

@@ -115,10 +115,10 @@ def _told(error: AssertionError) -> str:
 @define
 class Laboratory:
     """
-    The runs, each with one fault, and what came of them.
+    The runs, each with one fault, and their outcomes.
 
     @ivar prepared: a store to start with.
-    @ivar outcomes: by phase and reactor, what came of the injections.
+    @ivar outcomes: by phase and reactor, the outcomes of the injections.
     @ivar wrong: the outcomes that must not be.
     """
 

@@ -159,7 +159,7 @@ class Phase:
     """
     One thing that a worker does.
 
-    @ivar run: does the phase once; returns what came of it.
+    @ivar run: does the phase once; returns the outcome.
     """
 
     name: str

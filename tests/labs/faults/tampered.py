@@ -64,7 +64,7 @@ class Victim:
     """
     A worker that serves the store C{path/disk/store}.  Its log is C{path/victim}.
 
-    The store has a parent of its own, so that no file of Python's is in the way.
+    The store has its own parent, so that no file of Python's is in the way.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ from tests.support.linearizability import Record, faults, positions
 
 CLIENTS = 16
 
-#: How long the load goes on before each kill, at least and at most.  Seconds.
+#: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.05, 0.25)
 
 _WORDS = ["current", *(each.word for each in Transition)]
@@ -43,7 +43,7 @@ class Historian(Client):
     A client that writes down when it asked for which operation, and the answer.
 
     @ivar records: each operation, also those whose outcome it does not know.
-    @ivar last: the revision that it was told last.
+    @ivar last: the revision in its last response.
     """
 
     records: list[Record] = Factory(list)
@@ -107,7 +107,7 @@ class Historian(Client):
         self.records.append(
             Record(
                 client=self.number,
-                # A client that was told that the cursor is elsewhere has looked at it.
+                # A client that learns that the cursor is elsewhere has read it.
                 operation=operation if status == b"200" else None,
                 called=called,
                 returned=returned,
@@ -121,7 +121,7 @@ class Result:
     """
     The figures of the clients' records.
 
-    @ivar unknown: of the operations, those whose outcome nobody was told.
+    @ivar unknown: of the operations, those with an unknown outcome.
     @ivar replayed: steps that had been made when they were repeated.
     """
 

@@ -21,7 +21,7 @@ ROWS = 100
 @frozen(kw_only=True)
 class Wish:
     """
-    A request, but for its path.
+    A request without its path.
 
     @ivar key: its idempotency key.
     @ivar match: the tags of its C{If-Match}, as they are written.

@@ -57,13 +57,13 @@ _PATHS = ("/", "/current", "/next", "/previous", "/reset", "/history", "/livez",
 
 class Conversation(Asking):
     """
-    A conversation in which every answer is what the model says, whatever was asked before.
+    A conversation in which every response is the model's, after any earlier requests.
     """
 
     @initialize()
     def begin(self) -> None:
         """
-        Reset the cursor to 0, wherever the last conversation ended.
+        Reset the cursor to 0, at whatever position the last conversation ended.
         """
         self.connection.request("POST", "/reset")
         response = self.connection.getresponse()
@@ -129,7 +129,7 @@ class Conversation(Asking):
         """
         Make the same step by many clients at once, which share commits.
 
-        Each client is told one step.
+        Each client gets the response to one step.
         """
         sent = f"POST /{word} HTTP/1.0\r\n\r\n".encode()
         address = ("127.0.0.1", self.world.daemon.port)
@@ -279,7 +279,7 @@ class Conversation(Asking):
         """
         Restart the daemon, rarely, once in a conversation.
 
-        The daemon goes on with all that it knew.
+        The daemon continues with all that it knew.
         """
         if how == "not":
             return

@@ -32,10 +32,10 @@ from tests.support.evidence import Evidence, record
 #: How many clients step on each file system; every third one steps without keys.
 CLIENTS = 9
 
-#: How long the load goes on before each cut, at least and at most.  Seconds.
+#: How long the load runs before each cut, at least and at most.  Seconds.
 LOAD = (0.0, 0.25)
 
-#: How long the daemon goes on without power.  Seconds.
+#: How long the daemon runs without power.  Seconds.
 AGONY = (0.0, 0.01)
 
 #: Of all cuts, one in so many is of the whole service; the rest are of one worker.
@@ -175,7 +175,7 @@ class Store:
         self.rows |= rows
 
         for each in [*told, *found]:
-            # No client was told another client's step, nor a step that was not made.
+            # No client got another client's step, or a step that was not made.
             assert rows.pop(each.revision) == (each.position, each.word)
         assert {word for _, word in rows.values()} <= {KEYLESS_WORD}
         assert len(rows) <= len([key for _, key in unknown if key is None])
@@ -193,7 +193,7 @@ class Store:
         All keys that were answered since the last time are sent, and some that were
         answered before.  Those whose answer stayed away are sent twice.
 
-        @return: the answers that came at last to the keys whose answer had stayed away.
+        @return: the final responses to the keys that had no response at first.
         """
         choose = random.Random(len(self.keyed))  # noqa: S311 nothing secret
         old = choose.sample([*self.keyed], min(OLD_KEYS, len(self.keyed)))

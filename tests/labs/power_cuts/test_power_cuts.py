@@ -62,8 +62,8 @@ def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
     """
     After each of fifty cuts the revision is at least the highest acknowledged.
 
-    The history has every acknowledged step as it was told.  Each key moved once, whether
-    its answer had come or not.  Under the same cuts LMDB without syncs loses commits.
+    The history has every acknowledged step, as in its response.  Each key moved once, with
+    or without a response.  Under the same cuts LMDB without syncs loses commits.
     """
     whole = add([*laboratory(tmp_path, CUTS).values()])
     assert whole.cuts == CUTS

@@ -38,7 +38,7 @@ class Kind:
     """
     A kind of file system.
 
-    @ivar make: the command that makes it, but for the file.
+    @ivar make: the command that makes it, without the file.
     @ivar options: for mount.
     """
 

@@ -57,7 +57,7 @@ HANGING = 3.0
 
 def full_disk(path: Path) -> int:
     """
-    Have somebody else's file take the last block while the service steps.
+    Have another program's file take the last block while the service steps.
 
     The service goes on.  Its records and its retention have a constant size, and there is
     room set aside for the pages that it needs more now and then.  On a disk that is still
@@ -142,7 +142,7 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
 
 def long_reader(path: Path) -> int:
     """
-    Have a process read one state of the store and not go on.
+    Have a process read one state of the store and stop.
 
     The process is named, in the log and among the metrics.  The store grows, and every step
     is taken.  When the process has ended the store grows no more.
@@ -235,7 +235,7 @@ def jumping_clock(path: Path) -> int:
     """
     Set the wall clock an hour forward, two back, and right again.
 
-    Steps go on, in order, and no worker is taken for silent.  The history has the times
+    Steps continue, in order, and no worker is taken for silent.  The history has the times
     that the clock showed.
     """
     with own_clock(path) as clock, Daemon(path, "--watchdog", str(WATCHDOG)) as daemon:
@@ -295,7 +295,7 @@ def hanging_disk(path: Path) -> int:
                 answer, _ = daemon.ask("/current")
                 live, _ = daemon.ask("/livez")
                 assert (answer.status, live.status) == (200, 200)
-                # The last reads may have come after the flush.
+                # The last reads may have arrived after the flush.
                 reads += answer.headers["Pex-Revision"] == before.headers["Pex-Revision"]
             assert b"\r\nPex-Revision: 2\r\n" in step.recv(1000)
         assert reads >= 10
@@ -307,7 +307,7 @@ def hung_disk(path: Path) -> int:
     """
     Make a flush take longer than the watchdog has patience.
 
-    The worker is replaced, and the next one goes on.
+    The worker is replaced, and the next one continues.
     """
     with Daemon(path, "--watchdog", "1") as daemon:
         both_are_up(daemon)

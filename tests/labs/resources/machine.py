@@ -1,7 +1,7 @@
 """
 Short rations: disks, memory and clocks that belong to a test, and a disk that hangs.
 
-The needs of each shortage stand beside it in L{tests.labs.resources.lab.SHORTAGES}.
+The needs of each shortage stand next to it in L{tests.labs.resources.lab.SHORTAGES}.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def fill(disk: Path, leaving: int = 0) -> Path:
     """
     Take all the room there is on C{disk}, to the last block.
 
-    @param leaving: but for so many bytes.
+    @param leaving: how many bytes stay free.
 
     @return: the file that took it.
     """

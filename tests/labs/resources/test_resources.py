@@ -1,5 +1,5 @@
 """
-Whatever the machine is short of, nothing that was told is lost, and the service goes on.
+In any shortage, no acknowledged step is lost, and the service continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 @pytest.fixture(scope="module")
 def told() -> Iterator[list[int]]:
     """
-    Provide a list of how many steps were told in each shortage so far.
+    Provide a list of how many steps were acknowledged in each shortage so far.
     """
     steps: list[int] = []
     yield steps

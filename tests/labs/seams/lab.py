@@ -1,7 +1,7 @@
 """
 Random operations on the processes, the files and the store of a service under clients.
 
-Each operation disturbs the service, is undone, and the service has to go on by itself.
+Each operation disturbs the service, is undone, and the service has to recover by itself.
 
 C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form, in which several
 services are disturbed side by side; the test calls L{seams} with fewer operations.
@@ -48,7 +48,7 @@ STEP_INTERVAL_SECONDS = 0.02
 #: The delay between two questions whether a service is ready.
 POLL_SECONDS = 0.03
 
-#: How many services the long form disturbs at once: an operation mostly waits.
+#: How many services the long form disturbs at once: an operation usually waits.
 SERVICES = 10
 
 #: How many file descriptors a supervisor has at most, with all that it needs for a reload.
@@ -429,8 +429,8 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
     """
     Disturb a service under clients C{count} times.
 
-    @raise AssertionError: a step that was told is lost or was made twice, another store was
-        served, the service did not go on, or something was left.
+    @raise AssertionError: an acknowledged step is lost or was made twice, another store was
+        served, the service did not recover, or something was left.
     """
     path = path.resolve()
     choose = random.Random(seed)  # noqa: S311 nothing secret

@@ -1,5 +1,5 @@
 """
-Clients that write down what they ask for and what they are told.
+Clients that record their requests and responses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Client:
     A client that does one thing at a time.
 
     @ivar asking: the operation that it waits for.
-    @ivar last: the revision that it was told last.
+    @ivar last: the revision in its last response.
     @ivar known: the operations by which its keys made their steps.
     """
 
@@ -148,7 +148,7 @@ class Clients:
         elif asking.over:
             return
         elif isinstance(answer, Response):
-            # A client that is told that the cursor is elsewhere has looked at it.
+            # A client that learns that the cursor is elsewhere has read it.
             self._end(client, asking, None, (answer.state.revision, answer.state.position))
         elif isinstance(answer, tuple):
             self._end(client, asking, None, answer)
@@ -201,7 +201,7 @@ class Clients:
         seen: tuple[int, int] | None,
     ) -> None:
         """
-        Write down what was told; without C{seen}, that is a refusal.
+        Record a response; without C{seen}, it is a refusal.
         """
         if seen is not None:
             client.last = seen[0]
@@ -220,7 +220,7 @@ class Clients:
 
     def _give_up(self, client: Client, asking: Asking) -> None:
         """
-        Write down an operation whose outcome nobody was told.
+        Record an operation with an unknown outcome.
         """
         self._write(
             asking,

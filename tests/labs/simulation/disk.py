@@ -14,7 +14,7 @@ from tests.support.fakes import MemoryStore
 
 class DiskBroke(OSError):
     """
-    The error of a commit of which nobody knows how far it came.
+    The error of a commit that may have reached the disk or not.
     """
 
 

@@ -30,7 +30,7 @@ class Result:
     """
     The figures of all runs.
 
-    @ivar unknown: of the operations, those whose outcome nobody was told.
+    @ivar unknown: of the operations, those with an unknown outcome.
     """
 
     seeds: int

@@ -72,10 +72,10 @@ class Machine(Turns):
     @ivar trace: what happened.
     @ivar disk: the disk that outlives the processes.
     @ivar owner: the process that has the lock.
-    @ivar backlog: requests that nobody has accepted.
+    @ivar backlog: requests that no worker has accepted.
     @ivar lossy: the share of the notifications that are lost.
-    @ivar suspicious: nobody has read the whole store yet, or since an end that hinted at
-        the disk.
+    @ivar suspicious: no process has read the whole store yet, or since an end that hinted
+        at the disk.
     @ivar bugs: failures that should not have been raised.
     """
 

@@ -217,7 +217,7 @@ class Simulation:
 
     def _break_disk(self) -> None:
         """
-        Fail the commit under way, wherever it is.
+        Fail the commit in progress, in whatever phase it is.
         """
         store = self._writing()
         if store is not None:

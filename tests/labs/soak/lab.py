@@ -78,7 +78,7 @@ class Soak:
     @property
     def refused(self) -> int:
         """
-        Return how many connections nobody took.
+        Return how many connections were refused.
         """
         return sum(
             [each.refused for each in self.steppers]
@@ -181,7 +181,7 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
         stopping.set()
         for each in everybody:
             each.join(PATIENCE)
-    # Compare the answers that came since the last time.
+    # Compare the answers that arrived since the last time.
     follower.look()
 
 

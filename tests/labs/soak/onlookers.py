@@ -29,7 +29,7 @@ class _Onlooker(threading.Thread):
     A user of the service that does something again and again.
 
     @ivar pause: between two times.  Seconds.
-    @ivar refused: how many connections nobody took.
+    @ivar refused: how many connections were refused.
     @ivar broken: how many connections ended without an answer.
     """
 
@@ -180,13 +180,13 @@ class Follower(_Onlooker):
         Compare all that is new.
         """
         for client in self.clients:
-            # The clients go on meanwhile, at the other end of the list.
+            # The clients continue meanwhile, at the other end of the list.
             count = len(client.told)
             self._unseen += client.told[:count]
             del client.told[:count]
         self._follow(self._new_rows())
         for each in self._unseen:
-            # Each answer that came before the history was read is in it, and once.
+            # Each response that arrived before the history was read is in it, and once.
             if self._rows.pop(each.revision, None) == (each.position, each.word):
                 self.told += 1
             else:

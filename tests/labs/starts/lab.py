@@ -67,7 +67,7 @@ TROUBLES: dict[str, Callable[[int], None]] = {
 @frozen
 class Result:
     """
-    The figures of what was done, and of what the clients were told.
+    The figures of what was done, and of the clients' responses.
 
     @ivar troubles: by name, how often.
     @ivar starts: how many it took, with those that were ended.
@@ -122,7 +122,7 @@ def starts(path: Path, count: int) -> Result:
     Kill the service under clients, and start it again with trouble in the way.
 
     @param count: how often it is killed and started again.
-    @raise AssertionError: a step that was told is lost, or was made twice.
+    @raise AssertionError: an acknowledged step is lost, or was made twice.
     """
     path = path.resolve()
     chance = random.Random(count)  # noqa: S311 nothing secret
@@ -145,7 +145,7 @@ def starts(path: Path, count: int) -> Result:
                 daemon, tried = _start(path, port)
                 trouble.join(PATIENCE)
                 if daemon.process.poll() is not None:
-                    # The trouble came when the start was over.
+                    # The disturbance happened after the start was complete.
                     daemon, more = _start(path, port)
                     tried += more
                 troubles[name] += 1

@@ -99,7 +99,7 @@ def until_another_serves(than: int) -> int:
 
 def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
     """
-    Make one request on a connection of its own.
+    Make one request on its own connection.
     """
     connection = HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
     try:
@@ -133,7 +133,7 @@ def cursor() -> Cursor:
 @contextmanager
 def load() -> Iterator[Sequence[Client]]:
     """
-    Have clients step as fast as they are answered, each step on a connection of its own.
+    Have clients step as fast as they are answered, each step on its own connection.
 
     Each step has a key, so that a step that got no answer is sent again.
 

@@ -24,7 +24,7 @@ def service() -> FakeService:
 
 def load(service: FakeService, connections: int = 1) -> Report:
     """
-    Make a load for two seconds; time goes on only where requests are sent again.
+    Make a load for two seconds; time passes only where requests are sent again.
     """
     service.every_other = problem(503, "not-taken")
     cursor = Cursor(URL, reactor=service.clock, agent=service.agent, deadline=3)

@@ -241,7 +241,7 @@ def test_wrong_option_has_its_own_status_in_the_foreground(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    A wrong option has a status of its own, because no restart mends it.
+    A wrong option has its own status, because no restart repairs it.
 
     The start of a daemon has one status for all errors.
     """

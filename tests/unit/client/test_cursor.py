@@ -357,7 +357,7 @@ def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
     @implementer(IAgent)
     class Stopped:
         """
-        An agent whose cancelled requests end with an error of its own.
+        An agent whose cancelled requests end with its own error.
         """
 
         def request(self, *_: object, **__: object) -> Deferred[Any]:

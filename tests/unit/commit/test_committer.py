@@ -238,7 +238,7 @@ def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
 
 def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
     """
-    A move is told that it was not taken if the state for its answer never came to be.
+    A step fails as not taken if the state for its response was never reached.
     """
     bench.submit()
     bench.turn()

@@ -173,7 +173,7 @@ class Node:
         """
         Ask the node for one step.
 
-        @return: fires when the answer has come.
+        @return: fires when the response has arrived.
         """
         asked = clock.seconds()
 

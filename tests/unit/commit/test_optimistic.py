@@ -578,7 +578,7 @@ class Chance:
         self, node: Node, request: Request, outcome: Outcome, revision: int, position: int
     ) -> None:
         if request not in self.asking.get(node, []):
-            return  # The node has crashed, so nobody hears it.
+            return  # The node has crashed, so no one receives it.
         self.asking[node].remove(request)
         self.replayed += outcome is Outcome.REPLAYED
         self.records.append(
@@ -622,7 +622,7 @@ class Chance:
 
     def network(self, node: Node) -> None:
         """
-        Choose what becomes of a message.
+        Choose the fate of a message.
         """
         caller = node.caller
         if caller.news and self.choose.random() < 1 / 2:

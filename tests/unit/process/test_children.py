@@ -136,7 +136,7 @@ def test_all_ended_orphans_are_reaped_and_none_is_no_error() -> None:
 
 def test_own_children_are_not_reaped() -> None:
     """
-    A child of our own is not reaped, because other code of this process waits for it.
+    A child of this process is not reaped, because other code of this process waits for it.
     """
     pid = ended_child()
     reap_orphans({pid})

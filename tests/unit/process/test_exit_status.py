@@ -43,7 +43,7 @@ class Stopping(MemoryReactor):
 
 def test_failure_while_the_reactor_stops_is_reported() -> None:
     """
-    A failure of the last commit is reported, and raises no error of its own.
+    A failure of the last commit is reported, and raises no other error.
 
     The reactor is stopping by then.  With an error, the client that requested the step
     would get no answer.
@@ -74,7 +74,7 @@ def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPat
     """
     A process that cannot write its reason ends all the same.
 
-    If the process went on, it would refuse every step for good.
+    If the process continued, it would refuse every step for good.
     """
     monkeypatch.setattr(sys, "__stderr__", Full())
     reactor = MemoryReactor()
@@ -87,7 +87,7 @@ def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPat
 
 def test_the_reason_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The reason is one line on standard error where somebody reads that, and none elsewhere.
+    The reason is one line on standard error where an operator reads it, and none elsewhere.
     """
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", terminal)

@@ -146,7 +146,7 @@ def test_event_of_a_worker_keeps_its_fields_in_json() -> None:
     """
     A worker's event keeps its fields on the way through the supervisor.
 
-    A line that is no object becomes an event of its own.
+    A line that is no object becomes its own event.
     """
     piped = written(event("at {n}", LogLevel.error, n=3), as_json=True, piped=True)
     level, _, rest = level_of(piped.rstrip("\n"))
@@ -163,7 +163,7 @@ def test_long_ones_on_their_way_to_the_supervisor() -> None:
     """
     A long line is cut, and each piece has its priority; a long event loses its fields.
 
-    A piece never looks like a line of its own, whatever a client wrote into it.
+    A piece never looks like a separate line, whatever a client wrote into it.
     """
     pieces = written(event("x" * 5000, LogLevel.warn), piped=True).splitlines()
     assert len(pieces) > 1

@@ -23,7 +23,7 @@ STEP = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
 
 def lines(server: Server, *requests: bytes, peer: object = None) -> list[bytes]:
     """
-    Return the lines logged when each of C{requests} is sent on a connection of its own.
+    Return the lines logged when each of C{requests} is sent on its own connection.
     """
     before = len(server.lines)
     for each in requests:

@@ -3,7 +3,7 @@ Fuzz tests: any bytes at all, sent to the code that reads a connection.
 
 Attacks of L{tests.labs.attacks.lab} are torn, mixed, cut and repeated, on connections
 without a network.  Whatever is sent, nothing is raised and nothing is logged, every answer
-is HTTP, and the cursor has made the steps that the answers tell of.  The same bytes are
+is HTTP, and the cursor has made the steps that the responses report.  The same bytes are
 sent to a server without the plan cache, and the same answers must come back.
 """
 
@@ -122,7 +122,7 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
 
 def answers(wire: Wire) -> list[Answer]:
     """
-    Return the answers that came back; fail if they are not HTTP.
+    Return the responses; fail if they are not HTTP.
     """
     return split(wire.received)
 

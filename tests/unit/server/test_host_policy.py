@@ -30,7 +30,7 @@ REQUESTS = [
 
 def answer(server: Server, local: IAddress, peer: IAddress, request: bytes) -> bytes:
     """
-    Return what comes back to C{request} on a connection of its own.
+    Return the response to C{request} on its own connection.
     """
     wire = server.connect(peer, local)
     wire.send(request)

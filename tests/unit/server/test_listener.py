@@ -39,7 +39,7 @@ PATIENCE = 20
 
 class Listening(socket.socket):
     """
-    A listening socket that may be told not to accept.
+    A listening socket that can refuse to accept.
     """
 
     error: OSError | None = None
@@ -73,7 +73,7 @@ class Port:
 
     def stopReading(self) -> None:
         """
-        Do nothing: nobody reads.
+        Do nothing: no test reads.
         """
 
     def fileno(self) -> int:
@@ -285,9 +285,9 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
 
 def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
     """
-    A step that has come is looked at once, and not in each turn in which it is under way.
+    A step that has arrived is read once, and not in each turn while it is in progress.
 
-    This holds however long the loop was told to wait for the step.
+    This holds however long the loop waits for the step.
     """
     failed: list[dict[str, Any]] = []
     machine.loop.set_exception_handler(lambda _, context: failed.append(context))
@@ -587,7 +587,7 @@ def test_connection_beyond_the_limit_gets_503_unless_one_is_idle(
 
 def readable(client: socket.socket) -> bool:
     """
-    Return whether something has come for C{client}.
+    Return whether C{client} has received something.
     """
     try:
         client.recv(1, socket.MSG_PEEK)

@@ -63,7 +63,7 @@ def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeCaller)
         wire.send(CURRENT % number)
     assert len(etcd.waiting) == 1
     etcd.answer()
-    # The reads that came while the question was under way share the next one.
+    # The reads that arrived while the request was in progress share the next one.
     assert [b"200 OK" in wire.received for wire in wires] == [True] + [False] * 4
     assert len(etcd.waiting) == 1
     etcd.answer()

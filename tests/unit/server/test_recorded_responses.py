@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_responses_are_those_of_the_recorded_version() -> None:
     """
-    In each conversation the responses are those recorded, but for accepted differences.
+    In each conversation the responses are those recorded, except for accepted differences.
     """
     seeds = range(0, CONVERSATIONS, amount(short=40, long=1))
     wrong = [
@@ -58,7 +58,7 @@ def test_record_covers_statuses_and_all_seeds() -> None:
 
 def test_conversations_are_the_same_in_every_version_of_python() -> None:
     """
-    A seed always leads to the same conversation: nobody changes the generator by mistake.
+    A seed always leads to the same conversation: the generator was not changed by mistake.
     """
     digest = sha256(repr([conversation(seed) for seed in range(300)]).encode())
     assert digest.hexdigest()[:16] == "e1824a1403e0e28c"
@@ -87,7 +87,7 @@ def test_digest_covers_status_headers_and_value(old: bytes, new: bytes) -> None:
 
 def test_digest_does_not_cover_words_of_problems_and_order_of_headers() -> None:
     """
-    A problem may be worded anew, and headers may be in another order.
+    A problem may have other words, and headers may be in another order.
     """
     exchange = converse(
         "remote", [b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"], patient=True, ends=False

@@ -27,7 +27,7 @@ def server() -> Server:
 
 def send(server: Server, *chunks: bytes) -> None:
     """
-    Send each of C{chunks} on a connection of its own.
+    Send each of C{chunks} on its own connection.
     """
     for chunk in chunks:
         wire = server.connect()
@@ -70,7 +70,7 @@ def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> Non
 
 def test_a_step_that_failed_by_a_bug(server: Server) -> None:
     """
-    A step that fails by a bug counts under the status that its caller was told.
+    A step that fails by a bug counts under the status of its response.
     """
     send(server, NEXT)
     server.store.failure = LookupError("a bug")

@@ -2,7 +2,7 @@
 The plan cache changes nothing but the speed.
 
 Generated conversations are held with the plan cache and without it, and the answers are
-compared byte for byte but for the date.
+compared byte for byte except for the date.
 """
 
 from __future__ import annotations

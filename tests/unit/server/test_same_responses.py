@@ -31,7 +31,7 @@ from tests.support.wire import Server, Wire
 ORIGIN = b"https://pages.example.org"
 TOKEN = b"secret"
 
-#: How a worker may be set up, besides the settings that all workers here have.
+#: How a worker may be set up, in addition to the settings that all workers here have.
 SETUPS: dict[str, dict[str, object]] = {
     "plain": {},
     "operated": {"access": Access(frozenset({sha256(TOKEN).digest()}))},
@@ -120,7 +120,7 @@ QUERIES = (*[b""] * 8, b"?a", b"?x=%20", b'?"', b"?\\", b"?a#b")
 @define
 class Line:
     """
-    A line of a head, which a client sends with each request, mostly the same.
+    A line of a head, which a client sends with each request, usually the same.
     """
 
     name: bytes
@@ -183,7 +183,7 @@ class Client:
         if happens < 0.02 and self._lines:
             self._lines.pop(chance.randrange(len(self._lines)))
         elif happens < 0.06:
-            # A new line comes in, or two of one name beside each other.
+            # A new line comes in, or two of one name next to each other.
             name = chance.choice((*NAMES, b"Host", b"Host"))
             at = chance.randint(0, len(self._lines))
             self._lines[at:at] = [self._line(name) for _ in range(chance.choice((1, 1, 2)))]
@@ -196,7 +196,7 @@ class Client:
 
 def chunks_of(sent: bytes, chance: random.Random) -> list[bytes]:
     """
-    Return C{sent} as chunks, mostly in one piece.
+    Return C{sent} as chunks, usually in one piece.
     """
     if chance.random() < 0.9:
         return [sent]
@@ -318,7 +318,7 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
 @pytest.mark.parametrize("setup", SETUPS)
 def test_unknown_headers_change_nothing(setup: str) -> None:
     """
-    A header that is not in the table makes no difference, wherever it stands.
+    A header that is not in the table makes no difference, in whatever place.
 
     This holds whether the request is recognized or parsed.
     """

@@ -60,7 +60,7 @@ class RawTransport:
 
 class Recorder:
     """
-    A connection that records what it is told.
+    A connection that records the calls that it gets.
 
     @ivar react: called with what has been received.
     """
@@ -166,7 +166,7 @@ class Peer:
 
     def take(self) -> None:
         """
-        Take what the service has written.
+        Take the bytes that the service has written.
         """
         self._in.write(self.raw.written)
         self.raw.written = b""
@@ -203,7 +203,7 @@ def peer(worker: Worker, contexts: tuple[ssl.SSLContext, ...]) -> Peer:
 
 def test_connection_begins_after_the_handshake_and_data_goes_both_ways(peer: Peer) -> None:
     """
-    The connection receives what the client sent, and the client what was written.
+    The connection receives the client's bytes, and the client the connection's.
     """
     assert peer.connection.calls == ["made"]
     peer.send_encrypted(peer.encrypt(b"a request"))
@@ -337,7 +337,7 @@ def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
 
 def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     """
-    The connection may send a response then, and is told once.
+    The connection may send a response then, and gets one call.
     """
     records = peer.encrypt(b"a request")
     with pytest.raises(ssl.SSLWantReadError):

@@ -69,9 +69,9 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
 
 def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:
     """
-    The service manager is told when a replacement begins and when it has ended.
+    The service manager is notified when a replacement begins and when it has ended.
 
-    The service manager is told that the service is ready at the end and not before.
+    The service manager is notified that the service is ready at the end and not before.
     """
     supervised.workers.reload()
     replace_all(supervised)
@@ -122,7 +122,7 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
 
 def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
     """
-    A new worker that reports a misconfiguration is not tried again, and its reason is told.
+    A new worker that reports a misconfiguration is not started again and reported.
     """
     serving, standby = supervised.processes
     supervised.workers.reload()
@@ -238,7 +238,7 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
 
 def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     """
-    Wrong options start no worker, the old workers stay, and the reason is told.
+    Wrong options start no worker, the old workers stay, and the reason is reported.
     """
     before = supervised.processes
 

@@ -169,7 +169,7 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
         assert isinstance(inherited, int)
         with socket.socket(fileno=os.dup(inherited)) as listening:
             assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            # A connection waits for a worker, and the supervisor does not look at it.
+            # A connection waits for a worker, and the supervisor does not accept it.
             with socket.create_connection(listening.getsockname()):
                 pass
     assert bench.reactor.getReaders() == []
@@ -384,7 +384,7 @@ def test_sighup_replaces_the_workers_also_during_the_start(
     make: Callable[..., Bench], when: str
 ) -> None:
     """
-    A SIGHUP has the workers replaced, even if it came while the service started.
+    A SIGHUP has the workers replaced, even if it arrived while the service started.
     """
     bench = make()
     if when == "before":

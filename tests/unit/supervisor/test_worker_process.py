@@ -226,7 +226,7 @@ def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised)
 
 def test_worker_can_ask_for_more_time(supervised: Supervised) -> None:
     """
-    A process with a long task can ask for more time, as systemd has it.
+    A process with a long task can ask for more time, as with systemd.
 
     Nonsense is no request for more time.
     """
@@ -251,7 +251,7 @@ def test_supervisor_that_was_late_blames_no_worker(
     (process,) = supervised.processes
     process.notify(READY)
     supervised.reactor.turn(WATCHDOG / 4)
-    # As where the clock goes on and nothing is called.
+    # As if the clock advanced and no call was made.
     supervised.reactor.turn(late * WATCHDOG)
     supervised.reactor.turns(WATCHDOG - TURN)
     assert process.signals == []
@@ -263,7 +263,7 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
-    A worker is told to end by SIGTERM, and by SIGKILL if it takes too long.
+    A worker is ended by SIGTERM, and by SIGKILL if it takes too long.
 
     No other process follows.
     """
@@ -296,7 +296,7 @@ def test_retired_silent_worker_gets_sigkill_no_later(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
-    A silent process that is told to end gets its SIGKILL no later for that.
+    A silent process gets its SIGKILL no later if it is also asked to end.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -310,7 +310,7 @@ def test_retired_worker_without_a_process_is_not_started(
     supervised: Supervised, worker: WorkerProcess
 ) -> None:
     """
-    A worker that waits to be started is not started when it is told to end.
+    A worker that waits to be started is not started when it is asked to end.
     """
     supervised.processes[0].end(status=1)
     states = [worker.state]

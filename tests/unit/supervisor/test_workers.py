@@ -77,7 +77,7 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
     supervised: Supervised,
 ) -> None:
     """
-    The service manager is told that the service is ready, and that a worker is alive.
+    The service manager is notified that the service is ready, and that a worker is alive.
 
     It is also told the status of the serving worker.
     """

@@ -122,7 +122,7 @@ def test_order_exists_exactly_if_some_journal_makes_the_records_right(
 
 def told(records: Sequence[Record], operation: Transition | None) -> int:
     """
-    Return the index of a record, from the middle on, that was told of C{operation}.
+    Return the index of a record, from the middle on, with a response to C{operation}.
     """
     return next(
         index

@@ -47,7 +47,7 @@ def watch(
 
 def step(server: Server, times: int = 1) -> None:
     """
-    Move the cursor up C{times} times, each time in a batch of its own.
+    Move the cursor up C{times} times, each time in its own batch.
     """
     for _ in range(times):
         submit(server.committer, NEXT)
@@ -64,7 +64,7 @@ def look(server: Server, times: int = 1) -> None:
 
 def revisions(wire: Wire) -> list[int]:
     """
-    Return the revisions of the events that have come.
+    Return the revisions of the events that have arrived.
     """
     return [int(each) for each in re.findall(rb"(?m)^id: (\d+)$", wire.received)]
 
@@ -229,7 +229,7 @@ def test_stream_is_never_idle_but_ends_if_its_client_reads_nothing() -> None:
     server = Server()
     healthy, stalled = watch(server), watch(server)
     stalled.protocol.pause_writing()
-    # The first sweep notes what the client has taken, and a later one that it took nothing.
+    # The first sweep notes how much the client has read; a later one, that it read nothing.
     server.connections.sweep()
     server.clock.rightNow += STALL_TIMEOUT_SECONDS + KEEP_ALIVE_TIMEOUT_SECONDS
     server.connections.sweep()
@@ -326,7 +326,7 @@ def test_address_with_the_most_streams_loses_its_oldest_to_another() -> None:
     """
     When all streams are used up, other addresses get their share of them.
 
-    Nobody gains a stream by opening more, so nobody's streams end in turns.
+    No client gains a stream by opening more, so no client's streams end in turns.
     """
     server = Server(streams=4)
     greedy = [watch(server, address="192.0.2.1") for _ in range(4)]

@@ -60,7 +60,7 @@ def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
 
 def test_client_with_much_work_delays_another_by_one_piece() -> None:
     """
-    Clients take turns, whoever came first and however much each of them waits for.
+    Clients take turns, in whatever order they arrived and however much they wait for.
     """
     work = Work()
     for number in range(300):

@@ -31,7 +31,7 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
     tmp_path: Path,
 ) -> None:
     """
-    The access log is not readable for everybody.
+    The access log is not readable by all users.
     """
     before = os.umask(0o022)
     authority = trustme.CA()

@@ -61,7 +61,7 @@ def test_worker_of_a_supervisor_leaves_the_signals_to_it(
     """
     A worker below a supervisor speaks through its pipe.
 
-    The worker has a process group of its own, leaves SIGHUP to the supervisor, and writes
+    The worker has its own process group, leaves SIGHUP to the supervisor, and writes
     its traceback at SIGABRT.
     """
     reading, writing = pipe
@@ -132,7 +132,7 @@ def test_failed_heartbeat_is_not_the_last() -> None:
     """
     A sign of life that fails is not the last.
 
-    This holds if the sign cannot be sent and if the state cannot be told.
+    This holds if the sign cannot be sent and if the state cannot be reported.
     """
     failures = [OSError(24, "Too many open files"), None]
     beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))

@@ -71,7 +71,7 @@ class ListeningReactor(MemoryReactor, Turns):
 
     def turns(self, seconds: float) -> None:
         """
-        Let C{seconds} pass, in short turns.
+        Let C{seconds} pass, in small steps.
         """
         for _ in range(round(16 * seconds) + 1):
             self.turn(1 / 16)
@@ -141,7 +141,7 @@ class Bench:
 
     def ask_for_a_step(self) -> Transport:
         """
-        Send a request on a connection of its own.
+        Send a request on its own connection.
 
         @return: the transport that gets the response when it is there.
         """
@@ -207,7 +207,7 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     """
     A connection in use is closed by an answer.
 
-    This holds even if the process read no request for longer than it goes on taking them.
+    This holds even if the process read no request for longer than it accepts them.
     """
     bench = make()
     bench.worker.startService()
@@ -325,7 +325,7 @@ def test_worker_that_cannot_serve_does_not_listen_beside_one_that_does(
     """
     Clients of a service that serves never get the 503 of another worker.
 
-    The worker listens while nobody serves, and stops when somebody does.
+    The worker listens while no worker is active, and stops when one is.
     """
     show(board, serving="worker-1")
     bench = make(store=Unusable(StoreUnusable("gone")), supervisor=3, scoreboard=board)
@@ -498,7 +498,7 @@ def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -
 
 def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     """
-    A worker whose store fails ends, and the next worker finds out what the disk has.
+    A worker whose store fails ends, and the next worker reads the disk.
     """
     bench = make()
     bench.worker.startService()

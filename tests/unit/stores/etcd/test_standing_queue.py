@@ -144,7 +144,7 @@ def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
     assert queue.delay(waits_at) == pytest.approx(wait)
     assert queue.delay(waits_at + wait) == 0
     assert queue.passed == [mark]
-    # Its next mark is skipped anew.
+    # Its next mark is skipped again.
     queue.won(waits_at + wait, USUAL, 8, [evolve(mark, modified=7)])
     assert queue.delay(waits_at + wait) == 0
     assert queue.passed == []

@@ -39,7 +39,7 @@ OTHER = batch((0, 0), b"n")
 
 class Bench:
     """
-    A node whose messages the test has in its hands, and another one beside it.
+    A node whose messages the test has in its hands, and another one next to it.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ def test_transaction_without_a_response_is_resent_and_happens_once(bench: Bench)
     bench.caller.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
-    # And the store goes on from there.
+    # And the store continues from there.
     ended = bench.commit(batch((2, 2), b"n"))
     bench.caller.answer()
     assert ended == [None]

@@ -50,7 +50,7 @@ class Node:
         """
         Ask for a turn.
 
-        @return: a list that gets the cursor when the turn has come.
+        @return: a list that gets the cursor when the turn has begun.
         """
         told: list[object] = []
         self.store.turn().addCallback(told.append)

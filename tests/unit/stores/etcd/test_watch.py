@@ -61,7 +61,7 @@ class Way(FakeCaller):
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait until the test goes on.
+        Wait until the test continues.
         """
         self.pauses.append(Deferred())
         await self.pauses[-1]

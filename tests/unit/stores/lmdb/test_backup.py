@@ -68,7 +68,7 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
 
 def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
     """
-    A store is copied while this very process has it open, and the process goes on writing.
+    A store is copied while this very process has it open and continues to write.
     """
     filled(tmp_path / "store", BATCHES)
     store = at(tmp_path / "store")

@@ -64,7 +64,7 @@ def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
 
 def test_a_slow_disk_stays_in_the_thread() -> None:
     """
-    A slow call in the thread begins the proof that calls are short anew.
+    After a slow call in the thread, the proof that calls are short begins again.
     """
     policy = slow()
     for _ in range(10):

@@ -74,7 +74,7 @@ key_rows = st.builds(
 @frozen
 class Drawn:
     """
-    A key and a value, and how they came about.
+    A key and a value, and how they were made.
 
     @ivar own_key: the key that the value was written for.
     """

@@ -182,7 +182,7 @@ def test_interrupted_restore_leaves_the_old_store_and_no_copy(
 
 def assert_nothing_happened(place: Path) -> None:
     """
-    Assert that the store is as it was, and that nothing else is beside it.
+    Assert that the store is as it was, and that nothing else is next to it.
     """
     assert summary(place / "store").revision == 9
     assert {each.name for each in place.iterdir()} == {"older", "backup", "store"}

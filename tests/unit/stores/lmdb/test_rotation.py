@@ -19,7 +19,7 @@ OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """
-    Provide a directory with a store, and three old backups of it beside other things.
+    Provide a directory with a store, and three old backups of it next to other files.
     """
     make_store(tmp_path / "store", 5)
     (tmp_path / "backups").mkdir()

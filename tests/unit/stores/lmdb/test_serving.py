@@ -42,7 +42,7 @@ def overwrite(path: Path, offset: int, new: bytes) -> None:
 
 def in_value(value: bytes) -> Damage:
     """
-    Return a damage to the last bit of a record's value, wherever the file has that value.
+    Return a damage to the last bit of a record's value, in each place that has the value.
     """
 
     def damage(path: Path) -> None:

@@ -28,7 +28,7 @@ PAGE = 4096
 
 class Env:
     """
-    A fake LMDB environment whose copies all run until they are ended, but for the last.
+    A fake LMDB environment whose copies all run until they are ended, except for the last.
 
     @ivar copies: how many copies it takes until one is whole.
     @ivar growth: bytes that the store grows by with each look at its size.
@@ -60,7 +60,7 @@ class Env:
 
     def copyfd(self, fd: int, *, compact: bool = False) -> None:
         """
-        Write a copy to C{fd}, and go on until that fails unless it is the last copy.
+        Write a copy to C{fd}, and continue until that fails unless it is the last copy.
         """
         assert compact
         self.begun += 1
@@ -105,7 +105,7 @@ def written(target: int) -> bytes:
 
 def copy(env: Env, target: int, seconds: float = 0.0) -> None:
     """
-    Call L{copy_snapshot} with a clock that goes on by C{seconds} with each look at it.
+    Call L{copy_snapshot} with a clock that advances by C{seconds} at each reading.
     """
     now = count(0.0, seconds)
     copy_snapshot(env, target, lambda _: None, lambda: next(now))  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_error_of_the_progress_function_is_raised(target: int) -> None:
 
     class Slow(Env):
         """
-        The fake environment of a store that is copied until the progress was told.
+        The fake environment of a store that is copied until it has reported progress.
         """
 
         def copyfd(self, fd: int, *, compact: bool = False) -> None:

@@ -188,7 +188,7 @@ def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
     """
     A store that its surroundings keep from being opened is not called damaged.
 
-    Otherwise nobody would try to open the store again.
+    Otherwise no worker would try to open the store again.
     """
     path = tmp_path / "store"
     state = filled(path, 1)

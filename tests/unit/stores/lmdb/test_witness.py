@@ -1,5 +1,5 @@
 """
-The witness of the newest commit: its proof, and that it is in nobody's way.
+The witness of the newest commit: it proves damage, and its own failures do no harm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def begin_with_the_older_state(store: Path) -> None:
     """
     Make LMDB begin with the state before the newest transaction.
 
-    One bit of that transaction's number changes, and nothing in the file tells of the
+    One bit of that transaction's number changes, and nothing in the file shows the
     change.
     """
     with opened(store) as file:
