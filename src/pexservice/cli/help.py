@@ -5,7 +5,7 @@ C{--help}: the options in groups, instead of in the order of the alphabet.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from pexservice.settings.option import GROUPS, Option
 
@@ -14,15 +14,13 @@ _INDENT = 26
 _WIDTH = 80
 
 
-def grouped(description: str, options: Iterable[Option]) -> str:
+def grouped(description: str, options: Sequence[Option]) -> str:
     """
     Return the help text that follows the synopsis.
     """
     lines = ["", *textwrap.wrap(description, _WIDTH)]
-    by_group: dict[str, list[Option]] = {group: [] for group in GROUPS}
-    for option in options:
-        by_group[option.group].append(option)
-    for group, members in by_group.items():
+    for group in GROUPS:
+        members = [option for option in options if option.group == group]
         if members:
             lines += ["", f"{group}:"]
         for option in members:
@@ -44,10 +42,13 @@ def help_of(option: Option) -> str:
 
 def _entry(head: str, text: str) -> Iterator[str]:
     head = f"  {head}"
-    lines = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False)
     if len(head) > _INDENT - 2:
         yield head
         head = ""
-    yield f"{head:{_INDENT}}{lines[0]}"
-    for line in lines[1:]:
-        yield " " * _INDENT + line
+    yield from textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=f"{head:{_INDENT}}",
+        subsequent_indent=" " * _INDENT,
+        break_on_hyphens=False,
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
@@ -49,16 +49,6 @@ def _version(_: Namespace) -> Result:
     return Result(f"pexctl {number}", {"version": number})
 
 
-class _VersionOption(Action):
-    """
-    The option C{--version}: only it takes the time to read the version.
-    """
-
-    def __call__(self, parser: ArgumentParser, *_: object) -> None:
-        write(_version(Namespace()).line)
-        parser.exit()
-
-
 def make_parser() -> ArgumentParser:
     """
     Return the parser of the command line.
@@ -71,9 +61,7 @@ def make_parser() -> ArgumentParser:
         ),
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action=_VersionOption, nargs=0, help="print the version and exit"
-    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, declared in VERBS.items():
         declared.describe(commands.add_parser(name, help=declared.summary))
@@ -93,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        words[0] = "version"
     if words and words[0] not in VERBS and not words[0].startswith("-"):
         parser.error(f"there is no command {printable(words[0])}{_suggestion(words[0])}")
     arguments, others = parser.parse_known_args(words)

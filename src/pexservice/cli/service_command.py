@@ -1,24 +1,73 @@
 """
-The command C{pexservice}: the supervisor in the foreground.
+The commands C{pexservice} and C{python -m pexservice}, as far as they start nothing.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
-_SERVICES = {"pexservice", "pexservice-worker"}
+FRONT_PAGE = """\
+A durable cursor over the Fibonacci sequence, served over HTTP.
+
+Start it:
+  pexservice [options]             in the foreground, on http://127.0.0.1:8081
+  twistd pexservice [options]      as a daemon: twistd.pid, twistd.log
+  twistd pexservice --help         its options
+
+Operate it:
+  pexctl help                      status, backup and more
+  pexctl status                    does it accept steps?
+
+"python -m pexservice" replaces "twistd" and "pexctl" if they are not on the path:
+python -m pexservice -n pexservice, python -m pexservice status.
+"""
+
+
+def names_service(arguments: Sequence[str]) -> bool:
+    """
+    Return whether a command line is for C{twistd}, because it names one of its services.
+    """
+    return "pexservice" in arguments or "pexservice-worker" in arguments
+
+
+def is_pexctl(arguments: Sequence[str]) -> bool:
+    """
+    Return whether a command line is for C{pexctl}: it starts with a word and no service.
+    """
+    starts_with_word = bool(arguments) and not arguments[0].startswith("-")
+    return starts_with_word and not names_service(arguments)
+
+
+def print_front_page(arguments: Sequence[str]) -> bool:
+    """
+    Print the help or the version.
+
+    @return: whether the command line is for one of them, and not for C{twistd}.
+    """
+    if names_service(arguments):
+        return False
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(FRONT_PAGE)
+        return True
+    if arguments[0] == "--version":
+        from importlib.metadata import version  # noqa: PLC0415 a megabyte
+
+        sys.stdout.write(f"pexservice {version('pexservice')}\n")
+        return True
+    return False
 
 
 def main() -> None:
     """
-    Become C{python -m pexservice}, which runs twistd.
+    Run the command C{pexservice}: become C{python -m pexservice}, which runs C{twistd}.
 
-    With the name of a service among the arguments, they are twistd's.  Without, they are
-    the options of the service.
+    If the arguments name a service, they are twistd's.  Otherwise they are options of the
+    service, which runs in the foreground.
     """
     arguments = sys.argv[1:]
-    if not _SERVICES.intersection(arguments):
+    if not names_service(arguments):
         arguments = ["--nodaemon", "--pidfile=", "pexservice", *arguments]
     # In the same process, so that signals and the exit status are the service's.
     os.execv(sys.executable, [sys.executable, "-m", "pexservice", *arguments])

@@ -27,6 +27,7 @@ from twisted.python import usage
 
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
+from pexservice.cli.output import give_up_output
 from pexservice.process.children import killed_with_parent, retry_while_orphans_end
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
@@ -35,6 +36,7 @@ from pexservice.process.listening import (
     require_addresses,
 )
 from pexservice.process.log_lines import error_line
+from pexservice.process.scoreboard import LOSSES
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor
@@ -141,8 +143,8 @@ class CommonOptions(usage.Options):
             sys.stdout.write(f"{self}\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader ended, like head(1); the interpreter would flush again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader has ended, like head(1).
+            give_up_output()
         sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:
@@ -369,15 +371,6 @@ def refuse_second_start(pid_file: str | None) -> None:
     )
 
 
-#: The options whose loss by a reload has to be accepted, and what is lost.  Half of a file
-#: that an editor is writing is valid TOML.
-LOSSES = {
-    "token_file": "everybody could move the cursor",
-    "tls_certificate": "requests would be sent in plain text",
-    "journal": "the oldest steps of the history would be removed for good",
-}
-
-
 def _read_again(
     began: Settings, options: ServiceOptions, plan: WorkerPlan, accepted: Sequence[str]
 ) -> WorkerPlan:
@@ -409,11 +402,11 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
     for option in options_of(Settings):
         old, new = getattr(before, option.attribute), getattr(after, option.attribute)
         lost = new is None or (isinstance(old, int) and new < old)
-        guarded = option.attribute in LOSSES and option.name not in accepted
+        guarded = option.name in LOSSES and option.name not in accepted
         if guarded and old is not None and lost:
             now = "is no longer set" if new is None else f"is {new} instead of {old}"
             raise Misconfigured(
-                f"{option.name} {now}, so {LOSSES[option.attribute]}; if this is"
+                f"{option.name} {now}, so {LOSSES[option.name]}; if this is"
                 f" intended, use pexctl reload --accept {option.name}, or restart"
             )
 

@@ -115,7 +115,8 @@ class Verb:
 def epilogue(examples: Sequence[str], statuses: Sequence[int]) -> str:
     heading = "examples" if len(examples) > 1 else "example"
     lines = [f"{heading}:", *(f"  {example}" for example in examples), "", "exit status:"]
-    return "\n".join([*lines, *(f"  {code:<4} {STATUSES[code]}" for code in statuses), ""])
+    lines += [f"  {status:<4} {STATUSES[status]}" for status in statuses]
+    return "\n".join([*lines, ""])
 
 
 #: Every verb, by its name, in the order of the help.

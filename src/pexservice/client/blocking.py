@@ -31,7 +31,7 @@ from pexservice.client.cursor import (
     new_key,
     outcome_unknown,
 )
-from pexservice.client.errors import Unanswered
+from pexservice.client.errors import OutcomeUnknown, Unanswered
 from pexservice.client.state import State, Step
 
 Parameters = ParamSpec("Parameters")
@@ -41,17 +41,11 @@ Value = TypeVar("Value")
 #: that wait, so a call waits many times.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: How long after its deadline a call waits for a reactor that is late.
+#: How long a call waits after its timeout, for a reactor that is late.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
 _STOP_TIMEOUT_SECONDS = 5.0
-
-
-class ReactorBlocked(Unanswered):
-    """
-    The reactor's thread does not run its calls in time.
-    """
 
 
 _lock = threading.Lock()
@@ -109,15 +103,15 @@ def _stop(reactor: Any, thread: threading.Thread, process_id: int) -> None:
 
 
 def wait(
-    call: Callable[[], Coroutine[Any, Any, Value]], deadline: float = math.inf
+    call: Callable[[], Coroutine[Any, Any, Value]], timeout: float = math.inf
 ) -> Value:
     """
     Make a call in the reactor's thread, wait for it in this one, and return its result.
 
     An interrupted wait cancels the call, which then sends nothing more.
 
-    @param deadline: when the call ends by itself, in seconds.
-    @raise ReactorBlocked: the reactor is blocked, so the call did not end at its deadline.
+    @param timeout: after how many seconds the call ends by itself.
+    @raise Unanswered: the call has not ended, because the reactor is blocked.
     """
     reactor = running_reactor()
     calls: list[Deferred[Value]] = []
@@ -135,21 +129,20 @@ def wait(
         results.append(result)
         waiting.release()
 
-    latest = time.monotonic() + deadline + LATE_REACTOR_SECONDS
+    latest = time.monotonic() + timeout + LATE_REACTOR_SECONDS
     reactor.callFromThread(begin)
     try:
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > latest:
-                raise ReactorBlocked(  # noqa: TRY301 handled like an interrupt
-                    f"no response within {deadline:g} s: the reactor is blocked"
+                raise Unanswered(  # noqa: TRY301 handled like an interrupt
+                    f"no response within {timeout:g} s: the reactor is blocked"
                 )
-    except (KeyboardInterrupt, SystemExit, ReactorBlocked):
+    except (KeyboardInterrupt, SystemExit, Unanswered):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
         raise
-    result = results[0]
-    if isinstance(result, Failure):
-        result.raiseException()
-    return cast(Value, result)
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return cast(Value, results[0])
 
 
 def _blocking(
@@ -165,15 +158,16 @@ def _blocking(
     def call(
         self: BlockingCursor, /, *_: Parameters.args, **options: Parameters.kwargs
     ) -> Value:
-        parameters: dict[str, Any] = {**options}
-        deadline = parameters.get("deadline")
-        limit = self._deadline if deadline is None else deadline
+        parameters: dict[str, Any] = {"deadline": None, **options}
+        if parameters["deadline"] is None:
+            parameters["deadline"] = self._call_timeout
         if word != "current" and parameters.get("key") is None:
             parameters["key"] = new_key()
         try:
-            return wait(lambda: ask(self._cursor, **parameters), limit)
-        except ReactorBlocked as error:
-            if word == "current":
+            return wait(lambda: ask(self._cursor, **parameters), parameters["deadline"])
+        except Unanswered as error:
+            # The cursor itself raises OutcomeUnknown for a step; this one is of the wait.
+            if word == "current" or isinstance(error, OutcomeUnknown):
                 raise
             raise outcome_unknown(word, parameters["key"], error) from error
 
@@ -200,7 +194,7 @@ class BlockingCursor:
 
         @param on_retry: called in the reactor's thread.
         """
-        self._deadline = deadline
+        self._call_timeout = deadline
         self._cursor = Cursor(
             *urls,
             token=token,
@@ -238,7 +232,9 @@ class BlockingCursor:
         """
         Yield the steps that were made, newest first; see L{Cursor.history}.
         """
-        return _iterate(self._cursor.history(before=before, limit=limit), self._deadline)
+        return _iterate(
+            self._cursor.history(before=before, limit=limit), self._call_timeout
+        )
 
     def watch(self) -> Iterator[State]:
         """
@@ -247,7 +243,7 @@ class BlockingCursor:
         return _iterate(self._cursor.watch(), math.inf)
 
 
-def _iterate(items: AsyncIterator[Value], deadline: float) -> Iterator[Value]:
+def _iterate(items: AsyncIterator[Value], timeout: float) -> Iterator[Value]:
     async def next_item() -> list[Value]:
         async for item in items:
             return [item]
@@ -257,7 +253,7 @@ def _iterate(items: AsyncIterator[Value], deadline: float) -> Iterator[Value]:
         Deferred.fromCoroutine(cast(AsyncGenerator[Value], items).aclose())
 
     try:
-        while batch := wait(next_item, deadline):
+        while batch := wait(next_item, timeout):
             yield batch[0]
     finally:
         # This thread must not close what the reactor's thread uses.  In a forked child,

@@ -63,7 +63,7 @@ class Cursor:
         agent: IAgent | None = None,
     ) -> None:
         """
-        Make a client, without connecting to the service yet.
+        Make a client.  It connects to the service at its first call.
 
         @param urls: the base URLs of one service, for example of all nodes with one store.
             They are tried in turn.
@@ -85,28 +85,32 @@ class Cursor:
                 raise BadAddress("the token must consist of visible ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
         try:
-            self._servers = [BaseURL.parse(url) for url in urls or (DEFAULT_BASE_URL,)]
+            servers = [BaseURL.parse(url) for url in urls or (DEFAULT_BASE_URL,)]
         except ValueError as error:
             raise BadAddress(str(error)) from error
-        self._deadline = deadline
-        self._pools: list[HTTPConnectionPool] = []
+        # Unix sockets have no host, so one pool would take them all for one server.
+        self._pools = [make_pool(reactor, connections) for _ in servers]
+
+        def make_agent(server: BaseURL, pool: HTTPConnectionPool) -> IAgent:
+            endpoint = make_endpoint(server, reactor, ca_file)
+            return cast(IAgent, Agent.usingEndpointFactory(reactor, endpoint, pool))
+
+        agents = [
+            agent or make_agent(*both) for both in zip(servers, self._pools, strict=True)
+        ]
+        self._client = RetryingClient(
+            reactor,
+            list(zip(servers, agents, strict=True)),
+            headers,
+            timeout,
+            on_retry or (lambda _: None),
+        )
+        self._call_timeout = deadline
         self._streams: set[EventStream] = set()
 
-        def agent_for(server: BaseURL) -> IAgent:
-            endpoint = make_endpoint(server, reactor, ca_file)
-            # Unix sockets have no host, so one pool would take them all for one server.
-            self._pools.append(make_pool(reactor, connections))
-            return cast(
-                IAgent, Agent.usingEndpointFactory(reactor, endpoint, self._pools[-1])
-            )
-
-        agents = [(server, agent or agent_for(server)) for server in self._servers]
-        self._client = RetryingClient(
-            reactor, agents, headers, timeout, on_retry or (lambda _: None)
-        )
-
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {' '.join(map(str, self._servers))}>"
+        servers = " ".join(str(server) for server, _ in self._client.servers)
+        return f"<{type(self).__name__} {servers}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -133,7 +137,7 @@ class Cursor:
         @raise Unanswered: no final response arrived.
         @raise CursorError: the response contains no state.
         """
-        return state_of(await self._call("GET", "/current", {}, deadline))
+        return state_of(await self._call(b"GET", "/current", {}, deadline))
 
     async def next(
         self,
@@ -197,7 +201,7 @@ class Cursor:
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            steps, more = steps_of(await self._call("GET", path, {}, None), before)
+            steps, more = steps_of(await self._call(b"GET", path, {}, None), before)
             for step in steps:
                 yield step
             if not more:
@@ -218,13 +222,14 @@ class Cursor:
         return watch(self._client, self._streams)
 
     async def _call(
-        self, method: str, path: str, headers: Mapping[str, str], deadline: float | None
+        self, method: bytes, path: str, headers: Mapping[str, str], seconds: float | None
     ) -> ReceivedResponse:
-        limit = self._deadline if deadline is None else deadline
-        return await self._client.call(method, path, headers, read_response, limit)
+        if seconds is None:
+            seconds = self._call_timeout
+        return await self._client.call(method, path, headers, read_response, seconds)
 
     async def _step(
-        self, word: str, if_revision: int | None, key: str | None, deadline: float | None
+        self, word: str, if_revision: int | None, key: str | None, seconds: float | None
     ) -> State:
         if key is None:
             key = new_key()
@@ -234,7 +239,7 @@ class Cursor:
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
         try:
-            return state_of(await self._call("POST", f"/{word}", headers, deadline))
+            return state_of(await self._call(b"POST", f"/{word}", headers, seconds))
         except Unanswered as error:
             raise outcome_unknown(word, key, error) from error
         except CursorError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
@@ -140,7 +141,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
             headers["Last-Event-ID"] = str(latest.revision)
         read = partial(_open_stream, client.clock)
         try:
-            stream = await client.call("GET", "/events", headers, read, math.inf)
+            stream = await client.call(b"GET", "/events", headers, read, math.inf)
         except CursorError:
             if client.closed:
                 return
@@ -155,7 +156,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
         finally:
             streams.discard(stream)
             stream.end("the watch ended")
-        await client.wait(backoff(failures))
+        await deferLater(client.clock, backoff(failures))
         failures += 1
 
 
@@ -182,7 +183,7 @@ async def _newer_states(
             # The node is behind, or the store was restored: a read is never behind.
             try:
                 response = await client.call(
-                    "GET", "/current", {}, read_response, CONFIRMATION_SECONDS
+                    b"GET", "/current", {}, read_response, CONFIRMATION_SECONDS
                 )
             except Unanswered:
                 # The next stream begins with the same question.

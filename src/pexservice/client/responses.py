@@ -8,9 +8,10 @@ message names what was expected and what was received.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -123,35 +124,27 @@ def state_of(response: ReceivedResponse) -> State:
     """
     Return the state in an event, or in the response to a step or to C{/current}.
 
-    @raise Moved: the step was meant for another revision.
     @raise Refused: the service refused the request.
+    @raise Moved: the step was meant for another revision.
     @raise UnexpectedAnswer: the response contains no state.
     """
     content = _content(response)
-
-    def wrong(received: str, value: object) -> UnexpectedAnswer:
-        received = f"{received}: {quoted(str(value).encode())}"
-        return response.unexpected("a state of the cursor", received)
-
-    if not isinstance(content, dict):
-        raise wrong("JSON that is not an object", content)
-    revision, position = content.get("revision"), content.get("position")
-    if not _is_count(revision) or not _is_count(position):
-        raise wrong("an object without revision and position", list(content))
-    if "current" not in content and _is_count(content.get("digits")):
-        # An event leaves out the digits of a long value.
-        return State(revision=revision, position=position)
-    for name in ("current", "previous", "next"):
-        value = content.get(name)
-        # Position 0 has no previous value.
-        absent = name == "previous" and position == 0
-        if not (value is None if absent else is_number(value)):
-            raise wrong(f"{name} at position {position} is not a number", value)
+    with _reading(response, "a state of the cursor"):
+        revision, position = _count(content["revision"]), _count(content["position"])
+        if "current" not in content:
+            # An event has only the number of digits of a long value.
+            _count(content["digits"])
+            return State(revision=revision, position=position)
+        current, previous, following = map(content.get, ("current", "previous", "next"))
+        values_are_numbers = is_number(current) and is_number(following)
+        has_previous = is_number(previous) if position else previous is None
+        if not values_are_numbers or not has_previous:
+            raise ValueError(f"these are no values at position {position}")
     return State(
         revision=revision,
         position=position,
         replayed=response.headers.get("idempotency-replayed") == "true",
-        received=Digits(content["current"], content["previous"], content["next"]),
+        received=Digits(current, previous, following),
     )
 
 
@@ -164,30 +157,39 @@ def steps_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step]
     @raise UnexpectedAnswer: the response is not such a page.
     """
     content = _content(response)
-    try:
-        steps = [_step(row) for row in content["transitions"]]
+    steps: list[Step] = []
+    with _reading(response, "a page of the history"):
+        for row in content["transitions"]:
+            revision, position = _count(row["revision"]), _count(row["position"])
+            transition, time = row["transition"], datetime.fromisoformat(row["time"])
+            if before is not None and revision >= before:
+                raise ValueError(f"revision {revision} is not below {before}")
+            if transition not in _STEPS:
+                raise ValueError("no such step")
+            steps.append(
+                Step(revision=revision, position=position, transition=transition, time=time)
+            )
+            before = revision
         more = content["next"] is not None
-    except (KeyError, TypeError, ValueError) as error:
-        received = printable(f"something else ({type(error).__name__}: {error})")
-        raise response.unexpected("a page of the history", received) from error
-    for step in steps:
-        if before is not None and step.revision >= before:
-            received = f"revision {step.revision}"
-            raise response.unexpected(f"steps before revision {before}", received)
-        before = step.revision
     return steps, more and bool(steps)
 
 
-def _step(row: Mapping[str, Any]) -> Step:
-    time = datetime.fromisoformat(row["time"])
-    revision, position, transition = row["revision"], row["position"], row["transition"]
-    if not _is_count(revision) or not _is_count(position) or transition not in _STEPS:
-        raise ValueError("a row that is no step")
-    return Step(revision=revision, position=position, transition=transition, time=time)
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("a count must be a number of 64 bits")
+    return value
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
+@contextmanager
+def _reading(response: ReceivedResponse, expected: str) -> Iterator[None]:
+    """
+    Turn the error of content with another form into L{UnexpectedAnswer}.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        received = printable(f"something else ({type(error).__name__}: {error})")
+        raise response.unexpected(expected, received) from error
 
 
 def _content(response: ReceivedResponse) -> Any:
@@ -240,12 +242,9 @@ def error_of(response: ReceivedResponse) -> CursorError:
     name, detail = problem
     if name != "precondition-failed":
         return Refused(f"{response.url}: {detail}", response.status, name)
-    numbers = [response.headers.get(f"pex-{word}", "") for word in ("revision", "position")]
-    if not all(is_number(text) and len(text) < 20 for text in numbers):  # noqa: PLR2004 64 bits
-        return response.unexpected(
-            "the present revision and position", quoted(response.body)
-        )
-    revision, position = map(int, numbers)
+    with _reading(response, "the present revision and position"):
+        revision = _count(int(response.headers["pex-revision"]))
+        position = _count(int(response.headers["pex-position"]))
     return Moved(
         f"{response.url}: the cursor is at revision {revision}, position {position}",
         State(revision=revision, position=position),

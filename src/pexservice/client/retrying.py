@@ -1,5 +1,5 @@
 """
-One call: the identical request is sent until a final response arrives or the deadline ends.
+One call: the identical request is sent until a final response arrives or the time is over.
 
 A request that moves the cursor has an idempotency key, so the repetition is safe.
 """
@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
@@ -35,6 +35,7 @@ from pexservice.client.errors import (
     UnexpectedAnswer,
 )
 from pexservice.client.responses import ReceivedResponse, problem_of
+from pexservice.client.state import is_number
 from pexservice.core.base_url import BaseURL
 from pexservice.core.text import printable, quoted
 
@@ -51,9 +52,8 @@ _TOO_MANY_REQUESTS = 429
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
-#: Retry-After of more digits counts as an hour, which no deadline waits for.
-_MAX_RETRY_AFTER_DIGITS = 4
-_HOUR_SECONDS = 3600.0
+#: No call waits as long as this, and a watch asks again after it.
+_MAX_RETRY_AFTER_SECONDS = 3600.0
 
 #: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
 _UNTRUSTED = "certificate verify failed"
@@ -92,7 +92,7 @@ class RetryingClient:
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
     @ivar headers: the headers of every request.
-    @ivar timeout: how long one attempt may take, in seconds.
+    @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
     """
@@ -100,88 +100,85 @@ class RetryingClient:
     clock: IReactorTime
     servers: Sequence[tuple[BaseURL, IAgent]]
     headers: Mapping[str, str]
-    timeout: float
+    attempt_timeout: float
     on_retry: Callable[[str], object]
     closed: bool = False
-    _turn: int = 0
+    _last_server: int = 0
 
     async def call(
         self,
-        method: str,
+        method: bytes,
         path: str,
         headers: Mapping[str, str],
         read: Callable[[IResponse, str], Deferred[Content]],
-        deadline: float,
+        seconds: float,
     ) -> Content:
         """
         Send a request until a final response arrives, and return what C{read} makes of it.
 
         @param path: the path with the query.
         @param read: reads a response; it receives the response and the URL.
-        @raise Unanswered: no final response arrived within C{deadline} seconds.
+        @param seconds: how long all attempts may take together.
+        @raise Unanswered: no final response arrived in time.
         @raise CursorError: another attempt would fail in the same way.
         """
         if self.closed:
             raise CursorError("this client is closed")
-        end = self.clock.seconds() + deadline
-        turn, attempts, sent, reason = self._turn, 0, False, ""
-        lists = {name: [value] for name, value in {**self.headers, **headers}.items()}
+        end = self.clock.seconds() + seconds
+        all_headers = Headers({k: [v] for k, v in {**self.headers, **headers}.items()})
+        first, attempts, sent, reason = self._last_server, 0, False, ""
         while True:
-            server, agent = self.servers[turn % len(self.servers)]
+            number = (first + attempts) % len(self.servers)
+            server, agent = self.servers[number]
             url = f"{server.text.rstrip('/')}{path}"
-            seconds = min(self.timeout, max(end - self.clock.seconds(), 0.0))
+            remaining = max(end - self.clock.seconds(), 0.0)
             # Every server has its turn before the delay grows.
             delay = backoff(attempts // len(self.servers))
+            attempts += 1
             sending: Deferred[IResponse] = agent.request(
-                method.encode(), f"{server.url}{path}".encode(), Headers(lists), None
+                method, f"{server.url}{path}".encode(), all_headers, None
             )
             try:
-                content = await self._attempt(sending.addCallback(read, url), seconds)
+                content = await self._attempt(sending.addCallback(read, url), remaining)
             except _RETRIED as error:
-                if permanent := _permanent_error(url, error):
-                    raise permanent from error
+                _raise_permanent(url, error)
                 sent = sent or not isinstance(error, _UNSENT)
-                # If the deadline cut this attempt short, the error before says more.
-                cut_short = seconds < self.timeout and isinstance(error, TimedOut)
+                # If the end of the call cut this attempt short, the error before says more.
+                cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
                     reason = f"{url}: {_words(error)}"
             else:
-                if not _is_retried(content):
-                    self._turn = turn
+                if (
+                    not isinstance(content, ReceivedResponse)
+                    or content.status not in RETRIED_STATUSES
+                ):
+                    self._last_server = number
                     return content
-                sent = sent or not _refuses_surely(content)
-                reason = f"{url}: {_describe(content)}"
-                delay = max(delay, self._requested_delay(content))
-            turn += 1
-            attempts += 1
-            is_over = self.closed or self.clock.seconds() + delay >= end
-            if not is_over:
+                name, detail = problem_of(content) or (None, quoted(content.body))
+                sent = sent or name not in _SURE_REFUSALS
+                described = f"{name}: {detail}" if name else detail
+                reason = f"{url}: status {content.status}: {described}"
+                # Another server may be asked at once, except after a rate limit.
+                if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
+                    delay = max(delay, retry_after(content.headers))
+            if not self.closed and self.clock.seconds() + delay < end:
                 self.on_retry(reason)
-                await self.wait(delay)
-            if is_over or self.closed:
-                end_reason = (
-                    "the client was closed before a final response"
-                    if self.closed
-                    else f"no final response within {deadline:g} s"
-                )
-                raise Unanswered(
-                    f"{end_reason} ({attempts} attempt{'s' * (attempts > 1)}): {reason}",
-                    sent=sent,
-                )
+                await deferLater(self.clock, delay)
+                if not self.closed:
+                    continue
+            why = (
+                "the client was closed before a final response"
+                if self.closed
+                else f"no final response within {seconds:g} s"
+            )
+            tried = f"{attempts} attempt{'s' * (attempts > 1)}"
+            raise Unanswered(f"{why} ({tried}): {reason}", sent=sent)
 
-    async def wait(self, seconds: float) -> None:
-        await deferLater(self.clock, seconds)
-
-    def _requested_delay(self, response: ReceivedResponse) -> float:
-        # Another server may be asked at once, except after a rate limit.
-        if len(self.servers) > 1 and response.status != _TOO_MANY_REQUESTS:
-            return 0.0
-        return retry_after(response.headers, time.time())
-
-    async def _attempt(self, result: Deferred[Content], seconds: float) -> Content:
+    async def _attempt(self, result: Deferred[Content], remaining: float) -> Content:
         """
-        Wait for a result at most C{seconds}, and cancel it when the call is cancelled.
+        Wait for the C{result} of one attempt, and cancel it when the call is cancelled.
         """
+        seconds = min(self.attempt_timeout, remaining)
         result.addTimeout(seconds, self.clock, _time_out)
         # A cancelled request may end with the error of its connection, for example that
         # there is no such host.  This Deferred ends with CancelledError instead.
@@ -194,15 +191,6 @@ class RetryingClient:
             raise
 
 
-def _is_retried(content: object) -> TypeGuard[ReceivedResponse]:
-    return isinstance(content, ReceivedResponse) and content.status in RETRIED_STATUSES
-
-
-def _refuses_surely(response: ReceivedResponse) -> bool:
-    problem = problem_of(response)
-    return problem is not None and problem[0] in _SURE_REFUSALS
-
-
 def _time_out(result: Any, timeout: float) -> Any:
     words = f"no response within {timeout:.3g} s"
     if isinstance(result, Failure) and result.check(*_UNSENT):
@@ -210,42 +198,29 @@ def _time_out(result: Any, timeout: float) -> Any:
     raise TimedOut(words)
 
 
-def backoff(attempt: int, chance: float | None = None) -> float:
+def backoff(attempt: int) -> float:
     """
     Return the delay after the C{attempt}-th failure, counted from 0, in seconds.
 
     Half of the delay is random: clients that failed together must not return together.
-
-    @param chance: a number from 0 to 1; random by default.
     """
-    if chance is None:
-        chance = random.random()  # noqa: S311 no secret
     longest = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
-    return longest * (1 + chance) / 2
+    return random.uniform(longest / 2, longest)  # noqa: S311 no secret
 
 
-def retry_after(headers: Mapping[str, str], now: float) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """
     Return the delay that a response asks for, in seconds; 0 if it asks for none.
 
     @param headers: the headers of the response, by their names in lower case.
-    @param now: seconds since 1970, which count if the response has no C{Date}.
     """
     value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value) if len(value) <= _MAX_RETRY_AFTER_DIGITS else _HOUR_SECONDS
-    until = _timestamp(value)
-    if until is None:
-        return 0.0
-    date = _timestamp(headers.get("date", ""))
-    return max(until - (now if date is None else date), 0.0)
-
-
-def _timestamp(date: str) -> float | None:
+    if is_number(value):
+        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
-        return parsedate_to_datetime(date).timestamp()
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
-        return None
+        return 0.0
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -260,27 +235,27 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             yield from _causes(failure.value)
 
 
-def _permanent_error(url: str, error: BaseException) -> CursorError | None:
+def _raise_permanent(url: str, error: BaseException) -> None:
     """
-    Return the exception for an error that another attempt would not change, or C{None}.
+    Raise the exception for an error that another attempt would not change.
     """
     words = _words(error)
     for cause in _causes(error):
-        module = type(cause).__module__
+        # pyOpenSSL and service_identity may not be installed.
+        module = type(cause).__module__.partition(".")[0]
         if isinstance(cause, BadHead):
-            return UnexpectedAnswer(f"{url}: {cause}")
-        if module.startswith("service_identity"):
-            return CertificateRefused(
+            raise UnexpectedAnswer(f"{url}: {cause}")
+        if module == "service_identity":
+            raise CertificateRefused(
                 f"{url}: expected a certificate for this host, got one for another name"
             )
-        if module.startswith("OpenSSL") and _UNTRUSTED in words:
-            return CertificateRefused(
+        if module == "OpenSSL" and _UNTRUSTED in words:
+            raise CertificateRefused(
                 f"{url}: expected a certificate by a trusted authority, got: {words};"
                 " name its authority in a CA file"
             )
-        if module.startswith("OpenSSL") and any(known in words for known in _NO_TLS):
-            return UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
-    return None
+        if module == "OpenSSL" and any(known in words for known in _NO_TLS):
+            raise UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
 
 
 def _words(error: BaseException) -> str:
@@ -296,9 +271,3 @@ def _words(error: BaseException) -> str:
         else:
             texts.append(printable(str(cause)) or type(cause).__name__)
     return "; ".join(dict.fromkeys(texts))
-
-
-def _describe(response: ReceivedResponse) -> str:
-    problem = problem_of(response)
-    words = quoted(response.body) if problem is None else f"{problem[0]}: {problem[1]}"
-    return f"status {response.status}: {words}"

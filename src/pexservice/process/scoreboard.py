@@ -36,6 +36,14 @@ from attrs import asdict, define, field, frozen
     "misconfigured",
 )
 
+#: The options whose loss by a reload the operator has to accept, and what is lost.  Half of
+#: a file that an editor is writing is valid TOML.
+LOSSES = {
+    "token-file": "everybody could move the cursor",
+    "tls-certificate": "requests would be sent in plain text",
+    "journal": "the oldest steps of the history would be removed for good",
+}
+
 #: The name that the kernel shows for the file.
 _MEMFD_NAME = "pexservice-scoreboard"
 
@@ -272,7 +280,7 @@ class StoreClaim:
 
 def accept(descriptor: int, options: Sequence[str]) -> None:
     """
-    Allow the next reload to change C{options} in a way that needs the operator's word.
+    Allow the next reload to lose what C{options} protect; see L{LOSSES}.
 
     @param descriptor: the supervisor's scoreboard, open for writing.
     """

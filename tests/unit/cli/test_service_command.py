@@ -1,5 +1,5 @@
 """
-The command C{pexservice}.
+The commands C{pexservice} and C{python -m pexservice}.
 """
 
 from __future__ import annotations
@@ -10,6 +10,42 @@ import sys
 import pytest
 
 from pexservice.cli import service_command
+from pexservice.cli.service_command import FRONT_PAGE, is_pexctl, print_front_page
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_is_our_front_page_and_not_twistds(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not is_pexctl(arguments)
+    assert print_front_page(arguments)
+    assert capsys.readouterr().out == FRONT_PAGE
+
+
+def test_version_is_the_one_of_pexservice_and_not_of_twistd(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert print_front_page(["--version"])
+    assert capsys.readouterr().out.startswith("pexservice ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pexservice"], ["-n", "pexservice", "--help"], ["-n"], ["pexservice-worker"]],
+)
+def test_command_line_with_a_service_is_for_twistd(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not is_pexctl(arguments)
+    assert not print_front_page(arguments)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["verify", "--help"], ["pexservce"]])
+def test_command_line_that_starts_with_another_word_is_for_pexctl(
+    arguments: list[str],
+) -> None:
+    assert is_pexctl(arguments)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import CALL_STATUSES, argument, number, seconds, verb
+from pexservice.process import scoreboard
+from pexservice.process.scoreboard import LOSSES, Reload
 
 _POLL_INTERVAL_SECONDS = 0.05
 
@@ -32,9 +34,6 @@ _WORKER = b"pexservice-worker"
 
 #: A parser of process ids.
 _process_id = number(1, (1 << 22) - 1)
-
-#: The options whose loss by a reload has to be accepted.
-_GUARDED = ("token-file", "tls-certificate", "journal")
 
 
 @verb(
@@ -51,12 +50,12 @@ _GUARDED = ("token-file", "tls-certificate", "journal")
         argument(
             "--accept",
             "OPTION",
-            f"let this reload lose what OPTION protects: {', '.join(_GUARDED)}; may be"
+            f"let this reload lose what OPTION protects: {', '.join(LOSSES)}; may be"
             " repeated",
             str,
             [],
             action="append",
-            choices=_GUARDED,
+            choices=LOSSES,
         ),
         argument("--timeout", "SECONDS", "how long to wait for the outcome", seconds, 80),
     ],
@@ -70,9 +69,6 @@ def reload(arguments: Namespace) -> Result:
     The service reads the configuration file, certificates and tokens again and replaces its
     workers, without a failed request. If something is wrong, the old workers keep running.
     """
-    from pexservice.process import scoreboard
-    from pexservice.process.scoreboard import Reload
-
     pid = arguments.pid or _default_process_id()
     try:
         _refuse_worker(pid)

@@ -155,15 +155,11 @@ def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) ->
     @param context: verifies the certificate of an C{https} URL.
     @raise VerbFailed: no ready pexservice answers.
     """
-    outcomes: list[Result | Exception] = [
-        _unreachable(f"{url}: no response within {timeout:g} s")
-    ]
+    outcomes: list[Result | Exception] = []
 
     def ask() -> None:
         try:
-            outcomes.append(_status_of(url, timeout, context))
-        except TimeoutError:
-            pass
+            outcomes.append(_status_of(url, context))
         except Exception as error:  # noqa: BLE001 raised again below
             outcomes.append(error)
 
@@ -172,20 +168,20 @@ def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) ->
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(timeout)
-    if isinstance(outcomes[-1], Exception):
-        raise outcomes[-1]
-    return outcomes[-1]
+    late = _unreachable(f"{url}: no response within {timeout:g} s")
+    (outcome,) = outcomes or [late]
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _status_of(url: BaseURL, timeout: float, context: SSLContext | None) -> Result:
+def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
     prefix = urlsplit(url.url).path
     try:
-        with closing(_connection(url, timeout, context)) as connection:
+        with closing(_connection(url, context)) as connection:
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
             _, checks = _ask(connection, "GET", f"{prefix}/livez?verbose")
-    except TimeoutError:
-        raise
     except (HTTPException, ConnectionError) as error:
         if url.socket is None and not url.is_https and _speaks_tls(url.host, url.port):
             raise _SpeaksTLS from error
@@ -226,22 +222,21 @@ def _status_of(url: BaseURL, timeout: float, context: SSLContext | None) -> Resu
     return Result(line, fields)
 
 
-def _connection(url: BaseURL, timeout: float, context: SSLContext | None) -> HTTPConnection:
+def _connection(url: BaseURL, context: SSLContext | None) -> HTTPConnection:
     if url.socket is not None:
-        return _UnixConnection(url.socket, timeout)
+        return _UnixConnection(url.socket)
     if url.is_https:
-        return HTTPSConnection(url.host, url.port, timeout=timeout, context=context)
-    return HTTPConnection(url.host, url.port, timeout=timeout)
+        return HTTPSConnection(url.host, url.port, context=context)
+    return HTTPConnection(url.host, url.port)
 
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 

@@ -71,11 +71,12 @@ def verify(arguments: Namespace) -> Result:
             raise StoreBusy(f"{error}; make a backup, which is verified") from None
         try:
             verify_in_child(store.path, lambda percent: bar.show("verifying", percent))
-            found = summary(store.path)
+            contained = summary(store.path)
         finally:
             store.release()
     return Result(
-        f"{found.store} is whole: {contents(found)}", {"outcome": "whole", **asdict(found)}
+        f"{contained.store} is whole: {contents(contained)}",
+        {"outcome": "whole", **asdict(contained)},
     )
 
 
