@@ -1,11 +1,15 @@
 """
-Connections of one client by the hundred, which never ask for anything.
+Connections of one client by the hundred, which never ask for anything; an honest client.
+
+C{python -m tests.support.crowd PORT [AUTHORITY]} is the honest client: it asks until its
+standard input ends, then prints the longest wait in seconds.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +24,9 @@ from tests.support.daemon import PATIENCE
 
 #: An address of this machine that is not the honest client's.
 ATTACKER = "127.0.0.2"
+
+#: The file with the certificate of the authority that L{certified} makes.
+AUTHORITY = "authority.pem"
 
 #: How many connections a crowd opens before it looks which ones were closed.
 _BATCH = 50
@@ -111,6 +118,7 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
         trusts it.
     """
     authority = trustme.CA()
+    authority.cert_pem.write_to_path(place / AUTHORITY)
     chain, key = place / "chain.pem", place / "key.pem"
     issued = authority.issue_cert("127.0.0.1")
     chain.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
@@ -118,3 +126,24 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return ("--tls-certificate", str(chain), "--tls-key", str(key)), context
+
+
+def main() -> None:
+    port, *authority = sys.argv[1:]
+    context = ssl.create_default_context(cafile=authority[0]) if authority else None
+    waits = [*honest(int(port), 1, context)]
+    print("served", flush=True)
+    ended = Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    Thread(target=wait_for_the_end, daemon=True).start()
+    while not ended.is_set():
+        waits += honest(int(port), 1, context)
+    print(max(waits))
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ from pexservice.server.tls_transport import TlsTransport
 _log = Logger()
 
 #: How many connections are accepted in one turn, so that the open ones get their turns too.
-MAX_ACCEPTED_PER_TURN = 16
+MAX_ACCEPTED_PER_TURN = 64
 
 #: How long accepting waits when there are no file descriptors or no memory.
 RETRY_DELAY_SECONDS = 0.1
@@ -137,7 +137,7 @@ class Listener:
         elif self._tls:
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
-            transport = TlsTransport(self._server, self._tls, connection)
+            transport = TlsTransport(self._server, self._tls, connection, holder or "")
             connection.transport = transport  # type: ignore[assignment]
             self._hand_over(accepted, connection, transport)
         else:

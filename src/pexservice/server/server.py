@@ -31,7 +31,7 @@ from pexservice.web.performer import Operation, Performer, Request
 from pexservice.web.responses import Response
 
 #: A new client is served after a few such turns at the latest.
-MAX_SECONDS_PER_TURN = 0.02
+MAX_SECONDS_PER_TURN = 0.01
 
 
 class ParsingBudget:
@@ -43,6 +43,10 @@ class ParsingBudget:
     would not bound their sum, so there is one budget for all.  When it is used up,
     connections wait in a queue, and each gets a small piece of the next turns.  Requests
     that are found by their bytes or by a template need no parsing and never wait.
+
+    A TLS handshake costs about a millisecond, and it cannot be divided.  So clients take
+    turns with the first piece of their input: nobody waits behind the handshakes of
+    another client's thousand connections.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class ParsingBudget:
         self._call_soon = call_soon
         self._left = MAX_SECONDS_PER_TURN
         self._queue: deque[Callable[[], None]] = deque()
-        self._first: deque[Callable[[], None]] = deque()
+        # By client, those whose input has had no piece of a turn.
+        self._first: dict[str, deque[Callable[[], None]]] = {}
         self._renewal_scheduled = False
 
     @property
@@ -77,23 +82,38 @@ class ParsingBudget:
             self._renewal_scheduled = True
             self._call_soon(self._renew)
 
-    def wait(self, parse: Callable[[], None], *, first: bool = False) -> None:
+    def wait(self, parse: Callable[[], None], client: str | None = None) -> None:
         """
         Call C{parse} in a later turn.
 
-        @param first: before all that have had a piece of a turn since their input arrived.
+        @param client: the sender of input that has had no piece of a turn since it arrived;
+            such input comes first, one piece of each client after the other.
         """
-        (self._first if first else self._queue).append(parse)
+        if client is None:
+            self._queue.append(parse)
+        else:
+            self._first.setdefault(client, deque()).append(parse)
         self.spend(0)
 
     def _renew(self) -> None:
         self._renewal_scheduled = False
         self._left = MAX_SECONDS_PER_TURN
         # A connection that waits again comes behind all others.
-        while (queue := self._first or self._queue) and self._left > 0:
-            queue.popleft()()
-        if queue:
+        while (self._first or self._queue) and self._left > 0:
+            self._next()()
+        if self._first or self._queue:
             self.spend(0)
+
+    def _next(self) -> Callable[[], None]:
+        if not self._first:
+            return self._queue.popleft()
+        client = next(iter(self._first))
+        waiting = self._first.pop(client)
+        parse = waiting.popleft()
+        if waiting:
+            # Behind all other clients.
+            self._first[client] = waiting
+        return parse
 
 
 class Server:

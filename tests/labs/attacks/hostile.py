@@ -14,8 +14,9 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,9 @@ from typing import Self
 
 from attrs import define, field, frozen
 
-from tests.support.crowd import ATTACKER, certified, honest
+from tests.support.crowd import ATTACKER, AUTHORITY, certified
 from tests.support.daemon import PATIENCE, Daemon, children, read_all, wait_until
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import ROOT, Evidence, record
 
 #: How long an honest client may wait.  Seconds; it is less than half a second on a quiet
 #: machine, and the watchdog replaces a worker that is silent for five.
@@ -145,27 +146,25 @@ class Target:
     def longest_wait(self, attack: Callable[[], object]) -> float:
         """
         Return how long an honest client waits at most during C{attack}.
+
+        The client is a process: a thread would also wait for the attacking threads.
         """
-        waits: list[float] = []
-        trouble: list[Exception] = []
-        stopped = threading.Event()
-
-        def ask() -> None:
-            try:
-                while not stopped.is_set():
-                    waits.extend(honest(self.daemon.port, 1, self._context))
-            except (OSError, AssertionError) as error:
-                trouble.append(error)
-
-        asker = threading.Thread(target=ask)
-        asker.start()
-        try:
+        command = [sys.executable, "-m", "tests.support.crowd", str(self.daemon.port)]
+        if self.tls:
+            command.append(str(self.place / AUTHORITY))
+        with subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline(), "the honest client was not served"
             attack()
-        finally:
-            stopped.set()
-            asker.join(PATIENCE)
-        assert not trouble, f"the honest client was not served: {trouble}"
-        return max(waits)
+            waited, _ = client.communicate(timeout=PATIENCE)
+        assert client.returncode == 0, "the honest client was not served"
+        return float(waited)
 
 
 # Resets.

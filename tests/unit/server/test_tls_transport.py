@@ -112,14 +112,16 @@ class Worker:
         for call in calls:
             call()
 
-    def transport(self, connection: Recorder) -> TlsTransport:
+    def transport(self, connection: Recorder, client: str) -> TlsTransport:
         server = SimpleNamespace(
             parsing=self.parsing,
             call_later=self.clock.callLater,
             call_soon=self._calls.append,
             connections=SimpleNamespace(closed=self.closed),
         )
-        return TlsTransport(cast(Server, server), self.tls, cast(Connection, connection))
+        return TlsTransport(
+            cast(Server, server), self.tls, cast(Connection, connection), client
+        )
 
 
 class Peer:
@@ -127,10 +129,12 @@ class Peer:
     A client and the service's end of its connection.
     """
 
-    def __init__(self, worker: Worker, trusted: ssl.SSLContext) -> None:
+    def __init__(
+        self, worker: Worker, trusted: ssl.SSLContext, client: str = "192.0.2.1"
+    ) -> None:
         self.worker = worker
         self.connection = Recorder()
-        self.transport = worker.transport(self.connection)
+        self.transport = worker.transport(self.connection, client)
         self.raw = RawTransport()
         self.transport.connection_made(cast(Any, self.raw))
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -262,6 +266,28 @@ def test_new_input_goes_before_the_rest_of_a_flood(
     for _ in range(1000):
         worker.turn()
     assert [flood.connection.received for flood in floods] == [b"x" * 500] * 20
+
+
+def test_no_client_waits_behind_all_handshakes_of_another(
+    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
+) -> None:
+    """
+    Clients take turns with the first piece of their input, and all get theirs at last.
+    """
+    worker.cost = MAX_SECONDS_PER_TURN
+    flood = [Peer(worker, contexts[1]) for _ in range(50)]
+    honest = Peer(worker, contexts[1], "192.0.2.2")
+    for peer in (*flood, honest):
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.tls.do_handshake()
+        peer.send_encrypted(peer._out.read())
+    for _ in range(3):
+        worker.turn()
+    assert honest.raw.written
+    assert sum(bool(peer.raw.written) for peer in flood) < 10
+    for _ in range(50):
+        worker.turn()
+    assert all(peer.raw.written or peer._in.pending for peer in flood)
 
 
 def test_client_that_sends_no_data_is_cut_off(
@@ -411,7 +437,7 @@ def test_connection_that_is_closed_before_it_has_a_socket_is_aborted(
     """
     A connection may have to make room for another one as soon as it is accepted.
     """
-    transport = worker.transport(Recorder())
+    transport = worker.transport(Recorder(), "192.0.2.1")
     transport.abort()
     raw = RawTransport()
     transport.connection_made(cast(Any, raw))
