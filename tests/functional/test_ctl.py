@@ -227,7 +227,7 @@ def test_service_below_a_prefix_is_asked_there(tmp_path: Path) -> None:
         assert run(tmp_path, "status", url).returncode == 69
 
 
-def test_status_shows_the_processes_that_the_service_tells(tmp_path: Path) -> None:
+def test_status_shows_the_processes_that_the_service_names(tmp_path: Path) -> None:
     checks = (
         b"[+]reactor ok\n[+]supervisor is process 4170: running\n"
         b"[+]worker-1 is process 4171: active\nlivez check passed\n"

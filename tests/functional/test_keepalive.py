@@ -686,7 +686,9 @@ def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) 
 
 @pytest.mark.needs("namespaces")
 @pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
-def test_process_1_is_told_to_end_at_once(tmp_path: Path, wait: float) -> None:
+def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
+    tmp_path: Path, wait: float
+) -> None:
     """
     A process that the image starts ends with 0 at a SIGTERM before Python has begun.
 

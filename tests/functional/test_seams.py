@@ -88,7 +88,7 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("gone", ["directory", "files"])
-def test_later_worker_creates_no_store_and_goes_on_when_it_is_back(
+def test_later_worker_creates_no_store_and_continues_when_it_is_back(
     tmp_path: Path, gone: str
 ) -> None:
     """

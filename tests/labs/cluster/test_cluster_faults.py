@@ -40,7 +40,7 @@ def test_faults_of_etcd_and_the_network_leave_one_linearizable_cursor(
 
 
 @pytest.mark.needs("etcd", "etcdctl")
-def test_restored_and_emptied_etcd_is_reported_and_the_history_goes_on(
+def test_restored_and_emptied_etcd_is_reported_and_the_history_continues(
     tmp_path: Path,
 ) -> None:
     """

@@ -10,7 +10,7 @@ from tests.labs.seams.lab import WEIGHTS, seams
 from tests.support.forms import amount
 
 
-def test_service_goes_on_after_each_operation_and_serves_one_store(tmp_path: Path) -> None:
+def test_service_recovers_after_each_operation_and_serves_one_store(tmp_path: Path) -> None:
     """
     No step that was answered is lost or made twice, and nothing is left.
     """

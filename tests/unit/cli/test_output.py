@@ -37,7 +37,7 @@ def test_bar_grows_on_one_line_of_a_terminal_and_is_removed() -> None:
     assert cleared == " " * len(third)
 
 
-def test_file_or_pipe_gets_no_bar() -> None:
+def test_progress_bar_is_drawn_on_a_terminal_only() -> None:
     stream = StringIO()
     with ProgressBar(stream) as bar:
         bar.show("copying", 50)

@@ -32,7 +32,7 @@ PROPERTIES = {
         (None, None),
     ],
 )
-def test_the_configuration_file_tells_the_unit(
+def test_unit_is_found_by_the_configuration_file(
     config: str | None, unit: str | None
 ) -> None:
     assert unit_of(config) == unit

@@ -211,7 +211,7 @@ def test_lines_about_connections_of_clients_are_left_out() -> None:
     assert log.getvalue() == ""
 
 
-def test_the_journal_is_told_by_its_stream(tmp_path: Path) -> None:
+def test_the_journal_is_recognized_by_its_device_and_inode(tmp_path: Path) -> None:
     """
     Standard error is the journal only if C{JOURNAL_STREAM} names its device and inode.
 

@@ -179,7 +179,7 @@ def test_a_client_that_reads_slowly_is_waited_for() -> None:
     assert "aborted" in steady.fate
 
 
-def test_time_to_read_where_the_kernel_tells_nothing() -> None:
+def test_without_the_kernels_count_a_client_must_read_all_in_time() -> None:
     """
     Where the kernel does not tell how much a client takes, all must be taken in time.
 
@@ -283,7 +283,7 @@ def test_client_above_its_share_makes_room_for_all_others() -> None:
     assert len(connections) == 100
 
 
-def test_there_is_no_rest_while_a_flood_goes_on() -> None:
+def test_connections_that_return_after_closing_exclude_no_client() -> None:
     """
     Connections that come again as often as they are closed keep no other client out.
 
@@ -374,7 +374,7 @@ def test_connections_of_a_proxy_have_no_share() -> None:
     assert not any(each.fate for each in proxied)
 
 
-def test_only_some_connections_are_told_that_there_is_no_room() -> None:
+def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     """
     A connection that is being refused holds a descriptor.
     """

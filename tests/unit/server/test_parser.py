@@ -85,7 +85,7 @@ def test_heads_of_one_meaning_have_one_key() -> None:
     assert len(others) == 5
 
 
-def test_reader_tells_the_span_of_lines_that_it_does_not_remember() -> None:
+def test_reader_returns_the_span_of_new_lines() -> None:
     """
     A remembered request line does not pass as a header line, nor the reverse.
     """
@@ -158,7 +158,7 @@ def test_target_may_be_absolute(target: bytes, path: bytes) -> None:
         ((b"Transfer-Encoding: Chunked",), CHUNKED),
     ],
 )
-def test_head_tells_how_long_its_body_is(lines: tuple[bytes, ...], body: int) -> None:
+def test_head_has_the_length_of_its_body(lines: tuple[bytes, ...], body: int) -> None:
     assert read(LINE, HOST, *lines).body == body
     assert read(LINE, HOST, *lines, b"Expect: 100-Continue").expects_continue
 
@@ -218,7 +218,7 @@ def test_incomplete_head_is_refused_as_soon_as_it_can_be(
     assert caught.value.status == status
 
 
-def test_refused_head_still_tells_how_to_refuse_it() -> None:
+def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     """
     Lines that can be read count, and those that cannot are skipped.
     """

@@ -180,7 +180,7 @@ def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) 
     assert ask(server, *identified(BROWSER, 1)) == [200]
 
 
-def test_head_with_too_many_lines_is_refused_beside_a_template(server: Server) -> None:
+def test_head_with_too_many_lines_is_refused_despite_a_template(server: Server) -> None:
     """
     A head that begins and ends as a template has no more lines than others.
     """
@@ -193,7 +193,7 @@ def test_head_with_too_many_lines_is_refused_beside_a_template(server: Server) -
 
 
 @pytest.mark.parametrize("name", [b"X-Request-ID", b"If-None-Match", b"Idempotency-Key"])
-def test_head_that_is_too_large_is_refused_beside_a_template(
+def test_head_that_is_too_large_is_refused_despite_a_template(
     server: Server, name: bytes
 ) -> None:
     wire = server.connect()

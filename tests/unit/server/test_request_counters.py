@@ -68,7 +68,7 @@ def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> Non
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 2}
 
 
-def test_a_step_that_failed_by_a_bug(server: Server) -> None:
+def test_step_that_fails_by_a_bug_counts_under_its_status(server: Server) -> None:
     """
     A step that fails by a bug counts under the status of its response.
     """

@@ -122,7 +122,7 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
 
 def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
     """
-    A new worker that reports a misconfiguration is not started again and reported.
+    A misconfigured new worker is not started again, and its reason is reported.
     """
     serving, standby = supervised.processes
     supervised.workers.reload()

@@ -343,7 +343,7 @@ def test_signal_to_an_ended_process_is_no_error(
         (-40, "by signal 40"),
     ],
 )
-def test_end_of_a_process_in_words(exit_code: int, text: str) -> None:
+def test_end_of_a_process_is_described_in_words(exit_code: int, text: str) -> None:
     assert describe(exit_code) == text
 
 

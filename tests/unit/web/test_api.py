@@ -569,7 +569,9 @@ class TestFaults:
         assert call("POST", "/next").body == b"1\n"
         assert not call.fatal
 
-    def test_step_with_unknown_outcome_gets_503_of_its_own_type(self, call: Caller) -> None:
+    def test_step_with_unknown_outcome_gets_503_of_type_outcome_unknown(
+        self, call: Caller
+    ) -> None:
         """
         No more steps are accepted; reads are.
         """

@@ -180,7 +180,7 @@ def test_event_has_the_ends_and_the_digit_count_of_a_long_value() -> None:
     }
 
 
-def test_a_value_that_is_not_too_long() -> None:
+def test_longest_value_in_an_event_has_1000_digits() -> None:
     """
     The longest value that is sent whole has L{MAX_DIGITS} digits.
     """
@@ -354,7 +354,7 @@ def test_streams_of_a_proxy_that_names_no_clients_are_not_ended() -> None:
     assert not any(wire.closed for wire in behind)
 
 
-def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+def test_clients_behind_a_trusted_proxy_are_distinguished() -> None:
     """
     The share of an address is that of the client, which the proxy names.
     """

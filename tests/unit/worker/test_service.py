@@ -319,7 +319,7 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     assert answer.value().startswith(b"HTTP/1.1 200 ")
 
 
-def test_worker_that_cannot_serve_does_not_listen_beside_one_that_does(
+def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
     make: Callable[..., Bench], board: int
 ) -> None:
     """

@@ -532,7 +532,7 @@ def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
         now(bench.store.history(None, 1))
 
 
-def test_check_tells_whether_a_batch_would_be_taken(bench: Bench) -> None:
+def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
     """
     A check changes nothing, and is refused where a batch would be.
     """

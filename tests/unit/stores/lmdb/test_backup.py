@@ -66,7 +66,7 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     assert names(store) == names(store.parent / "copy") == {DATA, WITNESS}
 
 
-def test_a_copy_of_a_store_in_use(tmp_path: Path) -> None:
+def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
     """
     A store is copied while this very process has it open and continues to write.
     """

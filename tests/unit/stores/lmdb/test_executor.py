@@ -95,7 +95,7 @@ def test_each_return_makes_the_way_back_longer() -> None:
     assert policy.inline
 
 
-def test_a_stall_now_and_then_is_borne() -> None:
+def test_rare_slow_calls_keep_commits_in_the_reactor() -> None:
     """
     Calls stay inline with a stall now and then, but not with frequent stalls.
 

@@ -180,7 +180,7 @@ def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
     now(store.close())
 
 
-def test_a_disk_that_fills_up(tmp_path: Path, disk: Disk) -> None:
+def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) -> None:
     """
     No commit writes where nothing is set aside, and hardly any room is left unused.
 
@@ -299,7 +299,7 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
     now(store.close())
 
 
-def test_a_disk_that_is_nearly_full(tmp_path: Path, disk: Disk) -> None:
+def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None:
     """
     A store on a nearly full disk takes steps, and warns once before steps are refused.
 

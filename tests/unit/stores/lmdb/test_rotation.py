@@ -55,7 +55,7 @@ def test_two_backups_in_one_second_both_succeed_and_are_in_order(place: Path) ->
     assert time_of(Path(second.store)) > time_of(Path(first.store)) > time_of(Path(OLD[-1]))
 
 
-def test_one_that_fails_removes_none(place: Path) -> None:
+def test_failed_backup_removes_no_old_one(place: Path) -> None:
     """
     A backup that fails removes no old one, since the old ones are all there is to restore.
     """
