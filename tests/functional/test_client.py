@@ -71,7 +71,7 @@ def test_every_call_works_over_tcp_without_a_reactor(worker: Daemon) -> None:
             cursor.reset(key="k")
         assert cursor.reset().position == 0
         steps = list(cursor.history(limit=2))
-        assert [(each.revision, each.transition) for each in steps] == [
+        assert [(step.revision, step.transition) for step in steps] == [
             (7, "reset"),
             (6, "next"),
         ]
@@ -202,8 +202,8 @@ def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path)
             for thread in threads:
                 thread.join()
         steps = {each.revision: each.position for each in cursor.history()}
-    assert len({each.revision for each in answers}) == len(answers)
-    assert {each.revision: each.position for each in answers} == steps
+    assert len({answer.revision for answer in answers}) == len(answers)
+    assert {answer.revision: answer.position for answer in answers} == steps
 
 
 @pytest.mark.needs("nginx")

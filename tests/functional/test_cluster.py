@@ -443,7 +443,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
     ca, certificate, key = (tmp_path / name for name in ("ca", "certificate", "key"))
     authority.cert_pem.write_to_path(ca)
     issued.private_key_pem.write_to_path(key)
-    certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     context = ssl.create_default_context(cafile=str(ca))
     context.load_cert_chain(certificate, key)
     options = [

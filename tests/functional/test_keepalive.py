@@ -318,7 +318,7 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
         # A connection that is answered was accepted.
         connection.request("GET", "/current")
         assert connection.getresponse().read() == b"0\n"
-        limits = [resource.prlimit(each, resource.RLIMIT_NOFILE) for each in workers]
+        limits = [resource.prlimit(worker, resource.RLIMIT_NOFILE) for worker in workers]
         for each, (_, hard) in zip(workers, limits, strict=True):
             resource.prlimit(each, resource.RLIMIT_NOFILE, (3, hard))
         ends = time.monotonic() + 1.5

@@ -75,8 +75,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     with ThreadPoolExecutor(3) as threads:
         # Those that take longest begin first.
         jobs = [
-            threads.submit(converse, each, answers, path / each.name, oracle)
-            for each in setups()
+            threads.submit(converse, setup, answers, path / setup.name, oracle)
+            for setup in setups()
         ]
         for number, (name, command, line) in enumerate(command_lines()):
             answers.asked[name] = (command, *line.options)

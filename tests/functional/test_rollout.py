@@ -54,7 +54,7 @@ def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
 
     The file can be changed.
     """
-    servers = " ".join(f"server 127.0.0.1:{each.port};" for each in nodes)
+    servers = " ".join(f"server 127.0.0.1:{node.port};" for node in nodes)
     (path / "upstream").write_text(_UPSTREAM.format(servers=servers, port=port))
     return f"include {path}/upstream;"
 
@@ -106,7 +106,7 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
-        assert [each for client in clients for each in client.surprises] == []
+        assert [surprise for client in clients for surprise in client.surprises] == []
         assert [(each.broken, each.refused) for each in clients] == [(0, 0)] * 4
         revisions = [each.revision for client in clients for each in client.told]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]

@@ -167,9 +167,9 @@ def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
 
     A connection is cut off when it ends without its answer.
     """
-    assert kept(daemon, clients) == sum(len(each.told) for each in clients)
+    assert kept(daemon, clients) == sum(len(client.told) for client in clients)
     assert surprises(clients) == []
-    assert [each.broken for each in clients] == [0] * len(clients)
+    assert [client.broken for client in clients] == [0] * len(clients)
 
 
 def until_replaced(daemon: Daemon, times: int = 1) -> None:

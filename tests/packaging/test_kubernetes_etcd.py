@@ -75,8 +75,8 @@ def test_three_nodes_on_different_machines_tolerate_one_missing(built: Manifests
         "topology.kubernetes.io/zone",
     }
     budgets = [each["spec"] for each in built if each["kind"] == "PodDisruptionBudget"]
-    assert [each["maxUnavailable"] for each in budgets] == [1, 1]
-    assert {each["unhealthyPodEvictionPolicy"] for each in budgets} == {"AlwaysAllow"}
+    assert [budget["maxUnavailable"] for budget in budgets] == [1, 1]
+    assert {budget["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
 
 
 def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) -> None:

@@ -106,7 +106,7 @@ class View:
         """
         Return the errors that are not the network's.
         """
-        return [each for each in self.errors if not each.startswith(NETWORK)]
+        return [error for error in self.errors if not error.startswith(NETWORK)]
 
 
 def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:

@@ -144,7 +144,7 @@ def highest(clients: Sequence[Client]) -> int:
     """
     Return the highest revision that one of the clients got.
     """
-    return max((each.told[-1].revision for each in clients if each.told), default=0)
+    return max((client.told[-1].revision for client in clients if client.told), default=0)
 
 
 def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
@@ -169,7 +169,7 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     """
     rows = whole_history(daemon)
     told = [answer for client in clients for answer in client.told]
-    assert [each for client in clients for each in client.surprises] == []
+    assert [surprise for client in clients for surprise in client.surprises] == []
     # No client got another client's step, or a step that was not made.
     assert len({each.revision for each in told}) == len(told)
     for each in told:

@@ -42,20 +42,22 @@ def verbs(parser: ArgumentParser) -> list[Verb]:
     """
     Return the verbs of C{pexctl}.
     """
-    (commands,) = (each for each in parser._actions if isinstance(each, _SubParsersAction))
+    (commands,) = (
+        action for action in parser._actions if isinstance(action, _SubParsersAction)
+    )
     found = []
     for listed in commands._choices_actions:
         actions = [
-            each
-            for each in commands.choices[listed.dest]._actions
-            if each.help is not SUPPRESS
+            action
+            for action in commands.choices[listed.dest]._actions
+            if action.help is not SUPPRESS
         ]
         found.append(
             Verb(
                 listed.dest,
                 listed.help or "",
-                [each for each in actions if each.option_strings],
-                [each for each in actions if not each.option_strings],
+                [action for action in actions if action.option_strings],
+                [action for action in actions if not action.option_strings],
             )
         )
     return found
@@ -77,7 +79,7 @@ def bash() -> Iterator[str]:
     Yield the lines for bash.
     """
     known = verbs(make_parser())
-    options = {_long(each): each for verb in known for each in verb.options}
+    options = {_long(option): option for verb in known for option in verb.options}
     values = {name: _value(each) for name, each in options.items()}
     files = sorted(name for name, value in values.items() if value in _FILES)
     directories = sorted(name for name, value in values.items() if value in _DIRECTORIES)
@@ -158,7 +160,7 @@ def zsh() -> Iterator[str]:
             arguments.append(f"'{optional}:{value}:{_completed(value)}'")
         yield f"    {verb.name})"
         yield "        _arguments \\"
-        yield " \\\n".join(f"            {each}" for each in arguments)
+        yield " \\\n".join(f"            {argument}" for argument in arguments)
         yield "        ;;"
     yield "esac"
 

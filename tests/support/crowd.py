@@ -121,7 +121,7 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
     authority.cert_pem.write_to_path(place / AUTHORITY)
     chain, key = place / "chain.pem", place / "key.pem"
     issued = authority.issue_cert("127.0.0.1")
-    chain.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)
     context = ssl.create_default_context()
     authority.configure_trust(context)

@@ -101,8 +101,8 @@ def changed_header(name: str, old_value: str, new_value: str) -> Undo:
         lambda answer: evolve(
             answer,
             headers=tuple(
-                (name, old_value) if each == (name, new_value) else each
-                for each in answer.headers
+                (name, old_value) if header == (name, new_value) else header
+                for header in answer.headers
             ),
         )
     )
@@ -132,7 +132,7 @@ def moved_ahead(*names: str) -> Undo:
 
     def undo(before: Answer, after: Answer) -> Answer:
         first = [(name, before.header(name) or "") for name in names]
-        others = [each for each in before.headers if each not in first]
+        others = [header for header in before.headers if header not in first]
         moved = after.headers == (*first, *others)
         return evolve(after, headers=before.headers) if moved else after
 

@@ -149,7 +149,7 @@ class FakeEtcd:
         if "range_end" not in message:
             return [key] if key in self.values else []
         end = b64decode(message["range_end"])
-        found = [each for each in self.values if key <= each < end]
+        found = [value for value in self.values if key <= value < end]
         by_change = message.get("sort_target") == "MOD"
         return sorted(
             found,
@@ -236,10 +236,10 @@ class FakeEtcd:
 
     def _answer(self, taken: Taken) -> Message:
         responses = [
-            {"response_txn": self._answer(each)}
-            if isinstance(each, Taken)
-            else self._operate(each)
-            for each in taken.operations
+            {"response_txn": self._answer(operation)}
+            if isinstance(operation, Taken)
+            else self._operate(operation)
+            for operation in taken.operations
         ]
         return {"responses": responses} | ({"succeeded": True} if taken.succeeded else {})
 
@@ -271,11 +271,11 @@ class Taken:
 
 
 def _flat(taken: Taken) -> Iterator[Message]:
-    for each in taken.operations:
-        if isinstance(each, Taken):
-            yield from _flat(each)
+    for operation in taken.operations:
+        if isinstance(operation, Taken):
+            yield from _flat(operation)
         else:
-            yield each
+            yield operation
 
 
 def _branches(message: Message) -> Iterator[list[Message]]:
@@ -283,7 +283,9 @@ def _branches(message: Message) -> Iterator[list[Message]]:
 
 
 def _nested(operations: list[Message]) -> Iterator[Message]:
-    return (each["request_txn"] for each in operations if "request_txn" in each)
+    return (
+        operation["request_txn"] for operation in operations if "request_txn" in operation
+    )
 
 
 def _puts(message: Message) -> bool:

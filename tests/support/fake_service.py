@@ -198,7 +198,7 @@ class FakeService(Resource):
 
     def _history(self, query: dict[str, str]) -> bytes:
         before, limit = int(query.get("before", 10**9)), int(query["limit"])
-        rows = [each for each in self.rows[: self.kept] if each["revision"] < before]
+        rows = [row for row in self.rows[: self.kept] if row["revision"] < before]
         following = f"/history?limit={limit}" if len(rows) > limit else None
         return json.dumps({"transitions": rows[:limit], "next": following}).encode()
 
@@ -206,16 +206,16 @@ class FakeService(Resource):
         """
         Send C{data} on every stream.
         """
-        for each in self.streams:
-            each.write(data)
+        for stream in self.streams:
+            stream.write(data)
         self.agent.flush()
 
     def end_streams(self) -> None:
         """
         End every stream.
         """
-        for each in self.streams:
-            each.finish()
+        for stream in self.streams:
+            stream.finish()
         self.streams.clear()
         self.agent.flush()
 

@@ -145,7 +145,7 @@ def _unasked(
     anybody saw the revision.
     """
     deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
-    unknown = [each for each in records if each.seen is None and not each.refused]
+    unknown = [record for record in records if record.seen is None and not record.refused]
     for transition in Transition:
         asked = iter(
             sorted(
@@ -185,9 +185,9 @@ def linearizable(
     @param journal: the steps that the order has to make, if they are known.
     """
     pending = [
-        each
-        for each in records
-        if not each.refused and (each.seen is not None or each.operation is not None)
+        record
+        for record in records
+        if not record.refused and (record.seen is not None or record.operation is not None)
     ]
     return _search(frozenset(pending), (0, 0), journal, set())
 

@@ -45,9 +45,9 @@ def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
     """
     Wait until the clients have got so many more responses.
     """
-    before = sum(len(each.told) for each in clients)
+    before = sum(len(client.told) for client in clients)
     for _ in patiently():
-        if sum(len(each.told) for each in clients) >= before + more:
+        if sum(len(client.told) for client in clients) >= before + more:
             return
     raise AssertionError(f"less than {more} steps")
 
@@ -85,4 +85,4 @@ def surprises(clients: Sequence[Client]) -> list[str]:
     """
     Return the answers that were not 200.
     """
-    return [each for client in clients for each in client.surprises]
+    return [surprise for client in clients for surprise in client.surprises]

@@ -126,7 +126,7 @@ def prepare_tls(path: Path) -> None:
     issued = trustme.CA().issue_cert("localhost")
     issued.private_key_pem.write_to_path(path / "key.pem")
     (path / "certificate.pem").write_bytes(
-        b"".join(each.bytes() for each in issued.cert_chain_pems)
+        b"".join(pem.bytes() for pem in issued.cert_chain_pems)
     )
     (path / "key.pem").chmod(0o600)
 

@@ -100,6 +100,6 @@ class Supervised:
         """
         for _ in range(round(2 * seconds)):
             self.reactor.turns(0.5)
-            for each in self.processes:
-                if each not in silent:
-                    each.notify(ALIVE)
+            for process in self.processes:
+                if process not in silent:
+                    process.notify(ALIVE)

@@ -166,9 +166,9 @@ def left(
             name=name,
             rule=rule,
             sent=sent,
-            statuses=[frozenset(each) for each in statuses],
+            statuses=[frozenset(status) for status in statuses],
             ends=True,
-            moves=sum(200 in each for each in statuses),
+            moves=sum(200 in status for status in statuses),
             hangs=True,
             leaves=True,
         )
@@ -253,7 +253,7 @@ def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[byte
     cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
     edges = [0, *cuts, len(sent)]
     if attack.understood:
-        edges = [each for each in edges if each != len(attack.sent)]
+        edges = [edge for edge in edges if edge != len(attack.sent)]
     pieces = [sent[a:b] for a, b in pairwise(edges)]
     return [piece for piece in pieces if piece]
 
@@ -264,7 +264,7 @@ def judge(attack: Attack, answers: Sequence[Answer]) -> None:
 
     @raise AssertionError: they are not what must come back.
     """
-    got = [each.status for each in answers]
+    got = [answer.status for answer in answers]
     expected = [*attack.statuses, *([] if attack.ends else [frozenset({200})])]
     assert len(got) == len(expected), got
     for status, allowed in zip(got, expected, strict=True):
@@ -283,7 +283,7 @@ def judge_nginx(answers: Sequence[Answer]) -> None:
     """
     Check answers through nginx, which has its own rules and may answer by itself.
     """
-    got = [each.status for each in answers]
+    got = [answer.status for answer in answers]
     # With these nginx would say that the service left it without an answer.
     assert not {500, 502, 503, 504} & {*got}, got
 
@@ -294,7 +294,7 @@ def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
 
     The answer may have come through nginx or not.
     """
-    told = {each.revision for each in answers if each.revision is not None}
+    told = {answer.revision for answer in answers if answer.revision is not None}
     steps = sorted(each for each in told if each > before)
     assert steps == [*range(before + 1, after + 1)], (before, steps, after)
 
@@ -320,7 +320,9 @@ class Front:
 
         @return: what went wrong.
         """
-        return [trouble for each in attacks for trouble in self.try_at_once([each], cut)]
+        return [
+            trouble for attack in attacks for trouble in self.try_at_once([attack], cut)
+        ]
 
     def try_at_once(
         self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole

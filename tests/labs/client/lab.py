@@ -101,7 +101,7 @@ def check(calls: Sequence[Calls], url: str) -> None:
 
     @raise AssertionError: a call was not answered, or was not made once.
     """
-    assert [each for one in calls for each in one.failures] == []
+    assert [failure for one in calls for failure in one.failures] == []
     answers = {
         revision: (position, word)
         for one in calls

@@ -262,7 +262,7 @@ class Laboratory:
         @param by: whether the leader is wanted.
         """
         for _ in patiently():
-            leads = [each.leads() for each in self.members]
+            leads = [member.leads() for member in self.members]
             if any(leads):
                 return leads.index(by)
         raise AssertionError("there is no leader")
@@ -281,7 +281,7 @@ class Laboratory:
         raise AssertionError(f"after {before} answers only {now}")
 
     def _answers(self, port: int) -> int:
-        return sum(each.answers.get(port, 0) for each in self.callers)
+        return sum(caller.answers.get(port, 0) for caller in self.callers)
 
     def first_since(self, moment: float) -> float:
         """
@@ -430,13 +430,13 @@ def laboratory(
         members = stack.enter_context(cluster(path, 3, *options, context=context))
         if tls is not None:
             enable_users(members[0])
-        proxies = [Proxy(int(each.url.rpartition(":")[2])) for each in members]
+        proxies = [Proxy(int(member.url.rpartition(":")[2])) for member in members]
         for each in proxies:
             stack.callback(each.close)
         ports = stack.enter_context(held_ports(nodes))
         lab = Laboratory(path, members, proxies, [], ports, tls=tls)
         if distant:
-            lab.far = [Proxy(int(each.url.rpartition(":")[2]), FAR) for each in members]
+            lab.far = [Proxy(int(member.url.rpartition(":")[2]), FAR) for member in members]
             for each in lab.far:
                 stack.callback(each.close)
                 stack.enter_context(each.being(Mood.SLOW))

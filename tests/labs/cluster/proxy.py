@@ -110,15 +110,15 @@ class Proxy:
                 threading.Thread(target=self._pump, args=(*way, pair, answers), daemon=True)
                 for way, answers in (((client, server), False), ((server, client), True))
             ]
-            for each in pumps:
-                each.start()
+            for pump in pumps:
+                pump.start()
             threading.Thread(target=self._bury, args=(pumps, pair), daemon=True).start()
 
     def _bury(
         self, pumps: list[threading.Thread], pair: tuple[socket.socket, socket.socket]
     ) -> None:
-        for each in pumps:
-            each.join()
+        for pump in pumps:
+            pump.join()
         for side in pair:
             side.close()
 

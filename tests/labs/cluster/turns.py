@@ -71,27 +71,27 @@ class Turns:
         """
         Return the steps a second, by node.
         """
-        return [len(each.waits) / self.seconds for each in self.nodes]
+        return [len(node.waits) / self.seconds for node in self.nodes]
 
     @property
     def percentiles(self) -> list[float]:
         """
         Return the wait that 99 of 100 answers do not exceed, by node.  Seconds.
         """
-        return [percentile(each.waits or [0.0], 0.99) for each in self.nodes]
+        return [percentile(node.waits or [0.0], 0.99) for node in self.nodes]
 
     @property
     def longest(self) -> float:
         """
         Return the longest wait of all.  Seconds.
         """
-        return max(max(each.waits, default=0.0) for each in self.nodes)
+        return max(max(node.waits, default=0.0) for node in self.nodes)
 
     def row(self) -> str:
         """
         Return the measurement as a row of a table.
         """
-        rates = " + ".join(f"{each:,.0f}" for each in self.rates)
+        rates = " + ".join(f"{rate:,.0f}" for rate in self.rates)
         percentiles = ", ".join(f"{1000 * each:.0f}" for each in self.percentiles)
         return (
             f"| {self.name} | {rates} | {sum(self.rates):,.0f} | {percentiles} |"
@@ -163,7 +163,7 @@ def _nodes(
                 for each in proxies:
                     stack.callback(each.close)
                     stack.enter_context(each.being(Mood.SLOW))
-                urls = [f"http://127.0.0.1:{each.port}" for each in proxies]
+                urls = [f"http://127.0.0.1:{proxy.port}" for proxy in proxies]
             place = path / f"n{number}"
             place.mkdir()
             daemons.append(
@@ -212,7 +212,7 @@ def measure(
     """
     place = path / name.replace(" ", "-")
     with _nodes(place, members, len(counts), distant=distant) as daemons:
-        ports = [each.port for each in daemons]
+        ports = [daemon.port for daemon in daemons]
         nodes = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
     found = Turns(name, nodes, seconds)
     print(found.row(), flush=True)

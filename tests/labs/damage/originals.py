@@ -179,7 +179,7 @@ def original(path: Path, seed: int) -> Original:
         witness=(path / "store" / WITNESS).read_bytes(),
         earlier=tuple(files[1:]),
         contents=contents,
-        said=tuple(_contents(path, each, names) for each in files[1:]),
+        said=tuple(_contents(path, file, names) for file in files[1:]),
         later=_contents(path, files[0], names, go_on),
         names=names,
     )

@@ -146,7 +146,7 @@ def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
     """
     answers = sorted(answers, key=lambda each: each.began)
     # By position among the answers, the earliest to that request or to a later one.
-    earliest = [*accumulate((each.ended for each in reversed(answers)), min)][::-1]
+    earliest = [*accumulate((answer.ended for answer in reversed(answers)), min)][::-1]
     return [
         earliest[bisect_right(answers, moment, key=lambda each: each.began)] - moment
         for moment in moments

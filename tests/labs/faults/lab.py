@@ -132,7 +132,7 @@ class Laboratory:
         """
         Return how many injections there were.
         """
-        return sum(each.total() for each in self.outcomes.values())
+        return sum(outcome.total() for outcome in self.outcomes.values())
 
     def column(self, phase: Phase, kind: Kind, longest: int) -> None:
         """
@@ -219,7 +219,9 @@ def run(
     Try all C{columns}, a few at a time, with the first C{longest} calls of each.
     """
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for done in [pool.submit(laboratory.column, *each, longest) for each in columns]:
+        for done in [
+            pool.submit(laboratory.column, *column, longest) for column in columns
+        ]:
             done.result()
 
 

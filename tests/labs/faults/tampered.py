@@ -93,8 +93,8 @@ class Victim:
         __: BaseException | None,
         ___: TracebackType | None,
     ) -> None:
-        for each in self._conversations:
-            each.close()
+        for conversation in self._conversations:
+            conversation.close()
         if self.process.poll() is None:
             # strace passes on no signal, and the worker that it started would stay.
             for pid in children(self.process.pid) if self._traced else []:

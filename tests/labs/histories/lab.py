@@ -172,7 +172,7 @@ def histories(path: Path, kills: int, *options: str) -> Result:
             for client in clients:
                 client.join(PATIENCE)
         journal = journal_of(daemon)
-    assert [each for client in clients for each in client.surprises] == []
+    assert [surprise for client in clients for surprise in client.surprises] == []
     records = [each for client in clients for each in client.records]
     found = faults(records, journal)
     assert not found, "\n".join([f"{len(found)} faults", *found[:20]])

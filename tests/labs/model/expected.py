@@ -183,7 +183,7 @@ class Model:
             return True
         ours = {f'"{self.revision}"', f'"{self.revision}-json"'}
         if weakly:
-            ours |= {f"W/{each}" for each in ours}
+            ours |= {f"W/{tag}" for tag in ours}
         return not ours.isdisjoint(tags)
 
     def _unless_known(self, wish: Wish) -> Expected | None:

@@ -216,7 +216,7 @@ class Conversation(Asking):
         """
         wish = Wish(method=method, json=json)
         body = self._ask("/", wish, Expected(200, {"Vary": "Accept"}))
-        assert method == "HEAD" or all(each.encode() in body for each in _PATHS)
+        assert method == "HEAD" or all(path.encode() in body for path in _PATHS)
 
     @rule(path=st.sampled_from(["livez", "readyz"]), verbose=st.booleans(), method=_READS)
     def health(self, *, path: str, verbose: bool, method: str) -> None:

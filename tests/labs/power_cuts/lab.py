@@ -154,7 +154,7 @@ class Store:
         """
         Compare what the clients know from before the cut with the store after it.
         """
-        surprises = [each for client in clients for each in client.surprises]
+        surprises = [surprise for client in clients for surprise in client.surprises]
         assert not surprises, surprises
         told = [answer for client in clients for answer in client.told]
         revision = _revision(daemon)

@@ -92,7 +92,7 @@ class Clients:
         """
         Return how many clients wait for an answer.
         """
-        return sum(each.asking is not None for each in self.clients)
+        return sum(client.asking is not None for client in self.clients)
 
     def ask(self) -> None:
         """

@@ -145,7 +145,9 @@ class Machine(Turns):
         if self.owner is not None:
             return
         waiting = [
-            each for each in self.processes if each.runs and each.phase is Phase.STANDBY
+            process
+            for process in self.processes
+            if process.runs and process.phase is Phase.STANDBY
         ]
         if waiting:
             self.owner = self.choose.choice(waiting)

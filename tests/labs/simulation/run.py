@@ -124,9 +124,9 @@ class Simulation:
         Return one of the processes that get on and are in C{phases}.
         """
         some = [
-            each
-            for each in self.machine.processes
-            if each.runs and (not phases or each.phase in phases)
+            process
+            for process in self.machine.processes
+            if process.runs and (not phases or process.phase in phases)
         ]
         return self.choose.choice(some) if some else None
 
@@ -291,19 +291,19 @@ class Simulation:
         supervisor knows which and has nothing in hand.
         """
         machine = self.machine
-        phases = sorted(each.phase.name for each in machine.processes)
+        phases = sorted(process.phase.name for process in machine.processes)
         return (
             not self.clients.waiting
             and not machine.backlog
             and not machine.supervisor.workers.reloading
             and phases == ["ACTIVE", "STANDBY"]
-            and all(each.runs for each in machine.processes)
-            and all(machine.supervisor.knows(each) for each in machine.processes)
+            and all(process.runs for process in machine.processes)
+            and all(machine.supervisor.knows(process) for process in machine.processes)
         )
 
     def _state(self) -> str:
         machine = self.machine
-        said = [f"{each} is {each.phase.name}" for each in machine.processes]
+        said = [f"{process} is {process.phase.name}" for process in machine.processes]
         if machine.supervisor.workers.reloading:
             said.append("the workers are being replaced")
         return ", ".join([*said, f"{self.clients.waiting} clients wait"])

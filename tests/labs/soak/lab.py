@@ -81,8 +81,8 @@ class Soak:
         Return how many connections were refused.
         """
         return sum(
-            [each.refused for each in self.steppers]
-            + [each.refused for each in self.readers]
+            [stepper.refused for stepper in self.steppers]
+            + [reader.refused for reader in self.readers]
         )
 
     def line(self, seconds: float) -> str:
@@ -92,7 +92,7 @@ class Soak:
         newest = self.samples[-1]
         return (
             f"{seconds / 60:5.1f} min: {self.follower.told:,} steps told,"
-            f" {sum(each.reads for each in self.readers):,} reads, {self.kills} kills,"
+            f" {sum(reader.reads for reader in self.readers):,} reads, {self.kills} kills,"
             f" {self.replaced} replaced, {self.refused} refused,"
             f" {len(self.follower.lost)} lost, {newest.memory:.1f} MiB,"
             f" {newest.descriptors} descriptors, store {newest.file:.2f} MiB"
@@ -105,8 +105,8 @@ class Soak:
         @raise AssertionError: something was lost, refused, or answered wrongly.
         """
         assert self.follower.lost == []
-        assert [each for client in self.steppers for each in client.surprises] == []
-        assert [each for reader in self.readers for each in reader.surprises] == []
+        assert [surprise for client in self.steppers for surprise in client.surprises] == []
+        assert [surprise for reader in self.readers for surprise in reader.surprises] == []
         assert self.refused == 0
         # A row has a transition or more, and they are trimmed a slice at a time.
         assert max(each.rows for each in self.samples) <= JOURNAL + 2 * TRIM_SLACK

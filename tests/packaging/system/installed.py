@@ -155,7 +155,7 @@ def load() -> Iterator[Sequence[Client]]:
         stopping.set()
         for client in clients:
             client.join(PATIENCE)
-    assert [each for client in clients for each in client.surprises] == []
+    assert [surprise for client in clients for surprise in client.surprises] == []
     assert [client.refused for client in clients] == [0] * len(clients)
     told = sorted(answer.revision for client in clients for answer in client.told)
     assert told == [*range(before + 1, cursor().revision + 1)]

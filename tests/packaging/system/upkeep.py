@@ -89,12 +89,12 @@ def access_log() -> None:
             time.sleep(1.2)
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
-    answers = sum(len(each.told) for each in clients)
+    answers = sum(len(client.told) for client in clients)
     # A worker writes at the end of a second; a reload ends the workers that have lines.
     run("systemctl", "reload", SERVICE)
     files = list(LOG.parent.glob("access.log*"))
     assert len(files) == 11
-    written = sum(count(each) for each in files) - before
+    written = sum(count(file) for file in files) - before
     print(
         f"{written} lines of steps for {answers} answers, in {len(files)} files", flush=True
     )

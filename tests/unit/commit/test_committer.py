@@ -449,7 +449,7 @@ def test_refused_steps_are_logged_once_a_second() -> None:
         bench.turn()
     finally:
         globalLogPublisher.removeObserver(observe)
-    assert [each["lost"] for each in events] == [1, 5]
+    assert [event["lost"] for event in events] == [1, 5]
 
 
 def test_committer_is_not_ready_while_the_disk_is_full() -> None:

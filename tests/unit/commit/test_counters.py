@@ -51,7 +51,7 @@ def test_every_pair_of_transition_and_outcome_is_counted_from_0() -> None:
     counts.count(APPLIED, b"n")
     counts.count(PRECONDITION_FAILED, b"p")
     counts.count(NOT_TAKEN, bytearray(b"r"))
-    assert [each for each in counts.transitions() if each[2]] == [
+    assert [transition for transition in counts.transitions() if transition[2]] == [
         (Transition.NEXT, "moved", 4),
         (Transition.PREVIOUS, "moved", 1),
         (Transition.RESET, "moved", 1),

@@ -240,7 +240,7 @@ class Cluster:
         @return: the time at their end.
         """
         end = self.clock.seconds() + seconds
-        while (moment := min(each.getTime() for each in self.clock.calls)) < end:
+        while (moment := min(call.getTime() for call in self.clock.calls)) < end:
             self.clock.turn(max(0.0, moment - self.clock.seconds()))
         self.clock.rightNow = end
         assert self.failures == []
@@ -270,7 +270,7 @@ def fair(rates: Sequence[float]) -> bool:
     """
     Return whether each rate is within a factor of 1.5 of the mean.
     """
-    return all(mean(rates) / 1.5 <= each <= mean(rates) * 1.5 for each in rates)
+    return all(mean(rates) / 1.5 <= rate <= mean(rates) * 1.5 for rate in rates)
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,7 @@ def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> N
     assert [each[0] for each in told] == [
         (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
-    sizes = [len(each["compare"]) - 3 for each in one.caller.etcd.changes]
+    sizes = [len(change["compare"]) - 3 for change in one.caller.etcd.changes]
     assert max(sizes) == MAX_BATCH_KEYS
 
 

@@ -66,7 +66,7 @@ def test_each_line_of_a_traceback_has_it() -> None:
     first, *others = written(given, journal=True).splitlines()
     assert first == "<2>supervisor critical: it failed"
     assert others
-    assert all(each.startswith("<2>supervisor critical: ") for each in others)
+    assert all(other.startswith("<2>supervisor critical: ") for other in others)
     assert others[-1].endswith("ValueError: why")
 
 

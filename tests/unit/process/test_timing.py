@@ -42,7 +42,7 @@ def test_an_exception_does_not_end_the_calls() -> None:
         assert function.calls == 0
         clock.pump([1.0, 1.0, 1.0])
         assert function.calls == 3
-    (failure,) = [each["log_failure"] for each in events if "log_failure" in each]
+    (failure,) = [event["log_failure"] for event in events if "log_failure" in event]
     assert failure.check(OSError)
 
 

@@ -26,9 +26,9 @@ def lines(server: Server, *requests: bytes, peer: object = None) -> list[bytes]:
     Return the lines logged when each of C{requests} is sent on its own connection.
     """
     before = len(server.lines)
-    for each in requests:
+    for request in requests:
         wire = server.connect(peer)
-        wire.send(each)
+        wire.send(request)
         wire.turns()
     return [line.replace(STAMP, b"[T]") for line in server.lines[before:]]
 
@@ -133,7 +133,7 @@ def test_full_disk_loses_lines_and_no_response() -> None:
             server.shared.tick()
         server.log.failure = None
         assert len(lines(server, STEP)) == 1
-    found = [(each["log_level"], each.get("count")) for each in events]
+    found = [(event["log_level"], event.get("count")) for event in events]
     assert found == [(LogLevel.error, None), (LogLevel.error, 3)]
 
 

@@ -42,7 +42,9 @@ def test_valid_requests_get_the_responses_of_twisted_site(setup: str) -> None:
         chance = Chance(seed)
         few = [valid_request(chance) for _ in range(1 + chance.below(3))]
         requests = [chance.choose(few) for _ in range(1 + chance.below(5))]
-        requests = [each for each in requests if not each.startswith(b"GET /events")]
+        requests = [
+            request for request in requests if not request.startswith(b"GET /events")
+        ]
         ours = converse(setup, requests, patient=True, ends=False).received
         theirs = converse_with_site(setup, requests)
         assert parts(ours) == parts(theirs), (seed, requests)

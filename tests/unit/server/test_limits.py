@@ -69,8 +69,8 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
     Return a table with C{connections} in it, which belong to no client in particular.
     """
     made = Connections(limit, (clock or Turns()).seconds)
-    for each in connections:
-        assert made.admit(each) is ACCEPTED
+    for connection in connections:
+        assert made.admit(connection) is ACCEPTED
     return made
 
 
@@ -218,7 +218,7 @@ def test_connection_that_cannot_be_closed_does_not_stop_the_sweep() -> None:
         connections.sweep()
     assert (broken.fate, idle.fate) == (["aborted"], ["closed"])
     assert len(connections) == 1
-    assert [each["log_failure"].type for each in events] == [RuntimeError]
+    assert [event["log_failure"].type for event in events] == [RuntimeError]
 
 
 def test_closing_connection_counts_and_makes_room_when_needed() -> None:

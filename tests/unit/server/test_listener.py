@@ -557,7 +557,7 @@ def test_connection_that_cannot_be_handed_over_is_closed(
         client = machine.connect(KEPT)
         machine.until(lambda: machine.passed)
         machine.until(lambda: not len(machine.server.connections))
-    assert [each["log_level"] for each in events] == [LogLevel.critical] * (
+    assert [event["log_level"] for event in events] == [LogLevel.critical] * (
         isinstance(error, ValueError)
     )
     assert machine.received(client) == b""

@@ -162,11 +162,11 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
     other = CURRENT + b"User-Agent: a\r\n"
     for start in (CURRENT, NEXT, other):
         assert asked(server, *identified(start, 6), wire=wire) == 0
-    assert [each.prefix for each in wire.protocol.templates] == [other, NEXT]
+    assert [template.prefix for template in wire.protocol.templates] == [other, NEXT]
     two = [identified(start, 9) for start in (other, NEXT)]
     turns = [each for pair in zip(*two, strict=True) for each in pair]
     assert asked(server, *turns, wire=wire) == 0
-    assert {each.prefix for each in wire.protocol.templates} == {other, NEXT}
+    assert {template.prefix for template in wire.protocol.templates} == {other, NEXT}
 
 
 def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) -> None:
@@ -283,7 +283,7 @@ def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
     assert server.shared.plans._new_templates == MAX_NEW_TEMPLATES_PER_SECOND
     last = server.connect()
     ask(server, *identified(NEXT, 4), wire=last)
-    assert not any(each.prefix == NEXT for each in last.protocol.templates)
+    assert not any(template.prefix == NEXT for template in last.protocol.templates)
     server.shared.tick()
     ask(server, *identified(NEXT, 4), wire=last)
     assert last.protocol.templates[0].prefix == NEXT

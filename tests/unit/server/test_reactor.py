@@ -71,7 +71,7 @@ def test_error_of_a_call_is_logged_and_the_next_call_is_made(
             reactor.callFromThread(calls.append, None)
         run(reactor, 0.01)
     assert len(calls) == 1
-    (failure,) = [each["log_failure"] for each in events if "log_failure" in each]
+    (failure,) = [event["log_failure"] for event in events if "log_failure" in event]
     assert failure.check(ValueError)
 
 

@@ -267,7 +267,7 @@ class Pair:
         fast, slow = self.servers
         assert repr(fast.committer.durable) == repr(slow.committer.durable)
         assert fast.lines == slow.lines
-        counted = [list(each.shared.requests.responses()) for each in self.servers]
+        counted = [list(server.shared.requests.responses()) for server in self.servers]
         assert counted[0] == counted[1]
 
     @property

@@ -106,7 +106,7 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
     new = supervised.processes[-1]
     with capturedLogs() as events:
         supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
-    assert [each["log_format"] for each in events if each["log_level"].name == "error"]
+    assert [event["log_format"] for event in events if event["log_level"].name == "error"]
     assert new.signals == [signal.SIGTERM]
     new.end(by=signal.SIGTERM)
     supervised.pass_time(10.0)
@@ -211,9 +211,9 @@ def test_stop_during_a_reload_ends_all_processes(
         supervised.reactor.turns(0.1)
         assert len(supervised.processes) == 2
     stopped = Deferred.fromCoroutine(supervised.workers.stop())
-    for each in supervised.processes:
-        assert each.signals == [signal.SIGTERM]
-        each.end(by=signal.SIGTERM)
+    for process in supervised.processes:
+        assert process.signals == [signal.SIGTERM]
+        process.end(by=signal.SIGTERM)
     assert stopped.called
     # A late SIGHUP changes nothing.
     supervised.workers.reload()

@@ -115,9 +115,9 @@ class Bench:
         if not self.supervisor.running:
             return
         stopped: Any = self.supervisor.stopService()
-        for each in self.processes:
-            assert each.signals == [signal.SIGTERM]
-            each.end(by=signal.SIGTERM)
+        for process in self.processes:
+            assert process.signals == [signal.SIGTERM]
+            process.end(by=signal.SIGTERM)
         self.reactor.turns(0.2)
         now(cast(Deferred[None], stopped))
 

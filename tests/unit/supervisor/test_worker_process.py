@@ -69,10 +69,10 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
         process.write_output(b"x" * (2 * MAX_OUTPUT_LINE_BYTES + 1) + b"\nerror\n", 2)
         process.write_output(b"st")
         process.end()
-    lines = [each["line"] for each in events if "line" in each]
+    lines = [event["line"] for event in events if "line" in event]
     whole = "x" * MAX_OUTPUT_LINE_BYTES
     assert lines == ["out", whole, whole, "x", "error", "last"]
-    assert {each["process"] for each in events if "line" in each} == {"worker-1"}
+    assert {event["process"] for event in events if "line" in event} == {"worker-1"}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_state_of_a_worker_follows_from_its_messages(
     """
     The state of a worker follows from its messages, however they are cut.
     """
-    for each in lines:
-        data = f"{each}\n".encode()
+    for line in lines:
+        data = f"{line}\n".encode()
         supervised.processes[0].write_output(data[:5], MESSAGES)
         supervised.processes[0].write_output(data[5:], MESSAGES)
     assert worker.state is state

@@ -359,10 +359,10 @@ def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised)
     """
     processes = supervised.started()
     stopped = Deferred.fromCoroutine(supervised.workers.stop())
-    for each in processes:
-        assert each.signals == [signal.SIGTERM]
+    for process in processes:
+        assert process.signals == [signal.SIGTERM]
         assert not stopped.called
-        each.end(by=signal.SIGTERM)
+        process.end(by=signal.SIGTERM)
     assert stopped.called
     supervised.reactor.turns(10.0)
     assert supervised.processes == []

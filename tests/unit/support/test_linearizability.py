@@ -135,7 +135,7 @@ def lost_acknowledgement(records: list[Record], journal: list[Transition]) -> No
     """
     Cut the journal off before the last acknowledged step.
     """
-    last = max(each.seen[0] for each in records if each.seen and each.operation)
+    last = max(record.seen[0] for record in records if record.seen and record.operation)
     del journal[last - 1 :]
 
 
@@ -152,7 +152,7 @@ def doubled_step(records: list[Record], journal: list[Transition]) -> None:
     """
     Make the last step more often than it was asked for.
     """
-    journal.extend([journal[-1]] * (1 + sum(each.seen is None for each in records)))
+    journal.extend([journal[-1]] * (1 + sum(record.seen is None for record in records)))
 
 
 def told_twice(records: list[Record], _: list[Transition]) -> None:

@@ -265,7 +265,7 @@ class TestPostOnly:
         assert b"\nPOST      /next" in call("GET", "/").body
         paths = call("GET", "/openapi.json").json["paths"]
         assert {*paths["/next"]} == {"post", "options"}
-        assert {*paths} == {*methods} == {each.path for each in ENDPOINTS}
+        assert {*paths} == {*methods} == {endpoint.path for endpoint in ENDPOINTS}
         assert {*Caller()("GET", "/openapi.json").json["paths"]["/next"]} > {"get"}
 
 

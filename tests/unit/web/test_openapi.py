@@ -94,7 +94,7 @@ def resolved(part: dict[str, Any]) -> dict[str, Any]:
 def test_document_has_each_path_with_its_methods_and_summary() -> None:
     described = json.loads(rendered().body)["paths"]
     assert {path: [*item] for path, item in described.items()} == {
-        each.path: each.allow.decode().lower().split(", ") for each in ENDPOINTS
+        endpoint.path: endpoint.allow.decode().lower().split(", ") for endpoint in ENDPOINTS
     }
     for each in ENDPOINTS:
         summaries = {
@@ -215,7 +215,9 @@ def test_document_has_status_headers_and_type_of_each_response() -> None:
 def test_document_has_every_problem_as_it_is_sent() -> None:
     kinds = inspect.getmembers(problems, lambda kind: type(kind) is problems.ProblemKind)
     assert len(PROBLEMS) == len(kinds)
-    bodies = {each.name: each.response(PROBLEM).body for each in reversed(PROBLEMS)}
+    bodies = {
+        problem.name: problem.response(PROBLEM).body for problem in reversed(PROBLEMS)
+    }
     whole = document()
     schema = whole["components"]["schemas"]["Problem"]
     examples = {
@@ -223,9 +225,11 @@ def test_document_has_every_problem_as_it_is_sent() -> None:
     }
     assert examples == {name: json.loads(body) for name, body in bodies.items()}
     properties = schema["properties"]
-    assert properties["type"]["enum"] == sorted(each["type"] for each in examples.values())
+    assert properties["type"]["enum"] == sorted(
+        example["type"] for example in examples.values()
+    )
     assert properties["status"]["enum"] == sorted(
-        {each["status"] for each in examples.values()}
+        {example["status"] for example in examples.values()}
     )
     for each in PROBLEMS:
         response = whole["components"]["responses"][f"problem-{each.status.value}"]

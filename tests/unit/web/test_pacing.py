@@ -141,13 +141,13 @@ def test_other_requests_are_answered_between_two_pages_of_the_history() -> None:
     readers = [server.connect() for _ in range(4)]
     for each in readers:
         each.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert [bool(each.received) for each in readers] == [True, False, False, False]
+    assert [bool(reader.received) for reader in readers] == [True, False, False, False]
     other = server.connect()
     other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
     assert other.received.endswith(b"ok\n")
     readers[1].lose()
     server.clock.turn(1)
-    assert [bool(each.received) for each in readers] == [True, False, True, False]
+    assert [bool(reader.received) for reader in readers] == [True, False, True, False]
     server.clock.turn(1)
     assert readers[3].received.startswith(b"HTTP/1.1 200 OK\r\n")
 

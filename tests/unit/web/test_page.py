@@ -56,7 +56,7 @@ def test_the_policy_names_each_style_and_script() -> None:
     assert "unsafe" not in policy
     for kind, count in ((b"style", 1), (b"script", 8)):
         parts = re.findall(b"<%b>(.*?)</%b>" % (kind, kind), answer.body, re.DOTALL)
-        hashes = [b64encode(sha256(each).digest()).decode() for each in parts]
+        hashes = [b64encode(sha256(part).digest()).decode() for part in parts]
         sources = " ".join(f"'sha256-{each}'" for each in hashes)
         assert f"{kind.decode()}-src {sources};" in policy
         assert len(parts) == count

@@ -144,7 +144,7 @@ def test_failed_heartbeat_is_not_the_last() -> None:
         beating.failing = False
         beating.clock.advance(WATCHDOG / BEATS)
     assert len(beating.sent) == 3
-    levels = [each["log_level"] for each in events]
+    levels = [event["log_level"] for event in events]
     assert levels == [LogLevel.critical, LogLevel.warn]
 
 

@@ -472,7 +472,9 @@ def test_an_exception_with_the_store_in_hand(
     with capturedLogs() as events:
         bench.worker.startService()
     assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
-    found = [each["log_level"] for each in events if each["log_level"] is not LogLevel.info]
+    found = [
+        event["log_level"] for event in events if event["log_level"] is not LogLevel.info
+    ]
     assert found == levels
     bench.stop()
     assert bench.store.closed
@@ -540,5 +542,5 @@ def test_too_few_descriptors_allow_fewer_connections(
     bench = make()
     with capturedLogs() as events:
         bench.worker.startService()
-    (warning,) = [each for each in events if each["log_level"] is LogLevel.warn]
+    (warning,) = [event for event in events if event["log_level"] is LogLevel.warn]
     assert (warning["wanted"], warning["allowed"]) == (10_000, 17)

@@ -350,7 +350,7 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
         state = (taken.revision, taken.position)
     now(forgetful.commit(batch(state, b"n", b"last")))
     now(forgetful._trimming)
-    late = next(each for each in etcd.changes if len(each["success"]) > 100)
+    late = next(change for change in etcd.changes if len(change["success"]) > 100)
     now(bench.other.read())
     assert now(bench.other.recall(b"0")) is None
     now(bench.other.commit(batch((128, 128), b"p", b"0")))

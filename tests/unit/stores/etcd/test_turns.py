@@ -112,7 +112,7 @@ def queued(node: Node) -> list[tuple[str, bool]]:
         messages.get(KEYS.waiting(""), end_of(KEYS.waiting("")), sort_target="MOD"),
     )
     marks = [read_mark(KEYS, pair) for pair in messages.pairs(answer)]
-    return [(each.process, each.hard) for each in marks]
+    return [(mark.process, mark.hard) for mark in marks]
 
 
 def test_single_node_is_in_no_queue(nodes: tuple[Node, ...]) -> None:
@@ -403,7 +403,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     )
     assert (found.cursor.author, found.operation) == ("me", 1)
     assert len(found.used) == MAX_BATCH_KEYS
-    assert [each.process for each in found.marks] == ["me"]
+    assert [mark.process for mark in found.marks] == ["me"]
 
 
 def test_fake_etcd_refuses_each_wrong_transaction() -> None:

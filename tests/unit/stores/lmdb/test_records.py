@@ -35,7 +35,9 @@ def test_cursor_record_has_the_same_bytes_in_every_version() -> None:
 def test_journal_row_replays_to_its_transitions(
     revision: int, position: int, transitions: list[Transition]
 ) -> None:
-    written = batch((revision, position), b"".join(each.code for each in transitions))
+    written = batch(
+        (revision, position), b"".join(transition.code for transition in transitions)
+    )
     key, value = records.write_row(written)
     assert records.read_row(key, value) == list(replay(written))
     assert len(value) == 20 + len(transitions)

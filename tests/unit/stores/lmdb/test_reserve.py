@@ -321,7 +321,7 @@ def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None
                 now(store.commit(batch(state, b"n")))
                 state = end(batch(state, b"n"))
         now(store.close())
-        said = [formatEvent(each) for each in events if each["log_level"].name == "warn"]
+        said = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
         assert len([each for each in said if "is nearly full" in each]) == warnings
 
 

@@ -50,7 +50,7 @@ def test_the_newest_are_kept(place: Path) -> None:
 def test_two_backups_in_one_second_both_succeed_and_are_in_order(place: Path) -> None:
     backups = str(place / "backups")
     first, second = (add_backup(str(place / "store"), backups, 9) for _ in range(2))
-    names = [each.name for each in existing_backups(backups)]
+    names = [backup.name for backup in existing_backups(backups)]
     assert names == [*OLD, Path(first.store).name, Path(second.store).name]
     assert time_of(Path(second.store)) > time_of(Path(first.store)) > time_of(Path(OLD[-1]))
 
@@ -61,4 +61,4 @@ def test_failed_backup_removes_no_old_one(place: Path) -> None:
     """
     with pytest.raises(StoreUnusable):
         add_backup(str(place / "none"), str(place / "backups"), 1)
-    assert [each.name for each in existing_backups(str(place / "backups"))] == [*OLD]
+    assert [backup.name for backup in existing_backups(str(place / "backups"))] == [*OLD]
