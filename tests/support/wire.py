@@ -5,7 +5,6 @@ A connection without a network: bytes in, bytes out, turn by turn.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.metrics import Metrics
 from pexservice.process.scoreboard import Score
-from pexservice.server.access_log import AccessLog
+from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Admission, Connections
 from pexservice.server.request_counters import RequestCounters
@@ -48,7 +47,7 @@ class KeptLog(AccessLog):
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.failure: OSError | None = None
-        super().__init__(os.devnull, lambda: 1_795_000_000.0)
+        super().__init__(OWN_LOG, lambda: 1_795_000_000.0)
 
     def _write(self, lines: Sequence[bytes]) -> None:
         if self.failure is not None:
