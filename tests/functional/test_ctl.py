@@ -125,6 +125,19 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     assert (tmp_path / STORE / READER_TABLE).exists()
 
 
+def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) -> None:
+    """
+    No file of the copy gets the descriptor of a closed stream, and with it messages.
+    """
+    make_store(tmp_path / STORE, 7)
+    script = '"$0" backup pexservice-data copy <&- >&- 2>&-'
+    backup = run(tmp_path, *PEXCTL, command=("sh", "-c", script))
+    assert (backup.returncode, backup.stdout, backup.stderr) == (0, "", "")
+    assert run(tmp_path, "verify", "copy").returncode == 0
+    version = run(tmp_path, *PEXCTL, command=("sh", "-c", '"$0" version >&-'))
+    assert (version.returncode, version.stdout, version.stderr) == (0, "", "")
+
+
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
     """

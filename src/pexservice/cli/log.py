@@ -27,7 +27,7 @@ class Log:
     """
     The log of this process, made when twistd begins to log.
 
-    @ivar observer: returns the log observer that twistd logs by.
+    @ivar observer: returns the log observer that twistd uses.
     """
 
     observer: Callable[[], FileLogObserver]
@@ -36,7 +36,7 @@ class Log:
         self, options: MutableMapping[str, Any], settings: Settings, process: str
     ) -> None:
         """
-        Have twistd log by C{observer}, unless its options name another logger.
+        Make twistd use C{observer}, unless its options name another logger.
 
         @param options: the options of twistd.
         @param process: the name of this process.

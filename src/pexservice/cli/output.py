@@ -26,6 +26,8 @@ _EXIT_STATUSES = {
 
 _BAR_CHARACTERS = 30
 
+_STANDARD_ERROR = 2
+
 
 @frozen
 class Result:
@@ -81,6 +83,20 @@ def write(line: str) -> None:
     except OSError as error:
         give_up_output()
         raise VerbFailed(f"standard output: {error.strerror}") from error
+
+
+def open_closed_streams() -> None:
+    """
+    Open the null device in the place of each standard stream that is closed.
+
+    Otherwise the next file, for example a store's, would get the descriptor of standard
+    error, and with it the messages of this process and its children.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(_STANDARD_ERROR, "w")
 
 
 def give_up_output() -> None:

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
-from pexservice.cli.output import Result, VerbFailed, give_up_output, write
+from pexservice.cli.output import (
+    Result,
+    VerbFailed,
+    give_up_output,
+    open_closed_streams,
+    write,
+)
 from pexservice.cli.verb import STATUSES, VERBS, argument, epilogue, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
@@ -79,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     @return: the exit status.
     """
+    open_closed_streams()
     parser = make_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:

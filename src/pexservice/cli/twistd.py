@@ -66,7 +66,7 @@ KEPT = ("listen", "store", "log_format")
 
 def _handler(option: Option) -> Callable[..., None]:
     """
-    Return the method by which C{usage.Options} takes C{option}.
+    Return the method that C{usage.Options} calls when C{option} is given.
     """
 
     def take(self: CommonOptions, text: str) -> None:

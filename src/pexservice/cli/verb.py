@@ -150,7 +150,11 @@ def directory(store: str) -> str:
             f"{store}: this is a store in etcd; this command requires the directory of a"
             " store on disk. To copy a store in etcd, use etcdctl snapshot save"
         )
-    return store.removeprefix("lmdb:")
+    path = store.removeprefix("lmdb:")
+    if not path:
+        # For example a shell variable without a value.
+        raise ArgumentTypeError("the name of the directory is empty")
+    return path
 
 
 def seconds(text: str) -> float:

@@ -166,7 +166,7 @@ def _blocking(
         try:
             return wait(lambda: ask(self._cursor, **parameters), parameters["deadline"])
         except Unanswered as error:
-            # The cursor itself raises OutcomeUnknown for a step; this one is of the wait.
+            # Cursor raises OutcomeUnknown for a step, so this exception is from wait().
             if word == "current" or isinstance(error, OutcomeUnknown):
                 raise
             raise outcome_unknown(word, parameters["key"], error) from error

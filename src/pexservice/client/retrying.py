@@ -225,7 +225,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """
-    Yield the exceptions inside one of Twisted's client, or C{error} if there are none.
+    Yield the exceptions that Twisted's client collected in C{error}, or C{error} itself.
     """
     failures: Sequence[Failure] = getattr(error, "reasons", None) or ()
     if not failures:

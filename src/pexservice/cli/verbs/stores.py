@@ -195,7 +195,7 @@ def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -
             "--to",
             "STORE",
             "the store's directory",
-            lambda text: text.removeprefix("lmdb:"),
+            directory,
             required=True,
         ),
         argument(
