@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -472,6 +473,18 @@ def test_close_does_not_wait_for_a_tls_peer_that_is_silent(tmp_path: Path) -> No
         cursor.close()
         finished.set()
         thread.join()
+
+
+def test_wrong_argument_raises_type_error_and_makes_no_step(worker: Daemon) -> None:
+    cursor: Any = BlockingCursor(url(worker))
+    for wrong in (
+        lambda: cursor.next(5),
+        lambda: cursor.reset(if_position=5),
+        lambda: cursor.next(key=5),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    assert cursor.current().revision == 0
 
 
 def test_repr_of_a_blocking_cursor_shows_its_address() -> None:

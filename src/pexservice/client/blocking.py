@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRestartable
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
@@ -122,7 +122,8 @@ def wait(
     waiting.acquire()
 
     def begin() -> None:
-        calls.append(Deferred.fromCoroutine(call()))
+        # A wrong argument raises TypeError here, which must end the wait too.
+        calls.append(maybeDeferred(call))
         calls[0].addBoth(end)
 
     def end(result: Value | Failure) -> None:
@@ -156,7 +157,7 @@ def _blocking(
 
     @wraps(method)
     def call(
-        self: BlockingCursor, /, *_: Parameters.args, **options: Parameters.kwargs
+        self: BlockingCursor, /, *words: Parameters.args, **options: Parameters.kwargs
     ) -> Value:
         parameters: dict[str, Any] = {"deadline": None, **options}
         if parameters["deadline"] is None:
@@ -164,7 +165,9 @@ def _blocking(
         if word != "current" and parameters.get("key") is None:
             parameters["key"] = new_key()
         try:
-            return wait(lambda: ask(self._cursor, **parameters), parameters["deadline"])
+            return wait(
+                lambda: ask(self._cursor, *words, **parameters), parameters["deadline"]
+            )
         except Unanswered as error:
             # Cursor raises OutcomeUnknown for a step, so this exception is from wait().
             if word == "current" or isinstance(error, OutcomeUnknown):
