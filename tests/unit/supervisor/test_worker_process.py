@@ -116,28 +116,41 @@ def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
     assert len(supervised.processes) == 1
 
 
+def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
+    """
+    End the worker's process, and return the seconds until the next one begins.
+
+    @param start_seconds: how long the process lives before its end.
+    """
+    supervised.pass_time(start_seconds)
+    supervised.processes[-1].end(status=1)
+    ended = supervised.reactor.seconds()
+    while not supervised.processes:
+        supervised.reactor.turn(0.01)
+    return supervised.reactor.seconds() - ended
+
+
 def test_worker_that_did_not_come_up_is_followed_with_backoff(
     supervised: Supervised,
 ) -> None:
     """
     A worker that ended early is followed after delays that double, until a worker serves.
     """
-    reactor = supervised.reactor
-
-    def delay() -> float:
-        """
-        Return the seconds from the end of the process to the beginning of the next one.
-        """
-        supervised.processes[-1].end(status=1)
-        began = reactor.seconds()
-        while not supervised.processes:
-            reactor.turn(0.01)
-        return reactor.seconds() - began
-
-    assert [delay() for _ in range(3)] == pytest.approx([0.05, 0.1, 0.2], abs=0.02)
+    delays = [restart_delay(supervised) for _ in range(3)]
+    assert delays == pytest.approx([0.05, 0.1, 0.2], abs=0.02)
     supervised.processes[-1].notify(READY)
-    assert delay() == pytest.approx(0.05, abs=0.02)
-    assert delay() == pytest.approx(0.1, abs=0.02)
+    assert restart_delay(supervised) == pytest.approx(0.05, abs=0.02)
+    assert restart_delay(supervised) == pytest.approx(0.1, abs=0.02)
+
+
+def test_backoff_grows_although_each_start_takes_seconds_to_fail(
+    supervised: Supervised,
+) -> None:
+    """
+    A slow machine, on which a start needs long to fail, would otherwise restart for ever.
+    """
+    delays = [restart_delay(supervised, start_seconds=3.0) for _ in range(9)]
+    assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], abs=0.02)
 
 
 def test_active_worker_resets_the_backoff_of_all() -> None:
