@@ -199,7 +199,7 @@ class Metrics(Collector):
         yield _counter(
             "pexservice_memo_misses_total",
             "Requests for which a handler was called, or that were refused before that.",
-            requests.asked,
+            requests.unplanned,
         )
         yield _gauge("pexservice_connections", "Open connections.", len(connections))
         yield _gauge(

@@ -36,7 +36,7 @@ class Blocking:
 
     def __init__(self, store: EtcdStore) -> None:
         self._store = store
-        self.most_keys = store.most_keys
+        self.max_batch_keys = store.max_batch_keys
         self.went_back = store.went_back
         self.certificate_expires = store.certificate_expires
         self.turns, self.turn_seconds = store.turns, store.turn_seconds

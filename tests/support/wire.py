@@ -123,7 +123,7 @@ class Server:
             scrape=scrape,
         )
         self.shared = ConnectionServer(
-            api.ask,
+            api.call_handler,
             performer,
             self.connections,
             requests,
@@ -229,8 +229,8 @@ class Wire:
         local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
         assert host is not None or isinstance(peer, UNIXAddress)
         self.protocol = Connection(server.shared, host, local_host)
-        holder = server.performer.clients.holder(host)
-        admission = server.connections.admit(self.protocol, holder)
+        client = server.performer.clients.client_of(host)
+        admission = server.connections.admit(self.protocol, client)
         self.protocol.is_admitted = admission is Admission.ACCEPTED
         self._waiting: list[bytes] = []
         self.protocol.connection_made(self.transport)

@@ -163,7 +163,7 @@ def test_requests_and_connections_are_those_that_the_server_counted() -> None:
 
 def test_metrics_of_an_unread_store_are_left_out() -> None:
     call = Caller()
-    call.committer.unusable("the store is in use")
+    call.committer.refuse_all("the store is in use")
     found = scrape(call)
     assert "pexservice_revision" not in found
     assert "pexservice_position_digits" not in found

@@ -49,7 +49,8 @@ DELAY_SECONDS = 0.01
 #: and more steps.  Four times the steps that arrive in L{DELAY_SECONDS} at 100,000/s.
 MAX_EARLY_RESPONSES = 4096
 
-#: A full disk refuses thousands of steps a second, and the log may be on the same disk.
+#: How often refused steps are logged: a full disk refuses thousands of steps a second, and
+#: the log may be on the same disk.
 REFUSAL_LOG_INTERVAL_SECONDS = 1.0
 
 _DAMAGED = "the store is damaged"
@@ -81,7 +82,7 @@ class Committer(GroupCommit):
         super().__init__(store, reactor, **options)
         self._synchronous = synchronous
         self._remembered_keys = RememberedKeys()
-        # Damage that a read found: the next commit fails because of it.
+        # Damage of the store that a read found; the next commit fails because of it.
         self._damage: StoreDamaged | None = None
         # True only while synchronous commit is off and the store takes its batches.
         self._responds_early = False
@@ -177,6 +178,9 @@ class Committer(GroupCommit):
         return True
 
     def _awaited(self, batch: StepBatch | None) -> StepBatch | None:
+        """
+        Return the batch that a response waits for.
+        """
         return None if self._responds_early else batch
 
     def _store_batch(self, batch: Batch) -> Deferred[None]:
@@ -185,13 +189,13 @@ class Committer(GroupCommit):
         return self._store.commit(batch).addCallback(self._stored, batch)
 
     def _stored(self, _: None, batch: Batch) -> None:
-        # While the batch is the committing batch, its keys are found there.
+        # Until now L{find_key} found these keys in the committing batch.
         self._remembered_keys.add(batch.keys)
         self._respond_early(on=not self._synchronous)
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Roll back a batch that surely did not happen; else end the process.
+        Roll back, if C{batch} surely did not happen; else end the process.
         """
         if isinstance(failure.value, NotTaken):
             self._undo(batch, failure.value)

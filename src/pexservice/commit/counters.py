@@ -1,10 +1,9 @@
 """
-The counters of a committer: plain numbers, counted once a batch.
+The counters of a committer: plain numbers, which are increased once for each batch.
 
-A counter here is an attribute, or an element of a list or a dictionary.  It is read only
-at a request for C{/metrics}; see L{pexservice.metrics}.
+L{pexservice.metrics} reads them at a request for C{/metrics}.
 
-Pure: no Twisted, no store, no clock.
+This module is pure.  It uses no Twisted, no store and no clock.
 """
 
 from __future__ import annotations
@@ -15,22 +14,20 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: The outcomes of a requested transition; see L{pexservice.commit.interface.Outcome} for
-#: the first three.
-APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES = (
-    *("moved", "replayed", "unmet"),
-    # The transition surely did not happen; it is unknown whether it happened.
-    *("not_taken", "unknown"),
-)
+#: The outcomes of a requested transition.  L{pexservice.commit.interface.Outcome} explains
+#: the first three.  The last two are for steps that failed: the transition surely did not
+#: happen, or it is unknown whether it happened.
+OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
+APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES
 
-#: Upper bounds of the classes of commit durations in seconds, from a third of the
-#: reference disk's duration to the timeout of the watchdog.
+#: Upper bounds of the classes of commit durations, in seconds: from a third of a commit on
+#: the reference disk to the default of C{--watchdog}.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
-#: Upper bounds of the classes of batch sizes: transitions that shared a commit.
+#: Upper bounds of the classes of batch sizes: how many transitions shared a commit.
 SIZES = tuple(float(1 << power) for power in range(12))
 
 
@@ -45,7 +42,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """
-        @param bounds: the greatest value of each class, ascending.
+        @param bounds: the greatest values of the classes, ascending.
         """
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
@@ -72,8 +69,8 @@ class Counts:
     """
     The counters of one committer.
 
-    @ivar durations: the durations of the commits that the store took.
-    @ivar sizes: how many transitions each of these commits had.
+    @ivar durations: how long the successful commits took, in seconds.
+    @ivar sizes: how many transitions these commits had.
     """
 
     def __init__(self) -> None:

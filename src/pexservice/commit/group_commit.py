@@ -22,10 +22,10 @@ One step goes through these methods of L{GroupCommit}::
     add -> _consider (each turn, until the batch is ready) -> commit_open_batch
         -> _when_ready -> write -> _taken, or _refused -> roll_back
 
-Durations are measured with the reactor's clock.  It is monotonic on both reactors that
-this service uses.  Another one, chosen with C{twistd --reactor}, follows the wall clock.
-If that clock is set, the policy misjudges the duration of about a hundred commits: batches
-wait for L{MAX_WAIT_SECONDS} at most, or do not wait.
+Durations are measured with the reactor's clock.  It is monotonic on the reactor that a
+worker installs, but on that of C{twistd --reactor=asyncio} it is the wall clock.  If that
+clock is set, L{BatchingPolicy} misjudges about a hundred commits: batches wait for
+L{MAX_WAIT_SECONDS} at most, or do not wait.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
-#: Waiting longer than this many commits usually take cannot pay.
+#: A batch waits no longer than this many commits usually take: more cannot pay.
 MAX_WAIT_COMMITS = 3
 
 #: No batch waits longer than this for more steps, however slow commits are.  With
@@ -72,18 +72,19 @@ NEWEST_WEIGHT = 0.1
 
 class BatchingPolicy:
     """
-    The decision how long a batch waits for more steps.
+    Decides how long a batch waits for more steps.
 
     Waiting for steps that are about to arrive multiplies the throughput; waiting when none
     arrive only adds latency.  Clients on keep-alive connections send their next request
-    soon after a response.  So a batch is ready when it has as many steps as the last one
-    and the last turn of the reactor added none, or when waiting cannot pay any more.
+    soon after a response.  So a batch is ready when it has as many steps as the last batch,
+    and the last turn of the reactor added no step.  It is also ready when it has waited so
+    long that waiting longer cannot pay.
 
-    Without the turn that adds none, batches would not grow.  New connections are accepted a
-    few per turn (one, on reactors other than uvloop's), and a batch of one would be
-    followed by a batch of one for as long as other connections queue.
+    A batch waits for a turn that adds no step, because otherwise batches would not grow.
+    Each turn accepts a few new connections, so a batch of a few steps would be followed by
+    batches of a few steps for as long as connections queue.
 
-    Pure: the policy is given counts and durations in seconds, and reads no clock.
+    The policy is pure: it gets counts, and durations in seconds, and reads no clock.
     """
 
     def __init__(self) -> None:
@@ -119,7 +120,7 @@ class BatchPhase(Enum):
     The phase of the open batch.
     """
 
-    #: The batch is empty, or the last commit's outcomes are still being delivered.
+    #: The batch is empty, or the outcomes of the last commit are being delivered.
     IDLE = auto()
     #: The batch waits briefly for more steps.
     WAITING = auto()
@@ -129,8 +130,8 @@ class BatchPhase(Enum):
     COMMITTING = auto()
 
 
-# A client that gets no response repeats its key, and computing a state far along the
-# sequence takes milliseconds.
+# A client that gets no response repeats its step with the same key, several times perhaps,
+# and computing a state far along the sequence takes milliseconds.
 cached_state_at = lru_cache(maxsize=8)(state_at)
 
 # Module-level aliases: reading a global is three times faster than an Enum attribute.
@@ -144,14 +145,14 @@ class StepBatch:
 
     @ivar before: the state that the first step was applied to.
     @ivar began: when the first step arrived, by the reactor's clock.
-    @ivar considered_steps: how many steps there were when the batch was last considered.
-    @ivar considered_at: when the batch was last considered.
-    @ivar idle_seconds: how long all turns of the reactor took that added no step.
+    @ivar considered_steps: how many steps the batch had when C{_consider} was last called.
+    @ivar considered_at: when C{_consider} was last called.
+    @ivar idle_seconds: how long the turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
     @ivar responses: the waiters with their outcomes, states and steps, in order.
     @ivar keys: the idempotency keys of the steps, each with its packed use.
-    @ivar unmoved: the outcomes and requested transitions of the waiters whose step is not
-        part of this batch.
+    @ivar unmoved: of the waiters whose step did not move the cursor, the outcomes and the
+        requested transitions.
     """
 
     before: State
@@ -224,9 +225,9 @@ class GroupCommit:
 
     # The life of a committer.
 
-    def unusable(self, reason: str) -> None:
+    def refuse_all(self, reason: str) -> None:
         """
-        Refuse all requests, for C{reason}.
+        Refuse all steps and reads, for C{reason}.
         """
         self._closed = self.unread = NotTaken(reason)
 
@@ -252,9 +253,9 @@ class GroupCommit:
         self._drain_waiters.append(drained)
         return drained
 
-    def crashed(self, failure: Failure) -> None:
+    def end_process(self, failure: Failure) -> None:
         """
-        Accept nothing more, and end the process because of a bug.
+        Accept nothing more, and end the process: C{failure} is a bug.
         """
         self._closed = self._closed or NotTaken("the service failed")
         self._fatal(failure)
@@ -270,17 +271,17 @@ class GroupCommit:
 
     def restart_from(self, state: State) -> None:
         """
-        Continue from C{state}, with an empty open batch.
+        Continue from C{state}, which is durable, with an empty open batch.
         """
         self.durable = self.latest = state
         self.open_batch = StepBatch(state)
 
     def add(self, step: Step, waiter: Waiter | None) -> State:
         """
-        Add C{step}, whose condition was checked, to the open batch.
+        Add C{step}, whose condition is met, to the open batch.
 
-        @param waiter: gets the outcome when it is durable; C{None} if the caller responds
-            before the commit.
+        @param waiter: gets the outcome when it is durable; C{None} if the client gets its
+            response before the commit.
         @return: the state after C{step}.
         """
         batch = self.open_batch
@@ -294,8 +295,8 @@ class GroupCommit:
         if waiter is not None:
             batch.responses.append((waiter, _APPLIED, state, step))
         if self._phase is _IDLE:
-            # The batch is considered in the next turn of the reactor at the earliest.  By
-            # then it has all steps that arrived in this turn.
+            # _consider is called in the next turn of the reactor at the earliest, when the
+            # batch has all steps that arrived in this turn.
             self._wait_for_more()
         return state
 
@@ -310,8 +311,8 @@ class GroupCommit:
         """
         Give C{waiter} the outcome of a step that did not move the cursor.
 
-        @param batch: the batch that leads to C{state}, which must be durable first; C{None}
-            if C{state} is durable.
+        @param batch: the batch that leads to C{state} and must be durable before; C{None}
+            if C{state} is already durable.
         """
         if batch is None:
             self.counts.count(outcome.value, step.transition.code)
@@ -345,7 +346,7 @@ class GroupCommit:
         Find an idempotency key in the batches that are not durable yet.
 
         @return: the transition that the key was used for, the state after that transition,
-            and its batch; C{None} if neither batch has the key.
+            and the transition's batch; C{None} if neither batch has the key.
         """
         for batch in (self.open_batch, self.committing_batch):
             if batch is not None and key in batch.keys:
@@ -366,8 +367,8 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more turn of the reactor.
 
-        It waits for a turn and not for a time, because timers have a resolution of one
-        millisecond and a commit takes a fifth of that.
+        The batch waits for a turn and not for a time, because timers have a resolution of
+        one millisecond, and a commit takes a fifth of that.
         """
         self._timer = None
         batch, now = self.open_batch, self._seconds()
@@ -400,7 +401,7 @@ class GroupCommit:
 
     def _when_ready(self) -> None:
         """
-        Call L{write}, now or later.
+        Call L{write}; a subclass may call it later.
         """
         self.write()
 
@@ -409,9 +410,10 @@ class GroupCommit:
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Call the waiters of C{batch}, whose commit failed, and those of the open batch.
+        Handle a failed commit of C{batch}.
 
-        The open batch continues from the state after C{batch}.
+        The waiters of C{batch} must be called, and those of the open batch too, since its
+        first step was applied to the state after C{batch}.
         """
         raise NotImplementedError
 
@@ -419,7 +421,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        If the open batch became empty meanwhile, there is nothing to write.
+        The open batch may be empty: on etcd, another node may have moved the cursor before
+        this node's turn, so that no step's condition is met any more.
         """
         if not self.open_batch.transitions:
             self._phase = BatchPhase.IDLE
@@ -454,15 +457,16 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             )
-        ).addCallbacks(taken, refused).addErrback(self.crashed)
+        ).addCallbacks(taken, refused).addErrback(self.end_process)
 
     def _next_batch(self, *, has_steps: bool) -> None:
         """
         Continue with the open batch after a commit has ended.
 
-        @param has_steps: whether the open batch had steps when the commit ended.  Steps
-            that the commit's responses caused, such as the next request of a pipeline, wait
-            for the next turn.  Otherwise commits would nest as deep as a pipeline is long.
+        @param has_steps: whether the open batch had steps before the commit's outcomes were
+            delivered.  Only then it is considered here.  Steps that a response caused, such
+            as the next request of a pipeline, wait for the next turn; otherwise commits
+            would nest as deep as a pipeline is long.
         """
         commit_waiters, self._commit_waiters = self._commit_waiters, []
         for waiter in commit_waiters:
@@ -478,17 +482,20 @@ class GroupCommit:
             for waiter in drain_waiters:
                 waiter.callback(None)
 
-    def roll_back(self, batch: StepBatch, error: Exception, behind: Exception) -> None:
+    def roll_back(
+        self, batch: StepBatch, error: Exception, open_batch_error: Exception
+    ) -> None:
         """
         Return to the durable state.
 
         @param error: for the waiters of C{batch}, whose commit failed.
-        @param behind: for the waiters of the open batch, which continued from C{batch}.
+        @param open_batch_error: for the waiters of the open batch, which was never sent to
+            the store.
         """
-        following_batch = self.open_batch
+        open_batch = self.open_batch
         self.restart_from(self.durable)
         self._deliver(batch, error)
-        self._deliver(following_batch, behind)
+        self._deliver(open_batch, open_batch_error)
 
     def _deliver(self, batch: StepBatch, error: Exception | None = None) -> None:
         """
@@ -509,7 +516,7 @@ class GroupCommit:
 
     def commit_ended(self) -> Deferred[None]:
         """
-        Wait for the end of the commit in progress, or else of the next one.
+        Wait for the end of the commit in progress, or of the next one if there is none.
         """
         ended: Deferred[None] = Deferred()
         self._commit_waiters.append(ended)

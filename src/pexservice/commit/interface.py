@@ -1,5 +1,5 @@
 """
-The requests that the committer takes, and how they end.
+The interface of a committer: steps and reads go in, and outcomes come out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Outcome(Enum):
     """
     How a request ended.
 
-    The values of the last three are the words that the metrics count them as; see
+    The values of the last three are the names under which the metrics count them; see
     L{pexservice.commit.counters.OUTCOMES}.
     """
 
@@ -53,8 +53,8 @@ class Step:
     A request to change the cursor.
 
     @ivar key: an idempotency key of at most
-        L{pexservice.stores.remembered_keys.LONGEST_KEY} bytes.
-    @ivar condition: called with the latest state, returns whether to make the step.
+        L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
+    @ivar condition: returns whether to make the step, given the latest state.
     """
 
     transition: Transition
@@ -76,8 +76,8 @@ class Waiter(Protocol):
         """
         Take the outcome of the request.
 
-        @param state: the state that was read, or the state after the step; if the step's
-            condition was not met, the state that the condition was compared with.
+        @param state: the state that was read, or the state after the step.  If the step's
+            condition was not met: the state that did not meet it.
         """
 
     def fail(self, error: Exception, /) -> None:
@@ -91,7 +91,7 @@ class Waiter(Protocol):
 
 class ICommitter(Interface):
     """
-    The only way to a store: it takes steps, and gives durable outcomes, in order.
+    The only way to a store: it accepts steps, and delivers durable outcomes in order.
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -115,9 +115,9 @@ class ICommitter(Interface):
         @raise StoreUnusable: or one of its subclasses.
         """
 
-    def unusable(reason: str) -> None:
+    def refuse_all(reason: str) -> None:
         """
-        Refuse all requests: the store could not be opened, for C{reason}.
+        Refuse all steps and reads: the store could not be opened, for C{reason}.
         """
 
     def drain() -> Deferred[None]:
@@ -143,19 +143,19 @@ class ICommitter(Interface):
         """
         Make C{step}, and give its durable outcome to C{waiter}.
 
-        Outcomes of steps that were applied come in the order of the steps.
+        The outcomes of applied steps are delivered in the order of the steps.
         """
 
     def read(waiter: Waiter) -> None:
         """
         Give C{waiter} the state that a client may see now.
 
-        This method decides which state a read shows.
+        No other code decides which state a read shows.
         """
 
     def read_durable() -> Deferred[State]:
         """
-        Read the state that the L{history} leads to.
+        Read the state after the newest transition of the L{history}.
 
         @raise NotTaken: the store cannot be read.
         """

@@ -2,14 +2,15 @@
 The committer of a store that other nodes write to too: many nodes, one cursor.
 
 What a node knows of the cursor may be old, so no response comes from memory alone.
-For a read, and for an unmet condition, the store is read after the request has arrived.  A
-batch is a compare-and-swap.  A batch that lost the race surely never happened: its steps,
-with their keys and conditions, are applied to the present cursor, in their order and
-together with the steps that arrived meanwhile.  Waiters get the outcome of the batch that
-won.
+For a read, and for an unmet condition, the store is read after the request has arrived.
+
+A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
+batch starts.  If another node was faster, the batch surely never happened.  Its steps, with
+their keys and conditions, are then applied to the present cursor, in their order and
+followed by the steps that arrived meanwhile, and they are committed in a new batch.
 
 A key is not looked up first: the store refuses a batch with a key that was used before, and
-says for which transition.
+reports the transition that it was used for.
 
 If the store does not respond, or would refuse a batch, the node is not ready, but it does
 not end.  It checks the store once a second and refuses steps until the store accepts them.
@@ -48,6 +49,9 @@ MAX_NEAR_STEPS = 100
 
 
 def _fault(reason: str) -> str:
+    """
+    Return C{reason} without its details, which follow a colon and change with each attempt.
+    """
     return reason.partition(":")[0]
 
 
@@ -91,7 +95,7 @@ class OptimisticCommitter(GroupCommit):
         self.restart_from(state_at(*await self._store.open()))
         self._closed = self.unread = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
-        self._store.watch(self._heard, self._went_back)
+        self._store.watch(self._cursor_moved, self._cursor_went_back)
 
     async def stop(self) -> None:
         self._probing.stop()
@@ -138,14 +142,14 @@ class OptimisticCommitter(GroupCommit):
         """
         return self._store.history(before, limit)
 
-    def _heard(self, revision: int, position: int) -> None:
+    def _cursor_moved(self, revision: int, position: int) -> None:
         # The revision is checked first: a state costs a term, and a node that was asleep
-        # hears of thousands.
+        # gets thousands of these calls.
         if self._is_news(revision):
             self.restart_from(self._state_at(revision, position))
 
-    def _went_back(self, revision: int, position: int) -> None:
-        # If steps wait, their batch loses the race, and they are applied to this state.
+    def _cursor_went_back(self, revision: int, position: int) -> None:
+        # If steps wait, the store refuses their batch, and they are applied to this state.
         if self.is_idle:
             self.restart_from(self._state_at(revision, position))
 
@@ -153,8 +157,8 @@ class OptimisticCommitter(GroupCommit):
         """
         Return whether to continue from C{revision}.
 
-        That is so if C{revision} is newer than the durable state, and no step waits whose
-        commit will show the present cursor.
+        It is so if C{revision} is newer than the durable state.  While a step waits it is
+        not so, since its commit will show where the cursor is.
         """
         return self.is_idle and revision > self.durable.revision
 
@@ -165,7 +169,8 @@ class OptimisticCommitter(GroupCommit):
 
     def _checked(self, refused: NotTaken | None) -> Deferred[None]:
         self._refuse(refused)
-        # A store that refuses batches may respond to reads, and may have been restored.
+        # A store that refuses batches may respond to reads.  This read also shows whether
+        # the store was restored.
         return self._read_store().addCallbacks(lambda _: None, lambda _: None)
 
     def _refuse(self, reason: NotTaken | None) -> None:
@@ -183,8 +188,9 @@ class OptimisticCommitter(GroupCommit):
         """
         Read a state that the cursor is in at some moment after this call.
 
-        One read is sent at a time, for all requests that waited when it was sent.  Its
-        result may be older than a later request, so that request waits for the next read.
+        One read is sent at a time, for all requests that waited when it was sent.  A
+        request that arrives later waits for the next read, since the state of this one may
+        be older than the request.
         """
         waiting: Deferred[State] = Deferred()
         self._waiting_reads.append(waiting)
@@ -199,7 +205,8 @@ class OptimisticCommitter(GroupCommit):
         def deliver(result: State | Failure) -> None:
             self._is_reading = False
             if isinstance(result, Failure):
-                # The requests that arrived meanwhile would wait as long, and fail as well.
+                # The requests that arrived meanwhile fail too: their own read would take as
+                # long and fail as well.
                 readers.extend(self._waiting_reads)
                 self._waiting_reads = []
             elif self._waiting_reads:
@@ -229,7 +236,6 @@ class OptimisticCommitter(GroupCommit):
         if not failure.check(NotTaken, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
         reason = failure.getErrorMessage()
-        # The details, which follow a colon, may change with each attempt.
         if _fault(reason) != _fault(str(self._unreadable)):
             self._log.error("requests are refused: {reason}", reason=reason)
         self._unreadable = NotTaken(reason)
@@ -238,7 +244,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Return the state with this revision and position.
 
-        The cost is small if the position is not far from the durable one.
+        If the position is near the durable one, this costs a few additions.
         """
         term = self.durable.term
         if abs(position - term.position) > MAX_NEAR_STEPS:
@@ -264,10 +270,10 @@ class OptimisticCommitter(GroupCommit):
 
     def _place(self, step: Step, waiter: Waiter) -> None:
         """
-        Make C{step} now, if its key and its condition allow that.
+        Add C{step} to the open batch, if its key and its condition allow that.
 
-        C{step} is not made now if its key is in a batch already, if no more keys fit into
-        the open batch, or if its condition is not met.
+        C{step} is not added if its key is in a batch already, if no more keys fit into the
+        open batch, or if its condition is not met.
         """
         key = step.key
         if key is not None:
@@ -275,7 +281,7 @@ class OptimisticCommitter(GroupCommit):
             if use is not None:
                 self.replay(waiter, step, *use)
                 return
-            if len(self.open_batch.keys) >= self._store.most_keys:
+            if len(self.open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
                 return
         if step.condition is None or step.condition(self.latest):
@@ -285,15 +291,15 @@ class OptimisticCommitter(GroupCommit):
 
     def _unmet(self, step: Step, waiter: Waiter) -> None:
         """
-        Decide on C{step}, whose condition this node's state does not meet.
+        Decide on C{step}, whose condition the latest state of this node does not meet.
 
-        Other nodes may have moved the cursor, and steps that this node has accepted may
-        never be taken.  Or the step was made before, with the same key, and its condition
-        is not met any more because of itself.
+        The state of the store may meet it: other nodes may have moved the cursor, and the
+        store may refuse steps that this node has accepted.  Or the step was made before,
+        with the same key, and its condition is not met because of the step itself.
         """
         if step.key is not None or self.is_idle:
             self.read_durable().addCallbacks(
-                self._judge,
+                self._decide,
                 lambda failure: waiter.fail(as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
             ).addErrback(
@@ -303,23 +309,23 @@ class OptimisticCommitter(GroupCommit):
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
             self.respond(waiter, step, outcome, state, self.open_batch)
         else:
-            # The batch being committed may have been taken before this step was requested.
+            # The store may have taken the committing batch before this step was requested.
             self._postpone(step, waiter)
 
-    def _judge(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
+    def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
         Decide on C{step} by C{state}, which the store had after C{step} was requested.
         """
         if step.condition is not None and not step.condition(state):
             return self._refuse_unmet(state, step, waiter)
         if self.is_idle:
-            # Another state might never meet the condition.
+            # This state meets the condition, and a later one might not.
             self.restart_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # Steps that keep the condition from being met may be waiting for their commit.
+            # The condition may be unmet because of steps that wait for their commit.
             self._postpone(step, waiter)
         return None
 
@@ -327,7 +333,7 @@ class OptimisticCommitter(GroupCommit):
         self, state: State, step: Step, waiter: Waiter
     ) -> Deferred[None] | None:
         """
-        Respond that C{state} does not meet the condition, unless the key was used by then.
+        Respond that C{state} does not meet the condition, unless the key was used before.
         """
 
         def recalled(first: Remembered | None) -> None:
@@ -357,16 +363,15 @@ class OptimisticCommitter(GroupCommit):
 
     def _take_backlog(self, _: None) -> None:
         backlog, self._backlog = self._backlog, []
-        self._again(backlog, {})
+        self._place_again(backlog, {})
 
-    def _again(
+    def _place_again(
         self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, Remembered]
     ) -> None:
         """
         Place C{steps} once more.
 
-        @param used: of the steps' keys, those that were used before, with the first use
-            of each.
+        @param used: those of the steps' keys that were used before, with their first uses.
         """
         for waiter, step in steps:
             first = None if step.key is None else used.get(step.key)
@@ -383,7 +388,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Write the open batch when it is this node's turn.
         """
-        self._store.turn().addCallback(self._has_turn).addErrback(self.crashed)
+        self._store.turn().addCallback(self._has_turn).addErrback(self.end_process)
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
@@ -401,17 +406,17 @@ class OptimisticCommitter(GroupCommit):
         used: Mapping[bytes, Remembered],
     ) -> None:
         """
-        Apply the steps of C{batches}, which have not happened, to where the cursor is.
+        Apply the steps of C{batches}, which have not happened, to the present cursor.
         """
         steps = [
             (waiter, step) for batch in batches for waiter, *_, step in batch.responses
         ]
         self.restart_from(self._state_at(revision, position))
-        self._again(steps, used)
+        self._place_again(steps, used)
 
     def _refused(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Try the steps again if C{batch} lost the race; tell the waiters of any other error.
+        Apply the steps again if another node moved the cursor first; else call the waiters.
         """
         error = failure.value
         if isinstance(error, Conflict):
@@ -425,7 +430,7 @@ class OptimisticCommitter(GroupCommit):
         elif isinstance(error, OutcomeUnknown):
             self._unavailable(failure)
         else:
-            self.crashed(failure)
+            self.end_process(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
-        # A step that was not sent happens only if its client repeats it.
+        # Steps of the open batch were not sent to the store: they surely did not happen.
         self.roll_back(batch, error, as_refusal(error))

@@ -1,31 +1,34 @@
 """
-The HTTP server of one worker: connections, the parser, plans, and responses on the wire.
+The HTTP server of one worker: connections, the parser, plans, and responses as bytes.
 
-The path of a request and its response::
+A request and its response take this path::
 
     bytes -> Connection -> HeadReader -> Plans -> Performer -> committer
           <- ResponseWriter <- Connection.respond(outcome, state) <-
 
-A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}, and
-the committer's waiter for the request that is being performed.  The
-L{HeadReader<pexservice.server.parser.HeadReader>} reads a head once.  The Klein app is
-asked once what such heads mean, and its result is remembered as a
-L{Plan<pexservice.server.plans.Plan>}.
+A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
+L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
+first request of its kind, the server calls a handler of the Klein app and remembers what
+such requests mean, as a L{Plan<pexservice.server.plans.Plan>}.  The
+L{Performer<pexservice.web.performer.Performer>} checks the request and starts its operation
+on the cursor.  The committer calls the connection when the outcome is durable.
 
-Most requests of a client differ in a few neighbouring lines only.  Here is one as a
-L{Template<pexservice.server.plans.Template>} sees it::
+Most requests need neither the parser nor a handler, because they differ from an earlier
+request of the same client in a few neighbouring lines only.  A
+L{Template<pexservice.server.plans.Template>} recognizes such a request by the bytes around
+these lines.  For example::
 
     prefix          POST /next HTTP/1.1
                     Host: localhost:8081
                     User-Agent: python-requests/2.32.3
                     Accept: application/json
-    varying part    Idempotency-Key: 8e03978e-40d5-43e8-bc93-6894a57f9324
+    varying lines   Idempotency-Key: 8e03978e-40d5-43e8-bc93-6894a57f9324
                     X-Request-ID: 4f6dc1e2
     suffix          Content-Type: application/json
                     Content-Length: 2
 
                     {}
 
-The prefix and the suffix are compared as a whole.  Of the varying part only the values are
-read: the key is an argument of the plan, and the id changes nothing.
+The prefix and the suffix are compared as a whole.  Of the varying lines, the service reads
+the idempotency key, which is an argument of the plan.  It does not use the id.
 """

@@ -1,5 +1,10 @@
 """
-A connection, from its first byte to its last: one class for every request.
+A connection, from its first byte to its last.
+
+A request is recognized by its bytes (L{Plans.find_request
+<pexservice.server.plans.Plans.find_request>}), or it is buffered and parsed.  Then it is
+performed, and the committer or a handler calls back with the outcome.  The connection reads
+the next request after the response was sent.
 """
 
 from __future__ import annotations
@@ -68,16 +73,14 @@ class Connection(asyncio.Protocol):
     """
     One connection, and the committer's waiter for the request that is being performed.
 
-    @ivar phase: see L{Phase}.
-    @ivar is_admitted: whether it is within the limits; otherwise it is refused with 503.
-    @ivar has_responded: whether a response was sent on it.
-    @ivar last_active: when it was last between requests.
-    @ivar receiving_since: when the request that is arriving began; 0 if none is.
-    @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
-    @ivar hand_over: called with the event loop's transport when it takes the place of a
+    C{phase} and the times are those of a
+    L{LimitedConnection<pexservice.server.limits.LimitedConnection>}; C{templates},
+    C{varied} and C{with_token} are those that
+    L{HasTemplates<pexservice.server.plans.HasTemplates>} describes.
+
+    @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
+    @ivar hand_over: called with the transport of the event loop when it replaces a
         L{BriefConnection<pexservice.server.listener.BriefConnection>}.
-    @ivar templates: see L{HasTemplates<pexservice.server.plans.HasTemplates>}; so are
-        C{varied} and C{with_token}.
     """
 
     transport: asyncio.Transport
@@ -87,7 +90,7 @@ class Connection(asyncio.Protocol):
         Make a connection that has received nothing.
 
         @param host: the peer's IP address, as C{accept} returned it; C{None} for a Unix
-            socket.  The socket is not asked again, since it forgets it after a reset.
+            socket.  After a reset, the socket itself no longer has the address.
         @param local_host: the IP address of this end.
         """
         self._server = server
@@ -103,19 +106,19 @@ class Connection(asyncio.Protocol):
         self.templates: tuple[Template, ...] = ()
         self.varied: tuple[bytes, ...] = ()
         self.with_token: tuple[bytes, PlannedRequest] | None = None
-        # The input that was not parsed, and how much of it has no end of a head.
+        # The input that was not parsed yet, and how many of its bytes were searched for the
+        # end of a head.
         self._buffer = bytearray()
         self._searched = 0
-        # The chunk in which the request that is arriving began, if it is alone in it.
-        self._chunk = b""
+        # The piece of input that the arriving request began with; b"" once more has come.
+        self._first_input = b""
         self._skipped_line = False
         self._head: Head | None = None
         self._body: RequestBody | None = None
         self._waits_for_budget = False
-        # The request that is being performed.
+        # The request that is being performed, and whether its handler was called for it.
         self._request: PlannedRequest | None = None
-        # Whether its handler was called.
-        self._asked = False
+        self._is_unplanned = False
         self._call: Call | None = None
         self._work: Deferred[Response] | None = None
         self._stream: Stream | None = None
@@ -152,23 +155,23 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            request = plans.exact.young.get(data) or plans.fill(data, self)
+            request = plans.exact.young.get(data) or plans.find_request(data, self)
             if request is not None:
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._chunk = data
+            self._first_input = data
             self._buffer += data
             self._advance()
         elif phase is _RECEIVING:
-            self._chunk = b""
+            self._first_input = b""
             self._buffer += data
             if self._waits_for_budget:
                 self._pause_reading()
             else:
                 self._advance()
         elif phase is _PERFORMING:
-            # The input waits for the response, and so do the client's next bytes.
+            # A pipelined request waits for the response to the one before.
             self._buffer += data
             self._pause_reading()
 
@@ -229,7 +232,8 @@ class Connection(asyncio.Protocol):
         """
         self._waits_for_budget = False
         budget = self._server.parsing
-        # A connection that is called from the queue continues at once.
+        # The budget is asked only after the first part: a connection that waited in its
+        # queue has got its turn.
         advances = True
         while advances and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -273,7 +277,7 @@ class Connection(asyncio.Protocol):
         if not self._skipped_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_line, self._chunk = True, b""
+            self._skipped_line, self._first_input = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_line):
             return False
         end = find_end_of_head(buffer, self._searched)
@@ -295,32 +299,34 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         """
-        Perform the request whose head and body are complete.
+        Perform the request whose head and body have arrived; without a plan, make one.
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        chunk, self._chunk = self._chunk, b""
+        data, self._first_input = self._first_input, b""
         self.receiving_since = 0.0
         server = self._server
-        plan = server.plans.get(head.key)
+        plan = server.plans.find_plan(head.plan_key)
         if plan is not None:
-            alone = b"" if self._buffer else chunk
-            self.perform(server.plans.learn(alone, head, plan, self))
+            if self._buffer:
+                # Another request follows in the same piece of input.
+                data = b""
+            self.perform(server.plans.learn(data, head, plan, self))
             return
         self.phase = _PERFORMING
         line, arguments = head.line, head.arguments
         plan = server.plan(head)
         self._request = PlannedRequest(plan, arguments, line.logged)
-        self._asked = True
+        self._is_unplanned = True
         try:
             peer = self.peer
-            server.performer.admit(arguments, peer)
-            result = server.ask(
+            server.performer.check_client(arguments, peer)
+            result = server.call_handler(
                 Request(line.method, line.target, line.path, arguments, peer)
             )
             if isinstance(result, Operation):
                 plan = evolve(plan, operation=result)
-                server.plans.add(head.key, plan)
+                server.plans.add(head.plan_key, plan)
                 self._request = PlannedRequest(plan, arguments, line.logged)
                 self._call = call = server.performer.call(result, arguments)
                 call.start(self)
@@ -340,10 +346,9 @@ class Connection(asyncio.Protocol):
         self._request = request
         try:
             call = request.call
-            if call is None or not call.any_time:
+            if call is None or call.needs_client_check:
                 performer, arguments = self._server.performer, request.arguments
-                any_host = call is not None and call.any_host
-                performer.admit(arguments, self.peer, any_host=any_host)
+                performer.check_client(arguments, self.peer)
                 if call is None:
                     operation = request.plan.operation
                     assert operation is not None  # noqa: S101 a plan that is kept has one
@@ -358,7 +363,7 @@ class Connection(asyncio.Protocol):
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
-        Send the response about C{state}; see L{Waiter<pexservice.commit.interface.Waiter>}.
+        Send the response about C{state}, as L{Waiter<pexservice.commit.interface.Waiter>}.
         """
         request, call = self._request, self._call
         if request is None or call is None:
@@ -389,7 +394,7 @@ class Connection(asyncio.Protocol):
 
     def fail(self, error: Exception) -> None:
         """
-        Send the problem that C{error} stands for.
+        Send the problem that tells the client of C{error}.
         """
         request = self._request
         if request is None:
@@ -455,13 +460,13 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, *, last: bool) -> None:
         """
-        Continue the connection after a response.
+        Close the connection after a response, or continue with the next request.
         """
         self._request = None
-        if self._asked:
-            self._asked = False
+        if self._is_unplanned:
+            self._is_unplanned = False
             self._work = None
-            self._server.requests.asked += 1
+            self._server.requests.unplanned += 1
         self.has_responded = True
         if last:
             self.close()
@@ -478,14 +483,14 @@ class Connection(asyncio.Protocol):
         server = self._server
         self.phase = _IDLE
         self.last_active = server.seconds()
-        if self._half_closed or server.connections.parting:
+        if self._half_closed or server.connections.closes_idle:
             self.close()
         elif not (self._reads or self.blocked_since):
             self._resume_reading()
 
     def _continue(self) -> None:
         """
-        Continue with a pipeline, if the client takes the responses.
+        Parse the next request of a pipeline, unless the client takes no responses.
         """
         if self.phase is _PERFORMING and self._request is None and not self.blocked_since:
             self.phase = _RECEIVING
@@ -502,9 +507,9 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, problem: Problem) -> None:
         """
-        Send C{problem}, and nothing more on this connection.
+        Send C{problem} as the last response of this connection.
 
-        The input is dropped, since it is unknown where another request would begin.
+        The remaining input is dropped, since it is unknown where the next request begins.
         """
         if self.phase in (_DRAINING, _CLOSED):
             return
@@ -565,7 +570,7 @@ class Connection(asyncio.Protocol):
         Close the connection after everything was sent.
         """
         self.phase = _DRAINING
-        # A client that does not take the rest has stalled, as in any other phase.
+        # From now on a client that takes none of the sent bytes counts as stalled.
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 

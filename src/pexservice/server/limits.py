@@ -4,10 +4,10 @@ The limits on connections: which connections are closed, and when.
 Connections are closed when there are too many, when they take too long, and when the
 worker stops.
 
-Every connection that holds a file descriptor counts, from the moment it is accepted.  When
-the limit is reached, some client has more connections than its share, and one of that
-client's connections is closed.  So a client that opens too many connections loses its own
-connections, and no other client loses any.
+Every connection counts from the moment it is accepted, since it has a file descriptor.
+When the limit is reached and a new connection arrives, one connection is closed: if a
+client has more than its share, it is one of that client's.  So a client that opens too many
+connections loses its own connections, and other clients lose none.
 
 Connections have no timers.  Once a second all connections are checked, which takes a
 millisecond for 10,000 of them.  A request only stores the time.
@@ -34,12 +34,12 @@ KEEP_ALIVE_TIMEOUT_SECONDS = 60
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: How long a client may take none of the bytes that it is sent, and how often that is
-#: checked.
+#: How long a client may take none of the bytes that it is sent.  This is checked once in as
+#: much time, so a connection may stay twice as long.
 STALL_TIMEOUT_SECONDS = 60
 
 #: If a search for connections to close finds less than this fraction of all connections,
-#: the next search begins only after C{SEARCH_BACKOFF} times as long as this one took.
+#: the next search begins only after C{SEARCH_BACKOFF} times the duration of this one.
 #: Otherwise a flood of connections would become a flood of searches.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
@@ -48,12 +48,12 @@ SEARCH_BACKOFF = 10
 #: server, and a few people may share one address.
 MIN_SHARE = 16
 
-#: How many connections at a time get a response that refuses them; any more are closed
-#: without a response.
+#: How many connections beyond the limit may be getting a response that refuses them; more
+#: are closed without a response.
 MAX_REFUSALS = 32
 
-#: Why connections are closed: for one of the timeouts above, to make room for others, or
-#: because they send only bytes that are no request.
+#: Why connections are closed: because of one of the timeouts above, to let another one in,
+#: or because they send only bytes that are no request.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
@@ -126,13 +126,13 @@ class Admission(Enum):
     """
 
     ACCEPTED = auto()
-    #: The limit is reached, and a response may say so.
+    #: The limit is reached, and a response says so.
     REFUSED = auto()
-    #: The limit is reached, and enough other connections are being refused.
+    #: The limit is reached, and L{MAX_REFUSALS} connections are getting such a response.
     DROPPED = auto()
 
 
-#: The order in which connections are closed: by a class, then by a time.
+#: The order in which connections are closed: by a number, then by a time.
 _Rank = tuple[int, float]
 
 _PERFORMING: _Rank = (3, 0.0)
@@ -147,7 +147,7 @@ class Connections:
     @ivar refused: how many were refused.
     @ivar closed: how many were closed from here, by reason.
     @ivar closing: whether every response is the last of its connection.
-    @ivar parting: whether a connection is closed as soon as it is idle.
+    @ivar closes_idle: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
     """
 
@@ -155,19 +155,20 @@ class Connections:
 
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        # The holder of each connection: the client whose share it counts against.
+        # The open connections, each with its client, and how many each client has.
         self._open: dict[LimitedConnection, str | None] = {}
-        self._held: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # The blocked connections: since when, and how much their clients had taken then.
+        # The blocked connections: when they were checked last, and how many bytes their
+        # clients had taken by then.
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._emptied: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(CLOSE_REASONS, 0)
         self.closing = False
-        self.parting = False
+        self.closes_idle = False
         self.seconds = seconds
-        # The results of the last search; the last connection in the list is closed first.
+        # The connections that the last search found; the last in the list is closed first.
         self._candidates: list[tuple[_Rank, LimitedConnection]] = []
         # Whether all of them belong to clients with too many connections.
         self._of_greedy = False
@@ -176,22 +177,23 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: LimitedConnection, holder: str | None = None) -> Admission:
+    def admit(self, connection: LimitedConnection, client: str | None = None) -> Admission:
         """
         Accept a new connection, if need be by closing another one, or refuse it.
 
-        @param holder: the client that opened it, by its address or network; C{None} for a
-            proxy, which represents many clients and so never has too many.
+        @param client: the client that opened it, as
+            L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.  A
+            proxy, C{None}, represents many clients and so never has too many connections.
         """
-        if len(self._open) >= self.limit and not self.displace(holder):
+        if len(self._open) >= self.limit and not self.displace(client):
             self.refused += 1
             if len(self._refused) >= MAX_REFUSALS:
                 return Admission.DROPPED
             self._refused.add(connection)
             return Admission.REFUSED
-        self._open[connection] = holder
-        if holder is not None:
-            self._held[holder] += 1
+        self._open[connection] = client
+        if client is not None:
+            self._counts[client] += 1
         self.accepted += 1
         return Admission.ACCEPTED
 
@@ -199,12 +201,14 @@ class Connections:
         """
         Close one connection at once, so that its file descriptor is free in the next turn.
 
-        The connections of clients that have more than their share go first.  Of these, or
-        of all if there is no such client, the connection that has been idle longest goes
-        first, then the one whose request has been arriving longest.  A client with too many
-        connections also loses those on which it takes no responses, and last the newest of
-        those whose requests are being performed: otherwise it could keep every other client
-        out.  One of its own new connections does not displace these.
+        The connection belongs to a client with more than its share, if there is such a
+        client.  Of these connections, the one that has been idle longest is closed.  If
+        none is idle, it is the one whose request has been arriving longest.
+
+        A client with too many connections can also lose the connections on which it takes
+        no responses, and after these the newest of those whose requests are being
+        performed.  Otherwise it could keep every other client out.  A new connection of the
+        same client does not close one whose request is being performed.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection could be closed.
@@ -229,15 +233,15 @@ class Connections:
 
     def _search(self, newcomer: str | None) -> None:
         share = self._share()
-        greedy = {holder for holder, count in self._held.items() if count > share}
+        greedy = {client for client, count in self._counts.items() if count > share}
         if newcomer is not None and self._has_share(newcomer):
             # Otherwise each new connection of this client would close another client's.
             greedy.add(newcomer)
         self._of_greedy = bool(greedy)
         self._candidates = [
             (rank, connection)
-            for connection, holder in self._open.items()
-            if not greedy or holder in greedy
+            for connection, client in self._open.items()
+            if not greedy or client in greedy
             if (rank := _rank(connection, greedy=self._of_greedy)) is not None
         ]
         self._candidates.sort(key=lambda candidate: candidate[0], reverse=True)
@@ -246,14 +250,16 @@ class Connections:
         """
         Return how many connections one client may have while there are too many.
         """
-        return max(MIN_SHARE, self.limit // (len(self._held) + 1))
+        return max(MIN_SHARE, self.limit // (len(self._counts) + 1))
 
     def _has_share(self, client: str | None) -> bool:
-        return client is not None and self._held[client] >= self._share()
+        return client is not None and self._counts[client] >= self._share()
 
     def _next_candidate(self, newcomer: str | None) -> LimitedConnection | None:
         """
-        Return the first connection of the last search that has not changed since then.
+        Return the connection to close next, of those that the last search found.
+
+        A connection that has changed since the search is left out.
         """
         while self._candidates:
             if self._candidates[-1][0] == _PERFORMING and self._has_share(newcomer):
@@ -261,8 +267,8 @@ class Connections:
             rank, connection = self._candidates.pop()
             if connection not in self._open or rank != _rank(connection, greedy=True):
                 continue
-            held = self._held[self._open[connection] or ""]
-            if self._of_greedy and held < self._share():
+            count = self._counts[self._open[connection] or ""]
+            if self._of_greedy and count < self._share():
                 # The client has lost enough connections.
                 self._candidates.clear()
                 break
@@ -275,11 +281,11 @@ class Connections:
         """
         self._refused.discard(connection)
         self._blocked.pop(connection, None)
-        holder = self._open.pop(connection, None)
-        if holder is not None:
-            self._held[holder] -= 1
-            if not self._held[holder]:
-                del self._held[holder]
+        client = self._open.pop(connection, None)
+        if client is not None:
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
         if not self._open and self._emptied:
             emptied, self._emptied = self._emptied, []
             for waiter in emptied:
@@ -294,7 +300,7 @@ class Connections:
             try:
                 self._check_timeouts(connection, now)
             except Exception:  # noqa: BLE001 it is logged, and no reason to stop
-                # An error in one connection must not keep the others open.
+                # The error of one connection must not keep the others open.
                 self._log.failure("a connection could not be closed")
                 self.leave(connection)
                 connection.abort()
@@ -339,14 +345,14 @@ class Connections:
 
         Connections that have not sent a request yet stay: they are about to send one.
         """
-        self.parting = True
+        self.closes_idle = True
         for connection in list(self._open):
             if connection.phase is Phase.IDLE and connection.has_responded:
                 connection.close()
 
     def close_waiting(self) -> None:
         """
-        Close the connections whose clients the worker waits for, and performs nothing for.
+        Close the connections on which the worker waits for the client.
 
         Each of them would delay the next worker, and so every other client.
         """
@@ -392,9 +398,9 @@ def bytes_taken(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of the bytes sent to it.
 
-    A transport only reports that its buffer is full, and later that it has space again,
-    with up to some megabytes in between.  A client with a slow line needs minutes for that
-    and is not stuck.  The kernel knows about each byte.
+    A transport only reports that its buffer is full, and later that it has space again.
+    Some megabytes may lie between the two, and a client with a slow line needs minutes for
+    them although it is not stuck.  The kernel counts each byte.
 
     @param handle: the connection's socket, or C{None} where there is none to ask.
     @return: for TCP, the number of bytes that the peer has acknowledged; for another

@@ -1,9 +1,9 @@
 """
-The listener, which accepts the connections of a port that Twisted has opened.
+The listener: it accepts the connections of a port that Twisted has opened.
 
-The event loop's own servers accept one connection in a turn, and make a transport of each
-at once.  This one accepts several, and makes transports only for connections that last
-longer than one request: see L{BriefConnection}.
+The event loop's own servers accept one connection in a turn, and make a transport for each.
+This listener accepts several in a turn, and leaves a connection without a transport if it
+ends after its first request: see L{BriefConnection}.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pexservice.server.tls_transport import TlsTransport
 
 _log = Logger()
 
-#: How many connections are accepted in one turn, so that the open ones get their turns too.
+#: How many connections are accepted in one turn: the open connections must not wait longer.
 MAX_ACCEPTED_PER_TURN = 64
 
-#: How long accepting waits when there are no file descriptors or no memory.
+#: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
 
 #: L{BriefConnection} leaves longer input to the event loop's transport.
@@ -43,7 +43,7 @@ MAX_BRIEF_INPUT_BYTES = 2048
 @implementer(IListeningPort)
 class Listener:
     """
-    A port that Twisted has opened and the event loop accepts from.
+    A port that Twisted has opened, and whose connections the event loop accepts.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class Listener:
         self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
         self._socket.listen(BACKLOG)
         self._is_unix = self._socket.family == socket.AF_UNIX
-        # One address for all connections, unless the port listens on every address.
+        # The address of this end of all connections; "" if the port listens on every
+        # address, so that each connection has its own.
         self._local_host = "" if self._is_unix else self._socket.getsockname()[0]
         if self._local_host in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
             self._local_host = ""
@@ -107,7 +108,8 @@ class Listener:
                 self._accept_failing = True
                 # This frees a file descriptor in the next turn.
                 self._connections.displace()
-                # Connections that are not accepted keep the socket readable.
+                # Without this the event loop would report the waiting connections in
+                # every turn.
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(
                     RETRY_DELAY_SECONDS, self.startListening
@@ -115,7 +117,7 @@ class Listener:
                 break
             self._accept_failing = False
             self._begin(accepted, address)
-        # A client that has connected may be waiting for this processor to send its request.
+        # A client on this machine may need this processor to send its request.
         os.sched_yield()
 
     def _begin(self, accepted: socket.socket, address: Any) -> None:
@@ -124,8 +126,8 @@ class Listener:
         if not (local_host or self._is_unix):
             local_host = accepted.getsockname()[0]
         connection = Connection(self._server, host, local_host)
-        holder = self._server.performer.clients.holder(host)
-        admission = self._connections.admit(connection, holder)
+        client = self._server.performer.clients.client_of(host)
+        admission = self._connections.admit(connection, client)
         refused = admission is not Admission.ACCEPTED
         if admission is Admission.DROPPED or (refused and self._tls):
             # Before the TLS handshake there is no way to respond.
@@ -160,7 +162,9 @@ class Listener:
         self, accepted: socket.socket, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
         """
-        Have a transport of the event loop carry C{connection}, maybe with TLS between.
+        Make a transport of the event loop for C{accepted}.
+
+        @param protocol: C{connection}, or the TLS between it and the socket.
         """
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
@@ -174,14 +178,13 @@ class Listener:
 
 class BriefConnection:
     """
-    The transport of a connection until it ends or is handed over to the event loop.
+    The first transport of a connection: it carries a single request.
 
     A client such as C{ab} opens a connection for each request.  A transport of the event
-    loop would cost as much as the request: it is made, watched, read once, written once,
-    and closed in the turn after.  So the first input is read from the socket itself.  If it
-    is a request whose plan is known and that is the last of its connection, the response is
-    sent through the socket too.  Every other connection is handed over to a transport of
-    the event loop, together with the input that was read.
+    loop would cost as much as the request itself.  So this class reads the first input
+    directly from the socket.  If that is a request whose plan is known, and the connection
+    ends after the response, it also sends the response and closes the socket.  Otherwise
+    the event loop makes a transport, which continues with the input that was read.
     """
 
     def __init__(
@@ -193,20 +196,21 @@ class BriefConnection:
         pass_on: Callable[[socket.socket, Connection], object],
     ) -> None:
         """
-        @param pass_on: has the event loop make a transport, in a later turn.
+        @param pass_on: makes the event loop's transport, in a later turn.
         """
         self._socket = accepted
         self._loop = loop
         self._plans = plans
         self._connection = connection
         self._pass_on = pass_on
-        self._watches = self._passed_on = self._closing = self._aborted = False
-        self._performs = False
+        # Whether the event loop watches the socket, whether its transport is being made,
+        # and whether a request was found, whose response is or will be sent.
+        self._watches = self._passed_on = self._performs = False
+        self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
         connection.hand_over = self.hand_over
-        # Most clients send as soon as they are connected, so the request is here by the
-        # next turn.
+        # Most clients send their request at once, so it has arrived by the next turn.
         loop.call_soon(self._read)
 
     def _read(self) -> None:
@@ -234,7 +238,9 @@ class BriefConnection:
         if not data:
             self.abort()
             return
-        request = self._plans.exact.young.get(data) or self._plans.fill(data, connection)
+        request = self._plans.exact.young.get(data) or self._plans.find_request(
+            data, connection
+        )
         if request is None or not request.plan.framing.last:
             self._hand_over_later()
             return
@@ -248,7 +254,7 @@ class BriefConnection:
 
     def hand_over(self, transport: asyncio.Transport) -> None:
         """
-        Do with C{transport} what was asked for while it was not there.
+        Continue on C{transport}: do what the connection has called while it was made.
         """
         if self._aborted:
             transport.abort()
@@ -276,7 +282,7 @@ class BriefConnection:
             # The client is gone; the connection is closed as after any last response.
             return
         if sent < len(data):
-            # The event loop can wait until the client takes the rest.
+            # Only the event loop can wait until the client takes the rest.
             self._unsent = data[sent:]
             self._hand_over_later()
 
@@ -287,7 +293,7 @@ class BriefConnection:
         self._stop_watching()
         if self._performs:
             with suppress(OSError):
-                # The client may have sent more meanwhile.  Closing a socket with unread
+                # The client may have sent more meanwhile.  To close a socket with unread
                 # input resets the connection, and a reset may overtake the response.
                 self._socket.recv(MAX_BRIEF_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()

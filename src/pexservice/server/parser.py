@@ -76,7 +76,7 @@ _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP 
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
 Arguments = dict[bytes, list[bytes]]
-Key = tuple[Hashable, ...]
+PlanKey = tuple[Hashable, ...]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -138,8 +138,8 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters; C{b""} for one that changes nothing.
-    @ivar slot: the header's place in L{Head.key}, if it decides what the request means.
-    @ivar meaning: the header's entry in that place.
+    @ivar slot: the index of the header's meaning in L{Head.plan_key}, if it decides.
+    @ivar meaning: the meaning of the line's value.
     @ivar frames: whether the header tells where the request ends.
     """
 
@@ -157,8 +157,8 @@ class Head(NamedTuple):
     """
     The head of a request.
 
-    @ivar key: what decides the meaning of the request: method, path and version, then the
-        meaning of each deciding header, C{None} where it is missing.
+    @ivar plan_key: what the request means: its method, path and version, then the meaning
+        of each deciding header, or C{None} for a header that is missing.
     @ivar arguments: the values of all headers that the service reads.
     @ivar lines: the lines without their ends.
     @ivar new_lines: the indexes of the first and the last line that the reader did not
@@ -168,7 +168,7 @@ class Head(NamedTuple):
     """
 
     line: RequestLine
-    key: Key
+    plan_key: PlanKey
     arguments: Arguments
     lines: list[bytes]
     new_lines: tuple[int, int] | None
@@ -232,7 +232,12 @@ class HeadReader:
             or len(lines) > 1 + MAX_HEADER_LINES
         ):
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
-        key: list[Hashable] = [line.method, line.path, line.version, *self._no_meanings]
+        plan_key: list[Hashable] = [
+            line.method,
+            line.path,
+            line.version,
+            *self._no_meanings,
+        ]
         arguments: Arguments = {}
         frames = False
         remembered = self._header_lines.get
@@ -249,17 +254,17 @@ class HeadReader:
             if values is None:
                 arguments[name] = [value]
                 if slot is not None:
-                    key[slot] = meaning
+                    plan_key[slot] = meaning
             else:
                 values.append(value)
                 if slot is not None:
-                    key[slot] = self._meanings[name](values)
+                    plan_key[slot] = self._meanings[name](values)
         hosts = arguments.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
         new_lines = None if last < 0 else (first, last)
         body, expects = _framing(arguments, line.version) if frames else (0, False)
-        return Head(line, tuple(key), arguments, lines, new_lines, body, expects)
+        return Head(line, tuple(plan_key), arguments, lines, new_lines, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:

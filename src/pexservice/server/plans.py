@@ -1,25 +1,28 @@
 """
-Plans: the meanings of requests, remembered so that the Klein app is asked once for each.
+Plans: what requests mean.  Each kind of request has one plan.
 
-The server finds a plan in one of three ways, the fastest first.  A slower way prepares the
-faster ones for the next request:
+To make a plan, the server calls a handler of the Klein app.  It finds the plan of a later
+request of this kind without the handler, in one of three ways.  The fastest comes first,
+and a slower way prepares the faster ones for the next request:
 
   1. by the exact bytes of the request, if the same bytes arrived before;
-  2. by a L{Template}: most heads of a client differ in a few lines only, so the bytes
-     before and after these lines are compared as a whole, and only these lines are read;
-  3. by the key of the head, after all its lines were read.
+  2. by a L{Template}, if the request differs from an earlier one of its client in a few
+     lines only: the bytes before and after these lines are compared as a whole, and only
+     these lines are read;
+  3. by the plan key of the head, after every line was read.
 
-A head with another meaning never finds this plan: the first two ways compare every byte
-except the values of headers that do not decide the meaning.  Everything that is remembered
-is bounded, whatever clients send.  No secret and no idempotency key is remembered, except
-on the connection that sent it: a client sends the same token with every step, so its
-connection compares the next request with the latest one first.
+A request never gets the plan of another kind: the first two ways compare every byte, except
+the values of headers that do not decide what a request means.
+
+Everything that is remembered is bounded, whatever clients send.  A line with a secret or an
+idempotency key is not remembered, with one exception.  A client sends the same token with
+every step, so a connection keeps the bytes of the latest request whose token was accepted,
+and compares the next request with them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from hmac import compare_digest
 from typing import Protocol
@@ -32,51 +35,54 @@ from pexservice.server.parser import (
     Generations,
     Head,
     HeadReader,
-    Key,
+    PlanKey,
 )
 from pexservice.server.request_counters import Tally
 from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, Preferences, Use
-from pexservice.web.performer import Call, Operation
+from pexservice.web.performer import Call, Operation, Performer
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
-#: There is one plan for each endpoint, method, version and meaning of the deciding headers:
-#: some hundreds.
+#: A plan key is made of an endpoint, a method, a version and the meanings of the deciding
+#: headers, so there are some hundreds.
 MAX_PLANS = 4096
 
-#: How many requests a generation of exact bytes has, and the longest: 4 MiB for both.
+#: How many requests a generation remembers by their bytes, and the size of the largest:
+#: the two generations take at most 4 MiB.
 MAX_EXACT_REQUESTS = 1024
 MAX_EXACT_BYTES = 2048
 
-#: The bounds of a template and of the heads that it is compared with, how many a connection
-#: has, and how many are made in a second: making one costs as much as reading some heads.
+#: The bounds of one template, and the size of the largest request that is compared with it.
 MAX_TEMPLATE_BYTES = 2048
-MAX_FILLED_BYTES = 4096
 MAX_VARYING_LINES = 4
+MAX_MATCHED_BYTES = 4096
+
+#: How many templates a connection has, and how many all connections may make in a second:
+#: making one costs as much as reading some heads.
 MAX_TEMPLATES = 2
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: The headers that are read and whose values may still vary in a template.
+#: The headers that the service reads and whose values may vary within a template.
 _MAY_VARY = frozenset(
     name
     for name, use in HEADERS.items()
     if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
 )
 
-#: What varies in the requests of a client that sends nothing but its token.
+#: The arguments of a template whose client varies nothing but its token.
 _TOKEN_ALONE = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
 class Framing:
     """
-    What all responses to requests of one kind have in common.
+    What all responses to one kind of request have in common.
 
     @ivar version: the version of HTTP, as C{b"HTTP/1.1"}.
     @ivar connection: the value of the C{Connection} header, if there is one.
-    @ivar last: whether the connection ends with the response.
-    @ivar browser_headers: the headers that every response has for browsers.
-    @ivar bodiless: whether the body is left out, as in the response to a HEAD.
+    @ivar last: whether the connection ends after the response.
+    @ivar browser_headers: the headers that browsers need in every response.
+    @ivar bodiless: whether the body is left out, because the request is a HEAD.
     """
 
     version: bytes
@@ -90,10 +96,10 @@ class Framing:
 @frozen(eq=False)
 class Plan:
     """
-    What requests of one kind mean, and how the responses are written and counted.
+    What one kind of request means, and how its responses are written and counted.
 
-    @ivar operation: C{None} for a request that is not about the cursor, or that no handler
-        was asked for yet: such a plan is for one request.
+    @ivar operation: C{None} if the request is not about the cursor, or its handler was not
+        called yet.  Such a plan is not remembered: it belongs to a single request.
     """
 
     operation: Operation | None
@@ -104,10 +110,10 @@ class Plan:
 @define(eq=False)
 class PlannedRequest:
     """
-    A request whose plan is known.
+    A request with its plan.
 
     @ivar line: the request line for the access log.
-    @ivar call: the operation with these arguments, if they are the same each time.
+    @ivar call: the operation with these arguments; C{None} if it has to be made from them.
     """
 
     plan: Plan
@@ -121,30 +127,34 @@ class Template:
     """
     The bytes that the requests of a client have in common, around the lines that vary.
 
-    @ivar prefix: the bytes before the varying lines; C{suffix}: the bytes after them.
-    @ivar varying: the varying lines, with a group for each value that is an argument.
-    @ivar names: the names of these arguments.
-    @ivar request: the request without these arguments.
-    @ivar latest: the hash of the latest request's values, if its lines may be remembered.
+    @ivar prefix: the bytes before the varying lines.
+    @ivar suffix: the bytes after them.
+    @ivar varying_lines: matches the varying lines; a group for each value that is read.
+    @ivar names: the names of the headers whose values are read, in this order.
+    @ivar request: the request without the arguments that are read.
+    @ivar rememberable: whether a request may be remembered by its exact bytes.
+    @ivar latest: the hash of the values that were read last, if C{rememberable}.
     """
 
     prefix: bytes
     suffix: bytes
-    varying: re.Pattern[bytes]
+    varying_lines: re.Pattern[bytes]
     names: tuple[bytes, ...]
     request: PlannedRequest
     rememberable: bool
     latest: int = 0
 
-    def fill(self, data: bytes) -> PlannedRequest | None:
+    def match(self, data: bytes) -> PlannedRequest | None:
         """
-        Return the request in C{data}, if it fits the template.
+        Return the request with the bytes C{data}; C{None} if they differ elsewhere too.
         """
-        if len(data) > MAX_FILLED_BYTES or not (
+        if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
         ):
             return None
-        match = self.varying.fullmatch(data, len(self.prefix), len(data) - len(self.suffix))
+        match = self.varying_lines.fullmatch(
+            data, len(self.prefix), len(data) - len(self.suffix)
+        )
         if match is None:
             return None
         request, names = self.request, self.names
@@ -154,7 +164,7 @@ class Template:
         if self.rememberable:
             latest = hash(values)
             if latest == self.latest:
-                # The request is repeated: read as a whole, it becomes an exact request.
+                # The client repeats itself.  L{Plans.learn} will remember the exact bytes.
                 return None
             self.latest = latest
         arguments = request.arguments.copy()
@@ -165,11 +175,12 @@ class Template:
 
 class HasTemplates(Protocol):
     """
-    A connection, as far as plans are concerned.
+    What plans remember on a connection.
 
-    @ivar templates: its templates, the latest first.
-    @ivar varied: the names of the lines that were new in the last head that was read.
-    @ivar with_token: the latest request whose token was accepted, and its bytes.
+    @ivar templates: the templates of its requests; the one that matched last is first.
+    @ivar varied: the names of the lines in which the last head that was read was new.
+    @ivar with_token: the bytes of the latest request whose token was accepted, and the
+        request.
     """
 
     templates: tuple[Template, ...]
@@ -181,28 +192,20 @@ class Plans:
     """
     The plans of one worker.
 
-    @ivar exact: the requests that were read before, by their bytes.
-    @ivar reader: reads the heads of all other requests.
+    @ivar exact: requests by their exact bytes.
+    @ivar reader: reads the heads that neither the exact bytes nor a template recognized.
     """
 
-    def __init__(
-        self,
-        call: Callable[[Operation, Arguments], Call],
-        meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]],
-    ) -> None:
-        """
-        Make empty plans.
-
-        @param call: returns the call of an operation, or raises a L{Problem}.
-        @param meanings: see L{HeadReader}.
-        """
+    def __init__(self, performer: Performer) -> None:
         self.exact: Generations[bytes, PlannedRequest] = Generations(MAX_EXACT_REQUESTS)
-        self.reader = HeadReader(meanings)
-        self._call = call
-        self._plans: dict[Key, Plan] = {}
-        self._latest: tuple[Template, ...] = ()
-        # The hashes of requests that arrived once.
+        self.reader = HeadReader(performer.meanings())
+        self._performer = performer
+        self._plans: dict[PlanKey, Plan] = {}
+        # The hashes of requests that arrived once, so that a second time is noticed.
         self._once: Generations[int, bool] = Generations(MAX_EXACT_REQUESTS)
+        # For clients that open a connection for each request: the templates that were made
+        # last on any connection, and the HasTemplates.varied that was set last.
+        self._latest: tuple[Template, ...] = ()
         self._varied: tuple[bytes, ...] = ()
         self._new_templates = 0
         self._closed = False
@@ -220,28 +223,31 @@ class Plans:
         """
         Forget everything and remember nothing more.
 
-        While the worker stops, every response says C{Connection: close}.
+        While the worker stops, every response must have C{Connection: close}, and the
+        remembered plans lack it.
         """
         self._closed = True
         self._latest = ()
         self._plans.clear()
         self.exact.clear()
 
-    def fill(self, data: bytes, connection: HasTemplates) -> PlannedRequest | None:
+    def find_request(self, data: bytes, connection: HasTemplates) -> PlannedRequest | None:
         """
-        Return the request in C{data}, by a template of its connection if it has any.
+        Return the request with the bytes C{data}, if it is recognized without being parsed.
 
-        A connection without templates tries the worker's latest ones.
+        C{data} is compared with the connection's latest request with a token, with the
+        connection's templates or else the worker's latest ones, and with the requests that
+        are remembered by their exact bytes.
         """
         if self._closed:
             return None
         with_token = connection.with_token
-        # In a time that tells nothing about the token.
+        # The time of this comparison tells nothing about the token.
         if with_token is not None and compare_digest(with_token[0], data):
             return with_token[1]
         templates = connection.templates
         for template in templates or self._latest:
-            request = template.fill(data)
+            request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
@@ -250,13 +256,13 @@ class Plans:
                     if request.call is not None:
                         connection.with_token = (data, request)
                 return request
-        # Entries of the old generation move to the young one.
+        # The caller searched the young generation, and this searches the old one too.
         return self.exact.get(data)
 
-    def get(self, key: Key) -> Plan | None:
+    def find_plan(self, key: PlanKey) -> Plan | None:
         return self._plans.get(key)
 
-    def add(self, key: Key, plan: Plan) -> None:
+    def add(self, key: PlanKey, plan: Plan) -> None:
         if not self._closed and len(self._plans) < MAX_PLANS:
             self._plans[key] = plan
 
@@ -264,9 +270,9 @@ class Plans:
         self, data: bytes, head: Head, plan: Plan, connection: HasTemplates
     ) -> PlannedRequest:
         """
-        Return the request with C{head}, and remember C{data} as its bytes.
+        Return the request with C{head}, and prepare to recognize it by its bytes.
 
-        @param data: the chunk, if it contained only this request; else C{b""}.
+        @param data: the exact bytes of the request; C{b""} if it did not arrive alone.
         """
         request = PlannedRequest(plan, head.arguments, head.line.logged)
         if not data or self._closed:
@@ -279,12 +285,12 @@ class Plans:
 
     def _learn_bytes(self, data: bytes, request: PlannedRequest) -> None:
         """
-        Remember a request whose lines were all read before, when it is repeated.
+        Remember a request by its exact bytes when they arrive for the second time.
         """
         if len(data) > MAX_EXACT_BYTES:
             return
         if self._once.get(hash(data)) is None:
-            self._once.put(hash(data), True)  # noqa: FBT003 a set of two generations
+            self._once.put(hash(data), True)  # noqa: FBT003 only the key counts
             return
         request.call = self._bound(request)
         if request.call is not None:
@@ -292,28 +298,30 @@ class Plans:
 
     def _bound(self, request: PlannedRequest) -> Call | None:
         """
-        Return the call for requests that have the same arguments each time.
+        Return the call that all requests with the arguments of C{request} share.
 
-        @return: C{None} if it is refused: then every such request is checked again.
+        @return: C{None} if they are refused: then each is checked when it arrives.
         """
         operation = request.plan.operation
         try:
-            return None if operation is None else self._call(operation, request.arguments)
+            if operation is not None:
+                return self._performer.call(operation, request.arguments)
         except Problem:
-            return None
+            pass
+        return None
 
     def _learn_template(
         self, data: bytes, head: Head, request: PlannedRequest, connection: HasTemplates
     ) -> None:
         """
-        Make a template when lines of the same names are new for the second time in a row.
+        Make a template if the same lines, by their names, varied in the last request too.
         """
         first, last = head.new_lines or (0, 0)
         if first == 0 or last - first >= MAX_VARYING_LINES:
             connection.varied = ()
             return
         names = tuple([line.partition(b": ")[0] for line in head.lines[first : last + 1]])
-        # A client with a connection for each request has no earlier head on it.
+        # A new connection has no earlier request to compare with.
         varied = connection.varied or self._varied
         connection.varied = self._varied = names
         if varied == names and self._new_templates < MAX_NEW_TEMPLATES_PER_SECOND:
@@ -326,9 +334,17 @@ class Plans:
     def _template(
         self, data: bytes, head: Head, span: tuple[int, int], request: PlannedRequest
     ) -> Template | None:
+        """
+        Return a template for requests that differ from C{head} in some lines only.
+
+        @param span: the indexes of the first and the last of these lines.
+        @return: C{None} if the template would be too large, or one of the lines is repeated
+            elsewhere, malformed, or decides what the request means.
+        """
         first, last = span
         spelled = [line.partition(b": ") for line in head.lines[first : last + 1]]
         names = [name.lower() for name, _, _ in spelled]
+        # Each line is followed by two bytes, CR and LF; the suffix begins with the last CR.
         begin = sum(len(line) + 2 for line in head.lines[:first])
         end = begin + sum(len(line) + 2 for line in head.lines[first : last + 1]) - 2
         prefix, suffix = data[:begin], data[end:]
@@ -341,27 +357,26 @@ class Plans:
             for (_, separator, _), name, value in zip(spelled, names, values, strict=True)
         ):
             return None
-        read = [value is not None for value in values]
-        pattern = _pattern(tuple(name for name, _, _ in spelled), tuple(read))
-        plan, line = request.plan, request.line
-        same = PlannedRequest(plan, arguments, line)
-        varying = tuple(
-            [name for name, is_read in zip(names, read, strict=True) if is_read]
-        )
-        if not varying:
-            same.call = self._bound(same)
-        rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in varying)
-        return Template(prefix, suffix, pattern, varying, same, rememberable)
+        is_read = [value is not None for value in values]
+        pattern = _pattern(tuple(name for name, _, _ in spelled), tuple(is_read))
+        common = PlannedRequest(request.plan, arguments, request.line)
+        read_names = tuple(name for name in names if name in head.arguments)
+        if not read_names:
+            common.call = self._bound(common)
+        rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
+        return Template(prefix, suffix, pattern, read_names, common, rememberable)
 
 
 @lru_cache(maxsize=256)
-def _pattern(names: tuple[bytes, ...], read: tuple[bool, ...]) -> re.Pattern[bytes]:
+def _pattern(names: tuple[bytes, ...], is_read: tuple[bool, ...]) -> re.Pattern[bytes]:
     """
-    Return the expression of lines with these names, with a group for each value to read.
+    Return a pattern of header lines with these names.
+
+    @param is_read: for each line, whether its value is a group of the pattern.
     """
     lines = [
-        re.escape(name) + (b": (%b)" if is_read else b": %b") % HEADER_VALUE
-        for name, is_read in zip(names, read, strict=True)
+        re.escape(name) + (b": (%b)" if has_group else b": %b") % HEADER_VALUE
+        for name, has_group in zip(names, is_read, strict=True)
     ]
     return re.compile(b"\r\n".join(lines))
 

@@ -1,5 +1,5 @@
 """
-The counters of requests, by endpoint, method and status: plain numbers, for C{/metrics}.
+The counters of requests, by endpoint, method and status; L{pexservice.metrics} reads them.
 
 Each plan has the L{Tally} of its requests, so counting a request is one addition.
 """
@@ -12,10 +12,10 @@ from http import HTTPMethod, HTTPStatus
 
 from attrs import Factory, define
 
-from pexservice.web.endpoints import BY_PATH, CURSOR
+from pexservice.web.endpoints import BY_PATH, CURSOR_ENDPOINTS
 
-#: Stands for every path and every method that does not exist, so that clients cannot make
-#: the table larger, and for both if the request was malformed.
+#: The name of every path and every method that does not exist, so that clients cannot make
+#: the table larger.  A malformed request counts under it twice, as path and as method.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -43,17 +43,18 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar asked: how many requests were passed to a handler, or refused before that.
+    @ivar unplanned: how many requests had no plan: a handler was called, or they were
+        refused before that.
     """
 
     def __init__(self) -> None:
-        self.asked = 0
-        # So a graph begins at 0.
+        self.unplanned = 0
+        # With these entries a graph of a new worker begins at 0.
         self._tallies = {
             (endpoint.path, method.decode()): Tally(
                 endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
             )
-            for endpoint in CURSOR
+            for endpoint in CURSOR_ENDPOINTS
             for method in endpoint.methods
             if method != b"HEAD"
         }
@@ -76,14 +77,14 @@ class RequestCounters:
         """
         Count a request that was malformed or too slow.
         """
-        self.asked += 1
+        self.unplanned += 1
         self._tally(OTHER, OTHER).count(status)
 
     def planned(self) -> int:
         """
-        Return how many requests got a response without a call of a handler.
+        Return how many requests had a plan, so that no handler was called.
         """
-        return sum(count for *_, count in self.responses()) - self.asked
+        return sum(count for *_, count in self.responses()) - self.unplanned
 
     def responses(self) -> Iterator[tuple[str, str, int, int]]:
         """

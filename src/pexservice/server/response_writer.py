@@ -1,9 +1,10 @@
 """
-The writer of responses: every head that the service sends is made here.
+Responses as bytes: this module writes the head of every response.
 
-Responses about the cursor to one kind of request differ in three numbers and the value, so
-they are made from a format.  Responses to reads are the same until the cursor moves.  Both
-are made again once a second, because of the date.
+The responses to one kind of request about the cursor differ only in the revision, the
+position, the length and the value, so there is a format for each kind of request.  Reads
+get the same bytes until the cursor moves.  Formats and bytes are kept for a second, because
+they contain the date.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def write_head(
     """
     Return the head of C{response}.
 
-    Headers of one name follow each other, at the place of the first.
+    Headers with the same name are written together, at the place of the first.
     """
     lines = [b"%b %d %b\r\n" % (framing.version, response.status, response.phrase)]
     if framing.connection is not None:
@@ -61,7 +62,7 @@ def write_response(
     """
     headers: tuple[Header, ...] = ()
     if response.status not in NO_BODY_CODES:
-        # Also in the response to a HEAD, which says how long the body would be.
+        # Also in the response to a HEAD: the length that the body of a GET would have.
         headers = ((b"Content-Length", length or b"%d" % len(response.body)),)
     head = write_head(framing, response, headers)
     return head if framing.bodiless else head + response.body
@@ -83,7 +84,7 @@ def _writer(plan: Plan, kind: Kind) -> Writer:
     framing, has_value = plan.framing, kind in WITH_VALUE
     bodiless, preferences = framing.bodiless, framing.preferences
     form = write_response(
-        # The rest is made of constants.
+        # Only these headers may have a percent sign; all others are constants.
         _escaped(framing),
         response_about(kind, preferences, b"%d", b"%d", b"%b"),
         length=b"%d" if has_value else None,
@@ -91,7 +92,7 @@ def _writer(plan: Plan, kind: Kind) -> Writer:
     representation = preferences.value
 
     def text(state: State) -> bytes:
-        # Nearly all responses are of this form, so it makes no call that it need not.
+        # This function has no calls, because it writes nearly all responses.
         revision, term = state
         digits = term.text
         return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
@@ -112,7 +113,7 @@ def _writer(plan: Plan, kind: Kind) -> Writer:
 
 def _escaped(framing: Framing) -> Framing:
     """
-    Return C{framing} for use in a format: an operator's origin may have a percent sign.
+    Return C{framing} for a format: the operator's C{--cors-origin} may have a percent sign.
     """
     headers = tuple(
         (name, value.replace(b"%", b"%%")) for name, value in framing.browser_headers
@@ -133,7 +134,7 @@ class ResponseWriter:
 
     def tick(self) -> None:
         """
-        Begin another second: forget everything that contains the last date.
+        Begin another second: forget everything that contains a date.
         """
         self._value_writers.clear()
         self._other_writers.clear()
@@ -157,7 +158,7 @@ class ResponseWriter:
             writer = self._value_writers[plan] = _writer(plan, kind)
         response = writer(state)
         if plan.operation is not None and plan.operation.transition is None:
-            # Written once for all reads of the same state.
+            # All reads of this state get the same bytes.
             if state is not self._read_state:
                 self._read_state = state
                 self._reads.clear()

@@ -1,5 +1,5 @@
 """
-What the connections of one worker share.
+What the connections of one worker share: plans, writer, limits, log and parsing budget.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pexservice.web.parameters import (
 from pexservice.web.performer import Operation, Performer, Request
 from pexservice.web.responses import Response
 
-#: A new client is served after a few such turns at the latest.
+#: The parsing of one turn.  A new client gets its response after a few turns at the latest.
 MAX_SECONDS_PER_TURN = 0.01
 
 
@@ -40,13 +40,13 @@ class ParsingBudget:
 
     A client can send input that costs much more to parse than to send, such as a body in
     chunks of one byte, on thousands of connections at once.  A limit for each connection
-    would not bound their sum, so there is one budget for all.  When it is used up,
-    connections wait in a queue, and each gets a small piece of the next turns.  Requests
-    that are found by their bytes or by a template need no parsing and never wait.
+    would not bound their sum, so there is one budget for all.  When it is spent,
+    connections wait in a queue, and each gets a small part of a later turn.  Requests that
+    are recognized by their bytes need no parsing and never wait.
 
     A TLS handshake costs about a millisecond, and it cannot be divided.  So clients take
-    turns with the first piece of their input: nobody waits behind the handshakes of
-    another client's thousand connections.
+    turns with the first part of their input: nobody waits behind the handshakes of another
+    client's thousand connections.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ParsingBudget:
         self._call_soon = call_soon
         self._left = MAX_SECONDS_PER_TURN
         self._queue: deque[Callable[[], None]] = deque()
-        # By client, those whose input has had no piece of a turn.
+        # By client, those whose input is new: none of it was parsed since it arrived.
         self._first: dict[str, deque[Callable[[], None]]] = {}
         self._renewal_scheduled = False
 
@@ -86,8 +86,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later turn.
 
-        @param client: the sender of input that has had no piece of a turn since it arrived;
-            such input comes first, one piece of each client after the other.
+        @param client: the client, if none of the input was parsed since it arrived.  Such
+            input comes first, and the clients take turns.
         """
         if client is None:
             self._queue.append(parse)
@@ -98,7 +98,7 @@ class ParsingBudget:
     def _renew(self) -> None:
         self._renewal_scheduled = False
         self._left = MAX_SECONDS_PER_TURN
-        # A connection that waits again comes behind all others.
+        # A connection that has to wait again joins the end of the queue.
         while (self._first or self._queue) and self._left > 0:
             self._next()()
         if self._first or self._queue:
@@ -111,7 +111,7 @@ class ParsingBudget:
         waiting = self._first.pop(client)
         parse = waiting.popleft()
         if waiting:
-            # Behind all other clients.
+            # Its next turn comes after those of the other clients.
             self._first[client] = waiting
         return parse
 
@@ -120,7 +120,7 @@ class Server:
     """
     The shared state of one worker's connections.
 
-    @ivar ask: calls the handler of a request.
+    @ivar call_handler: calls the handler of a request.
     @ivar log: the access log, if there is one.
     @ivar seconds: a monotonic clock.
     @ivar call_soon: makes a call in the next turn of the event loop.
@@ -128,7 +128,7 @@ class Server:
 
     def __init__(
         self,
-        ask: Callable[[Request], Operation | Response | Deferred[Response]],
+        call_handler: Callable[[Request], Operation | Response | Deferred[Response]],
         performer: Performer,
         connections: Connections,
         requests: RequestCounters,
@@ -137,11 +137,11 @@ class Server:
         call_soon: Callable[[Callable[[], None]], object],
         log: AccessLog | None = None,
     ) -> None:
-        self.ask = ask
+        self.call_handler = call_handler
         self.performer = performer
         self.connections = connections
         self.requests = requests
-        self.plans = Plans(performer.call, performer.meanings())
+        self.plans = Plans(performer)
         self.writer = ResponseWriter()
         self.parsing = ParsingBudget(call_soon)
         self.log = log
@@ -153,7 +153,7 @@ class Server:
 
     def start(self) -> None:
         """
-        Start what is done once a second; starting twice does no harm.
+        Start the timers; calling this twice does no harm.
         """
         self._stop_timers()
         for timer in self._timers:
@@ -161,7 +161,7 @@ class Server:
 
     def stop(self) -> None:
         """
-        Stop what is done once a second, and close the access log.
+        Stop the timers, and close the access log.
         """
         self._stop_timers()
         if self.log is not None:
@@ -189,7 +189,7 @@ class Server:
 
     def plan(self, head: Head) -> Plan:
         """
-        Return the plan of a request whose handler was not called yet.
+        Return a new plan without operation, for a request whose handler was not called yet.
         """
         line, arguments = head.line, head.arguments
         wishes = persistence(arguments.get(CONNECTION, ()))
@@ -225,5 +225,5 @@ class Server:
         """
         if self.log is not None:
             forwarded = arguments.get(FORWARDED_FOR)
-            host = self.performer.clients.client_host(peer, forwarded)
+            host = self.performer.clients.client_address(peer, forwarded)
             self.log.add(host, line, status, length, arguments)

@@ -277,7 +277,7 @@ class ISharedStore(IStore):
     A store whose cursor other nodes move too.  It can be used after a failure.
     """
 
-    most_keys: int = Attribute("How many idempotency keys one batch may have.")
+    max_batch_keys: int = Attribute("How many idempotency keys one batch may have.")
 
     def turn() -> Deferred[tuple[int, int]]:
         """

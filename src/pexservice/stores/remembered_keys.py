@@ -18,7 +18,7 @@ from pexservice.core.cursor import Transition
 KEPT_KEYS = 100_000
 
 #: The longest idempotency key.  A key consists of visible ASCII characters.
-LONGEST_KEY = 255
+MAX_IDEMPOTENCY_KEY_BYTES = 255
 
 USE_FORMAT = ">cQQ"
 _USE = Struct(USE_FORMAT)

@@ -110,9 +110,9 @@ class Api:
         """
         from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon has no use for it
 
-        return ApiResource(self.ask, self._performer)
+        return ApiResource(self.call_handler, self._performer)
 
-    def ask(self, request: Request) -> Result:
+    def call_handler(self, request: Request) -> Result:
         """
         Call the handler of C{request}.
 
@@ -191,7 +191,7 @@ class Api:
             lambda: Deferred.fromCoroutine(
                 self._page(request.arguments, before, row_count)
             ),
-            self._client_name(request),
+            self._client(request),
         )
 
     @app.route("/events")
@@ -203,7 +203,7 @@ class Api:
         self._check_read()
         stream = self._events.open(
             request.arguments.get(LAST_EVENT_ID),
-            client=self._client_name(request),
+            client=self._client(request),
             workers="workers" in query(request.target),
         )
         return Response(200, STREAM_HEADERS, stream=stream)
@@ -248,9 +248,12 @@ class Api:
         known = None if values is None else parse_tags("If-None-Match", values)
         return rendered(self._table.endpoints).response(known)
 
-    def _client_name(self, request: Request) -> str:
-        forwarded = request.arguments.get(FORWARDED_FOR)
-        return self._performer.clients.client_name(request.peer, forwarded)
+    def _client(self, request: Request) -> str:
+        """
+        Return the client, or C{""} for all clients of a proxy that does not name them.
+        """
+        clients, forwarded = self._performer.clients, request.arguments.get(FORWARDED_FOR)
+        return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
 
     async def _page(
         self, arguments: Arguments, before: int | None, row_count: int

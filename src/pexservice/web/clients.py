@@ -1,14 +1,14 @@
 """
 The client that sent a request, and the rate limit of each client.
 
-The client is the peer of the connection, unless the peer is a proxy.
+A client is an IPv4 address, or an IPv6 network of 64 bits.  It is the peer of the
+connection, unless the peer is a trusted proxy: then C{X-Forwarded-For} names it.  Anybody
+can write that header, so it is ignored from other peers.  Trusted proxies are the addresses
+that the operator names in C{--trusted-proxy}, and the peers of a Unix socket, which only
+the machine's own proxy can open.
 
-Anybody can write C{X-Forwarded-For}, so it counts only from trusted proxies: peers of a
-Unix socket, which only the machine's own proxy can open, and the addresses that the
-operator names in C{--trusted-proxy}.
-
-A dual-stack listener has an IPv4 client as C{::ffff:192.0.2.1}.  Here it becomes
-C{192.0.2.1}, and no other module has to know.
+On a dual-stack listener an IPv4 peer has the address C{::ffff:192.0.2.1}.  This module
+turns it into C{192.0.2.1}, so no other module has to know.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def is_loopback(host: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _forwarded_host(element: bytes) -> str | None:
+def _forwarded_address(element: bytes) -> str | None:
     match = _FORWARDED_ELEMENT.fullmatch(element.strip(b" \t").decode("latin-1"))
     try:
         return None if match is None else normalized(match[match.lastgroup or 0])
@@ -78,10 +78,9 @@ def _forwarded_host(element: bytes) -> str | None:
 
 def network(host: str) -> str:
     """
-    Return the name under which C{host} counts as one client.
+    Return the client at the IP address C{host}: the address itself, or its IPv6 network.
 
-    That is an IPv4 address; an IPv6 network of 64 bits, of which a client has all
-    addresses; or C{""} for all that come through a Unix socket.
+    One client usually has all addresses of an IPv6 network of 64 bits.  C{""} stays C{""}.
     """
     return _network_of_64_bits(host) if ":" in host else host
 
@@ -112,8 +111,8 @@ class Clients:
         """
         Return the peer of a TCP connection.
 
-        @param host: its IP address, as C{accept} returned it.  An unknown address, C{""},
-            is never trusted.
+        @param host: its IP address, as C{accept} returned it.  A peer without a known
+            address, C{""}, is never trusted.
         @param local_host: the IP address of this end.
         """
         if ":" in host:
@@ -121,7 +120,7 @@ class Clients:
         trusted = host in self._proxies
         return Peer(host, trusted, is_loopback(local_host) and not trusted)
 
-    def client_host(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
+    def client_address(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
         """
         Return the IP address of the client that sent a request, or C{""} if it has none.
 
@@ -132,45 +131,35 @@ class Clients:
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """
-        client = peer.host
+        address = peer.host
         if forwarded is None or not peer.trusted:
-            return client
+            return address
         for element in reversed(b",".join(forwarded).split(b",")):
-            # Most elements are written as they are compared, and few are seen twice.
+            # Most elements are plain IPv4 addresses, which need no cache: few come twice.
             if _IPV4.fullmatch(element):
-                host: str | None = element.decode()
+                forwarded_address: str | None = element.decode()
             else:
-                host = _forwarded_host(element)
-            if host is None:
+                forwarded_address = _forwarded_address(element)
+            if forwarded_address is None:
                 break
-            client = host
-            if host not in self._proxies:
+            address = forwarded_address
+            if address not in self._proxies:
                 break
-        return client
+        return address
 
-    def holder(self, host: str | None) -> str | None:
+    def client_of(self, address: str | None) -> str | None:
         """
-        Return the name under which the connections of one client are counted.
+        Return the client at an IP address: the address itself, or its IPv6 network.
 
-        @param host: the address of the peer; C{None} for a Unix socket.
-        @return: the address, or an IPv6 network; C{None} for a proxy, which represents many
-            clients.
+        @param address: C{None} for the peer of a Unix socket.
+        @return: C{None} for a proxy, which represents many clients.
         """
-        if not host or host in self._proxies:
+        if not address or address in self._proxies:
             return None
-        if ":" not in host:
-            return host
-        known = normalized(host.partition("%")[0])
-        return None if known in self._proxies else network(known)
-
-    def client_name(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
-        """
-        Return the name under which the requests of one client are counted.
-
-        @return: the address, or an IPv6 network; C{""} for the clients of a proxy that
-            does not name them.
-        """
-        return self.holder(self.client_host(peer, forwarded)) or ""
+        if ":" not in address:
+            return address
+        address = normalized(address.partition("%")[0])
+        return None if address in self._proxies else network(address)
 
 
 @define(eq=False)
@@ -194,11 +183,11 @@ class RateLimit:
     """
     The rate limit of one worker: how many requests a second each client may send.
 
-    This is the generic cell rate algorithm.  It stores one time for each client: when its
-    allowance, which is one second's worth of requests, will be complete again.  A client
-    without such a time, or with a past one, has its complete allowance.  So past times can
-    be forgotten, and memory is bounded by the clients of the last second, or, in a flood of
-    addresses, by L{MAX_ADDRESSES}.
+    This is the generic cell rate algorithm.  A client's full allowance is the requests of
+    one second.  One time is stored for each client: when its allowance will be full again.
+    A client without such a time, or with a past one, has its full allowance.  So past times
+    can be forgotten, and memory is bounded by the clients of the last second; in a flood of
+    addresses, it is bounded by L{MAX_ADDRESSES}.
 
     @ivar rate: requests a second.
     """
@@ -206,34 +195,34 @@ class RateLimit:
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._cost = 1 / rate
-        # And a little more, because sums of fractions are rounded.
+        # The last term allows for the rounding of sums.
         self._burst = 1 - self._cost + 1e-9
         self._seconds = seconds
-        # In the order of the latest request.
-        self._whole_at: dict[str, float] = {}
+        # The client whose latest request is oldest is first.
+        self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._whole_at)
+        return len(self._full_at)
 
-    def take(self, host: str) -> bool:
+    def take(self, address: str) -> bool:
         """
-        Return whether the client at C{host} may have another request.
+        Return whether the client at an IP address may have another request.
 
         A refused request costs the client nothing.
 
-        @param host: its IP address; without one, C{""}.
+        @param address: C{""} for a client without an address.
         """
-        name = network(host)
-        now, known = self._seconds(), self._whole_at
-        # To the end of the order.
-        whole_at = max(known.pop(name, now), now)
-        allowed = whole_at - now <= self._burst
-        known[name] = whole_at + self._cost if allowed else whole_at
-        if len(known) > MAX_ADDRESSES:
+        client = network(address)
+        now, full_at = self._seconds(), self._full_at
+        # pop() and the assignment below move the client to the end of the order.
+        time = max(full_at.pop(client, now), now)
+        allowed = time - now <= self._burst
+        full_at[client] = time + self._cost if allowed else time
+        if len(full_at) > MAX_ADDRESSES:
             self._forget(now)
         return allowed
 
     def _forget(self, now: float) -> None:
-        past = [name for name, whole_at in self._whole_at.items() if whole_at <= now]
-        for name in past or list(self._whole_at)[: MAX_ADDRESSES // 4]:
-            del self._whole_at[name]
+        past = [client for client, time in self._full_at.items() if time <= now]
+        for client in past or list(self._full_at)[: MAX_ADDRESSES // 4]:
+            del self._full_at[client]

@@ -10,9 +10,9 @@ from functools import cached_property
 
 from attrs import evolve, frozen
 
-READ = (b"GET", b"HEAD")
-MOVE = (b"POST", b"GET")
-STREAM = (b"GET",)
+READ_METHODS = (b"GET", b"HEAD")
+STEP_METHODS = (b"POST", b"GET")
+STREAM_METHODS = (b"GET",)
 
 
 @frozen
@@ -36,21 +36,27 @@ class Endpoint:
 
 
 ENDPOINTS = (
-    Endpoint("/", READ, "this list of endpoints; in browsers, a live page"),
-    Endpoint("/current", READ, "the value at the cursor"),
-    Endpoint("/next", MOVE, "move the cursor one up; returns the new value"),
-    Endpoint("/previous", MOVE, "move the cursor one down, not below 0; returns the value"),
-    Endpoint("/reset", MOVE, "move the cursor to 0; returns the value"),
+    Endpoint("/", READ_METHODS, "this list of endpoints; in browsers, a live page"),
+    Endpoint("/current", READ_METHODS, "the value at the cursor"),
+    Endpoint("/next", STEP_METHODS, "move the cursor one up; returns the new value"),
+    Endpoint(
+        "/previous",
+        STEP_METHODS,
+        "move the cursor one down, not below 0; returns the value",
+    ),
+    Endpoint("/reset", STEP_METHODS, "move the cursor to 0; returns the value"),
     Endpoint(
         "/history",
-        READ,
+        READ_METHODS,
         "the latest steps, newest first; ?limit=1..1000 ?before=REVISION",
     ),
-    Endpoint("/events", STREAM, "the cursor whenever it moves, as Server-Sent Events"),
-    Endpoint("/livez", READ, "liveness: the process is running; ?verbose"),
-    Endpoint("/readyz", READ, "readiness: a step would be accepted; ?verbose"),
+    Endpoint(
+        "/events", STREAM_METHODS, "the cursor whenever it moves, as Server-Sent Events"
+    ),
+    Endpoint("/livez", READ_METHODS, "liveness: the process is running; ?verbose"),
+    Endpoint("/readyz", READ_METHODS, "readiness: a step would be accepted; ?verbose"),
     Endpoint("/metrics", (b"GET",), "the metrics, for Prometheus"),
-    Endpoint("/openapi.json", READ, "this API as an OpenAPI 3.1 document"),
+    Endpoint("/openapi.json", READ_METHODS, "this API as an OpenAPI 3.1 document"),
 )
 
 
@@ -113,7 +119,9 @@ TABLE = Table(ENDPOINTS)
 #: With C{--post-only}: no GET moves the cursor.
 POST_ONLY = Table(
     tuple(
-        evolve(endpoint, methods=(b"POST",)) if endpoint.methods == MOVE else endpoint
+        evolve(endpoint, methods=(b"POST",))
+        if endpoint.methods == STEP_METHODS
+        else endpoint
         for endpoint in ENDPOINTS
     )
 )
@@ -121,8 +129,8 @@ POST_ONLY = Table(
 BY_PATH = TABLE.by_path
 
 #: The endpoints that read or move the cursor.
-CURSOR = tuple(
+CURSOR_ENDPOINTS = tuple(
     endpoint
     for endpoint in ENDPOINTS
-    if endpoint.methods == MOVE or endpoint.path == "/current"
+    if endpoint.methods == STEP_METHODS or endpoint.path == "/current"
 )

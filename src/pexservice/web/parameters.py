@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 from twisted.web.http_headers import Headers
 
-from pexservice.stores.remembered_keys import LONGEST_KEY
+from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
 from pexservice.web.responses import JSON, PROBLEM, TEXT
@@ -60,15 +60,15 @@ SEC_FETCH_SITE = b"sec-fetch-site"
 TRANSFER_ENCODING = b"transfer-encoding"
 USER_AGENT = b"user-agent"
 
-#: The headers by which browsers mark a request that is sent ahead of its user.
-PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
+#: The headers by which browsers mark a prefetch: a request that their user did not ask for.
+PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
 #: Every header that the service reads, by its name in small letters.  C{Cookie} and
 #: C{Proxy-Authorization} change nothing: they are listed as secrets.
 HEADERS: Mapping[bytes, Use] = {
     ACCEPT: Use.DECIDES,
     CONNECTION: Use.DECIDES,
-    **dict.fromkeys(PURPOSES, Use.DECIDES),
+    **dict.fromkeys(PREFETCH_HEADERS, Use.DECIDES),
     ORIGIN: Use.DECIDES | Use.ARGUMENT,
     HOST: Use.ARGUMENT,
     IF_MATCH: Use.ARGUMENT,
@@ -92,7 +92,7 @@ HEADERS: Mapping[bytes, Use] = {
 #: each line, without the blanks around it.
 Arguments = Mapping[bytes, Sequence[bytes]]
 
-_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % LONGEST_KEY)
+_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 
 #: More digits than any revision has.
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
@@ -116,11 +116,12 @@ def elements(values: Sequence[bytes]) -> list[bytes]:
     return [element.strip(b" \t") for value in values for element in value.split(b",")]
 
 
-def is_ahead(values: Sequence[bytes]) -> bool:
+def is_prefetch(values: Sequence[bytes]) -> bool:
     """
-    Return whether a browser marked a request as sent ahead of its user.
+    Return whether a browser marked a request as a prefetch.
 
-    @param values: the values of all L{PURPOSES}, as C{prefetch;prerender} or C{preview}.
+    @param values: the values of one of the L{PREFETCH_HEADERS}, such as
+        C{prefetch;prerender} or C{preview}.
     """
     return any(element.lower().startswith(b"pre") for element in elements(values))
 
@@ -277,7 +278,7 @@ def conditions(arguments: Arguments) -> Conditions:
 MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,
-    **dict.fromkeys(PURPOSES, is_ahead),
+    **dict.fromkeys(PREFETCH_HEADERS, is_prefetch),
 }
 
 
@@ -292,8 +293,8 @@ def key_of(arguments: Arguments) -> bytes | None:
         return None
     if len(values) != 1 or not _IDEMPOTENCY_KEY.fullmatch(values[0]):
         raise problems.malformed(
-            f"Idempotency-Key must be given once and have 1 to {LONGEST_KEY} visible"
-            " ASCII characters"
+            "Idempotency-Key must be given once and have 1 to"
+            f" {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"
         )
     return values[0]
 

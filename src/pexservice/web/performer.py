@@ -1,8 +1,10 @@
 """
-Operations on the cursor, which most requests mean: their checks, in order, and their start.
+Operations on the cursor: the checks of a request, and the start of its operation.
 
-L{Performer.admit} checks who asks, and L{Performer.call} what is asked for.  Between the
-two, the L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
+A request is checked in this order.  L{Performer.check_client} checks the client's rate
+limit and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods that do
+not exist.  L{Performer.call} checks the web page that sent the request, the token, the
+idempotency key and the preconditions.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from pexservice.web.parameters import (
     HOST,
     MEANINGS,
     ORIGIN,
-    PURPOSES,
+    PREFETCH_HEADERS,
     Arguments,
     Preferences,
     conditions,
-    is_ahead,
+    is_prefetch,
     key_of,
     preferences,
 )
@@ -70,13 +72,13 @@ class Operation:
 
     Requests with the same operation differ only in their arguments.
 
-    @ivar ahead: whether a browser sent the request before its user asked for it.
+    @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
 
     method: bytes
     preferences: Preferences
     transition: Transition | None
-    ahead: bool
+    is_prefetch: bool
 
 
 def operation(request: Request, transition: Transition | None = None) -> Operation:
@@ -84,30 +86,28 @@ def operation(request: Request, transition: Transition | None = None) -> Operati
     Return the operation that C{request} means.
     """
     arguments = request.arguments
-    ahead = any(is_ahead(arguments.get(name, ())) for name in PURPOSES)
     return Operation(
         request.method,
         preferences(arguments),
         transition,
-        ahead=transition is not None and ahead,
+        is_prefetch=any(is_prefetch(arguments.get(name, ())) for name in PREFETCH_HEADERS),
     )
 
 
 @define(eq=False)
 class Call:
     """
-    An operation with the arguments of one request, which are allowed.
+    An operation with the arguments of one request; both passed the checks.
 
     @ivar start: starts the operation; its argument gets the outcome.
-    @ivar any_host: whether the request's C{Host} is allowed on every connection.
-    @ivar any_time: whether the call needs no further check, however often it comes.
+    @ivar needs_client_check: whether L{Performer.check_client} must check every request
+        with these arguments: there is a rate limit, or some connections refuse the C{Host}.
     """
 
     start: Callable[[Waiter], None]
     method: bytes
     conditions: Conditions
-    any_host: bool
-    any_time: bool
+    needs_client_check: bool
 
 
 def kind_of_read(conditions: Conditions, state: State) -> Kind:
@@ -116,7 +116,7 @@ def kind_of_read(conditions: Conditions, state: State) -> Kind:
     """
     if conditions is UNCONDITIONAL or conditions.met_by(state):
         return VALUE
-    return NOT_MODIFIED if conditions.match(state) else PRECONDITION_FAILED
+    return NOT_MODIFIED if conditions.if_match_holds(state) else PRECONDITION_FAILED
 
 
 def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
@@ -133,7 +133,7 @@ def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
     if outcome is _READ:
         return kind_of_read(conditions, state)
     # RFC 9110 13.1.2: a GET whose If-None-Match is not met gets 304.
-    if call.method == b"GET" and conditions.match(state):
+    if call.method == b"GET" and conditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
 
@@ -168,9 +168,9 @@ class Performer:
 
     def meanings(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return a function for each header that decides what a request means.
+        Return the headers that decide what a request means.
 
-        The function returns the meaning of the header's values.
+        Each has a function that returns the meaning of the header's values.
         """
         browser_headers = self.access.browser_headers
         others = browser_headers(())
@@ -187,23 +187,21 @@ class Performer:
         limit = self._limit
         if limit is None:
             return None
-        client = self.clients.client_host(peer, arguments.get(FORWARDED_FOR))
+        client = self.clients.client_address(peer, arguments.get(FORWARDED_FOR))
         return None if limit.take(client) else problems.too_many_requests(limit.rate)
 
-    def admit(self, arguments: Arguments, peer: Peer, *, any_host: bool = False) -> None:
+    def check_client(self, arguments: Arguments, peer: Peer) -> None:
         """
         Check the client's rate limit, then the C{Host}.
 
-        @param any_host: whether the C{Host} is known to be allowed on every connection.
         @raise Problem: 429 or 421.
         """
         problem = self.charge(arguments, peer)
         if problem is not None:
             raise problem
-        if not any_host:
-            host = arguments.get(HOST, (None,))[0]
-            if not self.hosts.allows(host) and peer.checks_host:
-                raise self.hosts.refusal(host)
+        host = arguments.get(HOST, (None,))[0]
+        if not self.hosts.allows(host) and peer.checks_host:
+            raise self.hosts.refusal(host)
 
     def call(self, operation: Operation, arguments: Arguments) -> Call:
         """
@@ -213,17 +211,18 @@ class Performer:
             prefetch, 401 for the token, 400 for a malformed key or precondition.
         """
         committer, transition = self._committer, operation.transition
-        any_host = self.hosts.allows(arguments.get(HOST, (None,))[0])
-        any_time = any_host and self._limit is None
+        needs_client_check = self._limit is not None or not self.hosts.allows(
+            arguments.get(HOST, (None,))[0]
+        )
         if transition is None:
             start, preconditions = committer.read, conditions(arguments)
-            return Call(start, operation.method, preconditions, any_host, any_time)
+            return Call(start, operation.method, preconditions, needs_client_check)
         self.access.check_page("move the cursor", arguments)
-        if operation.ahead:
-            raise problems.not_on_purpose()
+        if operation.is_prefetch:
+            raise problems.prefetch()
         self.access.check_token(arguments)
         key = key_of(arguments)
         preconditions = conditions(arguments)
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
-        return Call(step, operation.method, preconditions, any_host, any_time)
+        return Call(step, operation.method, preconditions, needs_client_check)

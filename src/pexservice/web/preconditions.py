@@ -1,7 +1,7 @@
 """
-The preconditions C{If-Match} and C{If-None-Match}, as RFC 9110 section 13 has them.
+The preconditions C{If-Match} and C{If-None-Match} of RFC 9110, section 13.
 
-They refer to the state of the cursor, or to a document with its own tag.
+They list ETags: of states of the cursor, or of a document such as the live page.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Tags:
                 return True
         return False
 
-    def name(self, opaque: str) -> bool:
+    def lists(self, opaque: str) -> bool:
         """
-        Return whether a strong or weak tag with this opaque part is listed.
+        Return whether a tag with this opaque part is listed, strong or weak.
         """
         tag = opaque.encode()
         return self.anything or tag in self.strong or tag in self.weak
@@ -91,15 +91,12 @@ class Conditions:
     if_match: Tags | None = None
     if_none_match: Tags | None = None
 
-    def match(self, state: State) -> bool:
-        """
-        Return whether C{If-Match} is met.
-        """
+    def if_match_holds(self, state: State) -> bool:
         return self.if_match is None or self.if_match.match_strongly(state)
 
     def met_by(self, state: State) -> bool:
         """
-        Return whether both preconditions are met.
+        Return whether C{If-Match} and C{If-None-Match} both allow the request.
         """
         if_match, if_none_match = self.if_match, self.if_none_match
         if if_match is not None and not if_match.match_strongly(state):
@@ -124,7 +121,7 @@ class Document:
         """
         Return the document, or a 304 if the client has it.
         """
-        if if_none_match is None or not if_none_match.name(self.tag):
+        if if_none_match is None or not if_none_match.lists(self.tag):
             return Response(HTTPStatus.OK, self.headers, self.body)
         # A response without a body has no type.
         headers = [header for header in self.headers if header[0] != b"Content-Type"]

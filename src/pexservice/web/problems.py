@@ -100,7 +100,7 @@ cross_origin = ProblemKind(
     "a web page of another origin may not {}; the operator can allow its origin with"
     " --cors-origin",
 )
-not_on_purpose = ProblemKind(
+prefetch = ProblemKind(
     "403 not-on-purpose",
     "a prefetch may not move the cursor; send the request when the user asks for it",
 )

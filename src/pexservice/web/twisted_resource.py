@@ -43,7 +43,7 @@ class ApiResource(Resource):
 
     def __init__(self, ask: Ask, performer: Performer) -> None:
         super().__init__()
-        self._ask = ask
+        self._call_handler = ask
         self._performer = performer
 
     def render(self, request: TwistedRequest) -> int:
@@ -54,8 +54,8 @@ class ApiResource(Resource):
 
     def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
         request = exchange.request
-        self._performer.admit(request.arguments, request.peer)
-        result = self._ask(request)
+        self._performer.check_client(request.arguments, request.peer)
+        result = self._call_handler(request)
         if isinstance(result, Operation):
             exchange.call = self._performer.call(result, request.arguments)
             exchange.call.start(exchange)

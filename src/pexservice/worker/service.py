@@ -319,7 +319,7 @@ class Worker(Service):
 
     def _refuse_requests(self, problem: str) -> None:
         if self._committer is not None:
-            self._committer.unusable(problem)
+            self._committer.refuse_all(problem)
 
     async def _respond_while_unready(self) -> None:
         """
@@ -385,7 +385,7 @@ class Worker(Service):
             score=self._score,
         )
         return Server(
-            api.ask,
+            api.call_handler,
             performer,
             connections,
             requests,

@@ -370,7 +370,7 @@ def test_committer_without_a_read_cursor_refuses_with_the_reason() -> None:
     assert bench.committer.unread is None
     committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
     assert str(committer.unread) == "the cursor is not read yet"
-    committer.unusable("the store is away")
+    committer.refuse_all("the store is away")
     assert str(committer.unread) == "the store is away"
 
 

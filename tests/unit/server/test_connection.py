@@ -147,7 +147,7 @@ def test_client_that_accepts_json_for_problems_only_gets_values_as_text(
     server = Server()
     request = request_[:-2] + b"Accept: application/problem+json\r\n\r\n"
     assert b"Content-Type: text/plain" in ask(server, request).received
-    server.committer.unusable("it is full")
+    server.committer.refuse_all("it is full")
     wire = ask(server, request)
     assert b"Content-Type: application/problem+json" in wire.received
     assert server.shared.requests.planned() == 1
@@ -418,11 +418,11 @@ def test_body_of_two_bytes_costs_a_step_no_handler(server: Server) -> None:
     """
     A request with a body has the plan of one without.
     """
-    asked = server.shared.requests.asked
+    asked = server.shared.requests.unplanned
     step = NEXT[:-2] + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     wire = ask(server, *[step] * 4, step[:-1], step[-1:])
     assert statuses(wire) == [200] * 5
-    assert server.shared.requests.asked == asked
+    assert server.shared.requests.unplanned == asked
 
 
 def test_stream_is_chunked_in_http_1_1_and_ends_its_connection(server: Server) -> None:

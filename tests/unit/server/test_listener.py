@@ -121,9 +121,9 @@ class Machine:
 
         self.port._hand_over = counted  # type: ignore[assignment,method-assign]
 
-    def _note(self, connection: Connection, holder: str | None = None) -> Admission:
+    def _note(self, connection: Connection, client: str | None = None) -> Admission:
         self.made.append(connection)
-        return self._admit(connection, holder)
+        return self._admit(connection, client)
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         """
@@ -381,7 +381,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(machine.server.shared.plans, "fill", fails)
+        patched.setattr(machine.server.shared.plans, "find_request", fails)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
     assert [each["log_level"] for each in logged] == [LogLevel.critical]

@@ -50,7 +50,7 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     """
     Return how many requests the plan cache knew, and how many were parsed.
     """
-    return server.shared.requests.planned(), server.shared.requests.asked
+    return server.shared.requests.planned(), server.shared.requests.unplanned
 
 
 def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None:

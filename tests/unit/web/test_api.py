@@ -702,7 +702,7 @@ def test_health_as_json_has_each_check_by_name(call: Caller) -> None:
     assert call("GET", "/livez", Accept="application/json").json["checks"] == {
         "reactor": "ok"
     }
-    call.committer.unusable("the store is not there")
+    call.committer.refuse_all("the store is not there")
     answer = call("GET", "/readyz", Accept="application/json")
     assert answer.status == 503
     assert answer.json["status"] == "failed"

@@ -66,7 +66,7 @@ def test_client_is_the_last_forwarded_address_that_is_no_trusted_proxy(
     Only a trusted proxy is believed.
     """
     clients = Clients(["10.0.0.9"])
-    found = clients.client_host(peer_of(clients, peer), forwarded)
+    found = clients.client_address(peer_of(clients, peer), forwarded)
     assert found == (expected or "")
 
 

@@ -437,7 +437,7 @@ def test_requests_behind_a_stream_are_never_answered() -> None:
 
 def test_stream_on_an_unopened_store_gets_503() -> None:
     server = Server()
-    server.committer.unusable("the store is not there")
+    server.committer.refuse_all("the store is not there")
     wire = watch(server)
     assert wire.received.startswith(b"HTTP/1.1 503 ")
     assert b"the store is not there; nothing was moved" in wire.received

@@ -22,7 +22,7 @@ from pexservice.server.parser import (
     MAX_REQUEST_LINE_BYTES,
 )
 from pexservice.stores.interface import NotTaken, Row
-from pexservice.stores.remembered_keys import LONGEST_KEY
+from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.endpoints import BY_PATH, ENDPOINTS, POST_ONLY, TABLE, Endpoint
@@ -41,7 +41,7 @@ PROBLEMS = (
     problems.no_token(),
     problems.wrong_token(),
     problems.cross_origin("move the cursor"),
-    problems.not_on_purpose(),
+    problems.prefetch(),
     problems.no_such_path(b" ".join(BY_PATH).decode()),
     problems.wrong_method(
         "POST, GET, OPTIONS", headers=((b"Allow", b"POST, GET, OPTIONS"),)
@@ -265,7 +265,10 @@ def test_examples_are_made_by_the_code_that_responds() -> None:
 
 def test_document_has_the_limits_and_transitions_of_the_code() -> None:
     components = document()["components"]
-    assert components["parameters"]["Idempotency-Key"]["schema"]["maxLength"] == LONGEST_KEY
+    assert (
+        components["parameters"]["Idempotency-Key"]["schema"]["maxLength"]
+        == MAX_IDEMPOTENCY_KEY_BYTES
+    )
     transition = components["schemas"]["Transition"]["properties"]["transition"]
     assert transition["enum"] == [each.word for each in Transition]
 

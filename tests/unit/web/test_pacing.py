@@ -129,7 +129,7 @@ def paced_server() -> Server:
         later=server.clock.callLater,
         scrape=lambda _: Response(200, ()),
     )
-    server.shared.ask = api.ask
+    server.shared.call_handler = api.call_handler
     return server
 
 

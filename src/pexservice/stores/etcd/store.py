@@ -97,7 +97,7 @@ class EtcdStore:
 
     _log = Logger()
 
-    most_keys = messages.MAX_BATCH_KEYS
+    max_batch_keys = messages.MAX_BATCH_KEYS
 
     def __init__(
         self,

@@ -32,7 +32,11 @@ from zlib import crc32
 
 from pexservice.core.cursor import Transition, follow_position, skip_positions
 from pexservice.stores.interface import Batch, Row
-from pexservice.stores.remembered_keys import LONGEST_KEY, USE_FORMAT, USE_SIZE
+from pexservice.stores.remembered_keys import (
+    MAX_IDEMPOTENCY_KEY_BYTES,
+    USE_FORMAT,
+    USE_SIZE,
+)
 
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 2
@@ -324,7 +328,7 @@ def check_key_row(row: KeyRow, after: int, newest: int) -> int:
         not rising
         or revisions[-1] > newest
         or min(lengths) < 1
-        or max(lengths) > LONGEST_KEY
+        or max(lengths) > MAX_IDEMPOTENCY_KEY_BYTES
     ):
         raise BadRecord(f"the row of keys {row.first} has a key that is not in order")
     return cast(int, revisions[-1])

@@ -25,7 +25,7 @@ from pexservice.stores.interface import Batch, NotTaken, Space
 from pexservice.stores.lmdb.databases import oldest_snapshot, used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
-from pexservice.stores.remembered_keys import LONGEST_KEY, USE_SIZE
+from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
 
 #: How much of the disk is allocated beyond the pages in use and the need of a commit.
 RESERVE_BYTES = 4 << 20
@@ -56,7 +56,7 @@ MAX_COMMIT_PAGES = 32
 PAGES_PER_FREE_LIST = 512
 
 #: How many bytes an idempotency key takes at most.
-MAX_KEY_BYTES = USE_SIZE + LONGEST_KEY + 1
+MAX_KEY_BYTES = USE_SIZE + MAX_IDEMPOTENCY_KEY_BYTES + 1
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
