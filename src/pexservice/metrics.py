@@ -1,9 +1,9 @@
 """
 C{/metrics}: the counters of all packages, for Prometheus.
 
-Nothing is counted here.  The packages keep plain numbers, since a counter of
-prometheus_client needs a lock for each addition and looks up its labels.  At a request for
-C{/metrics} one collector reads these numbers, and prometheus_client writes the text.
+The packages count with plain numbers, because a counter of prometheus_client takes a lock
+and looks up its labels for each addition.  At a request for C{/metrics} the collector in
+this module reads these numbers, and prometheus_client writes the text.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
 from pexservice.web.responses import Response
 
-#: The number of each set of label values.
+#: A number for each set of label values.
 Samples = Iterable[tuple[Sequence[str], float]]
 
 
 def _metric(kind: Any, name: str, text: str, value: float | Samples, *labels: str) -> Any:
     """
-    Return a metric; with C{labels}, C{value} has the samples.
+    Return a metric.  If it has C{labels}, C{value} is its samples, else its only number.
     """
     if not labels:
         return kind(name, text, value)
@@ -95,7 +95,7 @@ class Metrics(Collector):
             platform.python_version(),
             twisted.__version__,
         )
-        # Not prometheus_client's own registry, which has more metrics.
+        # The default registry of prometheus_client would add metrics of Python itself.
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -338,5 +338,5 @@ def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
     try:
         return choose_encoder(accept)
     except TypeError:
-        # choose_encoder compares whatever a client calls a version with a number.
+        # choose_encoder fails if the version in the header is not a number.
         return choose_encoder("")

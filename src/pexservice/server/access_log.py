@@ -2,8 +2,8 @@
 The access log: one line for each response, in the combined format.
 
 Lines are collected and written together, at the end of a second or when there are many.
-They are in the order of the responses.  If the disk cannot be written, lines are lost, but
-no response.
+They have the order of the responses.  If they cannot be written, they are dropped; the
+responses do not wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = Logger()
 #: The path that stands for the daemon's own log.
 OWN_LOG = "-"
 
-#: More lines are written at once, without waiting for the end of the second.
+#: With so many lines, the log is written before the end of the second.
 MAX_COLLECTED_LINES = 1000
 
 
@@ -43,7 +43,7 @@ class AccessLog:
         """
         self._path = path
         self._file = None if path == OWN_LOG else self._open()
-        # Whether the last write ended within a line.
+        # Whether the last write failed, so that the file may end within a line.
         self._broken = False
         self._now = now
         self._lines: list[bytes] = []
@@ -83,7 +83,7 @@ class AccessLog:
 
     def tick(self) -> None:
         """
-        Begin another second, once all lines of the last one are written.
+        Write the lines of the last second, and begin another one.
         """
         self.flush()
         if self._reopen and self._file is not None:
@@ -122,7 +122,7 @@ class AccessLog:
                 _log.info("{line}", line=line.decode("ascii").rstrip(), facility=ACCESS)
             return
         data = b"\n" * self._broken + b"".join(lines)
-        # Until all is written: a write that fails may end within a line.
+        # A write that fails may end within a line.
         self._broken = True
         while data:
             data = data[os.write(self._file, data) :]
@@ -130,9 +130,9 @@ class AccessLog:
 
     def reopen(self) -> None:
         """
-        Have the log's file opened again when the next second begins.
+        Open the log's file again when the next second begins.
 
-        A signal handler may call this.
+        This only stores the wish, so a signal handler may call it.
         """
         self._reopen = True
 

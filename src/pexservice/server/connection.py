@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
             stream.end()
         if self._work is not None:
             self._work.cancel()
-        if self._linger is not None:
+        if self._linger is not None and self._linger.active():
             self._linger.cancel()
 
     # Parsing.
@@ -415,6 +415,7 @@ class Connection(asyncio.Protocol):
             plan = request.plan
             framing = plan.framing
             if response.stream is not None:
+                # In HTTP/1.0 only the end of the connection can end a stream.
                 framing = evolve(framing, connection=b"close", last=True)
                 self._write(write_stream_head(framing, response))
                 self._stream = response.stream
@@ -422,7 +423,8 @@ class Connection(asyncio.Protocol):
                 return
             self._write(write_response(framing, response))
             bodiless = framing.bodiless or response.status in NO_BODY_CODES
-            self._finish_response(response.status, 0 if bodiless else len(response.body))
+            length = 0 if bodiless else len(response.body)
+            self._finish_response(request, response.status, length, last=framing.last)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._give_up()
 
@@ -440,23 +442,22 @@ class Connection(asyncio.Protocol):
             self._stream = None
             if request.plan.framing.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
-            self._finish_response(_OK, self._stream_length, last=True)
+            self._finish_response(request, _OK, self._stream_length, last=True)
 
-    def _finish_response(self, status: int, length: int, *, last: bool = False) -> None:
+    def _finish_response(
+        self, request: PlannedRequest, status: int, length: int, *, last: bool
+    ) -> None:
         """
         Count and log a response that was sent.
 
         @param length: how many bytes of its body were sent.
-        @param last: whether the connection ends, whatever the plan says.
+        @param last: whether the connection ends.
         """
-        request = self._request
-        if request is None:
-            return
         request.plan.tally.count(status)
         self._server.log_response(
             self.peer, request.arguments, request.line, status, length
         )
-        self._finish(last=last or request.plan.framing.last)
+        self._finish(last=last)
 
     def _finish(self, *, last: bool) -> None:
         """
@@ -533,13 +534,9 @@ class Connection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()
-            self._linger = server.call_later(LINGER_SECONDS, self._stop_lingering)
+            self._linger = server.call_later(LINGER_SECONDS, self.abort)
         else:
             self.close()
-
-    def _stop_lingering(self) -> None:
-        self._linger = None
-        self.abort()
 
     def _pause_reading(self) -> None:
         if self._reads and not self.transport.is_closing():

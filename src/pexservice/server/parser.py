@@ -1,12 +1,12 @@
 """
 The HTTP/1.1 parser: strict, linear in the size of its input, and bounded in each call.
 
-It accepts what RFC 9112 defines and refuses everything that two servers could read in two
-ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
-C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the two
-ends may disagree about where the next one begins, so the connection ends.
+It accepts what RFC 9112 defines, and refuses everything that two servers could understand
+in two ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
+C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the client
+and the service may disagree about where the next request begins, so the connection ends.
 
-L{HeadReader} reads the head of a request, L{RequestBody} skips its body.  Both raise a
+L{HeadReader} reads the head of a request, and L{RequestBody} skips its body.  Both raise a
 L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
 """
 
@@ -38,8 +38,8 @@ MAX_CHUNK_SIZE_DIGITS = 16
 #: How many chunks L{RequestBody.take} skips in one call: about 40 microseconds.
 MAX_CHUNKS_PER_CALL = 64
 
-#: How many lines a generation remembers, and the longest that is remembered: 1 MiB for
-#: request lines and for header lines, at most.
+#: How many lines a generation remembers, and the size of the longest.  So the request lines
+#: of two generations take at most 1 MiB, and so do the header lines.
 MAX_REMEMBERED_LINES = 1024
 MAX_REMEMBERED_LINE_BYTES = 512
 
@@ -47,7 +47,7 @@ END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEAD_BYTES = MAX_REQUEST_LINE_BYTES + 2 + MAX_HEADER_BYTES + len(END_OF_HEAD)
 
-#: The body of a request with C{Transfer-Encoding: chunked}, in the place of its length.
+#: Stands for the length of a body with C{Transfer-Encoding: chunked}.
 CHUNKED = -1
 
 _TOKEN_BYTE = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]"
@@ -84,14 +84,14 @@ V = TypeVar("V")
 
 class Generations(Generic[K, V]):
     """
-    A cache of at most twice C{size} entries, which keeps those that are used.
+    A cache of at most twice C{size} entries, which keeps the entries that are used.
 
-    A read from the old generation copies the entry into the young one.  When the young
-    generation is full it becomes the old one.  So a flood of new entries only pushes out
-    unused entries.
+    When the young generation is full it becomes the old one, and the old one is dropped.  A
+    read from the old generation copies the entry into the young one.  So a flood of new
+    entries only pushes out entries that are not used.
 
-    @ivar young: the entries of the young generation.  Hot paths read it directly; it is
-        replaced when it is full.
+    @ivar young: the entries of the young generation.  The request path reads it directly;
+        it is replaced when it is full.
     """
 
     __slots__ = ("_old", "_size", "young")
@@ -122,7 +122,7 @@ class RequestLine(NamedTuple):
     """
     A request line.
 
-    @ivar target: the path and the query, also where the client sent the absolute form.
+    @ivar target: the path and the query, even if the client sent a whole URL.
     @ivar logged: the line as the access log shows it.
     """
 
@@ -137,9 +137,10 @@ class HeaderLine(NamedTuple):
     """
     A header line.
 
-    @ivar name: the header's name in small letters; C{b""} for one that changes nothing.
-    @ivar slot: the index of the header's meaning in L{Head.plan_key}, if it decides.
-    @ivar meaning: the meaning of the line's value.
+    @ivar name: the header's name in small letters; C{b""} if the service does not use it.
+    @ivar slot: the index of the header's meaning in L{Head.plan_key}, if it decides what
+        the request means.
+    @ivar meaning: the meaning of the value.
     @ivar frames: whether the header tells where the request ends.
     """
 
@@ -160,9 +161,9 @@ class Head(NamedTuple):
     @ivar plan_key: what the request means: its method, path and version, then the meaning
         of each deciding header, or C{None} for a header that is missing.
     @ivar arguments: the values of all headers that the service reads.
-    @ivar lines: the lines without their ends.
-    @ivar new_lines: the indexes of the first and the last line that the reader did not
-        remember, if there is one.
+    @ivar lines: the lines without their line ends.
+    @ivar new_lines: the indexes of the first and the last line that were new to the reader;
+        C{None} if it remembered all of them.
     @ivar body: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -189,13 +190,13 @@ class HeadReader:
         """
         Make a reader that remembers no line yet.
 
-        @param meanings: for each header that decides what a request means, the function
+        @param meanings: the headers that decide what a request means, each with a function
             that returns the meaning of its values.
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
-        # For each header: whether it changes anything, its slot, whether it frames the
-        # request, and whether its lines are remembered.  Asking a Flag is slow.
+        # For each header: whether the service uses it, its slot, whether it tells where the
+        # request ends, and whether its lines are remembered.  A test of a Flag is slow.
         self._rules = {
             name: (
                 use is not Use.NEVER_REMEMBERED,
@@ -206,7 +207,7 @@ class HeadReader:
             for name, use in HEADERS.items()
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
-        # Two caches: a request line must not pass as a header line, nor the reverse.
+        # Two caches, because a request line must not pass as a header line.
         self._request_lines: Generations[bytes, RequestLine] = Generations(
             MAX_REMEMBERED_LINES
         )
@@ -218,7 +219,7 @@ class HeadReader:
         """
         Return what C{head} means.
 
-        @param head: the head without the two line ends behind it.
+        @param head: the head without the two line ends after it.
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
@@ -334,7 +335,7 @@ def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
                 "Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            # Also "identity": a parser that ignores it sees another end of the request.
+            # This includes "identity": a server that ignores it sees another end.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in arguments.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
@@ -346,7 +347,7 @@ def _length(arguments: Arguments) -> int:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
-    # Python refuses to convert thousands of digits.
+    # The digits are counted first, since Python refuses to convert thousands of them.
     digits = lengths[0].lstrip(b"0") or b"0"
     if (
         len(digits) > len(str(MAX_REQUEST_BODY_BYTES))
@@ -360,8 +361,8 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
-    @param searched: how many bytes the last call has searched without success.
-    @raise Problem: the head is too large, or can be no head whatever follows.
+    @param searched: how many bytes earlier calls have searched without success.
+    @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)
     if end >= 0:
@@ -383,9 +384,9 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
 
 def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
     """
-    Return what a refused head tells: the method, the line for the log, and its arguments.
+    Return the method of a refused head, its request line for the log, and its arguments.
 
-    Lines that cannot be read are skipped: they only decide how the problem is written.
+    Malformed lines are skipped.  What is returned only decides how the problem is written.
     """
     first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
         END_OF_LINE, MAX_HEADER_LINES
@@ -402,7 +403,7 @@ def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
 
 class RequestBody:
     """
-    The body of one request, which is skipped as it arrives: no endpoint reads one.
+    The body of one request.  It is dropped as it arrives, since no endpoint reads a body.
     """
 
     def __init__(self, length: int) -> None:
@@ -410,7 +411,7 @@ class RequestBody:
         @param length: see L{Head.body}.
         """
         self._chunked = length == CHUNKED
-        # The bytes that follow before the next chunk line, without the chunk's line end.
+        # How many bytes of the chunk, or of a body that is not chunked, are still to come.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
         self._in_chunk = self._in_trailers = False
@@ -418,7 +419,7 @@ class RequestBody:
 
     def take(self, buffer: bytearray) -> None:
         """
-        Remove bytes of the body from the beginning of C{buffer}, and maybe not all of them.
+        Remove bytes of the body from the beginning of C{buffer}; one call may leave some.
 
         @raise Problem: the body is malformed or too large.
         """
@@ -433,7 +434,7 @@ class RequestBody:
 
     def _take_part(self, buffer: bytearray, begin: int) -> int:
         """
-        Return where the next part of the body ends; C{begin} if it is incomplete.
+        Return where the next part of the body ends, or C{begin} if it has not arrived.
         """
         if self._missing:
             taken = min(self._missing, len(buffer) - begin)
@@ -462,7 +463,7 @@ class RequestBody:
         self._total += self._missing
         self._chunks += self._missing > 0
         if (
-            # Another parser may keep fewer bits of a longer number.
+            # With more digits another parser might drop the first ones.
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES
             or self._chunks > MAX_CHUNKS
@@ -486,7 +487,7 @@ class RequestBody:
         if self._trailer_lines > MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if not _HEADER_LINE.fullmatch(buffer, begin, end):
-            # Another server may have seen the end of the body before this line.
+            # Another server may have taken this line for the next request.
             raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
 
@@ -497,6 +498,6 @@ def escaped(value: bytes) -> bytes:
     """
     if _PLAIN.fullmatch(value):
         return value
-    # If it has a quote of each kind, Python writes it in single quotes.
+    # repr() uses single quotes for a value that has quotes of both kinds.
     shown = repr(value + b"'\"")[2:-1].removesuffix("\\'\"")
     return shown.replace('"', '\\"').replace("\\'", "'").encode()

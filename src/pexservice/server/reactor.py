@@ -1,8 +1,8 @@
 """
 The reactor of a worker: Twisted's asyncio reactor, on uvloop's event loop or asyncio's own.
 
-Connections are carried by the transports of the event loop, so a worker runs on no other
-kind of reactor.  C{twistd --reactor uvloop} names this one.
+Connections use the transports of the event loop, so a worker needs such a reactor.
+C{twistd --reactor uvloop} selects this one.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def _log_error(_: AbstractEventLoop, context: dict[str, Any]) -> None:
 
 class EventLoopReactor(AsyncioSelectorReactor):
     """
-    Twisted's asyncio reactor, with a steady clock and cheap calls from threads.
+    Twisted's asyncio reactor, with a monotonic clock and cheap calls from threads.
 
-    @ivar loop: the event loop under it.
+    @ivar loop: the event loop that it runs on.
     """
 
     loop: AbstractEventLoop
 
-    #: Twisted's asyncio reactor keeps its timers by the wall clock, as its others do.
+    #: Twisted's own reactors measure time with the wall clock.
     seconds = staticmethod(time.monotonic)
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -59,10 +59,10 @@ class EventLoopReactor(AsyncioSelectorReactor):
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
         """
-        Begin to run, and learn of the ends of child processes.
+        Begin to run, and notice when a child process ends.
 
-        Twisted learns of them by the file descriptor that the interpreter writes signals
-        to, and uvloop puts its own in that place.
+        Twisted notices it by the file descriptor that Python writes signals to, but uvloop
+        replaces this descriptor by its own.
         """
         super().startRunning(installSignalHandlers)
         if installSignalHandlers:
@@ -77,7 +77,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Make a call in the reactor's thread.
 
-        Twisted would make one of its timers for it, which costs 8 microseconds.
+        Twisted would make a timer for it, which costs 8 microseconds.
         """
         self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 
@@ -93,7 +93,7 @@ def install() -> None:
 
 def worker_reactor() -> Any:
     """
-    Return the reactor of this process; if none is installed yet, install a worker's.
+    Return the reactor of this process; if there is none yet, install one for a worker.
     """
     if "twisted.internet.reactor" not in sys.modules:
         try:

@@ -63,9 +63,8 @@ class RequestCounters:
         """
         Return the tally of the requests for one endpoint and method.
         """
-        endpoint = BY_PATH.get(path)
-        name = OTHER if endpoint is None else endpoint.path
-        return self._tally(name, _METHODS.get(method, OTHER))
+        endpoint = path.decode() if path in BY_PATH else OTHER
+        return self._tally(endpoint, _METHODS.get(method, OTHER))
 
     def _tally(self, endpoint: str, method: str) -> Tally:
         tally = self._tallies.get((endpoint, method))

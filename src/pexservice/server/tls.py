@@ -1,5 +1,5 @@
 """
-The TLS context, made of the operator's files.
+The TLS context of a worker, made from the operator's files.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
-#: The required content of the files, and the line that shows it.
+#: What the two files must contain, and the line that shows it.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
 )
 
-#: Why OpenSSL refuses a certificate or a key, by its names of the reasons.
+#: Why OpenSSL refuses a certificate or a key, by OpenSSL's name of the reason.
 _OPENSSL_REASONS = {
     "KEY_VALUES_MISMATCH": "they do not belong together",
     "PEM_LIB": "one of them is damaged",
@@ -44,7 +44,7 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
                 f" {mark.decode()}"
             )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # The server speaks one protocol; a client that offers others learns which.
+    # A client that offers several protocols learns that this is the only one.
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, password=_no_password)

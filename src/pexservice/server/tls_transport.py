@@ -3,8 +3,8 @@ TLS between a connection and its socket.
 
 asyncio's own TLS decrypts all input of all connections in the turn in which it arrives.  A
 client can send input that costs far more to decrypt than to send: a KeyUpdate of 27 bytes
-takes 10 microseconds, and a handshake takes a signature.  So here the input is decrypted in
-small steps, within the worker's L{parsing
+takes 10 microseconds, and a handshake requires a signature.  So this transport decrypts its
+input in small steps, within the worker's L{parsing
 budget<pexservice.server.server.ParsingBudget>}.
 """
 
@@ -24,8 +24,8 @@ from pexservice.server.server import Server
 #: greeting of a client with a post-quantum key has 1,500 to 1,900.
 STEP_BYTES = 2048
 
-#: How many bytes may arrive without any data of the application in them.  A whole record
-#: has 16 KiB of data, and a handshake less than that.
+#: How many bytes may arrive without any data for the connection.  A record is decrypted as
+#: a whole and has up to 16 KiB of data; a handshake is smaller than that.
 MAX_BYTES_WITHOUT_DATA = 32768
 
 #: The most data in one record.
@@ -36,7 +36,7 @@ HANDSHAKE_TIMEOUT_SECONDS = 10
 
 class TlsTransport(asyncio.Protocol):
     """
-    The protocol of a socket's transport, and the transport of a L{Connection}.
+    TLS as a layer: a protocol for the socket's transport, a transport for a L{Connection}.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class TlsTransport(asyncio.Protocol):
         # What OpenSSL reads from and writes to.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        # The input that OpenSSL was not given.
+        # The input that OpenSSL does not have yet.
         self._encrypted = bytearray()
-        # Whether OpenSSL may have data that was not read.
+        # Whether OpenSSL may have decrypted data that was not read from it.
         self._has_unread = False
         self._bytes_without_data = 0
         self._established = self._waits = self._advancing = False
         self._reads = True
-        # Whether the socket is not read, because input waits or the connection paused.
+        # Whether the socket is not read, since input waits or the connection reads nothing.
         self._socket_paused = False
         # Whether the peer and this end will send no more.
         self._input_ended = self._output_ended = False
@@ -106,7 +106,7 @@ class TlsTransport(asyncio.Protocol):
         self._stop_timeout()
         self._output_ended = True
         self._encrypted.clear()
-        # OpenSSL's memory is free at once, and not when Python collects this cycle.
+        # This frees OpenSSL's memory at once, and not when Python collects the cycle.
         self._raw = None
         del self._tls, self._incoming, self._outgoing
         if self._connection.phase is not Phase.CLOSED:
@@ -141,7 +141,7 @@ class TlsTransport(asyncio.Protocol):
                     self._wait()
                     return
         except ssl.SSLError:
-            # Not TLS, or a record that was changed.  OpenSSL has written an alert.
+            # The input is not TLS, or was changed.  OpenSSL has written an alert.
             self._flush()
             self._end()
             return
@@ -183,13 +183,13 @@ class TlsTransport(asyncio.Protocol):
             while self._reads and not self._output_ended:
                 data = self._tls.read(_MAX_RECORD_BYTES)
                 if not data:
-                    # The peer sends no more, and any bytes after that are not read.
+                    # The peer will send no more.  Bytes after its close_notify are dropped.
                     self._has_unread = False
                     self._encrypted.clear()
                     self._input_ended = True
                     break
                 self._bytes_without_data = 0
-                # To ask is cheaper than an exception.
+                # Asking OpenSSL is cheaper than the exception of another read.
                 self._has_unread = bool(self._incoming.pending or self._tls.pending())
                 self._connection.data_received(data)
                 if not self._has_unread:
@@ -228,7 +228,7 @@ class TlsTransport(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """
-        Tell the peer that no more follows, and drop its bytes from now on.
+        Tell the peer that no more data follows, and drop its input from now on.
         """
         self._send_close_notify()
         if self._raw is not None and not self._raw.is_closing():
@@ -238,7 +238,7 @@ class TlsTransport(asyncio.Protocol):
     def _send_close_notify(self) -> None:
         if self._established and not self._output_ended:
             with suppress(ssl.SSLError):
-                # OpenSSL raises, because it would wait for the peer's close_notify.
+                # OpenSSL raises this, because the peer has not sent its close_notify yet.
                 self._tls.unwrap()
             self._flush()
         self._output_ended = True
@@ -273,7 +273,7 @@ class TlsTransport(asyncio.Protocol):
             if self._raw is not None and not self._raw.is_closing():
                 self._raw.resume_reading()
         elif not (self._waits or self._advancing):
-            # Not at once: the connection may be about to continue with its own buffer.
+            # In the next turn, since the connection first parses its own buffer.
             self._waits = True
             self._server.call_soon(self._advance)
 

@@ -1,19 +1,19 @@
 """
 The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
 
-A browser sends requests for any page that its user looks at.  It describes them in headers
-that no page can write.  The rule is that of Go's C{CrossOriginProtection}, here for every
-request that moves the cursor, whatever its method: C{Sec-Fetch-Site} decides if the browser
-sends it; otherwise C{Origin} must name the host that the request was sent to.  Schemes are
-not compared, since a proxy may speak TLS.  Clients that are no browsers send neither
-header, and the rule does not concern them.
+Any web page that a user opens can make the browser send requests to this service.  The
+browser says so in headers that the page cannot set.  The rule is that of Go's
+C{CrossOriginProtection}, but for every request that moves the cursor, whatever its method.
+If the browser sends C{Sec-Fetch-Site}, that header decides.  Otherwise C{Origin} must name
+the host that the request was sent to.  Schemes are not compared, because a proxy in front
+may speak TLS.  Other clients than browsers send neither header and are not affected.
 
-One attack passes that rule: DNS rebinding.  The owner of attacker.example can let this name
-resolve to 127.0.0.1 after the browser has loaded a page from there.  The browser then
-regards the service as part of the page's own origin, so the page may send steps and read
-responses.  Only the name in C{Host} shows the attack.  So where nothing else protects the
-service (it is reached over loopback, and steps need no token), it responds only to names
-that cannot belong to anybody else.
+One attack passes that rule: DNS rebinding.  After a browser has loaded a page from
+attacker.example, the owner of that name can let it resolve to 127.0.0.1.  To the browser
+the service then has the origin of the page, so the page may send steps and read responses.
+Only the name in C{Host} shows the attack.  So where nothing else protects the service (it
+is reached over loopback, and steps need no token), it responds only to requests whose
+C{Host} is a name that no attacker can own.
 """
 
 from __future__ import annotations
@@ -70,18 +70,16 @@ _NOSNIFF = (b"X-Content-Type-Options", b"nosniff")
 _SAME_ORIGIN = (b"Cross-Origin-Resource-Policy", b"same-origin")
 _VARY = (b"Vary", b"Origin")
 
-#: The value of C{--allowed-host} that switches the check off.
+#: The value of C{--allowed-host} that switches the check of C{Host} off.
 ANY_HOST = "*"
 
-#: How many refused host names are logged; clients choose them.
+#: How many refused host names are logged.  There is a limit because clients choose them.
 MAX_LOGGED_HOSTS = 100
 
 
 class BadTokens(Misconfigured):
     """
-    A token file that is not valid.
-
-    The message names the file, and the line if one line is wrong.
+    A token file that is not valid.  The message names it, and the line that is wrong.
     """
 
     __module__ = "pexservice"
@@ -96,7 +94,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
-        # Opening a FIFO would block the worker, and it could be read only once.
+        # To open a FIFO would block the worker, and it could be read only once.
         if stat.S_ISFIFO(Path(path).stat().st_mode):
             raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
@@ -147,9 +145,9 @@ class Access:
         """
         Make the rules for C{tokens} and C{origins}.
 
-        @param tokens: digests of the tokens that may move the cursor; C{None} when every
-            client may.
-        @param origins: the origins whose pages may use the API, beyond the service's.
+        @param tokens: digests of the tokens that may move the cursor; C{None} if steps need
+            no token.
+        @param origins: the other origins whose pages may use the API.
         """
         self._tokens = tokens
         self._allowed_origins = {
@@ -169,15 +167,15 @@ class Access:
 
     def check_page(self, action: str, arguments: Arguments) -> None:
         """
-        Refuse a request that a page of another origin sent.
+        Refuse a request from a page of another origin.
 
-        @param action: what the request would do, for the problem's text.
+        @param action: what the page may not do, for the text of the problem.
         @raise Problem: 403.
         """
         sites, origins = arguments.get(SEC_FETCH_SITE, ()), arguments.get(ORIGIN, ())
         if not (sites or origins) or self._is_allowed(origins):
             return
-        # Every element counts: the sender that added one knew something.
+        # If there are several elements, all of them must be allowed.
         if sites:
             is_own = all(site in (b"same-origin", b"none") for site in elements(sites))
         else:
@@ -199,7 +197,7 @@ class Access:
         if scheme.lower() != b"bearer":
             raise problems.no_token()
         digest, is_known = sha256(token.strip()).digest(), False
-        # It is compared with all of them: the time that this takes must tell nothing.
+        # The token is compared with all of them, so that the time tells nothing about them.
         for known_digest in self._tokens:
             is_known |= compare_digest(digest, known_digest)
         if not is_known:
@@ -217,10 +215,10 @@ class Access:
 
     def preflight_headers(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
         """
-        Return the headers of the response to an C{OPTIONS}, if it is a preflight request.
+        Return more headers for the response to an C{OPTIONS} that is a preflight request.
 
-        With a preflight request, a browser asks whether it may send the request of a page
-        of another origin.
+        With a preflight request, a browser asks whether a page of another origin may send a
+        request.
 
         @param allow: the methods that the path accepts.
         """
@@ -244,22 +242,22 @@ def host_name(host: bytes) -> str:
 
 class HostPolicy:
     """
-    The rules on which values of C{Host} get a response.
+    The rules on C{Host}.
 
-    @ivar allows: whether a value of C{Host} is allowed on every connection, even on one
-        whose peer L{is checked<pexservice.web.clients.Peer>}.  It is cached, since clients
-        send the same few values again and again.
+    @ivar allows: returns whether a value of C{Host} is allowed on every connection, also if
+        L{Peer.checks_host<pexservice.web.clients.Peer>} is true.  The results are cached,
+        since clients send the same few values again and again.
     """
 
     def __init__(
         self, allowed: Iterable[str] = (), *, own_name: str, needed: bool = True
     ) -> None:
         """
-        Make the rules for the names in C{allowed} and the machine's own name.
+        Allow C{localhost}, the machine's name, and the names in C{allowed}.
 
-        @param allowed: more names to allow, or L{ANY_HOST}.
+        @param allowed: host names, or L{ANY_HOST}.
         @param own_name: the machine's name, as C{gethostname} returns it.
-        @param needed: C{False} where steps need a token.
+        @param needed: C{False} to allow every name, since steps need a token.
         """
         names = {host_name(name.encode()) for name in allowed}
         self._needed = needed and ANY_HOST not in names
@@ -269,12 +267,12 @@ class HostPolicy:
 
     def applies_to(self, peer: Peer) -> bool:
         """
-        Return whether only names of this machine get a response on C{peer}'s connection.
+        Return whether C{peer} gets a response only if C{Host} is an allowed name.
         """
         return self._needed and peer.checks_host
 
     def _allows(self, host: bytes | None) -> bool:
-        # An HTTP/1.0 request may have no Host, and no browser sends such a request.
+        # Only an HTTP/1.0 request has no Host, and browsers send none of these.
         if host is None or not self._needed:
             return True
         name = host_name(host)
@@ -282,7 +280,7 @@ class HostPolicy:
 
     def refusal(self, host: bytes | None) -> Problem:
         """
-        Return 421, and log the name in C{host} if it is refused for the first time.
+        Return 421, and log the name in C{host} if it was not refused before.
         """
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:

@@ -1,9 +1,9 @@
 """
-The Klein app: one handler for each endpoint, which says what a request means.
+The Klein app: it has one handler for each endpoint, which says what a request means.
 
-A handler returns an L{Operation} on the cursor, or a L{Response}, maybe in a C{Deferred}.
-The server calls a handler once for each kind of request about the cursor and remembers the
-operation; requests to other endpoints call their handler each time.
+A handler returns an L{Operation} on the cursor, or else a L{Response}, maybe in a
+C{Deferred}.  If it returns an operation, the server remembers it for all requests of this
+kind.  For a request that gets a response from its handler, the handler is called each time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
 DEFAULT_ROW_COUNT = 100
 MAX_ROW_COUNT = 1000
 
-#: The endpoint for an OPTIONS request about the whole server.
+#: The endpoint of C{OPTIONS *}, a request about the server as a whole.
 _WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
 
 
@@ -57,7 +57,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Result])
 
 class _App(Protocol):
     """
-    Klein's app, typed for these handlers; its own types are those that Twisted renders.
+    The type of Klein's app with these handlers: they do not return what Twisted can render.
     """
 
     url_map: Map
@@ -91,7 +91,7 @@ class Api:
         Make the app over C{committer}.
 
         @param table: the endpoints that exist.
-        @param later: the reactor's C{callLater}, to make pages of the history one by one.
+        @param later: the reactor's C{callLater}, for pauses between pages of the history.
         @param scrape: given C{Accept} values, returns the metrics.
         @param score: reads the supervisor's score, if there is a supervisor.
         """
@@ -116,9 +116,9 @@ class Api:
         """
         Call the handler of C{request}.
 
-        First the bytes of the path and the method are compared with the table: werkzeug,
-        below Klein, would take C{//next} and C{/%6eext} for C{/next}, and would call the
-        handler of a GET for a HEAD.
+        Before that, path and method are compared with the table, byte by byte.  Werkzeug,
+        which Klein uses, would take C{//next} and C{/%6eext} for C{/next}, and would call
+        the handler of a GET for a HEAD.
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
         """
@@ -142,7 +142,7 @@ class Api:
     @app.route("/")
     def index(self, request: Request) -> Response:
         """
-        Describe the endpoints; show browsers the live page.
+        List the endpoints; a browser gets the live page.
         """
         kind = best_of((TEXT, JSON, HTML), request.arguments.get(ACCEPT))
         if kind == HTML:
@@ -211,9 +211,9 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive, which any response shows.
+        Say that the process is alive; any response shows that.
         """
-        # A reload that failed makes the process no less alive.
+        # After a failed reload the process is as alive as before.
         score = self._score()
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
@@ -258,7 +258,7 @@ class Api:
     async def _page(
         self, arguments: Arguments, before: int | None, row_count: int
     ) -> Response:
-        # Rows are on disk, even if reads of the cursor show a later state.
+        # The history has durable rows only, even while reads show a later state.
         state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
@@ -267,7 +267,7 @@ class Api:
             return state_response(kind, wanted, state)
         newest = state.revision + 1
         before = newest if before is None else min(before, newest)
-        # One more row than requested shows whether more follow.
+        # One row more than requested, to see whether another page follows.
         rows = await self._committer.history(before, row_count + 1)
         following = None
         if len(rows) > row_count:
@@ -295,14 +295,15 @@ def _health(
     processes: Sequence[Process] | None = None,
 ) -> Response:
     """
-    Return a response by Kubernetes' conventions.
+    Return the response of a health check, by Kubernetes' conventions.
 
-    Its body is C{ok}, or C{check} on a line, with the reason of a failure.
+    Its body is C{ok}.  If the check fails, or the client asks for details with C{?verbose}
+    or JSON, the body names the check, and the reason of a failure.
 
     @param refusal: why C{check} fails, or C{None} if it passes.
-    @param notes: further lines for clients that ask for the check.
-    @param processes: the processes of the service, for the same clients; C{None} for
-        clients that must not know them.
+    @param notes: further details.
+    @param processes: the processes of the service, as another detail; C{None} for clients
+        that must not know them.
     """
     kind = best_of((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
@@ -326,7 +327,7 @@ def _health(
         body = "ok\n"
     headers = (
         (b"Content-Type", TYPES[kind]),
-        # No cache keeps the response, so it needs no Vary.
+        # No cache stores the response, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )
     return Response(200 if refusal is None else 503, headers, body.encode())

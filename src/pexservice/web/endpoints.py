@@ -1,5 +1,5 @@
 """
-The table of endpoints: the paths and methods that exist, and the descriptions of both.
+The table of endpoints: their paths, their methods, and a line about each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STREAM_METHODS = (b"GET",)
 @frozen
 class Endpoint:
     """
-    One endpoint of the API.
+    An endpoint of the API.
 
     @ivar methods: the methods that it accepts; every endpoint also accepts C{OPTIONS}.
     """
@@ -116,7 +116,7 @@ class Table:
 
 TABLE = Table(ENDPOINTS)
 
-#: With C{--post-only}: no GET moves the cursor.
+#: The endpoints with C{--post-only}, where no GET moves the cursor.
 POST_ONLY = Table(
     tuple(
         evolve(endpoint, methods=(b"POST",))

@@ -1,13 +1,12 @@
 """
 Server-Sent Events: the cursor whenever it moves.
 
-A stream carries states, not transitions: a client that cannot take all of them gets the
-newest one.  So nothing is queued for a stream; only whether its client takes bytes is
-remembered.  The committer knows nothing of streams.  While there are streams, a timer
-compares the cursor with the state that they have shown, so a step costs no more than
-without them.
+A stream sends states, not transitions: a client that is too slow for all of them gets the
+newest one.  So there is no queue for a stream.  The committer knows nothing of streams.
+While there are streams, a timer compares the cursor with the state that each stream has
+sent last, so streams do not make a step more expensive.
 
-With C{?workers} a stream also has events of the type C{workers}: which worker is active,
+With C{?workers} a stream also sends events of the type C{workers}: which worker is active,
 and how the one before it ended.
 """
 
@@ -26,27 +25,26 @@ from pexservice.web.pacing import Later
 from pexservice.web.representations import state_json
 from pexservice.web.responses import Header, StreamWriter
 
-#: Each stream takes a write of 12 microseconds ten times a second, so all of them 3 % of
-#: the time, and 12 KiB.
+#: A stream needs 12 KiB, and a write of 12 microseconds ten times a second.  So all of them
+#: together need 3 % of the time.
 MAX_STREAMS = 250
 
 #: The minimum time between two events of a stream.
 EVENT_INTERVAL_SECONDS = 0.1
 
-#: A heartbeat is sent after this many intervals: every 15 seconds.  It is an event and not
-#: a comment, because browsers do not show comments to the page.  So a page whose network is
-#: gone notices the silence, and proxies, which close silent connections, keep this one.
+#: A heartbeat is sent after this many intervals: every 15 seconds.  By the missing
+#: heartbeat a page notices that its network is gone, and a proxy does not close the
+#: connection as idle.  It is an event, because browsers hide comments from the page.
 HEARTBEAT_INTERVALS = 150
 
 #: How long a client waits before it connects again.
 RECONNECT_MILLISECONDS = 500
 
-#: A longer value is left out, and only its first and last digits are sent: a million digits
-#: ten times a second are more than a page can take.
+#: Of a longer value only the first and the last digits are sent: a million digits ten times
+#: a second are more than a page can handle.
 MAX_DIGITS = 1000
 END_DIGITS = 32
 
-#: The stream's connection ends with it, since HTTP/1.0 has no other end of a stream.
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-store"),
@@ -61,14 +59,14 @@ def event(state: State) -> bytes:
 
 def heartbeat_event(state: State) -> bytes:
     """
-    Return a heartbeat: the state, for clients that ignore the types of events, without id.
+    Return a heartbeat.  It has the state, for clients that ignore the types of events.
     """
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
 def workers_event(score: Score) -> bytes:
     """
-    Return the supervisor's score as an event; it is not about the cursor, so it has no id.
+    Return the supervisor's score as an event, without id, since it is not about the cursor.
     """
     since = datetime.fromtimestamp(score.since / 1000, UTC)
     shown = {
@@ -101,11 +99,11 @@ class CursorStream:
     """
     The stream of events to one client; see L{Stream<pexservice.web.responses.Stream>}.
 
-    @ivar shown: the state that the client was sent last, or knew when it connected.
-    @ivar skipped: whether the next comparison skips the stream, because its first event was
-        sent since the last comparison.
-    @ivar workers: the event about the workers that the client was sent last; C{None} for a
-        client that did not ask for them.
+    @ivar shown: the state that was sent last, or that the client knew when it connected.
+    @ivar skipped: whether the next comparison leaves this stream out, because its first
+        event was sent just before.
+    @ivar workers: the event about the workers that was sent last; C{None} for a client that
+        did not ask for these events.
     """
 
     _writer: StreamWriter | None = None
@@ -131,7 +129,7 @@ class CursorStream:
 
     def end(self) -> None:
         """
-        End the stream; a client that has not taken what was sent does not get it.
+        End the stream; what a slow client has not received by then is dropped.
         """
         self._events.leave(self)
         writer, self._writer = self._writer, None
@@ -162,7 +160,7 @@ class Events:
         score: Callable[[], Score | None] = lambda: None,
     ) -> None:
         """
-        Make a worker's streams; at first there are none.
+        Start without streams.
 
         @param later: the reactor's C{callLater}.
         @param limit: how many streams there may be.
@@ -183,14 +181,14 @@ class Events:
         return len(self._streams)
 
     def open(
-        self, known: Sequence[bytes] | None, *, client: str, workers: bool = False
+        self, last_event_id: Sequence[bytes] | None, *, client: str, workers: bool = False
     ) -> CursorStream:
         """
         Return a new stream, which counts against the limit from now on.
 
-        @param known: the values of the request's C{Last-Event-ID}, if it has one.
-        @param client: the name under which the client's streams are counted.
-        @param workers: whether the stream has events about the workers too.
+        @param last_event_id: the values of the request's C{Last-Event-ID}, if it has one.
+        @param client: the client; C{""} for all clients of a proxy that does not name them.
+        @param workers: whether the stream also sends events about the workers.
         @raise Problem: there are too many streams.
         """
         if len(self._streams) >= self.limit:
@@ -198,7 +196,7 @@ class Events:
         state = self._committer.visible
         about_workers = self._workers() if workers else None
         beginning = b"retry: %d\n\n%b" % (RECONNECT_MILLISECONDS, about_workers or b"")
-        if known != [b"%d" % state.revision]:
+        if last_event_id != [b"%d" % state.revision]:
             beginning += event(state)
         stream = CursorStream(self, beginning, state, about_workers)
         self._streams[stream] = client
@@ -206,10 +204,11 @@ class Events:
 
     def begun(self, stream: CursorStream) -> None:
         """
-        Compare C{stream} with the cursor from now on: it has sent its first event.
+        Begin to compare C{stream}, which has sent its first event, with the cursor.
         """
         if self._closed:
-            # A browser connects again after a stream has ended, and not after an error.
+            # The stream is ended and not refused: after an error a browser does not connect
+            # again.
             stream.end()
         elif self._timer_runs:
             stream.skipped = True
@@ -221,8 +220,8 @@ class Events:
         End the oldest stream of the client that has the most.
 
         That client must have at least two streams more than C{client}; otherwise the two
-        would end each other's streams in turns.  The clients of a proxy that does not name
-        them count as C{""}, and lose no streams.
+        would end each other's streams in turns.  The client C{""} stands for many clients
+        and loses no streams.
 
         @raise Problem: no client has that many.
         """
@@ -247,7 +246,7 @@ class Events:
             stream.end()
 
     def _compare_later(self) -> None:
-        # The interval begins now, so after a late comparison the next one is not too soon.
+        # The interval begins now, so the next comparison is not too soon after a late one.
         self._timer_runs = True
         self._later(EVENT_INTERVAL_SECONDS, self._compare)
 
@@ -274,8 +273,8 @@ class Events:
                 stream.workers = workers
                 stream.send(workers)
             if state.revision < stream.shown.revision:
-                # The store was restored, and the client's revision is of another history.
-                # The client connects again, and gets the present state.
+                # The store was restored: the client's revision belongs to another history.
+                # The client connects again and gets the present state.
                 stream.end()
                 continue
             if stream.shown is not state:

@@ -1,11 +1,11 @@
 """
 The API as an OpenAPI 3.1 document.
 
-C{/openapi.json} serves the document, and C{docs/http-api.md} is made from it.
+C{/openapi.json} returns the document, and C{docs/http-api.md} is made from it.
 
-The files C{openapi.json} and C{openapi.description}, its prose, are edited by hand; tests
-compare them with the service.  This module adds the prose and the responses that every
-operation can return, and leaves out methods that the service does not accept.
+Two files are edited by hand, and tests compare them with the service: C{openapi.json}, and
+its prose, C{openapi.description}.  This module inserts the prose, adds the responses that
+every operation can have, and leaves out methods that the service does not accept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
 @cache
 def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Document:
     """
-    Return the document about C{endpoints} as it is served; it is made only once.
+    Return the document about C{endpoints}, ready for responses; it is made only once.
     """
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     tag = sha256(body).hexdigest()[:16]

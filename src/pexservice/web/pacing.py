@@ -1,11 +1,10 @@
 """
 A queue for long work in which clients take turns.
 
-A page of the history takes milliseconds to make.  If a thousand clients ask for one at the
-same moment, the worker makes one page at a time, and pauses after each, so that it can
-respond to other requests meanwhile.  On uvloop one page in each turn of the reactor would
-be too much: a turn accepts at most 16 connections, so connections would be accepted only as
-fast as pages are made.
+A page of the history takes milliseconds to make.  If a thousand clients request one at the
+same moment, the worker makes one page at a time, and pauses after it, so that it can
+respond to other requests.  Without the pause, each turn of the reactor would make one page.
+Since a turn accepts at most 16 connections, new clients would wait for too long.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ PAUSE_FACTOR = 2
 
 class Pacing:
     """
-    The queue, in which clients take turns.
+    A queue in which clients take turns.
 
-    So a client with hundreds of requests delays that of another by one piece of work.
+    So a client with hundreds of requests delays another client by one piece of work only.
     """
 
     def __init__(self, later: Later, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -40,16 +39,16 @@ class Pacing:
         self._seconds = seconds
         # True while a piece of work is done, and during the pause after it.
         self._busy = False
-        # The work that waits, by client.  The client whose turn is next is first.
+        # The work that waits, by client; the client whose turn is next comes first.
         self._waiting: OrderedDict[str, OrderedDict[Deferred[None], None]] = OrderedDict()
 
     def run(self, work: Callable[[], T | Deferred[T]], client: str) -> Deferred[T]:
         """
         Do C{work} when it is the client's turn: at once if no work waits.
 
-        @param client: the name under which the client's requests are counted.
-        @return: a Deferred with the result of C{work}.  While C{work} waits, the Deferred
-            can be cancelled.
+        @param client: the client, for its place in the queue.
+        @return: a Deferred with the result of C{work}; it can be cancelled while C{work}
+            waits.
         """
         turn: Deferred[None] = Deferred(lambda turn: self._forget(client, turn))
         if self._busy:
@@ -79,6 +78,6 @@ class Pacing:
         client, turns = self._waiting.popitem(last=False)
         turn, _ = turns.popitem(last=False)
         if turns:
-            # Behind the other clients.
+            # Its next turn comes after those of the other clients.
             self._waiting[client] = turns
         turn.callback(None)

@@ -2,8 +2,8 @@
 The headers and query parameters that the service reads.
 
 No other module reads a header of a request; a test checks that.  So a response depends only
-on the request line and L{HEADERS}.  This table also tells the plan cache which headers
-identify a plan and which are arguments.
+on the request line and the headers in L{HEADERS}.  This table also says which headers
+decide what a request means, and so its plan, and which are arguments of the plan.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 class Use(Flag):
     """
-    The uses of a request's header.
+    What a header of a request is used for.
     """
 
-    #: The header decides what the request means.  Its values have few meanings.
+    #: The header decides what the request means; its values have few different meanings.
     DECIDES = auto()
     #: The value is an argument, which may differ from request to request.
     ARGUMENT = auto()
@@ -36,7 +36,8 @@ class Use(Flag):
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
     FRAMES = auto()
-    #: The parser remembers no line with the value: it is a secret, or is always different.
+    #: The parser remembers no line with this header: the value is a secret, or rarely the
+    #: same.
     NEVER_REMEMBERED = auto()
 
 
@@ -63,8 +64,8 @@ USER_AGENT = b"user-agent"
 #: The headers by which browsers mark a prefetch: a request that their user did not ask for.
 PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
-#: Every header that the service reads, by its name in small letters.  C{Cookie} and
-#: C{Proxy-Authorization} change nothing: they are listed as secrets.
+#: Every header that the service reads, by its name in small letters.  The service does not
+#: use C{Cookie} and C{Proxy-Authorization}; they are in this table because they are secret.
 HEADERS: Mapping[bytes, Use] = {
     ACCEPT: Use.DECIDES,
     CONNECTION: Use.DECIDES,
@@ -88,8 +89,8 @@ HEADERS: Mapping[bytes, Use] = {
     PROXY_AUTHORIZATION: Use.NEVER_REMEMBERED,
 }
 
-#: The values of a request's headers by the header's name in small letters: one value for
-#: each line, without the blanks around it.
+#: The values of a request's headers, by the name of the header in small letters.  There is
+#: one value for each line, without the blanks around it.
 Arguments = Mapping[bytes, Sequence[bytes]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
@@ -126,18 +127,18 @@ def is_prefetch(values: Sequence[bytes]) -> bool:
     return any(element.lower().startswith(b"pre") for element in elements(values))
 
 
-#: A longer C{Accept} means "anything": a client can send 16 KiB of it with every request,
-#: and every response depends on it.  Those of browsers have 140 bytes.
+#: A longer C{Accept} is treated like none.  A client could send 16 KiB with every request,
+#: and they would all be parsed.  Browsers send 140 bytes.
 MAX_ACCEPT_BYTES = 512
 
-# A parameter's quoted value, also one that does not end.  Possessive, and always a match
-# at a quote, so that no byte is looked at twice.
+# The quoted value of a parameter, even without its second quote.  The quantifier is
+# possessive, and the pattern matches at every quote, so no byte is read twice.
 _QUOTED = re.compile(rb'"%b*+"?' % rb'(?:[^"\\]|\\.?)', re.DOTALL)
 
 _QUALITY = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
 
-#: The quality of each media range, by C{b"type/subtype"} in small letters; of a range
-#: that is given twice, with different parameters, the higher one.
+#: The quality of each media range, by C{b"type/subtype"} in small letters.  If a range is
+#: listed twice, with different parameters, the higher quality counts.
 Ranges = Mapping[bytes, float]
 
 
@@ -146,8 +147,7 @@ def parse_accept(value: bytes) -> Ranges:
     """
     Return the quality of each media range in the value of an C{Accept} header.
 
-    An element that is malformed is skipped.  Parameters other than C{q} make no
-    difference to what is offered here.
+    A malformed element is skipped.  Parameters other than C{q} are ignored.
 
     @param value: the values of all its lines, joined by commas.
     """
@@ -165,7 +165,7 @@ def _quality(parameters: Sequence[bytes]) -> float | None:
     """
     Return the value of C{q} among C{parameters}.
 
-    The value is 1 when C{q} is missing, and C{None} when it is no number from 0 to 1.
+    @return: 1 if C{q} is missing, and C{None} if it is not a number from 0 to 1.
     """
     for parameter in parameters:
         name, _, value = parameter.strip(b" \t").partition(b"=")
@@ -179,11 +179,10 @@ def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
     """
     Return the media type of C{offers} that C{accept} prefers.
 
-    Of equals, and when none is acceptable, the first is returned.
-
-    As RFC 9110 12.5.1 says, the most specific range that matches an offer gives its
-    quality.  Of offers with the same quality, the one whose range is more specific is
-    preferred.
+    As RFC 9110, section 12.5.1, says, the quality of an offer is that of the most specific
+    range that matches it.  Of offers with the same quality, the one with the more specific
+    range is preferred; after that, the first one.  If no offer is acceptable, the first one
+    is returned.
 
     @param accept: a request's C{Accept} values, if it had any.
     """
@@ -223,7 +222,7 @@ NO_PREFERENCE = Preferences(TEXT, TEXT)
 
 @lru_cache(maxsize=256)
 def _preferences(accept: bytes) -> Preferences:
-    # A client that asks for plain JSON can read a problem in it.
+    # A client that accepts plain JSON can read a problem in JSON.
     problem = best_of((TEXT, JSON, PROBLEM), [accept])
     return Preferences(
         best_of((TEXT, JSON), [accept]), TEXT if problem == TEXT else PROBLEM
@@ -243,7 +242,7 @@ def preferences(arguments: Arguments) -> Preferences:
 
 class Persistence(NamedTuple):
     """
-    The wishes of a request's C{Connection} for the time after the response.
+    What a request's C{Connection} header asks for: to close or to keep the connection.
     """
 
     closes: bool
@@ -252,7 +251,7 @@ class Persistence(NamedTuple):
 
 def persistence(values: Sequence[bytes]) -> Persistence:
     """
-    Return the wishes in the C{values} of C{Connection}.
+    Return what the C{values} of C{Connection} ask for.
     """
     tokens = [token.lower() for token in elements(values)]
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
@@ -273,8 +272,9 @@ def conditions(arguments: Arguments) -> Conditions:
     )
 
 
-#: For each header that decides, the function that returns the meaning of its values.
-#: L{Origin<ORIGIN>} is missing: its meaning depends on the options.
+#: The headers that decide what a request means, each with the function that returns the
+#: meaning of its values.  L{ORIGIN} is not among them, because its meaning depends on the
+#: options; see L{Performer.meanings<pexservice.web.performer.Performer.meanings>}.
 MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,
@@ -301,16 +301,14 @@ def key_of(arguments: Arguments) -> bytes | None:
 
 def query(uri: bytes) -> dict[str, list[str]]:
     """
-    Return the parameters in the query of a request target.
-
-    Parameters without a value are among them, although Twisted leaves these out.
+    Return the parameters in the query of a request target, also those without a value.
     """
     return parse_qs(uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
 def number(uri: bytes, name: str, minimum: int, maximum: int | None) -> int | None:
     """
-    Return the query parameter C{name}, if it is there.
+    Return the query parameter C{name}, or C{None} if it is missing.
 
     @raise Problem: 400, it is not a number from C{minimum} to C{maximum}.
     """

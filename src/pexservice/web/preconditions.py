@@ -17,9 +17,9 @@ from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
 from pexservice.web.responses import SUFFIXES, Header, Response
 
-# One element of a list: a tag, if any, and the comma after it.  The list cannot simply be
-# split, because opaque parts may contain commas.  Each blank can be matched in one place
-# only; otherwise a long run of blanks would take quadratic time.
+# One element of a list: a tag, if any, and the comma after it.  A list cannot be split at
+# its commas, because opaque parts may contain commas too.  Each blank matches at one place
+# of the pattern only; otherwise many blanks in a row would take quadratic time.
 _TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
@@ -68,7 +68,7 @@ class Tags:
         if self.anything:
             return True
         strong, weak = self.strong, self.weak
-        # A generator for any() would cost more than the comparisons.
+        # A generator for any() would cost more time than the comparisons.
         for tag in tags_of(state.revision):  # noqa: SIM110 see above
             if tag in strong or tag in weak:
                 return True
@@ -107,10 +107,10 @@ class Conditions:
 @frozen
 class Document:
     """
-    A document that stays the same while the process runs, ready to be sent.
+    A document that does not change while the process runs.
 
     @ivar headers: the headers of a response with the document.
-    @ivar tag: the opaque part of its ETag: it changes when the document does.
+    @ivar tag: the opaque part of its ETag, which is derived from the content.
     """
 
     body: bytes
@@ -119,11 +119,11 @@ class Document:
 
     def response(self, if_none_match: Tags | None) -> Response:
         """
-        Return the document, or a 304 if the client has it.
+        Return the document, or a 304 if the client already has it.
         """
         if if_none_match is None or not if_none_match.lists(self.tag):
             return Response(HTTPStatus.OK, self.headers, self.body)
-        # A response without a body has no type.
+        # A response without a body has no media type.
         headers = [header for header in self.headers if header[0] != b"Content-Type"]
         return Response(HTTPStatus.NOT_MODIFIED, tuple(headers))
 

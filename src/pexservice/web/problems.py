@@ -1,8 +1,8 @@
 """
-The problems: what clients get for requests that are refused or that failed.
+The table of problems: what clients get for requests that are refused or that fail.
 
-Each line of the table says what is wrong and what to do.  A problem is sent as a line of
-text, or as RFC 9457's problem details to clients that accept JSON.
+Each row says what is wrong and what to do.  A client gets a problem as a line of text; if
+it accepts JSON, it gets the problem details of RFC 9457.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pexservice.commit.interface import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.responses import PROBLEM, TYPES, Header, Response
 
-#: Problem types are names, not addresses: there is no page to fetch.
+#: Problem types are names and not URLs, because there are no pages about them.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
 
 
 @frozen
 class Problem(Exception):
     """
-    An outcome other than the requested one; raised where it is noticed.
+    A reason why a request is refused or fails; raised where it is noticed.
 
-    @ivar name: the last part of the problem type, stable.
-    @ivar detail: one line.
+    @ivar name: the last part of the problem type, which never changes.
+    @ivar detail: one line: what is wrong and what to do.
     """
 
     status: HTTPStatus
@@ -50,7 +50,7 @@ class Problem(Exception):
             body = f"{json.dumps(members)}\n".encode()
         else:
             body = f"{self.detail}\n".encode()
-        # A 412 has the state's headers, and the last two of these are among them.
+        # The headers of a 412 include those of the state, which replace the last two.
         headers = {
             b"Content-Type": TYPES[representation],
             b"Cache-Control": b"no-store",
@@ -62,7 +62,7 @@ class Problem(Exception):
 
 class ProblemKind:
     """
-    A row of the table; calling it makes a L{Problem}.
+    A row of the table.  Calling it makes a L{Problem}.
     """
 
     def __init__(self, status_and_name: str, detail: str, *headers: Header) -> None:
@@ -75,8 +75,8 @@ class ProblemKind:
         """
         Return a problem of this kind.
 
-        @param values: fill the gaps of the detail, in order.
-        @param headers: more headers of the response.
+        @param values: what to insert into the detail, in order.
+        @param headers: further headers of the response.
         """
         detail = self._detail.format(*values)
         return Problem(self._status, self._name, detail, (*self._headers, *headers))

@@ -25,20 +25,20 @@ class Kind:
     """
     The kind of a response about a state of the cursor.
 
-    @ivar headers: its headers in addition to those of the state.
+    @ivar headers: the headers that it has in addition to those of the state.
     """
 
     status: int
     headers: tuple[Header, ...] = ()
 
 
-#: The value there.
+#: The value at the state.
 VALUE = Kind(HTTPStatus.OK)
-#: The value that an earlier step with the same idempotency key led to.
+#: The value after an earlier step with the same idempotency key.
 REPLAYED = Kind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
-#: The client already has the value there.
+#: The client already has the value at the state.
 NOT_MODIFIED = Kind(HTTPStatus.NOT_MODIFIED)
-#: The state is not one that the client asked for.
+#: The client asked for another state.
 PRECONDITION_FAILED = Kind(HTTPStatus.PRECONDITION_FAILED)
 
 WITH_VALUE = (VALUE, REPLAYED)
@@ -50,9 +50,10 @@ def state_headers(
     """
     Return the headers of every response about the cursor.
 
-    @param revision: decimal digits, or a placeholder for them in a format.  The headers
-        contain the revision, the position, and the revision again.
-    @param position: decimal digits, or a placeholder.
+    The headers contain the revision, the position, and the revision again, in this order.
+
+    @param revision: decimal digits, or a placeholder in a format.
+    @param position: decimal digits, or a placeholder in a format.
     """
     return (
         (b"Pex-Revision", revision),
@@ -119,7 +120,8 @@ def history_response(
     """
     Return a page of the history, without values, since they follow from the positions.
 
-    @param following: the path and query of the next page, with older rows, if there is one.
+    @param following: the path and query of the next page, which has older rows; C{None} if
+        there is none.
     """
     body = (
         _history_json(rows, following)
@@ -140,7 +142,7 @@ def history_response(
 
 def _time(row: Row) -> str:
     """
-    Return the time of C{row} as RFC 3339 has it, to the microsecond.
+    Return the time of C{row} in the format of RFC 3339, with microseconds.
     """
     seconds, nanoseconds = divmod(row.time_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)

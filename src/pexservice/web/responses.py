@@ -1,5 +1,5 @@
 """
-Responses before they are written, and the media types of their bodies.
+Responses, and the media types of their bodies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TYPES = {
     PROBLEM: b"application/problem+json",
 }
 
-#: The ends of the ETags, by which the representations of one revision differ.
+#: The ends of ETags: the representations of one revision have different ETags.
 SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
@@ -42,7 +42,7 @@ class StreamWriter(Protocol):
 
     def abort(self) -> None:
         """
-        Close the connection at once: the client does not take what was sent.
+        Close the connection at once, since the client does not take what was sent.
         """
 
 
@@ -50,8 +50,8 @@ class Stream(Protocol):
     """
     The body of a response that is sent piece by piece.
 
-    The connection calls L{begin} once, C{pause} and C{resume} as the client stops taking
-    bytes and takes them again, and C{end} when the client is gone or sends no more.
+    The connection calls L{begin} once.  It calls C{pause} when the client stops taking
+    bytes, C{resume} when it takes them again, and C{end} when it is gone or half-closes.
     """
 
     def begin(self, writer: StreamWriter, /) -> None: ...
@@ -66,7 +66,7 @@ class Stream(Protocol):
 @frozen
 class Response:
     """
-    A response; without a L{stream} its length is known, so that it is never chunked.
+    A response.  Its length is known, unless it has a L{stream}.
     """
 
     status: int
@@ -76,5 +76,5 @@ class Response:
 
     @property
     def phrase(self) -> bytes:
-        # Twisted's own table ends before 431.
+        # Twisted's table lacks some statuses, such as 431.
         return HTTPStatus(self.status).phrase.encode()

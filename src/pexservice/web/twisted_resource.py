@@ -1,7 +1,7 @@
 """
-The API as a resource of Twisted's, to embed it in another Twisted program.
+The API as a Twisted resource, to embed it in another Twisted program.
 
-The daemon does not use it.  Another program serves the same API with
+The daemon does not use this module.  Another program gets the same API with
 C{Site(api.resource())}, and tests compare the daemon's responses with those of such a site.
 """
 
@@ -69,7 +69,7 @@ class ApiResource(Resource):
 
 class _Exchange:
     """
-    One request of Twisted's and its response; the committer's waiter.
+    A request that Twisted has received, and its response: the committer's waiter.
     """
 
     call: Call
@@ -141,7 +141,7 @@ class _Exchange:
 @implementer(IPushProducer)
 class _Producer:
     """
-    A stream, as Twisted tells it whether the client takes what is sent.
+    Passes on to a stream whether the client takes what is sent.
     """
 
     def __init__(self, stream: Stream) -> None:

@@ -61,12 +61,12 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     assert (head.body, head.expects_continue) == (0, False)
 
 
-def test_heads_of_one_meaning_have_one_key() -> None:
+def test_heads_of_one_meaning_have_one_plan_key() -> None:
     """
     Values that decide nothing, the query, and other spellings of a value do not count.
     """
     keys = {
-        read(LINE, HOST, *lines).key
+        read(LINE, HOST, *lines).plan_key
         for lines in (
             (b"Accept: application/json", b"X-Request-ID: 1"),
             (b"aCCEPT:application/json", b"If-Match: *"),
@@ -74,12 +74,12 @@ def test_heads_of_one_meaning_have_one_key() -> None:
         )
     }
     assert len(keys) == 1
-    assert read(b"POST /next HTTP/1.1", HOST).key == read(LINE, HOST).key
+    assert read(b"POST /next HTTP/1.1", HOST).plan_key == read(LINE, HOST).plan_key
     others = {
-        read(LINE, HOST).key,
-        read(LINE, HOST, b"Connection: close").key,
-        read(LINE, HOST, b"Sec-Purpose: prefetch").key,
-        read(LINE.replace(b"1.1", b"1.0")).key,
+        read(LINE, HOST).plan_key,
+        read(LINE, HOST, b"Connection: close").plan_key,
+        read(LINE, HOST, b"Sec-Purpose: prefetch").plan_key,
+        read(LINE.replace(b"1.1", b"1.0")).plan_key,
         *keys,
     }
     assert len(others) == 5

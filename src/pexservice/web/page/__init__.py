@@ -1,9 +1,9 @@
 """
 The live page, for browsers: C{index.html} with its style and scripts inserted.
 
-The page is one response at C{/}.  So the API needs no paths for its parts, the parts have
-the same version even while workers are replaced, and the Content-Security-Policy allows
-exactly these parts by their hashes.
+A browser gets the whole page with one response at C{/}.  So the API needs no paths for the
+parts of the page, all parts have the same version even while workers are replaced, and the
+Content-Security-Policy allows exactly these parts, by their hashes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pexservice.web.responses import HTML, TYPES
 
 _TEMPLATES = files(__name__) / "templates"
 
-#: The links to the parts in C{index.html}; a browser that opens the file follows them.
+#: The links to the parts in C{index.html}, so that a browser can also open the file itself.
 _PART = re.compile(
     rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
     rb'|<script src="(?P<script>[a-z.]+)"></script>'
@@ -50,7 +50,7 @@ def page() -> Document:
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
     headers = (
-        # A browser stores the page and revalidates it each time: a 304 has no body.
+        # A browser stores the page and revalidates it each time, mostly with a short 304.
         (b"Cache-Control", b"no-cache"),
         (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
