@@ -6,14 +6,14 @@ that does not move the cursor (its condition is not met, or its key was used bef
 refer to a state that is not durable yet.  Its response then waits for the batch that leads
 to that state.
 
-If the store surely did not take a batch, the batch and the steps after it never happened.
-If that is unknown, the committer accepts nothing more and the process ends: only opening
-the store again shows whether the store took it.
+If a batch surely is not in the store, its steps and all later ones never happened.  If that
+is unknown, the committer accepts nothing more and the process ends, because only opening
+the store again shows whether the batch is there.
 
 With synchronous commit off, responses go out first, reads show the latest state, and the
-commit follows at most L{DELAY_SECONDS} later.  If the store then refuses a batch, steps
-whose responses went out are lost, and no more: from then on, responses wait for the disk
-until the store takes a batch again.
+commit follows at most L{DELAY_SECONDS} later.  If the store then refuses a batch, the steps
+whose responses went out are lost.  No more are lost, since from then on responses wait for
+the commit until the store accepts a batch again.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from pexservice.stores.remembered_keys import RememberedKeys
 DELAY_SECONDS = 0.01
 
 #: With synchronous commit off, how many steps of a batch get a response before the commit.
-#: Later steps wait for it, so a disk that hangs delays clients instead of endangering more
-#: and more steps.  Four times the steps that arrive in L{DELAY_SECONDS} at 100,000/s.
+#: Later steps wait for it: if the disk hangs, clients wait, and no more steps can be lost.
+#: This is four times the steps that arrive in L{DELAY_SECONDS} at 100,000/s.
 MAX_EARLY_RESPONSES = 4096
 
 #: How often refused steps are logged: a full disk refuses thousands of steps a second, and

@@ -14,13 +14,14 @@ being written.  For example, if a commit takes three turns of the reactor::
     5               empty       B, C, D           A         the disk has A
     8               empty       -                 B, C, D   the disk has B, C and D
 
-Two states belong to the batches.  The C{latest} state follows every accepted step; the next
-step is applied to it.  The C{durable} state follows the last batch that the store took.
+The C{latest} state is the state after all accepted steps, and the next step is applied to
+it.  The C{durable} state is the state after the last batch that the store accepted.
 
 One step goes through these methods of L{GroupCommit}::
 
     add -> _consider (each turn, until the batch is ready) -> commit_open_batch
-        -> _when_ready -> write -> _taken, or _refused -> roll_back
+        -> _when_ready -> write -> _deliver
+                                -> _refused -> roll_back -> _deliver, if the commit failed
 
 Durations are measured with the reactor's clock.  It is monotonic on the reactor that a
 worker installs, but on that of C{twistd --reactor=asyncio} it is the wall clock.  If that
@@ -151,8 +152,6 @@ class StepBatch:
     @ivar transitions: one code byte for each step.
     @ivar responses: the waiters with their outcomes, states and steps, in order.
     @ivar keys: the idempotency keys of the steps, each with its packed use.
-    @ivar unmoved: of the waiters whose step did not move the cursor, the outcomes and the
-        requested transitions.
     """
 
     before: State
@@ -163,7 +162,6 @@ class StepBatch:
     transitions: bytearray = Factory(bytearray)
     responses: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
     keys: dict[bytes, bytes] = Factory(dict)
-    unmoved: list[tuple[Outcome, Transition]] = Factory(list)
 
 
 class GroupCommit:
@@ -318,7 +316,6 @@ class GroupCommit:
             self.counts.count(outcome.value, step.transition.code)
             waiter.respond(outcome, state)
         else:
-            batch.unmoved.append((outcome, step.transition))
             batch.responses.append((waiter, outcome, state, step))
 
     def replay(
@@ -433,7 +430,7 @@ class GroupCommit:
         self._phase = BatchPhase.COMMITTING
         started = self._seconds()
 
-        def taken(_: None) -> None:
+        def succeeded(_: None) -> None:
             steps, seconds = len(batch.transitions), self._seconds() - started
             self._policy.committed(steps, seconds)
             self.counts.committed(steps, seconds)
@@ -443,7 +440,7 @@ class GroupCommit:
             self._deliver(batch)
             self._next_batch(has_steps=has_steps)
 
-        def refused(failure: Failure) -> None:
+        def failed(failure: Failure) -> None:
             self.committing_batch, self._phase = None, BatchPhase.IDLE
             self._refused(batch, failure)
             self._next_batch(has_steps=False)
@@ -457,7 +454,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             )
-        ).addCallbacks(taken, refused).addErrback(self.end_process)
+        ).addCallbacks(succeeded, failed).addErrback(self.end_process)
 
     def _next_batch(self, *, has_steps: bool) -> None:
         """
@@ -503,9 +500,11 @@ class GroupCommit:
         """
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
-        for unmoved, transition in batch.unmoved:
-            self.counts.count(unmoved.value if error is None else failed, transition.code)
-        for waiter, outcome, state, _ in batch.responses:
+        for waiter, outcome, state, step in batch.responses:
+            if outcome is not _APPLIED:
+                # This step is not one of the batch's transitions.
+                word = outcome.value if error is None else failed
+                self.counts.count(word, step.transition.code)
             try:
                 if error is None:
                     waiter.respond(outcome, state)

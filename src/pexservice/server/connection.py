@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
     L{HasTemplates<pexservice.server.plans.HasTemplates>} describes.
 
     @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
-    @ivar hand_over: called with the transport of the event loop when it replaces a
+    @ivar on_transport: called with the transport of the event loop when it replaces a
         L{BriefConnection<pexservice.server.listener.BriefConnection>}.
     """
 
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.hand_over: Callable[[asyncio.Transport], None] | None = None
+        self.on_transport: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
         self.varied: tuple[bytes, ...] = ()
         self.with_token: tuple[bytes, PlannedRequest] | None = None
@@ -120,19 +120,16 @@ class Connection(asyncio.Protocol):
         self._request: PlannedRequest | None = None
         self._is_unplanned = False
         self._call: Call | None = None
-        self._work: Deferred[Response] | None = None
+        self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
-        self._reads = True
+        self._is_reading = True
         self._half_closed = False
-        self._linger: IDelayedCall | None = None
+        self._linger_timer: IDelayedCall | None = None
 
     @cached_property
     def peer(self) -> Peer:
-        clients = self._server.performer.clients
-        if self._host is None:
-            return clients.unix_peer()
-        return clients.tcp_peer(self._host, self._local_host)
+        return self._server.performer.clients.peer(self._host, self._local_host)
 
     # Calls of the event loop.
 
@@ -148,8 +145,8 @@ class Connection(asyncio.Protocol):
             self.last_active = self._server.seconds()
         if not self.is_admitted:
             self.refuse(problems.too_many_connections(self._server.connections.limit))
-        elif self.hand_over is not None:
-            self.hand_over(self.transport)
+        elif self.on_transport is not None:
+            self.on_transport(self.transport)
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
@@ -162,14 +159,14 @@ class Connection(asyncio.Protocol):
             self.phase = _RECEIVING
             self._first_input = data
             self._buffer += data
-            self._advance()
+            self._parse_input()
         elif phase is _RECEIVING:
             self._first_input = b""
             self._buffer += data
             if self._waits_for_budget:
                 self._pause_reading()
             else:
-                self._advance()
+                self._parse_input()
         elif phase is _PERFORMING:
             # A pipelined request waits for the response to the one before.
             self._buffer += data
@@ -207,7 +204,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.resume()
         elif self.phase is _PERFORMING and self._request is None:
-            self._server.call_soon(self._continue)
+            self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
             self._resume_reading()
 
@@ -219,34 +216,33 @@ class Connection(asyncio.Protocol):
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.end()
-        if self._work is not None:
-            self._work.cancel()
-        if self._linger is not None and self._linger.active():
-            self._linger.cancel()
+        if self._handler_result is not None:
+            self._handler_result.cancel()
+        if self._linger_timer is not None and self._linger_timer.active():
+            self._linger_timer.cancel()
 
     # Parsing.
 
-    def _advance(self) -> None:
+    def _parse_input(self) -> None:
         """
-        Parse the input until a request is complete or more input is needed.
+        Parse the input until a request is complete, or input or parsing budget runs out.
         """
         self._waits_for_budget = False
         budget = self._server.parsing
-        # The budget is asked only after the first part: a connection that waited in its
-        # queue has got its turn.
-        advances = True
-        while advances and self.phase is _RECEIVING:
+        # At least one part is parsed: a connection that waited for the budget has its turn.
+        has_more = True
+        while has_more and self.phase is _RECEIVING:
             begin = budget.seconds()
             try:
-                advances = self._parse()
+                has_more = self._parse_part()
             except Problem as problem:
                 self.refuse(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._give_up()
             budget.spend(budget.seconds() - begin)
-            if advances and self._body is not None and budget.is_spent:
+            if has_more and self._body is not None and budget.is_spent:
                 self._waits_for_budget = True
-                budget.wait(self._advance)
+                budget.wait(self._parse_input)
                 return
         if self.phase is not _RECEIVING:
             return
@@ -259,7 +255,7 @@ class Connection(asyncio.Protocol):
         else:
             self._become_idle()
 
-    def _parse(self) -> bool:
+    def _parse_part(self) -> bool:
         """
         Parse a part of the input.
 
@@ -331,7 +327,7 @@ class Connection(asyncio.Protocol):
                 self._call = call = server.performer.call(result, arguments)
                 call.start(self)
             elif isinstance(result, Deferred):
-                self._work = result
+                self._handler_result = result
                 result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
             else:
                 self.send(result)
@@ -466,14 +462,14 @@ class Connection(asyncio.Protocol):
         self._request = None
         if self._is_unplanned:
             self._is_unplanned = False
-            self._work = None
+            self._handler_result = None
             self._server.requests.unplanned += 1
         self.has_responded = True
         if last:
             self.close()
         elif self._buffer:
             # In the next turn of the event loop, so that other connections get theirs.
-            self._server.call_soon(self._continue)
+            self._server.call_soon(self._parse_next)
         else:
             self._become_idle()
 
@@ -486,17 +482,17 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         if self._half_closed or server.connections.closes_idle:
             self.close()
-        elif not (self._reads or self.blocked_since):
+        elif not (self._is_reading or self.blocked_since):
             self._resume_reading()
 
-    def _continue(self) -> None:
+    def _parse_next(self) -> None:
         """
         Parse the next request of a pipeline, unless the client takes no responses.
         """
         if self.phase is _PERFORMING and self._request is None and not self.blocked_since:
             self.phase = _RECEIVING
             self._resume_reading()
-            self._advance()
+            self._parse_input()
 
     def _give_up(self) -> None:
         """
@@ -534,18 +530,18 @@ class Connection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()
-            self._linger = server.call_later(LINGER_SECONDS, self.abort)
+            self._linger_timer = server.call_later(LINGER_SECONDS, self.abort)
         else:
             self.close()
 
     def _pause_reading(self) -> None:
-        if self._reads and not self.transport.is_closing():
-            self._reads = False
+        if self._is_reading and not self.transport.is_closing():
+            self._is_reading = False
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if not self._reads and not self.transport.is_closing():
-            self._reads = True
+        if not self._is_reading and not self.transport.is_closing():
+            self._is_reading = True
             self.transport.resume_reading()
 
     # Calls of the limits on connections.

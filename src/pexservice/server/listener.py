@@ -66,7 +66,7 @@ class Listener:
         # True while accept() fails, so that the failure is logged once.
         self._accept_failing = False
         self._retry: asyncio.TimerHandle | None = None
-        self._handing_over: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         port.stopReading()  # type: ignore[attr-defined]
         self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
         self._socket.listen(BACKLOG)
@@ -135,30 +135,32 @@ class Listener:
             accepted.close()
         elif refused:
             connection.is_admitted = False
-            self._hand_over(accepted, connection)
+            self._make_transport(accepted, connection)
         elif self._tls:
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
             transport = TlsTransport(self._server, self._tls, connection, holder or "")
             connection.transport = transport  # type: ignore[assignment]
-            self._hand_over(accepted, connection, transport)
+            self._make_transport(accepted, connection, transport)
         else:
             BriefConnection(
-                accepted, self._loop, self._server.plans, connection, self._hand_over
+                accepted, self._loop, self._server.plans, connection, self._make_transport
             )
 
-    def _hand_over(
+    def _make_transport(
         self,
         accepted: socket.socket,
         connection: Connection,
         tls: TlsTransport | None = None,
     ) -> None:
-        task = self._loop.create_task(self._carry(accepted, connection, tls or connection))
+        task = self._loop.create_task(
+            self._connect(accepted, connection, tls or connection)
+        )
         # The event loop itself keeps only a weak reference to a task.
-        self._handing_over.add(task)
-        task.add_done_callback(self._handing_over.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _carry(
+    async def _connect(
         self, accepted: socket.socket, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
         """
@@ -193,23 +195,23 @@ class BriefConnection:
         loop: asyncio.AbstractEventLoop,
         plans: Plans,
         connection: Connection,
-        pass_on: Callable[[socket.socket, Connection], object],
+        make_transport: Callable[[socket.socket, Connection], object],
     ) -> None:
         """
-        @param pass_on: makes the event loop's transport, in a later turn.
+        @param make_transport: makes the event loop's transport, in a later turn.
         """
         self._socket = accepted
         self._loop = loop
         self._plans = plans
         self._connection = connection
-        self._pass_on = pass_on
+        self._make_transport = make_transport
         # Whether the event loop watches the socket, whether its transport is being made,
         # and whether a request was found, whose response is or will be sent.
-        self._watches = self._passed_on = self._performs = False
+        self._watches = self._transport_requested = self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
-        connection.hand_over = self.hand_over
+        connection.on_transport = self.continue_on
         # Most clients send their request at once, so it has arrived by the next turn.
         loop.call_soon(self._read)
 
@@ -242,17 +244,17 @@ class BriefConnection:
             data, connection
         )
         if request is None or not request.plan.framing.last:
-            self._hand_over_later()
+            self._request_transport()
             return
         self._received = b""
         connection.perform(request)
-        self._performs = True
+        self._has_request = True
 
-    def _hand_over_later(self) -> None:
-        self._passed_on = True
-        self._pass_on(self._socket, self._connection)
+    def _request_transport(self) -> None:
+        self._transport_requested = True
+        self._make_transport(self._socket, self._connection)
 
-    def hand_over(self, transport: asyncio.Transport) -> None:
+    def continue_on(self, transport: asyncio.Transport) -> None:
         """
         Continue on C{transport}: do what the connection has called while it was made.
         """
@@ -284,14 +286,14 @@ class BriefConnection:
         if sent < len(data):
             # Only the event loop can wait until the client takes the rest.
             self._unsent = data[sent:]
-            self._hand_over_later()
+            self._request_transport()
 
     def close(self) -> None:
         closing, self._closing = self._closing, True
-        if closing or self._passed_on:
+        if closing or self._transport_requested:
             return
         self._stop_watching()
-        if self._performs:
+        if self._has_request:
             with suppress(OSError):
                 # The client may have sent more meanwhile.  To close a socket with unread
                 # input resets the connection, and a reset may overtake the response.

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from pexservice.process.timing import Periodic
@@ -27,8 +26,7 @@ from pexservice.web.parameters import (
     persistence,
     preferences,
 )
-from pexservice.web.performer import Operation, Performer, Request
-from pexservice.web.responses import Response
+from pexservice.web.performer import HandlerResult, Performer, Request
 
 #: The parsing of one turn.  A new client gets its response after a few turns at the latest.
 MAX_SECONDS_PER_TURN = 0.01
@@ -128,7 +126,7 @@ class Server:
 
     def __init__(
         self,
-        call_handler: Callable[[Request], Operation | Response | Deferred[Response]],
+        call_handler: Callable[[Request], HandlerResult],
         performer: Performer,
         connections: Connections,
         requests: RequestCounters,

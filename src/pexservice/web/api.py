@@ -39,7 +39,14 @@ from pexservice.web.parameters import (
     preferences,
     query,
 )
-from pexservice.web.performer import Operation, Performer, Request, kind_of_read, operation
+from pexservice.web.performer import (
+    HandlerResult,
+    Operation,
+    Performer,
+    Request,
+    kind_of_read,
+    operation,
+)
 from pexservice.web.preconditions import parse_tags
 from pexservice.web.representations import VALUE, history_response, state_response
 from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
@@ -50,9 +57,7 @@ MAX_ROW_COUNT = 1000
 #: The endpoint of C{OPTIONS *}, a request about the server as a whole.
 _WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
 
-
-Result = Operation | Response | Deferred[Response]
-Handler = TypeVar("Handler", bound=Callable[..., Result])
+Handler = TypeVar("Handler", bound=Callable[..., HandlerResult])
 
 
 class _App(Protocol):
@@ -66,7 +71,7 @@ class _App(Protocol):
         self, url: str, /, *, methods: Sequence[str] = ...
     ) -> Callable[[Handler], Handler]: ...
 
-    def execute_endpoint(self, endpoint: str, request: Request, /) -> Result: ...
+    def execute_endpoint(self, endpoint: str, request: Request, /) -> HandlerResult: ...
 
 
 class Api:
@@ -112,7 +117,7 @@ class Api:
 
         return ApiResource(self.call_handler, self._performer)
 
-    def call_handler(self, request: Request) -> Result:
+    def call_handler(self, request: Request) -> HandlerResult:
         """
         Call the handler of C{request}.
 

@@ -101,20 +101,17 @@ class Clients:
         """
         self._proxies = frozenset(map(normalized, proxies))
 
-    def unix_peer(self) -> Peer:
+    def peer(self, host: str | None, local_host: str) -> Peer:
         """
-        Return the peer of a Unix socket, which only a proxy on this machine can open.
-        """
-        return Peer("", trusted=True, checks_host=False)
+        Return the peer of a connection.
 
-    def tcp_peer(self, host: str, local_host: str) -> Peer:
-        """
-        Return the peer of a TCP connection.
-
-        @param host: its IP address, as C{accept} returned it.  A peer without a known
-            address, C{""}, is never trusted.
+        @param host: its IP address, as C{accept} returned it.  C{None} for a Unix socket,
+            whose peer is a proxy on this machine; C{""} for an unknown address, which is
+            never trusted.
         @param local_host: the IP address of this end.
         """
+        if host is None:
+            return Peer("", trusted=True, checks_host=False)
         if ":" in host:
             host = normalized(host)
         trusted = host in self._proxies

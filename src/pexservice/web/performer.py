@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
 from attrs import define, frozen
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -43,6 +44,7 @@ from pexservice.web.representations import (
     VALUE,
     Kind,
 )
+from pexservice.web.responses import Response
 
 _log = Logger()
 
@@ -79,6 +81,10 @@ class Operation:
     preferences: Preferences
     transition: Transition | None
     is_prefetch: bool
+
+
+#: What a handler of the Klein app returns.
+HandlerResult = Operation | Response | Deferred[Response]
 
 
 def operation(request: Request, transition: Transition | None = None) -> Operation:

@@ -23,15 +23,19 @@ from zope.interface import implementer
 
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
-from pexservice.web.clients import Peer
 from pexservice.web.parameters import ORIGIN, preferences, read
-from pexservice.web.performer import Call, Operation, Performer, Request, kind_of, log_bug
+from pexservice.web.performer import (
+    Call,
+    HandlerResult,
+    Operation,
+    Performer,
+    Request,
+    kind_of,
+    log_bug,
+)
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
-
-#: Calls the handler of a request.
-Ask = Callable[[Request], Operation | Response | Deferred[Response]]
 
 
 class ApiResource(Resource):
@@ -41,9 +45,11 @@ class ApiResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, ask: Ask, performer: Performer) -> None:
+    def __init__(
+        self, call_handler: Callable[[Request], HandlerResult], performer: Performer
+    ) -> None:
         super().__init__()
-        self._call_handler = ask
+        self._call_handler = call_handler
         self._performer = performer
 
     def render(self, request: TwistedRequest) -> int:
@@ -82,7 +88,8 @@ class _Exchange:
         method, target = request.method, request.uri
         arguments = read(request.requestHeaders)
         self._browser_headers = performer.access.browser_headers(arguments.get(ORIGIN, ()))
-        peer = _peer(performer, request.getClientAddress(), request.getHost())
+        host, local_host = _host(request.getClientAddress()), _host(request.getHost())
+        peer = performer.clients.peer(host, local_host or "")
         self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
 
     def leave(self, _: Failure) -> None:
@@ -149,7 +156,5 @@ class _Producer:
         self.stopProducing = stream.end
 
 
-def _peer(performer: Performer, peer: IAddress, local: IAddress) -> Peer:
-    if isinstance(peer, UNIXAddress):
-        return performer.clients.unix_peer()
-    return performer.clients.tcp_peer(getattr(peer, "host", ""), getattr(local, "host", ""))
+def _host(address: IAddress) -> str | None:
+    return None if isinstance(address, UNIXAddress) else getattr(address, "host", "")

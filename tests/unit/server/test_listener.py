@@ -113,13 +113,13 @@ class Machine:
         self.listening = Listening(fileno=self.port._socket.detach())
         self.port._socket = self.listening
         self.address = self.listening.getsockname()
-        real = self.port._hand_over
+        real = self.port._make_transport
 
         def counted(*arguments: Any) -> object:
             self.passed += 1
             return real(*arguments)
 
-        self.port._hand_over = counted  # type: ignore[assignment,method-assign]
+        self.port._make_transport = counted  # type: ignore[assignment,method-assign]
 
     def _note(self, connection: Connection, client: str | None = None) -> Admission:
         self.made.append(connection)

@@ -17,7 +17,7 @@ def peer_of(clients: Clients, host: str | None, local_host: str = "") -> Peer:
     """
     Return the peer of a connection.
     """
-    return clients.unix_peer() if host is None else clients.tcp_peer(host, local_host)
+    return clients.peer(host, local_host)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_trusted_proxy_is_recognized_in_any_spelling() -> None:
     Also as a dual-stack listener has it.
     """
     clients = Clients(["::ffff:10.0.0.9", "2001:DB8:0::9"])
-    assert clients.tcp_peer(PROXY, "").trusted
-    assert clients.tcp_peer("2001:db8::9", "").trusted
-    assert not clients.tcp_peer(STRANGER, "").trusted
+    assert clients.peer(PROXY, "").trusted
+    assert clients.peer("2001:db8::9", "").trusted
+    assert not clients.peer(STRANGER, "").trusted
 
 
 def test_an_unknown_address_is_never_trusted() -> None:
     """
     A TCP peer without an address is no proxy, and its C{Host} is checked over loopback.
     """
-    peer = Clients(["10.0.0.9"]).tcp_peer("", LOCAL)
+    peer = Clients(["10.0.0.9"]).peer("", LOCAL)
     assert (peer.trusted, peer.checks_host) == (False, True)
 
 
@@ -93,7 +93,7 @@ def test_one_client_for_each_ipv4_address() -> None:
     IPv4 clients of a dual-stack listener have an allowance each.
     """
     clients = Clients()
-    one, other = (clients.tcp_peer(f"::ffff:192.0.2.{n}", "") for n in (1, 2))
+    one, other = (clients.peer(f"::ffff:192.0.2.{n}", "") for n in (1, 2))
     assert (one.host, other.host) == ("192.0.2.1", "192.0.2.2")
 
 
