@@ -85,17 +85,19 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, server: Server, host: str | None, local_host: str = "") -> None:
+    def __init__(
+        self, server: Server, address: str | None, local_address: str = ""
+    ) -> None:
         """
         Make a connection that has received nothing.
 
-        @param host: the peer's IP address, as C{accept} returned it; C{None} for a Unix
+        @param address: the peer's IP address, as C{accept} returned it; C{None} for a Unix
             socket.  After a reset, the socket itself no longer has the address.
-        @param local_host: the IP address of this end.
+        @param local_address: the IP address of this end.
         """
         self._server = server
-        self._host = host
-        self._local_host = local_host
+        self._peer_address = address
+        self._local_address = local_address
         self.phase = _IDLE
         self.is_admitted = True
         self.has_responded = False
@@ -129,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     @cached_property
     def peer(self) -> Peer:
-        return self._server.performer.clients.peer(self._host, self._local_host)
+        return self._server.performer.clients.peer(self._peer_address, self._local_address)
 
     # Calls of the event loop.
 

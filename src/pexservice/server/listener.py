@@ -73,9 +73,9 @@ class Listener:
         self._is_unix = self._socket.family == socket.AF_UNIX
         # The address of this end of all connections; "" if the port listens on every
         # address, so that each connection has its own.
-        self._local_host = "" if self._is_unix else self._socket.getsockname()[0]
-        if self._local_host in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
-            self._local_host = ""
+        self._local_address = "" if self._is_unix else self._socket.getsockname()[0]
+        if self._local_address in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
+            self._local_address = ""
         self.startListening()
 
     def startListening(self) -> None:
@@ -96,7 +96,7 @@ class Listener:
     def _accept(self) -> None:
         for _ in range(MAX_ACCEPTED_PER_TURN):
             try:
-                accepted, address = self._socket.accept()
+                accepted, peer_name = self._socket.accept()
             except BlockingIOError:
                 break
             except (ConnectionAbortedError, PermissionError):
@@ -116,17 +116,17 @@ class Listener:
                 )
                 break
             self._accept_failing = False
-            self._begin(accepted, address)
+            self._begin(accepted, peer_name)
         # A client on this machine may need this processor to send its request.
         os.sched_yield()
 
-    def _begin(self, accepted: socket.socket, address: Any) -> None:
-        host = None if self._is_unix else address[0]
-        local_host = self._local_host
-        if not (local_host or self._is_unix):
-            local_host = accepted.getsockname()[0]
-        connection = Connection(self._server, host, local_host)
-        client = self._server.performer.clients.client_of(host)
+    def _begin(self, accepted: socket.socket, peer_name: Any) -> None:
+        address = None if self._is_unix else peer_name[0]
+        local_address = self._local_address
+        if not (local_address or self._is_unix):
+            local_address = accepted.getsockname()[0]
+        connection = Connection(self._server, address, local_address)
+        client = self._server.performer.clients.client_of(address)
         admission = self._connections.admit(connection, client)
         refused = admission is not Admission.ACCEPTED
         if admission is Admission.DROPPED or (refused and self._tls):

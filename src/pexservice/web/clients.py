@@ -57,12 +57,12 @@ def normalized(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def is_loopback(host: str) -> bool:
+def is_loopback(address: str) -> bool:
     """
-    Return whether only this machine can reach the IP address C{host}.
+    Return whether only this machine can reach the IP address C{address}.
     """
     try:
-        return ip_address(normalized(host)).is_loopback
+        return ip_address(normalized(address)).is_loopback
     except ValueError:
         return False
 
@@ -76,18 +76,18 @@ def _forwarded_address(element: bytes) -> str | None:
         return None
 
 
-def network(host: str) -> str:
+def network(address: str) -> str:
     """
-    Return the client at the IP address C{host}: the address itself, or its IPv6 network.
+    Return the client at the IP address C{address}: the address itself, or its IPv6 network.
 
     One client usually has all addresses of an IPv6 network of 64 bits.  C{""} stays C{""}.
     """
-    return _network_of_64_bits(host) if ":" in host else host
+    return _network_of_64_bits(address) if ":" in address else address
 
 
 @lru_cache(maxsize=1024)
-def _network_of_64_bits(host: str) -> str:
-    return str(IPv6(int(IPv6(host.partition("%")[0])) >> 64 << 64))
+def _network_of_64_bits(address: str) -> str:
+    return str(IPv6(int(IPv6(address.partition("%")[0])) >> 64 << 64))
 
 
 class Clients:
@@ -101,21 +101,21 @@ class Clients:
         """
         self._proxies = frozenset(map(normalized, proxies))
 
-    def peer(self, host: str | None, local_host: str) -> Peer:
+    def peer(self, address: str | None, local_address: str) -> Peer:
         """
         Return the peer of a connection.
 
-        @param host: its IP address, as C{accept} returned it.  C{None} for a Unix socket,
-            whose peer is a proxy on this machine; C{""} for an unknown address, which is
-            never trusted.
-        @param local_host: the IP address of this end.
+        @param address: the peer's IP address, as C{accept} returned it.  C{None} for a Unix
+            socket, whose peer is a proxy on this machine; C{""} for an unknown address,
+            which is never trusted.
+        @param local_address: the IP address of this end.
         """
-        if host is None:
+        if address is None:
             return Peer("", trusted=True, checks_host=False)
-        if ":" in host:
-            host = normalized(host)
-        trusted = host in self._proxies
-        return Peer(host, trusted, is_loopback(local_host) and not trusted)
+        if ":" in address:
+            address = normalized(address)
+        trusted = address in self._proxies
+        return Peer(address, trusted, is_loopback(local_address) and not trusted)
 
     def client_address(self, peer: Peer, forwarded: Sequence[bytes] | None) -> str:
         """
@@ -128,7 +128,7 @@ class Clients:
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """
-        address = peer.host
+        address = peer.address
         if forwarded is None or not peer.trusted:
             return address
         for element in reversed(b",".join(forwarded).split(b",")):
@@ -164,14 +164,14 @@ class Peer:
     """
     The peer of a connection, as far as responses depend on it.
 
-    @ivar host: the peer's IP address; C{""} if it has none, as on a Unix socket.
+    @ivar address: the peer's IP address; C{""} if it has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
     @ivar checks_host: whether the C{Host} of its requests is checked.  This protects
         against DNS rebinding.  It applies to loopback connections, except from a trusted
         proxy: a proxy checks the host name itself.
     """
 
-    host: str
+    address: str
     trusted: bool
     checks_host: bool
 

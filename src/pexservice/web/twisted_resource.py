@@ -88,8 +88,9 @@ class _Exchange:
         method, target = request.method, request.uri
         arguments = read(request.requestHeaders)
         self._browser_headers = performer.access.browser_headers(arguments.get(ORIGIN, ()))
-        host, local_host = _host(request.getClientAddress()), _host(request.getHost())
-        peer = performer.clients.peer(host, local_host or "")
+        local_address = _address_of(request.getHost()) or ""
+        address = _address_of(request.getClientAddress())
+        peer = performer.clients.peer(address, local_address)
         self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
 
     def leave(self, _: Failure) -> None:
@@ -156,5 +157,5 @@ class _Producer:
         self.stopProducing = stream.end
 
 
-def _host(address: IAddress) -> str | None:
-    return None if isinstance(address, UNIXAddress) else getattr(address, "host", "")
+def _address_of(end: IAddress) -> str | None:
+    return None if isinstance(end, UNIXAddress) else getattr(end, "host", "")
