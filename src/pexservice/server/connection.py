@@ -18,7 +18,6 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 
 from pexservice.commit.interface import Outcome
@@ -41,7 +40,7 @@ from pexservice.server.response_writer import (
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.performer import Call, Operation, Request, kind_of, log_bug
+from pexservice.web.performer import Call, Operation, Request, kind_of
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import VALUE
@@ -397,10 +396,8 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None:
             return
-        problem = problem_of(error)
-        if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log_bug(Failure(error))
-        self.send(problem.response(request.plan.framing.preferences.problem))
+        preferences = request.plan.framing.preferences
+        self.send(problem_of(error).response(preferences.problem))
 
     def send(self, response: Response) -> None:
         """
@@ -500,7 +497,7 @@ class Connection(asyncio.Protocol):
         """
         Log a bug that happened while a response was sent, and close the connection.
         """
-        log_bug(Failure())
+        _log.failure("a request failed")
         self._request = None
         self.abort()
 

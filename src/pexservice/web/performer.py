@@ -14,8 +14,6 @@ from functools import partial
 
 from attrs import define, frozen
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition
@@ -45,8 +43,6 @@ from pexservice.web.representations import (
     Kind,
 )
 from pexservice.web.responses import Response
-
-_log = Logger()
 
 # Module-level aliases: reading a global is three times faster than an Enum attribute.
 _READ, _APPLIED, _REPLAYED = Outcome.READ, Outcome.APPLIED, Outcome.REPLAYED
@@ -142,10 +138,6 @@ def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
     if call.method == b"GET" and conditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
-
-
-def log_bug(failure: Failure) -> None:
-    _log.failure("a request failed", failure=failure)
 
 
 class Performer:

@@ -11,10 +11,14 @@ import json
 from http import HTTPStatus
 
 from attrs import frozen
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pexservice.commit.interface import KeyReused
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
 from pexservice.web.responses import PROBLEM, TYPES, Header, Response
+
+_log = Logger()
 
 #: Problem types are names and not URLs, because there are no pages about them.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
@@ -177,7 +181,7 @@ def problem_of(error: Exception) -> Problem:
     """
     Return the problem that a client is sent for C{error}.
 
-    C{error} is a problem, an error of the committer, or a bug.
+    C{error} is a problem, an error of the committer, or a bug, which is logged.
     """
     if isinstance(error, Problem):
         return error
@@ -187,4 +191,5 @@ def problem_of(error: Exception) -> Problem:
         return not_taken(error)
     if isinstance(error, OutcomeUnknown):
         return outcome_unknown()
+    _log.failure("a request failed", failure=Failure(error))
     return internal_error()

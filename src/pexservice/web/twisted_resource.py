@@ -8,7 +8,6 @@ C{Site(api.resource())}, and tests compare the daemon's responses with those of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import cast
 
 from twisted.internet.address import UNIXAddress
@@ -31,7 +30,6 @@ from pexservice.web.performer import (
     Performer,
     Request,
     kind_of,
-    log_bug,
 )
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
@@ -105,10 +103,9 @@ class _Exchange:
         self.send(state_response(kind, preferences(self.request.arguments), state))
 
     def fail(self, error: Exception) -> None:
-        problem = problem_of(error)
-        if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR and not self._gone:
-            log_bug(Failure(error))
-        self.send(problem.response(preferences(self.request.arguments).problem))
+        if not self._gone:
+            wanted = preferences(self.request.arguments).problem
+            self.send(problem_of(error).response(wanted))
 
     def failed(self, failure: Failure) -> None:
         self.fail(cast(Exception, failure.value))

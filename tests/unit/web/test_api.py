@@ -602,7 +602,7 @@ class TestFaults:
         assert b"Zero" not in answer.body
         assert "ZeroDivisionError" in str(logged)
 
-    @pytest.mark.parametrize("name", ["admit", "call"])
+    @pytest.mark.parametrize("name", ["check_client", "call"])
     def test_bug_in_a_handler_gets_500_and_keeps_the_connection(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -94,7 +94,7 @@ def test_one_client_for_each_ipv4_address() -> None:
     """
     clients = Clients()
     one, other = (clients.peer(f"::ffff:192.0.2.{n}", "") for n in (1, 2))
-    assert (one.host, other.host) == ("192.0.2.1", "192.0.2.2")
+    assert (one.address, other.address) == ("192.0.2.1", "192.0.2.2")
 
 
 @pytest.mark.parametrize(
