@@ -139,7 +139,7 @@ class Listener:
         elif self._tls:
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
-            transport = TlsTransport(self._server, self._tls, connection, holder or "")
+            transport = TlsTransport(self._server, self._tls, connection, client or "")
             connection.transport = transport  # type: ignore[assignment]
             self._make_transport(accepted, connection, transport)
         else:

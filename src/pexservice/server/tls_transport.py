@@ -43,7 +43,7 @@ class TlsTransport(asyncio.Protocol):
         self, server: Server, context: ssl.SSLContext, connection: Connection, client: str
     ) -> None:
         """
-        @param client: the name under which the connections of one client are counted.
+        @param client: the client, which takes turns with others in the parsing budget.
         """
         self._server = server
         self._client = client

@@ -4,7 +4,7 @@ A queue for long work in which clients take turns.
 A page of the history takes milliseconds to make.  If a thousand clients request one at the
 same moment, the worker makes one page at a time, and pauses after it, so that it can
 respond to other requests.  Without the pause, each turn of the reactor would make one page.
-Since a turn accepts at most 16 connections, new clients would wait for too long.
+Since a turn accepts a few connections only, new clients would wait for too long.
 """
 
 from __future__ import annotations
