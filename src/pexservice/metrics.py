@@ -1,7 +1,7 @@
 """
 C{/metrics}: the counters of all packages, for Prometheus.
 
-The packages count with plain numbers, because a counter of prometheus_client takes a lock
+The packages count with plain numbers, because a counter of prometheus_client needs a lock
 and looks up its labels for each addition.  At a request for C{/metrics} the collector in
 this module reads these numbers, and prometheus_client writes the text.
 """

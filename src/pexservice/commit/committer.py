@@ -193,7 +193,7 @@ class Committer(GroupCommit):
         self._remembered_keys.add(batch.keys)
         self._respond_early(on=not self._synchronous)
 
-    def _refused(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
         Roll back, if C{batch} surely did not happen; else end the process.
         """

@@ -21,7 +21,7 @@ One step goes through these methods of L{GroupCommit}::
 
     add -> _consider (each turn, until the batch is ready) -> commit_open_batch
         -> _when_ready -> write -> _deliver
-                                -> _refused -> roll_back -> _deliver, if the commit failed
+                                -> _commit_failed -> roll_back -> _deliver
 
 Durations are measured with the reactor's clock.  It is monotonic on the reactor that a
 worker installs, but on that of C{twistd --reactor=asyncio} it is the wall clock.  If that
@@ -169,7 +169,7 @@ class GroupCommit:
     The base class of the committers: the open batch and the committing batch.
 
     A subclass decides which steps it adds, and what a failed commit means.  It overrides
-    L{_refused}, and may override L{_when_ready} and L{_store_batch}.
+    L{_commit_failed}, and may override L{_when_ready} and L{_store_batch}.
 
     @ivar durable: the newest state known to be in the store.
     @ivar latest: the state after every accepted step.
@@ -405,7 +405,7 @@ class GroupCommit:
     def _store_batch(self, batch: Batch) -> Deferred[None]:
         return self._store.commit(batch)
 
-    def _refused(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
         Handle a failed commit of C{batch}.
 
@@ -442,7 +442,7 @@ class GroupCommit:
 
         def failed(failure: Failure) -> None:
             self.committing_batch, self._phase = None, BatchPhase.IDLE
-            self._refused(batch, failure)
+            self._commit_failed(batch, failure)
             self._next_batch(has_steps=False)
 
         self._store_batch(

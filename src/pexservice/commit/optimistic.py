@@ -414,7 +414,7 @@ class OptimisticCommitter(GroupCommit):
         self.restart_from(self._state_at(revision, position))
         self._place_again(steps, used)
 
-    def _refused(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
         Apply the steps again if another node moved the cursor first; else call the waiters.
         """

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         # end of a head.
         self._buffer = bytearray()
         self._searched = 0
-        # The piece of input that the arriving request began with; b"" once more has come.
+        # The piece of input in which the arriving request began; b"" after the next piece.
         self._first_input = b""
         self._skipped_line = False
         self._head: Head | None = None

@@ -43,8 +43,8 @@ class ParsingBudget:
     are recognized by their bytes need no parsing and never wait.
 
     A TLS handshake costs about a millisecond, and it cannot be divided.  So clients take
-    turns with the first part of their input: nobody waits behind the handshakes of another
-    client's thousand connections.
+    turns with the first part of their input: no client waits behind the handshakes of
+    another client's thousand connections.
     """
 
     def __init__(
