@@ -40,7 +40,7 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.registry import make_store
+from pexservice.stores.registry import store_factory
 
 CALLERS = (64, 256)
 NODES = (1, 3)
@@ -149,7 +149,9 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
                 stores = [
                     cast(
                         EtcdStore,
-                        make_store(prefix, StoreOptions(reactor=reactor, journal=1000)),
+                        store_factory(prefix).make(
+                            StoreOptions(reactor=reactor, journal=1000)
+                        ),
                     )
                     for _ in range(nodes)
                 ]

@@ -163,7 +163,10 @@ def _refused(path: Path, store: str) -> str:
         ("etcd:http://x:1?user=a", "user and password-file go together"),
         ("etcd:http://x:1?user=a&password-file=none", "none: No such file"),
         ("etcd:https://x:1?ca=none", "none: No such file"),
-        ("etcd:http://x:1 --standby 1", "--standby 1: with a store on etcd every node"),
+        (
+            "etcd:http://x:1 --standby 1",
+            "--standby 1: with a store of many nodes",
+        ),
     ],
 )
 def test_mistake_in_the_etcd_url_is_reported_in_one_line(

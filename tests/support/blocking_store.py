@@ -87,12 +87,6 @@ class Blocking:
         """
         return self._wait(self._store.read)
 
-    def inspect(self) -> Deferred[list[str]]:
-        """
-        Ask the store for what an operator should know; see L{ISharedStore}.
-        """
-        return self._wait(self._store.inspect)
-
     def advance(self, revision: int) -> Deferred[tuple[int, int]]:
         """
         Give the cursor a higher revision; see L{ISharedStore}.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pexservice.settings.options import Settings
-from pexservice.stores.registry import is_shared
+from pexservice.stores.registry import store_factory
 
 #: Where the Debian package's units have their configuration files: that of the service,
 #: and NAME.toml for C{pexservice@NAME}.
@@ -72,9 +72,10 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
     ]
     strict = properties.get("ProtectSystem") == "strict"
     written = ("the access log", "the store")
+    store = store_factory(settings.store)
     paths = {
         "the access log": None if settings.access_log == "-" else settings.access_log,
-        "the store": None if is_shared(settings.store) else settings.directory,
+        "the store": None if store.shared else store.directory(),
         "the TLS file": settings.tls_certificate,
         "the TLS key": settings.tls_key,
         "the token file": settings.token_file,

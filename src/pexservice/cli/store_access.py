@@ -12,7 +12,7 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 from twisted.python.usage import Options, UsageError
@@ -23,14 +23,13 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.stores.interface import (
-    ISharedStore,
     IStoreReactor,
     StoreIncompatible,
     StoreOptions,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.verify import Summary
-from pexservice.stores.registry import make_store
+from pexservice.stores.registry import store_factory
 
 Answer = TypeVar("Answer")
 
@@ -78,14 +77,11 @@ def configured_directory(path: str) -> str:
         store = read_config(path, options_of(Source, Settings, Supervision)).get("store")
     except ValueError as error:
         raise VerbFailed(str(error), "misconfigured") from error
-    scheme, _, directory = str(store or "none").partition(":")
-    if scheme != "lmdb":
-        raise VerbFailed(
-            f"the configuration file {path}: store = {store!r} is not a directory on this"
-            " machine; to copy a store in etcd, use etcdctl snapshot save",
-            "misconfigured",
-        )
-    return directory
+    try:
+        return store_factory(store or "").directory()
+    except ValueError as error:
+        reason = f"the configuration file {path}: store = {store!r}: {error}"
+        raise VerbFailed(reason, "misconfigured") from error
 
 
 def contents(summary: Summary) -> str:
@@ -98,42 +94,17 @@ def contents(summary: Summary) -> str:
     return line
 
 
-def ask_shared_store(
-    settings: Settings, question: Callable[[ISharedStore], Deferred[Answer]]
-) -> Answer:
-    """
-    Ask the store on etcd that C{settings} name, and return the result of C{question}.
-
-    @raise VerbFailed: the store is not on etcd, or its URL is wrong.
-    @raise StoreUnusable: the store cannot be used.
-    """
-    try:
-        store = make_store(settings.store, options_for(settings))
-    except ValueError as error:
-        raise VerbFailed(f"--store: {error}", "misconfigured") from error
-    if not ISharedStore.providedBy(store):
-        raise VerbFailed(
-            f"--store {settings.store}: must be a store on etcd, etcd:http://HOST:PORT",
-            "misconfigured",
-        )
-    shared = ISharedStore(store)
-
-    async def ask() -> Answer:
-        try:
-            return await question(shared)
-        finally:
-            await shared.close()
-
-    return wait_for(lambda: Deferred.fromCoroutine(ask()))
-
-
 def options_for(settings: Settings) -> StoreOptions:
     """
     Return the options of a store that this process opens for a moment.
     """
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
-    return StoreOptions(reactor=cast(IStoreReactor, reactor), journal=settings.journal)
+    return StoreOptions(
+        reactor=cast(IStoreReactor, reactor),
+        journal=settings.journal,
+        create=not settings.no_create,
+    )
 
 
 def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
@@ -146,7 +117,7 @@ def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
     results: list[Any] = []
 
     def run() -> None:
-        call().addBoth(results.append).addBoth(lambda _: core.stop())
+        maybeDeferred(call).addBoth(results.append).addBoth(lambda _: core.stop())
 
     core.callWhenRunning(run)
     core.run()

@@ -45,7 +45,7 @@ from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
 from pexservice.stores.interface import StoreBusy, StoreUnusable
-from pexservice.stores.registry import check_start, is_shared
+from pexservice.stores.registry import store_factory
 from pexservice.supervisor.plan import WorkerPlan
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
@@ -308,7 +308,7 @@ class ServiceOptions(CommonOptions):
                 START_SIGNALS.sleep,
             )
             retry_while_orphans_end(
-                partial(check_start, settings.store, create=not settings.no_create),
+                _store_check(settings),
                 StoreBusy,
                 START_SIGNALS.sleep,
             )
@@ -322,15 +322,15 @@ class ServiceOptions(CommonOptions):
         """
         Return the settings of the supervisor.
 
-        @raise ValueError: the options require a standby for a store on etcd.
+        @raise ValueError: the options require a standby for a store of many nodes.
         """
         supervision = self.values_of(Supervision)
-        if not is_shared(self.settings().store):
+        if not store_factory(self.settings().store).shared:
             return supervision
         if self.given.get("standby"):
             raise ValueError(
-                "--standby 1: with a store on etcd every node is active, and there is no"
-                " lock to wait for; start another node instead"
+                "--standby 1: with a store of many nodes every node is active, and there is"
+                " no lock to wait for; start another node instead"
             )
         return attrs.evolve(supervision, standby=0)
 
@@ -392,10 +392,18 @@ def _read_again(
         raise Misconfigured(str(error)) from error
     _refuse_losses(cast(Settings, plan.settings), settings, accepted)
     if settings.store != began.store:
-        check_start(settings.store, create=not settings.no_create)
+        _store_check(settings)()
     new_addresses = [text for text in settings.listen if text not in began.listen]
     addresses_in_use(the_reactor(), new_addresses)
     return _plan(began, options)
+
+
+def _store_check(settings: Settings) -> Callable[[], None]:
+    """
+    Return the cheap check whether a process could open the store.
+    """
+    factory = store_factory(settings.store)
+    return partial(factory.check_start, create=not settings.no_create)
 
 
 def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -> None:
@@ -465,7 +473,7 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
             the_reactor(),
             listen=settings.listen,
             plan=_plan(settings, options),
-            check_store=partial(check_start, settings.store, create=not settings.no_create),
+            check_store=_store_check(settings),
             reread=partial(_read_again, settings, options),
             foreground=settings.foreground,
         )

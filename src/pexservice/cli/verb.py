@@ -145,16 +145,12 @@ def directory(store: str) -> str:
     """
     Return the directory of C{store}, which may be written as C{--store} takes it.
     """
-    if re.match(r"(etcd:)?https?://|etcd:", store):
-        raise ArgumentTypeError(
-            f"{store}: this is a store in etcd; this command requires the directory of a"
-            " store on disk. To copy a store in etcd, use etcdctl snapshot save"
-        )
-    path = store.removeprefix("lmdb:")
-    if not path:
-        # For example a shell variable without a value.
-        raise ArgumentTypeError("the name of the directory is empty")
-    return path
+    from pexservice.stores.registry import directory_of  # noqa: PLC0415 Twisted
+
+    try:
+        return directory_of(store)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{store}: {error}") from error
 
 
 def seconds(text: str) -> float:

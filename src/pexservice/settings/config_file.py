@@ -16,9 +16,6 @@ from typing import Any
 from pexservice.settings.option import Option
 from pexservice.settings.values import near
 
-#: The value that names no file, where an option names one.
-STANDARD_OUTPUT = "-"
-
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -80,7 +77,4 @@ def _one(option: Option, value: object, directory: Path) -> Any:
     if isinstance(value, bool):
         return value
     parsed = option.parse(str(value))
-    before = option.path_after
-    if before is None or not parsed.startswith(before) or parsed == STANDARD_OUTPUT:
-        return parsed
-    return before + str(directory / parsed.removeprefix(before))
+    return parsed if option.absolute is None else option.absolute(parsed, directory)

@@ -9,6 +9,7 @@ line and the keys of the configuration file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -48,8 +49,8 @@ class Option:
         L{options_of}.
     @ivar default: the attribute's default; set by L{field}.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
-    @ivar path_after: the text before a path in the value, or C{None} if the value has no
-        path: a relative path counts from the configuration file's directory.
+    @ivar absolute: makes a relative path in a value absolute, which counts from a
+        directory; C{None} if the value has no path.
     @ivar hidden: whether it is only for a supervisor's workers, so that a configuration
         file must not contain it.
     """
@@ -63,7 +64,7 @@ class Option:
     attribute: str = ""
     default: Any = None
     repeatable: bool = False
-    path_after: str | None = None
+    absolute: Callable[[str, Path], str] | None = None
     hidden: bool = False
 
     def field(self, default: Any) -> Any:

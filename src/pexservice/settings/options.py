@@ -19,7 +19,7 @@ from pexservice.settings.option import (
     Option,
     flag,
 )
-from pexservice.stores.registry import is_shared
+from pexservice.stores.registry import store_factory
 
 _DESCRIPTOR = values.number(3, 1_000_000)
 
@@ -43,7 +43,7 @@ class Settings:
         " be repeated.",
         LISTENING,
         parse=values.endpoint,
-        path_after="unix:",
+        absolute=values.absolute_endpoint,
         repeatable=True,
     ).field(("tcp:8081:interface=127.0.0.1",))
     tls_certificate: str | None = Option(
@@ -51,10 +51,13 @@ class Settings:
         "Serve HTTPS on every listener, with the certificate and its chain in this PEM"
         " file; needs --tls-key.",
         LISTENING,
-        path_after="",
+        absolute=values.absolute_path,
     ).field(None)
     tls_key: str | None = Option(
-        "PEM", "The PEM file with the certificate's key.", LISTENING, path_after=""
+        "PEM",
+        "The PEM file with the certificate's key.",
+        LISTENING,
+        absolute=values.absolute_path,
     ).field(None)
     store: str = Option(
         "URL",
@@ -62,7 +65,7 @@ class Settings:
         " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
         STORE,
         parse=values.store_url,
-        path_after="lmdb:",
+        absolute=lambda url, directory: store_factory(url).absolute_url(directory),
     ).field("lmdb:pexservice-data")
     no_create: bool = flag(
         "Refuse to create a store: if there is none, it was moved, or its disk is not"
@@ -89,7 +92,7 @@ class Settings:
         "Require a bearer token from this file, one per line, for each step; without"
         " this option any client may move the cursor.",
         ACCESS,
-        path_after="",
+        absolute=values.absolute_path,
     ).field(None)
     cors_origins: tuple[str, ...] = Option(
         "ORIGIN",
@@ -138,7 +141,7 @@ class Settings:
         "FILE",
         "Write an access log in the combined format; - writes to the daemon's log.",
         OUTPUT,
-        path_after="",
+        absolute=values.absolute_path,
     ).field(None)
     log_format: str = Option(
         "text|json",
@@ -185,10 +188,10 @@ class Settings:
         """
         if (self.tls_certificate is None) is not (self.tls_key is None):
             raise ValueError("--tls-certificate and --tls-key go together")
-        if is_shared(self.store) and not self.synchronous_commit:
+        if not self.synchronous_commit and store_factory(self.store).shared:
             raise ValueError(
-                "--synchronous-commit off cannot be used with etcd: two nodes could answer"
-                " with the same revision; remove the option"
+                "--synchronous-commit off cannot be used with a store of many nodes: two of"
+                " them could answer with the same revision; remove the option"
             )
 
     @property
@@ -197,13 +200,6 @@ class Settings:
         Return whether a supervisor of this service started the worker.
         """
         return self.supervisor is not None
-
-    @property
-    def directory(self) -> str:
-        """
-        Return the directory of an LMDB store.
-        """
-        return self.store.removeprefix("lmdb:")
 
     @property
     def tls(self) -> tuple[str, str] | None:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import ip_address
+from pathlib import Path
 
 from twisted.internet import endpoints
 
 from pexservice.process.listening import ALL_OF_SYSTEMD
-from pexservice.stores.registry import UnknownScheme, check_url
+from pexservice.stores.registry import store_factory
 
 #: The kinds of endpoints that a worker can listen on, and their forms; C{fd:} is a socket
 #: that its supervisor hands down.
@@ -109,17 +110,23 @@ def store_url(url: str) -> str:
     """
     Check the URL of a store; nothing is opened.
     """
-    try:
-        check_url(url)
-    except UnknownScheme as error:
-        likely = "etcd:" if re.match(r"https?://", url) else "lmdb:" * (":" not in url)
-        scheme, colon, rest = url.partition(":")
-        meant = get_close_matches(scheme, ["lmdb", "etcd"], 1) if colon else []
-        if meant and not likely:
-            likely, url = f"{meant[0]}:", rest
-        hint = f" (did you mean {likely}{url}?)" if url and likely else ""
-        raise ValueError(f"{error}{hint}") from None
+    store_factory(url)
     return url
+
+
+def absolute_path(path: str, directory: Path) -> str:
+    """
+    Return a path, but C{-} as it is, which stands for standard output.
+    """
+    return path if path == "-" else str(directory / path)
+
+
+def absolute_endpoint(description: str, directory: Path) -> str:
+    """
+    Return a description of an endpoint, in which the path of a Unix socket is absolute.
+    """
+    kind, _, path = description.partition(":")
+    return f"unix:{directory / path}" if kind == "unix" else description
 
 
 def endpoint(description: str) -> str:

@@ -5,6 +5,7 @@ The promises of a store to the committer, whatever the store is built on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from attrs import Factory, frozen
@@ -318,14 +319,6 @@ class ISharedStore(IStore):
         @raise NotTaken: the store does not answer.
         """
 
-    def inspect() -> Deferred[list[str]]:
-        """
-        Ask the store, which need not be open, for what an operator should know.
-
-        @return: fires with one line for each fact.
-        @raise StoreUnusable: the store could not be opened, or would take no batch.
-        """
-
     def advance(revision: int) -> Deferred[tuple[int, int]]:
         """
         Give the cursor a higher revision at the same position.  All nodes must be stopped.
@@ -418,29 +411,36 @@ class StoreOptions:
 
 class IStoreFactory(Interface):
     """
-    A factory of the stores of one URL scheme.
+    The factory of the store that one URL names: what is known of it before it is opened.
+
+    A class of factories is called with a URL, and raises C{ValueError} if that cannot name
+    a store; the message says why, without the URL.  It has two attributes: C{FORM}, the
+    form of its URLs, and C{WITHOUT_SCHEME}, the pattern of a text that is probably such a
+    URL without its scheme.
     """
 
-    shared: bool = Attribute("Whether the stores provide L{ISharedStore}.")
+    shared: bool = Attribute("Whether the store provides L{ISharedStore}.")
 
-    def check(url: str) -> None:
-        """
-        Check that C{url} can name a store, without touching the store.
+    name: str = Attribute("The store's name in messages.")
 
-        @raise ValueError: C{url} can name none.  The message says why, without C{url}.
+    def directory() -> str:
         """
+        Return the store's directory on this machine.
 
-    def name(url: str) -> str:
-        """
-        Return the store's name in messages.
+        @raise ValueError: it has none.  The message says how to copy the store instead.
         """
 
-    def owner(url: str) -> str:
+    def absolute_url(directory: Path) -> str:
+        """
+        Return the URL, in which a relative path counted from C{directory}.
+        """
+
+    def owner() -> str:
         """
         Return in words which process owns the store that is in use.
         """
 
-    def check_start(url: str, *, create: bool) -> None:
+    def check_start(*, create: bool) -> None:
         """
         Check cheaply, and without a reactor, whether a process could open the store.
 
@@ -448,7 +448,17 @@ class IStoreFactory(Interface):
         @raise StoreUnusable: or one of its subclasses: it could not open the store.
         """
 
-    def create(url: str, options: StoreOptions) -> Deferred[None]:
+    def inspect(options: StoreOptions) -> Deferred[list[str]]:
+        """
+        Read the store, as far as possible without a change, as opening it would.
+
+        @return: fires with facts that an operator should know.
+        @raise StoreBusy: another process owns the store.
+        @raise StoreUnusable: or another subclass: the store could not be opened, or would
+            take no batch.
+        """
+
+    def create(options: StoreOptions) -> Deferred[None]:
         """
         Create an empty store, durably.
 
@@ -456,10 +466,9 @@ class IStoreFactory(Interface):
         @raise StoreUnusable: or another subclass: it could not be created.
         """
 
-    def make(url: str, options: StoreOptions) -> IStore:
+    def make(options: StoreOptions) -> IStore:
         """
-        Make the store that C{url} names, without opening it.
+        Make the store, without opening it.
 
-        @raise ValueError: as for L{check}.
-        @raise StoreUnusable: a file that C{url} names cannot be used.
+        @raise StoreUnusable: a file that the URL names cannot be used.
         """

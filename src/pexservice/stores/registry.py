@@ -1,91 +1,62 @@
 """
 The registry of stores, by the scheme of their URLs.
 
-To add a store, add a folder with a factory in it, and a line here.  A store's modules are
-imported when a URL names it, so no process pays for those of the other stores.
+To add a store, add a folder with a factory in it, and a line here.  A factory is imported
+when a URL names its store, so no process pays for those of the other stores.
 """
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import cast
 
-from twisted.internet.defer import Deferred
 from twisted.python.reflect import namedAny
 
-from pexservice.stores.interface import IStore, IStoreFactory, StoreOptions
+from pexservice.stores.interface import IStoreFactory
 
-#: By scheme: the form of its URLs, and the class of its L{IStoreFactory}.
-_STORES = {
-    "lmdb": ("lmdb:DIRECTORY", "pexservice.stores.lmdb.factory.LmdbFactory"),
-    "etcd": ("etcd:http://HOST:PORT", "pexservice.stores.etcd.factory.EtcdFactory"),
+#: The classes of the factories, by the scheme of their URLs.
+FACTORIES = {
+    "lmdb": "pexservice.stores.lmdb.factory.LmdbFactory",
+    "etcd": "pexservice.stores.etcd.factory.EtcdFactory",
 }
 
 
-class UnknownScheme(ValueError):
+def store_factory(url: str) -> IStoreFactory:
     """
-    The error for a URL whose scheme no store has.
+    Return the factory of the store that C{url} names; nothing is opened.
+
+    @raise ValueError: C{url} names no store.  The message says why, without C{url}, and
+        suggests the URL that was meant.
     """
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme in FACTORIES:
+        return cast(IStoreFactory, namedAny(FACTORIES[scheme])(url))
+    meant = _with_scheme(url)
+    if meant is None and (similar := get_close_matches(scheme, FACTORIES, 1)) and colon:
+        meant = f"{similar[0]}:{rest}"
+    forms = " or ".join(namedAny(name).FORM for name in FACTORIES.values())
+    raise ValueError(f"must be {forms}{f' (did you mean {meant}?)' if meant else ''}")
 
 
-def _factory(url: str) -> IStoreFactory:
-    scheme, colon, _ = url.partition(":")
-    if not colon or scheme not in _STORES:
-        forms = " or ".join(form for form, _ in _STORES.values())
-        raise UnknownScheme(f"must be {forms}")
-    return cast(IStoreFactory, namedAny(_STORES[scheme][1])())
-
-
-def check_url(url: str) -> None:
+def directory_of(store: str) -> str:
     """
-    Check that C{url} can name a store, without touching the store.
+    Return the directory of a store, whose name is its URL or the directory itself.
 
-    @raise UnknownScheme: no store has its scheme.
-    @raise ValueError: C{url} is wrong in another way.  The messages say why, without
-        C{url}.
+    @raise ValueError: the name is empty, or the store has no directory on this machine; the
+        message says how to copy it.
     """
-    _factory(url).check(url)
+    if not store:
+        # For example a shell variable without a value.
+        raise ValueError("the name of the directory is empty")
+    url = store if store.partition(":")[0] in FACTORIES else _with_scheme(store)
+    return store if url is None else store_factory(url).directory()
 
 
-def is_shared(url: str) -> bool:
+def _with_scheme(text: str) -> str | None:
     """
-    Return whether other nodes may move the cursor of the store that C{url} names.
+    Return the URL that a C{text} without a scheme probably stands for, if any.
     """
-    return _factory(url).shared
-
-
-def make_store(url: str, options: StoreOptions) -> IStore:
-    """
-    Make the store that C{url} names, without opening it.
-
-    @raise ValueError: C{url} names no store.
-    @raise StoreUnusable: a file that C{url} names cannot be used.
-    """
-    return _factory(url).make(url, options)
-
-
-def create_store(url: str, options: StoreOptions) -> Deferred[None]:
-    """
-    Create an empty store, durably; see L{IStoreFactory.create}.
-    """
-    return _factory(url).create(url, options)
-
-
-def name_of(url: str) -> str:
-    """
-    Return the name in messages of the store that C{url} names.
-    """
-    return _factory(url).name(url)
-
-
-def owner_of(url: str) -> str:
-    """
-    Return in words which process owns the store that C{url} names.
-    """
-    return _factory(url).owner(url)
-
-
-def check_start(url: str, *, create: bool) -> None:
-    """
-    Check cheaply whether a process could open the store; see L{IStoreFactory.check_start}.
-    """
-    _factory(url).check_start(url, create=create)
+    for scheme, name in FACTORIES.items():
+        if namedAny(name).WITHOUT_SCHEME.fullmatch(text):
+            return f"{scheme}:{text}"
+    return None

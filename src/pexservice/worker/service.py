@@ -60,7 +60,7 @@ from pexservice.stores.interface import (
     StoreOptions,
     StoreUnusable,
 )
-from pexservice.stores.registry import make_store, name_of, owner_of
+from pexservice.stores.registry import store_factory
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
@@ -189,8 +189,7 @@ class Worker(Service):
 
     def _store(self) -> IStore:
         settings, board = self._settings, self._settings.scoreboard
-        return make_store(
-            settings.store,
+        return store_factory(settings.store).make(
             StoreOptions(
                 reactor=self._reactor,
                 journal=settings.journal,
@@ -199,7 +198,7 @@ class Worker(Service):
                 create=not settings.no_create,
                 claim=None if board is None else StoreClaim(board),
                 standing_by=self._stand_by if settings.is_supervised else None,
-            ),
+            )
         )
 
     def _commits_to(self, store: IStore) -> ICommitter:
@@ -342,10 +341,10 @@ class Worker(Service):
             and alone_seconds >= FOREIGN_LOCK_SECONDS
             and (score is not None and score.possible_owners == 0)
         ):
-            store = self._settings.store
+            store = store_factory(self._settings.store)
             self._cannot_serve(
-                f"{name_of(store)} is in use by {owner_of(store)}, which is no worker of"
-                " this service"
+                f"{store.name} is in use by {store.owner()}, which is no worker of this"
+                " service"
             )
         if self._problem is not None and alone_seconds >= ALONE_SECONDS and not self._ports:
             self._refuse_requests(self._problem)

@@ -143,7 +143,7 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
         (["verify", ""], "the name of the directory is empty"),
-        (["restore", "backup", "--to", "lmdb:"], "the name of the directory is empty"),
+        (["restore", "backup", "--to", "lmdb:"], "lmdb:: must be lmdb:DIRECTORY"),
         (["status", "--timeout", "0"], "0: must be a number of seconds greater than 0"),
         (["status", "--timeout", "soon"], "soon: must be a number of seconds"),
         (["reload", "--timeout", "0"], "0: must be a number of seconds greater than 0"),
@@ -308,7 +308,7 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "store = None is not a directory on this machine"),
+        ("", "store = None: must be lmdb:DIRECTORY"),
         ('store = "etcd:http://h:2379"', "etcdctl snapshot save"),
         ("stroe = 1", "there is no stroe (did you mean store?)"),
     ],

@@ -17,20 +17,20 @@ from pexservice.stores.interface import (
     IStoreFactory,
     StoreOptions,
 )
-from pexservice.stores.registry import _STORES, _factory, check_url, is_shared, make_store
+from pexservice.stores.registry import FACTORIES, directory_of, store_factory
 from tests.support.fakes import Turns
 
 URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
 
 
-@pytest.mark.parametrize("scheme", _STORES)
+@pytest.mark.parametrize("scheme", FACTORIES)
 def test_each_scheme_has_a_factory_with_the_registered_sharing(scheme: str) -> None:
-    factory = _factory(URLS[scheme])
+    factory = store_factory(URLS[scheme])
     assert verifyObject(IStoreFactory, factory)
     reactor: Any = Turns()
-    store = make_store(URLS[scheme], StoreOptions(reactor=reactor, journal=1))
+    store = factory.make(StoreOptions(reactor=reactor, journal=1))
     assert IStore.providedBy(store)
-    assert ISharedStore.providedBy(store) is is_shared(URLS[scheme])
+    assert ISharedStore.providedBy(store) is factory.shared
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,33 @@ def test_each_scheme_has_a_factory_with_the_registered_sharing(scheme: str) -> N
 )
 def test_url_that_names_no_store_is_refused_with_a_reason(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        check_url(url)
+        store_factory(url)
+
+
+@pytest.mark.parametrize("name", ["lmdb:/srv/a", "/srv/a"])
+def test_directory_of_a_store_is_named_with_or_without_the_scheme(name: str) -> None:
+    assert directory_of(name) == "/srv/a"
+    # It may have a colon, where a URL could not be meant.
+    assert directory_of("/srv/a:b") == "/srv/a:b"
+
+
+@pytest.mark.parametrize("name", ["etcd:http://x", "http://x"])
+def test_store_without_a_directory_says_how_it_is_copied(name: str) -> None:
+    with pytest.raises(ValueError, match="use etcdctl snapshot save"):
+        directory_of(name)
 
 
 @pytest.mark.parametrize(
     ("call", "absent"),
     [
-        ("check_url('etcd:http://x')", "treq lmdb"),
-        ("check_url('lmdb:x')", "treq lmdb pexservice.stores.etcd"),
+        ("store_factory('etcd:http://x')", "treq lmdb"),
+        ("store_factory('lmdb:x')", "treq lmdb pexservice.stores.etcd"),
         (
-            "make_store('lmdb:x', StoreOptions(reactor=None, journal=1))",
+            "store_factory('lmdb:x').make(StoreOptions(reactor=None, journal=1))",
             "treq pexservice.stores.etcd",
         ),
         (
-            "make_store('etcd:http://x', StoreOptions(reactor=reactor, journal=1))",
+            "store_factory('etcd:http://x').make(StoreOptions(reactor=reactor, journal=1))",
             "lmdb pexservice.stores.lmdb",
         ),
     ],
@@ -70,7 +83,8 @@ def test_naming_a_store_imports_no_module_of_the_others(call: str, absent: str) 
     code = (
         "import sys\n"
         "from twisted.internet import reactor\n"
-        "from pexservice.stores.registry import StoreOptions, check_url, make_store\n"
+        "from pexservice.stores.interface import StoreOptions\n"
+        "from pexservice.stores.registry import store_factory\n"
         f"{call}\n"
         f"print(*({set(absent.split())} & sys.modules.keys()))"
     )

@@ -31,16 +31,19 @@ def create(arguments: Namespace) -> Result:
     It refuses if there is a store. With no-create in the configuration file, a service
     opens only a store that was created so.
     """
-    from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
-    from pexservice.stores.registry import create_store, name_of
+    from attrs import evolve
 
-    settings = settings_of(arguments.options)
+    from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
+    from pexservice.stores.registry import store_factory
+
+    # It creates a store also for a service that must not.
+    settings = evolve(settings_of(arguments.options), no_create=False)
+    factory = store_factory(settings.store)
     with store_errors():
-        wait_for(lambda: create_store(settings.store, options_for(settings)))
-    name = name_of(settings.store)
+        wait_for(lambda: factory.create(options_for(settings)))
     return Result(
-        f"{name}: a new store was created, at revision 0, position 0",
-        {"outcome": "created", "store": name},
+        f"{factory.name}: a new store was created, at revision 0, position 0",
+        {"outcome": "created", "store": factory.name},
     )
 
 
@@ -282,14 +285,25 @@ def advance(arguments: Namespace) -> Result:
     The position stays. Stop all nodes first. Choose the highest revision that any client or
     log has seen, so that no revision ever means two states.
     """
-    from pexservice.cli.store_access import ask_shared_store, store_errors
+    from pexservice.cli.store_access import options_for, store_errors, wait_for
     from pexservice.settings.options import Settings
+    from pexservice.stores.interface import ISharedStore
+    from pexservice.stores.registry import store_factory
 
     settings = Settings(store=arguments.store)
-    with store_errors():
-        revision, position = ask_shared_store(
-            settings, lambda store: store.advance(arguments.revision)
+    try:
+        factory = store_factory(settings.store)
+    except ValueError as error:
+        raise VerbFailed(f"--store: {error}", "misconfigured") from error
+    if not factory.shared:
+        raise VerbFailed(
+            f"--store {settings.store}: must be a store on etcd, etcd:http://HOST:PORT",
+            "misconfigured",
         )
+
+    with store_errors():
+        store = ISharedStore(factory.make(options_for(settings)))
+        revision, position = wait_for(lambda: store.advance(arguments.revision))
     return Result(
         f"the cursor is at revision {revision}, position {position}",
         {"outcome": "advanced", "revision": revision, "position": position},

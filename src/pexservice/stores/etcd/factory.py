@@ -4,7 +4,10 @@ The factory of stores on etcd, which puts one together from the command line's o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -19,61 +22,81 @@ from pexservice.stores.interface import (
 if TYPE_CHECKING:
     from pexservice.stores.etcd.store import EtcdStore
 
+T = TypeVar("T")
+
 
 @implementer(IStoreFactory)
 class EtcdFactory:
     """
-    The factory of the stores of C{etcd:http://HOST:PORT[,http://HOST:PORT...]}.
+    The factory of the store of C{etcd:http://HOST:PORT[,http://HOST:PORT...]}.
     """
+
+    FORM = "etcd:http://HOST:PORT"
+    WITHOUT_SCHEME = re.compile("https?://.*")
 
     shared = True
 
-    def check(self, url: str) -> None:
-        """
-        Check the addresses and the parameters in C{url}.
-        """
-        parse(url)
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._address = parse(url)
+        # Without a password.
+        self.name = str(self._address)
 
-    def name(self, url: str) -> str:
+    def directory(self) -> str:
         """
-        Return the addresses, without a password.
+        Refuse, because the store is on other machines.
         """
-        return str(parse(url))
+        raise ValueError(
+            "this is a store in etcd; this command requires the directory of a store on"
+            " disk. To copy a store in etcd, use etcdctl snapshot save"
+        )
 
-    def owner(self, url: str) -> str:
+    def absolute_url(self, directory: Path) -> str:
+        """
+        Return the URL as it is: the paths of its parameters must be absolute.
+        """
+        return self._url
+
+    def owner(self) -> str:
         """
         Name no process: none owns the store alone.
         """
         return "another process"
 
-    def check_start(self, url: str, *, create: bool) -> None:
+    def check_start(self, *, create: bool) -> None:
         """
         Check nothing: etcd answers only while a reactor runs.
         """
 
-    def create(self, url: str, options: StoreOptions) -> Deferred[None]:
+    def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
+        """
+        Ask etcd for its members, the cursor and this program's rights.
+        """
+        return self._with_store(options, lambda store: store.inspect())
+
+    def create(self, options: StoreOptions) -> Deferred[None]:
         """
         Create a cursor in etcd.
         """
-        store = self.make(url, options)
+        return self._with_store(options, lambda store: store.create())
 
-        async def create() -> None:
-            try:
-                await store.create()
-            finally:
-                await store.close()
+    def _with_store(
+        self, options: StoreOptions, use: Callable[[EtcdStore], Deferred[T]]
+    ) -> Deferred[T]:
+        store = self.make(options)
+        return use(store).addBoth(
+            lambda result: store.close().addCallback(lambda _: result)
+        )
 
-        return Deferred.fromCoroutine(create())
-
-    def make(self, url: str, options: StoreOptions) -> EtcdStore:
+    def make(self, options: StoreOptions) -> EtcdStore:
         """
-        Make the store that C{url} names, without connecting to etcd.
+        Make the store, without connecting to etcd.
         """
         # A supervisor checks URLs, and does without an HTTP client.
         from pexservice.stores.etcd.gateway import Gateway  # noqa: PLC0415 treq, for this store alone
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 
-        address = parse(url)
+        address = self._address
         try:
             if address.password_file is not None:
                 address.password()
@@ -84,7 +107,7 @@ class EtcdFactory:
         return EtcdStore(
             Gateway(address, options.reactor),
             address.prefix,
-            name=str(address),
+            name=self.name,
             journal=options.journal,
             create=options.create,
             claim=options.claim,

@@ -4,9 +4,10 @@ The factory of stores on LMDB.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
@@ -21,46 +22,75 @@ from pexservice.stores.lmdb.directory import Directory, give_to_owner_of, owner_
 @implementer(IStoreFactory)
 class LmdbFactory:
     """
-    The factory of the stores of C{lmdb:DIRECTORY}.
+    The factory of the store of C{lmdb:DIRECTORY}.
     """
+
+    FORM = "lmdb:DIRECTORY"
+    WITHOUT_SCHEME = re.compile("[^:]+")
 
     shared = False
 
-    def check(self, url: str) -> None:
-        """
-        Check that C{url} names a directory.
-        """
-        if not _path(url):
-            raise ValueError("must be lmdb:DIRECTORY")
+    def __init__(self, url: str) -> None:
+        self._path = url.removeprefix("lmdb:")
+        if not self._path:
+            raise ValueError(f"must be {self.FORM}")
+        self.name = str(Path(self._path).resolve())
 
-    def name(self, url: str) -> str:
+    def directory(self) -> str:
         """
-        Return the absolute path of the directory that C{url} names.
+        Return the directory as the URL names it.
         """
-        return str(Path(_path(url)).resolve())
+        return self._path
 
-    def owner(self, url: str) -> str:
+    def absolute_url(self, directory: Path) -> str:
+        """
+        Return the URL with an absolute path.
+        """
+        return f"lmdb:{directory / self._path}"
+
+    def owner(self) -> str:
         """
         Return the process that has the lock on the directory, if the kernel shows it.
         """
-        return owner_of(Path(_path(url)))
+        return owner_of(Path(self._path))
 
-    def check_start(self, url: str, *, create: bool) -> None:
+    def check_start(self, *, create: bool) -> None:
         """
         Check the directory and its lock.
         """
-        Directory(_path(url), create=create).check_start()
+        Directory(self._path, create=create).check_start()
 
-    def create(self, url: str, options: StoreOptions) -> Deferred[None]:
+    def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
+        """
+        Verify the store, if there is one.
+        """
+        from pexservice.stores.lmdb.verify import verify_in_child  # noqa: PLC0415 LMDB
+
+        directory = Directory(self._path, create=options.create)
+
+        def inspect() -> list[str]:
+            directory.check_start()
+            if not directory.path.exists() or not directory.holds_store():
+                return [f"a new store would be created in {directory.path}"]
+            directory.own()
+            try:
+                verify_in_child(directory.path)
+            finally:
+                directory.release()
+            return []
+
+        return execute(inspect)
+
+    def create(self, options: StoreOptions) -> Deferred[None]:
         """
         Create a store by opening one where there is none.
         """
 
         async def create() -> None:
-            path = Directory(_path(url)).path
-            if path.exists() and Directory(_path(url)).holds_store():
+            path = Directory(self._path).path
+            if path.exists() and Directory(self._path).holds_store():
                 raise StoreExists(f"there is a store in {path} already")
-            store = self.make(url, options)
+            store = self.make(options)
             try:
                 await store.open()
             finally:
@@ -69,16 +99,11 @@ class LmdbFactory:
 
         return Deferred.fromCoroutine(create())
 
-    def make(self, url: str, options: StoreOptions) -> IStore:
+    def make(self, options: StoreOptions) -> IStore:
         """
-        Make the store that C{url} names, without opening anything.
+        Make the store, without opening anything.
         """
-        self.check(url)
         # A supervisor checks URLs, and does without LMDB.
         from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens one
 
-        return store_in(_path(url), options)
-
-
-def _path(url: str) -> str:
-    return url.removeprefix("lmdb:")
+        return store_in(self._path, options)
