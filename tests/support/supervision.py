@@ -13,16 +13,16 @@ from attrs import define, field
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
-from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import SpawningReactor
+from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 WATCHDOG = 5.0
 
-#: The word of a command that has the worker verify the store.
-VERIFY = "verify"
+#: The option of a worker that need not verify the whole store.
+QUICK = "--quick-check"
 
 
 @define(eq=False)
@@ -41,15 +41,15 @@ class Supervised:
     told: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     given_up: list[tuple[Status, str]] = field(factory=list)
-    reread: Callable[[], WorkerPlan] = field(init=False)
+    reread: Callable[[], WorkerSetup] = field(init=False)
     workers: Workers = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """
         Put the parts together.
         """
-        plan = WorkerPlan(worker=["worker"], watchdog=WATCHDOG, standby=self.standby)
-        self.reread = lambda: plan
+        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby=self.standby)
+        self.reread = lambda: setup
         reports = Reports(
             Notifier(lambda message: self.told.append(message.decode().splitlines())),
             Score(standby=self.standby),
@@ -58,10 +58,8 @@ class Supervised:
         self.workers = Workers(
             cast(SpawningReactor, self.reactor),
             reports,
-            plan=plan,
-            launch=lambda plan, verify, _: Command(
-                [*plan.worker, VERIFY] if verify else plan.worker, {}, {}, verify
-            ),
+            setup=setup,
+            inheritance=Inheritance(),
             # The test may replace the function.
             reread=lambda _: self.reread(),
             give_up=lambda status, reason: self.given_up.append((status, reason)),

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
@@ -46,7 +46,7 @@ from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
 from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.stores.registry import store_factory
-from pexservice.supervisor.plan import WorkerPlan
+from pexservice.supervisor.worker_setup import WorkerSetup
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
@@ -372,13 +372,13 @@ def refuse_second_start(pid_file: str | None) -> None:
 
 
 def _read_again(
-    began: Settings, options: ServiceOptions, plan: WorkerPlan, accepted: Sequence[str]
-) -> WorkerPlan:
+    began: Settings, options: ServiceOptions, setup: WorkerSetup, accepted: Sequence[str]
+) -> WorkerSetup:
     """
-    Read the configuration file again, and return the new plan.
+    Read the configuration file again, and return the new setup.
 
     @param began: the settings that the service started with.
-    @param plan: the present plan.
+    @param setup: the present setup.
     @param accepted: the names of the options that the operator lets lose something.
     @raise Misconfigured: the file cannot be read, an option is wrong, or the present
         settings would lose something.
@@ -390,12 +390,12 @@ def _read_again(
         settings = options.settings()
     except ValueError as error:
         raise Misconfigured(str(error)) from error
-    _refuse_losses(cast(Settings, plan.settings), settings, accepted)
+    _refuse_losses(setup.settings, settings, accepted)
     if settings.store != began.store:
         _store_check(settings)()
     new_addresses = [text for text in settings.listen if text not in began.listen]
     addresses_in_use(the_reactor(), new_addresses)
-    return _plan(began, options)
+    return _setup(began, options)
 
 
 def _store_check(settings: Settings) -> Callable[[], None]:
@@ -419,7 +419,7 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
             )
 
 
-def _plan(began: Settings, options: ServiceOptions) -> WorkerPlan:
+def _setup(began: Settings, options: ServiceOptions) -> WorkerSetup:
     settings, supervision = options.settings(), options.supervision()
     kept = {name: getattr(began, name) for name in KEPT}
     pending = tuple(
@@ -428,8 +428,8 @@ def _plan(began: Settings, options: ServiceOptions) -> WorkerPlan:
         if option.attribute in KEPT
         and kept[option.attribute] != getattr(settings, option.attribute)
     )
-    return WorkerPlan(
-        worker=worker_command(attrs.evolve(settings, **kept)),
+    return WorkerSetup(
+        command=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
         standby=supervision.standby,
         restart_pending=pending,
@@ -472,7 +472,7 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
         return Supervisor(
             the_reactor(),
             listen=settings.listen,
-            plan=_plan(settings, options),
+            setup=_setup(settings, options),
             check_store=_store_check(settings),
             reread=partial(_read_again, settings, options),
             foreground=settings.foreground,

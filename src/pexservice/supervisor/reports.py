@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from pexservice.process.scoreboard import Reload, Score
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
-from pexservice.supervisor.plan import WorkerPlan
+from pexservice.supervisor.worker_setup import WorkerSetup
 
 
 class Reports:
@@ -37,7 +37,7 @@ class Reports:
         self._publish = publish
         self._ready = False
         self._status = self._note = ""
-        self._gone_at: float | None = None
+        self._stopped_at: float | None = None
         self.publish()
 
     def publish(self) -> None:
@@ -70,17 +70,17 @@ class Reports:
         """
         Show that the worker C{name} serves.
 
-        @param at: the time, by the clock of L{gone}.
+        @param at: the time, by the clock of L{stopped_serving}.
         """
         score = self.score
         # There was no pause if the worker took over before its predecessor's end was
         # noticed.
-        pause = 0.0 if self._gone_at is None else at - self._gone_at
-        if self._gone_at is not None or score.serving not in ("", name):
+        pause = 0.0 if self._stopped_at is None else at - self._stopped_at
+        if self._stopped_at is not None or score.serving not in ("", name):
             self._log.info(
                 "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
             )
-        self._gone_at = None
+        self._stopped_at = None
         score.serving, score.problem = name, ""
         score.since = time.time_ns() // 1_000_000
         score.pause = round(pause * 1e6)
@@ -95,14 +95,14 @@ class Reports:
         self.publish()
         self._notifier.notify(f"STATUS={reason}")
 
-    def gone(self, name: str, at: float) -> None:
+    def stopped_serving(self, name: str, at: float) -> None:
         """
         Show that the worker C{name}, which has served, serves no more.
         """
         self.score.before = name
         if self.score.serving == name:
             self.score.serving = ""
-            self._gone_at = at
+            self._stopped_at = at
         self.publish()
 
     def reload_began(self) -> None:
@@ -113,18 +113,18 @@ class Reports:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
 
-    def reload_ended(self, problem: str | None, plan: WorkerPlan) -> None:
+    def reload_ended(self, problem: str | None, setup: WorkerSetup) -> None:
         """
         Report the outcome of a reload.
 
         @param problem: why the workers were not replaced, or C{None} if they were.
-        @param plan: the plan that is followed now.
+        @param setup: how workers are started from now on.
         """
         score = self.score
         score.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
-        score.note = plan.note if problem is None else problem
-        score.restart_pending = plan.restart_pending
-        self._note = f"; {plan.note}" if plan.note else ""
+        score.note = setup.note if problem is None else problem
+        score.restart_pending = setup.restart_pending
+        self._note = f"; {setup.note}" if setup.note else ""
         self.publish()
         # Ends what RELOADING began, unless the service never was ready.
         lines = [READY] if self._ready else []

@@ -44,9 +44,9 @@ from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreUnusable
-from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import MESSAGES, SpawningReactor
+from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
 #: How often process 1 of a container reaps the processes that others left.
@@ -82,9 +82,9 @@ class Supervisor(Service):
         reactor: SupervisorReactor,
         *,
         listen: Sequence[str],
-        plan: WorkerPlan,
+        setup: WorkerSetup,
         check_store: Callable[[], object],
-        reread: Callable[[WorkerPlan, Sequence[str]], WorkerPlan],
+        reread: Callable[[WorkerSetup, Sequence[str]], WorkerSetup],
         foreground: bool = True,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -94,18 +94,18 @@ class Supervisor(Service):
         Make the service, without starting anything.
 
         @param listen: endpoint descriptions.
-        @param plan: how workers are started and watched.
+        @param setup: how workers are started and watched.
         @param check_store: checks cheaply whether a worker could open the store; raises
             L{StoreUnusable} if not.
-        @param reread: reads the options again, for a reload; called with the present plan
-            and the names of the options by whose change the operator accepts a loss;
+        @param reread: reads the options again, for a reload; called with the present
+            setup and the names of the options by whose change the operator accepts a loss;
             raises L{CannotStart} if an option is wrong, or another change loses data.
         @param foreground: whether the program that started this process sees its standard
             error and its exit status.
         """
         self._reactor = reactor
         self._listen = listen
-        self._plan = plan
+        self._setup = setup
         self._reread = reread
         self._check_store = check_store
         self._environment = environment
@@ -178,16 +178,16 @@ class Supervisor(Service):
         self._scoreboard = scoreboard.create()
         reports = Reports(
             self._notifier,
-            scoreboard.Score(standby=self._plan.standby),
+            scoreboard.Score(standby=self._setup.standby),
             lambda score: scoreboard.write(self._scoreboard, score),
         )
         self._workers = workers = Workers(
             self._reactor,
             reports,
-            plan=self._plan,
-            launch=self._launch,
-            reread=lambda plan: self._reread(
-                plan, scoreboard.take_accepted(self._scoreboard)
+            setup=self._setup,
+            inheritance=self._inheritance(),
+            reread=lambda setup: self._reread(
+                setup, scoreboard.take_accepted(self._scoreboard)
             ),
             give_up=self._exit_with,
         )
@@ -209,29 +209,25 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _launch(self, plan: WorkerPlan, verify: bool, first: bool) -> Command:  # noqa: FBT001 called by Workers
-        """
-        Return the command that starts a worker by C{plan}.
-        """
+    def _inheritance(self) -> Inheritance:
         board = MESSAGES + 1
         descriptors = {board: self._scoreboard}
-        arguments = [*plan.worker, "--supervisor", str(MESSAGES)]
-        arguments += ["--scoreboard", str(board)]
+        options = ["--supervisor", str(MESSAGES), "--scoreboard", str(board)]
         for number, (_, port, _) in enumerate(self._ports, board + 1):
             descriptors[number] = port.fileno()  # type: ignore[attr-defined]
-            arguments += ["--listen", f"fd:{number}"]
-        if not verify:
-            # An earlier worker has had the store verified.
-            arguments.append("--quick-check")
-        if first and not self._has_sockets_of_systemd:
-            arguments.append("--first-start")
+            options += ["--listen", f"fd:{number}"]
         environment = {
             name: value
             for name, value in self._environment.items()
             if not name.startswith(_SYSTEMD_VARIABLES)
         }
-        environment["WATCHDOG_USEC"] = str(int(plan.watchdog * 1e6))
-        return Command(arguments, environment, descriptors, verifies=verify)
+        return Inheritance(
+            options=options,
+            # A worker that cannot open the store tells clients of systemd's sockets why.
+            first_options=() if self._has_sockets_of_systemd else ("--first-start",),
+            environment=environment,
+            descriptors=descriptors,
+        )
 
     def _reap(self) -> None:
         workers = () if self._workers is None else self._workers.all

@@ -145,8 +145,8 @@ class WorkerProcess(ProcessProtocol):
     @ivar was_up: whether its process stands by or serves, or has done so.
     @ivar verifies: whether its process has the whole store verified before it serves.
     @ivar status: the status of its process, in the process's own words.
-    @ivar exit_code: how its last process ended: the exit status or, as in C{subprocess},
-        the negative number of a signal.
+    @ivar exit_status: how its last process ended: the exit status or, as in
+        C{subprocess}, the negative number of the signal; 0 if none has ended.
     @ivar backoff_seconds: the delay before the next process if this one does not come up.
     """
 
@@ -165,7 +165,7 @@ class WorkerProcess(ProcessProtocol):
         self.state = State.WAITING
         self.retired = self.has_served = self.was_up = self.verifies = False
         self.status = ""
-        self.exit_code: int | None = None
+        self.exit_status = 0
         self.began = 0.0
         self.backoff_seconds = MIN_BACKOFF_SECONDS
         self._reactor = reactor
@@ -215,11 +215,11 @@ class WorkerProcess(ProcessProtocol):
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
             return
-        command = self._workers.command()
+        command, inheritance = self._workers.command(), self._workers.inheritance
         self._timer = None
         self.state, self.status = State.STARTING, ""
         self.has_served = self.was_up = self._has_progressed = False
-        self.verifies = command.verifies
+        self.verifies = self._workers.suspicious
         self.began = self._last_heard = self._reactor.seconds()
         self._deadline = self.began + START_TIMEOUT_SECONDS
         self._streams = {
@@ -230,11 +230,11 @@ class WorkerProcess(ProcessProtocol):
         try:
             self._reactor.spawnProcess(
                 self,
-                command.arguments[0],
-                command.arguments,
-                command.environment,
+                command[0],
+                command,
+                {**inheritance.environment, "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}"},
                 # Standard input is a pipe without data.
-                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **command.descriptors},
+                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **inheritance.descriptors},
             )
         except OSError as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
@@ -346,8 +346,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Note the end of the messages, which is seen before the end of the process itself.
         """
-        if childFD == MESSAGES:
-            self._workers.gone(self)
+        if childFD == MESSAGES and self.has_served:
+            self._workers.stopped_serving(self)
 
     def processEnded(self, reason: Failure) -> None:
         """
@@ -358,9 +358,9 @@ class WorkerProcess(ProcessProtocol):
             stream.end()
         number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None) or 0
-        self.exit_code = status if number is None else -number
+        self.exit_status = status if number is None else -number
         try:
-            self._workers.ended(self, self.exit_code)
+            self._workers.ended(self)
         finally:
             # Whatever goes wrong above, a worker that is not retired starts again.
             self.state = State.ENDED if self.retired else State.WAITING
@@ -378,12 +378,12 @@ class WorkerProcess(ProcessProtocol):
         return delay
 
 
-def describe(exit_code: int) -> str:
+def describe(exit_status: int) -> str:
     """
     Return how a process ended, to complete the sentence "worker-1 ended ...".
     """
-    if exit_code >= 0:
-        return f"with status {exit_code}"
+    if exit_status >= 0:
+        return f"with status {exit_status}"
     # Not every signal has a name.
     names = {number.value: number.name for number in signal.Signals}
-    return f"by {names.get(-exit_code, f'signal {-exit_code}')}"
+    return f"by {names.get(-exit_status, f'signal {-exit_status}')}"

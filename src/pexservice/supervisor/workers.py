@@ -22,7 +22,6 @@ from pexservice.process.scoreboard import Process
 from pexservice.process.sd_notify import STANDING_BY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreUnusable
-from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import (
     MIN_BACKOFF_SECONDS,
@@ -32,6 +31,7 @@ from pexservice.supervisor.worker_process import (
     WorkerProcess,
     describe,
 )
+from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
 
 #: How long other workers wait for one that starts, while no worker is active.  A start
 #: takes half a second.
@@ -43,10 +43,10 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 #: How often, within the watchdog's time, silent workers are looked for.
 WATCHDOG_CHECKS = 4
 
-#: Ends after which the next worker has the whole store verified.
+#: The exit statuses after which the next worker has the whole store verified.
 _SUSPICIOUS = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
-#: The reasons of workers that ended by themselves, by their exit status.
+#: The reasons for which workers ended by themselves, by their exit status.
 _REASON_BY_STATUS: dict[int, str] = {
     Status.STORE_FAILED: scoreboard.STORE_FAILED,
     Status.CANNOT_START: scoreboard.CANNOT_START,
@@ -62,7 +62,10 @@ class Workers:
     The workers of one supervisor.
 
     @ivar running: whether workers should run.
-    @ivar plan: the plan by which workers are started and watched.
+    @ivar setup: how workers are started and watched; a reload may change it.
+    @ivar inheritance: what all workers get.
+    @ivar suspicious: whether the next worker has to verify the store: no worker has done
+        it, or damage may have ended one since.
     @ivar all: the workers that have not ended for good, the oldest first.
     """
 
@@ -73,31 +76,26 @@ class Workers:
         reactor: SpawningReactor,
         reports: Reports,
         *,
-        plan: WorkerPlan,
-        launch: Callable[[WorkerPlan, bool, bool], Command],
-        reread: Callable[[WorkerPlan], WorkerPlan],
+        setup: WorkerSetup,
+        inheritance: Inheritance,
+        reread: Callable[[WorkerSetup], WorkerSetup],
         give_up: Callable[[Status, str], object],
     ) -> None:
         """
         Make no worker yet; L{start} does.
 
-        @param launch: returns the command of a worker; called with the plan, with
-            whether the worker has to verify the store, and with whether no worker has
-            served yet.
-        @param reread: reads the options again, and returns the plan by them; called with
-            the present plan, and raises L{CannotStart} if it must not follow that.
+        @param reread: reads the options again, and returns the new setup; called with the
+            present one, and raises L{CannotStart} if the new one must not be used.
         @param give_up: ends the service, with a status and a reason.
         """
         self._reactor = reactor
         self._reports = reports
-        self._launch = launch
         self._reread = reread
         self._give_up = give_up
-        self.plan = plan
+        self.setup = setup
+        self.inheritance = inheritance
         self._numbers = itertools.count(1)
-        # The first worker has the whole store verified, and so does the next one after an
-        # end that damage may have caused.
-        self._suspicious = True
+        self.suspicious = True
         self._has_served = False
         self._checked = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
@@ -139,32 +137,32 @@ class Workers:
         Start the workers, and watch over them.
         """
         self.running = True
-        self._use_plan(self.plan)
+        self._use_setup(self.setup)
         self._fill()
 
-    def _use_plan(self, plan: WorkerPlan) -> None:
+    def _use_setup(self, setup: WorkerSetup) -> None:
         """
-        Use C{plan} for later starts and for the watchdog.
+        Use C{setup} for later starts and for the watchdog.
 
         Running workers stay as they are; the next L{_fill} adds missing standbys.
         """
-        self.plan = plan
-        self._reports.score.standby = plan.standby
+        self.setup = setup
+        self._reports.score.standby = setup.standby
         self._reports.publish()
         self._checked = self._reactor.seconds()
         self._watching.stop()
-        self._watching.start(plan.watchdog / WATCHDOG_CHECKS)
+        self._watching.start(setup.watchdog / WATCHDOG_CHECKS)
 
     def _fill(self) -> list[WorkerProcess]:
         """
         Add the workers that are missing, and return them.
         """
         staying = [worker for worker in self.all if not worker.retired]
-        return [self._add() for _ in range(1 + self.plan.standby - len(staying))]
+        return [self._add() for _ in range(1 + self.setup.standby - len(staying))]
 
     def _add(self) -> WorkerProcess:
         name = f"worker-{next(self._numbers)}"
-        worker = WorkerProcess(name, self._reactor, self, self.plan.watchdog)
+        worker = WorkerProcess(name, self._reactor, self, self.setup.watchdog)
         self.all.append(worker)
         worker.start()
         return worker
@@ -195,20 +193,20 @@ class Workers:
 
     def _watch(self) -> None:
         now = self._reactor.seconds()
-        late, self._checked = now - self._checked > self.plan.watchdog / 2, now
+        late, self._checked = now - self._checked > self.setup.watchdog / 2, now
         for worker in [*self.all]:
             # If the supervisor itself was late, the workers' messages wait to be read.
             worker.watch(excused=late)
 
     # Calls by a worker's record.
 
-    def command(self) -> Command:
+    def command(self) -> list[str]:
         """
         Return the command that starts a worker now.
-
-        The command depends on how other workers ended.
         """
-        return self._launch(self.plan, self._suspicious, not self._has_served)
+        quick = () if self.suspicious else ("--quick-check",)
+        first = () if self._has_served else self.inheritance.first_options
+        return [*self.setup.command, *self.inheritance.options, *quick, *first]
 
     def changed(self, worker: WorkerProcess) -> None:
         """
@@ -218,7 +216,7 @@ class Workers:
         if worker.state is State.ACTIVE:
             self._has_served = True
             if worker.verifies:
-                self._suspicious = False
+                self.suspicious = False
             # Starting works, so there is no reason to wait longer each time.
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
@@ -254,34 +252,31 @@ class Workers:
             return
         self._reports.pass_on(line)
 
-    def gone(self, worker: WorkerProcess) -> None:
-        """
-        Report a worker that has served and serves no more.
-        """
-        if worker.has_served:
-            self._reports.gone(worker.name, self._reactor.seconds())
+    def stopped_serving(self, worker: WorkerProcess) -> None:
+        self._reports.stopped_serving(worker.name, self._reactor.seconds())
 
-    def ended(self, worker: WorkerProcess, exit_code: int) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         """
-        Count a worker that ended, and end the service where another would be of no use.
+        Count a process that ended, and end the service where another would be of no use.
 
-        C{worker} still has the state that its process had.
+        C{worker} still has the state that the process had.
         """
-        if exit_code in _SUSPICIOUS:
-            self._suspicious = True
+        exit_status = worker.exit_status
+        if exit_status in _SUSPICIOUS:
+            self.suspicious = True
         if not self.running:
             return
-        self._log_end(worker, exit_code)
+        self._log_end(worker)
         score = self._reports.score
-        score.restarts[_reason(worker, exit_code)] += 1
+        score.restarts[_restart_reason(worker)] += 1
         score.failovers += worker.has_served and not worker.retired
         self._reports.publish()
-        reason = worker.status or f"{worker.name} ended {describe(exit_code)}"
+        reason = worker.status or f"{worker.name} ended {describe(exit_status)}"
         if not worker.was_up and not self._active:
             self._reports.unready(reason)
         # If a worker has served before, the cause may be temporary.
-        if exit_code == Status.DAMAGED or (
-            exit_code in (Status.MISCONFIGURED, Status.CANNOT_START)
+        if exit_status == Status.DAMAGED or (
+            exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
             and not self._has_served
             and not any(
                 other.is_up or other.is_verifying
@@ -289,13 +284,14 @@ class Workers:
                 if other is not worker
             )
         ):
-            self._give_up(Status(exit_code), reason)
+            self._give_up(Status(exit_status), reason)
 
-    def _log_end(self, worker: WorkerProcess, exit_code: int) -> None:
-        level, how = LogLevel.info, describe(exit_code)
-        if not worker.retired and exit_code:
-            level = LogLevel.warn if exit_code < 0 else LogLevel.error
-            how += f": {worker.status}" if exit_code > 0 and worker.status else ""
+    def _log_end(self, worker: WorkerProcess) -> None:
+        exit_status = worker.exit_status
+        level, how = LogLevel.info, describe(exit_status)
+        if not worker.retired and exit_status:
+            level = LogLevel.warn if exit_status < 0 else LogLevel.error
+            how += f": {worker.status}" if exit_status > 0 and worker.status else ""
         self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
 
     # Reloading.
@@ -329,7 +325,7 @@ class Workers:
             )
         finally:
             if self.running:
-                self._reports.reload_ended(problem, self.plan)
+                self._reports.reload_ended(problem, self.setup)
                 if self._reload_again:
                     self._reload_again = False
                     self.reload()
@@ -341,17 +337,17 @@ class Workers:
         @raise CannotStart: the new options are refused, or the first new worker does not
             come up.
         """
-        before = self.plan
-        self._use_plan(self._reread(before))
-        if self.plan.note:
-            self._log.warn("{note}", note=self.plan.note)
+        before = self.setup
+        self._use_setup(self._reread(before))
+        if self.setup.note:
+            self._log.warn("{note}", note=self.setup.note)
         old = [worker for worker in self.all if not worker.retired]
         active = self._active
         new = self._add()
         if not await self._comes_up_in_time(new):
             if self.running:
                 new.retire()
-                self._use_plan(before)
+                self._use_setup(before)
                 raise CannotStart(new.status or f"{new.name} does not come up")
             return
         # First retire the old standby, so that the new worker takes over.
@@ -377,7 +373,7 @@ class Workers:
                 if worker.is_up:
                     return True
                 # Another start would not mend it.
-                misconfigured = worker.exit_code == Status.MISCONFIGURED
+                misconfigured = worker.exit_status == Status.MISCONFIGURED
                 if worker.state is State.NOT_READY or (
                     misconfigured and worker.state not in RUNNING
                 ):
@@ -389,11 +385,11 @@ class Workers:
         return False
 
 
-def _reason(worker: WorkerProcess, exit_code: int) -> str:
+def _restart_reason(worker: WorkerProcess) -> str:
     if worker.retired:
         return scoreboard.REPLACED
     if worker.state is State.SILENT:
         return scoreboard.SILENT
-    if exit_code < 0:
+    if worker.exit_status < 0:
         return scoreboard.KILLED
-    return _REASON_BY_STATUS.get(exit_code, scoreboard.FAILED)
+    return _REASON_BY_STATUS.get(worker.exit_status, scoreboard.FAILED)

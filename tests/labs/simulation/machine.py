@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import Notifier
-from pexservice.supervisor.plan import Command, WorkerPlan
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import SpawningReactor, WorkerProcess
+from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
@@ -40,13 +40,13 @@ class _Supervisor:
 
     def __init__(self, machine: Machine) -> None:
         reports = Reports(Notifier(), Score(standby=1), lambda _: None)
-        plan = WorkerPlan(worker=["worker"], watchdog=WATCHDOG, standby=1)
+        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby=1)
         self.workers = Workers(
             cast(SpawningReactor, machine),
             reports,
-            plan=plan,
-            launch=_launch,
-            reread=lambda _: plan,
+            setup=setup,
+            inheritance=Inheritance(),
+            reread=lambda _: setup,
             give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
 
@@ -56,11 +56,6 @@ class _Supervisor:
         """
         state = process.worker.state
         return state.name == process.phase.name and process.worker.pid == process.pid
-
-
-def _launch(plan: WorkerPlan, verify: bool, _: bool) -> Command:  # noqa: FBT001 called by Workers
-    command = plan.worker if verify else [*plan.worker, QUICK]
-    return Command(command, {}, {}, verifies=verify)
 
 
 @implementer(IReactorProcess, IReactorTime)

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
-from pexservice.supervisor.plan import WorkerPlan
+from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
@@ -157,7 +157,7 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     Systemd and the workers show which options wait for a restart.
     """
     supervised.reread = lambda: evolve(
-        supervised.workers.plan, restart_pending=("--listen", "--store")
+        supervised.workers.setup, restart_pending=("--listen", "--store")
     )
     supervised.workers.reload()
     replace_all(supervised)
@@ -242,7 +242,7 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     """
     before = supervised.processes
 
-    def reread() -> WorkerPlan:
+    def reread() -> WorkerSetup:
         raise Misconfigured("there is no tokn-file")
 
     supervised.reread = reread
@@ -263,17 +263,17 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
 
     If one does, the note tells which changes were not taken.
     """
-    before = supervised.workers.plan
+    before = supervised.workers.setup
     now = evolve(before, worker=["another"], restart_pending=("--store",))
     supervised.reread = lambda: now
     supervised.workers.reload()
     assert supervised.processes[-1].arguments == ["another"]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
-    assert supervised.workers.plan is before
+    assert supervised.workers.setup is before
     assert supervised.score.reload is Reload.FAILED
     supervised.workers.reload()
     replace_all(supervised)
-    assert supervised.workers.plan is now
+    assert supervised.workers.setup is now
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.SUCCEEDED,
         "changing --store requires a restart",

@@ -29,14 +29,14 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.supervisor import service
-from pexservice.supervisor.plan import WorkerPlan
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
+from pexservice.supervisor.worker_setup import WorkerSetup
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
-PLAN = WorkerPlan(worker=["worker", "--journal", "7"], watchdog=5.0, standby=1)
+SETUP = WorkerSetup(command=["worker", "--journal", "7"], watchdog=5.0, standby=1)
 
 
 class ListeningReactor(ProcessReactor):
@@ -83,8 +83,8 @@ class Bench:
         )
         settings: dict[str, Any] = {
             "listen": [LOOPBACK],
-            "plan": PLAN,
-            "reread": lambda *_: PLAN,
+            "setup": SETUP,
+            "reread": lambda *_: SETUP,
             "check_store": lambda: None,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,

@@ -348,7 +348,7 @@ def test_signal_to_an_ended_process_is_no_error(
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "text"),
+    ("exit_status", "text"),
     [
         (0, "with status 0"),
         (74, "with status 74"),
@@ -356,8 +356,8 @@ def test_signal_to_an_ended_process_is_no_error(
         (-40, "by signal 40"),
     ],
 )
-def test_end_of_a_process_is_described_in_words(exit_code: int, text: str) -> None:
-    assert describe(exit_code) == text
+def test_end_of_a_process_is_described_in_words(exit_status: int, text: str) -> None:
+    assert describe(exit_status) == text
 
 
 @given(st.lists(st.binary(max_size=30)))

@@ -15,7 +15,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.workers import HEAD_START_SECONDS
-from tests.support.supervision import VERIFY, Supervised
+from tests.support.supervision import QUICK, Supervised
 
 
 @pytest.fixture
@@ -239,18 +239,18 @@ def test_end_that_hints_at_the_disk_has_the_store_verified(
     They do so until one of them serves.
     """
     serving, standby = supervised.started()
-    assert VERIFY not in standby.arguments
+    assert QUICK in standby.arguments
     serving.end(**how)
     standby.notify(READY)
     supervised.reactor.turns(0.1)
     verifying = supervised.processes[-1]
-    assert VERIFY in verifying.arguments
+    assert QUICK not in verifying.arguments
     verifying.notify(STANDING_BY)
     # The worker that served meanwhile has not read the store.
     standby.end(by=signal.SIGKILL)
     verifying.notify(READY)
     supervised.reactor.turns(0.1)
-    assert VERIFY not in supervised.processes[-1].arguments
+    assert QUICK in supervised.processes[-1].arguments
 
 
 def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
@@ -258,8 +258,8 @@ def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
     The first worker that serves has read the whole store, and later ones need not.
     """
     first, standby = supervised.started()
-    assert VERIFY in first.arguments
-    assert VERIFY not in standby.arguments
+    assert QUICK not in first.arguments
+    assert QUICK in standby.arguments
 
 
 def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:
@@ -272,7 +272,7 @@ def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:
     serving.end(by=signal.SIGKILL)
     standby.notify(READY)
     supervised.reactor.turns(0.1)
-    assert VERIFY not in supervised.processes[-1].arguments
+    assert QUICK in supervised.processes[-1].arguments
 
 
 def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) -> None:

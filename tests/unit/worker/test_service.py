@@ -22,9 +22,15 @@ from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Noti
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import IStore, Opened, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import (
+    Opened,
+    StoreDamaged,
+    StoreOptions,
+    StoreUnusable,
+)
+from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
-from pexservice.worker import service
+from pexservice.worker import service, unready
 from pexservice.worker.service import Worker, WorkerReactor
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.wire import Transport
@@ -105,20 +111,32 @@ class Bench:
         )
         monkeypatch.setattr(service, "connect", lambda *_: notifier)
         monkeypatch.setattr(service, "event_loop", lambda _: self)
-        monkeypatch.setattr(service, "Listener", self._listen)
+        monkeypatch.setattr(unready, "Listener", self._listen)
+        monkeypatch.setattr(service, "store_factory", lambda _: self)
         self._server: Server | None = None
         self.worker = Worker(
             Settings(**{"listen": LISTEN} | settings),
             cast(WorkerReactor, self.reactor),
             self.exit,
-            lambda: cast(IStore, self.store),
         )
+
+    def make(self, options: StoreOptions) -> MemoryStore:
+        """
+        Make the worker's store, as its factory.
+        """
+        self.options = options
+        return self.store
 
     def call_soon(self, call: Callable[[], None]) -> object:
         """
         Make a call in the next turn, as an event loop does.
         """
         return self.reactor.callLater(0, call)
+
+    name = "the store"
+
+    def owner(self) -> str:
+        return "another process"
 
     def _listen(self, port: IListeningPort, _: object, server: Server, *__: object) -> Any:
         """
@@ -337,7 +355,8 @@ def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
     assert len(bench.reactor.tcpServers) == 1
     show(board, serving="worker-1")
     bench.reactor.turns(1.0)
-    assert bench.worker._ports == []
+    assert bench.worker._parts is not None
+    assert not bench.worker._parts.listeners.are_open
 
 
 def test_standby_names_the_stranger_that_has_its_lock(
@@ -349,7 +368,8 @@ def test_standby_names_the_stranger_that_has_its_lock(
 
     class Waiting(MemoryStore):
         def open(self) -> Deferred[Opened]:
-            bench.worker._stand_by()
+            assert bench.options.standing_by is not None
+            bench.options.standing_by()
             return Deferred()
 
     show(board, serving="", possible_owners=1)
@@ -515,12 +535,13 @@ def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
 
 
 def test_store_is_the_one_that_the_options_name(
-    make: Callable[..., Bench], tmp_path: Path
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
     The worker's store is the one that the options name.
     """
-    bench = make(store=None)
+    bench = make()
+    monkeypatch.setattr(service, "store_factory", store_factory)
     bench.worker = Worker(
         Settings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
         cast(WorkerReactor, bench.reactor),

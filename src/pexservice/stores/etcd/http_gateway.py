@@ -1,0 +1,357 @@
+"""
+etcd's JSON gateway, one call at a time, by whichever endpoint answers.
+
+See L{pexservice.stores.etcd.caller} for how a call ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+
+import treq
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+
+from pexservice.stores.etcd.address import EtcdAddress
+from pexservice.stores.etcd.caller import (
+    ATTEMPT_SECONDS,
+    INVALID_ARGUMENT,
+    RESOURCE_EXHAUSTED,
+    CallRefused,
+    CallUnanswered,
+)
+from pexservice.stores.etcd.records import Message
+from pexservice.stores.interface import StoreAway, StoreMisconfigured
+
+#: How long one attempt has at etcd.  Shorter than an election, so that what was sent
+#: to a leader that is gone is tried with the next one as soon as there is one.
+#: Milliseconds.
+ATTEMPT_MILLISECONDS = 500
+
+#: How long one watch lasts.  Seconds.
+WATCH_SECONDS = 60.0
+
+#: The back-off between attempts: the first pause, which doubles, and the longest.  Seconds,
+#: of which at least half is waited, at random, so that nodes do not come all at once.
+FIRST_RETRY_DELAY_SECONDS = 0.02
+MAX_RETRY_DELAY_SECONDS = 0.4
+
+#: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
+#: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
+#: UNAVAILABLE, come also when etcd may still execute the request.
+REFUSAL_CODES = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
+
+_UNAUTHENTICATED = 16
+
+#: The oldest version that is used: before it, the gateway has other paths.
+OLDEST_VERSION = (3, 4, 0)
+
+#: From the first version to before the second, a member that was paused may answer a
+#: linearizable read with an old state.
+STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
+
+#: What etcd says of a JWT that is older than the last change of users or roles.
+_OLD_AUTH_REVISION = "revision of auth store is old"
+
+#: How many characters of a response that is not etcd's are shown.
+_MAX_SHOWN = 120
+
+
+class Gateway:
+    """
+    A connection to one etcd cluster.  See L{Caller}.
+    """
+
+    _log = Logger()
+
+    def __init__(self, address: EtcdAddress, reactor: IReactorTime) -> None:
+        self.address = address
+        self.clock = reactor
+        self._pool = HTTPConnectionPool(reactor)
+        # A POST is repeated here, where it is known to be safe.
+        self._pool.retryAutomatically = False
+        self._pool.maxPersistentPerHost = 8
+        self._client = treq.client.HTTPClient(self._agent())
+        # The number of the endpoint to call, plus any multiple of how many there are.
+        self._turn = 0
+        self._token: str | None = None
+        self._warned = False
+
+    def _agent(self) -> IAgent:
+        self.certificate_expires: float | None = None
+        if not self.address.secure:
+            plain: IAgent = Agent(
+                self.clock, connectTimeout=ATTEMPT_SECONDS, pool=self._pool
+            )
+            return plain
+        from pexservice.stores.etcd.secure import agent, expiry  # noqa: PLC0415 pyOpenSSL
+
+        agent_over_tls = agent(self.address, self.clock, ATTEMPT_SECONDS, self._pool)
+        self.certificate_expires = expiry(self.address)
+        return agent_over_tls
+
+    async def pause(self, attempt: int) -> None:
+        """
+        Wait before the C{attempt}-th repetition, a random back-off; see L{Caller.pause}.
+        """
+        longest = min(FIRST_RETRY_DELAY_SECONDS * 2**attempt, MAX_RETRY_DELAY_SECONDS)
+        await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
+
+    async def call(self, path: str, message: Message) -> Message:
+        """
+        Make one attempt at a call, with a new token if one is needed; see L{Caller.call}.
+        """
+        await self._ensure_token()
+        try:
+            return await self._attempt(path, message)
+        except CallRefused as error:
+            # Tokens end, with time and with each change of what users may do.
+            stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
+            if self._token is None or not stale:
+                raise
+        self._token = None
+        await self._ensure_token()
+        return await self._attempt(path, message)
+
+    async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
+        """
+        Watch a key for as long as the watch lasts; see L{Caller.stream}.
+        """
+        await self._ensure_token()
+        endpoint = self._endpoint()
+        try:
+            await Deferred.fromCoroutine(
+                self._collect(f"{endpoint}/v3/watch", message, take)
+            ).addTimeout(WATCH_SECONDS, self.clock)
+        except DeferredTimeout:
+            return
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+
+    async def _collect(
+        self, url: str, message: Message, take: Callable[[bytes], None]
+    ) -> None:
+        headers = Headers({} if self._token is None else {"Authorization": [self._token]})
+        response = await self._client.request(
+            "POST", url, headers=headers, data=json.dumps(message).encode(), unbuffered=True
+        )
+        receiver = _LineReceiver(take)
+        response.deliverBody(receiver)
+        await receiver.ended
+
+    async def _ensure_token(self) -> None:
+        """
+        Get a token, by name and password, if one is needed.
+        """
+        if self.address.user is None or self._token is not None:
+            return
+        try:
+            password = self.address.password()
+        except OSError as error:
+            raise CallUnanswered(
+                f"{self.address.password_file}: {error.strerror}", sent=False
+            ) from error
+        message = {"name": self.address.user, "password": password}
+        answer = await self._attempt("auth/authenticate", message)
+        self._token = answer["token"]
+
+    async def survey(self) -> dict[str, str]:
+        """
+        Ask each member for its version; see L{Caller.survey}.
+        """
+        report: dict[str, str] = {}
+        stale: list[str] = []
+        for endpoint in self.address.endpoints:
+            try:
+                answer = await self._exchange("GET", endpoint, "/version", None)
+            except (CallRefused, CallUnanswered) as error:
+                report[endpoint] = str(error).removeprefix(f"{endpoint}: ")
+            else:
+                version, numbers = check_version(endpoint, answer)
+                report[endpoint] = f"etcd {version}"
+                if STALE_VERSIONS[0] <= numbers < STALE_VERSIONS[1]:
+                    stale.append(f"{endpoint} has etcd {version}")
+        if not any(words.startswith("etcd ") for words in report.values()):
+            reasons = (f"{endpoint}: {reason}" for endpoint, reason in report.items())
+            raise StoreAway(f"no etcd answers: {'; '.join(reasons)}")
+        if stale and not self._warned:
+            self._warned = True
+            self._log.warn(
+                "{members}: before etcd 3.5.28, a member that was paused may answer a read"
+                " with an old state; update etcd",
+                members=", ".join(stale),
+            )
+        return report
+
+    async def _attempt(self, path: str, message: Message) -> Message:
+        turn = self._turn
+        endpoint = self._endpoint()
+        try:
+            answer = await self._exchange("POST", endpoint, f"/v3/{path}", message)
+            # Each answer of etcd has a header.
+            if "header" not in answer:
+                raise _not_etcd(endpoint)
+        except CallUnanswered:
+            if self._turn == turn:
+                self._turn += 1
+            raise
+        return answer
+
+    def _endpoint(self) -> str:
+        endpoints = self.address.endpoints
+        return endpoints[self._turn % len(endpoints)]
+
+    async def _exchange(
+        self, method: str, endpoint: str, path: str, message: Message | None
+    ) -> Message:
+        def timed_out(_: object, seconds: float) -> Failure:
+            # The request that was cancelled would say nothing, or only that it was.
+            return Failure(
+                CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
+            )
+
+        headers = {"Grpc-Timeout": [f"{ATTEMPT_MILLISECONDS}m"]}
+        if self._token is not None:
+            headers["Authorization"] = [self._token]
+        try:
+            sent = Deferred.fromCoroutine(
+                self._send(method, endpoint + path, headers, message)
+            )
+            status, body = await sent.addTimeout(ATTEMPT_SECONDS, self.clock, timed_out)
+        except CallUnanswered:
+            raise
+        except (ConnectError, DNSLookupError) as error:
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=False) from error
+        except Exception as error:
+            # However it broke, what was sent may have arrived.
+            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+        return _understand(endpoint, status, body)
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
+    ) -> tuple[int, bytes]:
+        data = None if message is None else json.dumps(message).encode()
+        response = await self._client.request(
+            method, url, headers=Headers(headers), data=data
+        )
+        return response.code, await treq.content(response)
+
+    async def close(self) -> None:
+        """
+        Let go of the connections; see L{Caller.close}.
+        """
+        await self._pool.closeCachedConnections()
+
+
+class _LineReceiver(LineOnlyReceiver):
+    """
+    The receiver of an answer without end.  A line that is too long ends it.
+
+    @ivar ended: fires when the answer ends; to cancel it ends the connection.
+    """
+
+    delimiter = b"\n"
+
+    #: An event has some hundred bytes.
+    MAX_LENGTH = 65536
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self.ended: Deferred[None] = Deferred(lambda _: self._drop())
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        Pass on a line of the answer.
+        """
+        self._take(line)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Fire C{ended}, as the answer has ended.
+        """
+        if not self.ended.called:
+            self.ended.callback(None)
+
+
+def _understand(endpoint: str, status: int, body: bytes) -> Message:
+    """
+    Return the answer that the gateway's response holds.
+
+    @raise CallRefused: etcd says no.
+    @raise CallUnanswered: the response says something else.
+    """
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
+        if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
+            # The gateway itself refuses so, before it asks etcd.
+            raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
+        raise _not_etcd(endpoint, f": status {status}: {words}")
+    code = answer.get("code", 0)
+    if status == OK and not code:
+        return answer
+    reason = str(answer.get("message") or answer.get("error") or f"status {status}")
+    if code in REFUSAL_CODES:
+        raise CallRefused(code, reason)
+    raise CallUnanswered(f"{endpoint}: {reason}", sent=True)
+
+
+def _not_etcd(endpoint: str, details: str = "") -> CallUnanswered:
+    return CallUnanswered(f"{endpoint} is not etcd's gateway{details}", sent=True)
+
+
+def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]:
+    """
+    Return the version in an answer of etcd, in words and in numbers.
+
+    @raise StoreMisconfigured: etcd is too old, or something else answers.
+    """
+    version = str(answer.get("etcdserver", ""))
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if match is None:
+        raise StoreMisconfigured(f"{endpoint}: what answers there is not etcd")
+    numbers = tuple(map(int, match.groups()))
+    if numbers < OLDEST_VERSION:
+        raise StoreMisconfigured(f"{endpoint} has etcd {version}; 3.4 or newer is required")
+    return version, numbers
+
+
+def _say(error: BaseException) -> str:
+    """
+    Return C{error} in words, never empty.
+    """
+    # Twisted's errors of a request, however far it got, have the failures behind them.
+    failures = getattr(error, "reasons", None)
+    if failures:
+        return ", ".join(dict.fromkeys(_say(failure.value) for failure in failures))
+    if isinstance(error, ConnectError) and isinstance(error.osError, int):
+        return os.strerror(error.osError)
+    details = error.args[0] if error.args else None
+    if isinstance(details, list) and all(isinstance(part, tuple) for part in details):
+        # OpenSSL's errors have tuples (library, function, reason).
+        return f"TLS: {', '.join(str(part[-1]) for part in details)}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,167 @@
+"""
+A worker that does not serve yet: its listeners, and what it says meanwhile.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
+from ssl import SSLContext
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from pexservice.commit.interface import ICommitter
+from pexservice.process.listening import Place, shown, stop_listening
+from pexservice.process.scoreboard import Score
+from pexservice.process.sd_notify import NOT_READY, STANDING_BY
+from pexservice.process.timing import Periodic
+from pexservice.server.listener import Listener
+from pexservice.server.server import Server
+from pexservice.stores.interface import IStoreFactory
+
+#: How often a worker that does not serve checks whether another one does.
+CHECK_INTERVAL_SECONDS = 0.25
+
+#: When no worker has served for this long, one that cannot serve responds with 503.  It is
+#: longer than a takeover takes, and shorter than a client waits.
+ALONE_SECONDS = 0.5
+
+#: How long a standby waits for the lock while no worker of this service can have it.
+FOREIGN_LOCK_SECONDS = 3.0
+
+
+@define(eq=False)
+class Listeners:
+    """
+    The listeners of a worker, which are opened and closed together.
+    """
+
+    _log = Logger()
+
+    _places: Sequence[Place]
+    _server: Server
+    _loop: AbstractEventLoop
+    _tls: SSLContext | None
+    _open: list[Listener] = field(init=False, factory=list)
+
+    @property
+    def are_open(self) -> bool:
+        return bool(self._open)
+
+    async def open(self) -> None:
+        """
+        Listen everywhere, unless this worker listens already.
+
+        @raise CannotStart: an address cannot be listened on.
+        """
+        if self._open:
+            return
+        self._server.start()
+        for place in self._places:
+            # Twisted opens the port, and never accepts from it.
+            port = await place.listen(Factory())
+            self._open.append(Listener(port, self._loop, self._server, self._tls))
+            self._log.info("listening on {address}", address=shown(port.getHost()))
+            if (path := place.lost_file()) is not None:
+                self._log.error(
+                    "the file of the Unix socket {path} is gone, so no client can connect"
+                    " there; restart the service to create it again",
+                    path=path,
+                )
+
+    async def close(self) -> None:
+        closing, self._open = self._open, []
+        await DeferredList(
+            [Deferred.fromCoroutine(stop_listening(port)) for port in closing]
+        )
+
+
+@define(eq=False)
+class Unready:
+    """
+    The reports of a worker that does not serve, and its responses if no other one serves.
+
+    A worker does not serve while it waits for the store's lock, as a standby, and while it
+    has a problem, which is why it cannot serve.  If it has a problem and no worker serves,
+    it listens, and responds to each request with 503 and the problem.
+    """
+
+    _log = Logger()
+
+    _reactor: IReactorTime
+    _listeners: Listeners
+    _committer: ICommitter
+    _store: IStoreFactory
+    # Reads the scoreboard.
+    _score: Callable[[], Score | None]
+    # Notifies the supervisor of the worker's state, one line for each argument.
+    _notify_state: Callable[..., object]
+    _waits_for_lock: bool = field(init=False, default=False)
+    _problem: str | None = field(init=False, default=None)
+    # Since when no worker of the service serves, by the reactor's clock.
+    _alone_since: float | None = field(init=False, default=None)
+    _checking: Periodic = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """
+        Make the timer of the checks.
+        """
+        self._checking = Periodic(
+            lambda: Deferred.fromCoroutine(self._check()), self._reactor
+        )
+
+    def start(self) -> None:
+        self._checking.start(CHECK_INTERVAL_SECONDS)
+
+    def stop(self) -> None:
+        """
+        Report nothing more: the worker serves, or stops.
+        """
+        self._checking.stop()
+
+    def stand_by(self) -> None:
+        """
+        Report that this worker waits for the store's lock.
+        """
+        self._log.info("standby: waiting for the store's lock")
+        self._waits_for_lock, self._problem = True, None
+        self._notify_state(STANDING_BY)
+
+    def store_failed_to_open(self, problem: str) -> None:
+        self._waits_for_lock = False
+        self._report(problem)
+
+    def _report(self, problem: str) -> None:
+        if problem != self._problem:
+            self._log.error("cannot serve: {problem}; retrying", problem=problem)
+        self._problem = problem
+        self._committer.refuse_all(problem)
+        self._notify_state(f"STATUS={problem}", NOT_READY)
+
+    async def _check(self) -> None:
+        score, now = self._score(), self._reactor.seconds()
+        if score is not None and score.serving:
+            self._alone_since = None
+            await self._listeners.close()
+            if self._waits_for_lock and self._problem is not None:
+                self.stand_by()
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+        alone_seconds = now - self._alone_since
+        if (
+            self._waits_for_lock
+            and self._problem is None
+            and alone_seconds >= FOREIGN_LOCK_SECONDS
+            and (score is not None and score.possible_owners == 0)
+        ):
+            self._report(
+                f"{self._store.name} is in use by {self._store.owner()}, which is no worker"
+                " of this service"
+            )
+        if self._problem is not None and alone_seconds >= ALONE_SECONDS:
+            await self._listeners.open()
