@@ -266,7 +266,7 @@ def _shared_store(store: ISharedStore) -> Iterator[Metric]:
         "pexservice_cursor_went_back_total",
         "How often the cursor was found at an earlier revision than before: the store was"
         " restored from a snapshot, or emptied.",
-        store.went_back,
+        store.went_back_count,
     )
     yield SummaryMetricFamily(
         "pexservice_turn_wait_seconds",

@@ -24,7 +24,7 @@ from threading import Thread
 import pytest
 import trustme
 
-from pexservice.stores.etcd.caller import CallRefused
+from pexservice.stores.etcd.gateway import CallRefused
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import (
     Member,

@@ -18,7 +18,7 @@ import pytest
 from twisted.internet.threads import blockingCallFromThread
 
 from pexservice.stores.etcd.address import parse
-from pexservice.stores.etcd.gateway import Gateway
+from pexservice.stores.etcd.http_gateway import HttpGateway
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.blocking_store import Blocking, running_reactor
 from tests.support.daemon import patiently
@@ -50,7 +50,7 @@ def make_on_etcd(tmp_path: Path) -> Maker:
     address = parse(f"etcd:{member().url}?prefix={quote(str(tmp_path))}/")
 
     def make() -> Blocking:
-        gateway = Gateway(address, running_reactor())
+        gateway = HttpGateway(address, running_reactor())
         return Blocking(
             EtcdStore(
                 gateway,

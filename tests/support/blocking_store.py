@@ -37,7 +37,7 @@ class Blocking:
     def __init__(self, store: EtcdStore) -> None:
         self._store = store
         self.max_batch_keys = store.max_batch_keys
-        self.went_back = store.went_back
+        self.went_back_count = store.went_back_count
         self.certificate_expires = store.certificate_expires
         self.turns, self.turn_seconds = store.turns, store.turn_seconds
 
@@ -68,12 +68,14 @@ class Blocking:
         return self._wait(commit)
 
     def watch(
-        self, heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+        self,
+        cursor_moved: Callable[[int, int], None],
+        cursor_went_back: Callable[[int, int], None],
     ) -> None:
         """
-        Have C{heard} called with news; see L{ISharedStore}.
+        Have C{cursor_moved} called with news; see L{ISharedStore}.
         """
-        self._store.watch(heard, went_back)
+        self._store.watch(cursor_moved, cursor_went_back)
 
     def check(self) -> Deferred[NotTaken | None]:
         """

@@ -16,7 +16,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from pexservice.stores.etcd.caller import CallRefused, CallUnanswered
+from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Message
 
 #: The most operations of a transaction's branch, and the most comparisons.
@@ -362,7 +362,7 @@ class Sent:
 
 
 @define(eq=False)
-class FakeCaller:
+class FakeGateway:
     """
     A way to the fake etcd.
 
@@ -385,7 +385,7 @@ class FakeCaller:
 
     async def survey(self) -> dict[str, str]:
         """
-        Find no member that has a fault; see L{Caller.survey}.
+        Find no member that has a fault; see L{Gateway.survey}.
         """
         return {}
 
@@ -413,7 +413,7 @@ class FakeCaller:
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        Send a message, and wait for its answer; see L{Caller.call}.
+        Send a message, and wait for its answer; see L{Gateway.call}.
         """
         if self.open:
             return self.etcd.apply(path, message)

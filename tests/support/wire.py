@@ -30,7 +30,7 @@ from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import TABLE, Table
 from pexservice.web.events import Events
 from pexservice.web.performer import Performer
-from tests.support.fake_etcd import FakeCaller
+from tests.support.fake_etcd import FakeGateway
 from tests.support.fakes import MemoryStore, Turns, now
 
 _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
@@ -72,7 +72,7 @@ class Server:
         hosts: tuple[str, ...] = (),
         table: Table = TABLE,
         logs: bool = False,
-        etcd: FakeCaller | None = None,
+        etcd: FakeGateway | None = None,
     ) -> None:
         """
         Make the worker's parts, and start its committer.

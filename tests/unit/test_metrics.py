@@ -208,7 +208,7 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
     A store on a disk, with a reader that holds an old state, and a store of many nodes.
     """
 
-    went_back, turns, turn_seconds, certificate_expires = 1, 2, 0.5, 1_795_000_000.0
+    went_back_count, turns, turn_seconds, certificate_expires = 1, 2, 0.5, 1_795_000_000.0
 
     def space(self) -> Space:
         """

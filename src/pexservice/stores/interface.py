@@ -298,7 +298,7 @@ class ISharedStore(IStore):
             happen before any later batch does, so the next one may be tried at once.
         """
 
-    went_back: int = Attribute(
+    went_back_count: int = Attribute(
         "How often the cursor was found at an earlier revision than before."
     )
 
@@ -330,15 +330,17 @@ class ISharedStore(IStore):
         """
 
     def watch(
-        heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+        cursor_moved: Callable[[int, int], None],
+        cursor_went_back: Callable[[int, int], None],
     ) -> None:
         """
-        Call C{heard} with (revision, position) when the cursor is known to have moved.
+        Call C{cursor_moved} with (revision, position) when any node has moved the cursor.
 
-        Any node may have moved the cursor.  The call may come late, or never.
+        The call may come late, or never.
 
-        @param went_back: called with (revision, position) when an operator has restored or
-            emptied the store, so that the cursor is at an earlier revision than before.
+        @param cursor_went_back: called with (revision, position) when an operator has
+            restored or emptied the store, so that the cursor is at an earlier revision than
+            before.
         """
 
     def recall(key: bytes) -> Deferred[Remembered | None]:

@@ -1,7 +1,7 @@
 """
 Turns between nodes, in a simulation of the time that messages take.
 
-Callers ask again as soon as they are answered, at nodes that are as far from etcd as the
+Clients ask again as soon as they are answered, at nodes that are as far from etcd as the
 case says.  Each message takes a time that a seed chooses.
 """
 
@@ -34,7 +34,7 @@ NEAR = 0.0005
 #: By what part of itself each of these times may be longer.
 SPREAD = 0.3
 
-#: How long a caller takes to ask again.  Seconds.
+#: How long a client takes to ask again.  Seconds.
 THINK = 0.0003
 
 #: How long a cluster runs before rates are taken, and for how long.  Simulated seconds.
@@ -63,7 +63,7 @@ class Line:
 
     async def survey(self) -> dict[str, str]:
         """
-        Find no member that has a fault; see L{Caller.survey}.
+        Find no member that has a fault; see L{Gateway.survey}.
         """
         return {}
 
@@ -159,14 +159,14 @@ def _of_the_queue(operation: Message) -> bool:
 @define(eq=False)
 class Node:
     """
-    A node, and its callers.
+    A node, and its clients.
 
     @ivar answers: when each was given, and how long it took.
     """
 
     committer: OptimisticCommitter
     line: Line
-    callers: int
+    clients: int
     answers: list[tuple[float, float]] = Factory(list)
 
     def ask(self, clock: Turns) -> Deferred[None]:
@@ -216,18 +216,18 @@ class Cluster:
         self.nodes: list[Node] = []
         self.failures: list[Failure] = []
 
-    def add(self, callers: int, far: float = NEAR, line: type[Line] = Line) -> Node:
+    def add(self, clients: int, far: float = NEAR, line: type[Line] = Line) -> Node:
         """
-        Start a node with C{callers} callers.
+        Start a node with C{clients} clients.
         """
         way = line(self.etcd, self.clock, self.chance, far)
         store = EtcdStore(way, "p/")
         committer = OptimisticCommitter(store, self.clock, fatal=self.failures.append)
-        node = Node(committer, way, callers)
+        node = Node(committer, way, clients)
         self.nodes.append(node)
 
         def begin(_: None) -> None:
-            for _number in range(callers):
+            for _number in range(clients):
                 node.keep_asking(self.clock)
 
         Deferred.fromCoroutine(committer.start()).addCallback(begin)
@@ -255,12 +255,12 @@ class Cluster:
         return [node.rate(since, until) for node in self.nodes]
 
 
-def start(*callers: int, seed: int = 1) -> Cluster:
+def start(*clients: int, seed: int = 1) -> Cluster:
     """
-    Return a cluster that has run for a while, with a node for each number of callers.
+    Return a cluster that has run for a while, with a node for each number of clients.
     """
     cluster = Cluster(seed)
-    for count in callers:
+    for count in clients:
         cluster.add(count)
     cluster.run(WARM_UP)
     return cluster
@@ -274,22 +274,22 @@ def fair(rates: Sequence[float]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "callers", "seed"),
+    ("nodes", "clients", "seed"),
     [(3, 1, 1), (3, 5, 1), (3, 5, 2), (3, 21, 1), (5, 5, 1)],
 )
 def test_nodes_with_equal_load_make_equally_many_steps(
-    nodes: int, callers: int, seed: int
+    nodes: int, clients: int, seed: int
 ) -> None:
     """
     No client waits for more than a few rounds.
 
     Together the nodes make as many steps as one of them alone.
     """
-    cluster = start(*nodes * [callers], seed=seed)
+    cluster = start(*nodes * [clients], seed=seed)
     since = cluster.clock.seconds()
     rates = cluster.rates()
     assert fair(rates)
-    alone = start(callers, seed=seed)
+    alone = start(clients, seed=seed)
     (of_one,) = alone.rates()
     assert sum(rates) > 0.9 * of_one
     longest = max(node.longest(since, since + LONG) for node in cluster.nodes)

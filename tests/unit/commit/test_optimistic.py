@@ -18,11 +18,11 @@ from zope.interface.verify import verifyObject
 from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Transition
-from pexservice.stores.etcd.caller import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
+from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import NotTaken, OutcomeUnknown
-from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns, now
 from tests.support.linearizability import Record, faults
 from tests.support.steps import Response, submit
@@ -40,16 +40,16 @@ class Node:
 
     def __init__(self, etcd: FakeEtcd, clock: Turns) -> None:
         self.clock = clock
-        self.caller = FakeCaller(etcd, clock)
+        self.gateway = FakeGateway(etcd, clock)
         self.fatal: list[Failure] = []
         self.committer = OptimisticCommitter(
-            EtcdStore(self.caller, "p/"),
+            EtcdStore(self.gateway, "p/"),
             clock,
             fatal=self.fatal.append,
             time_ns=lambda: 7,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
-        self.caller.open = False
+        self.gateway.open = False
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
@@ -90,10 +90,10 @@ class Node:
         """
         for _ in range(100):
             self.turn()
-            while self.caller.news:
-                self.caller.hear()
-            while self.caller.waiting:
-                self.caller.answer()
+            while self.gateway.news:
+                self.gateway.hear()
+            while self.gateway.waiting:
+                self.gateway.answer()
 
 
 def _plain(response: Response) -> tuple[Outcome, int, int]:
@@ -196,7 +196,7 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     one, two = nodes
     one.submit()
     one.turn()
-    one.caller.reach()
+    one.gateway.reach()
     two.submit()
     two.settle()
     told = one.submit(condition=lambda state: state.revision == 0)
@@ -213,12 +213,12 @@ def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
     one, _ = nodes
     made = one.submit()
     told = one.submit(condition=lambda state: state.revision == 0)
-    assert one.caller.waiting == []
+    assert one.gateway.waiting == []
     one.turn()
-    assert len(one.caller.waiting) == 1
+    assert len(one.gateway.waiting) == 1
     assert told == []
-    one.caller.answer()
-    assert one.caller.waiting == []
+    one.gateway.answer()
+    assert one.gateway.waiting == []
     assert made == [(Outcome.APPLIED, 1, 1)]
     assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
@@ -234,8 +234,8 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
     one.turn()
     told = one.submit(condition=lambda state: state.revision == 0)
     one.turn()
-    assert len(one.caller.waiting) == 1
-    one.caller.answer()
+    assert len(one.gateway.waiting) == 1
+    one.gateway.answer()
     assert told == []
     one.settle()
     assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
@@ -299,8 +299,8 @@ def test_reads_at_one_time_share_a_message_to_etcd(nodes: tuple[Node, Node]) -> 
     one, two = nodes
     first = one.read()
     second = [one.read(), one.read()]
-    one.caller.lose_answer()
-    assert len(one.caller.waiting) == 0
+    one.gateway.lose_answer()
+    assert len(one.gateway.waiting) == 0
     two.submit()
     two.settle()
     one.settle()
@@ -319,8 +319,8 @@ def test_reads_that_arrive_during_a_failing_read_fail_with_it(
     since, late = one.clock.seconds(), []
     while not first:
         late.append(one.read())
-        while one.caller.waiting:
-            one.caller.lose()
+        while one.gateway.waiting:
+            one.gateway.lose()
         one.clock.turn(0.5)
     assert one.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
     for read in (first, *late):
@@ -337,9 +337,9 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
     with capturedLogs() as logs:
         for number in range(40):
             one.clock.turn(0.5)
-            while one.caller.waiting:
-                one.caller.fail(CallUnanswered(f"http://h{number % 3}:1: gone", sent=True))
-        one.caller.etcd.values.clear()
+            while one.gateway.waiting:
+                one.gateway.fail(CallUnanswered(f"http://h{number % 3}:1: gone", sent=True))
+        one.gateway.etcd.values.clear()
         for _ in range(3):
             one.clock.turn(1)
             one.settle()
@@ -356,7 +356,7 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     Steps are refused with etcd's reason, logged once; reads are answered.
     """
     one, _ = nodes
-    setattr(one.caller.etcd, fault, True)
+    setattr(one.gateway.etcd, fault, True)
     with capturedLogs() as logs:
         for _ in range(3):
             one.clock.turn(1)
@@ -368,7 +368,7 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     assert one.committer.refusal is not None
     assert {str(told[0]) for told in refused} == {str(one.committer.refusal)}
     assert [event["log_level"].name for event in logs] == ["error"]
-    setattr(one.caller.etcd, fault, False)
+    setattr(one.gateway.etcd, fault, False)
     one.clock.turn(1)
     one.settle()
     assert one.committer.refusal is None
@@ -385,8 +385,8 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     while not told:
         one.turn()
         behind = behind or one.submit()
-        while one.caller.waiting:
-            one.caller.lose()
+        while one.gateway.waiting:
+            one.gateway.lose()
         one.clock.turn(1)
     assert isinstance(told[0], OutcomeUnknown)
     assert behind is not None
@@ -396,7 +396,7 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     assert isinstance(one.read()[0], NotTaken)
     assert one.fatal == []
     # The message that was sent arrives late.
-    one.caller.arrive()
+    one.gateway.arrive()
     one.clock.turn(1)
     one.settle()
     assert one.committer.refusal is None
@@ -409,7 +409,7 @@ def test_node_continues_from_a_snapshot_that_etcd_was_restored_from(
     nodes: tuple[Node, Node],
 ) -> None:
     one, two = nodes
-    etcd = one.caller.etcd
+    etcd = one.gateway.etcd
     for _ in range(2):
         two.submit()
         two.settle()
@@ -443,7 +443,7 @@ def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> N
     assert [each[0] for each in told] == [
         (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
-    sizes = [len(change["compare"]) - 3 for change in one.caller.etcd.changes]
+    sizes = [len(change["compare"]) - 3 for change in one.gateway.etcd.changes]
     assert max(sizes) == MAX_BATCH_KEYS
 
 
@@ -624,24 +624,24 @@ class Chance:
         """
         Choose the fate of a message.
         """
-        caller = node.caller
-        if caller.news and self.choose.random() < 1 / 2:
+        gateway = node.gateway
+        if gateway.news and self.choose.random() < 1 / 2:
             # News is missed when the watch has ended, and has begun again after it.
             if self.choose.random() < 9 / 10:
-                caller.hear()
+                gateway.hear()
             else:
-                caller.miss()
-        elif caller.loose and self.choose.random() < 1 / 10:
-            self.choose.shuffle(caller.loose)
-            caller.arrive()
-        elif caller.waiting:
-            self.choose.shuffle(caller.waiting)
+                gateway.miss()
+        elif gateway.loose and self.choose.random() < 1 / 10:
+            self.choose.shuffle(gateway.loose)
+            gateway.arrive()
+        elif gateway.waiting:
+            self.choose.shuffle(gateway.waiting)
             fates = [
-                *(caller.answer, caller.reach, caller.lose_answer, caller.lose),
-                lambda: caller.fail(CallRefused(8, "no space")),
+                *(gateway.answer, gateway.reach, gateway.lose_answer, gateway.lose),
+                lambda: gateway.fail(CallRefused(8, "no space")),
             ]
             # No transaction is refused that etcd has done.
-            refusals = 1 if caller.waiting[0].answer is None else 0
+            refusals = 1 if gateway.waiting[0].answer is None else 0
             (fate,) = self.choose.choices(fates, [60, 20, 10, 10, refusals])
             fate()
 
@@ -649,10 +649,10 @@ class Chance:
         """
         Let no answer come to a node for long, and maybe no message arrive.
         """
-        caller = node.caller
-        fate = self.choose.choice([caller.lose, caller.lose_answer])
+        gateway = node.gateway
+        fate = self.choose.choice([gateway.lose, gateway.lose_answer])
         for _ in range(70):
-            while caller.waiting:
+            while gateway.waiting:
                 fate()
             self.clock.turn(0.1)
 
@@ -663,11 +663,11 @@ class Chance:
         # Without space no process can start.
         self.etcd.filling = self.etcd.alarmed = False
         fresh = Node(self.etcd, self.clock)
-        fresh.caller.loose = [*node.caller.loose, *node.caller.waiting]
+        fresh.gateway.loose = [*node.gateway.loose, *node.gateway.waiting]
         for request in self.asking.pop(node):
             self._give_up(request)
         # The dead node gets no answers any more.
-        node.caller.waiting = []
+        node.gateway.waiting = []
         node.committer._probing.stop()
         self.asking[fresh] = []
 
@@ -695,7 +695,7 @@ def test_random_network_faults_of_three_nodes_leave_one_linearizable_cursor(
     chance = Chance(seed)
     chance.run(1500)
     node = Node(chance.etcd, chance.clock)
-    node.caller.open = True
+    node.gateway.open = True
     rows = now(node.committer.history(None, 100_000))
     journal = [row.transition for row in reversed(rows)]
     assert len(chance.records) == chance.requests

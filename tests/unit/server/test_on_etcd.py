@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns
 from tests.support.wire import Server, Wire
 
@@ -15,15 +15,15 @@ STEP = b"POST /next HTTP/1.1\r\nHost: h\r\nIdempotency-Key: %d\r\n\r\n"
 
 
 @pytest.fixture
-def etcd() -> FakeCaller:
+def etcd() -> FakeGateway:
     """
     Return a way to etcd that answers at once until it is closed.
     """
     clock = Turns()
-    return FakeCaller(FakeEtcd(), clock)
+    return FakeGateway(FakeEtcd(), clock)
 
 
-def begun(etcd: FakeCaller) -> Server:
+def begun(etcd: FakeGateway) -> Server:
     """
     Return a server that has parsed a read and a step, and whose messages wait from now on.
     """
@@ -37,7 +37,7 @@ def begun(etcd: FakeCaller) -> Server:
     return server
 
 
-def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
+def settle(server: Server, wire: Wire, etcd: FakeGateway) -> None:
     """
     Let all that is under way be answered.
     """
@@ -50,7 +50,7 @@ def settle(server: Server, wire: Wire, etcd: FakeCaller) -> None:
             etcd.answer()
 
 
-def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeCaller) -> None:
+def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeGateway) -> None:
     """
     Each read waits for the response of etcd.
     """
@@ -72,7 +72,7 @@ def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeCaller)
     assert server.shared.requests.unplanned == parsed
 
 
-def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeCaller) -> None:
+def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeGateway) -> None:
     server = begun(etcd)
     parsed = server.shared.requests.unplanned
     wire = server.connect()
@@ -87,7 +87,7 @@ def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeCaller) -> N
     assert server.shared.requests.unplanned == parsed
 
 
-def test_request_without_etcd_is_refused_and_keeps_its_plan(etcd: FakeCaller) -> None:
+def test_request_without_etcd_is_refused_and_keeps_its_plan(etcd: FakeGateway) -> None:
     server = begun(etcd)
     parsed = server.shared.requests.unplanned
     wire = server.connect()

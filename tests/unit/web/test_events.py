@@ -21,7 +21,7 @@ from pexservice.web.events import (
     MAX_DIGITS,
     event,
 )
-from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns
 from tests.support.steps import submit
 from tests.support.wire import Server, Wire
@@ -156,7 +156,7 @@ def test_streams_end_when_the_cursor_goes_back() -> None:
     After etcd was restored a stream ends, and the client resumes at the present state.
     """
     etcd = FakeEtcd()
-    server = Server(etcd=FakeCaller(etcd, Turns()))
+    server = Server(etcd=FakeGateway(etcd, Turns()))
     snapshot = etcd.snapshot()
     step(server, 3)
     wire = watch(server)

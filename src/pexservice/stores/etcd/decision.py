@@ -28,11 +28,11 @@ from enum import Enum, auto
 from attrs import frozen
 
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.caller import (
+from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
-    Caller,
     CallRefused,
     CallUnanswered,
+    Gateway,
     persist,
 )
 from pexservice.stores.etcd.messages import Observation, OperationKey
@@ -66,7 +66,7 @@ class Attempt:
     @ivar base: the cursor that it is compared with.
     """
 
-    caller: Caller
+    gateway: Gateway
     keys: Keys
     message: Message
     batch: Batch
@@ -98,7 +98,7 @@ class Attempt:
                 raise (OutcomeUnknown if copies_left else NotTaken)(str(error)) from error
 
         try:
-            return await persist(self.caller, attempt)
+            return await persist(self.gateway, attempt)
         except CallUnanswered as error:
             kind = OutcomeUnknown if copies_left else NotTaken
             raise kind(f"etcd does not answer: {error}") from error
@@ -111,7 +111,7 @@ class Attempt:
         @raise CallUnanswered: whether this copy happened is not known, if it was C{sent}.
         """
         try:
-            answer = await self.caller.call("kv/txn", self.message)
+            answer = await self.gateway.call("kv/txn", self.message)
         except CallRefused as error:
             if error.code != RESOURCE_EXHAUSTED:
                 raise
@@ -142,7 +142,7 @@ class Attempt:
         """
         names = self.batch.keys
         try:
-            answer = await self.caller.call(
+            answer = await self.gateway.call(
                 "kv/txn", messages.observe(self.keys, self.operation, names)
             )
         except (CallRefused, CallUnanswered) as error:

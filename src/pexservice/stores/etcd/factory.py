@@ -93,7 +93,7 @@ class EtcdFactory:
         Make the store, without connecting to etcd.
         """
         # A supervisor checks URLs, and does without an HTTP client.
-        from pexservice.stores.etcd.gateway import Gateway  # noqa: PLC0415 treq, for this store alone
+        from pexservice.stores.etcd.http_gateway import HttpGateway  # noqa: PLC0415 treq, for this store alone
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 
         address = self._address
@@ -105,7 +105,7 @@ class EtcdFactory:
                 f"{address.password_file}: {error.strerror}"
             ) from error
         return EtcdStore(
-            Gateway(address, options.reactor),
+            HttpGateway(address, options.reactor),
             address.prefix,
             name=self.name,
             journal=options.journal,

@@ -56,9 +56,9 @@ class CallUnanswered(Exception):
         self.sent = sent
 
 
-class Caller(Protocol):
+class Gateway(Protocol):
     """
-    The part of a gateway that the store needs; the tests have another one.
+    etcd's JSON gateway, as far as the store needs it; the tests have one of their own.
 
     @ivar certificate_expires: when the client certificate ends, if there is one, in seconds
         since the epoch.
@@ -109,7 +109,7 @@ class Caller(Protocol):
         """
 
 
-async def persist(caller: Caller, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def persist(gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     Make an attempt, which may be made again, until it is answered.
 
@@ -117,7 +117,7 @@ async def persist(caller: Caller, attempt: Callable[[], Coroutine[Any, Any, T]])
     @raise CallUnanswered: it was not answered within L{CALL_TIMEOUT_SECONDS}; the message
         has each reason once.
     """
-    end, number = caller.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
+    end, number = gateway.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
     problems: dict[str, None] = {}
     sent = False
     while True:
@@ -126,14 +126,14 @@ async def persist(caller: Caller, attempt: Callable[[], Coroutine[Any, Any, T]])
         except CallUnanswered as error:
             problems[str(error)] = None
             sent = sent or error.sent
-            if caller.clock.seconds() + ATTEMPT_SECONDS >= end:
+            if gateway.clock.seconds() + ATTEMPT_SECONDS >= end:
                 raise CallUnanswered("; ".join(problems), sent=sent) from error
-        await caller.pause(number)
+        await gateway.pause(number)
         number += 1
 
 
-async def ask(caller: Caller, path: str, message: Message) -> Message:
+async def ask(gateway: Gateway, path: str, message: Message) -> Message:
     """
     Make a call, which may be made again, until it is answered; see L{persist}.
     """
-    return await persist(caller, lambda: caller.call(path, message))
+    return await persist(gateway, lambda: gateway.call(path, message))

@@ -1,7 +1,7 @@
 """
 etcd's JSON gateway, one call at a time, by whichever endpoint answers.
 
-See L{pexservice.stores.etcd.caller} for how a call ends.
+See L{pexservice.stores.etcd.gateway} for how a call ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from pexservice.stores.etcd.address import EtcdAddress
-from pexservice.stores.etcd.caller import (
+from pexservice.stores.etcd.gateway import (
     ATTEMPT_SECONDS,
     INVALID_ARGUMENT,
     RESOURCE_EXHAUSTED,
@@ -72,9 +72,9 @@ _OLD_AUTH_REVISION = "revision of auth store is old"
 _MAX_SHOWN = 120
 
 
-class Gateway:
+class HttpGateway:
     """
-    A connection to one etcd cluster.  See L{Caller}.
+    A connection to one etcd cluster.  See L{Gateway}.
     """
 
     _log = Logger()
@@ -107,14 +107,14 @@ class Gateway:
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before the C{attempt}-th repetition, a random back-off; see L{Caller.pause}.
+        Wait before the C{attempt}-th repetition, a random back-off; see L{Gateway.pause}.
         """
         longest = min(FIRST_RETRY_DELAY_SECONDS * 2**attempt, MAX_RETRY_DELAY_SECONDS)
         await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        Make one attempt at a call, with a new token if one is needed; see L{Caller.call}.
+        Make one attempt at a call, with a new token if one is needed; see L{Gateway.call}.
         """
         await self._ensure_token()
         try:
@@ -130,7 +130,7 @@ class Gateway:
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch a key for as long as the watch lasts; see L{Caller.stream}.
+        Watch a key for as long as the watch lasts; see L{Gateway.stream}.
         """
         await self._ensure_token()
         endpoint = self._endpoint()
@@ -174,7 +174,7 @@ class Gateway:
 
     async def survey(self) -> dict[str, str]:
         """
-        Ask each member for its version; see L{Caller.survey}.
+        Ask each member for its version; see L{Gateway.survey}.
         """
         report: dict[str, str] = {}
         stale: list[str] = []
@@ -255,7 +255,7 @@ class Gateway:
 
     async def close(self) -> None:
         """
-        Let go of the connections; see L{Caller.close}.
+        Let go of the connections; see L{Gateway.close}.
         """
         await self._pool.closeCachedConnections()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.caller import Caller, ask
+from pexservice.stores.etcd.gateway import Gateway, ask
 from pexservice.stores.etcd.records import Keys, Message
 from pexservice.stores.interface import Row
 
@@ -77,7 +77,7 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
 MAX_TRIMMED_KEYS = 100
 
 
-async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
+async def trim(gateway: Gateway, keys: Keys, forgotten: int) -> None:
     """
     Forget the first C{forgotten} keys, except for those that share a batch with a kept key.
 
@@ -96,7 +96,7 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
             limit=str(MAX_TRIMMED_KEYS),
             sort_order="ASCEND",
         )
-        answer = await ask(caller, "kv/range", oldest)
+        answer = await ask(gateway, "kv/range", oldest)
         names: list[bytes] = []
         ages: list[bytes] = []
         for pair in messages.pairs(answer):
@@ -107,4 +107,4 @@ async def trim(caller: Caller, keys: Keys, forgotten: int) -> None:
             names += more
         if not ages:
             return
-        await ask(caller, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names))
+        await ask(gateway, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names))

@@ -21,15 +21,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.caller import (
+from pexservice.stores.etcd.decision import Attempt, BatchOutcome
+from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
-    Caller,
     CallRefused,
     CallUnanswered,
+    Gateway,
     ask,
     persist,
 )
-from pexservice.stores.etcd.decision import Attempt, BatchOutcome
 from pexservice.stores.etcd.journal import history, trim
 from pexservice.stores.etcd.messages import OperationKey
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Message
@@ -55,15 +55,14 @@ from pexservice.stores.remembered_keys import KEPT_KEYS, Remembered
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: How many revisions too many there may be in the journal, or idempotency keys,
-#: before they are trimmed.
+#: After how many revisions the oldest rows of the journal are removed, and after how many
+#: idempotency keys the oldest keys.
 TRIM_INTERVAL = 128
 
-#: How long an operation key outlives its process, at most.  A process whose key has gone
-#: makes another one.
+#: How long etcd keeps an operation key.  A process that lives longer makes another one.
 LEASE_SECONDS = 24 * 3600
 
-#: After a batch that was taken, no check is needed for this long.  Seconds.
+#: How long no check is needed after a batch that was taken.
 MIN_CHECK_SECONDS = 1.0
 
 
@@ -101,7 +100,7 @@ class EtcdStore:
 
     def __init__(
         self,
-        caller: Caller,
+        gateway: Gateway,
         prefix: str,
         *,
         name: str = "etcd",
@@ -121,23 +120,23 @@ class EtcdStore:
         @param process: the name of this node in the queue; by default a random one.
         """
         self.name = name
-        self.went_back = self.turns = 0
+        self.went_back_count = self.turns = 0
         self.turn_seconds = 0.0
-        self.certificate_expires = caller.certificate_expires
+        self.certificate_expires = gateway.certificate_expires
         self._create = create
         self._claim = claim
         self._committed_at = -inf
-        self._caller = caller
+        self._gateway = gateway
         self._keys = Keys(prefix.encode())
         self._journal = journal
         self._kept_keys = kept_keys
         self._queue = StandingQueue(process or secrets.token_hex(8))
-        # Fires when there is news, while a caller waits for a turn.
+        # Fires when the cursor has moved, while L{turn} waits.
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
-        # As it was last heard of; before the first time, older than any that is written.
+        # The newest known record; at first, one older than any that is written.
         self._base = CursorRecord(0, 0, 0, 0)
-        self._report: Callable[[int, int], None] = lambda *_: None
+        self._cursor_went_back: Callable[[int, int], None] = lambda *_: None
         self._operation: OperationKey | None = None
         self._trimming: Deferred[None] = succeed(None)
 
@@ -146,7 +145,7 @@ class EtcdStore:
         """
         Read the cursor, or make it, and make an operation key; see L{IStore.open}.
         """
-        await self._caller.survey()
+        await self._gateway.survey()
         claimed = self._claim is not None and self._claim.identity() is not None
         base = self._base = await self._open_cursor(create=self._create and not claimed)
         if self._claim is not None:
@@ -158,8 +157,8 @@ class EtcdStore:
                 ours=self._journal,
                 kept=base.journal,
             )
-        # A store without space, or for a user who may only read, is opened for reads.  Its
-        # first batch needs an operation key, and says why there is none.
+        # If etcd has no space, or this program may only read, the store is opened for
+        # reads.  Its first batch asks for a key again, and fails with the reason.
         with suppress(CallRefused, CallUnanswered):
             self._operation = await self._begin_operations()
         return base.revision, base.position
@@ -183,7 +182,7 @@ class EtcdStore:
         try:
             # Of the nodes that do this at the same time, one creates the cursor.
             message = messages.create(self._keys, self._journal)
-            await ask(self._caller, "kv/txn", message)
+            await ask(self._gateway, "kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         self._log.warn(
@@ -196,12 +195,12 @@ class EtcdStore:
 
     async def _find_cursor(self) -> CursorRecord | None:
         """
-        Read the cursor; return C{None} if there are no keys but those of nodes that run.
+        Read the cursor; return C{None} if nothing has been stored, so that one may be made.
 
         @raise StoreUnusable: or one of its subclasses.
         """
         try:
-            answer = await ask(self._caller, "kv/txn", messages.find_cursor(self._keys))
+            answer = await ask(self._gateway, "kv/txn", messages.find_cursor(self._keys))
             cursor, *others = messages.ranges(answer)
             if not cursor and not any(others):
                 return None
@@ -225,12 +224,12 @@ class EtcdStore:
         """
         Make a new operation key.
 
-        An attempt without an answer does no harm: the lease of its key ends.
+        An attempt without an answer may leave a key behind, which ends with its lease.
 
         @raise CallRefused: etcd refuses it.
         @raise CallUnanswered: etcd does not answer.
         """
-        call = self._caller.call
+        call = self._gateway.call
 
         async def attempt() -> OperationKey:
             granted = await call("lease/grant", {"TTL": str(LEASE_SECONDS)})
@@ -241,7 +240,7 @@ class EtcdStore:
                 raise CallUnanswered("the operation key was there", sent=True)
             return operation
 
-        return await persist(self._caller, attempt)
+        return await persist(self._gateway, attempt)
 
     @property
     def _kept_transitions(self) -> int:
@@ -252,12 +251,12 @@ class EtcdStore:
         """
         Wait for this node's turn, in the order of the queue.
         """
-        seconds = self._caller.clock.seconds
+        seconds = self._gateway.clock.seconds
         began = seconds()
         self._queue.ask(began)
         while (delay := self._queue.delay(seconds())) > 0:
             self._news = Deferred()
-            self._news.addTimeout(delay, self._caller.clock)
+            self._news.addTimeout(delay, self._gateway.clock)
             with suppress(DeferredTimeout):
                 await self._news
             self._news = None
@@ -271,12 +270,12 @@ class EtcdStore:
         Take C{batch}, if the cursor is where the batch begins; see L{ISharedStore.commit}.
         """
         operation = await self._next_operation()
-        base, queue, seconds = self._base, self._queue, self._caller.clock.seconds
+        base, queue, seconds = self._base, self._queue, self._gateway.clock.seconds
         if (base.revision + 1, base.position) != (
             batch.first_revision,
             batch.start_position,
         ):
-            # The cursor's move was heard of since the batch began.
+            # The cursor has moved since the batch began, as the watch has shown.
             raise Conflict(base.revision, base.position, {})
         revision = batch.revision
         trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
@@ -290,7 +289,7 @@ class EtcdStore:
             forgotten=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()
-        attempt = Attempt(self._caller, self._keys, message, batch, base, operation)
+        attempt = Attempt(self._gateway, self._keys, message, batch, base, operation)
         outcome, observation = await attempt.decide()
         now = seconds()
         if observation.operation is None:
@@ -299,7 +298,7 @@ class EtcdStore:
         (queue.won if taken else queue.lost)(
             now, now - began, observation.revision, observation.marks
         )
-        self._know(observation.cursor, base)
+        self._learn(observation.cursor, base)
         if outcome is BatchOutcome.UNKNOWN:
             raise OutcomeUnknown("etcd does not show whether a batch happened")
         if not taken:
@@ -321,18 +320,18 @@ class EtcdStore:
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
 
-    def _know(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
+    def _learn(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
         """
-        Take note of a state of the cursor.
+        Know C{cursor} from now on if it is newer, or if an operator has restored etcd.
 
-        @param known: the cursor that was known when this state was asked for.  C{None} for
-            news of the watch, which answers may overtake.
+        @param known: the record that was known when etcd was asked for C{cursor}; C{None}
+            if the watch has sent it, since the answer to a later question may arrive first.
         """
         base = self._base
         newer = cursor.modified > base.modified
         lower = cursor.revision < base.revision
         if (known is base and cursor.went_back_from(base)) or (newer and lower):
-            self.went_back += 1
+            self.went_back_count += 1
             self._log.critical(
                 "{name}: the cursor went back from revision {old} to {new}: etcd was"
                 " restored from a snapshot or emptied, and acknowledged steps are lost",
@@ -341,27 +340,29 @@ class EtcdStore:
                 new=cursor.revision,
             )
             self._base = cursor
-            self._report(cursor.revision, cursor.position)
+            self._cursor_went_back(cursor.revision, cursor.position)
         elif newer:
             self._base = cursor
-        self._queue.heard(self._caller.clock.seconds(), cursor.author, cursor.modified)
+        self._queue.heard(self._gateway.clock.seconds(), cursor.author, cursor.modified)
         news, self._news = self._news, None
         if news is not None:
             news.callback(None)
 
     def watch(
-        self, heard: Callable[[int, int], None], went_back: Callable[[int, int], None]
+        self,
+        cursor_moved: Callable[[int, int], None],
+        cursor_went_back: Callable[[int, int], None],
     ) -> None:
         """
-        Call C{heard} when the cursor has moved, and C{went_back} when it has gone back.
+        Call a function when the cursor has moved; see L{ISharedStore.watch}.
         """
-        self._report = went_back
+        self._cursor_went_back = cursor_went_back
 
         def hear(cursor: CursorRecord) -> None:
-            self._know(cursor)
-            heard(self._base.revision, self._base.position)
+            self._learn(cursor)
+            cursor_moved(self._base.revision, self._base.position)
 
-        self._watching = Watch(self._caller, self._keys, hear)
+        self._watching = Watch(self._gateway, self._keys, hear)
 
     def _trim(self, forgotten: int) -> None:
         """
@@ -370,7 +371,7 @@ class EtcdStore:
         if not self._trimming.called:
             return
         self._trimming = Deferred.fromCoroutine(
-            trim(self._caller, self._keys, forgotten)
+            trim(self._gateway, self._keys, forgotten)
         ).addErrback(
             # The next trimming forgets what this one did not.
             lambda failure: self._log.warn(
@@ -393,7 +394,7 @@ class EtcdStore:
             known = self._base
             answer = await self._ask("kv/txn", messages.check(self._keys))
             cursor = self._only_cursor(answer["responses"][0]["response_range"])
-        self._know(cursor, known)
+        self._learn(cursor, known)
         return cursor.revision, cursor.position
 
     def _only_cursor(self, answer: Message) -> CursorRecord:
@@ -407,10 +408,10 @@ class EtcdStore:
         """
         Find out whether a batch would be taken now; see L{ISharedStore.check}.
         """
-        if self._caller.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
+        if self._gateway.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
             return None
         try:
-            await ask(self._caller, "kv/txn", messages.check(self._keys))
+            await ask(self._gateway, "kv/txn", messages.check(self._keys))
         except CallRefused as error:
             return _not_taken(error)
         except CallUnanswered as error:
@@ -422,7 +423,7 @@ class EtcdStore:
         Make a call that changes nothing, until it is answered.
         """
         try:
-            return await ask(self._caller, path, message)
+            return await ask(self._gateway, path, message)
         except (CallRefused, CallUnanswered) as error:
             raise _not_taken(error) from error
 
@@ -431,7 +432,7 @@ class EtcdStore:
         """
         Ask etcd for its members, the cursor and its rights; see L{ISharedStore.inspect}.
         """
-        report = await self._caller.survey()
+        report = await self._gateway.survey()
         cursor = await self._find_cursor()
         refusal = await self.check()
         if refusal is not None:
@@ -451,7 +452,7 @@ class EtcdStore:
 
         @raise StoreExists: there is a cursor already.
         """
-        await self._caller.survey()
+        await self._gateway.survey()
         if await self._find_cursor() is not None:
             prefix = self._keys.prefix.decode()
             raise StoreExists(f"{self.name} has a cursor with the prefix {prefix} already")
@@ -472,7 +473,7 @@ class EtcdStore:
             )
         message = messages.set_cursor(self._keys, cursor, revision, self._journal)
         try:
-            answer = await self._caller.call("kv/txn", message)
+            answer = await self._gateway.call("kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         if not answer.get("succeeded"):
@@ -511,9 +512,9 @@ class EtcdStore:
         if operation is not None:
             mark = messages.get(self._keys.waiting(self._queue.process))
             try:
-                await self._caller.call("lease/revoke", {"ID": operation.lease})
-                await self._caller.call("kv/deleterange", mark)
+                await self._gateway.call("lease/revoke", {"ID": operation.lease})
+                await self._gateway.call("kv/deleterange", mark)
             except (CallRefused, CallUnanswered):
                 # The lease ends by itself, and other nodes pass the mark over.
                 self._log.debug("the operation key or the place in the queue was left")
-        await self._caller.close()
+        await self._gateway.close()

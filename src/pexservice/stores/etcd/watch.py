@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.caller import Caller, CallRefused, CallUnanswered
+from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered, Gateway
 from pexservice.stores.etcd.records import CursorRecord, Keys, Message
 
 
@@ -28,14 +28,14 @@ class Watch:
     _log = Logger()
 
     def __init__(
-        self, caller: Caller, keys: Keys, heard: Callable[[CursorRecord], None]
+        self, gateway: Gateway, keys: Keys, heard: Callable[[CursorRecord], None]
     ) -> None:
         """
         Begin to watch the cursor.
 
         @param heard: called with each cursor.
         """
-        self._caller = caller
+        self._gateway = gateway
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
         self._heard = heard
         # A stream that is cancelled may end as if it had broken.
@@ -45,11 +45,11 @@ class Watch:
     async def _watch(self) -> None:
         while not self._stopped:
             try:
-                await self._caller.stream(self._message, self._take)
+                await self._gateway.stream(self._message, self._take)
             except (CallRefused, CallUnanswered) as error:
                 self._log.debug("the watch ended: {error}", error=error)
             if not self._stopped:
-                await self._caller.pause(5)
+                await self._gateway.pause(5)
 
     def _take(self, line: bytes) -> None:
         try:

@@ -213,7 +213,7 @@ class Directory:
         self._refuse_network()
         try:
             if not self.path.exists():
-                self._require_creation()
+                self._check_may_create()
                 # Without its parents: a mistyped name must not create a whole path.
                 with suppress(FileExistsError):
                     self.path.mkdir(0o700)
@@ -257,7 +257,7 @@ class Directory:
         """
         self._refuse_network()
         if not self.path.exists() or not self.holds_store():
-            self._require_creation()
+            self._check_may_create()
         if self.path.exists():
             self.own()
             self.release()
@@ -267,7 +267,7 @@ class Directory:
                 " exist or is not writable"
             )
 
-    def _require_creation(self) -> None:
+    def _check_may_create(self) -> None:
         """
         @raise StoreMissing: no store may be created here.
         """
@@ -409,7 +409,7 @@ class Directory:
         if names & {READER_TABLE, WITNESS}:
             if self._is_claimed:
                 # An operator may be moving the files, one after the other.
-                self._require_creation()
+                self._check_may_create()
             raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
         if names - {NURSERY}:
             raise StoreUnusable(
@@ -426,7 +426,7 @@ class Directory:
         @raise StoreMissing: no store may be created here.
         @raise StoreUnusable: the store could not be made.
         """
-        self._require_creation()
+        self._check_may_create()
         self.install(make)
         self._log.warn(
             "created a new store in {path}: its cursor is at revision 0, position 0",

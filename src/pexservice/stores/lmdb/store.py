@@ -5,9 +5,9 @@ A commit flushes the data pages, and then the meta page that makes them valid.  
 cut at any moment leaves the state before the commit or the state after it.  LMDB's flags
 that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
-A commit also removes what need not be kept any more.  So its pages are used again, and the
-file stops growing, except for a page whenever a batch changes more pages than any batch
-before.
+A commit also removes the oldest rows that need not be kept, and later commits use their
+pages again.  So the file stops growing: it grows again only by the pages that a batch needs
+beyond those of the largest batch before.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: How long a commit trusts that the store is where it was.  A check is a system call, and
-#: many commits of a fast disk together take as long as this.
-PLACE_CHECK_INTERVAL_SECONDS = 0.1
+#: How often a commit checks the place of the store and the space on its disk.  A check
+#: takes some system calls, and on a fast disk many commits fit into this interval.
+DISK_CHECK_INTERVAL_SECONDS = 0.1
 
 #: Bytes of the map for each transition in the journal.  A row of one transition takes
 #: 37 bytes and LMDB's 16, in pages that are half full at worst.
@@ -127,7 +127,7 @@ class LmdbStore:
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
-        self._next_place_check = monotonic()
+        self._next_disk_check = monotonic()
         self._opened: Databases | None = None
         self._extent = Extent(0, 1, 1, KeyRow(1, b"", b""))
         self._keys = KeyLog(kept_keys)
@@ -250,28 +250,28 @@ class LmdbStore:
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
-        if (misplacement := self._misplacement()) is not None:
-            raise misplacement
+        if (refusal := self._check_disk()) is not None:
+            raise refusal
         reserve.ensure(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _misplacement(self) -> NotTaken | None:
+    def _check_disk(self) -> NotTaken | None:
         """
-        Return why the next worker would not find what is committed, checked now and then.
+        Check now and then where the store is, and warn of a disk that is nearly full.
 
-        A disk that is nearly full is noticed here as well.
+        @return: why the next worker would not find what is committed now, if so.
         """
         now = self._monotonic()
-        if now >= self._next_place_check:
-            problem = self.directory.misplacement()
-            if problem is not None:
-                return NotTaken(problem)
-            self._next_place_check = now + PLACE_CHECK_INTERVAL_SECONDS
-            if self._reserve is not None:
-                self._reserve.warn_if_nearly_full()
+        if now < self._next_disk_check:
+            return None
+        if (problem := self.directory.misplacement()) is not None:
+            return NotTaken(problem)
+        self._next_disk_check = now + DISK_CHECK_INTERVAL_SECONDS
+        if self._reserve is not None:
+            self._reserve.warn_if_nearly_full()
         return None
 
     def _transact(self, batch: Batch) -> None:
@@ -353,7 +353,7 @@ class LmdbStore:
         """
         if self._reserve is None:
             return None
-        return self._misplacement() or self._reserve.shortage()
+        return self._check_disk() or self._reserve.shortage()
 
     def oldest_snapshot(self) -> Snapshot | None:
         """

@@ -16,8 +16,8 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import EtcdAddress, parse
-from pexservice.stores.etcd.caller import CallRefused, CallUnanswered
-from pexservice.stores.etcd.gateway import _say, _understand, check_version
+from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
+from pexservice.stores.etcd.http_gateway import _say, _understand, check_version
 from pexservice.stores.interface import StoreUnusable
 
 # A test module that was imported before may have set the guard.
@@ -142,9 +142,9 @@ def test_pyopenssl_is_loaded_for_https_only() -> None:
         "import sys, pexservice.process.pyopenssl_guard\n"
         "from twisted.internet import reactor\n"
         "from pexservice.stores.etcd.address import parse\n"
-        "from pexservice.stores.etcd.gateway import Gateway\n"
+        "from pexservice.stores.etcd.http_gateway import HttpGateway\n"
         "for url in ('etcd:http://h:1', 'etcd:https://h:1'):\n"
-        "    Gateway(parse(url), reactor)\n"
+        "    HttpGateway(parse(url), reactor)\n"
         "    print(sys.modules.get('OpenSSL'))"
     )
     said = subprocess.run(

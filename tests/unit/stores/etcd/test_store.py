@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.caller import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
+from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Keys, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
@@ -28,7 +28,7 @@ from pexservice.stores.interface import (
     StoreUnusable,
 )
 from pexservice.stores.remembered_keys import Remembered
-from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
@@ -44,12 +44,12 @@ class Bench:
 
     def __init__(self) -> None:
         self.etcd, self.clock = FakeEtcd(), Clock()
-        self.caller = FakeCaller(self.etcd, self.clock)
-        self.store = EtcdStore(self.caller, "p/")
-        self.other = EtcdStore(FakeCaller(self.etcd, self.clock), "p/")
+        self.gateway = FakeGateway(self.etcd, self.clock)
+        self.store = EtcdStore(self.gateway, "p/")
+        self.other = EtcdStore(FakeGateway(self.etcd, self.clock), "p/")
         for each in (self.store, self.other):
             assert now(each.open())[:2] == (0, 0)
-        self.caller.open = False
+        self.gateway.open = False
 
     def commit(self, taken: Batch = FIRST) -> list[object]:
         """
@@ -86,7 +86,7 @@ def bench() -> Bench:
 
 def test_response_of_etcd_ends_the_commit(bench: Bench) -> None:
     ended = bench.commit()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
 
@@ -96,17 +96,17 @@ def test_transaction_without_a_response_is_resent_and_happens_once(bench: Bench)
     The second response tells that it happened.
     """
     ended = bench.commit()
-    first = bench.caller.waiting[0].message
-    bench.caller.lose_answer()
+    first = bench.gateway.waiting[0].message
+    bench.gateway.lose_answer()
     assert ended == []
     bench.later()
-    assert bench.caller.waiting[0].message == first
-    bench.caller.answer()
+    assert bench.gateway.waiting[0].message == first
+    bench.gateway.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
     # And the store continues from there.
     ended = bench.commit(batch((2, 2), b"n"))
-    bench.caller.answer()
+    bench.gateway.answer()
     assert ended == [None]
 
 
@@ -115,21 +115,21 @@ def test_lost_message_is_sent_again(bench: Bench) -> None:
     If the first message arrives late, it changes nothing.
     """
     ended = bench.commit()
-    bench.caller.lose()
+    bench.gateway.lose()
     bench.later()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert ended == [None]
-    bench.caller.arrive()
+    bench.gateway.arrive()
     assert bench.moved == [(1, 1), (2, 2)]
 
 
 def test_lost_response_of_a_transaction_is_found_after_others_moved(bench: Bench) -> None:
     ended = bench.commit()
-    bench.caller.lose_answer()
+    bench.gateway.lose_answer()
     now(bench.other.read())
     now(bench.other.commit(batch((2, 2), b"r")))
     bench.later()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert ended == [None]
     # A batch on a cursor that is known to be old fails without asking etcd.
     (conflict,) = bench.commit(batch((2, 2), b"n"))
@@ -140,7 +140,7 @@ def test_lost_response_of_a_transaction_is_found_after_others_moved(bench: Bench
 def test_node_that_loses_the_race_learns_the_cursor(bench: Bench) -> None:
     ended = bench.commit()
     now(bench.other.commit(OTHER))
-    bench.caller.answer()
+    bench.gateway.answer()
     (conflict,) = ended
     assert isinstance(conflict, Conflict)
     assert (conflict.revision, conflict.position, conflict.used) == (1, 1, {})
@@ -152,12 +152,12 @@ def test_operation_key_shows_that_a_transaction_never_happens(bench: Bench) -> N
     The cursor has moved and the operation key has not.
     """
     ended = bench.commit()
-    bench.caller.lose()
+    bench.gateway.lose()
     now(bench.other.commit(OTHER))
     bench.later()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], Conflict)
-    bench.caller.arrive()
+    bench.gateway.arrive()
     assert bench.moved == [(1, 1)]
 
 
@@ -168,12 +168,12 @@ def test_outcome_without_a_response_is_unknown_after_the_deadline(bench: Bench) 
     ended = bench.commit()
     while not ended:
         assert bench.clock.seconds() <= CALL_TIMEOUT_SECONDS + 1
-        bench.caller.lose()
+        bench.gateway.lose()
         bench.later()
     assert isinstance(ended[0], OutcomeUnknown)
     again = bench.commit(OTHER)
-    bench.caller.arrive()
-    bench.caller.answer()
+    bench.gateway.arrive()
+    bench.gateway.answer()
     assert isinstance(again[0], Conflict)
     assert bench.moved == [(1, 1), (2, 2)]
 
@@ -181,38 +181,38 @@ def test_outcome_without_a_response_is_unknown_after_the_deadline(bench: Bench) 
 def test_late_message_after_the_next_batch_changes_nothing(bench: Bench) -> None:
     ended = bench.commit()
     while not ended:
-        bench.caller.lose()
+        bench.gateway.lose()
         bench.later()
     again = bench.commit(OTHER)
-    bench.caller.answer()
+    bench.gateway.answer()
     assert again == [None]
-    while bench.caller.loose:
-        bench.caller.arrive()
+    while bench.gateway.loose:
+        bench.gateway.arrive()
     assert bench.moved == [(1, 1)]
 
 
 def test_batch_without_a_connection_did_not_happen(bench: Bench) -> None:
     ended = bench.commit()
     while not ended:
-        bench.caller.lose(sent=False)
+        bench.gateway.lose(sent=False)
         bench.later()
     assert isinstance(ended[0], NotTaken)
 
 
 def test_batch_that_etcd_refuses_did_not_happen(bench: Bench) -> None:
     ended = bench.commit()
-    bench.caller.fail(CallRefused(7, "permission denied"))
+    bench.gateway.fail(CallRefused(7, "permission denied"))
     assert isinstance(ended[0], NotTaken)
     assert "permission denied" in str(ended[0])
 
 
 def test_batch_that_is_refused_at_the_second_try_may_have_happened(bench: Bench) -> None:
     ended = bench.commit()
-    bench.caller.lose_answer()
+    bench.gateway.lose_answer()
     while not ended:
         bench.later()
-        if bench.caller.waiting:
-            bench.caller.fail(CallRefused(7, "permission denied"))
+        if bench.gateway.waiting:
+            bench.gateway.fail(CallRefused(7, "permission denied"))
     assert isinstance(ended[0], OutcomeUnknown)
 
 
@@ -222,9 +222,9 @@ def test_batch_does_not_happen_when_etcd_has_no_space(bench: Bench) -> None:
     """
     bench.etcd.alarmed = True
     ended = bench.commit()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert ended == []
-    bench.caller.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], NotTaken)
     assert "space exceeded" in str(ended[0])
     assert bench.moved == []
@@ -236,8 +236,8 @@ def test_transaction_that_fills_the_space_of_etcd_has_happened(bench: Bench) -> 
     """
     bench.etcd.filling = True
     ended = bench.commit()
-    bench.caller.answer()
-    bench.caller.answer()
+    bench.gateway.answer()
+    bench.gateway.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
 
@@ -245,12 +245,12 @@ def test_transaction_that_fills_the_space_of_etcd_has_happened(bench: Bench) -> 
 def test_transaction_that_fills_the_space_is_unknown_until_it_is_read(bench: Bench) -> None:
     bench.etcd.filling = True
     ended = bench.commit()
-    bench.caller.answer()
-    bench.caller.lose()
+    bench.gateway.answer()
+    bench.gateway.lose()
     bench.later()
     # The copy is refused too, without having happened.
-    bench.caller.answer()
-    bench.caller.answer()
+    bench.gateway.answer()
+    bench.gateway.answer()
     assert ended == [None]
     assert bench.moved == [(1, 1), (2, 2)]
 
@@ -260,12 +260,12 @@ def test_outcome_without_space_is_unknown_while_a_copy_may_arrive(bench: Bench) 
     The copy may take effect when there is space again.
     """
     ended = bench.commit()
-    bench.caller.lose()
+    bench.gateway.lose()
     bench.etcd.alarmed = True
     while not ended:
         bench.later()
-        while bench.caller.waiting:
-            bench.caller.answer()
+        while bench.gateway.waiting:
+            bench.gateway.answer()
     assert isinstance(ended[0], OutcomeUnknown)
 
 
@@ -273,8 +273,8 @@ def test_batch_that_lost_the_race_never_happens_even_without_space(bench: Bench)
     ended = bench.commit()
     now(bench.other.commit(OTHER))
     bench.etcd.alarmed = True
-    bench.caller.answer()
-    bench.caller.answer()
+    bench.gateway.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], Conflict)
     assert bench.moved == [(1, 1)]
 
@@ -284,14 +284,14 @@ def test_outcome_is_unknown_when_the_operation_key_has_ended(bench: Bench) -> No
     Its lease ended. The node makes another operation key.
     """
     ended = bench.commit()
-    bench.caller.lose_answer()
+    bench.gateway.lose_answer()
     bench.etcd.expire("1")
     bench.later()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], OutcomeUnknown)
     again = bench.commit(batch((2, 2), b"n"))
     for _ in range(3):
-        bench.caller.answer()
+        bench.gateway.answer()
     assert again == [None]
     assert bench.moved == [(1, 1), (2, 2), (3, 3)]
 
@@ -299,11 +299,11 @@ def test_outcome_is_unknown_when_the_operation_key_has_ended(bench: Bench) -> No
 def test_node_continues_when_its_operation_key_ended_during_sleep(bench: Bench) -> None:
     bench.etcd.expire("1")
     ended = bench.commit()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], Conflict)
     ended = bench.commit()
     for _ in range(3):
-        bench.caller.answer()
+        bench.gateway.answer()
     assert ended == [None]
 
 
@@ -312,11 +312,11 @@ def test_idempotency_key_of_another_node_makes_the_batch_fail(bench: Bench) -> N
     The conflict tells the first use of the key, also if the cursor has been read since.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
-    bench.caller.open = True
+    bench.gateway.open = True
     now(bench.store.read())
-    bench.caller.open = False
+    bench.gateway.open = False
     ended = bench.commit(batch((1, 0), b"n", b"k"))
-    bench.caller.answer()
+    bench.gateway.answer()
     (conflict,) = ended
     assert isinstance(conflict, Conflict)
     assert conflict.used == {b"k": Remembered(Transition.PREVIOUS, 1, 0)}
@@ -328,20 +328,20 @@ def test_outcome_with_a_used_key_is_unknown_while_a_copy_may_arrive(bench: Bench
     The copy could take effect when that key is forgotten.
     """
     now(bench.other.commit(batch((0, 0), b"p", b"k")))
-    bench.caller.open = True
+    bench.gateway.open = True
     now(bench.store.read())
-    bench.caller.open = False
+    bench.gateway.open = False
     ended = bench.commit(batch((1, 0), b"n", b"k"))
-    bench.caller.lose()
+    bench.gateway.lose()
     bench.later()
-    bench.caller.answer()
+    bench.gateway.answer()
     assert isinstance(ended[0], OutcomeUnknown)
 
 
 def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) -> None:
     etcd, clock = bench.etcd, bench.clock
-    caller = FakeCaller(etcd, clock)
-    forgetful = EtcdStore(caller, "p/", kept_keys=1)
+    gateway = FakeGateway(etcd, clock)
+    forgetful = EtcdStore(gateway, "p/", kept_keys=1)
     assert now(forgetful.open())[:2] == (0, 0)
     state = (0, 0)
     for number in range(127):
@@ -359,7 +359,7 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
 
 
 def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:
-    return EtcdStore(FakeCaller(etcd, Clock()), "p/", name="etcd at x").open()
+    return EtcdStore(FakeGateway(etcd, Clock()), "p/", name="etcd at x").open()
 
 
 def test_store_of_another_format_is_refused_and_left_alone(bench: Bench) -> None:
@@ -397,10 +397,10 @@ def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -
     """
     snapshot = bench.etcd.snapshot()
     now(bench.other.commit(batch((0, 0), b"nnn")))
-    bench.caller.open = True
+    bench.gateway.open = True
     assert now(bench.store.read()) == (3, 3)
     bench.etcd.restore(snapshot)
-    third = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    third = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     now(third.open())
     # The new operation key took the revision of the lost batch; go back to that revision.
     bench.etcd.revision = snapshot[0]
@@ -430,7 +430,7 @@ def test_restored_etcd_is_reported_by_a_read(bench: Bench, bump: int, steps: int
     now(bench.other.commit(batch((0, 0), b"n")))
     snapshot = bench.etcd.snapshot()
     now(bench.other.commit(batch((1, 1), b"nnn")))
-    bench.caller.open = True
+    bench.gateway.open = True
     reported = _watched(bench.store)
     assert now(bench.store.read()) == (4, 4)
     bench.etcd.restore(snapshot, bump)
@@ -446,7 +446,7 @@ def test_restored_etcd_is_reported_by_a_read(bench: Bench, bump: int, steps: int
     ]
     assert line is not None
     assert f"from revision 4 to {1 + steps}" in line
-    assert bench.store.went_back == 1
+    assert bench.store.went_back_count == 1
 
 
 @pytest.mark.parametrize("bump", [0, 1000])
@@ -455,7 +455,7 @@ def test_restored_etcd_is_reported_by_a_commit(bench: Bench, bump: int) -> None:
     A batch that meets an earlier revision did not happen, and the next one follows from it.
     """
     snapshot = bench.etcd.snapshot()
-    bench.caller.open = True
+    bench.gateway.open = True
     reported = _watched(bench.store)
     now(bench.store.commit(FIRST))
     bench.etcd.restore(snapshot, bump)
@@ -472,13 +472,13 @@ def test_restored_etcd_is_reported_by_the_watch(bench: Bench) -> None:
     News of a higher etcd revision with a lower revision of the cursor is a restore.
     """
     snapshot = bench.etcd.snapshot()
-    bench.caller.open = True
+    bench.gateway.open = True
     reported = _watched(bench.store)
     now(bench.store.commit(batch((0, 0), b"nnn")))
     bench.etcd.restore(snapshot, 1000)
     now(bench.other.commit(batch((0, 0), b"n")))
-    bench.caller.miss()
-    bench.caller.hear()
+    bench.gateway.miss()
+    bench.gateway.hear()
     assert reported == [(1, 1)]
 
 
@@ -487,15 +487,15 @@ def test_old_state_read_from_a_slow_member_is_no_restore(bench: Bench) -> None:
     A read that shows an older state than the node knows is checked through etcd's log.
     """
     old = bench.etcd.apply("kv/range", messages.get(KEYS.cursor))
-    bench.caller.open = True
+    bench.gateway.open = True
     reported = _watched(bench.store)
     now(bench.store.commit(FIRST))
-    bench.caller.open = False
+    bench.gateway.open = False
     revisions: list[object] = []
     bench.store.read().addCallback(revisions.append)
-    bench.caller.waiting[0].answer = old
-    bench.caller.answer()
-    bench.caller.answer()
+    bench.gateway.waiting[0].answer = old
+    bench.gateway.answer()
+    bench.gateway.answer()
     assert revisions == [(2, 2)]
     assert reported == []
 
@@ -504,7 +504,7 @@ def test_cursor_of_an_emptied_etcd_is_not_created_by_a_running_node(bench: Bench
     """
     A node whose cursor has gone takes no batch and shows no state, and says what to do.
     """
-    bench.caller.open = True
+    bench.gateway.open = True
     bench.etcd.values.clear()
     with pytest.raises(NotTaken, match="etcd has lost the key p/cursor; restore etcd"):
         now(bench.store.read())
@@ -517,13 +517,13 @@ def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
     """
     A record that cannot be read refuses reads and batches, and the watch passes it over.
     """
-    bench.caller.open = True
+    bench.gateway.open = True
     _watched(bench.store)
     bench.etcd.apply(
         "kv/txn",
         {"success": [{"request_put": {"key": text(b"p/cursor"), "value": text(b"{}")}}]},
     )
-    bench.caller.hear()
+    bench.gateway.hear()
     with pytest.raises(NotTaken, match="not of this program"):
         now(bench.store.read())
     with pytest.raises(NotTaken, match="not of this program"):
@@ -536,7 +536,7 @@ def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
     """
     A check changes nothing, and is refused where a batch would be.
     """
-    bench.caller.open = True
+    bench.gateway.open = True
     before = deepcopy(bench.etcd.values)
     assert now(bench.store.check()) is None
     assert bench.etcd.values == before
@@ -550,13 +550,13 @@ def test_check_is_not_sent_right_after_a_batch(bench: Bench) -> None:
     """
     A batch that was taken a moment ago shows that etcd takes batches.
     """
-    bench.caller.open = True
+    bench.gateway.open = True
     now(bench.store.commit(FIRST))
-    bench.caller.open = False
+    bench.gateway.open = False
     assert now(bench.store.check()) is None
     bench.clock.advance(1)
     bench.store.check()
-    assert len(bench.caller.waiting) == 1
+    assert len(bench.gateway.waiting) == 1
 
 
 def test_store_without_create_refuses_an_empty_etcd() -> None:
@@ -565,7 +565,7 @@ def test_store_without_create_refuses_an_empty_etcd() -> None:
     """
     etcd = FakeEtcd()
     with pytest.raises(StoreUnusable, match=r"has no cursor with the prefix p/.*create"):
-        now(EtcdStore(FakeCaller(etcd, Clock()), "p/", create=False).open())
+        now(EtcdStore(FakeGateway(etcd, Clock()), "p/", create=False).open())
     assert etcd.values == {}
 
 
@@ -573,7 +573,7 @@ def test_node_that_must_not_create_opens_an_existing_cursor() -> None:
     etcd = FakeEtcd()
 
     def store(**given: Any) -> EtcdStore:
-        return EtcdStore(FakeCaller(etcd, Clock()), "p/", **given)
+        return EtcdStore(FakeGateway(etcd, Clock()), "p/", **given)
 
     now(store().create())
     with pytest.raises(StoreExists, match="has a cursor with the prefix p/ already"):
@@ -604,9 +604,9 @@ class FirstClaim:
 
 def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
     claim = FirstClaim()
-    now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
+    now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
     with pytest.raises(StoreMissing, match="has no cursor with the prefix p/"):
-        now(EtcdStore(FakeCaller(FakeEtcd(), Clock()), "p/", claim=claim).open())
+        now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
 
 
 def test_creating_a_cursor_is_a_warning_and_finding_one_is_not() -> None:
@@ -623,7 +623,7 @@ def test_journal_length_is_kept_with_the_cursor() -> None:
     """
     etcd, clock = FakeEtcd(), Clock()
     one, two = (
-        EtcdStore(FakeCaller(etcd, clock), "p/", journal=length) for length in (3, 500)
+        EtcdStore(FakeGateway(etcd, clock), "p/", journal=length) for length in (3, 500)
     )
     now(one.open())
     with capturedLogs() as logs:
@@ -645,7 +645,7 @@ def test_store_for_a_user_who_may_only_read_is_open_for_reads(bench: Bench) -> N
     A node whose user may not write opens, reads, and refuses batches with etcd's words.
     """
     bench.etcd.read_only = True
-    store = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    store = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     assert now(store.open()) == (0, 0)
     with pytest.raises(NotTaken, match="permission denied"):
         now(store.commit(FIRST))
@@ -659,7 +659,7 @@ def test_read_that_is_not_answered_ends_within_five_seconds(bench: Bench) -> Non
     bench.store.read().addErrback(lambda failure: ended.append(failure.value))
     while not ended:
         bench.clock.advance(1)
-        bench.caller.fail(CallUnanswered("http://h:1: no answer in 1.0 s", sent=True))
+        bench.gateway.fail(CallUnanswered("http://h:1: no answer in 1.0 s", sent=True))
         bench.clock.advance(0.1)
     assert bench.clock.seconds() <= CALL_TIMEOUT_SECONDS
     assert str(ended[0]) == "etcd does not answer: http://h:1: no answer in 1.0 s"
@@ -670,9 +670,9 @@ def test_advanced_cursor_has_the_revision_and_the_old_position(bench: Bench) -> 
     After a restore an operator continues beyond the highest revision that anybody saw.
     """
     now(bench.other.commit(batch((0, 0), b"nn")))
-    bench.caller.open = True
+    bench.gateway.open = True
     reported = _watched(bench.store)
-    fresh = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    fresh = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     assert now(fresh.advance(1000)) == (1000, 2)
     assert not [key for key in bench.etcd.values if key.startswith(b"p/operations/")]
     assert now(fresh.open()) == (1000, 2)
@@ -698,9 +698,9 @@ def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> N
     """
     An inspection opens nothing, creates nothing, and fails where a batch would.
     """
-    store = EtcdStore(FakeCaller(bench.etcd, bench.clock), "p/")
+    store = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     assert now(store.inspect()) == ["the cursor is at revision 0, position 0"]
-    empty = EtcdStore(FakeCaller(bench.etcd, bench.clock), "q/")
+    empty = EtcdStore(FakeGateway(bench.etcd, bench.clock), "q/")
     assert now(empty.inspect()) == ["no cursor with the prefix q/"]
     bench.etcd.read_only = True
     with pytest.raises(StoreUnusable, match="permission denied"):
@@ -709,9 +709,9 @@ def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> N
 
 def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:
     etcd, clock = FakeEtcd(), Clock()
-    callers = [FakeCaller(etcd, clock, open=False) for _ in range(2)]
-    opened = [EtcdStore(each, "p/").open() for each in callers]
+    gateways = [FakeGateway(etcd, clock, open=False) for _ in range(2)]
+    opened = [EtcdStore(each, "p/").open() for each in gateways]
     for _ in range(5):
-        for caller in callers:
-            caller.answer()
+        for gateway in gateways:
+            gateway.answer()
     assert [now(each) for each in opened] == [(0, 0), (0, 0)]

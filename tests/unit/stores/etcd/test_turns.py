@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.caller import CallRefused
+from pexservice.stores.etcd.gateway import CallRefused
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
 from pexservice.stores.etcd.records import (
     Keys,
@@ -25,7 +25,7 @@ from pexservice.stores.etcd.records import (
 from pexservice.stores.etcd.standing_queue import MAX_REMOVED_MARKS, StandingQueue
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Conflict
-from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeCaller, FakeEtcd
+from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
@@ -39,11 +39,11 @@ class Node:
 
     def __init__(self, etcd: FakeEtcd, clock: Clock, name: str) -> None:
         self.etcd, self.clock = etcd, clock
-        self.caller = FakeCaller(etcd, clock)
-        self.store = EtcdStore(self.caller, "p/", process=name)
+        self.gateway = FakeGateway(etcd, clock)
+        self.store = EtcdStore(self.gateway, "p/", process=name)
         now(self.store.open())
         self.store.watch(lambda *_: None, lambda *_: None)
-        self.caller.open = False
+        self.gateway.open = False
         self.name = name
 
     def turn(self) -> list[object]:
@@ -82,15 +82,15 @@ class Node:
         assert self.turn()
         ended = self.send()
         self.clock.advance(0.01)
-        self.caller.answer()
+        self.gateway.answer()
         assert ended == [None]
 
     def hear(self) -> None:
         """
         Hear all the news.
         """
-        while self.caller.news:
-            self.caller.hear()
+        while self.gateway.news:
+            self.gateway.hear()
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def race(one: Node, two: Node) -> None:
     assert two.turn()
     won, lost = one.send(), two.send()
     one.clock.advance(0.01)
-    one.caller.answer()
-    two.caller.answer()
+    one.gateway.answer()
+    two.gateway.answer()
     assert won == [None]
     assert isinstance(lost[0], Conflict)
 
@@ -183,7 +183,7 @@ def test_busy_nodes_take_turns_and_no_transaction_fails(nodes: tuple[Node, ...])
         sending = [(n, nodes[n].send()) for n in range(3) if waiting[n]]
         nodes[0].clock.advance(0.001)
         for number, ended in sending:
-            nodes[number].caller.answer()
+            nodes[number].gateway.answer()
             order.append((number, ended == [None]))
             waiting[number] = nodes[number].turn()
     (first, _), (second, _) = order[-2:]
@@ -197,11 +197,11 @@ def test_node_may_hear_of_the_next_turns_before_its_response(
     put(one.etcd, "two")
     assert one.turn()
     ended = one.send()
-    one.caller.reach()
+    one.gateway.reach()
     two.hear()
     two.step()
     one.hear()
-    one.caller.answer()
+    one.gateway.answer()
     assert ended == [None]
     # The answer had the old mark of node two in it.
     assert one.turn() == [(2, 2)]
@@ -232,7 +232,7 @@ def lose(node: Node) -> list[object]:
     Send a batch from C{node}, have it answered, and return what it ended with.
     """
     ended = node.send()
-    node.caller.answer()
+    node.gateway.answer()
     return ended
 
 
@@ -249,7 +249,7 @@ def test_absent_node_is_skipped_and_loses_its_mark(nodes: tuple[Node, ...]) -> N
     one.clock.advance(0.1)
     assert told == [(1, 1)]
     one.send()
-    one.caller.answer()
+    one.gateway.answer()
     assert queued(one) == [("one", False)]
 
 
@@ -264,7 +264,7 @@ def test_mark_that_was_renewed_meanwhile_is_not_removed(nodes: tuple[Node, ...])
     one.clock.advance(0.1)
     one.send()
     put(one.etcd, "slow", hard=True)
-    one.caller.answer()
+    one.gateway.answer()
     assert ("slow", True) in queued(one)
     assert one.turn() == []
 
@@ -329,9 +329,9 @@ def test_next_success_removes_the_mark_of_a_copied_transaction(
     """
     one, *_ = nodes
     ended = one.send()
-    one.caller.lose_answer()
+    one.gateway.lose_answer()
     one.clock.advance(1)
-    one.caller.answer()
+    one.gateway.answer()
     assert ended == [None]
     assert queued(one) == [("one", True)]
     one.step()
@@ -341,7 +341,7 @@ def test_next_success_removes_the_mark_of_a_copied_transaction(
 def test_stopping_node_leaves_the_queue(nodes: tuple[Node, ...]) -> None:
     one, *_ = nodes
     put(one.etcd, "one")
-    one.caller.open = True
+    one.gateway.open = True
     now(one.store.close())
     assert queued(one) == []
     assert not [key for key in one.etcd.values if b"operations/" in key][2:]

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from pexservice.stores.etcd.caller import CallUnanswered
-from pexservice.stores.etcd.gateway import _LineReceiver
+from pexservice.stores.etcd.gateway import CallUnanswered
+from pexservice.stores.etcd.http_gateway import _LineReceiver
 from pexservice.stores.etcd.records import CursorRecord, Keys, Message, text, write_cursor
 from pexservice.stores.etcd.watch import Watch
-from tests.support.fake_etcd import FakeCaller, FakeEtcd
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
 
 def _value(revision: int) -> str:
@@ -37,7 +37,7 @@ def _line(revision: int) -> bytes:
 
 
 @define(eq=False)
-class Way(FakeCaller):
+class Way(FakeGateway):
     """
     A way to etcd whose streams and pauses end when the test says so.
 

@@ -29,7 +29,7 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, NURSERY, READER_TABLE, WITNESS, Directory
 from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES
-from pexservice.stores.lmdb.store import PLACE_CHECK_INTERVAL_SECONDS, LmdbStore
+from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
@@ -600,7 +600,7 @@ def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
     first = batch((0, 0), b"n")
     now(store.commit(first))
     path.rename(tmp_path / "away")
-    clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
+    clock.advance(DISK_CHECK_INTERVAL_SECONDS)
     for _ in range(2):
         with pytest.raises(NotTaken, match=f"{path} was moved away"):
             now(store.commit(batch(end(first), b"n")))
@@ -625,7 +625,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
         (tmp_path / "other").rename(path)
     else:
         (tmp_path / "other" / DATA).rename(path / DATA)
-    clock.advance(PLACE_CHECK_INTERVAL_SECONDS)
+    clock.advance(DISK_CHECK_INTERVAL_SECONDS)
     with pytest.raises(NotTaken, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
     assert store.shortage() is not None
