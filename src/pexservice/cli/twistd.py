@@ -307,11 +307,7 @@ class ServiceOptions(CommonOptions):
                 AddressInUse,
                 START_SIGNALS.sleep,
             )
-            retry_while_orphans_end(
-                _store_check(settings),
-                StoreBusy,
-                START_SIGNALS.sleep,
-            )
+            retry_while_orphans_end(settings.check_store, StoreBusy, START_SIGNALS.sleep)
         except (CannotStart, StoreUnusable) as error:
             if START_SIGNALS.terminated:
                 raise SystemExit(0) from None
@@ -392,18 +388,10 @@ def _read_again(
         raise Misconfigured(str(error)) from error
     _refuse_losses(setup.settings, settings, accepted)
     if settings.store != began.store:
-        _store_check(settings)()
+        settings.check_store()
     new_addresses = [text for text in settings.listen if text not in began.listen]
     addresses_in_use(the_reactor(), new_addresses)
     return _setup(began, options)
-
-
-def _store_check(settings: Settings) -> Callable[[], None]:
-    """
-    Return the cheap check whether a process could open the store.
-    """
-    factory = store_factory(settings.store)
-    return partial(factory.check_start, create=not settings.no_create)
 
 
 def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -> None:
@@ -471,11 +459,8 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
         settings = options.settings()
         return Supervisor(
             the_reactor(),
-            listen=settings.listen,
-            setup=_setup(settings, options),
-            check_store=_store_check(settings),
-            reread=partial(_read_again, settings, options),
-            foreground=settings.foreground,
+            _setup(settings, options),
+            partial(_read_again, settings, options),
         )
 
 

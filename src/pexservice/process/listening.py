@@ -329,12 +329,6 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
         yield number
 
 
-async def stop_listening(port: IListeningPort) -> None:
-    stopped = port.stopListening()
-    if stopped is not None:
-        await stopped
-
-
 def shown(address: IAddress) -> str:
     """
     Return C{address} as people write it.

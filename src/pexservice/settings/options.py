@@ -201,6 +201,14 @@ class Settings:
         """
         return self.supervisor is not None
 
+    def check_store(self) -> None:
+        """
+        Check cheaply whether a process with these settings could open the store.
+
+        @raise StoreUnusable: or one of its subclasses: it could not.
+        """
+        store_factory(self.store).check_start(create=not self.no_create)
+
     @property
     def tls(self) -> tuple[str, str] | None:
         """

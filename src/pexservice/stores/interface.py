@@ -284,8 +284,10 @@ class ISharedStore(IStore):
         """
         Wait for a turn to commit, so that other nodes get theirs; a commit should follow.
 
-        @return: fires with (revision, position) of the cursor when it was last heard
-            of.  It always fires, and soon: a turn is a courtesy, not a lock.
+        A turn is no lock: it only makes conflicts rare.  So the wait is short, whatever the
+        other nodes do.
+
+        @return: fires with the newest known (revision, position) of the cursor.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
@@ -294,8 +296,8 @@ class ISharedStore(IStore):
 
         @raise Conflict: other nodes moved the cursor, or a key of the batch had been
             used; the batch surely did not happen.
-        @raise OutcomeUnknown: the batch may have happened, or may yet.  It can only
-            happen before any later batch does, so the next one may be tried at once.
+        @raise OutcomeUnknown: the batch may have happened, or may happen later, but not
+            after any later batch.  So the next batch may be tried at once.
         """
 
     went_back_count: int = Attribute(
@@ -352,9 +354,9 @@ class ISharedStore(IStore):
 
     def read() -> Deferred[tuple[int, int]]:
         """
-        Return the cursor as it is at a moment between this call and its answer.
+        Read the cursor.
 
-        @return: fires with (revision, position).
+        @return: fires with the (revision, position) of a moment after this call.
         @raise NotTaken: the cursor cannot be read.
         """
 

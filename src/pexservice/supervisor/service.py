@@ -19,7 +19,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
@@ -38,7 +38,6 @@ from pexservice.process.listening import (
     check_open_file_limit,
     places,
     shown,
-    stop_listening,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
@@ -62,14 +61,6 @@ class SupervisorReactor(SpawningReactor, IReactorCore, IReactorFromThreads):
     """
 
 
-class _NeverConnected(Factory):
-    """
-    The factory of sockets that this process never accepts from.
-    """
-
-    noisy = False
-
-
 class Supervisor(Service):
     """
     The service of the supervisor, which keeps the workers alive.
@@ -80,12 +71,9 @@ class Supervisor(Service):
     def __init__(
         self,
         reactor: SupervisorReactor,
-        *,
-        listen: Sequence[str],
         setup: WorkerSetup,
-        check_store: Callable[[], object],
         reread: Callable[[WorkerSetup, Sequence[str]], WorkerSetup],
-        foreground: bool = True,
+        *,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
         signals: StartSignals = START_SIGNALS,
@@ -93,23 +81,19 @@ class Supervisor(Service):
         """
         Make the service, without starting anything.
 
-        @param listen: endpoint descriptions.
         @param setup: how workers are started and watched.
-        @param check_store: checks cheaply whether a worker could open the store; raises
-            L{StoreUnusable} if not.
         @param reread: reads the options again, for a reload; called with the present
             setup and the names of the options by whose change the operator accepts a loss;
             raises L{CannotStart} if an option is wrong, or another change loses data.
-        @param foreground: whether the program that started this process sees its standard
-            error and its exit status.
         """
         self._reactor = reactor
-        self._listen = listen
         self._setup = setup
+        self._settings = setup.settings
         self._reread = reread
-        self._check_store = check_store
         self._environment = environment
-        self._exit = process_exit or ProcessExit(reactor, terminal=foreground)
+        self._exit = process_exit or ProcessExit(
+            reactor, terminal=self._settings.foreground
+        )
         self._signals = signals
         # Each with the inode of the Unix socket's file that this process has made, if any.
         self._ports: list[tuple[Place, IListeningPort, int | None]] = []
@@ -129,7 +113,7 @@ class Supervisor(Service):
         self._exit.watch_reactor()
         try:
             check_open_file_limit()
-            for place in places(self._reactor, self._listen):
+            for place in places(self._reactor, self._settings.listen):
                 self._open(place)
         except CannotStart as error:
             self._refuse(error)
@@ -137,7 +121,7 @@ class Supervisor(Service):
     def _open(self, place: Place) -> None:
         # The workers of a supervisor that was killed may still listen there.
         port: Any = retry_while_orphans_end(
-            lambda: place.listen_now(_NeverConnected()), AddressInUse, self._signals.sleep
+            lambda: place.listen_now(Factory()), AddressInUse, self._signals.sleep
         )
         # Never accept: the workers do.
         port.stopReading()
@@ -167,7 +151,9 @@ class Supervisor(Service):
     def _start(self) -> None:
         try:
             # The workers of a supervisor that was killed may still have the store.
-            retry_while_orphans_end(self._check_store, StoreBusy, self._signals.sleep)
+            retry_while_orphans_end(
+                self._settings.check_store, StoreBusy, self._signals.sleep
+            )
         except StoreUnusable as error:
             if self._signals.terminated:
                 return
@@ -199,7 +185,9 @@ class Supervisor(Service):
 
     @property
     def _has_sockets_of_systemd(self) -> bool:
-        return any(description.startswith("systemd:") for description in self._listen)
+        return any(
+            description.startswith("systemd:") for description in self._settings.listen
+        )
 
     def _refuse(self, error: CannotStart | StoreUnusable) -> None:
         self._exit_with(error.exit_status, str(error))
@@ -252,7 +240,7 @@ class Supervisor(Service):
             # Closing a port removes its file.  A socket of systemd keeps its file, and so
             # does another program's socket that has taken the place of this one.
             if not place.description.startswith("systemd:") and _inode(port) == inode:
-                await stop_listening(port)
+                await maybeDeferred(port.stopListening)
         if self._exit.reason is None:
             # systemd shows the last status also after the unit has stopped.
             self._notifier.notify("STATUS=stopped")

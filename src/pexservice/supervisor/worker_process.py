@@ -1,7 +1,8 @@
 """
-One worker: a named place that one process after the other fills.
+The record of one worker: its name, its state, and the process that now has that name.
 
-Here a process is started, stopped and killed, and its output and messages are read.
+A process is started, watched, stopped and killed here, and its output and messages are
+read.  If it ends by itself, another process gets its name.
 
 A process writes systemd's notify messages into a pipe that only it has, so no other process
 can speak for it.  The pipe is also its lifeline: a process ends when the reading end of the
@@ -39,7 +40,7 @@ MESSAGES = 3
 #: A longer line of output is cut; the rest becomes another line.
 MAX_OUTPUT_LINE_BYTES = 8192
 
-#: How long a process may take to its first message, unless it asks for more.
+#: How long a process may take until its first message, unless it asks for more.
 START_TIMEOUT_SECONDS = 60.0
 
 #: How long a start waits before it looks again whether a takeover is in progress.
@@ -207,10 +208,10 @@ class WorkerProcess(ProcessProtocol):
 
     def start(self) -> None:
         """
-        Start a process.
+        Start a process, but not while another worker is about to serve.
 
-        A worker that is about to serve has the processors to itself: on one processor, two
-        that start at once would take half as long again until the first response.
+        On one processor, two workers that start at the same time would take 50 % longer
+        until the first response.
         """
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
@@ -307,9 +308,12 @@ class WorkerProcess(ProcessProtocol):
 
     def watch(self, *, excused: bool) -> None:
         """
-        Kill a process that was silent for too long, once it has written where it hangs.
+        Kill the process if it has sent no message for too long.
 
-        @param excused: whether messages could not be read, because the supervisor hung.
+        SIGABRT has it write the traceback of each thread, and SIGKILL follows.
+
+        @param excused: whether the supervisor hung itself, so that messages may wait to be
+            read.
         """
         now = self._reactor.seconds()
         if excused:
@@ -344,7 +348,7 @@ class WorkerProcess(ProcessProtocol):
 
     def childConnectionLost(self, childFD: int) -> None:
         """
-        Note the end of the messages, which is seen before the end of the process itself.
+        Note that the pipe of messages is closed.  The process ends a little later.
         """
         if childFD == MESSAGES and self.has_served:
             self._workers.stopped_serving(self)

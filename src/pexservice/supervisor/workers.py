@@ -106,7 +106,7 @@ class Workers:
 
     @property
     def _active(self) -> list[WorkerProcess]:
-        # Two for a moment, when the end of the first was not noticed yet.
+        # For a moment there may be two, if the end of the first was not noticed yet.
         return [worker for worker in self.all if worker.state is State.ACTIVE]
 
     @property
@@ -366,7 +366,7 @@ class Workers:
         Wait until C{worker} serves or stands by, and return whether it does so in time.
         """
         end = self._reactor.seconds() + RELOAD_TIMEOUT_SECONDS
-        # Whatever happens meanwhile, look again at the end.
+        # The last look is at the end, even if no state changes.
         timer = self._reactor.callLater(RELOAD_TIMEOUT_SECONDS, self._wake_waiting)
         try:
             while self.running and self._reactor.seconds() < end:

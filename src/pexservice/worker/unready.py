@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from ssl import SSLContext
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.listening import Place, shown, stop_listening
+from pexservice.process.listening import Place, shown
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import NOT_READY, STANDING_BY
 from pexservice.process.timing import Periodic
@@ -75,9 +75,7 @@ class Listeners:
 
     async def close(self) -> None:
         closing, self._open = self._open, []
-        await DeferredList(
-            [Deferred.fromCoroutine(stop_listening(port)) for port in closing]
-        )
+        await DeferredList([maybeDeferred(port.stopListening) for port in closing])
 
 
 @define(eq=False)

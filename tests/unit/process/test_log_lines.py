@@ -189,7 +189,7 @@ def test_lines_of_twisted_about_its_ports_are_left_out() -> None:
     """
     The service names its addresses itself.
     """
-    for text in ("_NeverConnected starting on 8081", "(TCP Port 8081 Closed)"):
+    for text in ("Factory starting on 8081", "(TCP Port 8081 Closed)"):
         given = event("{log_text}", log_text=text) | {"log_namespace": "log_legacy"}
         assert written(given) == ""
     assert written(event("worker-1 starting on 8081")) != ""

@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Any, cast
 
 import pytest
+from attrs import evolve, frozen
 from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
@@ -22,6 +23,7 @@ from pexservice.process import children, scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
 from pexservice.process.signals import StartSignals
+from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
@@ -37,6 +39,21 @@ from tests.support.processes import ProcessReactor, SpawnedProcess
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 SETUP = WorkerSetup(command=["worker", "--journal", "7"], watchdog=5.0, standby=1)
+
+
+@frozen(kw_only=True)
+class Checked(Settings):
+    """
+    Settings whose store is checked by the function C{check}.
+    """
+
+    check: Callable[[], object]
+
+    def check_store(self) -> None:
+        """
+        Call C{check} instead.
+        """
+        self.check()
 
 
 class ListeningReactor(ProcessReactor):
@@ -81,17 +98,19 @@ class Bench:
             terminal=False,
             at_exit=lambda _, *status: self.statuses.extend(status),
         )
-        settings: dict[str, Any] = {
-            "listen": [LOOPBACK],
-            "setup": SETUP,
+        settings = Checked(
+            listen=given.pop("listen", (LOOPBACK,)),
+            check=given.pop("check_store", lambda: None),
+        )
+        arguments: dict[str, Any] = {
+            "setup": evolve(SETUP, settings=settings),
             "reread": lambda *_: SETUP,
-            "check_store": lambda: None,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,
             "signals": self.signals,
         }
         self.supervisor = Supervisor(
-            cast(SupervisorReactor, self.reactor), **settings | given
+            cast(SupervisorReactor, self.reactor), **arguments | given
         )
 
     def start(self) -> None:
