@@ -17,7 +17,7 @@ from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
-from tests.support.supervision import Supervised
+from tests.support.supervision import QUICK, Supervised
 
 
 @pytest.fixture
@@ -264,10 +264,10 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     If one does, the note tells which changes were not taken.
     """
     before = supervised.workers.setup
-    now = evolve(before, worker=["another"], restart_pending=("--store",))
+    now = evolve(before, command=["another"], restart_pending=("--store",))
     supervised.reread = lambda: now
     supervised.workers.reload()
-    assert supervised.processes[-1].arguments == ["another"]
+    assert supervised.processes[-1].arguments == ["another", QUICK]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
     assert supervised.workers.setup is before
     assert supervised.score.reload is Reload.FAILED

@@ -38,16 +38,15 @@ from pexservice.stores.etcd.gateway import (
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.interface import StoreAway, StoreMisconfigured
 
-#: How long one attempt has at etcd.  Shorter than an election, so that what was sent
-#: to a leader that is gone is tried with the next one as soon as there is one.
-#: Milliseconds.
+#: The timeout of one attempt in etcd.  It is shorter than an election, so that a request to
+#: a leader that is gone is sent again as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
-#: How long one watch lasts.  Seconds.
+#: How long one watch lasts.
 WATCH_SECONDS = 60.0
 
-#: The back-off between attempts: the first pause, which doubles, and the longest.  Seconds,
-#: of which at least half is waited, at random, so that nodes do not come all at once.
+#: The backoff between attempts: the first delay, which doubles, and the longest.  A random
+#: part of it, at least half, is waited, so that the nodes do not repeat at the same time.
 FIRST_RETRY_DELAY_SECONDS = 0.02
 MAX_RETRY_DELAY_SECONDS = 0.4
 
@@ -65,7 +64,7 @@ OLDEST_VERSION = (3, 4, 0)
 #: linearizable read with an old state.
 STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
-#: What etcd says of a JWT that is older than the last change of users or roles.
+#: etcd's error for a JWT that is older than the last change of users or roles.
 _OLD_AUTH_REVISION = "revision of auth store is old"
 
 #: How many characters of a response that is not etcd's are shown.
@@ -107,7 +106,7 @@ class HttpGateway:
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before the C{attempt}-th repetition, a random back-off; see L{Gateway.pause}.
+        Wait before the C{attempt}-th repetition, at random; see L{Gateway.pause}.
         """
         longest = min(FIRST_RETRY_DELAY_SECONDS * 2**attempt, MAX_RETRY_DELAY_SECONDS)
         await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
@@ -120,7 +119,7 @@ class HttpGateway:
         try:
             return await self._attempt(path, message)
         except CallRefused as error:
-            # Tokens end, with time and with each change of what users may do.
+            # A token expires with time, and with each change of the users' rights.
             stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
             if self._token is None or not stale:
                 raise
@@ -222,7 +221,7 @@ class HttpGateway:
         self, method: str, endpoint: str, path: str, message: Message | None
     ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
-            # The request that was cancelled would say nothing, or only that it was.
+            # The error of the cancelled request would not say why it was cancelled.
             return Failure(
                 CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
             )
@@ -255,16 +254,16 @@ class HttpGateway:
 
     async def close(self) -> None:
         """
-        Let go of the connections; see L{Gateway.close}.
+        Close the idle connections; see L{Gateway.close}.
         """
         await self._pool.closeCachedConnections()
 
 
 class _LineReceiver(LineOnlyReceiver):
     """
-    The receiver of an answer without end.  A line that is too long ends it.
+    The receiver of an endless answer, line by line.  A line that is too long ends it.
 
-    @ivar ended: fires when the answer ends; to cancel it ends the connection.
+    @ivar ended: fires when the answer ends; cancelling it closes the connection.
     """
 
     delimiter = b"\n"
@@ -308,7 +307,7 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
     if not isinstance(answer, dict):
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
         if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
-            # The gateway itself refuses so, before it asks etcd.
+            # The gateway itself refuses the request like this, before it asks etcd.
             raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
         raise _not_etcd(endpoint, f": status {status}: {words}")
     code = answer.get("code", 0)
@@ -344,7 +343,7 @@ def _say(error: BaseException) -> str:
     """
     Return C{error} in words, never empty.
     """
-    # Twisted's errors of a request, however far it got, have the failures behind them.
+    # Twisted's errors of requests contain the failures that caused them.
     failures = getattr(error, "reasons", None)
     if failures:
         return ", ".join(dict.fromkeys(_say(failure.value) for failure in failures))

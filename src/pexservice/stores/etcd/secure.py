@@ -31,10 +31,10 @@ from pexservice.stores.interface import StoreMisconfigured
 
 _log = Logger()
 
-#: From how many days before its end on a client certificate is a warning.
+#: A client certificate that ends in fewer days is a warning.
 MIN_CERTIFICATE_DAYS = 14
 
-#: A policy of TLS: makes it for a host, whose name the certificate must have.
+#: Makes the TLS of a connection to a host, whose certificate must have the host's name.
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
@@ -94,10 +94,10 @@ def expiry(address: EtcdAddress) -> float | None:
 @frozen
 class _TLSEndpoint:
     """
-    One address behind TLS.
+    The endpoint of one address, with TLS.
 
-    Twisted's own wrapper is without effect where L{pexservice.process.pyopenssl_guard} was
-    set when Twisted was imported.
+    Twisted's own wrapper has no effect if Twisted was imported while
+    L{pexservice.process.pyopenssl_guard} was set.
     """
 
     address: IStreamClientEndpoint

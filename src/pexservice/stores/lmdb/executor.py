@@ -42,7 +42,7 @@ STALL_WINDOW_COMMITS = 256
 #: The weight of the newest commit in the usual duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: How many short commits in the thread it takes to return inline, the first time and at
+#: After how many short commits in the thread commits return inline: the first time, and at
 #: most.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096

@@ -10,9 +10,9 @@ then: neither a damaged page (LMDB maps the file), nor a full disk (LMDB's table
 is a map as well).  Nothing holds pages back either, so a standby that is stopped in the
 middle costs the active worker no space.  The price is that a page may be overwritten while
 it is read.  Therefore every number is checked before it is used, every row has its
-checksum, and rows lead on from each other.  If anything is wrong, the follower forgets what
-it has read and starts again.  At the takeover, the store is opened with LMDB, and the row
-that was read last must still be there; see L{KeyLog.read}.
+checksum, and a row must begin where the row before ends.  If anything is wrong, the
+follower forgets what it has read and starts again.  At the takeover, the store is opened
+with LMDB, and the row that was read last must still be there; see L{KeyLog.read}.
 """
 
 from __future__ import annotations
