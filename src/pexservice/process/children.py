@@ -1,9 +1,10 @@
 """
-Children and parents: a process ends with its parent, and process 1 reaps orphans.
+Children and parents: a child ends with its parent, and process 1 reaps orphans.
 
-The kernel kills a process that was started with L{killed_with_parent}, even one that is
-stopped.  Where C{setpriv} cannot be used, and in the millisecond before it has asked,
-L{pexservice.process.signals.end_with_parent} does the same from inside.
+L{killed_with_parent} has the kernel kill a child when its parent ends, even a child that is
+stopped.  It needs C{setpriv}, which takes a millisecond to ask the kernel.  Before that,
+and where C{setpriv} cannot be used, a thread of the child kills it when the parent's end of
+a pipe is closed; see L{pexservice.process.signals.end_with_parent}.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def killed_with_parent() -> tuple[str, ...]:
     """
     Return the words before a command whose process has to end with its parent.
 
-    They are empty where C{setpriv} is missing, is busybox's, which lacks the option, or may
+    There are none if C{setpriv} is missing, is busybox's, which lacks the option, or may
     not run: it calls capset(2), which a sandbox of systemd can forbid.
     """
     words = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL")
@@ -51,7 +52,7 @@ def killed_with_parent() -> tuple[str, ...]:
 
 def retry_while_orphans_end(
     attempt: Callable[[], T],
-    busy: type[Exception] | tuple[type[Exception], ...],
+    busy: type[Exception],
     sleep: Callable[[float], bool],
 ) -> T:
     """
@@ -75,7 +76,7 @@ def retry_while_orphans_end(
 
 def reap_orphans(own: Container[int]) -> None:
     """
-    Take the exit status of each child that has ended, up to the first one in C{own}.
+    Wait for each child that has ended, up to the first one in C{own}.
 
     @param own: ids of processes that other code of this process waits for.
     """

@@ -5,8 +5,8 @@ A process is started, watched, stopped and killed here, and its output and messa
 read.  If it ends by itself, another process gets its name.
 
 A process writes systemd's notify messages into a pipe that only it has, so no other process
-can speak for it.  The pipe is also its lifeline: a process ends when the reading end of the
-pipe is closed.
+can speak for it.  The process ends when the reading end of the pipe is closed, as at the
+supervisor's end.
 """
 
 from __future__ import annotations

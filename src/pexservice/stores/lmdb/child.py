@@ -57,8 +57,8 @@ def run_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # If this process ends while the child is stopped, the kernel continues and ends the
-        # child only if the child leads a process group.
+        # A child that is stopped when this process ends: the kernel sends it SIGCONT and
+        # SIGHUP, which end it, only if it is in a process group of its own.
         process_group=0,
     ) as child:
         try:
