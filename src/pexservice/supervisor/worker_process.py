@@ -69,7 +69,7 @@ class SpawningReactor(IReactorProcess, IReactorTime):
     """
 
 
-class State(Enum):
+class WorkerState(Enum):
     """
     The state of a worker; the value completes the sentence "worker-1 ..." in the log.
     """
@@ -93,16 +93,19 @@ class State(Enum):
 
 
 #: States of a worker that has a process.
-RUNNING = frozenset(State) - {State.WAITING, State.ENDED}
+RUNNING = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
-_UP = (State.STANDBY, State.ACTIVE)
+_UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
 #: The state that a message announces, and the states in which it is believed.
 _ANNOUNCED = {
-    READY: (State.ACTIVE, {State.STARTING, State.STANDBY, State.NOT_READY}),
-    STANDING_BY: (State.STANDBY, {State.STARTING, State.NOT_READY}),
-    NOT_READY: (State.NOT_READY, {State.STARTING, State.STANDBY}),
-    STOPPING: (State.STOPPING, RUNNING - {State.STOPPING}),
+    READY: (
+        WorkerState.ACTIVE,
+        {WorkerState.STARTING, WorkerState.STANDBY, WorkerState.NOT_READY},
+    ),
+    STANDING_BY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
+    NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
+    STOPPING: (WorkerState.STOPPING, RUNNING - {WorkerState.STOPPING}),
 }
 
 
@@ -163,7 +166,7 @@ class WorkerProcess(ProcessProtocol):
         @param watchdog: seconds of silence that are too long.
         """
         self.name = name
-        self.state = State.WAITING
+        self.state = WorkerState.WAITING
         self.retired = self.has_served = self.was_up = self.verifies = False
         self.status = ""
         self.exit_status = 0
@@ -191,7 +194,7 @@ class WorkerProcess(ProcessProtocol):
         """
         Return whether the worker has begun to verify the store, and may come to serve.
         """
-        return self.state is State.STARTING and self._has_progressed
+        return self.state is WorkerState.STARTING and self._has_progressed
 
     @property
     def pid(self) -> int | None:
@@ -218,7 +221,7 @@ class WorkerProcess(ProcessProtocol):
             return
         command, inheritance = self._workers.command(), self._workers.inheritance
         self._timer = None
-        self.state, self.status = State.STARTING, ""
+        self.state, self.status = WorkerState.STARTING, ""
         self.has_served = self.was_up = self._has_progressed = False
         self.verifies = self._workers.suspicious
         self.began = self._last_heard = self._reactor.seconds()
@@ -264,7 +267,7 @@ class WorkerProcess(ProcessProtocol):
         A worker repeats its state with each heartbeat, which makes up for a message that
         did not fit into the pipe.
         """
-        if self.state is State.SILENT:
+        if self.state is WorkerState.SILENT:
             # It is being killed, and may not have the time to do what a message announces.
             return
         name, _, value = line.partition("=")
@@ -277,7 +280,7 @@ class WorkerProcess(ProcessProtocol):
         self._deadline = self._last_heard + timeout
         state, believed_in = _ANNOUNCED.get(line, (self.state, ()))
         if self.state in believed_in:
-            self.has_served |= state is State.ACTIVE
+            self.has_served |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
@@ -297,12 +300,12 @@ class WorkerProcess(ProcessProtocol):
         if self.retired:
             return
         self.retired = True
-        if self.state is State.WAITING:
+        if self.state is WorkerState.WAITING:
             self._stop_timer()
-            self.state = State.ENDED
+            self.state = WorkerState.ENDED
             self._workers.changed(self)
-        elif self.state in RUNNING and self.state is not State.SILENT:
-            self.state = State.STOPPING
+        elif self.state in RUNNING and self.state is not WorkerState.SILENT:
+            self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
 
@@ -319,8 +322,8 @@ class WorkerProcess(ProcessProtocol):
         if excused:
             self._last_heard = now
             self._deadline = max(self._deadline, now + self._watchdog)
-        if now > self._deadline and self.state in RUNNING - {State.SILENT}:
-            self.state = State.SILENT
+        if now > self._deadline and self.state in RUNNING - {WorkerState.SILENT}:
+            self.state = WorkerState.SILENT
             self._log.error(
                 "no heartbeat from {name} for {silence:.1f} s; replacing it",
                 name=self.name,
@@ -367,7 +370,7 @@ class WorkerProcess(ProcessProtocol):
             self._workers.ended(self)
         finally:
             # Whatever goes wrong above, a worker that is not retired starts again.
-            self.state = State.ENDED if self.retired else State.WAITING
+            self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
             if not self.retired:
                 self._timer = self._reactor.callLater(self._restart_delay(), self.start)
             self._workers.changed(self)

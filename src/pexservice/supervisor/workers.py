@@ -27,8 +27,8 @@ from pexservice.supervisor.worker_process import (
     MIN_BACKOFF_SECONDS,
     RUNNING,
     SpawningReactor,
-    State,
     WorkerProcess,
+    WorkerState,
     describe,
 )
 from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
@@ -54,7 +54,7 @@ _REASON_BY_STATUS: dict[int, str] = {
 }
 
 #: The states of a worker that may have the store's lock.
-_POSSIBLE_OWNERS = RUNNING - {State.STANDBY, State.NOT_READY}
+_POSSIBLE_OWNERS = RUNNING - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
 class Workers:
@@ -107,7 +107,7 @@ class Workers:
     @property
     def _active(self) -> list[WorkerProcess]:
         # For a moment there may be two, if the end of the first was not noticed yet.
-        return [worker for worker in self.all if worker.state is State.ACTIVE]
+        return [worker for worker in self.all if worker.state is WorkerState.ACTIVE]
 
     @property
     def takeover_in_progress(self) -> bool:
@@ -118,8 +118,8 @@ class Workers:
         """
         recently = self._reactor.seconds() - HEAD_START_SECONDS
         return not self._active and any(
-            worker.state is State.STANDBY
-            or (worker.state is State.STARTING and worker.began > recently)
+            worker.state is WorkerState.STANDBY
+            or (worker.state is WorkerState.STARTING and worker.began > recently)
             for worker in self.all
         )
 
@@ -213,7 +213,7 @@ class Workers:
         Report the states of the workers, of which C{worker}'s has changed.
         """
         reports = self._reports
-        if worker.state is State.ACTIVE:
+        if worker.state is WorkerState.ACTIVE:
             self._has_served = True
             if worker.verifies:
                 self.suspicious = False
@@ -221,14 +221,14 @@ class Workers:
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             reports.serving(worker.name, self._reactor.seconds())
-        elif worker.state is State.NOT_READY and not self._active:
+        elif worker.state is WorkerState.NOT_READY and not self._active:
             # Clients get a response, which says why no step is taken.
             reports.unready(worker.status)
             reports.ready()
-        elif worker.state is State.ENDED:
+        elif worker.state is WorkerState.ENDED:
             self.all.remove(worker)
         states = [worker.state for worker in self.all]
-        reports.score.standing_by = states.count(State.STANDBY)
+        reports.score.standing_by = states.count(WorkerState.STANDBY)
         reports.score.possible_owners = sum(map(_POSSIBLE_OWNERS.__contains__, states))
         reports.score.processes = (
             Process("supervisor", os.getpid(), "running"),
@@ -374,7 +374,7 @@ class Workers:
                     return True
                 # Another start would not mend it.
                 misconfigured = worker.exit_status == Status.MISCONFIGURED
-                if worker.state is State.NOT_READY or (
+                if worker.state is WorkerState.NOT_READY or (
                     misconfigured and worker.state not in RUNNING
                 ):
                     return False
@@ -388,7 +388,7 @@ class Workers:
 def _restart_reason(worker: WorkerProcess) -> str:
     if worker.retired:
         return scoreboard.REPLACED
-    if worker.state is State.SILENT:
+    if worker.state is WorkerState.SILENT:
         return scoreboard.SILENT
     if worker.exit_status < 0:
         return scoreboard.KILLED

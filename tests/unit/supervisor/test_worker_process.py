@@ -19,8 +19,8 @@ from pexservice.supervisor.worker_process import (
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
     OutputLines,
-    State,
     WorkerProcess,
+    WorkerState,
     describe,
 )
 from tests.support.processes import TURN
@@ -54,7 +54,7 @@ def test_worker_has_pipes_for_output_and_messages(
     """
     (process,) = supervised.processes
     assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES: "r"}
-    assert (worker.state, worker.pid) == (State.STARTING, process.pid)
+    assert (worker.state, worker.pid) == (WorkerState.STARTING, process.pid)
 
 
 def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> None:
@@ -78,20 +78,20 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
 @pytest.mark.parametrize(
     ("lines", "state"),
     [
-        ([ALIVE], State.STARTING),
-        ([STANDING_BY], State.STANDBY),
-        ([READY, "STATUS=serving"], State.ACTIVE),
-        ([STANDING_BY, READY], State.ACTIVE),
+        ([ALIVE], WorkerState.STARTING),
+        ([STANDING_BY], WorkerState.STANDBY),
+        ([READY, "STATUS=serving"], WorkerState.ACTIVE),
+        ([STANDING_BY, READY], WorkerState.ACTIVE),
         # An earlier message may come again with a sign of life.
-        ([READY, STANDING_BY], State.ACTIVE),
-        ([READY, STOPPING], State.STOPPING),
+        ([READY, STANDING_BY], WorkerState.ACTIVE),
+        ([READY, STOPPING], WorkerState.STOPPING),
         # A process that stops serves no more, whatever it says.
-        ([STOPPING, READY], State.STOPPING),
-        (["nonsense", "=", "", "\xff"], State.STARTING),
+        ([STOPPING, READY], WorkerState.STOPPING),
+        (["nonsense", "=", "", "\xff"], WorkerState.STARTING),
     ],
 )
 def test_state_of_a_worker_follows_from_its_messages(
-    supervised: Supervised, worker: WorkerProcess, lines: list[str], state: State
+    supervised: Supervised, worker: WorkerProcess, lines: list[str], state: WorkerState
 ) -> None:
     """
     The state of a worker follows from its messages, however they are cut.
@@ -101,7 +101,7 @@ def test_state_of_a_worker_follows_from_its_messages(
         supervised.processes[0].write_output(data[:5], MESSAGES)
         supervised.processes[0].write_output(data[5:], MESSAGES)
     assert worker.state is state
-    assert worker.is_up == (state in (State.STANDBY, State.ACTIVE))
+    assert worker.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
 
 def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
@@ -204,10 +204,10 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     assert process.signals == []
     supervised.reactor.turns(WATCHDOG / 4 + TURN)
     assert process.signals == [signal.SIGABRT]
-    assert worker.state is State.SILENT
+    assert worker.state is WorkerState.SILENT
     # A message now changes nothing.
     process.notify(ALIVE, READY)
-    assert worker.state is State.SILENT
+    assert worker.state is WorkerState.SILENT
     supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert (worker.state, worker.pid) == (State.ENDED, None)
+    assert (worker.state, worker.pid) == (WorkerState.ENDED, None)
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -329,7 +329,7 @@ def test_retired_worker_without_a_process_is_not_started(
     states = [worker.state]
     worker.retire()
     states.append(worker.state)
-    assert states == [State.WAITING, State.ENDED]
+    assert states == [WorkerState.WAITING, WorkerState.ENDED]
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -344,7 +344,7 @@ def test_signal_to_an_ended_process_is_no_error(
     process.alive = False
     worker.retire()
     process.end()
-    assert worker.state is State.ENDED
+    assert worker.state is WorkerState.ENDED
 
 
 @pytest.mark.parametrize(
