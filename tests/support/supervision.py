@@ -15,7 +15,7 @@ from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import SpawningReactor
-from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
+from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
@@ -59,7 +59,7 @@ class Supervised:
             cast(SpawningReactor, self.reactor),
             reports,
             setup=setup,
-            inheritance=Inheritance(),
+            inherited=Inherited(),
             # The test may replace the function.
             reread=lambda _: self.reread(),
             give_up=lambda status, reason: self.given_up.append((status, reason)),

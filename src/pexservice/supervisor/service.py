@@ -45,7 +45,7 @@ from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import MESSAGES, SpawningReactor
-from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
+from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
 #: How often process 1 of a container reaps the processes that others left.
@@ -171,7 +171,7 @@ class Supervisor(Service):
             self._reactor,
             reports,
             setup=self._setup,
-            inheritance=self._inheritance(),
+            inherited=self._inherited(),
             reread=lambda setup: self._reread(
                 setup, scoreboard.take_accepted(self._scoreboard)
             ),
@@ -197,7 +197,7 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _inheritance(self) -> Inheritance:
+    def _inherited(self) -> Inherited:
         board = MESSAGES + 1
         descriptors = {board: self._scoreboard}
         options = ["--supervisor", str(MESSAGES), "--scoreboard", str(board)]
@@ -209,7 +209,7 @@ class Supervisor(Service):
             for name, value in self._environment.items()
             if not name.startswith(_SYSTEMD_VARIABLES)
         }
-        return Inheritance(
+        return Inherited(
             options=options,
             # A worker that cannot open the store tells clients of systemd's sockets why.
             first_options=() if self._has_sockets_of_systemd else ("--first-start",),

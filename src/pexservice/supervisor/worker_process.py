@@ -219,7 +219,7 @@ class WorkerProcess(ProcessProtocol):
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
             return
-        command, inheritance = self._workers.command(), self._workers.inheritance
+        command, inherited = self._workers.command(), self._workers.inherited
         self._timer = None
         self.state, self.status = WorkerState.STARTING, ""
         self.has_served = self.was_up = self._has_progressed = False
@@ -236,9 +236,9 @@ class WorkerProcess(ProcessProtocol):
                 self,
                 command[0],
                 command,
-                {**inheritance.environment, "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}"},
+                {**inherited.environment, "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}"},
                 # Standard input is a pipe without data.
-                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **inheritance.descriptors},
+                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **inherited.descriptors},
             )
         except OSError as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)

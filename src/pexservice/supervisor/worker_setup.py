@@ -42,7 +42,7 @@ class WorkerSetup:
 
 
 @frozen(kw_only=True)
-class Inheritance:
+class Inherited:
     """
     What each worker gets from its supervisor, in addition to its output and its messages.
 

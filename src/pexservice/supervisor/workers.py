@@ -31,7 +31,7 @@ from pexservice.supervisor.worker_process import (
     WorkerState,
     describe,
 )
-from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
+from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
 #: How long other workers wait for one that starts, while no worker is active.  A start
 #: takes half a second.
@@ -63,7 +63,7 @@ class Workers:
 
     @ivar running: whether workers should run.
     @ivar setup: how workers are started and watched; a reload may change it.
-    @ivar inheritance: what all workers get.
+    @ivar inherited: what all workers get.
     @ivar suspicious: whether the next worker has to verify the store: no worker has done
         it, or damage may have ended one since.
     @ivar all: the workers that have not ended for good, the oldest first.
@@ -77,7 +77,7 @@ class Workers:
         reports: Reports,
         *,
         setup: WorkerSetup,
-        inheritance: Inheritance,
+        inherited: Inherited,
         reread: Callable[[WorkerSetup], WorkerSetup],
         give_up: Callable[[Status, str], object],
     ) -> None:
@@ -93,7 +93,7 @@ class Workers:
         self._reread = reread
         self._give_up = give_up
         self.setup = setup
-        self.inheritance = inheritance
+        self.inherited = inherited
         self._numbers = itertools.count(1)
         self.suspicious = True
         self._has_served = False
@@ -205,8 +205,8 @@ class Workers:
         Return the command that starts a worker now.
         """
         quick = () if self.suspicious else ("--quick-check",)
-        first = () if self._has_served else self.inheritance.first_options
-        return [*self.setup.command, *self.inheritance.options, *quick, *first]
+        first = () if self._has_served else self.inherited.first_options
+        return [*self.setup.command, *self.inherited.options, *quick, *first]
 
     def changed(self, worker: WorkerProcess) -> None:
         """

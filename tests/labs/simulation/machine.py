@@ -19,7 +19,7 @@ from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import Notifier
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import SpawningReactor, WorkerProcess
-from pexservice.supervisor.worker_setup import Inheritance, WorkerSetup
+from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
@@ -45,7 +45,7 @@ class _Supervisor:
             cast(SpawningReactor, machine),
             reports,
             setup=setup,
-            inheritance=Inheritance(),
+            inherited=Inherited(),
             reread=lambda _: setup,
             give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
