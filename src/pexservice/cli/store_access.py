@@ -12,7 +12,7 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 from twisted.python.usage import Options, UsageError
@@ -109,18 +109,16 @@ def options_for(settings: Settings) -> StoreOptions:
 
 def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
     """
-    Run the reactor until the C{Deferred} of C{call} fires, and return its result.
+    Return the result of C{call}, for which the reactor runs if the C{Deferred} waits.
     """
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
     core = IReactorCore(reactor)
     results: list[Any] = []
-
-    def run() -> None:
-        maybeDeferred(call).addBoth(results.append).addBoth(lambda _: core.stop())
-
-    core.callWhenRunning(run)
-    core.run()
+    waiting = call().addBoth(results.append)
+    if not results:
+        waiting.addBoth(lambda _: core.stop())
+        core.run()
     if isinstance(results[0], Failure):
         results[0].raiseException()
     return cast(Answer, results[0])
