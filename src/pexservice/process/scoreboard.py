@@ -241,10 +241,11 @@ def reader(descriptor: int | None) -> Callable[[], Score | None]:
 
 class StoreClaim:
     """
-    The claim of the workers to one store.
+    The claim of one service to the store that it serves, shared by its workers.
 
-    A worker writes it itself, before it serves: the supervisor might hear of a store only
-    after another worker has opened another one.
+    An identity tells a store from every other one, also from a copy of it.  A worker writes
+    the claim itself, before it serves: the supervisor might hear of a store only after
+    another worker has opened another one.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -255,15 +256,16 @@ class StoreClaim:
 
     def identity(self) -> str | None:
         """
-        Return the identity of the claimed store.
+        Return the identity of the store that a worker has claimed, or C{None}.
         """
         claimed = _read_record(self._descriptor, _CLAIM)
         return None if claimed is None else claimed.decode()
 
     def take(self, identity: str, *, replace: bool) -> str:
         """
-        Claim the store C{identity} unless another one is claimed.
+        Claim the store C{identity}, unless another one is claimed.
 
+        @param replace: claim it in any case: this process has written the store again.
         @return: the identity of the store that is claimed now.
         """
         # Two workers may have opened two stores at the same moment.

@@ -27,10 +27,6 @@ GROUPS = (
 _METADATA_KEY = "option"
 
 
-def _text(text: str) -> str:
-    return text
-
-
 @attrs.frozen
 class Option:
     """
@@ -59,7 +55,7 @@ class Option:
     help: str
     group: str
     type: type = str
-    parse: Callable[[str], Any] = _text
+    parse: Callable[[str], Any] = str
     name: str = ""
     attribute: str = ""
     default: Any = None

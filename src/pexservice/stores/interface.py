@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
@@ -15,6 +15,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
+from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.remembered_keys import Remembered, RememberedKeys
 
 
@@ -361,27 +362,6 @@ class ISharedStore(IStore):
         """
 
 
-class Claim(Protocol):
-    """
-    The claim of one service to the store that it serves, shared by its workers.
-
-    An identity tells a store from every other one, also from a copy of it.
-    """
-
-    def identity(self) -> str | None:
-        """
-        Return the identity of the store that a worker has claimed, or C{None}.
-        """
-
-    def take(self, identity: str, *, replace: bool) -> str:
-        """
-        Claim the store C{identity}, unless another one is claimed.
-
-        @param replace: claim it in any case: this process has written the store again.
-        @return: the identity of the store that is claimed now.
-        """
-
-
 class IStoreReactor(IReactorTime, IReactorFromThreads):
     """
     The part of a reactor that stores need.
@@ -409,7 +389,7 @@ class StoreOptions:
     verify: bool = True
     progress: Callable[[int], object] = lambda _: None
     create: bool = True
-    claim: Claim | None = None
+    claim: StoreClaim | None = None
     standing_by: Callable[[], object] | None = None
 
 

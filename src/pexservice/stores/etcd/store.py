@@ -20,6 +20,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.decision import Attempt, BatchOutcome
 from pexservice.stores.etcd.gateway import (
@@ -37,7 +38,6 @@ from pexservice.stores.etcd.standing_queue import StandingQueue
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     Batch,
-    Claim,
     Conflict,
     ISharedStore,
     NotTaken,
@@ -107,7 +107,7 @@ class EtcdStore:
         journal: int = 100_000,
         kept_keys: int = KEPT_KEYS,
         create: bool = True,
-        claim: Claim | None = None,
+        claim: StoreClaim | None = None,
         process: str | None = None,
     ) -> None:
         """

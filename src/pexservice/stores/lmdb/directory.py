@@ -26,8 +26,8 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import (
-    Claim,
     StoreBusy,
     StoreDamaged,
     StoreMissing,
@@ -173,7 +173,7 @@ class Directory:
     _log = Logger()
 
     def __init__(
-        self, path: str, *, create: bool = True, claim: Claim | None = None
+        self, path: str, *, create: bool = True, claim: StoreClaim | None = None
     ) -> None:
         """
         Name the directory C{path}, without opening it.

@@ -4,6 +4,7 @@ The store of many nodes, when answers do not come.
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
+from pexservice.process import scoreboard
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Keys, text
@@ -581,32 +583,13 @@ def test_node_that_must_not_create_opens_an_existing_cursor() -> None:
     assert now(store(create=False).open()) == (0, 0)
 
 
-class FirstClaim:
-    """
-    The claim of a service without processes.
-    """
-
-    claimed: str | None = None
-
-    def identity(self) -> str | None:
-        """
-        Return what was claimed first.
-        """
-        return self.claimed
-
-    def take(self, identity: str, *, replace: bool) -> str:
-        """
-        Claim C{identity}.
-        """
-        self.claimed = identity if replace else self.claimed or identity
-        return self.claimed
-
-
 def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
-    claim = FirstClaim()
+    board = scoreboard.create()
+    claim = scoreboard.StoreClaim(board)
     now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
     with pytest.raises(StoreMissing, match="has no cursor with the prefix p/"):
         now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
+    os.close(board)
 
 
 def test_creating_a_cursor_is_a_warning_and_finding_one_is_not() -> None:
