@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,11 @@ def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
             # A thread of the worker waits for the child.
             tasks = Path(f"/proc/{worker}/task").glob("*/children")
             for pid in [int(word) for task in tasks for word in task.read_text().split()]:
-                # Only once the child has executed the verification.
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                # Only once the child has executed the verification.  Another child may have
+                # ended meanwhile.
+                command = [b""]
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 if (
                     b"python" in command[0]
                     and b"pexservice.stores.lmdb.verify" in command
