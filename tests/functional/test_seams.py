@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pexservice.stores.lmdb.directory import DATA
 from tests.functional.test_keepalive import (
     STORE,
     both_are_up,
@@ -123,6 +124,81 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
         assert step_when_ready(daemon) == revision + 1
         # Each of the workers said it once, and not at each attempt.
         assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
+
+
+def change_mounts(daemon: Daemon, command: str) -> None:
+    """
+    Run a command in the daemon's directory and in its private mount namespace.
+    """
+    subprocess.run(
+        [
+            *("/usr/bin/nsenter", f"--mount=/proc/{daemon.process.pid}/ns/mnt"),
+            *("/bin/sh", "-c", f"cd {daemon.path} && {command}"),
+        ],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
+    )
+
+
+BIND_STORE = f"mount --bind disk {STORE}"
+
+OTHER_STORE = "another store was put in the place of"
+
+#: Commands that hide the store or remove its mount, the commands that undo them, and the
+#: reasons that clients get from the workers that have served and from later ones.
+MOUNTS = {
+    "unmounted": (
+        *(f"umount --lazy {STORE}", BIND_STORE),
+        *("was moved away", "is gone; put it back"),
+    ),
+    "hidden by an empty disk": (
+        *(f"mount -t tmpfs empty {STORE}", f"umount {STORE}"),
+        *("was moved away", "is gone; put it back"),
+    ),
+    "hidden by a copy": (
+        *(f"mount --bind copy {STORE}", f"umount {STORE}"),
+        *(OTHER_STORE, OTHER_STORE),
+    ),
+}
+
+
+@pytest.mark.needs("root", "namespaces", "mount")
+@pytest.mark.parametrize(
+    ("change", "undo", "reason", "later_reason"), MOUNTS.values(), ids=[*MOUNTS]
+)
+def test_changed_mount_makes_no_worker_create_or_serve_another_store(
+    tmp_path: Path, change: str, undo: str, reason: str, later_reason: str
+) -> None:
+    """
+    While the store's disk is unmounted or hidden, clients get 503 with the reason.
+
+    The service continues when the mounts are as they were.
+    """
+    for name in (STORE, "disk"):
+        (tmp_path / name).mkdir()
+    private = ("unshare", "--mount", "--propagation", "private")
+    wrapper = (*private, "/bin/sh", "-c", f'{BIND_STORE} && exec "$@"', "sh")
+    with Daemon(tmp_path, wrapper=wrapper) as daemon:
+        both_are_up(daemon)
+        revision = step(daemon)
+        shutil.copytree(tmp_path / "disk", tmp_path / "copy")
+        before = (tmp_path / "copy" / DATA).read_bytes()
+        change_mounts(daemon, change)
+        wait_for_status(daemon, 503, reason)
+        assert daemon.ask("/next", "POST")[0].status == 503
+        kill_workers(daemon)
+        wait_for_status(daemon, 503, later_reason)
+        answer, body = daemon.ask("/next", "POST")
+        assert (answer.status, later_reason in body.decode()) == (503, True)
+        # The directory as the daemon sees it.
+        place = Path(f"/proc/{daemon.process.pid}/root{tmp_path / STORE}")
+        assert reason == OTHER_STORE or [*place.iterdir()] == []
+        change_mounts(daemon, undo)
+        assert step_when_ready(daemon) == revision + 1
+        until(daemon, "stands by", 2)
+        assert count(daemon, "serves") == 2
+        assert (tmp_path / "copy" / DATA).read_bytes() == before
 
 
 def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:

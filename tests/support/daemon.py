@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -55,7 +55,13 @@ class Daemon:
         *options: str,
         command: str = "pexservice",
         python: str = sys.executable,
+        wrapper: Sequence[str] = (),
     ) -> None:
+        """
+        Start the service, and wait until it serves.
+
+        @param wrapper: a command that executes the service's command in its own process.
+        """
         self.path = path
         self.log = path / "log"
         listen = [] if "--listen" in options else ["--listen", LOOPBACK]
@@ -66,7 +72,10 @@ class Daemon:
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
-                twistd(*before, command, *listen, *options, python=python),
+                [
+                    *wrapper,
+                    *twistd(*before, command, *listen, *options, python=python),
+                ],
                 cwd=path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
