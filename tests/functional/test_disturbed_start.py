@@ -154,6 +154,21 @@ def test_stopped_verification_ends_with_its_supervisor(
     until_gone(*workers, verification)
 
 
+@pytest.mark.parametrize("begin", ["twistd"], indirect=True)
+def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_hung(
+    begin: Begin, tmp_path: Path
+) -> None:
+    """
+    The worker that waits for it is replaced after half a minute.
+    """
+    make_store(tmp_path / "pexservice-data", 3)
+    verification = held_verification(begin())
+    until_said(tmp_path, "no heartbeat from worker-1 for")
+    said = until_said(tmp_path, "the cursor is at revision 3")
+    assert " in run_child" in said
+    until_gone(verification)
+
+
 def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Path) -> None:
     """
     The workers are replaced when there are some.

@@ -50,6 +50,9 @@ def run_child(
     @raise StoreUnusable: the store could not be read.
     """
     lines: list[str] = []
+    if progress is not None:
+        # From now on silence means that the child hangs, also before its first report.
+        progress(0)
     with subprocess.Popen(
         [*killed_with_parent(), sys.executable, "-m", module, *map(str, arguments)],
         stdin=subprocess.DEVNULL,

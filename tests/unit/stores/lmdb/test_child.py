@@ -61,8 +61,17 @@ print("progress 99", flush=True)
 assert sys.argv[1:] == ["argument"]
 """
     ask(module, child, told.append)
-    assert told == [1, 99]
+    assert told == [0, 1, 99]
     ask(module, child)
+
+
+def test_progress_begins_before_the_child_reports_any(module: Path) -> None:
+    """
+    Otherwise a child that hangs before its first report would look like no child at all.
+    """
+    percents: list[int] = []
+    ask(module, "", percents.append)
+    assert percents == [0]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +100,10 @@ def test_end_of_a_child_raises_the_error_of_its_status(
 
 def test_child_is_killed_when_its_progress_cannot_be_reported(module: Path) -> None:
 
-    def failing(_: int) -> None:
-        raise KeyboardInterrupt
+    def failing(percent: int) -> None:
+        # The report of 0 % comes before the child runs.
+        if percent:
+            raise KeyboardInterrupt
 
     pid = module.with_name("pid")
     with pytest.raises(KeyboardInterrupt):
