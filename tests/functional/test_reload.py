@@ -7,15 +7,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from errno import ECONNREFUSED
 from pathlib import Path
+from urllib.request import urlopen
 
 from tests.support.clients import Client
-from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.daemon import PATIENCE, Daemon, background, wait_until
 from tests.support.forms import amount
 from tests.support.loads import until_told
+from tests.support.ports import held_ports
 
 PEXCTL = str(Path(sys.executable).parent / "pexctl")
 
@@ -139,6 +143,43 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         config.write_text('standby = 1\nstore = "lmdb:nowhere/other"\njournal = 2\n')
         code, said = reload(daemon.process.pid)
         assert (code, "nowhere/other cannot be created" in said) == (1, True)
+
+
+def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> None:
+    """
+    A reload says so, and refuses an address that the next start would not get.
+    """
+    config = tmp_path / "pexservice.toml"
+    with held_ports(2) as (port, other_port):
+
+        def listen_on(address: str, more: str = "") -> None:
+            config.write_text(f'listen = ["{address}"]\n{more}')
+
+        listen_on(f"tcp:{port}:interface=127.0.0.1")
+        with background(tmp_path, "--config", "pexservice.toml") as pid:
+            # The documentation of RFC 5737 has this address; no machine does.
+            listen_on(f"tcp:{other_port}:interface=192.0.2.1")
+            code, output = reload(pid)
+            assert (code, "192.0.2.1" in output) == (1, True), output
+            listen_on("tcp:nonsense")
+            code, output = reload(pid)
+            assert (code, "listen: the port must be a number" in output) == (1, True), (
+                output
+            )
+            listen_on(f"tcp:{other_port}:interface=127.0.0.1", 'log-format = "json"\n')
+            code, output = reload(pid)
+            assert (code, "changing --listen and --log-format requires" in output) == (
+                0,
+                True,
+            ), output
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as response:
+                metrics = response.read().decode()
+            for option in ("--listen", "--log-format"):
+                assert f'pexservice_restart_pending{{option="{option}"}} 1.0' in metrics
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", other_port)) == ECONNREFUSED
+            log = (tmp_path / "twistd.log").read_text()
+            assert "{" not in log
 
 
 def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
