@@ -26,6 +26,7 @@ from tests.functional.test_keepalive import (
     step_when_ready,
     wait_for,
 )
+from tests.functional.test_reload import pexctl
 from tests.labs.failover.lab import count, serving, until
 from tests.support.daemon import (
     LOOPBACK,
@@ -124,6 +125,24 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
         assert step_when_ready(daemon) == revision + 1
         # Each of the workers said it once, and not at each attempt.
         assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
+
+
+def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
+    """
+    C{/readyz}, the metric and C{pexctl status} say so, and no file is created.
+    """
+    with Daemon(tmp_path) as daemon:
+        both_are_up(daemon)
+        for path in (tmp_path / STORE).iterdir():
+            path.unlink()
+        wait_for_status(daemon, 503, "was moved away")
+        assert daemon.ask("/next", "POST")[0].status == 503
+        assert b"\npexservice_ready 0.0\n" in daemon.ask("/metrics")[1]
+        code, output = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
+        assert (code, "is not ready: " in output) == (1, True), output
+        kill_workers(daemon)
+        wait_for_status(daemon, 503, "is gone; put it back")
+        assert [*(tmp_path / STORE).iterdir()] == []
 
 
 def change_mounts(daemon: Daemon, command: str) -> None:
@@ -400,36 +419,45 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
         assert step_when_ready(daemon) == len(revisions) + 1
 
 
-def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [(), ("--access-log", "-")], ids=["no access log", "access log"]
+)
+def test_reader_of_the_log_that_stops_reading_stops_no_request(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     """
-    With the access log in a pipe that no process reads, requests and takeovers continue.
+    With the log in a pipe that no process reads, requests and takeovers continue.
 
     The lost lines are counted in the log when it is read again.
     """
     listen = ("--listen", f"unix:{tmp_path}/http.sock")
     process = subprocess.Popen(
-        twistd("-n", "--pidfile=", "pexservice", *listen, "--access-log", "-"),
+        twistd("-n", "--pidfile=", "pexservice", *listen, *options),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        # The lines about a few deaths fill it.
+        pipesize=4096,
     )
     assert process.stdout is not None
     try:
         wait_until((tmp_path / "http.sock").exists, "the socket is there")
-        target = b"/current?" + b"x" * 4000
-        for number in range(150):
+        for number in range(80):
+            target = b"/current?" + b"x" * 1000 if number % 3 else b"/livez"
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(PATIENCE)
                 client.connect(str(tmp_path / "http.sock"))
                 client.sendall(b"GET %b HTTP/1.0\r\n\r\n" % target)
                 assert b" 200 OK" in client.recv(1000)
-            if number in (50, 100):
+            if number % 10 == 0:
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
+        # Now the pipe takes the next line.
+        output = os.read(process.stdout.fileno(), 65536)
         process.terminate()
-        said = process.stdout.read().decode()
-        assert "log messages were dropped" in said
+        output += process.stdout.read()
+        assert b"log messages were dropped" in output
         assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
     finally:
         workers = children(process.pid)
