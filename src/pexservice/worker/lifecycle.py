@@ -123,7 +123,8 @@ class VerificationProgress:
             self._waiting = []
         status = f"verifying the store: {percent} %"
         extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
-        self._notify(f"STATUS={status}", extension, ALIVE)
+        # In this order: a heartbeat sets the deadline anew.
+        self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
         if now >= self._next_line_at:
             self._next_line_at = now + LOG_INTERVAL_SECONDS

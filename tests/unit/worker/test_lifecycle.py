@@ -171,7 +171,7 @@ def test_progress_is_a_status_and_a_heartbeat() -> None:
         "STATUS=verifying the store: 41 %",
         "STATUS=verifying the store: 42 %",
     ]
-    assert all(lines[1:] == ("EXTEND_TIMEOUT_USEC=30000000", ALIVE) for lines in notified)
+    assert all(lines[1:] == (ALIVE, "EXTEND_TIMEOUT_USEC=30000000") for lines in notified)
 
 
 def test_long_verification_is_logged_now_and_then() -> None:
