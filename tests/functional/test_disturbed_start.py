@@ -154,6 +154,7 @@ def test_stopped_verification_ends_with_its_supervisor(
     until_gone(*workers, verification)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begin", ["twistd"], indirect=True)
 def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_hung(
     begin: Begin, tmp_path: Path
