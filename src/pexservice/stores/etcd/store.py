@@ -430,7 +430,9 @@ class EtcdStore:
     @as_deferred
     async def inspect(self) -> list[str]:
         """
-        Ask etcd for its members, the cursor and its rights; see L{ISharedStore.inspect}.
+        Ask etcd for its members, the cursor and the rights of its user.
+
+        See L{IStoreFactory.inspect<pexservice.stores.interface.IStoreFactory.inspect>}.
         """
         report = await self._gateway.survey()
         cursor = await self._find_cursor()
